@@ -1,0 +1,30 @@
+"""`tidegate`."""
+
+from importlib.metadata import version
+
+import click
+
+from proxy.cli.check import check
+from proxy.cli.serve import serve
+from proxy.errors import ConfigError
+
+
+class _Group(click.Group):
+    """Shows a config error as one line and exits with 2, like any wrong usage."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            click.echo(f"tidegate: {error.message}", err=True)
+            raise SystemExit(2) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("tidegate"), prog_name="tidegate")
+def main() -> None:
+    """One OpenAI-compatible endpoint in front of your own engine and everyone else's."""
+
+
+main.add_command(serve)
+main.add_command(check)

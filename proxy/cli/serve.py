@@ -1,0 +1,82 @@
+"""`tidegate serve`."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+import structlog
+import uvloop
+
+from proxy import app
+from proxy.cli.banner import EngineProgress, nothing_found, show
+from proxy.config import load
+from proxy.config.environment import Discovery, discover
+from proxy.config.root import Config
+from proxy.entrypoints import server
+from proxy.telemetry import logs
+
+
+@click.command()
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="A YAML file; without it, the environment decides."
+)
+@click.option("--host", help="The address to listen on, instead of server.host.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on, instead of server.port.")
+@click.option("--no-auth", is_flag=True, help="Let everybody in who can reach the address.")
+def serve(file: Path | None, host: str | None, port: int | None, *, no_auth: bool) -> None:
+    """Serve until SIGTERM or Ctrl-C; a second one does not wait for running answers."""
+    discovery = discover(os.environ) if file is None else Discovery(load.load(file), ())
+    config = _override(discovery.config, host, port)
+    if not (config.upstreams or config.engines):
+        click.echo(nothing_found(discovery, file), err=True)
+        raise SystemExit(2)
+    app.check_exposure(config, no_auth=no_auth)
+    logs.configure(log_format=config.telemetry.log_format, level=config.telemetry.log_level)
+    address = server.choose_address(config.server.host, config.server.port)
+    uvloop.run(_run(config, discovery, address))
+
+
+def _override(config: Config, host: str | None, port: int | None) -> Config:
+    given = {"host": host, "port": port}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **changes))
+
+
+async def _run(config: Config, discovery: Discovery, address: tuple[str, int]) -> None:
+    progress = EngineProgress(sys.stderr)
+    running_app = app.build(config, on_engine_change=progress.tell)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, stop, hurry)
+    log = structlog.get_logger("tidegate")
+
+    async def drain() -> None:
+        log.info("stopping", grace_s=config.server.shutdown_grace_s)
+        draining = asyncio.create_task(running_app.running.drain(config.server.shutdown_grace_s))
+        hurrying = asyncio.create_task(hurry.wait())
+        await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        hurrying.cancel()
+        if not draining.done():
+            draining.cancel()
+            await running_app.running.drain(0)
+        log.info("stopped")
+
+    show(config, discovery, address, sys.stderr)
+    running_app.start()
+    progress.start({supervisor.name: supervisor.kind.model_bytes() for supervisor in running_app.supervisors})
+    try:
+        await server.serve(running_app.asgi, host=address[0], port=address[1], stop=stop, drain=drain)
+    finally:
+        progress.close()
+        await running_app.stop()
+
+
+def _on_signal(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    if stop.is_set():
+        hurry.set()
+    stop.set()

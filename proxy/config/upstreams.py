@@ -1,0 +1,40 @@
+"""`upstreams:` hosts elsewhere."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from proxy.config.secret import Secret
+from proxy.config.server import Seconds
+
+DialectName = Literal["openai", "deepseek", "vllm", "llamacpp", "generic"]
+
+
+class UpstreamConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One host."""
+
+    base_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$",
+            description="As an SDK would take it, with /v1 where the host has it.",
+        ),
+    ]
+    dialect: Annotated[DialectName, Meta(description="The host's accent; generic suits what is not listed.")] = (
+        "generic"
+    )
+    api_keys: Annotated[
+        tuple[Secret, ...], Meta(description="The host's keys, used in turn; none where it wants none.")
+    ] = ()
+    max_connections: Annotated[
+        int, Meta(ge=1, le=65535, description="At once; further requests wait for one to be free.")
+    ] = 1000
+    connect_timeout_s: Annotated[Seconds, Meta(description="Until the connection stands.")] = 5.0
+    first_byte_timeout_s: Annotated[
+        Seconds | None, Meta(description="Until a stream begins; null: the dialect's (hosted 60, own engines 600).")
+    ] = None
+    answer_timeout_s: Annotated[Seconds, Meta(description="Until an answer that is not streamed begins.")] = 600.0
+    idle_timeout_s: Annotated[Seconds, Meta(description="Silence in the middle of an answer.")] = 120.0
+    keepalive_s: Annotated[
+        Seconds | None, Meta(description="How long an idle connection is kept; null: the dialect's, below the host's.")
+    ] = None

@@ -1,0 +1,67 @@
+"""From the JSON of an event or of a unary answer to a `Chunk`; errors inside a 200 come out as errors.
+
+Two gears: the typed decoder reads what nearly every host sends; what it refuses (NaN, lone surrogates, content as a
+list of parts) goes through `json` and is mended (contract E.4, step 5).
+"""
+
+import json
+import math
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from proxy.dialects import failures
+from proxy.errors import UpstreamFailed
+from proxy.protocol.chat import Chunk
+
+# strict=False takes an index of 0.0 or "0"
+_decode = msgspec.json.Decoder(Chunk, strict=False).decode
+_encode = msgspec.json.Encoder().encode
+_NO_LOGPROB = -9999.0  # OpenAI's "very unlikely", for what JSON cannot say (R-LP)
+
+
+def parse(data: bytes) -> Chunk:
+    """Read one JSON object.
+
+    Raises:
+        ProxyError: it is an error object (R-200), mapped like an error answer.
+        UpstreamFailed: it cannot be read even leniently.
+    """
+    try:
+        chunk = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        chunk = _parse_leniently(data)
+    if chunk.error is not UNSET and bytes(chunk.error) != b"null":
+        raise failures.parse_embedded(data)
+    if chunk.choices is None and (chunk.message is not UNSET or chunk.detail is not UNSET):
+        raise failures.parse_embedded(data)
+    return chunk
+
+
+def _parse_leniently(data: bytes) -> Chunk:
+    try:
+        return _decode(_encode(_mend(json.loads(data.decode("utf-8", "replace")))))
+    except (ValueError, RecursionError) as error:
+        raise UpstreamFailed(f"the upstream sent what is no chunk: {type(error).__name__}") from error
+
+
+def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _NO_LOGPROB
+    if isinstance(value, list):
+        return [_mend(item) for item in value]
+    if isinstance(value, dict):
+        mended = {_mend(key): _mend(item) for key, item in value.items()}
+        if isinstance(mended.get("content"), list) and all(isinstance(part, dict) for part in mended["content"]):
+            mended["content"] = _text_of(mended["content"])
+        return mended
+    return value
+
+
+def _text_of(parts: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a logprobs `content` is a list too, and stays one
+    if all("token" in part for part in parts):
+        return parts
+    return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))

@@ -1,0 +1,144 @@
+"""A host's error answer, in any shape, as one of our errors (contract R-ERR and B.18)."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.errors import (
+    ProxyError,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamLacksModel,
+    UpstreamRateLimited,
+    UpstreamRefusedUs,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
+
+_MAX_MESSAGE = 2048
+_OVERLOAD_RETRY_S = 1.0
+_QUOTA_RETRY_S = 60.0
+_TIMEOUTS = frozenset({408, 504, 522, 524})
+_OVERLOADED = frozenset({503, 529})
+_CALLERS_FAULT = frozenset({400, 405, 411, 413, 415, 422, 501})
+_CONTEXT_TOO_LONG = re.compile(
+    r"exceed_context_size|context_length_exceeded|maximum context length|context size|context window"
+    r"|prompt is too long|input is too long",
+    re.IGNORECASE,
+)
+_WIRE_PREFIX = re.compile(r"^(body|query)\.")
+
+
+def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
+    """The error for an HTTP answer with a status that is not 2xx."""
+    told = _read(body)
+    if status in {401, 402, 403}:
+        return _refused_us(status)
+    return _failed(status, told, _retry_after_s(headers))
+
+
+def parse_embedded(body: bytes) -> ProxyError:
+    """The error for an error object inside a 200: its `code` or `status` is the status, if it looks like one."""
+    told = _read(body)
+    kind = (told.type or "").lower().replace(" ", "")
+    if told.code is not None and re.fullmatch(r"[45]\d\d", told.code):
+        return parse_error(int(told.code), {}, body)
+    return _failed(400 if "invalid_request" in kind or "badrequest" in kind else 500, told, None)
+
+
+def _refused_us(status: int) -> ProxyError:
+    """Without the host's words: they may name our key."""
+    if status == 402:
+        return UpstreamRefusedUs(
+            "The upstream's quota for the configured account is used up.",
+            status=503,
+            code="upstream_quota",
+            retry_after_s=_QUOTA_RETRY_S,
+        )
+    return UpstreamRefusedUs("The upstream does not accept the configured credentials.")
+
+
+def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyError:
+    is_quoted = bool(told.message)
+    message: str = told.message or f"The upstream answered with status {status}."
+    if status in _CALLERS_FAULT:
+        return _rejected(status, told, message)
+    if status == 404:
+        return UpstreamLacksModel(message, param="model", is_quoted=is_quoted)
+    if status == 429:
+        wait_s = retry_after_s or _OVERLOAD_RETRY_S
+        return UpstreamRateLimited(message, code=told.slug, retry_after_s=wait_s, is_quoted=is_quoted)
+    if status in _TIMEOUTS:
+        return UpstreamTimeout(message, is_quoted=is_quoted)
+    if status in _OVERLOADED:
+        wait_s = retry_after_s or _OVERLOAD_RETRY_S
+        return UpstreamFailed(message, status=503, retry_after_s=wait_s, is_quoted=is_quoted)
+    return UpstreamFailed(message, is_quoted=is_quoted)
+
+
+class _Told:
+    """What a body says about the error; empty or None where it says nothing."""
+
+    __slots__ = ("code", "message", "param", "type")
+
+    def __init__(self, message: str | None, source: Mapping[str, Any]) -> None:
+        self.message = (message or "")[:_MAX_MESSAGE]
+        self.type = _text(source.get("type"))
+        self.param = _text(source.get("param"))
+        self.code = _text(source.get("code", source.get("status")))
+
+    @property
+    def slug(self) -> str | None:
+        """The code in OpenAI's sense; numbers and HTTP words are vLLM's and llama.cpp's."""
+        return self.code if self.code and re.fullmatch(r"[a-z][a-z0-9_]*", self.code) else None
+
+
+def _read(body: bytes) -> _Told:
+    text = body.decode("utf-8", "replace").strip()
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        # an HTML page of some load balancer tells a caller nothing
+        return _Told(None if text.startswith("<") else text, {})
+    if isinstance(value, list):
+        value = value[0] if value else {}
+    if not isinstance(value, dict):
+        return _Told(_text(value), {})
+    inner = value.get("error")
+    if isinstance(inner, dict):
+        return _Told(_message(inner) or _message(value), inner)
+    return _Told(_text(inner) or _message(value), value)
+
+
+def _message(source: Mapping[str, Any]) -> str | None:
+    for name in ("message", "detail", "error", "text", "msg"):
+        value = source.get(name)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = value[0].get("msg")
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def _text(value: object) -> str | None:
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+
+
+def _rejected(status: int, told: _Told, message: str) -> UpstreamError:
+    if status == 413 or _CONTEXT_TOO_LONG.search(f"{told.type} {told.code} {message}"):
+        return UpstreamRejected(message, param=told.param or "messages", code="context_length_exceeded", is_quoted=True)
+    param = _WIRE_PREFIX.sub("", told.param) if told.param else None
+    return UpstreamRejected(message, param=param, code=told.slug, is_quoted=True)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds from `retry-after-ms` or `retry-after`; HTTP dates are left alone (no host here sends them)."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit_s
+        except (KeyError, ValueError):
+            continue
+        if 0 < seconds < float("inf"):
+            return seconds
+    return None

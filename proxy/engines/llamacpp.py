@@ -1,0 +1,107 @@
+"""llama.cpp's own server, from the prebuilt wheel `xllamacpp`; `proxy.engines.llamacpp_server` is the child."""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from proxy.config.engines import EngineConfig
+from proxy.engines.base import EngineError
+
+_PACKAGE = "package:"
+_SYS_CPU = Path("/sys/devices/system/cpu")
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+class ServerSpec(msgspec.Struct, frozen=True):
+    """What the child is told, as JSON in its only argument."""
+
+    model: str
+    alias: str
+    socket_path: str
+    threads: int
+    context_tokens: int
+    parallel: int
+
+
+class LlamaCpp:
+    """A GGUF file served by llama.cpp."""
+
+    health_path = "/health"
+
+    def __init__(self, name: str, config: EngineConfig) -> None:
+        self._name = name
+        self._config = config
+        self.start_timeout_s = config.start_timeout_s
+
+    def command(self, socket_path: str) -> list[str]:
+        if find_spec("xllamacpp") is None:
+            raise EngineError("the package xllamacpp is not installed: pip install 'tidegate[embedded]'")
+        spec = ServerSpec(
+            model=str(find_model(self._config.model)),
+            alias=self._name,
+            socket_path=socket_path,
+            threads=self._config.threads or default_threads(),
+            context_tokens=self._config.context_tokens,
+            parallel=self._config.parallel,
+        )
+        return [sys.executable, "-m", "proxy.engines.llamacpp_server", msgspec.json.encode(spec).decode()]
+
+    def model_bytes(self) -> int:
+        try:
+            return find_model(self._config.model).stat().st_size
+        except (EngineError, OSError):
+            return 0
+
+
+def find_model(source: str) -> Path:
+    """The GGUF file that `source` means: a path, or `package:NAME` for the one inside an installed package.
+
+    Raises:
+        EngineError: there is no such file, or a package with none or several.
+    """
+    if not source.startswith(_PACKAGE):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise EngineError(f"the model file {source} does not exist")
+        return path.absolute()
+    package = source.removeprefix(_PACKAGE)
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineError(f"the package {package}, which carries the model, is not installed")
+    found = sorted(file for place in spec.submodule_search_locations for file in Path(place).rglob("*.gguf"))
+    if len(found) != 1:
+        raise EngineError(f"the package {package} carries {len(found)} GGUF files, where one is wanted")
+    return found[0]
+
+
+def default_threads() -> int:
+    """Physical cores that we may use, minus one, at least one: more threads spin, and collapse on a busy machine."""
+    cores = _physical_cores()
+    quota = _cpu_quota()
+    return max(1, (cores if quota is None else min(cores, quota)) - 1)
+
+
+def _physical_cores() -> int:
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = set()
+    for cpu in usable:
+        try:
+            siblings.add((_SYS_CPU / f"cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii"))
+        except OSError:
+            return len(usable)
+    return len(siblings)
+
+
+def _cpu_quota() -> int | None:
+    """The container's share in whole cores (cgroup v2), or None where there is no limit."""
+    try:
+        quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return None

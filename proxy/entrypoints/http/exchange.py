@@ -1,0 +1,150 @@
+"""`Exchange`: one HTTP request and its answer, over ASGI."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from proxy.clock import Clock
+from proxy.entrypoints.credentials import read_credentials
+from proxy.errors import ClientGone, MethodNotAllowed, ProxyError, RequestTimeout, RequestTooLarge, UnsupportedMediaType
+from proxy.pipeline.context import RequestContext
+from proxy.protocol import errors
+
+Scope = Any
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+_GOOD_ID = re.compile(rb"[A-Za-z0-9_-]{8,64}")
+_JSON = (b"content-type", b"application/json")
+_NO_SECOND_TRY = (b"x-should-retry", b"false")
+_STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+
+
+class Exchange:
+    """Reads the request, writes the answer; owned by the task that serves it."""
+
+    __slots__ = ("_allowed", "_id", "_send", "context", "credentials", "has_started", "headers", "method", "receive")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, endpoint: str, clock: Clock) -> None:
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.method: str = scope["method"]
+        self.receive = receive
+        self._send = send
+        self._id = _request_id(self.headers.get(b"x-request-id"))
+        self.credentials = read_credentials(self.headers, scope.get("client"))
+        self.context = RequestContext(
+            self._id.decode(), endpoint, clock, caller_retries=_count(self.headers.get(b"x-stainless-retry-count"))
+        )
+        self.has_started = False
+        self._allowed: tuple[str, ...] = ()
+
+    def allow(self, *methods: str) -> None:
+        """Go on if the method is one of `methods`.
+
+        Raises:
+            MethodNotAllowed: it is not.
+        """
+        self._allowed = methods
+        if self.method not in methods:
+            raise MethodNotAllowed(
+                f"Not allowed to {self.method} here. (HINT: Perhaps you meant to make a {methods[0]} request?)"
+            )
+
+    async def read_json(self, *, max_bytes: int, timeout_s: float) -> bytes:
+        """The body, declared to be JSON.
+
+        A browser may send anything but JSON to a server on this machine without asking first, so a missing
+        declaration is refused too.
+
+        Raises:
+            UnsupportedMediaType: it is declared to be something else, or nothing.
+            RequestTooLarge: it is over `max_bytes`; refused unread where its length is declared.
+            RequestTimeout: it did not arrive within `timeout_s`.
+            ClientGone: the caller left in the middle.
+        """
+        declared = self.headers.get(b"content-type", b"")
+        if declared.partition(b";")[0].strip().lower() != b"application/json":
+            shown = declared.decode("latin-1")[:100]
+            raise UnsupportedMediaType(f"Unsupported content type: '{shown}'. Send 'Content-Type: application/json'.")
+        if _count(self.headers.get(b"content-length")) > max_bytes:
+            raise _too_large(max_bytes)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._read_body(max_bytes)
+        except TimeoutError as error:
+            raise RequestTimeout(f"The body did not arrive within {timeout_s:g} s.") from error
+
+    async def send_json(self, status: int, body: bytes, headers: Headers = ()) -> None:
+        """A whole answer."""
+        own = [_JSON, (b"content-length", b"%d" % len(body)), *headers]
+        await self._start(status, own)
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def send_error(self, error: ProxyError) -> None:
+        """A whole answer that says what went wrong."""
+        headers = errors.to_headers(error)
+        if error.status >= 500 and error.code == "upstream_auth":
+            headers.append(_NO_SECOND_TRY)
+        if error.status == 405:
+            headers.append((b"allow", ", ".join(self._allowed).encode()))
+        if error.status in {401, 405, 408, 413, 415}:
+            headers.append((b"connection", b"close"))  # an unread body would be taken for the next request
+        await self.send_json(error.status, errors.to_json(error, self.context.id), headers)
+
+    async def send_text(self, body: bytes, content_type: bytes) -> None:
+        """A whole answer that is not JSON."""
+        await self._start(200, [(b"content-type", content_type), (b"content-length", b"%d" % len(body))])
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def start_stream(self) -> None:
+        """The head of a streamed answer."""
+        await self._start(200, _STREAM)
+
+    async def send_piece(self, piece: bytes) -> None:
+        """A piece of a streamed answer; waits while the caller does not read."""
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def end_stream(self, piece: bytes) -> None:
+        """The last piece of a streamed answer, and its end."""
+        await self._send({"type": "http.response.body", "body": piece, "more_body": False})
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.has_started = True
+        self.context.has_begun = status == 200
+        all_headers = [*headers, (b"x-request-id", self._id)]
+        await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
+
+    async def _read_body(self, max_bytes: int) -> bytes:
+        pieces: list[bytes] = []
+        size, has_more = 0, True
+        while has_more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("The caller left while sending.")
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            has_more = message.get("more_body", False)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(max_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body is over the limit of {max_bytes} bytes.")
+
+
+def _request_id(given: bytes | None) -> bytes:
+    if given is not None and _GOOD_ID.fullmatch(given):
+        return given
+    return b"req_" + secrets.token_hex(16).encode()
+
+
+def _count(value: bytes | None) -> int:
+    return int(value) if value is not None and value.isdigit() and len(value) < 16 else 0

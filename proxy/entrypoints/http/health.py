@@ -1,0 +1,38 @@
+"""`/livez`, `/readyz` and `/metrics`. Probes come every few seconds, so they leave no line in the log."""
+
+import msgspec
+
+from proxy.entrypoints.http.door import Door
+from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
+from proxy.errors import ProxyError
+
+_encode = msgspec.json.Encoder().encode
+_PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class HealthHandler:
+    """An ASGI application for the three paths."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, endpoint="health", clock=self._door.clock)
+        try:
+            exchange.allow("GET", "HEAD")
+            if scope["path"] == "/metrics":
+                await exchange.send_text(self._door.readiness.metrics(exchange.credentials), _PROMETHEUS)
+            elif scope["path"] == "/readyz":
+                await self._readyz(exchange)
+            else:
+                await exchange.send_json(200, b'{"status":"ok"}')
+        except ProxyError as error:
+            await exchange.send_error(error)
+
+    async def _readyz(self, exchange: Exchange) -> None:
+        report = self._door.readiness.report()
+        is_ready = report.is_ready and not self._door.running.is_draining
+        told: dict[str, object] = {"status": "ready" if is_ready else "not ready"}
+        if self._door.readiness.may_see_details(exchange.credentials):
+            told |= {"engines": report.engines, "upstreams": report.upstreams}
+        await exchange.send_json(200 if is_ready else 503, _encode(told))

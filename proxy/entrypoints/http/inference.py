@@ -1,0 +1,86 @@
+"""`POST` chat completions, completions and embeddings: one road, three parsers."""
+
+from collections.abc import Callable
+
+from proxy.entrypoints.http.door import Door
+from proxy.entrypoints.http.event_stream import EventStream
+from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
+from proxy.entrypoints.http.lifeline import Lifeline
+from proxy.errors import ClientGone, InternalError, ProxyError
+from proxy.protocol.request import Endpoint, ModelRequest
+
+Parse = Callable[[bytes], ModelRequest]
+
+
+class InferenceHandler:
+    """An ASGI application for one endpoint; shared by all its requests."""
+
+    def __init__(self, endpoint: Endpoint, parse: Parse, door: Door) -> None:
+        self._endpoint = endpoint
+        self._parse = parse
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Every failure ends as OpenAI's error JSON or, once a stream has begun, in band."""
+        exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=self._door.clock)
+        call = _Call(exchange, self._parse, self._door)
+        try:
+            async with Lifeline(exchange, self._door.running) as lifeline:
+                await call.serve(lifeline)
+        except ProxyError as error:
+            await call.fail(error)
+        except Exception as error:  # noqa: BLE001 - one of the three broad clauses: the front door's last resort
+            await call.fail(InternalError(f"{type(error).__name__}: {error}"))
+        finally:
+            call.close()
+
+
+class _Call:
+    """One request at an `InferenceHandler`."""
+
+    __slots__ = ("_door", "_exchange", "_parse", "_stream")
+
+    def __init__(self, exchange: Exchange, parse: Parse, door: Door) -> None:
+        self._exchange = exchange
+        self._parse = parse
+        self._door = door
+        self._stream: EventStream | None = None
+
+    async def serve(self, lifeline: Lifeline) -> None:
+        exchange = self._exchange
+
+        async def read() -> ModelRequest:
+            request = await self._read()
+            lifeline.watch()
+            return request
+
+        async with self._door.pipeline.open(exchange.credentials, read, exchange.context) as answer:
+            if self._stream is not None:
+                await self._stream.relay(answer)
+            else:
+                (body,) = await answer.read()
+                await exchange.send_json(200, body)
+
+    async def _read(self) -> ModelRequest:
+        limits = self._door.limits
+        self._exchange.allow("POST")
+        body = await self._exchange.read_json(max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+        request = self._parse(body)
+        if request.is_stream:
+            self._stream = EventStream(
+                self._exchange, comment_every_s=limits.comment_every_s, empty_every_s=limits.empty_chunk_every_s
+            )
+        return request
+
+    async def fail(self, error: ProxyError) -> None:
+        if isinstance(error, ClientGone):
+            return
+        if not self._exchange.has_started:
+            self.close()
+            await self._exchange.send_error(error)
+        elif self._stream is not None:
+            await self._stream.fail(error)
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()

@@ -1,0 +1,234 @@
+"""Everything that can go wrong, as one tree.
+
+The class fixes who is at fault (`source`), the HTTP status, OpenAI's `type` and default `code`, and whether another
+target may be tried. `protocol/errors.py` turns any of them into OpenAI's error JSON; each front door has one place that
+renders it. Foreign exceptions become ours once, at the edge, with `raise … from`.
+"""
+
+from typing import ClassVar, Literal
+
+Source = Literal["downstream", "upstream", "internal"]
+
+
+class ProxyError(Exception):
+    """Base of the tree; never raised itself.
+
+    Args:
+        message: for the caller to read, except for internal errors, whose message stays in the log.
+        param: the request field at fault, as OpenAI writes it (`messages[0].role`).
+        code: a slug that callers may branch on; the class's own where omitted.
+        retry_after_s: seconds until a retry is worth while.
+        status: overrides the class's HTTP status.
+        is_quoted: the message holds somebody else's words, which may quote the prompt: it is not logged.
+    """
+
+    source: ClassVar[Source]
+    default_status: ClassVar[int]
+    type: ClassVar[str]
+    default_code: ClassVar[str | None] = None
+    may_try_another_target: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        status: int | None = None,
+        is_quoted: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.default_code
+        self.retry_after_s = retry_after_s
+        self.status = status if status is not None else self.default_status
+        self.is_quoted = is_quoted
+
+
+# --- the caller's fault -------------------------------------------------------------------------------------------
+
+
+class RequestError(ProxyError):
+    """The caller sent, showed or asked for something that cannot be served; nothing went upstream."""
+
+    source = "downstream"
+    default_status = 400
+    type = "invalid_request_error"
+
+
+class MalformedRequest(RequestError):
+    """The body is not what the endpoint takes. The message may quote it."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, param=param, code=code, is_quoted=True)
+
+
+class UnsupportedParameter(RequestError):
+    """A field changes the result and the target cannot honour it."""
+
+    default_code = "unsupported_parameter"
+
+
+class NotAuthenticated(RequestError):
+    """No key, or a key that nobody issued."""
+
+    default_status = 401
+    default_code = "invalid_api_key"
+
+
+class NotPermitted(RequestError):
+    """A known caller, but not for this."""
+
+    default_status = 403
+    type = "permission_error"
+    default_code = "not_permitted"
+
+
+class PathNotFound(RequestError):
+    """No such path."""
+
+    default_status = 404
+    default_code = "unknown_url"
+
+
+class ModelNotFound(RequestError):
+    """No such model here or upstream."""
+
+    default_status = 404
+    default_code = "model_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, but not for this method."""
+
+    default_status = 405
+    default_code = "method_not_allowed"
+
+
+class RequestTimeout(RequestError):
+    """The body did not arrive in time."""
+
+    default_status = 408
+    default_code = "request_timeout"
+
+
+class RequestTooLarge(RequestError):
+    """The body is over the limit; it was not read."""
+
+    default_status = 413
+    default_code = "request_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """The body is not declared to be JSON."""
+
+    default_status = 415
+    default_code = "unsupported_media_type"
+
+
+class ClientGone(RequestError):
+    """The caller left before the answer ended; nobody reads this, it is logged as 499 (nginx's number)."""
+
+    default_status = 499
+    default_code = "client_gone"
+
+
+# --- the upstream's fault -----------------------------------------------------------------------------------------
+
+
+class UpstreamError(ProxyError):
+    """A host or engine failed us."""
+
+    source = "upstream"
+    default_status = 502
+    type = "upstream_error"
+    default_code: ClassVar[str | None] = "upstream_failed"
+    may_try_another_target = True
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection, or it broke before an answer."""
+
+    default_code = "upstream_unreachable"
+
+
+class UpstreamTimeout(UpstreamError):
+    """Connected, but silent for too long."""
+
+    default_status = 504
+    default_code = "upstream_timeout"
+
+
+class UpstreamRateLimited(UpstreamError):
+    """The host's 429."""
+
+    default_status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class UpstreamFailed(UpstreamError):
+    """The host answered with a failure of its own, or with something that is no answer."""
+
+
+class UpstreamRefusedUs(UpstreamError):
+    """The host does not take our key (401, 402, 403): our trouble, not the caller's, so never a 401."""
+
+    default_code = "upstream_auth"
+
+
+class UpstreamLacksModel(UpstreamError):
+    """The host's 404: it does not have the model (or the endpoint)."""
+
+    default_status = 404
+    type = "invalid_request_error"
+    default_code = "model_not_found"
+
+
+class UpstreamRejected(UpstreamError):
+    """The host's 4xx for the caller's fault; another host would say the same."""
+
+    default_status = 400
+    type = "invalid_request_error"
+    default_code: ClassVar[str | None] = None
+    may_try_another_target = False
+
+
+class StreamBroken(UpstreamError):
+    """An upstream stream that ended wrongly after content had left; told in band."""
+
+    default_code = "upstream_disconnected"
+    may_try_another_target = False
+
+
+# --- our own fault ------------------------------------------------------------------------------------------------
+
+
+class InternalError(ProxyError):
+    """Ours. The message is for the log; the caller gets the request id."""
+
+    source = "internal"
+    default_status = 500
+    type = "server_error"
+    default_code = "internal_error"
+
+
+class EngineUnavailable(InternalError):
+    """A local engine is starting, restarting or cannot start. The message says which and is shown to the caller."""
+
+    default_status = 503
+    default_code = "engine_unavailable"
+    may_try_another_target = True
+
+
+class ShuttingDown(InternalError):
+    """The server is going down and the grace time is over."""
+
+    default_status = 503
+    default_code = "shutting_down"
+
+
+class ConfigError(InternalError):
+    """What the operator set cannot work; start-up only. The message names file, key path, fault and cure."""

@@ -1,0 +1,16 @@
+"""The life of a request: the phases in order, and one bracket around them that closes on every exit.
+
+    settle (                                     settlement: one log line, metrics, on every exit
+        authenticate                             admission: who is calling
+        read the request                         the front door's: sizes, depth, UTF-8, types
+        authorise                                admission: may they use this model
+        candidates                               routing: which targets, in which order
+        first to answer (                        failover: next target, never after the commit point
+            attempt: dialect, transport, stream  one try at one target
+        )
+    )
+
+`chat.Pipeline.open` is this, as code. Cancellation, failover and settlement are exits of `async with` blocks, not
+callbacks: leaving the block closes the upstream request. What the phases share travels in `context.RequestContext`. The
+pipeline knows every back end by an interface only; `proxy.app` puts them in.
+"""

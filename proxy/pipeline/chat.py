@@ -1,0 +1,60 @@
+"""`Pipeline.open`: the phases of a request in order, one visible method. All model endpoints take this road."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
+
+from proxy.auth import Credentials
+from proxy.errors import ProxyError
+from proxy.pipeline.admission import Admission
+from proxy.pipeline.attempt import Answer
+from proxy.pipeline.context import RequestContext
+from proxy.pipeline.failover import Failover
+from proxy.pipeline.settlement import Settlement
+from proxy.protocol.request import ModelRequest
+from proxy.routing import Target
+
+Read = Callable[[], Awaitable[ModelRequest]]
+
+
+class Router(Protocol):
+    """Which targets a model means (see `proxy.routing.Router`)."""
+
+    async def candidates(self, model: str) -> Sequence[Target]:
+        """In order of preference; raises `ModelNotFound`."""
+
+
+class Pipeline:
+    """The road; shared by all requests and front doors."""
+
+    def __init__(self, admission: Admission, router: Router, failover: Failover, settlement: Settlement) -> None:
+        self._admission = admission
+        self._router = router
+        self._failover = failover
+        self._settlement = settlement
+
+    def refuse(self, error: ProxyError, context: RequestContext) -> None:
+        """Settle a request that found no road: no such path, or a crash at the door."""
+        with suppress(ProxyError), self._settlement.settle(context):
+            raise error
+
+    @asynccontextmanager
+    async def open(self, credentials: Credentials, read: Read, context: RequestContext) -> AsyncIterator[Answer]:
+        """Yield the answer once its first event is parsed; settle however the block exits.
+
+        Args:
+            credentials: what the caller showed.
+            read: the front door's reading of the request, done only for callers we know; raises `RequestError`.
+            context: what is noted on the way.
+
+        Raises:
+            ProxyError: for the front door to render, in its status before the answer has begun, in band after.
+        """
+        with self._settlement.settle(context):
+            self._admission.authenticate(credentials, context)
+            request = await read()
+            context.received_s = context.clock.monotonic_s()
+            self._admission.authorise(request, context)
+            candidates = await self._router.candidates(request.model)
+            async with self._failover.first_to_answer(candidates, request, context) as answer:
+                yield answer

@@ -1,0 +1,56 @@
+"""The road of `GET /models`: authenticate, look up, settle."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from proxy.auth import Credentials
+from proxy.pipeline.admission import Admission
+from proxy.pipeline.context import RequestContext
+from proxy.pipeline.settlement import Settlement
+from proxy.protocol.models import ModelCard
+
+
+class Cards(Protocol):
+    """Where models are known (see `proxy.routing.Router`)."""
+
+    async def cards(self) -> Sequence[ModelCard]:
+        """Every model."""
+
+    async def card(self, model: str) -> ModelCard:
+        """One model; raises `ModelNotFound`."""
+
+
+class Listing:
+    """Says what models there are; shared by all requests."""
+
+    def __init__(self, admission: Admission, cards: Cards, settlement: Settlement) -> None:
+        self._admission = admission
+        self._cards = cards
+        self._settlement = settlement
+
+    async def all(
+        self, credentials: Credentials, check: Callable[[], None], context: RequestContext
+    ) -> Sequence[ModelCard]:
+        """Every model. `check` is the front door's own; its errors are settled like ours.
+
+        Raises:
+            ProxyError: not for this caller, or what `check` says.
+        """
+        with self._settlement.settle(context):
+            self._admission.authenticate(credentials, context)
+            check()
+            return await self._cards.cards()
+
+    async def one(
+        self, model: str, credentials: Credentials, check: Callable[[], None], context: RequestContext
+    ) -> ModelCard:
+        """The model of that name.
+
+        Raises:
+            ProxyError: there is none, or as `all`.
+        """
+        with self._settlement.settle(context):
+            self._admission.authenticate(credentials, context)
+            check()
+            context.model = model
+            return await self._cards.card(model)

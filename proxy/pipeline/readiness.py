@@ -1,0 +1,86 @@
+"""What operators ask: is it up, can it serve, what has it counted. Details are for the administrator off loopback."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from proxy.auth import Credentials, KeyPrincipal
+from proxy.engines.base import EngineStatus
+from proxy.errors import ProxyError
+
+
+class AdminKeys(Protocol):
+    """Who is the administrator (see `proxy.auth.KeyRing`)."""
+
+    def authenticate_admin(self, credentials: Credentials) -> KeyPrincipal:
+        """Raises `ProxyError`."""
+
+
+class Engine(Protocol):
+    """What is asked of an engine (see `proxy.engines.supervisor`)."""
+
+    @property
+    def name(self) -> str:
+        """As configured."""
+
+    @property
+    def status(self) -> EngineStatus:
+        """What it does now."""
+
+
+class Series(Protocol):
+    """Where the counts are (see `proxy.telemetry.metrics`)."""
+
+    def render(self) -> bytes:
+        """In Prometheus' text format."""
+
+
+class Report(Struct, frozen=True):
+    """Whether requests can be served, and by what."""
+
+    is_ready: bool
+    engines: Mapping[str, EngineStatus]
+    upstreams: Sequence[str]
+
+
+class Readiness:
+    """Reads the state of others; holds nothing of its own."""
+
+    def __init__(self, keys: AdminKeys, engines: Sequence[Engine], upstreams: Sequence[str], series: Series) -> None:
+        self._keys = keys
+        self._engines = engines
+        self._upstreams = upstreams
+        self._series = series
+
+    def report(self) -> Report:
+        """Ready means that at least one model can be served: an engine answers, or there is a host elsewhere."""
+        engines = {engine.name: engine.status for engine in self._engines}
+        is_ready = bool(self._upstreams) or any(status.state == "ready" for status in engines.values())
+        return Report(is_ready, engines, self._upstreams)
+
+    def may_see_details(self, credentials: Credentials) -> bool:
+        """On this machine, or with the admin key."""
+        try:
+            self.check_details(credentials)
+        except ProxyError:
+            return False
+        return True
+
+    def check_details(self, credentials: Credentials) -> None:
+        """Pass on this machine, or with the admin key.
+
+        Raises:
+            NotAuthenticated, NotPermitted: neither.
+        """
+        if not credentials.is_local:
+            self._keys.authenticate_admin(credentials)
+
+    def metrics(self, credentials: Credentials) -> bytes:
+        """Every series.
+
+        Raises:
+            NotAuthenticated, NotPermitted: not on this machine and without the admin key.
+        """
+        self.check_details(credentials)
+        return self._series.render()

@@ -1,0 +1,151 @@
+"""The closing bracket: on every exit, one log line and the metrics. Never raises."""
+
+import asyncio
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from proxy.errors import ClientGone, InternalError, ProxyError, ShuttingDown
+from proxy.pipeline.context import RequestContext
+from proxy.telemetry.metrics import Metrics
+
+
+class Log(Protocol):
+    """As much of structlog as is used."""
+
+    def info(self, event: str, **fields: Any) -> Any:  # noqa: ANN401 - structlog's own type
+        """A line."""
+
+    def error(self, event: str, **fields: Any) -> Any:  # noqa: ANN401
+        """A line that wants a look."""
+
+    def exception(self, event: str, **fields: Any) -> Any:  # noqa: ANN401
+        """The same, with the exception being handled."""
+
+    def warning(self, event: str, **fields: Any) -> Any:  # noqa: ANN401
+        """A line that may want a look."""
+
+
+class Settlement:
+    """Writes the books; shared by all requests."""
+
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        self.metrics = metrics
+        self.log = log
+
+    def settle(self, context: RequestContext) -> "Account":
+        """The bracket around one request."""
+        return Account(self, context)
+
+    def failed_attempt(self, context: RequestContext, upstream: str, error: ProxyError) -> None:
+        """An attempt at `upstream` came to nothing; another may follow."""
+        self.metrics.upstream_errors.labels(upstream, error.code or "rejected").inc()
+        self.log.warning(
+            "upstream failed",
+            request_id=context.id,
+            upstream=upstream,
+            model=context.model,
+            error=error.code or error.type,
+            reason=_loggable(error),
+            may_try_another=error.may_try_another_target,
+        )
+
+
+class Account:
+    """Open from the first byte to the last; says what the exception that passes through it means."""
+
+    __slots__ = ("_context", "_settlement")
+
+    def __init__(self, settlement: Settlement, context: RequestContext) -> None:
+        self._settlement = settlement
+        self._context = context
+
+    def __enter__(self) -> Self:
+        self._settlement.metrics.in_flight.inc()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._settlement.metrics.in_flight.dec()
+        try:
+            self._close(error)
+        except Exception:  # one of the three broad clauses: books must not break an answer
+            self._settlement.log.exception("settlement failed", request_id=self._context.id)
+
+    def _close(self, error: BaseException | None) -> None:
+        context, metrics, log = self._context, self._settlement.metrics, self._settlement.log
+        failure = _failure(error, context)
+        ended_s = context.clock.monotonic_s()
+        is_in_band = context.has_begun and not isinstance(failure, ClientGone)
+        status = 200 if failure is None or is_in_band else failure.status
+        model = metrics.model_label(context.model)
+        upstream = context.upstream or "none"
+        metrics.requests.labels(context.endpoint, model, upstream, str(status)).inc()
+        if isinstance(failure, ClientGone):
+            metrics.disconnects.labels(context.endpoint).inc()
+        fields = _line(context, status, failure, ended_s)
+        if context.sent_upstream_s:
+            self._observe(model, upstream, ended_s)
+        if isinstance(failure, InternalError) and failure is not error:
+            log.error("request", **fields, exc_info=error)
+        else:
+            log.info("request", **fields)
+
+    def _observe(self, model: str, upstream: str, ended_s: float) -> None:
+        context = self._context
+        series = self._settlement.metrics.exchange(context.endpoint, model, upstream)
+        series.duration.observe(ended_s - context.started_s)
+        series.overhead.observe(context.sent_upstream_s - context.received_s)
+        usage = context.usage
+        if context.first_content_s:
+            series.ttft.observe(context.first_content_s - context.started_s)
+            if usage is not None and usage.completion_tokens > 1:
+                each_s = (ended_s - context.first_content_s) / (usage.completion_tokens - 1)
+                series.per_token.observe(each_s)
+        if usage is not None:
+            series.tokens_in.inc(usage.prompt_tokens)
+            series.tokens_out.inc(usage.completion_tokens)
+
+
+def _failure(error: BaseException | None, context: RequestContext) -> ProxyError | None:
+    if error is None or isinstance(error, ProxyError):
+        return error
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        if context.is_aborted:
+            return ShuttingDown("The grace time was over.")
+        return ClientGone("The caller left.")
+    return InternalError(f"{type(error).__name__}: {error}")
+
+
+def _line(context: RequestContext, status: int, failure: ProxyError | None, ended_s: float) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "request_id": context.id,
+        "endpoint": context.endpoint,
+        "status": status,
+        "model": context.model[:128],
+        "stream": context.is_stream,
+        "duration_ms": round((ended_s - context.started_s) * 1000, 2),
+    }
+    if context.principal is not None:
+        fields["principal"] = context.principal.name
+    if context.upstream:
+        fields["upstream"] = context.upstream
+        fields["attempts"] = context.attempts
+    if context.first_content_s:
+        fields["ttft_ms"] = round((context.first_content_s - context.started_s) * 1000, 2)
+    if context.usage is not None:
+        fields["prompt_tokens"] = context.usage.prompt_tokens
+        fields["completion_tokens"] = context.usage.completion_tokens
+    if context.caller_retries:
+        fields["caller_retries"] = context.caller_retries
+    if failure is not None:
+        fields["error"] = failure.code or failure.type
+        fields["source"] = failure.source
+        fields["reason"] = _loggable(failure)
+        if failure.param is not None:
+            fields["param"] = failure.param[:128]
+    return fields
+
+
+def _loggable(error: ProxyError) -> str:
+    return "(not logged: may quote the request)" if error.is_quoted else error.message

@@ -1,0 +1,54 @@
+"""`Upstream`: a target's dialect, wire and readiness under one name, as the pipeline sees it."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from proxy.dialects.base import Dialect
+
+
+class Response(Protocol):
+    """An answer whose head has arrived (see `proxy.transport.Response`)."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    async def read_some(self) -> bytes:
+        """What has arrived; empty at the end."""
+
+    async def read_all(self) -> bytes:
+        """The whole body."""
+
+    def expect_end(self) -> None:
+        """Nothing more is wanted, but the body may end by itself, so that the connection can be kept."""
+
+    def close(self) -> None:
+        """Give the connection back, or close it where the body has not ended."""
+
+
+class Transport(Protocol):
+    """The wire (see `proxy.transport.Transport`)."""
+
+    async def post(self, path: str, body: bytes, *, is_stream: bool) -> Response:
+        """Send a body, wait for the head of the answer."""
+
+
+def always_ready() -> None:
+    """A host elsewhere is tried, not asked."""
+
+
+class Upstream(msgspec.Struct, frozen=True, kw_only=True):
+    """One host or engine.
+
+    Attributes:
+        check_ready: raises `EngineUnavailable` while there is no use in trying.
+        always_streams: ask for a stream even where the caller wants one answer, because the host does not notice a
+            caller who leaves a unary request (llama.cpp).
+    """
+
+    name: str
+    dialect: Dialect
+    transport: Transport
+    check_ready: Callable[[], None] = always_ready
+    always_streams: bool = False

@@ -1,0 +1,188 @@
+"""`/v1/chat/completions`: the request's checks, and the structs that read what upstreams answer.
+
+Contract A.1 to A.3. Reading is lenient (hosts leave out and add what they like), so the structs declare only what is
+used and default everything; vendor fields are skipped by the decoder and never reach a caller.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from proxy.errors import MalformedRequest
+from proxy.protocol.request import ModelRequest, decode, decode_fields, json_type, missing, wrong_type
+
+Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
+ROLES = "'developer', 'system', 'user', 'assistant', 'tool' and 'function'"
+Penalty = Annotated[float, Meta(ge=-2, le=2)] | None
+Tokens = Annotated[int, Meta(ge=1)] | None
+
+
+class StreamOptions(Struct, gc=False):
+    """`stream_options`; only with `stream: true`."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Message(Struct, gc=False):
+    """What is checked of a message; the rest travels in the raw fields."""
+
+    role: str
+    content: Raw | UnsetType = UNSET
+    tool_call_id: str | None = None
+    tool_calls: Raw | UnsetType = UNSET
+    function_call: Raw | UnsetType = UNSET
+    audio: Raw | UnsetType = UNSET
+    refusal: Raw | UnsetType = UNSET
+
+
+class ChatParams(Struct, gc=False):
+    """The fields whose type or range OpenAI checks."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Tokens = None
+    max_completion_tokens: Tokens = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    seed: int | None = None
+    user: str | None = None
+    tools: list[dict[str, Raw]] | None = None
+    tool_choice: str | dict[str, Raw] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Raw] | None = None
+    reasoning_effort: str | None = None
+    logit_bias: dict[str, float] | None = None
+
+
+_decoder = msgspec.json.Decoder(ChatParams)
+
+
+def parse_request(body: bytes) -> ModelRequest:
+    """Check a body as OpenAI does.
+
+    Raises:
+        MalformedRequest: with OpenAI's `param` and `code`.
+    """
+    params = decode(body, _decoder)
+    for index, message in enumerate(params.messages):
+        _check_message(message, f"messages[{index}]")
+    _check_together(params)
+    options = params.stream_options
+    return ModelRequest(
+        endpoint="chat",
+        model=params.model,
+        fields=decode_fields(body),
+        is_stream=bool(params.stream),
+        wants_usage=bool(options and options.include_usage),
+    )
+
+
+def _check_message(message: Message, at: str) -> None:
+    role = message.role
+    if role not in {"user", "system", "assistant", "developer", "tool", "function"}:
+        raise MalformedRequest(
+            f"Invalid value: '{role[:64]}'. Supported values are: {ROLES}.",
+            param=f"{at}.role",
+            code="invalid_value",
+        )
+    kind = "missing" if message.content is UNSET else json_type(message.content)
+    if kind not in {"string", "array"} and not (kind in {"missing", "null"} and _may_be_silent(message)):
+        if kind == "missing":
+            raise missing(f"{at}.content")
+        raise wrong_type(f"{at}.content", "a string or an array of objects", kind)
+    if role == "tool" and message.tool_call_id is None:
+        raise missing(f"{at}.tool_call_id")
+
+
+def _may_be_silent(message: Message) -> bool:
+    said_otherwise = (message.tool_calls, message.function_call, message.audio, message.refusal)
+    return message.role == "assistant" and any(
+        value is not UNSET and json_type(value) != "null" for value in said_otherwise
+    )
+
+
+def _check_together(params: ChatParams) -> None:
+    if params.stream_options is not None and not params.stream:
+        raise stream_options_without_stream()
+    if params.top_logprobs is not None and not params.logprobs:
+        raise MalformedRequest(
+            "Invalid value for 'top_logprobs': 'logprobs' must be true to use it.",
+            param="top_logprobs",
+            code="invalid_value",
+        )
+    if not params.tools and params.tool_choice not in (None, "none", "auto"):
+        raise MalformedRequest(
+            "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.",
+            param="tool_choice",
+        )
+
+
+def stream_options_without_stream() -> MalformedRequest:
+    """OpenAI's error for `stream_options` on a unary request."""
+    return MalformedRequest(
+        "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
+    )
+
+
+# --- what upstreams answer ----------------------------------------------------------------------------------------
+
+
+class Function(Struct, gc=False):
+    """A function call, whole or a piece; `arguments` is a string, an object (some hosts) or null."""
+
+    name: str | None = None
+    arguments: Raw | UnsetType = UNSET
+
+
+class ToolCall(Struct, gc=False):
+    """A tool call, whole or a piece."""
+
+    index: int | None = None
+    id: str | None = None
+    type: str | None = None
+    function: Function | None = None
+    custom: Raw | UnsetType = UNSET
+
+
+class Delta(Struct, gc=False):
+    """A message, whole or a piece. Raw fields may hold `null`."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    annotations: Raw | UnsetType = UNSET
+    audio: Raw | UnsetType = UNSET
+    function_call: Raw | UnsetType = UNSET
+
+
+class Choice(Struct, gc=False):
+    """One choice of a chunk (`delta`), of a unary answer (`message`) or of a legacy completion (`text`)."""
+
+    index: int = 0
+    delta: Delta | None = None
+    message: Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
+
+
+class Chunk(Struct, gc=False):
+    """A chunk or a unary answer. Some hosts put an error into a 200: nested, or flat with `message` or `detail`."""
+
+    choices: list[Choice] | None = None
+    usage: dict[str, Any] | None = None
+    error: Raw | UnsetType = UNSET
+    message: Raw | UnsetType = UNSET
+    detail: Raw | UnsetType = UNSET

@@ -1,0 +1,49 @@
+"""OpenAI's error JSON, and the headers that tell SDKs when to try again.
+
+Contract A.4: the body is nested, `code` is a string or null. SDKs honour `retry-after` between 0 and 120 s; above that
+openai-python does not retry at all, so it is clamped.
+"""
+
+import math
+
+import msgspec
+
+from proxy.errors import EngineUnavailable, InternalError, ProxyError
+
+_MAX_RETRY_AFTER_S = 120
+_encode = msgspec.json.Encoder().encode
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """The inside of `{"error": …}`, in OpenAI's order."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """`{"error": {…}}`."""
+
+    error: ErrorDetail
+
+
+def to_json(error: ProxyError, request_id: str) -> bytes:
+    """The body for `error`.
+
+    The message of an internal error never leaves the house: the caller gets the request id to quote instead.
+    `EngineUnavailable` is the exception, as its message is written for the caller.
+    """
+    message = error.message
+    if isinstance(error, InternalError) and not isinstance(error, EngineUnavailable):
+        message = f"The server had an error while processing your request. Quote request id {request_id} for help."
+    return _encode(ErrorBody(ErrorDetail(message, error.type, error.param, error.code)))
+
+
+def to_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:
+    """`retry-after` in whole seconds (at least 1), where the error knows one."""
+    if error.retry_after_s is None:
+        return []
+    seconds = min(max(math.ceil(error.retry_after_s), 1), _MAX_RETRY_AFTER_S)
+    return [(b"retry-after", b"%d" % seconds)]

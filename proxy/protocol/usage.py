@@ -1,0 +1,110 @@
+"""Token counts under one set of names, whatever the host calls them (contract B.17)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+
+class PromptDetails(Struct, omit_defaults=True, gc=False):
+    """`prompt_tokens_details`."""
+
+    cached_tokens: int | UnsetType = UNSET
+    cache_write_tokens: int | UnsetType = UNSET
+    audio_tokens: int | UnsetType = UNSET
+
+
+class CompletionDetails(Struct, omit_defaults=True, gc=False):
+    """`completion_tokens_details`."""
+
+    reasoning_tokens: int | UnsetType = UNSET
+    audio_tokens: int | UnsetType = UNSET
+    accepted_prediction_tokens: int | UnsetType = UNSET
+    rejected_prediction_tokens: int | UnsetType = UNSET
+
+
+class Usage(Struct, gc=False):
+    """`usage`, in tokens. The two `prompt_cache_*` counts are DeepSeek's; its own clients read them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails | UnsetType = UNSET
+    completion_tokens_details: CompletionDetails | UnsetType = UNSET
+    prompt_cache_hit_tokens: int | UnsetType = UNSET
+    prompt_cache_miss_tokens: int | UnsetType = UNSET
+
+
+_PROMPT = ("prompt_tokens", "input_tokens", "prompt_eval_count", "num_prompt_tokens", "prompt_token_count")
+_COMPLETION = (
+    "completion_tokens",
+    "output_tokens",
+    "eval_count",
+    "num_completion_tokens",
+    "generation_token_count",
+)
+_CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+_CACHE_WRITE = ("cache_write_tokens", "created_cache_tokens", "cache_creation_input_tokens")
+
+
+def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
+    """Read a host's `usage`; missing and null counts are 0, details nobody gave stay away.
+
+    A reasoning count of 0 beside reasoning text is left out: vLLM says so wrongly (contract 76k).
+    """
+    prompt = _first(raw, _PROMPT) or 0
+    completion = _first(raw, _COMPLETION) or 0
+    total = _first(raw, ("total_tokens",))
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion if total is None else total,
+        prompt_tokens_details=_prompt_details(raw),
+        completion_tokens_details=_completion_details(raw, has_reasoned=has_reasoned),
+        prompt_cache_hit_tokens=_or_unset(_first(raw, ("prompt_cache_hit_tokens",))),
+        prompt_cache_miss_tokens=_or_unset(_first(raw, ("prompt_cache_miss_tokens",))),
+    )
+
+
+def _prompt_details(raw: Mapping[str, Any]) -> PromptDetails | UnsetType:
+    given = _mapping(raw, "prompt_tokens_details") or _mapping(raw, "input_tokens_details")
+    details = PromptDetails(
+        cached_tokens=_or_unset(_either(given, raw, _CACHED)),
+        cache_write_tokens=_or_unset(_either(given, raw, _CACHE_WRITE)),
+        audio_tokens=_or_unset(_first(given, ("audio_tokens",))),
+    )
+    return details if details != PromptDetails() else UNSET
+
+
+def _completion_details(raw: Mapping[str, Any], *, has_reasoned: bool) -> CompletionDetails | UnsetType:
+    given = _mapping(raw, "completion_tokens_details") or _mapping(raw, "output_tokens_details")
+    reasoning = _either(given, raw, ("reasoning_tokens",))
+    details = CompletionDetails(
+        reasoning_tokens=UNSET if has_reasoned and reasoning == 0 else _or_unset(reasoning),
+        audio_tokens=_or_unset(_first(given, ("audio_tokens",))),
+        accepted_prediction_tokens=_or_unset(_first(given, ("accepted_prediction_tokens",))),
+        rejected_prediction_tokens=_or_unset(_first(given, ("rejected_prediction_tokens",))),
+    )
+    return details if details != CompletionDetails() else UNSET
+
+
+def _either(near: Mapping[str, Any], far: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    value = _first(near, names)
+    return _first(far, names) if value is None else value
+
+
+def _first(raw: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = raw.get(name)
+        if isinstance(value, int | float) and abs(value) < 2**53:  # not NaN, not infinite
+            return int(value)
+    return None
+
+
+def _mapping(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = raw.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _or_unset(value: int | None) -> int | UnsetType:
+    return UNSET if value is None else value

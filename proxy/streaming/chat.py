@@ -1,0 +1,182 @@
+"""Sinks for `/v1/chat/completions`: chunks of `chat.completion.chunk`, or one `chat.completion` (contract A.2, A.3)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from proxy.protocol.usage import Usage
+from proxy.streaming.choices import Extra, FinishReason, ToolPiece
+from proxy.streaming.logprobs import canonical_logprobs
+from proxy.streaming.sinks import Envelope, head, joined_logprobs, whole
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ChatWriter:
+    """Chunks of `chat.completion.chunk`."""
+
+    __slots__ = ("_head", "_pieces", "_tail", "_wants_usage", "payloads")
+
+    def __init__(self, envelope: Envelope, *, wants_usage: bool) -> None:
+        self._head = head(envelope, "chat.completion.chunk")
+        # every chunk but the last says "usage":null to a caller who asked for usage (contract A.3, rule 5)
+        self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
+        self._wants_usage = wants_usage
+        self._pieces: dict[int, tuple[bytes, bytes]] = {}
+        self.payloads: list[bytes] = []
+
+    def take(self) -> list[bytes]:
+        payloads, self.payloads = self.payloads, []
+        return payloads
+
+    def heartbeat(self) -> bytes:
+        before, after = self._pieces_for(0)
+        return before + after
+
+    def open(self, index: int) -> None:
+        self._put(index, b'"role":"assistant","content":"","refusal":null')
+
+    def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
+        if logprobs is None:
+            before, after = self._pieces[index]
+            self.payloads.append(b"".join((before, b'"content":', _encode(text), after)))
+            return
+        delta = b'{"content":%b}' % _encode(text)
+        self._put_choice(index, delta, _encode(canonical_logprobs(logprobs)), b"null")
+
+    def reasoning(self, index: int, text: str) -> None:
+        self._put(index, b'"reasoning_content":' + _encode(text))
+
+    def refusal(self, index: int, text: str) -> None:
+        self._put(index, b'"refusal":' + _encode(text))
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        self._put(index, b'"tool_calls":' + _encode([_tool_delta(piece)]))
+
+    def extra(self, index: int, name: Extra, value: Raw) -> None:
+        self._put(index, b'"%b":%b' % (name.encode(), bytes(value)))
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        self._put_choice(index, b"{}", b"null", _encode(reason))
+
+    def usage(self, usage: Usage) -> None:
+        if self._wants_usage:
+            self.payloads.append(b'%b],"usage":%b}' % (self._head, _encode(usage)))
+
+    def _put(self, index: int, delta: bytes) -> None:
+        before, after = self._pieces_for(index)
+        self.payloads.append(b"".join((before, delta, after)))
+
+    def _put_choice(self, index: int, delta: bytes, logprobs: bytes, reason: bytes) -> None:
+        choice = b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}' % (
+            index,
+            delta,
+            logprobs,
+            reason,
+        )
+        self.payloads.append(b"".join((self._head, choice, self._tail)))
+
+    def _pieces_for(self, index: int) -> tuple[bytes, bytes]:
+        pieces = self._pieces.get(index)
+        if pieces is None:
+            before = b'%b{"index":%d,"delta":{' % (self._head, index)
+            pieces = self._pieces[index] = before, b'},"logprobs":null,"finish_reason":null}' + self._tail
+        return pieces
+
+
+class AssembledChoice:
+    """One choice being put together."""
+
+    __slots__ = ("extras", "logprobs", "reason", "reasoning", "refusal", "text", "tools")
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.reasoning: list[str] = []
+        self.refusal: list[str] = []
+        self.logprobs: list[Mapping[str, Any]] = []
+        self.tools: list[tuple[ToolPiece, list[str]]] = []
+        self.extras: dict[Extra, Raw] = {}
+        self.reason: FinishReason = "stop"
+
+
+class ChatAssembler:
+    """One `chat.completion`."""
+
+    __slots__ = ("_choices", "_envelope", "_usage")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+        self._choices: dict[int, AssembledChoice] = {}
+        self._usage: Usage | UnsetType = UNSET
+
+    def open(self, index: int) -> None:
+        self._choices[index] = AssembledChoice()
+
+    def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
+        self._choices[index].text.append(text)
+        if logprobs is not None:
+            self._choices[index].logprobs.append(logprobs)
+
+    def reasoning(self, index: int, text: str) -> None:
+        self._choices[index].reasoning.append(text)
+
+    def refusal(self, index: int, text: str) -> None:
+        self._choices[index].refusal.append(text)
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        tools = self._choices[index].tools
+        if piece.index == len(tools):
+            tools.append((piece, []))
+        tools[piece.index][1].append(piece.arguments)
+
+    def extra(self, index: int, name: Extra, value: Raw) -> None:
+        self._choices[index].extras[name] = value
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        self._choices[index].reason = reason
+
+    def usage(self, usage: Usage) -> None:
+        self._usage = usage
+
+    def to_json(self) -> bytes:
+        choices = [_chat_choice(index, choice) for index, choice in sorted(self._choices.items())]
+        return whole(self._envelope, "chat.completion", choices, self._usage)
+
+
+def _tool_delta(piece: ToolPiece) -> dict[str, Any]:
+    delta: dict[str, Any] = {"index": piece.index}
+    is_custom = piece.custom is not UNSET
+    if piece.id is not None:
+        delta |= {"id": piece.id, "type": "custom" if is_custom else "function"}
+    if is_custom:
+        return delta | {"custom": piece.custom}
+    function = (
+        {"arguments": piece.arguments} if piece.id is None else {"name": piece.name, "arguments": piece.arguments}
+    )
+    return delta | {"function": function}
+
+
+def _tool_call(piece: ToolPiece, arguments: list[str]) -> dict[str, Any]:
+    if piece.custom is not UNSET:
+        return {"id": piece.id, "type": "custom", "custom": piece.custom}
+    function = {"name": piece.name, "arguments": "".join(arguments)}
+    return {"id": piece.id, "type": "function", "function": function}
+
+
+def _chat_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:
+    text = "".join(choice.text)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        # OpenAI answers null where only tools are called or a refusal is given
+        "content": text if text or not (choice.tools or choice.refusal or choice.extras) else None,
+        "refusal": "".join(choice.refusal) or None,
+    }
+    if choice.reasoning:
+        message["reasoning_content"] = "".join(choice.reasoning)
+    if choice.tools:
+        message["tool_calls"] = [_tool_call(piece, arguments) for piece, arguments in choice.tools]
+    message.update(dict(choice.extras.items()))
+    logprobs = joined_logprobs([canonical_logprobs(entry) for entry in choice.logprobs])
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.reason}

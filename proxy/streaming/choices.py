@@ -1,0 +1,279 @@
+"""The state machine: whatever an upstream sends becomes the one sequence that OpenAI's SDKs accept.
+
+For each choice: opened once, then content, reasoning and tool-call pieces, then one finish reason; usage last. The rule
+ids (R-…) are those of the contract, section B.0.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, get_args
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from proxy.errors import StreamBroken, UpstreamFailed
+from proxy.protocol.chat import Choice, Chunk, Delta, ToolCall
+from proxy.protocol.request import json_type
+from proxy.protocol.usage import Usage, parse_usage
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
+Extra = Literal["annotations", "audio", "function_call"]
+
+_FINISH: Mapping[str, FinishReason] = {  # contract B.15
+    **{reason: reason for reason in get_args(FinishReason)},
+    **dict.fromkeys(
+        ("max_tokens", "MAX_TOKENS", "model_length", "model_context_window_exceeded", "repetition"), "length"
+    ),
+    **dict.fromkeys(("tool_use", "tool_call"), "tool_calls"),
+    **dict.fromkeys(("SAFETY", "RECITATION", "guardrail_intervened", "refusal", "content_filtered"), "content_filter"),
+}
+_NOT_A_FINISH = frozenset(
+    {
+        "error",
+        "abort",
+        "insufficient_system_resource",
+        "load",
+        "unload",
+        "network_error",
+        "time_limit",
+        "cancelled",
+    }
+)
+_text = msgspec.json.Decoder(str)
+
+
+class ToolPiece(Struct, gc=False):
+    """A piece of a tool call; `id` and `name` in its first piece only, `arguments` or `custom` in any."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+    custom: Raw | UnsetType = UNSET
+
+
+class Sink(Protocol):
+    """Who is told. Calls come in order: `open` first, `finish` once, nothing for a choice after its `finish`."""
+
+    def open(self, index: int) -> None:
+        """A choice begins."""
+
+    def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
+        """Text of the answer; may be empty only beside `logprobs`."""
+
+    def reasoning(self, index: int, text: str) -> None:
+        """Text of the thinking; never empty."""
+
+    def refusal(self, index: int, text: str) -> None:
+        """Text of a refusal; never empty."""
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        """A piece of a tool call."""
+
+    def extra(self, index: int, name: Extra, value: Raw) -> None:
+        """What is passed on as it is; one line, never null."""
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        """The choice is complete."""
+
+    def usage(self, usage: Usage) -> None:
+        """All choices are complete, and this is what they took."""
+
+
+class _Slot:
+    """One tool call being received."""
+
+    __slots__ = ("arguments", "id", "index", "key", "name")
+
+    def __init__(self, index: int, key: int | None, call_id: str | None, name: str | None) -> None:
+        self.index = index
+        self.key = key
+        self.id = call_id
+        self.name = name
+        self.arguments: list[str] = []
+
+
+class _State:
+    """What is known of one choice; owned by its `ChoiceStream`."""
+
+    __slots__ = ("has_function_call", "has_reasoned", "is_finished", "slots")
+
+    def __init__(self) -> None:
+        self.slots: list[_Slot] = []
+        self.is_finished = False
+        self.has_reasoned = False
+        self.has_function_call = False
+
+
+class ChoiceStream:
+    """Reads the chunks of one answer and tells `sink` the canonical sequence; one instance per upstream attempt."""
+
+    __slots__ = ("_ids", "_sink", "_states", "_usage", "has_content")
+
+    def __init__(self, sink: Sink) -> None:
+        self.has_content = False
+        self._sink = sink
+        self._states: dict[int, _State] = {}
+        self._ids: set[str] = set()
+        self._usage: dict[str, Any] | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a choice was seen."""
+        return bool(self._states)
+
+    def accept(self, chunk: Chunk) -> None:
+        """Read one chunk.
+
+        Raises:
+            UpstreamFailed: the host gave up in the guise of a finish reason.
+        """
+        if chunk.usage is not None:
+            self._usage = chunk.usage  # R-USAGE: the last one wins, nothing is summed
+        for choice in chunk.choices or ():
+            state = self._states.get(choice.index)
+            if state is None:
+                state = self._open(choice.index)
+            if not state.is_finished:
+                self._read(choice, state)
+
+    def close(self) -> Usage | None:
+        """The upstream has ended: its usage, if it told.
+
+        Raises:
+            UpstreamFailed: nothing came.
+            StreamBroken: a choice has no finish reason, so the answer is not whole (R-TAIL).
+        """
+        if not self._states:
+            raise UpstreamFailed("The upstream's answer holds no choices.")
+        if not all(state.is_finished for state in self._states.values()):
+            raise StreamBroken("The upstream's answer ended before it was complete.")
+        if self._usage is None:
+            return None
+        has_reasoned = any(state.has_reasoned for state in self._states.values())
+        usage = parse_usage(self._usage, has_reasoned=has_reasoned)
+        self._sink.usage(usage)
+        return usage
+
+    def _open(self, index: int) -> _State:
+        state = self._states[index] = _State()
+        self._sink.open(index)
+        return state
+
+    def _read(self, choice: Choice, state: _State) -> None:
+        delta = choice.delta or choice.message
+        if delta is not None:
+            self._read_delta(delta, choice, state)
+        elif choice.text or choice.logprobs:
+            self.has_content = True
+            self._sink.content(choice.index, choice.text or "", choice.logprobs)
+        if choice.finish_reason:
+            self._finish(choice.finish_reason, choice.index, state)
+
+    def _read_delta(self, delta: Delta, choice: Choice, state: _State) -> None:
+        index = choice.index
+        if thought := delta.reasoning_content or delta.reasoning:
+            state.has_reasoned = self.has_content = True
+            self._sink.reasoning(index, thought)
+        if delta.content or choice.logprobs:
+            self.has_content = True
+            self._sink.content(index, delta.content or "", choice.logprobs)
+        if delta.refusal:
+            self._sink.refusal(index, delta.refusal)
+        for call in delta.tool_calls or ():
+            self.has_content = True
+            self._read_call(call, index, state)
+        if delta.function_call is not UNSET:
+            state.has_function_call |= self._pass_on(index, "function_call", delta.function_call)
+        if delta.annotations is not UNSET:
+            self._pass_on(index, "annotations", delta.annotations)
+        if delta.audio is not UNSET:
+            self._pass_on(index, "audio", delta.audio)
+
+    def _pass_on(self, index: int, name: Extra, value: Raw) -> bool:
+        if json_type(value) == "null" or bytes(value) == b"[]":
+            return False
+        self._sink.extra(index, name, _on_one_line(value))
+        return True
+
+    def _read_call(self, call: ToolCall, index: int, state: _State) -> None:
+        """R-TOOL: dense indexes; id, type and name once; arguments always a string."""
+        name = call.function.name if call.function else None
+        arguments = _arguments(call)
+        custom = call.custom if call.custom is UNSET else _on_one_line(call.custom)
+        slot = _slot_of(call, name, arguments, state.slots)
+        if slot is None:
+            slot = _Slot(len(state.slots), call.index, call.id, name)
+            state.slots.append(slot)
+            piece = ToolPiece(slot.index, arguments, self._unique(call.id), name or "", custom)
+        else:
+            piece = ToolPiece(slot.index, arguments, custom=custom)
+        slot.arguments.append(arguments)
+        if piece.id is not None or arguments or custom is not UNSET:
+            self._sink.tool(index, piece)
+
+    def _unique(self, given: str | None) -> str:
+        call_id = given if given and given not in self._ids else f"call_{secrets.token_hex(12)}"
+        self._ids.add(call_id)
+        return call_id
+
+    def _finish(self, reason: str, index: int, state: _State) -> None:
+        """R-FR: from the calls that were really made, exactly once."""
+        if reason in _NOT_A_FINISH:
+            raise UpstreamFailed(f"The upstream gave up: {reason}.", status=503)
+        mapped = _FINISH.get(reason, "stop")
+        if state.slots and mapped == "stop":
+            mapped = "tool_calls"
+        elif mapped == "tool_calls" and not state.slots:
+            mapped = "stop"
+        elif mapped == "function_call" and not state.has_function_call:
+            mapped = "tool_calls" if state.slots else "stop"
+        state.is_finished = True
+        self._sink.finish(index, mapped)
+
+
+def _slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[_Slot]) -> _Slot | None:
+    """The call that this piece continues, or None where it begins a new one."""
+    if call.index is None:
+        slot = slots[-1] if slots else None
+    else:
+        slot = next((slot for slot in reversed(slots) if slot.key == call.index), None)
+    if slot is None or (call.id and slot.id and call.id != slot.id):
+        return None
+    if name and not call.id:
+        is_other = bool(slot.name) and name != slot.name
+        if is_other or (arguments and _is_complete("".join(slot.arguments))):
+            return None
+    return slot
+
+
+def _on_one_line(value: Raw) -> Raw:
+    # a raw value keeps the newlines of its source, and a newline would end our event
+    return Raw(msgspec.json.format(bytes(value), indent=-1))
+
+
+def _arguments(call: ToolCall) -> str:
+    raw = call.function.arguments if call.function else UNSET
+    if raw is UNSET:
+        return ""
+    kind = json_type(raw)
+    if kind == "string":
+        return _string(raw)
+    return "" if kind == "null" else bytes(_on_one_line(raw)).decode("utf-8", "replace")
+
+
+def _string(raw: Raw) -> str:
+    try:
+        return _text.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        value = json.loads(bytes(raw).decode("utf-8", "replace"), strict=False)
+        return str(value).encode("utf-8", "replace").decode()
+
+
+def _is_complete(arguments: str) -> bool:
+    try:
+        msgspec.json.decode(arguments)
+    except msgspec.DecodeError:
+        return False
+    return True

@@ -1,0 +1,81 @@
+"""Sinks for `/v1/completions`: `text_completion`, in chunks or whole (contract A.8)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from proxy.protocol.usage import Usage
+from proxy.streaming.chat import AssembledChoice, ChatAssembler
+from proxy.streaming.choices import Extra, FinishReason, ToolPiece
+from proxy.streaming.sinks import Envelope, head, joined_logprobs, whole
+
+_encode = msgspec.json.Encoder().encode
+
+
+class CompletionWriter:
+    """Chunks of `text_completion`; reasoning and tools have no place there."""
+
+    __slots__ = ("_head", "_tail", "_wants_usage", "payloads")
+
+    def __init__(self, envelope: Envelope, *, wants_usage: bool) -> None:
+        self._head = head(envelope, "text_completion")
+        self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
+        self._wants_usage = wants_usage
+        self.payloads: list[bytes] = []
+
+    def take(self) -> list[bytes]:
+        payloads, self.payloads = self.payloads, []
+        return payloads
+
+    def heartbeat(self) -> bytes:
+        return self._chunk(0, b'""', b"null", b"null")
+
+    def open(self, index: int) -> None:
+        """A legacy stream has no opening chunk."""
+
+    def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
+        self.payloads.append(self._chunk(index, _encode(text), _encode(logprobs), b"null"))
+
+    def reasoning(self, index: int, text: str) -> None:
+        """No place for it."""
+
+    def refusal(self, index: int, text: str) -> None:
+        """No place for it."""
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        """No place for it."""
+
+    def extra(self, index: int, name: Extra, value: Raw) -> None:
+        """No place for it."""
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        self.payloads.append(self._chunk(index, b'""', b"null", _encode(reason)))
+
+    def usage(self, usage: Usage) -> None:
+        if self._wants_usage:
+            self.payloads.append(b'%b],"usage":%b}' % (self._head, _encode(usage)))
+
+    def _chunk(self, index: int, text: bytes, logprobs: bytes, reason: bytes) -> bytes:
+        choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (index, text, logprobs, reason)
+        return b"".join((self._head, choice, self._tail))
+
+
+class CompletionAssembler(ChatAssembler):
+    """One `text_completion`: gathered alike, told in another shape."""
+
+    __slots__ = ()
+
+    def to_json(self) -> bytes:
+        choices = [_completion_choice(index, choice) for index, choice in sorted(self._choices.items())]
+        return whole(self._envelope, "text_completion", choices, self._usage)
+
+
+def _completion_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:
+    return {
+        "index": index,
+        "text": "".join(choice.text),
+        "logprobs": joined_logprobs(choice.logprobs),
+        "finish_reason": choice.reason,
+    }

@@ -1,0 +1,327 @@
+"""The wire to one upstream: an aiohttp session, its pool and its timeouts; foreign exceptions become ours here.
+
+What is fixed: no redirects (a host could send our key elsewhere), no cookies, no proxies from the environment, no
+compression (a compressed stream arrives late), HTTP/1.1 keep-alive shorter than the upstream's own.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import hdrs
+from multidict import CIMultiDict
+from yarl import URL
+
+from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_READ_BYTES = 256 * 1024
+_DRAIN_S = 1.0
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to wait, in seconds: for a connection, for a stream or an answer to begin, in the middle of one."""
+
+    connect_s: float
+    first_byte_s: float
+    answer_s: float
+    idle_s: float
+
+
+class Deadline:
+    """Cancels the task that entered it when a wait on the upstream takes longer than `limit_s`.
+
+    Time counts only between `start` and `stop`, so that a caller who reads slowly is not the upstream's fault. One
+    timer serves all waits: it is not moved with each of them, but looks at the clock when it fires.
+    """
+
+    __slots__ = ("_handle", "_is_expired", "_limit_s", "_loop", "_since", "_task")
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[object] | None = None
+        self._since: float | None = None
+        self._handle: asyncio.TimerHandle | None = None
+        self._is_expired = False
+
+    def start(self) -> None:
+        """A wait begins, in the current task."""
+        self._task = asyncio.current_task()
+        self._since = self._loop.time()
+        if self._handle is None:
+            self._handle = self._loop.call_later(self._limit_s, self._look)
+
+    def stop(self) -> None:
+        """The wait is over."""
+        self._since = None
+
+    def close(self) -> None:
+        """No more waits."""
+        self._since = None
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def has_expired(self) -> bool:
+        """Whether the cancellation just caught is this deadline's own; asked once, in the cancelled task."""
+        if self._is_expired and self._task is not None:
+            self._is_expired = False
+            return self._task.uncancel() == 0
+        return False
+
+    def _look(self) -> None:
+        self._handle = None
+        if self._since is None:
+            return
+        left_s = self._since + self._limit_s - self._loop.time()
+        if left_s > 0:
+            self._handle = self._loop.call_later(left_s, self._look)
+        elif self._task is not None:
+            self._is_expired = True
+            self._task.cancel()
+
+
+class Response:
+    """An answer whose head has arrived. Whoever holds it closes it; closing early ends the upstream's work."""
+
+    __slots__ = ("_answer", "_deadline", "_drain", "_is_over", "headers", "status")
+
+    def __init__(
+        self, answer: aiohttp.ClientResponse, deadline: Deadline, drain: Callable[[aiohttp.ClientResponse], None]
+    ) -> None:
+        self._answer = answer
+        self._deadline = deadline
+        self._drain = drain
+        self._is_over = False
+        self.status = answer.status
+        self.headers: Mapping[str, str] = answer.headers
+
+    async def read_some(self) -> bytes:
+        """What has arrived, at least one byte; empty at the end.
+
+        Raises:
+            UpstreamTimeout: nothing for the idle time.
+            UpstreamUnreachable: the connection broke.
+        """
+        self._deadline.start()
+        try:
+            return await self._answer.content.readany()
+        except asyncio.CancelledError:
+            if self._deadline.has_expired():
+                raise UpstreamTimeout("The upstream fell silent in the middle of its answer.") from None
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamUnreachable(f"The connection to the upstream broke: {_reason(error)}.") from error
+        finally:
+            self._deadline.stop()
+
+    async def read_all(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamFailed: it is over `MAX_ANSWER_BYTES`.
+            UpstreamTimeout, UpstreamUnreachable: as `read_some`.
+        """
+        pieces, size = [], 0
+        while piece := await self.read_some():
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
+                raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def expect_end(self) -> None:
+        """Nothing more is wanted, but the body is about to end by itself, so that the connection can be kept."""
+        self._is_over = True
+
+    def close(self) -> None:
+        """Give the connection back to the pool if the body has ended, close it if not. Never raises, never waits."""
+        self._deadline.close()
+        if self._answer.content.at_eof():
+            self._answer.release()
+        elif self._is_over:
+            self._drain(self._answer)
+        else:
+            self._answer.close()
+
+
+class Transport:
+    """The connections to one upstream; owns the session, which is opened at first use and closed by `close`.
+
+    Args:
+        base_url: without a trailing slash; for a Unix socket any `http://` host.
+        timeouts: see `Timeouts`.
+        api_keys: sent as bearer tokens, in turn.
+        socket_path: a Unix socket to connect to instead of the URL's host.
+        max_connections: how many may be open at once; further requests wait for one.
+        keepalive_s: how long an idle connection is kept; less than the upstream's own limit.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeouts: Timeouts,
+        api_keys: Sequence[str] = (),
+        socket_path: str | None = None,
+        max_connections: int = 1000,
+        keepalive_s: float = 4.0,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._headers = itertools.cycle([_headers(key) for key in api_keys] or [_headers(None)])
+        self._timeouts = timeouts
+        self._client_timeout = aiohttp.ClientTimeout(
+            total=None, connect=None, sock_read=None, sock_connect=timeouts.connect_s
+        )
+        self._socket_path = socket_path
+        self._max_connections = max_connections
+        self._keepalive_s = keepalive_s
+        self._urls: dict[str, URL] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._opened = 0
+        self._draining: set[asyncio.Task[None]] = set()
+
+    async def post(self, path: str, body: bytes, *, is_stream: bool) -> Response:
+        """Send `body` and wait for the head of the answer, whatever its status; a stream's comes before its content.
+
+        A pooled connection that the upstream closed before it answered anything was stale: the request goes out once
+        more, on another connection.
+
+        Raises:
+            UpstreamUnreachable: no connection, or it broke.
+            UpstreamTimeout: no connection, or no first byte, in time.
+        """
+        wait_s = self._timeouts.first_byte_s if is_stream else self._timeouts.answer_s
+        opened_before = self._opened
+        try:
+            return await self._request(hdrs.METH_POST, path, body, wait_s)
+        except UpstreamUnreachable:
+            was_pooled = self._opened == opened_before
+            if not was_pooled:
+                raise
+        return await self._request(hdrs.METH_POST, path, body, wait_s)
+
+    async def get(self, path: str) -> bytes:
+        """The body at `path`.
+
+        Raises:
+            UpstreamFailed: the status is not 200.
+            UpstreamUnreachable, UpstreamTimeout: as `post`.
+        """
+        response = await self._request(hdrs.METH_GET, path, None, self._timeouts.first_byte_s)
+        try:
+            body = await response.read_all()
+        finally:
+            response.close()
+        if response.status != 200:
+            raise UpstreamFailed(f"GET {path} answered {response.status}.")
+        return body
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _request(self, method: str, path: str, body: bytes | None, wait_s: float) -> Response:
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = URL(self._base_url + path, encoded=True)
+        deadline = Deadline(wait_s)
+        deadline.start()
+        try:
+            answer = await self._open_session().request(
+                method, url, data=body, headers=next(self._headers), allow_redirects=False, read_bufsize=_READ_BYTES
+            )
+        except asyncio.CancelledError:
+            has_expired = deadline.has_expired()
+            deadline.close()
+            if has_expired:
+                raise UpstreamTimeout("The upstream did not begin to answer in time.") from None
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            deadline.close()
+            raise _translate(error) from error
+        deadline.close()
+        return Response(answer, Deadline(self._timeouts.idle_s), self._drain)
+
+    def _drain(self, answer: aiohttp.ClientResponse) -> None:
+        task = asyncio.create_task(_read_to_end(answer))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=self._connector(),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=self._client_timeout,
+                trust_env=False,
+                auto_decompress=True,
+                skip_auto_headers=(hdrs.USER_AGENT,),
+            )
+        return self._session
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        connector: aiohttp.BaseConnector
+        if self._socket_path is None:
+            connector = aiohttp.TCPConnector(
+                limit=self._max_connections, keepalive_timeout=self._keepalive_s, ttl_dns_cache=60
+            )
+        else:
+            connector = aiohttp.UnixConnector(
+                self._socket_path, limit=self._max_connections, keepalive_timeout=self._keepalive_s
+            )
+        self._count_connections(connector)
+        return connector
+
+    def _count_connections(self, connector: aiohttp.BaseConnector) -> None:
+        # The one method a connector must define: wrapping it tells a new connection from a pooled one without the
+        # price of aiohttp's tracing on every request.
+        create = connector._create_connection  # noqa: SLF001
+
+        async def counted(*args: Any) -> Any:  # noqa: ANN401
+            self._opened += 1
+            return await create(*args)
+
+        connector._create_connection = counted  # type: ignore[method-assign, assignment]  # noqa: SLF001
+
+
+def _headers(api_key: str | None) -> CIMultiDict[str]:
+    headers = CIMultiDict(
+        {
+            hdrs.ACCEPT: "application/json, text/event-stream",
+            hdrs.ACCEPT_ENCODING: "identity",
+            hdrs.CONTENT_TYPE: "application/json",
+            hdrs.USER_AGENT: "tidegate",
+        }
+    )
+    if api_key is not None:
+        headers[hdrs.AUTHORIZATION] = f"Bearer {api_key}"
+    return headers
+
+
+async def _read_to_end(answer: aiohttp.ClientResponse) -> None:
+    """See the end of a body after its last event; a host that keeps it open loses the connection."""
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while await answer.content.readany():
+                pass
+        answer.release()
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        answer.close()
+
+
+def _translate(error: aiohttp.ClientError | OSError) -> ProxyError:
+    if isinstance(error, aiohttp.ConnectionTimeoutError | TimeoutError):
+        return UpstreamTimeout("The upstream could not be connected to in time.")
+    return UpstreamUnreachable(f"The upstream cannot be reached: {_reason(error)}.")
+
+
+def _reason(error: Exception) -> str:
+    """The kind of failure; the text of aiohttp's errors names hosts and sockets, which are not the caller's to know."""
+    return type(error).__name__
