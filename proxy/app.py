@@ -36,7 +36,7 @@ from proxy.routing import Catalogue, Fetch, Router, Target
 from proxy.telemetry.metrics import Metrics
 from proxy.transport import Timeouts, Transport
 
-ENGINE_URL = "http://engine"
+ENGINE_URL = "http://engine/v1"
 _LISTING_S = 5.0
 
 OnEngineChange = Callable[[str, EngineStatus], None]

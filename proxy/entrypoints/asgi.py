@@ -21,13 +21,12 @@ from proxy.protocol import chat, completions, embeddings, errors
 
 def build(door: Door) -> Litestar:
     """Every path, with and without `/v1` (DeepSeek's SDK style)."""
-    models = ModelsHandler(door)
     routes = [
         _route("/chat/completions", InferenceHandler("chat", chat.parse_request, door)),
         _route("/completions", InferenceHandler("completions", completions.parse_request, door)),
         _route("/embeddings", InferenceHandler("embeddings", embeddings.parse_request, door)),
-        _route("/models", models),
-        _route("/models/{model:path}", models),
+        # a mount, because Litestar 2.25 answers KeyError for an @asgi handler with a path parameter
+        _route("/models", ModelsHandler(door), is_mount=True),
         asgi(["/livez", "/readyz", "/metrics"], copy_scope=False)(HealthHandler(door).__call__),
     ]
     return Litestar(
@@ -39,8 +38,8 @@ def build(door: Door) -> Litestar:
     )
 
 
-def _route(path: str, handler: Any) -> ASGIRouteHandler:  # noqa: ANN401 - an ASGI application
-    return asgi([path, f"/v1{path}"], copy_scope=False)(handler.__call__)
+def _route(path: str, handler: Any, *, is_mount: bool = False) -> ASGIRouteHandler:  # noqa: ANN401 - an ASGI application
+    return asgi([path, f"/v1{path}"], copy_scope=False, is_mount=is_mount)(handler.__call__)
 
 
 class _Fallback:
@@ -57,6 +56,7 @@ class _Fallback:
             failure = PathNotFound(f"Unknown request URL: {exchange.method} {path}. Check the path and the method.")
         else:
             failure = InternalError(f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
         self._door.pipeline.refuse(failure, exchange.context)
         headers = dict(errors.to_headers(failure)) | {b"x-request-id": exchange.context.id.encode()}
         return Response(

@@ -51,6 +51,10 @@ class Attempt:
     async def __aenter__(self) -> Answer:
         try:
             return await self._open()
+        except StreamBroken as error:
+            self._close()
+            # nothing has left for the caller, so this is a failed attempt like any other
+            raise UpstreamFailed(error.message, code=error.code) from error
         except BaseException:
             self._close()
             raise
@@ -92,11 +96,7 @@ class Attempt:
         source = _Source(response, ChoiceStream(assembler))
         while await source.read():
             pass
-        try:
-            self._context.usage = source.stream.close()
-        except StreamBroken as error:
-            # nothing has left for the caller, so this is a failed attempt like any other
-            raise UpstreamFailed(error.message, code=error.code) from error
+        self._context.usage = source.stream.close()
         return assembler.to_json()
 
     async def _read_embeddings(self, response: Response) -> bytes:

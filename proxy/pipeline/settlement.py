@@ -86,8 +86,8 @@ class Account:
         fields = _line(context, status, failure, ended_s)
         if context.sent_upstream_s:
             self._observe(model, upstream, ended_s)
-        if isinstance(failure, InternalError) and failure is not error:
-            log.error("request", **fields, exc_info=error)
+        if isinstance(failure, InternalError) and status == 500:
+            log.error("request", **fields, exc_info=failure.__cause__ or error)
         else:
             log.info("request", **fields)
 

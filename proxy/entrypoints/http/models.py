@@ -4,7 +4,7 @@ from urllib.parse import unquote
 
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
-from proxy.errors import ProxyError
+from proxy.errors import PathNotFound, ProxyError
 from proxy.protocol import models
 
 
@@ -17,10 +17,14 @@ class ModelsHandler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, endpoint="models", clock=self._door.clock)
         listing, credentials, context = self._door.listing, exchange.credentials, exchange.context
-        model = unquote(scope["path"].partition("/models")[2].strip("/"))
+        # mounted, so the path is what stands behind /models, and /modelsfoo comes here too
+        behind = unquote(scope["raw_path"].decode("latin-1")).partition("/models")[2]
+        model = behind.strip("/")
 
         def check() -> None:
             exchange.allow("GET", "HEAD")
+            if behind and not behind.startswith("/"):
+                raise PathNotFound("Unknown request URL. Check the path.")
 
         try:
             if model:

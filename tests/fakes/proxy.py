@@ -1,0 +1,106 @@
+"""Tidegate, in this process on a real socket, or as a process of its own."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from contextlib import asynccontextmanager
+
+from proxy import app
+from proxy.config import load
+from proxy.entrypoints import server
+
+# Nothing of the surroundings may decide what a test's Tidegate finds.
+_HIDDEN = re.compile(r"(_API_KEY|_BASE_URL|OLLAMA_HOST|TIDEGATE_.*)$")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not _HIDDEN.search(name)} | variables
+
+
+@asynccontextmanager
+async def serving(config_text: str, *, grace_s: float = 5.0):
+    """Tidegate with this config in this process; yields its URL (without /v1)."""
+    config = load.parse(config_text, "test.yaml")
+    running_app = app.build(config)
+    host, port = server.choose_address("127.0.0.1", 0)
+    stop = asyncio.Event()
+
+    async def drain() -> None:
+        await running_app.running.drain(grace_s)
+
+    running_app.start()
+    serve = asyncio.create_task(server.serve(running_app.asgi, host=host, port=port, stop=stop, drain=drain))
+    try:
+        await _until_open(host, port)
+        yield f"http://{host}:{port}"
+    finally:
+        stop.set()
+        await serve
+        await running_app.stop()
+
+
+async def _until_open(host: str, port: int) -> None:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
+
+
+class Process:
+    """`tidegate serve` as a process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str, banner: str) -> None:
+        self.process = process
+        self.url = url
+        self.banner = banner
+        self.lines: list[dict] = []
+
+    async def line(self, event: str, **fields) -> dict:
+        """The next log line of that event and with those fields, waited for."""
+        while True:
+            raw = await self.process.stdout.readline()
+            assert raw, f"the log ended without {event}"
+            entry = json.loads(raw)
+            self.lines.append(entry)
+            if entry["event"] == event and fields.items() <= entry.items():
+                return entry
+
+
+async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process:
+    """Run `tidegate` with nothing of the surroundings' keys."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "proxy",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(**variables),
+    )
+
+
+@asynccontextmanager
+async def process(*arguments: str, **variables: str):
+    """`tidegate serve` on a free port, as soon as it listens; killed at the end if it is still there."""
+    started = await start("serve", "--port", "0", *arguments, **variables)
+    banner = ""
+    try:
+        while (match := re.search(r"listening +(http://\S+)/v1", banner)) is None or "-d '{" not in banner:
+            raw = await started.stderr.readline()
+            assert raw, f"tidegate ended: {banner}"
+            banner += raw.decode()
+        url = match[1]
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        await _until_open(host, int(port))
+        yield Process(started, url, banner)
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.communicate()

@@ -1,0 +1,38 @@
+"""Fixtures of the tests on real sockets."""
+
+import pytest
+
+from tests.fakes import proxy
+from tests.fakes.upstream import ScenarioUpstream
+
+
+@pytest.fixture
+async def upstream():
+    """A host that plays scripted bytes."""
+    async with ScenarioUpstream().running() as running:
+        yield running
+
+
+@pytest.fixture
+def config(upstream):
+    """One model, `m`, at the scenario upstream."""
+    return f"""
+server: {{shutdown_grace_s: 5}}
+upstreams: {{host: {{base_url: "{upstream.url}", api_keys: [], first_byte_timeout_s: 30}}}}
+models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
+"""
+
+
+@pytest.fixture
+async def url(config):
+    """Tidegate in this process, in front of the scenario upstream."""
+    async with proxy.serving(config) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+async def live():
+    """`tidegate serve` as a process with nothing set: the embedded engine and its real model, ready."""
+    async with proxy.process() as running:
+        await running.line("engine ready")
+        yield running

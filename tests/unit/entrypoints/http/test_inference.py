@@ -1,0 +1,44 @@
+"""The front door's last resort."""
+
+import json
+from contextlib import asynccontextmanager
+
+from proxy.clock import SystemClock
+from proxy.entrypoints.http.door import Door, Limits
+from proxy.entrypoints.http.inference import InferenceHandler
+from proxy.entrypoints.http.lifeline import Running
+from proxy.protocol.chat import parse_request
+
+
+class CrashingPipeline:
+    @asynccontextmanager
+    async def open(self, credentials, read, context):
+        raise ZeroDivisionError("the secret reason")
+        yield
+
+
+def door(pipeline) -> Door:
+    limits = Limits(max_body_bytes=1024, body_timeout_s=1, comment_every_s=15, empty_chunk_every_s=30)
+    return Door(
+        pipeline=pipeline, listing=None, readiness=None, limits=limits, running=Running(), clock=SystemClock()
+    )
+
+
+async def test_a_crash_of_ours_is_an_openai_error_that_keeps_the_reason_to_itself():
+    """Callers get the request id to quote instead."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"x-request-id", b"mine-1234")], "client": ("127.0.0.1", 1)}
+    await InferenceHandler("chat", parse_request, door(CrashingPipeline()))(scope, receive, send)
+    error = json.loads(sent[1]["body"])["error"]
+    assert sent[0]["status"] == 500
+    assert (b"x-request-id", b"mine-1234") in sent[0]["headers"]
+    assert (error["type"], error["code"]) == ("server_error", "internal_error")
+    assert "mine-1234" in error["message"]
+    assert "secret" not in error["message"]
