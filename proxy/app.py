@@ -72,8 +72,20 @@ class App:
         await asyncio.gather(*(transport.close() for transport in self._transports.values()))
 
 
-def build(config: Config, *, clock: Clock | None = None, on_engine_change: OnEngineChange | None = None) -> App:
+def build(
+    config: Config,
+    *,
+    source: str = "config",
+    clock: Clock | None = None,
+    on_engine_change: OnEngineChange | None = None,
+) -> App:
     """Put the house together; nothing runs yet, nothing is connected.
+
+    Args:
+        config: checked, see `proxy.config.load`.
+        source: where it came from, for refusals.
+        clock: the machine's where omitted.
+        on_engine_change: told the name and the new status of an engine.
 
     Raises:
         ConfigError: a secret cannot be read.
@@ -82,7 +94,7 @@ def build(config: Config, *, clock: Clock | None = None, on_engine_change: OnEng
     log = structlog.get_logger("tidegate")
     metrics = Metrics(config.models)
     supervisors = _supervisors(config.engines, metrics, log, on_engine_change)
-    upstreams, transports = _upstreams(config, supervisors)
+    upstreams, transports = _upstreams(config, source, supervisors)
     catalogue = Catalogue({name: _lister(name, transports[name]) for name in config.upstreams}, clock)
     router = Router(
         {name: [_target(target) for target in model.targets] for name, model in config.models.items()},
@@ -90,7 +102,7 @@ def build(config: Config, *, clock: Clock | None = None, on_engine_change: OnEng
         catalogue=catalogue,
         created=int(clock.now_s()),
     )
-    keys = key_ring(config)
+    keys = _key_ring(config, source)
     settlement = Settlement(metrics, log)
     admission = Admission(keys)
     running = Running()
@@ -110,7 +122,7 @@ def build(config: Config, *, clock: Clock | None = None, on_engine_change: OnEng
     return App(asgi.build(door), running=running, supervisors=supervisors, transports=transports, catalogue=catalogue)
 
 
-def check_exposure(config: Config, *, no_auth: bool) -> None:
+def check_exposure(config: Config, *, source: str, no_auth: bool) -> None:
     """Refuse to be open to others by mistake.
 
     Raises:
@@ -118,20 +130,15 @@ def check_exposure(config: Config, *, no_auth: bool) -> None:
     """
     if not (is_loopback(config.server.host) or config.auth.keys or no_auth):
         raise ConfigError(
-            f"server.host: {config.server.host} can be reached from other machines, and auth.keys is empty; set "
+            f"{source}: server.host: {config.server.host} can be reached from other machines, and auth.keys is empty; set "
             "TIDEGATE_API_KEY (or auth.keys), or say --no-auth if everybody may use your keys and engines"
         )
 
 
-def key_ring(config: Config) -> auth.KeyRing:
-    """The keys behind the references.
-
-    Raises:
-        ConfigError: one cannot be read.
-    """
-    keys = [_resolve(secret, f"auth.keys[{index}]") for index, secret in enumerate(config.auth.keys)]
+def _key_ring(config: Config, source: str) -> auth.KeyRing:
+    keys = [_resolve(secret, f"{source}: auth.keys[{index}]") for index, secret in enumerate(config.auth.keys)]
     admin = config.auth.admin_key
-    return auth.KeyRing(keys, None if admin is None else _resolve(admin, "auth.admin_key"))
+    return auth.KeyRing(keys, None if admin is None else _resolve(admin, f"{source}: auth.admin_key"))
 
 
 def _resolve(secret: Secret, path: str) -> str:
@@ -160,12 +167,14 @@ def _supervisors(
     return [Supervisor(name, LlamaCpp(name, config), log, on_change=told(name)) for name, config in engines.items()]
 
 
-def _upstreams(config: Config, supervisors: Sequence[Supervisor]) -> tuple[dict[str, Upstream], dict[str, Transport]]:
+def _upstreams(
+    config: Config, source: str, supervisors: Sequence[Supervisor]
+) -> tuple[dict[str, Upstream], dict[str, Transport]]:
     upstreams: dict[str, Upstream] = {}
     transports: dict[str, Transport] = {}
     for name, host in config.upstreams.items():
         dialect = DIALECTS[host.dialect]
-        transports[name] = transport = _host_transport(name, host, dialect)
+        transports[name] = transport = _host_transport(f"{source}: upstreams.{name}", host, dialect)
         upstreams[name] = Upstream(name=name, dialect=dialect, transport=transport)
     for supervisor in supervisors:
         engine = config.engines[supervisor.name]
@@ -181,8 +190,8 @@ def _upstreams(config: Config, supervisors: Sequence[Supervisor]) -> tuple[dict[
     return upstreams, transports
 
 
-def _host_transport(name: str, host: UpstreamConfig, dialect: Dialect) -> Transport:
-    keys = [_resolve(secret, f"upstreams.{name}.api_keys[{index}]") for index, secret in enumerate(host.api_keys)]
+def _host_transport(path: str, host: UpstreamConfig, dialect: Dialect) -> Transport:
+    keys = [_resolve(secret, f"{path}.api_keys[{index}]") for index, secret in enumerate(host.api_keys)]
     return Transport(
         host.base_url,
         api_keys=keys,

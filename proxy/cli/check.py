@@ -13,5 +13,5 @@ from proxy.config import load, reference
 def check(file: Path) -> None:
     """Validate FILE and print what it means, every default spelt out; secrets show as the references they are."""
     config = load.load(file)
-    app.build(config)
+    app.build(config, source=str(file))
     click.echo(reference.dump(config), nl=False)

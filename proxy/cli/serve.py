@@ -29,12 +29,12 @@ from proxy.telemetry import logs
 @click.option("--no-auth", is_flag=True, help="Let everybody in who can reach the address.")
 def serve(file: Path | None, host: str | None, port: int | None, *, no_auth: bool) -> None:
     """Serve until SIGTERM or Ctrl-C; a second one does not wait for running answers."""
-    discovery = discover(os.environ) if file is None else Discovery(load.load(file), ())
+    discovery = discover(os.environ) if file is None else Discovery(load.load(file), str(file), ())
     config = _override(discovery.config, host, port)
     if not (config.upstreams or config.engines):
         click.echo(nothing_found(discovery, file), err=True)
         raise SystemExit(2)
-    app.check_exposure(config, no_auth=no_auth)
+    app.check_exposure(config, source=discovery.source, no_auth=no_auth)
     logs.configure(log_format=config.telemetry.log_format, level=config.telemetry.log_level)
     address = server.choose_address(config.server.host, config.server.port)
     uvloop.run(_run(config, discovery, address))
@@ -48,7 +48,7 @@ def _override(config: Config, host: str | None, port: int | None) -> Config:
 
 async def _run(config: Config, discovery: Discovery, address: tuple[str, int]) -> None:
     progress = EngineProgress(sys.stderr)
-    running_app = app.build(config, on_engine_change=progress.tell)
+    running_app = app.build(config, source=discovery.source, on_engine_change=progress.tell)
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

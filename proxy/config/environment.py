@@ -49,9 +49,10 @@ class Finding(Struct, frozen=True):
 
 
 class Discovery(Struct, frozen=True):
-    """What was found, and everything that was looked for."""
+    """What was found, everything that was looked for, and where (for refusals)."""
 
     config: Config
+    source: str
     findings: tuple[Finding, ...]
 
 
@@ -89,7 +90,7 @@ def discover(environ: Mapping[str, str], has_package: Callable[[str], bool] | No
         models[EMBEDDED_MODEL] = ModelConfig(targets=(TargetConfig(engine=EMBEDDED_ENGINE),))
     config = Config(auth=_auth(environ), upstreams=upstreams, engines=engines, models=models)
     check(config, "environment")
-    return Discovery(config, tuple(findings))
+    return Discovery(config, "environment", tuple(findings))
 
 
 def _auth(environ: Mapping[str, str]) -> AuthConfig:

@@ -139,7 +139,9 @@ async def test_curl_gets_an_answer_and_a_stream(live):
 
 
 async def test_many_callers_at_once_are_all_answered(async_client):
-    answers = await asyncio.gather(*(async_client.chat.completions.create(**ASK | {"max_tokens": 4}) for _ in range(12)))
+    answers = await asyncio.gather(
+        *(async_client.chat.completions.create(**ASK | {"max_tokens": 4}) for _ in range(12))
+    )
     assert all(answer.choices[0].message.content for answer in answers)
 
 

@@ -37,7 +37,9 @@ TEXT = {  # every one of them says "Hi you" and stops
     "CR": [b"".join(text_stream("Hi", " you")).replace(b"\n", b"\r")],
     "no space after the colon": [b"".join(text_stream("Hi", " you")).replace(b"data: ", b"data:")],
     "data over several lines": [
-        b"data: " + json.dumps(json.loads(chunk({"content": "Hi you"})), indent=1).replace("\n", "\ndata: ").encode() + b"\n\n",
+        b"data: "
+        + json.dumps(json.loads(chunk({"content": "Hi you"})), indent=1).replace("\n", "\ndata: ").encode()
+        + b"\n\n",
         STOP,
         DONE,
     ],
@@ -62,7 +64,10 @@ TEXT = {  # every one of them says "Hi you" and stops
         DONE,
     ],
     "no choices first": [event(chunk(choices=[])), *text_stream("Hi", " you")],
-    "delta null": [event(chunk(choices=[{"index": 0, "delta": None, "finish_reason": None}])), *text_stream("Hi", " you")],
+    "delta null": [
+        event(chunk(choices=[{"index": 0, "delta": None, "finish_reason": None}])),
+        *text_stream("Hi", " you"),
+    ],
     "delta missing": [event(chunk(choices=[{"index": 0}])), *text_stream("Hi", " you")],
     "only choices": [
         event(json.dumps({"choices": [{"delta": {"content": "Hi you"}}]}).encode()),
@@ -109,7 +114,9 @@ ERRORS = {  # script, status or None for in band, code
     "an early end": (breaks_off(), 502, "upstream_unreachable"),
     "giving up at once": (streams(event(chunk(finish="insufficient_system_resource"))), 503, "upstream_failed"),
     "an error in the middle": (
-        streams(ROLE, event(chunk({"content": "Hi"})), PAUSE, event(b'{"error": {"message": "boom", "code": 500}}'), DONE),
+        streams(
+            ROLE, event(chunk({"content": "Hi"})), PAUSE, event(b'{"error": {"message": "boom", "code": 500}}'), DONE
+        ),
         None,
         "upstream_failed",
     ),
@@ -130,7 +137,11 @@ ERRORS = {  # script, status or None for in band, code
     "status 404": (answers(b'{"detail": "Not Found"}', status=404), 404, "model_not_found"),
     "status 422": (answers(b'{"detail": [{"msg": "field required"}]}', status=422), 400, None),
     "status 429": (answers(b"slow down", status=429, content_type="text/plain"), 429, "rate_limit_exceeded"),
-    "status 503": (answers(b'{"error": {"message": "Loading model", "code": 503}}', status=503), 503, "upstream_failed"),
+    "status 503": (
+        answers(b'{"error": {"message": "Loading model", "code": 503}}', status=503),
+        503,
+        "upstream_failed",
+    ),
     "status 504": (answers(b"", status=504), 504, "upstream_timeout"),
     "a redirect": (answers(b"", status=307, head=b"location: http://127.0.0.1:9/\r\n"), 502, "upstream_failed"),
     "too long a prompt": (
@@ -238,7 +249,11 @@ async def test_a_failure_is_a_proper_error(client, upstream, case):
 
 @pytest.mark.parametrize(
     "case",
-    [name for name, (_, status, _) in ERRORS.items() if status is not None and "stream" not in name and "event" not in name],
+    [
+        name
+        for name, (_, status, _) in ERRORS.items()
+        if status is not None and "stream" not in name and "event" not in name
+    ],
 )
 async def test_a_failure_of_a_unary_answer_is_the_same_error(client, upstream, case):
     script, status, code = ERRORS[case]

@@ -19,9 +19,7 @@ class CrashingPipeline:
 
 def door(pipeline) -> Door:
     limits = Limits(max_body_bytes=1024, body_timeout_s=1, comment_every_s=15, empty_chunk_every_s=30)
-    return Door(
-        pipeline=pipeline, listing=None, readiness=None, limits=limits, running=Running(), clock=SystemClock()
-    )
+    return Door(pipeline=pipeline, listing=None, readiness=None, limits=limits, running=Running(), clock=SystemClock())
 
 
 async def test_a_crash_of_ours_is_an_openai_error_that_keeps_the_reason_to_itself():

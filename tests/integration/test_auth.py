@@ -1,0 +1,89 @@
+"""Who is let in."""
+
+import aiohttp
+import pytest
+
+from tests.fakes import proxy
+from tests.fakes.upstream import answers
+from tests.fakes.wire import completion
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+FAR = {"x-forwarded-for": "203.0.113.7"}  # a proxy on this machine speaks for somebody elsewhere
+
+
+@pytest.fixture
+def config(config, tmp_path):
+    (tmp_path / "key").write_text("sk-good\n")
+    (tmp_path / "other").write_text("sk-other\n")
+    (tmp_path / "admin").write_text("sk-admin\n")
+    keys = f"[file:{tmp_path}/other, file:{tmp_path}/key]"
+    return config + f"auth: {{keys: {keys}, admin_key: file:{tmp_path}/admin}}\n"
+
+
+@pytest.fixture
+async def session(upstream):
+    upstream.play(answers(completion()))
+    async with aiohttp.ClientSession() as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer sk-good"},
+        {"authorization": "bearer sk-other"},
+        {"x-api-key": "sk-good"},
+        {"api-key": "sk-good"},
+    ],
+)
+async def test_a_good_key_is_let_in(url, session, headers):
+    async with session.post(f"{url}/v1/chat/completions", json=ASK, headers=headers) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer sk-bad"},
+        {"authorization": "Basic sk-good"},
+        {"x-api-key": "sk-goo"},
+        {"api-key": "sk-admin"},
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+async def test_no_key_or_a_bad_one_is_a_401_before_the_body_is_read(url, upstream, session, headers, path):
+    async with session.post(url + path, data=b"{", headers=headers) as response:
+        error = (await response.json())["error"]
+    assert response.status == 401
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
+    assert upstream.calls == []
+
+
+async def test_models_want_a_key_too(url, session):
+    async with session.get(f"{url}/v1/models") as response:
+        assert response.status == 401
+
+
+async def test_health_wants_no_key(url, session):
+    for path in ("/livez", "/readyz"):
+        async with session.get(url + path, headers=FAR) as response:
+            assert response.status == 200
+            assert "engines" not in await response.json()
+
+
+async def test_details_are_for_this_machine_or_the_administrator(url, session):
+    for headers, status in ((FAR, 401), ({}, 200), (FAR | {"authorization": "Bearer sk-admin"}, 200)):
+        async with session.get(f"{url}/metrics", headers=headers) as response:
+            assert response.status == status
+    async with session.get(f"{url}/readyz", headers=FAR | {"x-api-key": "sk-admin"}) as response:
+        assert (await response.json())["upstreams"] == ["host"]
+
+
+async def test_without_an_admin_key_details_are_for_this_machine_alone(upstream, session):
+    config = f'upstreams: {{host: {{base_url: "{upstream.url}"}}}}'
+    async with proxy.serving(config) as url:
+        async with session.get(f"{url}/metrics", headers=FAR) as response:
+            assert response.status == 403
+        async with session.get(f"{url}/metrics") as response:
+            assert response.status == 200

@@ -1,0 +1,218 @@
+"""Start, stop, and what happens to the engine: real processes, real signals."""
+
+import asyncio
+import os
+import signal
+
+import aiohttp
+import pytest
+
+from tests.fakes import proxy
+from tests.fakes.upstream import SSE_HEAD, Call, answers
+from tests.fakes.wire import chunk, completion
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+TINY = {"model": "smollm2-135m", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4}
+
+
+@pytest.fixture
+async def session():
+    async with aiohttp.ClientSession() as made:
+        yield made
+
+
+@pytest.fixture
+def file(tmp_path, config):
+    path = tmp_path / "tidegate.yaml"
+    path.write_text(config)
+    return str(path)
+
+
+async def gone(pid: int) -> None:
+    """Wait until the process has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+async def begins(call: Call) -> None:
+    """Half a stream, and the rest when the test says so."""
+    await call.write(SSE_HEAD)
+    await call.event(chunk({"content": "Hi"}))
+    await call.go.wait()
+    await call.event(chunk({"content": " you"}))
+    await call.event(chunk(finish="stop"))
+    await call.event(b"[DONE]")
+    await call.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+async def test_running_streams_end_well_and_new_connections_are_refused(file, upstream, session, number):
+    upstream.play(begins)
+    async with proxy.process("--config", file) as running:
+        async with session.post(f"{running.url}/v1/chat/completions", json=ASK) as response:
+            await response.content.readuntil(b'"Hi"')
+            running.process.send_signal(number)
+            await running.line("stopping")
+            while await accepts(running.url):
+                await asyncio.sleep(0)
+            upstream.calls[0].go.set()
+            rest = await response.content.read()
+        assert b'" you"' in rest
+        assert rest.endswith(b"data: [DONE]\n\n")
+        assert await running.process.wait() == 0
+
+
+async def accepts(url: str) -> bool:
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def test_after_the_grace_time_streams_are_cut_with_an_error(file, upstream, session, config, tmp_path):
+    short = tmp_path / "short.yaml"
+    short.write_text(config.replace("shutdown_grace_s: 5", "shutdown_grace_s: 0.2"))
+    upstream.play(begins)
+    async with proxy.process("--config", str(short)) as running:
+        async with session.post(f"{running.url}/v1/chat/completions", json=ASK) as response:
+            await response.content.readuntil(b'"Hi"')
+            running.process.terminate()
+            rest = await response.content.read()
+        assert b'"code":"shutting_down"' in rest
+        assert rest.endswith(b"data: [DONE]\n\n")
+        line = await running.line("request")
+        assert (line["status"], line["error"]) == (200, "shutting_down")
+        assert await running.process.wait() == 0
+
+
+async def test_a_second_signal_does_not_wait(file, upstream, session):
+    upstream.play(begins)
+    async with proxy.process("--config", file) as running:
+        async with session.post(f"{running.url}/v1/chat/completions", json=ASK) as response:
+            await response.content.readuntil(b'"Hi"')
+            running.process.send_signal(signal.SIGINT)
+            await running.line("stopping")
+            running.process.send_signal(signal.SIGINT)
+            assert b'"code":"shutting_down"' in await response.content.read()
+        assert await running.process.wait() == 0
+
+
+async def test_the_engine_ends_with_its_parent(session):
+    async with proxy.process() as running:
+        pid = (await running.line("engine ready"))["pid"]
+        running.process.terminate()
+        assert await running.process.wait() == 0
+        await gone(pid)
+
+
+async def test_the_engine_ends_when_its_parent_is_killed(session):
+    async with proxy.process() as running:
+        pid = (await running.line("engine ready"))["pid"]
+        running.process.kill()
+        await running.process.wait()
+        await gone(pid)
+
+
+async def test_an_engine_that_is_being_loaded_ends_when_its_parent_is_killed(session):
+    async with proxy.process() as running:
+        pid = (await running.line("engine starting"))["pid"]
+        running.process.kill()
+        await running.process.wait()
+        await gone(pid)
+
+
+async def test_an_engine_that_dies_comes_back_and_says_so_meanwhile(session):
+    async with proxy.process() as running:
+        pid = (await running.line("engine ready"))["pid"]
+        os.kill(pid, signal.SIGKILL)
+        await running.line("engine down")
+        async with session.post(f"{running.url}/v1/chat/completions", json=TINY) as response:
+            error = (await response.json())["error"]
+            assert response.status == 503
+            assert int(response.headers["retry-after"]) >= 1
+            assert error["code"] == "engine_unavailable"
+            assert "restarting" in error["message"]
+        async with session.get(f"{running.url}/readyz") as response:
+            told = (await response.json())["engines"]["tiny"]
+            assert response.status == 503
+            assert (told["state"], told["restarts"]) == ("restarting", 1)
+        assert (await running.line("engine ready"))["pid"] != pid
+        async with session.post(f"{running.url}/v1/chat/completions", json=TINY) as response:
+            assert (await response.json())["choices"][0]["message"]["content"]
+
+
+async def test_an_engine_that_cannot_start_says_why_and_the_rest_is_served(session, upstream, tmp_path):
+    """The reason is from the engine's own output; the other models answer."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"not a model")
+    path = tmp_path / "tidegate.yaml"
+    path.write_text(f"""
+upstreams: {{host: {{base_url: "{upstream.url}"}}}}
+engines:
+  broken: {{model: "{broken}"}}
+  absent: {{model: "{tmp_path}/absent.gguf"}}
+models:
+  bad: {{targets: [{{engine: broken}}]}}
+  good: {{targets: [{{upstream: host, model: x}}]}}
+  either: {{targets: [{{engine: broken}}, {{upstream: host, model: x}}]}}
+""")
+    upstream.play(answers(completion("from the host")))
+    async with proxy.process("--config", str(path)) as running:
+        down = await running.line("engine down", engine="broken")
+        assert "failed to load model" in down["reason"]
+        absent = await running.line("engine down", engine="absent")
+        assert "absent.gguf does not exist" in absent["reason"]
+        async with session.get(f"{running.url}/readyz") as response:
+            told = await response.json()
+            assert response.status == 200
+            assert told["engines"]["broken"]["reason"] == down["reason"]
+        for model, status in (("bad", 503), ("good", 200), ("either", 200)):
+            ask = ASK | {"model": model, "stream": False}
+            async with session.post(f"{running.url}/v1/chat/completions", json=ask) as response:
+                assert response.status == status
+
+
+async def test_a_caller_who_leaves_frees_the_engine_also_without_a_stream(session):
+    """llama.cpp would go on with a unary answer; asked for a stream it stops, and the one slot is free again."""
+    ask = TINY | {"max_tokens": 4000, "temperature": 1.5}
+    async with proxy.process() as running:
+        await running.line("engine ready")
+        for _ in range(8):  # more than the engine's slots
+            with pytest.raises(TimeoutError):
+                await session.post(
+                    f"{running.url}/v1/chat/completions", json=ask, timeout=aiohttp.ClientTimeout(total=0.3)
+                )
+            line = await running.line("request")
+            assert (line["status"], line["error"]) == (499, "client_gone")
+        async with session.post(f"{running.url}/v1/chat/completions", json=TINY) as response:
+            assert response.status == 200
+
+
+async def test_no_line_of_the_log_holds_what_was_said(session):
+    secret = "xylophone-in-the-attic"
+    ask = TINY | {"messages": [{"role": "user", "content": secret}]}
+    async with proxy.process(TIDEGATE_API_KEY="sk-very-secret") as running:
+        await running.line("engine ready")
+        for headers in ({"authorization": "Bearer sk-very-secret"}, {"authorization": "Bearer sk-wrong-one"}):
+            async with session.post(f"{running.url}/v1/chat/completions", json=ask, headers=headers) as response:
+                answer = await response.text()
+            line = await running.line("request")
+            assert line["request_id"] == response.headers["x-request-id"]
+        text = repr(running.lines) + running.banner
+    assert "content" in answer or "error" in answer
+    assert secret not in text
+    assert "sk-very-secret" not in text
+    assert "sk-wrong-one" not in text
