@@ -130,8 +130,8 @@ def check_exposure(config: Config, *, source: str, no_auth: bool) -> None:
     """
     if not (is_loopback(config.server.host) or config.auth.keys or no_auth):
         raise ConfigError(
-            f"{source}: server.host: {config.server.host} can be reached from other machines, and auth.keys is empty; set "
-            "TIDEGATE_API_KEY (or auth.keys), or say --no-auth if everybody may use your keys and engines"
+            f"{source}: server.host: {config.server.host} can be reached from other machines, and auth.keys is empty; "
+            "set TIDEGATE_API_KEY (or auth.keys), or say --no-auth if everybody may use your keys and engines"
         )
 
 

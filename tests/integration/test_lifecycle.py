@@ -64,7 +64,7 @@ async def test_running_streams_end_well_and_new_connections_are_refused(file, up
             running.process.send_signal(number)
             await running.line("stopping")
             while await accepts(running.url):
-                await asyncio.sleep(0)
+                pass
             upstream.calls[0].go.set()
             rest = await response.content.read()
         assert b'" you"' in rest
