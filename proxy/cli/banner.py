@@ -79,7 +79,7 @@ class EngineProgress:
         since = self._loading.pop(name, None)
         if self._is_shown and since is not None and status.state in {"ready", "restarting"}:
             outcome = "ready" if status.state == "ready" else f"failed: {status.reason}"
-            self._out.write(f"\r\x1b[K  {name}: {outcome} after {time.monotonic() - since:.1f} s\n")
+            self._out.write(f"\x1b[K  {name}: {outcome} after {time.monotonic() - since:.1f} s\n")
             self._out.flush()
 
     def close(self) -> None:
@@ -92,7 +92,8 @@ class EngineProgress:
             now = time.monotonic()
             shown = [f"{name}: {self._size(name)}{now - since:.1f} s" for name, since in self._loading.items()]
             if shown:
-                self._out.write(f"\r\x1b[K  loading {', '.join(shown)}")
+                # the cursor goes back to the margin, so that a log line does not hang on behind
+                self._out.write(f"\x1b[K  loading {', '.join(shown)}\r")
                 self._out.flush()
             await asyncio.sleep(_TICK_S)
 

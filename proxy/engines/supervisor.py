@@ -43,6 +43,7 @@ class Supervisor:
         on_change: told of every new status.
         backoff_s: the first pause before a restart; each further one is twice as long, up to a minute, until the engine
             has been ready once more.
+        stop_s: how long the process has between the request to stop and the force.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Supervisor:
         *,
         on_change: Callable[[EngineStatus], None] | None = None,
         backoff_s: float = _FIRST_BACKOFF_S,
+        stop_s: float = _STOP_S,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -60,6 +62,7 @@ class Supervisor:
         self._log = log
         self._on_change = on_change
         self._first_backoff_s = backoff_s
+        self._stop_s = stop_s
         self._directory = Path(tempfile.mkdtemp(prefix="tidegate-"))  # only we may enter: the mode is 0700
         self.socket_path = str(self._directory / "engine.sock")
         self._task: asyncio.Task[None] | None = None
@@ -85,7 +88,7 @@ class Supervisor:
         self._task = asyncio.create_task(self._run(probe), name=f"engine {self.name}")
 
     async def stop(self) -> None:
-        """End the process, by force after 5 s, and the supervision; never raises."""
+        """End the process, by force if it does not follow, and the supervision; never raises."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -159,7 +162,7 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
-                async with asyncio.timeout(_STOP_S):
+                async with asyncio.timeout(self._stop_s):
                     await process.wait()
             except TimeoutError:
                 with contextlib.suppress(ProcessLookupError):

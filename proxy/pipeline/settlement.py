@@ -38,7 +38,7 @@ class Settlement:
 
     def failed_attempt(self, context: RequestContext, upstream: str, error: ProxyError) -> None:
         """An attempt at `upstream` came to nothing; another may follow."""
-        self.metrics.upstream_errors.labels(upstream, error.code or "rejected").inc()
+        self.metrics.upstream_errors.labels(upstream, type(error).__name__).inc()
         self.log.warning(
             "upstream failed",
             request_id=context.id,

@@ -49,8 +49,11 @@ def parse_list(body: bytes, *, owned_by: str) -> list[ModelCard]:
 def _card(entry: dict[str, Raw], owned_by: str) -> ModelCard | None:
     try:
         model_id = _text.decode(entry["id"])
-        created = _int.decode(entry["created"]) if "created" in entry else 0
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError):
         return None
+    try:
+        created = _int.decode(entry["created"])
+    except (KeyError, msgspec.DecodeError):  # some hosts write dates
+        created = 0
     extras = {name: entry[name].copy() for name in _KEPT & entry.keys()}
     return ModelCard(id=model_id, owned_by=owned_by, created=created, extras=extras)

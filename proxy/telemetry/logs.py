@@ -24,7 +24,8 @@ def configure(*, log_format: LogFormat, level: LogLevel) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=not is_console, key="time"),
     ]
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(timestamp_key="time")]
+        # the rich tracebacks would show local variables, prompts among them
+        [structlog.dev.ConsoleRenderer(timestamp_key="time", exception_formatter=structlog.dev.plain_traceback)]
         if is_console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_serialize)]
     )

@@ -1,0 +1,19 @@
+"""Time that moves when told to."""
+
+
+class FakeClock:
+    """A `proxy.clock.Clock`; both readings move together."""
+
+    def __init__(self, *, now_s: float = 1_700_000_000.0, monotonic_s: float = 1000.0) -> None:
+        self._now_s = now_s
+        self._monotonic_s = monotonic_s
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    def monotonic_s(self) -> float:
+        return self._monotonic_s
+
+    def advance(self, seconds: float) -> None:
+        self._now_s += seconds
+        self._monotonic_s += seconds

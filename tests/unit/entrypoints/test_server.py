@@ -1,0 +1,32 @@
+"""Where to listen."""
+
+import socket
+
+import pytest
+
+from proxy.entrypoints.server import choose_address
+from proxy.errors import ConfigError
+
+
+def test_port_0_is_a_free_port():
+    host, port = choose_address("127.0.0.1", 0)
+    assert host == "127.0.0.1"
+    assert port > 0
+
+
+def test_a_name_becomes_its_address():
+    assert choose_address("localhost", 0)[0] in {"127.0.0.1", "::1"}
+
+
+def test_an_address_in_use_is_refused_even_if_it_is_shared():
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ConfigError, match="cannot listen on"):
+            choose_address("127.0.0.1", other.getsockname()[1])
+
+
+def test_a_host_that_is_not_here_is_refused():
+    with pytest.raises(ConfigError, match="cannot listen on"):
+        choose_address("203.0.113.7", 0)
