@@ -18,6 +18,7 @@ Adjust = Callable[[Fields], None]
 _encode = msgspec.json.Encoder().encode
 _text = msgspec.json.Decoder(str)
 _TRUE = Raw(b"true")
+_ASKS_NOTHING = frozenset({b"false", b"0", b"0.0", b"{}", b"[]", b'""'})
 
 # What only the engine's operator may set; a caller's would cross into other requests (contract 76o, DESIGN 8).
 _INTERNAL = frozenset(
@@ -94,7 +95,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             if name not in _INTERNAL and name not in self.dropped and bytes(value) != b"null"
         }
         for name in self.refused & fields.keys():
-            if json_type(fields[name]) != "boolean" or bytes(fields[name]) == b"true":
+            if compact(fields.pop(name)) not in _ASKS_NOTHING:
                 raise UnsupportedParameter(
                     f"Unsupported parameter: '{name}' is not supported with this model.", param=name
                 )
@@ -131,14 +132,19 @@ def read_text(value: Raw) -> str | None:
     return _text.decode(value) if json_type(value) == "string" else None
 
 
+def compact(value: Raw) -> bytes:
+    """The bytes of a value without white space, to be compared with short literals."""
+    return bytes(value).translate(None, b" \t\r\n")
+
+
 def _tidy_tools(fields: Fields) -> None:
     """Q-TOOLS and Q-STOP: empty lists mean absent, and hosts answer 400 to them."""
-    if "tools" in fields and bytes(fields["tools"]).translate(None, b" \t\r\n") == b"[]":
+    if "tools" in fields and compact(fields["tools"]) == b"[]":
         del fields["tools"]
     if "tools" not in fields:
         fields.pop("tool_choice", None)
         fields.pop("parallel_tool_calls", None)
-    if "stop" in fields and bytes(fields["stop"]).translate(None, b" \t\r\n") in {b"[]", b'""'}:
+    if "stop" in fields and compact(fields["stop"]) in {b"[]", b'""'}:
         del fields["stop"]
 
 

@@ -30,7 +30,7 @@ def parse(data: bytes) -> Chunk:
     """
     try:
         chunk = _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         chunk = _parse_leniently(data)
     if chunk.error is not UNSET and bytes(chunk.error) != b"null":
         raise failures.parse_embedded(data)

@@ -83,7 +83,7 @@ class _Told:
     __slots__ = ("code", "message", "param", "type")
 
     def __init__(self, message: str | None, source: Mapping[str, Any]) -> None:
-        self.message = (message or "")[:_MAX_MESSAGE]
+        self.message = _sound(message or "")[:_MAX_MESSAGE]
         self.type = _text(source.get("type"))
         self.param = _text(source.get("param"))
         self.code = _text(source.get("code", source.get("status")))
@@ -122,7 +122,14 @@ def _message(source: Mapping[str, Any]) -> str | None:
 
 
 def _text(value: object) -> str | None:
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+        return None
+    return _sound(str(value))
+
+
+def _sound(text: str) -> str:
+    """Without lone surrogates: `json` lets them in, and no answer of ours could hold them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _rejected(status: int, told: _Told, message: str) -> UpstreamError:

@@ -52,6 +52,7 @@ def _join_text(content: Raw) -> Raw:
 
 
 def _rename_reasoning(message: Message, name: str | None) -> None:
-    found = [message.pop(old) for old in _REASONING_NAMES if old in message]
+    given = [message.pop(old) for old in _REASONING_NAMES if old in message]
+    found = [value for value in given if bytes(value) != b'""']  # DeepSeek takes "" for missing (row 31)
     if name is not None and found:
         message[name] = found[0]

@@ -29,7 +29,7 @@ class Embedding(Struct, gc=False):
     """One vector: floats, or base64 of little-endian float32."""
 
     embedding: str | list[float]
-    index: int = 0
+    index: int | None = None
 
 
 class EmbeddingAnswer(Struct, gc=False):
@@ -83,9 +83,12 @@ def rebuild(body: bytes, *, model: str, encoding: Encoding) -> tuple[bytes, Usag
     """
     try:
         answer = _answer.decode(body)
-        items = [EmbeddingItem("embedding", item.index, _convert(item.embedding, encoding)) for item in answer.data]
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise UpstreamFailed(f"the upstream's embeddings cannot be read: {error}") from error
+        items = [
+            EmbeddingItem("embedding", place if item.index is None else item.index, _convert(item.embedding, encoding))
+            for place, item in enumerate(answer.data)
+        ]
+    except (msgspec.DecodeError, ValueError, RecursionError, struct.error, OverflowError) as error:
+        raise UpstreamFailed(f"The upstream's embeddings cannot be read: {type(error).__name__}.") from error
     usage = parse_usage(answer.usage or {})
     counts = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
     return _encode(EmbeddingList("list", items, model, counts)), usage

@@ -73,10 +73,10 @@ def is_deeper_than(body: bytes, limit: int) -> bool:
         return False
     brackets = _STRING.sub(b"", body).translate(_TO_SQUARE, _NOT_BRACKETS)
     for _ in range(limit):
-        brackets = brackets.replace(b"[]", b"")
         if not brackets:
             return False
-    return True
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def missing(param: str) -> MalformedRequest:

@@ -40,6 +40,8 @@ class EventParser:
         Raises:
             UpstreamFailed: an event grew over `MAX_EVENT_BYTES`.
         """
+        if not data:
+            return []
         if b"\r" in data or self._skip_lf:
             data = self._unify_line_ends(data)
         if self._tail:

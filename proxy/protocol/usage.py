@@ -97,7 +97,7 @@ def _first(raw: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = raw.get(name)
         if isinstance(value, int | float) and abs(value) < 2**53:  # not NaN, not infinite
-            return int(value)
+            return max(0, int(value))
     return None
 
 

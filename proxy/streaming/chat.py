@@ -96,8 +96,8 @@ class AssembledChoice:
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self.logprobs: list[Mapping[str, Any]] = []
-        self.tools: list[tuple[ToolPiece, list[str]]] = []
-        self.extras: dict[Extra, Raw] = {}
+        self.tools: list[list[ToolPiece]] = []
+        self.extras: dict[Extra, list[Raw]] = {}
         self.reason: FinishReason = "stop"
 
 
@@ -128,11 +128,11 @@ class ChatAssembler:
     def tool(self, index: int, piece: ToolPiece) -> None:
         tools = self._choices[index].tools
         if piece.index == len(tools):
-            tools.append((piece, []))
-        tools[piece.index][1].append(piece.arguments)
+            tools.append([])
+        tools[piece.index].append(piece)
 
     def extra(self, index: int, name: Extra, value: Raw) -> None:
-        self._choices[index].extras[name] = value
+        self._choices[index].extras.setdefault(name, []).append(value)
 
     def finish(self, index: int, reason: FinishReason) -> None:
         self._choices[index].reason = reason
@@ -158,11 +158,26 @@ def _tool_delta(piece: ToolPiece) -> dict[str, Any]:
     return delta | {"function": function}
 
 
-def _tool_call(piece: ToolPiece, arguments: list[str]) -> dict[str, Any]:
-    if piece.custom is not UNSET:
-        return {"id": piece.id, "type": "custom", "custom": piece.custom}
-    function = {"name": piece.name, "arguments": "".join(arguments)}
-    return {"id": piece.id, "type": "function", "function": function}
+def _tool_call(pieces: list[ToolPiece]) -> dict[str, Any]:
+    first = pieces[0]
+    if first.custom is not UNSET:
+        custom = _joined([piece.custom for piece in pieces if piece.custom is not UNSET])
+        return {"id": first.id, "type": "custom", "custom": custom}
+    function = {"name": first.name, "arguments": "".join(piece.arguments for piece in pieces)}
+    return {"id": first.id, "type": "function", "function": function}
+
+
+def _joined(values: list[Raw]) -> object:
+    """One value from its pieces: the texts of objects end to end, as clients join deltas; of others the last one."""
+    decoded = [msgspec.json.decode(value) for value in values]
+    if not all(isinstance(value, dict) for value in decoded):
+        return decoded[-1]
+    joined: dict[str, Any] = {}
+    for piece in decoded:
+        for name, value in piece.items():
+            both_text = isinstance(value, str) and isinstance(joined.get(name), str)
+            joined[name] = joined[name] + value if both_text else value
+    return joined
 
 
 def _chat_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:
@@ -176,7 +191,7 @@ def _chat_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:
     if choice.reasoning:
         message["reasoning_content"] = "".join(choice.reasoning)
     if choice.tools:
-        message["tool_calls"] = [_tool_call(piece, arguments) for piece, arguments in choice.tools]
-    message.update(dict(choice.extras.items()))
+        message["tool_calls"] = [_tool_call(pieces) for pieces in choice.tools]
+    message |= {str(name): _joined(values) for name, values in choice.extras.items()}
     logprobs = joined_logprobs([canonical_logprobs(entry) for entry in choice.logprobs])
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.reason}

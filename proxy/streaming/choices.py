@@ -7,7 +7,7 @@ ids (R-…) are those of the contract, section B.0.
 import json
 import secrets
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeGuard, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -40,7 +40,12 @@ _NOT_A_FINISH = frozenset(
         "cancelled",
     }
 )
+_MAX_CHOICES = 128  # what may be asked for
+_MAX_CALLS = 1024  # in one choice; a bound on what an upstream can make us keep
+
 _text = msgspec.json.Decoder(str)
+_raw_list = msgspec.json.Decoder(list[Raw])
+_encode = msgspec.json.Encoder().encode
 
 
 class ToolPiece(Struct, gc=False):
@@ -82,24 +87,27 @@ class Sink(Protocol):
 
 
 class _Slot:
-    """One tool call being received."""
+    """One tool call being received; told once its name is known, or at the end."""
 
-    __slots__ = ("arguments", "id", "index", "key", "name")
+    __slots__ = ("arguments", "custom", "id", "index", "is_told", "key", "name")
 
-    def __init__(self, index: int, key: int | None, call_id: str | None, name: str | None) -> None:
+    def __init__(self, index: int, call: ToolCall, name: str | None) -> None:
         self.index = index
-        self.key = key
-        self.id = call_id
+        self.key = call.index
+        self.id = call.id
         self.name = name
         self.arguments: list[str] = []
+        self.custom: Raw | UnsetType = UNSET
+        self.is_told = False
 
 
 class _State:
     """What is known of one choice; owned by its `ChoiceStream`."""
 
-    __slots__ = ("has_function_call", "has_reasoned", "is_finished", "slots")
+    __slots__ = ("annotations", "has_function_call", "has_reasoned", "is_finished", "slots")
 
     def __init__(self) -> None:
+        self.annotations: list[Raw] = []
         self.slots: list[_Slot] = []
         self.is_finished = False
         self.has_reasoned = False
@@ -107,14 +115,17 @@ class _State:
 
 
 class ChoiceStream:
-    """Reads the chunks of one answer and tells `sink` the canonical sequence; one instance per upstream attempt."""
+    """Reads the chunks of one answer and tells `sink` the canonical sequence; one instance per upstream attempt.
+
+    `has_content` turns true with the first thing that a caller waits for.
+    """
 
     __slots__ = ("_ids", "_sink", "_states", "_usage", "has_content")
 
     def __init__(self, sink: Sink) -> None:
         self.has_content = False
         self._sink = sink
-        self._states: dict[int, _State] = {}
+        self._states: list[_State] = []
         self._ids: set[str] = set()
         self._usage: dict[str, Any] | None = None
 
@@ -127,16 +138,18 @@ class ChoiceStream:
         """Read one chunk.
 
         Raises:
-            UpstreamFailed: the host gave up in the guise of a finish reason.
+            UpstreamFailed: the host gave up in the guise of a finish reason, or sent what cannot be read.
         """
         if chunk.usage is not None:
             self._usage = chunk.usage  # R-USAGE: the last one wins, nothing is summed
-        for choice in chunk.choices or ():
-            state = self._states.get(choice.index)
-            if state is None:
-                state = self._open(choice.index)
-            if not state.is_finished:
-                self._read(choice, state)
+        try:
+            for choice in chunk.choices or ():
+                index = choice.index
+                state = self._states[index] if 0 <= index < len(self._states) else self._open(index)
+                if not state.is_finished:
+                    self._read(choice, state)
+        except (RecursionError, ValueError, msgspec.MsgspecError) as error:
+            raise UpstreamFailed(f"The upstream sent what cannot be read: {type(error).__name__}.") from error
 
     def close(self) -> Usage | None:
         """The upstream has ended: its usage, if it told.
@@ -147,19 +160,22 @@ class ChoiceStream:
         """
         if not self._states:
             raise UpstreamFailed("The upstream's answer holds no choices.")
-        if not all(state.is_finished for state in self._states.values()):
+        if not all(state.is_finished for state in self._states):
             raise StreamBroken("The upstream's answer ended before it was complete.")
         if self._usage is None:
             return None
-        has_reasoned = any(state.has_reasoned for state in self._states.values())
-        usage = parse_usage(self._usage, has_reasoned=has_reasoned)
+        usage = parse_usage(self._usage, has_reasoned=any(state.has_reasoned for state in self._states))
         self._sink.usage(usage)
         return usage
 
     def _open(self, index: int) -> _State:
-        state = self._states[index] = _State()
-        self._sink.open(index)
-        return state
+        """Choices begin in their order: OpenAI's accumulator puts each new one at the end of its list."""
+        if not 0 <= index < _MAX_CHOICES:
+            raise UpstreamFailed(f"The upstream sent a choice numbered {index}.")
+        while len(self._states) <= index:
+            self._sink.open(len(self._states))
+            self._states.append(_State())
+        return self._states[index]
 
     def _read(self, choice: Choice, state: _State) -> None:
         delta = choice.delta or choice.message
@@ -172,51 +188,58 @@ class ChoiceStream:
             self._finish(choice.finish_reason, choice.index, state)
 
     def _read_delta(self, delta: Delta, choice: Choice, state: _State) -> None:
-        index = choice.index
+        index, sink = choice.index, self._sink
         if thought := delta.reasoning_content or delta.reasoning:
             state.has_reasoned = self.has_content = True
-            self._sink.reasoning(index, thought)
+            sink.reasoning(index, thought)
         if delta.content or choice.logprobs:
             self.has_content = True
-            self._sink.content(index, delta.content or "", choice.logprobs)
+            sink.content(index, delta.content or "", choice.logprobs)
         if delta.refusal:
-            self._sink.refusal(index, delta.refusal)
+            self.has_content = True
+            sink.refusal(index, delta.refusal)
         for call in delta.tool_calls or ():
             self.has_content = True
             self._read_call(call, index, state)
-        if delta.function_call is not UNSET:
-            state.has_function_call |= self._pass_on(index, "function_call", delta.function_call)
-        if delta.annotations is not UNSET:
-            self._pass_on(index, "annotations", delta.annotations)
-        if delta.audio is not UNSET:
-            self._pass_on(index, "audio", delta.audio)
+        self._read_extras(delta, index, state)
 
-    def _pass_on(self, index: int, name: Extra, value: Raw) -> bool:
-        if json_type(value) == "null" or bytes(value) == b"[]":
-            return False
-        self._sink.extra(index, name, _on_one_line(value))
-        return True
+    def _read_extras(self, delta: Delta, index: int, state: _State) -> None:
+        if _is_given(delta.function_call, "object"):
+            state.has_function_call = self.has_content = True
+            self._sink.extra(index, "function_call", _on_one_line(delta.function_call))
+        if _is_given(delta.audio, "object"):
+            self.has_content = True
+            self._sink.extra(index, "audio", _on_one_line(delta.audio))
+        if _is_given(delta.annotations, "array"):
+            # told at once at the end: accumulators join lists by an `index` that annotations do not have
+            state.annotations += _raw_list.decode(_on_one_line(delta.annotations))
 
     def _read_call(self, call: ToolCall, index: int, state: _State) -> None:
         """R-TOOL: dense indexes; id, type and name once; arguments always a string."""
         name = call.function.name if call.function else None
         arguments = _arguments(call)
-        custom = call.custom if call.custom is UNSET else _on_one_line(call.custom)
         slot = _slot_of(call, name, arguments, state.slots)
         if slot is None:
-            slot = _Slot(len(state.slots), call.index, call.id, name)
+            if len(state.slots) >= _MAX_CALLS:
+                raise UpstreamFailed("The upstream called too many tools.")
+            slot = _Slot(len(state.slots), call, name)
             state.slots.append(slot)
-            piece = ToolPiece(slot.index, arguments, self._unique(call.id), name or "", custom)
-        else:
-            piece = ToolPiece(slot.index, arguments, custom=custom)
+        slot.name = slot.name or name
         slot.arguments.append(arguments)
-        if piece.id is not None or arguments or custom is not UNSET:
-            self._sink.tool(index, piece)
+        custom = _on_one_line(call.custom) if _is_given(call.custom, "object") else UNSET
+        if not slot.is_told:
+            slot.custom = custom
+            if slot.name or custom is not UNSET:
+                self._tell_call(slot, index)
+        elif arguments or custom is not UNSET:
+            self._sink.tool(index, ToolPiece(slot.index, arguments, custom=custom))
 
-    def _unique(self, given: str | None) -> str:
-        call_id = given if given and given not in self._ids else f"call_{secrets.token_hex(12)}"
+    def _tell_call(self, slot: _Slot, index: int) -> None:
+        call_id = slot.id if slot.id and slot.id not in self._ids else f"call_{secrets.token_hex(12)}"
         self._ids.add(call_id)
-        return call_id
+        slot.is_told = True
+        piece = ToolPiece(slot.index, "".join(slot.arguments), call_id, slot.name or "", slot.custom)
+        self._sink.tool(index, piece)
 
     def _finish(self, reason: str, index: int, state: _State) -> None:
         """R-FR: from the calls that were really made, exactly once."""
@@ -229,6 +252,11 @@ class ChoiceStream:
             mapped = "stop"
         elif mapped == "function_call" and not state.has_function_call:
             mapped = "tool_calls" if state.slots else "stop"
+        for slot in state.slots:
+            if not slot.is_told:
+                self._tell_call(slot, index)
+        if state.annotations:
+            self._sink.extra(index, "annotations", Raw(_encode(state.annotations)))
         state.is_finished = True
         self._sink.finish(index, mapped)
 
@@ -248,9 +276,16 @@ def _slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[_Slot
     return slot
 
 
+def _is_given(value: Raw | UnsetType, kind: str) -> TypeGuard[Raw]:
+    return value is not UNSET and json_type(value) == kind
+
+
 def _on_one_line(value: Raw) -> Raw:
-    # a raw value keeps the newlines of its source, and a newline would end our event
-    return Raw(msgspec.json.format(bytes(value), indent=-1))
+    """A raw value keeps the newlines and the broken characters of its source; a newline would end our event."""
+    data = bytes(value)
+    if not data.isascii():
+        data = data.decode("utf-8", "replace").encode()
+    return Raw(msgspec.json.format(data, indent=-1))
 
 
 def _arguments(call: ToolCall) -> str:
@@ -260,7 +295,7 @@ def _arguments(call: ToolCall) -> str:
     kind = json_type(raw)
     if kind == "string":
         return _string(raw)
-    return "" if kind == "null" else bytes(_on_one_line(raw)).decode("utf-8", "replace")
+    return "" if kind == "null" else bytes(_on_one_line(raw)).decode()
 
 
 def _string(raw: Raw) -> str:

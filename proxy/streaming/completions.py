@@ -9,6 +9,7 @@ from msgspec import Raw
 from proxy.protocol.usage import Usage
 from proxy.streaming.chat import AssembledChoice, ChatAssembler
 from proxy.streaming.choices import Extra, FinishReason, ToolPiece
+from proxy.streaming.logprobs import legacy_logprobs
 from proxy.streaming.sinks import Envelope, head, joined_logprobs, whole
 
 _encode = msgspec.json.Encoder().encode
@@ -36,7 +37,9 @@ class CompletionWriter:
         """A legacy stream has no opening chunk."""
 
     def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
-        self.payloads.append(self._chunk(index, _encode(text), _encode(logprobs), b"null"))
+        self.payloads.append(
+            self._chunk(index, _encode(text), _encode(None if logprobs is None else legacy_logprobs(logprobs)), b"null")
+        )
 
     def reasoning(self, index: int, text: str) -> None:
         """No place for it."""
@@ -76,6 +79,6 @@ def _completion_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:
     return {
         "index": index,
         "text": "".join(choice.text),
-        "logprobs": joined_logprobs(choice.logprobs),
+        "logprobs": joined_logprobs([legacy_logprobs(entry) for entry in choice.logprobs]),
         "finish_reason": choice.reason,
     }

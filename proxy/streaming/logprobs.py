@@ -1,5 +1,10 @@
-"""Log probabilities in the form of `/v1/chat/completions` (contract A.2 and R-LP)."""
+"""Log probabilities in OpenAI's two forms, from whatever a host sends (contract A.2, A.8 and R-LP).
 
+Wrong types become the nearest right ones, as clients read these values without asking: a number that is none, or not
+finite, is -9999.0, which OpenAI uses for "very unlikely".
+"""
+
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,10 +12,26 @@ _NO_LOGPROB = -9999.0
 
 
 def canonical_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"content": […], "refusal": …}` from that form with extras, or from the legacy `{tokens, token_logprobs, …}`."""
+    """`{"content": […], "refusal": …}` for chat, from that form with extras or from the legacy one."""
     if isinstance(given.get("tokens"), list):
         return {"content": _from_legacy(given), "refusal": None}
     return {"content": _entries(given.get("content")), "refusal": _entries(given.get("refusal"))}
+
+
+def legacy_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"tokens", "token_logprobs", "top_logprobs", "text_offset"}` for completions, from either form.
+
+    Offsets are what a host gave; they cannot be known from a piece of a stream.
+    """
+    if not isinstance(given.get("content"), list):
+        return dict(given)
+    entries = _entries(given["content"]) or []
+    return {
+        "tokens": [entry["token"] for entry in entries],
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries],
+        "text_offset": [],
+    }
 
 
 def _entries(value: object) -> list[dict[str, Any]] | None:
@@ -20,32 +41,39 @@ def _entries(value: object) -> list[dict[str, Any]] | None:
 
 
 def _tops(item: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tops = item.get("top_logprobs")
-    return [_entry(top) for top in tops if isinstance(top, dict)] if isinstance(tops, list) else []
+    return [_entry(top) for top in _list(item.get("top_logprobs")) if isinstance(top, dict)]
 
 
 def _entry(item: Mapping[str, Any]) -> dict[str, Any]:
-    token, logprob, given = item.get("token"), item.get("logprob"), item.get("bytes")
-    return _token(
-        token if isinstance(token, str) else "",
-        logprob,
-        given if isinstance(given, list) else None,
-    )
+    return _token(item.get("token"), item.get("logprob"), item.get("bytes"))
 
 
-def _token(token: str, logprob: object, given: list[int] | None = None) -> dict[str, Any]:
-    value = float(logprob) if isinstance(logprob, int | float) else _NO_LOGPROB
-    return {"token": token, "logprob": value, "bytes": list(token.encode()) if given is None else given}
+def _token(token: object, logprob: object, given: object = None) -> dict[str, Any]:
+    text = token if isinstance(token, str) else ""
+    is_good = isinstance(given, list) and all(isinstance(byte, int) and 0 <= byte <= 255 for byte in given)
+    return {"token": text, "logprob": _number(logprob), "bytes": given if is_good else list(text.encode())}
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        return _NO_LOGPROB
+    try:
+        number = float(value)
+    except OverflowError:
+        return _NO_LOGPROB
+    return number if math.isfinite(number) else _NO_LOGPROB
 
 
 def _from_legacy(given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tokens = given["tokens"]
-    values = given.get("token_logprobs") or []
-    tops = given.get("top_logprobs") or []
+    values, tops = _list(given.get("token_logprobs")), _list(given.get("top_logprobs"))
     entries = []
-    for position, token in enumerate(tokens):
+    for position, token in enumerate(given["tokens"]):
+        top = tops[position] if position < len(tops) else None
+        others = [_token(name, value) for name, value in top.items()] if isinstance(top, dict) else []
         value = values[position] if position < len(values) else None
-        top = tops[position] if position < len(tops) and isinstance(tops[position], dict) else {}
-        others = [_token(name, logprob) for name, logprob in top.items()]
         entries.append(_token(str(token), value) | {"top_logprobs": others})
     return entries
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

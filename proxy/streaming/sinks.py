@@ -67,5 +67,8 @@ def joined_logprobs(entries: list[Mapping[str, Any]]) -> dict[str, Any] | None:
     joined: dict[str, Any] = {}
     for entry in entries:
         for name, value in entry.items():
-            joined[name] = joined[name] + value if isinstance(joined.get(name), list) and value else value
+            if isinstance(value, list) and isinstance(joined.get(name), list):
+                joined[name] = joined[name] + value
+            elif value is not None or name not in joined:
+                joined[name] = value
     return joined or None
