@@ -14,6 +14,7 @@ from proxy.config.models import TargetConfig
 from proxy.config.root import Config, is_loopback
 from proxy.config.secret import Secret
 from proxy.config.upstreams import UpstreamConfig
+from proxy.deadline import Deadlines
 from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
 from proxy.engines.base import EngineStatus, Probe
@@ -118,6 +119,7 @@ def build(
         ),
         running=running,
         clock=clock,
+        deadlines=Deadlines(),
     )
     return App(asgi.build(door), running=running, supervisors=supervisors, transports=transports, catalogue=catalogue)
 

@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Sequence
 from hashlib import sha256
+from ipaddress import ip_address
 
 import msgspec
 
@@ -10,14 +11,22 @@ from proxy.errors import NotAuthenticated, NotPermitted
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What a caller showed: a key or none, and whether the call came from this machine."""
+    """What a caller showed: a key or none, and the address called from, empty where it cannot be told."""
 
     key: str | None
-    is_local: bool
+    address: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the call came from this machine."""
+        try:
+            return ip_address(self.address).is_loopback
+        except ValueError:
+            return False
 
     def __repr__(self) -> str:
         """Without the key."""
-        return f"Credentials(key={'***' if self.key else None}, is_local={self.is_local})"
+        return f"Credentials(key={'***' if self.key else None}, address={self.address!r})"
 
 
 class KeyPrincipal(msgspec.Struct, frozen=True):

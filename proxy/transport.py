@@ -15,6 +15,7 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.deadline import Deadline, Deadlines
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -29,60 +30,6 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     first_byte_s: float
     answer_s: float
     idle_s: float
-
-
-class Deadline:
-    """Cancels the task that entered it when a wait on the upstream takes longer than `limit_s`.
-
-    Time counts only between `start` and `stop`, so that a caller who reads slowly is not the upstream's fault. One
-    timer serves all waits: it is not moved with each of them, but looks at the clock when it fires.
-    """
-
-    __slots__ = ("_handle", "_is_expired", "_limit_s", "_loop", "_since", "_task")
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[object] | None = None
-        self._since: float | None = None
-        self._handle: asyncio.TimerHandle | None = None
-        self._is_expired = False
-
-    def start(self) -> None:
-        """A wait begins, in the current task."""
-        self._task = asyncio.current_task()
-        self._since = self._loop.time()
-        if self._handle is None:
-            self._handle = self._loop.call_later(self._limit_s, self._look)
-
-    def stop(self) -> None:
-        """The wait is over."""
-        self._since = None
-
-    def close(self) -> None:
-        """No more waits."""
-        self._since = None
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-
-    def has_expired(self) -> bool:
-        """Whether the cancellation just caught is this deadline's own; asked once, in the cancelled task."""
-        if self._is_expired and self._task is not None:
-            self._is_expired = False
-            return self._task.uncancel() == 0
-        return False
-
-    def _look(self) -> None:
-        self._handle = None
-        if self._since is None:
-            return
-        left_s = self._since + self._limit_s - self._loop.time()
-        if left_s > 0:
-            self._handle = self._loop.call_later(left_s, self._look)
-        elif self._task is not None:
-            self._is_expired = True
-            self._task.cancel()
 
 
 class Response:
@@ -127,11 +74,11 @@ class Response:
             UpstreamTimeout, UpstreamUnreachable: as `read_some`.
         """
         pieces, size = [], 0
-        while piece := await self.read_some():
-            size += len(piece)
+        while not self._answer.content.at_eof():
+            pieces.append(await self.read_some())
+            size += len(pieces[-1])
             if size > MAX_ANSWER_BYTES:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
-            pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def expect_end(self) -> None:
@@ -140,7 +87,6 @@ class Response:
 
     def close(self) -> None:
         """Give the connection back to the pool if the body has ended, close it if not. Never raises, never waits."""
-        self._deadline.close()
         if self._answer.content.at_eof():
             self._answer.release()
         elif self._is_over:
@@ -183,6 +129,7 @@ class Transport:
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
         self._opened = 0
+        self._deadlines = Deadlines()
         self._draining: set[asyncio.Task[None]] = set()
 
     async def post(self, path: str, body: bytes, *, is_stream: bool) -> Response:
@@ -231,23 +178,22 @@ class Transport:
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = URL(self._base_url + path, encoded=True)
-        deadline = Deadline(wait_s)
+        deadline = Deadline(self._deadlines, wait_s)
         deadline.start()
         try:
             answer = await self._open_session().request(
                 method, url, data=body, headers=next(self._headers), allow_redirects=False, read_bufsize=_READ_BYTES
             )
         except asyncio.CancelledError:
-            has_expired = deadline.has_expired()
-            deadline.close()
-            if has_expired:
+            if deadline.has_expired():
                 raise UpstreamTimeout("The upstream did not begin to answer in time.") from None
             raise
         except (aiohttp.ClientError, OSError) as error:
-            deadline.close()
             raise _translate(error) from error
-        deadline.close()
-        return Response(answer, Deadline(self._timeouts.idle_s), self._drain)
+        finally:
+            deadline.stop()
+        deadline.limit_s = self._timeouts.idle_s
+        return Response(answer, deadline, self._drain)
 
     def _drain(self, answer: aiohttp.ClientResponse) -> None:
         task = asyncio.create_task(_read_to_end(answer))

@@ -5,8 +5,9 @@
         read the request                         the front door's: sizes, depth, UTF-8, types
         authorise                                admission: may they use this model
         candidates                               routing: which targets, in which order
-        first to answer (                        failover: next target, never after the commit point
-            attempt: dialect, transport, stream  one try at one target
+        first to answer                          failover: next target, never after the commit point
+            attempt                              one try at one target: dialect, transport, stream
+        (                                        what is yielded: the answer, closed on every exit
         )
     )
 

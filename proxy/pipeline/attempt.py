@@ -1,6 +1,6 @@
 """One try at one target: translate, send, read. Its `Answer` is good from the first parsed event on."""
 
-import secrets
+import random
 from typing import Protocol
 
 from proxy.dialects import events, failures
@@ -20,7 +20,7 @@ _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"
 
 
 class Answer(Protocol):
-    """What a target answers, in canonical form; closed by the attempt that made it."""
+    """What a target answers, in canonical form. Whoever holds it closes it."""
 
     async def read(self) -> list[bytes]:
         """The payloads that are ready, at least one; none at the end. A unary answer is one payload.
@@ -32,85 +32,67 @@ class Answer(Protocol):
     def heartbeat(self) -> bytes:
         """A payload that says nothing, to be sent into long silences."""
 
+    def close(self) -> None:
+        """Give the connection back, or close it where the answer has not ended: that stops the upstream's work."""
 
-class Attempt:
-    """An `async with` block: entering sends the request and waits for the first parsed event, leaving closes it.
 
-    Entering raises `ProxyError`; whether another target may be tried is the error's to say.
+async def attempt(upstream: Upstream, model: str, request: ModelRequest, context: RequestContext) -> Answer:
+    """Send the request and wait for the first parsed event (for the whole of a unary answer).
+
+    Raises:
+        ProxyError: it came to nothing; whether another target may be tried is the error's to say.
     """
-
-    __slots__ = ("_context", "_model", "_request", "_response", "_upstream")
-
-    def __init__(self, upstream: Upstream, model: str, request: ModelRequest, context: RequestContext) -> None:
-        self._upstream = upstream
-        self._model = model
-        self._request = request
-        self._context = context
-        self._response: Response | None = None
-
-    async def __aenter__(self) -> Answer:
-        try:
-            return await self._open()
-        except StreamBroken as error:
-            self._close()
-            # nothing has left for the caller, so this is a failed attempt like any other
-            raise UpstreamFailed(error.message, code=error.code) from error
-        except BaseException:
-            self._close()
-            raise
-
-    async def __aexit__(self, *_exc: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._response is not None:
-            self._response.close()
-
-    async def _open(self) -> Answer:
-        upstream, request = self._upstream, self._request
-        upstream.check_ready()
-        path = upstream.dialect.path(request.endpoint)
-        is_stream = request.is_stream or (upstream.always_streams and request.endpoint != "embeddings")
-        body = upstream.dialect.build_request(request, model=self._model, is_stream=is_stream)
-        self._context.sent_upstream_s = self._context.clock.monotonic_s()
-        response = self._response = await upstream.transport.post(path, body, is_stream=is_stream)
+    upstream.check_ready()
+    path = upstream.dialect.path(request.endpoint)
+    is_stream = request.is_stream or (upstream.always_streams and request.endpoint != "embeddings")
+    body = upstream.dialect.build_request(request, model=model, is_stream=is_stream)
+    context.sent_upstream_s = context.clock.monotonic_s()
+    response = await upstream.transport.post(path, body, is_stream=is_stream)
+    try:
         if not 200 <= response.status < 300:
             raise failures.parse_error(response.status, response.headers, await response.read_all())
-        if request.endpoint == "embeddings":
-            return _Whole(await self._read_embeddings(response))
-        if request.is_stream:
-            return await self._begin_stream(response)
-        return _Whole(await self._read_whole(response))
+        return await _read(response, request, context)
+    except StreamBroken as error:
+        response.close()
+        # nothing has left for the caller, so this is a failed attempt like any other
+        raise UpstreamFailed(error.message, code=error.code) from error
+    except BaseException:
+        response.close()
+        raise
 
-    async def _begin_stream(self, response: Response) -> Answer:
-        request = self._request
-        writer_of = ChatWriter if request.endpoint == "chat" else CompletionWriter
-        writer: Writer = writer_of(self._envelope(), wants_usage=request.wants_usage)
-        streamed = _Streamed(_Source(response, ChoiceStream(writer)), writer, self._context)
-        await streamed.begin()
-        return streamed
 
-    async def _read_whole(self, response: Response) -> bytes:
-        assembler_of = ChatAssembler if self._request.endpoint == "chat" else CompletionAssembler
-        assembler: Assembler = assembler_of(self._envelope())
-        source = _Source(response, ChoiceStream(assembler))
-        while await source.read():
-            pass
-        self._context.usage = source.stream.close()
-        return assembler.to_json()
+async def _read(response: Response, request: ModelRequest, context: RequestContext) -> Answer:
+    if request.endpoint == "embeddings":
+        return _Whole(await _read_embeddings(response, request, context), response)
+    is_chat = request.endpoint == "chat"
+    envelope = _envelope(request, context)
+    if not request.is_stream:
+        assembler: Assembler = ChatAssembler(envelope) if is_chat else CompletionAssembler(envelope)
+        return _Whole(await _assemble(response, assembler, context), response)
+    writer: Writer = (ChatWriter if is_chat else CompletionWriter)(envelope, wants_usage=request.wants_usage)
+    streamed = _Streamed(response, writer, context)
+    await streamed.begin()
+    return streamed
 
-    async def _read_embeddings(self, response: Response) -> bytes:
-        wanted = self._request.fields.get("encoding_format")
-        body, self._context.usage = embeddings.rebuild(
-            await response.read_all(),
-            model=self._request.model,
-            encoding="base64" if wanted is not None and bytes(wanted) == b'"base64"' else "float",
-        )
-        return body
 
-    def _envelope(self) -> Envelope:
-        request_id = _ID_PREFIXES[self._request.endpoint] + secrets.token_hex(14)
-        return Envelope(request_id, self._context.created, self._request.model)
+async def _assemble(response: Response, assembler: Assembler, context: RequestContext) -> bytes:
+    source = _Source(response, ChoiceStream(assembler))
+    while await source.read():
+        pass
+    context.usage = source.stream.close()
+    return assembler.to_json()
+
+
+async def _read_embeddings(response: Response, request: ModelRequest, context: RequestContext) -> bytes:
+    wanted = request.fields.get("encoding_format")
+    encoding: embeddings.Encoding = "base64" if wanted is not None and bytes(wanted) == b'"base64"' else "float"
+    body, context.usage = embeddings.rebuild(await response.read_all(), model=request.model, encoding=encoding)
+    return body
+
+
+def _envelope(request: ModelRequest, context: RequestContext) -> Envelope:
+    answer_id = f"{_ID_PREFIXES[request.endpoint]}{random.getrandbits(112):028x}"
+    return Envelope(answer_id, context.created, request.model)
 
 
 class _Source:
@@ -144,10 +126,11 @@ class _Source:
 class _Whole:
     """A unary answer."""
 
-    __slots__ = ("_payloads",)
+    __slots__ = ("_payloads", "close")
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, response: Response) -> None:
         self._payloads = [body]
+        self.close = response.close
 
     async def read(self) -> list[bytes]:
         payloads, self._payloads = self._payloads, []
@@ -160,14 +143,15 @@ class _Whole:
 class _Streamed:
     """A streamed answer."""
 
-    __slots__ = ("_context", "_is_ended", "_source", "_writer", "heartbeat")
+    __slots__ = ("_context", "_is_ended", "_source", "_writer", "close", "heartbeat")
 
-    def __init__(self, source: _Source, writer: Writer, context: RequestContext) -> None:
-        self._source = source
+    def __init__(self, response: Response, writer: Writer, context: RequestContext) -> None:
+        self._source = _Source(response, ChoiceStream(writer))
         self._writer = writer
         self._context = context
         self._is_ended = False
         self.heartbeat = writer.heartbeat
+        self.close = response.close
 
     async def begin(self) -> None:
         """Read up to the first parsed event; until then an error keeps its status and another target may be tried."""

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 from proxy.auth import Credentials
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.pipeline.admission import Admission
 from proxy.pipeline.attempt import Answer
 from proxy.pipeline.context import RequestContext
@@ -56,5 +56,11 @@ class Pipeline:
             context.received_s = context.clock.monotonic_s()
             self._admission.authorise(request, context)
             candidates = await self._router.candidates(request.model)
-            async with self._failover.first_to_answer(candidates, request, context) as answer:
+            answer = await self._failover.first_to_answer(candidates, request, context)
+            try:
                 yield answer
+            except UpstreamError as error:
+                self._settlement.failed_attempt(context, error)
+                raise
+            finally:
+                answer.close()

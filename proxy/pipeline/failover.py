@@ -1,10 +1,9 @@
 """Walk the candidates until one answers; never after the commit point."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 
 from proxy.errors import InternalError, ProxyError
-from proxy.pipeline.attempt import Answer, Attempt
+from proxy.pipeline.attempt import Answer, attempt
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Upstream
@@ -19,34 +18,23 @@ class Failover:
         self._upstreams = upstreams
         self._settlement = settlement
 
-    @asynccontextmanager
     async def first_to_answer(
         self, candidates: Sequence[Target], request: ModelRequest, context: RequestContext
-    ) -> AsyncIterator[Answer]:
-        """The first answer; the attempt behind it is closed when the block is left.
+    ) -> Answer:
+        """The first answer, which the caller closes.
 
         Raises:
             ProxyError: what the last candidate failed with, or the first error that another target would not mend.
         """
         failure: ProxyError = InternalError("a model without targets")
         for target in candidates:
-            attempt = Attempt(self._upstreams[target.upstream], target.model, request, context)
             context.attempts += 1
             context.upstream = target.upstream
             try:
-                answer = await attempt.__aenter__()
+                return await attempt(self._upstreams[target.upstream], target.model, request, context)
             except ProxyError as error:
-                self._settlement.failed_attempt(context, target.upstream, error)
+                self._settlement.failed_attempt(context, error)
                 if not error.may_try_another_target:
                     raise
                 failure = error
-                continue
-            try:
-                yield answer
-            except ProxyError as error:
-                self._settlement.failed_attempt(context, target.upstream, error)
-                raise
-            finally:
-                await attempt.__aexit__()
-            return
         raise failure

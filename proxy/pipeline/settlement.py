@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 
 from proxy.errors import ClientGone, InternalError, ProxyError, ShuttingDown
 from proxy.pipeline.context import RequestContext
-from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.metrics import Metrics, Series
 
 
 class Log(Protocol):
@@ -36,13 +36,13 @@ class Settlement:
         """The bracket around one request."""
         return Account(self, context)
 
-    def failed_attempt(self, context: RequestContext, upstream: str, error: ProxyError) -> None:
-        """An attempt at `upstream` came to nothing; another may follow."""
-        self.metrics.upstream_errors.labels(upstream, type(error).__name__).inc()
+    def failed_attempt(self, context: RequestContext, error: ProxyError) -> None:
+        """An attempt came to nothing; another may follow."""
+        self.metrics.upstream_errors.labels(context.upstream, type(error).__name__).inc()
         self.log.warning(
             "upstream failed",
             request_id=context.id,
-            upstream=upstream,
+            upstream=context.upstream,
             model=context.model,
             error=error.code or error.type,
             reason=_loggable(error),
@@ -60,13 +60,13 @@ class Account:
         self._context = context
 
     def __enter__(self) -> Self:
-        self._settlement.metrics.in_flight.inc()
+        self._settlement.metrics.in_flight += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._settlement.metrics.in_flight.dec()
+        self._settlement.metrics.in_flight -= 1
         try:
             self._close(error)
         except Exception:  # one of the three broad clauses: books must not break an answer
@@ -74,41 +74,40 @@ class Account:
 
     def _close(self, error: BaseException | None) -> None:
         context, metrics, log = self._context, self._settlement.metrics, self._settlement.log
-        failure = _failure(error, context)
+        failure = None if error is None else _failure(error, context)
         ended_s = context.clock.monotonic_s()
         is_in_band = context.has_begun and not isinstance(failure, ClientGone)
         status = 200 if failure is None or is_in_band else failure.status
-        model = metrics.model_label(context.model)
-        upstream = context.upstream or "none"
-        metrics.requests.labels(context.endpoint, model, upstream, str(status)).inc()
+        series = metrics.series(context.endpoint, context.model, context.upstream or "none")
+        series.statuses[status] = series.statuses.get(status, 0) + 1
         if isinstance(failure, ClientGone):
             metrics.disconnects.labels(context.endpoint).inc()
-        fields = _line(context, status, failure, ended_s)
         if context.sent_upstream_s:
-            self._observe(model, upstream, ended_s)
+            _observe(series, context, ended_s)
+        fields = _line(context, status, ended_s)
+        if failure is not None:
+            fields |= _why(failure)
         if isinstance(failure, InternalError) and status == 500:
             log.error("request", **fields, exc_info=failure.__cause__ or error)
         else:
             log.info("request", **fields)
 
-    def _observe(self, model: str, upstream: str, ended_s: float) -> None:
-        context = self._context
-        series = self._settlement.metrics.exchange(context.endpoint, model, upstream)
-        series.duration.observe(ended_s - context.started_s)
-        series.overhead.observe(context.sent_upstream_s - context.received_s)
-        usage = context.usage
-        if context.first_content_s:
-            series.ttft.observe(context.first_content_s - context.started_s)
-            if usage is not None and usage.completion_tokens > 1:
-                each_s = (ended_s - context.first_content_s) / (usage.completion_tokens - 1)
-                series.per_token.observe(each_s)
-        if usage is not None:
-            series.tokens_in.inc(usage.prompt_tokens)
-            series.tokens_out.inc(usage.completion_tokens)
+
+def _observe(series: Series, context: RequestContext, ended_s: float) -> None:
+    series.duration.observe(ended_s - context.started_s)
+    series.overhead.observe(context.sent_upstream_s - context.received_s)
+    usage = context.usage
+    if context.first_content_s:
+        series.ttft.observe(context.first_content_s - context.started_s)
+        if usage is not None and usage.completion_tokens > 1:
+            series.per_token.observe((ended_s - context.first_content_s) / (usage.completion_tokens - 1))
+    if usage is not None:
+        series.tokens_in += usage.prompt_tokens
+        series.tokens_out += usage.completion_tokens
 
 
-def _failure(error: BaseException | None, context: RequestContext) -> ProxyError | None:
-    if error is None or isinstance(error, ProxyError):
+def _failure(error: BaseException, context: RequestContext) -> ProxyError:
+    if isinstance(error, ProxyError):
         return error
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         if context.is_aborted:
@@ -117,7 +116,7 @@ def _failure(error: BaseException | None, context: RequestContext) -> ProxyError
     return InternalError(f"{type(error).__name__}: {error}")
 
 
-def _line(context: RequestContext, status: int, failure: ProxyError | None, ended_s: float) -> dict[str, Any]:
+def _line(context: RequestContext, status: int, ended_s: float) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": context.id,
         "endpoint": context.endpoint,
@@ -138,12 +137,13 @@ def _line(context: RequestContext, status: int, failure: ProxyError | None, ende
         fields["completion_tokens"] = context.usage.completion_tokens
     if context.caller_retries:
         fields["caller_retries"] = context.caller_retries
-    if failure is not None:
-        fields["error"] = failure.code or failure.type
-        fields["source"] = failure.source
-        fields["reason"] = _loggable(failure)
-        if failure.param is not None:
-            fields["param"] = failure.param[:128]
+    return fields
+
+
+def _why(failure: ProxyError) -> dict[str, Any]:
+    fields = {"error": failure.code or failure.type, "source": failure.source, "reason": _loggable(failure)}
+    if failure.param is not None:
+        fields["param"] = failure.param[:128]
     return fields
 
 

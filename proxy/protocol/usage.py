@@ -35,6 +35,7 @@ class Usage(Struct, gc=False):
     prompt_cache_miss_tokens: int | UnsetType = UNSET
 
 
+_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
 _PROMPT = ("prompt_tokens", "input_tokens", "prompt_eval_count", "num_prompt_tokens", "prompt_token_count")
 _COMPLETION = (
     "completion_tokens",
@@ -52,6 +53,8 @@ def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
 
     A reasoning count of 0 beside reasoning text is left out: vLLM says so wrongly (contract 76k).
     """
+    if raw.keys() == _PLAIN and all(type(count) is int and count >= 0 for count in raw.values()):
+        return Usage(raw["prompt_tokens"], raw["completion_tokens"], raw["total_tokens"])
     prompt = _first(raw, _PROMPT) or 0
     completion = _first(raw, _COMPLETION) or 0
     total = _first(raw, ("total_tokens",))

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from proxy.clock import Clock
+from proxy.deadline import Deadlines
 from proxy.entrypoints.http.lifeline import Running
 from proxy.pipeline.chat import Pipeline
 from proxy.pipeline.listing import Listing
@@ -27,3 +28,4 @@ class Door(Struct, frozen=True, kw_only=True):
     limits: Limits
     running: Running
     clock: Clock
+    deadlines: Deadlines

@@ -43,9 +43,13 @@ class EventStream:
         self._empty_every_s = empty_every_s
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()
-        self._handle = self._loop.call_later(comment_every_s, self._look)
+        self._handle: asyncio.TimerHandle | None = None
         self._heartbeat: Callable[[], bytes] | None = None
         self._beat: asyncio.Task[None] | None = None
+
+    def listen(self) -> None:
+        """Begin to look for silences; a stream that is over in a moment needs nobody to."""
+        self._handle = self._loop.call_later(self._comment_every_s, self._look)
 
     async def relay(self, answer: _Answer) -> None:
         """Send everything, and the end."""
@@ -63,7 +67,8 @@ class EventStream:
 
     def close(self) -> None:
         """No more comments."""
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
         if self._beat is not None:
             self._beat.cancel()
 

@@ -1,12 +1,13 @@
 """`Exchange`: one HTTP request and its answer, over ASGI."""
 
 import asyncio
+import random
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from proxy.clock import Clock
+from proxy.deadline import Deadline
 from proxy.entrypoints.credentials import read_credentials
 from proxy.errors import ClientGone, MethodNotAllowed, ProxyError, RequestTimeout, RequestTooLarge, UnsupportedMediaType
 from proxy.pipeline.context import RequestContext
@@ -57,7 +58,7 @@ class Exchange:
                 f"Not allowed to {self.method} here. (HINT: Perhaps you meant to make a {methods[0]} request?)"
             )
 
-    async def read_json(self, *, max_bytes: int, timeout_s: float) -> bytes:
+    async def read_json(self, *, max_bytes: int, deadline: Deadline) -> bytes:
         """The body, declared to be JSON.
 
         A browser may send anything but JSON to a server on this machine without asking first, so a missing
@@ -66,7 +67,7 @@ class Exchange:
         Raises:
             UnsupportedMediaType: it is declared to be something else, or nothing.
             RequestTooLarge: it is over `max_bytes`; refused unread where its length is declared.
-            RequestTimeout: it did not arrive within `timeout_s`.
+            RequestTimeout: it did not arrive within the deadline.
             ClientGone: the caller left in the middle.
         """
         declared = self.headers.get(b"content-type", b"")
@@ -75,11 +76,15 @@ class Exchange:
             raise UnsupportedMediaType(f"Unsupported content type: '{shown}'. Send 'Content-Type: application/json'.")
         if _count(self.headers.get(b"content-length")) > max_bytes:
             raise _too_large(max_bytes)
+        deadline.start()
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._read_body(max_bytes)
-        except TimeoutError as error:
-            raise RequestTimeout(f"The body did not arrive within {timeout_s:g} s.") from error
+            return await self._read_body(max_bytes)
+        except asyncio.CancelledError:
+            if deadline.has_expired():
+                raise RequestTimeout(f"The body did not arrive within {deadline.limit_s:g} s.") from None
+            raise
+        finally:
+            deadline.stop()
 
     async def send_json(self, status: int, body: bytes, headers: Headers = ()) -> None:
         """A whole answer."""
@@ -143,7 +148,7 @@ def _too_large(max_bytes: int) -> RequestTooLarge:
 def _request_id(given: bytes | None) -> bytes:
     if given is not None and _GOOD_ID.fullmatch(given):
         return given
-    return b"req_" + secrets.token_hex(16).encode()
+    return b"req_%032x" % random.getrandbits(128)
 
 
 def _count(value: bytes | None) -> int:

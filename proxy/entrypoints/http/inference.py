@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from proxy.deadline import Deadline
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.event_stream import EventStream
 from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
@@ -51,7 +52,7 @@ class _Call:
 
         async def read() -> ModelRequest:
             request = await self._read()
-            lifeline.watch()
+            lifeline.watch(None if self._stream is None else self._stream.listen)
             return request
 
         async with self._door.pipeline.open(exchange.credentials, read, exchange.context) as answer:
@@ -64,7 +65,8 @@ class _Call:
     async def _read(self) -> ModelRequest:
         limits = self._door.limits
         self._exchange.allow("POST")
-        body = await self._exchange.read_json(max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+        deadline = Deadline(self._door.deadlines, limits.body_timeout_s)
+        body = await self._exchange.read_json(max_bytes=limits.max_body_bytes, deadline=deadline)
         request = self._parse(body)
         if request.is_stream:
             self._stream = EventStream(

@@ -1,6 +1,8 @@
 """`Lifeline`: ends the work for a request when its caller leaves, or when the server's grace time is over."""
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -12,13 +14,18 @@ _WATCH_AFTER_S = 0.02
 
 
 class Running:
-    """The requests being served; asked by the server when it goes down."""
+    """The requests being served; asked by the server when it goes down.
+
+    Who is served for longer than `_WATCH_AFTER_S` is watched; one timer serves all of them.
+    """
 
     def __init__(self) -> None:
+        self.is_draining = False
         self._lines: set[Lifeline] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
-        self.is_draining = False
+        self._soon: deque[tuple[float, Lifeline]] = deque()
+        self._is_ticking = False
 
     def enter(self, line: "Lifeline") -> None:
         """A request begins."""
@@ -30,6 +37,24 @@ class Running:
         self._lines.discard(line)
         if not self._lines:
             self._is_empty.set()
+
+    def watch_soon(self, line: "Lifeline") -> None:
+        """If the request is still served in a moment, its caller is to be watched."""
+        loop = asyncio.get_running_loop()
+        self._soon.append((loop.time() + _WATCH_AFTER_S, line))
+        if not self._is_ticking:
+            self._is_ticking = True
+            loop.call_later(_WATCH_AFTER_S, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s = loop.time()
+        while self._soon and self._soon[0][0] <= now_s:
+            _, line = self._soon.popleft()
+            if line in self._lines:
+                line.begin_watching()
+        self._is_ticking = bool(self._soon)
+        if self._is_ticking:
+            loop.call_later(_WATCH_AFTER_S, self._tick, loop)
 
     async def drain(self, grace_s: float) -> int:
         """Wait until all have ended, `grace_s` at most, then cut the rest; how many had to be cut."""
@@ -52,13 +77,13 @@ class Lifeline:
     the cancellation leaves the block as `ShuttingDown`.
     """
 
-    __slots__ = ("_exchange", "_handle", "_running", "_task", "_was_cut", "_watching")
+    __slots__ = ("_exchange", "_on_slow", "_running", "_task", "_was_cut", "_watching")
 
     def __init__(self, exchange: Exchange, running: Running) -> None:
         self._exchange = exchange
         self._running = running
         self._task: asyncio.Task[object] | None = None
-        self._handle: asyncio.TimerHandle | None = None
+        self._on_slow: Callable[[], None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._was_cut = False
 
@@ -71,8 +96,6 @@ class Lifeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._running.leave(self)
-        if self._handle is not None:
-            self._handle.cancel()
         if self._watching is not None:
             self._watching.cancel()
         if not self._was_cut or self._task is None or self._task.uncancel() > 0:
@@ -83,17 +106,24 @@ class Lifeline:
             return True
         raise ShuttingDown("The server is going down.") from None
 
-    def watch(self) -> None:
-        """The body has been read: from now on the only thing the caller can do is leave."""
-        self._handle = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin_watching)
+    def watch(self, on_slow: Callable[[], None] | None = None) -> None:
+        """The body has been read: from now on the only thing the caller can do is leave.
+
+        `on_slow` is called when the answer takes long enough for the caller to be watched.
+        """
+        self._on_slow = on_slow
+        self._running.watch_soon(self)
+
+    def begin_watching(self) -> None:
+        """It takes long."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        if self._on_slow is not None:
+            self._on_slow()
 
     def abort(self) -> None:
         """The grace time is over."""
         self._exchange.context.is_aborted = True
         self._cut()
-
-    def _begin_watching(self) -> None:
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         # the end of the body may be told once more before the caller's leaving

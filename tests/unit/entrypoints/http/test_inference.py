@@ -4,6 +4,7 @@ import json
 from contextlib import asynccontextmanager
 
 from proxy.clock import SystemClock
+from proxy.deadline import Deadlines
 from proxy.entrypoints.http.door import Door, Limits
 from proxy.entrypoints.http.inference import InferenceHandler
 from proxy.entrypoints.http.lifeline import Running
@@ -19,7 +20,15 @@ class CrashingPipeline:
 
 def door(pipeline) -> Door:
     limits = Limits(max_body_bytes=1024, body_timeout_s=1, comment_every_s=15, empty_chunk_every_s=30)
-    return Door(pipeline=pipeline, listing=None, readiness=None, limits=limits, running=Running(), clock=SystemClock())
+    return Door(
+        pipeline=pipeline,
+        listing=None,
+        readiness=None,
+        limits=limits,
+        running=Running(),
+        clock=SystemClock(),
+        deadlines=Deadlines(),
+    )
 
 
 async def test_a_crash_of_ours_is_an_openai_error_that_keeps_the_reason_to_itself():

@@ -1,14 +1,14 @@
-"""What only the transport's own pieces show; the rest is in tests/integration/test_upstreams.py."""
+"""Waits that end."""
 
 import asyncio
 
 import pytest
 
-from proxy.transport import Deadline
+from proxy.deadline import Deadline, Deadlines
 
 
 async def test_a_wait_over_the_limit_is_cancelled_once_and_known_as_ours():
-    deadline = Deadline(0.01)
+    deadline = Deadline(Deadlines(), 0.01)
     deadline.start()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.Event().wait()
@@ -17,37 +17,52 @@ async def test_a_wait_over_the_limit_is_cancelled_once_and_known_as_ours():
     assert asyncio.current_task().cancelling() == 0
 
 
+async def after(seconds: float) -> None:
+    done = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, done.set)
+    await done.wait()
+
+
 async def test_time_between_waits_does_not_count():
     """A caller who reads slowly is not the upstream's fault."""
-    deadline = Deadline(0.01)
+    deadline = Deadline(Deadlines(), 0.01)
     deadline.start()
     deadline.stop()
-    over = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.03, over.set)
-    await over.wait()
+    await after(0.03)
     deadline.start()
     deadline.stop()
-    deadline.close()
     assert not deadline.has_expired()
 
 
 async def test_each_wait_has_the_whole_limit():
-    deadline = Deadline(0.05)
-    loop = asyncio.get_running_loop()
+    deadline = Deadline(Deadlines(), 0.2)
     for _ in range(4):
         deadline.start()
-        step = loop.create_future()
-        loop.call_later(0.02, step.set_result, None)
-        await step
+        await after(0.08)
         deadline.stop()
-    deadline.close()
     assert not deadline.has_expired()
 
 
-async def test_a_cancellation_from_elsewhere_is_not_ours():
-    deadline = Deadline(60)
+async def test_of_many_waits_only_the_late_one_is_cancelled():
+    deadlines = Deadlines()
 
+    async def waits(limit_s: float) -> str:
+        deadline = Deadline(deadlines, limit_s)
+        deadline.start()
+        try:
+            await after(0.2)
+        except asyncio.CancelledError:
+            return "late" if deadline.has_expired() else "cancelled"
+        finally:
+            deadline.stop()
+        return "in time"
+
+    assert await asyncio.gather(waits(0.01), waits(60), waits(0.02)) == ["late", "in time", "late"]
+
+
+async def test_a_cancellation_from_elsewhere_is_not_ours():
     async def waits():
+        deadline = Deadline(Deadlines(), 60)
         deadline.start()
         try:
             await asyncio.Event().wait()
@@ -55,7 +70,7 @@ async def test_a_cancellation_from_elsewhere_is_not_ours():
             assert not deadline.has_expired()
             raise
         finally:
-            deadline.close()
+            deadline.stop()
 
     task = asyncio.create_task(waits())
     await asyncio.sleep(0)
