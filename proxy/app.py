@@ -77,6 +77,7 @@ def build(
     config: Config,
     *,
     source: str = "config",
+    no_auth: bool = False,
     clock: Clock | None = None,
     on_engine_change: OnEngineChange | None = None,
 ) -> App:
@@ -85,6 +86,7 @@ def build(
     Args:
         config: checked, see `proxy.config.load`.
         source: where it came from, for refusals.
+        no_auth: without keys, everybody is welcome under any name.
         clock: the machine's where omitted.
         on_engine_change: told the name and the new status of an engine.
 
@@ -94,8 +96,10 @@ def build(
     clock = clock or SystemClock()
     log = structlog.get_logger("tidegate")
     metrics = Metrics(config.models)
+    keys = _key_ring(config, source, no_auth=no_auth)
+    upstreams, transports = _hosts(config, source)
     supervisors = _supervisors(config.engines, metrics, log, on_engine_change)
-    upstreams, transports = _upstreams(config, source, supervisors)
+    _add_engines(config, supervisors, upstreams, transports)
     catalogue = Catalogue({name: _lister(name, transports[name]) for name in config.upstreams}, clock)
     router = Router(
         {name: [_target(target) for target in model.targets] for name, model in config.models.items()},
@@ -103,7 +107,6 @@ def build(
         catalogue=catalogue,
         created=int(clock.now_s()),
     )
-    keys = _key_ring(config, source)
     settlement = Settlement(metrics, log)
     admission = Admission(keys)
     running = Running()
@@ -137,10 +140,11 @@ def check_exposure(config: Config, *, source: str, no_auth: bool) -> None:
         )
 
 
-def _key_ring(config: Config, source: str) -> auth.KeyRing:
+def _key_ring(config: Config, source: str, *, no_auth: bool) -> auth.KeyRing:
     keys = [_resolve(secret, f"{source}: auth.keys[{index}]") for index, secret in enumerate(config.auth.keys)]
     admin = config.auth.admin_key
-    return auth.KeyRing(keys, None if admin is None else _resolve(admin, f"{source}: auth.admin_key"))
+    admin_key = None if admin is None else _resolve(admin, f"{source}: auth.admin_key")
+    return auth.KeyRing(keys, admin_key, takes_any_host=no_auth)
 
 
 def _resolve(secret: Secret, path: str) -> str:
@@ -169,15 +173,22 @@ def _supervisors(
     return [Supervisor(name, LlamaCpp(name, config), log, on_change=told(name)) for name, config in engines.items()]
 
 
-def _upstreams(
-    config: Config, source: str, supervisors: Sequence[Supervisor]
-) -> tuple[dict[str, Upstream], dict[str, Transport]]:
+def _hosts(config: Config, source: str) -> tuple[dict[str, Upstream], dict[str, Transport]]:
     upstreams: dict[str, Upstream] = {}
     transports: dict[str, Transport] = {}
     for name, host in config.upstreams.items():
         dialect = DIALECTS[host.dialect]
         transports[name] = transport = _host_transport(f"{source}: upstreams.{name}", host, dialect)
-        upstreams[name] = Upstream(name=name, dialect=dialect, transport=transport)
+        upstreams[name] = Upstream(name=name, dialect=dialect, transport=transport, secrets=transport.api_keys)
+    return upstreams, transports
+
+
+def _add_engines(
+    config: Config,
+    supervisors: Sequence[Supervisor],
+    upstreams: dict[str, Upstream],
+    transports: dict[str, Transport],
+) -> None:
     for supervisor in supervisors:
         engine = config.engines[supervisor.name]
         dialect = DIALECTS[engine.kind]
@@ -189,7 +200,6 @@ def _upstreams(
             check_ready=supervisor.check_ready,
             always_streams=True,
         )
-    return upstreams, transports
 
 
 def _host_transport(path: str, host: UpstreamConfig, dialect: Dialect) -> Transport:
@@ -232,7 +242,7 @@ def _lister(name: str, transport: Transport) -> Fetch:
         try:
             async with asyncio.timeout(_LISTING_S):
                 return models.parse_list(await transport.get("/models"), owned_by=name)
-        except (TimeoutError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (TimeoutError, RecursionError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamFailed(f"{name} does not list its models") from error
 
     return fetch

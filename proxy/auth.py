@@ -11,18 +11,30 @@ from proxy.errors import NotAuthenticated, NotPermitted
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What a caller showed: a key or none, and the address called from, empty where it cannot be told."""
+    """What a caller showed: a key or none, the address called from (empty where it cannot be told), the host called."""
 
     key: str | None
     address: str
+    host: str
 
     @property
     def is_local(self) -> bool:
-        """Whether the call came from this machine."""
+        """Whether the call came from this machine, and meant it."""
+        return _is_loopback(self.address) and self.names_an_address
+
+    @property
+    def names_an_address(self) -> bool:
+        """Whether the host called is an IP address or `localhost`.
+
+        Any other name may be a page's own, pointed at this machine (DNS rebinding): to the browser the page and we are
+        then of one origin, and nothing holds it back.
+        """
+        name = self.host.rpartition(":")[0] if self.host.rpartition(":")[2].isdigit() else self.host
         try:
-            return ip_address(self.address).is_loopback
+            ip_address(name.strip("[]"))
         except ValueError:
-            return False
+            return name in {"", "localhost"}
+        return True
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -44,10 +56,12 @@ class KeyRing:
 
     Args:
         keys: what callers may show; none means that everybody is let in.
+        takes_any_host: where there are no keys, whether the host that is called may be a name.
         admin_key: the one key for `/admin`, and for the details of `/metrics` and `/readyz` off loopback.
     """
 
-    def __init__(self, keys: Sequence[str], admin_key: str | None) -> None:
+    def __init__(self, keys: Sequence[str], admin_key: str | None, *, takes_any_host: bool = False) -> None:
+        self._takes_any_host = takes_any_host
         self._digests = [(_digest(key), KeyPrincipal(_digest(key).hex()[:8])) for key in keys]
         self._admin = None if admin_key is None else _digest(admin_key)
 
@@ -58,8 +72,14 @@ class KeyRing:
 
         Raises:
             NotAuthenticated: no key, or one that is not ours.
+            NotPermitted: no keys are configured, and a name was called that may be a hostile page's.
         """
         if not self._digests:
+            if not (self._takes_any_host or credentials.names_an_address):
+                raise NotPermitted(
+                    "Without API keys this server answers to
+                    its IP address and to localhost only. Call it so, configure " "a key, or start it with --no-auth."
+                )
             return ANONYMOUS
         if credentials.key is None:
             raise NotAuthenticated(
@@ -89,6 +109,13 @@ class KeyRing:
         if credentials.key is None or not hmac.compare_digest(_digest(credentials.key), self._admin):
             raise NotAuthenticated("This path takes the admin key.")
         return ADMIN
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _digest(key: str) -> bytes:

@@ -38,12 +38,13 @@ class Deadlines:
 
 
 class Deadline:
-    """The waits of one task, one after the other, each `limit_s` seconds at most (and up to 0.1 s more).
+    """The waits of one task for one thing, `limit_s` seconds at most together (and up to 0.1 s more).
 
-    Only the time between `start` and `stop` counts, so that a caller who reads slowly is not the upstream's fault.
+    Only the time between `start` and `stop` counts, so that a caller who reads slowly is not the upstream's fault;
+    `reset` says that the thing has come and the next one is waited for.
     """
 
-    __slots__ = ("_deadlines", "_is_expired", "_loop", "_task", "due_s", "limit_s")
+    __slots__ = ("_deadlines", "_is_expired", "_loop", "_task", "_waited_s", "due_s", "limit_s")
 
     def __init__(self, deadlines: Deadlines, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -52,15 +53,22 @@ class Deadline:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._is_expired = False
+        self._waited_s = 0.0
 
     def start(self) -> None:
         """A wait begins, in the task that made this deadline."""
-        self.due_s = self._loop.time() + self.limit_s
+        self.due_s = self._loop.time() + self.limit_s - self._waited_s
         self._deadlines.add(self, self._loop)
 
     def stop(self) -> None:
         """The wait is over; also after an error."""
+        self._waited_s = self.limit_s - (self.due_s - self._loop.time())
         self._deadlines.discard(self)
+
+    def reset(self, limit_s: float) -> None:
+        """It has come; the next one may take `limit_s`."""
+        self.limit_s = limit_s
+        self._waited_s = 0.0
 
     def has_expired(self) -> bool:
         """Whether the cancellation just caught is this deadline's own; asked once, in the cancelled task."""

@@ -35,13 +35,19 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 class Response:
     """An answer whose head has arrived. Whoever holds it closes it; closing early ends the upstream's work."""
 
-    __slots__ = ("_answer", "_deadline", "_drain", "_is_over", "headers", "status")
+    __slots__ = ("_answer", "_deadline", "_drain", "_has_event", "_is_over", "_timeouts", "headers", "status")
 
     def __init__(
-        self, answer: aiohttp.ClientResponse, deadline: Deadline, drain: Callable[[aiohttp.ClientResponse], None]
+        self,
+        answer: aiohttp.ClientResponse,
+        deadline: Deadline,
+        timeouts: Timeouts,
+        drain: Callable[[aiohttp.ClientResponse], None],
     ) -> None:
         self._answer = answer
         self._deadline = deadline
+        self._timeouts = timeouts
+        self._has_event = False
         self._drain = drain
         self._is_over = False
         self.status = answer.status
@@ -51,12 +57,12 @@ class Response:
         """What has arrived, at least one byte; empty at the end.
 
         Raises:
-            UpstreamTimeout: nothing for the idle time.
+            UpstreamTimeout: no event (see `got_event`) for the idle time, or until the first for the time it has.
             UpstreamUnreachable: the connection broke.
         """
         self._deadline.start()
         try:
-            return await self._answer.content.readany()
+            data = await self._answer.content.readany()
         except asyncio.CancelledError:
             if self._deadline.has_expired():
                 raise UpstreamTimeout("The upstream fell silent in the middle of its answer.") from None
@@ -65,6 +71,10 @@ class Response:
             raise UpstreamUnreachable(f"The connection to the upstream broke: {_reason(error)}.") from error
         finally:
             self._deadline.stop()
+        if not self._has_event:
+            # comments before the first event: the host lives, and has the request in its queue
+            self._deadline.limit_s = self._timeouts.answer_s
+        return data
 
     async def read_all(self) -> bytes:
         """The whole body.
@@ -76,10 +86,16 @@ class Response:
         pieces, size = [], 0
         while not self._answer.content.at_eof():
             pieces.append(await self.read_some())
+            self.got_event()
             size += len(pieces[-1])
             if size > MAX_ANSWER_BYTES:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def got_event(self) -> None:
+        """What was read held an event; comments alone are a kind of silence."""
+        self._has_event = True
+        self._deadline.reset(self._timeouts.idle_s)
 
     def expect_end(self) -> None:
         """Nothing more is wanted, but the body is about to end by itself, so that the connection can be kept."""
@@ -118,6 +134,7 @@ class Transport:
         keepalive_s: float = 4.0,
     ) -> None:
         self._base_url = base_url.rstrip("/")
+        self.api_keys = tuple(api_keys)
         self._headers = itertools.cycle([_headers(key) for key in api_keys] or [_headers(None)])
         self._timeouts = timeouts
         self._client_timeout = aiohttp.ClientTimeout(
@@ -192,8 +209,8 @@ class Transport:
             raise _translate(error) from error
         finally:
             deadline.stop()
-        deadline.limit_s = self._timeouts.idle_s
-        return Response(answer, deadline, self._drain)
+        # many hosts send the head at once and think then: their time for the first event goes on
+        return Response(answer, deadline, self._timeouts, self._drain)
 
     def _drain(self, answer: aiohttp.ClientResponse) -> None:
         task = asyncio.create_task(_read_to_end(answer))

@@ -39,7 +39,7 @@ def serve(file: Path | None, host: str | None, port: int | None, *, no_auth: boo
     address = server.choose_address(config.server.host, config.server.port)
     flush = logs.configure(log_format=config.telemetry.log_format, level=config.telemetry.log_level)
     try:
-        uvloop.run(_run(config, discovery, address))
+        uvloop.run(_run(config, discovery, address, no_auth=no_auth))
     finally:
         flush()
 
@@ -50,9 +50,9 @@ def _override(config: Config, host: str | None, port: int | None) -> Config:
     return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **changes))
 
 
-async def _run(config: Config, discovery: Discovery, address: tuple[str, int]) -> None:
+async def _run(config: Config, discovery: Discovery, address: tuple[str, int], *, no_auth: bool) -> None:
     progress = EngineProgress(sys.stderr)
-    running_app = app.build(config, source=discovery.source, on_engine_change=progress.tell)
+    running_app = app.build(config, source=discovery.source, no_auth=no_auth, on_engine_change=progress.tell)
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -82,7 +82,7 @@ async def _run(config: Config, discovery: Discovery, address: tuple[str, int]) -
 
 
 def _relieve_collector() -> None:
-    """What is loaded stays, and requests leave no cycles behind: looking for some after every 700 objects is a waste."""
+    """What is loaded stays, and requests leave few cycles behind: looking for some after every 700 objects costs."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -17,6 +17,8 @@ from proxy.errors import (
 )
 
 _MAX_MESSAGE = 2048
+_MAX_WORD = 128
+_OUR_KEY = frozenset({"invalid_api_key", "authentication_error", "permission_error", "insufficient_quota"})
 _OVERLOAD_RETRY_S = 1.0
 _QUOTA_RETRY_S = 60.0
 _TIMEOUTS = frozenset({408, 504, 522, 524})
@@ -35,6 +37,8 @@ def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyEr
     told = _read(body)
     if status in {401, 402, 403}:
         return _refused_us(status)
+    if {told.code, told.type} & _OUR_KEY:
+        return _refused_us(402 if "insufficient_quota" in {told.code, told.type} else 401)
     return _failed(status, told, _retry_after_s(headers))
 
 
@@ -44,7 +48,7 @@ def parse_embedded(body: bytes) -> ProxyError:
     kind = (told.type or "").lower().replace(" ", "")
     if told.code is not None and re.fullmatch(r"[45]\d\d", told.code):
         return parse_error(int(told.code), {}, body)
-    return _failed(400 if "invalid_request" in kind or "badrequest" in kind else 500, told, None)
+    return parse_error(400 if "invalid_request" in kind or "badrequest" in kind else 500, {}, body)
 
 
 def _refused_us(status: int) -> ProxyError:
@@ -104,11 +108,11 @@ def _read(body: bytes) -> _Told:
     if isinstance(value, list):
         value = value[0] if value else {}
     if not isinstance(value, dict):
-        return _Told(_text(value), {})
+        return _Told(value if isinstance(value, str) else None, {})
     inner = value.get("error")
     if isinstance(inner, dict):
         return _Told(_message(inner) or _message(value), inner)
-    return _Told(_text(inner) or _message(value), value)
+    return _Told((inner if isinstance(inner, str) else None) or _message(value), value)
 
 
 def _message(source: Mapping[str, Any]) -> str | None:
@@ -124,7 +128,7 @@ def _message(source: Mapping[str, Any]) -> str | None:
 def _text(value: object) -> str | None:
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
         return None
-    return _sound(str(value))
+    return _sound(str(value))[:_MAX_WORD]
 
 
 def _sound(text: str) -> str:

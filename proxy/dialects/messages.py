@@ -9,7 +9,6 @@ Message = dict[str, Raw]
 
 _decode = msgspec.json.Decoder(list[Message]).decode
 _encode = msgspec.json.Encoder().encode
-_DEVELOPER = b'"developer"'
 _REASONING_NAMES = ("reasoning_content", "reasoning")
 
 
@@ -26,12 +25,12 @@ def adapt(raw: Raw, *, system_role: str | None, joins_text: bool, reasoning_name
     adapted = _decode(raw)
     for message in adapted:
         _drop_nulls(message)
-        role = bytes(message["role"])
-        if system_role is not None and role == _DEVELOPER:
+        role = msgspec.json.decode(message["role"])  # its bytes may be escaped
+        if system_role is not None and role == "developer":
             message["role"] = Raw(_encode(system_role))
         if joins_text and (content := message.get("content")) is not None and json_type(content) == "array":
             message["content"] = _join_text(content)
-        if role == b'"assistant"':
+        if role == "assistant":
             _rename_reasoning(message, reasoning_name)
     return Raw(_encode(adapted))
 

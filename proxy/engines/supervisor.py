@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from proxy.engines.base import EngineError, EngineKind, EngineStatus, Probe
 from proxy.errors import EngineUnavailable
 
+_PREFIX = "tidegate-"
 _FIRST_BACKOFF_S = 1.0
 _MAX_BACKOFF_S = 60.0
 _POLL_S = 0.05
@@ -63,7 +65,9 @@ class Supervisor:
         self._on_change = on_change
         self._first_backoff_s = backoff_s
         self._stop_s = stop_s
-        self._directory = Path(tempfile.mkdtemp(prefix="tidegate-"))  # only we may enter: the mode is 0700
+        _sweep()
+        # only we may enter: the mode is 0700
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self.socket_path = str(self._directory / "engine.sock")
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -199,3 +203,13 @@ class Supervisor:
         self.status = status
         if self._on_change is not None:
             self._on_change(status)
+
+
+def _sweep() -> None:
+    """Remove what a Tidegate that was killed has left behind: directories of ours whose process is gone."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid = directory.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            is_ours = directory.stat().st_uid == os.getuid()
+            if pid.isdigit() and is_ours and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+                shutil.rmtree(directory, ignore_errors=True)

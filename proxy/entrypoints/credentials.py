@@ -15,7 +15,8 @@ def read_credentials(headers: Mapping[bytes, bytes], client: Any) -> Credentials
     Where a proxy says that it speaks for somebody else, the address cannot be told.
     """
     is_direct = client is not None and _PROXIED.isdisjoint(headers)
-    return Credentials(_key(headers), str(client[0]) if is_direct else "")
+    host = headers.get(b"host", b"").decode("latin-1")
+    return Credentials(_key(headers), str(client[0]) if is_direct else "", host)
 
 
 def _key(headers: Mapping[bytes, bytes]) -> str | None:

@@ -19,6 +19,7 @@ from proxy.errors import ConfigError
 
 _BACKLOG = 2048
 _MAX_CONCURRENT = 65536  # granian's own queue; connections are what the system allows
+_LAST_WAIT_S = 2.0
 _HEADER_TIMEOUT_MS = 30_000
 
 
@@ -71,4 +72,7 @@ async def serve(
     if not serving.done():
         server.stop()  # type: ignore[no-untyped-call]
         await drain()
-    await serving
+    # callers who do not read, or have sent half a head, would keep it for as long as they like
+    await asyncio.wait((serving,), timeout=_LAST_WAIT_S)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)

@@ -4,7 +4,7 @@ import random
 from typing import Protocol
 
 from proxy.dialects import events, failures
-from proxy.errors import StreamBroken, UpstreamFailed
+from proxy.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.upstream import Response, Upstream
 from proxy.protocol import embeddings
@@ -14,6 +14,8 @@ from proxy.streaming.chat import ChatAssembler, ChatWriter
 from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter
 from proxy.streaming.sinks import Assembler, Envelope, Writer
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of a unary answer, which is kept whole
 
 _DONE = b"[DONE]"
 _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
@@ -49,8 +51,6 @@ async def attempt(upstream: Upstream, model: str, request: ModelRequest, context
     context.sent_upstream_s = context.clock.monotonic_s()
     response = await upstream.transport.post(path, body, is_stream=is_stream)
     try:
-        if not 200 <= response.status < 300:
-            raise failures.parse_error(response.status, response.headers, await response.read_all())
         return await _read(response, request, context)
     except StreamBroken as error:
         response.close()
@@ -62,6 +62,8 @@ async def attempt(upstream: Upstream, model: str, request: ModelRequest, context
 
 
 async def _read(response: Response, request: ModelRequest, context: RequestContext) -> Answer:
+    if not 200 <= response.status < 300:
+        raise failures.parse_error(response.status, response.headers, await response.read_all())
     if request.endpoint == "embeddings":
         return _Whole(await _read_embeddings(response, request, context), response)
     is_chat = request.endpoint == "chat"
@@ -78,7 +80,8 @@ async def _read(response: Response, request: ModelRequest, context: RequestConte
 async def _assemble(response: Response, assembler: Assembler, context: RequestContext) -> bytes:
     source = _Source(response, ChoiceStream(assembler))
     while await source.read():
-        pass
+        if source.read_bytes > MAX_ANSWER_BYTES:
+            raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
     context.usage = source.stream.close()
     return assembler.to_json()
 
@@ -101,25 +104,38 @@ class _Source:
     The content type decides, not the request: some hosts answer a stream with one JSON body.
     """
 
-    __slots__ = ("_is_json", "_parser", "_response", "stream")
+    __slots__ = ("_is_json", "_parser", "_response", "read_bytes", "stream")
 
     def __init__(self, response: Response, stream: ChoiceStream) -> None:
         self._response = response
-        self._is_json = "json" in response.headers.get("content-type", "")
+        self._is_json = "json" in response.headers.get("content-type", "").lower()
         self._parser = EventParser()
+        self.read_bytes = 0
         self.stream = stream
 
     async def read(self) -> bool:
         """Read what has arrived; False at the end."""
+        try:
+            return await self._read()
+        except (UpstreamTimeout, UpstreamUnreachable):
+            if self.stream.is_complete:  # only the formal end is missing
+                return False
+            raise
+
+    async def _read(self) -> bool:
         if self._is_json:
             self.stream.accept(events.parse(await self._response.read_all()))
             return False
         data = await self._response.read_some()
-        for event in self._parser.feed(data) if data else self._parser.close():
-            if event == _DONE:
+        self.read_bytes += len(data)
+        found = self._parser.feed(data) if data else self._parser.close()
+        for event in found:
+            if event.startswith(_DONE):
                 self._response.expect_end()
                 return False
             self.stream.accept(events.parse(event))
+        if found:
+            self._response.got_event()
         return bool(data)
 
 
@@ -143,13 +159,14 @@ class _Whole:
 class _Streamed:
     """A streamed answer."""
 
-    __slots__ = ("_context", "_is_ended", "_source", "_writer", "close", "heartbeat")
+    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_writer", "close", "heartbeat")
 
     def __init__(self, response: Response, writer: Writer, context: RequestContext) -> None:
         self._source = _Source(response, ChoiceStream(writer))
         self._writer = writer
         self._context = context
         self._is_ended = False
+        self._failure: ProxyError | None = None
         self.heartbeat = writer.heartbeat
         self.close = response.close
 
@@ -160,7 +177,12 @@ class _Streamed:
 
     async def read(self) -> list[bytes]:
         while not (payloads := self._writer.take()) and not self._is_ended:
-            await self._advance()
+            try:
+                await self._advance()
+            except ProxyError as error:
+                self._is_ended, self._failure = True, error
+        if not payloads and self._failure is not None:
+            raise self._failure  # after what came before it, also in the same read
         if not self._context.first_content_s and self._source.stream.has_content:
             self._context.first_content_s = self._context.clock.monotonic_s()
         return payloads

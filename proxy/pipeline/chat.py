@@ -60,7 +60,7 @@ class Pipeline:
             try:
                 yield answer
             except UpstreamError as error:
-                self._settlement.failed_attempt(context, error)
+                self._failover.failed(context, error)
                 raise
             finally:
                 answer.close()

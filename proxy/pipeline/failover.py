@@ -33,8 +33,13 @@ class Failover:
             try:
                 return await attempt(self._upstreams[target.upstream], target.model, request, context)
             except ProxyError as error:
-                self._settlement.failed_attempt(context, error)
+                self.failed(context, error)
                 if not error.may_try_another_target:
                     raise
                 failure = error
         raise failure
+
+    def failed(self, context: RequestContext, error: ProxyError) -> None:
+        """Note that the attempt at `context.upstream` failed; the error loses what no caller may see."""
+        self._upstreams[context.upstream].mask(error)
+        self._settlement.failed_attempt(context, error)

@@ -82,8 +82,6 @@ class Account:
         series.statuses[status] = series.statuses.get(status, 0) + 1
         if isinstance(failure, ClientGone):
             metrics.disconnects.labels(context.endpoint).inc()
-        if context.sent_upstream_s:
-            _observe(series, context, ended_s)
         fields = _line(context, status, ended_s)
         if failure is not None:
             fields |= _why(failure)
@@ -91,6 +89,8 @@ class Account:
             log.error("request", **fields, exc_info=failure.__cause__ or error)
         else:
             log.info("request", **fields)
+        if context.sent_upstream_s:
+            _observe(series, context, ended_s)
 
 
 def _observe(series: Series, context: RequestContext, ended_s: float) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from proxy.dialects.base import Dialect
+from proxy.errors import ProxyError
 
 
 class Response(Protocol):
@@ -19,6 +20,9 @@ class Response(Protocol):
 
     async def read_all(self) -> bytes:
         """The whole body."""
+
+    def got_event(self) -> None:
+        """What was read held an event; comments alone are a kind of silence."""
 
     def expect_end(self) -> None:
         """Nothing more is wanted, but the body may end by itself, so that the connection can be kept."""
@@ -42,6 +46,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """One host or engine.
 
     Attributes:
+        secrets: keys that no message of the host's may show to a caller.
         check_ready: raises `EngineUnavailable` while there is no use in trying.
         always_streams: ask for a stream even where the caller wants one answer, because the host does not notice a
             caller who leaves a unary request (llama.cpp).
@@ -50,5 +55,13 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     dialect: Dialect
     transport: Transport
+    secrets: tuple[str, ...] = ()
     check_ready: Callable[[], None] = always_ready
     always_streams: bool = False
+
+    def mask(self, error: ProxyError) -> None:
+        """Take our keys out of an error in the host's words."""
+        for secret in self.secrets:
+            error.message = error.message.replace(secret, "***")
+            error.param = error.param and error.param.replace(secret, "***")
+            error.code = error.code and error.code.replace(secret, "***")

@@ -1,6 +1,7 @@
 """`/v1/embeddings` (contract A.9): the request's checks, and the answer rebuilt in the form the caller asked for."""
 
 import base64
+import math
 import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -96,12 +97,15 @@ def rebuild(body: bytes, *, model: str, encoding: Encoding) -> tuple[bytes, Usag
 
 def _convert(vector: str | list[float], encoding: Encoding) -> str | Sequence[float]:
     if isinstance(vector, str):
-        # The SDKs ask for base64 (contract A.9) and most hosts give it: taking it apart would only cost.
-        return vector if encoding == "base64" else _unpack(base64.b64decode(vector, validate=True))
+        numbers = _unpack(base64.b64decode(vector, validate=True))
+        return vector if encoding == "base64" else numbers
     return vector if encoding == "float" else base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _unpack(data: bytes) -> Sequence[float]:
     if len(data) % 4:
         raise ValueError("base64 that is no float32 vector")
-    return struct.unpack(f"<{len(data) // 4}f", data)
+    numbers = struct.unpack(f"<{len(data) // 4}f", data)
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a vector with numbers that JSON cannot say")
+    return numbers

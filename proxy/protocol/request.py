@@ -72,10 +72,13 @@ def is_deeper_than(body: bytes, limit: int) -> bool:
     if body.count(b"[") + body.count(b"{") <= limit:
         return False
     brackets = _STRING.sub(b"", body).translate(_TO_SQUARE, _NOT_BRACKETS)
+    if b"[" * (limit + 1) in brackets:
+        return True
     for _ in range(limit):
-        if not brackets:
-            return False
+        size = len(brackets)
         brackets = brackets.replace(b"[]", b"")
+        if len(brackets) == size:
+            break
     return bool(brackets)
 
 

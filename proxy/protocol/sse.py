@@ -85,16 +85,15 @@ class EventParser:
 def _events(block: bytes) -> list[bytes]:
     events = []
     for event in block.split(b"\n\n"):
-        if event.startswith(b"data: ") and b"\n" not in event:
-            events.append(event[6:])
-        elif (data := _data_of(event)) is not None:
+        is_plain = event.startswith(b"data: ") and b"\n" not in event
+        data = event[6:] if is_plain else _data_of(event)
+        if data:
             events.append(data)
     return events
 
 
-def _data_of(event: bytes) -> bytes | None:
-    values = [_value(line) for line in event.split(b"\n") if line == b"data" or line.startswith(b"data:")]
-    return b"\n".join(values) if values else None
+def _data_of(event: bytes) -> bytes:
+    return b"\n".join(_value(line) for line in event.split(b"\n") if line.startswith(b"data:"))
 
 
 def _value(line: bytes) -> bytes:

@@ -41,7 +41,7 @@ _NOT_A_FINISH = frozenset(
     }
 )
 _MAX_CHOICES = 128  # what may be asked for
-_MAX_CALLS = 1024  # in one choice; a bound on what an upstream can make us keep
+_MAX_CALLS = 128  # in one choice; a bound on what an upstream can make us keep and look through
 
 _text = msgspec.json.Decoder(str)
 _raw_list = msgspec.json.Decoder(list[Raw])
@@ -130,6 +130,11 @@ class ChoiceStream:
         self._usage: dict[str, Any] | None = None
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every choice seen has its finish reason."""
+        return bool(self._states) and all(state.is_finished for state in self._states)
+
+    @property
     def has_begun(self) -> bool:
         """Whether a choice was seen."""
         return bool(self._states)
@@ -160,7 +165,7 @@ class ChoiceStream:
         """
         if not self._states:
             raise UpstreamFailed("The upstream's answer holds no choices.")
-        if not all(state.is_finished for state in self._states):
+        if not self.is_complete:
             raise StreamBroken("The upstream's answer ended before it was complete.")
         if self._usage is None:
             return None

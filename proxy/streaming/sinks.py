@@ -68,7 +68,7 @@ def joined_logprobs(entries: list[Mapping[str, Any]]) -> dict[str, Any] | None:
     for entry in entries:
         for name, value in entry.items():
             if isinstance(value, list) and isinstance(joined.get(name), list):
-                joined[name] = joined[name] + value
+                joined[name].extend(value)
             elif value is not None or name not in joined:
-                joined[name] = value
+                joined[name] = list(value) if isinstance(value, list) else value
     return joined or None

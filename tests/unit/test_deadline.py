@@ -34,13 +34,25 @@ async def test_time_between_waits_does_not_count():
     assert not deadline.has_expired()
 
 
-async def test_each_wait_has_the_whole_limit():
+async def test_after_a_reset_a_wait_has_the_whole_limit():
     deadline = Deadline(Deadlines(), 0.2)
     for _ in range(4):
         deadline.start()
         await after(0.08)
         deadline.stop()
+        deadline.reset(0.2)
     assert not deadline.has_expired()
+
+
+async def test_waits_for_one_thing_are_added_up():
+    """Comments without an event are no answer."""
+    deadline = Deadline(Deadlines(), 0.2)
+    with pytest.raises(asyncio.CancelledError):
+        for _ in range(10):
+            deadline.start()
+            await after(0.08)
+            deadline.stop()
+    assert deadline.has_expired()
 
 
 async def test_of_many_waits_only_the_late_one_is_cancelled():

@@ -90,7 +90,8 @@ class EventStream:
         every_s = self._comment_every_s if self._heartbeat is None else self._empty_every_s
         left_s = self._last_s + every_s - self._loop.time()
         if left_s <= 0:
-            self._beat = self._loop.create_task(self._say_something())
+            if self._beat is None or self._beat.done():
+                self._beat = self._loop.create_task(self._say_something())
             self._last_s = self._loop.time()
             left_s = every_s
         self._handle = self._loop.call_later(left_s, self._look)

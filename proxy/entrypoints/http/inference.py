@@ -1,6 +1,8 @@
 """`POST` chat completions, completions and embeddings: one road, three parsers."""
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from proxy.deadline import Deadline
 from proxy.entrypoints.http.door import Door
@@ -9,6 +11,9 @@ from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
 from proxy.entrypoints.http.lifeline import Lifeline
 from proxy.errors import ClientGone, InternalError, ProxyError
 from proxy.protocol.request import Endpoint, ModelRequest
+
+# A caller who does not read would never hear it.
+_FAREWELL_S = 1.0
 
 Parse = Callable[[bytes], ModelRequest]
 
@@ -81,7 +86,9 @@ class _Call:
             self.close()
             await self._exchange.send_error(error)
         elif self._stream is not None:
-            await self._stream.fail(error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_S):
+                    await self._stream.fail(error)
 
     def close(self) -> None:
         if self._stream is not None:
