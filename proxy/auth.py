@@ -77,8 +77,8 @@ class KeyRing:
         if not self._digests:
             if not (self._takes_any_host or credentials.names_an_address):
                 raise NotPermitted(
-                    "Without API keys this server answers to
-                    its IP address and to localhost only. Call it so, configure " "a key, or start it with --no-auth."
+                    "Without API keys this server answers to its IP address and to localhost only. Call it so, "
+                    "configure a key, or start it with --no-auth."
                 )
             return ANONYMOUS
         if credentials.key is None:

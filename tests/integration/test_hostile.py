@@ -64,8 +64,8 @@ async def test_silence_after_the_last_finish_reason_is_the_end(upstream):
 @pytest.mark.parametrize("begins", [False, True], ids=["before the first event", "in the middle"])
 async def test_comments_alone_do_not_keep_an_answer_waiting_for_ever(upstream, begins):
     config = f"""
-upstreams: {{host: {{base_url: "{upstream.url}", first_byte_timeout_s: 0.2, answer_timeout_s: 0.4, idle_timeout_s:
-0.3}}}}
+upstreams:
+  host: {{base_url: "{upstream.url}", first_byte_timeout_s: 0.2, answer_timeout_s: 0.4, idle_timeout_s: 0.3}}
 """
 
     async def only_comments(call: Call) -> None:
@@ -175,9 +175,9 @@ upstreams: {{host: {{base_url: "{upstream.url}"}}}}
 
     upstream.play(floods)
     body = json.dumps(ASK | {"model": "host/x", "stream": True}).encode()
-    head
-    = f"POST /v1/chat/completions
-    HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n" async with proxy.process("--config", str(path)) as running:
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\n\r\n"
+    async with proxy.process("--config", str(path)) as running:
         host, _, port = running.url.removeprefix("http://").rpartition(":")
         _, never_reads = await asyncio.open_connection(host, int(port), limit=1024)
         never_reads.write(head.encode() + body)
