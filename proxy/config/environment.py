@@ -3,6 +3,7 @@
 `OPENAI_BASE_URL` is not looked at: it is what callers set to reach Tidegate, and would send it to itself.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from proxy.config.engines import EngineConfig
 from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.root import Config, check
 from proxy.config.secret import Secret
-from proxy.config.upstreams import DialectName, UpstreamConfig
+from proxy.config.upstreams import BASE_URL, DialectName, UpstreamConfig
 from proxy.errors import ConfigError
 
 EMBEDDED_ENGINE = "tiny"
@@ -109,19 +110,29 @@ def _ollama_url(value: str, variable: str) -> str:
     """`OLLAMA_HOST` as Ollama writes it: host, host:port or a URL; the address to listen on may be 0.0.0.0."""
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise ConfigError(f"{variable}: {error}; write host:port or a URL") from error
-    if not host or parts.scheme not in {"http", "https"}:
-        raise ConfigError(f"{variable}: no host in it; write host:port or a URL")
+        raise _not_a_url(variable) from error
+    if not host:
+        raise _not_a_url(variable)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     host = f"[{host}]" if ":" in host else host
     default = _OLLAMA_PORT if parts.scheme == "http" else 443
-    return f"{parts.scheme}://{host}:{port or default}{parts.path.rstrip('/')}/v1"
+    user = f"{parts.username}@" if parts.username else ""
+    return _plain_url(f"{parts.scheme}://{user}{host}:{port or default}{parts.path.rstrip('/')}/v1", variable)
 
 
 def _plain_url(value: str, variable: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
-        raise ConfigError(f"{variable}: not a URL that can be used; write it as https://HOST/v1")
+    try:
+        is_good = re.search(BASE_URL, value) is not None and urlsplit(value).port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise _not_a_url(variable)
     return value.rstrip("/")
+
+
+def _not_a_url(variable: str) -> ConfigError:
+    cure = "host:port or a URL" if variable == "OLLAMA_HOST" else "it as https://HOST/v1"
+    # without the value: it may hold a password
+    return ConfigError(f"{variable}: not an address that can be used; write {cure}")

@@ -18,7 +18,7 @@ from proxy.config.telemetry import LogFormat, LogLevel, TelemetryConfig
 from proxy.config.upstreams import DialectName, UpstreamConfig
 from proxy.errors import ConfigError
 
-_AT = re.compile(r" - at `(?:key in )?\$\.?(?P<path>.*)`$")
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
 _ENUM = re.compile(r"Invalid enum value '(?P<value>.*)'$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.+)`$")
 
@@ -29,8 +29,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)

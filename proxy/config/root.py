@@ -50,7 +50,7 @@ def check(config: Config, source: str) -> None:
         )
     for section, names in (("upstreams", config.upstreams), ("engines", config.engines)):
         for name in names:
-            if not _NAME.match(name):
+            if not _NAME.fullmatch(name):
                 raise ConfigError(
                     f"{source}: {section}.{name[:80]}: not a usable name; take letters, digits, dot, dash, underscore"
                 )

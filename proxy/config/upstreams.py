@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 from proxy.config.secret import Secret
 from proxy.config.server import Seconds
 
+BASE_URL = r"^https?://[^\s/@?#]+(/[^\s?#]*)?$(?!\n)"
 DialectName = Literal["openai", "deepseek", "vllm", "llamacpp", "generic"]
 
 
@@ -16,7 +17,7 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     base_url: Annotated[
         str,
         Meta(
-            pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$",
+            pattern=BASE_URL,
             description="As an SDK would take it, with /v1 where the host has it.",
         ),
     ]

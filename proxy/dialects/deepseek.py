@@ -4,13 +4,19 @@ from msgspec import Raw
 
 from proxy.dialects import effort
 from proxy.dialects.base import Dialect
+from proxy.errors import UnsupportedParameter
 from proxy.protocol.request import Fields
 
 _EFFORTS = {"minimal": "low", "low": "low", "medium": "high", "high": "high", "xhigh": "high", "ultra": "max"}
 
 
 def _adjust(fields: Fields) -> None:
-    """Rows 1 and 2: thinking is switched in the body, and the scale has three steps."""
+    """Row 14: more choices than one would be ignored in silence.
+
+    Rows 1 and 2: thinking is switched in the body, and the scale has three steps.
+    """
+    if bytes(fields.pop("n", Raw(b"1"))) != b"1":
+        raise UnsupportedParameter("Unsupported parameter: 'n' over 1 is not supported with this model.", param="n")
     wanted = effort.take_effort(fields)
     if wanted == "none":
         fields["thinking"] = Raw(b'{"type":"disabled"}')

@@ -93,7 +93,7 @@ def _events(block: bytes) -> list[bytes]:
 
 
 def _data_of(event: bytes) -> bytes:
-    return b"\n".join(_value(line) for line in event.split(b"\n") if line.startswith(b"data:"))
+    return b"\n".join(_value(line) for line in event.split(b"\n") if line == b"data" or line.startswith(b"data:"))
 
 
 def _value(line: bytes) -> bytes:

@@ -35,7 +35,8 @@ class Usage(Struct, gc=False):
     prompt_cache_miss_tokens: int | UnsetType = UNSET
 
 
-_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
+_MAX_COUNT = 2**53  # beyond it JavaScript's numbers are no longer exact
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _PROMPT = ("prompt_tokens", "input_tokens", "prompt_eval_count", "num_prompt_tokens", "prompt_token_count")
 _COMPLETION = (
     "completion_tokens",
@@ -53,8 +54,8 @@ def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
 
     A reasoning count of 0 beside reasoning text is left out: vLLM says so wrongly (contract 76k).
     """
-    if raw.keys() == _PLAIN and all(type(count) is int and count >= 0 for count in raw.values()):
-        return Usage(raw["prompt_tokens"], raw["completion_tokens"], raw["total_tokens"])
+    if (plain := _plain(raw)) is not None:
+        return plain
     prompt = _first(raw, _PROMPT) or 0
     completion = _first(raw, _COMPLETION) or 0
     total = _first(raw, ("total_tokens",))
@@ -67,6 +68,19 @@ def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
         prompt_cache_hit_tokens=_or_unset(_first(raw, ("prompt_cache_hit_tokens",))),
         prompt_cache_miss_tokens=_or_unset(_first(raw, ("prompt_cache_miss_tokens",))),
     )
+
+
+def _plain(raw: Mapping[str, Any]) -> Usage | None:
+    """The three counts alone, which is what most hosts send: worth a way of its own, as every answer has them."""
+    try:
+        usage = Usage(raw["prompt_tokens"], raw["completion_tokens"], raw["total_tokens"])
+    except KeyError:
+        return None
+    for name, value in raw.items():
+        is_count = name in _PLAIN and type(value) is int and 0 <= value < _MAX_COUNT
+        if not (is_count or (value is None and name not in _PLAIN)):
+            return None
+    return usage
 
 
 def _prompt_details(raw: Mapping[str, Any]) -> PromptDetails | UnsetType:
@@ -99,7 +113,7 @@ def _either(near: Mapping[str, Any], far: Mapping[str, Any], names: tuple[str, .
 def _first(raw: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = raw.get(name)
-        if isinstance(value, int | float) and abs(value) < 2**53:  # not NaN, not infinite
+        if isinstance(value, int | float) and abs(value) < _MAX_COUNT:  # not NaN, not infinite
             return max(0, int(value))
     return None
 

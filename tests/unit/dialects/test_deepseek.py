@@ -1,0 +1,96 @@
+"""api.deepseek.com (contract B.1)."""
+
+import json
+
+import pytest
+
+from proxy.dialects.deepseek import DIALECT
+from proxy.errors import UnsupportedParameter, UpstreamLacksModel
+from proxy.protocol import chat
+
+USER = {"role": "user", "content": "hi"}
+
+
+def build(**fields):
+    request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
+    return json.loads(DIALECT.build_request(request, model="deepseek-flash", is_stream=False))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sent"),
+    [
+        ("minimal", "low"),
+        ("low", "low"),
+        ("medium", "high"),
+        ("high", "high"),
+        ("xhigh", "high"),
+        ("max", "max"),
+        ("ultra", "max"),
+    ],
+)
+def test_effort_has_three_steps(wanted, sent):
+    body = build(reasoning_effort=wanted)
+    assert body["reasoning_effort"] == sent
+    assert "thinking" not in body
+
+
+def test_no_effort_switches_thinking_off():
+    """It is on by default, and `none` is not known (rows 1 and 2)."""
+    body = build(reasoning_effort="none")
+    assert body["thinking"] == {"type": "disabled"}
+    assert "reasoning_effort" not in body
+
+
+def test_thinking_of_the_caller_goes_as_it_is():
+    assert build(thinking={"type": "enabled"})["thinking"] == {"type": "enabled"}
+
+
+def test_the_newer_limit_has_the_older_name():
+    """`max_completion_tokens` would be ignored in silence (row 3)."""
+    body = build(max_completion_tokens=5)
+    assert body["max_tokens"] == 5
+    assert "max_completion_tokens" not in body
+
+
+def test_messages_are_plain():
+    """`developer` and arrays of text are 400 there (rows 5 and 6); reasoning goes back (row 10)."""
+    assert build(
+        messages=[
+            {"role": "developer", "content": [{"type": "text", "text": "be brief"}]},
+            {"role": "assistant", "content": "a", "reasoning": "hm"},
+        ]
+    )["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "assistant", "content": "a", "reasoning_content": "hm"},
+    ]
+
+
+def test_hints_are_dropped():
+    hints = {
+        "metadata": {"a": "b"},
+        "modalities": ["text"],
+        "parallel_tool_calls": True,
+        "prompt_cache_key": "k",
+        "seed": 1,
+        "service_tier": "auto",
+        "store": True,
+        "user": "u",
+        "verbosity": "low",
+        "n": 1,
+        "logit_bias": {},
+    }
+    assert set(build(**hints)) == {"model", "messages"}
+
+
+@pytest.mark.parametrize("fields", [{"logit_bias": {"1": 5}}, {"audio": {"voice": "x"}}, {"n": 2}])
+def test_what_it_does_not_have_is_refused(fields):
+    """It would be ignored in silence, and the caller would get another answer than asked for (row 14)."""
+    with pytest.raises(UnsupportedParameter) as caught:
+        build(**fields)
+    assert caught.value.param == next(iter(fields))
+
+
+def test_completions_are_at_the_beta_path_and_embeddings_nowhere():
+    assert DIALECT.path("completions") == "/beta/completions"
+    with pytest.raises(UpstreamLacksModel):
+        DIALECT.path("embeddings")

@@ -1,0 +1,240 @@
+"""A host's error answer, in any shape, as one of our errors (contract R-ERR, B.18)."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.dialects.failures import parse_embedded, parse_error
+from proxy.errors import (
+    ProxyError,
+    UpstreamFailed,
+    UpstreamLacksModel,
+    UpstreamRateLimited,
+    UpstreamRefusedUs,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
+from proxy.protocol.errors import to_headers, to_json
+
+NESTED = b'{"error":{"message":"boom","type":"their_type","param":null,"code":null}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "told", "may_try_another_target"),
+    [
+        *((status, UpstreamRejected, 400, False) for status in (400, 405, 413, 422, 501)),
+        *((status, UpstreamRefusedUs, 502, True) for status in (401, 403)),
+        (402, UpstreamRefusedUs, 503, True),
+        (404, UpstreamLacksModel, 404, True),
+        *((status, UpstreamTimeout, 504, True) for status in (408, 504, 522, 524)),
+        *((status, UpstreamFailed, 502, True) for status in (409, 424, 498, 499, 500, 502, 520, 521, 523, 525, 526)),
+        (429, UpstreamRateLimited, 429, True),
+        *((status, UpstreamFailed, 503, True) for status in (503, 529)),
+        *((status, UpstreamFailed, 502, True) for status in (301, 418, 451, 599)),
+    ],
+)
+def test_every_status_has_its_error(status, kind, told, may_try_another_target):
+    """The contract's B.18."""
+    error = parse_error(status, {}, NESTED)
+    assert type(error) is kind
+    assert (error.status, error.may_try_another_target) == (told, may_try_another_target)
+
+
+@pytest.mark.parametrize(
+    ("status", "type_", "code"),
+    [
+        (400, "invalid_request_error", None),
+        (401, "upstream_error", "upstream_auth"),
+        (403, "upstream_error", "upstream_auth"),
+        (402, "upstream_error", "upstream_quota"),
+        (404, "invalid_request_error", "model_not_found"),
+        (413, "invalid_request_error", "context_length_exceeded"),
+        (429, "rate_limit_error", "rate_limit_exceeded"),
+        (500, "upstream_error", "upstream_failed"),
+        (503, "upstream_error", "upstream_failed"),
+        (504, "upstream_error", "upstream_timeout"),
+    ],
+)
+def test_type_and_code_are_ours(status, type_, code):
+    """The caller sees OpenAI's words, whatever the host calls it."""
+    error = parse_error(status, {}, NESTED)
+    assert (error.type, error.code) == (type_, code)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (NESTED, "boom"),
+        (b'{"error":"boom"}', "boom"),
+        (b'{"object":"error","message":"boom","code":400}', "boom"),
+        (b'{"message":"boom"}', "boom"),
+        (b'{"detail":"boom"}', "boom"),
+        (b'{"detail":[{"loc":["body"],"msg":"boom"}]}', "boom"),
+        (b'{"text":"boom"}', "boom"),
+        (b'{"error":{"detail":"boom"}}', "boom"),
+        (b'{"error":{},"message":"boom"}', "boom"),
+        (b'[{"error":{"message":"boom"}}]', "boom"),
+        (b'"boom"', "boom"),
+        (b"boom", "boom"),
+        (b"  boom\n", "boom"),
+        (b"b\xffm", "b\ufffdm"),
+        (b"", "The upstream answered with status 400."),
+        (b"<html><body>Bad Request</body></html>", "The upstream answered with status 400."),
+        (b"{}", "The upstream answered with status 400."),
+        (b"[]", "The upstream answered with status 400."),
+        (b"null", "The upstream answered with status 400."),
+        (b'{"error":null}', "The upstream answered with status 400."),
+        (b'{"error":{"message":""}}', "The upstream answered with status 400."),
+    ],
+)
+def test_the_message_is_found_in_every_shape(body, message):
+    """An HTML page of some load balancer tells a caller nothing."""
+    assert parse_error(400, {}, body).message == message
+
+
+def test_a_long_message_is_cut():
+    """Some, of vLLM, quote whole requests (contract 76b)."""
+    assert len(parse_error(400, {}, b"x" * 10**5).message) == 2048
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_what_a_host_says_about_our_key_is_not_passed_on(status):
+    """It may quote the key."""
+    body = b'{"error":{"message":"Incorrect API key provided: sk-abc","param":"sk-abc","code":"sk-abc"}}'
+    told = to_json(parse_error(status, {}, body), "r")
+    assert b"sk-abc" not in told
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+@pytest.mark.parametrize("field", ["code", "type"])
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("invalid_api_key", "upstream_auth"),
+        ("authentication_error", "upstream_auth"),
+        ("permission_error", "upstream_auth"),
+        ("insufficient_quota", "upstream_quota"),
+    ],
+)
+def test_our_account_is_meant_whatever_the_status(status, field, word, told):
+    """Some hosts say 400 or 429 where they mean our key or our balance."""
+    body = json.dumps({"error": {"message": "Incorrect API key provided: sk-abc", field: word}}).encode()
+    error = parse_error(status, {}, body)
+    assert (type(error), error.code) == (UpstreamRefusedUs, told)
+    assert b"sk-abc" not in to_json(error, "r")
+
+
+def test_a_used_up_account_is_told_as_a_pause():
+    assert to_headers(parse_error(402, {}, b"")) == [(b"retry-after", b"60")]
+
+
+@pytest.mark.parametrize(
+    ("given_param", "param"), [("body.stop", "stop"), ("query.x", "x"), ("stop", "stop"), (None, None), (5, "5")]
+)
+def test_the_parameter_is_named_as_openai_does(given_param, param):
+    """It may be `body.stop` on the wire (contract 76b)."""
+    body = json.dumps({"error": {"message": "m", "param": given_param}}).encode()
+    assert parse_error(400, {}, body).param == param
+
+
+@pytest.mark.parametrize(
+    ("given_code", "code"),
+    [("invalid_type", "invalid_type"), (400, None), ("400", None), ("Bad Request", None), (None, None)],
+)
+def test_a_code_is_a_slug_or_null(given_code, code):
+    """Numbers and HTTP words are vLLM's and llama.cpp's."""
+    assert parse_error(422, {}, json.dumps({"error": {"message": "m", "code": given_code}}).encode()).code == code
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b'{"error":{"code":400,"message":"m","type":"exceed_context_size_error"}}'),
+        (400, b'{"error":{"message":"This model\'s maximum context length is 2048 tokens."}}'),
+        (400, b'{"error":{"message":"m","code":"context_length_exceeded"}}'),
+        (400, b"Prompt is too long"),
+        (422, b'{"detail":"input is too long for the context window"}'),
+        (413, b""),
+        (413, b"Payload Too Large"),
+    ],
+)
+def test_a_context_that_is_too_long_has_the_code_that_agents_look_for(status, body):
+    error = parse_error(status, {}, body)
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
+
+
+def test_a_word_about_context_in_a_failure_of_the_host_changes_nothing():
+    assert parse_error(500, {}, b"context window").code == "upstream_failed"
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({}, b"1"),
+        ({"retry-after": "7"}, b"7"),
+        ({"retry-after": "0.5"}, b"1"),
+        ({"retry-after-ms": "2500"}, b"3"),
+        ({"retry-after-ms": "2500", "retry-after": "9"}, b"3"),
+        ({"retry-after": "100000"}, b"120"),
+        ({"retry-after": "-5"}, b"1"),
+        ({"retry-after": "0"}, b"1"),
+        ({"retry-after": "inf"}, b"1"),
+        ({"retry-after": "nan"}, b"1"),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"1"),
+        ({"retry-after-ms": "soon", "retry-after": "3"}, b"3"),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503, 529])
+def test_a_busy_host_says_when_to_try_again(status, headers, told):
+    """SDKs do not try again at all where it is over 120 s; hosts that do not say get a second."""
+    assert to_headers(parse_error(status, headers, NESTED)) == [(b"retry-after", told)]
+
+
+@pytest.mark.parametrize("status", [400, 404, 500, 502, 504])
+def test_other_failures_say_nothing_about_trying_again(status):
+    assert to_headers(parse_error(status, {"retry-after": "5"}, NESTED)) == []
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 504])
+def test_words_of_a_host_are_marked_as_such(status):
+    """They may quote the prompt, so they are not logged; our own words are."""
+    assert parse_error(status, {}, NESTED).is_quoted
+    if status != 400:
+        assert not parse_error(status, {}, b"").is_quoted
+
+
+bodies = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["error", "message", "detail", "code", "type", "param", "status", "text", "msg"]),
+            inner,
+            max_size=4,
+        )
+    ),
+).map(lambda value: json.dumps(value).encode())
+
+
+@given(
+    st.integers(100, 599),
+    st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms"]), st.text(max_size=6)),
+    st.binary() | bodies,
+)
+@example(400, {}, b'{"error":{"message":"a\\ud83d"}}')
+@example(400, {}, b'{"error":{"message":"a","param":"\\ud83d"}}')
+@example(400, {}, b'{"error":' + b"9" * 5000 + b"}")
+@example(400, {}, b"[" * 10**5)
+@example(400, {}, b'{"a":' * 10**5)
+def test_any_answer_is_an_error_that_can_be_told(status, headers, body):
+    """Nothing is raised, and what is told is OpenAI's JSON."""
+    for error in (parse_error(status, headers, body), parse_embedded(body)):
+        assert isinstance(error, ProxyError)
+        assert error.source == "upstream"
+        assert 400 <= error.status <= 599
+        told = json.loads(to_json(error, "r"))["error"]
+        assert set(told) == {"message", "type", "param", "code"}
+        assert told["message"]
+        to_headers(error)

@@ -1,0 +1,18 @@
+"""A host nobody has described yet: the plainest form of every field."""
+
+import json
+
+from proxy.dialects.generic import DIALECT
+from proxy.protocol import chat
+
+
+def test_messages_are_plain():
+    messages = [
+        {"role": "developer", "content": [{"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": "b", "reasoning": "hm"},
+    ]
+    request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
+    assert json.loads(DIALECT.build_request(request, model="m", is_stream=False))["messages"] == [
+        {"role": "system", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning_content": "hm"},
+    ]

@@ -1,0 +1,79 @@
+"""llama.cpp's server (contract B.4)."""
+
+import json
+
+import pytest
+
+from proxy.dialects.llamacpp import DIALECT
+from proxy.errors import MalformedRequest, UnsupportedParameter
+from proxy.protocol import chat, completions
+
+USER = {"role": "user", "content": "hi"}
+F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+G = {"type": "function", "function": {"name": "g"}}
+
+
+def build(**fields):
+    request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
+    body = json.loads(DIALECT.build_request(request, model="m", is_stream=True))
+    assert body.pop("stream") is True
+    del body["model"], body["messages"], body["stream_options"]
+    return body
+
+
+def test_a_named_tool_is_asked_for_as_the_only_one():
+    """A named choice is read as "auto" there (row 98)."""
+    choice = {"type": "function", "function": {"name": "g"}}
+    assert build(tools=[F, G], tool_choice=choice) == {"tools": [G], "tool_choice": "required"}
+    choice = {"type": "function", "function": {"name": "f"}}
+    assert build(tools=[F, G], tool_choice=choice) == {"tools": [F], "tool_choice": "required"}
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", "required"])
+def test_a_plain_choice_goes_as_it_is(choice):
+    assert build(tools=[F, G], tool_choice=choice) == {"tools": [F, G], "tool_choice": choice}
+
+
+def test_a_named_tool_that_is_not_there_is_refused():
+    with pytest.raises(MalformedRequest, match="'z' is not among 'tools'") as caught:
+        build(tools=[F], tool_choice={"type": "function", "function": {"name": "z"}})
+    assert caught.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("choice", [{"type": "function", "function": 5}, {"type": "function", "function": {"name": 5}}])
+def test_a_choice_that_is_none_is_refused(choice):
+    with pytest.raises(MalformedRequest):
+        build(tools=[F], tool_choice=choice)
+
+
+def test_logprobs_with_tools_are_refused():
+    """It answers an error to a stream of both (row 100)."""
+    with pytest.raises(UnsupportedParameter) as caught:
+        build(tools=[F], logprobs=True)
+    assert caught.value.param == "logprobs"
+    assert build(tools=[F], logprobs=False) == {"tools": [F], "logprobs": False}
+    assert build(tools=[], logprobs=True) == {"logprobs": True}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"reasoning_effort": "none"}, {"chat_template_kwargs": {"enable_thinking": False}}),
+        ({"reasoning_effort": "high"}, {}),
+        ({"thinking": {"type": "enabled"}}, {"chat_template_kwargs": {"enable_thinking": True}}),
+        ({"thinking": {"type": "disabled"}}, {"chat_template_kwargs": {"enable_thinking": False}}),
+        ({"max_completion_tokens": 5}, {"max_tokens": 5}),
+        ({"modalities": ["text"]}, {}),
+    ],
+)
+def test_fields_have_its_names(fields, sent):
+    assert build(**fields) == sent
+
+
+@pytest.mark.parametrize("fields", [{"best_of": 2}, {"suffix": "end"}])
+def test_what_it_would_throw_at_is_refused(fields):
+    """Row 104."""
+    request = completions.parse_request(json.dumps({"model": "m", "prompt": "a"} | fields).encode())
+    with pytest.raises(UnsupportedParameter) as caught:
+        DIALECT.build_request(request, model="m", is_stream=False)
+    assert caught.value.param == next(iter(fields))

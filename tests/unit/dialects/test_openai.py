@@ -1,0 +1,31 @@
+"""api.openai.com: the reference."""
+
+import json
+
+from proxy.dialects.openai import DIALECT
+from proxy.protocol import chat
+
+
+def test_a_request_in_openais_form_stays_what_it_is():
+    fields = {
+        "model": "public",
+        "messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "a"}]},
+            {"role": "user", "content": [{"type": "text", "text": "b"}]},
+        ],
+        "max_completion_tokens": 5,
+        "reasoning_effort": "minimal",
+        "metadata": {"a": "b"},
+        "service_tier": "flex",
+        "logit_bias": {"1": -100},
+    }
+    request = chat.parse_request(json.dumps(fields).encode())
+    assert json.loads(DIALECT.build_request(request, model="gpt", is_stream=False)) == fields | {"model": "gpt"}
+
+
+def test_reasoning_is_not_sent_back():
+    """OpenAI knows no such field."""
+    messages = [{"role": "assistant", "content": "a", "reasoning_content": "hm"}]
+    request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
+    sent = json.loads(DIALECT.build_request(request, model="gpt", is_stream=False))["messages"]
+    assert sent == [{"role": "assistant", "content": "a"}]

@@ -1,0 +1,26 @@
+"""Every dialect by name."""
+
+from typing import get_args
+
+import pytest
+
+from proxy.config.upstreams import DialectName
+from proxy.dialects.base import Dialect
+from proxy.dialects.registry import DIALECTS
+
+
+def test_the_config_and_the_registry_name_the_same_dialects():
+    assert sorted(DIALECTS) == sorted(get_args(DialectName))
+
+
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_every_dialect_goes_by_its_own_name_and_serves_chat(name):
+    assert isinstance(DIALECTS[name], Dialect)
+    assert DIALECTS[name].name == name
+    assert DIALECTS[name].path("chat").endswith("/chat/completions")
+
+
+@pytest.mark.parametrize("name", ["vllm", "llamacpp", "generic"])
+def test_connections_to_engines_are_dropped_before_the_engine_does(name):
+    """Both uvicorn and cpp-httplib close after 5 s (contract row 58)."""
+    assert DIALECTS[name].keepalive_s < 5

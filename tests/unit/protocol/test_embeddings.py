@@ -1,0 +1,142 @@
+"""`/v1/embeddings`: checked as OpenAI does, and answered in the form that was asked for (contract A.9)."""
+
+import base64
+import json
+import struct
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.errors import MalformedRequest, UpstreamFailed
+from proxy.protocol.embeddings import parse_request, rebuild
+
+VECTOR = [0.5, -1.25, 3.0]
+BASE64 = base64.b64encode(struct.pack("<3f", *VECTOR)).decode()
+
+
+def parse(**fields):
+    return parse_request(json.dumps({"model": "m", "input": "hi"} | fields).encode())
+
+
+def answer(*vectors, **more) -> bytes:
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    return json.dumps({"object": "list", "model": "theirs", "data": data} | more).encode()
+
+
+@pytest.mark.parametrize("given_input", ["hi", ["a", "b"], [1, 2], [[1], [2]]])
+def test_each_form_of_input_is_taken(given_input):
+    request = parse(input=given_input, encoding_format="base64", dimensions=3, user="u")
+    assert (request.endpoint, request.model, request.is_stream) == ("embeddings", "m", False)
+    assert json.loads(bytes(request.fields["input"])) == given_input
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"input": None}, "input", "invalid_type"),
+        ({"input": {}}, "input", "invalid_type"),
+        ({"model": ""}, "model", "empty_string"),
+        ({"dimensions": 0}, "dimensions", "integer_below_min_value"),
+        ({"encoding_format": "int8"}, "encoding_format", "invalid_value"),
+        ({"encoding_format": 5}, "encoding_format", "invalid_type"),
+    ],
+)
+def test_a_bad_field_is_named(fields, param, code):
+    with pytest.raises(MalformedRequest) as caught:
+        parse(**fields)
+    assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_a_missing_input_is_named():
+    with pytest.raises(MalformedRequest, match="'input'") as caught:
+        parse_request(b'{"model":"m"}')
+    assert caught.value.code == "missing_required_parameter"
+
+
+@pytest.mark.parametrize("sent", [VECTOR, BASE64])
+@pytest.mark.parametrize(("encoding", "expected"), [("float", VECTOR), ("base64", BASE64)])
+def test_vectors_come_in_the_encoding_that_was_asked_for(sent, encoding, expected):
+    """Whichever of the two the host gives; many ignore the field."""
+    body, _ = rebuild(answer(sent, sent), model="public", encoding=encoding)
+    assert json.loads(body) == {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": 0, "embedding": expected},
+            {"object": "embedding", "index": 1, "embedding": expected},
+        ],
+        "model": "public",
+        "usage": {"prompt_tokens": 0, "total_tokens": 0},
+    }
+
+
+def test_usage_is_told_in_openai_form_and_handed_back():
+    body, usage = rebuild(answer(VECTOR, usage={"prompt_tokens": 3}), model="m", encoding="float")
+    assert json.loads(body)["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+    assert usage.prompt_tokens == 3
+
+
+def test_an_order_of_the_host_is_kept():
+    data = {"data": [{"index": 1, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}
+    body, _ = rebuild(json.dumps(data).encode(), model="m", encoding="float")
+    assert [item["index"] for item in json.loads(body)["data"]] == [1, 0]
+
+
+def test_vectors_without_an_index_are_numbered():
+    """Callers match vectors to inputs by it, so that all of them at 0 would be wrong."""
+    body, _ = rebuild(b'{"data":[{"embedding":[1.0]},{"embedding":[2.0]}]}', model="m", encoding="float")
+    assert [item["index"] for item in json.loads(body)["data"]] == [0, 1]
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"data":null}',
+        b'{"data":[{"index":0}]}',
+        b'{"data":[{"embedding":{"a":1}}]}',
+        b'{"data":[{"embedding":[1,"x"]}]}',
+        b'{"error":{"message":"no"}}',
+        b'{"data":[{"embedding":[1.0]}],"\xff":1,"usage":"\xff"}',
+        pytest.param(b'{"data":[],"usage":{"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}}", id="deep"),
+    ],
+)
+def test_what_holds_no_embeddings_is_the_upstreams_failure(body, encoding):
+    with pytest.raises(UpstreamFailed):
+        rebuild(body, model="m", encoding=encoding)
+
+
+@pytest.mark.parametrize("text", ["!!!", "QUJD\n", "QUI=", "abc"])
+def test_base64_that_is_no_vector_is_the_upstreams_failure(text):
+    with pytest.raises(UpstreamFailed):
+        rebuild(answer(text), model="m", encoding="float")
+
+
+def test_a_number_that_float32_cannot_hold_is_the_upstreams_failure():
+    with pytest.raises(UpstreamFailed):
+        rebuild(answer([1e300]), model="m", encoding="base64")
+
+
+@given(
+    st.binary() | st.lists(st.floats(allow_nan=False)).map(answer) | st.text().map(answer),
+    st.sampled_from(["float", "base64"]),
+)
+@example(answer([1e39]), "base64")
+def test_any_bytes_are_an_answer_or_a_failure(body, encoding):
+    """Nothing but UpstreamFailed is raised."""
+    try:
+        rebuild(body, model="m", encoding=encoding)
+    except UpstreamFailed:
+        return
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)))
+def test_both_encodings_say_the_same(vector):
+    packed, _ = rebuild(answer(vector), model="m", encoding="base64")
+    text = json.loads(packed)["data"][0]["embedding"]
+    unpacked, _ = rebuild(answer(text), model="m", encoding="float")
+    assert json.loads(unpacked)["data"][0]["embedding"] == vector

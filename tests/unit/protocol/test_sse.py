@@ -1,0 +1,159 @@
+"""Server-sent events, read as the standard says and written in one form."""
+
+import codecs
+import random
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.errors import UpstreamFailed
+from proxy.protocol import sse
+from proxy.protocol.sse import EventParser
+
+
+def read(*pieces: bytes) -> list[bytes]:
+    parser = EventParser()
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    return events + parser.close()
+
+
+def standard(stream: bytes) -> list[bytes]:
+    """WHATWG HTML 9.2.6, line by line; but a last event needs no blank line (R-SSE), and empty ones are left out."""
+    text = stream.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    events, values = [], []
+    for line in [*text.split(b"\n"), b""]:
+        field, _, value = line.partition(b":")
+        if not line:
+            events += [b"\n".join(values)] if values else []
+            values = []
+        elif field == b"data":
+            values.append(value.removeprefix(b" "))
+    return [event for event in events if event]
+
+
+def cut(stream: bytes, places: list[int]) -> list[bytes]:
+    """`stream` in pieces; some may be empty."""
+    ends = sorted(place % (len(stream) + 1) for place in places)
+    return [stream[start:end] for start, end in zip([0, *ends], [*ends, len(stream)], strict=True)]
+
+
+lines = st.sampled_from(
+    [
+        b"data: one",
+        b"data:two",
+        b"data:  three ",
+        b"data",
+        b"data:",
+        b'data: {"text":"a\\nb"}',
+        "data: é – 漢字 🦊".encode(),  # noqa: RUF001 - text of several bytes a letter
+        b": comment",
+        b":",
+        b"event: ping",
+        b"id: 1",
+        b"retry: 3000",
+        b"database: no",
+        b" data: no",
+        b"data : no",
+        b"[DONE]",
+        b"data: [DONE]",
+        b"",
+        b"",
+        b"",
+    ]
+)
+ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
+streams = st.builds(
+    lambda bom, parts, tail: bom + b"".join(line + end for line, end in parts) + tail,
+    st.sampled_from([b"", codecs.BOM_UTF8, codecs.BOM_UTF8 * 2, codecs.BOM_UTF8[:2]]),
+    st.lists(st.tuples(lines, ends), max_size=12),
+    st.sampled_from([b"", b"data: last", b"data: last\n", b"da", b"\r"]),
+)
+
+
+@given(streams)
+def test_the_standard_is_followed(stream):
+    """Events, comments, fields and line ends mean what WHATWG says they mean."""
+    assert read(stream) == standard(stream)
+
+
+@given(streams, st.lists(st.integers(0, 10**6), max_size=8))
+@example(b"data: a\r\ndata: b\r\n\r\n", [8, 8])
+def test_any_split_gives_the_same_events(stream, places):
+    """The network cuts where it likes, in the middle of a letter, of a CRLF or of the byte-order mark."""
+    assert read(*cut(stream, places)) == read(stream)
+
+
+@given(streams)
+def test_a_stream_in_single_bytes_gives_the_same_events(stream):
+    assert read(*(stream[at : at + 1] for at in range(len(stream)))) == read(stream)
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 10**6), max_size=8))
+def test_any_split_of_any_bytes_gives_the_same_events(stream, places):
+    assert read(*cut(stream, places)) == read(stream) == standard(stream)
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b"data: a\n\ndata: b\n\n", [b"a", b"b"]),
+        (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
+        (b"data: a\r\rdata: b\r\r", [b"a", b"b"]),
+        (b"data: a\n\r\ndata: b\r\n\n", [b"a", b"b"]),
+        (b"data:a\n\n", [b"a"]),
+        (b"data:  a\n\n", [b" a"]),
+        (b"data: a\ndata: b\n\n", [b"a\nb"]),
+        (b"data: a\ndata\ndata: b\n\n", [b"a\n\nb"]),
+        (b": keep-alive\n\n:\n\ndata: a\n\n", [b"a"]),
+        (b"event: ping\n\nid: 1\nretry: 3\n\ndata: a\n\n", [b"a"]),
+        (b"event: x\ndata: a\nid: 7\n\n", [b"a"]),
+        (b"\n\n\n\ndata: a\n\n\n\n\ndata: b\n\n", [b"a", b"b"]),
+        (b"data: a", [b"a"]),
+        (b"data: a\n", [b"a"]),
+        (codecs.BOM_UTF8 + b"data: a\n\n", [b"a"]),
+        (b"data:\n\ndata\n\ndata: a\n\n", [b"a"]),
+        (b"", []),
+    ],
+)
+def test_what_hosts_send_is_read(stream, events):
+    """The forms that hosts are known to use (contract R-SSE)."""
+    assert read(stream) == events
+
+
+def test_an_event_is_told_with_the_bytes_that_complete_it():
+    """Nothing waits for the next read."""
+    parser = EventParser()
+    assert parser.feed(b"data: a") == []
+    assert parser.feed(b"\n") == []
+    assert parser.feed(b"\ndata: b\n\ndata: c") == [b"a", b"b"]
+    assert parser.close() == [b"c"]
+    assert parser.close() == []
+
+
+def test_a_carriage_return_ends_a_line_at_once():
+    """Whether a LF follows is seen later; the event is not held back for it."""
+    parser = EventParser()
+    assert parser.feed(b"data: a\r\r") == [b"a"]
+    assert parser.feed(b"\ndata: b\r\r") == [b"b"]
+
+
+def test_an_event_that_grows_without_end_is_refused():
+    """Memory is bounded, whatever an upstream sends."""
+    parser = EventParser()
+    piece = b"data: " + b"x" * (sse.MAX_EVENT_BYTES // 2)
+    assert parser.feed(piece) == []
+    with pytest.raises(UpstreamFailed, match="event of more than"):
+        parser.feed(piece)
+
+
+def test_many_payloads_are_framed_as_one_piece():
+    assert sse.frame([b'{"a":1}']) == b'data: {"a":1}\n\n'
+    assert sse.frame([b"1", b"2", b"3"]) == b"data: 1\n\ndata: 2\n\ndata: 3\n\n"
+
+
+@given(st.lists(st.binary(min_size=1).filter(lambda data: not {10, 13} & set(data)), min_size=1), st.randoms())
+def test_what_is_framed_is_read_back(payloads, chance: random.Random):
+    """Writing and reading agree, however the wire cuts."""
+    stream = sse.frame(payloads) + sse.KEEP_ALIVE + sse.DONE
+    assert read(*cut(stream, [chance.randrange(10**6) for _ in range(3)])) == [*payloads, b"[DONE]"]

@@ -1,0 +1,537 @@
+"""The state machine: whatever an upstream sends becomes one canonical sequence (contract B.0, B.15)."""
+
+import json
+
+import pytest
+from msgspec import Raw
+
+from proxy.dialects import events
+from proxy.errors import ProxyError, StreamBroken, UpstreamFailed
+from proxy.protocol.chat import Chunk
+from proxy.protocol.usage import Usage
+from proxy.streaming.choices import ChoiceStream, ToolPiece
+from tests.fakes.sink import RecordingSink
+from tests.unit.chunks import call, chunk, tell
+
+STOP = chunk(finish="stop")
+
+
+def told(*chunks):
+    """The calls that the sink got for an answer that is whole."""
+    sink = RecordingSink()
+    assert tell(sink, *chunks) is None
+    return sink.calls
+
+
+def tools(*chunks):
+    """The pieces of tool calls that the sink got."""
+    return [call[2] for call in told(*chunks) if call[0] == "tool"]
+
+
+def joined(pieces):
+    """The calls as a client puts them together: index to (id, name, arguments)."""
+    calls = {}
+    for piece in pieces:
+        call_id, name, arguments = calls.get(piece.index, (piece.id, piece.name, ""))
+        calls[piece.index] = call_id, name, arguments + piece.arguments
+    return calls
+
+
+def test_a_choice_is_opened_told_and_finished():
+    assert told(
+        chunk({"role": "assistant", "content": ""}), chunk({"content": "a"}), chunk({"content": "b"}), STOP
+    ) == [
+        ("open", 0),
+        ("content", 0, "a"),
+        ("content", 0, "b"),
+        ("finish", 0, "stop"),
+    ]
+
+
+def test_a_whole_answer_is_one_big_chunk():
+    """Unary answers hold `message` in place of `delta`, legacy ones hold `text`."""
+    message = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}
+    text = {"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}
+    assert told(message) == told(text) == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
+
+
+@pytest.mark.parametrize("delta", [{}, {"content": ""}, {"content": None}, {"reasoning": None}, {"role": "assistant"}])
+def test_what_says_nothing_is_not_told(delta):
+    """Role repeated in each delta, empty and null content (contract R-DELTA, 76g, 76h)."""
+    assert told(chunk(delta), chunk(delta), STOP) == [("open", 0), ("finish", 0, "stop")]
+
+
+def test_a_chunk_without_a_delta_says_nothing():
+    broken = {"choices": [{"index": 0, "delta": None, "finish_reason": None}]}
+    assert told({"choices": []}, {"choices": [{"index": 0}]}, broken, STOP) == [("open", 0), ("finish", 0, "stop")]
+
+
+def test_text_in_the_finish_chunk_comes_first():
+    """Hosts may send the last text with the finish reason (contract 76e)."""
+    assert told(chunk({"content": "end"}, finish="stop")) == [("open", 0), ("content", 0, "end"), ("finish", 0, "stop")]
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_is_read_under_both_names(name):
+    assert told(chunk({name: "hm"}), STOP)[1] == ("reasoning", 0, "hm")
+
+
+def test_reasoning_under_both_names_at_once_is_told_once():
+    assert told(chunk({"reasoning": "hm", "reasoning_content": "hm"}), STOP) == [
+        ("open", 0),
+        ("reasoning", 0, "hm"),
+        ("finish", 0, "stop"),
+    ]
+
+
+def test_reasoning_and_content_in_one_delta_are_split():
+    """In that order (contract row 72)."""
+    assert told(chunk({"content": "4", "reasoning": "2+2"}), STOP)[1:3] == [
+        ("reasoning", 0, "2+2"),
+        ("content", 0, "4"),
+    ]
+
+
+def test_a_refusal_is_told():
+    assert told(chunk({"refusal": "no"}), STOP)[1] == ("refusal", 0, "no")
+
+
+def test_choices_are_kept_apart():
+    assert told(
+        chunk({"content": "a"}),
+        chunk({"content": "x"}, index=1),
+        chunk({"content": "b"}),
+        chunk(finish="length", index=1),
+        STOP,
+    ) == [
+        ("open", 0),
+        ("content", 0, "a"),
+        ("open", 1),
+        ("content", 1, "x"),
+        ("content", 0, "b"),
+        ("finish", 1, "length"),
+        ("finish", 0, "stop"),
+    ]
+
+
+def test_choices_are_opened_in_order():
+    """OpenAI's accumulator puts a choice at the end of its list, so that 1 before 0 breaks it; llama.cpp sends that."""
+    opened = [
+        call[1]
+        for call in told(chunk({"content": "x"}, index=1), chunk({"content": "a"}), STOP, chunk(index=1, finish="stop"))
+        if call[0] == "open"
+    ]
+    assert opened == [0, 1]
+
+
+@pytest.mark.parametrize("index", [-1, 10**9, 10**30])
+def test_an_index_that_no_choice_can_have_is_a_failure(index):
+    """At most 128 choices can be asked for."""
+    assert isinstance(tell(RecordingSink(), chunk({"content": "a"}, index=index, finish="stop")), UpstreamFailed)
+
+
+# --- finish reasons -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        *((reason, "stop") for reason in ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "COMPLETE", "STOP")),
+        *((reason, "stop") for reason in ("done", "something new")),
+        *((reason, "length") for reason in ("length", "max_tokens", "MAX_TOKENS", "model_length", "repetition")),
+        ("model_context_window_exceeded", "length"),
+        *((reason, "content_filter") for reason in ("content_filter", "SAFETY", "RECITATION", "guardrail_intervened")),
+        *((reason, "content_filter") for reason in ("refusal", "content_filtered")),
+        *((reason, "stop") for reason in ("tool_calls", "tool_use", "tool_call", "function_call")),
+    ],
+)
+def test_finish_reasons_without_calls(reason, expected):
+    """The contract's B.15; a reason that promises calls where there are none is never passed on (76j)."""
+    assert told(chunk({"content": "a"}), chunk(finish=reason))[-1] == ("finish", 0, expected)
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        *((reason, "tool_calls") for reason in ("tool_calls", "tool_use", "tool_call", "function_call")),
+        *((reason, "tool_calls") for reason in ("stop", "eos", "STOP", "end_turn", "something new")),
+        ("length", "length"),
+        ("max_tokens", "length"),
+        ("content_filter", "content_filter"),
+    ],
+)
+def test_finish_reasons_with_calls(reason, expected):
+    """From the calls that were really made; a cut stays a cut (R-FR, 76m)."""
+    assert told(chunk({"tool_calls": [call(0, "f", "{}")]}), chunk(finish=reason))[-1] == ("finish", 0, expected)
+
+
+def test_a_legacy_function_call_keeps_its_reason():
+    function = {"function_call": {"name": "f", "arguments": "{}"}}
+    assert told(chunk(function), chunk(finish="function_call"))[1:] == [
+        ("extra", 0, "function_call", b'{"name":"f","arguments":"{}"}'),
+        ("finish", 0, "function_call"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["error", "abort", "insufficient_system_resource", "load", "unload", "network_error", "time_limit", "cancelled"],
+)
+def test_a_host_that_gives_up_has_failed(reason):
+    """These are no finish reasons but errors; another target may do better."""
+    sink = RecordingSink()
+    error = tell(sink, chunk({"content": "a"}), chunk(finish=reason))
+    assert isinstance(error, UpstreamFailed)
+    assert error.status == 503
+    assert sink.calls[-1] == ("content", 0, "a")
+
+
+def test_only_the_first_finish_reason_counts():
+    """What comes for a choice after it is left out."""
+    assert told(chunk({"content": "a"}), chunk(finish="length"), STOP, chunk({"content": "b"}), STOP) == [
+        ("open", 0),
+        ("content", 0, "a"),
+        ("finish", 0, "length"),
+    ]
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_without_choices_is_a_failure():
+    for chunks in ([], [{"choices": []}], [{"choices": None, "usage": {"prompt_tokens": 1}}]):
+        error = tell(RecordingSink(), *chunks)
+        assert type(error) is UpstreamFailed
+        assert error.may_try_another_target
+
+
+@pytest.mark.parametrize("reason", [None, ""])
+def test_an_end_without_a_finish_reason_is_an_error(reason):
+    """Never a "stop" that we made up (R-TAIL)."""
+    error = tell(RecordingSink(), chunk({"content": "a"}, finish=reason))
+    assert type(error) is StreamBroken
+    assert error.code == "upstream_disconnected"
+
+
+def test_every_choice_needs_its_finish_reason():
+    assert type(tell(RecordingSink(), chunk({"content": "a"}), chunk(index=1), STOP)) is StreamBroken
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [STOP, {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}],
+        [STOP | {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}],
+        [
+            chunk({"content": "a"}, usage={"prompt_tokens": 3, "completion_tokens": 1}),
+            chunk(finish="stop", usage={"prompt_tokens": 3, "completion_tokens": 2}),
+        ],
+        [STOP | {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}, {"choices": [], "usage": None}],
+        [{"choices": [], "usage": {"prompt_tokens": 9}}, STOP | {"usage": {"input_tokens": 3, "output_tokens": 2}}],
+    ],
+)
+def test_the_last_usage_is_told_once_at_the_end(chunks):
+    """In a chunk of its own, beside the finish reason, in every chunk: hosts differ; nothing is summed (R-USAGE)."""
+    calls = told(*chunks)
+    assert [call[0] for call in calls].count("usage") == 1
+    name, usage = calls[-1]
+    assert name == "usage"
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (3, 2, 5)
+
+
+def test_no_usage_is_told_where_none_came():
+    assert "usage" not in [call[0] for call in told(STOP)]
+
+
+def test_reasoning_tokens_of_0_beside_reasoning_are_left_out():
+    """Of vLLM this is wrong (contract 76k)."""
+    usage = {"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 0}}
+    told_usage = told(chunk({"reasoning": "hm"}), STOP | {"usage": usage})[-1][1]
+    assert told_usage == Usage(0, 5, 5)
+
+
+def test_a_stream_has_begun_with_its_first_choice():
+    """Until then an error keeps its status; Azure's first chunk has no choices."""
+    stream = ChoiceStream(RecordingSink())
+    stream.accept(Chunk(choices=[], usage={"prompt_tokens": 1}))
+    assert (stream.has_begun, stream.has_content) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("delta", "has_content"),
+    [
+        ({"role": "assistant", "content": ""}, False),
+        ({"content": "a"}, True),
+        ({"reasoning": "a"}, True),
+        ({"tool_calls": [call(0, "f")]}, True),
+        ({"refusal": "no"}, True),
+        ({"function_call": {"name": "f"}}, True),
+        ({"audio": {"data": "AA=="}}, True),
+    ],
+)
+def test_content_is_what_a_caller_waits_for(delta, has_content):
+    """The time to the first token is measured by it."""
+    stream = ChoiceStream(RecordingSink())
+    stream.accept(events.parse(json.dumps(chunk(delta)).encode()))
+    assert (stream.has_begun, stream.has_content) == (True, has_content)
+
+
+# --- tool calls ---------------------------------------------------------------------------------------------------
+
+
+def test_a_call_in_pieces():
+    """Id and name in the first piece only."""
+    assert tools(
+        chunk({"tool_calls": [call(0, "f", "", "call_1", type="function")]}),
+        chunk({"tool_calls": [call(0, arguments='{"a"')]}),
+        chunk({"tool_calls": [call(0, arguments=":1}")]}),
+        STOP,
+    ) == [
+        ToolPiece(0, "", "call_1", "f"),
+        ToolPiece(0, '{"a"'),
+        ToolPiece(0, ":1}"),
+    ]
+
+
+def test_id_and_name_that_are_repeated_are_told_once():
+    """Client libraries would join them to "call_1call_1" and "ff"."""
+    piece = call(0, "f", "1", "call_1", type="function")
+    assert tools(chunk({"tool_calls": [piece]}), chunk({"tool_calls": [piece]}), STOP) == [
+        ToolPiece(0, "1", "call_1", "f"),
+        ToolPiece(0, "1"),
+    ]
+
+
+@pytest.mark.parametrize("first", [1, 7, -1])
+def test_indexes_become_dense(first):
+    pieces = tools(chunk({"tool_calls": [call(first, "f", "{}", "a"), call(first + 5, "g", "{}", "b")]}), STOP)
+    assert joined(pieces) == {0: ("a", "f", "{}"), 1: ("b", "g", "{}")}
+
+
+def test_calls_without_an_index_are_told_apart_by_their_ids():
+    pieces = tools(
+        chunk({"tool_calls": [call(None, "f", "{", "a")]}),
+        chunk({"tool_calls": [call(None, arguments="}")]}),
+        chunk({"tool_calls": [call(None, "g", "{}", "b")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", "{}"), 1: ("b", "g", "{}")}
+
+
+def test_one_index_for_two_calls_is_told_apart_by_the_ids():
+    pieces = tools(
+        chunk({"tool_calls": [call(0, "f", "{}", "a")]}),
+        chunk({"tool_calls": [call(0, "g", "{", "b")]}),
+        chunk({"tool_calls": [call(0, arguments="}")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", "{}"), 1: ("b", "g", "{}")}
+
+
+def test_calls_with_neither_index_nor_id_are_told_apart_by_name_and_whole_arguments():
+    """Some hosts send whole calls this way; the same function may be called twice."""
+    pieces = tools(chunk({"tool_calls": [call(None, "f", '{"a":1}'), call(None, "f", '{"a":2}')]}), STOP)
+    assert {index: found[1:] for index, found in joined(pieces).items()} == {0: ("f", '{"a":1}'), 1: ("f", '{"a":2}')}
+
+
+def test_calls_that_take_turns_are_kept_apart():
+    pieces = tools(
+        chunk({"tool_calls": [call(0, "f", "", "a"), call(1, "g", "", "b")]}),
+        chunk({"tool_calls": [call(1, arguments="{1}"), call(0, arguments="{0}")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", "{0}"), 1: ("b", "g", "{1}")}
+
+
+def test_a_name_that_is_repeated_does_not_cut_a_call():
+    """The arguments are not whole yet, so this is the same call."""
+    pieces = tools(
+        chunk({"tool_calls": [call(0, "f", '{"a"', "x")]}), chunk({"tool_calls": [call(0, "f", ":1}")]}), STOP
+    )
+    assert joined(pieces) == {0: ("x", "f", '{"a":1}')}
+
+
+@pytest.mark.parametrize("given_id", [None, ""])
+def test_an_id_is_made_where_there_is_none(given_id):
+    piece = call(0, "f", "{}") | {"id": given_id}
+    [made] = tools(chunk({"tool_calls": [piece]}), STOP)
+    assert made.id.startswith("call_")
+    assert len(made.id) >= len("call_") + 24
+
+
+def test_ids_are_unique_over_all_choices():
+    """Agents match tool results by id."""
+    first, second, third = tools(
+        chunk({"tool_calls": [call(0, "f", "{}", "same"), call(1, "f", "{}", "same")]}),
+        chunk({"tool_calls": [call(0, "f", "{}", "same")]}, index=1),
+        STOP,
+        chunk(index=1, finish="stop"),
+    )
+    assert first.id == "same"
+    assert len({first.id, second.id, third.id}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"a": [1, None]}, '{"a":[1,null]}'),
+        ({}, "{}"),
+        ("", ""),
+        ("é\n", "é\n"),
+        ("\ud83d", "?"),
+    ],
+)
+def test_arguments_are_always_text(arguments, text):
+    """Some hosts send an object, which crashes LangChain and the AI SDK; a broken character is replaced."""
+    [piece] = tools(chunk({"tool_calls": [call(0, "f", arguments)]}), STOP)
+    assert piece.arguments.replace(" ", "") == text
+
+
+def test_arguments_of_null_are_none():
+    [piece] = tools(chunk({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": None}}]}), STOP)
+    assert piece.arguments == ""
+
+
+def test_a_call_without_arguments_has_empty_ones():
+    """The first piece of vLLM's has a name alone (contract 76f)."""
+    [piece] = tools(chunk({"tool_calls": [call(0, "f", None, "a")]}), STOP)
+    assert (piece.name, piece.arguments) == ("f", "")
+
+
+def test_a_call_without_a_function_has_an_empty_one():
+    """Clients look into `function` without asking."""
+    [piece] = tools(chunk({"tool_calls": [{"index": 0, "id": "a", "type": "function"}]}), STOP)
+    assert (piece.name, piece.arguments) == ("", "")
+
+
+def test_a_name_that_comes_after_the_id_is_not_lost():
+    pieces = tools(
+        chunk({"tool_calls": [{"index": 0, "id": "a", "type": "function"}]}),
+        chunk({"tool_calls": [call(0, "f", "{}")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", "{}")}
+
+
+def test_a_call_whose_name_is_late_keeps_the_others_dense():
+    """Clients count calls by the order in which they begin."""
+    pieces = tools(
+        chunk({"tool_calls": [call(0, call_id="a"), call(1, "g", "{}", "b")]}),
+        chunk({"tool_calls": [call(0, "f", "{}"), call(1, arguments=" ")]}),
+        STOP,
+    )
+    assert [piece.index for piece in pieces] == [0, 1, 0]
+    assert sorted(joined(pieces).values()) == [("a", "f", "{}"), ("b", "g", "{} ")]
+
+
+def test_a_call_whose_name_never_comes_is_told_at_the_end():
+    pieces = tools(chunk({"tool_calls": [call(0, None, "{}", "a"), call(1, "g", "{}", "b")]}), STOP)
+    assert joined(pieces) == {0: ("b", "g", "{}"), 1: ("a", "", "{}")}
+
+
+def test_a_piece_that_says_nothing_is_not_told():
+    assert (
+        len(tools(chunk({"tool_calls": [call(0, "f", "{}", "a")]}), chunk({"tool_calls": [call(0, None, "")]}), STOP))
+        == 1
+    )
+
+
+def test_a_custom_tool_is_passed_on():
+    custom = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "run", "input": "ls"}}
+    [piece] = tools(chunk({"tool_calls": [custom]}), STOP)
+    assert (piece.id, bytes(piece.custom)) == ("a", b'{"name":"run","input":"ls"}')
+
+
+def test_a_custom_of_null_is_none():
+    """Hosts that write out every field send it beside a function."""
+    [piece] = tools(chunk({"tool_calls": [call(0, "f", "{}", "a", custom=None)]}), STOP)
+    assert piece == ToolPiece(0, "{}", "a", "f")
+
+
+@pytest.mark.parametrize("empty", [None, []])
+def test_no_calls_are_none(empty):
+    """A finish reason is not changed by them."""
+    assert told(chunk({"tool_calls": empty, "content": "a"}, finish="stop")) == told(
+        chunk({"content": "a"}, finish="stop")
+    )
+
+
+# --- what is passed on --------------------------------------------------------------------------------------------
+
+
+def test_audio_and_function_calls_are_passed_on_in_one_line():
+    """A newline would end our event."""
+    delta = b'{"function_call":{"name":\n"f"},"audio":{\n"id":\r\n"a"}}'
+    body = b'{"choices":[{"index":0,"delta":%b,"finish_reason":"stop"}]}' % delta
+    assert [call for call in told(body) if call[0] == "extra"] == [
+        ("extra", 0, "function_call", b'{"name":"f"}'),
+        ("extra", 0, "audio", b'{"id":"a"}'),
+    ]
+
+
+def test_annotations_are_passed_on_once_before_the_finish():
+    """Accumulators join lists by an `index` that annotations do not have, so that a second list would break them."""
+    body = b'{"choices":[{"index":0,"delta":{"annotations":[\n{"type": "x"}\n],"content":"a"}}]}'
+    assert told(body, body, STOP)[-2:] == [
+        ("extra", 0, "annotations", b'[{"type":"x"},{"type":"x"}]'),
+        ("finish", 0, "stop"),
+    ]
+
+
+@pytest.mark.parametrize("value", [None, []])
+@pytest.mark.parametrize("name", ["annotations", "audio", "function_call"])
+def test_extras_that_are_empty_are_left_out(name, value):
+    """Hosts send them as null (contract row 37)."""
+    assert told(chunk({name: value}, finish="stop")) == told(STOP)
+
+
+@pytest.mark.parametrize("name", ["annotations", "audio", "function_call"])
+@pytest.mark.parametrize("value", [b'["\xff"]', b'{"a":"\xff"}', b'["\\ud83d"]'])
+def test_extras_that_are_no_good_text_are_mended_or_refused(name, value):
+    """A raw value is not looked into by the decoder (contract E.5); what leaves us is UTF-8."""
+    sink = RecordingSink()
+    tell(sink, b'{"choices":[{"index":0,"delta":{"%b":%b},"finish_reason":"stop"}]}' % (name.encode(), value))
+    for told_call in sink.calls:
+        if told_call[0] == "extra":
+            told_call[3].decode()
+
+
+DEEP = b"[" * 10**5 + b"]" * 10**5
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        pytest.param(b'"annotations":' + DEEP, id="annotations"),
+        pytest.param(b'"audio":{"a":' + DEEP + b"}", id="audio"),
+        pytest.param(b'"tool_calls":[{"index":0,"function":{"name":"f","arguments":' + DEEP + b"}}]", id="arguments"),
+        pytest.param(b'"tool_calls":[{"index":0,"custom":' + DEEP + b"}]", id="custom"),
+        pytest.param(
+            b'"tool_calls":[{"index":0,"function":{"name":"f","arguments":"'
+            + DEEP
+            + b'"}},{"index":0,"function":{"name":"f","arguments":"1"}}]',
+            id="arguments as text",
+        ),
+    ],
+)
+def test_deep_json_is_no_crash(delta):
+    """Whatever nests without end, only our own errors come out (contract E.5)."""
+    error = tell(RecordingSink(), b'{"choices":[{"index":0,"delta":{%b},"finish_reason":"stop"}]}' % delta)
+    assert error is None or isinstance(error, ProxyError)
+
+
+def test_logprobs_travel_with_their_text():
+    given = {"content": [{"token": "a", "logprob": -0.5}]}
+    assert told(chunk({"content": "a"}, choice={"logprobs": given}), STOP)[1] == ("content", 0, "a", given)
+
+
+def test_logprobs_without_text_are_told():
+    """A token may be half a letter."""
+    given = {"content": [{"token": "a", "logprob": -0.5}]}
+    assert told(chunk({"content": ""}, choice={"logprobs": given}), STOP)[1] == ("content", 0, "", given)
+
+
+def test_raw_is_what_a_piece_holds():
+    """The sink gets bytes that can be spliced in."""
+    [piece] = tools(chunk({"tool_calls": [{"index": 0, "custom": {"name": "a"}}]}), STOP)
+    assert isinstance(piece.custom, Raw)

@@ -1,0 +1,142 @@
+"""Who is calling."""
+
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.auth import ADMIN, ANONYMOUS, Credentials, KeyRing
+from proxy.errors import NotAuthenticated, NotPermitted
+
+
+def show(key, *, is_local=False, host="127.0.0.1:8000"):
+    return Credentials(key=key, address="127.0.0.1" if is_local else "192.0.2.7", host=host)
+
+
+@pytest.mark.parametrize("key", [None, "", "anything"])
+def test_without_keys_everybody_is_let_in(key):
+    assert KeyRing([], None).authenticate(show(key)) == ANONYMOUS
+
+
+def test_each_key_is_a_caller_of_its_own():
+    """Known by the beginning of its digest, which can be logged."""
+    ring = KeyRing(["sk-a", "sk-b"], None)
+    first, second = ring.authenticate(show("sk-a")), ring.authenticate(show("sk-b"))
+    assert first.name == sha256(b"sk-a").hexdigest()[:8]
+    assert first != second
+
+
+def test_a_missing_key_is_told_how_to_show_one():
+    with pytest.raises(NotAuthenticated, match="Authorization: Bearer YOUR_KEY") as caught:
+        KeyRing(["sk-a"], None).authenticate(show(None, is_local=True))
+    assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("key", ["", "sk-", "sk-aa", "SK-A", " sk-a", "sk-a\n", "é"])
+def test_a_wrong_key_is_refused_and_not_repeated(key):
+    with pytest.raises(NotAuthenticated, match=r"^Incorrect API key provided.$"):
+        KeyRing(["sk-a"], "sk-admin").authenticate(show(key))
+
+
+def test_the_admin_key_is_no_key_for_callers():
+    with pytest.raises(NotAuthenticated):
+        KeyRing(["sk-a"], "sk-admin").authenticate(show("sk-admin"))
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_the_admin_key_opens_from_anywhere(is_local):
+    assert KeyRing(["sk-a"], "sk-admin").authenticate_admin(show("sk-admin", is_local=is_local)) == ADMIN
+
+
+@pytest.mark.parametrize("key", [None, "", "sk-a", "sk-admi"])
+@pytest.mark.parametrize("is_local", [True, False])
+def test_where_an_admin_key_is_set_nothing_else_opens(key, is_local):
+    """Not even a call from this machine: it may come through a proxy in front."""
+    with pytest.raises(NotAuthenticated, match="takes the admin key"):
+        KeyRing(["sk-a"], "sk-admin").authenticate_admin(show(key, is_local=is_local))
+
+
+def test_without_an_admin_key_this_machine_is_the_administrator():
+    ring = KeyRing(["sk-a"], None)
+    assert ring.authenticate_admin(show(None, is_local=True)) == ADMIN
+    with pytest.raises(NotPermitted) as caught:
+        ring.authenticate_admin(show("sk-a"))
+    assert caught.value.status == 403
+
+
+def test_credentials_do_not_show_their_key():
+    assert repr(show("sk-a")) == "Credentials(key=***, address='192.0.2.7')"
+    assert repr(show(None)) == "Credentials(key=None, address='192.0.2.7')"
+
+
+@pytest.mark.parametrize(
+    ("address", "is_local"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("192.0.2.7", False),
+        ("2001:db8::1", False),
+        ("localhost", False),
+        ("127.0.0.1, 192.0.2.7", False),
+        ("", False),
+    ],
+)
+def test_a_call_is_local_where_its_address_is(address, is_local):
+    """What cannot be told is not: the administrator's paths hang on it."""
+    assert Credentials(key=None, address=address, host="localhost").is_local is is_local
+
+
+HOSTS = [
+    ("127.0.0.1:8000", True),
+    ("192.0.2.7", True),
+    ("[::1]:8000", True),
+    ("[2001:db8::1]", True),
+    ("localhost", True),
+    ("localhost:8000", True),
+    ("", True),
+    ("evil.example", False),
+    ("evil.example:8000", False),
+    ("localhost.evil.example", False),
+    ("127.0.0.1.evil.example:80", False),
+]
+
+
+@pytest.mark.parametrize(("host", "is_address"), HOSTS)
+def test_without_keys_only_addresses_are_answered_to(host, is_address):
+    """A page may point its own name at this machine (DNS rebinding), and then nothing else holds it back."""
+    assert show(None, host=host).names_an_address is is_address
+    assert KeyRing([], None, takes_any_host=True).authenticate(show(None, host=host)) == ANONYMOUS
+    if is_address:
+        assert KeyRing([], None).authenticate(show(None, host=host)) == ANONYMOUS
+    else:
+        with pytest.raises(NotPermitted, match="IP address and to localhost only"):
+            KeyRing([], None).authenticate(show(None, host=host))
+
+
+@pytest.mark.parametrize(("host", "is_address"), HOSTS)
+def test_a_key_opens_under_any_name(host, is_address):
+    """A page does not have it."""
+    assert KeyRing(["sk-a"], None).authenticate(show("sk-a", host=host)) != ANONYMOUS
+
+
+@pytest.mark.parametrize(("host", "is_address"), HOSTS)
+def test_this_machine_is_the_administrator_under_no_name_of_a_page(host, is_address):
+    assert show(None, is_local=True, host=host).is_local is is_address
+
+
+def test_a_ring_does_not_keep_its_keys():
+    """Only digests stay in memory."""
+    assert "sk-secret" not in repr(vars(KeyRing(["sk-secret"], "sk-secret")))
+
+
+@given(st.text(), st.lists(st.text(st.characters(codec="ascii"), min_size=1), min_size=1))
+def test_only_what_is_on_the_ring_opens(key, keys):
+    try:
+        KeyRing(keys, None).authenticate(show(key))
+    except NotAuthenticated:
+        assert key not in keys
+    else:
+        assert key in keys

@@ -1,0 +1,201 @@
+"""Which targets a model name means, and in which order."""
+
+import asyncio
+
+import pytest
+
+from proxy.errors import ModelNotFound, UpstreamUnreachable
+from proxy.protocol.models import ModelCard
+from proxy.routing import Catalogue, Router, Target
+from tests.fakes.clock import FakeClock
+
+
+class Source:
+    """An upstream's list; counts how often it is asked, and waits while `gate` is closed."""
+
+    def __init__(self, name: str, *ids: str) -> None:
+        self.name = name
+        self.ids = ids
+        self.asked = 0
+        self.error = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self):
+        self.asked += 1
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        return [ModelCard(id=model, owned_by=self.name, created=5) for model in self.ids]
+
+
+def catalogue_of(*sources, clock=None):
+    return Catalogue({source.name: source for source in sources}, clock or FakeClock())
+
+
+def router_of(*sources, models=None, clock=None):
+    return Router(
+        models or {},
+        upstreams=[source.name for source in sources],
+        catalogue=catalogue_of(*sources, clock=clock),
+        created=7,
+    )
+
+
+def ids(cards):
+    return [card.id for card in cards]
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_configured_model_has_its_targets_in_order():
+    targets = [Target("local", "a"), Target("far", "b")]
+    source = Source("local", "a")
+    router = router_of(source, models={"m": targets})
+    assert await router.candidates("m") == targets
+    assert source.asked == 0
+
+
+async def test_an_upstream_before_a_slash_is_meant():
+    """The rest is the host's own name, slashes and all; nobody is asked."""
+    source = Source("far")
+    router = router_of(source)
+    assert await router.candidates("far/a") == [Target("far", "a")]
+    assert await router.candidates("far/org/model:free") == [Target("far", "org/model:free")]
+    assert source.asked == 0
+
+
+async def test_a_name_that_an_upstream_lists_is_found():
+    """The first upstream wins; names may hold slashes."""
+    router = router_of(Source("one", "a"), Source("two", "a", "org/b"))
+    assert await router.candidates("a") == [Target("one", "a")]
+    assert await router.candidates("org/b") == [Target("two", "org/b")]
+
+
+async def test_a_configured_name_goes_before_a_slash():
+    router = router_of(Source("far", "x"), models={"far/x": [Target("near", "y")]})
+    assert await router.candidates("far/x") == [Target("near", "y")]
+
+
+@pytest.mark.parametrize("model", ["nope", "far/", "/a", "/", "other/a", "A"])
+async def test_a_name_that_nobody_knows_is_openais_404(model):
+    router = router_of(Source("far", "a"))
+    with pytest.raises(ModelNotFound) as caught:
+        await router.candidates(model)
+    assert caught.value.message == f"The model '{model}' does not exist or you do not have access to it."
+    assert (caught.value.status, caught.value.param, caught.value.code) == (404, "model", "model_not_found")
+
+
+async def test_a_long_name_is_cut_in_the_refusal():
+    with pytest.raises(ModelNotFound) as caught:
+        await router_of().candidates("x" * 10**6)
+    assert len(caught.value.message) < 500
+
+
+# --- lists --------------------------------------------------------------------------------------------------------
+
+
+async def test_every_model_is_listed_once_configured_ones_first():
+    router = router_of(Source("one", "a", "m"), Source("two", "a", "b"), models={"m": [Target("one", "x")]})
+    cards = await router.cards()
+    assert [(card.id, card.owned_by) for card in cards] == [("m", "tidegate"), ("a", "one"), ("b", "two")]
+    assert cards[0].created == 7
+
+
+async def test_one_model_has_its_card():
+    router = router_of(Source("one", "a"), models={"m": [Target("one", "x")]})
+    assert (await router.card("m")).owned_by == "tidegate"
+    assert (await router.card("a")).owned_by == "one"
+    with pytest.raises(ModelNotFound):
+        await router.card("nope")
+
+
+async def test_a_model_asked_for_by_its_upstream_has_a_card_too():
+    card = await router_of(Source("one", "a")).card("one/zzz")
+    assert (card.id, card.owned_by) == ("one/zzz", "one")
+
+
+# --- the catalogue ------------------------------------------------------------------------------------------------
+
+
+async def test_a_list_is_kept_for_five_minutes():
+    clock, source = FakeClock(), Source("one", "a")
+    catalogue = catalogue_of(source, clock=clock)
+    assert ids(await catalogue.cards()) == ["a"]
+    source.ids = ("b",)
+    clock.advance(299)
+    assert ids(await catalogue.cards()) == ["a"]
+    assert source.asked == 1
+    clock.advance(2)
+    assert ids(await catalogue.cards()) == ["b"]
+    assert source.asked == 2
+
+
+async def test_a_host_that_cannot_tell_is_asked_again_soon():
+    clock, source = FakeClock(), Source("one", "a")
+    source.error = UpstreamUnreachable("down")
+    catalogue = catalogue_of(source, clock=clock)
+    assert await catalogue.cards() == []
+    clock.advance(14)
+    assert await catalogue.cards() == []
+    assert source.asked == 1
+    source.error = None
+    clock.advance(2)
+    assert ids(await catalogue.cards()) == ["a"]
+
+
+async def test_the_old_list_is_good_while_a_host_cannot_tell():
+    clock, source = FakeClock(), Source("one", "a")
+    catalogue = catalogue_of(source, clock=clock)
+    await catalogue.cards()
+    source.error = UpstreamUnreachable("down")
+    clock.advance(301)
+    assert ids(await catalogue.cards()) == ["a"]
+    assert source.asked == 2
+
+
+async def test_one_dead_host_does_not_hide_the_others():
+    dead = Source("dead")
+    dead.error = UpstreamUnreachable("down")
+    assert ids(await catalogue_of(dead, Source("one", "a")).cards()) == ["a"]
+
+
+async def test_a_host_is_asked_once_for_all_who_wait():
+    source = Source("one", "a")
+    source.gate.clear()
+    catalogue = catalogue_of(source)
+    waiting = [asyncio.create_task(catalogue.cards()) for _ in range(5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    source.gate.set()
+    assert [ids(cards) for cards in await asyncio.gather(*waiting)] == [["a"]] * 5
+    assert source.asked == 1
+
+
+async def test_a_caller_who_leaves_takes_nothing_from_the_others():
+    source = Source("one", "a")
+    source.gate.clear()
+    catalogue = catalogue_of(source)
+    leaving, staying = (asyncio.create_task(catalogue.cards()) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.sleep(0)
+    source.gate.set()
+    assert ids(await staying) == ["a"]
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert source.asked == 1
+
+
+async def test_closing_gives_up_what_is_being_asked():
+    source = Source("one", "a")
+    source.gate.clear()
+    catalogue = catalogue_of(source)
+    waiting = asyncio.create_task(catalogue.cards())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await catalogue.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert len(asyncio.all_tasks()) == 1
