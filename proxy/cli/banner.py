@@ -51,7 +51,8 @@ def _table(config: Config, discovery: Discovery, address: tuple[str, int]) -> It
     key = ' -H "authorization: Bearer $TIDEGATE_API_KEY"' if config.auth.keys else ""
     yield ""
     yield f"  curl {url}/chat/completions -H 'content-type: application/json'{key} \\"
-    yield f"""    -d '{{"model": "{model or "MODEL"}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'"""
+    messages = '[{"role": "user", "content": "Say hello."}]'
+    yield f"""    -d '{{"model": "{model or "MODEL"}", "max_tokens": 64, "messages": {messages}}}'"""
     yield ""
 
 

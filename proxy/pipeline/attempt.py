@@ -115,18 +115,15 @@ class _Source:
 
     async def read(self) -> bool:
         """Read what has arrived; False at the end."""
+        if self._is_json:
+            self.stream.accept(events.parse(await self._response.read_all()))
+            return False
         try:
-            return await self._read()
+            data = await self._response.read_some()
         except (UpstreamTimeout, UpstreamUnreachable):
             if self.stream.is_complete:  # only the formal end is missing
                 return False
             raise
-
-    async def _read(self) -> bool:
-        if self._is_json:
-            self.stream.accept(events.parse(await self._response.read_all()))
-            return False
-        data = await self._response.read_some()
         self.read_bytes += len(data)
         found = self._parser.feed(data) if data else self._parser.close()
         for event in found:

@@ -206,7 +206,8 @@ class ChoiceStream:
         for call in delta.tool_calls or ():
             self.has_content = True
             self._read_call(call, index, state)
-        self._read_extras(delta, index, state)
+        if not (delta.function_call is UNSET and delta.audio is UNSET and delta.annotations is UNSET):
+            self._read_extras(delta, index, state)
 
     def _read_extras(self, delta: Delta, index: int, state: _State) -> None:
         if _is_given(delta.function_call, "object"):

@@ -53,8 +53,14 @@ class EventStream:
 
     async def relay(self, answer: _Answer) -> None:
         """Send everything, and the end."""
+        exchange = self._exchange
         while payloads := await answer.read():
-            await self._send(sse.frame(payloads))
+            if self._beat is not None:
+                await self._settle_beat()
+            if not exchange.has_started:
+                await exchange.start_stream()
+            await exchange.send_piece(sse.frame(payloads))
+            self._last_s = self._loop.time()
             self._heartbeat = answer.heartbeat
         await self._settle_beat()
         await self._exchange.end_stream(sse.DONE)
@@ -71,14 +77,6 @@ class EventStream:
             self._handle.cancel()
         if self._beat is not None:
             self._beat.cancel()
-
-    async def _send(self, piece: bytes) -> None:
-        if self._beat is not None:
-            await self._settle_beat()
-        if not self._exchange.has_started:
-            await self._exchange.start_stream()
-        await self._exchange.send_piece(piece)
-        self._last_s = self._loop.time()
 
     async def _settle_beat(self) -> None:
         """Let a comment that is being sent come to its end: pieces must not overtake each other."""

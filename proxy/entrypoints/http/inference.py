@@ -29,10 +29,11 @@ class InferenceHandler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every failure ends as OpenAI's error JSON or, once a stream has begun, in band."""
         exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=self._door.clock)
-        call = _Call(exchange, self._parse, self._door)
+        lifeline = Lifeline(exchange, self._door.running)
+        call = _Call(exchange, lifeline, self._parse, self._door)
         try:
-            async with Lifeline(exchange, self._door.running) as lifeline:
-                await call.serve(lifeline)
+            async with lifeline:
+                await call.serve()
         except ProxyError as error:
             await call.fail(error)
         except Exception as error:  # noqa: BLE001 - one of the three broad clauses: the front door's last resort
@@ -44,23 +45,18 @@ class InferenceHandler:
 class _Call:
     """One request at an `InferenceHandler`."""
 
-    __slots__ = ("_door", "_exchange", "_parse", "_stream")
+    __slots__ = ("_door", "_exchange", "_lifeline", "_parse", "_stream")
 
-    def __init__(self, exchange: Exchange, parse: Parse, door: Door) -> None:
+    def __init__(self, exchange: Exchange, lifeline: Lifeline, parse: Parse, door: Door) -> None:
+        self._lifeline = lifeline
         self._exchange = exchange
         self._parse = parse
         self._door = door
         self._stream: EventStream | None = None
 
-    async def serve(self, lifeline: Lifeline) -> None:
+    async def serve(self) -> None:
         exchange = self._exchange
-
-        async def read() -> ModelRequest:
-            request = await self._read()
-            lifeline.watch(None if self._stream is None else self._stream.listen)
-            return request
-
-        async with self._door.pipeline.open(exchange.credentials, read, exchange.context) as answer:
+        async with self._door.pipeline.open(exchange.credentials, self._read, exchange.context) as answer:
             if self._stream is not None:
                 await self._stream.relay(answer)
             else:
@@ -77,6 +73,9 @@ class _Call:
             self._stream = EventStream(
                 self._exchange, comment_every_s=limits.comment_every_s, empty_every_s=limits.empty_chunk_every_s
             )
+            self._lifeline.watch(self._stream.listen)
+        else:
+            self._lifeline.watch()
         return request
 
     async def fail(self, error: ProxyError) -> None:
