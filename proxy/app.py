@@ -17,7 +17,7 @@ from proxy.config.upstreams import UpstreamConfig
 from proxy.deadline import Deadlines
 from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
-from proxy.engines.base import EngineStatus, Probe
+from proxy.engines.base import EngineKind, EngineStatus, Probe
 from proxy.engines.llamacpp import LlamaCpp
 from proxy.engines.supervisor import Log, Supervisor
 from proxy.entrypoints import asgi
@@ -39,6 +39,7 @@ from proxy.transport import Timeouts, Transport
 
 ENGINE_URL = "http://engine/v1"
 _LISTING_S = 5.0
+_ENGINE_KINDS: Mapping[str, Callable[[str, EngineConfig], EngineKind]] = {"llamacpp": LlamaCpp}
 
 OnEngineChange = Callable[[str, EngineStatus], None]
 
@@ -170,7 +171,10 @@ def _supervisors(
 
         return tell
 
-    return [Supervisor(name, LlamaCpp(name, config), log, on_change=told(name)) for name, config in engines.items()]
+    return [
+        Supervisor(name, _ENGINE_KINDS[config.kind](name, config), log, on_change=told(name))
+        for name, config in engines.items()
+    ]
 
 
 def _hosts(config: Config, source: str) -> tuple[dict[str, Upstream], dict[str, Transport]]:
@@ -191,14 +195,14 @@ def _add_engines(
 ) -> None:
     for supervisor in supervisors:
         engine = config.engines[supervisor.name]
-        dialect = DIALECTS[engine.kind]
+        dialect = DIALECTS[supervisor.kind.dialect]
         transports[supervisor.name] = transport = _engine_transport(engine, dialect, supervisor.socket_path)
         upstreams[supervisor.name] = Upstream(
             name=supervisor.name,
             dialect=dialect,
             transport=transport,
             check_ready=supervisor.check_ready,
-            always_streams=True,
+            always_streams=supervisor.kind.always_streams,
         )
 
 

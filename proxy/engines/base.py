@@ -14,10 +14,19 @@ class EngineError(Exception):
 
 
 class EngineKind(Protocol):
-    """A model server's command line and habits; no process, no I/O but looking for the model."""
+    """A model server's command line and habits; no process, no I/O but looking for the model.
 
+    Attributes:
+        dialect: its accent, by name.
+        health_path: below the base URL; 200 means that it answers.
+        start_timeout_s: a start that takes longer is a failed one.
+        always_streams: it does not notice a caller who leaves a unary request, so it is asked for a stream.
+    """
+
+    dialect: str
     health_path: str
     start_timeout_s: float
+    always_streams: bool
 
     def command(self, socket_path: str) -> list[str]:
         """The command that serves on `socket_path`, in the foreground, until SIGTERM or the end of its standard input.

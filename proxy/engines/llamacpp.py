@@ -29,7 +29,9 @@ class ServerSpec(msgspec.Struct, frozen=True):
 class LlamaCpp:
     """A GGUF file served by llama.cpp."""
 
+    dialect = "llamacpp"
     health_path = "/health"
+    always_streams = True
 
     def __init__(self, name: str, config: EngineConfig) -> None:
         self._name = name

@@ -10,7 +10,9 @@ _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length:
 class FakeKind:
     """Starts this file in the modes given, one for each start, the last one again and again."""
 
+    dialect = "generic"
     health_path = "/health"
+    always_streams = False
 
     def __init__(self, *modes: str, start_timeout_s: float = 30) -> None:
         self.start_timeout_s = start_timeout_s

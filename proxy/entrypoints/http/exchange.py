@@ -100,7 +100,7 @@ class Exchange:
             headers.append(_NO_SECOND_TRY)
         if error.status == 405:
             headers.append((b"allow", ", ".join(self._allowed).encode()))
-        if error.status in {401, 405, 408, 413, 415}:
+        if error.status in {401, 403, 405, 408, 413, 415}:
             headers.append((b"connection", b"close"))  # an unread body would be taken for the next request
         await self.send_json(error.status, errors.to_json(error, self.context.id), headers)
 
