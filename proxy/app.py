@@ -19,7 +19,7 @@ from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
 from proxy.engines.base import EngineKind, EngineStatus, Probe
 from proxy.engines.llamacpp import LlamaCpp
-from proxy.engines.supervisor import Log, Supervisor
+from proxy.engines.supervisor import Supervisor
 from proxy.entrypoints import asgi
 from proxy.entrypoints.http.door import Door, Limits
 from proxy.entrypoints.http.lifeline import Running
@@ -34,6 +34,7 @@ from proxy.pipeline.upstream import Upstream
 from proxy.protocol import models
 from proxy.protocol.models import ModelCard
 from proxy.routing import Catalogue, Fetch, Router, Target
+from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics
 from proxy.transport import Timeouts, Transport
 

@@ -245,13 +245,13 @@ class Transport:
     def _count_connections(self, connector: aiohttp.BaseConnector) -> None:
         # The one method a connector must define: wrapping it tells a new connection from a pooled one without the
         # price of aiohttp's tracing on every request.
-        create = connector._create_connection  # noqa: SLF001
+        create = connector._create_connection  # noqa: SLF001 - see above
 
-        async def counted(*args: Any) -> Any:  # noqa: ANN401
+        async def counted(*args: Any) -> Any:  # noqa: ANN401 - aiohttp's business
             self._opened += 1
             return await create(*args)
 
-        connector._create_connection = counted  # type: ignore[method-assign, assignment]  # noqa: SLF001
+        connector._create_connection = counted  # type: ignore[method-assign, assignment]  # noqa: SLF001 - see above
 
 
 def _headers(api_key: str | None) -> CIMultiDict[str]:

@@ -8,10 +8,10 @@ import tempfile
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 from proxy.engines.base import EngineError, EngineKind, EngineStatus, Probe
 from proxy.errors import EngineUnavailable
+from proxy.telemetry.logs import Log
 
 _PREFIX = "tidegate-"
 _FIRST_BACKOFF_S = 1.0
@@ -20,16 +20,6 @@ _POLL_S = 0.05
 _STOP_S = 5.0
 _KEPT_LINES = 50
 _MAX_REASON = 1000
-
-
-class Log(Protocol):
-    """As much of structlog as is used."""
-
-    def info(self, event: str, **fields: Any) -> Any:  # noqa: ANN401 - structlog's own type
-        """A line."""
-
-    def error(self, event: str, **fields: Any) -> Any:  # noqa: ANN401
-        """A line that wants a look."""
 
 
 class Supervisor:

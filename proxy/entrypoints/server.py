@@ -70,7 +70,7 @@ async def serve(
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if not serving.done():
-        server.stop()  # type: ignore[no-untyped-call]
+        server.stop()  # type: ignore[no-untyped-call]  # granian's is untyped
         await drain()
     # callers who do not read, or have sent half a head, would keep it for as long as they like
     await asyncio.wait((serving,), timeout=_LAST_WAIT_S)

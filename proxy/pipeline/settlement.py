@@ -2,27 +2,12 @@
 
 import asyncio
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from proxy.errors import ClientGone, InternalError, ProxyError, ShuttingDown
 from proxy.pipeline.context import RequestContext
+from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics, Series
-
-
-class Log(Protocol):
-    """As much of structlog as is used."""
-
-    def info(self, event: str, **fields: Any) -> Any:  # noqa: ANN401 - structlog's own type
-        """A line."""
-
-    def error(self, event: str, **fields: Any) -> Any:  # noqa: ANN401
-        """A line that wants a look."""
-
-    def exception(self, event: str, **fields: Any) -> Any:  # noqa: ANN401
-        """The same, with the exception being handled."""
-
-    def warning(self, event: str, **fields: Any) -> Any:  # noqa: ANN401
-        """A line that may want a look."""
 
 
 class Settlement:

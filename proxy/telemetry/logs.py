@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import msgspec
 import structlog
@@ -42,6 +42,22 @@ def configure(*, log_format: LogFormat, level: LogLevel) -> Callable[[], None]:
     root.handlers[:] = [_ToStructlog()]
     root.setLevel(max(number, logging.WARNING))
     return lines.flush
+
+
+class Log(Protocol):
+    """As much of structlog as is used."""
+
+    def info(self, event: str, **fields: object) -> object:
+        """A line."""
+
+    def warning(self, event: str, **fields: object) -> object:
+        """A line that may want a look."""
+
+    def error(self, event: str, **fields: object) -> object:
+        """A line that wants a look."""
+
+    def exception(self, event: str, **fields: object) -> object:
+        """The same, with the exception being handled."""
 
 
 class Lines:

@@ -120,10 +120,13 @@ async def _read_call(reader, writer) -> Call | None:
 
 async def _watch(reader, call: Call) -> None:
     """The caller sends nothing more, so the end of what it sends is its going."""
-    while not reader.at_eof():
-        if reader._buffer:
-            return
-        await reader._wait_for_data("watch")
+    try:
+        while not reader.at_eof():
+            if reader._buffer:
+                return
+            await reader._wait_for_data("watch")
+    except ConnectionError:
+        pass
     call.gone.set()
 
 

@@ -56,7 +56,7 @@ THOUGHT = "The user asks for a sum. 2+2 equals 4.\n"
 WEATHER = ("get_weather", '{"city": "Paris"}')
 MARKUP = (
     "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"  # noqa: RUF001 - DeepSeek's own bars
-    '```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>'  # noqa: RUF001
+    '```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>'  # noqa: RUF001 - DeepSeek's own bars
 )
 
 STREAMS = sorted(str(path.relative_to(DATA)) for path in DATA.glob("*/*.sse"))
