@@ -27,10 +27,11 @@ class EventParser:
     However the bytes are split over `feed` calls, the sequence of results is the same.
     """
 
-    __slots__ = ("_has_started", "_skip_lf", "_tail")
+    __slots__ = ("_has_started", "_pieces", "_size", "_skip_lf")
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._pieces: list[bytes] = []
+        self._size = 0
         self._has_started = False
         self._skip_lf = False
 
@@ -44,26 +45,34 @@ class EventParser:
             return []
         if b"\r" in data or self._skip_lf:
             data = self._unify_line_ends(data)
-        if self._tail:
-            data = self._tail + data
-        if not self._has_started:
-            data = self._strip_bom(data)
-        end = data.rfind(b"\n\n")
-        if end < 0:
+        is_straddled = bool(self._pieces) and data.startswith(b"\n") and self._pieces[-1].endswith(b"\n")
+        if not is_straddled and b"\n\n" not in data:
             self._keep(data)
             return []
-        self._keep(data[end + 2 :])
-        return _events(data[:end])
+        block = self._take(data)
+        end = block.rfind(b"\n\n")
+        self._keep(block[end + 2 :])
+        return _events(block[:end])
 
     def close(self) -> list[bytes]:
         """The data of a last event whose blank line never came."""
-        tail, self._tail = self._tail, b""
-        return _events(tail)
+        return _events(self._take(b""))
 
-    def _keep(self, tail: bytes) -> None:
-        if len(tail) > MAX_EVENT_BYTES:
-            raise UpstreamFailed(f"the upstream sent an event of more than {MAX_EVENT_BYTES} bytes")
-        self._tail = tail
+    def _keep(self, piece: bytes) -> None:
+        """Pieces of an unfinished event are joined once it is finished: joining each time would be quadratic."""
+        if piece:
+            self._pieces.append(piece)
+            self._size += len(piece)
+            if self._size > MAX_EVENT_BYTES:
+                raise UpstreamFailed(f"The upstream sent an event of more than {MAX_EVENT_BYTES} bytes.")
+
+    def _take(self, data: bytes) -> bytes:
+        block = b"".join((*self._pieces, data)) if self._pieces else data
+        self._pieces, self._size = [], 0
+        if not self._has_started:
+            self._has_started = True
+            block = block.removeprefix(_BOM)
+        return block
 
     def _unify_line_ends(self, data: bytes) -> bytes:
         # A CR at the end of one read may be the first half of a CRLF: it counts at once, its LF is skipped later.
@@ -74,12 +83,6 @@ class EventParser:
                 return data
         self._skip_lf = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-
-    def _strip_bom(self, data: bytes) -> bytes:
-        if len(data) < len(_BOM) and _BOM.startswith(data):
-            return data
-        self._has_started = True
-        return data.removeprefix(_BOM)
 
 
 def _events(block: bytes) -> list[bytes]:
