@@ -11,6 +11,7 @@ from litestar import Litestar, MediaType, Request, Response, asgi
 from litestar.exceptions import HTTPException
 from litestar.handlers import ASGIRouteHandler
 
+from proxy.entrypoints.http.admin import AdminHandler
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
 from proxy.entrypoints.http.health import HealthHandler
@@ -53,6 +54,7 @@ def _litestar(inference: Mapping[str, AsgiApp], door: Door) -> Litestar:
         *(_route(path, handler) for path, handler in inference.items()),
         # a mount, because Litestar 2.25 answers KeyError for an @asgi handler with a path parameter
         _route("/models", ModelsHandler(door), is_mount=True),
+        asgi("/admin", copy_scope=False, is_mount=True)(AdminHandler(door).__call__),
         asgi(["/livez", "/readyz", "/metrics"], copy_scope=False)(HealthHandler(door).__call__),
     ]
     return Litestar(
@@ -83,7 +85,7 @@ class _Fallback:
         else:
             failure = InternalError(f"{type(error).__name__}: {error}")
             failure.__cause__ = error
-        self._door.pipeline.refuse(failure, exchange.context)
+        self._door.pipeline.note(exchange.context, failure)
         headers = dict(errors.to_headers(failure)) | {b"x-request-id": exchange.context.id.encode()}
         return Response(
             errors.to_json(failure, exchange.context.id),

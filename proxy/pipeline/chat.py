@@ -33,10 +33,11 @@ class Pipeline:
         self._failover = failover
         self._settlement = settlement
 
-    def refuse(self, error: ProxyError, context: RequestContext) -> None:
-        """Settle a request that found no road: no such path, or a crash at the door."""
+    def note(self, context: RequestContext, error: ProxyError | None = None) -> None:
+        """Settle a request that takes no road: the administrator's, no such path, a crash at the door."""
         with suppress(ProxyError), self._settlement.settle(context):
-            raise error
+            if error is not None:
+                raise error
 
     @asynccontextmanager
     async def open(self, credentials: Credentials, read: Read, context: RequestContext) -> AsyncIterator[Answer]:

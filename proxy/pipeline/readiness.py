@@ -76,6 +76,14 @@ class Readiness:
         if not credentials.is_local:
             self._keys.authenticate_admin(credentials)
 
+    def check_admin(self, credentials: Credentials) -> None:
+        """Pass with the admin key alone or, where none is configured, on this machine.
+
+        Raises:
+            NotAuthenticated, NotPermitted: not the administrator.
+        """
+        self._keys.authenticate_admin(credentials)
+
     def metrics(self, credentials: Credentials) -> bytes:
         """Every series.
 

@@ -87,3 +87,26 @@ async def test_without_an_admin_key_details_are_for_this_machine_alone(upstream,
             assert response.status == 403
         async with session.get(f"{url}/metrics") as response:
             assert response.status == 200
+
+
+async def test_admin_paths_take_the_admin_key_alone(url, session):
+    for path, status in (("/admin/status", 200), ("/admin", 404), ("/admin/other", 404)):
+        async with session.get(url + path, headers={"authorization": "Bearer sk-admin"}) as response:
+            assert response.status == status
+    for headers in ({}, {"authorization": "Bearer sk-good"}, FAR):
+        for path in ("/admin/status", "/admin/other"):
+            async with session.get(url + path, headers=headers) as response:
+                assert response.status == 401
+    async with session.get(f"{url}/v1/models", headers={"authorization": "Bearer sk-admin"}) as response:
+        assert response.status == 401
+
+
+async def test_without_an_admin_key_admin_paths_are_for_this_machine_alone(upstream, session):
+    async with proxy.serving(f'upstreams: {{host: {{base_url: "{upstream.url}"}}}}') as url:
+        async with session.get(f"{url}/admin/status") as response:
+            assert response.status == 200
+            assert await response.json() == {"status": "ready", "engines": {}, "upstreams": ["host"]}
+        async with session.get(f"{url}/admin/status", headers=FAR) as response:
+            assert response.status == 403
+        async with session.post(f"{url}/admin/status") as response:
+            assert response.status == 405

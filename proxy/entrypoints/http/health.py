@@ -30,9 +30,13 @@ class HealthHandler:
             await exchange.send_error(error)
 
     async def _readyz(self, exchange: Exchange) -> None:
-        report = self._door.readiness.report()
-        is_ready = report.is_ready and not self._door.running.is_draining
-        told: dict[str, object] = {"status": "ready" if is_ready else "not ready"}
-        if self._door.readiness.may_see_details(exchange.credentials):
-            told |= {"engines": report.engines, "upstreams": report.upstreams}
-        await exchange.send_json(200 if is_ready else 503, _encode(told))
+        told = status_of(self._door, has_details=self._door.readiness.may_see_details(exchange.credentials))
+        await exchange.send_json(200 if told["status"] == "ready" else 503, _encode(told))
+
+
+def status_of(door: Door, *, has_details: bool) -> dict[str, object]:
+    """Whether requests can be served and, with details, by what."""
+    report = door.readiness.report()
+    is_ready = report.is_ready and not door.running.is_draining
+    told: dict[str, object] = {"status": "ready" if is_ready else "not ready"}
+    return told | {"engines": report.engines, "upstreams": report.upstreams} if has_details else told
