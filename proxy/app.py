@@ -21,7 +21,7 @@ from proxy.engines.base import EngineKind, EngineStatus, Probe
 from proxy.engines.llamacpp import LlamaCpp
 from proxy.engines.supervisor import Supervisor
 from proxy.entrypoints import asgi
-from proxy.entrypoints.http.door import Door, Limits
+from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.lifeline import Running
 from proxy.errors import ConfigError, ProxyError, UpstreamFailed
 from proxy.pipeline.admission import Admission
@@ -116,12 +116,7 @@ def build(
         pipeline=Pipeline(admission, router, Failover(upstreams, settlement), settlement),
         listing=Listing(admission, router, settlement),
         readiness=Readiness(keys, supervisors, list(config.upstreams), metrics),
-        limits=Limits(
-            max_body_bytes=config.server.max_body_bytes,
-            body_timeout_s=config.server.body_timeout_s,
-            comment_every_s=config.server.comment_every_s,
-            empty_chunk_every_s=config.server.empty_chunk_every_s,
-        ),
+        limits=config.server,
         running=running,
         clock=clock,
         deadlines=Deadlines(),

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import msgspec
 
+from proxy.config.root import is_loopback_address
 from proxy.errors import NotAuthenticated, NotPermitted
 
 
@@ -20,7 +21,7 @@ class Credentials(msgspec.Struct, frozen=True):
     @property
     def is_local(self) -> bool:
         """Whether the call came from this machine, and meant it."""
-        return _is_loopback(self.address) and self.names_an_address
+        return is_loopback_address(self.address) and self.names_an_address
 
     @property
     def names_an_address(self) -> bool:
@@ -29,7 +30,8 @@ class Credentials(msgspec.Struct, frozen=True):
         Any other name may be a page's own, pointed at this machine (DNS rebinding): to the browser the page and we are
         then of one origin, and nothing holds it back.
         """
-        name = self.host.rpartition(":")[0] if self.host.rpartition(":")[2].isdigit() else self.host
+        before, _, port = self.host.rpartition(":")
+        name = before if port.isdigit() else self.host
         try:
             ip_address(name.strip("[]"))
         except ValueError:
@@ -109,13 +111,6 @@ class KeyRing:
         if credentials.key is None or not hmac.compare_digest(_digest(credentials.key), self._admin):
             raise NotAuthenticated("This path takes the admin key.")
         return ADMIN
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def _digest(key: str) -> bytes:

@@ -96,7 +96,7 @@ class Router:
         self._models = models
         self._upstreams = frozenset(upstreams)
         self._catalogue = catalogue
-        self._own_cards = [ModelCard(id=name, owned_by="tidegate", created=created) for name in models]
+        self._own_cards = {name: ModelCard(id=name, owned_by="tidegate", created=created) for name in models}
 
     async def candidates(self, model: str) -> Sequence[Target]:
         """The targets for `model`, the preferred one first.
@@ -116,7 +116,7 @@ class Router:
 
     async def cards(self) -> Sequence[ModelCard]:
         """Every model that can be asked for by its bare name, each once: configured ones first."""
-        cards = {card.id: card for card in self._own_cards}
+        cards = dict(self._own_cards)
         for card in await self._catalogue.cards():
             cards.setdefault(card.id, card)
         return list(cards.values())
@@ -127,6 +127,8 @@ class Router:
         Raises:
             ModelNotFound: nobody knows the name.
         """
+        if (own := self._own_cards.get(model)) is not None:
+            return own
         targets = await self.candidates(model)
-        found = next((card for card in await self.cards() if card.id == model), None)
+        found = next((card for card in await self._catalogue.cards() if card.id == model), None)
         return found or ModelCard(id=model, owned_by=targets[0].upstream, created=0)

@@ -17,8 +17,8 @@ from yarl import URL
 
 from proxy.deadline import Deadline, Deadlines
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from proxy.protocol.chat import MAX_ANSWER_BYTES
 
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 256 * 1024
 _DRAIN_S = 1.0
 

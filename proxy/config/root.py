@@ -63,10 +63,15 @@ def check(config: Config, source: str) -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach `host`."""
+    return host == "localhost" or is_loopback_address(host)
+
+
+def is_loopback_address(address: str) -> bool:
+    """Whether `address` is an IP address of this machine's own."""
     try:
-        return ip_address(host).is_loopback
+        return ip_address(address).is_loopback
     except ValueError:
-        return host == "localhost"
+        return False
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

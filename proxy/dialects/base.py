@@ -11,12 +11,11 @@ from msgspec import Raw, Struct
 
 from proxy.dialects import messages
 from proxy.errors import UnsupportedParameter, UpstreamLacksModel
-from proxy.protocol.request import Endpoint, Fields, ModelRequest, json_type
+from proxy.protocol.request import Endpoint, Fields, ModelRequest
 
 Adjust = Callable[[Fields], None]
 
 _encode = msgspec.json.Encoder().encode
-_text = msgspec.json.Decoder(str)
 _TRUE = Raw(b"true")
 _ASKS_NOTHING = frozenset({b"false", b"0", b"0.0", b"{}", b"[]", b'""'})
 
@@ -125,11 +124,6 @@ class Dialect(Struct, frozen=True, kw_only=True):
             fields["stream"] = _TRUE
             if self.asks_usage:
                 fields["stream_options"] = Raw(b'{"include_usage":true}')
-
-
-def read_text(value: Raw) -> str | None:
-    """The string in `value`, or None where it is something else."""
-    return _text.decode(value) if json_type(value) == "string" else None
 
 
 def compact(value: Raw) -> bytes:

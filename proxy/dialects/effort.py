@@ -30,6 +30,12 @@ def take_thinking(fields: Fields) -> bool | None:
     return {b'"enabled"': True, b'"disabled"': False}.get(kind)
 
 
+def take(fields: Fields) -> tuple[str | None, bool | None]:
+    """Take both out: the effort, and whether thinking is to be on; an effort of `none` means off."""
+    wanted, is_on = take_effort(fields), take_thinking(fields)
+    return (None, False) if wanted == "none" else (wanted, is_on)
+
+
 def put_effort(fields: Fields, effort: str | None, names: Mapping[str, str]) -> None:
     """Send `effort` under the host's name for it; an unknown one goes as it is, for the host to judge."""
     if effort is not None:

@@ -30,9 +30,7 @@ def _adjust(fields: Fields) -> None:
             "Unsupported parameter: 'logprobs' is not supported together with 'tools' with this model.",
             param="logprobs",
         )
-    wanted, is_on = effort.take_effort(fields), effort.take_thinking(fields)
-    if wanted == "none":
-        is_on = False
+    _, is_on = effort.take(fields)
     if is_on is not None:
         effort.put_template_switch(fields, is_on=is_on, names=("enable_thinking",))
 

@@ -11,11 +11,8 @@ _SWITCHES = ("thinking", "enable_thinking")
 
 def _adjust(fields: Fields) -> None:
     """Row 54: `thinking` does nothing here, the chat template is what listens."""
-    wanted, is_on = effort.take_effort(fields), effort.take_thinking(fields)
-    if wanted == "none":
-        is_on = False
-    else:
-        effort.put_effort(fields, wanted, _EFFORTS)
+    wanted, is_on = effort.take(fields)
+    effort.put_effort(fields, wanted, _EFFORTS)
     if is_on is not None:
         effort.put_template_switch(fields, is_on=is_on, names=_SWITCHES)
 

@@ -51,6 +51,7 @@ def build(door: Door) -> Application:
 
 def _litestar(inference: Mapping[str, AsgiApp], door: Door) -> Litestar:
     routes = [
+        # for the same paths with a slash at the end
         *(_route(path, handler) for path, handler in inference.items()),
         # a mount, because Litestar 2.25 answers KeyError for an @asgi handler with a path parameter
         _route("/models", ModelsHandler(door), is_mount=True),
@@ -86,10 +87,9 @@ class _Fallback:
             failure = InternalError(f"{type(error).__name__}: {error}")
             failure.__cause__ = error
         self._door.pipeline.note(exchange.context, failure)
-        headers = dict(errors.to_headers(failure)) | {b"x-request-id": exchange.context.id.encode()}
         return Response(
             errors.to_json(failure, exchange.context.id),
             status_code=failure.status,
             media_type=MediaType.JSON,
-            headers={name.decode(): value.decode() for name, value in headers.items()},
+            headers={"x-request-id": exchange.context.id},
         )

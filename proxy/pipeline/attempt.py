@@ -8,14 +8,13 @@ from proxy.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamTimeo
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.upstream import Response, Upstream
 from proxy.protocol import embeddings
+from proxy.protocol.chat import MAX_ANSWER_BYTES
 from proxy.protocol.request import Endpoint, ModelRequest
 from proxy.protocol.sse import EventParser
 from proxy.streaming.chat import ChatAssembler, ChatWriter
 from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter
 from proxy.streaming.sinks import Assembler, Envelope, Writer
-
-MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of a unary answer, which is kept whole
 
 _DONE = b"[DONE]"
 _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}

@@ -4,7 +4,7 @@ Contract A.1 to A.3. Reading is lenient (hosts leave out and add what they like)
 used and default everything; vendor fields are skipped by the decoder and never reach a caller.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -12,8 +12,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from proxy.errors import MalformedRequest
 from proxy.protocol.request import ModelRequest, decode, decode_fields, json_type, missing, wrong_type
 
-Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
-ROLES = "'developer', 'system', 'user', 'assistant', 'tool' and 'function'"
+_ROLES = frozenset({"developer", "system", "user", "assistant", "tool", "function"})
+_ROLES_IN_WORDS = "'developer', 'system', 'user', 'assistant', 'tool' and 'function'"
 Penalty = Annotated[float, Meta(ge=-2, le=2)] | None
 Tokens = Annotated[int, Meta(ge=1)] | None
 
@@ -89,9 +89,9 @@ def parse_request(body: bytes) -> ModelRequest:
 
 def _check_message(message: Message, at: str) -> None:
     role = message.role
-    if role not in {"user", "system", "assistant", "developer", "tool", "function"}:
+    if role not in _ROLES:
         raise MalformedRequest(
-            f"Invalid value: '{role[:64]}'. Supported values are: {ROLES}.",
+            f"Invalid value: '{role[:64]}'. Supported values are: {_ROLES_IN_WORDS}.",
             param=f"{at}.role",
             code="invalid_value",
         )
@@ -135,6 +135,8 @@ def stream_options_without_stream() -> MalformedRequest:
 
 
 # --- what upstreams answer ----------------------------------------------------------------------------------------
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of an answer that is kept whole; a stream is bounded by its events
 
 
 class Function(Struct, gc=False):

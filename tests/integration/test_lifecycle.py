@@ -118,17 +118,11 @@ async def test_the_engine_ends_with_its_parent(session):
         await gone(pid)
 
 
-async def test_the_engine_ends_when_its_parent_is_killed(session):
+@pytest.mark.parametrize("moment", ["engine ready", "engine starting"])
+async def test_the_engine_ends_when_its_parent_is_killed(session, moment):
+    """Also while the model is being loaded."""
     async with proxy.process() as running:
-        pid = (await running.line("engine ready"))["pid"]
-        running.process.kill()
-        await running.process.wait()
-        await gone(pid)
-
-
-async def test_an_engine_that_is_being_loaded_ends_when_its_parent_is_killed(session):
-    async with proxy.process() as running:
-        pid = (await running.line("engine starting"))["pid"]
+        pid = (await running.line(moment))["pid"]
         running.process.kill()
         await running.process.wait()
         await gone(pid)

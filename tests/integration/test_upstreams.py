@@ -274,3 +274,9 @@ async def test_many_who_ask_at_once_are_one_question(url, upstream):
         lists = await asyncio.gather(*(ids() for _ in range(8)))
     assert all(ids == ["m", "org/big"] for ids in lists)
     assert len(upstream.calls) == 1
+
+
+async def test_a_configured_model_is_told_without_asking_anybody(url, upstream):
+    async with client_of(url) as client:
+        assert (await client.models.retrieve("m")).owned_by == "tidegate"
+    assert upstream.connections == 0

@@ -4,8 +4,9 @@ import json
 from contextlib import asynccontextmanager
 
 from proxy.clock import SystemClock
+from proxy.config.server import ServerConfig
 from proxy.deadline import Deadlines
-from proxy.entrypoints.http.door import Door, Limits
+from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.inference import InferenceHandler
 from proxy.entrypoints.http.lifeline import Running
 from proxy.protocol.chat import parse_request
@@ -19,7 +20,7 @@ class CrashingPipeline:
 
 
 def door(pipeline) -> Door:
-    limits = Limits(max_body_bytes=1024, body_timeout_s=1, comment_every_s=15, empty_chunk_every_s=30)
+    limits = ServerConfig()
     return Door(
         pipeline=pipeline,
         listing=None,
