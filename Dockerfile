@@ -10,6 +10,7 @@ COPY requirements.lock ./
 RUN /opt/tidegate/bin/pip install --require-hashes --no-deps --only-binary :all: -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy ./proxy
+COPY configs ./configs
 RUN python -m venv /opt/build \
     && /opt/build/bin/pip install "hatchling==1.33.0" \
     && /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \

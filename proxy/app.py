@@ -9,6 +9,7 @@ import structlog
 
 from proxy import auth
 from proxy.clock import Clock, SystemClock
+from proxy.config.cards import UNKNOWN, Cards, known_cards
 from proxy.config.engines import EngineConfig
 from proxy.config.models import TargetConfig
 from proxy.config.root import Config, is_loopback
@@ -24,10 +25,12 @@ from proxy.entrypoints import asgi
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.lifeline import Running
 from proxy.errors import ConfigError, ProxyError, UpstreamFailed
+from proxy.memory import ProcessMemory
 from proxy.pipeline.admission import Admission
 from proxy.pipeline.chat import Pipeline
 from proxy.pipeline.failover import Failover
 from proxy.pipeline.listing import Listing
+from proxy.pipeline.preferences import Preferences
 from proxy.pipeline.readiness import Readiness
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Upstream
@@ -103,17 +106,25 @@ def build(
     supervisors = _supervisors(config.engines, metrics, log, on_engine_change)
     _add_engines(config, supervisors, upstreams, transports)
     catalogue = Catalogue({name: _lister(name, transports[name]) for name in config.upstreams}, clock)
+    cards = Cards(config.cards, known_cards())
     router = Router(
-        {name: [_target(target) for target in model.targets] for name, model in config.models.items()},
+        {name: [_target(target, cards) for target in model.targets] for name, model in config.models.items()},
         upstreams=list(config.upstreams),
         catalogue=catalogue,
+        cards=cards,
         created=int(clock.now_s()),
     )
     settlement = Settlement(metrics, log)
     admission = Admission(keys)
     running = Running()
     door = Door(
-        pipeline=Pipeline(admission, router, Failover(upstreams, settlement), settlement),
+        pipeline=Pipeline(
+            admission,
+            Preferences(config.defaults, config.models),
+            router,
+            Failover(upstreams, settlement, ProcessMemory(clock)),
+            settlement,
+        ),
         listing=Listing(admission, router, settlement),
         readiness=Readiness(keys, supervisors, list(config.upstreams), metrics),
         limits=config.server,
@@ -130,7 +141,7 @@ def check_exposure(config: Config, *, source: str, no_auth: bool) -> None:
     Raises:
         ConfigError: another address than loopback, without keys, and `--no-auth` was not said.
     """
-    if not (is_loopback(config.server.host) or config.auth.keys or no_auth):
+    if not (is_loopback(config.server.host) or config.auth.keys or config.auth.callers or no_auth):
         raise ConfigError(
             f"{source}: server.host: {config.server.host} can be reached from other machines, and auth.keys is empty; "
             "set TIDEGATE_API_KEY (or auth.keys), or say --no-auth if everybody may use your keys and engines"
@@ -141,7 +152,11 @@ def _key_ring(config: Config, source: str, *, no_auth: bool) -> auth.KeyRing:
     keys = [_resolve(secret, f"{source}: auth.keys[{index}]") for index, secret in enumerate(config.auth.keys)]
     admin = config.auth.admin_key
     admin_key = None if admin is None else _resolve(admin, f"{source}: auth.admin_key")
-    return auth.KeyRing(keys, admin_key, takes_any_host=no_auth)
+    callers = [
+        (_resolve(caller.key, f"{source}: auth.callers.{name}.key"), auth.KeyPrincipal(name, caller.reasoning_format))
+        for name, caller in config.auth.callers.items()
+    ]
+    return auth.KeyRing(keys, admin_key, callers=callers, takes_any_host=no_auth)
 
 
 def _resolve(secret: Secret, path: str) -> str:
@@ -179,7 +194,13 @@ def _hosts(config: Config, source: str) -> tuple[dict[str, Upstream], dict[str, 
     for name, host in config.upstreams.items():
         dialect = DIALECTS[host.dialect]
         transports[name] = transport = _host_transport(f"{source}: upstreams.{name}", host, dialect)
-        upstreams[name] = Upstream(name=name, dialect=dialect, transport=transport, secrets=transport.api_keys)
+        upstreams[name] = Upstream(
+            name=name,
+            dialect=dialect,
+            transport=transport,
+            secrets=transport.api_keys,
+            api_version=host.api_version,
+        )
     return upstreams, transports
 
 
@@ -213,6 +234,7 @@ def _host_transport(path: str, host: UpstreamConfig, dialect: Dialect) -> Transp
             answer_s=host.answer_timeout_s,
             idle_s=host.idle_timeout_s,
         ),
+        key_header=dialect.key_header,
         max_connections=host.max_connections,
         keepalive_s=host.keepalive_s or dialect.keepalive_s,
     )
@@ -232,9 +254,11 @@ def _engine_transport(engine: EngineConfig, dialect: Dialect, socket_path: str) 
     )
 
 
-def _target(target: TargetConfig) -> Target:
+def _target(target: TargetConfig, cards: Cards) -> Target:
     place = target.upstream or target.engine or ""
-    return Target(place, target.model or place)
+    model = target.model or place
+    card = cards.find(model) if target.card is None else cards.named(target.card)
+    return Target(place, model, card or UNKNOWN)
 
 
 def _lister(name: str, transport: Transport) -> Fetch:

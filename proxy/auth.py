@@ -9,6 +9,7 @@ import msgspec
 
 from proxy.config.root import is_loopback_address
 from proxy.errors import NotAuthenticated, NotPermitted
+from proxy.protocol.reasoning import ReasoningFormat
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -44,9 +45,15 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class KeyPrincipal(msgspec.Struct, frozen=True):
-    """A caller known by a key; the name is `anonymous`, `admin` or the first 8 hex digits of the key's SHA-256."""
+    """A caller known by a key.
+
+    Attributes:
+        name: the configured one, `anonymous`, `admin` or the first 8 hex digits of the key's SHA-256.
+        reasoning_format: how thinking is shown to it; None: as elsewhere configured.
+    """
 
     name: str
+    reasoning_format: ReasoningFormat | None = None
 
 
 ANONYMOUS = KeyPrincipal("anonymous")
@@ -57,14 +64,23 @@ class KeyRing:
     """The keys that are good here; immutable.
 
     Args:
-        keys: what callers may show; none means that everybody is let in.
+        keys: what callers may show; without any, everybody is let in.
+        callers: the same, with names and settings.
         takes_any_host: where there are no keys, whether the host that is called may be a name.
         admin_key: the one key for `/admin`, and for the details of `/metrics` and `/readyz` off loopback.
     """
 
-    def __init__(self, keys: Sequence[str], admin_key: str | None, *, takes_any_host: bool = False) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        admin_key: str | None,
+        *,
+        callers: Sequence[tuple[str, KeyPrincipal]] = (),
+        takes_any_host: bool = False,
+    ) -> None:
         self._takes_any_host = takes_any_host
         self._digests = [(_digest(key), KeyPrincipal(_digest(key).hex()[:8])) for key in keys]
+        self._digests += [(_digest(key), principal) for key, principal in callers]
         self._admin = None if admin_key is None else _digest(admin_key)
 
     def authenticate(self, credentials: Credentials) -> KeyPrincipal:

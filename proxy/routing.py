@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import msgspec
 
 from proxy.clock import Clock
+from proxy.config.cards import UNKNOWN, Card, Cards
 from proxy.errors import ModelNotFound, ProxyError
 from proxy.protocol.models import ModelCard
 
@@ -20,10 +21,11 @@ Fetch = Callable[[], Awaitable[Sequence[ModelCard]]]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """An upstream (or engine) by name, and what the model is called there."""
+    """An upstream (or engine) by name, what the model is called there, and what is known of it."""
 
     upstream: str
     model: str
+    card: Card = UNKNOWN
 
 
 class Catalogue:
@@ -83,6 +85,7 @@ class Router:
     Args:
         models: by public name, the targets in order of preference.
         upstreams: the names that may stand before a slash.
+        cards: what is known of models that are not configured.
     """
 
     def __init__(
@@ -91,8 +94,10 @@ class Router:
         *,
         upstreams: Sequence[str],
         catalogue: Catalogue,
+        cards: Cards,
         created: int,
     ) -> None:
+        self._cards = cards
         self._models = models
         self._upstreams = frozenset(upstreams)
         self._catalogue = catalogue
@@ -108,10 +113,10 @@ class Router:
             return targets
         upstream, slash, name = model.partition("/")
         if slash and name and upstream in self._upstreams:
-            return [Target(upstream, name)]
+            return [Target(upstream, name, self._cards.find(name))]
         for card in await self._catalogue.cards():
             if card.id == model:
-                return [Target(card.owned_by, model)]
+                return [Target(card.owned_by, model, self._cards.find(model))]
         raise ModelNotFound(f"The model '{model[:256]}' does not exist or you do not have access to it.", param="model")
 
     async def cards(self) -> Sequence[ModelCard]:

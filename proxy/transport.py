@@ -117,7 +117,8 @@ class Transport:
     Args:
         base_url: without a trailing slash; for a Unix socket any `http://` host.
         timeouts: see `Timeouts`.
-        api_keys: sent as bearer tokens, in turn.
+        api_keys: sent in turn.
+        key_header: where a key goes; in `authorization` as a bearer token.
         socket_path: a Unix socket to connect to instead of the URL's host.
         max_connections: how many may be open at once; further requests wait for one.
         keepalive_s: how long an idle connection is kept; less than the upstream's own limit.
@@ -129,13 +130,14 @@ class Transport:
         *,
         timeouts: Timeouts,
         api_keys: Sequence[str] = (),
+        key_header: str = "authorization",
         socket_path: str | None = None,
         max_connections: int = 1000,
         keepalive_s: float = 4.0,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self.api_keys = tuple(api_keys)
-        self._headers = itertools.cycle([_headers(key) for key in api_keys] or [_headers(None)])
+        self._headers = itertools.cycle([_headers(key, key_header) for key in api_keys] or [_headers()])
         self._timeouts = timeouts
         self._client_timeout = aiohttp.ClientTimeout(
             total=None, connect=None, sock_read=None, sock_connect=timeouts.connect_s
@@ -254,7 +256,7 @@ class Transport:
         connector._create_connection = counted  # type: ignore[method-assign, assignment]  # noqa: SLF001 - see above
 
 
-def _headers(api_key: str | None) -> CIMultiDict[str]:
+def _headers(api_key: str | None = None, key_header: str = "authorization") -> CIMultiDict[str]:
     headers = CIMultiDict(
         {
             hdrs.ACCEPT: "application/json, text/event-stream",
@@ -264,7 +266,7 @@ def _headers(api_key: str | None) -> CIMultiDict[str]:
         }
     )
     if api_key is not None:
-        headers[hdrs.AUTHORIZATION] = f"Bearer {api_key}"
+        headers[key_header] = f"Bearer {api_key}" if key_header == "authorization" else api_key
     return headers
 
 

@@ -1,10 +1,21 @@
 """`auth:` who may call."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from proxy.config.secret import Secret
+from proxy.protocol.reasoning import ReasoningFormat
+
+
+class CallerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One caller with a name."""
+
+    key: Annotated[Secret, Meta(description="What the caller shows.")]
+    reasoning_format: Annotated[
+        ReasoningFormat | None, Meta(description="How thinking is shown to it; null: as the model or defaults says.")
+    ] = None
 
 
 class AuthConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -13,6 +24,9 @@ class AuthConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keys: Annotated[
         tuple[Secret, ...], Meta(description="Keys that callers may show; none: open, on loopback only.")
     ] = ()
+    callers: Annotated[
+        Mapping[str, CallerConfig], Meta(description="Keys with a name, which the log shows, and settings.")
+    ] = {}
     admin_key: Annotated[
         Secret | None, Meta(description="The one key for /admin and for details; without it: this machine only.")
     ] = None

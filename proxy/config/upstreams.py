@@ -8,7 +8,26 @@ from proxy.config.secret import Secret
 from proxy.config.server import Seconds
 
 BASE_URL = r"^https?://[^\s/@?#]+(/[^\s?#]*)?$(?!\n)"
-DialectName = Literal["openai", "deepseek", "vllm", "llamacpp", "generic"]
+DialectName = Literal[
+    "openai",
+    "azure",
+    "deepseek",
+    "vllm",
+    "sglang",
+    "llamacpp",
+    "llama_cpp_python",
+    "ollama",
+    "tgi",
+    "together",
+    "groq",
+    "fireworks",
+    "deepinfra",
+    "meta_llama",
+    "meta_llama_native",
+    "openrouter",
+    "bedrock",
+    "generic",
+]
 
 
 class UpstreamConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +46,10 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     api_keys: Annotated[
         tuple[Secret, ...], Meta(description="The host's keys, used in turn; none where it wants none.")
     ] = ()
+    api_version: Annotated[
+        Annotated[str, Meta(pattern=r"^[0-9A-Za-z-]+$")] | None,
+        Meta(description="azure: the version of its deployment URLs; null: its /openai/v1 URLs."),
+    ] = None
     max_connections: Annotated[
         int, Meta(ge=1, le=65535, description="At once; further requests wait for one to be free.")
     ] = 1000

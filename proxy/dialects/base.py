@@ -5,19 +5,25 @@ The rule ids (Q-…) are those of the contract, section B.0.
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Raw, Struct
 
-from proxy.dialects import messages
-from proxy.errors import UnsupportedParameter, UpstreamLacksModel
-from proxy.protocol.request import Endpoint, Fields, ModelRequest
+from proxy.config.cards import UNKNOWN, Card, Structured
+from proxy.dialects import events, history, messages, structured, thinking, tools
+from proxy.dialects.draft import Draft
+from proxy.dialects.messages import Rules
+from proxy.errors import MalformedRequest, UpstreamLacksModel
+from proxy.protocol.chat import Chunk, Reading
+from proxy.protocol.raw import as_list, as_text
+from proxy.protocol.request import Endpoint, ModelRequest, json_type
 
-Adjust = Callable[[Fields], None]
+Adjust = Callable[[Draft], None]
 
 _encode = msgspec.json.Encoder().encode
 _TRUE = Raw(b"true")
-_ASKS_NOTHING = frozenset({b"false", b"0", b"0.0", b"{}", b"[]", b'""'})
+_NOTHING_REMEMBERED: Mapping[str, str] = {}
 
 # What only the engine's operator may set; a caller's would cross into other requests (contract 76o, DESIGN 8).
 _INTERNAL = frozenset(
@@ -29,121 +35,302 @@ _INTERNAL = frozenset(
         "vllm_xargs",
         "cache_salt",
         "id_slot",
+        "bootstrap_host",
+        "bootstrap_port",
+        "bootstrap_room",
     }
 )
 _PATHS: Mapping[Endpoint, str] = MappingProxyType(
     {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 )
+TEXT_AND_IMAGES = frozenset({"text", "image_url"})
+OPENAI_PARTS = frozenset({"text", "refusal", "image_url", "input_audio", "file"})
+ENGINE_PARTS = frozenset({"text", "image_url", "input_audio", "audio_url", "video_url"})
+# What OpenAI alone has; elsewhere it is refused, or ignored in silence, which is worse.
+ONLY_OPENAI = frozenset(
+    {
+        "audio",
+        "function_call",
+        "functions",
+        "metadata",
+        "modalities",
+        "moderation",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "verbosity",
+        "web_search_options",
+    }
+)
 
 
-def no_adjustment(_fields: Fields) -> None:
+def no_adjustment(_draft: Draft) -> None:
     """Most hosts need none."""
+
+
+class HostRequest(Struct, frozen=True):
+    """A request as it goes to one host.
+
+    Attributes:
+        path: below the base URL, with the query.
+        body: JSON.
+        reading: how the answer is to be read.
+        adjusted: what was changed in more than its spelling, as `name=word`.
+        schema: what the answer must be valid against, because the host does not see to it; None: nothing.
+    """
+
+    path: str
+    body: bytes
+    reading: Reading
+    adjusted: list[str]
+    schema: Raw | None = None
 
 
 class Dialect(Struct, frozen=True, kw_only=True):
     """The facts about one kind of host; immutable and shared.
 
+    Of the request:
+
     Attributes:
         name: as the config spells it.
         paths: where each endpoint is below the base URL; what is missing the host does not have.
-        max_tokens: the one name that the host honours (Q-MAX), or None where both are fine.
-        system_role: what `developer` and `system` become (Q-DEV), or None where both are known.
-        joins_text: content arrays of text alone become one string (Q-TEXT).
-        reasoning_history: the name under which past reasoning goes back (Q-REASON-IN), or None to leave it out.
-        dropped: hints that the host rejects; left out silently (Q-DROP).
-        refused: fields that change the result and that the host cannot honour: 400 when set (Q-DROP).
-        asks_usage: whether the host takes `stream_options` (Q-SOPT); usage is always wanted for our own books.
+        rules: how it wants its messages.
+        lacks: fields that it refuses or ignores: hints are left out, what changes the result is refused (Q-DROP).
+        max_tokens: the one name that it honours (Q-MAX), or None where both are fine.
+        default_max_tokens: sent where the caller sets no limit and the host has none of its own.
+        tool_choices: the forms that it knows, of `tools.ALL_CHOICES`.
+        required: its word for a tool that must be called.
+        knows_tool_types: whether it knows custom tools and `allowed_tools`.
+        forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
+        parts: the types of content parts that it knows.
+        fetches_urls: whether it may be sent addresses of images; a local engine would fetch anything.
+        structured: the most that `response_format` can be.
+        structured_with_tools: whether that holds beside tools too.
+        leaves_template: whether `chat_template_kwargs` mean something to it.
+        put_thinking: how it is told to think or not; None: as the caller says it.
+        thinks_by_default: what its models do, where no card knows.
+        needs_history: whether it refuses turns without their reasoning, where no card knows (row 10).
+        stand_in: what it accepts in place of a reasoning that we do not know.
+        asks_usage: whether it takes `stream_options` (Q-SOPT); usage is always wanted for our own books.
+        adjust: what a table cannot say; may raise `UnsupportedParameter`.
+        model_prefix: stands before a model's name that holds no slash.
+
+    Of the answer:
+
+    Attributes:
+        parse: one event, or a unary answer, as a `Chunk`.
+        thought_tags: names of tags in which thinking stands at the beginning of the content (R-THINK).
+        leaks_calls: whether tool-call markup may come as text.
+        repairs_silence: whether an answer may come as reasoning alone (rows 68, 76i).
+        numbers_calls: whether ids of tool calls are mere positions (row 191), so that ours replace them.
+
+    Of the wire:
+
+    Attributes:
         first_byte_timeout_s: how long a stream may take to begin; a hosted API answers sooner than one's own prefill.
         keepalive_s: how long an idle connection is kept; below the host's own limit (uvicorn and cpp-httplib: 5 s).
-        adjust: what a table cannot say, on the fields of a chat request; may raise `UnsupportedParameter`.
+        key_header: where it wants its key; `authorization` is a bearer token.
     """
 
     name: str
     paths: Mapping[Endpoint, str] = _PATHS
+    rules: Rules = Rules()
+    lacks: frozenset[str] = frozenset()
     max_tokens: str | None = None
-    system_role: str | None = "system"
-    joins_text: bool = True
-    reasoning_history: str | None = None
-    dropped: frozenset[str] = frozenset()
-    refused: frozenset[str] = frozenset()
+    default_max_tokens: int | None = None
+    tool_choices: frozenset[str] = tools.ALL_CHOICES
+    required: str = "required"
+    knows_tool_types: bool = False
+    forces_tools_while_thinking: bool = True
+    parts: frozenset[str] = TEXT_AND_IMAGES
+    fetches_urls: bool = True
+    structured: Structured = "json_schema"
+    structured_with_tools: bool = True
+    leaves_template: bool = False
+    put_thinking: thinking.Put | None = thinking.put_effort()
+    thinks_by_default: bool = False
+    needs_history: bool = False
+    stand_in: str | None = None
     asks_usage: bool = True
+    adjust: Adjust = no_adjustment
+    model_prefix: str = ""
+
+    parse: Callable[[bytes], Chunk] = events.parse
+    thought_tags: tuple[str, ...] = ("think",)
+    leaks_calls: bool = True
+    repairs_silence: bool = False
+    numbers_calls: bool = False
+
     first_byte_timeout_s: float = 600.0
     keepalive_s: float = 4.0
-    adjust: Adjust = no_adjustment
+    key_header: str = "authorization"
 
-    def path(self, endpoint: Endpoint) -> str:
+    def remembers(self, card: Card) -> bool:
+        """Whether past reasoning is to be put back for a model."""
+        policy = card.reasoning_history
+        return self.rules.reasoning is not None and (policy == "required" or (policy is None and self.needs_history))
+
+    def build_request(
+        self,
+        request: ModelRequest,
+        *,
+        model: str,
+        is_stream: bool,
+        card: Card = UNKNOWN,
+        drops_params: bool = False,
+        remembered: Mapping[str, str] = _NOTHING_REMEMBERED,
+        api_version: str | None = None,
+    ) -> HostRequest:
+        """What this host takes: re-encoded, so that no duplicate key of the caller's slips by our checks.
+
+        Args:
+            request: the caller's.
+            model: its name at the host.
+            is_stream: whether a stream is wanted of the host.
+            card: what is known of the model.
+            drops_params: leave out what the host cannot honour.
+            remembered: reasoning of past turns by tool-call id.
+            api_version: of Azure's deployment URLs.
+
+        Raises:
+            UnsupportedParameter: the request needs what the host does not have.
+            MalformedRequest: what only some hosts look into cannot be read.
+            UpstreamLacksModel: the host does not have the endpoint, another target may.
+        """
+        fields = {
+            name: value for name, value in request.fields.items() if name not in _INTERNAL and bytes(value) != b"null"
+        }
+        draft = Draft(fields, card, drops_params=drops_params)
+        try:
+            if request.endpoint == "chat":
+                self._adjust_chat(draft, remembered)
+                draft.fields["messages"] = Raw(_encode(draft.messages))
+            else:
+                draft.leave_out(self.lacks)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise MalformedRequest(f"The request cannot be read: {error}.") from error
+        draft.put("model", self._name_of(model))
+        if request.endpoint != "embeddings":
+            self._ask_stream(draft, is_stream=is_stream)
+        return HostRequest(
+            self.path(request.endpoint, model, api_version),
+            _encode(draft.fields),
+            self._reading(request, card),
+            draft.adjusted,
+            draft.schema,
+        )
+
+    def path(self, endpoint: Endpoint, model: str, api_version: str | None = None) -> str:
         """Where `endpoint` is below the base URL.
 
         Raises:
             UpstreamLacksModel: the host does not have it, another target may.
         """
         try:
-            return self.paths[endpoint]
+            path = self.paths[endpoint]
         except KeyError:
             raise UpstreamLacksModel(f"The upstream for this model does not serve {endpoint}.") from None
+        if api_version is None:
+            return path
+        return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"
 
-    def build_request(self, request: ModelRequest, *, model: str, is_stream: bool) -> bytes:
-        """The body for this host: re-encoded, so that no duplicate key of the caller's slips by our checks.
-
-        Raises:
-            UnsupportedParameter: the request needs what the host does not have.
-        """
-        fields = {
-            name: value
-            for name, value in request.fields.items()
-            if name not in _INTERNAL and name not in self.dropped and bytes(value) != b"null"
-        }
-        for name in self.refused & fields.keys():
-            if compact(fields.pop(name)) not in _ASKS_NOTHING:
-                raise UnsupportedParameter(
-                    f"Unsupported parameter: '{name}' is not supported with this model.", param=name
-                )
-        if request.endpoint == "chat":
-            self._adjust_chat(fields)
-        fields["model"] = Raw(_encode(model))
-        if request.endpoint != "embeddings":
-            self._ask_stream(fields, is_stream=is_stream)
-        return _encode(fields)
-
-    def _adjust_chat(self, fields: Fields) -> None:
-        fields["messages"] = messages.adapt(
-            fields["messages"],
-            system_role=self.system_role,
-            joins_text=self.joins_text,
-            reasoning_name=self.reasoning_history,
+    def _adjust_chat(self, draft: Draft, remembered: Mapping[str, str]) -> None:
+        draft.leave_out(self.lacks)
+        reasoning = None if draft.card.reasoning_history == "forbidden" else self.rules.reasoning
+        draft.messages = messages.adapt(draft.fields["messages"], self.rules, reasoning=reasoning)
+        messages.check_parts(
+            draft.messages, known=self.parts, has_vision=draft.card.vision, fetches_urls=self.fetches_urls
         )
-        _tidy_tools(fields)
-        if self.max_tokens is not None:
-            _rename_max_tokens(fields, self.max_tokens)
-        self.adjust(fields)
+        if not self.rules.is_reference:
+            _list_stops(draft)
+        tools.tidy(draft)
+        if not self.knows_tool_types:
+            tools.plain_tools(draft)
+        tools.choose(draft, self.tool_choices, required=self.required)
+        self._adjust_thinking(draft, remembered)
+        has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
+        structured.emulate(draft, host_has=has)
+        self._limit_tokens(draft)
+        self.adjust(draft)
 
-    def _ask_stream(self, fields: Fields, *, is_stream: bool) -> None:
-        fields.pop("stream_options", None)
-        fields.pop("stream", None)
+    def _adjust_thinking(self, draft: Draft, remembered: Mapping[str, str]) -> None:
+        source = Draft(dict(draft.fields), draft.card) if self.put_thinking is None else draft
+        wanted = thinking.take(source, leaves_template=self.leaves_template)
+        is_thinking = thinking.is_thinking(draft, wanted, by_default=self.thinks_by_default)
+        is_in_the_way = (not self.forces_tools_while_thinking and tools.is_forced(draft)) or (
+            not draft.card.tools_while_thinking and "tools" in draft.fields
+        )
+        put = self.put_thinking
+        if is_thinking and is_in_the_way and draft.card.thinking != "always":
+            wanted, is_thinking = thinking.Thinking(is_on=False), False
+            draft.note("thinking", "off")
+            put = put or thinking.put_effort()
+        has_nothing_to_switch = draft.card.thinking == "never" and wanted.is_on is False
+        if put is not None and not has_nothing_to_switch:
+            put(draft, wanted)
+        if is_thinking:
+            draft.leave_out(draft.card.refused_while_thinking)
+            if self.remembers(draft.card) and self.rules.reasoning is not None:
+                history.restore(draft, self.rules.reasoning, remembered, stand_in=self.stand_in)
+
+    def _limit_tokens(self, draft: Draft) -> None:
+        """Q-MAX: one limit, in the host's name for it, and not over what the model can."""
+        fields = draft.fields
+        newer, older = fields.pop("max_completion_tokens", None), fields.pop("max_tokens", None)
+        given = "max_tokens" if newer is None else "max_completion_tokens"
+        limit = older if newer is None else newer
+        name = self.max_tokens or given
+        if limit is None:
+            if self.default_max_tokens is not None:
+                draft.put(name, self.default_max_tokens)
+                draft.note(name, self.default_max_tokens)
+            return
+        most = draft.card.max_output_tokens
+        if most is not None and float(bytes(limit)) > most:
+            draft.put(name, most)
+            draft.note(given, most)
+        else:
+            fields[name] = limit
+
+    def _ask_stream(self, draft: Draft, *, is_stream: bool) -> None:
+        draft.fields.pop("stream_options", None)
+        draft.fields.pop("stream", None)
         if is_stream:
-            fields["stream"] = _TRUE
+            draft.fields["stream"] = _TRUE
             if self.asks_usage:
-                fields["stream_options"] = Raw(b'{"include_usage":true}')
+                draft.fields["stream_options"] = Raw(b'{"include_usage":true}')
+
+    def _reading(self, request: ModelRequest, card: Card) -> Reading:
+        if request.endpoint != "chat":
+            return Reading(may_call=False)
+        fields = request.fields
+        may_call = "tools" in fields and bytes(fields.get("tool_choice", b"")) != b'"none"'
+        return Reading(
+            thought_tags=self.thought_tags,
+            begins_in_thought=card.reasoning_tags == "prefilled",
+            looks_for_calls=self.leaks_calls,
+            may_call=may_call,
+            one_call=bytes(fields.get("parallel_tool_calls", b"")) == b"false",
+            repairs_silence=self.repairs_silence,
+            numbers_calls=self.numbers_calls,
+        )
+
+    def _name_of(self, model: str) -> str:
+        return model if "/" in model else self.model_prefix + model
 
 
-def compact(value: Raw) -> bytes:
-    """The bytes of a value without white space, to be compared with short literals."""
-    return bytes(value).translate(None, b" \t\r\n")
-
-
-def _tidy_tools(fields: Fields) -> None:
-    """Q-TOOLS and Q-STOP: empty lists mean absent, and hosts answer 400 to them."""
-    if "tools" in fields and compact(fields["tools"]) == b"[]":
-        del fields["tools"]
-    if "tools" not in fields:
-        fields.pop("tool_choice", None)
-        fields.pop("parallel_tool_calls", None)
-    if "stop" in fields and compact(fields["stop"]) in {b"[]", b'""'}:
-        del fields["stop"]
-
-
-def _rename_max_tokens(fields: Fields, name: str) -> None:
-    newer, older = fields.pop("max_completion_tokens", None), fields.pop("max_tokens", None)
-    limit = newer if newer is not None else older
-    if limit is not None:
-        fields[name] = limit
+def _list_stops(draft: Draft) -> None:
+    """Q-STOP: a list without empty strings, or nothing."""
+    raw = draft.fields.get("stop")
+    if raw is None:
+        return
+    stops = [as_text(raw)] if json_type(raw) == "string" else [as_text(stop) for stop in as_list(raw)]
+    kept = [stop for stop in stops if stop]
+    if kept:
+        draft.put("stop", kept)
+    else:
+        del draft.fields["stop"]

@@ -1,48 +1,39 @@
 """api.deepseek.com (contract B.1)."""
 
-from msgspec import Raw
+from proxy.dialects import structured, tools
+from proxy.dialects.base import ONLY_OPENAI, Dialect
+from proxy.dialects.draft import Draft
+from proxy.dialects.messages import Rules
+from proxy.dialects.thinking import Thinking, word
 
-from proxy.dialects import effort
-from proxy.dialects.base import Dialect
-from proxy.errors import UnsupportedParameter
-from proxy.protocol.request import Fields
-
-_EFFORTS = {"minimal": "low", "low": "low", "medium": "high", "high": "high", "xhigh": "high", "ultra": "max"}
+_EFFORTS = {"minimal": "low", "medium": "high", "xhigh": "high", "ultra": "max"}  # row 2
 
 
-def _adjust(fields: Fields) -> None:
-    """Row 14: more choices than one would be ignored in silence.
+def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+    """Rows 1 and 2: thinking is switched in the body, and the scale has three steps."""
+    if thinking.is_on is not None:
+        draft.put("thinking", {"type": "enabled" if thinking.is_on else "disabled"})
+    if thinking.effort is not None and thinking.is_on is not False:
+        draft.put("reasoning_effort", word(draft, thinking.effort, _EFFORTS))
 
-    Rows 1 and 2: thinking is switched in the body, and the scale has three steps.
-    """
-    if bytes(fields.pop("n", Raw(b"1"))) != b"1":
-        raise UnsupportedParameter("Unsupported parameter: 'n' over 1 is not supported with this model.", param="n")
-    wanted = effort.take_effort(fields)
-    if wanted == "none":
-        fields["thinking"] = Raw(b'{"type":"disabled"}')
-    else:
-        effort.put_effort(fields, wanted, _EFFORTS)
+
+def _adjust(draft: Draft) -> None:
+    tools.strip_strict(draft)
+    structured.mention_json(draft)
 
 
 DIALECT = Dialect(
     name="deepseek",
     paths={"chat": "/chat/completions", "completions": "/beta/completions"},
+    rules=Rules(reasoning="reasoning_content"),  # row 10
+    lacks=ONLY_OPENAI | {"n", "seed", "logit_bias", "parallel_tool_calls", "user", "chat_template_kwargs"},  # row 14
     max_tokens="max_tokens",  # row 3
-    reasoning_history="reasoning_content",  # row 10
-    dropped=frozenset(  # row 14
-        {
-            "metadata",
-            "modalities",
-            "parallel_tool_calls",
-            "prompt_cache_key",
-            "seed",
-            "service_tier",
-            "store",
-            "user",
-            "verbosity",
-        }
-    ),
-    refused=frozenset({"logit_bias", "audio"}),
+    forces_tools_while_thinking=False,  # row 9
+    structured="json_object",  # row 7
+    put_thinking=_put_thinking,
+    thinks_by_default=True,
+    needs_history=True,
+    stand_in=" ",
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
     adjust=_adjust,

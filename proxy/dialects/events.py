@@ -13,11 +13,12 @@ from msgspec import UNSET
 
 from proxy.dialects import failures
 from proxy.errors import UpstreamFailed
-from proxy.protocol.chat import Chunk
+from proxy.protocol.chat import Chunk, GroqExtra
 
 # strict=False takes an index of 0.0 or "0"
 _decode = msgspec.json.Decoder(Chunk, strict=False).decode
 _encode = msgspec.json.Encoder().encode
+_NO_ERROR = frozenset({b"null", b'""', b"false"})
 _NO_LOGPROB = -9999.0  # OpenAI's "very unlikely", for what JSON cannot say (R-LP)
 
 
@@ -32,11 +33,24 @@ def parse(data: bytes) -> Chunk:
         chunk = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         chunk = _parse_leniently(data)
-    if chunk.error is not UNSET and bytes(chunk.error) != b"null":
+    if chunk.error is not UNSET and bytes(chunk.error) not in _NO_ERROR:
         raise failures.parse_embedded(data)
     if chunk.choices is None and (chunk.message is not UNSET or chunk.detail is not UNSET):
         raise failures.parse_embedded(data)
+    if chunk.x_groq is not None:
+        _read_groq(chunk, chunk.x_groq)
     return chunk
+
+
+def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:
+    """Row 151: Groq's own corner of a chunk.
+
+    Raises:
+        ProxyError: it says that the answer has failed.
+    """
+    if extra.error:
+        raise failures.parse_embedded(_encode({"error": extra.error}))
+    chunk.usage = chunk.usage or extra.usage
 
 
 def _parse_leniently(data: bytes) -> Chunk:
@@ -55,6 +69,9 @@ def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
         return [_mend(item) for item in value]
     if isinstance(value, dict):
         mended = {_mend(key): _mend(item) for key, item in value.items()}
+        function = mended.get("function")
+        if isinstance(function, str):  # Fireworks (row 161)
+            mended["function"] = _function_of(function)
         if isinstance(mended.get("content"), list) and all(isinstance(part, dict) for part in mended["content"]):
             mended["content"] = _text_of(mended["content"])
         return mended
@@ -65,3 +82,12 @@ def _text_of(parts: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a logprobs `
     if all("token" in part for part in parts):
         return parts
     return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def _function_of(text: str) -> dict[str, Any]:
+    """A function given as a string: its JSON, or its name."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {"name": text}
+    return value if isinstance(value, dict) else {"name": text}

@@ -18,11 +18,12 @@ from proxy.errors import (
 
 _MAX_MESSAGE = 2048
 _MAX_WORD = 128
+_CODES = ("code", "status", "http_status_code")
 _OUR_KEY = frozenset({"invalid_api_key", "authentication_error", "permission_error", "insufficient_quota"})
 _OVERLOAD_RETRY_S = 1.0
 _QUOTA_RETRY_S = 60.0
 _TIMEOUTS = frozenset({408, 504, 522, 524})
-_OVERLOADED = frozenset({503, 529})
+_OVERLOADED = frozenset({498, 503, 529})  # 498 is Groq's
 _CALLERS_FAULT = frozenset({400, 405, 411, 413, 415, 422, 501})
 _CONTEXT_TOO_LONG = re.compile(
     r"exceed_context_size|context_length_exceeded|maximum context length|context size|context window"
@@ -35,6 +36,8 @@ _WIRE_PREFIX = re.compile(r"^(body|query)\.")
 def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
     """The error for an HTTP answer with a status that is not 2xx."""
     told = _read(body)
+    if status == 403 and told.is_moderated:
+        return UpstreamRejected(told.message, code="content_policy_violation", is_quoted=True)
     if status in {401, 402, 403}:
         return _refused_us(status)
     if {told.code, told.type} & _OUR_KEY:
@@ -45,10 +48,10 @@ def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyEr
 def parse_embedded(body: bytes) -> ProxyError:
     """The error for an error object inside a 200: its `code` or `status` is the status, if it looks like one."""
     told = _read(body)
-    kind = (told.type or "").lower().replace(" ", "")
+    kind = (told.type or "").lower().replace(" ", "").replace("_", "")
     if told.code is not None and re.fullmatch(r"[45]\d\d", told.code):
         return parse_error(int(told.code), {}, body)
-    return parse_error(400 if "invalid_request" in kind or "badrequest" in kind else 500, {}, body)
+    return parse_error(400 if "invalidrequest" in kind or "badrequest" in kind else 500, {}, body)
 
 
 def _refused_us(status: int) -> ProxyError:
@@ -84,13 +87,16 @@ def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyErr
 class _Told:
     """What a body says about the error; empty or None where it says nothing."""
 
-    __slots__ = ("code", "message", "param", "type")
+    __slots__ = ("code", "is_moderated", "message", "param", "type")
 
     def __init__(self, message: str | None, source: Mapping[str, Any]) -> None:
         self.message = _sound(message or "")[:_MAX_MESSAGE]
         self.type = _text(source.get("type"))
         self.param = _text(source.get("param"))
-        self.code = _text(source.get("code", source.get("status")))
+        self.code = next((code for name in _CODES if (code := _text(source.get(name))) is not None), None)
+        metadata = source.get("metadata")
+        # OpenRouter's 403 for what a model's provider will not read (row 177)
+        self.is_moderated = isinstance(metadata, dict) and bool(metadata.keys() & {"reasons", "flagged_input"})
 
     @property
     def slug(self) -> str | None:
@@ -137,6 +143,8 @@ def _sound(text: str) -> str:
 
 
 def _rejected(status: int, told: _Told, message: str) -> UpstreamError:
+    if told.code == "model_not_found":  # llama-cpp-python's 400 (row 107)
+        return UpstreamLacksModel(message, param="model", is_quoted=True)
     if status == 413 or _CONTEXT_TOO_LONG.search(f"{told.type} {told.code} {message}"):
         return UpstreamRejected(message, param=told.param or "messages", code="context_length_exceeded", is_quoted=True)
     param = _WIRE_PREFIX.sub("", told.param) if told.param else None

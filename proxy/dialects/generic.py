@@ -1,5 +1,17 @@
-"""A host nobody has described yet: the plainest form of every field, which OpenAI-like servers take."""
+"""A host nobody has described yet: the plainest form of every field, which OpenAI-like servers take.
 
-from proxy.dialects.base import Dialect
+It may be a router in front of OpenAI, so nothing that OpenAI has is held back.
+"""
 
-DIALECT = Dialect(name="generic", reasoning_history="reasoning_content")
+from proxy.dialects.base import ENGINE_PARTS, OPENAI_PARTS, Dialect
+from proxy.dialects.messages import Rules
+
+DIALECT = Dialect(
+    name="generic",
+    rules=Rules(reasoning="reasoning_content"),
+    knows_tool_types=True,
+    parts=OPENAI_PARTS | ENGINE_PARTS,
+    leaves_template=True,
+    put_thinking=None,
+    stand_in=" ",
+)

@@ -1,62 +1,54 @@
 """llama.cpp's server (contract B.4)."""
 
-import msgspec
-from msgspec import Raw, Struct
-
-from proxy.dialects import effort
-from proxy.dialects.base import Dialect
+from proxy.dialects.base import ONLY_OPENAI, Dialect
+from proxy.dialects.draft import Draft
+from proxy.dialects.messages import Rules, role_of, set_text, text_of
+from proxy.dialects.thinking import Thinking, put_template_switch
+from proxy.dialects.tools import ALL_CHOICES
 from proxy.errors import MalformedRequest, UnsupportedParameter
-from proxy.protocol.request import Fields, json_type
 
 
-class _Named(Struct):
-    name: str | None = None
+def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+    """The template listens, to a boolean (row 105b); it knows no degrees."""
+    if thinking.is_on is not None:
+        put_template_switch(draft, ("enable_thinking",), is_on=thinking.is_on)
 
 
-class _Tool(Struct):
-    function: _Named | None = None
-
-
-_tool = msgspec.json.Decoder(_Tool)
-_raw_list = msgspec.json.Decoder(list[Raw])
-_encode = msgspec.json.Encoder().encode
-
-
-def _adjust(fields: Fields) -> None:
-    _name_tool(fields)
-    if "tools" in fields and bytes(fields.get("logprobs", Raw(b"false"))) == b"true":
+def _adjust(draft: Draft) -> None:
+    if "tools" in draft.fields and bytes(draft.fields.get("logprobs", b"false")) == b"true":
         # row 100: it answers an error, as we always ask it for a stream
         raise UnsupportedParameter(
             "Unsupported parameter: 'logprobs' is not supported together with 'tools' with this model.",
             param="logprobs",
         )
-    _, is_on = effort.take(fields)
-    if is_on is not None:
-        effort.put_template_switch(fields, is_on=is_on, names=("enable_thinking",))
+    _join_tail(draft)
 
 
-def _name_tool(fields: Fields) -> None:
-    """Row 98: a named choice is read as "auto"; "required" with that tool alone means the same."""
-    choice = fields.get("tool_choice")
-    if choice is None or json_type(choice) != "object":
-        return
-    try:
-        named = _tool.decode(choice).function
-        kept = [tool for tool in _raw_list.decode(fields["tools"]) if _tool.decode(tool).function == named]
-    except msgspec.DecodeError as error:
-        raise MalformedRequest(f"Invalid 'tools' or 'tool_choice': {error}.", param="tools") from error
-    if named is None:
-        return
-    if not kept:
-        raise MalformedRequest(f"Tool choice '{named.name}' is not among 'tools'.", param="tool_choice")
-    fields["tools"], fields["tool_choice"] = Raw(_encode(kept)), Raw(b'"required"')
+def _join_tail(draft: Draft) -> None:
+    """Row 101: an assistant message at the end is gone on with; two are refused, and so is one that calls tools.
+
+    Raises:
+        MalformedRequest: it calls tools.
+    """
+    messages = draft.messages
+    if role_of(messages[-1]) == "assistant" and "tool_calls" in messages[-1]:
+        raise MalformedRequest("The last message calls tools, but no message holds their results.", param="messages")
+    while len(messages) > 1 and role_of(messages[-1]) == role_of(messages[-2]) == "assistant":
+        last, before = text_of(messages[-1]), text_of(messages[-2])
+        if last is None or before is None or "tool_calls" in messages[-2]:
+            return
+        set_text(messages[-2], f"{before}\n{last}")
+        messages.pop()
 
 
 DIALECT = Dialect(
     name="llamacpp",
+    rules=Rules(reasoning="reasoning_content", merges_system=True),
+    lacks=ONLY_OPENAI | {"best_of", "suffix"},  # row 104
     max_tokens="max_tokens",
-    reasoning_history="reasoning_content",
-    dropped=frozenset({"modalities"}),
-    refused=frozenset({"best_of", "suffix", "audio"}),  # row 104
+    tool_choices=ALL_CHOICES - {"named"},  # row 98: it would be read as "auto"
+    fetches_urls=False,
+    leaves_template=True,
+    put_thinking=_put_thinking,
     adjust=_adjust,
 )

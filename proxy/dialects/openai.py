@@ -1,5 +1,16 @@
-"""api.openai.com: the reference, so almost nothing is changed."""
+"""api.openai.com: the reference, so almost nothing is changed (contract rows 193-196)."""
 
-from proxy.dialects.base import Dialect
+from proxy.dialects.base import OPENAI_PARTS, Dialect
+from proxy.dialects.messages import Rules
 
-DIALECT = Dialect(name="openai", system_role=None, joins_text=False, first_byte_timeout_s=60.0, keepalive_s=30.0)
+DIALECT = Dialect(
+    name="openai",
+    rules=Rules(is_reference=True),
+    max_tokens="max_completion_tokens",  # row 193; the old name is refused by models that reason
+    knows_tool_types=True,
+    parts=OPENAI_PARTS,
+    thought_tags=(),
+    leaks_calls=False,
+    first_byte_timeout_s=60.0,
+    keepalive_s=30.0,
+)

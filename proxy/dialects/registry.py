@@ -2,9 +2,47 @@
 
 from collections.abc import Mapping
 
-from proxy.dialects import deepseek, generic, llamacpp, openai, vllm
+from proxy.dialects import (
+    azure,
+    bedrock,
+    deepinfra,
+    deepseek,
+    fireworks,
+    generic,
+    groq,
+    llama_cpp_python,
+    llamacpp,
+    meta_llama,
+    ollama,
+    openai,
+    openrouter,
+    sglang,
+    tgi,
+    together,
+    vllm,
+)
 from proxy.dialects.base import Dialect
 
 DIALECTS: Mapping[str, Dialect] = {
-    module.DIALECT.name: module.DIALECT for module in (openai, deepseek, vllm, llamacpp, generic)
+    dialect.name: dialect
+    for dialect in (
+        openai.DIALECT,
+        azure.DIALECT,
+        deepseek.DIALECT,
+        vllm.DIALECT,
+        sglang.DIALECT,
+        llamacpp.DIALECT,
+        llama_cpp_python.DIALECT,
+        ollama.DIALECT,
+        tgi.DIALECT,
+        together.DIALECT,
+        groq.DIALECT,
+        fireworks.DIALECT,
+        deepinfra.DIALECT,
+        meta_llama.COMPAT,
+        meta_llama.NATIVE,
+        openrouter.DIALECT,
+        bedrock.DIALECT,
+        generic.DIALECT,
+    )
 }

@@ -1,20 +1,71 @@
 """vLLM's OpenAI server (contract B.2)."""
 
-from proxy.dialects import effort
-from proxy.dialects.base import Dialect
-from proxy.protocol.request import Fields
+from proxy.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
+from proxy.dialects.draft import Draft
+from proxy.dialects.messages import Rules
+from proxy.dialects.thinking import Thinking, put_effort, put_template_switch
 
 # V4.1 answers 400 to `minimal` and `medium` (row 63); V4 reads medium as low (row 62)
-_EFFORTS = {"minimal": "low", "medium": "high"}
+_put_effort = put_effort({"minimal": "low", "medium": "high"}, off=None)
 _SWITCHES = ("thinking", "enable_thinking")
+_GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
+_COOL = 0.01  # the lowest temperature that is not greedy
+_NARROW = 1e-06
 
 
-def _adjust(fields: Fields) -> None:
-    """Row 54: `thinking` does nothing here, the chat template is what listens."""
-    wanted, is_on = effort.take(fields)
-    effort.put_effort(fields, wanted, _EFFORTS)
+def put_thinking(draft: Draft, thinking: Thinking) -> None:
+    """Row 54: `thinking` does nothing here, the chat template is what listens; row 64: some need it to think at all."""
+    _put_effort(draft, thinking)
+    is_on = thinking.is_on
+    if is_on is None and thinking.effort is not None and draft.card.thinking == "off":
+        is_on = True
     if is_on is not None:
-        effort.put_template_switch(fields, is_on=is_on, names=_SWITCHES)
+        put_template_switch(draft, _SWITCHES, is_on=is_on)
 
 
-DIALECT = Dialect(name="vllm", reasoning_history="reasoning", adjust=_adjust)  # row 34
+def _adjust(draft: Draft) -> None:
+    _rename_guided(draft)
+    _clamp(draft)
+
+
+def _rename_guided(draft: Draft) -> None:
+    """Row 55: the old names are ignored in silence."""
+    for old, new in _GUIDED.items():
+        if (value := draft.fields.pop(old, None)) is not None:
+            draft.fields.setdefault("structured_outputs", value)
+            draft.put("structured_outputs", {new: value})
+
+
+def _clamp(draft: Draft) -> None:
+    """Row 76d: what OpenAI takes and vLLM does not."""
+    fields = draft.fields
+    is_greedy = _number(draft, "temperature") == 0
+    if is_greedy and (_number(draft, "n") or 1) > 1:
+        draft.put("temperature", _COOL)
+        draft.note("temperature", _COOL)
+    if _number(draft, "top_p") == 0:
+        draft.put("top_p", _NARROW)
+        draft.note("top_p", _NARROW)
+    for name in ("max_tokens", "max_completion_tokens"):
+        limit, window = _number(draft, name), draft.card.context_window
+        if limit is not None and window is not None and limit >= window:
+            del fields[name]  # without it the rest of the window is the limit
+            draft.note(name, "dropped")
+
+
+def _number(draft: Draft, name: str) -> float | None:
+    raw = draft.fields.get(name)
+    return None if raw is None else float(bytes(raw))
+
+
+DIALECT = Dialect(
+    name="vllm",
+    rules=Rules(reasoning="reasoning", merges_system=True),  # rows 34, 66
+    lacks=ONLY_OPENAI,
+    parts=ENGINE_PARTS,
+    fetches_urls=False,
+    leaves_template=True,
+    put_thinking=put_thinking,
+    adjust=_adjust,
+    repairs_silence=True,
+)

@@ -4,6 +4,7 @@
         authenticate                             admission: who is calling
         read the request                         the front door's: sizes, depth, UTF-8, types
         authorise                                admission: may they use this model
+        choose                                   preferences: how they want to be answered
         candidates                               routing: which targets, in which order
         first to answer                          failover: next target, never after the commit point
             attempt                              one try at one target: dialect, transport, stream

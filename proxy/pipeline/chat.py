@@ -10,6 +10,7 @@ from proxy.pipeline.admission import Admission
 from proxy.pipeline.attempt import Answer
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.failover import Failover
+from proxy.pipeline.preferences import Preferences
 from proxy.pipeline.settlement import Settlement
 from proxy.protocol.request import ModelRequest
 from proxy.routing import Target
@@ -27,8 +28,16 @@ class Router(Protocol):
 class Pipeline:
     """The road; shared by all requests and front doors."""
 
-    def __init__(self, admission: Admission, router: Router, failover: Failover, settlement: Settlement) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        preferences: Preferences,
+        router: Router,
+        failover: Failover,
+        settlement: Settlement,
+    ) -> None:
         self._admission = admission
+        self._preferences = preferences
         self._router = router
         self._failover = failover
         self._settlement = settlement
@@ -56,6 +65,7 @@ class Pipeline:
             request = await read()
             context.received_s = context.clock.monotonic_s()
             self._admission.authorise(request, context)
+            self._preferences.choose(request, context)
             candidates = await self._router.candidates(request.model)
             answer = await self._failover.first_to_answer(candidates, request, context)
             try:

@@ -2,7 +2,10 @@
 
 from typing import Protocol
 
+import msgspec
+
 from proxy.clock import Clock
+from proxy.protocol.reasoning import ReasoningFormat
 from proxy.protocol.usage import Usage
 
 
@@ -12,6 +15,20 @@ class Principal(Protocol):
     @property
     def name(self) -> str:
         """For logs; never a secret."""
+
+    @property
+    def reasoning_format(self) -> ReasoningFormat | None:
+        """How thinking is shown to this caller; None: as the model's and the default settings say."""
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """What a caller says in our own headers; None where it says nothing."""
+
+    drop_params: bool | None = None
+    reasoning_format: ReasoningFormat | None = None
+
+
+_NO_WISHES = Wishes()
 
 
 class RequestContext:
@@ -23,16 +40,22 @@ class RequestContext:
         caller_retries: `x-stainless-retry-count`, how often the SDK has tried already.
         upstream: the name of the target that answered, or of the last that was tried.
         attempts: how many targets were tried.
+        wishes: what the caller says in our own headers.
+        drops_params: whether to leave out what a host cannot honour.
+        reasoning_format: how thinking is shown.
+        adjusted: what the last attempt changed in the request, for `x-tidegate-adjusted`.
         has_begun: set by the door when a status line has left: errors from now on are told in band.
         is_client_gone: set by the door before it cancels the task.
         is_aborted: set by the server when the grace time is over.
     """
 
     __slots__ = (
+        "adjusted",
         "attempts",
         "caller_retries",
         "clock",
         "created",
+        "drops_params",
         "endpoint",
         "first_content_s",
         "has_begun",
@@ -42,11 +65,13 @@ class RequestContext:
         "is_stream",
         "model",
         "principal",
+        "reasoning_format",
         "received_s",
         "sent_upstream_s",
         "started_s",
         "upstream",
         "usage",
+        "wishes",
     )
 
     def __init__(self, request_id: str, endpoint: str, clock: Clock, *, caller_retries: int = 0) -> None:
@@ -65,6 +90,15 @@ class RequestContext:
         self.upstream = ""
         self.attempts = 0
         self.usage: Usage | None = None
+        self.wishes = _NO_WISHES
+        self.drops_params = False
+        self.reasoning_format: ReasoningFormat = "reasoning_content"
+        self.adjusted: list[str] = []
         self.has_begun = False
         self.is_client_gone = False
         self.is_aborted = False
+
+    @property
+    def caller(self) -> str:
+        """The principal's name; memories are kept under it."""
+        return "" if self.principal is None else self.principal.name

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from proxy.errors import InternalError, ProxyError
-from proxy.pipeline.attempt import Answer, attempt
+from proxy.memory import Memory
+from proxy.pipeline.attempt import Answer, Attempt
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Upstream
@@ -14,8 +15,9 @@ from proxy.routing import Target
 class Failover:
     """Tries targets in the order given. The commit point is the first parsed event: from then on a failure is told."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], settlement: Settlement) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], settlement: Settlement, memory: Memory) -> None:
         self._upstreams = upstreams
+        self._memory = memory
         self._settlement = settlement
 
     async def first_to_answer(
@@ -31,7 +33,8 @@ class Failover:
             context.attempts += 1
             context.upstream = target.upstream
             try:
-                return await attempt(self._upstreams[target.upstream], target.model, request, context)
+                upstream = self._upstreams[target.upstream]
+                return await Attempt(upstream, target, request, context, self._memory).run()
             except ProxyError as error:
                 self.failed(context, error)
                 if not error.may_try_another_target:

@@ -50,6 +50,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
         check_ready: raises `EngineUnavailable` while there is no use in trying.
         always_streams: ask for a stream even where the caller wants one answer, because the host does not notice a
             caller who leaves a unary request (llama.cpp).
+        api_version: of Azure's deployment URLs.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()
     check_ready: Callable[[], None] = always_ready
     always_streams: bool = False
+    api_version: str | None = None
 
     def mask(self, error: ProxyError) -> None:
         """Take our keys out of an error in the host's words."""

@@ -139,6 +139,28 @@ def stream_options_without_stream() -> MalformedRequest:
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of an answer that is kept whole; a stream is bounded by its events
 
 
+class Reading(Struct, frozen=True, gc=False, kw_only=True):
+    """How an answer is to be read, which depends on its host and on what was asked.
+
+    Attributes:
+        thought_tags: names of tags in which thinking may stand at the beginning of the content.
+        begins_in_thought: the first such tag was opened by the template, so only its end comes.
+        looks_for_calls: tool-call markup in a text is no text.
+        may_call: tools were given, and may be called.
+        one_call: only the first call is wanted.
+        repairs_silence: an answer of reasoning alone is an answer.
+        numbers_calls: the host's ids of tool calls are positions, which repeat.
+    """
+
+    thought_tags: tuple[str, ...] = ()
+    begins_in_thought: bool = False
+    looks_for_calls: bool = False
+    may_call: bool = True
+    one_call: bool = False
+    repairs_silence: bool = False
+    numbers_calls: bool = False
+
+
 class Function(Struct, gc=False):
     """A function call, whole or a piece; `arguments` is a string, an object (some hosts) or null."""
 
@@ -178,6 +200,14 @@ class Choice(Struct, gc=False):
     text: str | None = None
     finish_reason: str | None = None
     logprobs: dict[str, Any] | None = None
+    error: Raw | UnsetType = UNSET
+
+
+class GroqExtra(Struct, gc=False):
+    """`x_groq`: where Groq says what went wrong, and what a stream took."""
+
+    usage: dict[str, Any] | None = None
+    error: str | None = None
 
 
 class Chunk(Struct, gc=False):
@@ -185,6 +215,7 @@ class Chunk(Struct, gc=False):
 
     choices: list[Choice] | None = None
     usage: dict[str, Any] | None = None
+    x_groq: GroqExtra | None = None
     error: Raw | UnsetType = UNSET
     message: Raw | UnsetType = UNSET
     detail: Raw | UnsetType = UNSET

@@ -98,10 +98,17 @@ def wrong_type(param: str, expected: str, got: str) -> MalformedRequest:
 
 def json_type(raw: msgspec.Raw) -> str:
     """The JSON type of a value by its first byte: `string`, `array`, `object`, `null`, `boolean` or `number`."""
-    return _TYPES.get(bytes(memoryview(raw)[:1]), "number")
+    return _TYPES.get(memoryview(raw)[0], "number")
 
 
-_TYPES = {b'"': "string", b"[": "array", b"{": "object", b"n": "null", b"t": "boolean", b"f": "boolean"}
+_TYPES = {
+    ord('"'): "string",
+    ord("["): "array",
+    ord("{"): "object",
+    ord("n"): "null",
+    ord("t"): "boolean",
+    ord("f"): "boolean",
+}
 
 _WORDS = {
     "str": "a string",

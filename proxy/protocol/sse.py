@@ -41,6 +41,8 @@ class EventParser:
         Raises:
             UpstreamFailed: an event grew over `MAX_EVENT_BYTES`.
         """
+        if data.startswith(b"data: ") and data.endswith(b"\n\n") and data.count(b"\n") == 2 and self._is_between(data):
+            return [data[6:-2]]  # one plain event, which is what most reads hold
         if not data:
             return []
         if b"\r" in data or self._skip_lf:
@@ -57,6 +59,13 @@ class EventParser:
     def close(self) -> list[bytes]:
         """The data of a last event whose blank line never came."""
         return _events(self._take(b""))
+
+    def _is_between(self, data: bytes) -> bool:
+        """Whether nothing is left over from before, and `data` is plain enough to be taken as it is."""
+        if self._pieces or self._skip_lf or len(data) == 8 or b"\r" in data:
+            return False
+        self._has_started = True
+        return True
 
     def _keep(self, piece: bytes) -> None:
         """Pieces of an unfinished event are joined once it is finished: joining each time would be quadratic."""

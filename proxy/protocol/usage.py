@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 
@@ -68,6 +69,21 @@ def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
         prompt_cache_hit_tokens=_or_unset(_first(raw, ("prompt_cache_hit_tokens",))),
         prompt_cache_miss_tokens=_or_unset(_first(raw, ("prompt_cache_miss_tokens",))),
     )
+
+
+def sum_usage(first: Usage, second: Usage) -> Usage:
+    """What two answers took together; a count that only one of them has stands alone."""
+    return msgspec.convert(_sum(msgspec.to_builtins(first), msgspec.to_builtins(second)), Usage)
+
+
+def _sum(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    total = dict(first)
+    for name, value in second.items():
+        if isinstance(value, dict):
+            total[name] = _sum(total.get(name, {}), value)
+        else:
+            total[name] = total.get(name, 0) + value
+    return total
 
 
 def _plain(raw: Mapping[str, Any]) -> Usage | None:

@@ -1,13 +1,14 @@
 """Sinks for `/v1/chat/completions`: chunks of `chat.completion.chunk`, or one `chat.completion` (contract A.2, A.3)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from proxy.protocol.reasoning import ReasoningFormat, reasoning_names
 from proxy.protocol.usage import Usage
-from proxy.streaming.choices import Extra, FinishReason, ToolPiece
+from proxy.streaming.choices import Extra, FinishReason, Sink, ToolPiece
 from proxy.streaming.logprobs import canonical_logprobs
 from proxy.streaming.sinks import Envelope, head, joined_logprobs, whole
 
@@ -15,11 +16,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChatWriter:
-    """Chunks of `chat.completion.chunk`."""
+    """Chunks of `chat.completion.chunk`; reasoning goes under the names that `form` asks for."""
 
-    __slots__ = ("_head", "_pieces", "_tail", "_wants_usage", "payloads")
+    __slots__ = ("_head", "_pieces", "_reasoning_names", "_tail", "_wants_usage", "payloads")
 
-    def __init__(self, envelope: Envelope, *, wants_usage: bool) -> None:
+    def __init__(self, envelope: Envelope, *, wants_usage: bool, form: ReasoningFormat = "reasoning_content") -> None:
+        self._reasoning_names = reasoning_names(form)
         self._head = head(envelope, "chat.completion.chunk")
         # every chunk but the last says "usage":null to a caller who asked for usage (contract A.3, rule 5)
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
@@ -47,7 +49,8 @@ class ChatWriter:
         self._put_choice(index, delta, _encode(canonical_logprobs(logprobs)), b"null")
 
     def reasoning(self, index: int, text: str) -> None:
-        self._put(index, b'"reasoning_content":' + _encode(text))
+        encoded = _encode(text)
+        self._put(index, b",".join(b'"%b":%b' % (name.encode(), encoded) for name in self._reasoning_names))
 
     def refusal(self, index: int, text: str) -> None:
         self._put(index, b'"refusal":' + _encode(text))
@@ -102,12 +105,13 @@ class AssembledChoice:
 
 
 class ChatAssembler:
-    """One `chat.completion`."""
+    """One `chat.completion`; reasoning goes under the names that `form` asks for."""
 
-    __slots__ = ("_choices", "_envelope", "_usage")
+    __slots__ = ("_choices", "_envelope", "_reasoning_names", "_usage")
 
-    def __init__(self, envelope: Envelope) -> None:
+    def __init__(self, envelope: Envelope, *, form: ReasoningFormat = "reasoning_content") -> None:
         self._envelope = envelope
+        self._reasoning_names = reasoning_names(form)
         self._choices: dict[int, AssembledChoice] = {}
         self._usage: Usage | UnsetType = UNSET
 
@@ -140,8 +144,37 @@ class ChatAssembler:
     def usage(self, usage: Usage) -> None:
         self._usage = usage
 
+    @property
+    def choices(self) -> list[AssembledChoice]:
+        """What was put together, in order; the caller may change the texts."""
+        return [choice for _, choice in sorted(self._choices.items())]
+
+    @property
+    def told_usage(self) -> Usage | None:
+        """What the answer took, if that was told."""
+        return None if self._usage is UNSET else self._usage
+
+    def replay(self, sink: Sink) -> None:
+        """Tell another sink all of it."""
+        for index, choice in sorted(self._choices.items()):
+            sink.open(index)
+            if choice.reasoning:
+                sink.reasoning(index, "".join(choice.reasoning))
+            if choice.text or choice.logprobs:
+                sink.content(index, "".join(choice.text), joined_logprobs(choice.logprobs))
+            if choice.refusal:
+                sink.refusal(index, "".join(choice.refusal))
+            for piece in (piece for pieces in choice.tools for piece in pieces):
+                sink.tool(index, piece)
+            for name, values in choice.extras.items():
+                sink.extra(index, name, Raw(_encode(_joined(values))))
+            sink.finish(index, choice.reason)
+        if self._usage is not UNSET:
+            sink.usage(self._usage)
+
     def to_json(self) -> bytes:
-        choices = [_chat_choice(index, choice) for index, choice in sorted(self._choices.items())]
+        names = self._reasoning_names
+        choices = [_chat_choice(index, choice, names) for index, choice in sorted(self._choices.items())]
         return whole(self._envelope, "chat.completion", choices, self._usage)
 
 
@@ -180,7 +213,7 @@ def _joined(values: list[Raw]) -> object:
     return joined
 
 
-def _chat_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:
+def _chat_choice(index: int, choice: AssembledChoice, reasoning_names: Sequence[str]) -> dict[str, Any]:
     text = "".join(choice.text)
     message: dict[str, Any] = {
         "role": "assistant",
@@ -189,7 +222,7 @@ def _chat_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:
         "refusal": "".join(choice.refusal) or None,
     }
     if choice.reasoning:
-        message["reasoning_content"] = "".join(choice.reasoning)
+        message |= dict.fromkeys(reasoning_names, "".join(choice.reasoning))
     if choice.tools:
         message["tool_calls"] = [_tool_call(pieces) for pieces in choice.tools]
     message |= {str(name): _joined(values) for name, values in choice.extras.items()}

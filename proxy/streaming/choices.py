@@ -13,9 +13,10 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from proxy.errors import StreamBroken, UpstreamFailed
-from proxy.protocol.chat import Choice, Chunk, Delta, ToolCall
+from proxy.protocol.chat import Choice, Chunk, Delta, Function, Reading, ToolCall
 from proxy.protocol.request import json_type
 from proxy.protocol.usage import Usage, parse_usage
+from proxy.streaming.markup import Call, Piece, TextReader, without_markup
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 Extra = Literal["annotations", "audio", "function_call"]
@@ -42,6 +43,7 @@ _NOT_A_FINISH = frozenset(
 )
 _MAX_CHOICES = 4096  # 128 may be asked for, for each of the prompts of a completion
 _MAX_CALLS = 128  # in one choice; a bound on what an upstream can make us keep and look through
+_PLAIN = Reading()
 
 _text = msgspec.json.Decoder(str)
 _raw_list = msgspec.json.Decoder(list[Raw])
@@ -89,10 +91,11 @@ class Sink(Protocol):
 class _Slot:
     """One tool call being received; told once its name is known, or at the end, when it gets its index."""
 
-    __slots__ = ("arguments", "custom", "id", "index", "is_told", "key", "name")
+    __slots__ = ("arguments", "custom", "id", "index", "is_told", "is_unwanted", "key", "name")
 
-    def __init__(self, call: ToolCall, name: str | None) -> None:
+    def __init__(self, call: ToolCall, name: str | None, *, is_unwanted: bool) -> None:
         self.index = -1
+        self.is_unwanted = is_unwanted
         self.key = call.index
         self.id = call.id
         self.name = name
@@ -104,9 +107,22 @@ class _Slot:
 class _State:
     """What is known of one choice; owned by its `ChoiceStream`."""
 
-    __slots__ = ("annotations", "has_function_call", "has_reasoned", "is_finished", "slots")
+    __slots__ = (
+        "annotations",
+        "has_answered",
+        "has_function_call",
+        "has_reasoned",
+        "is_finished",
+        "reader",
+        "slots",
+        "thoughts",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, reading: Reading) -> None:
+        looks = reading.looks_for_calls or reading.thought_tags
+        self.reader = TextReader(reading) if looks else None
+        self.thoughts: list[str] = []  # as long as they are all there is
+        self.has_answered = False
         self.annotations: list[Raw] = []
         self.slots: list[_Slot] = []
         self.is_finished = False
@@ -120,11 +136,12 @@ class ChoiceStream:
     `has_content` turns true with the first thing that a caller waits for.
     """
 
-    __slots__ = ("_ids", "_sink", "_states", "_usage", "has_content")
+    __slots__ = ("_ids", "_reading", "_sink", "_states", "_usage", "has_content")
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, reading: Reading = _PLAIN) -> None:
         self.has_content = False
         self._sink = sink
+        self._reading = reading
         self._states: list[_State] = []
         self._ids: set[str] = set()
         self._usage: dict[str, Any] | None = None
@@ -179,7 +196,7 @@ class ChoiceStream:
             raise UpstreamFailed(f"The upstream sent a choice numbered {index}.")
         while len(self._states) <= index:
             self._sink.open(len(self._states))
-            self._states.append(_State())
+            self._states.append(_State(self._reading))
         return self._states[index]
 
     def _read(self, choice: Choice, state: _State) -> None:
@@ -193,21 +210,53 @@ class ChoiceStream:
             self._finish(choice.finish_reason, choice.index, state)
 
     def _read_delta(self, delta: Delta, choice: Choice, state: _State) -> None:
-        index, sink = choice.index, self._sink
+        index, sink, reader = choice.index, self._sink, state.reader
         if thought := delta.reasoning_content or delta.reasoning:
-            state.has_reasoned = self.has_content = True
-            sink.reasoning(index, thought)
-        if delta.content or choice.logprobs:
-            self.has_content = True
-            sink.content(index, delta.content or "", choice.logprobs)
+            if reader is None or (reader.passes_thoughts and "<" not in thought):
+                self._tell_thought(thought, index, state)
+            else:
+                self._tell_pieces(reader.read(thought, "reasoning"), index, state)
+        content = delta.content or choice.text  # the old frames of some hosts hold both forms (row 144)
+        if content or choice.logprobs:
+            if content is None or reader is None or (reader.passes_content and "<" not in content):
+                self.has_content = True
+                if content:
+                    state.has_answered = True
+                sink.content(index, content or "", choice.logprobs)
+            else:
+                self._split(reader, content, choice, state)
         if delta.refusal:
-            self.has_content = True
+            self.has_content = state.has_answered = True
             sink.refusal(index, delta.refusal)
         for call in delta.tool_calls or ():
             self.has_content = True
             self._read_call(call, index, state)
         if not (delta.function_call is UNSET and delta.audio is UNSET and delta.annotations is UNSET):
             self._read_extras(delta, index, state)
+
+    def _split(self, reader: TextReader, content: str, choice: Choice, state: _State) -> None:
+        """A content that may hold tags; log probabilities are told of all of it, as they came."""
+        if choice.logprobs:
+            self._sink.content(choice.index, "", choice.logprobs)
+        self._tell_pieces(reader.read(content, "content"), choice.index, state)
+
+    def _tell_pieces(self, pieces: list[Piece], index: int, state: _State) -> None:
+        for piece in pieces:
+            if isinstance(piece, Call):
+                self.has_content = True
+                function = Function(name=piece.name, arguments=Raw(_encode(piece.arguments)))
+                self._read_call(ToolCall(index=-1 - len(state.slots), function=function), index, state)
+            elif piece[0] == "reasoning":
+                self._tell_thought(piece[1], index, state)
+            else:
+                self.has_content = state.has_answered = True
+                self._sink.content(index, piece[1], None)
+
+    def _tell_thought(self, thought: str, index: int, state: _State) -> None:
+        state.has_reasoned = self.has_content = True
+        if not state.has_answered:
+            state.thoughts.append(thought)
+        self._sink.reasoning(index, thought)
 
     def _read_extras(self, delta: Delta, index: int, state: _State) -> None:
         if _is_given(delta.function_call, "object"):
@@ -228,8 +277,10 @@ class ChoiceStream:
         if slot is None:
             if len(state.slots) >= _MAX_CALLS:
                 raise UpstreamFailed("The upstream called too many tools.")
-            slot = _Slot(call, name)
+            slot = _Slot(call, name, is_unwanted=self._reading.one_call and bool(state.slots))
             state.slots.append(slot)
+        if slot.is_unwanted:
+            return
         slot.name = slot.name or name
         slot.arguments.append(arguments)
         custom = _on_one_line(call.custom) if _is_given(call.custom, "object") else UNSET
@@ -242,7 +293,8 @@ class ChoiceStream:
 
     def _tell_call(self, slot: _Slot, index: int, state: _State) -> None:
         slot.index = sum(other.is_told for other in state.slots)
-        call_id = slot.id if slot.id and slot.id not in self._ids else f"call_{secrets.token_hex(12)}"
+        is_good = slot.id and slot.id not in self._ids and not self._reading.numbers_calls
+        call_id = slot.id if slot.id and is_good else f"call_{secrets.token_hex(12)}"
         self._ids.add(call_id)
         slot.is_told = True
         piece = ToolPiece(slot.index, "".join(slot.arguments), call_id, slot.name or "", slot.custom)
@@ -253,19 +305,37 @@ class ChoiceStream:
         if reason in _NOT_A_FINISH:
             raise UpstreamFailed(f"The upstream gave up: {reason}.", status=503)
         mapped = _FINISH.get(reason, "stop")
-        if state.slots and mapped == "stop":
-            mapped = "tool_calls"
-        elif mapped == "tool_calls" and not state.slots:
-            mapped = "stop"
-        elif mapped == "function_call" and not state.has_function_call:
-            mapped = "tool_calls" if state.slots else "stop"
+        was_thinking = False
+        if state.reader is not None:
+            was_thinking = state.reader.is_thinking
+            self._tell_pieces(state.reader.close(is_cut=mapped == "length"), index, state)
+        mapped = self._reason(mapped, state)
         for slot in state.slots:
-            if not slot.is_told:
+            if not (slot.is_told or slot.is_unwanted):
                 self._tell_call(slot, index, state)
+        if mapped == "stop" and state.thoughts and not state.has_answered:
+            self._repair_silence(index, state, was_thinking=was_thinking)
         if state.annotations:
             self._sink.extra(index, "annotations", Raw(_encode(state.annotations)))
         state.is_finished = True
         self._sink.finish(index, mapped)
+
+    def _reason(self, mapped: FinishReason, state: _State) -> FinishReason:
+        if mapped == "function_call" and state.has_function_call:
+            return mapped
+        if mapped in {"stop", "tool_calls", "function_call"}:
+            if state.slots:
+                return "tool_calls"
+            if mapped == "tool_calls" and not state.has_answered:
+                # row 76j: the host's parser lost them
+                raise UpstreamFailed("The upstream's answer is a tool call, but holds none.")
+            return "stop"
+        return mapped
+
+    def _repair_silence(self, index: int, state: _State, *, was_thinking: bool) -> None:
+        """Rows 68 and 76i: what was taken for thinking is the answer."""
+        if self._reading.repairs_silence or was_thinking:
+            self._sink.content(index, "".join(state.thoughts), None)
 
 
 def _slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[_Slot]) -> _Slot | None:
@@ -301,7 +371,8 @@ def _arguments(call: ToolCall) -> str:
         return ""
     kind = json_type(raw)
     if kind == "string":
-        return _string(raw)
+        text = _string(raw)
+        return without_markup(text) if "DSML" in text else text
     return "" if kind == "null" else bytes(_on_one_line(raw)).decode()
 
 

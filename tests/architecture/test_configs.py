@@ -48,5 +48,6 @@ def test_unit_tests_mirror_the_source():
 def test_every_config_names_its_schema(path):
     """Editors then know each key."""
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first == "# yaml-language-server: $schema=./tidegate.schema.json"
+    name = path.stem if (path.parent / f"{path.stem}.schema.json").exists() else "tidegate"
+    assert first == f"# yaml-language-server: $schema=./{name}.schema.json"
     assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)

@@ -10,6 +10,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.dialects import events
 from proxy.errors import ProxyError
+from proxy.protocol.chat import Reading
 from proxy.protocol.sse import EventParser
 from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.sinks import Envelope
@@ -103,9 +104,12 @@ def _check_tools(pieces) -> None:
     assert len(ids) == len(set(ids))
 
 
-def tell(sink, *chunks) -> ProxyError | None:
+PLAIN = Reading()
+
+
+def tell(sink, *chunks, reading=PLAIN) -> ProxyError | None:
     """Feed upstream chunks (as objects or as JSON bytes) to `sink`; the error that ended it, if one did."""
-    stream = ChoiceStream(sink)
+    stream = ChoiceStream(sink, reading)
     try:
         for chunk in chunks:
             stream.accept(events.parse(chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode()))
@@ -115,13 +119,13 @@ def tell(sink, *chunks) -> ProxyError | None:
     return None
 
 
-def tell_bytes(sink, body: bytes) -> ProxyError | None:
+def tell_bytes(sink, body: bytes, *, reading=PLAIN) -> ProxyError | None:
     """Feed an upstream's event stream to `sink`, as an attempt does."""
     parser = EventParser()
     payloads = parser.feed(body) + parser.close()
     if b"[DONE]" in payloads:
         payloads = payloads[: payloads.index(b"[DONE]")]
-    return tell(sink, *payloads)
+    return tell(sink, *payloads, reading=reading)
 
 
 def chunk(delta=None, *, index=0, finish=None, **more):

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from proxy.config.cards import Cards
 from proxy.errors import ModelNotFound, UpstreamUnreachable
 from proxy.protocol.models import ModelCard
 from proxy.routing import Catalogue, Router, Target
@@ -38,6 +39,7 @@ def router_of(*sources, models=None, clock=None):
         models or {},
         upstreams=[source.name for source in sources],
         catalogue=catalogue_of(*sources, clock=clock),
+        cards=Cards({}, {}),
         created=7,
     )
 

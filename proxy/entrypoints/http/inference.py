@@ -9,6 +9,7 @@ from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.event_stream import EventStream
 from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
 from proxy.entrypoints.http.lifeline import Lifeline
+from proxy.entrypoints.wishes import read_wishes
 from proxy.errors import ClientGone, InternalError, ProxyError
 from proxy.protocol.request import Endpoint, ModelRequest
 
@@ -66,6 +67,7 @@ class _Call:
     async def _read(self) -> ModelRequest:
         limits = self._door.limits
         self._exchange.allow("POST")
+        self._exchange.context.wishes = read_wishes(self._exchange.headers)
         deadline = Deadline(self._door.deadlines, limits.body_timeout_s)
         body = await self._exchange.read_json(max_bytes=limits.max_body_bytes, deadline=deadline)
         request = self._parse(body)

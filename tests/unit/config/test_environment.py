@@ -25,10 +25,10 @@ def test_an_empty_environment_gives_the_defaults():
     [
         ("OPENAI_API_KEY", "openai", "openai", "https://api.openai.com/v1"),
         ("DEEPSEEK_API_KEY", "deepseek", "deepseek", "https://api.deepseek.com"),
-        ("GROQ_API_KEY", "groq", "generic", "https://api.groq.com/openai/v1"),
-        ("TOGETHER_API_KEY", "together", "generic", "https://api.together.xyz/v1"),
-        ("FIREWORKS_API_KEY", "fireworks", "generic", "https://api.fireworks.ai/inference/v1"),
-        ("OPENROUTER_API_KEY", "openrouter", "generic", "https://openrouter.ai/api/v1"),
+        ("GROQ_API_KEY", "groq", "groq", "https://api.groq.com/openai/v1"),
+        ("TOGETHER_API_KEY", "together", "together", "https://api.together.xyz/v1"),
+        ("FIREWORKS_API_KEY", "fireworks", "fireworks", "https://api.fireworks.ai/inference/v1"),
+        ("OPENROUTER_API_KEY", "openrouter", "openrouter", "https://openrouter.ai/api/v1"),
     ],
 )
 def test_a_key_brings_its_host(variable, name, dialect, base_url):
@@ -70,7 +70,7 @@ def test_the_callers_own_variable_is_not_looked_at():
 def test_ollama_is_found_where_its_variable_says(value, base_url):
     """As Ollama writes it; what it listens on is not always what one can call."""
     upstream = found({"OLLAMA_HOST": value}).upstreams["ollama"]
-    assert (upstream.base_url, upstream.dialect, upstream.api_keys) == (base_url, "generic", ())
+    assert (upstream.base_url, upstream.dialect, upstream.api_keys) == (base_url, "ollama", ())
 
 
 @pytest.mark.parametrize("value", ["host:port", "http://[::1", "host:99999", "ftp://host", ":11434", "http://"])

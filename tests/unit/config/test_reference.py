@@ -12,7 +12,16 @@ from proxy.config.engines import EngineConfig
 from proxy.config.environment import discover
 from proxy.config.load import parse
 from proxy.config.models import ModelConfig, TargetConfig
-from proxy.config.reference import REFERENCE_NAME, SCHEMA_NAME, dump, main, reference, schema
+from proxy.config.reference import (
+    CARDS_SCHEMA_NAME,
+    REFERENCE_NAME,
+    SCHEMA_NAME,
+    cards_schema,
+    dump,
+    main,
+    reference,
+    schema,
+)
 from proxy.config.root import Config
 from proxy.config.secret import Secret
 from proxy.config.server import ServerConfig
@@ -26,10 +35,12 @@ STRUCTS = [ServerConfig, AuthConfig, TelemetryConfig, UpstreamConfig, EngineConf
 def uncommented() -> str:
     """The reference with its examples in place of the empty maps."""
     text = re.sub(r"^\w+: \{\}.*\n", "", reference(), flags=re.MULTILINE)
-    return re.sub(r"^# (?=(?:upstreams|engines|models):$|  )", "", text, flags=re.MULTILINE)
+    return re.sub(r"^# (?=(?:upstreams|engines|models|cards):$|  )", "", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize(("name", "made"), [(REFERENCE_NAME, reference), (SCHEMA_NAME, schema)])
+@pytest.mark.parametrize(
+    ("name", "made"), [(REFERENCE_NAME, reference), (SCHEMA_NAME, schema), (CARDS_SCHEMA_NAME, cards_schema)]
+)
 def test_the_committed_file_is_what_is_made(name, made):
     """Where this fails: `python -m proxy.config.reference configs`."""
     assert (CONFIGS / name).read_text(encoding="utf-8") == made()

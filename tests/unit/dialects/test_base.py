@@ -16,7 +16,7 @@ USER = {"role": "user", "content": "hi"}
 def build(dialect=PLAIN, *, is_stream=False, **fields):
     """The body that goes upstream, less what every one has."""
     request = chat.parse_request(json.dumps({"model": "public", "messages": [USER]} | fields).encode())
-    body = json.loads(dialect.build_request(request, model="theirs", is_stream=is_stream))
+    body = json.loads(dialect.build_request(request, model="theirs", is_stream=is_stream).body)
     assert body.pop("model") == "theirs"
     assert body.pop("messages") == fields.get("messages", [USER])
     return body
@@ -40,7 +40,7 @@ def test_a_key_that_stands_twice_goes_once():
     """No duplicate slips by the checks that read the other one."""
     twice = b'"messages":[{"role":"user","content":"a"}],"messages":[{"role":"user","role":"user","content":"b"}]'
     body = b'{"model":"a",%b,"n":1,"n":2}' % twice
-    built = PLAIN.build_request(chat.parse_request(body), model="m", is_stream=False)
+    built = PLAIN.build_request(chat.parse_request(body), model="m", is_stream=False).body
     assert built.count(b'"n"') == 1
     assert built.count(b'"messages"') == 1
     assert built.count(b'"role"') == 1
@@ -50,6 +50,7 @@ def test_a_key_that_stands_twice_goes_once():
 @pytest.mark.parametrize(
     "name",
     [
+        "bootstrap_room",
         "request_id",
         "priority",
         "kv_transfer_params",
@@ -97,7 +98,8 @@ def test_a_host_without_stream_options_is_not_asked():
         ("max_tokens", {"max_tokens": 9, "max_completion_tokens": None}, {"max_tokens": 9}),
         ("max_completion_tokens", {"max_tokens": 9}, {"max_completion_tokens": 9}),
         ("max_tokens", {}, {}),
-        (None, {"max_tokens": 9, "max_completion_tokens": 5}, {"max_tokens": 9, "max_completion_tokens": 5}),
+        (None, {"max_tokens": 9, "max_completion_tokens": 5}, {"max_completion_tokens": 5}),
+        (None, {"max_tokens": 9}, {"max_tokens": 9}),
     ],
 )
 def test_the_limit_has_the_name_that_the_host_honours(name, fields, sent):
@@ -115,8 +117,8 @@ def test_the_limit_has_the_name_that_the_host_honours(name, fields, sent):
         ({"tools": [TOOL], "parallel_tool_calls": False}, {"tools": [TOOL], "parallel_tool_calls": False}),
         ({"stop": []}, {}),
         ({"stop": ""}, {}),
-        ({"stop": "END"}, {"stop": "END"}),
-        ({"stop": ["a"]}, {"stop": ["a"]}),
+        ({"stop": "END"}, {"stop": ["END"]}),
+        ({"stop": ["a", ""]}, {"stop": ["a"]}),
     ],
 )
 def test_what_is_empty_is_absent(fields, sent):
@@ -126,21 +128,21 @@ def test_what_is_empty_is_absent(fields, sent):
 
 def test_empty_lists_are_seen_through_white_space():
     body = b'{"model":"m","messages":[{"role":"user","content":"a"}],"tools":[ \n ],"stop":[\t]}'
-    assert set(json.loads(PLAIN.build_request(chat.parse_request(body), model="m", is_stream=False))) == {
+    assert set(json.loads(PLAIN.build_request(chat.parse_request(body), model="m", is_stream=False).body)) == {
         "model",
         "messages",
     }
 
 
 def test_hints_that_a_host_rejects_are_dropped():
-    dialect = Dialect(name="x", dropped=frozenset({"user", "seed"}))
+    dialect = Dialect(name="x", lacks=frozenset({"user", "seed"}))
     assert build(dialect, user="u", seed=1, top_p=0.5) == {"top_p": 0.5}
 
 
 @pytest.mark.parametrize("value", [{"1": 5}, True, 3, "x", [1]])
 def test_what_changes_the_result_and_cannot_be_honoured_is_refused(value):
     """Rather than answered with something else (Q-DROP)."""
-    dialect = Dialect(name="x", refused=frozenset({"special"}))
+    dialect = Dialect(name="x", lacks=frozenset({"special"}))
     with pytest.raises(UnsupportedParameter, match="'special' is not supported with this model") as caught:
         build(dialect, special=value)
     assert (caught.value.param, caught.value.code, caught.value.status) == ("special", "unsupported_parameter", 400)
@@ -149,13 +151,13 @@ def test_what_changes_the_result_and_cannot_be_honoured_is_refused(value):
 @pytest.mark.parametrize("value", [None, False, {}, []])
 def test_what_asks_for_nothing_is_not_refused(value):
     """`logit_bias: {}` and `false` are hints, and dropped in silence (Q-DROP)."""
-    assert build(Dialect(name="x", refused=frozenset({"special"})), special=value) == {}
+    assert build(Dialect(name="x", lacks=frozenset({"special"})), special=value) == {}
 
 
 def test_a_legacy_completion_goes_without_chat_rules():
     request = completions.parse_request(b'{"model":"a","prompt":["x"],"max_tokens":5,"stop":"","stream":true}')
     built = json.loads(
-        Dialect(name="x", max_tokens="max_completion_tokens").build_request(request, model="m", is_stream=True)
+        Dialect(name="x", max_tokens="max_completion_tokens").build_request(request, model="m", is_stream=True).body
     )
     assert built["prompt"] == ["x"]
     assert built["max_tokens"] == 5
@@ -164,7 +166,7 @@ def test_a_legacy_completion_goes_without_chat_rules():
 
 def test_an_embedding_is_never_a_stream():
     request = embeddings.parse_request(b'{"model":"a","input":"x","encoding_format":"base64"}')
-    assert json.loads(PLAIN.build_request(request, model="m", is_stream=True)) == {
+    assert json.loads(PLAIN.build_request(request, model="m", is_stream=True).body) == {
         "model": "m",
         "input": "x",
         "encoding_format": "base64",
@@ -172,7 +174,7 @@ def test_an_embedding_is_never_a_stream():
 
 
 def test_endpoints_have_their_paths():
-    assert [PLAIN.path(endpoint) for endpoint in ("chat", "completions", "embeddings")] == [
+    assert [PLAIN.path(endpoint, "m") for endpoint in ("chat", "completions", "embeddings")] == [
         "/chat/completions",
         "/completions",
         "/embeddings",
@@ -181,5 +183,5 @@ def test_endpoints_have_their_paths():
 
 def test_an_endpoint_that_a_host_does_not_have_may_be_had_elsewhere():
     with pytest.raises(UpstreamLacksModel, match="does not serve embeddings") as caught:
-        Dialect(name="x", paths={"chat": "/chat"}).path("embeddings")
+        Dialect(name="x", paths={"chat": "/chat"}).path("embeddings", "m")
     assert caught.value.may_try_another_target

@@ -13,7 +13,7 @@ USER = {"role": "user", "content": "hi"}
 
 def build(**fields):
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
-    return json.loads(DIALECT.build_request(request, model="deepseek-flash", is_stream=False))
+    return json.loads(DIALECT.build_request(request, model="deepseek-flash", is_stream=False).body)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,6 @@ def test_what_it_does_not_have_is_refused(fields):
 
 
 def test_completions_are_at_the_beta_path_and_embeddings_nowhere():
-    assert DIALECT.path("completions") == "/beta/completions"
+    assert DIALECT.path("completions", "m") == "/beta/completions"
     with pytest.raises(UpstreamLacksModel):
-        DIALECT.path("embeddings")
+        DIALECT.path("embeddings", "m")

@@ -29,9 +29,9 @@ NESTED = b'{"error":{"message":"boom","type":"their_type","param":null,"code":nu
         (402, UpstreamRefusedUs, 503, True),
         (404, UpstreamLacksModel, 404, True),
         *((status, UpstreamTimeout, 504, True) for status in (408, 504, 522, 524)),
-        *((status, UpstreamFailed, 502, True) for status in (409, 424, 498, 499, 500, 502, 520, 521, 523, 525, 526)),
+        *((status, UpstreamFailed, 502, True) for status in (409, 424, 499, 500, 502, 520, 521, 523, 525, 526)),
         (429, UpstreamRateLimited, 429, True),
-        *((status, UpstreamFailed, 503, True) for status in (503, 529)),
+        *((status, UpstreamFailed, 503, True) for status in (498, 503, 529)),
         *((status, UpstreamFailed, 502, True) for status in (301, 418, 451, 599)),
     ],
 )

@@ -12,7 +12,7 @@ def test_messages_are_plain():
         {"role": "assistant", "content": "b", "reasoning": "hm"},
     ]
     request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
-    assert json.loads(DIALECT.build_request(request, model="m", is_stream=False))["messages"] == [
+    assert json.loads(DIALECT.build_request(request, model="m", is_stream=False).body)["messages"] == [
         {"role": "system", "content": "a"},
         {"role": "assistant", "content": "b", "reasoning_content": "hm"},
     ]

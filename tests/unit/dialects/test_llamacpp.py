@@ -15,10 +15,15 @@ G = {"type": "function", "function": {"name": "g"}}
 
 def build(**fields):
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
-    body = json.loads(DIALECT.build_request(request, model="m", is_stream=True))
+    body = json.loads(DIALECT.build_request(request, model="m", is_stream=True).body)
     assert body.pop("stream") is True
     del body["model"], body["messages"], body["stream_options"]
     return body
+
+
+def sent_messages(messages):
+    request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
+    return json.loads(DIALECT.build_request(request, model="m", is_stream=True).body)["messages"]
 
 
 def test_a_named_tool_is_asked_for_as_the_only_one():
@@ -42,8 +47,22 @@ def test_a_named_tool_that_is_not_there_is_refused():
 
 @pytest.mark.parametrize("choice", [{"type": "function", "function": 5}, {"type": "function", "function": {"name": 5}}])
 def test_a_choice_that_is_none_is_refused(choice):
-    with pytest.raises(MalformedRequest):
+    with pytest.raises(MalformedRequest) as caught:
         build(tools=[F], tool_choice=choice)
+    assert caught.value.param == "tool_choice.function.name"
+
+
+def test_two_answers_at_the_end_become_one():
+    """The server goes on with the last one, and refuses two (row 101)."""
+    messages = [USER, {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert sent_messages(messages) == [USER, {"role": "assistant", "content": "a\nb"}]
+
+
+def test_a_conversation_that_waits_for_tools_is_refused():
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    with pytest.raises(MalformedRequest) as caught:
+        sent_messages([USER, {"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert caught.value.param == "messages"
 
 
 def test_logprobs_with_tools_are_refused():

@@ -20,12 +20,12 @@ def test_a_request_in_openais_form_stays_what_it_is():
         "logit_bias": {"1": -100},
     }
     request = chat.parse_request(json.dumps(fields).encode())
-    assert json.loads(DIALECT.build_request(request, model="gpt", is_stream=False)) == fields | {"model": "gpt"}
+    assert json.loads(DIALECT.build_request(request, model="gpt", is_stream=False).body) == fields | {"model": "gpt"}
 
 
 def test_reasoning_is_not_sent_back():
     """OpenAI knows no such field."""
     messages = [{"role": "assistant", "content": "a", "reasoning_content": "hm"}]
     request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
-    sent = json.loads(DIALECT.build_request(request, model="gpt", is_stream=False))["messages"]
+    sent = json.loads(DIALECT.build_request(request, model="gpt", is_stream=False).body)["messages"]
     assert sent == [{"role": "assistant", "content": "a"}]

@@ -1,6 +1,6 @@
 """Bytes of real servers, from their wire to ours.
 
-`tests/data` holds bodies that vLLM 0.32 (`vllm/`: plain, `deepseek_*` with its reasoning and tool parsers, `v4_*` with
+`tests/data/recorded` holds what vLLM 0.32 (`vllm/`: plain, `deepseek_*` with its reasoning and tool parsers, `v4_*` with
 those of V4, `failure_*` of killed servers), llama.cpp's server (`llamacpp/`) and llama-cpp-python (`llamacpp/python_*`)
 gave to real requests: streams are `.sse`, answers `.json`, errors have their status in the name.
 """
@@ -9,15 +9,18 @@ import json
 from pathlib import Path
 
 import pytest
+from openai.types.chat import ChatCompletion
 
 from proxy.dialects import failures
 from proxy.errors import StreamBroken, UpstreamFailed
+from proxy.protocol.chat import Reading
 from proxy.protocol.errors import to_json
 from proxy.streaming.chat import ChatAssembler, ChatWriter
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter
 from tests.unit.chunks import ENVELOPE, accumulate, check, tell, tell_bytes
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[2] / "data" / "recorded"
+READING = Reading(thought_tags=("think",), looks_for_calls=True, repairs_silence=True)
 
 
 def read(name: str) -> bytes:
@@ -27,7 +30,7 @@ def read(name: str) -> bytes:
 def stream(name: str, *, wants_usage: bool = True):
     """What the SDK makes of a recorded stream."""
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage)
-    assert tell_bytes(writer, read(name)) is None
+    assert tell_bytes(writer, read(name), reading=READING) is None
     payloads = writer.take()
     check(payloads, wants_usage=wants_usage)
     return accumulate(payloads)
@@ -35,7 +38,7 @@ def stream(name: str, *, wants_usage: bool = True):
 
 def whole(name: str):
     assembler = ChatAssembler(ENVELOPE)
-    assert tell(assembler, read(name)) is None
+    assert tell(assembler, read(name), reading=READING) is None
     return json.loads(assembler.to_json())
 
 
@@ -54,11 +57,6 @@ def seen(completion):
 
 THOUGHT = "The user asks for a sum. 2+2 equals 4.\n"
 WEATHER = ("get_weather", '{"city": "Paris"}')
-MARKUP = (
-    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"  # noqa: RUF001 - DeepSeek's own bars
-    '```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>'  # noqa: RUF001 - DeepSeek's own bars
-)
-
 STREAMS = sorted(str(path.relative_to(DATA)) for path in DATA.glob("*/*.sse"))
 BROKEN = {
     "vllm/failure_kill9_engine.sse": (UpstreamFailed, 502),
@@ -77,7 +75,7 @@ def test_there_are_recordings():
 def test_every_recorded_stream_is_canonical_or_an_error(name, wants_usage):
     """Also for the strict accumulator of OpenAI's SDK."""
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage)
-    error = tell_bytes(writer, read(name))
+    error = tell_bytes(writer, read(name), reading=READING)
     payloads = writer.take()
     check(payloads, wants_usage=wants_usage, is_whole=error is None)
     if payloads:
@@ -91,7 +89,7 @@ def test_every_recorded_stream_is_canonical_or_an_error(name, wants_usage):
 def test_every_recorded_stream_can_be_assembled(name):
     """For a caller who wants the answer whole: the same answer."""
     assembler = ChatAssembler(ENVELOPE)
-    assert tell_bytes(assembler, read(name)) is None
+    assert tell_bytes(assembler, read(name), reading=READING) is None
     answer = json.loads(assembler.to_json())
     streamed = stream(name)
     assert [choice["message"]["content"] or "" for choice in answer["choices"]] == [
@@ -114,8 +112,8 @@ def test_every_recorded_stream_can_be_assembled(name):
             "vllm/v4_tool_two_auto.sse",
             [("tool_calls", "", "Two cities, two calls.", [WEATHER, ("get_weather", '{"city": "Rome"}')])],
         ),
-        # the parser failed: the markup is in the reasoning, and no call was made
-        ("vllm/deepseek_tool_required.sse", [("stop", "", MARKUP, [])]),
+        # the parser failed: the markup is in the reasoning, and is made a call
+        ("vllm/deepseek_tool_required.sse", [("tool_calls", "", "", [WEATHER])]),
     ],
 )
 def test_recorded_streams_say_what_they_said(name, expected):
@@ -181,6 +179,13 @@ UNARY = sorted(
 )
 
 
+REPAIRED = {"vllm/deepseek_reason_2plus2_nothink.json", "vllm/deepseek_tool_required.json"}
+
+
+def answered(name: str):
+    return seen(ChatCompletion.model_validate(whole(name)))
+
+
 @pytest.mark.parametrize("name", [name for name in UNARY if "completion" not in name])
 def test_every_recorded_answer_is_rebuilt(name):
     """Text, reasoning and calls are the host's, everything else is ours."""
@@ -191,15 +196,26 @@ def test_every_recorded_answer_is_rebuilt(name):
         message, source = choice["message"], other["message"]
         assert set(choice) == {"index", "message", "logprobs", "finish_reason"}
         assert set(message) <= {"role", "content", "refusal", "reasoning_content", "tool_calls"}
+        if name in REPAIRED:
+            continue
         assert (message["content"] or "") == (source["content"] or "")
         assert message.get("reasoning_content") == (source.get("reasoning") or None)
         assert message.get("tool_calls") == (source.get("tool_calls") or None)
-        calls_were_made = bool(source.get("tool_calls"))
-        assert choice["finish_reason"] == (
-            "stop" if other["finish_reason"] == "tool_calls" and not calls_were_made else other["finish_reason"]
-        )
+        assert choice["finish_reason"] == other["finish_reason"]
     for count in ("prompt_tokens", "completion_tokens", "total_tokens"):
         assert answer["usage"][count] == theirs["usage"][count]
+
+
+def test_an_answer_that_was_taken_for_thinking_is_an_answer():
+    """The parser begins inside of `<think>`, but the template did not (76i)."""
+    [(reason, text, reasoning, calls)] = answered("vllm/deepseek_reason_2plus2_nothink.json")
+    assert (reason, calls) == ("stop", [])
+    assert text == reasoning != ""
+
+
+def test_a_call_that_was_left_in_the_reasoning_is_a_call():
+    """76j: the markup of DeepSeek V3, and a finish reason without calls."""
+    assert answered("vllm/deepseek_tool_required.json") == [("tool_calls", "", "", [WEATHER])]
 
 
 def test_recorded_reasoning_without_a_count_has_none():
@@ -213,7 +229,7 @@ def test_recorded_reasoning_without_a_count_has_none():
 @pytest.mark.parametrize("name", [name for name in STREAMS if "completion" in name])
 def test_recorded_legacy_streams_are_rebuilt(name):
     writer = CompletionWriter(ENVELOPE, wants_usage=True)
-    assert tell_bytes(writer, read(name)) is None
+    assert tell_bytes(writer, read(name), reading=READING) is None
     choices = [choice for payload in writer.take() for choice in json.loads(payload)["choices"]]
     assert choices[0]["text"] == " Paris"
     assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["length"]

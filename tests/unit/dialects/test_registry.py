@@ -17,10 +17,10 @@ def test_the_config_and_the_registry_name_the_same_dialects():
 def test_every_dialect_goes_by_its_own_name_and_serves_chat(name):
     assert isinstance(DIALECTS[name], Dialect)
     assert DIALECTS[name].name == name
-    assert DIALECTS[name].path("chat").endswith("/chat/completions")
+    assert DIALECTS[name].path("chat", "m").endswith("/chat/completions")
 
 
-@pytest.mark.parametrize("name", ["vllm", "llamacpp", "generic"])
+@pytest.mark.parametrize("name", ["vllm", "sglang", "llamacpp", "llama_cpp_python", "ollama", "tgi", "generic"])
 def test_connections_to_engines_are_dropped_before_the_engine_does(name):
     """Both uvicorn and cpp-httplib close after 5 s (contract row 58)."""
     assert DIALECTS[name].keepalive_s < 5

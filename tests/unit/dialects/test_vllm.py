@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from proxy.config.cards import Card
 from proxy.dialects.vllm import DIALECT
 from proxy.protocol import chat
 
@@ -12,7 +13,7 @@ USER = {"role": "user", "content": "hi"}
 
 def build(**fields):
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
-    body = json.loads(DIALECT.build_request(request, model="m", is_stream=False))
+    body = json.loads(DIALECT.build_request(request, model="m", is_stream=False).body)
     del body["model"], body["messages"]
     return body
 
@@ -52,8 +53,37 @@ def test_past_reasoning_goes_back_as_reasoning():
     """Row 34."""
     messages = [USER, {"role": "assistant", "content": "a", "reasoning_content": "hm"}, USER]
     request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
-    sent = json.loads(DIALECT.build_request(request, model="m", is_stream=False))["messages"]
+    sent = json.loads(DIALECT.build_request(request, model="m", is_stream=False).body)["messages"]
     assert sent[1] == {"role": "assistant", "content": "a", "reasoning": "hm"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"n": 2, "temperature": 0}, {"n": 2, "temperature": 0.01}),
+        ({"n": 1, "temperature": 0}, {"n": 1, "temperature": 0}),
+        ({"top_p": 0}, {"top_p": 1e-06}),
+        ({"guided_choice": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
+    ],
+)
+def test_what_openai_takes_is_made_what_vllm_takes(fields, sent):
+    """Rows 55 and 76d."""
+    assert build(**fields) == sent
+
+
+def test_a_limit_over_the_window_is_left_out():
+    """The rest of the window is then the limit (76d)."""
+    request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "max_tokens": 4096}).encode())
+    built = DIALECT.build_request(request, model="m", is_stream=False, card=Card(context_window=4096))
+    assert "max_tokens" not in json.loads(built.body)
+    assert built.adjusted == ["max_tokens=dropped"]
+
+
+def test_an_effort_switches_on_a_model_that_does_not_think_unasked():
+    """V3.1 listens to its template alone (row 64)."""
+    request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "reasoning_effort": "high"}).encode())
+    built = DIALECT.build_request(request, model="m", is_stream=False, card=Card(thinking="off"))
+    assert json.loads(built.body)["chat_template_kwargs"] == ON
 
 
 def test_either_limit_is_fine():

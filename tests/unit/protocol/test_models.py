@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.protocol.models import ModelCard, list_to_json, parse_list
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[2] / "data" / "recorded"
 
 
 def test_a_card_has_openais_four_fields():

@@ -1,0 +1,20 @@
+"""Azure OpenAI and AI Foundry (contract B.13): OpenAI under other URLs.
+
+With `api_version` the older ones, `/openai/deployments/NAME/…?api-version=…` below the resource's address; without it
+the newer `/openai/v1`, which belongs into the base URL.
+"""
+
+from proxy.dialects.base import OPENAI_PARTS, Dialect
+from proxy.dialects.messages import Rules
+
+DIALECT = Dialect(
+    name="azure",
+    rules=Rules(is_reference=True),
+    knows_tool_types=True,
+    parts=OPENAI_PARTS,
+    thought_tags=(),
+    leaks_calls=False,
+    first_byte_timeout_s=60.0,
+    keepalive_s=30.0,
+    key_header="api-key",  # row 180
+)

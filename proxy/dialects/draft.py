@@ -1,0 +1,108 @@
+"""`Draft`: the request for one host while it is being written."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from msgspec import Raw, Struct
+
+from proxy.config.cards import Card
+from proxy.errors import UnsupportedParameter
+from proxy.protocol.request import Fields
+
+Message = dict[str, Raw]
+
+_encode = msgspec.json.Encoder().encode
+
+# They may change how fast, how cheap or how well labelled an answer is, not what it may be (Q-DROP).
+HINTS = frozenset(
+    {
+        "metadata",
+        "moderation",
+        "parallel_tool_calls",  # false is honoured here, see `streaming.choices`
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "store",
+        "user",
+        "verbosity",
+    }
+)
+_ASKS_NOTHING = frozenset({b"false", b"0", b"0.0", b"{}", b"[]", b'""'})
+_ASKS_NOTHING_OF: Mapping[str, frozenset[bytes]] = {
+    "modalities": frozenset({b'["text"]'}),
+    "n": frozenset({b"1"}),
+    "response_format": frozenset({b'{"type":"text"}'}),
+    "temperature": frozenset({b"1", b"1.0"}),
+    "top_p": frozenset({b"1", b"1.0"}),
+}
+
+
+class Draft(Struct):
+    """What goes to one host, and what had to be changed; owned by one attempt.
+
+    Attributes:
+        fields: the top-level fields but `messages`.
+        messages: of a chat request; empty for the other endpoints.
+        card: what is known of the model.
+        drops_params: whether the caller would rather miss a parameter than the answer.
+        adjusted: what was changed in more than its spelling, for `x-tidegate-adjusted`.
+        schema: what the host cannot hold the answer to, so that we must.
+    """
+
+    fields: Fields
+    card: Card
+    messages: list[Message] = []
+    drops_params: bool = False
+    adjusted: list[str] = []
+    schema: Raw | None = None
+
+    def put(self, name: str, value: object) -> None:
+        """Set a field."""
+        self.fields[name] = Raw(_encode(value))
+
+    def note(self, name: str, word: object) -> None:
+        """Say that `name` went out as `word`."""
+        self.adjusted.append(f"{name}={word}")
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Leave out what the host does not have (Q-DROP): hints silently, what changes the result as the caller allows.
+
+        Raises:
+            UnsupportedParameter: a field changes the result.
+        """
+        for name in [name for name in self.fields if name in names]:
+            asked = compact(self.fields[name])
+            if name in HINTS or asked in _ASKS_NOTHING_OF.get(name, _ASKS_NOTHING):
+                del self.fields[name]
+            else:
+                self.refuse(name)
+
+    def refuse(
+        self,
+        name: str,
+        *,
+        instead: object = None,
+        word: str | None = None,
+        why: str = "is not supported with this model",
+    ) -> None:
+        """Leave `name` out, or send something `instead`, if the caller allows it; it is told the `word` for that.
+
+        Raises:
+            UnsupportedParameter: it does not.
+        """
+        if not self.drops_params:
+            raise UnsupportedParameter(f"Unsupported parameter: '{name}' {why}.", param=name)
+        if instead is None:
+            self.fields.pop(name, None)
+        else:
+            self.put(name, instead)
+        self.note(name, word or "dropped")
+
+
+def compact(value: Raw) -> bytes:
+    """The bytes of a value without white space, to be compared with short literals."""
+    return bytes(value).translate(None, b" \t\r\n")

@@ -1,0 +1,125 @@
+"""Tools and `tool_choice`, in each host's way (contract Q-TOOLS, rows 52, 98, 115, 163, 185)."""
+
+import msgspec
+from msgspec import Raw
+
+from proxy.dialects.draft import Draft, compact
+from proxy.errors import MalformedRequest
+from proxy.protocol.raw import as_list, as_object, as_text
+from proxy.protocol.request import json_type
+
+ALL_CHOICES = frozenset({"none", "auto", "required", "named"})
+
+
+def tidy(draft: Draft) -> None:
+    """Q-TOOLS: empty lists mean absent, and hosts answer 400 to them."""
+    fields = draft.fields
+    if "tools" in fields and compact(fields["tools"]) == b"[]":
+        del fields["tools"]
+    if "tools" not in fields:
+        fields.pop("tool_choice", None)
+        fields.pop("parallel_tool_calls", None)
+
+
+def plain_tools(draft: Draft) -> None:
+    """For hosts that know functions only: no custom tools, no `allowed_tools`.
+
+    Raises:
+        UnsupportedParameter: a custom tool.
+        MalformedRequest: the choice names what is not there.
+    """
+    if "tools" not in draft.fields:
+        return
+    tools = as_list(draft.fields["tools"])
+    kept = [tool for tool in tools if _kind(tool) == "function"]
+    if len(kept) < len(tools):
+        draft.refuse(
+            "tools", instead=kept or None, why="of other types than 'function' are not supported with this model"
+        )
+        tidy(draft)
+    choice = _choice(draft)
+    if isinstance(choice, dict) and as_text(choice.get("type")) == "allowed_tools":
+        _allow(draft, as_object(choice.get("allowed_tools")))
+
+
+def choose(draft: Draft, known: frozenset[str], *, required: str = "required") -> None:
+    """Say the choice in a form that the host knows.
+
+    Raises:
+        UnsupportedParameter: there is none.
+        MalformedRequest: the choice names what is not there.
+    """
+    choice = _choice(draft)
+    if choice is None:
+        return
+    form = choice if isinstance(choice, str) else "named"
+    if form == "named" and (form not in known or not draft.card.named_tool_choice) and "required" in known:
+        _keep(draft, [_name_of_choice(choice)])
+        form = "required"
+        draft.put("tool_choice", required)
+    elif form not in known and form == "none":
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            draft.fields.pop(name, None)
+    elif form not in known:
+        draft.refuse("tool_choice", instead="auto", word="auto")
+    elif form == "required":
+        draft.put("tool_choice", required)
+
+
+def is_forced(draft: Draft) -> bool:
+    """Whether the model must call a tool."""
+    choice = _choice(draft)
+    return choice is not None and choice not in ("none", "auto")
+
+
+def strip_strict(draft: Draft) -> None:
+    """Row 15: `strict` is known at DeepSeek's beta address only."""
+    if "tools" not in draft.fields:
+        return
+    tools = [as_object(tool) for tool in as_list(draft.fields["tools"])]
+    was_strict = False
+    for tool in tools:
+        function = as_object(tool.get("function"))
+        if (strict := function.pop("strict", None)) is not None:
+            was_strict = was_strict or bytes(strict) == b"true"
+            tool["function"] = Raw(msgspec.json.encode(function))
+    draft.put("tools", tools)
+    if was_strict:
+        draft.note("tools.strict", "dropped")
+
+
+def _allow(draft: Draft, allowed: dict[str, Raw]) -> None:
+    names = [_name_of_choice(as_object(tool)) for tool in as_list(allowed.get("tools"))]
+    _keep(draft, names)
+    draft.put("tool_choice", "required" if as_text(allowed.get("mode")) == "required" else "auto")
+
+
+def _keep(draft: Draft, names: list[str]) -> None:
+    tools = as_list(draft.fields["tools"])
+    kept = [tool for tool in tools if as_text(as_object(as_object(tool).get("function")).get("name")) in names]
+    if not kept:
+        raise MalformedRequest(f"Tool choice '{', '.join(names)[:128]}' is not among 'tools'.", param="tool_choice")
+    draft.put("tools", kept)
+
+
+def _choice(draft: Draft) -> str | dict[str, Raw] | None:
+    raw = draft.fields.get("tool_choice")
+    if raw is None:
+        return None
+    return as_text(raw) if json_type(raw) == "string" else as_object(raw)
+
+
+def _name_of_choice(choice: str | dict[str, Raw]) -> str:
+    function = as_object(choice.get("function")) if isinstance(choice, dict) else {}
+    name = as_text(function.get("name"))
+    if name is None:
+        raise MalformedRequest(
+            "Missing required parameter: 'tool_choice.function.name'.",
+            param="tool_choice.function.name",
+            code="missing_required_parameter",
+        )
+    return name
+
+
+def _kind(tool: Raw) -> str | None:
+    return as_text(as_object(tool).get("type")) or "function"

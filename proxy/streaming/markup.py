@@ -1,0 +1,301 @@
+"""Text that is not only text: thinking between tags, and tool calls in DeepSeek's own markup (contract R-THINK, C.9).
+
+A host without the right parser passes on what its model wrote. `TextReader` takes it apart, however it is cut into
+chunks; a text that might be the beginning of a tag waits for its end, never more than a few characters.
+"""
+
+import re
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from proxy.errors import UpstreamFailed
+from proxy.protocol.chat import Reading
+
+Kind = Literal["content", "reasoning"]
+
+_MAX_CAPTURED = 4 * 1024 * 1024  # characters of markup
+_encode = msgspec.json.Encoder().encode
+
+# Tokenizers write ｜ and ▁, some hosts turn them into | and _.
+_BAR, _LINE = "[｜|]?", "[▁_]"
+_CALL_BEGIN = re.compile(f"<{_BAR}tool{_LINE}call{_LINE}begin{_BAR}>")
+_CALL_END = re.compile(f"<{_BAR}tool{_LINE}call{_LINE}end{_BAR}>")
+_CALLS_END = re.compile(f"<{_BAR}tool{_LINE}calls{_LINE}end{_BAR}>")
+_SEPARATOR = re.compile(f"<{_BAR}tool{_LINE}sep{_BAR}>")
+_FENCE = re.compile(r"^```(?:json)?\s*\n|\n?```\s*$")
+_DSML_END = re.compile("</[｜|]DSML[｜|](?:tool_calls|function_calls)>")
+_DSML_CALL = re.compile('<[｜|]DSML[｜|]invoke name="([^"]*)">(.*?)</[｜|]DSML[｜|]invoke>', re.DOTALL)
+_DSML_PARAMETER = re.compile(
+    '<[｜|]DSML[｜|]parameter name="([^"]*)"(?: string="(true|false)")?>(.*?)</[｜|]DSML[｜|]parameter>', re.DOTALL
+)
+_DSML_ANY = re.compile("</?[｜|]DSML[｜|][^>]*>?")
+_MARKUP = (
+    f"(?P<calls><{_BAR}tool{_LINE}calls?{_LINE}begin{_BAR}>)"
+    f"|(?P<dsml></?[｜|]DSML[｜|])"
+    f"|(?P<end><[｜|]end{_LINE}of{_LINE}sentence[｜|]>)"
+)
+_BEGINNINGS = ("<tool_calls_begin>", "<tool_call_begin>", "<DSML", "</DSML", "<end_of_sentence>")
+_LONGEST = 32  # of a tag, with every bar
+_ALIKE = str.maketrans({"｜": None, "|": None, "▁": "_"})
+
+
+class Call(Struct, frozen=True):
+    """A tool call that was found in a text."""
+
+    name: str
+    arguments: str
+
+
+Piece = tuple[Kind, str] | Call
+
+
+class TextReader:
+    """Reads the texts of one choice.
+
+    Attributes:
+        passes_content: whether a content without `<` is content as it is, so that nobody need ask.
+        passes_thoughts: the same for what the host itself calls reasoning.
+    """
+
+    __slots__ = (
+        "_captured",
+        "_close",
+        "_held",
+        "_held_kind",
+        "_is_beginning",
+        "_is_thinking",
+        "_pattern",
+        "_reading",
+        "_skips_space",
+        "_tail",
+        "passes_content",
+        "passes_thoughts",
+    )
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._is_thinking = reading.begins_in_thought
+        self._is_beginning = bool(reading.thought_tags)
+        self._skips_space = False
+        self._held = ""
+        self._held_kind: Kind = "content"
+        self._captured: list[str] | None = None
+        self._tail = ""
+        self._close = _CALLS_END
+        self._pattern = _pattern(reading)
+        self._look()
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether a tag is open: all that comes is thinking."""
+        return self._is_thinking
+
+    def read(self, text: str, kind: Kind) -> list[Piece]:
+        """What a text of the host's is, in order.
+
+        Raises:
+            UpstreamFailed: it holds tool calls that cannot be read, or that nobody may make.
+        """
+        found: list[Piece] = []
+        if kind == "reasoning":
+            self._is_thinking = False  # the host takes thinking apart itself
+        if self._held and self._held_kind != kind and self._captured is None:
+            self._tell(found, self._held, self._held_kind)
+            self._held = ""
+        text, self._held, self._held_kind = self._held + text, "", kind
+        while text:
+            text = self._next(text, kind, found) if self._captured is None else self._capture(text, found)
+        self._look()
+        return found
+
+    def close(self, *, is_cut: bool) -> list[Piece]:
+        """What is left at the end; `is_cut` where the answer had to stop, so that a call may be half a call.
+
+        Raises:
+            UpstreamFailed: as `read`.
+        """
+        found: list[Piece] = []
+        if self._captured is not None:
+            found += self._calls("".join(self._captured), is_cut=is_cut)
+            self._captured = None
+        elif self._held:
+            self._tell(found, self._held, self._held_kind)
+        self._held = ""
+        return found
+
+    def _look(self) -> None:
+        is_free = not self._held and self._captured is None
+        self.passes_thoughts = is_free and not self._is_thinking
+        self.passes_content = is_free and not (self._is_thinking or self._is_beginning or self._skips_space)
+
+    def _next(self, text: str, kind: Kind, found: list[Piece]) -> str:
+        """Tell up to the next tag, and deal with it; the rest of the text."""
+        if kind == "content" and self._is_beginning and not self._begin(text):
+            self._held = text
+            return ""
+        match = self._pattern.search(text)
+        while match is not None and match.lastgroup in {"open", "shut"} and not self._is_tag(match, kind):
+            match = self._pattern.search(text, match.end())
+        if match is None:
+            kept = len(text) - _held_back(text, self._reading)
+            self._tell(found, text[:kept], kind)
+            self._held = text[kept:]
+            return ""
+        self._tell(found, text[: match.start()], kind)
+        rest = text[match.end() :]
+        if match.lastgroup in {"calls", "dsml"}:
+            self._captured, self._tail = [], ""
+            self._close = _CALLS_END if match.lastgroup == "calls" else _DSML_END
+            return text[match.start() :]
+        if match.lastgroup == "open":
+            self._is_thinking, self._skips_space = True, True
+        elif match.lastgroup == "shut":
+            self._is_thinking, self._skips_space = False, True
+        return rest
+
+    def _begin(self, text: str) -> bool:
+        """Whether it is known how the content begins; white space says nothing, and half a tag not much."""
+        stripped = text.lstrip()
+        if not stripped:
+            return False
+        if (
+            not self._is_thinking
+            and stripped[0] == "<"
+            and any(tag.startswith(stripped) for tag in _opening_tags(self._reading))
+        ):
+            return False
+        opens = any(stripped.startswith(tag) for tag in _opening_tags(self._reading))
+        if not opens:
+            self._is_beginning = False
+        return True
+
+    def _is_tag(self, match: re.Match[str], kind: Kind) -> bool:
+        """A thinking tag counts at the beginning of the content only, and its end where it was opened."""
+        if kind != "content":
+            return False
+        if match.lastgroup == "shut":
+            return self._is_thinking
+        is_first = self._is_beginning and not match.string[: match.start()].strip()
+        self._is_beginning = False
+        return is_first
+
+    def _tell(self, found: list[Piece], text: str, kind: Kind) -> None:
+        if self._skips_space:
+            text = text.lstrip()
+        if not text:
+            return
+        self._skips_space = False
+        found.append(("reasoning" if self._is_thinking else kind, text))
+
+    def _capture(self, text: str, found: list[Piece]) -> str:
+        """Keep markup until its end; the rest of the text."""
+        captured: list[str] = self._captured or []
+        window = self._tail + text
+        match = self._close.search(window)
+        if match is None:
+            captured.append(text)
+            self._captured, self._tail = captured, window[-_LONGEST:]
+            if sum(map(len, captured)) > _MAX_CAPTURED:
+                raise _unreadable("is too long")
+            return ""
+        end = match.end() - len(self._tail)
+        captured.append(text[:end])
+        self._captured = None
+        found += self._calls("".join(captured), is_cut=False)
+        self._skips_space = True
+        return text[end:]
+
+    def _calls(self, markup: str, *, is_cut: bool) -> list[Call]:
+        if not self._reading.may_call:
+            raise _unreadable("was not asked for")
+        calls = _dsml_calls(markup) if _DSML_ANY.match(markup) else _plain_calls(markup, is_cut=is_cut)
+        if not calls and not is_cut:
+            raise _unreadable("cannot be read")
+        return calls
+
+
+def without_markup(arguments: str) -> str:
+    """Arguments of a call without the tags that a parser left in them (row 70)."""
+    return _DSML_ANY.sub("", arguments)
+
+
+def _pattern(reading: Reading) -> re.Pattern[str]:
+    choices = [_MARKUP] if reading.looks_for_calls else []
+    if reading.thought_tags:
+        names = "|".join(map(re.escape, reading.thought_tags))
+        choices += [f"(?P<open><(?:{names})>)", f"(?P<shut></(?:{names})>)"]
+    return re.compile("|".join(choices) or "(?!)")
+
+
+def _opening_tags(reading: Reading) -> list[str]:
+    return [f"<{name}>" for name in reading.thought_tags]
+
+
+def _held_back(text: str, reading: Reading) -> int:
+    """How many characters at the end may be the beginning of a tag."""
+    start = text.rfind("<", max(0, len(text) - _LONGEST))
+    if start < 0:
+        return 0
+    tail = text[start:].translate(_ALIKE)
+    known = (*_BEGINNINGS, *(f"</{name}>" for name in reading.thought_tags), *_opening_tags(reading))
+    return len(text) - start if any(tag.startswith(tail) for tag in known) else 0
+
+
+def _plain_calls(markup: str, *, is_cut: bool) -> list[Call]:
+    """`<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`, many.
+
+    V3 wrote `function<｜tool▁sep｜>NAME`, and the arguments in a code fence below.
+    """
+    calls = []
+    for piece in _CALL_BEGIN.split(markup)[1:]:
+        end = _CALL_END.search(piece) or _CALLS_END.search(piece)
+        if end is None and is_cut:
+            continue
+        body = piece[: end.start()] if end else piece
+        parts = [part.strip() for part in _SEPARATOR.split(body)]
+        if parts[0] == "function" and len(parts) > 1:
+            name, _, arguments = parts[1].partition("\n")
+        elif len(parts) > 1:
+            name, arguments = parts[0], parts[1]
+        else:
+            raise _unreadable("cannot be read")
+        calls.append(_call(name.strip(), _FENCE.sub("", arguments.strip()).strip()))
+    return calls
+
+
+def _dsml_calls(markup: str) -> list[Call]:
+    """`<｜DSML｜invoke name="…"><｜DSML｜parameter name="…" string="true|false">…</｜DSML｜parameter>…`, many."""
+    calls = []
+    for name, body in _DSML_CALL.findall(markup):
+        fields = {key: _value(text, is_text) for key, is_text, text in _DSML_PARAMETER.findall(body)}
+        if not fields and body.strip():
+            calls.append(_call(name, body.strip()))
+        else:
+            calls.append(Call(name, _encode(fields).decode()))
+    return calls
+
+
+def _value(text: str, is_text: str) -> object:
+    if is_text == "true":
+        return text
+    try:
+        value: object = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text
+    return value
+
+
+def _call(name: str, arguments: str) -> Call:
+    try:
+        value = msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        value = None
+    if not name or not isinstance(value, dict):
+        raise _unreadable("cannot be read")
+    return Call(name, arguments or "{}")
+
+
+def _unreadable(why: str) -> UpstreamFailed:
+    return UpstreamFailed(f"The model wrote a tool call as text, which {why}.", code="tool_call_unparsable")

@@ -1,0 +1,166 @@
+"""What a caller may choose, by header, body, key or model: the form of reasoning, whether parameters are dropped."""
+
+import json
+
+import openai
+import pytest
+
+from tests.fakes import proxy
+from tests.fakes.upstream import PAUSE, answers, streams
+from tests.fakes.wire import chunk, completion, event
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+THINKING = completion("Yes.", reasoning="Hm. ")
+THINKING_STREAM = [
+    event(chunk({"role": "assistant", "content": ""})),
+    event(chunk({"reasoning": "Hm"})),
+    event(chunk({"reasoning": ". "})),
+    event(chunk({"content": "Yes."})),
+    event(chunk(finish="stop")),
+    b"data: [DONE]\n\n",
+]
+FORMS = {
+    "reasoning_content": {"content": "Yes.", "reasoning_content": "Hm. "},
+    "reasoning": {"content": "Yes.", "reasoning": "Hm. "},
+    "both": {"content": "Yes.", "reasoning_content": "Hm. ", "reasoning": "Hm. "},
+    "think_tags": {"content": "<think>Hm. </think>\n\nYes."},
+    "hidden": {"content": "Yes."},
+}
+
+
+@pytest.fixture
+async def url(upstream, monkeypatch):
+    monkeypatch.setenv("PLAIN_KEY", "plain-key")
+    monkeypatch.setenv("QUIET_KEY", "quiet-key")
+    config = f"""
+server: {{comment_every_s: 0.05, empty_chunk_every_s: 0.05}}
+auth: {{keys: ["env:PLAIN_KEY"], callers: {{quiet: {{key: "env:QUIET_KEY", reasoning_format: hidden}}}}}}
+upstreams:
+  host: {{base_url: "{upstream.url}", dialect: vllm}}
+  strict: {{base_url: "{upstream.url}", dialect: groq}}
+models:
+  m: {{targets: [{{upstream: host, model: there}}]}}
+  tagged: {{targets: [{{upstream: host, model: there}}], reasoning_format: think_tags}}
+  strict: {{targets: [{{upstream: strict, model: there}}]}}
+  easy: {{targets: [{{upstream: strict, model: there}}], drop_params: true}}
+"""
+    async with proxy.serving(config) as address:
+        yield address
+
+
+@pytest.fixture
+async def client(url):
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="plain-key", max_retries=0) as made:
+        yield made
+
+
+def seen(message) -> dict:
+    return {name: value for name, value in message.to_dict().items() if name not in {"role", "refusal"} and value}
+
+
+async def streamed(client: openai.AsyncOpenAI, **fields) -> dict:
+    """The deltas of a stream, joined by name."""
+    joined: dict = {}
+    async for piece in await client.chat.completions.create(**ASK | fields, stream=True):
+        for name, value in seen(piece.choices[0].delta).items():
+            joined[name] = joined.get(name, "") + value
+    return joined
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_header_says_how_thinking_is_shown(client, upstream, form):
+    """Unary and streamed alike."""
+    header = {"x-tidegate-reasoning": form}
+    upstream.play(answers(THINKING))
+    answer = await client.chat.completions.create(**ASK, extra_headers=header)
+    assert seen(answer.choices[0].message) == FORMS[form]
+    upstream.play(streams(*THINKING_STREAM))
+    assert await streamed(client, extra_headers=header) == FORMS[form]
+
+
+@pytest.mark.parametrize(
+    ("said", "form"),
+    [
+        ({"reasoning_format": "hidden"}, "hidden"),
+        ({"reasoning_format": "raw"}, "think_tags"),
+        ({"reasoning_format": "parsed"}, "reasoning"),
+        ({"include_reasoning": False}, "hidden"),
+        ({"reasoning": {"exclude": True}}, "hidden"),
+        ({"reasoning_format": "auto"}, "reasoning_content"),
+    ],
+)
+async def test_the_body_may_say_it_too(client, upstream, said, form):
+    """In our words or in those of Groq, llama.cpp, vLLM and OpenRouter; the host never sees it."""
+    upstream.play(answers(THINKING))
+    answer = await client.chat.completions.create(**ASK, extra_body=said)
+    assert seen(answer.choices[0].message) == FORMS[form]
+    assert json.loads(upstream.calls[-1].body).keys() == {"model", "messages"}
+
+
+async def test_a_model_may_have_its_own_form(client, upstream):
+    upstream.play(answers(THINKING))
+    answer = await client.chat.completions.create(**ASK | {"model": "tagged"})
+    assert seen(answer.choices[0].message) == FORMS["think_tags"]
+
+
+async def test_a_key_goes_before_a_model_and_a_header_before_a_key(url, upstream):
+    upstream.play(answers(THINKING))
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="quiet-key", max_retries=0) as client:
+        answer = await client.chat.completions.create(**ASK | {"model": "tagged"})
+        assert seen(answer.choices[0].message) == FORMS["hidden"]
+        answer = await client.chat.completions.create(**ASK, extra_headers={"x-tidegate-reasoning": "both"})
+        assert seen(answer.choices[0].message) == FORMS["both"]
+
+
+@pytest.mark.parametrize("where", ["extra_headers", "extra_body"])
+async def test_a_form_that_nobody_knows_is_refused(client, upstream, where):
+    name = "x-tidegate-reasoning" if where == "extra_headers" else "reasoning_format"
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(**ASK, **{where: {name: "loud"}})
+    assert (caught.value.param, caught.value.code) == (name, "invalid_value")
+    assert upstream.calls == []
+
+
+async def test_hidden_thinking_is_heard_as_empty_chunks(client, upstream):
+    """LangChain gives up after 120 s without a chunk, and comments do not count."""
+    upstream.play(streams(*THINKING_STREAM[:2], PAUSE, *THINKING_STREAM[2:]))
+    stream = await client.chat.completions.create(**ASK, stream=True, extra_headers={"x-tidegate-reasoning": "hidden"})
+    first, empty = await anext(stream), await anext(stream)
+    assert first.choices[0].delta.role == "assistant"
+    assert empty.choices[0].delta.to_dict() == {}
+    upstream.calls[-1].go.set()
+    assert "".join([piece.choices[0].delta.content or "" async for piece in stream]) == "Yes."
+
+
+async def test_what_a_host_cannot_honour_is_refused_by_its_name(client, upstream):
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(**ASK | {"model": "strict"}, logit_bias={"1": 5})
+    assert (caught.value.param, caught.value.code) == ("logit_bias", "unsupported_parameter")
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize(
+    ("model", "headers"),
+    [("strict", {"x-tidegate-drop-params": "true"}), ("strict", {"x-tidegate-drop-params": "1"}), ("easy", {})],
+)
+async def test_or_left_out_where_the_caller_or_the_model_says_so(client, upstream, model, headers):
+    """The answer's header says what was."""
+    upstream.play(answers(completion("Hi")))
+    raw = await client.chat.completions.with_raw_response.create(
+        **ASK | {"model": model}, n=2, logit_bias={"1": 5}, extra_headers=headers
+    )
+    assert set(raw.headers["x-tidegate-adjusted"].split(", ")) == {"n=dropped", "logit_bias=dropped"}
+    assert json.loads(upstream.calls[-1].body).keys() == {"model", "messages"}
+
+
+async def test_a_caller_may_insist_where_the_model_drops(client, upstream):
+    with pytest.raises(openai.BadRequestError):
+        await client.chat.completions.create(
+            **ASK | {"model": "easy"}, n=2, extra_headers={"x-tidegate-drop-params": "false"}
+        )
+
+
+async def test_a_wish_that_is_none_is_refused(client, upstream):
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(**ASK, extra_headers={"x-tidegate-drop-params": "perhaps"})
+    assert caught.value.param == "x-tidegate-drop-params"

@@ -1,0 +1,142 @@
+"""Whether and how hard a model thinks, in each host's way (contract B.16)."""
+
+import json
+
+import pytest
+from msgspec import Raw
+
+from proxy.config.cards import UNKNOWN, Card
+from proxy.dialects import thinking
+from proxy.dialects.draft import Draft
+from proxy.dialects.registry import DIALECTS
+from proxy.dialects.thinking import Thinking
+from proxy.protocol import chat
+
+
+def draft(card=UNKNOWN, **fields):
+    return Draft({name: Raw(json.dumps(value).encode()) for name, value in fields.items()}, card)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, Thinking()),
+        ({"reasoning_effort": "high"}, Thinking(effort="high")),
+        ({"reasoning_effort": "none"}, Thinking(is_on=False)),
+        ({"reasoning_effort": "none", "thinking": {"type": "enabled"}}, Thinking(is_on=False)),
+        ({"thinking": {"type": "enabled"}}, Thinking(is_on=True)),
+        ({"thinking": {"type": "disabled"}}, Thinking(is_on=False)),
+        ({"thinking": {"type": "adaptive"}}, Thinking()),
+        ({"thinking": True}, Thinking()),
+        ({"reasoning": {"enabled": False}}, Thinking(is_on=False)),
+        ({"reasoning": {"effort": "low"}}, Thinking(effort="low")),
+        ({"reasoning": {"effort": "low"}, "reasoning_effort": "max"}, Thinking(effort="max")),
+        ({"chat_template_kwargs": {"thinking": False}}, Thinking(is_on=False)),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, Thinking(is_on=True)),
+        ({"chat_template_kwargs": {"enable_thinking": "yes"}}, Thinking()),
+    ],
+)
+def test_every_switch_that_callers_use_is_taken_out(fields, expected):
+    made = draft(**fields, model="m")
+    assert thinking.take(made) == expected
+    assert set(made.fields) == {"model"}
+
+
+def test_templates_are_left_to_hosts_that_have_them():
+    made = draft(chat_template_kwargs={"thinking": False})
+    assert thinking.take(made, leaves_template=True) == Thinking()
+    assert set(made.fields) == {"chat_template_kwargs"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fields", "adjusted"),
+    [
+        (Thinking(effort="medium"), {"reasoning_effort": b'"high"'}, ["reasoning_effort=high"]),
+        (Thinking(effort="odd"), {"reasoning_effort": b'"odd"'}, []),
+        (Thinking(is_on=False, effort="high"), {"reasoning_effort": b'"none"'}, []),
+        (Thinking(is_on=True), {}, []),
+        (Thinking(), {}, []),
+    ],
+)
+def test_effort_is_put_under_the_hosts_name(wanted, fields, adjusted):
+    """An unknown one goes as it is, for the host to judge; another word than was asked for is said."""
+    made = draft()
+    thinking.put_effort({"medium": "high"})(made, wanted)
+    assert ({name: bytes(value) for name, value in made.fields.items()}, made.adjusted) == (fields, adjusted)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"thinking": False, "enable_thinking": False}),
+        (
+            {"chat_template_kwargs": {"enable_thinking": True, "x": 1}},
+            {"thinking": False, "enable_thinking": True, "x": 1},
+        ),
+    ],
+)
+def test_a_switch_of_the_caller_stays(given, expected):
+    made = draft(**given)
+    thinking.put_template_switch(made, ("thinking", "enable_thinking"), is_on=False)
+    assert json.loads(bytes(made.fields["chat_template_kwargs"])) == expected
+
+
+@pytest.mark.parametrize(
+    ("card", "wanted", "by_default", "expected"),
+    [
+        (None, Thinking(), True, True),
+        (None, Thinking(), False, False),
+        ("on", Thinking(), False, True),
+        ("off", Thinking(), True, False),
+        ("off", Thinking(effort="low"), False, True),
+        ("on", Thinking(is_on=False), True, False),
+        ("always", Thinking(is_on=False), False, True),
+        ("never", Thinking(is_on=True), True, False),
+    ],
+)
+def test_it_can_be_known_whether_a_model_will_think(card, wanted, by_default, expected):
+    assert thinking.is_thinking(draft(Card(thinking=card)), wanted, by_default=by_default) is expected
+
+
+ASKED = {
+    "off": {"reasoning_effort": "none"},
+    "max": {"reasoning_effort": "max"},
+    "minimal": {"reasoning_effort": "minimal"},
+}
+BOTH = {"thinking": False, "enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "asked", "sent"),
+    [
+        ("openai", "off", {"reasoning_effort": "none"}),
+        ("openai", "max", {"reasoning_effort": "max"}),
+        ("deepseek", "off", {"thinking": {"type": "disabled"}}),
+        ("deepseek", "minimal", {"reasoning_effort": "low"}),
+        ("vllm", "off", {"chat_template_kwargs": BOTH}),
+        ("vllm", "max", {"reasoning_effort": "max"}),
+        ("sglang", "off", {"chat_template_kwargs": BOTH}),
+        ("llamacpp", "off", {"chat_template_kwargs": {"enable_thinking": False}}),
+        ("llamacpp", "max", {}),
+        ("llama_cpp_python", "off", {}),
+        ("ollama", "off", {"reasoning_effort": "none"}),
+        ("ollama", "minimal", {"reasoning_effort": "low"}),
+        ("tgi", "max", {}),
+        ("together", "off", {"reasoning": {"enabled": False}}),
+        ("together", "max", {"reasoning_effort": "high"}),
+        ("groq", "off", {"reasoning_effort": "none"}),
+        ("groq", "minimal", {"reasoning_effort": "low"}),
+        ("fireworks", "off", {"reasoning_effort": "none"}),
+        ("openrouter", "off", {"reasoning": {"enabled": False}}),
+        ("openrouter", "max", {"reasoning": {"effort": "xhigh"}}),
+        ("meta_llama", "max", {}),
+        ("generic", "max", {"reasoning_effort": "max"}),
+    ],
+)
+def test_every_host_is_told_in_its_own_way(dialect, asked, sent):
+    """The table B.16."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | ASKED[asked]
+    request = chat.parse_request(json.dumps(body).encode())
+    built = json.loads(DIALECTS[dialect].build_request(request, model="a/m", is_stream=False).body)
+    switches = {"reasoning_effort", "reasoning", "thinking", "chat_template_kwargs"}
+    assert {name: value for name, value in built.items() if name in switches} == sent
