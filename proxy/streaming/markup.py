@@ -132,54 +132,40 @@ class TextReader:
 
     def _next(self, text: str, kind: Kind, found: list[Piece]) -> str:
         """Tell up to the next tag, and deal with it; the rest of the text."""
-        if kind == "content" and self._is_beginning and not self._begin(text):
-            self._held = text
-            return ""
+        if kind == "content" and self._is_beginning:
+            behind = self._begin(text)
+            if behind is None:
+                self._held = text
+                return ""
+            text = behind
         match = self._pattern.search(text)
-        while match is not None and match.lastgroup in {"open", "shut"} and not self._is_tag(match, kind):
-            match = self._pattern.search(text, match.end())
+        while match is not None and match.lastgroup == "shut" and (kind != "content" or not self._is_thinking):
+            match = self._pattern.search(text, match.end())  # the end of what was never opened is text
         if match is None:
             kept = len(text) - _held_back(text, self._reading)
             self._tell(found, text[:kept], kind)
             self._held = text[kept:]
             return ""
         self._tell(found, text[: match.start()], kind)
-        rest = text[match.end() :]
         if match.lastgroup in {"calls", "dsml"}:
             self._captured, self._tail = [], ""
             self._close = _CALLS_END if match.lastgroup == "calls" else _DSML_END
             return text[match.start() :]
-        if match.lastgroup == "open":
-            self._is_thinking, self._skips_space = True, True
-        elif match.lastgroup == "shut":
-            self._is_thinking, self._skips_space = False, True
-        return rest
-
-    def _begin(self, text: str) -> bool:
-        """Whether it is known how the content begins; white space says nothing, and half a tag not much."""
-        stripped = text.lstrip()
-        if not stripped:
-            return False
-        if (
-            not self._is_thinking
-            and stripped[0] == "<"
-            and any(tag.startswith(stripped) for tag in _opening_tags(self._reading))
-        ):
-            return False
-        opens = any(stripped.startswith(tag) for tag in _opening_tags(self._reading))
-        if not opens:
-            self._is_beginning = False
-        return True
-
-    def _is_tag(self, match: re.Match[str], kind: Kind) -> bool:
-        """A thinking tag counts at the beginning of the content only, and its end where it was opened."""
-        if kind != "content":
-            return False
         if match.lastgroup == "shut":
-            return self._is_thinking
-        is_first = self._is_beginning and not match.string[: match.start()].strip()
+            self._is_thinking, self._skips_space = False, True
+        return text[match.end() :]
+
+    def _begin(self, text: str) -> str | None:
+        """The content behind its opening tag, or all of it; None while it may still turn out to begin with one."""
+        stripped = text.lstrip()
+        for tag in _opening_tags(self._reading):
+            if stripped.startswith(tag):
+                self._is_beginning, self._is_thinking, self._skips_space = False, True, True
+                return stripped.removeprefix(tag)
+            if tag.startswith(stripped):  # also where nothing but white space came
+                return None
         self._is_beginning = False
-        return is_first
+        return text
 
     def _tell(self, found: list[Piece], text: str, kind: Kind) -> None:
         if self._skips_space:
@@ -225,7 +211,7 @@ def _pattern(reading: Reading) -> re.Pattern[str]:
     choices = [_MARKUP] if reading.looks_for_calls else []
     if reading.thought_tags:
         names = "|".join(map(re.escape, reading.thought_tags))
-        choices += [f"(?P<open><(?:{names})>)", f"(?P<shut></(?:{names})>)"]
+        choices.append(f"(?P<shut></(?:{names})>)")
     return re.compile("|".join(choices) or "(?!)")
 
 
@@ -239,7 +225,7 @@ def _held_back(text: str, reading: Reading) -> int:
     if start < 0:
         return 0
     tail = text[start:].translate(_ALIKE)
-    known = (*_BEGINNINGS, *(f"</{name}>" for name in reading.thought_tags), *_opening_tags(reading))
+    known = (*_BEGINNINGS, *(f"</{name}>" for name in reading.thought_tags))
     return len(text) - start if any(tag.startswith(tail) for tag in known) else 0
 
 

@@ -1,8 +1,8 @@
 """Bytes of real servers, from their wire to ours.
 
-`tests/data/recorded` holds what vLLM 0.32 (`vllm/`: plain, `deepseek_*` with its reasoning and tool parsers, `v4_*` with
-those of V4, `failure_*` of killed servers), llama.cpp's server (`llamacpp/`) and llama-cpp-python (`llamacpp/python_*`)
-gave to real requests: streams are `.sse`, answers `.json`, errors have their status in the name.
+`tests/data/recorded` holds what vLLM 0.32 (`vllm/`: plain, `deepseek_*` with its reasoning and tool parsers, `v4_*`
+with those of V4, `failure_*` of killed servers), llama.cpp's server (`llamacpp/`) and llama-cpp-python
+(`llamacpp/python_*`) gave to real requests: streams are `.sse`, answers `.json`, errors have their status in the name.
 """
 
 import json
