@@ -4,8 +4,9 @@
     uv run python tests/conformance/openai_python.py openai-*/
 
 They are no part of the test command: the source distribution is not ours to carry. They were made from a
-specification, and two of their values OpenAI's API itself refuses, as we do: a limit of 0 tokens, and `stream_options` on
-a request that is no stream. In the copy that runs these two are mended. Deleting a model is left out: there is nothing to delete.
+specification, and two of their values OpenAI's API itself refuses, as we do: a limit of 0 tokens, and `stream_options`
+on a request that is no stream. In the copy that runs these two are mended. Deleting a model is left out: there is
+nothing to delete.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fakes import proxy
+from tests.fakes import proxy, scenarios
 from tests.fakes.upstream import ScenarioUpstream
 
 
@@ -35,4 +35,11 @@ async def live():
     """`tidegate serve` as a process with nothing set: the embedded engine and its real model, ready."""
     async with proxy.process() as running:
         await running.line("engine ready")
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def stage():
+    """Tidegate in front of every host at once, which play the scenarios."""
+    async with scenarios.playing(scenarios.read_book().scenarios) as running:
         yield running
