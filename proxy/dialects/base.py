@@ -239,6 +239,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"
 
     def _adjust_chat(self, draft: Draft, remembered: Mapping[str, str]) -> None:
+        wanted = self._take_thinking(draft)
         draft.leave_out(self.lacks)
         reasoning = None if draft.card.reasoning_history == "forbidden" else self.rules.reasoning
         draft.messages = messages.adapt(draft.fields["messages"], self.rules, reasoning=reasoning)
@@ -251,15 +252,17 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if not self.knows_tool_types:
             tools.plain_tools(draft)
         tools.choose(draft, self.tool_choices, required=self.required)
-        self._adjust_thinking(draft, remembered)
+        self._adjust_thinking(draft, wanted, remembered)
         has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
         structured.emulate(draft, host_has=has)
         self._limit_tokens(draft)
         self.adjust(draft)
 
-    def _adjust_thinking(self, draft: Draft, remembered: Mapping[str, str]) -> None:
+    def _take_thinking(self, draft: Draft) -> thinking.Thinking:
         source = Draft(dict(draft.fields), draft.card) if self.put_thinking is None else draft
-        wanted = thinking.take(source, leaves_template=self.leaves_template)
+        return thinking.take(source, leaves_template=self.leaves_template)
+
+    def _adjust_thinking(self, draft: Draft, wanted: thinking.Thinking, remembered: Mapping[str, str]) -> None:
         is_thinking = thinking.is_thinking(draft, wanted, by_default=self.thinks_by_default)
         is_in_the_way = (not self.forces_tools_while_thinking and tools.is_forced(draft)) or (
             not draft.card.tools_while_thinking and "tools" in draft.fields

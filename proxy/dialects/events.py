@@ -69,6 +69,8 @@ def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
         return [_mend(item) for item in value]
     if isinstance(value, dict):
         mended = {_mend(key): _mend(item) for key, item in value.items()}
+        if type(mended.get("logprobs")) in (int, float):  # Together (row 140)
+            mended["logprobs"] = _logprobs_of(mended)
         function = mended.get("function")
         if isinstance(function, str):  # Fireworks (row 161)
             mended["function"] = _function_of(function)
@@ -82,6 +84,13 @@ def _text_of(parts: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a logprobs `
     if all("token" in part for part in parts):
         return parts
     return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def _logprobs_of(choice: dict[str, Any]) -> dict[str, Any]:
+    """Of a chunk that holds one token, and its log probability as a bare number."""
+    delta = choice.get("delta")
+    token = delta.get("content") if isinstance(delta, dict) else choice.get("text")
+    return {"content": [{"token": token, "logprob": choice["logprobs"]}]}
 
 
 def _function_of(text: str) -> dict[str, Any]:

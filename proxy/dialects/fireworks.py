@@ -1,7 +1,5 @@
 """api.fireworks.ai (contract B.10)."""
 
-from msgspec import Raw
-
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
@@ -11,7 +9,7 @@ from proxy.dialects.tools import ALL_CHOICES
 
 def _adjust(draft: Draft) -> None:
     """Row 157: it would shorten the answer in silence."""
-    draft.fields.setdefault("context_length_exceeded_behavior", Raw(b'"error"'))
+    draft.put("context_length_exceeded_behavior", "error")
 
 
 DIALECT = Dialect(

@@ -43,9 +43,9 @@ def restore(draft: Draft, name: str, remembered: Mapping[str, str], *, stand_in:
         message[name] = Raw(_encode(text))
         has_restored, stands_in = has_restored or found is not None, stands_in or found is None
     if has_restored:
-        draft.note(name, "restored")
+        draft.note("reasoning_content", "restored")
     if stands_in:
-        draft.note(name, "stand-in")
+        draft.note("reasoning_content", "stand-in")
 
 
 def _ids(message: Message) -> list[str]:

@@ -28,6 +28,9 @@ def emulate(draft: Draft, *, host_has: Structured) -> None:
     wanted = as_object(draft.fields["response_format"])
     kind = as_text(wanted.get("type"))
     has = min(host_has, draft.card.structured_output or host_has, key=_LEVELS.__getitem__)
+    if kind == "text":  # what comes anyway; some hosts do not know the field
+        del draft.fields["response_format"]
+        return
     if kind not in ("json_object", "json_schema") or _LEVELS[has] >= _LEVELS[kind]:
         return
     settings = as_object(wanted.get("json_schema"))

@@ -39,7 +39,9 @@ def take(draft: Draft, *, leaves_template: bool = False) -> Thinking:
     if not leaves_template:
         switches = as_object(draft.fields.pop("chat_template_kwargs", None))
         for name in _SWITCHES:
-            wanted.is_on = _truth(switches.get(name), wanted.is_on)
+            wanted.is_on = _truth(switches.pop(name, None), wanted.is_on)
+        if switches:
+            draft.put("chat_template_kwargs", switches)
     settings = as_object(draft.fields.pop("reasoning", None))
     wanted.is_on = _truth(settings.get("enabled"), wanted.is_on)
     wanted.effort = as_text(settings.get("effort"))
@@ -51,6 +53,8 @@ def take(draft: Draft, *, leaves_template: bool = False) -> Thinking:
         wanted.effort = as_text(raw)
     if wanted.effort == "none":
         return Thinking(is_on=False)
+    if wanted.is_on is None and wanted.effort is not None and draft.card.thinking == "off":
+        wanted.is_on = True  # hosts whose switch is another field than the effort
     return wanted
 
 

@@ -16,11 +16,8 @@ _NARROW = 1e-06
 def put_thinking(draft: Draft, thinking: Thinking) -> None:
     """Row 54: `thinking` does nothing here, the chat template is what listens; row 64: some need it to think at all."""
     _put_effort(draft, thinking)
-    is_on = thinking.is_on
-    if is_on is None and thinking.effort is not None and draft.card.thinking == "off":
-        is_on = True
-    if is_on is not None:
-        put_template_switch(draft, _SWITCHES, is_on=is_on)
+    if thinking.is_on is not None:
+        put_template_switch(draft, _SWITCHES, is_on=thinking.is_on)
 
 
 def _adjust(draft: Draft) -> None:

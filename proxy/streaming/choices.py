@@ -230,7 +230,7 @@ class ChoiceStream:
             sink.refusal(index, delta.refusal)
         for call in delta.tool_calls or ():
             self.has_content = True
-            self._read_call(call, index, state)
+            self._read_call(call, index, state, is_whole=choice.delta is None)
         if not (delta.function_call is UNSET and delta.audio is UNSET and delta.annotations is UNSET):
             self._read_extras(delta, index, state)
 
@@ -245,7 +245,7 @@ class ChoiceStream:
             if isinstance(piece, Call):
                 self.has_content = True
                 function = Function(name=piece.name, arguments=Raw(_encode(piece.arguments)))
-                self._read_call(ToolCall(index=-1 - len(state.slots), function=function), index, state)
+                self._read_call(ToolCall(function=function), index, state, is_whole=True)
             elif piece[0] == "reasoning":
                 self._tell_thought(piece[1], index, state)
             else:
@@ -269,11 +269,14 @@ class ChoiceStream:
             # told at once at the end: accumulators join lists by an `index` that annotations do not have
             state.annotations += _raw_list.decode(_on_one_line(delta.annotations))
 
-    def _read_call(self, call: ToolCall, index: int, state: _State) -> None:
-        """R-TOOL: dense indexes; id, type and name once; arguments always a string."""
+    def _read_call(self, call: ToolCall, index: int, state: _State, *, is_whole: bool) -> None:
+        """R-TOOL: dense indexes; id, type and name once; arguments always a string.
+
+        One that is whole continues none, whatever its id.
+        """
         name = call.function.name if call.function else None
         arguments = _arguments(call)
-        slot = _slot_of(call, name, arguments, state.slots)
+        slot = None if is_whole else _slot_of(call, name, arguments, state.slots)
         if slot is None:
             if len(state.slots) >= _MAX_CALLS:
                 raise UpstreamFailed("The upstream called too many tools.")

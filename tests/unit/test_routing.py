@@ -194,10 +194,11 @@ async def test_closing_gives_up_what_is_being_asked():
     source = Source("one", "a")
     source.gate.clear()
     catalogue = catalogue_of(source)
+    before = asyncio.all_tasks()
     waiting = asyncio.create_task(catalogue.cards())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     await catalogue.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert len(asyncio.all_tasks()) == 1
+    assert asyncio.all_tasks() - before == set()

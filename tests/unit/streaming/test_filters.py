@@ -17,10 +17,10 @@ def told(form):
     filtered.content(0, "Yes", None)
     filtered.content(0, ".", None)
     filtered.finish(0, "stop")
-    return sink.told
+    return sink.calls
 
 
-YES = [("content", 0, "Yes", None), ("content", 0, ".", None), ("finish", 0, "stop")]
+YES = [("content", 0, "Yes"), ("content", 0, "."), ("finish", 0, "stop")]
 
 
 @pytest.mark.parametrize("form", ["reasoning_content", "reasoning", "both"])
@@ -35,9 +35,9 @@ def test_hidden_reasoning_is_not_told():
 def test_tags_stand_around_reasoning_in_the_content():
     assert told("think_tags") == [
         ("open", 0),
-        ("content", 0, "<think>H", None),
-        ("content", 0, "m.", None),
-        ("content", 0, "</think>\n\nYes", None),
+        ("content", 0, "<think>H"),
+        ("content", 0, "m."),
+        ("content", 0, "</think>\n\nYes"),
         *YES[1:],
     ]
 
@@ -51,9 +51,9 @@ def test_a_tag_is_closed_before_a_call_and_at_the_end():
     tagged.tool(0, ToolPiece(0, "{}", "call_1", "f"))
     tagged.finish(0, "tool_calls")
     tagged.finish(1, "length")
-    shut = [entry for entry in sink.told if entry[:1] == ("content",) and "</think>" in entry[2]]
+    shut = [entry for entry in sink.calls if entry[:1] == ("content",) and "</think>" in entry[2]]
     assert [entry[1] for entry in shut] == [0, 1]
-    assert sink.told[-1] == ("finish", 1, "length")
+    assert sink.calls[-1] == ("finish", 1, "length")
 
 
 def test_empty_text_beside_logprobs_closes_no_tag():
@@ -62,7 +62,7 @@ def test_empty_text_beside_logprobs_closes_no_tag():
     tagged.open(0)
     tagged.reasoning(0, "Hm.")
     tagged.content(0, "", {"content": []})
-    assert sink.told[-1] == ("content", 0, "", {"content": []})
+    assert sink.calls[-1] == ("content", 0, "", {"content": []})
 
 
 def test_turns_that_call_tools_are_remembered():
