@@ -24,6 +24,8 @@ NATIVE = [
     "ollama",
     "together",
     "groq",
+    "fireworks",
+    "meta_llama",
     "openrouter",
     "bedrock",
     "generic",
