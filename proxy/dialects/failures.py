@@ -21,15 +21,18 @@ _MAX_WORD = 128
 _CODES = ("code", "status", "http_status_code")
 _OUR_KEY = frozenset({"invalid_api_key", "authentication_error", "permission_error", "insufficient_quota"})
 _OVERLOAD_RETRY_S = 1.0
+_LOADING_RETRY_S = 5.0
 _QUOTA_RETRY_S = 60.0
 _TIMEOUTS = frozenset({408, 504, 522, 524})
 _OVERLOADED = frozenset({498, 503, 529})  # 498 is Groq's
 _CALLERS_FAULT = frozenset({400, 405, 411, 413, 415, 422, 501})
 _CONTEXT_TOO_LONG = re.compile(
-    r"exceed_context_size|context_length_exceeded|maximum context length|context size|context window"
+    r"exceed_context_size|context_length_exceeded|(maximum|model's) context length|context size|context window"
     r"|prompt is too long|input is too long",
     re.IGNORECASE,
 )
+# FastAPI's words for a request of the wrong form, which llama-cpp-python wraps as its own failure (row 107)
+_INVALID_REQUEST = re.compile(r"\d+ validation errors?:\s+\{'type': '\w+', 'loc': \('(body|query)'")
 _WIRE_PREFIX = re.compile(r"^(body|query)\.")
 
 
@@ -69,7 +72,7 @@ def _refused_us(status: int) -> ProxyError:
 def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyError:
     is_quoted = bool(told.message)
     message: str = told.message or f"The upstream answered with status {status}."
-    if status in _CALLERS_FAULT:
+    if status in _CALLERS_FAULT or (status == 500 and _INVALID_REQUEST.match(message)):
         return _rejected(status, told, message)
     if status == 404:
         return UpstreamLacksModel(message, param="model", is_quoted=is_quoted)
@@ -79,7 +82,8 @@ def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyErr
     if status in _TIMEOUTS:
         return UpstreamTimeout(message, is_quoted=is_quoted)
     if status in _OVERLOADED:
-        wait_s = retry_after_s or _OVERLOAD_RETRY_S
+        # llama.cpp says so while it loads a model (row 95)
+        wait_s = retry_after_s or (_LOADING_RETRY_S if told.type == "unavailable_error" else _OVERLOAD_RETRY_S)
         return UpstreamFailed(message, status=503, retry_after_s=wait_s, is_quoted=is_quoted)
     return UpstreamFailed(message, is_quoted=is_quoted)
 

@@ -153,6 +153,7 @@ def test_a_code_is_a_slug_or_null(given_code, code):
     [
         (400, b'{"error":{"code":400,"message":"m","type":"exceed_context_size_error"}}'),
         (400, b'{"error":{"message":"This model\'s maximum context length is 2048 tokens."}}'),
+        (400, b'{"object":"error","message":"The input is longer than the model\'s context length.","code":400}'),
         (400, b'{"error":{"message":"m","code":"context_length_exceeded"}}'),
         (400, b"Prompt is too long"),
         (422, b'{"detail":"input is too long for the context window"}'),
@@ -238,3 +239,21 @@ def test_any_answer_is_an_error_that_can_be_told(status, headers, body):
         assert set(told) == {"message", "type", "param", "code"}
         assert told["message"]
         to_headers(error)
+
+
+def test_a_model_that_is_being_loaded_takes_a_while():
+    """llama.cpp's words for it (contract row 95)."""
+    body = b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}'
+    assert to_headers(parse_error(503, {}, body)) == [(b"retry-after", b"5")]
+    assert to_headers(parse_error(503, {"retry-after": "2"}, body)) == [(b"retry-after", b"2")]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"), [("body", UpstreamRejected), ("query", UpstreamRejected), ("response", UpstreamFailed)]
+)
+def test_a_request_of_the_wrong_form_is_the_callers_fault_whatever_the_status(where, kind):
+    """llama-cpp-python's 500 in FastAPI's words (contract row 107), which FastAPI has for its answers too."""
+    message = f"1 validation error:\n  {{'type': 'missing', 'loc': ('{where}', 'messages'), 'msg': 'Field required'}}"
+    body = json.dumps({"error": {"message": message, "type": "internal_server_error"}}).encode()
+    assert type(parse_error(500, {}, body)) is kind
+    assert type(parse_error(502, {}, body)) is UpstreamFailed
