@@ -259,7 +259,7 @@ class ChoiceStream:
         self._sink.reasoning(index, thought)
 
     def _read_extras(self, delta: Delta, index: int, state: _State) -> None:
-        if _is_given(delta.function_call, "object"):
+        if _is_given(delta.function_call, "object") and not state.slots:  # row 112: some hosts say a call both ways
             state.has_function_call = self.has_content = True
             self._sink.extra(index, "function_call", _on_one_line(delta.function_call))
         if _is_given(delta.audio, "object"):

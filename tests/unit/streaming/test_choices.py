@@ -173,6 +173,12 @@ def test_a_legacy_function_call_keeps_its_reason():
     ]
 
 
+def test_a_call_that_is_told_in_both_forms_is_told_once():
+    """Row 112: llama-cpp-python does so for a tool by its name."""
+    both = {"function_call": {"name": "f", "arguments": "{}"}, "tool_calls": [call(0, "f", "{}")]}
+    assert [kind for kind, *_ in told(chunk(both), chunk(finish="tool_calls"))] == ["open", "tool", "finish"]
+
+
 @pytest.mark.parametrize(
     "reason",
     ["error", "abort", "insufficient_system_resource", "load", "unload", "network_error", "time_limit", "cancelled"],
