@@ -18,6 +18,7 @@ _ONLY_OPENAI = ("annotations", "audio", "function_call", "refusal")
 _ROLES = {f'"{role}"'.encode(): role for role in ("system", "user", "assistant", "tool", "developer", "function")}
 _OPEN, _CLOSE = "<think>", "</think>"
 _EMPTY = Raw(b'""')
+_NULL = Raw(b"null")
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -142,16 +143,23 @@ def _adapt_one(message: Message, rules: Rules, reasoning: str | None) -> None:
         message.pop("name", None)
     if role == "assistant":
         _adapt_assistant(message, rules, reasoning)
+    else:
+        _fill_content(message)  # row 103: only the result of a function may be null
+
+
+def _fill_content(message: Message) -> None:
+    if bytes(message.get("content", _NULL)) == b"null":
+        message["content"] = _EMPTY
 
 
 def _adapt_assistant(message: Message, rules: Rules, reasoning: str | None) -> None:
     refusal = message.get("refusal")
     for name in _ONLY_OPENAI:
         message.pop(name, None)
-    if refusal is not None and bytes(message.get("content", Raw(b"null"))) == b"null":
+    if refusal is not None and bytes(message.get("content", _NULL)) == b"null":
         message["content"] = refusal
-    if not rules.takes_null_content and bytes(message.get("content", Raw(b"null"))) == b"null":
-        message["content"] = _EMPTY
+    if not rules.takes_null_content:
+        _fill_content(message)
     if "tool_calls" in message:
         _mend_calls(message)
     _rename_reasoning(message, rules, reasoning)

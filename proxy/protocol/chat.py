@@ -96,7 +96,7 @@ def _check_message(message: Message, at: str) -> None:
             code="invalid_value",
         )
     kind = "missing" if message.content is UNSET else json_type(message.content)
-    if kind not in {"string", "array"} and not (kind in {"missing", "null"} and _may_be_silent(message)):
+    if kind not in {"string", "array"} and not (kind in {"missing", "null"} and _may_be_silent(message, kind)):
         if kind == "missing":
             raise missing(f"{at}.content")
         raise wrong_type(f"{at}.content", "a string or an array of objects", kind)
@@ -104,7 +104,9 @@ def _check_message(message: Message, at: str) -> None:
         raise missing(f"{at}.tool_call_id")
 
 
-def _may_be_silent(message: Message) -> bool:
+def _may_be_silent(message: Message, kind: str) -> bool:
+    if message.role == "function":
+        return kind == "null"
     said_otherwise = (message.tool_calls, message.function_call, message.audio, message.refusal)
     return message.role == "assistant" and any(
         value is not UNSET and json_type(value) != "null" for value in said_otherwise

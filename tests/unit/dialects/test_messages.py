@@ -141,6 +141,13 @@ def test_reasoning_details_are_reasoning_too():
     assert adapt(given, keeps_reasoning_details=True) == [given]
 
 
+def test_a_result_of_null_is_an_empty_one():
+    """Only the role `function` may have it, and only at OpenAI (row 103)."""
+    result = {"role": "function", "name": "f", "content": None}
+    assert adapt(result) == [{"role": "tool", "content": "", "tool_call_id": "call_0"}]
+    assert adapt(result, is_reference=True) == [result]
+
+
 def test_no_content_is_an_empty_one_where_the_host_wants_a_string():
     assert adapt({"role": "assistant", "content": None}, takes_null_content=False) == [
         {"role": "assistant", "content": ""}

@@ -102,6 +102,7 @@ def test_what_openai_takes_is_taken(fields):
         {"role": "assistant", "content": "a", "reasoning_content": "b"},
         {"role": "tool", "content": "22", "tool_call_id": "1"},
         {"role": "function", "content": "22", "name": "f"},
+        {"role": "function", "content": None, "name": "f"},
     ],
 )
 def test_every_kind_of_message_is_taken(message):
@@ -121,6 +122,7 @@ def test_every_kind_of_message_is_taken(message):
         ({"role": "user", "content": True}, "messages[1].content", "invalid_type"),
         ({"role": "user", "content": {"type": "text"}}, "messages[1].content", "invalid_type"),
         ({"role": "user", "content": None, "tool_calls": [1]}, "messages[1].content", "invalid_type"),
+        ({"role": "function", "name": "f"}, "messages[1].content", "missing_required_parameter"),
         ({"role": "assistant"}, "messages[1].content", "missing_required_parameter"),
         ({"role": "assistant", "content": None}, "messages[1].content", "invalid_type"),
         ({"role": "assistant", "content": None, "tool_calls": None}, "messages[1].content", "invalid_type"),
