@@ -24,6 +24,7 @@ Adjust = Callable[[Draft], None]
 _encode = msgspec.json.Encoder().encode
 _TRUE = Raw(b"true")
 _NOTHING_REMEMBERED: Mapping[str, str] = {}
+_NO_DEFAULTS: Mapping[str, Raw] = MappingProxyType({})
 
 # What only the engine's operator may set; a caller's would cross into other requests (contract 76o, DESIGN 8).
 _INTERNAL = frozenset(
@@ -38,6 +39,15 @@ _INTERNAL = frozenset(
         "bootstrap_host",
         "bootstrap_port",
         "bootstrap_room",
+        # SGLang's
+        "custom_logit_processor",  # code
+        "data_parallel_rank",
+        "disagg_prefill_dp_rank",
+        "extra_key",
+        "lora_path",  # another model than the one that the caller may use
+        "rid",
+        "routed_dp_rank",
+        "session_params",
     }
 )
 _PATHS: Mapping[Endpoint, str] = MappingProxyType(
@@ -102,6 +112,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         lacks: fields that it refuses or ignores: hints are left out, what changes the result is refused (Q-DROP).
         max_tokens: the one name that it honours (Q-MAX), or None where both are fine.
         default_max_tokens: sent where the caller sets no limit and the host has none of its own.
+        defaults: sent where the caller says nothing and the host would do other than OpenAI; not for embeddings.
         tool_choices: the forms that it knows, of `tools.ALL_CHOICES`.
         required: its word for a tool that must be called.
         knows_tool_types: whether it knows custom tools and `allowed_tools`.
@@ -110,6 +121,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         fetches_urls: whether it may be sent addresses of images; a local engine would fetch anything.
         structured: the most that `response_format` can be.
         structured_with_tools: whether that holds beside tools too.
+        structured_with_forced_tool: whether `response_format` is taken beside a tool that must be called (row 86).
         leaves_template: whether `chat_template_kwargs` mean something to it.
         put_thinking: how it is told to think or not; None: as the caller says it.
         thinks_by_default: what its models do, where no card knows.
@@ -142,6 +154,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     lacks: frozenset[str] = frozenset()
     max_tokens: str | None = None
     default_max_tokens: int | None = None
+    defaults: Mapping[str, Raw] = _NO_DEFAULTS
     tool_choices: frozenset[str] = tools.ALL_CHOICES
     required: str = "required"
     knows_tool_types: bool = False
@@ -150,6 +163,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     fetches_urls: bool = True
     structured: Structured = "json_schema"
     structured_with_tools: bool = True
+    structured_with_forced_tool: bool = True
     leaves_template: bool = False
     put_thinking: thinking.Put | None = thinking.put_effort()
     thinks_by_default: bool = False
@@ -204,7 +218,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         fields = {
             name: value for name, value in request.fields.items() if name not in _INTERNAL and bytes(value) != b"null"
         }
-        draft = Draft(fields, card, drops_params=drops_params)
+        draft = Draft(fields, card, drops_params=drops_params, is_stream=is_stream)
         try:
             if request.endpoint == "chat":
                 self._adjust_chat(draft, remembered)
@@ -215,7 +229,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             raise MalformedRequest(f"The request cannot be read: {error}.") from error
         draft.put("model", self._name_of(model))
         if request.endpoint != "embeddings":
-            self._ask_stream(draft, is_stream=is_stream)
+            draft.fields = {**self.defaults, **draft.fields}
+            self._ask_stream(draft)
         return HostRequest(
             self.path(request.endpoint, model, api_version),
             _encode(draft.fields),
@@ -253,6 +268,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             tools.plain_tools(draft)
         tools.choose(draft, self.tool_choices, required=self.required)
         self._adjust_thinking(draft, wanted, remembered)
+        if not self.structured_with_forced_tool and tools.is_forced(draft):
+            structured.drop(draft)
         has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
         structured.emulate(draft, host_has=has)
         self._limit_tokens(draft)
@@ -286,23 +303,23 @@ class Dialect(Struct, frozen=True, kw_only=True):
         newer, older = fields.pop("max_completion_tokens", None), fields.pop("max_tokens", None)
         given = "max_tokens" if newer is None else "max_completion_tokens"
         limit = older if newer is None else newer
-        name = self.max_tokens or given
+        name, most = self.max_tokens or given, draft.card.max_output_tokens
         if limit is None:
             if self.default_max_tokens is not None:
-                draft.put(name, self.default_max_tokens)
-                draft.note(name, self.default_max_tokens)
+                default = min(self.default_max_tokens, most or self.default_max_tokens)
+                draft.put(name, default)
+                draft.note(name, default)
             return
-        most = draft.card.max_output_tokens
         if most is not None and float(bytes(limit)) > most:
             draft.put(name, most)
             draft.note(given, most)
         else:
             fields[name] = limit
 
-    def _ask_stream(self, draft: Draft, *, is_stream: bool) -> None:
+    def _ask_stream(self, draft: Draft) -> None:
         draft.fields.pop("stream_options", None)
         draft.fields.pop("stream", None)
-        if is_stream:
+        if draft.is_stream:
             draft.fields["stream"] = _TRUE
             if self.asks_usage:
                 draft.fields["stream_options"] = Raw(b'{"include_usage":true}')

@@ -33,6 +33,7 @@ HINTS = frozenset(
 )
 _ASKS_NOTHING = frozenset({b"false", b"0", b"0.0", b"{}", b"[]", b'""'})
 _ASKS_NOTHING_OF: Mapping[str, frozenset[bytes]] = {
+    "best_of": frozenset({b"1"}),
     "modalities": frozenset({b'["text"]'}),
     "n": frozenset({b"1"}),
     "response_format": frozenset({b'{"type":"text"}'}),
@@ -49,6 +50,7 @@ class Draft(Struct):
         messages: of a chat request; empty for the other endpoints.
         card: what is known of the model.
         drops_params: whether the caller would rather miss a parameter than the answer.
+        is_stream: whether the host is asked for a stream.
         adjusted: what was changed in more than its spelling, for `x-tidegate-adjusted`.
         schema: what the host cannot hold the answer to, so that we must.
     """
@@ -57,6 +59,7 @@ class Draft(Struct):
     card: Card
     messages: list[Message] = []
     drops_params: bool = False
+    is_stream: bool = False
     adjusted: list[str] = []
     schema: Raw | None = None
 

@@ -12,20 +12,15 @@ def _put_thinking(_draft: Draft, _thinking: Thinking) -> None:
     """It has no switch."""
 
 
-def _adjust(draft: Draft) -> None:
-    """Row 110: its default of 1.1 punishes repetition, which nobody asked for."""
-    draft.fields.setdefault("repeat_penalty", Raw(b"1.0"))
-
-
 DIALECT = Dialect(
     name="llama_cpp_python",
     rules=Rules(merges_system=True, takes_null_content=False),
-    lacks=ONLY_OPENAI | {"n", "chat_template_kwargs"},
+    lacks=ONLY_OPENAI | {"n", "best_of", "chat_template_kwargs"},  # row 110: ignored in silence
     max_tokens="max_tokens",
     default_max_tokens=4096,  # row 109: without one it goes on to the end of its window
+    defaults={"repeat_penalty": Raw(b"1.0")},  # row 110: its own is 1.1, which punishes what nobody asked it to
     fetches_urls=False,
     structured="json_object",
     put_thinking=_put_thinking,
     asks_usage=False,
-    adjust=_adjust,
 )

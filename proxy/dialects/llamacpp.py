@@ -1,27 +1,52 @@
 """llama.cpp's server (contract B.4)."""
 
+from msgspec import Raw
+
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules, role_of, set_text, text_of
-from proxy.dialects.thinking import Thinking, put_template_switch
+from proxy.dialects.thinking import Thinking, put_effort, put_template_switch
 from proxy.dialects.tools import ALL_CHOICES
-from proxy.errors import MalformedRequest, UnsupportedParameter
+from proxy.errors import MalformedRequest
+from proxy.protocol.raw import as_object
+
+_put_effort = put_effort(off=None)
+_BOOLEANS = {b'"true"': Raw(b"true"), b'"false"': Raw(b"false")}
 
 
 def _put_thinking(draft: Draft, thinking: Thinking) -> None:
-    """The template listens, to a boolean (row 105b); it knows no degrees."""
+    """The template listens: to its switch, and some to an effort."""
+    _put_effort(draft, thinking)
     if thinking.is_on is not None:
         put_template_switch(draft, ("enable_thinking",), is_on=thinking.is_on)
+    if thinking.budget is not None:
+        draft.fields["thinking_budget_tokens"] = thinking.budget
 
 
 def _adjust(draft: Draft) -> None:
-    if "tools" in draft.fields and bytes(draft.fields.get("logprobs", b"false")) == b"true":
-        # row 100: it answers an error, as we always ask it for a stream
-        raise UnsupportedParameter(
-            "Unsupported parameter: 'logprobs' is not supported together with 'tools' with this model.",
-            param="logprobs",
-        )
+    _mend_switch(draft)
+    _drop_logprobs(draft)
     _join_tail(draft)
+
+
+def _mend_switch(draft: Draft) -> None:
+    """Row 105b: a switch that is no boolean is refused."""
+    switches = as_object(draft.fields.get("chat_template_kwargs"))
+    boolean = _BOOLEANS.get(bytes(switches.get("enable_thinking", b"")))
+    if boolean is not None:
+        draft.put("chat_template_kwargs", switches | {"enable_thinking": boolean})
+
+
+def _drop_logprobs(draft: Draft) -> None:
+    """Row 100: a stream cannot have them beside tools.
+
+    Raises:
+        UnsupportedParameter: the caller wants both.
+    """
+    if draft.is_stream and "tools" in draft.fields and bytes(draft.fields.get("logprobs", b"")) == b"true":
+        for name in ("logprobs", "top_logprobs"):
+            if name in draft.fields:
+                draft.refuse(name, why="is not supported together with 'tools' with this model")
 
 
 def _join_tail(draft: Draft) -> None:

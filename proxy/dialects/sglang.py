@@ -1,6 +1,5 @@
 """SGLang's OpenAI server (contract B.3)."""
 
-from proxy.dialects import tools
 from proxy.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
@@ -15,20 +14,14 @@ def _put_thinking(draft: Draft, thinking: Thinking) -> None:
         put_template_switch(draft, ("thinking", "enable_thinking"), is_on=thinking.is_on)
 
 
-def _adjust(draft: Draft) -> None:
-    """Row 86: a forced tool and a `response_format` are refused together; the call is the answer."""
-    if tools.is_forced(draft) and draft.fields.pop("response_format", None) is not None:
-        draft.note("response_format", "dropped")
-
-
 DIALECT = Dialect(
     name="sglang",
     rules=Rules(reasoning="reasoning_content", merges_system=True),
     lacks=ONLY_OPENAI,
     parts=ENGINE_PARTS,
     fetches_urls=False,
+    structured_with_forced_tool=False,  # row 86
     leaves_template=True,
     put_thinking=_put_thinking,
-    adjust=_adjust,
     repairs_silence=True,
 )

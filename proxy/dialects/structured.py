@@ -45,6 +45,13 @@ def emulate(draft: Draft, *, host_has: Structured) -> None:
     draft.note("response_format", "emulated")
 
 
+def drop(draft: Draft) -> None:
+    """Do without it, where a call is the answer; text is what comes anyway."""
+    given = as_object(draft.fields.pop("response_format", None))
+    if as_text(given.get("type")) not in (None, "text"):
+        draft.note("response_format", "dropped")
+
+
 def mention_json(draft: Draft) -> None:
     """Row 8: `json_object` is refused where no message has the word."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) != "json_object":

@@ -58,6 +58,14 @@ def test_a_key_that_stands_twice_goes_once():
         "vllm_xargs",
         "cache_salt",
         "id_slot",
+        "custom_logit_processor",
+        "data_parallel_rank",
+        "disagg_prefill_dp_rank",
+        "extra_key",
+        "lora_path",
+        "rid",
+        "routed_dp_rank",
+        "session_params",
     ],
 )
 def test_internal_fields_of_engines_are_stripped(name):

@@ -13,11 +13,13 @@ F = {"type": "function", "function": {"name": "f", "parameters": {"type": "objec
 G = {"type": "function", "function": {"name": "g"}}
 
 
-def build(**fields):
+def build(*, is_stream=True, drops_params=False, **fields):
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
-    body = json.loads(DIALECT.build_request(request, model="m", is_stream=True).body)
-    assert body.pop("stream") is True
-    del body["model"], body["messages"], body["stream_options"]
+    built = DIALECT.build_request(request, model="m", is_stream=is_stream, drops_params=drops_params)
+    body = json.loads(built.body)
+    assert body.pop("stream", False) is is_stream
+    for name in ("model", "messages", "stream_options"):
+        body.pop(name, None)
     return body
 
 
@@ -65,20 +67,31 @@ def test_a_conversation_that_waits_for_tools_is_refused():
     assert caught.value.param == "messages"
 
 
-def test_logprobs_with_tools_are_refused():
+def test_logprobs_with_tools_are_refused_in_a_stream():
     """It answers an error to a stream of both (row 100)."""
     with pytest.raises(UnsupportedParameter) as caught:
         build(tools=[F], logprobs=True)
     assert caught.value.param == "logprobs"
     assert build(tools=[F], logprobs=False) == {"tools": [F], "logprobs": False}
     assert build(tools=[], logprobs=True) == {"logprobs": True}
+    assert build(tools=[F], logprobs=True, top_logprobs=2, drops_params=True) == {"tools": [F]}
+    assert build(tools=[F], logprobs=True, is_stream=False) == {"tools": [F], "logprobs": True}
 
 
 @pytest.mark.parametrize(
     ("fields", "sent"),
     [
         ({"reasoning_effort": "none"}, {"chat_template_kwargs": {"enable_thinking": False}}),
-        ({"reasoning_effort": "high"}, {}),
+        ({"reasoning_effort": "high"}, {"reasoning_effort": "high"}),
+        ({"reasoning": {"max_tokens": 64}}, {"thinking_budget_tokens": 64}),
+        (
+            {"chat_template_kwargs": {"enable_thinking": "false", "a": 1}},
+            {"chat_template_kwargs": {"enable_thinking": False, "a": 1}},
+        ),
+        (
+            {"chat_template_kwargs": {"enable_thinking": "perhaps"}},
+            {"chat_template_kwargs": {"enable_thinking": "perhaps"}},
+        ),
         ({"thinking": {"type": "enabled"}}, {"chat_template_kwargs": {"enable_thinking": True}}),
         ({"thinking": {"type": "disabled"}}, {"chat_template_kwargs": {"enable_thinking": False}}),
         ({"max_completion_tokens": 5}, {"max_tokens": 5}),

@@ -117,7 +117,7 @@ BOTH = {"thinking": False, "enable_thinking": False}
         ("vllm", "max", {"reasoning_effort": "max"}),
         ("sglang", "off", {"chat_template_kwargs": BOTH}),
         ("llamacpp", "off", {"chat_template_kwargs": {"enable_thinking": False}}),
-        ("llamacpp", "max", {}),
+        ("llamacpp", "max", {"reasoning_effort": "max"}),
         ("llama_cpp_python", "off", {}),
         ("ollama", "off", {"reasoning_effort": "none"}),
         ("ollama", "minimal", {"reasoning_effort": "low"}),
