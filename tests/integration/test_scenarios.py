@@ -40,6 +40,7 @@ def _check_received(scenario, received, mode):
     entry = scenario.entry
     assert {name: received.body.get(name, "(absent)") for name in entry.sent} == entry.sent
     assert [name for name in entry.absent if name in received.body] == []
+    assert [name for name in entry.headers if name.lower() in received.headers] == [], "headers are for us alone"
     if entry.path is not None:
         assert received.path.partition("?")[0] == entry.path.partition("?")[0]
         assert "?" not in entry.path or received.path == entry.path
