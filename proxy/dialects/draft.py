@@ -51,6 +51,7 @@ class Draft(Struct):
         drops_params: whether the caller would rather miss a parameter than the answer.
         adjusted: what was changed in more than its spelling, for `x-tidegate-adjusted`.
         schema: what the host cannot hold the answer to, so that we must.
+        is_thinking: whether the model will think, as far as it can be known.
     """
 
     fields: Fields
@@ -59,6 +60,7 @@ class Draft(Struct):
     drops_params: bool = False
     adjusted: list[str] = []
     schema: Raw | None = None
+    is_thinking: bool = False
 
     def put(self, name: str, value: object) -> None:
         """Set a field."""

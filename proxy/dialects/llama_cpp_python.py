@@ -25,6 +25,7 @@ DIALECT = Dialect(
     default_max_tokens=4096,  # row 109: without one it goes on to the end of its window
     fetches_urls=False,
     structured="json_object",
+    may_lack_parser=True,
     put_thinking=_put_thinking,
     asks_usage=False,
     adjust=_adjust,
