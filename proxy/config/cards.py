@@ -35,7 +35,8 @@ class Card(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known about a model; what is null is not known, and nothing is done about it."""
 
     matches: Annotated[
-        tuple[str, ...], Meta(description="Patterns (*, ?) for its names at hosts, in lower case, whole or after a /.")
+        tuple[str, ...],
+        Meta(description="Patterns (*, ?, [0-9]) for its names at hosts, in lower case, whole or after a /."),
     ] = ()
     as_of: Annotated[dt.date | None, Meta(description="When this was true.")] = None
     source: Annotated[str | None, Meta(description="Where it stands.")] = None

@@ -53,6 +53,8 @@ _INTERNAL = frozenset(
 _PATHS: Mapping[Endpoint, str] = MappingProxyType(
     {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 )
+# What holds an answer to a form, in the words of all engines.
+_FORMS = frozenset({"response_format", "structured_outputs", "json_schema", "grammar", "regex", "ebnf"})
 TEXT_AND_IMAGES = frozenset({"text", "image_url"})
 OPENAI_PARTS = frozenset({"text", "refusal", "image_url", "input_audio", "file"})
 ENGINE_PARTS = frozenset({"text", "image_url", "input_audio", "audio_url", "video_url"})
@@ -136,6 +138,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
     Attributes:
         parse: one event, or a unary answer, as a `Chunk`.
         thought_tags: names of tags in which thinking stands at the beginning of the content (R-THINK).
+        may_lack_parser: whether it may pass on thinking as its model wrote it, without the tag that the template
+            opened; who sells answers takes thinking apart, or gives both tags.
         leaks_calls: whether tool-call markup may come as text.
         repairs_silence: whether an answer may come as reasoning alone (rows 68, 76i).
         numbers_calls: whether ids of tool calls are mere positions (row 191), so that ours replace them.
@@ -175,6 +179,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     parse: Callable[[bytes], Chunk] = events.parse
     thought_tags: tuple[str, ...] = ("think",)
+    may_lack_parser: bool = False
     leaks_calls: bool = True
     repairs_silence: bool = False
     numbers_calls: bool = False
@@ -234,7 +239,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         return HostRequest(
             self.path(request.endpoint, model, api_version),
             _encode(draft.fields),
-            self._reading(request, card),
+            self._reading(request, draft),
             draft.adjusted,
             draft.schema,
         )
@@ -287,11 +292,13 @@ class Dialect(Struct, frozen=True, kw_only=True):
         put = self.put_thinking
         if is_thinking and is_in_the_way and draft.card.thinking != "always":
             wanted, is_thinking = thinking.Thinking(is_on=False), False
+            thinking.take_template_switch(draft)
             draft.note("thinking", "off")
             put = put or thinking.put_effort()
         has_nothing_to_switch = draft.card.thinking == "never" and wanted.is_on is False
         if put is not None and not has_nothing_to_switch:
             put(draft, wanted)
+        draft.is_thinking = is_thinking
         if is_thinking:
             draft.leave_out(draft.card.refused_while_thinking)
             if self.remembers(draft.card) and self.rules.reasoning is not None:
@@ -324,20 +331,28 @@ class Dialect(Struct, frozen=True, kw_only=True):
             if self.asks_usage:
                 draft.fields["stream_options"] = Raw(b'{"include_usage":true}')
 
-    def _reading(self, request: ModelRequest, card: Card) -> Reading:
+    def _reading(self, request: ModelRequest, draft: Draft) -> Reading:
         if request.endpoint != "chat":
             return Reading(may_call=False)
         fields = request.fields
         may_call = "tools" in fields and bytes(fields.get("tool_choice", b"")) != b'"none"'
         return Reading(
             thought_tags=self.thought_tags,
-            begins_in_thought=card.reasoning_tags == "prefilled",
+            begins_in_thought=self._begins_in_thought(draft),
             looks_for_calls=self.leaks_calls,
             may_call=may_call,
             one_call=bytes(fields.get("parallel_tool_calls", b"")) == b"false",
             repairs_silence=self.repairs_silence,
             numbers_calls=self.numbers_calls,
         )
+
+    def _begins_in_thought(self, draft: Draft) -> bool:
+        """Whether the text may go on where the template began (contract C.9a).
+
+        Not where the answer is held to a form: without a parser for thinking that holds from the first token on.
+        """
+        is_prefilled = draft.is_thinking and draft.card.reasoning_tags == "prefilled"
+        return self.may_lack_parser and is_prefilled and not _FORMS & draft.fields.keys()
 
     def _name_of(self, model: str) -> str:
         return model if "/" in model else self.model_prefix + model

@@ -53,6 +53,7 @@ class Draft(Struct):
         is_stream: whether the host is asked for a stream.
         adjusted: what was changed in more than its spelling, for `x-tidegate-adjusted`.
         schema: what the host cannot hold the answer to, so that we must.
+        is_thinking: whether the model will think, as far as it can be known.
     """
 
     fields: Fields
@@ -62,6 +63,7 @@ class Draft(Struct):
     is_stream: bool = False
     adjusted: list[str] = []
     schema: Raw | None = None
+    is_thinking: bool = False
 
     def put(self, name: str, value: object) -> None:
         """Set a field."""

@@ -12,6 +12,7 @@ DIALECT = Dialect(
     knows_tool_types=True,
     parts=OPENAI_PARTS | ENGINE_PARTS,
     leaves_template=True,
+    may_lack_parser=True,
     put_thinking=None,
     stand_in=" ",
 )

@@ -21,6 +21,7 @@ DIALECT = Dialect(
     defaults={"repeat_penalty": Raw(b"1.0")},  # row 110: its own is 1.1, which punishes what nobody asked it to
     fetches_urls=False,
     structured="json_object",
+    may_lack_parser=True,
     put_thinking=_put_thinking,
     asks_usage=False,
 )

@@ -74,6 +74,7 @@ DIALECT = Dialect(
     tool_choices=ALL_CHOICES - {"named"},  # row 98: it would be read as "auto"
     fetches_urls=False,
     leaves_template=True,
+    may_lack_parser=True,
     put_thinking=_put_thinking,
     adjust=_adjust,
 )

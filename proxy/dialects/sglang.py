@@ -22,6 +22,7 @@ DIALECT = Dialect(
     fetches_urls=False,
     structured_with_forced_tool=False,  # row 86
     leaves_template=True,
+    may_lack_parser=True,
     put_thinking=_put_thinking,
     repairs_silence=True,
 )

@@ -26,6 +26,7 @@ DIALECT = Dialect(
     max_tokens="max_tokens",
     fetches_urls=False,
     structured="json_object",
+    may_lack_parser=True,
     put_thinking=_put_thinking,
     adjust=_adjust,
 )

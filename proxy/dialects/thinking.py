@@ -37,11 +37,7 @@ def take(draft: Draft, *, leaves_template: bool = False) -> Thinking:
     """
     wanted = Thinking()
     if not leaves_template:
-        switches = as_object(draft.fields.pop("chat_template_kwargs", None))
-        for name in _SWITCHES:
-            wanted.is_on = _truth(switches.pop(name, None), wanted.is_on)
-        if switches:
-            draft.put("chat_template_kwargs", switches)
+        wanted.is_on = take_template_switch(draft)
     settings = as_object(draft.fields.pop("reasoning", None))
     wanted.is_on = _truth(settings.get("enabled"), wanted.is_on)
     wanted.effort = as_text(settings.get("effort"))
@@ -81,6 +77,15 @@ def word(draft: Draft, effort: str, names: Mapping[str, str]) -> str:
     return mapped
 
 
+def take_template_switch(draft: Draft) -> bool | None:
+    """Take the booleans out of `chat_template_kwargs`, whose other keys stay."""
+    settings = as_object(draft.fields.pop("chat_template_kwargs", None))
+    others = {name: value for name, value in settings.items() if name not in _SWITCHES}
+    if others:
+        draft.put("chat_template_kwargs", others)
+    return _switched(settings)
+
+
 def put_template_switch(draft: Draft, names: tuple[str, ...], *, is_on: bool) -> None:
     """Set booleans in `chat_template_kwargs`; what the caller has set there stays."""
     given = as_object(draft.fields.get("chat_template_kwargs"))
@@ -91,11 +96,23 @@ def is_thinking(draft: Draft, thinking: Thinking, *, by_default: bool) -> bool:
     """Whether the model will think, as far as it can be known."""
     if draft.card.thinking in {"always", "never"}:
         return draft.card.thinking == "always"
+    switched = _switched(as_object(draft.fields.get("chat_template_kwargs")))
+    if switched is not None:  # left to the host, where it overrules what we put
+        return switched
     if thinking.is_on is not None:
         return thinking.is_on
     if thinking.effort is not None:
         return True
-    return draft.card.thinking == "on" if draft.card.thinking else by_default
+    if draft.card.thinking is None:
+        return by_default or draft.card.reasoning_tags == "prefilled"
+    return draft.card.thinking == "on"
+
+
+def _switched(settings: Mapping[str, Raw]) -> bool | None:
+    is_on = None
+    for name in _SWITCHES:
+        is_on = _truth(settings.get(name), is_on)
+    return is_on
 
 
 def _truth(raw: Raw | None, otherwise: bool | None) -> bool | None:  # noqa: FBT001 - three-valued

@@ -62,6 +62,7 @@ DIALECT = Dialect(
     parts=ENGINE_PARTS,
     fetches_urls=False,
     leaves_template=True,
+    may_lack_parser=True,
     put_thinking=put_thinking,
     adjust=_adjust,
     repairs_silence=True,

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from proxy.config.cards import Card, Cards, known_cards
 from proxy.dialects.base import Dialect
+from proxy.dialects.registry import DIALECTS
 from proxy.errors import UnsupportedParameter, UpstreamLacksModel
 from proxy.protocol import chat, completions, embeddings
 
@@ -193,3 +195,248 @@ def test_an_endpoint_that_a_host_does_not_have_may_be_had_elsewhere():
     with pytest.raises(UpstreamLacksModel, match="does not serve embeddings") as caught:
         Dialect(name="x", paths={"chat": "/chat"}).path("embeddings", "m")
     assert caught.value.may_try_another_target
+
+
+# --- what the card of a model changes -----------------------------------------------------------------------------
+
+CARDS = Cards({}, known_cards())
+THOUGHT = [USER, {"role": "assistant", "content": "a", "reasoning_content": "hm"}, USER]
+CALLED = [
+    USER,
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f"}}]},
+    {"role": "tool", "tool_call_id": "c1", "content": "1"},
+]
+ON, OFF = {"thinking": True, "enable_thinking": True}, {"thinking": False, "enable_thinking": False}
+EFFORT = {"reasoning_effort": "high"}
+TOOLS = {"tools": [TOOL]}
+
+
+def fit(dialect, model, *, card=None, drops_params=False, **fields):
+    """What goes to a host for a model of which we have a card."""
+    request = chat.parse_request(json.dumps({"model": "public", "messages": [USER]} | fields).encode())
+    return DIALECTS[dialect].build_request(
+        request,
+        model=model,
+        is_stream=False,
+        card=card or CARDS.find(model),
+        drops_params=drops_params,
+        remembered={"c1": "I need f."},
+    )
+
+
+def switches(built):
+    names = {"thinking", "reasoning", "reasoning_effort", "chat_template_kwargs"}
+    return {name: value for name, value in json.loads(built.body).items() if name in names}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "model", "asked", "sent", "adjusted"),
+    [
+        # row 64: their template must be told
+        ("vllm", "deepseek-ai/DeepSeek-V3.1", EFFORT, EFFORT | {"chat_template_kwargs": ON}, []),
+        ("vllm", "deepseek-ai/DeepSeek-V3.2", EFFORT, EFFORT | {"chat_template_kwargs": ON}, []),
+        ("sglang", "deepseek-ai/DeepSeek-V3.1", EFFORT, EFFORT | {"chat_template_kwargs": ON}, []),
+        ("together", "deepseek-ai/DeepSeek-V3.1", EFFORT, EFFORT | {"reasoning": {"enabled": True}}, []),
+        ("openrouter", "deepseek/deepseek-chat-v3.1", EFFORT, {"reasoning": {"effort": "high"}}, []),
+        ("vllm", "deepseek-ai/DeepSeek-V3.1", {}, {}, []),
+        # V3.1 calls tools without thinking only, V3.2 with it too
+        (
+            "vllm",
+            "deepseek-ai/DeepSeek-V3.1",
+            EFFORT | TOOLS,
+            {"chat_template_kwargs": OFF},
+            ["thinking=off"],
+        ),
+        (
+            "vllm",
+            "deepseek-ai/DeepSeek-V3.1",
+            {"chat_template_kwargs": {"thinking": True, "x": 1}} | TOOLS,
+            {"chat_template_kwargs": OFF | {"x": 1}},
+            ["thinking=off"],
+        ),
+        ("vllm", "deepseek-ai/DeepSeek-V3.1", TOOLS, {}, []),
+        ("vllm", "deepseek-ai/DeepSeek-V3.2", EFFORT | TOOLS, EFFORT | {"chat_template_kwargs": ON}, []),
+        # row 63: V4.1 answers 400 to these; row 62: V4 reads medium as low
+        (
+            "vllm",
+            "deepseek-ai/DeepSeek-V4.1-Flash",
+            {"reasoning_effort": "medium"},
+            {"reasoning_effort": "high"},
+            ["reasoning_effort=high"],
+        ),
+        (
+            "vllm",
+            "deepseek-ai/DeepSeek-V4.1-Flash",
+            {"reasoning_effort": "minimal"},
+            {"reasoning_effort": "low"},
+            ["reasoning_effort=low"],
+        ),
+        (
+            "vllm",
+            "deepseek-ai/DeepSeek-V4-Flash",
+            {"reasoning_effort": "medium"},
+            {"reasoning_effort": "high"},
+            ["reasoning_effort=high"],
+        ),
+        ("vllm", "deepseek-ai/DeepSeek-V4-Flash", {"reasoning_effort": "none"}, {"chat_template_kwargs": OFF}, []),
+        ("deepseek", "deepseek-v4-pro", {"reasoning_effort": "none"}, {"thinking": {"type": "disabled"}}, []),
+        ("deepseek", "deepseek-flash", {}, {}, []),
+        (
+            "deepseek",
+            "deepseek-flash",
+            TOOLS | {"tool_choice": "required"},
+            {"thinking": {"type": "disabled"}},
+            ["thinking=off"],
+        ),
+        # row 30: thinking is chosen by the name, so that there is nothing to switch off
+        ("generic", "deepseek-chat", {"reasoning_effort": "none"}, {"reasoning_effort": "none"}, []),
+        ("fireworks", "deepseek-v3", {"reasoning_effort": "none"}, {}, []),
+        # row 194: tools on this endpoint with an effort of none only, if it thinks unasked even then
+        ("openai", "gpt-5.4", TOOLS, {}, []),
+        ("openai", "gpt-5.4", EFFORT | TOOLS, {"reasoning_effort": "none"}, ["thinking=off"]),
+        ("openai", "gpt-5.6", TOOLS, {"reasoning_effort": "none"}, ["thinking=off"]),
+        ("openai", "gpt-5.6", {}, {}, []),
+        ("openai", "gpt-6-luna", TOOLS, {"reasoning_effort": "none"}, ["thinking=off"]),
+        ("openai", "gpt-5.1", EFFORT | TOOLS, EFFORT, []),
+        ("openai", "gpt-5", TOOLS, {}, []),
+        ("openrouter", "openai/gpt-5.6-sol", EFFORT | TOOLS, {"reasoning": {"effort": "high"}}, []),
+        ("openrouter", "openai/gpt-5.4-mini", EFFORT | TOOLS, {"reasoning": {"effort": "high"}}, []),
+    ],
+)
+def test_thinking_is_asked_for_as_the_model_needs(dialect, model, asked, sent, adjusted):
+    built = fit(dialect, model, **asked)
+    assert switches(built) == sent
+    assert built.adjusted == adjusted
+
+
+@pytest.mark.parametrize(
+    ("dialect", "model", "sent"),
+    [
+        ("deepseek", "deepseek-v4-pro", {"reasoning_content": "hm"}),
+        ("vllm", "deepseek-ai/DeepSeek-V4-Pro", {"reasoning": "hm"}),
+        # row 11: refused
+        ("generic", "deepseek-reasoner", {}),
+        ("vllm", "deepseek-ai/DeepSeek-R1", {}),
+        ("together", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B", {}),
+        ("ollama", "deepseek-r1:8b", {}),
+        ("vllm", "deepseek-ai/DeepSeek-V3.1", {"reasoning": "hm"}),
+    ],
+)
+def test_past_reasoning_goes_back_unless_it_is_forbidden(dialect, model, sent):
+    """Whatever name the host has for it."""
+    turn = json.loads(fit(dialect, model, messages=THOUGHT).body)["messages"][1]
+    assert turn == {"role": "assistant", "content": "a"} | sent
+
+
+@pytest.mark.parametrize(
+    ("dialect", "model", "name"),
+    [
+        ("deepseek", "deepseek-flash", "reasoning_content"),  # row 10
+        ("openrouter", "deepseek/deepseek-v4-flash", "reasoning"),  # row 179
+        ("vllm", "deepseek-ai/DeepSeek-V4.1-Flash", "reasoning"),
+    ],
+)
+def test_past_reasoning_that_is_required_is_put_back(dialect, model, name):
+    turn = json.loads(fit(dialect, model, messages=CALLED).body)["messages"][1]
+    assert turn[name] == "I need f."
+
+
+@pytest.mark.parametrize("model", ["deepseek-reasoner", "gpt-4o", "deepseek-ai/DeepSeek-V3.1"])
+def test_past_reasoning_that_is_not_required_is_not_put_back(model):
+    turn = json.loads(fit("generic", model, messages=CALLED).body)["messages"][1]
+    assert not {"reasoning", "reasoning_content"} & turn.keys()
+
+
+REFUSED = [
+    ("gpt-5", {"temperature": 0.2}),
+    ("gpt-5-mini", {"logprobs": True}),
+    ("o3", {"presence_penalty": 1}),
+    ("o4-mini", {"top_p": 0.5}),
+    ("gpt-5.1", EFFORT | {"temperature": 0}),
+    ("gpt-5.6", {"temperature": 0.2}),
+    ("gpt-6-astra", {"frequency_penalty": 1}),
+]
+
+
+@pytest.mark.parametrize(("model", "fields"), REFUSED)
+def test_what_a_model_does_not_take_while_it_thinks_is_refused(model, fields):
+    """Row 193; in OpenAI's own words, before OpenAI is asked."""
+    name = list(fields)[-1]
+    with pytest.raises(UnsupportedParameter) as caught:
+        fit("openai", model, **fields)
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(("model", "fields"), REFUSED)
+def test_or_left_out_where_the_caller_allows_it(model, fields):
+    name = list(fields)[-1]
+    built = fit("openai", model, drops_params=True, **fields)
+    assert name not in json.loads(built.body)
+    assert built.adjusted == [f"{name}=dropped"]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "model", "fields"),
+    [
+        ("openai", "gpt-5", {"temperature": 1, "presence_penalty": 0, "logprobs": False}),  # left out
+        ("openai", "gpt-5.1", {"temperature": 0.2}),
+        ("openai", "gpt-5.6", {"temperature": 0.2, "reasoning_effort": "none"}),
+        ("openai", "gpt-4.1", {"temperature": 0.2, "logprobs": True}),
+        ("openrouter", "openai/gpt-5", {"temperature": 0.2}),
+        ("deepseek", "deepseek-flash", {"temperature": 0.2, "top_p": 0.5, "presence_penalty": 1}),  # row 12: ignored
+    ],
+)
+def test_what_it_takes_is_not_refused(dialect, model, fields):
+    """Defaults ask for nothing, and a model that was told not to think takes everything."""
+    sent = json.loads(fit(dialect, model, **fields).body)
+    assert {name: value for name, value in fields.items() if sent.get(name, value) != value} == {}
+
+
+def test_log_probabilities_of_r1_are_refused():
+    """Rows 11 and 12: there they are an error, not ignored."""
+    with pytest.raises(UnsupportedParameter):
+        fit("generic", "deepseek-reasoner", logprobs=True)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "model", "fields", "expected"),
+    [
+        ("vllm", "deepseek-ai/DeepSeek-R1", {}, True),
+        ("vllm", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", {}, True),
+        ("sglang", "Qwen/Qwen3-30B-A3B-Thinking-2507", {}, True),
+        ("generic", "deepseek-r1-distill-llama-70b", {}, True),
+        ("vllm", "deepseek-ai/DeepSeek-R1-0528", {}, False),
+        # where the template opens a tag only if it is to think
+        ("vllm", "deepseek-ai/DeepSeek-V3.1", EFFORT, True),
+        ("vllm", "deepseek-ai/DeepSeek-V3.1", {"chat_template_kwargs": {"thinking": True}}, True),
+        ("vllm", "deepseek-ai/DeepSeek-V3.1", {}, False),
+        ("vllm", "deepseek-ai/DeepSeek-V3.1", EFFORT | TOOLS, False),
+        # an answer that is held to a form from its first token on has no thinking in it
+        ("vllm", "deepseek-ai/DeepSeek-R1", {"response_format": {"type": "json_object"}}, False),
+        ("vllm", "deepseek-ai/DeepSeek-R1", {"guided_choice": ["a", "b"]}, False),
+        ("vllm", "deepseek-ai/DeepSeek-R1", {"response_format": {"type": "text"}}, True),
+        # who sells answers has a parser, or gives both tags
+        ("groq", "deepseek-r1-distill-llama-70b", {}, False),
+        ("together", "deepseek-ai/DeepSeek-R1", {}, False),
+        ("fireworks", "deepseek-r1", {}, False),
+        ("openrouter", "deepseek/deepseek-r1", {}, False),
+        ("ollama", "deepseek-r1:8b", {}, False),
+    ],
+)
+def test_a_text_begins_in_thought_only_where_it_can(dialect, model, fields, expected):
+    """Contract C.9a: what the template opened is missing where an engine has no parser."""
+    assert fit(dialect, model, **fields).reading.begins_in_thought is expected
+
+
+@pytest.mark.parametrize("answer", [{"response_format": {"type": "json_object"}}, {}])
+def test_an_answer_of_prompted_json_may_begin_in_thought(answer):
+    """The form is asked for in the prompt, the host does not hold to it."""
+    card = Card(thinking="always", reasoning_tags="prefilled", structured_output="none")
+    assert fit("vllm", "m", card=card, **answer).reading.begins_in_thought
+
+
+def test_images_go_to_models_that_see():
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}]
+    assert fit("deepseek", "deepseek-flash", messages=image)
+    with pytest.raises(UnsupportedParameter):
+        fit("deepseek", "deepseek-v4-pro", messages=image)

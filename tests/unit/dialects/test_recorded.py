@@ -8,6 +8,7 @@ with those of V4, `failure_*` of killed servers), llama.cpp's server (`llamacpp/
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from openai.types.chat import ChatCompletion
 
@@ -118,6 +119,24 @@ def test_every_recorded_stream_can_be_assembled(name):
 )
 def test_recorded_streams_say_what_they_said(name, expected):
     assert seen(stream(name)) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vllm/deepseek_reason_2plus2.sse",
+        "vllm/deepseek_reason_cut_in_think.sse",
+        "vllm/deepseek_tool_auto.sse",
+        "vllm/deepseek_tool_required.sse",
+        "vllm/deepseek_tool_cut.sse",
+    ],
+)
+def test_a_host_with_a_parser_loses_nothing_by_a_template_that_opens_the_tag(name):
+    """The card says that it does, the host takes thinking apart itself: the answer is the same."""
+    writer = ChatWriter(ENVELOPE, wants_usage=False)
+    reading = msgspec.structs.replace(READING, begins_in_thought=True)
+    assert tell_bytes(writer, read(name), reading=reading) is None
+    assert seen(accumulate(writer.take())) == seen(stream(name))
 
 
 @pytest.mark.parametrize("name", ["vllm/deepseek_tool_cut.sse", "vllm/v4_tool_cut.sse"])

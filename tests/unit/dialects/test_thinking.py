@@ -98,6 +98,35 @@ def test_it_can_be_known_whether_a_model_will_think(card, wanted, by_default, ex
     assert thinking.is_thinking(draft(Card(thinking=card)), wanted, by_default=by_default) is expected
 
 
+def test_a_template_that_opens_a_thought_has_one():
+    assert thinking.is_thinking(draft(Card(reasoning_tags="prefilled")), Thinking(), by_default=False)
+    assert not thinking.is_thinking(draft(Card(reasoning_tags="prefilled")), Thinking(is_on=False), by_default=False)
+
+
+def test_a_switch_in_the_template_tells_too():
+    """It is left to hosts that have templates, and overrules what we put there."""
+    templated = draft(Card(thinking="off"), chat_template_kwargs={"thinking": True})
+    assert thinking.is_thinking(templated, Thinking(), by_default=False)
+    assert not thinking.is_thinking(
+        draft(chat_template_kwargs={"thinking": False}), Thinking(is_on=True), by_default=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "is_on", "left"),
+    [
+        ({"thinking": True, "x": 1}, True, {"x": 1}),
+        ({"enable_thinking": False}, False, None),
+        ({"x": 1}, None, {"x": 1}),
+    ],
+)
+def test_only_the_switch_is_taken_out_of_a_template(given, is_on, left):
+    made = draft(chat_template_kwargs=given)
+    assert thinking.take_template_switch(made) is is_on
+    raw = made.fields.get("chat_template_kwargs")
+    assert (raw and json.loads(bytes(raw))) == left
+
+
 ASKED = {
     "off": {"reasoning_effort": "none"},
     "max": {"reasoning_effort": "max"},
