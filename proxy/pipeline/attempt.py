@@ -24,6 +24,7 @@ from proxy.streaming.sinks import Assembler, Envelope, Writer
 
 _DONE = b"[DONE]"
 _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
+_MAX_ID = 128  # a host may say anything
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -112,6 +113,7 @@ class Attempt:
         """
         transport = self._upstream.transport
         response = await transport.post(host_request.path, host_request.body, is_stream=self._is_stream)
+        self._context.upstream_id = response.headers.get(self._upstream.dialect.id_header, "")[:_MAX_ID]
         if 200 <= response.status < 300:
             return response
         try:
