@@ -33,6 +33,7 @@ HINTS = frozenset(
 )
 _ASKS_NOTHING = frozenset({b"false", b"0", b"0.0", b"{}", b"[]", b'""'})
 _ASKS_NOTHING_OF: Mapping[str, frozenset[bytes]] = {
+    "best_of": frozenset({b"1"}),
     "modalities": frozenset({b'["text"]'}),
     "n": frozenset({b"1"}),
     "response_format": frozenset({b'{"type":"text"}'}),
