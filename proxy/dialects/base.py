@@ -150,6 +150,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         first_byte_timeout_s: how long a stream may take to begin; a hosted API answers sooner than one's own prefill.
         keepalive_s: how long an idle connection is kept; below the host's own limit (uvicorn and cpp-httplib: 5 s).
         key_header: where it wants its key; `authorization` is a bearer token.
+        id_header: where it says its own id of a request, for our log.
     """
 
     name: str
@@ -187,6 +188,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     first_byte_timeout_s: float = 600.0
     keepalive_s: float = 4.0
     key_header: str = "authorization"
+    id_header: str = "x-request-id"
 
     def remembers(self, card: Card) -> bool:
         """Whether past reasoning is to be put back for a model."""

@@ -12,4 +12,5 @@ DIALECT = Dialect(
     numbers_calls=True,  # row 191
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
+    id_header="x-amzn-requestid",
 )

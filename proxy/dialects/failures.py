@@ -28,7 +28,8 @@ _OVERLOADED = frozenset({498, 503, 529})  # 498 is Groq's
 _CALLERS_FAULT = frozenset({400, 405, 411, 413, 415, 422, 501})
 _CONTEXT_TOO_LONG = re.compile(
     r"exceed_context_size|context_length_exceeded|(maximum|model's) context length|context size|context window"
-    r"|prompt is too long|input is too long",
+    r"|prompt is too long|input is too long"
+    r"|`inputs` (tokens \+|must have less than)",  # TGI
     re.IGNORECASE,
 )
 # FastAPI's words for a request of the wrong form, which llama-cpp-python wraps as its own failure (row 107)

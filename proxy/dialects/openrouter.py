@@ -29,4 +29,5 @@ DIALECT = Dialect(
     stand_in=" ",
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
+    id_header="x-generation-id",  # row 178
 )

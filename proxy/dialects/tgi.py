@@ -2,11 +2,32 @@
 
 from msgspec import Raw
 
+from proxy.dialects import events, failures
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.thinking import Thinking
+from proxy.errors import UpstreamRejected
+from proxy.protocol.chat import Chunk
 from proxy.protocol.raw import as_object, as_text
+
+# how its messages begin that tell of no fault of the caller's, and the status of each outside of a stream
+_FAILURES = {"Model is overloaded": 429, "Request failed during generation": 424, "Incomplete generation": 500}
+
+
+def _parse(data: bytes) -> Chunk:
+    """Row 133: whatever goes wrong in a stream, TGI says 422.
+
+    Raises:
+        ProxyError: it is an error object.
+    """
+    try:
+        return events.parse(data)
+    except UpstreamRejected as error:
+        for words, status in _FAILURES.items():
+            if error.message.startswith(words):
+                raise failures.parse_error(status, {}, data) from error
+        raise
 
 
 def _put_thinking(_draft: Draft, _thinking: Thinking) -> None:
@@ -29,4 +50,6 @@ DIALECT = Dialect(
     may_lack_parser=True,
     put_thinking=_put_thinking,
     adjust=_adjust,
+    parse=_parse,
+    numbers_calls=True,  # every call has the id 0
 )

@@ -24,6 +24,7 @@ from proxy.streaming.sinks import Assembler, Envelope, Writer
 
 _DONE = b"[DONE]"
 _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
+_MAX_ID = 128  # a host may say anything
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -112,6 +113,7 @@ class Attempt:
         """
         transport = self._upstream.transport
         response = await transport.post(host_request.path, host_request.body, is_stream=self._is_stream)
+        self._context.upstream_id = response.headers.get(self._upstream.dialect.id_header, "")[:_MAX_ID]
         if 200 <= response.status < 300:
             return response
         try:
@@ -122,7 +124,7 @@ class Attempt:
     async def _read(self, response: Response, host_request: HostRequest) -> Answer:
         request, context = self._request, self._context
         if request.endpoint == "embeddings":
-            return _Whole(await _read_embeddings(response, request, context), response.close)
+            return _Whole(await self._read_embeddings(response), response.close)
         if not request.is_stream:
             assembler = self._assembler()
             await self._assemble(response, host_request, self._formatted(assembler))
@@ -131,6 +133,17 @@ class Attempt:
         streamed = _Streamed(self._source(response, host_request, self._formatted(writer)), writer, context)
         await streamed.begin()
         return streamed
+
+    async def _read_embeddings(self, response: Response) -> bytes:
+        wanted = self._request.fields.get("encoding_format")
+        encoding: embeddings.Encoding = "base64" if wanted is not None and bytes(wanted) == b'"base64"' else "float"
+        body = await response.read_all()
+        try:
+            told, self._context.usage = embeddings.rebuild(body, model=self._request.model, encoding=encoding)
+        except UpstreamFailed:
+            self._upstream.dialect.parse(body)  # R-200: an error object says itself what went wrong
+            raise
+        return told
 
     async def _run_structured(self, host_request: HostRequest) -> Answer:
         """An answer that the host cannot hold to its schema: read whole, validated, asked for once more if need be."""
@@ -192,13 +205,6 @@ class Attempt:
     def _envelope(self) -> Envelope:
         answer_id = f"{_ID_PREFIXES[self._request.endpoint]}{random.getrandbits(112):028x}"
         return Envelope(answer_id, self._context.created, self._request.model)
-
-
-async def _read_embeddings(response: Response, request: ModelRequest, context: RequestContext) -> bytes:
-    wanted = request.fields.get("encoding_format")
-    encoding: embeddings.Encoding = "base64" if wanted is not None and bytes(wanted) == b'"base64"' else "float"
-    body, context.usage = embeddings.rebuild(await response.read_all(), model=request.model, encoding=encoding)
-    return body
 
 
 def _nothing() -> None:

@@ -39,6 +39,7 @@ class RequestContext:
     Attributes:
         caller_retries: `x-stainless-retry-count`, how often the SDK has tried already.
         upstream: the name of the target that answered, or of the last that was tried.
+        upstream_id: that target's own id of the request, if it says one.
         attempts: how many targets were tried.
         wishes: what the caller says in our own headers.
         drops_params: whether to leave out what a host cannot honour.
@@ -70,6 +71,7 @@ class RequestContext:
         "sent_upstream_s",
         "started_s",
         "upstream",
+        "upstream_id",
         "usage",
         "wishes",
     )
@@ -88,6 +90,7 @@ class RequestContext:
         self.principal: Principal | None = None
         self.is_stream = False
         self.upstream = ""
+        self.upstream_id = ""
         self.attempts = 0
         self.usage: Usage | None = None
         self.wishes = _NO_WISHES

@@ -31,7 +31,7 @@ class Failover:
         failure: ProxyError = InternalError("a model without targets")
         for target in candidates:
             context.attempts += 1
-            context.upstream = target.upstream
+            context.upstream, context.upstream_id = target.upstream, ""
             try:
                 upstream = self._upstreams[target.upstream]
                 return await Attempt(upstream, target, request, context, self._memory).run()

@@ -28,6 +28,7 @@ class Settlement:
             "upstream failed",
             request_id=context.id,
             upstream=context.upstream,
+            upstream_request_id=context.upstream_id,
             model=context.model,
             error=error.code or error.type,
             reason=_loggable(error),
@@ -115,6 +116,8 @@ def _line(context: RequestContext, status: int, ended_s: float) -> dict[str, Any
     if context.upstream:
         fields["upstream"] = context.upstream
         fields["attempts"] = context.attempts
+    if context.upstream_id:
+        fields["upstream_request_id"] = context.upstream_id
     if context.first_content_s:
         fields["ttft_ms"] = round((context.first_content_s - context.started_s) * 1000, 2)
     if context.usage is not None:

@@ -1,6 +1,6 @@
 """Sinks for `/v1/completions`: `text_completion`, in chunks or whole (contract A.8)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -9,7 +9,7 @@ from msgspec import Raw
 from proxy.protocol.usage import Usage
 from proxy.streaming.chat import AssembledChoice, ChatAssembler
 from proxy.streaming.choices import Extra, FinishReason, ToolPiece
-from proxy.streaming.logprobs import legacy_logprobs
+from proxy.streaming.logprobs import legacy_logprobs, length
 from proxy.streaming.sinks import Envelope, head, joined_logprobs, whole
 
 _encode = msgspec.json.Encoder().encode
@@ -18,12 +18,13 @@ _encode = msgspec.json.Encoder().encode
 class CompletionWriter:
     """Chunks of `text_completion`; reasoning and tools have no place there."""
 
-    __slots__ = ("_head", "_tail", "_wants_usage", "payloads")
+    __slots__ = ("_head", "_offsets", "_tail", "_wants_usage", "payloads")
 
     def __init__(self, envelope: Envelope, *, wants_usage: bool) -> None:
         self._head = head(envelope, "text_completion")
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
+        self._offsets: dict[int, int] = {}  # of the next token of each choice
         self.payloads: list[bytes] = []
 
     def take(self) -> list[bytes]:
@@ -37,9 +38,8 @@ class CompletionWriter:
         """A legacy stream has no opening chunk."""
 
     def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
-        self.payloads.append(
-            self._chunk(index, _encode(text), _encode(None if logprobs is None else legacy_logprobs(logprobs)), b"null")
-        )
+        told = b"null" if logprobs is None else _encode(self._legacy(index, logprobs))
+        self.payloads.append(self._chunk(index, _encode(text), told, b"null"))
 
     def reasoning(self, index: int, text: str) -> None:
         """No place for it."""
@@ -60,6 +60,12 @@ class CompletionWriter:
         if self._wants_usage:
             self.payloads.append(b'%b],"usage":%b}' % (self._head, _encode(usage)))
 
+    def _legacy(self, index: int, logprobs: Mapping[str, Any]) -> dict[str, Any]:
+        offset = self._offsets.get(index, 0)
+        told = legacy_logprobs(logprobs, offset=offset)
+        self._offsets[index] = offset + length(told)
+        return told
+
     def _chunk(self, index: int, text: bytes, logprobs: bytes, reason: bytes) -> bytes:
         choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (index, text, logprobs, reason)
         return b"".join((self._head, choice, self._tail))
@@ -79,6 +85,15 @@ def _completion_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:
     return {
         "index": index,
         "text": "".join(choice.text),
-        "logprobs": joined_logprobs([legacy_logprobs(entry) for entry in choice.logprobs]),
+        "logprobs": joined_logprobs(_legacy_entries(choice.logprobs)),
         "finish_reason": choice.reason,
     }
+
+
+def _legacy_entries(logprobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    entries: list[Mapping[str, Any]] = []
+    offset = 0
+    for given in logprobs:
+        entries.append(legacy_logprobs(given, offset=offset))
+        offset += length(entries[-1])
+    return entries

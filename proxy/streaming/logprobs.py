@@ -6,6 +6,7 @@ finite, is -9999.0, which OpenAI uses for "very unlikely".
 
 import math
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 _NO_LOGPROB = -9999.0
@@ -18,20 +19,28 @@ def canonical_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"content": _entries(given.get("content")), "refusal": _entries(given.get("refusal"))}
 
 
-def legacy_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
+def legacy_logprobs(given: Mapping[str, Any], *, offset: int = 0) -> dict[str, Any]:
     """`{"tokens", "token_logprobs", "top_logprobs", "text_offset"}` for completions, from either form.
 
-    Offsets are what a host gave; they cannot be known from a piece of a stream.
+    Args:
+        given: the host's.
+        offset: how many characters of tokens came before; a host that gives the legacy form counts itself.
     """
     if not isinstance(given.get("content"), list):
         return dict(given)
     entries = _entries(given["content"]) or []
+    tokens = [entry["token"] for entry in entries]
     return {
-        "tokens": [entry["token"] for entry in entries],
+        "tokens": tokens,
         "token_logprobs": [entry["logprob"] for entry in entries],
         "top_logprobs": [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries],
-        "text_offset": [],
+        "text_offset": list(accumulate(map(len, tokens), initial=offset))[:-1],
     }
+
+
+def length(legacy: Mapping[str, Any]) -> int:
+    """How many characters its tokens have."""
+    return sum(len(token) for token in _list(legacy.get("tokens")) if isinstance(token, str))
 
 
 def _entries(value: object) -> list[dict[str, Any]] | None:

@@ -5,6 +5,7 @@ import json
 
 import openai
 import pytest
+from structlog.testing import capture_logs
 
 from tests.fakes import proxy
 from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, answers, hangs, hangs_up, streams
@@ -212,6 +213,25 @@ async def test_an_event_without_an_end_is_given_up(url, upstream):
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(**ASK, stream=True)
     assert caught.value.code == "upstream_failed"
+
+
+@pytest.mark.parametrize(("dialect", "header"), [("generic", "x-request-id"), ("openrouter", "x-generation-id")])
+async def test_a_hosts_own_id_of_a_request_is_logged_and_goes_no_further(upstream, dialect, header):
+    """Row 178: its support will ask for it; the caller's id is ours."""
+    head = f"{header}: theirs-1\r\n".encode()
+    config = f'upstreams: {{host: {{base_url: "{upstream.url}", dialect: {dialect}}}}}'
+    upstream.play(answers(b"{}", status=500, head=head), answers(completion(), head=head))
+    with capture_logs() as lines:
+        async with proxy.serving(config) as url, client_of(url) as client:
+            with pytest.raises(openai.InternalServerError):
+                await client.chat.completions.create(**ASK | {"model": "host/x"})
+            answer = await client.chat.completions.with_raw_response.create(**ASK | {"model": "host/x"})
+    assert [line["upstream_request_id"] for line in lines if line["event"] in {"request", "upstream failed"}] == [
+        "theirs-1",
+        "theirs-1",
+        "theirs-1",
+    ]
+    assert "theirs-1" not in str(answer.headers)
 
 
 # --- names --------------------------------------------------------------------------------------------------------

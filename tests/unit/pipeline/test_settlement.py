@@ -88,6 +88,7 @@ def test_a_good_request_is_one_line(books):
 def test_what_is_known_is_in_the_line(books):
     context = books.context
     context.principal, context.upstream, context.attempts = ANONYMOUS, "far", 2
+    context.upstream_id = "gen-1"
     context.is_stream, context.caller_retries = True, 1
     context.usage = Usage(3, 2, 5)
     books.clock.advance(0.5)
@@ -104,6 +105,7 @@ def test_what_is_known_is_in_the_line(books):
         "principal": "anonymous",
         "upstream": "far",
         "attempts": 2,
+        "upstream_request_id": "gen-1",
         "ttft_ms": 500.0,
         "prompt_tokens": 3,
         "completion_tokens": 2,

@@ -105,6 +105,23 @@ def test_chat_logprobs_become_legacy_ones(is_stream):
     assert "content" not in logprobs
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_offsets_of_chat_logprobs_are_counted_for_each_choice(is_stream):
+    """The chat form has none."""
+
+    def piece(words, index):
+        logprobs = {"content": [{"token": word, "logprob": -1.0, "bytes": None, "top_logprobs": []} for word in words]}
+        return text("".join(words), index=index, logprobs=logprobs)
+
+    chunks = [piece(["Hi", "!"], 0), piece(["Well"], 1), piece([" You"], 0), piece([","], 1)]
+    chunks += [text(index=0, finish="stop"), text(index=1, finish="stop")]
+    answers = [json.loads(payload) for payload in written(*chunks)] if is_stream else [assembled(*chunks)]
+    offsets = {0: [], 1: []}
+    for choice in (choice for answer in answers for choice in answer["choices"] if choice["logprobs"]):
+        offsets[choice["index"]] += choice["logprobs"]["text_offset"]
+    assert offsets == {0: [0, 2, 3], 1: [0, 4]}
+
+
 def test_a_heartbeat_is_a_chunk_that_says_nothing():
     beat = CompletionWriter(ENVELOPE, wants_usage=False).heartbeat()
     assert json.loads(beat)["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": None}]
