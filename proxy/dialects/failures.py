@@ -31,6 +31,9 @@ _CONTEXT_TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _WIRE_PREFIX = re.compile(r"^(body|query)\.")
+# vLLM's schema checks: one Python literal for each member of a union (row 76b)
+_COMPLAINTS = re.compile(r"\d+ validation errors?:\s")
+_COMPLAINT = re.compile(r"'msg': (?P<quote>['\"])(?P<text>.*?)(?P=quote), 'input'")
 
 
 def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
@@ -90,7 +93,7 @@ class _Told:
     __slots__ = ("code", "is_moderated", "message", "param", "type")
 
     def __init__(self, message: str | None, source: Mapping[str, Any]) -> None:
-        self.message = _sound(message or "")[:_MAX_MESSAGE]
+        self.message = _sound(_first_complaint(message or ""))[:_MAX_MESSAGE]
         self.type = _text(source.get("type"))
         self.param = _text(source.get("param"))
         self.code = next((code for name in _CODES if (code := _text(source.get(name))) is not None), None)
@@ -119,6 +122,11 @@ def _read(body: bytes) -> _Told:
     if isinstance(inner, dict):
         return _Told(_message(inner) or _message(value), inner)
     return _Told((inner if isinstance(inner, str) else None) or _message(value), value)
+
+
+def _first_complaint(message: str) -> str:
+    complaint = _COMPLAINT.search(message) if _COMPLAINTS.match(message) else None
+    return complaint["text"] if complaint else message
 
 
 def _message(source: Mapping[str, Any]) -> str | None:
