@@ -429,6 +429,44 @@ def test_a_call_whose_name_never_comes_is_told_at_the_end():
     assert joined(pieces) == {0: ("b", "g", "{}"), 1: ("a", "", "{}")}
 
 
+def piecemeal(*pieces):
+    """The chunks of one call, whose arguments come in these pieces."""
+    named = chunk({"tool_calls": [call(0, "f", call_id="call_1")]})
+    return [named, *(chunk({"tool_calls": [call(0, arguments=piece)]}) for piece in pieces)]
+
+
+LEAKED = '{"path": "a < b</｜DSML｜parameter>", "text": "<b>c</b></｜DSML｜parameter"}'
+
+
+@pytest.mark.parametrize("size", range(1, 30))
+def test_tags_in_arguments_are_left_out_however_they_are_cut(size):
+    """Row 70: the rest comes out as it is."""
+    pieces = [LEAKED[at : at + size] for at in range(0, len(LEAKED), size)]
+    [(_, _, arguments)] = joined(tools(*piecemeal(*pieces), STOP)).values()
+    assert arguments == '{"path": "a < b", "text": "<b>c</b>"}'
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
+def test_arguments_that_break_off_at_a_tag_are_a_failure(reason):
+    """Nobody knows what else there was."""
+    pieces = piecemeal('{"path": "a', "</｜DSML｜parameter")
+    error = tell(RecordingSink(), *pieces, chunk(finish=reason))
+    assert (type(error), error.code) == (UpstreamFailed, "tool_call_unparsable")
+
+
+def test_arguments_that_were_cut_at_a_tag_are_cut():
+    """A limit is no fault of the host's."""
+    pieces = piecemeal('{"path": "a', "</｜DSML｜parameter")
+    [(_, _, arguments)] = joined(tools(*pieces, chunk(finish="length"))).values()
+    assert arguments == '{"path": "a'
+
+
+def test_what_only_looks_like_the_beginning_of_a_tag_is_told_at_the_end():
+    """Also of arguments that are no JSON, which is the caller's to see."""
+    [(_, _, arguments)] = joined(tools(*piecemeal('{"a": "</'), STOP)).values()
+    assert arguments == '{"a": "</'
+
+
 def test_a_piece_that_says_nothing_is_not_told():
     assert (
         len(tools(chunk({"tool_calls": [call(0, "f", "{}", "a")]}), chunk({"tool_calls": [call(0, None, "")]}), STOP))
