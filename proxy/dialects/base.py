@@ -126,6 +126,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         thought_tags: names of tags in which thinking stands at the beginning of the content (R-THINK).
         leaks_calls: whether tool-call markup may come as text.
         repairs_silence: whether an answer may come as reasoning alone (rows 68, 76i).
+        pads_answer: whether the newlines behind the thinking come as the beginning of the answer (row 76g).
         numbers_calls: whether ids of tool calls are mere positions (row 191), so that ours replace them.
 
     Of the wire:
@@ -163,6 +164,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     thought_tags: tuple[str, ...] = ("think",)
     leaks_calls: bool = True
     repairs_silence: bool = False
+    pads_answer: bool = False
     numbers_calls: bool = False
 
     first_byte_timeout_s: float = 600.0
@@ -316,6 +318,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             may_call=may_call,
             one_call=bytes(fields.get("parallel_tool_calls", b"")) == b"false",
             repairs_silence=self.repairs_silence,
+            pads_answer=self.pads_answer,
             numbers_calls=self.numbers_calls,
         )
 

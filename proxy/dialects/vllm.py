@@ -68,4 +68,5 @@ DIALECT = Dialect(
     put_thinking=put_thinking,
     adjust=_adjust,
     repairs_silence=True,
+    pads_answer=True,
 )

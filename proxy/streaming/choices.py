@@ -249,6 +249,8 @@ class ChoiceStream:
             else:
                 self._tell_pieces(reader.read(thought, "reasoning"), index, state)
         content = delta.content or choice.text  # the old frames of some hosts hold both forms (row 144)
+        if content and self._reading.pads_answer and state.has_reasoned and not state.has_answered:
+            content = content.lstrip("\n")
         if content or choice.logprobs:
             if content is None or reader is None or (reader.passes_content and "<" not in content):
                 self.has_content = True

@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from proxy.dialects import events
 from proxy.errors import ProxyError, StreamBroken, UpstreamFailed
-from proxy.protocol.chat import Chunk
+from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.usage import Usage
 from proxy.streaming.choices import ChoiceStream, ToolPiece
 from tests.fakes.sink import RecordingSink
@@ -465,6 +465,36 @@ def test_what_only_looks_like_the_beginning_of_a_tag_is_told_at_the_end():
     """Also of arguments that are no JSON, which is the caller's to see."""
     [(_, _, arguments)] = joined(tools(*piecemeal('{"a": "</'), STOP)).values()
     assert arguments == '{"a": "</'
+
+
+@pytest.mark.parametrize(
+    ("deltas", "text"),
+    [
+        ([{"content": "\n\na\n"}, {"content": "\nb"}], "a\n\nb"),
+        ([{"content": "\n"}, {"content": ""}, {"content": "\n  a"}], "  a"),
+        ([{"content": "\n\n"}, {"tool_calls": [call(0, "f", "{}")]}], ""),
+    ],
+)
+def test_newlines_behind_the_thinking_are_no_answer(deltas, text):
+    """Where the host is known to leave them (76g)."""
+    sink = RecordingSink()
+    tell(sink, chunk({"reasoning": "hm"}), *map(chunk, deltas), STOP, reading=Reading(pads_answer=True))
+    assert "".join(call[2] for call in sink.calls if call[0] == "content") == text
+
+
+def test_newlines_without_thinking_are_the_models_own():
+    sink = RecordingSink()
+    tell(sink, chunk({"content": "\n\na"}), STOP, reading=Reading(pads_answer=True))
+    assert ("content", 0, "\n\na") in sink.calls
+
+
+def test_log_probabilities_of_the_newlines_are_told():
+    """One for each token of the answer."""
+    sink = RecordingSink()
+    newline = chunk({"content": "\n"})
+    newline["choices"][0]["logprobs"] = {"content": [{"token": "\n", "logprob": 0.0}]}
+    tell(sink, chunk({"reasoning": "hm"}), newline, STOP, reading=Reading(pads_answer=True))
+    assert [call[2] for call in sink.calls if call[0] == "content"] == [""]
 
 
 def test_a_piece_that_says_nothing_is_not_told():
