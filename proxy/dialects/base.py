@@ -117,6 +117,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         stand_in: what it accepts in place of a reasoning that we do not know.
         asks_usage: whether it takes `stream_options` (Q-SOPT); usage is always wanted for our own books.
         adjust: what a table cannot say; may raise `UnsupportedParameter`.
+        adjust_completion: the same for the other endpoints, which have no messages.
         model_prefix: stands before a model's name that holds no slash.
 
     Of the answer:
@@ -158,6 +159,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     stand_in: str | None = None
     asks_usage: bool = True
     adjust: Adjust = no_adjustment
+    adjust_completion: Adjust = no_adjustment
     model_prefix: str = ""
 
     parse: Callable[[bytes], Chunk] = events.parse
@@ -212,7 +214,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
                 self._adjust_chat(draft, remembered)
                 draft.fields["messages"] = Raw(_encode(draft.messages))
             else:
-                draft.leave_out(self.lacks)
+                self._adjust_other(draft)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedRequest(f"The request cannot be read: {error}.") from error
         draft.put("model", self._name_of(model))
@@ -258,6 +260,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
         structured.emulate(draft, host_has=has)
         self._limit_tokens(draft)
         self.adjust(draft)
+
+    def _adjust_other(self, draft: Draft) -> None:
+        draft.leave_out(self.lacks)
+        if not self.rules.is_reference:
+            _list_stops(draft)
+        self.adjust_completion(draft)
 
     def _adjust_thinking(self, draft: Draft, remembered: Mapping[str, str]) -> None:
         source = Draft(dict(draft.fields), draft.card) if self.put_thinking is None else draft
