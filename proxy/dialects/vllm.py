@@ -6,8 +6,8 @@ from proxy.dialects.messages import Rules
 from proxy.dialects.thinking import Thinking, put_effort, put_template_switch
 from proxy.protocol.raw import as_object
 
-# V4.1 answers 400 to `minimal` and `medium` (row 63); V4 reads medium as low (row 62)
-_put_effort = put_effort({"minimal": "low", "medium": "high"}, off=None)
+# Where no card knows: V4.1 answers 400 to `minimal` and `medium` (row 63), V4 reads medium as low (row 62).
+_EFFORTS = {"minimal": "low", "medium": "high"}
 _SWITCHES = ("thinking", "enable_thinking")
 _GUIDED = {
     "guided_json": "json",
@@ -22,7 +22,8 @@ _NARROW = 1e-06
 
 def put_thinking(draft: Draft, thinking: Thinking) -> None:
     """Row 54: `thinking` does nothing here, the chat template is what listens; row 64: some need it to think at all."""
-    _put_effort(draft, thinking)
+    efforts = draft.card.efforts
+    put_effort(_EFFORTS if efforts is None else efforts, off=None)(draft, thinking)
     is_on = thinking.is_on
     if is_on is None and thinking.effort is not None and draft.card.thinking == "off":
         is_on = True

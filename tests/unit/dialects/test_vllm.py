@@ -93,6 +93,17 @@ def test_legacy_completions_are_adjusted_too():
     assert built.adjusted == ["temperature=0.01"]
 
 
+@pytest.mark.parametrize(
+    ("efforts", "sent"), [(None, "high"), ({}, "medium"), ({"medium": "low"}, "low"), ({"high": "max"}, "medium")]
+)
+def test_a_card_says_which_efforts_a_model_knows(efforts, sent):
+    """What is not in it goes as it is."""
+    request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "reasoning_effort": "medium"}).encode())
+    built = DIALECT.build_request(request, model="m", is_stream=False, card=Card(efforts=efforts))
+    assert json.loads(built.body)["reasoning_effort"] == sent
+    assert built.adjusted == ([] if sent == "medium" else [f"reasoning_effort={sent}"])
+
+
 def test_an_effort_switches_on_a_model_that_does_not_think_unasked():
     """V3.1 listens to its template alone (row 64)."""
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "reasoning_effort": "high"}).encode())
