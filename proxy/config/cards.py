@@ -62,6 +62,10 @@ class Card(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tools_while_thinking: Annotated[
         bool, Meta(description="false: thinking is switched off where tools are given.")
     ] = True
+    efforts: Annotated[
+        dict[str, str] | None,
+        Meta(description="On vLLM: words for those of reasoning_effort that it lacks or reads in its own way."),
+    ] = None
     refused_while_thinking: Annotated[
         tuple[str, ...], Meta(description="Parameters that it does not take while it thinks.")
     ] = ()

@@ -131,6 +131,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         stand_in: what it accepts in place of a reasoning that we do not know.
         asks_usage: whether it takes `stream_options` (Q-SOPT); usage is always wanted for our own books.
         adjust: what a table cannot say; may raise `UnsupportedParameter`.
+        adjust_completion: the same for the other endpoints, which have no messages.
         model_prefix: stands before a model's name that holds no slash.
 
     Of the answer:
@@ -142,6 +143,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             opened; who sells answers takes thinking apart, or gives both tags.
         leaks_calls: whether tool-call markup may come as text.
         repairs_silence: whether an answer may come as reasoning alone (rows 68, 76i).
+        pads_answer: whether the newlines behind the thinking come as the beginning of the answer (row 76g).
         numbers_calls: whether ids of tool calls are mere positions (row 191), so that ours replace them.
 
     Of the wire:
@@ -176,6 +178,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     stand_in: str | None = None
     asks_usage: bool = True
     adjust: Adjust = no_adjustment
+    adjust_completion: Adjust = no_adjustment
     model_prefix: str = ""
 
     parse: Callable[[bytes], Chunk] = events.parse
@@ -183,6 +186,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     may_lack_parser: bool = False
     leaks_calls: bool = True
     repairs_silence: bool = False
+    pads_answer: bool = False
     numbers_calls: bool = False
 
     first_byte_timeout_s: float = 600.0
@@ -231,7 +235,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
                 self._adjust_chat(draft, remembered)
                 draft.fields["messages"] = Raw(_encode(draft.messages))
             else:
-                draft.leave_out(self.lacks)
+                self._adjust_other(draft)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedRequest(f"The request cannot be read: {error}.") from error
         draft.put("model", self._name_of(model))
@@ -281,6 +285,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
         structured.emulate(draft, host_has=has)
         self._limit_tokens(draft)
         self.adjust(draft)
+
+    def _adjust_other(self, draft: Draft) -> None:
+        draft.leave_out(self.lacks)
+        if not self.rules.is_reference:
+            _list_stops(draft)
+        self.adjust_completion(draft)
 
     def _take_thinking(self, draft: Draft) -> thinking.Thinking:
         source = Draft(dict(draft.fields), draft.card) if self.put_thinking is None else draft
@@ -345,6 +355,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             may_call=may_call,
             one_call=bytes(fields.get("parallel_tool_calls", b"")) == b"false",
             repairs_silence=self.repairs_silence,
+            pads_answer=self.pads_answer,
             numbers_calls=self.numbers_calls,
         )
 

@@ -32,9 +32,11 @@ _CONTEXT_TOO_LONG = re.compile(
     r"|`inputs` (tokens \+|must have less than)",  # TGI
     re.IGNORECASE,
 )
-# FastAPI's words for a request of the wrong form, which llama-cpp-python wraps as its own failure (row 107)
-_INVALID_REQUEST = re.compile(r"\d+ validation errors?:\s+\{'type': '\w+', 'loc': \('(body|query)'")
 _WIRE_PREFIX = re.compile(r"^(body|query)\.")
+# FastAPI's words for a request of the wrong form: one Python literal for each member of a union (vLLM, row 76b), or what
+# llama-cpp-python wraps as a failure of its own (row 107)
+_COMPLAINTS = re.compile(r"\d+ validation errors?:\s+(?P<is_ours>\{'type': '\w+', 'loc': \('(?:body|query)')?")
+_COMPLAINT = re.compile(r"'msg': (?P<quote>['\"])(?P<text>.*?)(?P=quote), 'input'")
 
 
 def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
@@ -73,7 +75,7 @@ def _refused_us(status: int) -> ProxyError:
 def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyError:
     is_quoted = bool(told.message)
     message: str = told.message or f"The upstream answered with status {status}."
-    if status in _CALLERS_FAULT or (status == 500 and _INVALID_REQUEST.match(message)):
+    if status in _CALLERS_FAULT or (status == 500 and told.blames_request):
         return _rejected(status, told, message)
     if status == 404:
         return UpstreamLacksModel(message, param="model", is_quoted=is_quoted)
@@ -92,10 +94,12 @@ def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyErr
 class _Told:
     """What a body says about the error; empty or None where it says nothing."""
 
-    __slots__ = ("code", "is_moderated", "message", "param", "type")
+    __slots__ = ("blames_request", "code", "is_moderated", "message", "param", "type")
 
     def __init__(self, message: str | None, source: Mapping[str, Any]) -> None:
-        self.message = _sound(message or "")[:_MAX_MESSAGE]
+        complaints = _COMPLAINTS.match(message or "")
+        self.blames_request = complaints is not None and complaints["is_ours"] is not None
+        self.message = _sound(_first_complaint(message or ""))[:_MAX_MESSAGE]
         self.type = _text(source.get("type"))
         self.param = _text(source.get("param"))
         self.code = next((code for name in _CODES if (code := _text(source.get(name))) is not None), None)
@@ -124,6 +128,11 @@ def _read(body: bytes) -> _Told:
     if isinstance(inner, dict):
         return _Told(_message(inner) or _message(value), inner)
     return _Told((inner if isinstance(inner, str) else None) or _message(value), value)
+
+
+def _first_complaint(message: str) -> str:
+    complaint = _COMPLAINT.search(message) if _COMPLAINTS.match(message) else None
+    return complaint["text"] if complaint else message
 
 
 def _message(source: Mapping[str, Any]) -> str | None:

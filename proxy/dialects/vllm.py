@@ -4,18 +4,26 @@ from proxy.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.thinking import Thinking, put_effort, put_template_switch
+from proxy.protocol.raw import as_object
 
-# V4.1 answers 400 to `minimal` and `medium` (row 63); V4 reads medium as low (row 62)
-_put_effort = put_effort({"minimal": "low", "medium": "high"}, off=None)
+# Where no card knows: V4.1 answers 400 to `minimal` and `medium` (row 63), V4 reads medium as low (row 62).
+_EFFORTS = {"minimal": "low", "medium": "high"}
 _SWITCHES = ("thinking", "enable_thinking")
-_GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
+_GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+    "guided_whitespace_pattern": "whitespace_pattern",
+}
 _COOL = 0.01  # the lowest temperature that is not greedy
 _NARROW = 1e-06
 
 
 def put_thinking(draft: Draft, thinking: Thinking) -> None:
     """Row 54: `thinking` does nothing here, the chat template is what listens; row 64: some need it to think at all."""
-    _put_effort(draft, thinking)
+    efforts = draft.card.efforts
+    put_effort(_EFFORTS if efforts is None else efforts, off=None)(draft, thinking)
     if thinking.is_on is not None:
         put_template_switch(draft, _SWITCHES, is_on=thinking.is_on)
 
@@ -27,10 +35,9 @@ def _adjust(draft: Draft) -> None:
 
 def _rename_guided(draft: Draft) -> None:
     """Row 55: the old names are ignored in silence."""
-    for old, new in _GUIDED.items():
-        if (value := draft.fields.pop(old, None)) is not None:
-            draft.fields.setdefault("structured_outputs", value)
-            draft.put("structured_outputs", {new: value})
+    renamed = {new: value for old, new in _GUIDED.items() if (value := draft.fields.pop(old, None)) is not None}
+    if renamed:
+        draft.put("structured_outputs", renamed | as_object(draft.fields.get("structured_outputs")))
 
 
 def _clamp(draft: Draft) -> None:
@@ -65,5 +72,7 @@ DIALECT = Dialect(
     may_lack_parser=True,
     put_thinking=put_thinking,
     adjust=_adjust,
+    adjust_completion=_adjust,
     repairs_silence=True,
+    pads_answer=True,
 )

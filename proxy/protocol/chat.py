@@ -151,6 +151,7 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
         may_call: tools were given, and may be called.
         one_call: only the first call is wanted.
         repairs_silence: an answer of reasoning alone is an answer.
+        pads_answer: newlines between the thinking and the answer are no part of the answer.
         numbers_calls: the host's ids of tool calls are positions, which repeat.
     """
 
@@ -160,6 +161,7 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
     may_call: bool = True
     one_call: bool = False
     repairs_silence: bool = False
+    pads_answer: bool = False
     numbers_calls: bool = False
 
 

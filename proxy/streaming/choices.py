@@ -16,7 +16,7 @@ from proxy.errors import StreamBroken, UpstreamFailed
 from proxy.protocol.chat import Choice, Chunk, Delta, Function, Reading, ToolCall
 from proxy.protocol.request import json_type
 from proxy.protocol.usage import Usage, parse_usage
-from proxy.streaming.markup import Call, Piece, TextReader, without_markup
+from proxy.streaming.markup import Call, Piece, TextReader, begun_markup, without_markup
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 Extra = Literal["annotations", "audio", "function_call"]
@@ -91,7 +91,18 @@ class Sink(Protocol):
 class _Slot:
     """One tool call being received; told once its name is known, or at the end, when it gets its index."""
 
-    __slots__ = ("arguments", "custom", "id", "index", "is_told", "is_unwanted", "key", "name")
+    __slots__ = (
+        "arguments",
+        "custom",
+        "had_markup",
+        "held",
+        "id",
+        "index",
+        "is_told",
+        "is_unwanted",
+        "key",
+        "name",
+    )
 
     def __init__(self, call: ToolCall, name: str | None, *, is_unwanted: bool) -> None:
         self.index = -1
@@ -102,6 +113,27 @@ class _Slot:
         self.arguments: list[str] = []
         self.custom: Raw | UnsetType = UNSET
         self.is_told = False
+        self.held = ""
+        self.had_markup = False
+
+    def take(self, arguments: str) -> str:
+        """Row 70: a piece of the arguments without tags; what may be the beginning of one waits for its end."""
+        if not self.held and "<" not in arguments:
+            return arguments
+        text = self.held + arguments
+        end = len(text) - begun_markup(text)
+        self.held = text[end:]
+        return self._strip(text[:end])
+
+    def take_rest(self) -> str:
+        """What still waits when the call has ended."""
+        rest, self.held = self.held, ""
+        return self._strip(rest)
+
+    def _strip(self, text: str) -> str:
+        stripped = without_markup(text)
+        self.had_markup = self.had_markup or stripped != text
+        return stripped
 
 
 class _State:
@@ -217,6 +249,8 @@ class ChoiceStream:
             else:
                 self._tell_pieces(reader.read(thought, "reasoning"), index, state)
         content = delta.content or choice.text  # the old frames of some hosts hold both forms (row 144)
+        if content and self._reading.pads_answer and state.has_reasoned and not state.has_answered:
+            content = content.lstrip("\n")
         if content or choice.logprobs:
             if content is None or reader is None or (reader.passes_content and "<" not in content):
                 self.has_content = True
@@ -285,6 +319,7 @@ class ChoiceStream:
         if slot.is_unwanted:
             return
         slot.name = slot.name or name
+        arguments = slot.take(arguments)
         slot.arguments.append(arguments)
         custom = _on_one_line(call.custom) if _is_given(call.custom, "object") else UNSET
         if not slot.is_told:
@@ -303,6 +338,16 @@ class ChoiceStream:
         piece = ToolPiece(slot.index, "".join(slot.arguments), call_id, slot.name or "", slot.custom)
         self._sink.tool(index, piece)
 
+    def _end_call(self, slot: _Slot, index: int, state: _State, *, is_cut: bool) -> None:
+        rest = slot.take_rest()
+        slot.arguments.append(rest)
+        if not slot.is_told:
+            self._tell_call(slot, index, state)
+        elif rest:
+            self._sink.tool(index, ToolPiece(slot.index, rest))
+        if slot.had_markup and not is_cut and not _is_complete("".join(slot.arguments)):
+            raise UpstreamFailed("The upstream mixed up the arguments of a tool call.", code="tool_call_unparsable")
+
     def _finish(self, reason: str, index: int, state: _State) -> None:
         """R-FR: from the calls that were really made, exactly once."""
         if reason in _NOT_A_FINISH:
@@ -314,8 +359,8 @@ class ChoiceStream:
             self._tell_pieces(state.reader.close(is_cut=mapped == "length"), index, state)
         mapped = self._reason(mapped, state)
         for slot in state.slots:
-            if not (slot.is_told or slot.is_unwanted):
-                self._tell_call(slot, index, state)
+            if not slot.is_unwanted:
+                self._end_call(slot, index, state, is_cut=mapped == "length")
         if mapped == "stop" and state.thoughts and not state.has_answered:
             self._repair_silence(index, state, was_thinking=was_thinking)
         if state.annotations:
@@ -374,8 +419,7 @@ def _arguments(call: ToolCall) -> str:
         return ""
     kind = json_type(raw)
     if kind == "string":
-        text = _string(raw)
-        return without_markup(text) if "DSML" in text else text
+        return _string(raw)
     return "" if kind == "null" else bytes(_on_one_line(raw)).decode()
 
 

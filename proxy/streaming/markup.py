@@ -30,7 +30,8 @@ _DSML_CALL = re.compile('<[｜|]DSML[｜|]invoke name="([^"]*)">(.*?)</[｜|]DSM
 _DSML_PARAMETER = re.compile(
     '<[｜|]DSML[｜|]parameter name="([^"]*)"(?: string="(true|false)")?>(.*?)</[｜|]DSML[｜|]parameter>', re.DOTALL
 )
-_DSML_ANY = re.compile("</?[｜|]DSML[｜|][^>]*>?")
+_DSML_ANY = re.compile(r"</?[｜|]DSML[｜|]\w*(?:\s[^>]*>|>)?")
+_DSML_BEGUN = re.compile(r"</?[｜|]DSML[｜|]\w*(?:\s[^>]*)?")
 _MARKUP = (
     f"(?P<calls><{_BAR}tool{_LINE}calls?{_LINE}begin{_BAR}>)"
     f"|(?P<dsml></?[｜|]DSML[｜|])"
@@ -38,6 +39,7 @@ _MARKUP = (
 )
 _BEGINNINGS = ("<tool_calls_begin>", "<tool_call_begin>", "<DSML", "</DSML", "<end_of_sentence>")
 _LONGEST = 32  # of a tag, with every bar
+_LONGEST_DSML = 256  # with its attributes
 _ALIKE = str.maketrans({"｜": None, "|": None, "▁": "_"})
 
 
@@ -205,6 +207,17 @@ class TextReader:
 def without_markup(arguments: str) -> str:
     """Arguments of a call without the tags that a parser left in them (row 70)."""
     return _DSML_ANY.sub("", arguments)
+
+
+def begun_markup(arguments: str) -> int:
+    """How many characters at the end of a piece of arguments may be the beginning of such a tag."""
+    start = arguments.rfind("<", max(0, len(arguments) - _LONGEST_DSML))
+    if start < 0:
+        return 0
+    tail = arguments[start:]
+    plain = tail.translate(_ALIKE)
+    is_begun = "<DSML".startswith(plain) or "</DSML".startswith(plain) or _DSML_BEGUN.fullmatch(tail)
+    return len(tail) if is_begun else 0
 
 
 def _pattern(reading: Reading) -> re.Pattern[str]:

@@ -94,6 +94,20 @@ def test_the_message_is_found_in_every_shape(body, message):
     assert parse_error(400, {}, body).message == message
 
 
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("2 validation errors:\n  {'type': 'a', 'loc': 'b', 'msg': 'No.', 'input': '1'}\n  {'msg': 'Other'}", "No."),
+        ("1 validation error:\n  {'type': 'a', 'msg': \"Not 'x'\", 'input': \"'msg': 'y'\"}", "Not 'x'"),
+        ("1 validation error: of another kind", "1 validation error: of another kind"),
+        ("It says 'msg': 'a', 'input': 'b'", "It says 'msg': 'a', 'input': 'b'"),
+    ],
+)
+def test_the_first_complaint_of_vllms_schema_checks_is_the_message(told, message):
+    """They are Python literals, one for each member of a union (contract 76b)."""
+    assert parse_error(400, {}, json.dumps({"error": {"message": told}}).encode()).message == message
+
+
 def test_a_long_message_is_cut():
     """Some, of vLLM, quote whole requests (contract 76b)."""
     assert len(parse_error(400, {}, b"x" * 10**5).message) == 2048

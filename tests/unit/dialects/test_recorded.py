@@ -309,6 +309,19 @@ def test_every_recorded_error_is_in_the_table():
     assert recorded == {row[0] for row in table.args[1]}
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vllm/err_content_null.400.json", "Input should be a valid string"),
+        ("vllm/err_stop_too_many.400.json", "Input should be a valid string"),
+        ("vllm/err_n2_greedy.400.json", "n must be 1 when using greedy sampling, got 2."),
+    ],
+)
+def test_the_message_of_a_recorded_error_is_one_sentence(name, message):
+    """Of a schema check the first complaint (76b)."""
+    assert failures.parse_error(400, {}, read(name)).message == message
+
+
 def test_the_parameter_of_a_recorded_error_is_openais():
     """Without the wire's prefix (76b)."""
     assert failures.parse_error(400, {}, read("vllm/err_stop_too_many.400.json")).param == "stop"

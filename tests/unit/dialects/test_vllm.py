@@ -6,7 +6,7 @@ import pytest
 
 from proxy.config.cards import Card
 from proxy.dialects.vllm import DIALECT
-from proxy.protocol import chat
+from proxy.protocol import chat, completions
 
 USER = {"role": "user", "content": "hi"}
 
@@ -64,6 +64,10 @@ def test_past_reasoning_goes_back_as_reasoning():
         ({"n": 1, "temperature": 0}, {"n": 1, "temperature": 0}),
         ({"top_p": 0}, {"top_p": 1e-06}),
         ({"guided_choice": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
+        (
+            {"guided_regex": "a", "guided_json": {}, "structured_outputs": {"regex": "b"}},
+            {"structured_outputs": {"json": {}, "regex": "b"}},
+        ),
     ],
 )
 def test_what_openai_takes_is_made_what_vllm_takes(fields, sent):
@@ -77,6 +81,27 @@ def test_a_limit_over_the_window_is_left_out():
     built = DIALECT.build_request(request, model="m", is_stream=False, card=Card(context_window=4096))
     assert "max_tokens" not in json.loads(built.body)
     assert built.adjusted == ["max_tokens=dropped"]
+
+
+def test_legacy_completions_are_adjusted_too():
+    """Rows 55 and 76d hold for them as well."""
+    body = {"model": "m", "prompt": "hi", "n": 2, "temperature": 0, "stop": [""], "guided_regex": "a"}
+    request = completions.parse_request(json.dumps(body).encode())
+    built = DIALECT.build_request(request, model="m", is_stream=False)
+    expected = {"model": "m", "prompt": "hi", "n": 2, "temperature": 0.01, "structured_outputs": {"regex": "a"}}
+    assert json.loads(built.body) == expected
+    assert built.adjusted == ["temperature=0.01"]
+
+
+@pytest.mark.parametrize(
+    ("efforts", "sent"), [(None, "high"), ({}, "medium"), ({"medium": "low"}, "low"), ({"high": "max"}, "medium")]
+)
+def test_a_card_says_which_efforts_a_model_knows(efforts, sent):
+    """What is not in it goes as it is."""
+    request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "reasoning_effort": "medium"}).encode())
+    built = DIALECT.build_request(request, model="m", is_stream=False, card=Card(efforts=efforts))
+    assert json.loads(built.body)["reasoning_effort"] == sent
+    assert built.adjusted == ([] if sent == "medium" else [f"reasoning_effort={sent}"])
 
 
 def test_an_effort_switches_on_a_model_that_does_not_think_unasked():

@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from proxy.dialects import events
 from proxy.errors import ProxyError, StreamBroken, UpstreamFailed
-from proxy.protocol.chat import Chunk
+from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.usage import Usage
 from proxy.streaming.choices import ChoiceStream, ToolPiece
 from tests.fakes.sink import RecordingSink
@@ -433,6 +433,74 @@ def test_a_call_whose_name_is_late_keeps_the_others_dense():
 def test_a_call_whose_name_never_comes_is_told_at_the_end():
     pieces = tools(chunk({"tool_calls": [call(0, None, "{}", "a"), call(1, "g", "{}", "b")]}), STOP)
     assert joined(pieces) == {0: ("b", "g", "{}"), 1: ("a", "", "{}")}
+
+
+def piecemeal(*pieces):
+    """The chunks of one call, whose arguments come in these pieces."""
+    named = chunk({"tool_calls": [call(0, "f", call_id="call_1")]})
+    return [named, *(chunk({"tool_calls": [call(0, arguments=piece)]}) for piece in pieces)]
+
+
+LEAKED = '{"path": "a < b</｜DSML｜parameter>", "text": "<b>c</b></｜DSML｜parameter"}'
+
+
+@pytest.mark.parametrize("size", range(1, 30))
+def test_tags_in_arguments_are_left_out_however_they_are_cut(size):
+    """Row 70: the rest comes out as it is."""
+    pieces = [LEAKED[at : at + size] for at in range(0, len(LEAKED), size)]
+    [(_, _, arguments)] = joined(tools(*piecemeal(*pieces), STOP)).values()
+    assert arguments == '{"path": "a < b", "text": "<b>c</b>"}'
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
+def test_arguments_that_break_off_at_a_tag_are_a_failure(reason):
+    """Nobody knows what else there was."""
+    pieces = piecemeal('{"path": "a', "</｜DSML｜parameter")
+    error = tell(RecordingSink(), *pieces, chunk(finish=reason))
+    assert (type(error), error.code) == (UpstreamFailed, "tool_call_unparsable")
+
+
+def test_arguments_that_were_cut_at_a_tag_are_cut():
+    """A limit is no fault of the host's."""
+    pieces = piecemeal('{"path": "a', "</｜DSML｜parameter")
+    [(_, _, arguments)] = joined(tools(*pieces, chunk(finish="length"))).values()
+    assert arguments == '{"path": "a'
+
+
+def test_what_only_looks_like_the_beginning_of_a_tag_is_told_at_the_end():
+    """Also of arguments that are no JSON, which is the caller's to see."""
+    [(_, _, arguments)] = joined(tools(*piecemeal('{"a": "</'), STOP)).values()
+    assert arguments == '{"a": "</'
+
+
+@pytest.mark.parametrize(
+    ("deltas", "text"),
+    [
+        ([{"content": "\n\na\n"}, {"content": "\nb"}], "a\n\nb"),
+        ([{"content": "\n"}, {"content": ""}, {"content": "\n  a"}], "  a"),
+        ([{"content": "\n\n"}, {"tool_calls": [call(0, "f", "{}")]}], ""),
+    ],
+)
+def test_newlines_behind_the_thinking_are_no_answer(deltas, text):
+    """Where the host is known to leave them (76g)."""
+    sink = RecordingSink()
+    tell(sink, chunk({"reasoning": "hm"}), *map(chunk, deltas), STOP, reading=Reading(pads_answer=True))
+    assert "".join(call[2] for call in sink.calls if call[0] == "content") == text
+
+
+def test_newlines_without_thinking_are_the_models_own():
+    sink = RecordingSink()
+    tell(sink, chunk({"content": "\n\na"}), STOP, reading=Reading(pads_answer=True))
+    assert ("content", 0, "\n\na") in sink.calls
+
+
+def test_log_probabilities_of_the_newlines_are_told():
+    """One for each token of the answer."""
+    sink = RecordingSink()
+    newline = chunk({"content": "\n"})
+    newline["choices"][0]["logprobs"] = {"content": [{"token": "\n", "logprob": 0.0}]}
+    tell(sink, chunk({"reasoning": "hm"}), newline, STOP, reading=Reading(pads_answer=True))
+    assert [call[2] for call in sink.calls if call[0] == "content"] == [""]
 
 
 def test_a_piece_that_says_nothing_is_not_told():

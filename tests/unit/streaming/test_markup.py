@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import UpstreamFailed
 from proxy.protocol.chat import Reading
-from proxy.streaming.markup import Call, TextReader, without_markup
+from proxy.streaming.markup import Call, TextReader, begun_markup, without_markup
 
 THINKS = Reading(thought_tags=("think", "reasoning"), looks_for_calls=True)
 PREFILLED = Reading(thought_tags=("think",), begins_in_thought=True, looks_for_calls=True)
@@ -163,6 +163,8 @@ def test_markup_without_an_end_is_bounded():
     [
         ('{"city": "Paris</｜DSML｜parameter>"}', '{"city": "Paris"}'),
         ('{"city": "Paris"}</｜DSML｜parameter', '{"city": "Paris"}'),
+        ('{"city": "Paris</｜DSML｜parameter"}', '{"city": "Paris"}'),
+        ('{"city": "<｜DSML｜parameter name=\\"city\\">Paris"}', '{"city": "Paris"}'),
         ('{"a": "<b>"}', '{"a": "<b>"}'),
     ],
 )
@@ -170,3 +172,25 @@ def test_tags_that_a_parser_left_in_arguments_are_taken_out(arguments, expected)
     """Row 70."""
     assert without_markup(arguments) == expected
     json.loads(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begun"),
+    [
+        ("Paris", ""),
+        ("Paris<", "<"),
+        ("Paris</", "</"),
+        ("Paris<｜", "<｜"),
+        ("Paris</｜DSM", "</｜DSM"),
+        ("Paris</｜DSML｜param", "</｜DSML｜param"),
+        ("<｜DSML｜parameter name=", "<｜DSML｜parameter name="),
+        ("Paris</｜DSML｜parameter>", ""),
+        ("</｜DSML｜parameter>\n<", "<"),
+        ("a < b", ""),
+        ("<b", ""),
+        ("<｜DSML｜parameter " + "x" * 300, ""),
+    ],
+)
+def test_the_beginning_of_such_a_tag_is_known(arguments, begun):
+    """It may come in pieces; what is too long is none."""
+    assert begun_markup(arguments) == len(begun)
