@@ -259,7 +259,7 @@ def test_recorded_legacy_answers_are_rebuilt(name):
         ("llamacpp/err_bad_json.400.json", 400, "invalid_request_error", None),
         ("llamacpp/err_embeddings.501.json", 400, "invalid_request_error", None),
         ("llamacpp/err_prompt_too_long.400.json", 400, "invalid_request_error", "context_length_exceeded"),
-        ("llamacpp/err_tools_bad.500.json", 502, "upstream_error", "upstream_failed"),
+        ("llamacpp/err_tools_bad.500.json", 400, "invalid_request_error", None),
         ("llamacpp/python_err_bad_json.500.txt", 502, "upstream_error", "upstream_failed"),
         ("llamacpp/python_err_prompt_too_long.400.json", 400, "invalid_request_error", "context_length_exceeded"),
         ("vllm/err_404.404.json", 404, "invalid_request_error", "model_not_found"),
