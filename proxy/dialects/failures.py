@@ -32,11 +32,19 @@ _CONTEXT_TOO_LONG = re.compile(
     r"|`inputs` (tokens \+|must have less than)",  # TGI
     re.IGNORECASE,
 )
-_WIRE_PREFIX = re.compile(r"^(body|query)\.")
-# FastAPI's words for a request of the wrong form: one Python literal for each member of a union (vLLM, row 76b), or what
-# llama-cpp-python wraps as a failure of its own (row 107)
-_COMPLAINTS = re.compile(r"\d+ validation errors?:\s+(?P<is_ours>\{'type': '\w+', 'loc': \('(?:body|query)')?")
-_COMPLAINT = re.compile(r"'msg': (?P<quote>['\"])(?P<text>.*?)(?P=quote), 'input'")
+# What servers that know one status for everything, 500, say where the request is at fault.
+_CALLERS_WORDS = re.compile(
+    r"\d+ validation errors?:(?!\s+\{.*?'loc': \('response')"
+    r"|(image|audio|video) input is not supported|Failed to parse tools"
+)
+# FastAPI's findings: a count, then one Python dict a line, or a sentence (contract 76b)
+_FINDINGS = re.compile(r"\d+ validation errors?:\s+(?P<first>.+)")
+_FINDING = re.compile(r"(?:'loc': (?P<place>.+?), )?'msg': (?P<quote>['\"])(?P<words>(?:(?!(?P=quote)).)+)")
+_PLACE = re.compile(r"['(]*(?:body|query)\b(?P<steps>.*)", re.DOTALL)
+_STEP = re.compile(r"[^\s.,'()]+")
+_FIELD = re.compile(r"[a-z][a-z0-9_]*")
+_TYPES = frozenset({"str", "int", "float", "bool", "dict"})
+_INPUTS = frozenset({"messages", "prompt", "input"})
 
 
 def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
@@ -75,7 +83,7 @@ def _refused_us(status: int) -> ProxyError:
 def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyError:
     is_quoted = bool(told.message)
     message: str = told.message or f"The upstream answered with status {status}."
-    if status in _CALLERS_FAULT or (status == 500 and told.blames_request):
+    if status in _CALLERS_FAULT or (status == 500 and told.is_callers_fault):
         return _rejected(status, told, message)
     if status == 404:
         return UpstreamLacksModel(message, param="model", is_quoted=is_quoted)
@@ -94,14 +102,14 @@ def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyErr
 class _Told:
     """What a body says about the error; empty or None where it says nothing."""
 
-    __slots__ = ("blames_request", "code", "is_moderated", "message", "param", "type")
+    __slots__ = ("code", "is_callers_fault", "is_moderated", "message", "param", "type")
 
     def __init__(self, message: str | None, source: Mapping[str, Any]) -> None:
-        complaints = _COMPLAINTS.match(message or "")
-        self.blames_request = complaints is not None and complaints["is_ours"] is not None
-        self.message = _sound(_first_complaint(message or ""))[:_MAX_MESSAGE]
+        text = _sound(message or "")[:_MAX_MESSAGE]
+        self.message, place = _first_finding(text)
+        self.is_callers_fault = _CALLERS_WORDS.match(text) is not None
         self.type = _text(source.get("type"))
-        self.param = _text(source.get("param"))
+        self.param = _field(_text(source.get("param")) or _text(place))
         self.code = next((code for name in _CODES if (code := _text(source.get(name))) is not None), None)
         metadata = source.get("metadata")
         # OpenRouter's 403 for what a model's provider will not read (row 177)
@@ -130,11 +138,6 @@ def _read(body: bytes) -> _Told:
     return _Told((inner if isinstance(inner, str) else None) or _message(value), value)
 
 
-def _first_complaint(message: str) -> str:
-    complaint = _COMPLAINT.search(message) if _COMPLAINTS.match(message) else None
-    return complaint["text"] if complaint else message
-
-
 def _message(source: Mapping[str, Any]) -> str | None:
     for name in ("message", "detail", "error", "text", "msg"):
         value = source.get(name)
@@ -143,6 +146,32 @@ def _message(source: Mapping[str, Any]) -> str | None:
         if isinstance(value, str) and value:
             return value
     return None
+
+
+def _first_finding(message: str) -> tuple[str, str | None]:
+    """The first useful words of a message, and the place that they speak of; the rest may quote the prompt."""
+    if (findings := _FINDINGS.match(message)) is None:
+        return message, None
+    finding = _FINDING.search(findings["first"])
+    return (findings["first"], None) if finding is None else (finding["words"], finding["place"])
+
+
+def _field(place: str | None) -> str | None:
+    """A place in OpenAI's spelling: `messages[0]` for `body.messages.0.Message.str` or the tuple of its steps.
+
+    It ends where the names of the host's own types begin.
+    """
+    if place is None or (match := _PLACE.fullmatch(place)) is None:
+        return place
+    field = ""
+    for step in _STEP.findall(match["steps"]):
+        if step.isdecimal() and field:
+            field += f"[{step}]"
+        elif _FIELD.fullmatch(step) and step not in _TYPES:
+            field += f".{step}" if field else step
+        else:
+            break
+    return field or None
 
 
 def _text(value: object) -> str | None:
@@ -160,9 +189,9 @@ def _rejected(status: int, told: _Told, message: str) -> UpstreamError:
     if told.code == "model_not_found":  # llama-cpp-python's 400 (row 107)
         return UpstreamLacksModel(message, param="model", is_quoted=True)
     if status == 413 or _CONTEXT_TOO_LONG.search(f"{told.type} {told.code} {message}"):
-        return UpstreamRejected(message, param=told.param or "messages", code="context_length_exceeded", is_quoted=True)
-    param = _WIRE_PREFIX.sub("", told.param) if told.param else None
-    return UpstreamRejected(message, param=param, code=told.slug, is_quoted=True)
+        param = told.param if told.param in _INPUTS else "messages"
+        return UpstreamRejected(message, param=param, code="context_length_exceeded", is_quoted=True)
+    return UpstreamRejected(message, param=told.param, code=told.slug, is_quoted=True)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -107,25 +107,25 @@ def _check_tools(pieces) -> None:
 PLAIN = Reading()
 
 
-def tell(sink, *chunks, reading=PLAIN) -> ProxyError | None:
+def tell(sink, *chunks, reading=PLAIN, parse=events.parse) -> ProxyError | None:
     """Feed upstream chunks (as objects or as JSON bytes) to `sink`; the error that ended it, if one did."""
     stream = ChoiceStream(sink, reading)
     try:
         for chunk in chunks:
-            stream.accept(events.parse(chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode()))
+            stream.accept(parse(chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode()))
         stream.close()
     except ProxyError as error:
         return error
     return None
 
 
-def tell_bytes(sink, body: bytes, *, reading=PLAIN) -> ProxyError | None:
+def tell_bytes(sink, body: bytes, *, reading=PLAIN, parse=events.parse) -> ProxyError | None:
     """Feed an upstream's event stream to `sink`, as an attempt does."""
     parser = EventParser()
     payloads = parser.feed(body) + parser.close()
     if b"[DONE]" in payloads:
         payloads = payloads[: payloads.index(b"[DONE]")]
-    return tell(sink, *payloads, reading=reading)
+    return tell(sink, *payloads, reading=reading, parse=parse)
 
 
 def chunk(delta=None, *, index=0, finish=None, **more):

@@ -99,7 +99,7 @@ def test_the_message_is_found_in_every_shape(body, message):
     [
         ("2 validation errors:\n  {'type': 'a', 'loc': 'b', 'msg': 'No.', 'input': '1'}\n  {'msg': 'Other'}", "No."),
         ("1 validation error:\n  {'type': 'a', 'msg': \"Not 'x'\", 'input': \"'msg': 'y'\"}", "Not 'x'"),
-        ("1 validation error: of another kind", "1 validation error: of another kind"),
+        ("1 validation error: of another kind", "of another kind"),
         ("It says 'msg': 'a', 'input': 'b'", "It says 'msg': 'a', 'input': 'b'"),
     ],
 )
@@ -145,11 +145,67 @@ def test_a_used_up_account_is_told_as_a_pause():
 
 
 @pytest.mark.parametrize(
-    ("given_param", "param"), [("body.stop", "stop"), ("query.x", "x"), ("stop", "stop"), (None, None), (5, "5")]
+    ("given_param", "param"),
+    [
+        ("body.stop", "stop"),
+        ("query.x", "x"),
+        ("stop", "stop"),
+        (None, None),
+        (5, "5"),
+        ("body", None),
+        ("body.34", None),
+        ("body.tools.0.function", "tools[0].function"),
+        ("body.messages.0.ChatCompletionUserMessageParam.content", "messages[0]"),
+        ("body_of_mine", "body_of_mine"),
+    ],
 )
 def test_the_parameter_is_named_as_openai_does(given_param, param):
     """It may be `body.stop` on the wire (contract 76b)."""
     body = json.dumps({"error": {"message": "m", "param": given_param}}).encode()
+    assert parse_error(400, {}, body).param == param
+
+
+@pytest.mark.parametrize(
+    ("message", "told", "param"),
+    [
+        (
+            "1 validation error:\n  {'type': 't', 'loc': 'body.stop', 'msg': 'Too long', 'input': 'p'}",
+            "Too long",
+            "stop",
+        ),
+        ("2 validation errors:\n  {'loc': 'body.n', 'msg': 'One'}\n  {'loc': 'body.x', 'msg': 'Two'}", "One", "n"),
+        (
+            "1 validation error:\n  {'loc': ('body', 'n'), 'msg': \"Not 'x'\"}\n\n  File \"/a\"",
+            "Not 'x'",
+            "n",
+        ),
+        ("1 validation error:\n  {'loc': ('body', 'tools', 0, 'list[str]'), 'msg': 'No'}", "No", "tools[0]"),
+        ("1 validation error:\n  {'loc': ('body', 'prompt', 'str'), 'msg': 'No'}", "No", "prompt"),
+        ("1 validation error:\n  {'loc': ('body',), 'msg': 'No'}", "No", None),
+        ("1 validation error:\n  Only JSON is allowed", "Only JSON is allowed", None),
+        ("1 validation error:\n  {'loc':", "{'loc':", None),
+        ("1 validation error:", "1 validation error:", None),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_of_a_servers_findings_the_first_is_told(status, message, told, param):
+    """The others quote the prompt and the server's files; llama-cpp-python's own status for them is 500."""
+    error = parse_error(status, {}, json.dumps({"error": {"message": message}}).encode())
+    assert (error.message, error.param, error.status) == (told, param, 400)
+
+
+@pytest.mark.parametrize("words", ["image input is not supported - hint: mmproj", "Failed to parse tools: no name"])
+def test_a_500_that_speaks_of_the_request_is_the_callers_fault(words):
+    """llama.cpp's server; no SDK should try again."""
+    error = parse_error(500, {}, json.dumps({"error": {"code": 500, "message": words}}).encode())
+    assert (type(error), error.status, error.message) == (UpstreamRejected, 400, words)
+    assert parse_error(503, {}, json.dumps({"error": {"message": words}}).encode()).status == 503
+
+
+@pytest.mark.parametrize(("given_param", "param"), [("input_tokens", "messages"), ("prompt", "prompt")])
+def test_what_is_too_long_is_a_field_of_the_request(given_param, param):
+    """The parameter that vLLM names is its own variable."""
+    body = json.dumps({"error": {"message": "maximum context length", "param": given_param}}).encode()
     assert parse_error(400, {}, body).param == param
 
 
