@@ -6,7 +6,8 @@ list of parts) goes through `json` and is mended (contract E.4, step 5).
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -14,6 +15,8 @@ from msgspec import UNSET
 from proxy.dialects import failures
 from proxy.errors import UpstreamFailed
 from proxy.protocol.chat import Chunk, GroqExtra
+
+T = TypeVar("T")
 
 # strict=False takes an index of 0.0 or "0"
 _decode = msgspec.json.Decoder(Chunk, strict=False).decode
@@ -32,7 +35,7 @@ def parse(data: bytes) -> Chunk:
     try:
         chunk = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        chunk = _parse_leniently(data)
+        chunk = decode_leniently(data, _decode)
     if chunk.error is not UNSET and bytes(chunk.error) not in _NO_ERROR:
         raise failures.parse_embedded(data)
     if chunk.choices is None and (chunk.message is not UNSET or chunk.detail is not UNSET):
@@ -53,9 +56,14 @@ def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:
     chunk.usage = chunk.usage or extra.usage
 
 
-def _parse_leniently(data: bytes) -> Chunk:
+def decode_leniently(data: bytes, decode: Callable[[bytes], T]) -> T:
+    """The second gear: decode what was mended.
+
+    Raises:
+        UpstreamFailed: it cannot be mended.
+    """
     try:
-        return _decode(_encode(_mend(json.loads(data.decode("utf-8", "replace")))))
+        return decode(_encode(_mend(json.loads(data.decode("utf-8", "replace")))))
     except (ValueError, RecursionError) as error:
         raise UpstreamFailed(f"the upstream sent what is no chunk: {type(error).__name__}") from error
 

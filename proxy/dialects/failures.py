@@ -37,7 +37,8 @@ def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyEr
     """The error for an HTTP answer with a status that is not 2xx."""
     told = _read(body)
     if status == 403 and told.is_moderated:
-        return UpstreamRejected(told.message, code="content_policy_violation", is_quoted=True)
+        message: str = told.message or "The upstream's moderation refused the request."
+        return UpstreamRejected(message, code="content_policy_violation", is_quoted=True)
     if status in {401, 402, 403}:
         return _refused_us(status)
     if {told.code, told.type} & _OUR_KEY:

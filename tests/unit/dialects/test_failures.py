@@ -197,6 +197,13 @@ def test_other_failures_say_nothing_about_trying_again(status):
     assert to_headers(parse_error(status, {"retry-after": "5"}, NESTED)) == []
 
 
+@pytest.mark.parametrize("message", ["", None, 5])
+def test_a_moderation_that_says_nothing_has_a_message(message):
+    """Row 177: the metadata says what it is."""
+    error = parse_error(403, {}, json.dumps({"error": {"message": message, "metadata": {"reasons": []}}}).encode())
+    assert (error.code, bool(error.message)) == ("content_policy_violation", True)
+
+
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 504])
 def test_words_of_a_host_are_marked_as_such(status):
     """They may quote the prompt, so they are not logged; our own words are."""
