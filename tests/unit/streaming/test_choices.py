@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from proxy.dialects import events
 from proxy.errors import ProxyError, StreamBroken, UpstreamFailed
-from proxy.protocol.chat import Chunk
+from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.usage import Usage
 from proxy.streaming.choices import ChoiceStream, ToolPiece
 from tests.fakes.sink import RecordingSink
@@ -442,6 +442,30 @@ def test_a_custom_tool_is_passed_on():
     assert (piece.id, bytes(piece.custom)) == ("a", b'{"name":"run","input":"ls"}')
 
 
+def test_a_custom_tool_in_pieces_has_its_name_once():
+    """Like a function (R-TOOL), whatever the host repeats; and what began as the one stays it."""
+    pieces = tools(
+        chunk({"tool_calls": [{"index": 0, "id": "a", "custom": {"name": "run", "format": "x"}}]}),
+        chunk({"tool_calls": [{"index": 0, "id": "a", "custom": {"name": "run", "input": "l"}}]}),
+        chunk({"tool_calls": [call(0, None, "{}"), {"index": 0, "custom": {"input": "s"}}]}),
+        STOP,
+    )
+    assert [bytes(piece.custom) for piece in pieces] == [
+        b'{"name":"run","input":""}',
+        b'{"input":"l"}',
+        b'{"input":"s"}',
+    ]
+
+
+def test_a_function_does_not_become_a_custom_tool():
+    pieces = tools(
+        chunk({"tool_calls": [call(0, "f", "{", "a"), {"index": 0, "custom": {"name": "run", "input": "l"}}]}),
+        chunk({"tool_calls": [call(0, None, "}")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", "{}")}
+
+
 def test_a_custom_of_null_is_none():
     """Hosts that write out every field send it beside a function."""
     [piece] = tools(chunk({"tool_calls": [call(0, "f", "{}", "a", custom=None)]}), STOP)
@@ -518,6 +542,30 @@ def test_deep_json_is_no_crash(delta):
     """Whatever nests without end, only our own errors come out (contract E.5)."""
     error = tell(RecordingSink(), b'{"choices":[{"index":0,"delta":{%b},"finish_reason":"stop"}]}' % delta)
     assert error is None or isinstance(error, ProxyError)
+
+
+@pytest.mark.parametrize("name", ["audio", "function_call"])
+def test_extras_that_nest_deeply_are_a_failure(name):
+    """Deeper than a request may; some hundred levels would be read here, and be too many where they are written."""
+    value = b'{"a":' * 65 + b"1" + b"}" * 65
+    error = tell(RecordingSink(), b'{"choices":[{"index":0,"delta":{"%b":%b}}]}' % (name.encode(), value))
+    assert isinstance(error, UpstreamFailed)
+
+
+def test_thoughts_too_long_to_be_kept_are_no_answer():
+    """Row 76i, bounded: nothing rather than half of it."""
+    thought = chunk({"reasoning": "x" * 1024 * 1024})
+    sink = RecordingSink()
+    assert tell(sink, *[thought] * 9, STOP, reading=Reading(repairs_silence=True)) is None
+    assert [entry[0] for entry in sink.calls] == ["open", *["reasoning"] * 9, "finish"]
+
+
+def test_the_same_name_again_and_again_takes_no_quadratic_time():
+    """Whether a call is complete is seen by reading all of it; that is not done without end (R-TOOL)."""
+    piece = call(0, "f", " " * 200)
+    begun = call(0, "f", '{"a": "')
+    pieces = tools(*[chunk({"tool_calls": [begun] + [piece] * 1000})] * 20, STOP)
+    assert {piece.index for piece in pieces} == {0}
 
 
 def test_logprobs_travel_with_their_text():

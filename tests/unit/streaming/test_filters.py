@@ -65,6 +65,17 @@ def test_empty_text_beside_logprobs_closes_no_tag():
     assert sink.calls[-1] == ("content", 0, "", {"content": []})
 
 
+def test_thoughts_without_end_are_not_remembered():
+    """Nor is a part of them: a host would take it for all."""
+    remembering = Remembering(RecordingSink())
+    remembering.open(0)
+    for _ in range(9):
+        remembering.reasoning(0, "x" * 1024 * 1024)
+    remembering.tool(0, ToolPiece(0, "{}", "call_1", "f"))
+    remembering.finish(0, "tool_calls")
+    assert remembering.take() == []
+
+
 def test_turns_that_call_tools_are_remembered():
     """Under every call of the turn, once it is complete."""
     sink = RecordingSink()
