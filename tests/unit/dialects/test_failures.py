@@ -243,5 +243,6 @@ def test_any_answer_is_an_error_that_can_be_told(status, headers, body):
         assert 400 <= error.status <= 599
         told = json.loads(to_json(error, "r"))["error"]
         assert set(told) == {"message", "type", "param", "code"}
-        assert told["message"]
+        assert 0 < len(told["message"]) <= 2048
+        assert all(len(told[name] or "") <= 128 for name in ("param", "code"))
         to_headers(error)
