@@ -22,6 +22,8 @@ T = TypeVar("T")
 _decode = msgspec.json.Decoder(Chunk, strict=False).decode
 _encode = msgspec.json.Encoder().encode
 _NO_ERROR = frozenset({b"null", b'""', b"false"})
+_LARGE = 1024 * 1024
+_MAX_VALUES = 2_000_000  # log probabilities of 30,000 tokens with 20 others each
 _NO_LOGPROB = -9999.0  # OpenAI's "very unlikely", for what JSON cannot say (R-LP)
 
 
@@ -32,6 +34,7 @@ def parse(data: bytes) -> Chunk:
         ProxyError: it is an error object (R-200), mapped like an error answer.
         UpstreamFailed: it cannot be read even leniently.
     """
+    check_size(data)
     try:
         chunk = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -43,6 +46,16 @@ def parse(data: bytes) -> Chunk:
     if chunk.x_groq is not None:
         _read_groq(chunk, chunk.x_groq)
     return chunk
+
+
+def check_size(data: bytes) -> None:
+    """Before decoding, which makes an object of a hundred bytes from three: `{},`.
+
+    Raises:
+        UpstreamFailed: `data` may hold more values than an answer has.
+    """
+    if len(data) > _LARGE and sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise UpstreamFailed("The upstream's answer holds too many values.")
 
 
 def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:

@@ -16,6 +16,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 
+_MAX_BODY = 1024 * 1024  # bytes; what is longer tells nothing that could be passed on
 _MAX_MESSAGE = 2048
 _MAX_WORD = 128
 _CODES = ("code", "status", "http_status_code")
@@ -106,6 +107,8 @@ class _Told:
 
 
 def _read(body: bytes) -> _Told:
+    if len(body) > _MAX_BODY:
+        return _Told(None, {})
     text = body.decode("utf-8", "replace").strip()
     try:
         value = json.loads(text)

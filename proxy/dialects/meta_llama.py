@@ -74,6 +74,7 @@ def parse_native(data: bytes) -> Chunk:
         ProxyError: it is an error object.
         UpstreamFailed: it is neither.
     """
+    events.check_size(data)
     try:
         native = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -197,6 +197,12 @@ def test_other_failures_say_nothing_about_trying_again(status):
     assert to_headers(parse_error(status, {"retry-after": "5"}, NESTED)) == []
 
 
+def test_a_body_that_is_too_long_is_not_read():
+    """It may take many times its size."""
+    error = parse_error(500, {}, b'{"error":{"message":"boom"},"x":[%b{}]}' % (b"{}," * 400_000))
+    assert (error.message, error.is_quoted) == ("The upstream answered with status 500.", False)
+
+
 @pytest.mark.parametrize("message", ["", None, 5])
 def test_a_moderation_that_says_nothing_has_a_message(message):
     """Row 177: the metadata says what it is."""
