@@ -6,7 +6,8 @@ list of parts) goes through `json` and is mended (contract E.4, step 5).
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -15,10 +16,14 @@ from proxy.dialects import failures
 from proxy.errors import UpstreamFailed
 from proxy.protocol.chat import Chunk, GroqExtra
 
+T = TypeVar("T")
+
 # strict=False takes an index of 0.0 or "0"
 _decode = msgspec.json.Decoder(Chunk, strict=False).decode
 _encode = msgspec.json.Encoder().encode
 _NO_ERROR = frozenset({b"null", b'""', b"false"})
+_LARGE = 1024 * 1024
+_MAX_VALUES = 2_000_000  # log probabilities of 30,000 tokens with 20 others each
 _NO_LOGPROB = -9999.0  # OpenAI's "very unlikely", for what JSON cannot say (R-LP)
 
 
@@ -29,10 +34,11 @@ def parse(data: bytes) -> Chunk:
         ProxyError: it is an error object (R-200), mapped like an error answer.
         UpstreamFailed: it cannot be read even leniently.
     """
+    check_size(data)
     try:
         chunk = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        chunk = _parse_leniently(data)
+        chunk = decode_leniently(data, _decode)
     if chunk.error is not UNSET and bytes(chunk.error) not in _NO_ERROR:
         raise failures.parse_embedded(data)
     if chunk.choices is None and (chunk.message is not UNSET or chunk.detail is not UNSET):
@@ -40,6 +46,16 @@ def parse(data: bytes) -> Chunk:
     if chunk.x_groq is not None:
         _read_groq(chunk, chunk.x_groq)
     return chunk
+
+
+def check_size(data: bytes) -> None:
+    """Before decoding, which makes an object of a hundred bytes from three: `{},`.
+
+    Raises:
+        UpstreamFailed: `data` may hold more values than an answer has.
+    """
+    if len(data) > _LARGE and sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise UpstreamFailed("The upstream's answer holds too many values.")
 
 
 def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:
@@ -53,9 +69,14 @@ def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:
     chunk.usage = chunk.usage or extra.usage
 
 
-def _parse_leniently(data: bytes) -> Chunk:
+def decode_leniently(data: bytes, decode: Callable[[bytes], T]) -> T:
+    """The second gear: decode what was mended.
+
+    Raises:
+        UpstreamFailed: it cannot be mended.
+    """
     try:
-        return _decode(_encode(_mend(json.loads(data.decode("utf-8", "replace")))))
+        return decode(_encode(_mend(json.loads(data.decode("utf-8", "replace")))))
     except (ValueError, RecursionError) as error:
         raise UpstreamFailed(f"the upstream sent what is no chunk: {type(error).__name__}") from error
 

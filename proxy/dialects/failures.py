@@ -16,6 +16,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 
+_MAX_BODY = 1024 * 1024  # bytes; what is longer tells nothing that could be passed on
 _MAX_MESSAGE = 2048
 _MAX_WORD = 128
 _CODES = ("code", "status", "http_status_code")
@@ -51,7 +52,8 @@ def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyEr
     """The error for an HTTP answer with a status that is not 2xx."""
     told = _read(body)
     if status == 403 and told.is_moderated:
-        return UpstreamRejected(told.message, code="content_policy_violation", is_quoted=True)
+        message: str = told.message or "The upstream's moderation refused the request."
+        return UpstreamRejected(message, code="content_policy_violation", is_quoted=True)
     if status in {401, 402, 403}:
         return _refused_us(status)
     if {told.code, told.type} & _OUR_KEY:
@@ -122,6 +124,8 @@ class _Told:
 
 
 def _read(body: bytes) -> _Told:
+    if len(body) > _MAX_BODY:
+        return _Told(None, {})
     text = body.decode("utf-8", "replace").strip()
     try:
         value = json.loads(text)

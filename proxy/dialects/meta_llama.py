@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import Struct
 
 from proxy.dialects import events, failures
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.thinking import Thinking
-from proxy.protocol.chat import Choice, Chunk, Delta, ToolCall
+from proxy.protocol.chat import Choice, Chunk, Delta, Function, ToolCall
 from proxy.protocol.raw import as_object, as_text
 
 _LACKS = (
@@ -47,7 +47,7 @@ class _Piece(Struct, gc=False):
     type: str | None = None
     text: str | None = None
     id: str | None = None
-    function: Raw | msgspec.UnsetType = UNSET
+    function: Function | None = None
 
 
 class _Event(Struct, gc=False):
@@ -65,7 +65,6 @@ class _Native(Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Native, strict=False).decode
-_encode = msgspec.json.Encoder().encode
 
 
 def parse_native(data: bytes) -> Chunk:
@@ -75,10 +74,11 @@ def parse_native(data: bytes) -> Chunk:
         ProxyError: it is an error object.
         UpstreamFailed: it is neither.
     """
+    events.check_size(data)
     try:
         native = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return events.parse(data)  # the lenient road, and errors
+        native = events.decode_leniently(data, _decode)
     if native.completion_message is not None:
         return _from_message(native.completion_message, native)
     if native.event is not None:
@@ -101,10 +101,7 @@ def _from_event(event: _Event) -> Chunk:
         return Chunk(choices=[], usage=usage)
     delta = Delta()
     if piece is not None and piece.type == "tool_call":
-        call = {"id": piece.id, "function": UNSET if piece.function is UNSET else piece.function}
-        delta.tool_calls = [
-            msgspec.json.decode(_encode({k: v for k, v in call.items() if v is not UNSET}), type=ToolCall)
-        ]
+        delta.tool_calls = [ToolCall(id=piece.id, function=piece.function)]
     elif piece is not None:
         delta.content = piece.text
     return Chunk(choices=[Choice(delta=delta, finish_reason=event.stop_reason)], usage=usage)

@@ -27,11 +27,10 @@ class EventParser:
     However the bytes are split over `feed` calls, the sequence of results is the same.
     """
 
-    __slots__ = ("_has_started", "_pieces", "_size", "_skip_lf")
+    __slots__ = ("_has_started", "_kept", "_skip_lf")
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._kept = bytearray()  # not a list of pieces: one of a few bytes takes ten times its size
         self._has_started = False
         self._skip_lf = False
 
@@ -47,7 +46,7 @@ class EventParser:
             return []
         if b"\r" in data or self._skip_lf:
             data = self._unify_line_ends(data)
-        is_straddled = bool(self._pieces) and data.startswith(b"\n") and self._pieces[-1].endswith(b"\n")
+        is_straddled = data.startswith(b"\n") and self._kept.endswith(b"\n")
         if not is_straddled and b"\n\n" not in data:
             self._keep(data)
             return []
@@ -62,22 +61,19 @@ class EventParser:
 
     def _is_between(self, data: bytes) -> bool:
         """Whether nothing is left over from before, and `data` is plain enough to be taken as it is."""
-        if self._pieces or self._skip_lf or len(data) == 8 or b"\r" in data:
+        if self._kept or self._skip_lf or len(data) == 8 or b"\r" in data:
             return False
         self._has_started = True
         return True
 
     def _keep(self, piece: bytes) -> None:
-        """Pieces of an unfinished event are joined once it is finished: joining each time would be quadratic."""
-        if piece:
-            self._pieces.append(piece)
-            self._size += len(piece)
-            if self._size > MAX_EVENT_BYTES:
-                raise UpstreamFailed(f"The upstream sent an event of more than {MAX_EVENT_BYTES} bytes.")
+        self._kept += piece
+        if len(self._kept) > MAX_EVENT_BYTES:
+            raise UpstreamFailed(f"The upstream sent an event of more than {MAX_EVENT_BYTES} bytes.")
 
     def _take(self, data: bytes) -> bytes:
-        block = b"".join((*self._pieces, data)) if self._pieces else data
-        self._pieces, self._size = [], 0
+        block = b"".join((self._kept, data)) if self._kept else data
+        self._kept = bytearray()
         if not self._has_started:
             self._has_started = True
             block = block.removeprefix(_BOM)
@@ -96,7 +92,7 @@ class EventParser:
 
 def _events(block: bytes) -> list[bytes]:
     events = []
-    for event in block.split(b"\n\n"):
+    for event in filter(None, block.split(b"\n\n")):
         is_plain = event.startswith(b"data: ") and b"\n" not in event
         data = event[6:] if is_plain else _data_of(event)
         if data:

@@ -14,8 +14,9 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from proxy.errors import StreamBroken, UpstreamFailed
 from proxy.protocol.chat import Choice, Chunk, Delta, Function, Reading, ToolCall
-from proxy.protocol.request import json_type
+from proxy.protocol.request import MAX_DEPTH, is_deeper_than, json_type
 from proxy.protocol.usage import Usage, parse_usage
+from proxy.streaming.allowance import Allowance
 from proxy.streaming.markup import Call, Piece, TextReader, begun_markup, without_markup
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
@@ -43,11 +44,21 @@ _NOT_A_FINISH = frozenset(
 )
 _MAX_CHOICES = 4096  # 128 may be asked for, for each of the prompts of a completion
 _MAX_CALLS = 128  # in one choice; a bound on what an upstream can make us keep and look through
+_MAX_KEPT = 32 * 1024 * 1024  # bytes of tool calls and annotations
+_MAX_THOUGHTS = 8 * 1024 * 1024  # bytes of thoughts that may turn out to be the answer
+_MAX_REREAD = 64 * 1024 * 1024  # bytes of arguments, to see whether they are complete
 _PLAIN = Reading()
 
 _text = msgspec.json.Decoder(str)
 _raw_list = msgspec.json.Decoder(list[Raw])
 _encode = msgspec.json.Encoder().encode
+
+
+class _Custom(Struct, gc=False):
+    """The `custom` of a tool call, whole or a piece."""
+
+    name: str | None = None
+    input: str | None = None
 
 
 class ToolPiece(Struct, gc=False):
@@ -102,6 +113,7 @@ class _Slot:
         "is_unwanted",
         "key",
         "name",
+        "size",
     )
 
     def __init__(self, call: ToolCall, name: str | None, *, is_unwanted: bool) -> None:
@@ -111,6 +123,7 @@ class _Slot:
         self.id = call.id
         self.name = name
         self.arguments: list[str] = []
+        self.size = 0  # of the arguments
         self.custom: Raw | UnsetType = UNSET
         self.is_told = False
         self.held = ""
@@ -168,7 +181,17 @@ class ChoiceStream:
     `has_content` turns true with the first thing that a caller waits for.
     """
 
-    __slots__ = ("_ids", "_reading", "_sink", "_states", "_usage", "has_content")
+    __slots__ = (
+        "_for_thoughts",
+        "_ids",
+        "_reading",
+        "_rereads",
+        "_sink",
+        "_states",
+        "_to_keep",
+        "_usage",
+        "has_content",
+    )
 
     def __init__(self, sink: Sink, reading: Reading = _PLAIN) -> None:
         self.has_content = False
@@ -176,6 +199,9 @@ class ChoiceStream:
         self._reading = reading
         self._states: list[_State] = []
         self._ids: set[str] = set()
+        self._to_keep = Allowance(_MAX_KEPT)
+        self._for_thoughts = Allowance(_MAX_THOUGHTS)
+        self._rereads = Allowance(_MAX_REREAD)
         self._usage: dict[str, Any] | None = None
 
     @property
@@ -288,7 +314,7 @@ class ChoiceStream:
 
     def _tell_thought(self, thought: str, index: int, state: _State) -> None:
         state.has_reasoned = self.has_content = True
-        if not state.has_answered:
+        if not state.has_answered and self._for_thoughts.take(len(thought)):
             state.thoughts.append(thought)
         self._sink.reasoning(index, thought)
 
@@ -301,7 +327,9 @@ class ChoiceStream:
             self._sink.extra(index, "audio", _on_one_line(delta.audio))
         if _is_given(delta.annotations, "array"):
             # told at once at the end: accumulators join lists by an `index` that annotations do not have
-            state.annotations += _raw_list.decode(_on_one_line(delta.annotations))
+            for annotation in _raw_list.decode(_on_one_line(delta.annotations)):
+                self._keep(len(bytes(annotation)))
+                state.annotations.append(annotation)
 
     def _read_call(self, call: ToolCall, index: int, state: _State, *, is_whole: bool) -> None:
         """R-TOOL: dense indexes; id, type and name once; arguments always a string.
@@ -310,7 +338,7 @@ class ChoiceStream:
         """
         name = call.function.name if call.function else None
         arguments = _arguments(call)
-        slot = None if is_whole else _slot_of(call, name, arguments, state.slots)
+        slot = None if is_whole else _slot_of(call, name, arguments, state.slots, self._rereads)
         if slot is None:
             if len(state.slots) >= _MAX_CALLS:
                 raise UpstreamFailed("The upstream called too many tools.")
@@ -320,14 +348,21 @@ class ChoiceStream:
             return
         slot.name = slot.name or name
         arguments = slot.take(arguments)
+        self._keep(len(arguments))
         slot.arguments.append(arguments)
-        custom = _on_one_line(call.custom) if _is_given(call.custom, "object") else UNSET
+        slot.size += len(arguments)
+        is_function = slot.is_told and slot.custom is UNSET
+        custom = UNSET if is_function else _custom_of(call.custom, is_first=not slot.is_told)
         if not slot.is_told:
             slot.custom = custom
             if slot.name or custom is not UNSET:
                 self._tell_call(slot, index, state)
-        elif arguments or custom is not UNSET:
+        elif custom is not UNSET or (arguments and slot.custom is UNSET):
             self._sink.tool(index, ToolPiece(slot.index, arguments, custom=custom))
+
+    def _keep(self, size: int) -> None:
+        if not self._to_keep.take(size):
+            raise UpstreamFailed("The upstream's answer holds more than can be kept.")
 
     def _tell_call(self, slot: _Slot, index: int, state: _State) -> None:
         slot.index = sum(other.is_told for other in state.slots)
@@ -345,7 +380,7 @@ class ChoiceStream:
             self._tell_call(slot, index, state)
         elif rest:
             self._sink.tool(index, ToolPiece(slot.index, rest))
-        if slot.had_markup and not is_cut and not _is_complete("".join(slot.arguments)):
+        if slot.had_markup and not is_cut and not _is_json("".join(slot.arguments)):
             raise UpstreamFailed("The upstream mixed up the arguments of a tool call.", code="tool_call_unparsable")
 
     def _finish(self, reason: str, index: int, state: _State) -> None:
@@ -382,11 +417,12 @@ class ChoiceStream:
 
     def _repair_silence(self, index: int, state: _State, *, was_thinking: bool) -> None:
         """Rows 68 and 76i: what was taken for thinking is the answer."""
-        if self._reading.repairs_silence or was_thinking:
+        is_whole = not self._for_thoughts.is_spent
+        if is_whole and (self._reading.repairs_silence or was_thinking):
             self._sink.content(index, "".join(state.thoughts), None)
 
 
-def _slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[_Slot]) -> _Slot | None:
+def _slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[_Slot], rereads: Allowance) -> _Slot | None:
     """The call that this piece continues, or None where it begins a new one."""
     if call.index is None:
         slot = slots[-1] if slots else None
@@ -396,7 +432,7 @@ def _slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[_Slot
         return None
     if name and not call.id:
         is_other = bool(slot.name) and name != slot.name
-        if is_other or (arguments and _is_complete("".join(slot.arguments))):
+        if is_other or (arguments and _is_complete(slot, rereads)):
             return None
     return slot
 
@@ -408,6 +444,8 @@ def _is_given(value: Raw | UnsetType, kind: str) -> TypeGuard[Raw]:
 def _on_one_line(value: Raw) -> Raw:
     """A raw value keeps the newlines and the broken characters of its source; a newline would end our event."""
     data = bytes(value)
+    if is_deeper_than(data, MAX_DEPTH):
+        raise UpstreamFailed("The upstream sent JSON that is nested too deeply.")
     if not data.isascii():
         data = data.decode("utf-8", "replace").encode()
     return Raw(msgspec.json.format(data, indent=-1))
@@ -431,9 +469,25 @@ def _string(raw: Raw) -> str:
         return str(value).encode("utf-8", "replace").decode()
 
 
-def _is_complete(arguments: str) -> bool:
+def _custom_of(value: Raw | UnsetType, *, is_first: bool) -> Raw | UnsetType:
+    if not _is_given(value, "object"):
+        return UNSET
+    given = msgspec.json.decode(_on_one_line(value), type=_Custom)
+    piece = {"input": given.input or ""}
+    return Raw(_encode({"name": given.name or ""} | piece if is_first else piece))
+
+
+def _is_complete(slot: _Slot, rereads: Allowance) -> bool:
+    """Whether the arguments so far are JSON; those that are too long to be read again and again count as begun."""
+    if not rereads.take(slot.size):
+        return False
+    slot.arguments = ["".join(slot.arguments)]
+    return _is_json(slot.arguments[0])
+
+
+def _is_json(text: str) -> bool:
     try:
-        msgspec.json.decode(arguments)
+        msgspec.json.decode(text)
     except msgspec.DecodeError:
         return False
     return True

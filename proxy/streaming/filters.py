@@ -7,7 +7,10 @@ from msgspec import Raw, Struct
 
 from proxy.protocol.reasoning import ReasoningFormat
 from proxy.protocol.usage import Usage
+from proxy.streaming.allowance import Allowance
 from proxy.streaming.choices import Extra, FinishReason, Sink, ToolPiece
+
+_MAX_THOUGHTS = 8 * 1024 * 1024  # bytes; a longer reasoning is not worth remembering
 
 
 def in_format(sink: Sink, form: ReasoningFormat) -> Sink:
@@ -104,10 +107,11 @@ class Turn(Struct, frozen=True):
 class Remembering(_Filter):
     """Notes the reasoning of turns that call tools; `take` hands over those that are complete."""
 
-    __slots__ = ("_call_ids", "_thoughts", "_turns")
+    __slots__ = ("_allowance", "_call_ids", "_thoughts", "_turns")
 
     def __init__(self, sink: Sink) -> None:
         super().__init__(sink)
+        self._allowance = Allowance(_MAX_THOUGHTS)
         self._thoughts: dict[int, list[str]] = {}
         self._call_ids: dict[int, list[str]] = {}
         self._turns: list[Turn] = []
@@ -118,7 +122,8 @@ class Remembering(_Filter):
         return turns
 
     def reasoning(self, index: int, text: str) -> None:
-        self._thoughts.setdefault(index, []).append(text)
+        if self._allowance.take(len(text)):
+            self._thoughts.setdefault(index, []).append(text)
         self._sink.reasoning(index, text)
 
     def tool(self, index: int, piece: ToolPiece) -> None:
@@ -128,6 +133,6 @@ class Remembering(_Filter):
 
     def finish(self, index: int, reason: FinishReason) -> None:
         thoughts, call_ids = self._thoughts.pop(index, []), self._call_ids.pop(index, [])
-        if thoughts and call_ids:
+        if thoughts and call_ids and not self._allowance.is_spent:
             self._turns.append(Turn(call_ids, "".join(thoughts)))
         self._sink.finish(index, reason)

@@ -27,7 +27,7 @@ def legacy_logprobs(given: Mapping[str, Any], *, offset: int = 0) -> dict[str, A
         offset: how many characters of tokens came before; a host that gives the legacy form counts itself.
     """
     if not isinstance(given.get("content"), list):
-        return dict(given)
+        return _legacy(given)
     entries = _entries(given["content"]) or []
     tokens = [entry["token"] for entry in entries]
     return {
@@ -82,6 +82,21 @@ def _from_legacy(given: Mapping[str, Any]) -> list[dict[str, Any]]:
         value = values[position] if position < len(values) else None
         entries.append(_token(str(token), value) | {"top_logprobs": others})
     return entries
+
+
+def _legacy(given: Mapping[str, Any]) -> dict[str, Any]:
+    tops = given.get("top_logprobs")
+    return {
+        "tokens": [token if isinstance(token, str) else "" for token in _list(given.get("tokens"))],
+        # OpenAI says null of the first token of a prompt
+        "token_logprobs": [None if value is None else _number(value) for value in _list(given.get("token_logprobs"))],
+        "top_logprobs": [_numbers(top) for top in tops] if isinstance(tops, list) else None,
+        "text_offset": [offset for offset in _list(given.get("text_offset")) if type(offset) is int],
+    }
+
+
+def _numbers(top: object) -> dict[str, float] | None:
+    return {name: _number(value) for name, value in top.items()} if isinstance(top, dict) else None
 
 
 def _list(value: object) -> list[Any]:

@@ -5,6 +5,7 @@ chunks; a text that might be the beginning of a tag waits for its end, never mor
 """
 
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -12,10 +13,12 @@ from msgspec import Struct
 
 from proxy.errors import UpstreamFailed
 from proxy.protocol.chat import Reading
+from proxy.streaming.allowance import Allowance
 
 Kind = Literal["content", "reasoning"]
 
-_MAX_CAPTURED = 4 * 1024 * 1024  # characters of markup
+_MAX_CAPTURED = 4 * 1024 * 1024  # bytes of markup
+_MAX_SPACE = 256  # characters before an opening tag
 _encode = msgspec.json.Encoder().encode
 
 # Tokenizers write ｜ and ▁, some hosts turn them into | and _.
@@ -26,10 +29,10 @@ _CALLS_END = re.compile(f"<{_BAR}tool{_LINE}calls{_LINE}end{_BAR}>")
 _SEPARATOR = re.compile(f"<{_BAR}tool{_LINE}sep{_BAR}>")
 _FENCE = re.compile(r"^```(?:json)?\s*\n|\n?```\s*$")
 _DSML_END = re.compile("</[｜|]DSML[｜|](?:tool_calls|function_calls)>")
-_DSML_CALL = re.compile('<[｜|]DSML[｜|]invoke name="([^"]*)">(.*?)</[｜|]DSML[｜|]invoke>', re.DOTALL)
-_DSML_PARAMETER = re.compile(
-    '<[｜|]DSML[｜|]parameter name="([^"]*)"(?: string="(true|false)")?>(.*?)</[｜|]DSML[｜|]parameter>', re.DOTALL
-)
+_DSML_CALL = re.compile('<[｜|]DSML[｜|]invoke name="([^"]*)">')
+_DSML_CALL_END = re.compile("</[｜|]DSML[｜|]invoke>")
+_DSML_PARAMETER = re.compile('<[｜|]DSML[｜|]parameter name="([^"]*)"(?: string="(true|false)")?>')
+_DSML_PARAMETER_END = re.compile("</[｜|]DSML[｜|]parameter>")
 _DSML_ANY = re.compile(r"</?[｜|]DSML[｜|]\w*(?:\s[^>]*>|>)?")
 _DSML_BEGUN = re.compile(r"</?[｜|]DSML[｜|]\w*(?:\s[^>]*)?")
 _MARKUP = (
@@ -62,6 +65,7 @@ class TextReader:
     """
 
     __slots__ = (
+        "_allowance",
         "_captured",
         "_close",
         "_held",
@@ -84,6 +88,7 @@ class TextReader:
         self._held = ""
         self._held_kind: Kind = "content"
         self._captured: list[str] | None = None
+        self._allowance = Allowance(_MAX_CAPTURED)
         self._tail = ""
         self._close = _CALLS_END
         self._pattern = _pattern(reading)
@@ -140,7 +145,8 @@ class TextReader:
                 self._held = text
                 return ""
             text = behind
-        match = self._pattern.search(text)
+        begin = text.find("<")  # of every tag; patterns with alternatives are slow to see that there is none
+        match = self._pattern.search(text, begin) if begin >= 0 else None
         while match is not None and match.lastgroup == "shut" and (kind != "content" or not self._is_thinking):
             match = self._pattern.search(text, match.end())  # the end of what was never opened is text
         if match is None:
@@ -160,7 +166,8 @@ class TextReader:
     def _begin(self, text: str) -> str | None:
         """The content behind its opening tag, or all of it; None while it may still turn out to begin with one."""
         stripped = text.lstrip()
-        for tag in _opening_tags(self._reading):
+        tags = _opening_tags(self._reading) if len(text) - len(stripped) <= _MAX_SPACE else []
+        for tag in tags:
             if stripped.startswith(tag):
                 self._is_beginning, self._is_thinking, self._skips_space = False, True, True
                 return stripped.removeprefix(tag)
@@ -185,7 +192,7 @@ class TextReader:
         if match is None:
             captured.append(text)
             self._captured, self._tail = captured, window[-_LONGEST:]
-            if sum(map(len, captured)) > _MAX_CAPTURED:
+            if not self._allowance.take(len(text)):
                 raise _unreadable("is too long")
             return ""
         end = match.end() - len(self._tail)
@@ -267,8 +274,10 @@ def _plain_calls(markup: str, *, is_cut: bool) -> list[Call]:
 def _dsml_calls(markup: str) -> list[Call]:
     """`<｜DSML｜invoke name="…"><｜DSML｜parameter name="…" string="true|false">…</｜DSML｜parameter>…`, many."""
     calls = []
-    for name, body in _DSML_CALL.findall(markup):
-        fields = {key: _value(text, is_text) for key, is_text, text in _DSML_PARAMETER.findall(body)}
+    for call, body in _enclosed(markup, _DSML_CALL, _DSML_CALL_END):
+        name = call[1]
+        parameters = _enclosed(body, _DSML_PARAMETER, _DSML_PARAMETER_END)
+        fields = {parameter[1]: _value(text, parameter[2]) for parameter, text in parameters}
         if not fields and body.strip():
             calls.append(_call(name, body.strip()))
         else:
@@ -276,7 +285,15 @@ def _dsml_calls(markup: str) -> list[Call]:
     return calls
 
 
-def _value(text: str, is_text: str) -> object:
+def _enclosed(markup: str, begin: re.Pattern[str], end: re.Pattern[str]) -> Iterator[tuple[re.Match[str], str]]:
+    """Each `begin`, and what stands before the next `end`; one pattern for both would take quadratic time."""
+    at = 0
+    while (opening := begin.search(markup, at)) and (closing := end.search(markup, opening.end())):
+        yield opening, markup[opening.end() : closing.start()]
+        at = closing.end()
+
+
+def _value(text: str, is_text: str | None) -> object:
     if is_text == "true":
         return text
     try:

@@ -29,12 +29,12 @@ _REQUEST = (
     b'{"model":"model","messages":[{"role":"system","content":"You are helpful."},'
     b'{"role":"user","content":"Say hello."}],"temperature":0.7,"stream":true,"stream_options":{"include_usage":true}}'
 )
-_CALLS = 20_000
-_ROUNDS = 5
+_CALLS = 1_000
+_ROUNDS = 100
 
 
 def best_us(call: Callable[[], object], calls: int = _CALLS) -> float:
-    """Microseconds for one `call`: the best of 5 rounds, as whatever else runs only adds."""
+    """Microseconds for one `call`: the best of many short rounds, as whatever else runs only adds."""
     taken = []
     for _ in range(_ROUNDS):
         begun_s = time.perf_counter()

@@ -155,6 +155,8 @@ class _StreamReader:
 
     def _read_text_choice(self, told: dict[str, Any]) -> None:
         assert told.keys() == {"index", "text", "logprobs", "finish_reason"}
+        while told["index"] >= len(self._choices):  # nothing opens a choice here, so any may be the first
+            self._choices.append(_Accumulated())
         choice = self._choice(told["index"])
         choice.add_text("content", told["text"])
         choice.add_logprobs(told["logprobs"])
@@ -280,8 +282,7 @@ def _logprobs(value: dict[str, Any] | None) -> list | None:
     if value is None:
         return None
     assert value.keys() == {"content", "refusal"}
-    assert value["refusal"] is None
-    for entry in value["content"] or ():
+    for entry in (*(value["content"] or ()), *(value["refusal"] or ())):
         assert entry.keys() == {"token", "logprob", "bytes", "top_logprobs"}
         assert all(top.keys() == {"token", "logprob", "bytes"} for top in entry["top_logprobs"])
     return value["content"]
@@ -322,8 +323,9 @@ def _joined(old: Any, new: Any) -> Any:
 
 
 def _loads(text: str | bytes) -> Any:
-    return json.loads(text, parse_constant=_refuse)
+    return json.loads(text, parse_constant=refuse)
 
 
-def _refuse(constant: str) -> None:
+def refuse(constant: str) -> None:
+    """For `json.loads`: NaN and the infinities are none of ours."""
     raise AssertionError(f"{constant} is not JSON")

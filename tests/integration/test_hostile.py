@@ -145,6 +145,22 @@ async def test_a_whole_answer_in_endless_events_is_given_up(client, upstream):
     assert "over" in caught.value.message
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_an_event_without_an_end_is_given_up(client, upstream, is_stream):
+    """The upstream's connection is closed, and the caller gets a status: nothing has left yet."""
+
+    async def endless(call: Call) -> None:
+        await call.write(SSE_HEAD)
+        await call.chunk(b"data: ")
+        while not call.gone.is_set():
+            await call.chunk(b"x" * 65536)
+
+    upstream.play(endless)
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.chat.completions.create(**ASK, stream=is_stream)
+    assert "event of more than" in caught.value.message
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example"])
 async def test_without_keys_a_page_that_points_its_name_here_gets_nothing(url, upstream, session, host):
     async with session.post(f"{url}/v1/chat/completions", json=ASK, headers={"host": host}) as response:

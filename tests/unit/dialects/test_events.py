@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from proxy.dialects import events
+from proxy.dialects.meta_llama import parse_native
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamLacksModel, UpstreamRateLimited, UpstreamRejected
 
 
@@ -125,6 +126,19 @@ def test_what_is_no_chunk_is_the_upstreams_failure(body):
     with pytest.raises(UpstreamFailed) as caught:
         events.parse(body)
     assert caught.value.status == 502
+
+
+@pytest.mark.parametrize("item", [b"{}", b"[]", b'""', b'{"index":0}'])
+@pytest.mark.parametrize("parse", [events.parse, parse_native])
+def test_many_small_values_are_not_decoded(parse, item):
+    """A body that may be read would take thirty times its size."""
+    with pytest.raises(UpstreamFailed, match="too many values"):
+        parse(b'{"choices":[%b{}]}' % ((item + b",") * 2_000_000))
+
+
+def test_a_long_text_may_hold_commas():
+    """They cannot be told from those of the JSON, but are fewer."""
+    assert len(content(choice(b'{"content":"%b"}' % (b"words, " * 500_000)))) == 3_500_000
 
 
 DEEP = b"[" * 10**5 + b"]" * 10**5

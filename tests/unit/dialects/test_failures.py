@@ -268,6 +268,19 @@ def test_other_failures_say_nothing_about_trying_again(status):
     assert to_headers(parse_error(status, {"retry-after": "5"}, NESTED)) == []
 
 
+def test_a_body_that_is_too_long_is_not_read():
+    """It may take many times its size."""
+    error = parse_error(500, {}, b'{"error":{"message":"boom"},"x":[%b{}]}' % (b"{}," * 400_000))
+    assert (error.message, error.is_quoted) == ("The upstream answered with status 500.", False)
+
+
+@pytest.mark.parametrize("message", ["", None, 5])
+def test_a_moderation_that_says_nothing_has_a_message(message):
+    """Row 177: the metadata says what it is."""
+    error = parse_error(403, {}, json.dumps({"error": {"message": message, "metadata": {"reasons": []}}}).encode())
+    assert (error.code, bool(error.message)) == ("content_policy_violation", True)
+
+
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 504])
 def test_words_of_a_host_are_marked_as_such(status):
     """They may quote the prompt, so they are not logged; our own words are."""
@@ -307,7 +320,8 @@ def test_any_answer_is_an_error_that_can_be_told(status, headers, body):
         assert 400 <= error.status <= 599
         told = json.loads(to_json(error, "r"))["error"]
         assert set(told) == {"message", "type", "param", "code"}
-        assert told["message"]
+        assert 0 < len(told["message"]) <= 2048
+        assert all(len(told[name] or "") <= 128 for name in ("param", "code"))
         to_headers(error)
 
 

@@ -2,6 +2,7 @@
 
 import codecs
 import random
+import re
 
 import pytest
 from hypothesis import example, given
@@ -87,6 +88,14 @@ def test_any_split_gives_the_same_events(stream, places):
 @given(streams)
 def test_a_stream_in_single_bytes_gives_the_same_events(stream):
     assert read(*(stream[at : at + 1] for at in range(len(stream)))) == read(stream)
+
+
+@given(streams)
+def test_events_that_come_alone_give_the_same(stream):
+    """Each read ends with an event, as most do: there is a shorter way for them."""
+    pieces = re.split(rb"(?<=\n\n)", stream)
+    assert b"".join(pieces) == stream
+    assert read(*pieces) == read(stream)
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 10**6), max_size=8))

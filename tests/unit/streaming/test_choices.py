@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import Raw
 
 from proxy.dialects import events
@@ -516,6 +518,30 @@ def test_a_custom_tool_is_passed_on():
     assert (piece.id, bytes(piece.custom)) == ("a", b'{"name":"run","input":"ls"}')
 
 
+def test_a_custom_tool_in_pieces_has_its_name_once():
+    """Like a function (R-TOOL), whatever the host repeats; and what began as the one stays it."""
+    pieces = tools(
+        chunk({"tool_calls": [{"index": 0, "id": "a", "custom": {"name": "run", "format": "x"}}]}),
+        chunk({"tool_calls": [{"index": 0, "id": "a", "custom": {"name": "run", "input": "l"}}]}),
+        chunk({"tool_calls": [call(0, None, "{}"), {"index": 0, "custom": {"input": "s"}}]}),
+        STOP,
+    )
+    assert [bytes(piece.custom) for piece in pieces] == [
+        b'{"name":"run","input":""}',
+        b'{"input":"l"}',
+        b'{"input":"s"}',
+    ]
+
+
+def test_a_function_does_not_become_a_custom_tool():
+    pieces = tools(
+        chunk({"tool_calls": [call(0, "f", "{", "a"), {"index": 0, "custom": {"name": "run", "input": "l"}}]}),
+        chunk({"tool_calls": [call(0, None, "}")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", "{}")}
+
+
 def test_a_custom_of_null_is_none():
     """Hosts that write out every field send it beside a function."""
     [piece] = tools(chunk({"tool_calls": [call(0, "f", "{}", "a", custom=None)]}), STOP)
@@ -594,6 +620,30 @@ def test_deep_json_is_no_crash(delta):
     assert error is None or isinstance(error, ProxyError)
 
 
+@pytest.mark.parametrize("name", ["audio", "function_call"])
+def test_extras_that_nest_deeply_are_a_failure(name):
+    """Deeper than a request may; some hundred levels would be read here, and be too many where they are written."""
+    value = b'{"a":' * 65 + b"1" + b"}" * 65
+    error = tell(RecordingSink(), b'{"choices":[{"index":0,"delta":{"%b":%b}}]}' % (name.encode(), value))
+    assert isinstance(error, UpstreamFailed)
+
+
+def test_thoughts_too_long_to_be_kept_are_no_answer():
+    """Row 76i, bounded: nothing rather than half of it."""
+    thought = chunk({"reasoning": "x" * 1024 * 1024})
+    sink = RecordingSink()
+    assert tell(sink, *[thought] * 9, STOP, reading=Reading(repairs_silence=True)) is None
+    assert [entry[0] for entry in sink.calls] == ["open", *["reasoning"] * 9, "finish"]
+
+
+def test_the_same_name_again_and_again_takes_no_quadratic_time():
+    """Whether a call is complete is seen by reading all of it; that is not done without end (R-TOOL)."""
+    piece = call(0, "f", " " * 200)
+    begun = call(0, "f", '{"a": "')
+    pieces = tools(*[chunk({"tool_calls": [begun] + [piece] * 1000})] * 20, STOP)
+    assert {piece.index for piece in pieces} == {0}
+
+
 def test_logprobs_travel_with_their_text():
     given = {"content": [{"token": "a", "logprob": -0.5}]}
     assert told(chunk({"content": "a"}, choice={"logprobs": given}), STOP)[1] == ("content", 0, "a", given)
@@ -609,3 +659,107 @@ def test_raw_is_what_a_piece_holds():
     """The sink gets bytes that can be spliced in."""
     [piece] = tools(chunk({"tool_calls": [{"index": 0, "custom": {"name": "a"}}]}), STOP)
     assert isinstance(piece.custom, Raw)
+
+
+# --- anything, in every reading -----------------------------------------------------------------------------------
+
+markup = st.sampled_from(
+    [
+        *("", "a", " ", "\n", "<", "<think>", "Hm.</think>\n\n", "a < b"),
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+        '<｜DSML｜tool_calls><｜DSML｜invoke name="f">{}</｜DSML｜invoke></｜DSML｜tool_calls>',
+        "</｜DSML｜",
+        "<｜end▁of▁sentence｜>",
+    ]
+)
+some_calls = st.lists(
+    st.builds(
+        call,
+        st.sampled_from([0, 1, 5, None]),
+        st.sampled_from(["f", "g", "", None]),
+        st.sampled_from(["", "{}", '{"a":', "<｜DSML｜x>", None]),
+        st.sampled_from(["x", "y", "", None]),
+        custom=st.none() | st.fixed_dictionaries({}, optional={"name": st.just("run"), "input": st.just("ls")}),
+    ),
+    min_size=1,
+    max_size=2,
+)
+some_deltas = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": markup,
+        "reasoning": markup,
+        "refusal": st.sampled_from(["", "no"]),
+        "tool_calls": some_calls,
+        "audio": st.just({"data": "x"}),
+        "annotations": st.just([{"type": "url_citation"}]),
+        "function_call": st.sampled_from([{"name": "f"}, {"arguments": "{}"}, None]),
+    },
+)
+some_readings = st.builds(
+    Reading,
+    thought_tags=st.sampled_from([(), ("think",)]),
+    begins_in_thought=st.booleans(),
+    looks_for_calls=st.booleans(),
+    may_call=st.booleans(),
+    one_call=st.booleans(),
+    repairs_silence=st.booleans(),
+    numbers_calls=st.booleans(),
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), some_deltas), max_size=6),
+    st.sampled_from(["stop", "length", "tool_calls"]),
+    some_readings,
+)
+def test_any_answer_is_told_in_order_or_is_an_error(deltas, finish, reading):
+    """What `Sink` promises, whatever a host says and however it is to be read."""
+    sink = RecordingSink()
+    ending = [chunk(index=index, finish=finish) for index in (0, 1)]
+    error = tell(sink, *[chunk(delta, index=index) for index, delta in deltas], *ending, reading=reading)
+    assert error is None or isinstance(error, ProxyError)
+    for index in (0, 1):
+        check_order([entry for entry in sink.calls if entry[1] == index], is_whole=error is None)
+
+
+def check_order(calls, *, is_whole):
+    kinds = [entry[0] for entry in calls]
+    assert kinds[:1] in ([], ["open"])
+    assert "open" not in kinds[1:]
+    assert "finish" not in kinds[:-1]
+    assert not is_whole or kinds[-1] == "finish"
+    assert all(entry[2] for entry in calls if entry[0] in {"reasoning", "refusal", "content"})
+    pieces = [entry[2] for entry in calls if entry[0] == "tool"]
+    begun = [piece for piece in pieces if piece.id is not None]
+    assert [piece.index for piece in begun] == list(range(len(begun)))
+    assert all(piece.name is not None for piece in begun)
+    assert all(piece.index < len(begun) and piece.name is None for piece in pieces if piece.id is None)
+    if calls and calls[-1] == ("finish", 0, "tool_calls"):
+        assert pieces
+
+
+@settings(max_examples=300)
+@given(st.lists(markup, min_size=1, max_size=5), some_readings, st.data())
+def test_where_a_host_cuts_its_text_makes_no_difference(texts, reading, data):
+    text = "".join(texts)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=5)))
+    parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    whole, cut = RecordingSink(), RecordingSink()
+    errors = [
+        tell(sink, *[chunk({"content": part}) for part in given], STOP, reading=reading)
+        for sink, given in ((whole, [text]), (cut, parts))
+    ]
+    assert type(errors[0]) is type(errors[1])
+    if errors[0] is None:
+        assert heard(cut) == heard(whole)
+
+
+def heard(sink):
+    """What a caller puts together; ids are random."""
+    texts = {kind: "".join(entry[2] for entry in sink.calls if entry[0] == kind) for kind in ("content", "reasoning")}
+    calls = [(piece.name, piece.arguments) for _, _, piece in (entry for entry in sink.calls if entry[0] == "tool")]
+    return texts, calls, sink.calls[-1]

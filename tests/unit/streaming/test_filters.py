@@ -1,6 +1,8 @@
 """Forms of reasoning, and its memory (contract C)."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.streaming.choices import ToolPiece
 from proxy.streaming.filters import Remembering, Turn, in_format
@@ -65,6 +67,17 @@ def test_empty_text_beside_logprobs_closes_no_tag():
     assert sink.calls[-1] == ("content", 0, "", {"content": []})
 
 
+def test_thoughts_without_end_are_not_remembered():
+    """Nor is a part of them: a host would take it for all."""
+    remembering = Remembering(RecordingSink())
+    remembering.open(0)
+    for _ in range(9):
+        remembering.reasoning(0, "x" * 1024 * 1024)
+    remembering.tool(0, ToolPiece(0, "{}", "call_1", "f"))
+    remembering.finish(0, "tool_calls")
+    assert remembering.take() == []
+
+
 def test_turns_that_call_tools_are_remembered():
     """Under every call of the turn, once it is complete."""
     sink = RecordingSink()
@@ -81,3 +94,67 @@ def test_turns_that_call_tools_are_remembered():
     remembering.finish(1, "stop")
     assert remembering.take() == [Turn(["call_1", "call_2"], "Hm.")]
     assert remembering.take() == []
+
+
+# --- anything -----------------------------------------------------------------------------------------------------
+
+words = st.text(alphabet="ab<", min_size=1, max_size=3)
+indexes = st.integers(0, 1)
+said = st.one_of(
+    st.tuples(st.just("reasoning"), indexes, words),
+    st.tuples(st.just("content"), indexes, words, st.none()),
+    st.tuples(st.just("content"), indexes, st.just(""), st.just({"content": []})),
+    st.tuples(st.just("refusal"), indexes, words),
+    st.tuples(st.just("tool"), indexes, st.just(ToolPiece(0, "{}", "call_1", "f"))),
+)
+answers = st.lists(said, max_size=8).map(
+    lambda entries: [("open", 0), ("open", 1), *entries, ("finish", 0, "stop"), ("finish", 1, "stop")]
+)
+
+
+def play(sink, answer):
+    for name, *arguments in answer:
+        getattr(sink, name)(*arguments)
+
+
+def passed(form, answer):
+    sink = RecordingSink()
+    play(in_format(sink, form), answer)
+    return sink.calls
+
+
+def text_of(calls, index, *kinds):
+    return "".join(entry[2] for entry in calls if entry[0] in kinds and entry[1] == index)
+
+
+@given(answers)
+def test_nothing_but_reasoning_is_hidden(answer):
+    assert passed("hidden", answer) == passed("both", [entry for entry in answer if entry[0] != "reasoning"])
+
+
+@given(answers)
+def test_tags_are_balanced_and_hold_all_the_reasoning(answer):
+    """Everything that is said comes out, in its order, and nothing after the finish."""
+    calls = passed("think_tags", answer)
+    for index in (0, 1):
+        own = [entry for entry in calls if entry[1] == index]
+        assert (own[0][0], own[-1][0]) == ("open", "finish")
+        text = text_of(calls, index, "content")
+        assert text.count("<think>") == text.count("</think>\n\n")
+        plain = text.replace("<think>", "").replace("</think>\n\n", "")
+        assert plain == text_of(passed("both", answer), index, "content", "reasoning")
+    assert [entry for entry in calls if entry[0] in {"tool", "refusal"}] == [
+        entry for entry in answer if entry[0] in {"tool", "refusal"}
+    ]
+
+
+@given(answers)
+def test_remembering_changes_nothing(answer):
+    """It notes the reasoning of the choices that call tools, and of no others."""
+    sink = RecordingSink()
+    remembering = Remembering(sink)
+    play(remembering, answer)
+    assert sink.calls == passed("both", answer)
+    calling = sorted({entry[1] for entry in answer if entry[0] == "tool"})
+    thoughts = [text_of(sink.calls, index, "reasoning") for index in calling]
+    assert [turn.reasoning for turn in remembering.take()] == [text for text in thoughts if text]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.streaming.logprobs import canonical_logprobs
+from proxy.streaming.logprobs import canonical_logprobs, legacy_logprobs
 from proxy.streaming.sinks import joined_logprobs
 
 
@@ -117,3 +117,21 @@ def test_pieces_are_joined_end_to_end(entries, expected):
 @example([{"tokens": ["a"]}, {"tokens": {"x": 1}}])
 def test_any_pieces_can_be_joined(entries):
     joined_logprobs(entries)
+
+
+def test_the_legacy_form_is_checked_too():
+    """What is of another type becomes the nearest right thing; what the form does not have stays away."""
+    given = {
+        "tokens": ["a", 5],
+        "token_logprobs": [None, "x"],
+        "top_logprobs": [None, {"b": "x"}, []],
+        "text_offset": [0, "1", True],
+        "vendor": {"a": [[]]},
+    }
+    assert legacy_logprobs(given) == {
+        "tokens": ["a", ""],
+        "token_logprobs": [None, -9999.0],
+        "top_logprobs": [None, {"b": -9999.0}, None],
+        "text_offset": [0],
+    }
+    assert legacy_logprobs({"tokens": ["a"], "top_logprobs": None})["top_logprobs"] is None

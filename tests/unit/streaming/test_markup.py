@@ -159,6 +159,27 @@ def test_markup_without_an_end_is_bounded():
 
 
 @pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ('<｜DSML｜invoke name="f">', ""),
+        ('<｜DSML｜invoke name="f">', "</｜DSML｜invoke>"),
+        ('<｜DSML｜parameter name="a">', "</｜DSML｜invoke>"),
+    ],
+)
+def test_what_is_opened_again_and_again_takes_no_quadratic_time(begin, end):
+    """Minutes, where each beginning looks for an end of its own."""
+    with pytest.raises(UpstreamFailed, match="cannot be read"):
+        read(THINKS, '<｜DSML｜invoke name="f">' + begin * 100_000 + end + "</｜DSML｜tool_calls>")
+
+
+def test_white_space_before_a_tag_is_not_waited_for_without_end():
+    space = " " * 257
+    assert (
+        read(THINKS, space, "<think>Hm.") == read(THINKS, f"{space}<think>Hm.") == [("content", f"{space}<think>Hm.")]
+    )
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ('{"city": "Paris</｜DSML｜parameter>"}', '{"city": "Paris"}'),

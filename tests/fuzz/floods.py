@@ -1,0 +1,92 @@
+"""What a broken or hostile host may send without end: `python -m tests.fuzz.floods` sends 100 MB of each.
+
+Prints a line of JSON for each flood: its name, how it ended, and by how many MB the memory of this process had grown at
+its highest.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+
+from proxy.dialects import events
+from proxy.errors import ProxyError
+from proxy.protocol.chat import Reading
+from proxy.protocol.sse import EventParser
+from proxy.streaming.chat import ChatWriter
+from proxy.streaming.choices import ChoiceStream
+from proxy.streaming.filters import Remembering
+from proxy.streaming.sinks import Envelope
+
+_SIZE = 100 * 1024 * 1024
+_READ = 64 * 1024
+_READING = Reading(thought_tags=("think",), looks_for_calls=True, repairs_silence=True)
+_BEGIN = "<｜tool▁calls▁begin｜>"
+
+
+def _event(delta: dict) -> bytes:
+    return b"data: %b\n\n" % json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode()
+
+
+def _call(arguments: str) -> dict:
+    return {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": arguments}}]}
+
+
+_TEXT = "x" * 1000
+FLOODS = {  # what comes first, and what then comes for ever
+    "an event without an end": (b"data: ", b"x" * 1000),
+    "a line of no field": (b"", b"x" * 1000),
+    "lines without a blank one": (b"", b"data: x\n" * 100),
+    "blank lines": (b"", b"\n" * 1000),
+    "comments": (b"", b": %b\n\n" % (b"-" * 200)),
+    "comments without a blank line": (b"", b": keep-alive\n" * 100),
+    "small events": (b"", _event({"content": "a"}) + b": %b\n\n" % (b"-" * 400)),
+    "thinking": (b"", _event({"reasoning": _TEXT})),
+    "thinking between tags": (_event({"content": "<think>"}), _event({"content": _TEXT})),
+    "white space where a tag may begin": (b"", _event({"content": " " * 1000})),
+    "a call in markup": (_event({"content": _BEGIN}), _event({"content": _TEXT})),
+    "a call in markup, in small pieces": (_event({"content": _BEGIN}), _event({"content": "xy"})),
+    "arguments of a call": (b"", _event(_call(_TEXT))),
+    "arguments of a call, in small pieces": (b"", _event(_call("x" * 100))),
+    "a name that does not come": (b"", _event({"tool_calls": [{"index": 0, "function": {"arguments": _TEXT}}]})),
+    "small values": (b'data: {"choices":[', b"{}," * 1000),
+    "annotations": (_event({"content": "a"}), _event({"annotations": [{"text": _TEXT}]})),
+}
+
+
+def _reads(first: bytes, then: bytes) -> Iterator[bytes]:
+    yield first
+    block = then * (_READ // len(then) + 1)
+    yield from repeat(block, _SIZE // len(block) + 1)
+
+
+def _end_of(first: bytes, then: bytes) -> str:
+    """The code of the error in which it ends; what is written is taken away, as by a caller who reads."""
+    writer = ChatWriter(Envelope("chatcmpl-own", 1_700_000_000, "model"), wants_usage=True)
+    parser, answer = EventParser(), ChoiceStream(Remembering(writer), _READING)
+    try:
+        for data in _reads(first, then):
+            for event in parser.feed(data):
+                answer.accept(events.parse(event))
+            writer.take()
+        answer.close()
+    except ProxyError as error:
+        return f"{error.code}: {error.message}"
+    return "whole"
+
+
+def _peak_mb() -> float:
+    """Of this program alone: what `resource` tells begins with the peak of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def main() -> None:
+    before_mb = _peak_mb()
+    for name, (first, then) in FLOODS.items():
+        print(json.dumps([name, _end_of(first, then), _peak_mb() - before_mb]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

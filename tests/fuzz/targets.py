@@ -1,0 +1,199 @@
+"""What a fuzzer may ask: each target takes any bytes, and returns nothing where all is well.
+
+Whatever a target raises is a bug of Tidegate, `AssertionError` included: of the errors that the code may raise,
+`ProxyError` and no other, a target takes care itself. Inputs are what a wire would carry, so that a corpus can be read:
+`framing` and `stream` take the bytes of a host's event stream (or of its unary answer), `errors` a status, headers and
+a body as HTTP writes them, `request` the body of a caller.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+
+from proxy.config.cards import UNKNOWN, Card
+from proxy.dialects import events, failures, history
+from proxy.dialects.registry import DIALECTS
+from proxy.errors import ProxyError
+from proxy.protocol import chat, completions, embeddings
+from proxy.protocol.chat import Chunk, Reading
+from proxy.protocol.errors import to_headers, to_json
+from proxy.protocol.reasoning import ReasoningFormat, reasoning_names, take_format
+from proxy.protocol.request import ModelRequest
+from proxy.protocol.sse import EventParser, frame
+from proxy.streaming.chat import ChatAssembler, ChatWriter
+from proxy.streaming.choices import ChoiceStream, Sink
+from proxy.streaming.completions import CompletionAssembler, CompletionWriter
+from proxy.streaming.filters import Remembering, in_format
+from proxy.streaming.sinks import Envelope
+from tests.fakes import canonical
+from tests.unit import chunks
+
+Parse = Callable[[bytes], Chunk]
+
+_DONE = b"[DONE]"
+_MODEL = "public-name"
+_LEGACY = Envelope("cmpl-own", 1_700_000_000, _MODEL)
+_OTHER_PARSES = {dialect.parse for dialect in DIALECTS.values()} - {events.parse}
+_WAYS: tuple[tuple[Reading, ReasoningFormat], ...] = (
+    (Reading(), "reasoning_content"),
+    (Reading(thought_tags=("think", "reasoning"), looks_for_calls=True), "reasoning_content"),
+    (Reading(thought_tags=("think",), begins_in_thought=True, looks_for_calls=True, one_call=True), "both"),
+    (Reading(thought_tags=("think",), looks_for_calls=True, may_call=False, repairs_silence=True), "think_tags"),
+    (Reading(looks_for_calls=True, repairs_silence=True, numbers_calls=True), "hidden"),
+)
+_CARDS = (
+    UNKNOWN,
+    Card(thinking="always", reasoning_history="required", max_output_tokens=10, context_window=20, vision=False),
+    Card(
+        thinking="on",
+        structured_output="none",
+        named_tool_choice=False,
+        tools_while_thinking=False,
+        refused_while_thinking=("temperature",),
+    ),
+)
+
+
+def framing(stream: bytes) -> None:
+    """The same events, however the wire cuts; and events are framed so that they are read back."""
+    whole = _read([stream])
+    for size in (1, 2, 3, 7):
+        assert _read(stream[at : at + size] for at in range(0, len(stream), size)) == whole
+    for at in range(len(stream)) if len(stream) < 128 else (8, 64, len(stream) // 2):
+        assert _read([stream[:at], b"", stream[at:]]) == whole
+    lines = [event for event in whole if b"\n" not in event]
+    assert _read([frame(lines)] if lines else []) == lines
+
+
+def stream(body: bytes) -> None:
+    """One answer of a host, in every reading and in every form that a caller may have it."""
+    for reading, form in _WAYS:
+        _as_chat(body, events.parse, reading, form)
+    for parse in _OTHER_PARSES:
+        _as_chat(body, parse, *_WAYS[1])
+    _as_completions(body)
+
+
+def errors(answer: bytes) -> None:
+    """An answer that is no 2xx, and the same body in a 200."""
+    head, _, body = answer.partition(b"\n\n")
+    status, *lines = head.decode("latin-1").split("\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
+    number = int(status) if re.fullmatch(r"[1-9][0-9]{2}", status) else 500
+    for error in (failures.parse_error(number, headers, body), failures.parse_embedded(body)):
+        assert 400 <= error.status <= 599
+        canonical.read_error(to_json(error, "request-id"))
+        for name, value in to_headers(error):
+            assert name == b"retry-after"
+            assert 1 <= int(value) <= 120
+
+
+def request(body: bytes) -> None:
+    """A caller's body, at every door and for every dialect."""
+    for parse in (chat.parse_request, completions.parse_request, embeddings.parse_request):
+        try:
+            parsed = parse(body)
+            take_format(parsed.fields)
+        except ProxyError as error:
+            canonical.read_error(to_json(error, "request-id"))
+            continue
+        for card, drops_params in product(_CARDS, (False, True)):
+            _build(parsed, card, drops_params=drops_params)
+
+
+TARGETS: Mapping[str, Callable[[bytes], None]] = {
+    target.__name__: target for target in (framing, stream, errors, request)
+}
+
+
+def _read(pieces: Iterable[bytes]) -> list[bytes]:
+    parser = EventParser()
+    found = [event for piece in pieces for event in parser.feed(piece)]
+    return found + parser.close()
+
+
+def _as_chat(body: bytes, parse: Parse, reading: Reading, form: ReasoningFormat) -> None:
+    names, told = reasoning_names(form), []
+    for wants_usage in (False, True):
+        writer = ChatWriter(chunks.ENVELOPE, wants_usage=wants_usage, form=form)
+        error = _tell(in_format(writer, form), body, parse, reading)
+        payloads = writer.take()
+        if form != "both":
+            chunks.check(payloads, wants_usage=wants_usage, is_whole=error is None)
+        told.append(canonical.read_stream(_framed(payloads, error), "chat", _MODEL, names, wants_usage=wants_usage))
+    assembler = ChatAssembler(chunks.ENVELOPE, form=form)
+    also = _tell(in_format(assembler, form), body, parse, reading)
+    assert type(also) is type(error)
+    if error is None:
+        assert _alike(canonical.read_answer(assembler.to_json(), "chat", _MODEL, names)) == _alike(told[1])
+        replayed = ChatWriter(chunks.ENVELOPE, wants_usage=True, form=form)
+        assembler.replay(replayed)
+        canonical.read_stream(_framed(replayed.take(), None), "chat", _MODEL, names, wants_usage=True)
+
+
+def _as_completions(body: bytes) -> None:
+    reading = Reading(may_call=False)
+    writer, assembler = CompletionWriter(_LEGACY, wants_usage=True), CompletionAssembler(_LEGACY)
+    error = _tell(writer, body, events.parse, reading)
+    canonical.read_stream(_framed(writer.take(), error), "completions", _MODEL, (), wants_usage=True)
+    if _tell(assembler, body, events.parse, reading) is None:
+        canonical.read_answer(assembler.to_json(), "completions", _MODEL, ())
+
+
+def _tell(sink: Sink, body: bytes, parse: Parse, reading: Reading) -> ProxyError | None:
+    """Feed what a host sends to `sink` as an attempt does; the error that ended it, if one did."""
+    remembering = Remembering(sink)
+    answer = ChoiceStream(remembering, reading)
+    is_unary = body.lstrip().startswith(b"{")
+    try:
+        for event in [body] if is_unary else _read([body[at : at + 50] for at in range(0, len(body), 50)]):
+            if event.startswith(_DONE):
+                break
+            answer.accept(parse(event))
+        answer.close()
+    except ProxyError as error:
+        return error
+    finally:
+        json.dumps([turn.reasoning for turn in remembering.take()])
+    return None
+
+
+def _framed(payloads: list[bytes], error: ProxyError | None) -> bytes:
+    """The body that a caller gets."""
+    told = payloads if error is None else [*payloads, to_json(error, "request-id")]
+    return frame([*told, _DONE])
+
+
+def _alike(outcome: dict) -> dict:
+    """An outcome without what need not be the same in a stream and in a whole answer."""
+    return outcome | {"choices": [_alike_choice(choice) for choice in outcome["choices"]]}
+
+
+def _alike_choice(choice: dict) -> dict:
+    """Ids that we make are random; an empty text is no text."""
+    calls = [{name: value for name, value in call.items() if name != "id"} for call in choice.get("tool_calls", ())]
+    return {name: value for name, value in choice.items() if value not in ("", [])} | {"tool_calls": calls}
+
+
+def _build(parsed: ModelRequest, card: Card, *, drops_params: bool) -> None:
+    remembered = dict.fromkeys(history.call_ids(parsed.fields), "Hm.") if parsed.endpoint == "chat" else {}
+    for dialect in DIALECTS.values():
+        try:
+            built = dialect.build_request(
+                parsed,
+                model="host-name",
+                is_stream=parsed.is_stream,
+                card=card,
+                drops_params=drops_params,
+                remembered=remembered,
+            )
+        except ProxyError as error:
+            canonical.read_error(to_json(error, "request-id"))
+            continue
+        # any number of digits is JSON, only Python has a limit
+        sent = json.loads(built.body, parse_constant=canonical.refuse, parse_int=len)
+        assert built.path.startswith("/")
+        assert sent["messages" if parsed.endpoint == "chat" else "model"]
+        for item in built.adjusted:
+            item.encode("ascii")
