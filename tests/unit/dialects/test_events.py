@@ -191,4 +191,4 @@ def test_any_bytes_are_a_chunk_or_an_error(body):
     except ProxyError:
         return
     assert chunk.choices is None or isinstance(chunk.choices, list)
-    assert chunk.error is UNSET or bytes(chunk.error) == b"null"
+    assert chunk.error is UNSET or bytes(chunk.error) in {b"null", b"false", b'""'}
