@@ -9,7 +9,7 @@ from proxy.dialects import events, failures
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
-from proxy.dialects.thinking import Thinking
+from proxy.dialects.thinking import put_nothing
 from proxy.errors import UpstreamRejected
 from proxy.protocol.chat import Chunk
 from proxy.protocol.raw import as_object, as_text
@@ -32,10 +32,6 @@ def _parse(data: bytes) -> Chunk:
             if error.message.startswith(words):
                 raise failures.parse_error(status, {}, data) from error
         raise
-
-
-def _put_thinking(_draft: Draft, _thinking: Thinking) -> None:
-    """It has no switch."""
 
 
 def _adjust(draft: Draft) -> None:
@@ -94,7 +90,7 @@ DIALECT = Dialect(
     fetches_urls=False,
     structured="json_object",
     may_lack_parser=True,
-    put_thinking=_put_thinking,
+    put_thinking=put_nothing,
     adjust=_adjust,
     adjust_completion=_adjust_completion,
     parse=_parse,
