@@ -9,7 +9,6 @@ from msgspec import Struct
 from proxy.dialects import events, failures
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
-from proxy.dialects.messages import Rules
 from proxy.dialects.thinking import put_nothing
 from proxy.protocol.chat import Choice, Chunk, Delta, Function, ToolCall
 from proxy.protocol.raw import as_object, as_text
@@ -122,7 +121,6 @@ COMPAT = Dialect(
 NATIVE = Dialect(
     name="meta_llama_native",
     paths={"chat": "/chat/completions"},
-    rules=Rules(),
     lacks=_LACKS,
     max_tokens="max_completion_tokens",
     put_thinking=put_nothing,  # its models do not think
