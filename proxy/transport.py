@@ -7,6 +7,7 @@ compression (a compressed stream arrives late), HTTP/1.1 keep-alive shorter than
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,7 @@ from proxy.protocol.chat import MAX_ANSWER_BYTES
 
 _READ_BYTES = 256 * 1024
 _DRAIN_S = 1.0
+_has_connected = ContextVar("has_connected", default=False)  # whether this task's request opened a connection
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +149,6 @@ class Transport:
         self._keepalive_s = keepalive_s
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._opened = 0
         self._deadlines = Deadlines()
         self._draining: set[asyncio.Task[None]] = set()
 
@@ -162,12 +163,11 @@ class Transport:
             UpstreamTimeout: no connection, or no first byte, in time.
         """
         wait_s = self._timeouts.first_byte_s if is_stream else self._timeouts.answer_s
-        opened_before = self._opened
+        _has_connected.set(False)
         try:
             return await self._request(hdrs.METH_POST, path, body, wait_s)
         except UpstreamUnreachable:
-            was_pooled = self._opened == opened_before
-            if not was_pooled:
+            if _has_connected.get():
                 raise
         return await self._request(hdrs.METH_POST, path, body, wait_s)
 
@@ -241,19 +241,20 @@ class Transport:
             connector = aiohttp.UnixConnector(
                 self._socket_path, limit=self._max_connections, keepalive_timeout=self._keepalive_s
             )
-        self._count_connections(connector)
+        _note_connections(connector)
         return connector
 
-    def _count_connections(self, connector: aiohttp.BaseConnector) -> None:
-        # The one method a connector must define: wrapping it tells a new connection from a pooled one without the
-        # price of aiohttp's tracing on every request.
-        create = connector._create_connection  # noqa: SLF001 - see above
 
-        async def counted(*args: Any) -> Any:  # noqa: ANN401 - aiohttp's business
-            self._opened += 1
-            return await create(*args)
+def _note_connections(connector: aiohttp.BaseConnector) -> None:
+    # The one method a connector must define: wrapping it tells a new connection from a pooled one without the
+    # price of aiohttp's tracing on every request.
+    create = connector._create_connection  # noqa: SLF001 - see above
 
-        connector._create_connection = counted  # type: ignore[method-assign, assignment]  # noqa: SLF001 - see above
+    async def noted(*args: Any) -> Any:  # noqa: ANN401 - aiohttp's business
+        _has_connected.set(True)
+        return await create(*args)
+
+    connector._create_connection = noted  # type: ignore[method-assign, assignment]  # noqa: SLF001 - see above
 
 
 def _headers(api_key: str | None = None, key_header: str = "authorization") -> CIMultiDict[str]:

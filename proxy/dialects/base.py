@@ -17,7 +17,7 @@ from proxy.dialects.messages import Rules
 from proxy.errors import MalformedRequest, UpstreamLacksModel
 from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.raw import as_list, as_text
-from proxy.protocol.request import Endpoint, ModelRequest, json_type
+from proxy.protocol.request import Endpoint, ModelRequest, json_type, wrong_type
 
 Adjust = Callable[[Draft], None]
 
@@ -288,6 +288,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     def _adjust_other(self, draft: Draft) -> None:
         draft.leave_out(self.lacks)
+        if not self.fetches_urls:
+            _keep_to_text(draft)
         if not self.rules.is_reference:
             _list_stops(draft)
         self.adjust_completion(draft)
@@ -369,6 +371,19 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     def _name_of(self, model: str) -> str:
         return model if "/" in model else self.model_prefix + model
+
+
+def _keep_to_text(draft: Draft) -> None:
+    """No pictures by the other doors: vLLM embeds `messages`, SGLang objects with an `image`, and both fetch it.
+
+    Raises:
+        UnsupportedParameter: there are messages.
+        MalformedRequest: what is to be embedded is neither text nor tokens.
+    """
+    draft.leave_out({"messages"})
+    for place, item in enumerate(as_list(draft.fields.get("input"))):
+        if json_type(item) == "object":
+            raise wrong_type(f"input[{place}]", "a string or an array of tokens", "an object")
 
 
 def _list_stops(draft: Draft) -> None:

@@ -1,10 +1,13 @@
 """api.deepseek.com (contract B.1)."""
 
+import hashlib
+
 from proxy.dialects import structured, tools
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.thinking import Thinking, word
+from proxy.protocol.raw import as_text
 
 _EFFORTS = {"minimal": "low", "medium": "high", "xhigh": "high", "ultra": "max"}  # row 2
 
@@ -18,15 +21,24 @@ def _put_thinking(draft: Draft, thinking: Thinking) -> None:
 
 
 def _adjust(draft: Draft) -> None:
+    _name_user(draft)
     tools.strip_strict(draft)
     structured.mention_json(draft)
+
+
+def _name_user(draft: Draft) -> None:
+    """Row 16: `user_id` keeps apart what it caches, and takes few characters; a hash, as users are often addresses."""
+    older, newer = (as_text(draft.fields.pop(name, None)) for name in ("user", "safety_identifier"))
+    if (user := newer or older) and "user_id" not in draft.fields:
+        draft.put("user_id", hashlib.sha256(user.encode()).hexdigest())
 
 
 DIALECT = Dialect(
     name="deepseek",
     paths={"chat": "/chat/completions", "completions": "/beta/completions"},
     rules=Rules(reasoning="reasoning_content"),  # row 10
-    lacks=ONLY_OPENAI | {"n", "seed", "logit_bias", "parallel_tool_calls", "user", "chat_template_kwargs"},  # row 14
+    lacks=(ONLY_OPENAI - {"safety_identifier"})
+    | {"n", "seed", "logit_bias", "parallel_tool_calls", "chat_template_kwargs"},  # row 14
     max_tokens="max_tokens",  # row 3
     forces_tools_while_thinking=False,  # row 9
     structured="json_object",  # row 7
@@ -37,4 +49,5 @@ DIALECT = Dialect(
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
     adjust=_adjust,
+    adjust_completion=_name_user,
 )

@@ -38,6 +38,8 @@ _CALLERS_WORDS = re.compile(
     r"\d+ validation errors?:(?!\s+\{.*?'loc': \('response')"
     r"|(image|audio|video) input is not supported|Failed to parse tools"
 )
+# llama.cpp's advice to who started it, which is nothing that a caller can do
+_ADVICE = re.compile(r" Start it with `--[^`]*`")
 # FastAPI's findings: a count, then one Python dict a line, or a sentence (contract 76b)
 _FINDINGS = re.compile(r"\d+ validation errors?:\s+(?P<first>.+)")
 _FINDING = re.compile(r"(?:'loc': (?P<place>.+?), )?'msg': (?P<quote>['\"])(?P<words>(?:(?!(?P=quote)).)+)")
@@ -107,7 +109,7 @@ class _Told:
     __slots__ = ("code", "is_callers_fault", "is_moderated", "message", "param", "type")
 
     def __init__(self, message: str | None, source: Mapping[str, Any]) -> None:
-        text = _sound(message or "")[:_MAX_MESSAGE]
+        text = _ADVICE.sub("", _sound(message or "")[:_MAX_MESSAGE])
         self.message, place = _first_finding(text)
         self.is_callers_fault = _CALLERS_WORDS.match(text) is not None
         self.type = _text(source.get("type"))

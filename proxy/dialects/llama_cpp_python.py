@@ -3,14 +3,8 @@
 from msgspec import Raw
 
 from proxy.dialects.base import ONLY_OPENAI, Dialect
-from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
-from proxy.dialects.thinking import Thinking
-
-
-def _put_thinking(_draft: Draft, _thinking: Thinking) -> None:
-    """It has no switch."""
-
+from proxy.dialects.thinking import put_nothing
 
 DIALECT = Dialect(
     name="llama_cpp_python",
@@ -22,6 +16,6 @@ DIALECT = Dialect(
     fetches_urls=False,
     structured="json_object",
     may_lack_parser=True,
-    put_thinking=_put_thinking,
+    put_thinking=put_nothing,
     asks_usage=False,
 )

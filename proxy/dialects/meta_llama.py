@@ -9,8 +9,7 @@ from msgspec import Struct
 from proxy.dialects import events, failures
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
-from proxy.dialects.messages import Rules
-from proxy.dialects.thinking import Thinking
+from proxy.dialects.thinking import put_nothing
 from proxy.protocol.chat import Choice, Chunk, Delta, Function, ToolCall
 from proxy.protocol.raw import as_object, as_text
 
@@ -19,10 +18,6 @@ _LACKS = (
     | {"chat_template_kwargs", "stop", "n", "presence_penalty", "frequency_penalty", "seed", "logit_bias"}
     | {"logprobs", "top_logprobs", "parallel_tool_calls"}
 )
-
-
-def _put_thinking(_draft: Draft, _thinking: Thinking) -> None:
-    """Its models do not think."""
 
 
 def _adjust(draft: Draft) -> None:
@@ -118,7 +113,7 @@ COMPAT = Dialect(
     name="meta_llama",
     lacks=_LACKS,
     max_tokens="max_completion_tokens",
-    put_thinking=_put_thinking,
+    put_thinking=put_nothing,  # its models do not think
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
     adjust=_adjust,
@@ -126,10 +121,9 @@ COMPAT = Dialect(
 NATIVE = Dialect(
     name="meta_llama_native",
     paths={"chat": "/chat/completions"},
-    rules=Rules(),
     lacks=_LACKS,
     max_tokens="max_completion_tokens",
-    put_thinking=_put_thinking,
+    put_thinking=put_nothing,  # its models do not think
     asks_usage=False,
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,

@@ -1,16 +1,20 @@
 """Text Generation Inference (contract B.7)."""
 
+from typing import Any
+
+import msgspec
 from msgspec import Raw
 
 from proxy.dialects import events, failures
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
-from proxy.dialects.thinking import Thinking
+from proxy.dialects.thinking import put_nothing
 from proxy.errors import UpstreamRejected
 from proxy.protocol.chat import Chunk
 from proxy.protocol.raw import as_object, as_text
 
+_encode = msgspec.json.Encoder().encode
 # how its messages begin that tell of no fault of the caller's, and the status of each outside of a stream
 _FAILURES = {"Model is overloaded": 429, "Request failed during generation": 424, "Incomplete generation": 500}
 
@@ -30,14 +34,52 @@ def _parse(data: bytes) -> Chunk:
         raise
 
 
-def _put_thinking(_draft: Draft, _thinking: Thinking) -> None:
-    """It has no switch."""
-
-
 def _adjust(draft: Draft) -> None:
+    _give_schema(draft)
+    draft.messages = [{name: _without_pictures(value) for name, value in message.items()} for message in draft.messages]
+    _adjust_completion(draft)
+
+
+def _adjust_completion(draft: Draft) -> None:
+    draft.fields = {name: _without_pictures(value) for name, value in draft.fields.items()}
+
+
+def _give_schema(draft: Draft) -> None:
     """Its JSON grammar wants a schema beside the type."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) == "json_object":
         draft.put("response_format", {"type": "json_object", "value": draft.schema or Raw(b'{"type":"object"}')})
+
+
+def _without_pictures(raw: Raw) -> Raw:
+    """Where its model sees, TGI takes `![](address)` for a picture, wherever in the prompt, and fetches it."""
+    value = msgspec.json.decode(raw)
+    mended = _mend(value)
+    return raw if mended == value else Raw(_encode(mended))
+
+
+def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    if isinstance(value, str):
+        return value.replace("![](", "![ ](")
+    if isinstance(value, list):
+        return [_mend(item) for item in _join_texts(value)]
+    if isinstance(value, dict):
+        return {_mend(name): _mend(item) for name, item in value.items()}
+    return value
+
+
+def _join_texts(parts: list[Any]) -> list[Any]:
+    """Neighbours become one part, as TGI puts them end to end."""
+    joined: list[Any] = []
+    for part in parts:
+        if joined and _is_text(part) and _is_text(joined[-1]):
+            joined[-1] = part | {"text": joined[-1]["text"] + part["text"]}
+        else:
+            joined.append(part)
+    return joined
+
+
+def _is_text(part: Any) -> bool:  # noqa: ANN401 - JSON of any shape
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 DIALECT = Dialect(
@@ -48,8 +90,9 @@ DIALECT = Dialect(
     fetches_urls=False,
     structured="json_object",
     may_lack_parser=True,
-    put_thinking=_put_thinking,
+    put_thinking=put_nothing,
     adjust=_adjust,
+    adjust_completion=_adjust_completion,
     parse=_parse,
     numbers_calls=True,  # every call has the id 0
 )

@@ -54,6 +54,12 @@ def take(draft: Draft, *, leaves_template: bool = False) -> Thinking:
     return wanted
 
 
+def put_nothing(draft: Draft, thinking: Thinking) -> None:
+    """For hosts without a switch."""
+    if thinking.effort is not None:
+        draft.note("reasoning_effort", "dropped")
+
+
 def put_effort(names: Mapping[str, str] = _NO_MAPPING, *, off: str | None = "none", on: str | None = None) -> Put:
     """`reasoning_effort`, under the host's names; `off` and `on` are the words for no thinking and for some."""
 

@@ -4,20 +4,20 @@ For each choice: opened once, then content, reasoning and tool-call pieces, then
 ids (R-…) are those of the contract, section B.0.
 """
 
-import json
 import secrets
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, TypeGuard, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from proxy.errors import StreamBroken, UpstreamFailed
 from proxy.protocol.chat import Choice, Chunk, Delta, Function, Reading, ToolCall
-from proxy.protocol.request import MAX_DEPTH, is_deeper_than, json_type
 from proxy.protocol.usage import Usage, parse_usage
 from proxy.streaming.allowance import Allowance
-from proxy.streaming.markup import Call, Piece, TextReader, begun_markup, without_markup
+from proxy.streaming.calls import Slot, arguments_of, custom_of, is_json, slot_of
+from proxy.streaming.markup import Call, Piece, TextReader
+from proxy.streaming.values import is_given, on_one_line
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 Extra = Literal["annotations", "audio", "function_call"]
@@ -49,16 +49,8 @@ _MAX_THOUGHTS = 8 * 1024 * 1024  # bytes of thoughts that may turn out to be the
 _MAX_REREAD = 64 * 1024 * 1024  # bytes of arguments, to see whether they are complete
 _PLAIN = Reading()
 
-_text = msgspec.json.Decoder(str)
 _raw_list = msgspec.json.Decoder(list[Raw])
 _encode = msgspec.json.Encoder().encode
-
-
-class _Custom(Struct, gc=False):
-    """The `custom` of a tool call, whole or a piece."""
-
-    name: str | None = None
-    input: str | None = None
 
 
 class ToolPiece(Struct, gc=False):
@@ -99,56 +91,6 @@ class Sink(Protocol):
         """All choices are complete, and this is what they took."""
 
 
-class _Slot:
-    """One tool call being received; told once its name is known, or at the end, when it gets its index."""
-
-    __slots__ = (
-        "arguments",
-        "custom",
-        "had_markup",
-        "held",
-        "id",
-        "index",
-        "is_told",
-        "is_unwanted",
-        "key",
-        "name",
-        "size",
-    )
-
-    def __init__(self, call: ToolCall, name: str | None, *, is_unwanted: bool) -> None:
-        self.index = -1
-        self.is_unwanted = is_unwanted
-        self.key = call.index
-        self.id = call.id
-        self.name = name
-        self.arguments: list[str] = []
-        self.size = 0  # of the arguments
-        self.custom: Raw | UnsetType = UNSET
-        self.is_told = False
-        self.held = ""
-        self.had_markup = False
-
-    def take(self, arguments: str) -> str:
-        """Row 70: a piece of the arguments without tags; what may be the beginning of one waits for its end."""
-        if not self.held and "<" not in arguments:
-            return arguments
-        text = self.held + arguments
-        end = len(text) - begun_markup(text)
-        self.held = text[end:]
-        return self._strip(text[:end])
-
-    def take_rest(self) -> str:
-        """What still waits when the call has ended."""
-        rest, self.held = self.held, ""
-        return self._strip(rest)
-
-    def _strip(self, text: str) -> str:
-        stripped = without_markup(text)
-        self.had_markup = self.had_markup or stripped != text
-        return stripped
-
-
 class _State:
     """What is known of one choice; owned by its `ChoiceStream`."""
 
@@ -169,7 +111,7 @@ class _State:
         self.thoughts: list[str] = []  # as long as they are all there is
         self.has_answered = False
         self.annotations: list[Raw] = []
-        self.slots: list[_Slot] = []
+        self.slots: list[Slot] = []
         self.is_finished = False
         self.has_reasoned = False
         self.has_function_call = False
@@ -319,15 +261,15 @@ class ChoiceStream:
         self._sink.reasoning(index, thought)
 
     def _read_extras(self, delta: Delta, index: int, state: _State) -> None:
-        if _is_given(delta.function_call, "object") and not state.slots:  # row 112: some hosts say a call both ways
+        if is_given(delta.function_call, "object") and not state.slots:  # row 112: some hosts say a call both ways
             state.has_function_call = self.has_content = True
-            self._sink.extra(index, "function_call", _on_one_line(delta.function_call))
-        if _is_given(delta.audio, "object"):
+            self._sink.extra(index, "function_call", on_one_line(delta.function_call))
+        if is_given(delta.audio, "object"):
             self.has_content = True
-            self._sink.extra(index, "audio", _on_one_line(delta.audio))
-        if _is_given(delta.annotations, "array"):
+            self._sink.extra(index, "audio", on_one_line(delta.audio))
+        if is_given(delta.annotations, "array"):
             # told at once at the end: accumulators join lists by an `index` that annotations do not have
-            for annotation in _raw_list.decode(_on_one_line(delta.annotations)):
+            for annotation in _raw_list.decode(on_one_line(delta.annotations)):
                 self._keep(len(bytes(annotation)))
                 state.annotations.append(annotation)
 
@@ -337,12 +279,12 @@ class ChoiceStream:
         One that is whole continues none, whatever its id.
         """
         name = call.function.name if call.function else None
-        arguments = _arguments(call)
-        slot = None if is_whole else _slot_of(call, name, arguments, state.slots, self._rereads)
+        arguments = arguments_of(call)
+        slot = None if is_whole else slot_of(call, name, arguments, state.slots, self._rereads)
         if slot is None:
             if len(state.slots) >= _MAX_CALLS:
                 raise UpstreamFailed("The upstream called too many tools.")
-            slot = _Slot(call, name, is_unwanted=self._reading.one_call and bool(state.slots))
+            slot = Slot(call, name, is_unwanted=self._reading.one_call and bool(state.slots))
             state.slots.append(slot)
         if slot.is_unwanted:
             return
@@ -352,7 +294,7 @@ class ChoiceStream:
         slot.arguments.append(arguments)
         slot.size += len(arguments)
         is_function = slot.is_told and slot.custom is UNSET
-        custom = UNSET if is_function else _custom_of(call.custom, is_first=not slot.is_told)
+        custom = UNSET if is_function else custom_of(call.custom, is_first=not slot.is_told)
         if not slot.is_told:
             slot.custom = custom
             if slot.name or custom is not UNSET:
@@ -364,7 +306,7 @@ class ChoiceStream:
         if not self._to_keep.take(size):
             raise UpstreamFailed("The upstream's answer holds more than can be kept.")
 
-    def _tell_call(self, slot: _Slot, index: int, state: _State) -> None:
+    def _tell_call(self, slot: Slot, index: int, state: _State) -> None:
         slot.index = sum(other.is_told for other in state.slots)
         is_good = slot.id and slot.id not in self._ids and not self._reading.numbers_calls
         call_id = slot.id if slot.id and is_good else f"call_{secrets.token_hex(12)}"
@@ -373,14 +315,14 @@ class ChoiceStream:
         piece = ToolPiece(slot.index, "".join(slot.arguments), call_id, slot.name or "", slot.custom)
         self._sink.tool(index, piece)
 
-    def _end_call(self, slot: _Slot, index: int, state: _State, *, is_cut: bool) -> None:
+    def _end_call(self, slot: Slot, index: int, state: _State, *, is_cut: bool) -> None:
         rest = slot.take_rest()
         slot.arguments.append(rest)
         if not slot.is_told:
             self._tell_call(slot, index, state)
         elif rest:
             self._sink.tool(index, ToolPiece(slot.index, rest))
-        if slot.had_markup and not is_cut and not _is_json("".join(slot.arguments)):
+        if slot.had_markup and not is_cut and not is_json("".join(slot.arguments)):
             raise UpstreamFailed("The upstream mixed up the arguments of a tool call.", code="tool_call_unparsable")
 
     def _finish(self, reason: str, index: int, state: _State) -> None:
@@ -420,74 +362,3 @@ class ChoiceStream:
         is_whole = not self._for_thoughts.is_spent
         if is_whole and (self._reading.repairs_silence or was_thinking):
             self._sink.content(index, "".join(state.thoughts), None)
-
-
-def _slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[_Slot], rereads: Allowance) -> _Slot | None:
-    """The call that this piece continues, or None where it begins a new one."""
-    if call.index is None:
-        slot = slots[-1] if slots else None
-    else:
-        slot = next((slot for slot in reversed(slots) if slot.key == call.index), None)
-    if slot is None or (call.id and slot.id and call.id != slot.id):
-        return None
-    if name and not call.id:
-        is_other = bool(slot.name) and name != slot.name
-        if is_other or (arguments and _is_complete(slot, rereads)):
-            return None
-    return slot
-
-
-def _is_given(value: Raw | UnsetType, kind: str) -> TypeGuard[Raw]:
-    return value is not UNSET and json_type(value) == kind
-
-
-def _on_one_line(value: Raw) -> Raw:
-    """A raw value keeps the newlines and the broken characters of its source; a newline would end our event."""
-    data = bytes(value)
-    if is_deeper_than(data, MAX_DEPTH):
-        raise UpstreamFailed("The upstream sent JSON that is nested too deeply.")
-    if not data.isascii():
-        data = data.decode("utf-8", "replace").encode()
-    return Raw(msgspec.json.format(data, indent=-1))
-
-
-def _arguments(call: ToolCall) -> str:
-    raw = call.function.arguments if call.function else UNSET
-    if raw is UNSET:
-        return ""
-    kind = json_type(raw)
-    if kind == "string":
-        return _string(raw)
-    return "" if kind == "null" else bytes(_on_one_line(raw)).decode()
-
-
-def _string(raw: Raw) -> str:
-    try:
-        return _text.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        value = json.loads(bytes(raw).decode("utf-8", "replace"), strict=False)
-        return str(value).encode("utf-8", "replace").decode()
-
-
-def _custom_of(value: Raw | UnsetType, *, is_first: bool) -> Raw | UnsetType:
-    if not _is_given(value, "object"):
-        return UNSET
-    given = msgspec.json.decode(_on_one_line(value), type=_Custom)
-    piece = {"input": given.input or ""}
-    return Raw(_encode({"name": given.name or ""} | piece if is_first else piece))
-
-
-def _is_complete(slot: _Slot, rereads: Allowance) -> bool:
-    """Whether the arguments so far are JSON; those that are too long to be read again and again count as begun."""
-    if not rereads.take(slot.size):
-        return False
-    slot.arguments = ["".join(slot.arguments)]
-    return _is_json(slot.arguments[0])
-
-
-def _is_json(text: str) -> bool:
-    try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return False
-    return True

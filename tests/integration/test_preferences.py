@@ -30,17 +30,23 @@ FORMS = {
 
 @pytest.fixture
 async def url(upstream, monkeypatch):
+    """Tidegate with a model and a caller for each form, called as it is, and others."""
     monkeypatch.setenv("PLAIN_KEY", "plain-key")
-    monkeypatch.setenv("QUIET_KEY", "quiet-key")
+    for form in FORMS:
+        monkeypatch.setenv(f"{form.upper()}_KEY", f"{form}-key")
+    callers = ", ".join(f'{form}: {{key: "env:{form.upper()}_KEY", reasoning_format: {form}}}' for form in FORMS)
+    models = "\n".join(
+        f"  {form}: {{targets: [{{upstream: host, model: there}}], reasoning_format: {form}}}" for form in FORMS
+    )
     config = f"""
 server: {{comment_every_s: 0.05, empty_chunk_every_s: 0.05}}
-auth: {{keys: ["env:PLAIN_KEY"], callers: {{quiet: {{key: "env:QUIET_KEY", reasoning_format: hidden}}}}}}
+auth: {{keys: ["env:PLAIN_KEY"], callers: {{{callers}}}}}
 upstreams:
   host: {{base_url: "{upstream.url}", dialect: vllm}}
   strict: {{base_url: "{upstream.url}", dialect: groq}}
 models:
   m: {{targets: [{{upstream: host, model: there}}]}}
-  tagged: {{targets: [{{upstream: host, model: there}}], reasoning_format: think_tags}}
+{models}
   strict: {{targets: [{{upstream: strict, model: there}}]}}
   easy: {{targets: [{{upstream: strict, model: there}}], drop_params: true}}
 """
@@ -67,15 +73,27 @@ async def streamed(client: openai.AsyncOpenAI, **fields) -> dict:
     return joined
 
 
+async def both_ways(client: openai.AsyncOpenAI, upstream, **fields) -> list[dict]:
+    """What a message and a stream show."""
+    upstream.play(answers(THINKING))
+    answer = await client.chat.completions.create(**ASK | fields)
+    upstream.play(streams(*THINKING_STREAM))
+    return [seen(answer.choices[0].message), await streamed(client, **fields)]
+
+
 @pytest.mark.parametrize("form", FORMS)
 async def test_a_header_says_how_thinking_is_shown(client, upstream, form):
-    """Unary and streamed alike."""
-    header = {"x-tidegate-reasoning": form}
-    upstream.play(answers(THINKING))
-    answer = await client.chat.completions.create(**ASK, extra_headers=header)
-    assert seen(answer.choices[0].message) == FORMS[form]
-    upstream.play(streams(*THINKING_STREAM))
-    assert await streamed(client, extra_headers=header) == FORMS[form]
+    assert await both_ways(client, upstream, extra_headers={"x-tidegate-reasoning": form}) == [FORMS[form]] * 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_model_may_have_its_own_form(client, upstream, form):
+    assert await both_ways(client, upstream, model=form) == [FORMS[form]] * 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_key_may_have_its_own_form(client, upstream, form):
+    assert await both_ways(client.with_options(api_key=f"{form}-key"), upstream) == [FORMS[form]] * 2
 
 
 @pytest.mark.parametrize(
@@ -97,19 +115,11 @@ async def test_the_body_may_say_it_too(client, upstream, said, form):
     assert json.loads(upstream.calls[-1].body).keys() == {"model", "messages"}
 
 
-async def test_a_model_may_have_its_own_form(client, upstream):
-    upstream.play(answers(THINKING))
-    answer = await client.chat.completions.create(**ASK | {"model": "tagged"})
-    assert seen(answer.choices[0].message) == FORMS["think_tags"]
-
-
-async def test_a_key_goes_before_a_model_and_a_header_before_a_key(url, upstream):
-    upstream.play(answers(THINKING))
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="quiet-key", max_retries=0) as client:
-        answer = await client.chat.completions.create(**ASK | {"model": "tagged"})
-        assert seen(answer.choices[0].message) == FORMS["hidden"]
-        answer = await client.chat.completions.create(**ASK, extra_headers={"x-tidegate-reasoning": "both"})
-        assert seen(answer.choices[0].message) == FORMS["both"]
+async def test_a_key_goes_before_a_model_and_a_header_before_a_key(client, upstream):
+    quiet = client.with_options(api_key="hidden-key")
+    assert await both_ways(quiet, upstream, model="think_tags") == [FORMS["hidden"]] * 2
+    said = {"extra_headers": {"x-tidegate-reasoning": "both"}}
+    assert await both_ways(quiet, upstream, model="think_tags", **said) == [FORMS["both"]] * 2
 
 
 @pytest.mark.parametrize("where", ["extra_headers", "extra_body"])

@@ -97,6 +97,29 @@ async def test_a_stale_pooled_connection_is_tried_once_more_on_a_new_one(url, up
     assert len(upstream.calls) == 3
 
 
+async def test_a_stale_connection_is_known_among_new_ones(url, upstream):
+    """Others may connect while a request waits on the one that it has from the pool."""
+    has_company = asyncio.Event()
+
+    async def closes_silently_in_company(call: Call) -> None:
+        await has_company.wait()
+        call.cut()
+
+    async def keeps_company(call: Call) -> None:
+        has_company.set()
+        await answers(completion("company"))(call)
+
+    upstream.play(answers(completion("one")), closes_silently_in_company, keeps_company, answers(completion("two")))
+    async with client_of(url) as client:
+        await client.chat.completions.create(**ASK)
+        stale = asyncio.create_task(client.chat.completions.create(**ASK))
+        while len(upstream.calls) < 2:
+            await upstream.next_call()
+        await client.chat.completions.create(**ASK)
+        answer = await stale
+    assert answer.choices[0].message.content == "two"
+
+
 async def test_a_new_connection_that_breaks_is_not_tried_again(url, upstream):
     """The upstream may have begun to work on the request."""
     upstream.play(hangs_up)

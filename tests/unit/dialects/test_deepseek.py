@@ -74,7 +74,6 @@ def test_hints_are_dropped():
         "seed": 1,
         "service_tier": "auto",
         "store": True,
-        "user": "u",
         "verbosity": "low",
         "n": 1,
         "logit_bias": {},

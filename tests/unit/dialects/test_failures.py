@@ -341,3 +341,9 @@ def test_a_request_of_the_wrong_form_is_the_callers_fault_whatever_the_status(wh
     body = json.dumps({"error": {"message": message, "type": "internal_server_error"}}).encode()
     assert type(parse_error(500, {}, body)) is kind
     assert type(parse_error(502, {}, body)) is UpstreamFailed
+
+
+def test_advice_to_an_operator_is_not_for_callers():
+    message = "This server does not support embeddings. Start it with `--embeddings`"
+    body = json.dumps({"error": {"code": 501, "message": message, "type": "not_supported_error"}}).encode()
+    assert parse_error(501, {}, body).message == "This server does not support embeddings."

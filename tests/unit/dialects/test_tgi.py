@@ -7,6 +7,7 @@ from msgspec import Raw
 
 from proxy.dialects.tgi import DIALECT
 from proxy.errors import UpstreamFailed, UpstreamRateLimited, UpstreamRejected
+from proxy.protocol import chat, completions
 from proxy.protocol.request import ModelRequest
 
 
@@ -14,6 +15,47 @@ def test_ids_of_calls_are_ours():
     """Every call of every turn has the id 0, and a memory of turns goes by their ids."""
     request = ModelRequest(endpoint="chat", model="m", fields={"messages": Raw(b'[{"role":"user","content":"hi"}]')})
     assert DIALECT.build_request(request, model="m", is_stream=True).reading.numbers_calls
+
+
+PICTURE = "![](http://10.0.0.1/a.png)"
+TOOL = {"type": "function", "function": {"name": "f", "description": PICTURE, "parameters": {"title": PICTURE}}}
+DATA = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,AA=={PICTURE}"}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"messages": [{"role": "user", "content": f"See {PICTURE}!"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": PICTURE}, DATA]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": text} for text in ("![", "](http://x)")] + [DATA]}
+            ]
+        },
+        {"messages": [{"role": "user", "content": "hi"}], "tools": [TOOL]},
+    ],
+    ids=["text", "picture", "cut in two", "tool"],
+)
+def test_no_text_is_a_picture_to_fetch(asked):
+    """It looks for them in the whole prompt, whoever wrote it."""
+    request = chat.parse_request(json.dumps({"model": "m"} | asked).encode().replace(b"!", b"\\u0021"))
+    sent = json.loads(DIALECT.build_request(request, model="m", is_stream=False).body)
+    for message in sent["messages"]:
+        if isinstance(message["content"], list):
+            message["content"] = "".join(part.get("text", "") + str(part) for part in message["content"])
+    assert "![](" not in str(sent)
+    assert "!" in str(sent)
+    prompted = completions.parse_request(json.dumps({"model": "m", "prompt": [PICTURE]}).encode())
+    assert json.loads(DIALECT.build_request(prompted, model="m", is_stream=False).body)["prompt"] == [
+        "![ ](http://10.0.0.1/a.png)"
+    ]
+
+
+def test_a_picture_in_its_place_stays():
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hi!"}, image, {"type": "text", "text": "See?"}]}]
+    request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
+    assert json.loads(DIALECT.build_request(request, model="m", is_stream=False).body)["messages"] == messages
 
 
 @pytest.mark.parametrize(

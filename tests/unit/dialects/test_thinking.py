@@ -127,45 +127,60 @@ def test_only_the_switch_is_taken_out_of_a_template(given, is_on, left):
     assert (raw and json.loads(bytes(raw))) == left
 
 
-ASKED = {
-    "off": {"reasoning_effort": "none"},
-    "max": {"reasoning_effort": "max"},
-    "minimal": {"reasoning_effort": "minimal"},
-}
 BOTH = {"thinking": False, "enable_thinking": False}
+EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
+# by host: what it is told of no thinking, and its words for the efforts
+TOLD = {
+    "openai": ({"reasoning_effort": "none"}, EFFORTS),
+    "azure": ({"reasoning_effort": "none"}, EFFORTS),
+    "deepseek": ({"thinking": {"type": "disabled"}}, ("low", "low", "high", "high", "high", "max")),
+    "vllm": ({"chat_template_kwargs": BOTH}, ("low", "low", "high", "high", "xhigh", "max")),
+    "sglang": ({"chat_template_kwargs": BOTH}, EFFORTS),
+    "llamacpp": ({"chat_template_kwargs": {"enable_thinking": False}}, EFFORTS),
+    "llama_cpp_python": ({}, None),
+    "ollama": ({"reasoning_effort": "none"}, ("low", "low", "medium", "high", "max", "max")),
+    "tgi": ({}, None),
+    "together": ({"reasoning": {"enabled": False}}, ("low", "low", "medium", "high", "high", "high")),
+    "groq": ({"reasoning_effort": "none"}, ("low", "low", "medium", "high", "high", "high")),
+    "fireworks": ({"reasoning_effort": "none"}, ("low", "low", "medium", "high", "high", "high")),
+    "deepinfra": ({"reasoning_effort": "none"}, EFFORTS),
+    "openrouter": ({"reasoning": {"enabled": False}}, ("minimal", "low", "medium", "high", "xhigh", "xhigh")),
+    "meta_llama": ({}, None),
+    "meta_llama_native": ({}, None),
+    "bedrock": ({"reasoning_effort": "none"}, EFFORTS),
+    "generic": ({"reasoning_effort": "none"}, EFFORTS),
+}
 
 
-@pytest.mark.parametrize(
-    ("dialect", "asked", "sent"),
-    [
-        ("openai", "off", {"reasoning_effort": "none"}),
-        ("openai", "max", {"reasoning_effort": "max"}),
-        ("deepseek", "off", {"thinking": {"type": "disabled"}}),
-        ("deepseek", "minimal", {"reasoning_effort": "low"}),
-        ("vllm", "off", {"chat_template_kwargs": BOTH}),
-        ("vllm", "max", {"reasoning_effort": "max"}),
-        ("sglang", "off", {"chat_template_kwargs": BOTH}),
-        ("llamacpp", "off", {"chat_template_kwargs": {"enable_thinking": False}}),
-        ("llamacpp", "max", {"reasoning_effort": "max"}),
-        ("llama_cpp_python", "off", {}),
-        ("ollama", "off", {"reasoning_effort": "none"}),
-        ("ollama", "minimal", {"reasoning_effort": "low"}),
-        ("tgi", "max", {}),
-        ("together", "off", {"reasoning": {"enabled": False}}),
-        ("together", "max", {"reasoning_effort": "high"}),
-        ("groq", "off", {"reasoning_effort": "none"}),
-        ("groq", "minimal", {"reasoning_effort": "low"}),
-        ("fireworks", "off", {"reasoning_effort": "none"}),
-        ("openrouter", "off", {"reasoning": {"enabled": False}}),
-        ("openrouter", "max", {"reasoning": {"effort": "xhigh"}}),
-        ("meta_llama", "max", {}),
-        ("generic", "max", {"reasoning_effort": "max"}),
-    ],
-)
-def test_every_host_is_told_in_its_own_way(dialect, asked, sent):
-    """The table B.16."""
-    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | ASKED[asked]
+def told(dialect, effort):
+    """What a host hears of an effort, and what the caller is told about that."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "reasoning_effort": effort}
     request = chat.parse_request(json.dumps(body).encode())
-    built = json.loads(DIALECTS[dialect].build_request(request, model="a/m", is_stream=False).body)
+    built = DIALECTS[dialect].build_request(request, model="a/m", is_stream=False)
     switches = {"reasoning_effort", "reasoning", "thinking", "chat_template_kwargs"}
-    assert {name: value for name, value in built.items() if name in switches} == sent
+    sent = {name: value for name, value in json.loads(built.body).items() if name in switches}
+    return sent, [note for note in built.adjusted if note.startswith("reasoning")]
+
+
+def test_the_table_has_every_host():
+    assert TOLD.keys() == DIALECTS.keys()
+
+
+@pytest.mark.parametrize("dialect", TOLD)
+def test_every_host_is_told_not_to_think_in_its_own_way(dialect):
+    """The table B.16."""
+    assert told(dialect, "none") == (TOLD[dialect][0], [])
+
+
+@pytest.mark.parametrize("place", range(len(EFFORTS)), ids=EFFORTS)
+@pytest.mark.parametrize("dialect", TOLD)
+def test_every_host_is_told_how_hard_in_its_own_words(dialect, place):
+    """The table B.16; another word than the caller's is said, and so is none at all."""
+    asked, words = EFFORTS[place], TOLD[dialect][1]
+    sent, adjusted = told(dialect, asked)
+    if words is None:
+        assert (sent, adjusted) == ({}, ["reasoning_effort=dropped"])
+        return
+    word = words[place]
+    assert sent == ({"reasoning": {"effort": word}} if dialect == "openrouter" else {"reasoning_effort": word})
+    assert adjusted == ([] if word == asked else [f"reasoning_effort={word}"])

@@ -1,0 +1,81 @@
+"""What a host sends, into the state machine; and the turns that are to be remembered, out of it."""
+
+from collections.abc import Callable
+
+from proxy.errors import UpstreamTimeout, UpstreamUnreachable
+from proxy.memory import Memory
+from proxy.pipeline.upstream import Response
+from proxy.protocol.chat import Chunk
+from proxy.protocol.sse import EventParser
+from proxy.streaming.choices import ChoiceStream
+from proxy.streaming.filters import Remembering
+
+_DONE = b"[DONE]"
+
+
+class TurnMemory:
+    """Hands complete turns from the stream to the memory."""
+
+    __slots__ = ("_caller", "_memory", "_remembering")
+
+    def __init__(self, remembering: Remembering, memory: Memory, caller: str) -> None:
+        self._remembering = remembering
+        self._memory = memory
+        self._caller = caller
+
+    async def keep(self) -> None:
+        for turn in self._remembering.take():
+            await self._memory.remember(self._caller, turn.call_ids, turn.reasoning)
+
+
+class Source:
+    """Feeds what a host sends into the state machine: events, or a JSON body as one event.
+
+    The content type decides, not the request: some hosts answer a stream with one JSON body.
+    """
+
+    __slots__ = ("_is_json", "_memory", "_parse", "_parser", "_response", "close", "read_bytes", "stream")
+
+    def __init__(
+        self,
+        response: Response,
+        stream: ChoiceStream,
+        parse: Callable[[bytes], Chunk],
+        memory: TurnMemory | None,
+    ) -> None:
+        self._response = response
+        self._is_json = "json" in response.headers.get("content-type", "").lower()
+        self._parse = parse
+        self._parser = EventParser()
+        self._memory = memory
+        self.close = response.close
+        self.read_bytes = 0
+        self.stream = stream
+
+    async def read(self) -> bool:
+        """Read what has arrived; False at the end."""
+        has_more = await self._read()
+        if self._memory is not None:
+            await self._memory.keep()
+        return has_more
+
+    async def _read(self) -> bool:
+        if self._is_json:
+            self.stream.accept(self._parse(await self._response.read_all()))
+            return False
+        try:
+            data = await self._response.read_some()
+        except (UpstreamTimeout, UpstreamUnreachable):
+            if self.stream.is_complete:  # only the formal end is missing
+                return False
+            raise
+        self.read_bytes += len(data)
+        found = self._parser.feed(data) if data else self._parser.close()
+        for event in found:
+            if event.startswith(_DONE):
+                self._response.expect_end()
+                return False
+            self.stream.accept(self._parse(event))
+        if found:
+            self._response.got_event()
+        return bool(data)

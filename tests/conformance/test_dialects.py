@@ -1,0 +1,215 @@
+"""One set of questions for every dialect: the rules Q-… of the contract, section B.0, that hold whatever the host."""
+
+import json
+
+import pytest
+
+from proxy.config.cards import Card
+from proxy.dialects.registry import DIALECTS
+from proxy.errors import MalformedRequest, UnsupportedParameter
+from proxy.protocol import chat, embeddings
+
+USER = {"role": "user", "content": "hi"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TEXTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+PICTURE = "data:image/png;base64,AA=="
+ENGINES = ["llama_cpp_python", "llamacpp", "ollama", "sglang", "tgi", "vllm"]
+
+
+def of(names):
+    """The question, asked of these dialects."""
+    return pytest.mark.parametrize("dialect", [pytest.param(DIALECTS[name], id=name) for name in names])
+
+
+every = of(DIALECTS)
+every_accent = of(name for name, dialect in DIALECTS.items() if not dialect.rules.is_reference)
+engines = of(ENGINES)
+
+
+def build(dialect, *, is_stream=False, card=None, drops_params=False, **fields):
+    """What goes to a host; its body decoded."""
+    request = chat.parse_request(json.dumps({"model": "public", "messages": [USER]} | fields).encode())
+    built = dialect.build_request(
+        request, model="their/model", is_stream=is_stream, card=card or Card(), drops_params=drops_params
+    )
+    return json.loads(built.body), built.adjusted
+
+
+def embed(dialect, **fields):
+    request = embeddings.parse_request(json.dumps({"model": "public", "input": "hi"} | fields).encode())
+    return json.loads(dialect.build_request(request, model="their/model", is_stream=False).body)
+
+
+def seen(url):
+    """A user who shows a picture."""
+    return [{"role": "user", "content": [TEXTS[0], {"type": "image_url", "image_url": {"url": url}}]}]
+
+
+@every
+def test_nulls_stay_here(dialect):
+    """Q-NULL: at the top, and in messages but for the content."""
+    plain, _ = build(dialect)
+    message = USER | {"name": None, "tool_calls": None}
+    given, _ = build(dialect, messages=[message], temperature=None, stop=None, tools=None, n=None, vendor=None)
+    assert given == plain
+
+
+@every
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_one_limit_goes_and_the_newer_wins(dialect, name):
+    """Q-MAX: some hosts refuse both, others ignore one."""
+    both, adjusted = build(dialect, max_tokens=9, max_completion_tokens=5)
+    assert [value for key, value in both.items() if key in {"max_tokens", "max_completion_tokens"}] == [5]
+    alone, _ = build(dialect, **{name: 7})
+    assert [value for key, value in alone.items() if key in {"max_tokens", "max_completion_tokens"}] == [7]
+    assert adjusted == []
+
+
+@every
+def test_a_limit_of_the_model_is_kept_and_said(dialect):
+    body, adjusted = build(dialect, card=Card(max_output_tokens=8), max_tokens=9)
+    assert [value for key, value in body.items() if key in {"max_tokens", "max_completion_tokens"}] == [8]
+    assert adjusted == ["max_tokens=8"]
+
+
+@every_accent
+def test_roles_are_those_that_every_template_knows(dialect):
+    """Q-DEV: `developer` is `system`; what a function gave is a tool's result."""
+    called = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    given = {"role": "function", "name": "f", "content": "1"}
+    body, _ = build(dialect, messages=[{"role": "developer", "content": "s"}, USER, called, given])
+    system, _, said, result = body["messages"]
+    assert (system["role"], said["role"], result["role"]) == ("system", "assistant", "tool")
+    assert said["tool_calls"][0]["id"] == result["tool_call_id"]
+    assert not {"function_call", "name"} & (said.keys() | result.keys())
+
+
+@every_accent
+def test_texts_in_parts_are_one_text(dialect):
+    """Q-TEXT: joined by nothing, whoever speaks."""
+    said = {"role": "assistant", "content": TEXTS, "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "c1", "content": TEXTS}
+    asked = [{"role": "system", "content": TEXTS}, {"role": "user", "content": TEXTS}, said, result]
+    body, _ = build(dialect, messages=asked)
+    assert [message["content"] for message in body["messages"]] == ["ab"] * 4
+
+
+@every_accent
+@pytest.mark.parametrize("arguments", ["", "nonsense", "[1]", '"{}"'])
+def test_arguments_of_past_calls_are_an_object(dialect, arguments):
+    """Q-ARGS: hosts read them for their templates, and fail."""
+    call = CALL | {"function": {"name": "f", "arguments": arguments}}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "1"}
+    body, _ = build(dialect, messages=[USER, {"role": "assistant", "content": None, "tool_calls": [call]}, result])
+    assert body["messages"][1]["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+@every
+@pytest.mark.parametrize(
+    "fields",
+    [{"tools": []}, {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}, {"tool_choice": "none"}],
+)
+def test_no_tools_are_no_tools(dialect, fields):
+    """Q-TOOLS."""
+    body, adjusted = build(dialect, **fields)
+    assert not {"tools", "tool_choice", "parallel_tool_calls"} & body.keys()
+    assert "tool_choice" not in " ".join(adjusted)
+
+
+@every_accent
+@pytest.mark.parametrize("stop", [[], "", [""]])
+def test_an_empty_stop_is_none(dialect, stop):
+    """Q-STOP."""
+    assert "stop" not in build(dialect, stop=stop, drops_params=True)[0]
+
+
+@every_accent
+def test_a_stop_is_a_list(dialect):
+    """Where the host has one."""
+    assert build(dialect, stop="END", drops_params=True)[0].get("stop") == (
+        None if "stop" in dialect.lacks else ["END"]
+    )
+
+
+@every
+def test_usage_is_asked_of_streams_alone(dialect):
+    """Q-SOPT: for our books, where the host can tell it."""
+    streamed, _ = build(dialect, is_stream=True, stream=True, stream_options={"include_usage": False})
+    assert streamed["stream"] is True
+    assert streamed.get("stream_options") == ({"include_usage": True} if dialect.asks_usage else None)
+    assert not {"stream", "stream_options"} & build(dialect, stream=False)[0].keys()
+
+
+@every
+def test_hints_are_dropped_and_the_rest_is_refused_by_name(dialect):
+    """Q-DROP: unless the caller would rather miss it, which is said."""
+    hints = {"user", "store", "metadata", "service_tier", "prompt_cache_key", "safety_identifier", "verbosity"}
+    asked = dict.fromkeys(hints, "x") | {"n": 1, "logprobs": False, "presence_penalty": 0, "logit_bias": {}}
+    assert not dialect.lacks & build(dialect, **asked)[0].keys()
+    for name, value in {"n": 2, "logit_bias": {"1": 5}, "logprobs": True, "functions": [{"name": "f"}]}.items():
+        if name not in dialect.lacks:
+            assert name in build(dialect, **{name: value})[0]
+            continue
+        with pytest.raises(UnsupportedParameter) as caught:
+            build(dialect, **{name: value})
+        assert (caught.value.status, caught.value.param) == (400, name)
+        body, adjusted = build(dialect, drops_params=True, **{name: value})
+        assert name not in body
+        assert f"{name}=dropped" in adjusted
+
+
+@every
+def test_no_thinking_is_one_switch(dialect):
+    """Q-EFFORT: of everything that callers say, `none` wins, and the host hears it once (row 159)."""
+    if dialect.put_thinking is None:
+        return  # it hears what the caller says
+    body, _ = build(dialect, reasoning_effort="none", thinking={"type": "enabled"}, reasoning={"effort": "low"})
+    assert len({"reasoning", "thinking", "reasoning_effort", "chat_template_kwargs"} & body.keys()) <= 1
+
+
+@every
+def test_pictures_go_to_models_that_see(dialect):
+    assert build(dialect, card=Card(vision=True), messages=seen(PICTURE))[0]["messages"] == seen(PICTURE)
+    with pytest.raises(UnsupportedParameter) as caught:
+        build(dialect, card=Card(vision=False), messages=seen(PICTURE))
+    assert (caught.value.status, caught.value.param) == (400, "messages[0].content[1].image_url")
+
+
+def test_the_local_engines_are_those_that_may_not_fetch():
+    assert sorted(name for name, dialect in DIALECTS.items() if not dialect.fetches_urls) == ENGINES
+
+
+@engines
+@pytest.mark.parametrize(
+    "url", ["http://10.0.0.1/a.png", "https://example.org/a.png", "file:///etc/passwd", " HTTP://x"]
+)
+def test_addresses_of_pictures_do_not_go_to_a_local_engine(dialect, url):
+    """It would fetch anything."""
+    with pytest.raises(MalformedRequest) as caught:
+        build(dialect, card=Card(vision=True), messages=seen(url))
+    assert (caught.value.status, caught.value.code) == (400, "unsupported_image_url")
+
+
+@engines
+def test_nor_by_way_of_embeddings(dialect):
+    """Engines embed `messages` (vLLM) and objects that hold an image (SGLang)."""
+    with pytest.raises(UnsupportedParameter) as refused:
+        embed(dialect, messages=seen("http://10.0.0.1/a.png"))
+    assert refused.value.param == "messages"
+    with pytest.raises(MalformedRequest) as malformed:
+        embed(dialect, input=["hi", {"image": "http://10.0.0.1/a.png"}])
+    assert (malformed.value.param, malformed.value.code) == ("input[1]", "invalid_type")
+
+
+@of(name for name, dialect in DIALECTS.items() if "embeddings" in dialect.paths)
+@pytest.mark.parametrize("given", ["hi", ["a", "b"], [1, 2], [[1], [2]]])
+def test_texts_and_tokens_are_embedded(dialect, given):
+    assert embed(dialect, input=given)["input"] == given
+
+
+@every
+def test_what_only_the_operator_may_set_is_stripped(dialect):
+    """Row 76o."""
+    internal = ["request_id", "priority", "kv_transfer_params", "vllm_xargs", "cache_salt", "id_slot", "lora_path"]
+    assert not set(internal) & build(dialect, **dict.fromkeys(internal, 1))[0].keys()
