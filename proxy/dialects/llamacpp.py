@@ -3,7 +3,7 @@
 from msgspec import Raw
 
 from proxy.dialects.base import ONLY_OPENAI, Dialect
-from proxy.dialects.draft import Draft
+from proxy.dialects.draft import Draft, Message
 from proxy.dialects.messages import Rules, role_of, set_text, text_of
 from proxy.dialects.thinking import Thinking, put_effort, put_template_switch
 from proxy.dialects.tools import ALL_CHOICES
@@ -58,12 +58,16 @@ def _join_tail(draft: Draft) -> None:
     messages = draft.messages
     if role_of(messages[-1]) == "assistant" and "tool_calls" in messages[-1]:
         raise MalformedRequest("The last message calls tools, but no message holds their results.", param="messages")
-    while len(messages) > 1 and role_of(messages[-1]) == role_of(messages[-2]) == "assistant":
-        last, before = text_of(messages[-1]), text_of(messages[-2])
-        if last is None or before is None or "tool_calls" in messages[-2]:
-            return
-        set_text(messages[-2], f"{before}\n{last}")
-        messages.pop()
+    begin = len(messages)
+    while begin and _is_answer(messages[begin - 1]):
+        begin -= 1
+    if texts := [text_of(message) or "" for message in messages[begin:]]:
+        set_text(messages[begin], "\n".join(texts))
+        del messages[begin + 1 :]
+
+
+def _is_answer(message: Message) -> bool:
+    return role_of(message) == "assistant" and text_of(message) is not None and "tool_calls" not in message
 
 
 DIALECT = Dialect(

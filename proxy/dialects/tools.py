@@ -95,8 +95,8 @@ def _allow(draft: Draft, allowed: dict[str, Raw]) -> None:
 
 
 def _keep(draft: Draft, names: list[str]) -> None:
-    tools = as_list(draft.fields["tools"])
-    kept = [tool for tool in tools if as_text(as_object(as_object(tool).get("function")).get("name")) in names]
+    tools, wanted = as_list(draft.fields["tools"]), set(names)
+    kept = [tool for tool in tools if as_text(as_object(as_object(tool).get("function")).get("name")) in wanted]
     if not kept:
         raise MalformedRequest(f"Tool choice '{', '.join(names)[:128]}' is not among 'tools'.", param="tool_choice")
     draft.put("tools", kept)

@@ -26,6 +26,7 @@ from proxy.streaming.sinks import Assembler, Envelope, Writer
 _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
 _MAX_ID = 128  # a host may say anything
 _NOTHING: Mapping[str, str] = {}
+_REPAIRED = {"response_format=emulated": "response_format=repaired"}
 
 
 class Answer(Protocol):
@@ -155,7 +156,7 @@ class Attempt:
             structured.check(second)
             structured.add_usage(first, second)
             first, self._context.usage = second, second.told_usage
-            self._context.adjusted = [*host_request.adjusted[:-1], "response_format=repaired"]
+            self._context.adjusted = [_REPAIRED.get(said, said) for said in host_request.adjusted]
         if not self._request.is_stream:
             assembler = self._assembler()
             first.replay(self._formatted(assembler))

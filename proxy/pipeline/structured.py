@@ -25,9 +25,9 @@ class Structured:
     def complaints(self, answer: ChatAssembler) -> Sequence[str]:
         """What is wrong with the answer; a good one loses the code fence around it."""
         found: list[str] = []
-        for choice in _finished(answer):
-            text = json_schema.unwrap("".join(choice.text))
-            wrong = json_schema.complaints(self._schema, text)
+        choices = list(_finished(answer))
+        texts = [json_schema.unwrap("".join(choice.text)) for choice in choices]
+        for choice, text, wrong in zip(choices, texts, json_schema.complaints(self._schema, texts), strict=True):
             if not wrong:
                 choice.text = [text]
             found += wrong

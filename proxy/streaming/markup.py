@@ -33,8 +33,8 @@ _DSML_CALL = re.compile('<[｜|]DSML[｜|]invoke name="([^"]*)">')
 _DSML_CALL_END = re.compile("</[｜|]DSML[｜|]invoke>")
 _DSML_PARAMETER = re.compile('<[｜|]DSML[｜|]parameter name="([^"]*)"(?: string="(true|false)")?>')
 _DSML_PARAMETER_END = re.compile("</[｜|]DSML[｜|]parameter>")
-_DSML_ANY = re.compile(r"</?[｜|]DSML[｜|]\w*(?:\s[^>]*>|>)?")
-_DSML_BEGUN = re.compile(r"</?[｜|]DSML[｜|]\w*(?:\s[^>]*)?")
+_DSML_ANY = re.compile(r"</?[｜|]DSML[｜|]\w*(?:\s[^<>]*>|>)?")
+_DSML_BEGUN = re.compile(r"</?[｜|]DSML[｜|]\w*(?:\s[^<>]*)?")
 _MARKUP = (
     f"(?P<calls><{_BAR}tool{_LINE}calls?{_LINE}begin{_BAR}>)"
     f"|(?P<dsml></?[｜|]DSML[｜|])"
@@ -112,8 +112,9 @@ class TextReader:
             self._tell(found, self._held, self._held_kind)
             self._held = ""
         text, self._held, self._held_kind = self._held + text, "", kind
-        while text:
-            text = self._next(text, kind, found) if self._captured is None else self._capture(text, found)
+        at = 0  # slices of the rest, tag by tag, would take quadratic time
+        while at < len(text):
+            at = self._next(text, at, kind, found) if self._captured is None else self._capture(text, at, found)
         self._look()
         return found
 
@@ -137,44 +138,45 @@ class TextReader:
         self.passes_thoughts = is_free and not self._is_thinking
         self.passes_content = is_free and not (self._is_thinking or self._is_beginning or self._skips_space)
 
-    def _next(self, text: str, kind: Kind, found: list[Piece]) -> str:
-        """Tell up to the next tag, and deal with it; the rest of the text."""
+    def _next(self, text: str, at: int, kind: Kind, found: list[Piece]) -> int:
+        """Tell up to the next tag, and deal with it; where the rest of the text begins."""
         if kind == "content" and self._is_beginning:
-            behind = self._begin(text)
+            behind = self._begin(text, at)
             if behind is None:
-                self._held = text
-                return ""
-            text = behind
-        begin = text.find("<")  # of every tag; patterns with alternatives are slow to see that there is none
+                self._held = text[at:]
+                return len(text)
+            at = behind
+        begin = text.find("<", at)  # of every tag; patterns with alternatives are slow to see that there is none
         match = self._pattern.search(text, begin) if begin >= 0 else None
         while match is not None and match.lastgroup == "shut" and (kind != "content" or not self._is_thinking):
             match = self._pattern.search(text, match.end())  # the end of what was never opened is text
         if match is None:
-            kept = len(text) - _held_back(text, self._reading)
-            self._tell(found, text[:kept], kind)
+            kept = len(text) - _held_back(text, at, self._reading)
+            self._tell(found, text[at:kept], kind)
             self._held = text[kept:]
-            return ""
-        self._tell(found, text[: match.start()], kind)
+            return len(text)
+        self._tell(found, text[at : match.start()], kind)
         if match.lastgroup in {"calls", "dsml"}:
             self._captured, self._tail = [], ""
             self._close = _CALLS_END if match.lastgroup == "calls" else _DSML_END
-            return text[match.start() :]
+            return match.start()
         if match.lastgroup == "shut":
             self._is_thinking, self._skips_space = False, True
-        return text[match.end() :]
+        return match.end()
 
-    def _begin(self, text: str) -> str | None:
-        """The content behind its opening tag, or all of it; None while it may still turn out to begin with one."""
-        stripped = text.lstrip()
-        tags = _opening_tags(self._reading) if len(text) - len(stripped) <= _MAX_SPACE else []
+    def _begin(self, text: str, at: int) -> int | None:
+        """Where the content begins: behind its opening tag, or at once; None while it may still begin with one."""
+        stripped = text[at:].lstrip()
+        begin = len(text) - len(stripped)
+        tags = _opening_tags(self._reading) if begin - at <= _MAX_SPACE else []
         for tag in tags:
             if stripped.startswith(tag):
                 self._is_beginning, self._is_thinking, self._skips_space = False, True, True
-                return stripped.removeprefix(tag)
+                return begin + len(tag)
             if tag.startswith(stripped):  # also where nothing but white space came
                 return None
         self._is_beginning = False
-        return text
+        return at
 
     def _tell(self, found: list[Piece], text: str, kind: Kind) -> None:
         if self._skips_space:
@@ -184,23 +186,23 @@ class TextReader:
         self._skips_space = False
         found.append(("reasoning" if self._is_thinking else kind, text))
 
-    def _capture(self, text: str, found: list[Piece]) -> str:
-        """Keep markup until its end; the rest of the text."""
+    def _capture(self, text: str, at: int, found: list[Piece]) -> int:
+        """Keep markup until its end; where the rest of the text begins."""
         captured: list[str] = self._captured or []
-        window = self._tail + text
-        match = self._close.search(window)
+        window = self._tail + text  # a tail is of an earlier text, so this one is at its beginning
+        match = self._close.search(window, at)
         if match is None:
-            captured.append(text)
-            self._captured, self._tail = captured, window[-_LONGEST:]
-            if not self._allowance.take(len(text)):
+            captured.append(text[at:])
+            self._captured, self._tail = captured, window[at:][-_LONGEST:]
+            if not self._allowance.take(len(text) - at):
                 raise _unreadable("is too long")
-            return ""
+            return len(text)
         end = match.end() - len(self._tail)
-        captured.append(text[:end])
+        captured.append(text[at:end])
         self._captured = None
         found += self._calls("".join(captured), is_cut=False)
         self._skips_space = True
-        return text[end:]
+        return end
 
     def _calls(self, markup: str, *, is_cut: bool) -> list[Call]:
         if not self._reading.may_call:
@@ -239,9 +241,9 @@ def _opening_tags(reading: Reading) -> list[str]:
     return [f"<{name}>" for name in reading.thought_tags]
 
 
-def _held_back(text: str, reading: Reading) -> int:
-    """How many characters at the end may be the beginning of a tag."""
-    start = text.rfind("<", max(0, len(text) - _LONGEST))
+def _held_back(text: str, at: int, reading: Reading) -> int:
+    """How many characters at the end, from `at` on, may be the beginning of a tag."""
+    start = text.rfind("<", max(at, len(text) - _LONGEST))
     if start < 0:
         return 0
     tail = text[start:].translate(_ALIKE)

@@ -101,6 +101,14 @@ async def test_a_wrong_answer_is_asked_for_once_more(client, upstream, dialect):
     assert "'long ago' is not of type 'integer'" in told["content"]
 
 
+async def test_what_else_was_adjusted_is_said_beside_a_repair(client, upstream):
+    upstream.play(answers(completion(WRONG)), answers(completion(GOOD)))
+    raw = await client.chat.completions.with_raw_response.parse(
+        model="llama_cpp_python", messages=[QUESTION], response_format=Person
+    )
+    assert raw.headers["x-tidegate-adjusted"] == "response_format=repaired, max_tokens=4096"
+
+
 async def test_an_answer_that_stays_wrong_is_an_error(client, upstream):
     upstream.play(answers(completion(WRONG)))
     with pytest.raises(openai.InternalServerError) as caught:

@@ -60,6 +60,20 @@ def test_two_answers_at_the_end_become_one():
     assert sent_messages(messages) == [USER, {"role": "assistant", "content": "a\nb"}]
 
 
+def test_many_answers_at_the_end_take_no_quadratic_time():
+    """Minutes, where each is joined to all that come after it."""
+    [_, joined] = sent_messages([USER] + [{"role": "assistant", "content": "x" * 100}] * 30_000)
+    assert len(joined["content"]) == 101 * 30_000 - 1
+
+
+def test_many_allowed_tools_take_no_quadratic_time():
+    """Half a minute, where each tool is looked for in the whole list."""
+    tools = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(60_000)]
+    allowed = {"mode": "required", "tools": list(reversed(tools))}
+    sent = build(tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert sent == {"tools": tools, "tool_choice": "required"}
+
+
 def test_a_conversation_that_waits_for_tools_is_refused():
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     with pytest.raises(MalformedRequest) as caught:

@@ -172,6 +172,12 @@ def test_what_is_opened_again_and_again_takes_no_quadratic_time(begin, end):
         read(THINKS, '<｜DSML｜invoke name="f">' + begin * 100_000 + end + "</｜DSML｜tool_calls>")
 
 
+def test_tags_again_and_again_in_one_text_take_no_quadratic_time():
+    """Minutes, where the rest of the text is copied for each."""
+    assert read(THINKS, "<｜end▁of▁sentence｜>" * 400_000) == []
+    assert without_markup("<｜DSML｜ " * 200_000) == " " * 200_000
+
+
 def test_white_space_before_a_tag_is_not_waited_for_without_end():
     space = " " * 257
     assert (
