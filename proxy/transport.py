@@ -23,6 +23,9 @@ from proxy.protocol.chat import MAX_ANSWER_BYTES
 _READ_BYTES = 256 * 1024
 _DRAIN_S = 1.0
 _has_connected = ContextVar("has_connected", default=False)  # whether this task's request opened a connection
+# A path may name a deployment that the caller chose.
+_MAX_URLS = 256
+_MAX_KEPT_PATH = 256
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,7 +199,9 @@ class Transport:
     async def _request(self, method: str, path: str, body: bytes | None, wait_s: float) -> Response:
         url = self._urls.get(path)
         if url is None:
-            url = self._urls[path] = URL(self._base_url + path, encoded=True)
+            url = URL(self._base_url + path, encoded=True)
+            if len(self._urls) < _MAX_URLS and len(path) < _MAX_KEPT_PATH:
+                self._urls[path] = url
         deadline = Deadline(self._deadlines, wait_s)
         deadline.start()
         try:

@@ -349,7 +349,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if request.endpoint != "chat":
             return Reading(may_call=False)
         fields = request.fields
-        may_call = "tools" in fields and bytes(fields.get("tool_choice", b"")) != b'"none"'
+        # of the draft, where null and an empty list are gone
+        may_call = "tools" in draft.fields and bytes(fields.get("tool_choice", b"")) != b'"none"'
         return Reading(
             thought_tags=self.thought_tags,
             begins_in_thought=self._begins_in_thought(draft),

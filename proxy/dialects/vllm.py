@@ -5,6 +5,7 @@ from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.thinking import Thinking, put_effort, put_template_switch
 from proxy.protocol.raw import as_object
+from proxy.protocol.request import json_type
 
 # Where no card knows: V4.1 answers 400 to `minimal` and `medium` (row 63), V4 reads medium as low (row 62).
 _EFFORTS = {"minimal": "low", "medium": "high"}
@@ -58,8 +59,9 @@ def _clamp(draft: Draft) -> None:
 
 
 def _number(draft: Draft, name: str) -> float | None:
+    """None also where it is no number: what other endpoints may not have is not checked."""
     raw = draft.fields.get(name)
-    return None if raw is None else float(bytes(raw))
+    return float(bytes(raw)) if raw is not None and json_type(raw) == "number" else None
 
 
 DIALECT = Dialect(

@@ -440,3 +440,18 @@ def test_images_go_to_models_that_see():
     assert fit("deepseek", "deepseek-flash", messages=image)
     with pytest.raises(UnsupportedParameter):
         fit("deepseek", "deepseek-v4-pro", messages=image)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, False),
+        ({"tools": None}, False),
+        ({"tools": []}, False),
+        ({"tools": [TOOL], "tool_choice": "none"}, False),
+        ({"tools": [TOOL]}, True),
+        ({"tools": [TOOL], "tool_choice": None}, True),
+    ],
+)
+def test_markup_can_be_a_call_only_where_tools_were_given(fields, expected):
+    assert fit("vllm", "m", **fields).reading.may_call is expected

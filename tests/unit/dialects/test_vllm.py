@@ -6,7 +6,7 @@ import pytest
 
 from proxy.config.cards import Card
 from proxy.dialects.vllm import DIALECT
-from proxy.protocol import chat, completions
+from proxy.protocol import chat, completions, embeddings
 
 USER = {"role": "user", "content": "hi"}
 
@@ -114,3 +114,11 @@ def test_an_effort_switches_on_a_model_that_does_not_think_unasked():
 def test_either_limit_is_fine():
     assert build(max_completion_tokens=5) == {"max_completion_tokens": 5}
     assert build(max_tokens=5) == {"max_tokens": 5}
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "n", "max_tokens"])
+def test_what_embeddings_do_not_have_is_not_read_as_a_number(name):
+    """It is for the server to judge."""
+    request = embeddings.parse_request(json.dumps({"model": "m", "input": "hi", name: "x"}).encode())
+    card = Card(context_window=100)
+    assert json.loads(DIALECT.build_request(request, model="m", is_stream=False, card=card).body)[name] == "x"
