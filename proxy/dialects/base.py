@@ -62,8 +62,6 @@ ENGINE_PARTS = frozenset({"text", "image_url", "input_audio", "audio_url", "vide
 ONLY_OPENAI = frozenset(
     {
         "audio",
-        "function_call",
-        "functions",
         "metadata",
         "modalities",
         "moderation",
@@ -93,6 +91,7 @@ class HostRequest(Struct, frozen=True):
         reading: how the answer is to be read.
         adjusted: what was changed in more than its spelling, as `name=word`.
         schema: what the answer must be valid against, because the host does not see to it; None: nothing.
+        asks_functions: whether the host's tools are the caller's `functions`, so that a call is its `function_call`.
     """
 
     path: str
@@ -100,6 +99,7 @@ class HostRequest(Struct, frozen=True):
     reading: Reading
     adjusted: list[str]
     schema: Raw | None = None
+    asks_functions: bool = False
 
 
 class Dialect(Struct, frozen=True, kw_only=True):
@@ -248,6 +248,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             self._reading(request, draft),
             draft.adjusted,
             draft.schema,
+            draft.asks_functions,
         )
 
     def path(self, endpoint: Endpoint, model: str, api_version: str | None = None) -> str:
@@ -265,6 +266,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"
 
     def _adjust_chat(self, draft: Draft, remembered: Mapping[str, str]) -> None:
+        if not self.rules.is_reference:
+            tools.modernise(draft)
         wanted = self._take_thinking(draft)
         draft.leave_out(self.lacks)
         reasoning = None if draft.card.reasoning_history == "forbidden" else self.rules.reasoning
@@ -348,15 +351,15 @@ class Dialect(Struct, frozen=True, kw_only=True):
     def _reading(self, request: ModelRequest, draft: Draft) -> Reading:
         if request.endpoint != "chat":
             return Reading(may_call=False)
-        fields = request.fields
         # of the draft, where null and an empty list are gone
-        may_call = "tools" in draft.fields and bytes(fields.get("tool_choice", b"")) != b'"none"'
+        may_call = "tools" in draft.fields and bytes(draft.fields.get("tool_choice", b"")) != b'"none"'
+        wants_one = draft.asks_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
         return Reading(
             thought_tags=self.thought_tags,
             begins_in_thought=self._begins_in_thought(draft),
             looks_for_calls=self.leaks_calls,
             may_call=may_call,
-            one_call=bytes(fields.get("parallel_tool_calls", b"")) == b"false",
+            one_call=wants_one,
             repairs_silence=self.repairs_silence,
             pads_answer=self.pads_answer,
             numbers_calls=self.numbers_calls,

@@ -40,6 +40,8 @@ _ASKS_NOTHING_OF: Mapping[str, frozenset[bytes]] = {
     "temperature": frozenset({b"1", b"1.0"}),
     "top_p": frozenset({b"1", b"1.0"}),
 }
+# How callers who ask with `functions` say it.
+_OF_FUNCTIONS: Mapping[str, str] = {"tools": "functions", "tool_choice": "function_call"}
 
 
 class Draft(Struct):
@@ -54,6 +56,7 @@ class Draft(Struct):
         adjusted: what was changed in more than its spelling, for `x-tidegate-adjusted`.
         schema: what the host cannot hold the answer to, so that we must.
         is_thinking: whether the model will think, as far as it can be known.
+        asks_functions: whether the tools are the caller's `functions`.
     """
 
     fields: Fields
@@ -64,6 +67,7 @@ class Draft(Struct):
     adjusted: list[str] = []
     schema: Raw | None = None
     is_thinking: bool = False
+    asks_functions: bool = False
 
     def put(self, name: str, value: object) -> None:
         """Set a field."""
@@ -99,13 +103,14 @@ class Draft(Struct):
         Raises:
             UnsupportedParameter: it does not.
         """
+        said = _OF_FUNCTIONS.get(name, name) if self.asks_functions else name
         if not self.drops_params:
-            raise UnsupportedParameter(f"Unsupported parameter: '{name}' {why}.", param=name)
+            raise UnsupportedParameter(f"Unsupported parameter: '{said}' {why}.", param=said)
         if instead is None:
             self.fields.pop(name, None)
         else:
             self.put(name, instead)
-        self.note(name, word or "dropped")
+        self.note(said, word or "dropped")
 
 
 def compact(value: Raw) -> bytes:

@@ -1,4 +1,4 @@
-"""Tools and `tool_choice`, in each host's way (contract Q-TOOLS, rows 52, 98, 115, 163, 185)."""
+"""Tools, `tool_choice` and what they replaced, in each host's way (contract Q-TOOLS, rows 52, 98, 115, 163, 185)."""
 
 import msgspec
 from msgspec import Raw
@@ -9,6 +9,21 @@ from proxy.protocol.raw import as_list, as_object, as_text
 from proxy.protocol.request import json_type
 
 ALL_CHOICES = frozenset({"none", "auto", "required", "named"})
+
+
+def modernise(draft: Draft) -> None:
+    """`functions` and `function_call`, which tools replaced: tools of which one at most is called at a time."""
+    fields = draft.fields
+    functions, call = as_list(fields.pop("functions", None)), fields.pop("function_call", None)
+    if not functions:
+        return
+    draft.asks_functions = True
+    draft.put("tools", [{"type": "function", "function": function} for function in functions])
+    fields["parallel_tool_calls"] = Raw(b"false")
+    fields.pop("tool_choice", None)
+    if call is not None:
+        is_named = json_type(call) == "object"
+        draft.put("tool_choice", {"type": "function", "function": call} if is_named else call)
 
 
 def tidy(draft: Draft) -> None:

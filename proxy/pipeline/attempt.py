@@ -20,7 +20,7 @@ from proxy.routing import Target
 from proxy.streaming.chat import ChatAssembler, ChatWriter
 from proxy.streaming.choices import ChoiceStream, Sink
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter
-from proxy.streaming.filters import Remembering, in_format
+from proxy.streaming.filters import AsFunctionCall, Remembering, in_format
 from proxy.streaming.sinks import Assembler, Envelope, Writer
 
 _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
@@ -128,10 +128,11 @@ class Attempt:
             return Whole(await self._read_embeddings(response), response.close)
         if not request.is_stream:
             assembler = self._assembler()
-            await self._assemble(response, host_request, self._formatted(assembler))
+            await self._assemble(response, host_request, self._formatted(assembler, host_request))
             return Whole(assembler.to_json(), response.close)
         writer = self._writer()
-        streamed = Streamed(self._source(response, host_request, self._formatted(writer)), writer, context)
+        source = self._source(response, host_request, self._formatted(writer, host_request))
+        streamed = Streamed(source, writer, context)
         await streamed.begin()
         return streamed
 
@@ -159,10 +160,10 @@ class Attempt:
             self._context.adjusted = [_REPAIRED.get(said, said) for said in host_request.adjusted]
         if not self._request.is_stream:
             assembler = self._assembler()
-            first.replay(self._formatted(assembler))
+            first.replay(self._formatted(assembler, host_request))
             return Whole(assembler.to_json(), _nothing)
         writer = self._writer()
-        first.replay(self._formatted(writer))
+        first.replay(self._formatted(writer, host_request))
         return Replayed(writer)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:
@@ -189,8 +190,12 @@ class Attempt:
         memory = None if remembering is None else TurnMemory(remembering, self._memory, self._context.caller)
         return Source(response, stream, self._upstream.dialect.parse, memory)
 
-    def _formatted(self, sink: Sink) -> Sink:
-        return in_format(sink, self._context.reasoning_format) if self._request.endpoint == "chat" else sink
+    def _formatted(self, sink: Sink, host_request: HostRequest) -> Sink:
+        if self._request.endpoint != "chat":
+            return sink
+        if host_request.asks_functions:
+            sink = AsFunctionCall(sink)
+        return in_format(sink, self._context.reasoning_format)
 
     def _assembler(self) -> Assembler:
         if self._request.endpoint == "chat":

@@ -4,7 +4,7 @@ Contract A.1 to A.3. Reading is lenient (hosts leave out and add what they like)
 used and default everything; vendor fields are skipped by the decoder and never reach a caller.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -37,6 +37,12 @@ class Message(Struct, gc=False):
     refusal: Raw | UnsetType = UNSET
 
 
+class NamedFunction(Struct, gc=False):
+    """One of `functions`, or the `function_call` that forces it."""
+
+    name: str
+
+
 class ChatParams(Struct, gc=False):
     """The fields whose type or range OpenAI checks."""
 
@@ -59,6 +65,8 @@ class ChatParams(Struct, gc=False):
     tools: list[dict[str, Raw]] | None = None
     tool_choice: str | dict[str, Raw] | None = None
     parallel_tool_calls: bool | None = None
+    functions: list[NamedFunction] | None = None
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
     response_format: dict[str, Raw] | None = None
     reasoning_effort: str | None = None
     logit_bias: dict[str, float] | None = None
@@ -126,6 +134,28 @@ def _check_together(params: ChatParams) -> None:
         raise MalformedRequest(
             "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.",
             param="tool_choice",
+        )
+    _check_functions(params)
+
+
+def _check_functions(params: ChatParams) -> None:
+    functions, call = params.functions or (), params.function_call
+    if functions and params.tools:
+        raise MalformedRequest(
+            "Invalid request: 'functions' and 'tools' cannot both be provided; 'tools' replaced 'functions'.",
+            param="functions",
+        )
+    if not isinstance(call, NamedFunction):
+        return
+    if not functions:
+        raise MalformedRequest(
+            "Invalid value for 'function_call': 'function_call' is only allowed when 'functions' are specified.",
+            param="function_call",
+        )
+    if all(function.name != call.name for function in functions):
+        raise MalformedRequest(
+            f"Invalid value for 'function_call': no function named '{call.name[:128]}' is among 'functions'.",
+            param="function_call",
         )
 
 

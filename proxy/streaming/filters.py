@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from msgspec import Raw, Struct
 
 from proxy.protocol.reasoning import ReasoningFormat
@@ -10,6 +11,7 @@ from proxy.protocol.usage import Usage
 from proxy.streaming.allowance import Allowance
 from proxy.streaming.choices import Extra, FinishReason, Sink, ToolPiece
 
+_encode = msgspec.json.Encoder().encode
 _MAX_THOUGHTS = 8 * 1024 * 1024  # bytes; a longer reasoning is not worth remembering
 
 
@@ -95,6 +97,24 @@ class Tagged(_Filter):
         if index in self._thinking:
             self._thinking.remove(index)
             self._sink.content(index, "</think>\n\n", None)
+
+
+class AsFunctionCall(_Filter):
+    """The one call that is wanted (`Reading.one_call`) as `function_call`, for callers who asked with `functions`."""
+
+    __slots__ = ()
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        if piece.id is not None:
+            self._tell(index, {"name": piece.name, "arguments": ""})
+        if piece.arguments:
+            self._tell(index, {"arguments": piece.arguments})
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        self._sink.finish(index, "function_call" if reason == "tool_calls" else reason)
+
+    def _tell(self, index: int, piece: Mapping[str, str | None]) -> None:
+        self._sink.extra(index, "function_call", Raw(_encode(piece)))
 
 
 class Turn(Struct, frozen=True):

@@ -118,6 +118,38 @@ def test_no_tools_are_no_tools(dialect, fields):
 
 
 @every_accent
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({}, {}),
+        ({"function_call": "auto"}, {"tool_choice": "auto"}),
+        ({"function_call": "none"}, {"tool_choice": "none"}),
+        ({"function_call": {"name": "f"}}, {"tool_choice": {"type": "function", "function": {"name": "f"}}}),
+    ],
+)
+def test_functions_are_tools(dialect, old, new):
+    """Of which one may be called at a time; nothing is said of it, as nothing but the spelling is changed."""
+    asked, adjusted = build(dialect, drops_params=True, functions=[TOOL["function"]], **old)
+    with_tools, also = build(dialect, drops_params=True, tools=[TOOL], parallel_tool_calls=False, **new)
+    assert asked == with_tools
+    assert [said.replace("function_call", "tool_choice") for said in adjusted] == also
+
+
+@every
+def test_no_functions_are_no_functions(dialect):
+    """OpenAI itself may complain of an empty list."""
+    body, _ = build(dialect, functions=[], function_call="none", tools=[TOOL])
+    assert body["tools"] == [TOOL]
+    assert dialect.rules.is_reference or not {"functions", "function_call"} & body.keys()
+
+
+@of(["openai", "azure"])
+def test_openai_gets_functions_as_they_are(dialect):
+    asked = {"functions": [{"name": "f"}], "function_call": {"name": "f"}}
+    assert asked.items() <= build(dialect, **asked)[0].items()
+
+
+@every_accent
 @pytest.mark.parametrize("stop", [[], "", [""]])
 def test_an_empty_stop_is_none(dialect, stop):
     """Q-STOP."""
@@ -147,7 +179,7 @@ def test_hints_are_dropped_and_the_rest_is_refused_by_name(dialect):
     hints = {"user", "store", "metadata", "service_tier", "prompt_cache_key", "safety_identifier", "verbosity"}
     asked = dict.fromkeys(hints, "x") | {"n": 1, "logprobs": False, "presence_penalty": 0, "logit_bias": {}}
     assert not dialect.lacks & build(dialect, **asked)[0].keys()
-    for name, value in {"n": 2, "logit_bias": {"1": 5}, "logprobs": True, "functions": [{"name": "f"}]}.items():
+    for name, value in {"n": 2, "logit_bias": {"1": 5}, "logprobs": True}.items():
         if name not in dialect.lacks:
             assert name in build(dialect, **{name: value})[0]
             continue

@@ -24,7 +24,7 @@ from proxy.protocol.sse import EventParser, frame
 from proxy.streaming.chat import ChatAssembler, ChatWriter
 from proxy.streaming.choices import ChoiceStream, Sink
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter
-from proxy.streaming.filters import Remembering, in_format
+from proxy.streaming.filters import AsFunctionCall, Remembering, in_format
 from proxy.streaming.sinks import Envelope
 from tests.fakes import canonical
 from tests.unit import chunks
@@ -42,6 +42,7 @@ _WAYS: tuple[tuple[Reading, ReasoningFormat], ...] = (
     (Reading(thought_tags=("think",), looks_for_calls=True, may_call=False, repairs_silence=True), "think_tags"),
     (Reading(looks_for_calls=True, repairs_silence=True, numbers_calls=True), "hidden"),
 )
+_FUNCTIONS = Reading(thought_tags=("think",), looks_for_calls=True, one_call=True)  # what callers of `functions` get
 _CARDS = (
     UNKNOWN,
     Card(thinking="always", reasoning_history="required", max_output_tokens=10, context_window=20, vision=False),
@@ -68,7 +69,7 @@ def framing(stream: bytes) -> None:
 
 def stream(body: bytes) -> None:
     """One answer of a host, in every reading and in every form that a caller may have it."""
-    for reading, form in _WAYS:
+    for reading, form in (*_WAYS, (_FUNCTIONS, "think_tags")):
         _as_chat(body, events.parse, reading, form)
     for parse in _OTHER_PARSES:
         _as_chat(body, parse, *_WAYS[1])
@@ -117,19 +118,23 @@ def _as_chat(body: bytes, parse: Parse, reading: Reading, form: ReasoningFormat)
     names, told = reasoning_names(form), []
     for wants_usage in (False, True):
         writer = ChatWriter(chunks.ENVELOPE, wants_usage=wants_usage, form=form)
-        error = _tell(in_format(writer, form), body, parse, reading)
+        error = _tell(_formatted(writer, reading, form), body, parse, reading)
         payloads = writer.take()
         if form != "both":
             chunks.check(payloads, wants_usage=wants_usage, is_whole=error is None)
         told.append(canonical.read_stream(_framed(payloads, error), "chat", _MODEL, names, wants_usage=wants_usage))
     assembler = ChatAssembler(chunks.ENVELOPE, form=form)
-    also = _tell(in_format(assembler, form), body, parse, reading)
+    also = _tell(_formatted(assembler, reading, form), body, parse, reading)
     assert type(also) is type(error)
     if error is None:
         assert _alike(canonical.read_answer(assembler.to_json(), "chat", _MODEL, names)) == _alike(told[1])
         replayed = ChatWriter(chunks.ENVELOPE, wants_usage=True, form=form)
         assembler.replay(replayed)
         canonical.read_stream(_framed(replayed.take(), None), "chat", _MODEL, names, wants_usage=True)
+
+
+def _formatted(sink: Sink, reading: Reading, form: ReasoningFormat) -> Sink:
+    return in_format(AsFunctionCall(sink) if reading is _FUNCTIONS else sink, form)
 
 
 def _as_completions(body: bytes) -> None:

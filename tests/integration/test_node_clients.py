@@ -101,7 +101,7 @@ def openai_wanted(outcome, client, line) -> dict:
 
 
 def openai_choice(choice, seen, client) -> dict:
-    names = ("content", "refusal", "reasoning", "finish", "logprobs")
+    names = ("content", "refusal", "reasoning", "function_call", "finish", "logprobs")
     want = {name: choice.get(name) for name in names} | {"tool_calls": calls(choice, seen)}
     if client != "openai create" and not want["content"] and not seen.get("content"):
         want["content"] = seen.get("content")  # deltas cannot tell null from ""
@@ -109,6 +109,8 @@ def openai_choice(choice, seen, client) -> dict:
         # of fields that it does not know, it keeps the last delta alone
         is_end = bool(seen.get("reasoning")) and want["reasoning"].endswith(seen["reasoning"])
         want["reasoning"] = seen["reasoning"] if is_end else want["reasoning"]
+        if want["function_call"]:
+            want["reasoning"] = None  # beside one it keeps none
     if client == "openai create, streamed":
         once = [{"id": 1, "name": 1} for _ in want["tool_calls"]]
         want["counts"] = {"role": 1, "finish": 1 if want["finish"] else 0, "calls": once}
@@ -132,6 +134,8 @@ def ai_wanted(outcome, client, line) -> dict | None:
 def ai_choice(choice, seen, client, *, in_band) -> dict:
     raw, refusal = choice.get("finish"), choice.get("refusal") or ""
     finish = (raw or "").replace("_", "-")  # "tool-calls" and "content-filter" are its spellings
+    if raw == "function_call":
+        finish = "tool-calls"  # but the call it leaves out
     if in_band:
         finish = "error"  # it says so of what ended with one
     elif refusal:

@@ -65,6 +65,7 @@ def everything(scenario, mode) -> Seen:
     seen = Seen()
     for told in outcome.get("choices", ()):
         calls = [_call(call) for call in told.get("tool_calls", ())]
+        calls += [_call(told["function_call"])] if "function_call" in told else []
         seen.choices.append(_choice(told.get("content"), calls, told.get("finish"), told.get("reasoning")))
     if "usage" in outcome:
         seen.usage = tuple(outcome["usage"][name] for name in COUNTS)
@@ -136,9 +137,14 @@ class Chunks:
             told["reasoning"] += reasoning(choice.delta, self._names)
             for call in choice.delta.tool_calls or ():
                 of_function = call.function or openai.BaseModel.construct(**call.model_extra["custom"])
-                piece = self._calls.setdefault((choice.index, call.index), ["", ""])
-                piece[0] += getattr(of_function, "name", None) or ""
-                piece[1] += getattr(of_function, "arguments", None) or getattr(of_function, "input", None) or ""
+                self._add_call((choice.index, call.index), of_function)
+            if choice.delta.function_call is not None:
+                self._add_call((choice.index, 0), choice.delta.function_call)
+
+    def _add_call(self, place, piece) -> None:
+        call = self._calls.setdefault(place, ["", ""])
+        call[0] += getattr(piece, "name", None) or ""
+        call[1] += getattr(piece, "arguments", None) or getattr(piece, "input", None) or ""
 
     def choices(self) -> list[dict]:
         return [
@@ -164,6 +170,7 @@ def look_at(completion, seen, names) -> None:
     for choice in completion.choices:
         message = choice.message
         calls = [_call(call.model_dump() | call.model_dump()[call.type]) for call in message.tool_calls or ()]
+        calls += [_call(message.function_call.model_dump())] if message.function_call is not None else []
         seen.choices.append(_choice(message.content, calls, choice.finish_reason, reasoning(message, names)))
     if completion.usage is not None:
         seen.usage += counts(completion.usage)
@@ -261,6 +268,8 @@ def langchain_can(outcome, mode) -> bool:
 def look_at_message(message, seen) -> None:
     pieces = getattr(message, "tool_call_chunks", None) or [*message.tool_calls, *message.invalid_tool_calls]
     calls = [(call["name"], call["args"] or "{}") for call in pieces]
+    if (function := message.additional_kwargs.get("function_call")) is not None:
+        calls.append((function["name"], function["arguments"] or "{}"))
     finish = message.response_metadata.get("finish_reason")
     thought = message.additional_kwargs.get("reasoning_content")
     seen.choices.append(_choice(message.content, calls, finish, thought))

@@ -56,6 +56,7 @@ function addDelta({ index, delta, finish_reason, logprobs }, scenario, seen) {
     refusal: null,
     reasoning: null,
     tool_calls: [],
+    function_call: null,
     finish: null,
     logprobs: null,
     counts: { role: 0, finish: 0, calls: [] },
@@ -78,6 +79,11 @@ function addDelta({ index, delta, finish_reason, logprobs }, scenario, seen) {
     if (piece.id) counts.id += 1;
     if (body.name) counts.name += 1;
   }
+  if (delta.function_call) {
+    choice.function_call ??= { name: "", arguments: "" };
+    choice.function_call.name += delta.function_call.name ?? "";
+    choice.function_call.arguments += delta.function_call.arguments ?? "";
+  }
 }
 
 function lookAt(completion, scenario, seen) {
@@ -90,6 +96,7 @@ function lookAt(completion, scenario, seen) {
       name: (body ?? custom).name,
       arguments: (body ?? custom).arguments ?? custom.input,
     })),
+    function_call: message.function_call ?? null,
     finish: finish_reason,
     logprobs: logprobs?.content ?? null,
   }));

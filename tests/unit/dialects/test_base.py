@@ -164,6 +164,30 @@ def test_what_asks_for_nothing_is_not_refused(value):
     assert build(Dialect(name="x", lacks=frozenset({"special"})), special=value) == {}
 
 
+def ask(dialect=PLAIN, **fields):
+    """The whole of what goes upstream."""
+    request = chat.parse_request(json.dumps({"model": "public", "messages": [USER]} | fields).encode())
+    return dialect.build_request(request, model="theirs", is_stream=False)
+
+
+@pytest.mark.parametrize(("call", "may_call"), [(None, True), ("auto", True), ({"name": "f"}, True), ("none", False)])
+def test_who_asks_with_functions_gets_one_call_as_a_function_call(call, may_call):
+    asked = ask(functions=[{"name": "f"}], function_call=call)
+    assert (asked.asks_functions, asked.reading.one_call, asked.reading.may_call) == (True, True, may_call)
+
+
+def test_who_asks_with_tools_gets_tool_calls():
+    asked = ask(functions=[], tools=[TOOL])
+    assert (asked.asks_functions, asked.reading.one_call, asked.reading.may_call) == (False, False, True)
+
+
+def test_a_host_without_tools_has_no_functions():
+    """Which is said in the caller's words."""
+    with pytest.raises(UnsupportedParameter, match="'functions' is not supported with this model") as caught:
+        ask(Dialect(name="x", lacks=frozenset({"tools"})), functions=[{"name": "f"}])
+    assert caught.value.param == "functions"
+
+
 def test_a_legacy_completion_goes_without_chat_rules():
     request = completions.parse_request(b'{"model":"a","prompt":["x"],"max_tokens":5,"stop":"","stream":true}')
     built = json.loads(

@@ -8,7 +8,8 @@ from proxy.errors import MalformedRequest
 from proxy.protocol.chat import parse_request
 
 USER = {"role": "user", "content": "hi"}
-TOOL = {"type": "function", "function": {"name": "f"}}
+FUNCTION = {"name": "f"}
+TOOL = {"type": "function", "function": FUNCTION}
 
 
 def parse(**fields):
@@ -74,6 +75,10 @@ def test_stream_and_usage_are_read(fields, is_stream, wants_usage):
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
         {"tools": [], "tool_choice": "none"},
         {"tool_choice": "auto"},
+        {"functions": [FUNCTION], "function_call": "none"},
+        {"functions": [FUNCTION], "function_call": {"name": "f"}, "tools": []},
+        {"functions": [], "function_call": "auto", "tools": [TOOL], "tool_choice": "required"},
+        {"functions": None, "function_call": None},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}},
         {"logit_bias": {"50256": -100}},
         {"reasoning_effort": "xhigh"},
@@ -175,6 +180,15 @@ def test_a_bad_message_is_named_by_its_place(message, param, code):
         ({"tool_choice": "required"}, "tool_choice", None),
         ({"tool_choice": "required", "tools": []}, "tool_choice", None),
         ({"tool_choice": {"type": "function"}}, "tool_choice", None),
+        ({"functions": {}}, "functions", "invalid_type"),
+        ({"functions": [FUNCTION, {}]}, "functions[1].name", "missing_required_parameter"),
+        ({"functions": [FUNCTION], "tools": [TOOL]}, "functions", None),
+        ({"functions": [FUNCTION], "tool_choice": "required"}, "tool_choice", None),
+        ({"functions": [FUNCTION], "function_call": "required"}, "function_call", "invalid_value"),
+        ({"functions": [FUNCTION], "function_call": {}}, "function_call.name", "missing_required_parameter"),
+        ({"functions": [FUNCTION], "function_call": {"name": "g"}}, "function_call", None),
+        ({"functions": [], "function_call": {"name": "f"}}, "function_call", None),
+        ({"function_call": {"name": "f"}, "tools": [TOOL]}, "function_call", None),
         ({"response_format": "json"}, "response_format", "invalid_type"),
         ({"logit_bias": {"1": "x"}}, "logit_bias", "invalid_type"),
         ({"user": 5}, "user", "invalid_type"),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.streaming.choices import ToolPiece
-from proxy.streaming.filters import Remembering, Turn, in_format
+from proxy.streaming.filters import AsFunctionCall, Remembering, Turn, in_format
 from tests.fakes.sink import RecordingSink
 
 
@@ -65,6 +65,33 @@ def test_empty_text_beside_logprobs_closes_no_tag():
     tagged.reasoning(0, "Hm.")
     tagged.content(0, "", {"content": []})
     assert sink.calls[-1] == ("content", 0, "", {"content": []})
+
+
+def test_a_call_is_told_as_openai_told_functions():
+    """The name in the first piece alone, and nothing but it."""
+    sink = RecordingSink()
+    functions = AsFunctionCall(sink)
+    functions.open(0)
+    functions.tool(0, ToolPiece(0, '{"a"', "call_1", "f"))
+    functions.tool(0, ToolPiece(0, ":1}"))
+    functions.finish(0, "tool_calls")
+    assert sink.calls == [
+        ("open", 0),
+        ("extra", 0, "function_call", b'{"name":"f","arguments":""}'),
+        ("extra", 0, "function_call", b'{"arguments":"{\\"a\\""}'),
+        ("extra", 0, "function_call", b'{"arguments":":1}"}'),
+        ("finish", 0, "function_call"),
+    ]
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "function_call"])
+def test_without_a_call_an_answer_ends_as_it_does(reason):
+    sink = RecordingSink()
+    functions = AsFunctionCall(sink)
+    functions.open(0)
+    functions.content(0, "Yes", None)
+    functions.finish(0, reason)
+    assert sink.calls == [("open", 0), ("content", 0, "Yes"), ("finish", 0, reason)]
 
 
 def test_thoughts_without_end_are_not_remembered():
