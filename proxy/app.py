@@ -1,31 +1,32 @@
 """The composition root: a `Config` in, a running `App` out. The only module that names every concrete class."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import structlog
+from msgspec import structs
 
 from proxy import auth
 from proxy.clock import Clock, SystemClock
-from proxy.config.cards import UNKNOWN, Cards, known_cards
-from proxy.config.engines import EngineConfig
+from proxy.config.cards import UNKNOWN, Card, Cards, known_cards
+from proxy.config.engines import ExternalConfig, VllmConfig
 from proxy.config.models import TargetConfig
-from proxy.config.root import Config, is_loopback
+from proxy.config.root import Config, is_loopback, unnamed_engines
 from proxy.config.secret import Secret
 from proxy.config.upstreams import UpstreamConfig
 from proxy.deadline import Deadlines
 from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
-from proxy.engines.base import EngineKind, EngineStatus, Probe
-from proxy.engines.llamacpp import LlamaCpp
-from proxy.engines.supervisor import Supervisor
+from proxy.engines.assembly import Assembled, Engines, OnEngineChange
+from proxy.engines.base import EngineStatus
 from proxy.entrypoints import asgi
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.lifeline import Running
-from proxy.errors import ConfigError, ProxyError, UpstreamFailed
+from proxy.errors import ConfigError, UpstreamFailed
 from proxy.memory import ProcessMemory
+from proxy.pipeline.administration import Administration
 from proxy.pipeline.admission import Admission
 from proxy.pipeline.chat import Pipeline
 from proxy.pipeline.failover import Failover
@@ -37,15 +38,10 @@ from proxy.pipeline.upstream import Upstream
 from proxy.protocol import models
 from proxy.protocol.models import ModelCard
 from proxy.routing import Catalogue, Fetch, Router, Target
-from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics
 from proxy.transport import Timeouts, Transport
 
-ENGINE_URL = "http://engine/v1"
 _LISTING_S = 5.0
-_ENGINE_KINDS: Mapping[str, Callable[[str, EngineConfig], EngineKind]] = {"llamacpp": LlamaCpp}
-
-OnEngineChange = Callable[[str, EngineStatus], None]
 
 
 class App:
@@ -56,25 +52,24 @@ class App:
         asgi_app: Any,  # noqa: ANN401 - an ASGI application
         *,
         running: Running,
-        supervisors: Sequence[Supervisor],
+        engines: Engines,
         transports: Mapping[str, Transport],
         catalogue: Catalogue,
     ) -> None:
         self.asgi = asgi_app
         self.running = running
-        self.supervisors = supervisors
+        self.engines = engines
         self._transports = transports
         self._catalogue = catalogue
 
     def start(self) -> None:
         """Start the engines; returns at once, they become ready by and by."""
-        for supervisor in self.supervisors:
-            supervisor.start(_prober(self._transports[supervisor.name], supervisor.kind.health_path))
+        self.engines.open()
 
     async def stop(self) -> None:
         """Stop the engines, close the connections."""
         await self._catalogue.close()
-        await asyncio.gather(*(supervisor.stop() for supervisor in self.supervisors))
+        await self.engines.close()
         await asyncio.gather(*(transport.close() for transport in self._transports.values()))
 
 
@@ -100,16 +95,28 @@ def build(
     """
     clock = clock or SystemClock()
     log = structlog.get_logger("tidegate")
-    metrics = Metrics(config.models)
+    metrics = Metrics([*config.models, *unnamed_engines(config)])
     keys = _key_ring(config, source, no_auth=no_auth)
     upstreams, transports = _hosts(config, source)
-    supervisors = _supervisors(config.engines, metrics, log, on_engine_change)
-    _add_engines(config, supervisors, upstreams, transports)
-    catalogue = Catalogue({name: _lister(name, transports[name]) for name in config.upstreams}, clock)
+    engines = Engines(
+        config.engines,
+        keys=_external_keys(config, source),
+        clock=clock,
+        log=log,
+        on_change=on_engine_change or _tell_nobody,
+    )
+    metrics.add_engines(engines.all, engines.metrics)
+    _add_engines(engines, upstreams)
+    external = [name for name, engine in config.engines.items() if isinstance(engine, ExternalConfig)]
+    listing = {name: engines.by_name[name].transport for name in external} | transports
+    catalogue = Catalogue({name: _lister(name, transport) for name, transport in listing.items()}, clock)
     cards = Cards(config.cards, known_cards())
+    loaded = _loaded(engines, cards)
     router = Router(
-        {name: [_target(target, cards) for target in model.targets] for name, model in config.models.items()},
-        upstreams=list(config.upstreams),
+        _models(config, cards, loaded),
+        upstreams=[*config.upstreams, *external],
+        engines=loaded,
+        adapters=engines.adapter_names,
         catalogue=catalogue,
         cards=cards,
         created=int(clock.now_s()),
@@ -126,13 +133,14 @@ def build(
             settlement,
         ),
         listing=Listing(admission, router, settlement),
-        readiness=Readiness(keys, supervisors, list(config.upstreams), metrics),
+        readiness=Readiness(keys, engines.all, list(config.upstreams), metrics),
+        administration=Administration(engines.by_name, log),
         limits=config.server,
         running=running,
         clock=clock,
         deadlines=Deadlines(),
     )
-    return App(asgi.build(door), running=running, supervisors=supervisors, transports=transports, catalogue=catalogue)
+    return App(asgi.build(door), running=running, engines=engines, transports=transports, catalogue=catalogue)
 
 
 def check_exposure(config: Config, *, source: str, no_auth: bool) -> None:
@@ -149,7 +157,7 @@ def check_exposure(config: Config, *, source: str, no_auth: bool) -> None:
 
 
 def _key_ring(config: Config, source: str, *, no_auth: bool) -> auth.KeyRing:
-    keys = [_resolve(secret, f"{source}: auth.keys[{index}]") for index, secret in enumerate(config.auth.keys)]
+    keys = _resolve_all(config.auth.keys, f"{source}: auth.keys")
     admin = config.auth.admin_key
     admin_key = None if admin is None else _resolve(admin, f"{source}: auth.admin_key")
     callers = [
@@ -159,6 +167,10 @@ def _key_ring(config: Config, source: str, *, no_auth: bool) -> auth.KeyRing:
     return auth.KeyRing(keys, admin_key, callers=callers, takes_any_host=no_auth)
 
 
+def _resolve_all(secrets: Sequence[Secret], path: str) -> list[str]:
+    return [_resolve(secret, f"{path}[{index}]") for index, secret in enumerate(secrets)]
+
+
 def _resolve(secret: Secret, path: str) -> str:
     try:
         return secret.resolve()
@@ -166,26 +178,16 @@ def _resolve(secret: Secret, path: str) -> str:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _supervisors(
-    engines: Mapping[str, EngineConfig],
-    metrics: Metrics,
-    log: Log,
-    on_change: OnEngineChange | None,
-) -> list[Supervisor]:
-    def told(name: str) -> Callable[[EngineStatus], None]:
-        gauge = metrics.engines_ready.labels(name)
+def _external_keys(config: Config, source: str) -> dict[str, list[str]]:
+    return {
+        name: _resolve_all(engine.api_keys, f"{source}: engines.{name}.api_keys")
+        for name, engine in config.engines.items()
+        if isinstance(engine, ExternalConfig)
+    }
 
-        def tell(status: EngineStatus) -> None:
-            gauge.set(status.state == "ready")
-            if on_change is not None:
-                on_change(name, status)
 
-        return tell
-
-    return [
-        Supervisor(name, _ENGINE_KINDS[config.kind](name, config), log, on_change=told(name))
-        for name, config in engines.items()
-    ]
+def _tell_nobody(_name: str, _status: EngineStatus) -> None:
+    """Where no terminal shows the engines."""
 
 
 def _hosts(config: Config, source: str) -> tuple[dict[str, Upstream], dict[str, Transport]]:
@@ -204,27 +206,24 @@ def _hosts(config: Config, source: str) -> tuple[dict[str, Upstream], dict[str, 
     return upstreams, transports
 
 
-def _add_engines(
-    config: Config,
-    supervisors: Sequence[Supervisor],
-    upstreams: dict[str, Upstream],
-    transports: dict[str, Transport],
-) -> None:
-    for supervisor in supervisors:
-        engine = config.engines[supervisor.name]
-        dialect = DIALECTS[supervisor.kind.dialect]
-        transports[supervisor.name] = transport = _engine_transport(engine, dialect, supervisor.socket_path)
-        upstreams[supervisor.name] = Upstream(
-            name=supervisor.name,
-            dialect=dialect,
-            transport=transport,
-            check_ready=supervisor.check_ready,
-            always_streams=supervisor.kind.always_streams,
+def _add_engines(engines: Engines, upstreams: dict[str, Upstream]) -> None:
+    for name, assembled in engines.by_name.items():
+        upstreams[name] = Upstream(
+            name=name,
+            dialect=_dialect(assembled),
+            transport=assembled.transport,
+            enter=assembled.engine.enter,
+            always_streams=assembled.always_streams,
         )
 
 
+def _dialect(assembled: Assembled) -> Dialect:
+    dialect = DIALECTS[assembled.dialect]
+    return structs.replace(dialect, may_lack_parser=False) if assembled.parses_thinking else dialect
+
+
 def _host_transport(path: str, host: UpstreamConfig, dialect: Dialect) -> Transport:
-    keys = [_resolve(secret, f"{path}.api_keys[{index}]") for index, secret in enumerate(host.api_keys)]
+    keys = _resolve_all(host.api_keys, f"{path}.api_keys")
     return Transport(
         host.base_url,
         api_keys=keys,
@@ -240,25 +239,36 @@ def _host_transport(path: str, host: UpstreamConfig, dialect: Dialect) -> Transp
     )
 
 
-def _engine_transport(engine: EngineConfig, dialect: Dialect, socket_path: str) -> Transport:
-    return Transport(
-        ENGINE_URL,
-        timeouts=Timeouts(
-            connect_s=UpstreamConfig(base_url=ENGINE_URL).connect_timeout_s,
-            first_byte_s=engine.first_byte_timeout_s,
-            answer_s=engine.first_byte_timeout_s,
-            idle_s=engine.idle_timeout_s,
-        ),
-        socket_path=socket_path,
-        keepalive_s=dialect.keepalive_s,
-    )
+def _models(config: Config, cards: Cards, loaded: Mapping[str, Card]) -> dict[str, list[Target]]:
+    """Every name that is ours to give."""
+    named = {name: [_target(each, cards, loaded) for each in model.targets] for name, model in config.models.items()}
+    return named | {name: [_target(TargetConfig(engine=name), cards, loaded)] for name in unnamed_engines(config)}
 
 
-def _target(target: TargetConfig, cards: Cards) -> Target:
+def _target(target: TargetConfig, cards: Cards, loaded: Mapping[str, Card]) -> Target:
     place = target.upstream or target.engine or ""
     model = target.model or place
-    card = cards.find(model) if target.card is None else cards.named(target.card)
-    return Target(place, model, card or UNKNOWN)
+    if target.card is not None:
+        card = cards.named(target.card) or UNKNOWN
+    else:
+        card = loaded[place] if place in loaded else cards.find(model)
+    return Target(place, model, card)
+
+
+def _loaded(engines: Engines, cards: Cards) -> dict[str, Card]:
+    """What is known of what each vLLM has loaded: by its name or, where that says nothing, by its checkpoint."""
+    return {
+        name: _card_of(assembled.config, assembled.model_card, cards)
+        for name, assembled in engines.by_name.items()
+        if isinstance(assembled.config, VllmConfig)
+    }
+
+
+def _card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
+    card = cards.find(engine.model.rstrip("/"))
+    if card is UNKNOWN and read is not None:
+        card = cards.named(read) or UNKNOWN
+    return card if engine.max_model_len is None else structs.replace(card, context_window=engine.max_model_len)
 
 
 def _lister(name: str, transport: Transport) -> Fetch:
@@ -270,14 +280,3 @@ def _lister(name: str, transport: Transport) -> Fetch:
             raise UpstreamFailed(f"{name} does not list its models") from error
 
     return fetch
-
-
-def _prober(transport: Transport, path: str) -> Probe:
-    async def probe() -> bool:
-        try:
-            await transport.get(path)
-        except ProxyError:
-            return False
-        return True
-
-    return probe

@@ -100,6 +100,13 @@ class ModelNotFound(RequestError):
     default_code = "model_not_found"
 
 
+class EngineNotFound(RequestError):
+    """No such engine here."""
+
+    default_status = 404
+    default_code = "engine_not_found"
+
+
 class MethodNotAllowed(RequestError):
     """The path exists, but not for this method."""
 
@@ -112,6 +119,13 @@ class RequestTimeout(RequestError):
 
     default_status = 408
     default_code = "request_timeout"
+
+
+class Conflict(RequestError):
+    """What is asked cannot be done to this engine."""
+
+    default_status = 409
+    default_code = "conflict"
 
 
 class RequestTooLarge(RequestError):

@@ -1,7 +1,8 @@
 """Which targets a model name means, and in which order.
 
-A name is, in this order: a configured model; `upstream/name` with a configured upstream; a name that an upstream lists
-(`GET /models`, asked lazily and remembered), first upstream first.
+A name is, in this order: a configured model; an engine of ours; `upstream/name` with a configured upstream, or with an
+engine that may have several models (LoRA adapters, or what somebody else has put there); a name that an upstream or
+somebody else's engine lists (`GET /models`, asked lazily and remembered), the first one first.
 """
 
 import asyncio
@@ -85,6 +86,8 @@ class Router:
     Args:
         models: by public name, the targets in order of preference.
         upstreams: the names that may stand before a slash.
+        engines: further ones, whose models all have the same card.
+        adapters: the names of the form `engine/name` that can be asked for now.
         cards: what is known of models that are not configured.
     """
 
@@ -96,12 +99,16 @@ class Router:
         catalogue: Catalogue,
         cards: Cards,
         created: int,
+        engines: Mapping[str, Card] = {},
+        adapters: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._cards = cards
         self._models = models
         self._upstreams = frozenset(upstreams)
+        self._engines = engines
+        self._adapters = adapters
         self._catalogue = catalogue
-        self._own_cards = {name: ModelCard(id=name, owned_by="tidegate", created=created) for name in models}
+        self._created = created
 
     async def candidates(self, model: str) -> Sequence[Target]:
         """The targets for `model`, the preferred one first.
@@ -114,14 +121,16 @@ class Router:
         upstream, slash, name = model.partition("/")
         if slash and name and upstream in self._upstreams:
             return [Target(upstream, name, self._cards.find(name))]
+        if slash and name and upstream in self._engines:
+            return [Target(upstream, name, self._engines[upstream])]
         for card in await self._catalogue.cards():
             if card.id == model:
                 return [Target(card.owned_by, model, self._cards.find(model))]
         raise ModelNotFound(f"The model '{model[:256]}' does not exist or you do not have access to it.", param="model")
 
     async def cards(self) -> Sequence[ModelCard]:
-        """Every model that can be asked for by its bare name, each once: configured ones first."""
-        cards = dict(self._own_cards)
+        """Every model that is known by name, each once: configured ones first."""
+        cards = self._own_cards()
         for card in await self._catalogue.cards():
             cards.setdefault(card.id, card)
         return list(cards.values())
@@ -132,8 +141,12 @@ class Router:
         Raises:
             ModelNotFound: nobody knows the name.
         """
-        if (own := self._own_cards.get(model)) is not None:
+        if (own := self._own_cards().get(model)) is not None:
             return own
         targets = await self.candidates(model)
         found = next((card for card in await self._catalogue.cards() if card.id == model), None)
         return found or ModelCard(id=model, owned_by=targets[0].upstream, created=0)
+
+    def _own_cards(self) -> dict[str, ModelCard]:
+        names = [*self._models, *self._adapters()]
+        return {name: ModelCard(id=name, owned_by="tidegate", created=self._created) for name in names}

@@ -5,6 +5,7 @@ compression (a compressed stream arrives late), HTTP/1.1 keep-alive shorter than
 """
 
 import asyncio
+import errno
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -22,6 +23,9 @@ from proxy.protocol.chat import MAX_ANSWER_BYTES
 
 _READ_BYTES = 256 * 1024
 _DRAIN_S = 1.0
+# A Unix socket whose queue is full: its server lives, and is slow to accept. asyncio takes the first of these for a
+# connection in progress, and meets the second when it sends.
+_NO_ROOM = (errno.EAGAIN, errno.ENOTCONN)
 _has_connected = ContextVar("has_connected", default=False)  # whether this task's request opened a connection
 # A path may name a deployment that the caller chose.
 _MAX_URLS = 256
@@ -142,7 +146,8 @@ class Transport:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self.api_keys = tuple(api_keys)
-        self._headers = itertools.cycle([_headers(key, key_header) for key in api_keys] or [_headers()])
+        self._key_header = key_header
+        self.use_keys(api_keys)
         self._timeouts = timeouts
         self._client_timeout = aiohttp.ClientTimeout(
             total=None, connect=None, sock_read=None, sock_connect=timeouts.connect_s
@@ -154,6 +159,10 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._deadlines = Deadlines()
         self._draining: set[asyncio.Task[None]] = set()
+
+    def use_keys(self, api_keys: Sequence[str]) -> None:
+        """The keys from now on, sent in turn."""
+        self._headers = itertools.cycle([_headers(key, self._key_header) for key in api_keys] or [_headers()])
 
     async def post(self, path: str, body: bytes, *, is_stream: bool) -> Response:
         """Send `body` and wait for the head of the answer, whatever its status; a stream's comes before its content.
@@ -174,6 +183,15 @@ class Transport:
                 raise
         return await self._request(hdrs.METH_POST, path, body, wait_s)
 
+    async def ask(self, path: str, body: bytes) -> bytes:
+        """The body of the answer to a POST.
+
+        Raises:
+            UpstreamFailed: the status is not 200.
+            UpstreamUnreachable, UpstreamTimeout: as `post`.
+        """
+        return await _body(await self.post(path, body, is_stream=False), f"POST {path}")
+
     async def get(self, path: str) -> bytes:
         """The body at `path`.
 
@@ -181,14 +199,7 @@ class Transport:
             UpstreamFailed: the status is not 200.
             UpstreamUnreachable, UpstreamTimeout: as `post`.
         """
-        response = await self._request(hdrs.METH_GET, path, None, self._timeouts.first_byte_s)
-        try:
-            body = await response.read_all()
-        finally:
-            response.close()
-        if response.status != 200:
-            raise UpstreamFailed(f"GET {path} answered {response.status}.")
-        return body
+        return await _body(await self._request(hdrs.METH_GET, path, None, self._timeouts.first_byte_s), f"GET {path}")
 
     async def close(self) -> None:
         """Close every connection."""
@@ -276,6 +287,16 @@ def _headers(api_key: str | None = None, key_header: str = "authorization") -> C
     return headers
 
 
+async def _body(response: Response, asked: str) -> bytes:
+    try:
+        body = await response.read_all()
+    finally:
+        response.close()
+    if response.status != 200:
+        raise UpstreamFailed(f"{asked} answered {response.status}.")
+    return body
+
+
 async def _read_to_end(answer: aiohttp.ClientResponse) -> None:
     """See the end of a body after its last event; a host that keeps it open loses the connection."""
     try:
@@ -290,6 +311,8 @@ async def _read_to_end(answer: aiohttp.ClientResponse) -> None:
 def _translate(error: aiohttp.ClientError | OSError) -> ProxyError:
     if isinstance(error, aiohttp.ConnectionTimeoutError | TimeoutError):
         return UpstreamTimeout("The upstream could not be connected to in time.")
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return UpstreamTimeout("The upstream has no room for another connection.")
     return UpstreamUnreachable(f"The upstream cannot be reached: {_reason(error)}.")
 
 

@@ -11,7 +11,12 @@ from proxy.config import load, reference
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Validate FILE and print what it means, every default spelt out; secrets show as the references they are."""
+    """Validate FILE and print what it means, every default spelt out; secrets show as the references they are.
+
+    What is right, but cannot run on this machine, is said beside it.
+    """
     config = load.load(file)
-    app.build(config, source=str(file))
+    built = app.build(config, source=str(file))
+    for name, reason in built.engines.refusals.items():
+        click.echo(f"{file}: engines.{name}: not on this machine: {reason}", err=True)
     click.echo(reference.dump(config), nl=False)

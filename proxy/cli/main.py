@@ -5,6 +5,7 @@ from importlib.metadata import version
 import click
 
 from proxy.cli.check import check
+from proxy.cli.engines import engines
 from proxy.cli.serve import serve
 from proxy.errors import ConfigError
 
@@ -28,3 +29,4 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(check)
+main.add_command(engines)

@@ -13,7 +13,8 @@ import structlog
 import uvloop
 
 from proxy import app
-from proxy.cli.banner import EngineProgress, nothing_found, show
+from proxy.cli.banner import nothing_found, show
+from proxy.cli.progress import EngineProgress
 from proxy.config import load
 from proxy.config.environment import Discovery, discover
 from proxy.config.root import Config
@@ -73,7 +74,7 @@ async def _run(config: Config, discovery: Discovery, address: tuple[str, int], *
     show(config, discovery, address, sys.stderr)
     _relieve_collector()
     running_app.start()
-    progress.start({supervisor.name: supervisor.kind.model_bytes() for supervisor in running_app.supervisors})
+    progress.start({name: engine.model_bytes for name, engine in running_app.engines.by_name.items()})
     try:
         await server.serve(running_app.asgi, host=address[0], port=address[1], stop=stop, drain=drain)
     finally:

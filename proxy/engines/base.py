@@ -1,16 +1,57 @@
-"""What a kind of engine has to say for the supervisor to run it."""
+"""What a kind of engine has to say for the supervisor to run it, and what is known of a running one."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
-import msgspec
+from msgspec import Struct
 
-Probe = Callable[[], Awaitable[bool]]
-State = Literal["starting", "ready", "restarting", "stopped"]
+from proxy.engines.life import State
+from proxy.engines.places import Places
+
+Leave = Callable[[], None]
+Goal = Literal["run", "sleep", "stop"]
 
 
 class EngineError(Exception):
-    """An engine cannot start; the message says why and how to mend it."""
+    """An engine cannot start or go on; the message says why and how to mend it."""
+
+
+class Hopeless(EngineError):
+    """And trying again would not help: a flag that is wrong, weights that are missing."""
+
+
+class Command(Struct, frozen=True):
+    """How an engine is started; `environment` comes on top of ours. Neither may be logged: the key is in there."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str] = {}
+
+
+class Progress(Struct, frozen=True):
+    """How far a start is: what is being done, in a few words, and which share of that (0 to 1), where it is told."""
+
+    phase: str
+    done: float | None = None
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """What an engine says of itself, in its metrics; None is what it does not tell.
+
+    Attributes:
+        running: requests being answered.
+        waiting: requests in its queue.
+        kv_used: share of its key-value cache, 0 to 1.
+        prefix_hit_rate: share of prompt tokens found in the cache since it started, 0 to 1.
+        ttft_s: mean time to first token since it started, seconds.
+        steps: a count that moves with every step it makes, so that standing still can be seen.
+    """
+
+    running: float = 0
+    waiting: float = 0
+    kv_used: float | None = None
+    prefix_hit_rate: float | None = None
+    ttft_s: float | None = None
+    steps: float | None = None
 
 
 class EngineKind(Protocol):
@@ -18,18 +59,24 @@ class EngineKind(Protocol):
 
     Attributes:
         dialect: its accent, by name.
-        health_path: below the base URL; 200 means that it answers.
-        start_timeout_s: a start that takes longer is a failed one.
+        health_path: beside `/v1`; 200 means that it answers.
+        metrics_path: beside `/v1`, in Prometheus' text format; None where it has none.
         always_streams: it does not notice a caller who leaves a unary request, so it is asked for a stream.
+        sleep_level: how it can make room without being stopped; None: it cannot.
+        start_timeout_s: a start that takes longer is a failed one.
+        stop_s: how long it may take to end after SIGTERM, when nothing runs in it any more.
     """
 
     dialect: str
     health_path: str
-    start_timeout_s: float
+    metrics_path: str | None
     always_streams: bool
+    sleep_level: int | None
+    start_timeout_s: float
+    stop_s: float
 
-    def command(self, socket_path: str) -> list[str]:
-        """The command that serves on `socket_path`, in the foreground, until SIGTERM or the end of its standard input.
+    def command(self, socket_path: str, api_key: str) -> Command:
+        """What serves on `socket_path`, in the foreground, until SIGTERM.
 
         Raises:
             EngineError: what it needs is not there.
@@ -38,10 +85,98 @@ class EngineKind(Protocol):
     def model_bytes(self) -> int:
         """The size of what has to be loaded, for people who wait; 0 where unknown."""
 
+    def progress(self, line: str) -> Progress | None:
+        """What a line of its output says of the start; None: nothing."""
 
-class EngineStatus(msgspec.Struct, frozen=True):
-    """What an engine does now. `reason` says why it is not ready; `restarts` counts the starts after the first."""
+    def explain(self, lines: Sequence[str]) -> EngineError | None:
+        """Why it has ended, read from the end of its output, with the cure; None where that is not plain."""
+
+
+class Control(Protocol):
+    """What is asked of a running engine over its own HTTP routes, which no caller reaches (see `control.HttpControl`).
+
+    Every method raises `ProxyError` where there is no good answer.
+    """
+
+    def use_key(self, api_key: str) -> None:
+        """The key of this start."""
+
+    async def answers(self) -> bool:
+        """Whether its health route says so; never raises."""
+
+    async def load(self) -> Load:
+        """Its metrics."""
+
+    async def restore(self) -> None:
+        """Load again what was loaded before its last end; never raises."""
+
+    async def sleep(self, level: int) -> None:
+        """Free the GPU's memory; returns when that is done."""
+
+    async def wake(self, level: int) -> None:
+        """Take the memory back, after a sleep of that level; returns when that is done."""
+
+    async def generate(self) -> None:
+        """One token, to see whether it works."""
+
+
+class Room(Protocol):
+    """Who shares out the memory of the GPUs (see `sharing.Sharing`)."""
+
+    async def claim(self, name: str) -> None:
+        """Wait until there is room for the engine; others may have to go first.
+
+        Raises:
+            EngineError: there will be none.
+        """
+
+    def release(self, name: str, *, is_asleep: bool = False) -> None:
+        """The engine holds nothing any more, or only what it holds asleep."""
+
+
+class EngineStatus(Struct, frozen=True):
+    """What an engine does now.
+
+    Attributes:
+        reason: why it is not ready.
+        restarts: starts after a crash, since Tidegate started.
+        progress: of a start.
+        left_s: about how long the start will still take, in seconds; None where unknown.
+    """
 
     state: State
     reason: str = ""
     restarts: int = 0
+    progress: Progress | None = None
+    left_s: float | None = None
+
+
+class Engine(Protocol):
+    """One engine, whoever runs it (see `supervisor.Supervisor` and `external.ExternalEngine`).
+
+    Attributes:
+        load: what it last said of itself.
+        lines: the end of its output.
+        places: who is in it.
+    """
+
+    name: str
+    status: EngineStatus
+    load: Load
+    places: Places
+
+    @property
+    def lines(self) -> list[str]:
+        """See above."""
+
+    async def enter(self, *, can_wait: bool) -> Leave:
+        """Take a place; raises `EngineUnavailable`."""
+
+    def want(self, goal: Goal) -> None:
+        """Say what it is to do; raises `EngineError` where it cannot be told."""
+
+    def open(self, control: Control) -> None:
+        """Begin; called once."""
+
+    async def close(self) -> None:
+        """End; called once, never raises."""

@@ -2,25 +2,32 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
-from proxy.config.engines import EngineConfig
-from proxy.engines.base import EngineError
+from proxy.config.engines import LlamaCppConfig
+from proxy.engines import output
+from proxy.engines.base import Command, EngineError, Hopeless, Progress
+
+SPEC_VARIABLE = "TIDEGATE_LLAMACPP"
 
 _PACKAGE = "package:"
+_START_S = 300.0
+_READ_BYTES_S = 50e6  # a slow disk
 _SYS_CPU = Path("/sys/devices/system/cpu")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class ServerSpec(msgspec.Struct, frozen=True):
-    """What the child is told, as JSON in its only argument."""
+    """What the child is told, as JSON in the environment, since everybody can read the arguments of a process."""
 
     model: str
     alias: str
     socket_path: str
+    api_key: str
     threads: int
     context_tokens: int
     parallel: int
@@ -31,25 +38,30 @@ class LlamaCpp:
 
     dialect = "llamacpp"
     health_path = "/health"
+    metrics_path: str | None = "/metrics"
     always_streams = True
+    sleep_level: int | None = None
+    stop_s = 5.0
 
-    def __init__(self, name: str, config: EngineConfig) -> None:
+    def __init__(self, name: str, config: LlamaCppConfig) -> None:
         self._name = name
         self._config = config
-        self.start_timeout_s = config.start_timeout_s
+        self.start_timeout_s = config.start_timeout_s or _START_S + self.model_bytes() / _READ_BYTES_S
 
-    def command(self, socket_path: str) -> list[str]:
+    def command(self, socket_path: str, api_key: str) -> Command:
         if find_spec("xllamacpp") is None:
-            raise EngineError("the package xllamacpp is not installed: pip install 'tidegate[embedded]'")
+            raise Hopeless("the package xllamacpp is not installed: pip install 'tidegate[embedded]'")
         spec = ServerSpec(
             model=str(find_model(self._config.model)),
             alias=self._name,
             socket_path=socket_path,
+            api_key=api_key,
             threads=self._config.threads or default_threads(),
             context_tokens=self._config.context_tokens,
             parallel=self._config.parallel,
         )
-        return [sys.executable, "-m", "proxy.engines.llamacpp_server", msgspec.json.encode(spec).decode()]
+        told = {SPEC_VARIABLE: msgspec.json.encode(spec).decode()}
+        return Command((sys.executable, "-m", "proxy.engines.llamacpp_server"), told)
 
     def model_bytes(self) -> int:
         try:
@@ -57,17 +69,23 @@ class LlamaCpp:
         except (EngineError, OSError):
             return 0
 
+    def progress(self, line: str) -> Progress | None:  # noqa: ARG002 - it says nothing on the way
+        return None
+
+    def explain(self, lines: Sequence[str]) -> EngineError | None:
+        return output.explain(lines)
+
 
 def find_model(source: str) -> Path:
     """The GGUF file that `source` means: a path, or `package:NAME` for the one inside an installed package.
 
     Raises:
-        EngineError: there is no such file, or a package with none or several.
+        Hopeless: there is no such file, or a package with none or several.
     """
     if not source.startswith(_PACKAGE):
         path = Path(source).expanduser()
         if not path.is_file():
-            raise EngineError(f"the model file {source} does not exist")
+            raise Hopeless(f"the model file {source} does not exist")
         return path.absolute()
     package = source.removeprefix(_PACKAGE)
     try:
@@ -75,10 +93,10 @@ def find_model(source: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise EngineError(f"the package {package}, which carries the model, is not installed")
+        raise Hopeless(f"the package {package}, which carries the model, is not installed")
     found = sorted(file for place in spec.submodule_search_locations for file in Path(place).rglob("*.gguf"))
     if len(found) != 1:
-        raise EngineError(f"the package {package} carries {len(found)} GGUF files, where one is wanted")
+        raise Hopeless(f"the package {package} carries {len(found)} GGUF files, where one is wanted")
     return found[0]
 
 

@@ -1,29 +1,21 @@
-"""The child process: llama.cpp's HTTP server on a Unix socket, until SIGTERM or until the parent is gone.
+"""The child process: llama.cpp's HTTP server on a Unix socket, until SIGTERM.
 
-Run as `python -m proxy.engines.llamacpp_server JSON` (see `llamacpp.ServerSpec`). The parent holds the other end of our
-standard input and never writes: its end means that the parent is gone, however it went. Loading holds the interpreter's
-lock, so on Linux the kernel is asked as well to kill us with the parent.
+Run as `python -m proxy.engines.llamacpp_server`, with its `llamacpp.ServerSpec` as JSON in the environment.
 """
 
-import ctypes
 import os
 import signal
-import sys
 import threading
-from pathlib import Path
 
 import msgspec
 import xllamacpp
 
-from proxy.engines.llamacpp import ServerSpec
-
-_PR_SET_PDEATHSIG = 1
+from proxy.engines.llamacpp import SPEC_VARIABLE, ServerSpec
 
 
-def main(argument: str) -> None:
+def main(told: str) -> None:
     """Serve, and return after SIGTERM."""
-    spec = msgspec.json.decode(argument, type=ServerSpec)
-    _die_with_parent(spec.socket_path)
+    spec = msgspec.json.decode(told, type=ServerSpec)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     server = xllamacpp.Server(_params(spec))
@@ -36,6 +28,7 @@ def _params(spec: ServerSpec) -> xllamacpp.CommonParams:
     params.model.path = spec.model
     params.model_alias = {spec.alias}
     params.hostnames = [spec.socket_path]
+    params.api_keys = [spec.api_key]
     params.cpuparams.n_threads = spec.threads
     params.cpuparams_batch.n_threads = spec.threads
     params.n_ctx = spec.context_tokens
@@ -43,22 +36,10 @@ def _params(spec: ServerSpec) -> xllamacpp.CommonParams:
     params.kv_unified = True  # one long request may use the whole window
     params.use_jinja = True
     params.endpoint_slots = False  # it would show what others ask
+    params.endpoint_metrics = True
     params.ui = False
     return params
 
 
-def _die_with_parent(socket_path: str) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_wait_for_end, args=(socket_path,), daemon=True).start()
-
-
-def _wait_for_end(socket_path: str) -> None:
-    while os.read(0, 4096):
-        pass
-    Path(socket_path).unlink(missing_ok=True)
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(os.environ.pop(SPEC_VARIABLE))

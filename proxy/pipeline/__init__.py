@@ -8,6 +8,8 @@
         candidates                               routing: which targets, in which order
         first to answer                          failover: next target, never after the commit point
             attempt                              one try at one target: dialect, transport, stream
+                enter                            a place in an engine of ours: at once or, at the last target,
+                                                 when it has been loaded or woken; given back with the answer
         (                                        what is yielded: the answer, closed on every exit
         )
     )

@@ -28,17 +28,15 @@ class Whole:
 class Replayed:
     """A stream that is known already."""
 
-    __slots__ = ("_writer", "heartbeat")
+    __slots__ = ("_writer", "close", "heartbeat")
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self.close: Callable[[], None] = no_connection
         self.heartbeat = writer.heartbeat
 
     async def read(self) -> list[bytes]:
         return self._writer.take()
-
-    def close(self) -> None:
-        """There is no connection any more."""
 
 
 class Streamed:
@@ -77,3 +75,10 @@ class Streamed:
         if not await self._source.read():
             self._is_ended = True
             self._context.usage = self._source.stream.close()
+
+
+Closable = Whole | Replayed | Streamed
+
+
+def no_connection() -> None:
+    """There is none any more."""

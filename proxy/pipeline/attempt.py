@@ -1,18 +1,18 @@
 """One try at one target: translate, send, read. Its `Answer` is good from the first parsed event on."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from proxy.dialects import failures, history
 from proxy.dialects.base import HostRequest
 from proxy.errors import StreamBroken, UpstreamFailed
 from proxy.memory import Memory
-from proxy.pipeline.answers import Replayed, Streamed, Whole
+from proxy.pipeline.answers import Closable, Replayed, Streamed, Whole, no_connection
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.source import Source, TurnMemory
 from proxy.pipeline.structured import Structured
-from proxy.pipeline.upstream import Response, Upstream
+from proxy.pipeline.upstream import Response, Upstream, nothing_to_leave
 from proxy.protocol import embeddings
 from proxy.protocol.chat import MAX_ANSWER_BYTES
 from proxy.protocol.request import Endpoint, ModelRequest
@@ -60,13 +60,26 @@ class Attempt:
         self._context = context
         self._memory = memory
 
-    async def run(self) -> Answer:
+    async def run(self, *, can_wait: bool) -> Answer:
         """Send the request and wait for the first parsed event (for the whole of a unary answer).
+
+        Args:
+            can_wait: whether to wait for an engine that has to be started first, as nobody else is left to try.
 
         Raises:
             ProxyError: it came to nothing; whether another target may be tried is the error's to say.
         """
-        self._upstream.check_ready()
+        leave = await self._upstream.enter(can_wait=can_wait)
+        try:
+            answer = await self._run()
+        except BaseException:
+            leave()
+            raise
+        if leave is not nothing_to_leave:
+            answer.close = _in_turn(answer.close, leave)
+        return answer
+
+    async def _run(self) -> Closable:
         host_request = await self._translate(self._request)
         self._context.adjusted = host_request.adjusted
         self._context.sent_upstream_s = self._context.clock.monotonic_s()
@@ -78,7 +91,7 @@ class Attempt:
             # nothing has left for the caller, so this is a failed attempt like any other
             raise UpstreamFailed(error.message, code=error.code) from error
 
-    async def _run_plain(self, host_request: HostRequest) -> Answer:
+    async def _run_plain(self, host_request: HostRequest) -> Closable:
         response = await self._send(host_request)
         try:
             return await self._read(response, host_request)
@@ -122,7 +135,7 @@ class Attempt:
         finally:
             response.close()
 
-    async def _read(self, response: Response, host_request: HostRequest) -> Answer:
+    async def _read(self, response: Response, host_request: HostRequest) -> Closable:
         request, context = self._request, self._context
         if request.endpoint == "embeddings":
             return Whole(await self._read_embeddings(response), response.close)
@@ -147,7 +160,7 @@ class Attempt:
             raise
         return told
 
-    async def _run_structured(self, host_request: HostRequest) -> Answer:
+    async def _run_structured(self, host_request: HostRequest) -> Closable:
         """An answer that the host cannot hold to its schema: read whole, validated, asked for once more if need be."""
         structured = Structured(self._request, host_request.schema)
         first = await self._read_whole(host_request)
@@ -161,7 +174,7 @@ class Attempt:
         if not self._request.is_stream:
             assembler = self._assembler()
             first.replay(self._formatted(assembler, host_request))
-            return Whole(assembler.to_json(), _nothing)
+            return Whole(assembler.to_json(), no_connection)
         writer = self._writer()
         first.replay(self._formatted(writer, host_request))
         return Replayed(writer)
@@ -213,5 +226,9 @@ class Attempt:
         return Envelope(answer_id, self._context.created, self._request.model)
 
 
-def _nothing() -> None:
-    """There is no connection any more."""
+def _in_turn(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both

@@ -29,12 +29,13 @@ class Failover:
             ProxyError: what the last candidate failed with, or the first error that another target would not mend.
         """
         failure: ProxyError = InternalError("a model without targets")
-        for target in candidates:
+        for number, target in enumerate(candidates, start=1):
             context.attempts += 1
             context.upstream, context.upstream_id = target.upstream, ""
             try:
                 upstream = self._upstreams[target.upstream]
-                return await Attempt(upstream, target, request, context, self._memory).run()
+                attempt = Attempt(upstream, target, request, context, self._memory)
+                return await attempt.run(can_wait=number == len(candidates))
             except ProxyError as error:
                 self.failed(context, error)
                 if not error.may_try_another_target:

@@ -68,6 +68,8 @@ class Account:
         series.statuses[status] = series.statuses.get(status, 0) + 1
         if isinstance(failure, ClientGone):
             metrics.disconnects.labels(context.endpoint).inc()
+        if context.sent_upstream_s and isinstance(failure, ClientGone | ShuttingDown):
+            metrics.aborts.labels(context.upstream).inc()
         fields = _line(context, status, ended_s)
         if failure is not None:
             fields |= _why(failure)

@@ -38,8 +38,23 @@ class Transport(Protocol):
         """Send a body, wait for the head of the answer."""
 
 
-def always_ready() -> None:
+Leave = Callable[[], None]
+
+
+class Enter(Protocol):
+    """Takes a place at an engine, which may have to be started for it (see `proxy.engines.supervisor`)."""
+
+    async def __call__(self, *, can_wait: bool) -> Leave:
+        """What gives the place back, once; raises `EngineUnavailable`, at once if it cannot wait."""
+
+
+async def always_open(*, can_wait: bool) -> Leave:  # noqa: ARG001 - there is nothing to wait for
     """A host elsewhere is tried, not asked."""
+    return nothing_to_leave
+
+
+def nothing_to_leave() -> None:
+    """Nobody counts who is there."""
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +62,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         secrets: keys that no message of the host's may show to a caller.
-        check_ready: raises `EngineUnavailable` while there is no use in trying.
+        enter: takes a place there; raises `EngineUnavailable` while there is no use in trying.
         always_streams: ask for a stream even where the caller wants one answer, because the host does not notice a
             caller who leaves a unary request (llama.cpp).
         api_version: of Azure's deployment URLs.
@@ -57,7 +72,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     dialect: Dialect
     transport: Transport
     secrets: tuple[str, ...] = ()
-    check_ready: Callable[[], None] = always_ready
+    enter: Enter = always_open
     always_streams: bool = False
     api_version: str | None = None
 

@@ -1,15 +1,17 @@
 """Prometheus metrics. Every label's values come from a closed set, so that no caller can make series.
 
-`model` is a configured name or `other`; `upstream` a configured name or `none`; `endpoint`, `status` and `error` come
-from our own code. What each request counts is kept in plain numbers of one thread and turned into Prometheus' own
-objects when somebody asks: those take a lock for each number, which was a tenth of a request's cost.
+`model` is a configured name or `other`; `upstream` and `engine` are configured names, or `none`; `endpoint`, `status`
+and `error` come from our own code. What engines tell of themselves is passed on as they told it. What each request
+counts is kept in plain numbers of one thread and turned into Prometheus' own objects when somebody asks: those take a
+lock for each number, which was a tenth of a request's cost.
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -86,6 +88,61 @@ class _Requests(Collector):
         yield from (requests, tokens_in, tokens_out, *histograms.values())
 
 
+class EngineStatus(Protocol):
+    """What an engine does now (see `proxy.engines.base`)."""
+
+    @property
+    def state(self) -> str:
+        """By its name."""
+
+    @property
+    def restarts(self) -> int:
+        """After a crash, since Tidegate started."""
+
+
+class Places(Protocol):
+    """Who is in an engine (see `proxy.engines.places`)."""
+
+    @property
+    def taken(self) -> int:
+        """How many requests."""
+
+
+class Engine(Protocol):
+    """What is told of an engine (see `proxy.engines.base`)."""
+
+    @property
+    def name(self) -> str:
+        """As configured."""
+
+    @property
+    def status(self) -> EngineStatus:
+        """See there."""
+
+    @property
+    def places(self) -> Places:
+        """See there."""
+
+
+class _Engines(Collector):
+    """Reads the engines when somebody asks."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterator[Metric]:
+        ready = GaugeMetricFamily("tidegate_engine_ready", "1 where the engine answers.", labels=("engine",))
+        restarts = CounterMetricFamily("tidegate_engine_restarts", "Starts after a crash.", labels=("engine",))
+        in_flight = GaugeMetricFamily(
+            "tidegate_engine_requests_in_flight", "Ours, in the engine or its queue.", labels=("engine",)
+        )
+        for engine in self._engines:
+            ready.add_metric((engine.name,), float(engine.status.state == "ready"))
+            restarts.add_metric((engine.name,), engine.status.restarts)
+            in_flight.add_metric((engine.name,), engine.places.taken)
+        yield from (ready, restarts, in_flight)
+
+
 class Metrics:
     """All metrics of one process, in a registry of its own; the pipeline's settlement writes, `/metrics` reads."""
 
@@ -103,9 +160,23 @@ class Metrics:
         self.disconnects = Counter(
             "tidegate_caller_disconnects", "Callers who left early.", ("endpoint",), registry=self.registry
         )
-        self.engines_ready = Gauge(
-            "tidegate_engine_ready", "1 where the engine answers.", ("engine",), registry=self.registry
+        self.aborts = Counter(
+            "tidegate_upstream_aborts",
+            "Requests given up while the upstream was at them: vLLM itself does not count these.",
+            ("upstream",),
+            registry=self.registry,
         )
+        self._told_by_engines: Callable[[], bytes] = bytes
+
+    def add_engines(self, engines: Sequence[Engine], told: Callable[[], bytes]) -> None:
+        """Have the engines in it; called once.
+
+        Args:
+            engines: whose state is told.
+            told: their own metrics, in Prometheus' text format.
+        """
+        self.registry.register(_Engines(engines))
+        self._told_by_engines = told
 
     def series(self, endpoint: str, model: str, upstream: str) -> Series:
         """The numbers of that endpoint, model (any name, see above) and upstream."""
@@ -116,8 +187,8 @@ class Metrics:
         return series
 
     def render(self) -> bytes:
-        """Everything in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Everything in Prometheus' text format, what the engines say of themselves at the end."""
+        return generate_latest(self.registry) + self._told_by_engines()
 
 
 def _histogram(name: str, text: str) -> HistogramMetricFamily:

@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from proxy.config.engines import VllmConfig
+from proxy.config.load import load, parse
+from proxy.engines.checkpoint import Checkpoint
+from proxy.engines.command import Machine, build_command
+
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 PACKAGES = [path for path in MODULES if path.name == "__init__.py"]
+
+EXAMPLES = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem not in {"models", "tidegate"})
 
 
 def name_of(path: Path) -> str:
@@ -51,3 +58,31 @@ def test_every_config_names_its_schema(path):
     name = path.stem if (path.parent / f"{path.stem}.schema.json").exists() else "tidegate"
     assert first == f"# yaml-language-server: $schema=./{name}.schema.json"
     assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_every_example_can_be_used_as_it_stands(path):
+    """But for what only another machine has: its keys, models and GPUs."""
+    config = load(path)
+    for name, engine in config.engines.items():
+        if isinstance(engine, VllmConfig):
+            machine = Machine(python="python")
+            build_command(name, engine, Checkpoint(name=engine.model), machine, socket_path="/s", api_key="k")
+
+
+def test_what_the_readme_shows_is_a_config():
+    samples = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert samples
+    assert all(parse(sample, "README.md").engines for sample in samples)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_every_example_says_why(path):
+    """A key that stands for the second time needs no second reason."""
+    told = set()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        key = line.strip().partition(":")[0]
+        if "#" in line:
+            told.add(key)
+        elif line.startswith("    ") and key and not key.startswith("-"):
+            assert key in told | {"kind", "model", "python", "base_url", "targets", "args", "dialect", "max_model_len"}

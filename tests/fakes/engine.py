@@ -1,54 +1,38 @@
-"""A fake engine: a real child process that behaves as it is told. Run as `engine.py MODE SOCKET`."""
+"""`FakeKind`: an engine kind whose engine is `engine_process.py`, a real child process."""
 
-import signal
-import socket
 import sys
+from pathlib import Path
 
-_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+from proxy.engines.base import Command, EngineError, Progress
+
+_CHILD = str(Path(__file__).with_name("engine_process.py"))
 
 
 class FakeKind:
-    """Starts this file in the modes given, one for each start, the last one again and again."""
+    """Starts the child with the habits given, one set for each start, the last one again and again."""
 
     dialect = "generic"
     health_path = "/health"
+    metrics_path = "/metrics"
     always_streams = False
+    stop_s = 5.0
 
-    def __init__(self, *modes: str, start_timeout_s: float = 30) -> None:
+    def __init__(self, *habits: str, start_timeout_s: float = 30, sleep_level: int | None = None) -> None:
         self.start_timeout_s = start_timeout_s
+        self.sleep_level = sleep_level
         self.starts = 0
-        self._modes = list(modes)
+        self._habits = list(habits)
 
-    def command(self, socket_path: str) -> list[str]:
+    def command(self, socket_path: str, api_key: str) -> Command:
         self.starts += 1
-        mode = self._modes.pop(0) if len(self._modes) > 1 else self._modes[0]
-        return [sys.executable, __file__, mode, socket_path]
+        habits = self._habits.pop(0) if len(self._habits) > 1 else self._habits[0]
+        return Command((sys.executable, _CHILD, habits, socket_path), {"VLLM_API_KEY": api_key})
 
     def model_bytes(self) -> int:
         return 0
 
+    def progress(self, line: str) -> Progress | None:
+        return Progress("loading", float(line.split()[1])) if line.startswith("loading ") else None
 
-def main(mode: str, path: str) -> None:
-    if mode == "broken":
-        print("loading", flush=True)
-        print("0.0 E srv: cannot open the tensor file", flush=True)
-        sys.exit(3)
-    if mode == "stubborn":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if mode == "silent":
-        signal.pause()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
-        server.listen()
-        while True:
-            connection, _ = server.accept()
-            connection.recv(65536)
-            connection.sendall(_ANSWER)
-            connection.close()
-            if mode == "dies":
-                print("out of memory", flush=True)
-                sys.exit(9)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    def explain(self, lines) -> EngineError | None:
+        return EngineError("out of memory; take a smaller model") if "out of memory" in lines else None

@@ -22,8 +22,17 @@ def environment(**variables: str) -> dict[str, str]:
 @asynccontextmanager
 async def serving(config_text: str, *, grace_s: float = 5.0):
     """Tidegate with this config in this process; yields its URL (without /v1)."""
+    async with house(config_text, grace_s=grace_s) as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def house(config_text: str, *, grace_s: float = 5.0, clock=None, prepare=None):
+    """The same; yields its URL and the app, which `prepare` may have changed before it starts."""
     config = load.parse(config_text, "test.yaml")
-    running_app = app.build(config)
+    running_app = app.build(config, clock=clock)
+    if prepare is not None:
+        prepare(running_app)
     host, port = server.choose_address("127.0.0.1", 0)
     stop = asyncio.Event()
 
@@ -34,7 +43,7 @@ async def serving(config_text: str, *, grace_s: float = 5.0):
     serve = asyncio.create_task(server.serve(running_app.asgi, host=host, port=port, stop=stop, drain=drain))
     try:
         await _until_open(host, port)
-        yield f"http://{host}:{port}"
+        yield f"http://{host}:{port}", running_app
     finally:
         stop.set()
         await serve

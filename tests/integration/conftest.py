@@ -4,6 +4,7 @@ import pytest
 
 from tests.fakes import proxy, scenarios
 from tests.fakes.upstream import ScenarioUpstream
+from tests.fakes.vllm_engine import FakeVllm, Home, make_environment
 
 
 @pytest.fixture
@@ -43,3 +44,16 @@ async def stage():
     """Tidegate in front of every host at once, which play the scenarios."""
     async with scenarios.playing(scenarios.read_book().scenarios) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def vllm_python(tmp_path_factory):
+    """A Python whose vLLM is ours."""
+    return make_environment(tmp_path_factory.mktemp("vllm") / "venv")
+
+
+@pytest.fixture
+async def vllm(tmp_path, vllm_python):
+    """An engine, `r1`."""
+    async with FakeVllm("r1", Home(tmp_path, vllm_python)).listening() as fake:
+        yield fake

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proxy.config.cards import Cards
+from proxy.config.cards import Card, Cards
 from proxy.errors import ModelNotFound, UpstreamUnreachable
 from proxy.protocol.models import ModelCard
 from proxy.routing import Catalogue, Router, Target
@@ -34,13 +34,14 @@ def catalogue_of(*sources, clock=None):
     return Catalogue({source.name: source for source in sources}, clock or FakeClock())
 
 
-def router_of(*sources, models=None, clock=None):
+def router_of(*sources, models=None, clock=None, **engines):
     return Router(
         models or {},
         upstreams=[source.name for source in sources],
         catalogue=catalogue_of(*sources, clock=clock),
         cards=Cards({}, {}),
         created=7,
+        **engines,
     )
 
 
@@ -78,6 +79,18 @@ async def test_a_name_that_an_upstream_lists_is_found():
 async def test_a_configured_name_goes_before_a_slash():
     router = router_of(Source("far", "x"), models={"far/x": [Target("near", "y")]})
     assert await router.candidates("far/x") == [Target("near", "y")]
+
+
+async def test_an_engines_adapters_are_models_with_the_card_of_what_it_has_loaded():
+    """They come and go, and are listed while they are there; who is not listed may still be asked for."""
+    card, loaded = Card(thinking="always"), ["r1/sql"]
+    router = router_of(models={"r1": [Target("r1", "r1", card)]}, engines={"r1": card}, adapters=lambda: loaded)
+    assert await router.candidates("r1/sql") == [Target("r1", "sql", card)]
+    assert ids(await router.cards()) == ["r1", "r1/sql"]
+    assert (await router.card("r1/sql")).owned_by == "tidegate"
+    loaded.clear()
+    assert ids(await router.cards()) == ["r1"]
+    assert await router.candidates("r1/org/other") == [Target("r1", "org/other", card)]
 
 
 @pytest.mark.parametrize("model", ["nope", "far/", "/a", "/", "other/a", "A"])

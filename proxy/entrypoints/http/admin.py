@@ -1,13 +1,38 @@
-"""`/admin`: for the administrator alone; what is there is `GET /admin/status`."""
+"""`/admin`: for the administrator alone. What is there is the table `_Call.answer`."""
+
+from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta, Struct
 
+from proxy.deadline import Deadline
+from proxy.engines.base import Goal
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
 from proxy.entrypoints.http.health import status_of
 from proxy.errors import PathNotFound, ProxyError
+from proxy.protocol import request
 
+_ORDERS: Mapping[str, Goal] = {"start": "run", "stop": "stop", "sleep": "sleep", "wake": "run"}
+_TEXT = b"text/plain; charset=utf-8"
 _encode = msgspec.json.Encoder().encode
+
+
+class AdapterRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A LoRA adapter to load: the name that callers will ask for, and a folder or a hub id."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    path: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+_adapter_request = msgspec.json.Decoder(AdapterRequest)
+
+
+class _Answer(Struct, frozen=True):
+    status: int
+    body: bytes
+    content_type: bytes | None = None
 
 
 class AdminHandler:
@@ -20,12 +45,66 @@ class AdminHandler:
         exchange = Exchange(scope, receive, send, endpoint="admin", clock=self._door.clock)
         try:
             self._door.readiness.check_admin(exchange.credentials)
-            if scope["path"].strip("/") != "status":  # mounted: what stands behind /admin
-                raise PathNotFound("Unknown request URL. Check the path.")
-            exchange.allow("GET", "HEAD")
+            # mounted: what stands behind /admin
+            answer = await _Call(self._door, exchange).answer(scope["path"].strip("/").split("/"))
         except ProxyError as error:
             self._door.pipeline.note(exchange.context, error)
             await exchange.send_error(error)
+            return
+        self._door.pipeline.note(exchange.context)
+        if answer.content_type is None:
+            await exchange.send_json(answer.status, answer.body)
         else:
-            self._door.pipeline.note(exchange.context)
-            await exchange.send_json(200, _encode(status_of(self._door, has_details=True)))
+            await exchange.send_text(answer.body, answer.content_type)
+
+
+class _Call:
+    """One request of the administrator's."""
+
+    def __init__(self, door: Door, exchange: Exchange) -> None:
+        self._door = door
+        self._exchange = exchange
+        self._administration = door.administration
+
+    async def answer(self, path: list[str]) -> _Answer:
+        """Do what is asked; raises `ProxyError`."""
+        match path:
+            case ["status"]:
+                return self._read(status_of(self._door, has_details=True))
+            case ["engines"]:
+                return self._read(self._administration.list())
+            case ["engines", name]:
+                return self._read(self._administration.report(name))
+            case ["engines", name, "logs"]:
+                self._exchange.allow("GET", "HEAD")
+                return _Answer(200, self._administration.output(name).encode(), _TEXT)
+            case ["engines", name, "adapters"]:
+                wanted = request.decode(await self._read_body(), _adapter_request)
+                said = await self._administration.load_adapter(name, wanted.name, wanted.path)
+                return _said(said)
+            case ["engines", name, "adapters", *parts]:  # the name of an adapter may hold slashes
+                self._exchange.allow("DELETE")
+                return _said(await self._administration.unload_adapter(name, "/".join(parts)))
+            case ["engines", name, order] if order in _ORDERS:
+                await self._read_body()
+                return _Answer(202, _encode(self._administration.tell(name, _ORDERS[order])))
+        raise PathNotFound("Unknown request URL. Check the path.")
+
+    def _read(self, told: object) -> _Answer:
+        self._exchange.allow("GET", "HEAD")
+        return _Answer(200, _encode(told))
+
+    async def _read_body(self) -> bytes:
+        """What was sent, declared to be JSON, though nothing be in it: a page in a browser may not send that unasked.
+
+        Raises:
+            RequestError: as `Exchange.read_json`; another method than POST.
+        """
+        self._exchange.allow("POST")
+        limits = self._door.limits
+        deadline = Deadline(self._door.deadlines, limits.body_timeout_s)
+        return await self._exchange.read_json(max_bytes=limits.max_body_bytes, deadline=deadline)
+
+
+def _said(words: str) -> _Answer:
+    return _Answer(200, _encode({"message": words}))

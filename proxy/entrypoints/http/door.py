@@ -6,6 +6,7 @@ from proxy.clock import Clock
 from proxy.config.server import ServerConfig
 from proxy.deadline import Deadlines
 from proxy.entrypoints.http.lifeline import Running
+from proxy.pipeline.administration import Administration
 from proxy.pipeline.chat import Pipeline
 from proxy.pipeline.listing import Listing
 from proxy.pipeline.readiness import Readiness
@@ -17,6 +18,7 @@ class Door(Struct, frozen=True, kw_only=True):
     pipeline: Pipeline
     listing: Listing
     readiness: Readiness
+    administration: Administration
     limits: ServerConfig
     running: Running
     clock: Clock

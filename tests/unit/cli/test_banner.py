@@ -3,14 +3,8 @@
 import io
 from pathlib import Path
 
-from proxy.cli.banner import EngineProgress, nothing_found, show
+from proxy.cli.banner import nothing_found, show
 from proxy.config.environment import discover
-from proxy.engines.base import EngineStatus
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def nothing(_package: str) -> bool:
@@ -39,22 +33,3 @@ def test_the_table_shows_no_secret_and_a_line_with_the_key_to_send():
     assert "openai (https://api.openai.com/v1)" in out.getvalue()
     assert "authorization: Bearer $TIDEGATE_API_KEY" in out.getvalue()
     assert "sk-" not in out.getvalue()
-
-
-def test_loading_is_told_on_a_terminal():
-    out = Terminal()
-    progress = EngineProgress(out)
-    progress.tell("tiny", EngineStatus("starting"))
-    progress.tell("tiny", EngineStatus("ready"))
-    progress.tell("other", EngineStatus("starting"))
-    progress.tell("other", EngineStatus("restarting", "no such file"))
-    assert "tiny: ready after" in out.getvalue()
-    assert "other: failed: no such file after" in out.getvalue()
-
-
-def test_loading_is_not_told_to_a_file():
-    out = io.StringIO()
-    progress = EngineProgress(out)
-    progress.tell("tiny", EngineStatus("starting"))
-    progress.tell("tiny", EngineStatus("ready"))
-    assert out.getvalue() == ""

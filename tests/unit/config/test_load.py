@@ -36,7 +36,7 @@ def test_every_section_is_read():
         upstreams:
           host: {{{HOST}, dialect: vllm, api_keys: [env:D], keepalive_s: 2.5, first_byte_timeout_s: null}}
         engines:
-          tiny: {{model: package:x, threads: 2}}
+          tiny: {{kind: llamacpp, model: package:x, threads: 2}}
         models:
           m:
             targets: [{{engine: tiny}}, {{upstream: host, model: a/b}}]
@@ -73,7 +73,11 @@ def test_a_config_cannot_be_changed():
             "did you mean upstream?",
         ),
         ("models: {m: {polisy: ordered}}", "models.m.polisy: unknown key", "did you mean policy?"),
-        ("engines: {a: {model: x, thread: 1}}", "engines.a.thread: unknown key", "did you mean threads?"),
+        (
+            "engines: {a: {kind: llamacpp, model: x, thread: 1}}",
+            "engines.a.thread: unknown key",
+            "did you mean threads?",
+        ),
         ("server: {port: 70000}", "server.port: expected `int` <= 65535", "configs/tidegate.yaml shows every key"),
         ("server: {port: '80'}", "server.port: expected `int`, got `str`", "configs/tidegate.yaml"),
         ("server: {port: 80.5}", "server.port: expected `int`", "configs/tidegate.yaml"),

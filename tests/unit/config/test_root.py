@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.config.load import parse
-from proxy.config.root import did_you_mean, is_loopback
+from proxy.config.root import did_you_mean, is_loopback, unnamed_engines
 from proxy.errors import ConfigError
 
 HOST = "{base_url: https://api.example/v1}"
@@ -26,7 +26,7 @@ def refusal(text: str) -> str:
             ),
         ),
         (
-            f"upstreams: {{a: {HOST}}}\nengines: {{a: {{model: x}}}}",
+            f"upstreams: {{a: {HOST}}}\nengines: {{a: {{kind: llamacpp, model: x}}}}",
             "f: engines.a: an upstream has this name too; rename one of them",
         ),
         (
@@ -50,8 +50,15 @@ def refusal(text: str) -> str:
             "f: models.m.targets[0].model: missing; say what the model is called at a",
         ),
         (
-            "engines: {tiny: {model: x}}\nmodels: {m: {targets: [{engine: tiny}, {engine: big}]}}",
+            "engines: {tiny: {kind: llamacpp, model: x}}\nmodels: {m: {targets: [{engine: tiny}, {engine: big}]}}",
             "f: models.m.targets[1].engine: no engine is called big; known here: tiny",
+        ),
+        (
+            "engines: {r1: {kind: vllm, model: x, sleep_level: 2, adapters: {sql: y}}}",
+            (
+                "f: engines.r1.sleep_level: 2 would drop the adapters' weights, which vLLM does not read again; set 1, "
+                "or leave it out, so that the engine stops to make room"
+            ),
         ),
     ],
 )
@@ -63,7 +70,7 @@ def test_sections_that_do_not_fit_are_refused_with_the_cure(text, message):
 @pytest.mark.parametrize("section", ["upstreams", "engines"])
 def test_a_name_that_could_not_stand_before_a_slash_is_refused(section, name):
     """`upstream/model` is how callers ask for one; names are labels of metrics too."""
-    entry = HOST if section == "upstreams" else "{model: x}"
+    entry = HOST if section == "upstreams" else "{kind: llamacpp, model: x}"
     message = refusal(f"{section}: {{{name}: {entry}}}")
     assert message.startswith(f"f: {section}.")
     assert "not a usable name; take letters, digits, dot, dash, underscore" in message
@@ -76,8 +83,17 @@ def test_plain_names_are_taken(name):
 
 @pytest.mark.parametrize("name", ["gpt-4o", "deepseek-ai/DeepSeek V3:free", "é"])
 def test_a_model_may_be_called_anything(name):
-    text = f"engines: {{tiny: {{model: x}}}}\nmodels: {{'{name}': {{targets: [{{engine: tiny}}]}}}}"
+    text = f"engines: {{tiny: {{kind: llamacpp, model: x}}}}\nmodels: {{'{name}': {{targets: [{{engine: tiny}}]}}}}"
     assert list(parse(text, "f").models) == [name]
+
+
+def test_an_engine_that_no_model_names_is_a_model_by_its_own_name():
+    """One line of config is enough to be asked; somebody else's lists its models itself."""
+    engines = "{one: {kind: llamacpp, model: x}, two: {kind: vllm, model: y}, three: {kind: llamacpp, model: z}, \
+        theirs: {kind: external, base_url: http://h/v1}}"
+    models = "{m: {targets: [{engine: one}]}, three: {targets: [{engine: two, model: sql}]}}"
+    assert unnamed_engines(parse(f"engines: {engines}", "f")) == ["one", "two", "three"]
+    assert unnamed_engines(parse(f"engines: {engines}\nmodels: {models}", "f")) == []
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proxy.config.engines import EngineConfig
-from proxy.engines.base import EngineError
-from proxy.engines.llamacpp import LlamaCpp, ServerSpec, default_threads, find_model
+from proxy.config.engines import LlamaCppConfig
+from proxy.engines.base import EngineError, Hopeless
+from proxy.engines.llamacpp import SPEC_VARIABLE, LlamaCpp, ServerSpec, default_threads, find_model
 
 
 def test_a_package_can_carry_the_model():
@@ -38,14 +38,36 @@ def test_a_model_that_is_not_there_is_said(source, told):
 def test_the_command_tells_the_child_everything(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"1234")
-    kind = LlamaCpp("mine", EngineConfig(model=str(file), threads=3, context_tokens=512, parallel=2))
-    command = kind.command("/run/x.sock")
-    spec = msgspec.json.decode(command[-1], type=ServerSpec)
-    assert command[:3] == [sys.executable, "-m", "proxy.engines.llamacpp_server"]
+    kind = LlamaCpp("mine", LlamaCppConfig(model=str(file), threads=3, context_tokens=512, parallel=2))
+    command = kind.command("/run/x.sock", "secret")
+    spec = msgspec.json.decode(command.environment[SPEC_VARIABLE], type=ServerSpec)
+    assert command.argv == (sys.executable, "-m", "proxy.engines.llamacpp_server")
     assert spec == ServerSpec(
-        model=str(file), alias="mine", socket_path="/run/x.sock", threads=3, context_tokens=512, parallel=2
+        model=str(file),
+        alias="mine",
+        socket_path="/run/x.sock",
+        api_key="secret",
+        threads=3,
+        context_tokens=512,
+        parallel=2,
     )
     assert kind.model_bytes() == 4
+
+
+def test_a_start_has_the_time_that_its_size_takes(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"1" * 1_000_000)
+    assert LlamaCpp("mine", LlamaCppConfig(model=str(file))).start_timeout_s == 300.02
+    assert LlamaCpp("mine", LlamaCppConfig(model=str(file), start_timeout_s=5)).start_timeout_s == 5
+
+
+def test_a_file_that_it_cannot_read_is_no_better_the_next_time(tmp_path):
+    lines = [
+        "0.00.151.788 E srv    load_model: failed to load model, '/models/cut.gguf'",
+        "0.00.152.214 E srv          init: exiting due to model loading error",
+        "RuntimeError: Failed to init server, please check the input params.",
+    ]
+    assert isinstance(LlamaCpp("mine", LlamaCppConfig(model="x")).explain(lines), Hopeless)
 
 
 def test_there_is_always_a_thread():

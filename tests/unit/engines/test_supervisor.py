@@ -2,28 +2,27 @@
 
 import asyncio
 import os
+import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import CapturingLogger
 
-from proxy.engines.base import EngineError
-from proxy.engines.supervisor import Supervisor
+from proxy.clock import SystemClock
+from proxy.engines import warden
+from proxy.engines.assembly import make_control
+from proxy.engines.base import EngineError, EngineStatus, Hopeless, Progress
+from proxy.engines.sharing import Needs, Sharing
+from proxy.engines.supervisor import Settings, Supervisor
+from proxy.engines.vitals import FIRST_S
+from proxy.engines.watch import SECOND_LOOK_S
 from proxy.errors import EngineUnavailable
 from proxy.transport import Timeouts, Transport
+from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
 
-
-class Log:
-    """Keeps the lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict]] = []
-
-    def info(self, event: str, **fields) -> None:
-        self.lines.append((event, fields))
-
-    error = info
+QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=5, queue_timeout_s=20)
 
 
 class States:
@@ -38,100 +37,429 @@ class States:
         return status
 
 
+def logged(log: CapturingLogger, event: str) -> list[dict]:
+    return [call.kwargs for call in log.calls if call.args == (event,)]
+
+
 @asynccontextmanager
-async def supervised(kind, *, stop_s: float = 5):
-    states, log = States(), Log()
-    supervisor = Supervisor("e", kind, log, on_change=states.seen.put_nowait, backoff_s=0, stop_s=stop_s)
+async def supervised(kind, settings=QUICK, room=None, name="e", clock=None):
+    states, log = States(), CapturingLogger()
+    room = room or Sharing({name: Needs()})
+    supervisor = Supervisor(
+        name, kind, settings, room=room, clock=clock or SystemClock(), log=log, on_change=states.seen.put_nowait
+    )
+    room.admit(supervisor)
     timeouts = Timeouts(connect_s=5, first_byte_s=5, answer_s=5, idle_s=5)
-    transport = Transport("http://engine", timeouts=timeouts, socket_path=supervisor.socket_path)
-
-    async def probe() -> bool:
-        try:
-            await transport.get(kind.health_path)
-        except Exception:  # noqa: BLE001 - any failure means "not yet"
-            return False
-        return True
-
-    supervisor.start(probe)
+    root, models = (
+        Transport(url, timeouts=timeouts, socket_path=supervisor.socket_path)
+        for url in ("http://engine", "http://engine/v1")
+    )
+    supervisor.open(make_control(name, models, root, kind.health_path, kind.metrics_path))
     try:
         yield supervisor, states, log
     finally:
-        await supervisor.stop()
-        await transport.close()
+        await supervisor.close()
+        await root.close()
+        await models.close()
+
+
+def is_running(pid: int) -> bool:
+    """A process that has ended, but was not waited for by its parent, does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def gone(pid: int) -> None:
+    """Wait until init has buried it."""
+    while is_running(pid):  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+
+
+# --- starting -----------------------------------------------------------------------------------------------------
 
 
 async def test_an_engine_becomes_ready_by_its_own_health():
     async with supervised(FakeKind("well")) as (supervisor, states, _):
         with pytest.raises(EngineUnavailable, match="not ready"):
-            supervisor.check_ready()
+            await supervisor.enter(can_wait=False)
         await states.until("ready")
-        supervisor.check_ready()
+        (await supervisor.enter(can_wait=False))()
+
+
+async def test_a_request_waits_for_an_engine_that_starts():
+    async with supervised(FakeKind("well")) as (supervisor, _, _log):
+        leave = await supervisor.enter(can_wait=True)
+        assert supervisor.places.taken == 1
+        leave()
+        assert supervisor.places.taken == 0
+
+
+async def test_a_request_does_not_wait_for_ever():
+    quick = Settings(queue_timeout_s=0.05, poll_s=0.01)
+    async with supervised(FakeKind("silent"), quick) as (supervisor, _, _log):
+        with pytest.raises(EngineUnavailable, match="starting"):
+            await supervisor.enter(can_wait=True)
+
+
+async def test_an_engine_on_demand_starts_with_the_first_request():
+    settings = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01)
+    kind = FakeKind("well")
+    async with supervised(kind, settings) as (supervisor, _, _log):
+        assert (supervisor.status.state, kind.starts) == ("stopped", 0)
+        (await supervisor.enter(can_wait=True))()
+        assert kind.starts == 1
+
+
+async def test_progress_is_read_from_the_output_and_told_to_callers():
+    async with supervised(FakeKind("shows_progress,silent")) as (supervisor, states, _):
+        while supervisor.status.progress is None:
+            await states.seen.get()
+        assert supervisor.status.progress.done == 0.5
+        assert supervisor.status.left_s > 0
+        with pytest.raises(EngineUnavailable, match="loading 50%") as caught:
+            await supervisor.enter(can_wait=False)
+        assert caught.value.retry_after_s >= 1
+
+
+async def test_an_engine_that_never_answers_is_given_up():
+    async with supervised(FakeKind("silent", start_timeout_s=0.2)) as (_, states, _log):
+        assert "no answer in 0.2 s" in (await states.until("failed")).reason
+
+
+# --- crashing -----------------------------------------------------------------------------------------------------
 
 
 async def test_an_engine_that_cannot_start_says_why_in_its_own_words_and_is_tried_again():
     async with supervised(FakeKind("broken", "well")) as (supervisor, states, log):
-        status = await states.until("restarting")
+        status = await states.until("failed")
         assert status.reason == "it ended with status 3; 0.0 E srv: cannot open the tensor file"
-        assert ("engine down", {"engine": "e", "reason": status.reason, "restart_in_s": 0}) in log.lines
+        assert logged(log, "engine down") == [{"engine": "e", "reason": status.reason, "restart_in_s": 0.001}]
         assert (await states.until("ready")).restarts == 1
-        supervisor.check_ready()
+        (await supervisor.enter(can_wait=False))()
 
 
-async def test_an_engine_that_dies_is_started_again():
+async def test_the_cause_of_death_is_told_with_its_cure():
     async with supervised(FakeKind("dies", "well")) as (_, states, _log):
         await states.until("ready")
-        assert (await states.until("restarting")).reason == "it ended with status 9; out of memory"
+        assert (await states.until("failed")).reason == "out of memory; take a smaller model"
         await states.until("ready")
 
 
-async def test_an_engine_that_never_answers_is_given_up():
-    async with supervised(FakeKind("silent", start_timeout_s=0.2)) as (supervisor, states, _):
-        assert "no answer in 0.2 s" in (await states.until("restarting")).reason
-        with pytest.raises(EngineUnavailable):
-            supervisor.check_ready()
+async def test_an_engine_that_ends_unasked_has_crashed_whatever_its_status():
+    """VLLM ends with 0 when its engine core has died."""
+    async with supervised(FakeKind("exits0", "well")) as (_, states, _log):
+        assert (await states.until("failed")).reason.startswith("it ended with status 0")
+        assert (await states.until("ready")).restarts == 1
 
 
-async def test_a_model_that_is_not_there_is_a_reason_and_no_crash():
+async def test_what_cannot_help_is_not_tried_again():
     class Missing(FakeKind):
-        def command(self, socket_path):
-            raise EngineError("the model file x.gguf does not exist")
+        def command(self, socket_path, api_key):
+            self.starts += 1
+            raise Hopeless("the model file x.gguf does not exist")
 
-    async with supervised(Missing("well")) as (_, states, _log):
-        assert (await states.until("restarting")).reason == "the model file x.gguf does not exist"
-
-
-async def test_each_pause_before_a_restart_is_longer_than_the_one_before():
-    states, log = States(), Log()
-    supervisor = Supervisor("e", FakeKind("broken"), log, on_change=states.seen.put_nowait, backoff_s=0.001)
-
-    async def probe() -> bool:
-        return False
-
-    supervisor.start(probe)
-    for _ in range(3):
-        await states.until("restarting")
-    await supervisor.stop()
-    pauses = [fields["restart_in_s"] for event, fields in log.lines if event == "engine down"]
-    assert pauses[:3] == [0.001, 0.002, 0.004]
+    kind = Missing("well")
+    async with supervised(kind) as (supervisor, states, _log):
+        reason = (await states.until("failed")).reason
+        assert reason.startswith("the model file x.gguf does not exist (it is not started again by itself")
+        with pytest.raises(EngineUnavailable, match=r"x\.gguf"):
+            await supervisor.enter(can_wait=True)
+        assert kind.starts == 1
 
 
-async def test_stop_ends_the_process_and_leaves_nothing_behind():
+async def test_what_has_run_can_run_again_whatever_its_output_told():
+    """A loading of an adapter may have failed long before: that would meet nothing again."""
+
+    class Talkative(FakeKind):
+        def explain(self, lines):
+            return Hopeless("an adapter has rank 64")
+
+    async with supervised(Talkative("dies", "well")) as (_, states, log):
+        await states.until("ready")
+        assert (await states.until("failed")).reason == "an adapter has rank 64"
+        await states.until("ready")
+        assert [line["restart_in_s"] for line in logged(log, "engine down")] == [0.001]
+
+
+async def test_an_engine_that_was_killed_did_not_die_of_what_it_last_said():
+    async with supervised(FakeKind("shows_progress,silent")) as (supervisor, states, _log):
+        supervisor.kind.explain = lambda _lines: EngineError("out of memory")
+        while supervisor.status.progress is None:
+            await states.seen.get()
+        leader = supervisor._process.pid
+        [engine] = [pid for pid in warden._members(leader) if pid != leader]
+        os.kill(engine, signal.SIGKILL)
+        assert (await states.until("failed")).reason.startswith("it was killed: by somebody, or by the system")
+
+
+async def test_each_pause_is_longer_than_the_one_before_and_a_crash_loop_ends():
+    kind = FakeKind("broken")
+    async with supervised(kind) as (supervisor, states, log):
+        for _ in range(QUICK.max_crashes):
+            await states.until("failed")
+        pauses = [line["restart_in_s"] for line in logged(log, "engine down")]
+        assert pauses == [0.001, 0.002, 0.004, 0.008, None]
+        assert "tidegate engines start e" in supervisor.status.reason
+        supervisor.want("run")
+        await states.until("starting")
+
+
+# --- stopping -----------------------------------------------------------------------------------------------------
+
+
+async def test_close_ends_the_process_and_leaves_nothing_behind():
     async with supervised(FakeKind("well")) as (supervisor, states, log):
         await states.until("ready")
-        pid = next(fields["pid"] for event, fields in log.lines if event == "engine ready")
+        [line] = logged(log, "engine ready")
         directory = Path(supervisor.socket_path).parent
         assert directory.stat().st_mode & 0o777 == 0o700
-        await supervisor.stop()
+        await supervisor.close()
         with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+            os.kill(line["pid"], 0)
         assert not directory.exists()
         assert supervisor.status.state == "stopped"
 
 
 async def test_an_engine_that_ignores_the_request_to_stop_is_killed():
-    async with supervised(FakeKind("stubborn"), stop_s=0.1) as (supervisor, states, log):
+    kind = FakeKind("stubborn")
+    kind.stop_s = 0.1
+    async with supervised(kind) as (supervisor, states, log):
         await states.until("ready")
-        pid = next(fields["pid"] for event, fields in log.lines if event == "engine ready")
-        await supervisor.stop()
+        await supervisor.close()
         with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+            os.kill(logged(log, "engine ready")[0]["pid"], 0)
+
+
+@pytest.mark.parametrize("habits", ["leaves_child", "leaves_child,dies"])
+async def test_what_an_engine_has_started_goes_with_it(habits):
+    """The EngineCore of vLLM holds the GPU's memory, whether its parent was stopped or has died."""
+    async with supervised(FakeKind(habits, "well")) as (supervisor, states, _log):
+        await states.until("ready")
+        [child] = [int(line.split()[1]) for line in supervisor.lines if line.startswith("child ")]
+        if "dies" in habits:
+            await states.until("failed")
+        else:
+            supervisor.want("stop")
+            await states.until("stopped")
+        await gone(child)
+
+
+async def test_output_without_end_stops_nobody():
+    async with supervised(FakeKind("floods")) as (supervisor, states, _log):
+        await states.until("ready")
+        assert sum(map(len, supervisor.lines)) < 4_000_000
+
+
+async def test_running_answers_have_their_time_when_an_engine_is_told_to_stop():
+    async with supervised(FakeKind("well")) as (supervisor, states, _log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        supervisor.want("stop")
+        await states.until("draining")
+        with pytest.raises(EngineUnavailable, match="draining"):
+            await supervisor.enter(can_wait=False)
+        leave()
+        await states.until("stopped")
+        with pytest.raises(EngineUnavailable):
+            await supervisor.enter(can_wait=True)
+        supervisor.want("run")
+        await states.until("ready")
+
+
+# --- making room --------------------------------------------------------------------------------------------------
+
+
+async def test_an_idle_engine_sleeps_and_the_next_request_wakes_it():
+    settings = Settings(idle_unload_s=0.05, poll_s=0.01, scrape_s=0.01)
+    kind = FakeKind("sleeps", sleep_level=1)
+    async with supervised(kind, settings) as (supervisor, states, _log):
+        await states.until("sleeping")
+        (await supervisor.enter(can_wait=True))()
+        assert kind.starts == 1
+
+
+async def test_an_idle_engine_that_cannot_sleep_is_stopped_and_started_again():
+    settings = Settings(idle_unload_s=0.05, poll_s=0.01, scrape_s=0.01)
+    kind = FakeKind("well")
+    async with supervised(kind, settings) as (supervisor, states, _log):
+        await states.until("ready")
+        await states.until("stopped")
+        (await supervisor.enter(can_wait=True))()
+        assert kind.starts == 2
+
+
+async def test_two_engines_share_a_gpu_by_turns():
+    """The longest idle one makes room; one with requests never does."""
+    room = Sharing({"a": Needs(awake={0: 0.9}), "b": Needs(awake={0: 0.9})})
+    lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=20)
+    async with (
+        supervised(FakeKind("well"), lazy, room, "a") as (first, first_states, _),
+        supervised(FakeKind("well"), lazy, room, "b") as (second, _states, _log),
+    ):
+        leave = await first.enter(can_wait=True)
+        waiting = asyncio.create_task(second.enter(can_wait=True))
+        while "b" not in room._claims:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        assert first.status.state == "ready"
+        leave()
+        await first_states.until("stopped")
+        (await waiting)()
+        assert (first.status.state, second.status.state) == ("stopped", "ready")
+
+
+async def test_an_engine_that_fits_nowhere_says_so():
+    room = Sharing({"a": Needs(awake={0: 0.9}, is_pinned=True), "b": Needs(awake={0: 0.9})})
+    lazy = Settings(starts_at_once=False, poll_s=0.01)
+    async with (
+        supervised(FakeKind("well"), QUICK, room, "a") as (_, states, _log),
+        supervised(FakeKind("well"), lazy, room, "b") as (second, _states, _log),
+    ):
+        await states.until("ready")
+        with pytest.raises(EngineUnavailable, match="no room for b beside the pinned engines"):
+            await second.enter(can_wait=True)
+
+
+# --- health -------------------------------------------------------------------------------------------------------
+
+
+async def looked_at(supervisor) -> None:
+    while supervisor.load.steps is None:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.001)
+
+
+LOOKING = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.005, queue_timeout_s=20)
+
+
+async def test_a_hung_engine_is_out_of_routing_and_started_again():
+    """Its health is fine all the time; a token does not come."""
+    clock = FakeClock()
+    async with supervised(FakeKind("hangs", "well"), LOOKING, clock=clock) as (supervisor, states, _log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        await looked_at(supervisor)
+        clock.advance(FIRST_S + 1)
+        draining = await states.until("draining")
+        assert draining.reason.startswith("it has work, but has not made a step for")
+        clock.advance(SECOND_LOOK_S)
+        failed = await states.until("failed")
+        assert failed.reason.endswith("and it generates nothing")
+        leave()
+        await states.until("ready")
+
+
+async def test_an_engine_that_only_seems_to_hang_is_let_in_again():
+    """No step was seen, but a token comes."""
+    clock = FakeClock()
+    kind = FakeKind("well")
+    async with supervised(kind, LOOKING, clock=clock) as (supervisor, states, log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        await looked_at(supervisor)
+        clock.advance(FIRST_S + 1)
+        await states.until("draining")
+        await states.until("ready")
+        leave()
+        assert kind.starts == 1
+        assert len(logged(log, "engine suspected")) == 1
+
+
+async def test_a_slow_engine_is_left_alone():
+    """Ten minutes in which it takes its time for each step."""
+    clock = FakeClock()
+    kind = FakeKind("slow")
+    async with supervised(kind, LOOKING, clock=clock) as (supervisor, states, log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        for _ in range(30):
+            before = supervisor.load.steps
+            clock.advance(20)
+            while supervisor.load.steps == before:  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(0.001)
+        leave()
+        assert supervisor.status.state == "ready"
+        assert logged(log, "engine suspected") == []
+
+
+def test_errors_of_engines_are_one_family():
+    assert issubclass(Hopeless, EngineError)
+
+
+# --- what it says, and which orders it does not take; without a process ----------------------------------------
+
+
+class Kind:
+    """Reads `PHASE SHARE` from its output."""
+
+    def __init__(self, sleep_level: int | None = None) -> None:
+        self.sleep_level = sleep_level
+
+    def progress(self, line):
+        phase, _, share = line.partition(" ")
+        return Progress(phase, float(share) if share else None)
+
+
+class Started:
+    """A supervisor whose engine started just now, its clock and its log."""
+
+    def __init__(self) -> None:
+        self.clock, self.log = FakeClock(), CapturingLogger()
+        self.supervisor = Supervisor(
+            "e", Kind(), Settings(), room=Sharing({"e": Needs()}), clock=self.clock, log=self.log
+        )
+        self.supervisor._started_s = self.clock.monotonic_s()
+        self.supervisor.status = EngineStatus("starting")
+
+    def left_s(self, line: str) -> float | None:
+        self.supervisor._read_line(line)
+        return self.supervisor.status.left_s
+
+
+@pytest.fixture
+async def started():
+    made = Started()
+    yield made
+    await made.supervisor.close()
+
+
+def test_each_phase_is_logged_once(started):
+    for line in ("loading 0.1", "loading 0.6", "capturing", "capturing 0.5"):
+        started.left_s(line)
+    assert [(call.args[0], call.kwargs["phase"]) for call in started.log.calls] == [
+        ("engine loading", "loading"),
+        ("engine loading", "capturing"),
+    ]
+
+
+def test_what_is_left_is_reckoned_from_the_phase_alone(started):
+    """Imports and downloads say nothing of how fast weights are read."""
+    started.clock.advance(30)
+    assert started.left_s("downloading") is None
+    started.clock.advance(10)
+    assert started.left_s("loading 0.25") == 30
+    started.clock.advance(10)
+    assert started.left_s("loading 0.5") == 20
+
+
+def test_the_first_phase_began_with_the_engine(started):
+    started.clock.advance(30)
+    assert started.left_s("loading 0.75") == 10
+
+
+def test_an_engine_that_has_failed_is_stopped_at_once(started):
+    started.supervisor.status = EngineStatus("failed", "out of memory", 3)
+    started.supervisor.want("stop")
+    told = EngineStatus("stopped", "it was told to stop: tidegate engines start e", 3)
+    assert started.supervisor.status == told
+
+
+@pytest.mark.parametrize(
+    ("level", "state", "told"),
+    [(None, "ready", "has no sleep_level"), (1, "stopped", "does not run"), (2, "failed", "does not run")],
+)
+def test_an_engine_that_cannot_sleep_says_so(started, level, state, told):
+    started.supervisor.kind = Kind(level)
+    started.supervisor.status = EngineStatus(state)
+    with pytest.raises(EngineError, match=told):
+        started.supervisor.want("sleep")

@@ -180,6 +180,24 @@ def test_a_caller_who_left_is_499(books, kind, has_begun):
     assert books.sample("caller_disconnects_total", endpoint="chat") == 1
 
 
+@pytest.mark.parametrize("is_aborted", [True, False])
+@pytest.mark.parametrize(("sent_s", "count"), [(0.0, None), (1000.0, 1)])
+def test_what_was_given_up_while_the_upstream_was_at_it_is_counted(books, is_aborted, sent_s, count):
+    """An engine such as vLLM counts aborted requests nowhere."""
+    books.context.is_aborted = is_aborted
+    books.context.upstream = "far"
+    books.context.sent_upstream_s = sent_s
+    books.settle(asyncio.CancelledError())
+    assert books.sample("upstream_aborts_total", upstream="far") == count
+
+
+def test_a_failure_of_the_upstreams_is_no_abort(books):
+    books.context.upstream = "far"
+    books.context.sent_upstream_s = books.clock.monotonic_s()
+    books.settle(errors.UpstreamTimeout("Late."))
+    assert books.sample("upstream_aborts_total", upstream="far") is None
+
+
 def test_what_was_cut_by_our_own_end_is_not_the_callers_doing(books):
     books.context.is_aborted = True
     _, _, fields = books.settle(asyncio.CancelledError())

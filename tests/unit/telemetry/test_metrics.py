@@ -1,5 +1,7 @@
 """Prometheus metrics: no caller can make series."""
 
+from types import SimpleNamespace
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -74,3 +76,28 @@ def test_two_instances_do_not_share():
     one.in_flight += 1
     assert sample(one, "requests_in_flight") == 1
     assert sample(other, "requests_in_flight") == 0
+
+
+def engine(name, state, *, restarts=0, taken=0):
+    status = SimpleNamespace(state=state, restarts=restarts)
+    return SimpleNamespace(name=name, status=status, places=SimpleNamespace(taken=taken))
+
+
+def test_engines_are_told_as_they_are_when_somebody_asks():
+    metrics = Metrics([])
+    mine = engine("mine", "starting", restarts=2)
+    metrics.add_engines([mine, engine("other", "stopped")], lambda: b"")
+    assert sample(metrics, "engine_ready", engine="mine") == 0
+    mine.status.state, mine.places.taken = "ready", 3
+    assert sample(metrics, "engine_ready", engine="mine") == 1
+    assert sample(metrics, "engine_ready", engine="other") == 0
+    assert sample(metrics, "engine_restarts_total", engine="mine") == 2
+    assert sample(metrics, "engine_requests_in_flight", engine="mine") == 3
+
+
+def test_what_engines_tell_themselves_stands_behind_our_own():
+    metrics = Metrics([])
+    metrics.add_engines([], lambda: b'vllm:num_requests_running{engine="r1"} 4\n')
+    told = families(metrics)
+    assert told["vllm:num_requests_running"].samples[0].labels == {"engine": "r1"}
+    assert "tidegate_requests_in_flight" in told

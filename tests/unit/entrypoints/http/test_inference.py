@@ -25,6 +25,7 @@ def door(pipeline) -> Door:
         pipeline=pipeline,
         listing=None,
         readiness=None,
+        administration=None,
         limits=limits,
         running=Running(),
         clock=SystemClock(),

@@ -1,0 +1,112 @@
+"""`ExternalEngine`: one that somebody else runs (production-stack, llm-d, Ray Serve, …): watched, never touched."""
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.clock import Clock
+from proxy.engines.base import Control, EngineError, EngineStatus, Goal, Leave, Load
+from proxy.engines.life import Event, after
+from proxy.engines.places import Places
+from proxy.engines.watch import Watch
+from proxy.errors import EngineUnavailable
+from proxy.telemetry.logs import Log
+
+_LOOK_S = 1.0
+_RETRY_S = 5.0
+
+
+class ExternalEngine:
+    """Owns its status and the count of our requests in it; `open` and `close` are called once each.
+
+    Args:
+        name: the engine's.
+        clock: for its health.
+        log: for its comings and goings.
+        on_change: told of every new status.
+        look_s: between two looks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        clock: Clock,
+        log: Log,
+        on_change: Callable[[EngineStatus], None] | None = None,
+        look_s: float = _LOOK_S,
+    ) -> None:
+        self.name = name
+        self.status = EngineStatus("stopped", "nobody has looked yet")
+        self.load = Load()
+        self.lines: list[str] = []
+        self.places = Places(clock)
+        self._clock = clock
+        self._log = log
+        self._on_change = on_change
+        self._look_s = look_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def enter(self, *, can_wait: bool) -> Leave:  # noqa: ARG002 - nobody here can start it
+        """Take a place in the engine; what is returned gives it back, once.
+
+        Raises:
+            EngineUnavailable: it does not answer; the message says why.
+        """
+        status = self.status
+        if status.state != "ready":
+            raise EngineUnavailable(
+                f"The engine '{self.name}' is not ready ({status.state}): {status.reason}", retry_after_s=_RETRY_S
+            )
+        self.places.take()
+        return self.places.leave
+
+    def want(self, goal: Goal) -> None:
+        """Refuse: somebody else runs it.
+
+        Raises:
+            EngineError: always.
+        """
+        raise EngineError(f"the engine {self.name} is run by somebody else; it cannot be told to {goal} from here")
+
+    def open(self, control: Control) -> None:
+        """Begin to watch; returns at once."""
+        self._task = asyncio.create_task(self._watch(control), name=f"engine {self.name}")
+
+    async def close(self) -> None:
+        """Watch no more; never raises."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._move("stop", "the server is going down")
+
+    async def _watch(self, control: Control) -> None:
+        restarts = 0
+        while True:
+            self._move("start", "it does not answer")
+            while not await control.answers():  # noqa: ASYNC110 - it is somebody else's
+                await asyncio.sleep(self._look_s)
+            self._move("answers", "", restarts)
+            self._log.info("engine ready", engine=self.name)
+            reason = await self._until_still(control)
+            restarts += 1
+            self._log.error("engine down", engine=self.name, reason=reason)
+            self._move("crash", reason, restarts)
+
+    async def _until_still(self, control: Control) -> str:
+        watch = Watch(control, self._clock, pause_s=self._look_s)
+        while True:
+            await asyncio.sleep(self._look_s)
+            complaint = await watch.look(self.places.taken)
+            self.load = watch.load
+            if complaint is None:
+                continue
+            self._move("drain", complaint)
+            if not await watch.generates():
+                return f"{complaint}, and it generates nothing"
+            self._move("readmit", "")
+
+    def _move(self, event: Event, reason: str, restarts: int | None = None) -> None:
+        count = self.status.restarts if restarts is None else restarts
+        self.status = EngineStatus(after(self.status.state, event), reason, count)
+        if self._on_change is not None:
+            self._on_change(self.status)

@@ -1,0 +1,42 @@
+"""The folder of an engine's socket: in the system's place for temporary files, 0700, and named after our process."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_PREFIX = "tidegate-"
+_PROC = Path("/proc")
+
+
+class SocketFolder:
+    """Made at once, only we may enter; `remove` takes it away with all that is in it.
+
+    Args:
+        place: where it is made; None: where the system has temporary files.
+    """
+
+    def __init__(self, place: Path | None = None) -> None:
+        place = place or Path(tempfile.gettempdir())
+        _sweep(place)
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
+        self.socket_path = str(self._folder / "engine.sock")
+
+    def clear(self) -> None:
+        """No engine removes its socket, and none starts on an old one (reference `vllm.md`, section 4)."""
+        Path(self.socket_path).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Take it away; never raises."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sweep(place: Path) -> None:
+    """Remove what a Tidegate that was killed has left behind: folders of ours whose process is gone."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            is_ours = folder.stat().st_uid == os.getuid()
+            if pid.isdigit() and is_ours and not (_PROC / pid).exists() and (_PROC / "self").exists():
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,189 @@
+"""vLLM, run by a Python that has it; `proxy.engines.vllm_server` is what that Python is given."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from msgspec import Struct, structs
+
+from proxy.config.engines import VllmConfig
+from proxy.engines import output
+from proxy.engines.base import Command, EngineError, Hopeless, Progress
+from proxy.engines.checkpoint import Checkpoint, read_adapter_rank, read_checkpoint
+from proxy.engines.command import SHUTDOWN_S, Machine, build_command, has_reasoning_parser, is_spread, to_check
+from proxy.engines.deepseek import CARDS, generation_of
+from proxy.engines.gpus import Gpu
+from proxy.engines.placement import Placement, place
+
+_START_S = 600.0  # imports, compilation, graph capture
+_READ_BYTES_S = 50e6  # a slow disk
+_DOWNLOAD_S = 7200.0  # a model of unknown size over an unknown network
+_TEARDOWN_S = 10.0  # after the requests' end (reference vllm.md, section 4)
+_BUILD = re.compile(r"vllm(?P<name>\w*)-(?P<version>[^-]+)\.dist-info")
+_PACKAGES = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
+
+
+class Build(Struct, frozen=True):
+    """A vLLM that is installed.
+
+    Attributes:
+        version: as its distribution says.
+        is_cpu: it runs on no GPU.
+    """
+
+    version: str
+    is_cpu: bool
+
+
+class Vllm:
+    """A checkpoint served by vLLM; implements `base.EngineKind`.
+
+    Args:
+        name: the engine's, by which the model is served too.
+        config: see there.
+        gpus: the machine's.
+        environment: the one that the engine inherits; None: ours.
+    """
+
+    dialect = "vllm"
+    health_path = "/health"
+    metrics_path: str | None = "/metrics"
+    always_streams = False
+
+    def __init__(
+        self,
+        name: str,
+        config: VllmConfig,
+        gpus: Sequence[Gpu] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._name = name
+        self._config = config
+        self._gpus = gpus
+        self._environment = os.environ if environment is None else environment
+        self.sleep_level: int | None = config.sleep_level
+        self.stop_s = _seconds(config.args.get("shutdown_timeout", SHUTDOWN_S)) + _TEARDOWN_S
+        self.start_timeout_s = _patience(config, self._known())
+
+    def command(self, socket_path: str, api_key: str) -> Command:
+        checkpoint = self._read()
+        self.start_timeout_s = _patience(self._config, checkpoint)
+        machine = self._machine()
+        machine = structs.replace(machine, gpus=self._place(machine, checkpoint).gpus)
+        return build_command(self._name, self._config, checkpoint, machine, socket_path=socket_path, api_key=api_key)
+
+    def place(self) -> Placement:
+        """Which GPUs it takes, and how much of them.
+
+        Raises:
+            Hopeless: the machine does not have what it needs.
+        """
+        return self._place(self._machine(), self._known())
+
+    def check(self) -> Command:
+        """What starts nothing, but has vLLM's own parser read the flags; status 0 where it takes them.
+
+        Raises:
+            EngineError: what it needs is not there.
+        """
+        return to_check(self.command("/tmp/engine.sock", ""))  # noqa: S108 - nothing is made there
+
+    @property
+    def parses_thinking(self) -> bool:
+        """Whether it is started with a parser that takes thinking apart."""
+        return has_reasoning_parser(self._config, self._known())
+
+    def model_bytes(self) -> int:
+        return self._known().size_bytes
+
+    def model_card(self) -> str | None:
+        """The name of the card that fits what it loads, read from the checkpoint; None where that does not tell."""
+        generation = generation_of(self._known())
+        return None if generation is None else CARDS[generation]
+
+    def progress(self, line: str) -> Progress | None:
+        return output.read_progress(line)
+
+    def explain(self, lines: Sequence[str]) -> EngineError | None:
+        return output.explain(lines)
+
+    def _place(self, machine: Machine, checkpoint: Checkpoint) -> Placement:
+        return place(
+            self._config,
+            () if machine.is_cpu else self._gpus,
+            attention_heads=checkpoint.attention_heads,
+            is_spread=is_spread(self._config),
+        )
+
+    def _read(self) -> Checkpoint:
+        revision = self._config.args.get("revision")
+        return read_checkpoint(
+            self._config.model, environment=self._inherited(), revision=None if revision is None else str(revision)
+        )
+
+    def _known(self) -> Checkpoint:
+        try:
+            return self._read()
+        except EngineError:
+            return Checkpoint(name=self._config.model)
+
+    def _inherited(self) -> Mapping[str, str]:
+        return {**self._environment, **self._config.environment}
+
+    def _machine(self) -> Machine:
+        python = find_python(self._config.python)
+        build = find_build(python)
+        has_own_path = "PYTHONPATH" in self._inherited()
+        if build is None and self._config.python is None and not has_own_path and find_spec("vllm") is None:
+            raise Hopeless(
+                "vLLM is not installed beside Tidegate: pip install vllm, or point the key python at the Python of an "
+                "environment that has it"
+            )
+        ranks = [read_adapter_rank(path, environment=self._inherited()) for path in self._config.adapters.values()]
+        return Machine(
+            python=python,
+            is_cpu=build is not None and build.is_cpu,
+            environment=self._environment,
+            adapter_rank=max((rank for rank in ranks if rank is not None), default=None),
+        )
+
+
+def find_python(python: str | None) -> str:
+    """The program that `python` means; None: the one that runs us.
+
+    Raises:
+        Hopeless: there is none.
+    """
+    if python is None:
+        return sys.executable
+    found = shutil.which(Path(python).expanduser())
+    if found is None:
+        raise Hopeless(f"there is no Python at {python}: mend the key python")
+    return str(Path(found).absolute())  # not resolved: a virtual environment is known by the link
+
+
+def find_build(python: str) -> Build | None:
+    """The vLLM that lies beside `python`; None where none is seen, which does not mean that it has none."""
+    prefix = Path(python).parent.parent
+    for packages in _PACKAGES:
+        for folder in sorted(prefix.glob(f"{packages}/vllm*.dist-info")):
+            if (found := _BUILD.fullmatch(folder.name)) is not None and found["name"] in {"", "_cpu"}:
+                # vLLM itself looks for the word in its version
+                return Build(found["version"], is_cpu="cpu" in found["name"] + found["version"])
+    return None
+
+
+def _patience(config: VllmConfig, checkpoint: Checkpoint) -> float:
+    """How long a start may take: by the size of what is read, and longer where it has to be downloaded first."""
+    if config.start_timeout_s is not None:
+        return config.start_timeout_s
+    download_s = 0.0 if checkpoint.is_complete else _DOWNLOAD_S
+    return _START_S + download_s + checkpoint.size_bytes / _READ_BYTES_S
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float(SHUTDOWN_S)

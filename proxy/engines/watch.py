@@ -1,0 +1,79 @@
+"""`Watch`: looks at a running engine, and tries one that seems to stand still."""
+
+import asyncio
+import contextlib
+
+from proxy.clock import Clock
+from proxy.engines.base import Control, Load
+from proxy.engines.vitals import Vitals
+from proxy.errors import ProxyError, UpstreamUnreachable
+
+SECOND_LOOK_S = 80.0  # from suspicion to death: two minutes without a step, as for the first one
+_PAUSE_S = 1.0
+
+
+class Watch:
+    """What we see of one engine from its start on; owner of its last load.
+
+    Args:
+        control: how it is asked.
+        clock: for how long it has stood still.
+        pause_s: between two looks at one that is suspected.
+    """
+
+    def __init__(self, control: Control, clock: Clock, *, pause_s: float = _PAUSE_S) -> None:
+        self.load = Load()
+        self._control = control
+        self._clock = clock
+        self._pause_s = pause_s
+        self._vitals = Vitals(clock)
+
+    async def look(self, in_flight: int) -> str | None:
+        """Ask for its metrics; what is wrong with it, or None."""
+        self._vitals.in_flight = in_flight
+        try:
+            self.load = await self._control.load()
+        except ProxyError as error:
+            self._vitals.missed(error)
+        else:
+            self._vitals.saw(self.load)
+        return self._vitals.complaint()
+
+    async def generates(self) -> bool:
+        """The second look: whether one more token comes, or at least a step of the work that it has.
+
+        It takes its time, since an engine that is only slow must not be restarted; new requests are kept out meanwhile.
+        """
+        before, until_s = self.load.steps, self._clock.monotonic_s() + SECOND_LOOK_S
+        canary = asyncio.create_task(self._try())
+        try:
+            while self._clock.monotonic_s() < until_s:
+                await asyncio.wait((canary,), timeout=self._pause_s)
+                if canary.done():
+                    break
+                with contextlib.suppress(ProxyError):
+                    self.load = await self._control.load()
+                if before is None:
+                    before = self.load.steps
+                elif self.load.steps != before:
+                    self._vitals.was_slow()
+                    return True
+            is_good = canary.done() and canary.result()
+            if is_good:
+                self._vitals.reset()
+            return is_good
+        finally:
+            canary.cancel()
+            await asyncio.gather(canary, return_exceptions=True)
+
+    async def _try(self) -> bool:
+        """Whether it gives a token; other answers say nothing, and it is asked again."""
+        while True:
+            try:
+                await self._control.generate()
+            except UpstreamUnreachable:
+                return False
+            except ProxyError:
+                await asyncio.sleep(self._pause_s)
+            else:
+                return True

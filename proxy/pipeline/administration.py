@@ -1,0 +1,176 @@
+"""What the administrator is shown of the engines, and what they are told."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from proxy.config.engines import EngineConfig, EngineKindName, ExternalConfig, kind_of, source_of
+from proxy.engines.base import Engine, EngineError, Goal, Load, Progress
+from proxy.engines.life import State
+from proxy.errors import Conflict, EngineNotFound
+from proxy.telemetry.logs import Log
+
+
+class Adapters(Protocol):
+    """What can be loaded while an engine runs (see `proxy.engines.adapters`); both say what the engine said."""
+
+    async def load(self, name: str, path: str) -> str:
+        """Raises `ProxyError`."""
+
+    async def unload(self, name: str) -> str:
+        """Raises `ProxyError`."""
+
+
+class Entry(Protocol):
+    """An engine and what belongs to it (see `proxy.engines.assembly.Assembled`)."""
+
+    @property
+    def engine(self) -> Engine:
+        """Itself."""
+
+    @property
+    def config(self) -> EngineConfig:
+        """What the config says."""
+
+    @property
+    def adapters(self) -> Adapters | None:
+        """None where the config does not let them come and go."""
+
+
+class EngineReport(Struct, frozen=True, kw_only=True):
+    """What is known of one engine, see `EngineStatus` and `Load`; `in_flight` is how many of our requests are in it."""
+
+    name: str
+    kind: EngineKindName
+    model: str
+    state: State
+    reason: str
+    progress: Progress | None
+    left_s: float | None
+    restarts: int
+    in_flight: int
+    load: Load
+
+
+class EngineList(Struct, frozen=True):
+    """Every engine, in the order of the config."""
+
+    engines: Sequence[EngineReport]
+
+
+class Administration:
+    """Reads and tells; holds nothing of its own. Whoever calls has made sure that the administrator asks.
+
+    Args:
+        engines: by name.
+        log: keeps what they were told.
+    """
+
+    def __init__(self, engines: Mapping[str, Entry], log: Log) -> None:
+        self._engines = engines
+        self._log = log
+
+    def list(self) -> EngineList:
+        """Every engine."""
+        return EngineList([_report(name, entry) for name, entry in self._engines.items()])
+
+    def report(self, name: str) -> EngineReport:
+        """One engine.
+
+        Raises:
+            EngineNotFound: there is none of that name.
+        """
+        return _report(name, self._find(name))
+
+    def tell(self, name: str, goal: Goal) -> EngineReport:
+        """Say what the engine is to do; it does so by and by.
+
+        Raises:
+            EngineNotFound: there is none of that name.
+            Conflict: this one cannot be told so.
+        """
+        entry = self._find(name)
+        try:
+            entry.engine.want(goal)
+        except EngineError as error:
+            raise Conflict(_sentence(error)) from error
+        self._log.info("engine told", engine=name, goal=goal)
+        return _report(name, entry)
+
+    def output(self, name: str) -> str:
+        """The end of what the engine has written.
+
+        Raises:
+            EngineNotFound: there is none of that name.
+            Conflict: it writes elsewhere.
+        """
+        entry = self._find(name)
+        if isinstance(entry.config, ExternalConfig):
+            raise Conflict(f"The engine {name} is run by somebody else, who has its output.")
+        return "".join(f"{line}\n" for line in entry.engine.lines)
+
+    async def load_adapter(self, name: str, adapter: str, path: str) -> str:
+        """Load a LoRA adapter into the engine, which is started if need be; what it says to that.
+
+        Raises:
+            EngineNotFound, Conflict: no such engine, or none whose adapters come and go.
+            EngineUnavailable, UpstreamError: it does not run, does not want it, or failed.
+        """
+        entry = self._find(name)
+        adapters = _adapters(name, entry)
+        leave = await entry.engine.enter(can_wait=True)
+        try:
+            told = await adapters.load(adapter, path)
+        finally:
+            leave()
+        self._log.info("adapter loaded", engine=name, adapter=adapter)
+        return told
+
+    async def unload_adapter(self, name: str, adapter: str) -> str:
+        """Unload one; what the engine says to that.
+
+        Raises:
+            ProxyError: as `load_adapter`.
+        """
+        entry = self._find(name)
+        adapters = _adapters(name, entry)
+        leave = await entry.engine.enter(can_wait=True)
+        try:
+            told = await adapters.unload(adapter)
+        finally:
+            leave()
+        self._log.info("adapter unloaded", engine=name, adapter=adapter)
+        return told
+
+    def _find(self, name: str) -> Entry:
+        if (entry := self._engines.get(name)) is None:
+            raise EngineNotFound(f"There is no engine '{name[:64]}' here.")
+        return entry
+
+
+def _report(name: str, entry: Entry) -> EngineReport:
+    status = entry.engine.status
+    return EngineReport(
+        name=name,
+        kind=kind_of(entry.config),
+        model=source_of(entry.config),
+        state=status.state,
+        reason=status.reason,
+        progress=status.progress,
+        left_s=status.left_s,
+        restarts=status.restarts,
+        in_flight=entry.engine.places.taken,
+        load=entry.engine.load,
+    )
+
+
+def _adapters(name: str, entry: Entry) -> Adapters:
+    if entry.adapters is None:
+        raise Conflict(f"The adapters of the engine {name} are fixed: set its runtime_adapters to change them.")
+    return entry.adapters
+
+
+def _sentence(error: EngineError) -> str:
+    told = str(error)
+    return f"{told[:1].upper()}{told[1:]}."

@@ -1,0 +1,35 @@
+"""A real vLLM that is killed under its callers."""
+
+import asyncio
+import os
+import signal
+import time
+
+import openai
+import pytest
+
+from tests.engines.models.dialogues import STORY
+from tests.engines.sessions import find, gone
+from tests.engines.stage import ENDLESS, Stage
+
+_CODES = {"vllm_server.py": "upstream_unreachable"}  # the server says itself what has become of the others
+
+
+async def crash(stage: Stage, engine: str, victim: str) -> None:
+    """Kill one of its processes under callers, and wait until it is back."""
+    streams = [await stage.say(engine, STORY, stream=True, **ENDLESS) for _ in range(3)]
+    whole = asyncio.create_task(stage.say(engine, STORY, **ENDLESS))
+    while await stage.requests_in(engine) < 4:
+        pass
+    old, killed_s = stage.processes(engine), time.perf_counter()
+    os.kill(find(stage.leader(engine), victim), signal.SIGKILL)
+    for stream in streams:
+        with pytest.raises(openai.APIError) as caught:
+            [chunk async for chunk in stream]
+        assert (caught.value.type, caught.value.code) == ("upstream_error", _CODES.get(victim, "upstream_failed"))
+    with pytest.raises(openai.InternalServerError):
+        await whole
+    await stage.line(engine, "engine down")
+    await gone(*old)
+    await stage.ready(engine)
+    print(f"ready {time.perf_counter() - killed_s:.1f} s after the end of {victim}")

@@ -1,0 +1,45 @@
+"""The environment and the models by themselves: vLLM serves them, and they say what the other tests build on."""
+
+import pytest
+
+from tests.engines.direct import serving
+from tests.engines.models.dialogues import PARIS, STORY, SUM, WEATHER_TOOL, asks, said
+
+_FLAGS = {
+    "r1": ("--reasoning-parser", "deepseek_r1", "--tool-call-parser", "deepseek_v3"),
+    "v4": (
+        *("--tokenizer-mode", "deepseek_v4"),
+        *("--reasoning-parser", "deepseek_v4", "--tool-call-parser", "deepseek_v4"),
+    ),
+}
+_COMMON = ("--enable-auto-tool-choice", "--shutdown-timeout", "30")
+
+
+@pytest.fixture(params=["r1", "v4"])
+def wire(request):
+    return request.param
+
+
+@pytest.fixture
+def checkpoint(request, wire):
+    return request.getfixturevalue({"r1": "tiny_deepseek", "v4": "tiny_deepseek_v4"}[wire])
+
+
+async def test_the_tiny_deepseek_thinks_calls_tools_and_ends_at_sigterm(vllm_python, checkpoint, wire, tmp_path):
+    async with serving(vllm_python, checkpoint, tmp_path, *_FLAGS[wire], *_COMMON) as vllm:
+        for messages in (SUM, STORY):
+            message, wanted = await vllm.chat(messages=messages), said(messages)
+            assert (message["reasoning"].strip(), message["content"].strip()) == (wanted.thinking, wanted.content)
+        message = await vllm.chat(messages=PARIS, tools=[WEATHER_TOOL])
+        calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]]
+        assert message["reasoning"].strip() == said(PARIS).thinking
+        assert calls == [("get_weather", '{"city": "Paris"}')]
+        assert await vllm.stop() == 0
+
+
+async def test_smollm2_talks(vllm_python, smollm2, tmp_path):
+    """What it says is not compared: another engine, or another processor, may take the other side of a near tie."""
+    async with serving(vllm_python, smollm2, tmp_path) as vllm:
+        message = await vllm.chat(messages=asks("What is the capital of France?"), max_tokens=16)
+        assert len(message["content"].split()) > 3
+        assert await vllm.stop() == 0

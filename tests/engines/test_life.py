@@ -1,0 +1,98 @@
+"""The life of a real vLLM under Tidegate: left, drained, started, killed, asleep; printed figures are shown by `-s`."""
+
+import asyncio
+import time
+
+import openai
+import pytest
+
+from tests.engines.crash import crash
+from tests.engines.models.dialogues import STORY, SUM, asks, said
+from tests.engines.sessions import gone
+from tests.engines.stage import ENDLESS
+
+_SOON_S = 5
+_PHASES = [
+    "reading the config",
+    "starting the engine",
+    "loading the weights",
+    "making the KV cache",
+    "starting the server",
+]
+
+
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "unary"])
+async def test_a_caller_who_leaves_ends_the_engines_work(stage, is_stream):
+    asked = asyncio.create_task(stage.say("smollm2", asks("Tell me a story."), stream=is_stream, **ENDLESS))
+    while await stage.requests_in("smollm2") == 0:
+        pass
+    left_s = time.perf_counter()
+    if is_stream:
+        await (await asked).close()
+    else:
+        asked.cancel()
+    async with asyncio.timeout(_SOON_S):  # it would go on for half a minute
+        while await stage.requests_in("smollm2"):
+            pass
+    print(f"no work after {1000 * (time.perf_counter() - left_s):.0f} ms")
+
+
+async def test_a_stop_lets_answers_end_and_a_start_is_told_while_it_goes_on(stage):
+    stream = await stage.say("r1", STORY, stream=True)
+    chunks = [await anext(stream)]
+    stopping = asyncio.create_task(stage.command("stop", "r1", "--url", stage.url))
+    began_s, old = time.perf_counter(), stage.processes("r1")
+    await stage.told("r1", "draining")
+    with pytest.raises(openai.InternalServerError, match="draining"):
+        await stage.say("r1", SUM)
+    chunks += [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == said(STORY).content
+    assert await stopping == "r1: stopped\n"
+    print(f"drained and stopped after {time.perf_counter() - began_s:.1f} s")
+    await gone(*old)
+
+    await stage.command("start", "r1", "--no-wait", "--url", stage.url)
+    phases = [(await stage.line("r1", "engine loading"))["phase"]]
+    status = await stage.status("r1")
+    assert (status["state"], status["progress"]["phase"]) == ("starting", phases[0])
+    with pytest.raises(openai.InternalServerError, match=phases[0]) as caught:  # it does not wait
+        await stage.say("r1", SUM)
+    assert (caught.value.status_code, caught.value.code) == (503, "engine_unavailable")
+    assert int(caught.value.response.headers["retry-after"]) > 0
+    assert phases[0] in await stage.command("list", "--url", stage.url)
+    while phases[-1] != _PHASES[-1]:
+        phases.append((await stage.line("r1", "engine loading"))["phase"])
+    assert phases == _PHASES
+    print(f"ready after {await stage.ready('r1')} s, alone")
+    assert (await stage.say("r1", SUM)).choices[0].message.content == said(SUM).content
+
+
+@pytest.mark.parametrize("victim", ["vllm_server.py", "VLLM::EngineCore"])
+async def test_a_killed_engine_is_told_to_callers_and_comes_back_with_nothing_left_of_it(stage, victim):
+    restarts = (await stage.status("r1"))["restarts"]
+    await crash(stage, "r1", victim)
+    assert (await stage.status("r1"))["restarts"] == restarts + 1
+    assert (await stage.say("r1", SUM)).choices[0].message.content == said(SUM).content
+
+
+async def test_a_sleeping_engine_is_woken_by_a_request(stage):
+    """On a CPU it only pauses."""
+    assert await stage.command("sleep", "v4", "--url", stage.url) == "v4: sleeping\n"
+    assert (await stage.say("v4", SUM)).choices[0].message.content == said(SUM).content
+    await stage.told("v4", "ready")
+    await stage.command("sleep", "v4", "--url", stage.url)
+    assert await stage.command("wake", "v4", "--url", stage.url) == "v4: ready\n"
+
+
+async def test_the_command_line_shows_the_engines(stage):
+    listed = (await stage.command("list", "--url", stage.url)).splitlines()
+    assert [line.split()[:3] for line in listed[1:]] == [[name, "vllm", "ready"] for name in ("smollm2", "r1", "v4")]
+    assert "Application startup complete" in await stage.command("logs", "v4", "--url", stage.url)
+    printed = await stage.command("command", "v4", "--config", str(stage.config))
+    assert "--tokenizer-mode deepseek_v4" in printed
+
+
+async def test_its_metrics_are_told_with_its_name(stage):
+    await stage.say("v4", SUM)
+    async with stage.session.get("/metrics") as told:
+        assert 'vllm:num_requests_running{engine="v4"' in await told.text()

@@ -1,0 +1,36 @@
+"""A real vLLM of four processes: server, engine core, worker, and what keeps track of their resources."""
+
+import pytest
+
+from tests.engines import cpu
+from tests.engines.crash import crash
+from tests.engines.models.dialogues import SUM, said
+from tests.engines.sessions import find, gone
+from tests.engines.stage import running
+
+_WORKER = "VLLM::Worker"
+
+
+@pytest.fixture(scope="module")
+async def stage(vllm_python, tiny_deepseek, tmp_path_factory):
+    """One engine, `many`, ready."""
+    args = cpu.ARGS | {"distributed_executor_backend": "mp"}
+    environment = cpu.ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    engine = cpu.engine(vllm_python, tiny_deepseek, args=args, environment=environment)
+    async with running({"many": engine}, tmp_path_factory.mktemp("many")) as made:
+        await made.ready("many")
+        yield made
+
+
+async def test_a_killed_worker_takes_the_engine_along_which_comes_back(stage):
+    await crash(stage, "many", _WORKER)
+    assert (await stage.say("many", SUM)).choices[0].message.content == said(SUM).content
+
+
+async def test_nothing_is_left_when_tidegate_is_killed(stage):
+    """The last test of this stage."""
+    left = stage.processes("many")
+    assert find(stage.leader("many"), _WORKER) in left
+    stage.process.kill()
+    await gone(*left)
+    assert not stage.processes("many")

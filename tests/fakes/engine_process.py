@@ -1,0 +1,467 @@
+"""A fake engine: a real child process with the routes of vLLM, and with what goes wrong in it (reference `vllm.md`, 4).
+
+Run as `engine_process.py HABITS SOCKET`, with its habits joined by commas, or in vLLM's place (see `vllm_engine.py`);
+the standard library alone. It makes steps as an engine does: each gives one token to every request that runs, and the
+others queue.
+
+- broken: it cannot load. exits0: it ends by itself once it was asked for its health, with status 0.
+- dies: the same with status 9. silent: it never answers. stubborn: it ignores SIGTERM.
+- leaves_child: its core is a child that ignores SIGTERM; when that dies, it tells its callers and ends with status 0.
+- floods: it writes without end. shows_progress: it loads in steps.
+- hangs: its health is fine, but it makes no step. slow: it makes a step only every fourth time it is looked at.
+- sleeps: it has /sleep and /wake_up. dies_awake: it does not survive the latter.
+- adapters: it has the routes of LoRA adapters. waits: it listens when the test says so.
+- holds: it makes the steps that the test says.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+_CORE = ("sh", "-c", 'trap "" TERM; exec sleep 1000000')
+_LAST_WORDS_S = 0.1
+_ERROR = {"type": "InternalServerError", "param": None, "code": 500}
+_DEAD = {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause."} | _ERROR
+_DRAINING = {"message": "cannot schedule new futures after shutdown"} | _ERROR
+_SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+_CHUNK = {"id": "chatcmpl-a14ca71cf14d421b", "object": "chat.completion.chunk", "created": 1795458906}
+
+
+class Request:
+    """One that generates; `given` tells how many tokens it has got, None in their queue that the core is dead."""
+
+    def __init__(self, number: int, fields: dict) -> None:
+        self.number = number
+        self.fields = fields
+        self.limit = fields.get("max_tokens") or 6
+        self.given = 0
+        self.tokens: asyncio.Queue = asyncio.Queue()
+
+
+class Core:
+    """Steps; `left` is how many it may make before the test says more."""
+
+    def __init__(self, limit: int, control: "Control", *, left: float) -> None:
+        self.limit = limit
+        self.control = control
+        self.left = left
+        self.running: list[Request] = []
+        self.waiting: list[Request] = []
+        self.steps = 0
+        self.is_asleep = False
+        self.changed = asyncio.Event()
+
+    def add(self, request: Request) -> None:
+        self.waiting.append(request)
+        self._fill()
+
+    def remove(self, request: Request) -> None:
+        for requests in (self.running, self.waiting):
+            if request in requests:
+                requests.remove(request)
+        self._fill()
+
+    def phase(self, request: Request) -> str:
+        return "queued" if request in self.waiting else "decoding" if request.given else "prefill"
+
+    async def run(self) -> None:
+        while True:
+            while not self.running or self.is_asleep or self.left < 1:
+                self.changed.clear()
+                await self.changed.wait()
+            self.left -= 1
+            self.step()
+            await asyncio.sleep(0)
+
+    def step(self) -> None:
+        self.steps += 1
+        for request in list(self.running):
+            request.given += 1
+            request.tokens.put_nowait(request.given)
+            if request.given == request.limit:
+                self.remove(request)
+        self.control.tell("stepped")
+
+    def _fill(self) -> None:
+        while self.waiting and len(self.running) < self.limit:
+            self.running.append(self.waiting.pop(0))
+        self.changed.set()
+
+
+class Control:
+    """The line to the test, where there is one: what happens goes out, what is to happen comes in."""
+
+    def __init__(self, path: str | None) -> None:
+        self.line = None if path is None else socket.socket(socket.AF_UNIX)
+        self.orders = None
+        if self.line is not None:
+            self.line.connect(path)
+            self.orders = self.line.makefile("r", encoding="utf-8")
+
+    def tell(self, what: str, **fields) -> None:
+        if self.line is not None:
+            self.line.sendall(json.dumps({"what": what, "at": time.perf_counter()} | fields).encode() + b"\n")
+
+    def next_order(self) -> dict:
+        assert self.orders is not None
+        return json.loads(self.orders.readline())
+
+    def follow(self, loop: asyncio.AbstractEventLoop, engine: "FakeEngine") -> None:
+        """Orders from now on, as long as the test is there."""
+
+        def read() -> None:
+            for line in self.orders or ():
+                loop.call_soon_threadsafe(engine.obey, json.loads(line))
+
+        threading.Thread(target=read, daemon=True).start()
+
+
+class FakeEngine:
+    """What is behind the socket.
+
+    Args:
+        habits: see the module.
+        flags: vLLM's, by name; what is not there has its default.
+        control: to the test.
+    """
+
+    def __init__(self, habits: set[str], flags: dict, control: Control) -> None:
+        self.habits = habits
+        self.flags = flags
+        self.control = control
+        is_still = bool(habits & {"hangs", "slow", "holds"})
+        self.core = Core(int(flags.get("max-num-seqs", 256)), control, left=0 if is_still else float("inf"))
+        self.adapters: dict[str, str] = {}
+        self.requests = self.looks = 0
+        self.is_draining = self.is_dead = False
+        self.has_weights = True
+        self.generating: set[Request] = set()
+        self.emptied = asyncio.Event()
+        self.may_listen = asyncio.Event()
+        if "waits" not in habits:
+            self.may_listen.set()
+        self.server = socket.socket(socket.AF_UNIX)
+        self.accepting: asyncio.Task | None = None
+        self.talks: set[asyncio.Task] = set()
+
+    async def serve(self, path: str) -> None:
+        self.server.setblocking(False)  # noqa: FBT003 - the socket module's way
+        self.server.bind(path)  # as vLLM, which removes no old one
+        loop = asyncio.get_running_loop()
+        tasks = [asyncio.create_task(self.core.run())]
+        if self.control.line is not None:
+            self.control.follow(loop, self)
+        if "stubborn" not in self.habits:
+            loop.add_signal_handler(signal.SIGTERM, lambda: tasks.append(asyncio.create_task(self.stop())))
+        if "leaves_child" in self.habits:
+            core = await asyncio.create_subprocess_exec(*_CORE)
+            print(f"child {core.pid}", flush=True)
+            self.control.tell("core", pid=core.pid)
+            tasks.append(asyncio.create_task(self.watch(core)))
+        await self.may_listen.wait()
+        self.server.listen(2048)
+        self.control.tell("listening")
+        self.accepting = asyncio.create_task(self.accept())
+        await asyncio.Event().wait()
+
+    async def accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(self.server)
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
+            self.talks.add(asyncio.create_task(self.talk(reader, writer)))
+
+    def obey(self, order: dict) -> None:
+        """The test's word: the name of one of the methods that follow, and what it takes."""
+        getattr(self, "_" + order.pop("do"))(**order)
+
+    def _listen(self) -> None:
+        self.may_listen.set()
+
+    def _say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def _steps(self, number: int | None) -> None:
+        self.core.left = float("inf") if number is None else self.core.left + number
+        self.core.changed.set()
+
+    def _deaf(self) -> None:
+        """Accept nobody; soon there is no room left in the socket."""
+        assert self.accepting is not None
+        self.accepting.cancel()
+        self.server.listen(0)
+        self.control.tell("deaf")
+
+    def _hear(self) -> None:
+        self.server.listen(2048)
+        self.accepting = asyncio.create_task(self.accept())
+
+    def _hang_up(self) -> None:
+        for talk in self.talks:
+            talk.cancel()
+
+    def _quit(self, status: int) -> None:
+        """As vLLM, which takes its time once its socket is closed."""
+        self.server.close()
+        self._hang_up()
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S * 3, os._exit, status)
+
+    def _exit(self, status: int) -> None:
+        os._exit(status)
+
+    # --- ends -----------------------------------------------------------------------------------------------------
+
+    async def watch(self, core: asyncio.subprocess.Process) -> None:
+        """The core has died: callers are told, in an orderly way, and the process ends as if it had been asked to."""
+        await core.wait()
+        self.is_dead = True
+        for request in self.generating:
+            request.tokens.put_nowait(None)
+        await asyncio.sleep(_LAST_WORDS_S)
+        os._exit(0)
+
+    async def stop(self) -> None:
+        """SIGTERM: nothing new, and what runs has its time; with a timeout of 0 callers get nothing any more."""
+        self.is_draining = True
+        self.control.tell("draining")
+        timeout_s = float(self.flags.get("shutdown-timeout", 0))
+        if not timeout_s:
+            self.core.is_asleep = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s or None):
+                while self.generating:
+                    self.emptied.clear()
+                    await self.emptied.wait()
+        os._exit(0)
+
+    # --- HTTP -----------------------------------------------------------------------------------------------------
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                method, path, _ = head.split(" ", 2)
+                fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
+                body = await reader.readexactly(int(fields.get("content-length", 0)))
+                key = os.environ["VLLM_API_KEY"]
+                if path.startswith("/v1/") and f"Bearer {key}" not in head:
+                    _send(writer, 401, {"error": "Unauthorized"})
+                else:
+                    await self._unless_left(reader, self.answer(method, path, body, writer))
+                await writer.drain()
+                self._end_if_told()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _unless_left(self, reader: asyncio.StreamReader, answer) -> None:
+        """A caller who waits sends nothing more, so the end of what it sends is its going."""
+        answering, leaving = asyncio.create_task(answer), asyncio.create_task(reader.read(1))
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        for task in (answering, leaving):
+            task.cancel()
+        await asyncio.gather(answering, leaving, return_exceptions=True)
+
+    def _end_if_told(self) -> None:
+        if "dies" in self.habits:
+            print("out of memory", flush=True)
+            os._exit(9)
+        if "exits0" in self.habits:
+            os._exit(0)
+
+    async def answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> None:
+        fields = json.loads(body or b"{}")
+        if path.endswith("/completions"):
+            await self.generate(fields, writer, is_chat="/chat/" in path)
+        elif path == "/health":
+            _send(writer, 503 if self.is_dead else 200, {})
+        elif path == "/metrics":
+            _send(writer, 200, self._metrics())
+        elif path == "/v1/models":
+            data = [{"id": name, "object": "model"} for name in self._names()]
+            _send(writer, 200, {"object": "list", "data": data})
+        elif path.startswith(("/sleep", "/wake_up", "/collective_rpc")) and "sleeps" in self.habits:
+            self._change_sleep(path, fields)
+            _send(writer, 200, {})
+        elif path in {"/v1/load_lora_adapter", "/v1/unload_lora_adapter"} and "adapters" in self.habits:
+            _send(writer, *self._change_adapters(path, fields))
+        else:
+            _send(writer, 404, {"detail": "Not Found"})
+
+    def _names(self) -> list[str]:
+        return [self.flags.get("served-model-name", "e"), *self.adapters]
+
+    def _change_sleep(self, path: str, fields: dict) -> None:
+        """Level 2 forgets the weights: what is generated before they are read again is noise."""
+        self.control.tell("told", path=path)
+        if path.startswith("/sleep"):
+            self.core.is_asleep = True
+            self.has_weights = self.has_weights and "level=2" not in path
+        elif fields.get("method") == "reload_weights":
+            self.has_weights = True
+        elif "tags=weights" not in path:
+            if "dies_awake" in self.habits:
+                os._exit(1)
+            self.core.is_asleep = False
+            self.core.changed.set()
+
+    def _metrics(self) -> str:
+        self.looks += 1
+        self.control.tell("looked")
+        core = self.core
+        if "slow" in self.habits and self.looks % 4 == 0:
+            core.steps += 1
+        running = 1 if self.habits & {"hangs", "slow"} else len(core.running)
+        return (
+            f'vllm:iteration_tokens_total_count{{engine="0"}} {core.steps}\n'
+            f'vllm:num_requests_running{{engine="0"}} {running}\n'
+            f'vllm:num_requests_waiting{{engine="0"}} {len(core.waiting)}\n'
+        )
+
+    def _change_adapters(self, path: str, fields: dict) -> tuple[int, object]:
+        name = fields["lora_name"]
+        if path.startswith("/v1/un"):
+            if self.adapters.pop(name, None) is not None:
+                return 200, f"Success: LoRA adapter '{name}' removed successfully."
+            message = f"The lora adapter '{name}' cannot be found."
+            return 404, {"error": {"message": message, "type": "NotFoundError", "param": None, "code": 404}}
+        if name in self.adapters:
+            message = f"The lora adapter '{name}' has already been loaded."
+            return 400, {"error": {"message": message, "type": "InvalidUserInput", "param": None, "code": 400}}
+        self.adapters[name] = fields["lora_path"]
+        self.control.tell("adapter", path=fields["lora_path"])
+        return 200, f"Success: LoRA adapter '{name}' added successfully."
+
+    # --- generation -----------------------------------------------------------------------------------------------
+
+    async def generate(self, fields: dict, writer: asyncio.StreamWriter, *, is_chat: bool) -> None:
+        if self.is_draining or self.is_dead:
+            _send(writer, 500, {"error": _DEAD if self.is_dead else _DRAINING})
+            return
+        if fields.get("model") not in self._names():
+            message = f"The model `{fields.get('model')}` does not exist."
+            error = {"message": message, "type": "NotFoundError", "param": "model", "code": 404}
+            _send(writer, 404, {"error": error})
+            return
+        self.requests += 1
+        request = Request(self.requests, fields)
+        self.generating.add(request)
+        self.core.add(request)
+        self.control.tell("came", number=request.number, model=fields.get("model"))
+        phase = "decoding"
+        try:
+            answer = self._stream(request, writer) if fields.get("stream") else self._whole(request, writer, is_chat)
+            await answer
+        except asyncio.CancelledError:
+            phase = self.core.phase(request)
+            self.control.tell("left", number=request.number, phase=phase)
+            raise
+        finally:
+            self.core.remove(request)
+            self.generating.discard(request)
+            self.emptied.set()
+
+    async def _whole(self, request: Request, writer: asyncio.StreamWriter, is_chat) -> None:
+        for _ in range(request.limit):
+            if await request.tokens.get() is None:
+                _send(writer, 500, {"error": _DEAD})
+                return
+        deltas = [self._delta(number) for number in range(1, request.limit + 1)]
+        text = "".join(delta.get("content", "") for delta in deltas)
+        thought = "".join(delta.get("reasoning", "") for delta in deltas) or None
+        told = {"message": {"role": "assistant", "content": text, "reasoning": thought}} if is_chat else {"text": text}
+        choice = {"index": 0, "logprobs": None, "finish_reason": self._finish(request), "stop_reason": None} | told
+        kind = "chat.completion" if is_chat else "text_completion"
+        _send(writer, 200, _CHUNK | {"object": kind, "choices": [choice], "usage": self._usage(request)})
+
+    async def _stream(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        """The head leaves at once, the role with the first token."""
+        writer.write(_SSE)
+        for number in range(1, request.limit + 1):
+            if await request.tokens.get() is None:
+                await _event(writer, {"error": _DEAD})
+                break
+            if number == 1:
+                first = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
+                await _event(writer, _CHUNK | {"choices": [first | {"finish_reason": None}], "prompt_token_ids": None})
+            finish = self._finish(request) if number == request.limit else None
+            choice = {"index": 0, "delta": self._delta(number), "logprobs": None, "finish_reason": finish}
+            await _event(writer, _CHUNK | {"choices": [choice | {"token_ids": None}]})
+        else:
+            if (request.fields.get("stream_options") or {}).get("include_usage"):
+                await _event(writer, _CHUNK | {"choices": [], "usage": self._usage(request)})
+        await _event(writer, None)
+        writer.write(b"0\r\n\r\n")
+
+    def _delta(self, number: int) -> dict:
+        """Two tokens of thought, if there is a parser that tells them apart, and then content."""
+        if not self.has_weights:
+            return {"content": "!"}
+        if "reasoning-parser" in self.flags and number <= 2:
+            return {"reasoning": f"t{number} "}
+        return {"content": f"w{number} "}
+
+    @staticmethod
+    def _finish(request: Request) -> str:
+        return "length" if request.fields.get("max_tokens") else "stop"
+
+    @staticmethod
+    def _usage(request: Request) -> dict:
+        return {"prompt_tokens": 3, "completion_tokens": request.limit, "total_tokens": 3 + request.limit}
+
+
+def _send(writer: asyncio.StreamWriter, status: int, told: object) -> None:
+    """A whole answer; a text as it is."""
+    body = told.encode() if isinstance(told, str) else json.dumps(told).encode()
+    kind = b"text/plain" if isinstance(told, str) else b"application/json"
+    head = b"HTTP/1.1 %d X\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
+    writer.write(head % (status, kind, len(body)) + body)
+
+
+async def _event(writer: asyncio.StreamWriter, told: dict | None) -> None:
+    payload = b"[DONE]" if told is None else json.dumps(told).encode()
+    event = b"data: %b\n\n" % payload
+    writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+    await writer.drain()
+
+
+def main(habits: set[str], path: str, flags: dict | None = None, control: str | None = None) -> None:
+    """Serve on the socket until SIGTERM."""
+    line = Control(control)
+    if line.line is not None:
+        line.tell("started", pid=os.getpid(), flags=flags)
+        habits |= set(line.next_order()["habits"])
+    if "broken" in habits:
+        print("loading 0.1", flush=True)
+        print("WARNING 11-25 10:00:00 [x.py:1] Failed with an error that does not matter", flush=True)
+        print("0.0 E srv: cannot open the tensor file", flush=True)
+        sys.exit(3)
+    if "stubborn" in habits:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "floods" in habits:
+        threading.Thread(target=_flood, daemon=True).start()
+    if "shows_progress" in habits:
+        print("loading 0.5", flush=True)
+    if "silent" in habits:
+        signal.pause()
+    asyncio.run(_serve(habits, path, flags or {}, line))
+
+
+async def _serve(habits: set[str], path: str, flags: dict, control: Control) -> None:
+    await FakeEngine(habits, flags, control).serve(path)
+
+
+def _flood() -> None:
+    while True:
+        os.write(1, b"x" * 65536)
+
+
+if __name__ == "__main__":
+    main(set(sys.argv[1].split(",")), sys.argv[2])

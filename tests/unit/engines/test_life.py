@@ -1,0 +1,45 @@
+"""The table of an engine's states."""
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.engines.life import TRANSITIONS, Event, ImpossibleChange, State, after
+
+STATES, EVENTS = get_args(State), get_args(Event)
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=30))
+def test_only_known_states_are_reached(events):
+    """From the first one, by whatever happens."""
+    state = "stopped"
+    for event in events:
+        try:
+            state = after(state, event)
+        except ImpossibleChange:
+            assert (state, event) not in TRANSITIONS
+        assert state in STATES
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_engine_can_be_stopped(state):
+    assert after(state, "stop") == "stopped"
+
+
+@pytest.mark.parametrize("state", ["starting", "ready", "sleeping", "draining"])
+def test_what_ends_unasked_has_failed(state):
+    assert after(state, "crash") == "failed"
+
+
+def test_only_an_engine_that_answers_is_ready():
+    """Or one that was ready, and is let in again."""
+    assert {key for key, state in TRANSITIONS.items() if state == "ready"} == {
+        ("starting", "answers"),
+        ("draining", "readmit"),
+    }
+
+
+def test_an_engine_sleeps_only_when_nobody_is_in_it():
+    assert {key for key, state in TRANSITIONS.items() if state == "sleeping"} == {("draining", "sleep")}

@@ -1,0 +1,236 @@
+"""Who gets the GPUs when: claims of engines that are doubles, moved by hand."""
+
+import asyncio
+
+import pytest
+
+from proxy.engines.base import EngineError, EngineStatus
+from proxy.engines.places import Places
+from proxy.engines.sharing import Needs, Sharing
+from tests.fakes.clock import FakeClock
+
+LARGE = Needs(awake={0: 0.9}, asleep={0: 0.05})
+STUBBORN = Needs(awake={0: 0.9}, asleep={0: 0.3})
+
+
+class Tenant:
+    """An engine that notes what it is asked for and does it only when told."""
+
+    def __init__(self, name, clock):
+        self.name = name
+        self.status = EngineStatus("stopped")
+        self.places = Places(clock)
+        self.asked = []
+
+    def make_room(self, *, may_sleep=True):
+        self.asked.append("sleep" if may_sleep else "stop")
+
+
+class House:
+    """A `Sharing` and its tenants; looks are made without waiting."""
+
+    def __init__(self, **needs):
+        self.clock = FakeClock()
+        self.sharing = Sharing(needs, look_s=0)
+        self.tenants = {name: Tenant(name, self.clock) for name in needs}
+        for tenant in self.tenants.values():
+            self.sharing.admit(tenant)
+        self.claims = {}
+
+    def claim(self, name):
+        self.claims[name] = asyncio.create_task(self.sharing.claim(name))
+
+    async def settle(self):
+        """Give every claim its turn, several times."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def load(self, name):
+        """Claimed, started and ready, used now."""
+        self.claim(name)
+        await self.claims.pop(name)
+        self.become(name, "ready")
+        self.clock.advance(1)
+        self.tenants[name].places.take()
+        self.tenants[name].places.leave()
+
+    async def sleep(self, name):
+        self.become(name, "sleeping")
+        self.sharing.release(name, is_asleep=True)
+        await self.settle()
+
+    async def stop(self, name):
+        self.become(name, "stopped")
+        self.sharing.release(name)
+        await self.settle()
+
+    def become(self, name, state):
+        self.tenants[name].status = EngineStatus(state)
+
+    def waiting(self):
+        return [name for name, claim in self.claims.items() if not claim.done()]
+
+    def asked(self, name):
+        """What it was asked for so far, without repetition."""
+        return list(dict.fromkeys(self.tenants[name].asked))
+
+    async def close(self):
+        for claim in self.claims.values():
+            claim.cancel()
+        await asyncio.gather(*self.claims.values(), return_exceptions=True)
+
+
+@pytest.fixture
+async def house():
+    """Three that need the whole GPU, of which one keeps too much asleep, two small ones, and others elsewhere."""
+    house = House(
+        a=LARGE,
+        b=LARGE,
+        c=LARGE,
+        stubborn=STUBBORN,
+        small=Needs(awake={0: 0.4}),
+        other=Needs(awake={1: 0.9}),
+        pinned=Needs(awake={0: 0.5}, is_pinned=True),
+        cpu=Needs(),
+    )
+    yield house
+    await house.close()
+
+
+async def test_an_empty_gpu_is_had_at_once(house):
+    await asyncio.wait_for(house.sharing.claim("a"), 1)
+
+
+async def test_an_idle_engine_is_asked_to_sleep_and_then_the_other_comes(house):
+    await house.load("a")
+    house.claim("b")
+    await house.settle()
+    assert (house.asked("a"), house.waiting()) == (["sleep"], ["b"])
+    await house.sleep("a")
+    assert house.waiting() == []
+
+
+async def test_a_busy_engine_is_not_asked_but_waited_for(house):
+    """That its last request has ended nobody tells."""
+    await house.load("a")
+    house.tenants["a"].places.take()
+    house.claim("b")
+    await house.settle()
+    assert (house.asked("a"), house.waiting()) == ([], ["b"])
+    house.tenants["a"].places.leave()
+    await house.settle()
+    assert house.asked("a") == ["sleep"]
+
+
+async def test_an_engine_that_starts_is_waited_for(house):
+    await house.load("a")
+    house.become("a", "starting")
+    house.claim("b")
+    await house.settle()
+    assert house.asked("a") == []
+
+
+async def test_a_tenant_that_does_not_leave_because_a_request_came_is_waited_for(house):
+    """And asked again when that has ended."""
+    await house.load("a")
+    house.claim("b")
+    await house.settle()
+    house.tenants["a"].places.take()
+    house.tenants["a"].asked.clear()
+    await house.settle()
+    assert (house.asked("a"), house.waiting()) == ([], ["b"])
+    house.tenants["a"].places.leave()
+    await house.settle()
+    assert house.asked("a") == ["sleep"]
+    await house.sleep("a")
+    assert house.waiting() == []
+
+
+async def test_claims_are_met_in_the_order_of_their_coming(house):
+    await house.load("small")
+    house.tenants["small"].places.take()
+    house.claim("a")
+    await house.settle()
+    house.claim("b")
+    house.claim("c")
+    await house.settle()
+    assert house.waiting() == ["a", "b", "c"]
+    house.tenants["small"].places.leave()
+    await house.stop("small")
+    assert house.waiting() == ["b", "c"]
+    house.become("a", "ready")
+    await house.settle()
+    await house.sleep("a")
+    assert house.waiting() == ["c"]
+
+
+async def test_claims_for_other_gpus_do_not_queue(house):
+    await house.load("a")
+    house.tenants["a"].places.take()
+    house.claim("b")
+    await house.settle()
+    house.claim("other")
+    house.claim("cpu")
+    await house.settle()
+    assert house.waiting() == ["b"]
+
+
+async def test_a_sleeper_in_the_way_is_stopped(house):
+    await house.load("stubborn")
+    await house.sleep("stubborn")
+    house.claim("a")
+    await house.settle()
+    assert (house.asked("stubborn"), house.waiting()) == (["stop"], ["a"])
+    await house.stop("stubborn")
+    assert house.waiting() == []
+
+
+async def test_who_would_be_in_the_way_asleep_is_stopped_at_once(house):
+    await house.load("stubborn")
+    house.claim("a")
+    await house.settle()
+    assert house.asked("stubborn") == ["stop"]
+
+
+async def test_a_sleeper_that_is_wanted_again_goes_before_the_one_that_waits_for_it():
+    """Else each would wait for the other."""
+    house = House(old=STUBBORN, new=LARGE)
+    await house.load("old")
+    await house.sleep("old")
+    house.claim("new")
+    await house.settle()
+    house.claim("old")
+    await house.settle()
+    assert house.waiting() == ["new"]
+    house.become("old", "ready")
+    await house.settle()
+    await house.stop("old")
+    assert house.waiting() == []
+    await house.close()
+
+
+async def test_beside_a_pinned_engine_there_is_no_room_and_it_is_said(house):
+    await house.load("pinned")
+    with pytest.raises(EngineError, match="no room for a beside the pinned engines"):
+        await house.sharing.claim("a")
+
+
+async def test_a_small_one_does_not_overtake_until_the_large_one_gives_up(house):
+    """It would fit; but then the large one might wait for ever."""
+    await house.load("small")
+    house.tenants["small"].places.take()
+    house.claim("a")
+    await house.settle()
+    house.claim("pinned")
+    await house.settle()
+    assert house.waiting() == ["a", "pinned"]
+    house.claims["a"].cancel()
+    await house.settle()
+    assert house.waiting() == []
+
+
+async def test_what_is_released_is_free_again(house):
+    await house.load("a")
+    await house.stop("a")
+    await house.load("b")
+    assert house.asked("a") == []

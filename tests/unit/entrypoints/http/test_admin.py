@@ -1,0 +1,311 @@
+"""What the administrator can see and tell, and who is not the administrator."""
+
+import json
+
+import pytest
+from structlog.testing import CapturingLogger
+
+from proxy.auth import KeyRing
+from proxy.clock import SystemClock
+from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.config.server import ServerConfig
+from proxy.deadline import Deadlines
+from proxy.engines.assembly import Assembled
+from proxy.engines.base import EngineError, EngineStatus, Load, Progress
+from proxy.engines.places import Places
+from proxy.entrypoints.http.admin import AdminHandler
+from proxy.entrypoints.http.door import Door
+from proxy.entrypoints.http.lifeline import Running
+from proxy.errors import EngineUnavailable, UpstreamRejected
+from proxy.pipeline.administration import Administration
+from proxy.pipeline.readiness import Readiness
+
+JSON = [(b"content-type", b"application/json")]
+KEY = [(b"authorization", b"Bearer sk-admin")]
+
+
+class Engine:
+    """Does nothing, and remembers what it was told."""
+
+    def __init__(self, name: str, status: EngineStatus, *, refusal: str = "") -> None:
+        self.name = name
+        self.status = status
+        self.load = Load(running=2, waiting=1, kv_used=0.5)
+        self.lines = ["loading", "größer"]
+        self.places = Places(SystemClock())
+        self.goals: list[str] = []
+        self.entered: list[int] = []
+        self._refusal = refusal
+
+    async def enter(self, *, can_wait: bool):
+        if self.status.state != "ready":
+            raise EngineUnavailable("not yet", retry_after_s=7)
+        assert can_wait
+        self.places.take()
+        return self.places.leave
+
+    def want(self, goal):
+        if self._refusal:
+            raise EngineError(self._refusal)
+        self.goals.append(goal)
+
+
+class Adapters:
+    """Loads everything but what is called bad; looks whether a place was taken meanwhile."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self._engine = engine
+
+    async def load(self, name, path):
+        return self._note("load", name, path)
+
+    async def unload(self, name):
+        return self._note("unload", name)
+
+    def _note(self, *asked):
+        assert self._engine.places.taken == 1
+        self.asked.append(asked)
+        if "bad" in asked:
+            raise UpstreamRejected("No such adapter", status=404)
+        return "Success"
+
+
+class Pipeline:
+    """Keeps what is settled."""
+
+    def __init__(self) -> None:
+        self.noted = []
+
+    def note(self, context, error=None):
+        self.noted.append(None if error is None else error.code)
+
+
+class Stage:
+    """Three engines and the handler in front of them."""
+
+    def __init__(self, admin_key: str | None) -> None:
+        loading = EngineStatus("starting", "the model is being loaded", 1, Progress("loading weights", 0.25), 90.0)
+        self.r1 = Engine("r1", EngineStatus("ready"))
+        self.tiny = Engine("tiny", loading)
+        self.theirs = Engine("theirs", EngineStatus("ready"), refusal="the engine theirs is run by somebody else")
+        self.adapters = Adapters(self.r1)
+        self.pipeline = Pipeline()
+        self.log = CapturingLogger()
+        vllm = VllmConfig(model="deepseek-ai/R1", runtime_adapters=True)
+        external = ExternalConfig(base_url="http://10.0.0.1/v1")
+        entries = {
+            "r1": Assembled(self.r1, vllm, None, "vllm", adapters=self.adapters),
+            "tiny": Assembled(self.tiny, LlamaCppConfig(model="package:x"), None, "llamacpp"),
+            "theirs": Assembled(self.theirs, external, None, "vllm"),
+        }
+        engines = [entry.engine for entry in entries.values()]
+        door = Door(
+            pipeline=self.pipeline,
+            listing=None,
+            readiness=Readiness(KeyRing([], admin_key), engines, [], None),
+            administration=Administration(entries, self.log),
+            limits=ServerConfig(),
+            running=Running(),
+            clock=SystemClock(),
+            deadlines=Deadlines(),
+        )
+        self._handler = AdminHandler(door)
+
+    async def ask(self, method, path, body=b"", headers=(), client=("127.0.0.1", 1)):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        async def receive():
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        scope = {"type": "http", "method": method, "path": path, "headers": list(headers), "client": client}
+        await self._handler(scope, receive, send)
+        return sent[0]["status"], sent[1]["body"], dict(sent[0]["headers"])
+
+    async def code(self, *arguments, **more):
+        status, body, _ = await self.ask(*arguments, **more)
+        return status, json.loads(body)["error"]["code"]
+
+
+@pytest.fixture
+def stage():
+    return Stage(admin_key=None)
+
+
+async def test_every_engine_is_listed_with_what_it_does_and_how_busy_it_is(stage):
+    stage.r1.places.take()
+    status, body, _ = await stage.ask("GET", "/engines")
+    r1, tiny, theirs = json.loads(body)["engines"]
+    load = {
+        "running": 2.0,
+        "waiting": 1.0,
+        "kv_used": 0.5,
+        "prefix_hit_rate": None,
+        "ttft_s": None,
+        "steps": None,
+    }
+    assert status == 200
+    assert r1 == {
+        "name": "r1",
+        "kind": "vllm",
+        "model": "deepseek-ai/R1",
+        "state": "ready",
+        "reason": "",
+        "progress": None,
+        "left_s": None,
+        "restarts": 0,
+        "in_flight": 1,
+        "load": load,
+    }
+    assert (tiny["state"], tiny["reason"], tiny["restarts"]) == ("starting", "the model is being loaded", 1)
+    assert (tiny["progress"], tiny["left_s"]) == ({"phase": "loading weights", "done": 0.25}, 90.0)
+    assert (theirs["kind"], theirs["model"]) == ("external", "http://10.0.0.1/v1")
+    assert json.loads((await stage.ask("GET", "/engines/r1"))[1]) == r1
+
+
+@pytest.mark.parametrize(("order", "goal"), [("start", "run"), ("stop", "stop"), ("sleep", "sleep"), ("wake", "run")])
+async def test_an_order_is_passed_on_and_logged(stage, order, goal):
+    """It is done by and by, so the answer is 202 with what is so now."""
+    status, body, _ = await stage.ask("POST", f"/engines/r1/{order}", headers=JSON)
+    assert (status, json.loads(body)["state"]) == (202, "ready")
+    assert stage.r1.goals == [goal]
+    (line,) = stage.log.calls
+    assert (line.args, line.kwargs) == (("engine told",), {"engine": "r1", "goal": goal})
+    assert stage.pipeline.noted == [None]
+
+
+async def test_an_order_that_cannot_be_followed_is_a_conflict_with_the_reason(stage):
+    status, body, _ = await stage.ask("POST", "/engines/theirs/stop", headers=JSON)
+    assert status == 409
+    assert json.loads(body)["error"] == {
+        "message": "The engine theirs is run by somebody else.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "conflict",
+    }
+    assert stage.pipeline.noted == ["conflict"]
+    assert stage.log.calls == []
+
+
+async def test_the_output_is_text(stage):
+    status, body, headers = await stage.ask("GET", "/engines/tiny/logs")
+    assert (status, body.decode()) == (200, "loading\ngrößer\n")
+    assert headers[b"content-type"] == b"text/plain; charset=utf-8"
+
+
+async def test_the_output_of_what_somebody_else_runs_is_not_here(stage):
+    assert await stage.code("GET", "/engines/theirs/logs") == (409, "conflict")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/engines/r2"),
+        ("GET", "/engines/r2/logs"),
+        ("POST", "/engines/r2/stop"),
+        ("POST", "/engines/r2/adapters"),
+        ("DELETE", "/engines/r2/adapters/a"),
+    ],
+)
+async def test_an_engine_that_nobody_knows_is_a_404(stage, method, path):
+    body = b'{"name": "a", "path": "/a"}'
+    assert await stage.code(method, path, body, headers=JSON) == (404, "engine_not_found")
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/other", "/engines/r1/restart", "/engines/r1/stop/now", "/engines/r1/logs/1"]
+)
+async def test_a_path_that_is_not_there_is_a_404(stage, path):
+    assert await stage.code("POST", path, headers=JSON) == (404, "unknown_url")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/engines", b"GET, HEAD"),
+        ("GET", "/engines/r1/stop", b"POST"),
+        ("DELETE", "/engines/r1/logs", b"GET, HEAD"),
+        ("GET", "/engines/r1/adapters", b"POST"),
+        ("POST", "/engines/r1/adapters/a", b"DELETE"),
+    ],
+)
+async def test_another_method_is_a_405(stage, method, path, allowed):
+    status, _, headers = await stage.ask(method, path, headers=JSON)
+    assert (status, headers[b"allow"]) == (405, allowed)
+    assert stage.r1.goals == []
+
+
+@pytest.mark.parametrize("declared", [[], [(b"content-type", b"text/plain")]])
+@pytest.mark.parametrize("path", ["/engines/r1/stop", "/engines/r1/adapters"])
+async def test_a_page_in_a_browser_cannot_tell_engines_anything(stage, declared, path):
+    """What it may send to another origin without being asked is never declared to be JSON."""
+    body = b'{"name": "a", "path": "/a"}'
+    assert await stage.code("POST", path, body, headers=declared) == (415, "unsupported_media_type")
+    assert (stage.r1.goals, stage.adapters.asked) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("admin_key", "headers", "client", "status"),
+    [
+        (None, [], ("10.0.0.2", 1), 403),
+        (None, [(b"host", b"evil.example")], ("127.0.0.1", 1), 403),
+        ("sk-admin", [], ("127.0.0.1", 1), 401),
+        ("sk-admin", [(b"x-api-key", b"sk-other")], ("127.0.0.1", 1), 401),
+        ("sk-admin", KEY, ("10.0.0.2", 1), 202),
+    ],
+)
+async def test_engines_obey_the_administrator_alone(admin_key, headers, client, status):
+    stage = Stage(admin_key)
+    told, _, _ = await stage.ask("POST", "/engines/r1/stop", headers=JSON + headers, client=client)
+    assert told == status
+    assert stage.r1.goals == (["stop"] if status == 202 else [])
+
+
+# --- adapters -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_adapter_is_loaded_and_unloaded_while_a_place_is_taken(stage):
+    """So that the engine does not leave meanwhile."""
+    status, body, _ = await stage.ask("POST", "/engines/r1/adapters", b'{"name": "sql", "path": "/a/sql"}', JSON)
+    assert (status, json.loads(body)) == (200, {"message": "Success"})
+    status, body, _ = await stage.ask("DELETE", "/engines/r1/adapters/team/sql")
+    assert (status, json.loads(body)) == (200, {"message": "Success"})
+    assert stage.adapters.asked == [("load", "sql", "/a/sql"), ("unload", "team/sql")]
+    assert stage.r1.places.taken == 0
+    assert [(call.args[0], call.kwargs["adapter"]) for call in stage.log.calls] == [
+        ("adapter loaded", "sql"),
+        ("adapter unloaded", "team/sql"),
+    ]
+
+
+async def test_the_engines_refusal_is_passed_on_and_the_place_given_back(stage):
+    status, body, _ = await stage.ask("DELETE", "/engines/r1/adapters/bad")
+    assert (status, json.loads(body)["error"]["message"]) == (404, "No such adapter")
+    assert stage.r1.places.taken == 0
+    assert stage.log.calls == []
+
+
+async def test_an_engine_that_is_not_ready_takes_no_adapter(stage):
+    stage.r1.status = EngineStatus("starting")
+    status, _, headers = await stage.ask("DELETE", "/engines/r1/adapters/a")
+    assert (status, headers[b"retry-after"]) == (503, b"7")
+    assert stage.adapters.asked == []
+
+
+async def test_adapters_come_and_go_only_where_the_config_lets_them(stage):
+    status, body, _ = await stage.ask("DELETE", "/engines/tiny/adapters/a")
+    assert status == 409
+    assert "runtime_adapters" in json.loads(body)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"{}", b'{"name": "a"}', b'{"name": "", "path": "/a"}', b'{"name": "a", "path": "/a", "x": 1}'],
+)
+async def test_an_adapter_needs_a_name_and_a_path_and_nothing_else(stage, body):
+    status, _, _ = await stage.ask("POST", "/engines/r1/adapters", body, JSON)
+    assert status == 400
+    assert stage.adapters.asked == []

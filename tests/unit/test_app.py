@@ -1,0 +1,90 @@
+"""The names that callers use, and what is known of what they mean."""
+
+import json
+
+import aiohttp
+import pytest
+
+from proxy import app
+from proxy.config.cards import UNKNOWN, Cards, known_cards
+from proxy.config.engines import VllmConfig
+from proxy.config.load import parse
+from proxy.routing import Target
+from tests.fakes import proxy
+from tests.fakes.upstream import ScenarioUpstream, answers
+
+CARDS = Cards({}, known_cards())
+HI = [{"role": "user", "content": "hi"}]
+
+
+def card_of(model, read=None, **config):
+    return app._card_of(VllmConfig(model=model, **config), read, CARDS)
+
+
+@pytest.mark.parametrize("model", ["deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "/models/DeepSeek-R1-Distill-Qwen-7B/"])
+def test_an_engine_has_the_card_of_its_model(model):
+    """Not that of its own name, which says nothing."""
+    assert card_of(model) == CARDS.named("deepseek-r1-distill")
+
+
+def test_where_the_models_name_says_nothing_its_checkpoint_does():
+    assert card_of("/models/ours", "deepseek-v4") == CARDS.named("deepseek-v4")
+    assert card_of("deepseek-ai/DeepSeek-V4.1-Flash", "deepseek-v4") == CARDS.named("deepseek-v4.1")
+    assert card_of("/models/ours") is UNKNOWN
+
+
+def test_the_window_is_the_one_that_it_was_started_with():
+    assert card_of("deepseek-ai/DeepSeek-V4-Flash", max_model_len=2048).context_window == 2048
+    assert card_of("/models/ours", max_model_len=2048).context_window == 2048
+
+
+def test_an_engine_without_a_model_of_the_config_is_one_itself():
+    config = parse(
+        "engines: {r1: {kind: vllm, model: deepseek-r1}, v3: {kind: vllm, model: deepseek-v3}}\n"
+        "models: {chat: {targets: [{engine: v3}, {engine: v3, model: sql}, {engine: v3, card: gpt-oss}]}}",
+        "f",
+    )
+    r1, v3 = CARDS.named("deepseek-r1"), CARDS.named("deepseek-v3")
+    assert app._models(config, CARDS, {"r1": r1, "v3": v3}) == {
+        "chat": [Target("v3", "v3", v3), Target("v3", "sql", v3), Target("v3", "v3", CARDS.named("gpt-oss"))],
+        "r1": [Target("r1", "r1", r1)],
+    }
+
+
+async def test_engines_and_their_adapters_are_listed_and_asked_for():
+    """Nothing else has to be configured for that, and nothing has to run."""
+    config = "engines: {r1: {kind: vllm, model: m, python: /nowhere, start: on_demand, adapters: {sql: org/sql}}}"
+    async with proxy.serving(config) as url, aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/v1/models") as response:
+            assert [model["id"] for model in (await response.json())["data"]] == ["r1", "r1/sql"]
+        async with session.get(f"{url}/v1/models/r1/sql") as response:
+            assert response.status == 200
+        for model in ("r1", "r1/sql"):
+            body = {"model": model, "messages": HI}
+            async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+                assert response.status == 503
+                assert "there is no Python at /nowhere" in (await response.json())["error"]["message"]
+
+
+async def test_what_somebody_elses_engine_lists_is_asked_for_by_that_name():
+    """As with an upstream; `engine/name` says which."""
+
+    async def answer(call):
+        listed = b'{"object":"list","data":[{"id":"org/theirs","object":"model"}]}'
+        choice = {"index": 0, "message": {"role": "assistant", "content": "from there"}, "finish_reason": "stop"}
+        said = json.dumps({"choices": [choice]}).encode()
+        await answers(listed if call.path == "/v1/models" else said)(call)
+
+    async with ScenarioUpstream().running() as engine:
+        engine.play(answer)
+        config = f"engines: {{stack: {{kind: external, base_url: '{engine.url}', metrics_path: null}}}}"
+        async with proxy.serving(config) as url, aiohttp.ClientSession() as session:
+            async with session.get(f"{url}/v1/models") as response:
+                [model] = (await response.json())["data"]
+                assert (model["id"], model["owned_by"]) == ("org/theirs", "stack")
+            status = 503
+            while status == 503:  # nobody has looked yet
+                body = {"model": "org/theirs", "messages": HI}
+                async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+                    status, told = response.status, await response.json()
+            assert told["choices"][0]["message"]["content"] == "from there"
