@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -182,8 +183,11 @@ def _wait(server: Server, first: EngineReport, awaited: Sequence[State]) -> Engi
         Refused: it came out otherwise, or Ctrl-C: the engine goes on without us.
     """
     name, seen = first.name, {first.state}
+    interrupt = _Interrupt()
     try:
         while (report := server.report(name)).state not in awaited:
+            if interrupt.has_come:
+                raise Interrupted(f"not waiting any longer; {name} goes on")
             if report.state == "failed" and report.restarts != first.restarts:
                 raise Refused(f"{name}: failed: {report.reason}")
             if report.state == "ready" and "draining" in seen:
@@ -194,8 +198,25 @@ def _wait(server: Server, first: EngineReport, awaited: Sequence[State]) -> Engi
     except KeyboardInterrupt:
         raise Interrupted(f"not waiting any longer; {name} goes on") from None
     finally:
+        interrupt.forget()
         _show("")
     return report
+
+
+class _Interrupt:
+    """Ctrl-C as a fact: as an exception it is lost where it meets a finaliser. The second one is an exception again."""
+
+    def __init__(self) -> None:
+        self.has_come = False
+        self._before = signal.signal(signal.SIGINT, self._note)
+
+    def forget(self) -> None:
+        """Leave it to whoever had it."""
+        signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, *_: object) -> None:
+        self.has_come = True
+        self.forget()
 
 
 def _show(line: str) -> None:
