@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -208,11 +209,13 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self.has_come = False
-        self._before = signal.signal(signal.SIGINT, self._note)
+        self._is_ours = threading.current_thread() is threading.main_thread()  # no other may set a handler
+        self._before = signal.signal(signal.SIGINT, self._note) if self._is_ours else None
 
     def forget(self) -> None:
         """Leave it to whoever had it."""
-        signal.signal(signal.SIGINT, self._before)
+        if self._is_ours:
+            signal.signal(signal.SIGINT, self._before)
 
     def _note(self, *_: object) -> None:
         self.has_come = True
