@@ -37,7 +37,9 @@ from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Upstream
 from proxy.protocol import models
 from proxy.protocol.models import ModelCard
-from proxy.routing import Catalogue, Fetch, Router, Target
+from proxy.routing.catalogue import Catalogue, Fetch
+from proxy.routing.router import Router
+from proxy.routing.targets import Target
 from proxy.telemetry.metrics import Metrics
 from proxy.transport import Timeouts, Transport
 

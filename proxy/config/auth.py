@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 
 from proxy.config.secret import Secret
 from proxy.protocol.reasoning import ReasoningFormat
+from proxy.protocol.routing import Priority, Reach
 
 
 class CallerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -16,6 +17,10 @@ class CallerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     reasoning_format: Annotated[
         ReasoningFormat | None, Meta(description="How thinking is shown to it; null: as the model or defaults says.")
     ] = None
+    reach: Annotated[Reach | None, Meta(description="Where its requests may go; null: as model or routing say.")] = None
+    priority: Annotated[
+        Priority, Meta(description="interactive, default or batch: who is served first where there is a queue.")
+    ] = "default"
 
 
 class AuthConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

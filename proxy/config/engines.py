@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta, Struct
 
+from proxy.config.admission import AdmissionConfig
 from proxy.config.cards import Tokens
 from proxy.config.secret import Secret
 from proxy.config.server import Seconds
@@ -21,6 +22,7 @@ class _Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
 
     first_byte_timeout_s: Annotated[Seconds, Meta(description="Until the first token: prefill and queue.")] = 600.0
     idle_timeout_s: Annotated[Seconds, Meta(description="Silence in the middle of an answer.")] = 120.0
+    admission: Annotated[AdmissionConfig, Meta(description="How many requests it has at once.")] = AdmissionConfig()
 
 
 class _Managed(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True):

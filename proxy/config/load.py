@@ -3,25 +3,26 @@
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
 
-from proxy.config.auth import AuthConfig, CallerConfig
 from proxy.config.cards import Card, History, Structured, Thinks
 from proxy.config.engines import EngineConfig, EngineKindName
-from proxy.config.models import DefaultsConfig, ModelConfig, Policy, TargetConfig
+from proxy.config.models import ModelConfig, OnStreamFailure, Policy
 from proxy.config.root import Config, check, did_you_mean
 from proxy.config.secret import Secret
-from proxy.config.server import ServerConfig
-from proxy.config.telemetry import LogFormat, LogLevel, TelemetryConfig
+from proxy.config.telemetry import LogFormat, LogLevel
 from proxy.config.upstreams import DialectName, UpstreamConfig
 from proxy.errors import ConfigError
 from proxy.protocol.reasoning import ReasoningFormat
+from proxy.protocol.routing import Priority, Reach
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
 _ENUM = re.compile(r"Invalid (?:enum )?value '(?P<value>.*)'$")
+_STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.+)`$")
 
 
@@ -125,7 +126,7 @@ def _named(path: str, loaded: object) -> str:
 
 def _kind_at(section: str, loaded: object) -> object:
     """The kind that the guilty entry says it is of; a wrong kind has been told before."""
-    entries = loaded.get(section) if isinstance(loaded, Mapping) else None
+    entries = loaded.get(section) if isinstance(loaded, Mapping) and section in _ENTRIES else None
     guilty = [entry for entry in entries.values() if not _is_good(section, entry)] if entries else []
     return guilty[0].get("kind") if guilty else None
 
@@ -140,17 +141,25 @@ def _is_good(section: str, entry: object) -> bool:
 
 def _fields_at(path: str, loaded: object) -> Sequence[str]:
     """The keys that the struct at `path` knows."""
-    section, _, rest = path.partition("[...]")
-    if section == "models" and rest.startswith(".targets"):
-        return TargetConfig.__struct_fields__
-    if section == "auth.callers":
-        return CallerConfig.__struct_fields__
-    kind = _ENTRIES.get(section) or _SECTIONS.get(section, Config)
-    for one in get_args(kind):
-        if one.__struct_config__.tag == _kind_at(section, loaded):
-            kind = one
+    kind: Any = Config
+    for step in _STEP.findall(path):
+        kind = _members(kind) if step.startswith("[") else get_type_hints(kind)[step]
+        if get_origin(kind) in {Union, UnionType}:
+            kind = _struct_in(kind, _kind_at(path.partition("[...]")[0], loaded))
     fields: Sequence[str] = kind.__struct_fields__
     return fields
+
+
+def _members(kind: Any) -> Any:  # noqa: ANN401 - a type
+    """What a mapping's values or a tuple's items are."""
+    arguments = get_args(kind)
+    return arguments[0] if get_origin(kind) is tuple else arguments[-1]
+
+
+def _struct_in(union: Any, tag: object) -> Any:  # noqa: ANN401 - a type
+    """The struct of that tag, or the only one."""
+    structs = [one for one in get_args(union) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+    return next((one for one in structs if one.__struct_config__.tag == tag), structs[0])
 
 
 _ENTRIES: Mapping[str, Any] = {
@@ -165,14 +174,11 @@ _CHOICES: Mapping[str, Any] = {
     "log_format": LogFormat,
     "log_level": LogLevel,
     "policy": Policy,
+    "on_stream_failure": OnStreamFailure,
+    "reach": Reach,
+    "priority": Priority,
     "reasoning_format": ReasoningFormat,
     "thinking": Thinks,
     "reasoning_history": History,
     "structured_output": Structured,
-}
-_SECTIONS: Mapping[str, type[msgspec.Struct]] = {
-    "server": ServerConfig,
-    "auth": AuthConfig,
-    "defaults": DefaultsConfig,
-    "telemetry": TelemetryConfig,
 }

@@ -4,9 +4,26 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from proxy.config.routing import Share
+from proxy.config.server import Seconds
 from proxy.protocol.reasoning import ReasoningFormat
+from proxy.protocol.routing import Reach
 
-Policy = Literal["ordered"]
+Policy = Literal["ordered", "weighted", "least_latency", "least_cost", "best_quality", "local_first", "balanced"]
+OnStreamFailure = Literal["error", "continue"]
+Weight = Annotated[float, Meta(ge=0, le=1000)]
+Dollars = Annotated[float, Meta(ge=0)]
+
+
+class BalanceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `balanced` adds up: each signal goes from 0 (the best target) to 1 (the worst), times its weight."""
+
+    latency: Annotated[Weight, Meta(description="Expected time to the last token.")] = 1.0
+    cost: Annotated[Weight, Meta(description="Expected price.")] = 1.0
+    quality: Annotated[Weight, Meta(description="What evals, feedback and checks say of its answers.")] = 1.0
+    load: Annotated[Weight, Meta(description="Requests in flight there.")] = 0.0
+    failures: Annotated[Weight, Meta(description="Share of failures of late.")] = 1.0
+    locality: Annotated[Weight, Meta(description="0 for our own engines, 1 for hosts elsewhere.")] = 0.0
 
 
 class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,13 +37,44 @@ class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     card: Annotated[
         str | None, Meta(description="The model card to go by; null: the first that matches its name there.")
     ] = None
+    weight: Annotated[Weight, Meta(description="weighted: its share, beside those of the others.")] = 1.0
+    quality: Annotated[
+        Share | None,
+        Meta(description="How good its answers are, 0 to 1, before anything is measured; null: middling."),
+    ] = None
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One public name."""
 
     targets: Annotated[tuple[TargetConfig, ...], Meta(min_length=1, description="Where it is to be had.")]
-    policy: Annotated[Policy, Meta(description="ordered: the first target, the next one when it fails.")] = "ordered"
+    policy: Annotated[
+        Policy,
+        Meta(description="ordered, weighted, least_latency, least_cost, best_quality, local_first or balanced."),
+    ] = "ordered"
+    balance: Annotated[BalanceConfig, Meta(description="balanced: what counts how much.")] = BalanceConfig()
+    reach: Annotated[Reach | None, Meta(description="Where its requests may go; null: as routing says.")] = None
+    overflow_ttft_s: Annotated[
+        Seconds | None,
+        Meta(description="local_first: online when the first token would take longer here; null: only when it cannot."),
+    ] = None
+    max_price_usd: Annotated[
+        Dollars | None, Meta(description="A target where a request would cost more is left out; null: no ceiling.")
+    ] = None
+    sticky: Annotated[
+        bool,
+        Meta(description="Turns of a conversation go to one target, whose prefix cache has it; not where ordered."),
+    ] = True
+    deadline_s: Annotated[
+        Seconds | None, Meta(description="All tries together; null: as long as the caller says it waits.")
+    ] = None
+    on_stream_failure: Annotated[
+        OnStreamFailure,
+        Meta(description="A stream that breaks: an error in it, or continue at another target, marked as such."),
+    ] = "error"
+    hedge: Annotated[
+        bool, Meta(description="Ask a second target when the first is slower than 95 of 100; at most 5 % of requests.")
+    ] = False
     reasoning_format: Annotated[
         ReasoningFormat | None, Meta(description="How thinking is shown; null: as defaults says.")
     ] = None

@@ -95,6 +95,9 @@ def _struct_lines(struct: msgspec.Struct) -> Iterator[str]:
             for item in value:
                 for index, line in enumerate(_struct_lines(item)):
                     yield f"  {'- ' if index == 0 else '  '}{line}"
+        elif isinstance(value, msgspec.Struct):
+            yield f"{name}:  # {why}"
+            yield from (f"  {line}" for line in _struct_lines(value))
         else:
             shown = msgspec.json.encode(value, enc_hook=_reference_of).decode()
             yield f"{name}: {shown}  # {why}"

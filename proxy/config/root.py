@@ -12,6 +12,7 @@ from proxy.config.auth import AuthConfig
 from proxy.config.cards import Card, known_cards
 from proxy.config.engines import EngineConfig, ExternalConfig, VllmConfig
 from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
+from proxy.config.routing import RoutingConfig
 from proxy.config.server import ServerConfig
 from proxy.config.telemetry import TelemetryConfig
 from proxy.config.upstreams import UpstreamConfig
@@ -28,6 +29,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     telemetry: Annotated[TelemetryConfig, Meta(description="What is written down.")] = TelemetryConfig()
     defaults: Annotated[DefaultsConfig, Meta(description="What holds unless a model or a request says otherwise.")] = (
         DefaultsConfig()
+    )
+    routing: Annotated[RoutingConfig, Meta(description="Where requests may go; what is done on failure.")] = (
+        RoutingConfig()
     )
     upstreams: Annotated[
         Mapping[str, UpstreamConfig], Meta(description="Hosts elsewhere, by a name of your choice.")

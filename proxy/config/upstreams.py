@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from proxy.config.admission import AdmissionConfig
 from proxy.config.secret import Secret
 from proxy.config.server import Seconds
 
@@ -62,3 +63,4 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keepalive_s: Annotated[
         Seconds | None, Meta(description="How long an idle connection is kept; null: the dialect's, below the host's.")
     ] = None
+    admission: Annotated[AdmissionConfig, Meta(description="How many requests it has at once.")] = AdmissionConfig()

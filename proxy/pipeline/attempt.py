@@ -16,7 +16,7 @@ from proxy.pipeline.upstream import Response, Upstream, nothing_to_leave
 from proxy.protocol import embeddings
 from proxy.protocol.chat import MAX_ANSWER_BYTES
 from proxy.protocol.request import Endpoint, ModelRequest
-from proxy.routing import Target
+from proxy.routing.targets import Target
 from proxy.streaming.chat import ChatAssembler, ChatWriter
 from proxy.streaming.choices import ChoiceStream, Sink
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter

@@ -13,7 +13,7 @@ from proxy.pipeline.failover import Failover
 from proxy.pipeline.preferences import Preferences
 from proxy.pipeline.settlement import Settlement
 from proxy.protocol.request import ModelRequest
-from proxy.routing import Target
+from proxy.routing.targets import Target
 
 Read = Callable[[], Awaitable[ModelRequest]]
 

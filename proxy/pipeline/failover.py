@@ -9,7 +9,7 @@ from proxy.pipeline.context import RequestContext
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Upstream
 from proxy.protocol.request import ModelRequest
-from proxy.routing import Target
+from proxy.routing.targets import Target
 
 
 class Failover:

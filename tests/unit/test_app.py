@@ -9,7 +9,7 @@ from proxy import app
 from proxy.config.cards import UNKNOWN, Cards, known_cards
 from proxy.config.engines import VllmConfig
 from proxy.config.load import parse
-from proxy.routing import Target
+from proxy.routing.targets import Target
 from tests.fakes import proxy
 from tests.fakes.upstream import ScenarioUpstream, answers
 

@@ -7,7 +7,9 @@ import pytest
 from proxy.config.cards import Card, Cards
 from proxy.errors import ModelNotFound, UpstreamUnreachable
 from proxy.protocol.models import ModelCard
-from proxy.routing import Catalogue, Router, Target
+from proxy.routing.catalogue import Catalogue
+from proxy.routing.router import Router
+from proxy.routing.targets import Target
 from tests.fakes.clock import FakeClock
 
 

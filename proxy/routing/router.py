@@ -1,83 +1,17 @@
-"""Which targets a model name means, and in which order.
+"""Which targets a model name means, in the order of the config.
 
 A name is, in this order: a configured model; an engine of ours; `upstream/name` with a configured upstream, or with an
 engine that may have several models (LoRA adapters, or what somebody else has put there); a name that an upstream or
 somebody else's engine lists (`GET /models`, asked lazily and remembered), the first one first.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
-
-from proxy.clock import Clock
-from proxy.config.cards import UNKNOWN, Card, Cards
-from proxy.errors import ModelNotFound, ProxyError
+from proxy.config.cards import Card, Cards
+from proxy.errors import ModelNotFound
 from proxy.protocol.models import ModelCard
-
-_FRESH_S = 300.0
-_FAILED_FRESH_S = 15.0
-
-Fetch = Callable[[], Awaitable[Sequence[ModelCard]]]
-
-
-class Target(msgspec.Struct, frozen=True):
-    """An upstream (or engine) by name, what the model is called there, and what is known of it."""
-
-    upstream: str
-    model: str
-    card: Card = UNKNOWN
-
-
-class Catalogue:
-    """What each upstream lists; owner of the remembered lists.
-
-    A list is asked for when somebody needs it, once for all who wait, and kept for 5 minutes (15 seconds where the
-    upstream could not tell).
-
-    Args:
-        sources: by upstream name, how to ask it; raises `ProxyError` where it cannot.
-    """
-
-    def __init__(self, sources: Mapping[str, Fetch], clock: Clock) -> None:
-        self._sources = sources
-        self._clock = clock
-        self._lists: dict[str, tuple[float, Sequence[ModelCard]]] = {}
-        self._asking: dict[str, asyncio.Task[Sequence[ModelCard]]] = {}
-
-    async def cards(self) -> Sequence[ModelCard]:
-        """The models of every upstream, in the order of the upstreams."""
-        lists = await asyncio.gather(*(self._cards_of(name) for name in self._sources))
-        return [card for cards in lists for card in cards]
-
-    async def close(self) -> None:
-        """Give up what is being asked."""
-        for task in list(self._asking.values()):
-            task.cancel()
-        await asyncio.gather(*self._asking.values(), return_exceptions=True)
-
-    async def _cards_of(self, name: str) -> Sequence[ModelCard]:
-        until_s, cards = self._lists.get(name, (0.0, ()))
-        if self._clock.monotonic_s() < until_s:
-            return cards
-        task = self._asking.get(name)
-        if task is None:
-            task = self._asking[name] = asyncio.create_task(self._ask(name))
-        # shielded: one caller who leaves must not take the answer from the others
-        return await asyncio.shield(task)
-
-    async def _ask(self, name: str) -> Sequence[ModelCard]:
-        cards: Sequence[ModelCard] = self._lists.get(name, (0.0, ()))[1]
-        fresh_s = _FAILED_FRESH_S
-        try:
-            cards = await self._sources[name]()
-            fresh_s = _FRESH_S
-        except ProxyError:
-            pass
-        finally:
-            self._lists[name] = (self._clock.monotonic_s() + fresh_s, cards)
-            del self._asking[name]
-        return cards
+from proxy.routing.catalogue import Catalogue
+from proxy.routing.targets import Target
 
 
 class Router:

@@ -1,0 +1,10 @@
+"""The words by which callers and operators say where a request may go, and how urgent it is."""
+
+from typing import Literal
+
+Reach = Literal["local_only", "local_first", "any", "online_first"]
+Priority = Literal["interactive", "default", "batch"]
+Task = Literal["chat", "json", "tools", "completion", "embedding"]
+
+REACHES: tuple[Reach, ...] = ("local_only", "local_first", "any", "online_first")  # each is wider than the one before
+PRIORITIES: tuple[Priority, ...] = ("batch", "default", "interactive")  # each is more urgent than the one before

@@ -1,0 +1,49 @@
+"""What a policy sees of a target, and what it says to that."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Protocol
+
+from msgspec import Struct
+
+from proxy.routing.ask import Ask
+from proxy.routing.targets import Target
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """A target that may take this request: a picture of this moment, for this prompt.
+
+    Attributes:
+        in_flight: requests that we have there now.
+        ttft_s: expected time to first token if the request were sent now, in seconds; 0 where nothing is known yet.
+        per_token_s: expected time for each further token; 0 where nothing is known yet.
+        failure_rate: of late, 0 to 1.
+        price_usd: about what the request will cost there; None where the price is not known. 0 at engines of ours.
+        quality: how good its answers to such a task are, 0 to 1.
+        share: how much of its part it may take: 1, or less after it was ejected (slow start).
+        is_pressed: an engine of ours whose `ttft_s` is over what the model allows, or which is not ready.
+    """
+
+    target: Target
+    in_flight: int = 0
+    ttft_s: float = 0.0
+    per_token_s: float = 0.0
+    failure_rate: float = 0.0
+    price_usd: float | None = None
+    quality: float = 0.5
+    share: float = 1.0
+    is_pressed: bool = False
+
+
+class Placed(Struct, frozen=True):
+    """A candidate in its place; `score` is what it was placed by, lower is better; None where nothing was compared."""
+
+    candidate: Candidate
+    score: float | None = None
+
+
+class Policy(Protocol):
+    """Puts candidates in the order in which they are to be tried. Pure, but for the dice it is handed."""
+
+    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
+        """Every candidate, once, the one to be tried first in front."""
