@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from proxy.errors import ProxyError
-from proxy.pipeline.context import RequestContext
+from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.source import Source
 from proxy.streaming.sinks import Writer
 
@@ -42,11 +42,12 @@ class Replayed:
 class Streamed:
     """A streamed answer."""
 
-    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_writer", "close", "heartbeat")
+    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_tried", "_writer", "close", "heartbeat")
 
-    def __init__(self, source: Source, writer: Writer, context: RequestContext) -> None:
+    def __init__(self, source: Source, writer: Writer, tried: Tried, context: RequestContext) -> None:
         self._source = source
         self._writer = writer
+        self._tried = tried
         self._context = context
         self._is_ended = False
         self._failure: ProxyError | None = None
@@ -74,7 +75,7 @@ class Streamed:
         """One read; at the end of the upstream's answer, the check that it is whole."""
         if not await self._source.read():
             self._is_ended = True
-            self._context.usage = self._source.stream.close()
+            self._tried.usage = self._source.stream.close()
 
 
 Closable = Whole | Replayed | Streamed

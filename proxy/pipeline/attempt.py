@@ -9,7 +9,7 @@ from proxy.dialects.base import HostRequest
 from proxy.errors import StreamBroken, UpstreamFailed
 from proxy.memory import Memory
 from proxy.pipeline.answers import Closable, Replayed, Streamed, Whole, no_connection
-from proxy.pipeline.context import RequestContext
+from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.source import Source, TurnMemory
 from proxy.pipeline.structured import Structured
 from proxy.pipeline.upstream import Response, Upstream, nothing_to_leave
@@ -49,14 +49,22 @@ class Answer(Protocol):
 class Attempt:
     """One try; `run` is called once."""
 
-    __slots__ = ("_context", "_memory", "_request", "_target", "_upstream")
+    __slots__ = ("_context", "_memory", "_request", "_target", "_tried", "_upstream")
 
     def __init__(
-        self, upstream: Upstream, target: Target, request: ModelRequest, context: RequestContext, memory: Memory
+        self,
+        upstream: Upstream,
+        target: Target,
+        request: ModelRequest,
+        *,
+        tried: Tried,
+        context: RequestContext,
+        memory: Memory,
     ) -> None:
         self._upstream = upstream
         self._target = target
         self._request = request
+        self._tried = tried
         self._context = context
         self._memory = memory
 
@@ -81,8 +89,8 @@ class Attempt:
 
     async def _run(self) -> Closable:
         host_request = await self._translate(self._request)
-        self._context.adjusted = host_request.adjusted
-        self._context.sent_upstream_s = self._context.clock.monotonic_s()
+        self._tried.adjusted = host_request.adjusted
+        self._tried.sent_s = self._context.clock.monotonic_s()
         try:
             if host_request.schema is not None:
                 return await self._run_structured(host_request)
@@ -127,7 +135,7 @@ class Attempt:
         """
         transport = self._upstream.transport
         response = await transport.post(host_request.path, host_request.body, is_stream=self._is_stream)
-        self._context.upstream_id = response.headers.get(self._upstream.dialect.id_header, "")[:_MAX_ID]
+        self._tried.upstream_id = response.headers.get(self._upstream.dialect.id_header, "")[:_MAX_ID]
         if 200 <= response.status < 300:
             return response
         try:
@@ -145,7 +153,7 @@ class Attempt:
             return Whole(assembler.to_json(), response.close)
         writer = self._writer()
         source = self._source(response, host_request, self._formatted(writer, host_request))
-        streamed = Streamed(source, writer, context)
+        streamed = Streamed(source, writer, self._tried, context)
         await streamed.begin()
         return streamed
 
@@ -154,7 +162,7 @@ class Attempt:
         encoding: embeddings.Encoding = "base64" if wanted is not None and bytes(wanted) == b'"base64"' else "float"
         body = await response.read_all()
         try:
-            told, self._context.usage = embeddings.rebuild(body, model=self._request.model, encoding=encoding)
+            told, self._tried.usage = embeddings.rebuild(body, model=self._request.model, encoding=encoding)
         except UpstreamFailed:
             self._upstream.dialect.parse(body)  # R-200: an error object says itself what went wrong
             raise
@@ -169,8 +177,8 @@ class Attempt:
             second = await self._read_whole(again)
             structured.check(second)
             structured.add_usage(first, second)
-            first, self._context.usage = second, second.told_usage
-            self._context.adjusted = [_REPAIRED.get(said, said) for said in host_request.adjusted]
+            first, self._tried.usage = second, second.told_usage
+            self._tried.adjusted = [_REPAIRED.get(said, said) for said in host_request.adjusted]
         if not self._request.is_stream:
             assembler = self._assembler()
             first.replay(self._formatted(assembler, host_request))
@@ -193,7 +201,7 @@ class Attempt:
         while await source.read():
             if source.read_bytes > MAX_ANSWER_BYTES:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
-        self._context.usage = source.stream.close()
+        self._tried.usage = source.stream.close()
 
     def _source(self, response: Response, host_request: HostRequest, sink: Sink) -> Source:
         remembering = None

@@ -31,6 +31,29 @@ class Wishes(msgspec.Struct, frozen=True):
 _NO_WISHES = Wishes()
 
 
+class Tried:
+    """One try at one target: written by the attempt, read by settlement and the front door.
+
+    Attributes:
+        upstream: the target's upstream or engine, by name.
+        model: what the model is called there.
+        upstream_id: the target's own id of the request, if it says one.
+        adjusted: what was changed in the request, for `x-tidegate-adjusted`.
+        sent_s: when it was sent; monotonic seconds, 0 where it was not.
+        usage: what the target says it was.
+    """
+
+    __slots__ = ("adjusted", "model", "sent_s", "upstream", "upstream_id", "usage")
+
+    def __init__(self, upstream: str = "", model: str = "") -> None:
+        self.upstream = upstream
+        self.model = model
+        self.upstream_id = ""
+        self.adjusted: list[str] = []
+        self.sent_s = 0.0
+        self.usage: Usage | None = None
+
+
 class RequestContext:
     """One request from first byte to settlement; owned by the front door, written by the phases, read by settlement.
 
@@ -38,20 +61,17 @@ class RequestContext:
 
     Attributes:
         caller_retries: `x-stainless-retry-count`, how often the SDK has tried already.
-        upstream: the name of the target that answered, or of the last that was tried.
-        upstream_id: that target's own id of the request, if it says one.
-        attempts: how many targets were tried.
+        tried: the target that answered, or the last one that was tried.
+        attempts: how many tries there were.
         wishes: what the caller says in our own headers.
         drops_params: whether to leave out what a host cannot honour.
         reasoning_format: how thinking is shown.
-        adjusted: what the last attempt changed in the request, for `x-tidegate-adjusted`.
         has_begun: set by the door when a status line has left: errors from now on are told in band.
         is_client_gone: set by the door before it cancels the task.
         is_aborted: set by the server when the grace time is over.
     """
 
     __slots__ = (
-        "adjusted",
         "attempts",
         "caller_retries",
         "clock",
@@ -68,11 +88,8 @@ class RequestContext:
         "principal",
         "reasoning_format",
         "received_s",
-        "sent_upstream_s",
         "started_s",
-        "upstream",
-        "upstream_id",
-        "usage",
+        "tried",
         "wishes",
     )
 
@@ -84,19 +101,15 @@ class RequestContext:
         self.created = int(clock.now_s())
         self.started_s = clock.monotonic_s()
         self.received_s = 0.0
-        self.sent_upstream_s = 0.0
         self.first_content_s = 0.0
         self.model = ""
         self.principal: Principal | None = None
         self.is_stream = False
-        self.upstream = ""
-        self.upstream_id = ""
+        self.tried = Tried()
         self.attempts = 0
-        self.usage: Usage | None = None
         self.wishes = _NO_WISHES
         self.drops_params = False
         self.reasoning_format: ReasoningFormat = "reasoning_content"
-        self.adjusted: list[str] = []
         self.has_begun = False
         self.is_client_gone = False
         self.is_aborted = False

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from proxy.errors import InternalError, ProxyError
 from proxy.memory import Memory
 from proxy.pipeline.attempt import Answer, Attempt
-from proxy.pipeline.context import RequestContext
+from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Upstream
 from proxy.protocol.request import ModelRequest
@@ -31,10 +31,10 @@ class Failover:
         failure: ProxyError = InternalError("a model without targets")
         for number, target in enumerate(candidates, start=1):
             context.attempts += 1
-            context.upstream, context.upstream_id = target.upstream, ""
+            context.tried = tried = Tried(target.upstream, target.model)
             try:
                 upstream = self._upstreams[target.upstream]
-                attempt = Attempt(upstream, target, request, context, self._memory)
+                attempt = Attempt(upstream, target, request, tried=tried, context=context, memory=self._memory)
                 return await attempt.run(can_wait=number == len(candidates))
             except ProxyError as error:
                 self.failed(context, error)
@@ -44,6 +44,6 @@ class Failover:
         raise failure
 
     def failed(self, context: RequestContext, error: ProxyError) -> None:
-        """Note that the attempt at `context.upstream` failed; the error loses what no caller may see."""
-        self._upstreams[context.upstream].mask(error)
+        """Note that the attempt at `context.tried.upstream` failed; the error loses what no caller may see."""
+        self._upstreams[context.tried.upstream].mask(error)
         self._settlement.failed_attempt(context, error)

@@ -23,12 +23,12 @@ class Settlement:
 
     def failed_attempt(self, context: RequestContext, error: ProxyError) -> None:
         """An attempt came to nothing; another may follow."""
-        self.metrics.upstream_errors.labels(context.upstream, type(error).__name__).inc()
+        self.metrics.upstream_errors.labels(context.tried.upstream, type(error).__name__).inc()
         self.log.warning(
             "upstream failed",
             request_id=context.id,
-            upstream=context.upstream,
-            upstream_request_id=context.upstream_id,
+            upstream=context.tried.upstream,
+            upstream_request_id=context.tried.upstream_id,
             model=context.model,
             error=error.code or error.type,
             reason=_loggable(error),
@@ -64,12 +64,12 @@ class Account:
         ended_s = context.clock.monotonic_s()
         is_in_band = context.has_begun and not isinstance(failure, ClientGone)
         status = 200 if failure is None or is_in_band else failure.status
-        series = metrics.series(context.endpoint, context.model, context.upstream or "none")
+        series = metrics.series(context.endpoint, context.model, context.tried.upstream or "none")
         series.statuses[status] = series.statuses.get(status, 0) + 1
         if isinstance(failure, ClientGone):
             metrics.disconnects.labels(context.endpoint).inc()
-        if context.sent_upstream_s and isinstance(failure, ClientGone | ShuttingDown):
-            metrics.aborts.labels(context.upstream).inc()
+        if context.tried.sent_s and isinstance(failure, ClientGone | ShuttingDown):
+            metrics.aborts.labels(context.tried.upstream).inc()
         fields = _line(context, status, ended_s)
         if failure is not None:
             fields |= _why(failure)
@@ -77,14 +77,14 @@ class Account:
             log.error("request", **fields, exc_info=failure.__cause__ or error)
         else:
             log.info("request", **fields)
-        if context.sent_upstream_s:
+        if context.tried.sent_s:
             _observe(series, context, ended_s)
 
 
 def _observe(series: Series, context: RequestContext, ended_s: float) -> None:
     series.duration.observe(ended_s - context.started_s)
-    series.overhead.observe(context.sent_upstream_s - context.received_s)
-    usage = context.usage
+    series.overhead.observe(context.tried.sent_s - context.received_s)
+    usage = context.tried.usage
     if context.first_content_s:
         series.ttft.observe(context.first_content_s - context.started_s)
         if usage is not None and usage.completion_tokens > 1:
@@ -115,16 +115,16 @@ def _line(context: RequestContext, status: int, ended_s: float) -> dict[str, Any
     }
     if context.principal is not None:
         fields["principal"] = context.principal.name
-    if context.upstream:
-        fields["upstream"] = context.upstream
+    if context.tried.upstream:
+        fields["upstream"] = context.tried.upstream
         fields["attempts"] = context.attempts
-    if context.upstream_id:
-        fields["upstream_request_id"] = context.upstream_id
+    if context.tried.upstream_id:
+        fields["upstream_request_id"] = context.tried.upstream_id
     if context.first_content_s:
         fields["ttft_ms"] = round((context.first_content_s - context.started_s) * 1000, 2)
-    if context.usage is not None:
-        fields["prompt_tokens"] = context.usage.prompt_tokens
-        fields["completion_tokens"] = context.usage.completion_tokens
+    if context.tried.usage is not None:
+        fields["prompt_tokens"] = context.tried.usage.prompt_tokens
+        fields["completion_tokens"] = context.tried.usage.completion_tokens
     if context.caller_retries:
         fields["caller_retries"] = context.caller_retries
     return fields

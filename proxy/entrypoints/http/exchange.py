@@ -125,8 +125,8 @@ class Exchange:
         self.has_started = True
         self.context.has_begun = status == 200
         all_headers = [*headers, (b"x-request-id", self._id)]
-        if self.context.adjusted and status == 200:
-            all_headers.append((b"x-tidegate-adjusted", ", ".join(self.context.adjusted).encode()))
+        if self.context.tried.adjusted and status == 200:
+            all_headers.append((b"x-tidegate-adjusted", ", ".join(self.context.tried.adjusted).encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
 
     async def _read_body(self, max_bytes: int, length: int) -> bytes:

@@ -87,10 +87,10 @@ def test_a_good_request_is_one_line(books):
 
 def test_what_is_known_is_in_the_line(books):
     context = books.context
-    context.principal, context.upstream, context.attempts = ANONYMOUS, "far", 2
-    context.upstream_id = "gen-1"
+    context.principal, context.tried.upstream, context.attempts = ANONYMOUS, "far", 2
+    context.tried.upstream_id = "gen-1"
     context.is_stream, context.caller_retries = True, 1
-    context.usage = Usage(3, 2, 5)
+    context.tried.usage = Usage(3, 2, 5)
     books.clock.advance(0.5)
     context.first_content_s = books.clock.monotonic_s()
     books.clock.advance(0.5)
@@ -115,10 +115,10 @@ def test_what_is_known_is_in_the_line(books):
 
 def test_times_and_tokens_are_measured(books):
     context, labels = books.context, {"endpoint": "chat", "model": "m", "upstream": "far"}
-    context.upstream, context.usage = "far", Usage(30, 11, 41)
+    context.tried.upstream, context.tried.usage = "far", Usage(30, 11, 41)
     context.received_s = books.clock.monotonic_s()
     books.clock.advance(0.125)
-    context.sent_upstream_s = books.clock.monotonic_s()
+    context.tried.sent_s = books.clock.monotonic_s()
     books.clock.advance(1.0)
     context.first_content_s = books.clock.monotonic_s()
     books.clock.advance(5.0)
@@ -185,15 +185,15 @@ def test_a_caller_who_left_is_499(books, kind, has_begun):
 def test_what_was_given_up_while_the_upstream_was_at_it_is_counted(books, is_aborted, sent_s, count):
     """An engine such as vLLM counts aborted requests nowhere."""
     books.context.is_aborted = is_aborted
-    books.context.upstream = "far"
-    books.context.sent_upstream_s = sent_s
+    books.context.tried.upstream = "far"
+    books.context.tried.sent_s = sent_s
     books.settle(asyncio.CancelledError())
     assert books.sample("upstream_aborts_total", upstream="far") == count
 
 
 def test_a_failure_of_the_upstreams_is_no_abort(books):
-    books.context.upstream = "far"
-    books.context.sent_upstream_s = books.clock.monotonic_s()
+    books.context.tried.upstream = "far"
+    books.context.tried.sent_s = books.clock.monotonic_s()
     books.settle(errors.UpstreamTimeout("Late."))
     assert books.sample("upstream_aborts_total", upstream="far") is None
 
@@ -241,13 +241,13 @@ def test_books_that_cannot_be_written_do_not_break_an_answer(books):
 
 def test_odd_counts_of_a_host_do_not_cost_the_line(books):
     """Counters only go up."""
-    books.context.upstream, books.context.sent_upstream_s = "far", books.clock.monotonic_s()
-    books.context.usage = parse_usage({"prompt_tokens": -5, "completion_tokens": -1})
+    books.context.tried.upstream, books.context.tried.sent_s = "far", books.clock.monotonic_s()
+    books.context.tried.usage = parse_usage({"prompt_tokens": -5, "completion_tokens": -1})
     assert books.settle()[:2] == ("info", "request")
 
 
 def test_a_failed_attempt_is_a_warning(books):
-    books.context.upstream = "far"
+    books.context.tried.upstream = "far"
     books.settlement.failed_attempt(books.context, errors.UpstreamUnreachable("No route."))
     [(level, event, fields)] = books.log.lines
     assert (level, event) == ("warning", "upstream failed")
