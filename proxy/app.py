@@ -10,6 +10,7 @@ from msgspec import structs
 
 from proxy import auth
 from proxy.clock import Clock, SystemClock
+from proxy.config.auth import CallerConfig
 from proxy.config.cards import UNKNOWN, Card, Cards, known_cards
 from proxy.config.engines import ExternalConfig, VllmConfig
 from proxy.config.models import TargetConfig
@@ -129,7 +130,7 @@ def build(
     door = Door(
         pipeline=Pipeline(
             admission,
-            Preferences(config.defaults, config.models),
+            Preferences(config.defaults, config.models, config.routing),
             router,
             Failover(upstreams, settlement, ProcessMemory(clock)),
             settlement,
@@ -163,10 +164,14 @@ def _key_ring(config: Config, source: str, *, no_auth: bool) -> auth.KeyRing:
     admin = config.auth.admin_key
     admin_key = None if admin is None else _resolve(admin, f"{source}: auth.admin_key")
     callers = [
-        (_resolve(caller.key, f"{source}: auth.callers.{name}.key"), auth.KeyPrincipal(name, caller.reasoning_format))
+        (_resolve(caller.key, f"{source}: auth.callers.{name}.key"), _principal(name, caller))
         for name, caller in config.auth.callers.items()
     ]
     return auth.KeyRing(keys, admin_key, callers=callers, takes_any_host=no_auth)
+
+
+def _principal(name: str, caller: CallerConfig) -> auth.KeyPrincipal:
+    return auth.KeyPrincipal(name, caller.reasoning_format, caller.reach, caller.priority)
 
 
 def _resolve_all(secrets: Sequence[Secret], path: str) -> list[str]:

@@ -10,6 +10,7 @@ import msgspec
 from proxy.config.root import is_loopback_address
 from proxy.errors import NotAuthenticated, NotPermitted
 from proxy.protocol.reasoning import ReasoningFormat
+from proxy.protocol.routing import Priority, Reach
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -50,10 +51,14 @@ class KeyPrincipal(msgspec.Struct, frozen=True):
     Attributes:
         name: the configured one, `anonymous`, `admin` or the first 8 hex digits of the key's SHA-256.
         reasoning_format: how thinking is shown to it; None: as elsewhere configured.
+        reach: where its requests may go; None: as elsewhere configured.
+        priority: the most urgent that its requests may be, and what they are unless they say less.
     """
 
     name: str
     reasoning_format: ReasoningFormat | None = None
+    reach: Reach | None = None
+    priority: Priority = "default"
 
 
 ANONYMOUS = KeyPrincipal("anonymous")

@@ -54,6 +54,14 @@ class Load(Struct, frozen=True, kw_only=True):
     steps: float | None = None
 
 
+class Looked(Struct, frozen=True):
+    """What was seen at the last look: the load, when (monotonic seconds, 0: never), and how many of ours were in it."""
+
+    load: Load = Load()
+    at_s: float = 0.0
+    in_flight: int = 0
+
+
 class EngineKind(Protocol):
     """A model server's command line and habits; no process, no I/O but looking for the model.
 
@@ -155,14 +163,14 @@ class Engine(Protocol):
     """One engine, whoever runs it (see `supervisor.Supervisor` and `external.ExternalEngine`).
 
     Attributes:
-        load: what it last said of itself.
+        looked: what it last said of itself, and when.
         lines: the end of its output.
         places: who is in it.
     """
 
     name: str
     status: EngineStatus
-    load: Load
+    looked: Looked
     places: Places
 
     @property

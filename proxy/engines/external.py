@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.clock import Clock
-from proxy.engines.base import Control, EngineError, EngineStatus, Goal, Leave, Load
+from proxy.engines.base import Control, EngineError, EngineStatus, Goal, Leave, Looked
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
 from proxy.engines.watch import Watch
@@ -37,7 +37,7 @@ class ExternalEngine:
     ) -> None:
         self.name = name
         self.status = EngineStatus("stopped", "nobody has looked yet")
-        self.load = Load()
+        self.looked = Looked()
         self.lines: list[str] = []
         self.places = Places(clock)
         self._clock = clock
@@ -97,7 +97,7 @@ class ExternalEngine:
         while True:
             await asyncio.sleep(self._look_s)
             complaint = await watch.look(self.places.taken)
-            self.load = watch.load
+            self.looked = watch.looked
             if complaint is None:
                 continue
             self._move("drain", complaint)

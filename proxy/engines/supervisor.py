@@ -18,7 +18,7 @@ from proxy.engines.base import (
     Goal,
     Hopeless,
     Leave,
-    Load,
+    Looked,
     Progress,
     Room,
 )
@@ -96,7 +96,7 @@ class Supervisor:
         self.name = name
         self.kind = kind
         self.status = EngineStatus("stopped", "it is about to start" if settings.starts_at_once else "it is not loaded")
-        self.load = Load()
+        self.looked = Looked()
         self.places = Places(clock)
         self._settings = settings
         self._room = room
@@ -261,7 +261,7 @@ class Supervisor:
     async def _look(self, watch: Watch) -> None:
         """See how it is doing; one that seems to stand still is out of routing until a token has come (half-open)."""
         complaint = await watch.look(self.places.taken)
-        self.load = watch.load
+        self.looked = watch.looked
         if complaint is None:
             return
         self._log.warning("engine suspected", engine=self.name, reason=complaint)

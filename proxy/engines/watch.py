@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 from proxy.clock import Clock
-from proxy.engines.base import Control, Load
+from proxy.engines.base import Control, Looked
 from proxy.engines.vitals import Vitals
 from proxy.errors import ProxyError, UpstreamUnreachable
 
@@ -13,7 +13,7 @@ _PAUSE_S = 1.0
 
 
 class Watch:
-    """What we see of one engine from its start on; owner of its last load.
+    """What we see of one engine from its start on; owner of what was seen last.
 
     Args:
         control: how it is asked.
@@ -22,7 +22,7 @@ class Watch:
     """
 
     def __init__(self, control: Control, clock: Clock, *, pause_s: float = _PAUSE_S) -> None:
-        self.load = Load()
+        self.looked = Looked()
         self._control = control
         self._clock = clock
         self._pause_s = pause_s
@@ -32,11 +32,11 @@ class Watch:
         """Ask for its metrics; what is wrong with it, or None."""
         self._vitals.in_flight = in_flight
         try:
-            self.load = await self._control.load()
+            await self._look(in_flight)
         except ProxyError as error:
             self._vitals.missed(error)
         else:
-            self._vitals.saw(self.load)
+            self._vitals.saw(self.looked.load)
         return self._vitals.complaint()
 
     async def generates(self) -> bool:
@@ -44,7 +44,7 @@ class Watch:
 
         It takes its time, since an engine that is only slow must not be restarted; new requests are kept out meanwhile.
         """
-        before, until_s = self.load.steps, self._clock.monotonic_s() + SECOND_LOOK_S
+        before, until_s = self.looked.load.steps, self._clock.monotonic_s() + SECOND_LOOK_S
         canary = asyncio.create_task(self._try())
         try:
             while self._clock.monotonic_s() < until_s:
@@ -52,10 +52,11 @@ class Watch:
                 if canary.done():
                     break
                 with contextlib.suppress(ProxyError):
-                    self.load = await self._control.load()
+                    await self._look(self._vitals.in_flight)
+                steps = self.looked.load.steps
                 if before is None:
-                    before = self.load.steps
-                elif self.load.steps != before:
+                    before = steps
+                elif steps != before:
                     self._vitals.was_slow()
                     return True
             is_good = canary.done() and canary.result()
@@ -65,6 +66,9 @@ class Watch:
         finally:
             canary.cancel()
             await asyncio.gather(canary, return_exceptions=True)
+
+    async def _look(self, in_flight: int) -> None:
+        self.looked = Looked(await self._control.load(), self._clock.monotonic_s(), in_flight)
 
     async def _try(self) -> bool:
         """Whether it gives a token; other answers say nothing, and it is asked again."""

@@ -161,7 +161,7 @@ def _report(name: str, entry: Entry) -> EngineReport:
         left_s=status.left_s,
         restarts=status.restarts,
         in_flight=entry.engine.places.taken,
-        load=entry.engine.load,
+        load=entry.engine.looked.load,
     )
 
 

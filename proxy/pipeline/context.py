@@ -6,6 +6,7 @@ import msgspec
 
 from proxy.clock import Clock
 from proxy.protocol.reasoning import ReasoningFormat
+from proxy.protocol.routing import Priority, Reach
 from proxy.protocol.usage import Usage
 
 
@@ -20,12 +21,23 @@ class Principal(Protocol):
     def reasoning_format(self) -> ReasoningFormat | None:
         """How thinking is shown to this caller; None: as the model's and the default settings say."""
 
+    @property
+    def reach(self) -> Reach | None:
+        """Where its requests may go; None: as the model's and the default settings say."""
+
+    @property
+    def priority(self) -> Priority:
+        """The most urgent that its requests may be."""
+
 
 class Wishes(msgspec.Struct, frozen=True):
-    """What a caller says in our own headers; None where it says nothing."""
+    """What a caller says in our own headers; None (or nothing) where it says nothing."""
 
     drop_params: bool | None = None
     reasoning_format: ReasoningFormat | None = None
+    reach: Reach | None = None
+    priority: Priority | None = None
+    session: str = ""
 
 
 _NO_WISHES = Wishes()
@@ -66,6 +78,9 @@ class RequestContext:
         wishes: what the caller says in our own headers.
         drops_params: whether to leave out what a host cannot honour.
         reasoning_format: how thinking is shown.
+        reach: how far the request may go.
+        priority: how urgent it is where there is a queue.
+        patience_s: how long the caller says it waits (`x-stainless-read-timeout`); 0: it does not say.
         has_begun: set by the door when a status line has left: errors from now on are told in band.
         is_client_gone: set by the door before it cancels the task.
         is_aborted: set by the server when the grace time is over.
@@ -85,7 +100,10 @@ class RequestContext:
         "is_client_gone",
         "is_stream",
         "model",
+        "patience_s",
         "principal",
+        "priority",
+        "reach",
         "reasoning_format",
         "received_s",
         "started_s",
@@ -93,11 +111,14 @@ class RequestContext:
         "wishes",
     )
 
-    def __init__(self, request_id: str, endpoint: str, clock: Clock, *, caller_retries: int = 0) -> None:
+    def __init__(
+        self, request_id: str, endpoint: str, clock: Clock, *, caller_retries: int = 0, patience_s: float = 0.0
+    ) -> None:
         self.id = request_id
         self.endpoint = endpoint
         self.clock = clock
         self.caller_retries = caller_retries
+        self.patience_s = patience_s
         self.created = int(clock.now_s())
         self.started_s = clock.monotonic_s()
         self.received_s = 0.0
@@ -110,6 +131,8 @@ class RequestContext:
         self.wishes = _NO_WISHES
         self.drops_params = False
         self.reasoning_format: ReasoningFormat = "reasoning_content"
+        self.reach: Reach = "any"
+        self.priority: Priority = "default"
         self.has_begun = False
         self.is_client_gone = False
         self.is_aborted = False

@@ -3,23 +3,30 @@
 from collections.abc import Mapping
 
 from proxy.config.models import DefaultsConfig, ModelConfig
+from proxy.config.routing import RoutingConfig
 from proxy.pipeline.context import RequestContext
 from proxy.protocol.reasoning import take_format
 from proxy.protocol.request import ModelRequest
+from proxy.protocol.routing import PRIORITIES
+from proxy.routing import reach
 
 
 class Preferences:
     """The configured ones; immutable, shared by all requests."""
 
-    def __init__(self, defaults: DefaultsConfig, models: Mapping[str, ModelConfig]) -> None:
+    def __init__(
+        self, defaults: DefaultsConfig, models: Mapping[str, ModelConfig], routing: RoutingConfig | None = None
+    ) -> None:
         self._defaults = defaults
         self._models = models
+        self._reach = (routing or RoutingConfig()).reach
 
     def choose(self, request: ModelRequest, context: RequestContext) -> None:
         """Note in `context` what holds for this request; what the body says of it is taken out.
 
         Raises:
             MalformedRequest: the body says something that means nothing.
+            NotPermitted: it wishes to go further than it may.
         """
         model, wishes = self._models.get(request.model), context.wishes
         drops = wishes.drop_params
@@ -34,3 +41,10 @@ class Preferences:
             or (model and model.reasoning_format)
             or self._defaults.reasoning_format
         )
+        key = context.principal
+        allowed = reach.combine(self._reach, model.reach if model else None, key.reach if key else None)
+        context.reach = reach.narrow(allowed, wishes.reach)
+        if key is not None:
+            context.priority = key.priority
+        if wishes.priority is not None:
+            context.priority = min(context.priority, wishes.priority, key=PRIORITIES.index)

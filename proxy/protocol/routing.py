@@ -6,5 +6,6 @@ Reach = Literal["local_only", "local_first", "any", "online_first"]
 Priority = Literal["interactive", "default", "batch"]
 Task = Literal["chat", "json", "tools", "completion", "embedding"]
 
+REACH_HEADER = "x-tidegate-reach"
 REACHES: tuple[Reach, ...] = ("local_only", "local_first", "any", "online_first")  # each is wider than the one before
 PRIORITIES: tuple[Priority, ...] = ("batch", "default", "interactive")  # each is more urgent than the one before

@@ -78,7 +78,7 @@ async def test_what_it_says_of_itself_is_known():
     async with opened(host):
         await host.until("ready")
         await host.until("draining")  # several looks later
-        assert host.engine.load == working(5)
+        assert host.engine.looked.load == working(5)
 
 
 async def test_one_that_is_gone_is_failed_and_then_looked_for_again():

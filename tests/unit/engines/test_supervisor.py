@@ -325,7 +325,7 @@ async def test_an_engine_that_fits_nowhere_says_so():
 
 
 async def looked_at(supervisor) -> None:
-    while supervisor.load.steps is None:  # noqa: ASYNC110 - nobody tells
+    while supervisor.looked.load.steps is None:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0.001)
 
 
@@ -373,9 +373,9 @@ async def test_a_slow_engine_is_left_alone():
         await states.until("ready")
         leave = await supervisor.enter(can_wait=False)
         for _ in range(30):
-            before = supervisor.load.steps
+            before = supervisor.looked.load.steps
             clock.advance(20)
-            while supervisor.load.steps == before:  # noqa: ASYNC110 - it is another process
+            while supervisor.looked.load.steps == before:  # noqa: ASYNC110 - it is another process
                 await asyncio.sleep(0.001)
         leave()
         assert supervisor.status.state == "ready"

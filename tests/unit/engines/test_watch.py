@@ -25,9 +25,9 @@ async def until_suspected(watch):
 
 async def test_what_it_last_said_is_kept():
     watch, _ = watched(lambda: working(3))
-    assert watch.load == Load()
+    assert watch.looked.load == Load()
     await watch.look(1)
-    assert watch.load == working(3)
+    assert watch.looked.load == working(3)
 
 
 async def test_a_failed_look_keeps_what_was_said_before():
@@ -35,7 +35,7 @@ async def test_a_failed_look_keeps_what_was_said_before():
     watch, _ = watched(lambda: next(told))
     await watch.look(1)
     await watch.look(1)
-    assert watch.load == working(3)
+    assert watch.looked.load == working(3)
 
 
 async def test_an_engine_that_gives_a_token_is_well_and_has_its_whole_time_again():
@@ -111,5 +111,5 @@ async def test_an_engine_that_says_something_at_last_is_not_thereby_moving():
     said = itertools.chain(itertools.repeat(too_slow(), 30), itertools.repeat(working(3)))
     watch, _ = watched(lambda: next(said), look_s=5)
     await until_suspected(watch)
-    assert watch.load.steps is None
+    assert watch.looked.load.steps is None
     assert not await watch.generates()

@@ -11,7 +11,7 @@ from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.config.server import ServerConfig
 from proxy.deadline import Deadlines
 from proxy.engines.assembly import Assembled
-from proxy.engines.base import EngineError, EngineStatus, Load, Progress
+from proxy.engines.base import EngineError, EngineStatus, Load, Looked, Progress
 from proxy.engines.places import Places
 from proxy.entrypoints.http.admin import AdminHandler
 from proxy.entrypoints.http.door import Door
@@ -30,7 +30,7 @@ class Engine:
     def __init__(self, name: str, status: EngineStatus, *, refusal: str = "") -> None:
         self.name = name
         self.status = status
-        self.load = Load(running=2, waiting=1, kv_used=0.5)
+        self.looked = Looked(Load(running=2, waiting=1, kv_used=0.5))
         self.lines = ["loading", "größer"]
         self.places = Places(SystemClock())
         self.goals: list[str] = []
