@@ -1,11 +1,12 @@
-"""Time as an argument: whoever needs to know what time it is, is given a `Clock`."""
+"""Time as an argument: whoever needs to know what time it is, or to let some pass, is given a `Clock`."""
 
+import asyncio
 import time
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two readings, both in seconds."""
+    """Two readings and a wait, all in seconds."""
 
     def now_s(self) -> float:
         """Seconds since the epoch, for what is shown to people (`created`, logs)."""
@@ -13,9 +14,13 @@ class Clock(Protocol):
     def monotonic_s(self) -> float:
         """Seconds on a clock that never steps back, for durations and deadlines."""
 
+    async def sleep(self, seconds: float) -> None:
+        """Let that much pass on the monotonic clock."""
+
 
 class SystemClock:
     """The machine's clocks."""
 
     now_s = staticmethod(time.time)
     monotonic_s = staticmethod(time.perf_counter)
+    sleep = staticmethod(asyncio.sleep)

@@ -56,7 +56,8 @@ class Deadline:
         self._waited_s = 0.0
 
     def start(self) -> None:
-        """A wait begins, in the task that made this deadline."""
+        """A wait begins, in this task, which need not be the one that made the deadline."""
+        self._task = asyncio.current_task()
         self.due_s = self._loop.time() + self.limit_s - self._waited_s
         self._deadlines.add(self, self._loop)
 

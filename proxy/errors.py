@@ -20,6 +20,9 @@ class ProxyError(Exception):
         retry_after_s: seconds until a retry is worth while.
         status: overrides the class's HTTP status.
         is_quoted: the message holds somebody else's words, which may quote the prompt: it is not logged.
+
+    Attributes:
+        should_retry: what the caller's SDK is told of that (`x-should-retry`); None: nothing, it decides by the status.
     """
 
     source: ClassVar[Source]
@@ -45,6 +48,7 @@ class ProxyError(Exception):
         self.retry_after_s = retry_after_s
         self.status = status if status is not None else self.default_status
         self.is_quoted = is_quoted
+        self.should_retry: bool | None = None
 
 
 # --- the caller's fault -------------------------------------------------------------------------------------------
@@ -107,6 +111,13 @@ class EngineNotFound(RequestError):
     default_code = "engine_not_found"
 
 
+class AnswerNotFound(RequestError):
+    """No such answer, or another caller's."""
+
+    default_status = 404
+    default_code = "answer_not_found"
+
+
 class MethodNotAllowed(RequestError):
     """The path exists, but not for this method."""
 
@@ -153,7 +164,13 @@ class ClientGone(RequestError):
 
 
 class UpstreamError(ProxyError):
-    """A host or engine failed us."""
+    """A host or engine failed us.
+
+    Attributes:
+        is_unconnected: there was no connection at all: refused, no such host, nobody there in time.
+    """
+
+    is_unconnected: bool = False
 
     source = "upstream"
     default_status = 502
@@ -176,11 +193,30 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamRateLimited(UpstreamError):
-    """The host's 429."""
+    """The host's 429.
+
+    Args:
+        is_told: `retry_after_s` is what the host itself said; else it is made up, for the caller.
+        is_account_wide: by the host's words the limit is not that of our key alone, but of all keys of the account.
+    """
 
     default_status = 429
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        is_quoted: bool = False,
+        is_told: bool = False,
+        is_account_wide: bool = False,
+    ) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s, is_quoted=is_quoted)
+        self.is_told = is_told
+        self.is_account_wide = is_account_wide
 
 
 class UpstreamFailed(UpstreamError):
@@ -235,6 +271,30 @@ class EngineUnavailable(InternalError):
     default_status = 503
     default_code = "engine_unavailable"
     may_try_another_target = True
+
+
+class TargetBusy(ProxyError):
+    """A target has as many requests as it may have, and this one could not wait (any longer). Shown to the caller."""
+
+    source = "internal"
+    default_status = 429
+    type = "rate_limit_error"
+    default_code = "target_busy"
+    may_try_another_target = True
+
+
+class LocalModelUnavailable(EngineUnavailable):
+    """The request may not leave the house, and no engine in it can take it."""
+
+    default_code = "local_model_unavailable"
+    may_try_another_target = False
+
+
+class NoTarget(EngineUnavailable):
+    """There are targets, and none may take the request now. The message says why and is shown to the caller."""
+
+    default_code = "no_target"
+    may_try_another_target = False
 
 
 class ShuttingDown(InternalError):

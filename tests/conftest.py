@@ -12,7 +12,9 @@ settings.register_profile("local", deadline=None, max_examples=150, suppress_hea
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-pytest.register_assert_rewrite("tests.engines.crash", "tests.engines.stage", "tests.fakes.canonical")
+pytest.register_assert_rewrite(
+    "tests.engines.crash", "tests.engines.stage", "tests.fakes.canonical", "tests.fakes.fault_stage"
+)
 
 
 def pytest_configure(config):

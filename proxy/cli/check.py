@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from proxy import app
+from proxy.app.house import App
 from proxy.config import load, reference
 
 
@@ -16,7 +16,7 @@ def check(file: Path) -> None:
     What is right, but cannot run on this machine, is said beside it.
     """
     config = load.load(file)
-    built = app.build(config, source=str(file))
+    built = App(config, source=str(file))
     for name, reason in built.engines.refusals.items():
         click.echo(f"{file}: engines.{name}: not on this machine: {reason}", err=True)
     click.echo(reference.dump(config), nl=False)

@@ -10,21 +10,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
 from proxy.cli.progress import describe, redraw
-from proxy.cli.remote import Interrupted, Refused, Server
+from proxy.cli.remote import Interrupted, Refused, Server, check_url
 from proxy.config import load
 from proxy.config.engines import ExternalConfig
 from proxy.config.environment import discover
 from proxy.config.root import did_you_mean
-from proxy.engines.assembly import make_kind
 from proxy.engines.base import Command, EngineError
 from proxy.engines.gpus import find_gpus
 from proxy.engines.life import State
 from proxy.engines.vllm import Vllm
+from proxy.engines.workshop import make_kind
 from proxy.pipeline.administration import EngineReport
 
 _POLL_S = 0.2
@@ -56,20 +55,9 @@ def _on_server(command: Callable[..., None]) -> Callable[..., None]:
         "--key", envvar="TIDEGATE_ADMIN_KEY", show_envvar=True, help="The admin key, if the server has one."
     )
     url = click.option(
-        "--url", default="http://127.0.0.1:8000", show_default=True, callback=_check_url, help="Where the server is."
+        "--url", default="http://127.0.0.1:8000", show_default=True, callback=check_url, help="Where the server is."
     )
     return url(key(with_server))
-
-
-def _check_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise click.BadParameter("write it as http://HOST:PORT")
-    return url
 
 
 @engines.command("list")

@@ -6,6 +6,8 @@ import click
 
 from proxy.cli.check import check
 from proxy.cli.engines import engines
+from proxy.cli.eval import eval_
+from proxy.cli.reload import reload
 from proxy.cli.serve import serve
 from proxy.errors import ConfigError
 
@@ -30,3 +32,5 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(check)
 main.add_command(engines)
+main.add_command(eval_)
+main.add_command(reload)

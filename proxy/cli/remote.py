@@ -16,6 +16,18 @@ _TIMEOUT_S = 60.0
 T = TypeVar("T")
 
 
+def check_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
+    """For a click option: a URL of a server, as it is."""
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise click.BadParameter("write it as http://HOST:PORT")
+    return url
+
+
 class Refused(click.ClickException):
     """It could not be done; told in one line."""
 

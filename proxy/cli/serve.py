@@ -5,6 +5,8 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -12,13 +14,15 @@ import msgspec
 import structlog
 import uvloop
 
-from proxy import app
+from proxy.app.house import App
+from proxy.app.keys import check_exposure
 from proxy.cli.banner import nothing_found, show
 from proxy.cli.progress import EngineProgress
 from proxy.config import load
 from proxy.config.environment import Discovery, discover
 from proxy.config.root import Config
 from proxy.entrypoints import server
+from proxy.errors import ConfigError
 from proxy.telemetry import logs
 
 
@@ -30,17 +34,22 @@ from proxy.telemetry import logs
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on, instead of server.port.")
 @click.option("--no-auth", is_flag=True, help="Let everybody in who can reach the address.")
 def serve(file: Path | None, host: str | None, port: int | None, *, no_auth: bool) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second one does not wait for running answers."""
-    discovery = discover(os.environ) if file is None else Discovery(load.load(file), str(file), ())
-    config = _override(discovery.config, host, port)
+    """Serve until SIGTERM or Ctrl-C; a second one does not wait for running answers. SIGHUP reads the config again."""
+
+    def read() -> Discovery:
+        found = discover(os.environ) if file is None else Discovery(load.load(file), str(file), ())
+        return msgspec.structs.replace(found, config=_override(found.config, host, port))
+
+    discovery = read()
+    config = discovery.config
     if not (config.upstreams or config.engines):
         click.echo(nothing_found(discovery, file), err=True)
         raise SystemExit(2)
-    app.check_exposure(config, source=discovery.source, no_auth=no_auth)
+    check_exposure(config, source=discovery.source, no_auth=no_auth)
     address = server.choose_address(config.server.host, config.server.port)
     flush = logs.configure(log_format=config.telemetry.log_format, level=config.telemetry.log_level)
     try:
-        uvloop.run(_run(config, discovery, address, no_auth=no_auth))
+        uvloop.run(_run(read, discovery, address, no_auth=no_auth))
     finally:
         flush()
 
@@ -51,18 +60,26 @@ def _override(config: Config, host: str | None, port: int | None) -> Config:
     return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **changes))
 
 
-async def _run(config: Config, discovery: Discovery, address: tuple[str, int], *, no_auth: bool) -> None:
+async def _run(read: Callable[[], Discovery], discovery: Discovery, address: tuple[str, int], *, no_auth: bool) -> None:
+    def reread() -> tuple[Config, str]:
+        found = read()
+        return found.config, found.source
+
     progress = EngineProgress(sys.stderr)
-    running_app = app.build(config, source=discovery.source, no_auth=no_auth, on_engine_change=progress.tell)
+    config = discovery.config
+    running_app = App(config, source=discovery.source, no_auth=no_auth, on_engine_change=progress.tell, reread=reread)
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stop, hurry)
+    reloads: set[asyncio.Task[None]] = set()
+    loop.add_signal_handler(signal.SIGHUP, _on_reload, running_app, reloads)
     log = structlog.get_logger("tidegate")
 
     async def drain() -> None:
-        log.info("stopping", grace_s=config.server.shutdown_grace_s)
-        draining = asyncio.create_task(running_app.running.drain(config.server.shutdown_grace_s))
+        grace_s = running_app.config.server.shutdown_grace_s
+        log.info("stopping", grace_s=grace_s)
+        draining = asyncio.create_task(running_app.running.drain(grace_s))
         hurrying = asyncio.create_task(hurry.wait())
         await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
         hurrying.cancel()
@@ -87,6 +104,16 @@ def _relieve_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def _on_reload(app: App, reloads: set[asyncio.Task[None]]) -> None:
+    async def reload() -> None:
+        with suppress(ConfigError):  # it is in the log, and the config of before goes on
+            await app.reload()
+
+    task = asyncio.get_running_loop().create_task(reload())
+    reloads.add(task)
+    task.add_done_callback(reloads.discard)
 
 
 def _on_signal(stop: asyncio.Event, hurry: asyncio.Event) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from proxy.config.cards import Card, History, Structured, Thinks
+from proxy.config.credentials import Algorithm, AuthMethod, CredentialKindName
 from proxy.config.engines import EngineConfig, EngineKindName
 from proxy.config.models import ModelConfig, OnStreamFailure, Policy
 from proxy.config.root import Config, check, did_you_mean
@@ -20,7 +21,7 @@ from proxy.errors import ConfigError
 from proxy.protocol.reasoning import ReasoningFormat
 from proxy.protocol.routing import Priority, Reach
 
-_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
+_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
 _ENUM = re.compile(r"Invalid (?:enum )?value '(?P<value>.*)'$")
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.+)`$")
@@ -93,7 +94,7 @@ def _secret(kind: type, value: Any) -> Any:  # noqa: ANN401 - msgspec's signatur
 
 
 def _explain(message: str, loaded: object) -> str:
-    at = _AT.search(message)
+    at = _PLACE.search(message)
     path = at["path"] if at else ""
     what = message[: at.start()] if at else message
     if match := _UNKNOWN.match(what):
@@ -102,12 +103,15 @@ def _explain(message: str, loaded: object) -> str:
         return f"{_named(full, loaded)}: unknown key; {did_you_mean(field, _fields_at(path, loaded))}"
     if not path:
         return f"the whole file: {what}; a config is a mapping, see configs/tidegate.yaml"
-    return f"{_named(path, loaded)}: {what[0].lower()}{what[1:]}; {_cure(path.rpartition('.')[2], what)}"
+    return f"{_named(path, loaded)}: {what[0].lower()}{what[1:]}; {_cure(path, what)}"
 
 
-def _cure(field: str, what: str) -> str:
+def _cure(path: str, what: str) -> str:
+    section, field = path.partition("[")[0], path.rpartition(".")[2]
     if match := _ENUM.match(what):
-        return did_you_mean(match["value"], get_args(_CHOICES.get(field, Any)))
+        return did_you_mean(match["value"], get_args(_CHOICES.get(f"{section}.{field}") or _CHOICES.get(field, Any)))
+    if field == "token_url":
+        return "write it as https://HOST/PATH, without a user name or fragment"
     if field == "base_url":
         return "write it as https://HOST/v1, without a user name, query or fragment"
     return "configs/tidegate.yaml shows every key"
@@ -124,11 +128,11 @@ def _named(path: str, loaded: object) -> str:
     return path
 
 
-def _kind_at(section: str, loaded: object) -> object:
-    """The kind that the guilty entry says it is of; a wrong kind has been told before."""
-    entries = loaded.get(section) if isinstance(loaded, Mapping) and section in _ENTRIES else None
-    guilty = [entry for entry in entries.values() if not _is_good(section, entry)] if entries else []
-    return guilty[0].get("kind") if guilty else None
+def _guilty(section: str, entries: object) -> object:
+    """The entry that was refused; None where that cannot be told."""
+    if section not in _ENTRIES or not isinstance(entries, Mapping):
+        return None
+    return next((entry for entry in entries.values() if not _is_good(section, entry)), None)
 
 
 def _is_good(section: str, entry: object) -> bool:
@@ -140,14 +144,23 @@ def _is_good(section: str, entry: object) -> bool:
 
 
 def _fields_at(path: str, loaded: object) -> Sequence[str]:
-    """The keys that the struct at `path` knows."""
+    """The keys that the struct at `path` knows: of a union, the one of the kind that stands there."""
     kind: Any = Config
+    section = ""
     for step in _STEP.findall(path):
         kind = _members(kind) if step.startswith("[") else get_type_hints(kind)[step]
+        loaded = _guilty(section, loaded) if step == "[...]" else _at(loaded, step)
+        section = step
         if get_origin(kind) in {Union, UnionType}:
-            kind = _struct_in(kind, _kind_at(path.partition("[...]")[0], loaded))
+            kind = _struct_in(kind, loaded.get("kind") if isinstance(loaded, Mapping) else None)
     fields: Sequence[str] = kind.__struct_fields__
     return fields
+
+
+def _at(loaded: object, step: str) -> object:
+    if isinstance(loaded, Mapping):
+        return loaded.get(step)
+    return loaded[int(step[1:-1])] if isinstance(loaded, list) and step[1:-1].isdigit() else None
 
 
 def _members(kind: Any) -> Any:  # noqa: ANN401 - a type
@@ -170,7 +183,10 @@ _ENTRIES: Mapping[str, Any] = {
 }
 _CHOICES: Mapping[str, Any] = {
     "dialect": DialectName,
+    "upstreams.kind": CredentialKindName,
     "kind": EngineKindName,
+    "algorithm": Algorithm,
+    "auth_method": AuthMethod,
     "log_format": LogFormat,
     "log_level": LogLevel,
     "policy": Policy,

@@ -16,7 +16,7 @@ Dollars = Annotated[float, Meta(ge=0)]
 
 
 class BalanceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `balanced` adds up: each signal goes from 0 (the best target) to 1 (the worst), times its weight."""
+    """What `balanced` adds up: each signal goes from 0 (the best target) to 1 (far worse), times its weight."""
 
     latency: Annotated[Weight, Meta(description="Expected time to the last token.")] = 1.0
     cost: Annotated[Weight, Meta(description="Expected price.")] = 1.0

@@ -12,6 +12,7 @@ import msgspec
 import yaml
 
 from proxy.config.cards import Card
+from proxy.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
 from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.root import Config
@@ -30,6 +31,20 @@ _EXAMPLES: dict[str, dict[str, msgspec.Struct]] = {
     "upstreams": {
         "deepseek": UpstreamConfig(
             base_url="https://api.deepseek.com", dialect="deepseek", api_keys=(Secret("env:DEEPSEEK_API_KEY"),)
+        ),
+        "hosted": UpstreamConfig(
+            base_url="https://models.example/v1",
+            credentials=(
+                ApiKeyConfig(key=Secret("env:HOSTED_API_KEY"), weight=3.0),
+                OAuth2Config(
+                    token_url="https://login.example/oauth2/token",  # noqa: S106 - an address
+                    client_id="tidegate",
+                    client_secret=Secret("env:HOSTED_CLIENT_SECRET"),
+                ),
+                PrivateKeyJwtConfig(
+                    key=Secret("file:/run/secrets/hosted.pem"), issuer="tidegate", audience="https://models.example"
+                ),
+            ),
         ),
     },
     "engines": {
@@ -80,7 +95,7 @@ def reference() -> str:
 
 def dump(config: Config) -> str:
     """`config` as YAML, every key spelt out; secrets are the references they were."""
-    plain = msgspec.to_builtins(config, enc_hook=_reference_of)
+    plain = msgspec.to_builtins(config, enc_hook=reference_of)
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -99,7 +114,7 @@ def _struct_lines(struct: msgspec.Struct) -> Iterator[str]:
             yield f"{name}:  # {why}"
             yield from (f"  {line}" for line in _struct_lines(value))
         else:
-            shown = msgspec.json.encode(value, enc_hook=_reference_of).decode()
+            shown = msgspec.json.encode(value, enc_hook=reference_of).decode()
             yield f"{name}: {shown}  # {why}"
 
 
@@ -122,7 +137,8 @@ def _secret_schema(kind: type) -> dict[str, Any]:
     raise NotImplementedError
 
 
-def _reference_of(value: Any) -> Any:  # noqa: ANN401 - msgspec's signature
+def reference_of(value: Any) -> Any:  # noqa: ANN401 - msgspec's signature
+    """For msgspec: a secret is written as the reference that it was read from."""
     if isinstance(value, Secret):
         return value.reference
     raise NotImplementedError

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from proxy.config.auth import AuthConfig
 from proxy.config.cards import Card, known_cards
+from proxy.config.credentials import faults
 from proxy.config.engines import EngineConfig, ExternalConfig, VllmConfig
 from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
 from proxy.config.routing import RoutingConfig
@@ -63,6 +64,8 @@ def check(config: Config, source: str) -> None:
     for name, upstream in config.upstreams.items():
         if upstream.api_version is not None and upstream.dialect != "azure":
             raise ConfigError(f"{source}: upstreams.{name}.api_version: only azure has one; take it out")
+        for fault in faults(upstream.credentials):
+            raise ConfigError(f"{source}: upstreams.{name}.credentials{fault}")
     for name, engine in config.engines.items():
         if isinstance(engine, VllmConfig) and engine.sleep_level == 2 and (engine.adapters or engine.runtime_adapters):
             raise ConfigError(

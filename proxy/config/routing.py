@@ -13,9 +13,9 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class RetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often something is tried again, before the first content has left."""
 
-    attempts: Annotated[
-        int, Meta(ge=1, le=100, description="Tries for one request, at all its targets together; 1: none is repeated.")
-    ] = 4
+    repeats: Annotated[
+        int, Meta(ge=0, le=100, description="Tries after each of a model's targets has failed once, at all together.")
+    ] = 2
     backoff_s: Annotated[
         Seconds, Meta(description="Before the same target is tried again: a random time up to this, then up to twice.")
     ] = 0.25
@@ -63,5 +63,8 @@ class RoutingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         float,
         Meta(ge=1, le=100, description="A session leaves its target when that has so many times the mean load."),
     ] = 1.25
+    evals: Annotated[
+        str | None, Meta(description="The file that `tidegate eval run` wrote: how good each target is; null: unknown.")
+    ] = None
     retry: Annotated[RetryConfig, Meta(description="When something is tried again.")] = RetryConfig()
     health: Annotated[HealthConfig, Meta(description="When a target is left out.")] = HealthConfig()

@@ -29,7 +29,18 @@ class Secret:
         return cls(f"env:{name}")
 
     def resolve(self, environ: Mapping[str, str] = os.environ) -> str:
-        """The value, without white space around it.
+        """The value, as it stands in a header.
+
+        Raises:
+            ValueError: as `read`; or it has what no header may have.
+        """
+        value = self.read(environ)
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError(f"what {self.reference} holds cannot stand in a header: only printable ASCII, no spaces")
+        return value
+
+    def read(self, environ: Mapping[str, str] = os.environ) -> str:
+        """The value, without white space around it; it may have several lines.
 
         Raises:
             ValueError: not set, not readable or empty; the message says which and how to mend it.
@@ -47,8 +58,6 @@ class Secret:
                 raise ValueError(f"the file {name} cannot be read ({reason})") from error
             if not value:
                 raise ValueError(f"the file {name} is empty")
-        if not value.isascii() or not value.isprintable() or " " in value:
-            raise ValueError(f"what {self.reference} holds cannot stand in a header: only printable ASCII, no spaces")
         return value
 
     def __eq__(self, other: object) -> bool:

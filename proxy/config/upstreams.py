@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from proxy.config.admission import AdmissionConfig
+from proxy.config.credentials import CredentialConfig
 from proxy.config.secret import Secret
 from proxy.config.server import Seconds
 
@@ -46,6 +47,10 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
     api_keys: Annotated[
         tuple[Secret, ...], Meta(description="The host's keys, used in turn; none where it wants none.")
+    ] = ()
+    credentials: Annotated[
+        tuple[CredentialConfig, ...],
+        Meta(description="Beside those: keys with a weight or an account, OAuth 2.0, signed JWTs."),
     ] = ()
     api_version: Annotated[
         Annotated[str, Meta(pattern=r"^[0-9A-Za-z-]+$")] | None,

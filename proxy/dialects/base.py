@@ -3,7 +3,10 @@
 The rule ids (Q-…) are those of the contract, section B.0.
 """
 
+import base64
+import functools
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from types import MappingProxyType
 from urllib.parse import quote
 
@@ -14,6 +17,7 @@ from proxy.config.cards import UNKNOWN, Card, Structured
 from proxy.dialects import events, history, messages, structured, thinking, tools
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
+from proxy.dialects.prefill import Prefill, put_message, put_prompt
 from proxy.errors import MalformedRequest, UpstreamLacksModel
 from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.raw import as_list, as_text
@@ -130,6 +134,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         needs_history: whether it refuses turns without their reasoning, where no card knows (row 10).
         stand_in: what it accepts in place of a reasoning that we do not know.
         asks_usage: whether it takes `stream_options` (Q-SOPT); usage is always wanted for our own books.
+        prefill: how it is told to go on with an answer that broke off; None: it cannot be.
+        salts_cache: whether its prefix cache is kept apart by `cache_salt`.
         adjust: what a table cannot say; may raise `UnsupportedParameter`.
         adjust_completion: the same for the other endpoints, which have no messages.
         model_prefix: stands before a model's name that holds no slash.
@@ -177,6 +183,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
     needs_history: bool = False
     stand_in: str | None = None
     asks_usage: bool = True
+    prefill: Prefill | None = None
+    salts_cache: bool = False
     adjust: Adjust = no_adjustment
     adjust_completion: Adjust = no_adjustment
     model_prefix: str = ""
@@ -199,6 +207,10 @@ class Dialect(Struct, frozen=True, kw_only=True):
         policy = card.reasoning_history
         return self.rules.reasoning is not None and (policy == "required" or (policy is None and self.needs_history))
 
+    def can_go_on(self, endpoint: Endpoint) -> bool:
+        """Whether it can go on with an answer that broke off elsewhere."""
+        return endpoint in self.paths and (endpoint == "completions" or self.prefill is not None)
+
     def build_request(
         self,
         request: ModelRequest,
@@ -209,6 +221,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         drops_params: bool = False,
         remembered: Mapping[str, str] = _NOTHING_REMEMBERED,
         api_version: str | None = None,
+        tenant: str = "",
     ) -> HostRequest:
         """What this host takes: re-encoded, so that no duplicate key of the caller's slips by our checks.
 
@@ -220,6 +233,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             drops_params: leave out what the host cannot honour.
             remembered: reasoning of past turns by tool-call id.
             api_version: of Azure's deployment URLs.
+            tenant: whose prompts must not be found out by others through the host's prefix cache; empty: nobody's.
 
         Raises:
             UnsupportedParameter: the request needs what the host does not have.
@@ -229,7 +243,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         fields = {
             name: value for name, value in request.fields.items() if name not in _INTERNAL and bytes(value) != b"null"
         }
-        draft = Draft(fields, card, drops_params=drops_params, is_stream=is_stream)
+        draft = Draft(fields, card, drops_params=drops_params, is_stream=is_stream, prefix=request.prefix)
         try:
             if request.endpoint == "chat":
                 self._adjust_chat(draft, remembered)
@@ -242,8 +256,11 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if request.endpoint != "embeddings":
             draft.fields = {**self.defaults, **draft.fields}
             self._ask_stream(draft)
+            if tenant and self.salts_cache:
+                draft.put("cache_salt", _salt(tenant))
+        is_beta = bool(draft.prefix) and request.endpoint == "chat" and self.prefill == "deepseek_beta"
         return HostRequest(
-            self.path(request.endpoint, model, api_version),
+            "/beta" * is_beta + self.path(request.endpoint, model, api_version),
             _encode(draft.fields),
             self._reading(request, draft),
             draft.adjusted,
@@ -287,6 +304,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
         structured.emulate(draft, host_has=has)
         self._limit_tokens(draft)
+        if draft.prefix:
+            put_message(draft, self.prefill)
         self.adjust(draft)
 
     def _adjust_other(self, draft: Draft) -> None:
@@ -295,6 +314,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             _keep_to_text(draft)
         if not self.rules.is_reference:
             _list_stops(draft)
+        if draft.prefix:
+            put_prompt(draft)
         self.adjust_completion(draft)
 
     def _take_thinking(self, draft: Draft) -> thinking.Thinking:
@@ -307,7 +328,9 @@ class Dialect(Struct, frozen=True, kw_only=True):
             not draft.card.tools_while_thinking and "tools" in draft.fields
         )
         put = self.put_thinking
-        if is_thinking and is_in_the_way and draft.card.thinking != "always":
+        # an answer that has begun is thought over; most templates would make it the thinking
+        is_unwanted = bool(draft.prefix) or (is_thinking and is_in_the_way)
+        if is_unwanted and draft.card.thinking != "always":
             wanted, is_thinking = thinking.Thinking(is_on=False), False
             thinking.take_template_switch(draft)
             draft.note("thinking", "off")
@@ -375,6 +398,13 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     def _name_of(self, model: str) -> str:
         return model if "/" in model else self.model_prefix + model
+
+
+@functools.lru_cache(maxsize=1024)
+def _salt(tenant: str) -> str:
+    """43 characters, as vLLM advises. No caller can send one of its own, so it need not be secret, only its own."""
+    digest = sha256(b"tidegate cache salt\0" + tenant.encode()).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def _keep_to_text(draft: Draft) -> None:

@@ -43,6 +43,7 @@ DIALECT = Dialect(
     forces_tools_while_thinking=False,  # row 9
     structured="json_object",  # row 7
     put_thinking=_put_thinking,
+    prefill="deepseek_beta",  # row 15
     thinks_by_default=True,
     needs_history=True,
     stand_in=" ",

@@ -57,6 +57,7 @@ class Draft(Struct):
         schema: what the host cannot hold the answer to, so that we must.
         is_thinking: whether the model will think, as far as it can be known.
         asks_functions: whether the tools are the caller's `functions`.
+        prefix: what has been said of the answer already.
     """
 
     fields: Fields
@@ -68,6 +69,7 @@ class Draft(Struct):
     schema: Raw | None = None
     is_thinking: bool = False
     asks_functions: bool = False
+    prefix: str = ""
 
     def put(self, name: str, value: object) -> None:
         """Set a field."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from proxy.dialects import pauses
 from proxy.errors import (
     ProxyError,
     UpstreamError,
@@ -38,6 +39,13 @@ _CALLERS_WORDS = re.compile(
     r"\d+ validation errors?:(?!\s+\{.*?'loc': \('response')"
     r"|(image|audio|video) input is not supported|Failed to parse tools"
 )
+# A 429 for more than one key: OpenAI's and Groq's "in organization org-…", DeepSeek's limit of concurrent requests.
+# That an account can be upgraded, or the address of its page, says nothing.
+_ACCOUNT_WIDE = re.compile(
+    r"\b(?:in|for|of|per|by|on|across|specific to) (?:(?:your|this|the|an?) )?(?:organi[sz]ation|org|account)\b(?!/)"
+    r"|\b(?:organi[sz]ation|org|account)(?:'s|[- ]?wide|[- ]level|_\w*limit)|\bconcurren(?:cy|t)\b",
+    re.IGNORECASE,
+)
 # llama.cpp's advice to who started it, which is nothing that a caller can do
 _ADVICE = re.compile(r" Start it with `--[^`]*`")
 # FastAPI's findings: a count, then one Python dict a line, or a sentence (contract 76b)
@@ -60,7 +68,7 @@ def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyEr
         return _refused_us(status)
     if {told.code, told.type} & _OUR_KEY:
         return _refused_us(402 if "insufficient_quota" in {told.code, told.type} else 401)
-    return _failed(status, told, _retry_after_s(headers))
+    return _failed(status, told, headers)
 
 
 def parse_embedded(body: bytes) -> ProxyError:
@@ -84,7 +92,7 @@ def _refused_us(status: int) -> ProxyError:
     return UpstreamRefusedUs("The upstream does not accept the configured credentials.")
 
 
-def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyError:
+def _failed(status: int, told: "_Told", headers: Mapping[str, str]) -> ProxyError:
     is_quoted = bool(told.message)
     message: str = told.message or f"The upstream answered with status {status}."
     if status in _CALLERS_FAULT or (status == 500 and told.is_callers_fault):
@@ -92,15 +100,27 @@ def _failed(status: int, told: "_Told", retry_after_s: float | None) -> ProxyErr
     if status == 404:
         return UpstreamLacksModel(message, param="model", is_quoted=is_quoted)
     if status == 429:
-        wait_s = retry_after_s or _OVERLOAD_RETRY_S
-        return UpstreamRateLimited(message, code=told.slug, retry_after_s=wait_s, is_quoted=is_quoted)
+        return _rate_limited(told, message, pauses.retry_after_s(headers) or pauses.reset_s(headers))
     if status in _TIMEOUTS:
         return UpstreamTimeout(message, is_quoted=is_quoted)
     if status in _OVERLOADED:
         # llama.cpp says so while it loads a model (row 95)
-        wait_s = retry_after_s or (_LOADING_RETRY_S if told.type == "unavailable_error" else _OVERLOAD_RETRY_S)
+        wait_s = pauses.retry_after_s(headers) or (
+            _LOADING_RETRY_S if told.type == "unavailable_error" else _OVERLOAD_RETRY_S
+        )
         return UpstreamFailed(message, status=503, retry_after_s=wait_s, is_quoted=is_quoted)
     return UpstreamFailed(message, is_quoted=is_quoted)
+
+
+def _rate_limited(told: "_Told", message: str, pause_s: float | None) -> UpstreamRateLimited:
+    return UpstreamRateLimited(
+        message,
+        code=told.slug,
+        retry_after_s=pause_s or _OVERLOAD_RETRY_S,
+        is_quoted=bool(told.message),
+        is_told=pause_s is not None,
+        is_account_wide=_ACCOUNT_WIDE.search(f"{told.code} {told.type} {message}") is not None,
+    )
 
 
 class _Told:
@@ -198,15 +218,3 @@ def _rejected(status: int, told: _Told, message: str) -> UpstreamError:
         param = told.param if told.param in _INPUTS else "messages"
         return UpstreamRejected(message, param=param, code="context_length_exceeded", is_quoted=True)
     return UpstreamRejected(message, param=told.param, code=told.slug, is_quoted=True)
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `retry-after-ms` or `retry-after`; HTTP dates are left alone (no host here sends them)."""
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) * unit_s
-        except (KeyError, ValueError):
-            continue
-        if 0 < seconds < float("inf"):
-            return seconds
-    return None

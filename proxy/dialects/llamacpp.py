@@ -80,5 +80,6 @@ DIALECT = Dialect(
     leaves_template=True,
     may_lack_parser=True,
     put_thinking=_put_thinking,
+    prefill="vllm",  # row 101: an assistant's last word is gone on with; newer ones know the fields too
     adjust=_adjust,
 )

@@ -24,5 +24,6 @@ DIALECT = Dialect(
     leaves_template=True,
     may_lack_parser=True,
     put_thinking=_put_thinking,
+    prefill="vllm",
     repairs_silence=True,
 )

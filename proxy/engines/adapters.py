@@ -6,7 +6,7 @@ import msgspec
 
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamRejected
 from proxy.telemetry.logs import Log
-from proxy.transport import Transport
+from proxy.transport.wire import Transport
 
 _MAX_WORDS = 500
 _NO_ROUTE = "Not Found"

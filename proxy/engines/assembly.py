@@ -1,56 +1,40 @@
-"""`Engines`: every engine of the config put together, with its wires."""
+"""`Engines`: every engine of the config put together, with its wires; and another set of them while they run."""
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from proxy.clock import Clock
-from proxy.config.engines import EngineConfig, ExternalConfig, LlamaCppConfig, ManagedConfig, VllmConfig
-from proxy.engines.adapters import Adapters
-from proxy.engines.base import Engine, EngineKind, EngineStatus, Hopeless
-from proxy.engines.control import HttpControl
-from proxy.engines.external import ExternalEngine
-from proxy.engines.gpus import Gpu, find_gpus
+from proxy.config.engines import EngineConfig, VllmConfig
+from proxy.engines.base import Engine, EngineStatus
+from proxy.engines.changes import Changes, changes
+from proxy.engines.gpus import Gpu
 from proxy.engines.life import State
-from proxy.engines.llamacpp import LlamaCpp
-from proxy.engines.scrape import read_load, relabelled
-from proxy.engines.sharing import Needs, Sharing
-from proxy.engines.supervisor import Settings, Supervisor
-from proxy.engines.vllm import Vllm
+from proxy.engines.retirement import Retirement
+from proxy.engines.scrape import relabelled
+from proxy.engines.sharing import Sharing
+from proxy.engines.workshop import Assembled, OnEngineChange, Piece, Workshop, check, going_on, treat
+from proxy.errors import ConfigError
 from proxy.telemetry.logs import Log
-from proxy.transport import Timeouts, Transport
-
-_ENGINE_URL = "http://engine"
-_CONNECT_S = 5.0
 
 _TELLING: frozenset[State] = frozenset({"ready", "draining"})
 
-OnEngineChange = Callable[[str, EngineStatus], None]
 
-
-class Assembled(Struct, frozen=True):
-    """One engine, and what leads to it.
+class Prepared(Struct, frozen=True, kw_only=True):
+    """Another set of engines, checked and made; nothing of it runs, so it can be thrown away.
 
     Attributes:
-        transport: to its `/v1`, for callers' requests.
-        always_streams, dialect: see `base.EngineKind`.
-        parses_thinking: it takes thinking apart itself, whatever the model's template begins with.
-        model_bytes: what it has to load; 0 where unknown.
-        model_card: the name of the card that fits it, where its checkpoint tells.
-        adapters: how they come and go; None where the config does not let them.
+        changes: what `Engines.apply` will do.
+        before: the set that it was compared with.
+        names: all of them, in the order of the config.
+        made: those that are added, changed or adjusted.
     """
 
-    engine: Engine
-    config: EngineConfig
-    transport: Transport
-    dialect: str
-    always_streams: bool = False
-    parses_thinking: bool = False
-    model_bytes: int = 0
-    model_card: str | None = None
-    adapters: Adapters | None = None
+    changes: Changes
+    before: Mapping[str, Piece]
+    names: Sequence[str]
+    made: Mapping[str, Piece]
 
 
 class Engines:
@@ -59,12 +43,11 @@ class Engines:
     Args:
         configs: by name.
         keys: of those that somebody else runs, by name.
-        on_change: told the name and the new status of an engine.
+        on_change: told the name and the new status of an engine; not of one whose name another one has now.
         gpus: the machine's; where omitted they are looked for.
 
     Attributes:
-        by_name: the engines.
-        refusals: by engine, why it cannot run on this machine.
+        by_name: the engines; another mapping after each `apply`.
     """
 
     def __init__(
@@ -77,38 +60,33 @@ class Engines:
         on_change: OnEngineChange,
         gpus: Sequence[Gpu] | None = None,
     ) -> None:
-        self._clock = clock
         self._log = log
         self._on_change = on_change
-        self._gpus = _look_for_gpus(configs) if gpus is None else gpus
-        self.refusals: dict[str, str] = {}
-        self._kinds = {
-            name: make_kind(name, config, self._gpus)
-            for name, config in configs.items()
-            if not isinstance(config, ExternalConfig)
-        }
-        self._sharing = Sharing({name: self._needs(name, kind) for name, kind in self._kinds.items()})
-        self._controls: dict[str, HttpControl] = {}
-        self._wires: list[Transport] = []
-        self.by_name: Mapping[str, Assembled] = {
-            name: self._external(name, config, keys.get(name, ()))
-            if isinstance(config, ExternalConfig)
-            else self._managed(name, config)
-            for name, config in configs.items()
-        }
+        self._sharing = Sharing()
+        self._retirement = Retirement(self._sharing, self._open_waiting)
+        self._workshop = Workshop(self._sharing, clock=clock, log=log, on_change=self._tell, gpus=gpus)
+        self._waiting: list[str] = list(configs)  # those that are not open yet
+        self._is_closed = False
+        self._hold({name: self._workshop.make(name, config, keys.get(name, ())) for name, config in configs.items()})
 
     @property
     def all(self) -> Sequence[Engine]:
         """In the order of the config."""
         return [assembled.engine for assembled in self.by_name.values()]
 
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """By engine, why it cannot run on this machine."""
+        refusals = {name: piece.process.refusal for name, piece in self._pieces.items() if piece.process is not None}
+        return {name: refusal for name, refusal in refusals.items() if refusal is not None}
+
     def metrics(self) -> bytes:
         """What those that run last told of themselves, each sample under its engine's name."""
         return relabelled(
             {
-                name: self._controls[name].metrics
-                for name, assembled in self.by_name.items()
-                if assembled.engine.status.state in _TELLING
+                name: piece.control.metrics
+                for name, piece in self._pieces.items()
+                if piece.assembled.engine.status.state in _TELLING
             }
         )
 
@@ -118,95 +96,96 @@ class Engines:
 
     def open(self) -> None:
         """Start those that start at once; returns at once, they become ready by and by."""
-        for name, assembled in self.by_name.items():
-            assembled.engine.open(self._controls[name])
+        self._open_waiting()
 
     async def close(self) -> None:
-        """Stop the engines, close the connections; never raises."""
-        await asyncio.gather(*(assembled.engine.close() for assembled in self.by_name.values()))
-        await asyncio.gather(*(wire.close() for wire in self._wires))
+        """Stop the engines, those too that are on their way out, close the connections; never raises."""
+        self._waiting, self._is_closed = [], True
+        engines = [assembled.engine.close() for assembled in self.by_name.values()]
+        await asyncio.gather(self._retirement.close(), *engines)
+        await asyncio.gather(*(wire.close() for piece in self._pieces.values() for wire in piece.wires))
 
-    def _needs(self, name: str, kind: EngineKind) -> Needs:
-        try:
-            return kind.place().needs if isinstance(kind, Vllm) else Needs()
-        except Hopeless as error:  # its start will say the same; the others go on
-            self.refusals[name] = str(error)
-            return Needs()
+    def prepare(
+        self, configs: Mapping[str, EngineConfig], keys: Mapping[str, Sequence[str]], *, source: str = "config"
+    ) -> Prepared:
+        """Make what another config wants; blocks while checkpoints are looked at, and changes nothing.
 
-    def _managed(self, name: str, config: ManagedConfig) -> Assembled:
-        kind = self._kinds[name]
-        supervisor = Supervisor(
-            name,
-            kind,
-            _settings(config),
-            room=self._sharing,
-            clock=self._clock,
-            log=self._log,
-            on_change=self._teller(name),
+        Args:
+            configs: by name; all of them, as at first.
+            keys: as at first; others than before go on being sent to an engine that is otherwise kept.
+            source: where they come from, for refusals.
+
+        Raises:
+            ConfigError: an engine that would have to start could not.
+        """
+        found = changes({name: assembled.config for name, assembled in self.by_name.items()}, configs)
+        renewed = [name for name in found.kept if list(self._pieces[name].keys) != list(keys.get(name, ()))]
+        found = structs.replace(
+            found,
+            adjusted=(*found.adjusted, *renewed),
+            kept=tuple(name for name in found.kept if name not in renewed),
         )
-        self._sharing.admit(supervisor)
-        transport = self._wire(f"{_ENGINE_URL}/v1", config, socket_path=supervisor.socket_path)
-        root = self._wire(_ENGINE_URL, config, socket_path=supervisor.socket_path)
-        adapters = self._adapters(config, transport)
-        self._controls[name] = make_control(
-            name,
-            transport,
-            root,
-            kind.health_path,
-            kind.metrics_path,
-            restore=None if adapters is None else adapters.restore,
-        )
-        return Assembled(
-            supervisor,
-            config,
-            transport,
-            kind.dialect,
-            always_streams=kind.always_streams,
-            parses_thinking=_parses_thinking(kind),
-            model_bytes=kind.model_bytes(),
-            model_card=kind.model_card() if isinstance(kind, Vllm) else None,
-            adapters=adapters,
-        )
+        made = {
+            name: self._workshop.make(name, config, keys.get(name, ()))
+            for name, config in configs.items()
+            if name not in found.kept
+        }
+        for name in (*found.added, *found.changed):
+            check(name, made[name], source)
+        return Prepared(changes=found, before=self._pieces, names=list(configs), made=made)
 
-    def _adapters(self, config: ManagedConfig, transport: Transport) -> Adapters | None:
-        comes_and_goes = isinstance(config, VllmConfig) and config.runtime_adapters
-        return Adapters(transport, self._log) if comes_and_goes else None
+    def apply(self, prepared: Prepared) -> None:
+        """Have the prepared set from now on; returns at once.
 
-    def _external(self, name: str, config: ExternalConfig, keys: Sequence[str]) -> Assembled:
-        engine = ExternalEngine(name, clock=self._clock, log=self._log, on_change=self._teller(name))
-        transport = self._wire(config.base_url, config, keys=keys)
-        root = self._wire(config.base_url.rstrip("/").removesuffix("/v1"), config, keys=keys)
-        self._controls[name] = make_control(None, transport, root, config.health_path, config.metrics_path)
-        return Assembled(engine, config, transport, config.dialect)
+        Those that go are out of routing and end by and by; one that is changed starts when the old one has ended, as
+        both might not fit. Those that are kept are not touched.
 
-    def _wire(
-        self, base_url: str, config: EngineConfig, *, keys: Sequence[str] = (), socket_path: str | None = None
-    ) -> Transport:
-        wire = Transport(
-            base_url,
-            api_keys=keys,
-            timeouts=Timeouts(
-                connect_s=_CONNECT_S,
-                first_byte_s=config.first_byte_timeout_s,
-                answer_s=config.first_byte_timeout_s,
-                idle_s=config.idle_timeout_s,
-            ),
-            socket_path=socket_path,
-        )
-        self._wires.append(wire)
-        return wire
+        Raises:
+            ConfigError: there is another set meanwhile than the one it was compared with, or they were closed;
+                nothing was done.
+        """
+        before, found = self._pieces, prepared.changes
+        if self._is_closed:
+            raise ConfigError("the server is going down")
+        if prepared.before is not before:
+            raise ConfigError("the engines were changed meanwhile; reload once more")
+        staying = {name: going_on(before[name], prepared.made[name]) for name in found.adjusted}
+        self._hold({name: staying.get(name) or prepared.made.get(name) or before[name] for name in prepared.names})
+        self._waiting = [name for name in prepared.names if name in (*found.added, *found.changed, *self._waiting)]
+        for name in (*found.removed, *found.changed):
+            self._retirement.begin(before[name])
+        for name, piece in staying.items():
+            treat(piece)
+            if name not in self._waiting:
+                self._admit(piece)
+        for change in ("added", "removed", "changed", "adjusted"):
+            for name in getattr(found, change):
+                self._log.info(f"engine {change}", engine=name)
+        self._open_waiting()
 
-    def _teller(self, name: str) -> Callable[[EngineStatus], None]:
-        return lambda status: self._on_change(name, status)
+    def _hold(self, pieces: Mapping[str, Piece]) -> None:
+        self._pieces = pieces
+        self.by_name: Mapping[str, Assembled] = {name: piece.assembled for name, piece in pieces.items()}
 
+    def _open_waiting(self) -> None:
+        """Open those in whose way no process stands that has their name."""
+        free = [
+            name for name in self._waiting if self._pieces[name].process is None or not self._retirement.holds(name)
+        ]
+        self._waiting = [name for name in self._waiting if name not in free]
+        for name in free:
+            self._admit(self._pieces[name])
+            self._pieces[name].assembled.engine.open(self._pieces[name].control)
 
-def _is_ours(config: EngineConfig) -> bool:
-    return not isinstance(config, ExternalConfig)
+    def _admit(self, piece: Piece) -> None:
+        if piece.process is not None:
+            self._sharing.admit(piece.process.supervisor, piece.process.needs)
 
-
-def make_kind(name: str, config: ManagedConfig, gpus: Sequence[Gpu]) -> EngineKind:
-    """The engine's command line and habits."""
-    return LlamaCpp(name, config) if isinstance(config, LlamaCppConfig) else Vllm(name, config, gpus)
+    def _tell(self, name: str, status: EngineStatus) -> None:
+        """Pass on what an engine says; not what one says whose name another one has now."""
+        piece = self._pieces.get(name)
+        if piece is None or piece.assembled.engine.status is status:
+            self._on_change(name, status)
 
 
 def _names(assembled: Assembled) -> Sequence[str]:
@@ -214,46 +193,3 @@ def _names(assembled: Assembled) -> Sequence[str]:
     fixed = assembled.config.adapters if isinstance(assembled.config, VllmConfig) else ()
     loaded = () if assembled.adapters is None else assembled.adapters.names
     return list(dict.fromkeys((*fixed, *loaded)))
-
-
-def _parses_thinking(kind: EngineKind) -> bool:
-    try:
-        return isinstance(kind, Vllm) and kind.parses_thinking
-    except Hopeless:  # its start will say the same
-        return False
-
-
-def _settings(config: ManagedConfig) -> Settings:
-    return Settings(
-        starts_at_once=config.start == "eager",
-        queue_timeout_s=config.queue_timeout_s,
-        drain_timeout_s=config.drain_timeout_s,
-        idle_unload_s=config.idle_unload_s,
-    )
-
-
-def _look_for_gpus(configs: Mapping[str, EngineConfig]) -> Sequence[Gpu]:
-    """Only where somebody wants one: the driver takes its time."""
-    is_wanted = any(isinstance(config, VllmConfig) for config in configs.values())
-    return find_gpus(os.environ) if is_wanted else ()
-
-
-def make_control(
-    model: str | None,
-    transport: Transport,
-    root: Transport,
-    health_path: str,
-    metrics_path: str | None,
-    *,
-    restore: Callable[[], Awaitable[None]] | None = None,
-) -> HttpControl:
-    """What asks an engine; `model` and `restore` as in `HttpControl`."""
-    return HttpControl(
-        root,
-        transport,
-        health_path=health_path,
-        metrics_path=metrics_path,
-        read_load=read_load,
-        model=model,
-        restore=restore,
-    )

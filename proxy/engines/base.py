@@ -186,5 +186,8 @@ class Engine(Protocol):
     def open(self, control: Control) -> None:
         """Begin; called once."""
 
+    async def drained(self) -> None:
+        """Let nobody in any more; returns when running answers have ended, or their time is over."""
+
     async def close(self) -> None:
         """End; called once, never raises."""

@@ -15,7 +15,7 @@ _MOVE_S = 120.0  # weights to the machine's memory and back, or from the disk an
 
 
 class Wire(Protocol):
-    """What is needed of `proxy.transport.Transport`."""
+    """What is needed of `proxy.transport.wire.Transport`."""
 
     async def get(self, path: str) -> bytes:
         """The body at `path`; raises `ProxyError`."""

@@ -16,7 +16,7 @@ _RETRY_S = 5.0
 
 
 class ExternalEngine:
-    """Owns its status and the count of our requests in it; `open` and `close` are called once each.
+    """Owns its status and the count of our requests in it; `open` is called once.
 
     Args:
         name: the engine's.
@@ -72,12 +72,17 @@ class ExternalEngine:
         """Begin to watch; returns at once."""
         self._task = asyncio.create_task(self._watch(control), name=f"engine {self.name}")
 
+    async def drained(self) -> None:
+        """Go out of routing, for good; returns when our answers there have ended, however long they take."""
+        await self.close()
+        await self.places.until_empty()
+
     async def close(self) -> None:
-        """Watch no more; never raises."""
+        """Watch no more; never raises, and may be called again."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._move("stop", "the server is going down")
+        self._move("stop", "it is looked at no more")
 
     async def _watch(self, control: Control) -> None:
         restarts = 0

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from proxy.engines.base import EngineStatus, Hopeless
 from proxy.engines.places import Places
@@ -43,21 +42,34 @@ class Sharing:
     out: they hold memory that nobody could take from them while they wait, so that each might wait for the other.
 
     Args:
-        needs: by engine, of those whose process is ours.
         look_s: between two looks at whether somebody has fallen idle, which nobody tells.
     """
 
-    def __init__(self, needs: Mapping[str, Needs], *, look_s: float = _LOOK_S) -> None:
-        self._needs = needs
+    def __init__(self, *, look_s: float = _LOOK_S) -> None:
         self._look_s = look_s
+        self._needs: dict[str, Needs] = {}
         self._tenants: dict[str, Tenant] = {}
         self._held: dict[str, State] = {}
         self._claims: list[str] = []
         self._changed = asyncio.Event()
 
-    def admit(self, tenant: Tenant) -> None:
-        """Let an engine take part, before anybody claims."""
+    def admit(self, tenant: Tenant, needs: Needs) -> None:
+        """Let an engine take part, before it claims; or change what it needs."""
         self._tenants[tenant.name] = tenant
+        self._needs[tenant.name] = needs
+        self._changed.set()
+
+    def unpin(self, tenant: Tenant) -> None:
+        """An engine is about to go: nobody need despair of the room that it still takes."""
+        if self._tenants.get(tenant.name) is tenant:
+            self.admit(tenant, structs.replace(self._needs[tenant.name], is_pinned=False))
+
+    def dismiss(self, tenant: Tenant) -> None:
+        """An engine is gone for good; nothing happens where it does not take part, or another one has its name."""
+        if self._tenants.get(tenant.name) is tenant:
+            del self._tenants[tenant.name], self._needs[tenant.name]
+            self._held.pop(tenant.name, None)
+            self._changed.set()
 
     async def claim(self, name: str) -> None:
         """Wait until there is room for the engine; the longest idle ones go first, none with requests.

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ _PROC = Path("/proc")
 
 
 class SocketFolder:
-    """Made at once, only we may enter; `remove` takes it away with all that is in it.
+    """Named at once, made when it is wanted, as an engine may come to no start; only we may enter.
 
     Args:
         place: where it is made; None: where the system has temporary files.
@@ -20,16 +21,26 @@ class SocketFolder:
     def __init__(self, place: Path | None = None) -> None:
         place = place or Path(tempfile.gettempdir())
         _sweep(place)
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
+        self._folder = place / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        self._is_made = False
         self.socket_path = str(self._folder / "engine.sock")
 
     def clear(self) -> None:
-        """No engine removes its socket, and none starts on an old one (reference `vllm.md`, section 4)."""
+        """Make it, or empty it: no engine removes its socket, and none starts on an old one (`vllm.md`, section 4).
+
+        Raises:
+            OSError: it cannot be made, or somebody else has made one of that name.
+        """
+        if not self._is_made:
+            self._folder.mkdir(mode=0o700)
+            self._is_made = True
         Path(self.socket_path).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Take it away; never raises."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Take it away with all that is in it; never raises."""
+        if self._is_made:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._is_made = False
 
 
 def _sweep(place: Path) -> None:

@@ -158,11 +158,27 @@ class Supervisor:
         """Sleep, or stop: another engine needs the memory, or nobody needs this one. The next request wakes it."""
         self._set_goal("sleep" if may_sleep and self.kind.sleep_level is not None else "stop")
 
+    def treat(self, kind: EngineKind, settings: Settings) -> None:
+        """From now on so; `kind` differs from the one before in its patience alone, as the engine goes on."""
+        self.kind = kind
+        self._settings = settings
+
     # --- its life -------------------------------------------------------------------------------------------------
 
     def open(self, control: Control) -> None:
         """Begin; returns at once, the engine becomes ready by and by."""
         self._task = asyncio.create_task(self._supervise(control), name=f"engine {self.name}")
+
+    async def drained(self) -> None:
+        """Go out of routing, for good; returns when running answers have ended, or their time is over.
+
+        What is left of it is for `close`, which may also come first.
+        """
+        self._is_held = True
+        self._set_goal("stop")
+        while self.status.state in {"ready", "draining"}:
+            self._settled.clear()
+            await self._settled.wait()
 
     async def close(self) -> None:
         """End the process, by force if it does not follow, and the supervision; never raises."""
@@ -170,7 +186,7 @@ class Supervisor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._move("stop", "the server is going down")
+        self._move("stop", "it is shut down")
         self._folder.remove()
 
     async def _supervise(self, control: Control) -> None:
@@ -250,7 +266,7 @@ class Supervisor:
                 await self._sleep(control)
                 continue
             await self._wait_change(self._settings.scrape_s)
-            if self.kind.metrics_path is not None:
+            if self.kind.metrics_path is not None and not self._wanted.is_set():
                 await self._look(watch)
             limit_s = self._settings.idle_unload_s
             if limit_s is not None and self.places.idle_s >= limit_s:
@@ -279,6 +295,8 @@ class Supervisor:
             self._set_goal("stop")
             return
         await self._drain("it is going to sleep")
+        if self._goal == "stop":  # meanwhile; and whoever is still there has had the time that there is
+            return
         if self.places.taken or self._goal == "run":  # somebody is still there, or has come meanwhile
             self._goal = "run"
             self._move("readmit", "")

@@ -14,6 +14,7 @@ from litestar.handlers import ASGIRouteHandler
 from proxy.entrypoints.http.admin import AdminHandler
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
+from proxy.entrypoints.http.feedback import FeedbackHandler
 from proxy.entrypoints.http.health import HealthHandler
 from proxy.entrypoints.http.inference import InferenceHandler
 from proxy.entrypoints.http.models import ModelsHandler
@@ -38,6 +39,19 @@ class Application:
         return self._direct.get(scope["path"], self._rest)(scope, receive, send)
 
 
+class Entrance:
+    """Where everybody comes in; owner of the application that is current.
+
+    Requests in flight keep the one that they came in by.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self.application(scope, receive, send)
+
+
 def build(door: Door) -> Application:
     """Every path, with and without `/v1` (DeepSeek's SDK style)."""
     inference = {
@@ -55,6 +69,7 @@ def _litestar(inference: Mapping[str, AsgiApp], door: Door) -> Litestar:
         *(_route(path, handler) for path, handler in inference.items()),
         # a mount, because Litestar 2.25 answers KeyError for an @asgi handler with a path parameter
         _route("/models", ModelsHandler(door), is_mount=True),
+        _route("/feedback", FeedbackHandler(door)),
         asgi("/admin", copy_scope=False, is_mount=True)(AdminHandler(door).__call__),
         asgi(["/livez", "/readyz", "/metrics"], copy_scope=False)(HealthHandler(door).__call__),
     ]

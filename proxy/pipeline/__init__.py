@@ -5,16 +5,21 @@
         read the request                         the front door's: sizes, depth, UTF-8, types
         authorise                                admission: may they use this model
         choose                                   preferences: how they want to be answered
-        candidates                               routing: which targets, in which order
-        first to answer                          failover: next target, never after the commit point
+        plan                                     routing: which targets may have it, in which order
+        first to answer                          failover: target after target, again after a pause; never after the
+                                                 commit point, which is the first content
+            gate                                 limits: a place at the target's door
             attempt                              one try at one target: dialect, transport, stream
-                enter                            a place in an engine of ours: at once or, at the last target,
+                enter                            a place in an engine of ours: at once or, at the last resort,
                                                  when it has been loaded or woken; given back with the answer
+            report                               what became of it, to routing's board
+        go on                                    continuation: where the model wants it, the rest from another target
         (                                        what is yielded: the answer, closed on every exit
         )
     )
 
 `chat.Pipeline.open` is this, as code. Cancellation, failover and settlement are exits of `async with` blocks, not
-callbacks: leaving the block closes the upstream request. What the phases share travels in `context.RequestContext`. The
-pipeline knows every back end by an interface only; `proxy.app` puts them in.
+callbacks: leaving the block closes the upstream request. What the phases share travels in `context.RequestContext`;
+what one try finds out, in `context.Tried`. `landscape.Landscape` is all that a request may go to, and what is known of
+it. The pipeline knows every back end by an interface only; `proxy.app` puts them in.
 """

@@ -59,6 +59,13 @@ class EngineList(Struct, frozen=True):
     engines: Sequence[EngineReport]
 
 
+class ReloadReport(Struct, frozen=True):
+    """What a new config has changed, a line for each key; and which of that holds from the next start on only."""
+
+    changed: Sequence[str]
+    needs_restart: Sequence[str]
+
+
 class Administration:
     """Reads and tells; holds nothing of its own. Whoever calls has made sure that the administrator asks.
 

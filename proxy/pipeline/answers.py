@@ -7,6 +7,8 @@ from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.source import Source
 from proxy.streaming.sinks import Writer
 
+_MAX_HEAD_BYTES = 64 * 1024  # from the host, without a word of content; then what came is passed on after all
+
 
 class Whole:
     """A unary answer."""
@@ -42,10 +44,11 @@ class Replayed:
 class Streamed:
     """A streamed answer."""
 
-    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_tried", "_writer", "close", "heartbeat")
+    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_stream", "_tried", "_writer", "close", "heartbeat")
 
     def __init__(self, source: Source, writer: Writer, tried: Tried, context: RequestContext) -> None:
         self._source = source
+        self._stream = source.stream
         self._writer = writer
         self._tried = tried
         self._context = context
@@ -54,28 +57,67 @@ class Streamed:
         self.heartbeat = writer.heartbeat
         self.close = source.close
 
-    async def begin(self) -> None:
-        """Read up to the first parsed event; until then an error keeps its status and another target may be tried."""
-        while not self._source.stream.has_begun and not self._is_ended:
-            await self._advance()
+    async def begin(self, *, keeps_content: bool = False) -> None:
+        """Hold the head until it is good: read up to the first content, or to the end in good order of an empty answer.
+
+        A role, empty pieces and comments are no content: a host may say them, and give up. What fails here has sent the
+        caller nothing, so that the error keeps its status and another target may be tried.
+
+        Args:
+            keeps_content: whether content that a failure came with counts all the same: it has been told to others, who
+                could not take it back. The failure is then raised behind it.
+
+        Raises:
+            ProxyError: it failed.
+        """
+        while not (self._stream.has_content or self._is_ended or self._is_too_long):
+            try:
+                await self._advance()
+            except ProxyError as error:
+                if not (keeps_content and self._has_told):
+                    raise
+                self._break_off(error)
+        if self._stream.has_content:
+            self._tried.got_content(self._context.clock.monotonic_s())
 
     async def read(self) -> list[bytes]:
         while not (payloads := self._writer.take()) and not self._is_ended:
             try:
                 await self._advance()
             except ProxyError as error:
-                self._is_ended, self._failure = True, error
+                self._break_off(error)
         if not payloads and self._failure is not None:
             raise self._failure  # after what came before it, also in the same read
-        if not self._context.first_content_s and self._source.stream.has_content:
-            self._context.first_content_s = self._context.clock.monotonic_s()
+        if not self._context.first_content_s and self._stream.has_content:
+            self._note_content()
         return payloads
+
+    @property
+    def _has_told(self) -> bool:
+        """Whether anything of it is with the sink."""
+        return self._stream.has_content or self._stream.is_complete
+
+    @property
+    def _is_too_long(self) -> bool:
+        """Whether the head has something to pass on, and is longer than any that is good."""
+        return self._stream.has_begun and self._source.read_bytes > _MAX_HEAD_BYTES
+
+    def _break_off(self, error: ProxyError) -> None:
+        self._is_ended, self._failure = True, error
+        self._tried.failure = error
+
+    def _note_content(self) -> None:
+        now_s = self._context.clock.monotonic_s()
+        self._context.first_content_s = now_s
+        if not self._tried.first_content_s:
+            self._tried.got_content(now_s)
 
     async def _advance(self) -> None:
         """One read; at the end of the upstream's answer, the check that it is whole."""
         if not await self._source.read():
             self._is_ended = True
-            self._tried.usage = self._source.stream.close()
+            self._tried.usage = self._stream.close()
+            self._tried.is_whole = True
 
 
 Closable = Whole | Replayed | Streamed

@@ -1,30 +1,31 @@
-"""One try at one target: translate, send, read. Its `Answer` is good from the first parsed event on."""
+"""One try at one target: translate, send, read. Its `Answer` is good from the first content on."""
 
-import random
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from proxy.auth import ANONYMOUS
 from proxy.dialects import failures, history
 from proxy.dialects.base import HostRequest
-from proxy.errors import StreamBroken, UpstreamFailed
+from proxy.errors import StreamBroken, UpstreamFailed, UpstreamRateLimited, UpstreamRefusedUs
 from proxy.memory import Memory
+from proxy.pipeline import shapes
 from proxy.pipeline.answers import Closable, Replayed, Streamed, Whole, no_connection
 from proxy.pipeline.context import RequestContext, Tried
+from proxy.pipeline.joint import Joint
 from proxy.pipeline.source import Source, TurnMemory
 from proxy.pipeline.structured import Structured
 from proxy.pipeline.upstream import Response, Upstream, nothing_to_leave
 from proxy.protocol import embeddings
 from proxy.protocol.chat import MAX_ANSWER_BYTES
-from proxy.protocol.request import Endpoint, ModelRequest
+from proxy.protocol.request import ModelRequest
 from proxy.routing.targets import Target
-from proxy.streaming.chat import ChatAssembler, ChatWriter
+from proxy.streaming.chat import ChatAssembler
+from proxy.streaming.checks import check
 from proxy.streaming.choices import ChoiceStream, Sink
-from proxy.streaming.completions import CompletionAssembler, CompletionWriter
 from proxy.streaming.filters import AsFunctionCall, Remembering, in_format
-from proxy.streaming.sinks import Assembler, Envelope, Writer
 
-_ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
 _MAX_ID = 128  # a host may say anything
+_NOBODY = (None, ANONYMOUS)
 _NOTHING: Mapping[str, str] = {}
 _REPAIRED = {"response_format=emulated": "response_format=repaired"}
 
@@ -47,9 +48,14 @@ class Answer(Protocol):
 
 
 class Attempt:
-    """One try; `run` is called once."""
+    """One try; `run` is called once.
 
-    __slots__ = ("_context", "_memory", "_request", "_target", "_tried", "_upstream")
+    Args:
+        tried: where it notes what it finds.
+        joint: what the answer is told into, where it may go on elsewhere, or goes on with another.
+    """
+
+    __slots__ = ("_context", "_joint", "_memory", "_request", "_target", "_tried", "_upstream")
 
     def __init__(
         self,
@@ -60,6 +66,7 @@ class Attempt:
         tried: Tried,
         context: RequestContext,
         memory: Memory,
+        joint: Joint | None = None,
     ) -> None:
         self._upstream = upstream
         self._target = target
@@ -67,9 +74,10 @@ class Attempt:
         self._tried = tried
         self._context = context
         self._memory = memory
+        self._joint = joint
 
-    async def run(self, *, can_wait: bool) -> Answer:
-        """Send the request and wait for the first parsed event (for the whole of a unary answer).
+    async def run(self, *, can_wait: bool) -> Closable:
+        """Send the request and wait for the first content (for the whole of a unary answer).
 
         Args:
             can_wait: whether to wait for an engine that has to be started first, as nobody else is left to try.
@@ -83,6 +91,8 @@ class Attempt:
         except BaseException:
             leave()
             raise
+        if not isinstance(answer, Streamed):
+            self._tried.is_whole = True
         if leave is not nothing_to_leave:
             answer.close = _in_turn(answer.close, leave)
         return answer
@@ -120,6 +130,7 @@ class Attempt:
             drops_params=context.drops_params,
             remembered=remembered,
             api_version=upstream.api_version,
+            tenant="" if context.principal in _NOBODY else context.caller,
         )
 
     @property
@@ -134,27 +145,38 @@ class Attempt:
             ProxyError: it says something else.
         """
         transport = self._upstream.transport
-        response = await transport.post(host_request.path, host_request.body, is_stream=self._is_stream)
+        model = self._target.model
+        response = await transport.post(host_request.path, host_request.body, is_stream=self._is_stream, model=model)
+        self._tried.credential = credential = response.credential
         self._tried.upstream_id = response.headers.get(self._upstream.dialect.id_header, "")[:_MAX_ID]
         if 200 <= response.status < 300:
+            credential.worked(model)
             return response
         try:
-            raise failures.parse_error(response.status, response.headers, await response.read_all())
+            error = failures.parse_error(response.status, response.headers, await response.read_all())
         finally:
             response.close()
+        if isinstance(error, UpstreamRefusedUs):
+            credential.refused(response.status, model)
+        elif isinstance(error, UpstreamRateLimited) and error.is_told and error.retry_after_s is not None:
+            credential.limited(error.retry_after_s, is_account_wide=error.is_account_wide)
+        raise error
 
     async def _read(self, response: Response, host_request: HostRequest) -> Closable:
         request, context = self._request, self._context
         if request.endpoint == "embeddings":
             return Whole(await self._read_embeddings(response), response.close)
         if not request.is_stream:
-            assembler = self._assembler()
+            assembler = shapes.assembler_for(request, context)
             await self._assemble(response, host_request, self._formatted(assembler, host_request))
             return Whole(assembler.to_json(), response.close)
-        writer = self._writer()
-        source = self._source(response, host_request, self._formatted(writer, host_request))
-        streamed = Streamed(source, writer, self._tried, context)
-        await streamed.begin()
+        if self._joint is None:
+            writer = shapes.writer_for(request, context)
+            sink = self._formatted(writer, host_request)
+        else:
+            writer, sink = self._joint.writer, self._joint.splice
+        streamed = Streamed(self._source(response, host_request, sink), writer, self._tried, context)
+        await streamed.begin(keeps_content=bool(request.prefix))
         return streamed
 
     async def _read_embeddings(self, response: Response) -> bytes:
@@ -180,17 +202,17 @@ class Attempt:
             first, self._tried.usage = second, second.told_usage
             self._tried.adjusted = [_REPAIRED.get(said, said) for said in host_request.adjusted]
         if not self._request.is_stream:
-            assembler = self._assembler()
+            assembler = shapes.assembler_for(self._request, self._context)
             first.replay(self._formatted(assembler, host_request))
             return Whole(assembler.to_json(), no_connection)
-        writer = self._writer()
+        writer = shapes.writer_for(self._request, self._context)
         first.replay(self._formatted(writer, host_request))
         return Replayed(writer)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:
         response = await self._send(host_request)
         try:
-            assembler = ChatAssembler(self._envelope())
+            assembler = ChatAssembler(shapes.envelope_of(self._request, self._context))
             await self._assemble(response, host_request, assembler)
         finally:
             response.close()
@@ -199,12 +221,17 @@ class Attempt:
     async def _assemble(self, response: Response, host_request: HostRequest, sink: Sink) -> None:
         source = self._source(response, host_request, sink)
         while await source.read():
+            if not self._tried.first_content_s and source.stream.has_content:
+                self._tried.got_content(self._context.clock.monotonic_s())
             if source.read_bytes > MAX_ANSWER_BYTES:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
         self._tried.usage = source.stream.close()
 
     def _source(self, response: Response, host_request: HostRequest, sink: Sink) -> Source:
-        remembering = None
+        tried, remembering = self._tried, None
+        if self._request.endpoint == "chat" and tried.checking is None:  # of two readings the first is what it can do
+            tried.checking = check(sink, self._request.fields)
+            sink = tried.checking or sink
         if host_request.reading.may_call:
             sink = remembering = Remembering(sink)
         stream = ChoiceStream(sink, host_request.reading)
@@ -217,21 +244,6 @@ class Attempt:
         if host_request.asks_functions:
             sink = AsFunctionCall(sink)
         return in_format(sink, self._context.reasoning_format)
-
-    def _assembler(self) -> Assembler:
-        if self._request.endpoint == "chat":
-            return ChatAssembler(self._envelope(), form=self._context.reasoning_format)
-        return CompletionAssembler(self._envelope())
-
-    def _writer(self) -> Writer:
-        wants_usage = self._request.wants_usage
-        if self._request.endpoint == "chat":
-            return ChatWriter(self._envelope(), wants_usage=wants_usage, form=self._context.reasoning_format)
-        return CompletionWriter(self._envelope(), wants_usage=wants_usage)
-
-    def _envelope(self) -> Envelope:
-        answer_id = f"{_ID_PREFIXES[self._request.endpoint]}{random.getrandbits(112):028x}"
-        return Envelope(answer_id, self._context.created, self._request.model)
 
 
 def _in_turn(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:

@@ -1,6 +1,6 @@
 """`Pipeline.open`: the phases of a request in order, one visible method. All model endpoints take this road."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
@@ -13,16 +13,17 @@ from proxy.pipeline.failover import Failover
 from proxy.pipeline.preferences import Preferences
 from proxy.pipeline.settlement import Settlement
 from proxy.protocol.request import ModelRequest
-from proxy.routing.targets import Target
+from proxy.routing.ask import Ask
+from proxy.routing.planner import Plan
 
 Read = Callable[[], Awaitable[ModelRequest]]
 
 
-class Router(Protocol):
-    """Which targets a model means (see `proxy.routing.Router`)."""
+class Planner(Protocol):
+    """Which targets may serve a request (see `proxy.routing.planner`)."""
 
-    async def candidates(self, model: str) -> Sequence[Target]:
-        """In order of preference; raises `ModelNotFound`."""
+    async def plan(self, ask: Ask) -> Plan:
+        """At least one, in order; raises `ModelNotFound` and what else may stand in the way."""
 
 
 class Pipeline:
@@ -32,13 +33,13 @@ class Pipeline:
         self,
         admission: Admission,
         preferences: Preferences,
-        router: Router,
+        planner: Planner,
         failover: Failover,
         settlement: Settlement,
     ) -> None:
         self._admission = admission
         self._preferences = preferences
-        self._router = router
+        self._planner = planner
         self._failover = failover
         self._settlement = settlement
 
@@ -50,7 +51,7 @@ class Pipeline:
 
     @asynccontextmanager
     async def open(self, credentials: Credentials, read: Read, context: RequestContext) -> AsyncIterator[Answer]:
-        """Yield the answer once its first event is parsed; settle however the block exits.
+        """Yield the answer once its first content is read; settle however the block exits.
 
         Args:
             credentials: what the caller showed.
@@ -66,12 +67,25 @@ class Pipeline:
             context.received_s = context.clock.monotonic_s()
             self._admission.authorise(request, context)
             self._preferences.choose(request, context)
-            candidates = await self._router.candidates(request.model)
-            answer = await self._failover.first_to_answer(candidates, request, context)
+            ask = ask_of(request, context)
+            context.task = ask.task
+            plan = await self._planner.plan(ask)
+            answer = await self._failover.first_to_answer(plan, ask, request, context)
             try:
                 yield answer
             except UpstreamError as error:
-                self._failover.failed(context, error)
+                self._failover.failed(context, context.tried, error)
                 raise
             finally:
                 answer.close()
+
+
+def ask_of(request: ModelRequest, context: RequestContext) -> Ask:
+    """The request as routing sees it."""
+    return Ask(
+        request,
+        reach=context.reach,
+        priority=context.priority,
+        session=context.wishes.session,
+        caller=context.caller,
+    )

@@ -1,13 +1,16 @@
 """`RequestContext`: what the phases of one request share."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from proxy.clock import Clock
+from proxy.errors import ProxyError
 from proxy.protocol.reasoning import ReasoningFormat
-from proxy.protocol.routing import Priority, Reach
+from proxy.protocol.routing import Priority, Reach, Task
 from proxy.protocol.usage import Usage
+from proxy.streaming.checks import Checking
 
 
 class Principal(Protocol):
@@ -43,6 +46,22 @@ class Wishes(msgspec.Struct, frozen=True):
 _NO_WISHES = Wishes()
 
 
+class Credential(Protocol):
+    """What a host was shown (see `proxy.transport.credentials`)."""
+
+    def worked(self, model: str) -> None:
+        """The host took it."""
+
+    def refused(self, status: int, model: str) -> None:
+        """The host did not take it, for that model."""
+
+    def limited(self, seconds: float, *, is_account_wide: bool) -> None:
+        """The host wants no more of it for so long."""
+
+    def has_other(self, model: str) -> bool:
+        """Whether another one may be shown in its place at once."""
+
+
 class Tried:
     """One try at one target: written by the attempt, read by settlement and the front door.
 
@@ -51,19 +70,55 @@ class Tried:
         model: what the model is called there.
         upstream_id: the target's own id of the request, if it says one.
         adjusted: what was changed in the request, for `x-tidegate-adjusted`.
+        credential: what the host was shown.
+        checking: what has a verdict on the answer, where it was to be JSON or may call tools.
         sent_s: when it was sent; monotonic seconds, 0 where it was not.
+        first_content_s: when the first content came from there; 0 where it has not, or came with all the rest.
         usage: what the target says it was.
+        is_whole: the answer has ended in good order.
+        failure: what broke it off after it had begun.
+        on_first_content: told when the first content came.
     """
 
-    __slots__ = ("adjusted", "model", "sent_s", "upstream", "upstream_id", "usage")
+    __slots__ = (
+        "adjusted",
+        "checking",
+        "credential",
+        "failure",
+        "first_content_s",
+        "is_whole",
+        "model",
+        "on_first_content",
+        "sent_s",
+        "upstream",
+        "upstream_id",
+        "usage",
+    )
 
     def __init__(self, upstream: str = "", model: str = "") -> None:
         self.upstream = upstream
         self.model = model
         self.upstream_id = ""
         self.adjusted: list[str] = []
+        self.checking: Checking | None = None
+        self.credential: Credential | None = None
         self.sent_s = 0.0
+        self.first_content_s = 0.0
         self.usage: Usage | None = None
+        self.is_whole = False
+        self.failure: ProxyError | None = None
+        self.on_first_content: Callable[[], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the target, for people."""
+        return f"{self.upstream}/{self.model}" if self.upstream else ""
+
+    def got_content(self, now_s: float) -> None:
+        """The first content came."""
+        self.first_content_s = now_s
+        if self.on_first_content is not None:
+            self.on_first_content()
 
 
 class RequestContext:
@@ -74,7 +129,9 @@ class RequestContext:
     Attributes:
         caller_retries: `x-stainless-retry-count`, how often the SDK has tried already.
         tried: the target that answered, or the last one that was tried.
+        task: the kind of work it is.
         attempts: how many tries there were.
+        first_sent_s: when the first of them was sent.
         wishes: what the caller says in our own headers.
         drops_params: whether to leave out what a host cannot honour.
         reasoning_format: how thinking is shown.
@@ -84,6 +141,7 @@ class RequestContext:
         has_begun: set by the door when a status line has left: errors from now on are told in band.
         is_client_gone: set by the door before it cancels the task.
         is_aborted: set by the server when the grace time is over.
+        joined_usage: of all parts of an answer that may go on elsewhere; None where it may not.
     """
 
     __slots__ = (
@@ -94,11 +152,13 @@ class RequestContext:
         "drops_params",
         "endpoint",
         "first_content_s",
+        "first_sent_s",
         "has_begun",
         "id",
         "is_aborted",
         "is_client_gone",
         "is_stream",
+        "joined_usage",
         "model",
         "patience_s",
         "principal",
@@ -107,6 +167,7 @@ class RequestContext:
         "reasoning_format",
         "received_s",
         "started_s",
+        "task",
         "tried",
         "wishes",
     )
@@ -126,8 +187,10 @@ class RequestContext:
         self.model = ""
         self.principal: Principal | None = None
         self.is_stream = False
+        self.task: Task = "chat"
         self.tried = Tried()
         self.attempts = 0
+        self.first_sent_s = 0.0
         self.wishes = _NO_WISHES
         self.drops_params = False
         self.reasoning_format: ReasoningFormat = "reasoning_content"
@@ -136,6 +199,12 @@ class RequestContext:
         self.has_begun = False
         self.is_client_gone = False
         self.is_aborted = False
+        self.joined_usage: Usage | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the answer took, wherever it came from."""
+        return self.tried.usage if self.joined_usage is None else self.joined_usage
 
     @property
     def caller(self) -> str:

@@ -1,38 +1,55 @@
 """The closing bracket: on every exit, one log line and the metrics. Never raises."""
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from proxy.errors import ClientGone, InternalError, ProxyError, ShuttingDown
-from proxy.pipeline.context import RequestContext
+from proxy.pipeline.context import RequestContext, Tried
 from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics, Series
 
 
 class Settlement:
-    """Writes the books; shared by all requests."""
+    """Writes the books; shared by all requests.
 
-    def __init__(self, metrics: Metrics, log: Log) -> None:
+    Args:
+        on_answered: told of each request that has its answer, or whose caller had seen enough of it.
+    """
+
+    def __init__(self, metrics: Metrics, log: Log, on_answered: Callable[[RequestContext], None] | None = None) -> None:
         self.metrics = metrics
         self.log = log
+        self.on_answered = on_answered
 
     def settle(self, context: RequestContext) -> "Account":
         """The bracket around one request."""
         return Account(self, context)
 
-    def failed_attempt(self, context: RequestContext, error: ProxyError) -> None:
+    def failed_attempt(self, context: RequestContext, tried: Tried, error: ProxyError) -> None:
         """An attempt came to nothing; another may follow."""
-        self.metrics.upstream_errors.labels(context.tried.upstream, type(error).__name__).inc()
+        self.metrics.upstream_errors.labels(tried.upstream, type(error).__name__).inc()
         self.log.warning(
             "upstream failed",
             request_id=context.id,
-            upstream=context.tried.upstream,
-            upstream_request_id=context.tried.upstream_id,
+            upstream=tried.upstream,
+            upstream_request_id=tried.upstream_id,
             model=context.model,
             error=error.code or error.type,
             reason=_loggable(error),
             may_try_another=error.may_try_another_target,
+        )
+
+    def continued(self, context: RequestContext, broken: Tried) -> None:
+        """A stream that broke at one target goes on at another, which is `context.tried`."""
+        self.metrics.continuations.labels(broken.upstream, context.tried.upstream).inc()
+        self.log.warning(
+            "stream continued",
+            request_id=context.id,
+            model=context.model,
+            broken_upstream=broken.upstream,
+            upstream=context.tried.upstream,
         )
 
 
@@ -79,12 +96,15 @@ class Account:
             log.info("request", **fields)
         if context.tried.sent_s:
             _observe(series, context, ended_s)
+            is_answered = failure is None or (isinstance(failure, ClientGone) and context.first_content_s > 0)
+            if is_answered and self._settlement.on_answered is not None:
+                self._settlement.on_answered(context)
 
 
 def _observe(series: Series, context: RequestContext, ended_s: float) -> None:
     series.duration.observe(ended_s - context.started_s)
-    series.overhead.observe(context.tried.sent_s - context.received_s)
-    usage = context.tried.usage
+    series.overhead.observe((context.first_sent_s or context.tried.sent_s) - context.received_s)
+    usage = context.usage
     if context.first_content_s:
         series.ttft.observe(context.first_content_s - context.started_s)
         if usage is not None and usage.completion_tokens > 1:
@@ -122,9 +142,9 @@ def _line(context: RequestContext, status: int, ended_s: float) -> dict[str, Any
         fields["upstream_request_id"] = context.tried.upstream_id
     if context.first_content_s:
         fields["ttft_ms"] = round((context.first_content_s - context.started_s) * 1000, 2)
-    if context.tried.usage is not None:
-        fields["prompt_tokens"] = context.tried.usage.prompt_tokens
-        fields["completion_tokens"] = context.tried.usage.completion_tokens
+    if context.usage is not None:
+        fields["prompt_tokens"] = context.usage.prompt_tokens
+        fields["completion_tokens"] = context.usage.completion_tokens
     if context.caller_retries:
         fields["caller_retries"] = context.caller_retries
     return fields

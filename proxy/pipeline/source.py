@@ -31,10 +31,21 @@ class TurnMemory:
 class Source:
     """Feeds what a host sends into the state machine: events, or a JSON body as one event.
 
-    The content type decides, not the request: some hosts answer a stream with one JSON body.
+    The content type decides, not the request: some hosts answer a stream with one JSON body. Where it says neither, the
+    first byte does: no event begins with a brace.
     """
 
-    __slots__ = ("_is_json", "_memory", "_parse", "_parser", "_response", "close", "read_bytes", "stream")
+    __slots__ = (
+        "_is_declared",
+        "_is_json",
+        "_memory",
+        "_parse",
+        "_parser",
+        "_response",
+        "close",
+        "read_bytes",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -44,7 +55,9 @@ class Source:
         memory: TurnMemory | None,
     ) -> None:
         self._response = response
-        self._is_json = "json" in response.headers.get("content-type", "").lower()
+        content_type = response.headers.get("content-type", "").lower()
+        self._is_json = "json" in content_type
+        self._is_declared = self._is_json or "event-stream" in content_type
         self._parse = parse
         self._parser = EventParser()
         self._memory = memory
@@ -69,6 +82,11 @@ class Source:
             if self.stream.is_complete:  # only the formal end is missing
                 return False
             raise
+        if not self._is_declared and (begun := data.lstrip()):
+            self._is_declared = True
+            if begun.startswith(b"{"):
+                self.stream.accept(self._parse(data + await self._response.read_all()))
+                return False
         self.read_bytes += len(data)
         found = self._parser.feed(data) if data else self._parser.close()
         for event in found:

@@ -1,19 +1,27 @@
 """`Upstream`: a target's dialect, wire and readiness under one name, as the pipeline sees it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from proxy.dialects.base import Dialect
 from proxy.errors import ProxyError
+from proxy.pipeline.context import Credential
+from proxy.protocol.routing import Priority
+from proxy.routing.planner import Look
+from proxy.routing.targets import Target
 
 
 class Response(Protocol):
-    """An answer whose head has arrived (see `proxy.transport.Response`)."""
+    """An answer whose head has arrived (see `proxy.transport.wire.Response`)."""
 
     status: int
     headers: Mapping[str, str]
+
+    @property
+    def credential(self) -> Credential:
+        """What the host was shown."""
 
     async def read_some(self) -> bytes:
         """What has arrived; empty at the end."""
@@ -32,10 +40,23 @@ class Response(Protocol):
 
 
 class Transport(Protocol):
-    """The wire (see `proxy.transport.Transport`)."""
+    """The wire (see `proxy.transport.wire.Transport`)."""
 
-    async def post(self, path: str, body: bytes, *, is_stream: bool) -> Response:
-        """Send a body, wait for the head of the answer."""
+    @property
+    def secrets(self) -> Sequence[str]:
+        """What no message of the host's may show to a caller, of this moment."""
+
+    def free_in_s(self) -> float:
+        """0, or the seconds until one of the credentials may be used again."""
+
+    def refused_for_s(self, model: str) -> float:
+        """0, or the seconds for which each of the credentials is refused, for that model."""
+
+    async def post(self, path: str, body: bytes, *, is_stream: bool, model: str) -> Response:
+        """Send a body that asks for a model, wait for the head of the answer."""
+
+    async def get(self, path: str) -> bytes:
+        """The body at a path."""
 
 
 Leave = Callable[[], None]
@@ -57,28 +78,82 @@ def nothing_to_leave() -> None:
     """Nobody counts who is there."""
 
 
+class Place(Protocol):
+    """Held by a request at a gate."""
+
+    def began(self, ttft_s: float, prompt_tokens: int) -> None:
+        """The first token of so long a prompt came after so many seconds."""
+
+    def leave(self) -> None:
+        """Give it back."""
+
+
+class Gate(Protocol):
+    """How many requests are let in at once (see `proxy.limits.gate`)."""
+
+    @property
+    def limit(self) -> int | None:
+        """How many that is now."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+
+    async def enter(self, *, caller: str, priority: Priority, tokens: int, can_wait: bool, deadline_s: float) -> Place:
+        """A place, at once or after a queue; raises `TargetBusy`."""
+
+
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """One host or engine.
 
     Attributes:
-        secrets: keys that no message of the host's may show to a caller.
         enter: takes a place there; raises `EngineUnavailable` while there is no use in trying.
         always_streams: ask for a stream even where the caller wants one answer, because the host does not notice a
             caller who leaves a unary request (llama.cpp).
         api_version: of Azure's deployment URLs.
+        look: what an engine does now; None for a host elsewhere.
     """
 
     name: str
     dialect: Dialect
     transport: Transport
-    secrets: tuple[str, ...] = ()
     enter: Enter = always_open
     always_streams: bool = False
     api_version: str | None = None
+    look: Callable[[], Look] | None = None
 
     def mask(self, error: ProxyError) -> None:
         """Take our keys out of an error in the host's words."""
-        for secret in self.secrets:
+        for secret in self.transport.secrets:
             error.message = error.message.replace(secret, "***")
             error.param = error.param and error.param.replace(secret, "***")
             error.code = error.code and error.code.replace(secret, "***")
+
+
+class Upstreams(Mapping[str, Upstream]):
+    """All of them by name; tells the planner what lies behind its targets."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+        self._upstreams = upstreams
+
+    def look(self, target: Target) -> Look | None:
+        """At the engine; None for a host elsewhere."""
+        look = self._upstreams[target.upstream].look
+        return None if look is None else look()
+
+    def free_in_s(self, target: Target) -> float:
+        """0, or the seconds until one of the host's credentials may be used again."""
+        return self._upstreams[target.upstream].transport.free_in_s()
+
+    def refused_for_s(self, target: Target) -> float:
+        """0, or the seconds for which each of the host's credentials is refused, for that model."""
+        return self._upstreams[target.upstream].transport.refused_for_s(target.model)
+
+    def __getitem__(self, name: str) -> Upstream:
+        return self._upstreams[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._upstreams)
+
+    def __len__(self) -> int:
+        return len(self._upstreams)

@@ -42,8 +42,11 @@ def to_json(error: ProxyError, request_id: str) -> bytes:
 
 
 def to_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:
-    """`retry-after` in whole seconds (at least 1), where the error knows one."""
-    if error.retry_after_s is None:
-        return []
-    seconds = min(max(math.ceil(error.retry_after_s), 1), _MAX_RETRY_AFTER_S)
-    return [(b"retry-after", b"%d" % seconds)]
+    """`retry-after` in whole seconds (at least 1) and `x-should-retry`, where the error knows them."""
+    headers = []
+    if error.retry_after_s is not None:
+        seconds = min(max(math.ceil(error.retry_after_s), 1), _MAX_RETRY_AFTER_S)
+        headers.append((b"retry-after", b"%d" % seconds))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    return headers

@@ -33,7 +33,8 @@ class ModelRequest(msgspec.Struct, frozen=True, gc=False):
     """A checked request to a model, as the pipeline carries it.
 
     `fields` holds every top-level field of the body as untouched bytes (duplicates: the last one), which is what a
-    dialect starts from. The bytes borrow the body's buffer: copy what is to outlive the request.
+    dialect starts from. The bytes borrow the body's buffer: copy what is to outlive the request. `prefix` is what has
+    been said of the answer already, where it broke off and is to be gone on with.
     """
 
     endpoint: Endpoint
@@ -41,6 +42,7 @@ class ModelRequest(msgspec.Struct, frozen=True, gc=False):
     fields: Fields
     is_stream: bool = False
     wants_usage: bool = False
+    prefix: str = ""
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:

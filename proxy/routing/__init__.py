@@ -12,7 +12,8 @@
         health            out after failures, back through half-open and a slow start
         quality           how good its answers are
         offline           whether anything elsewhere can be reached at all
-    budget, backoff       how often, and when, something may be tried again
+    itinerary             what to try next, by what has become of the tries before
+        budget, backoff   how often, and when, something may be tried again
 
 All of it is arithmetic over what it is told and a clock: nothing here does I/O but `catalogue`, which asks through
 functions that it is given.

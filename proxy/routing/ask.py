@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
@@ -14,9 +14,18 @@ from proxy.protocol.routing import Priority, Reach, Task
 _BYTES_PER_TOKEN = 4  # of English and code; an estimate is all that is wanted
 _ANSWER_TOKENS = 256  # where nothing is known yet
 _IMAGE_TOKENS = 512
+_MIN_PICTURE_BYTES = 1024  # what is shorter has none worth a look
 _DATA_URL = re.compile(rb'"data:[^"]*"')
+_LIMITS = ("max_completion_tokens", "max_tokens")
 _PROMPTS = ("messages", "prompt", "input", "tools", "functions")
 _TASKS: Mapping[str, Task] = {"completions": "completion", "embeddings": "embedding"}
+
+
+class _SaidBy(msgspec.Struct):
+    role: Any = None
+
+
+_said_by = msgspec.json.Decoder(_SaidBy).decode
 _number = msgspec.json.Decoder(int | float).decode
 
 
@@ -47,66 +56,80 @@ class Ask:
         self._fields: Fields = request.fields
         self._session = session
         self._usual_tokens = usual_tokens
+        self._prompt_tokens = self._answer_tokens = 0  # nobody has asked yet
+        self._task: Task | None = None
 
-    @cached_property
+    @property
     def prompt_tokens(self) -> int:
         """About how many the prompt has, at least 1; a picture counts as a few hundred, whatever its bytes."""
-        size, pictures = 0, 0
-        for name in _PROMPTS:
-            if (raw := self._fields.get(name)) is None:
-                continue
-            told = bytes(raw)
-            if b"data:" in told:
-                told, found = _DATA_URL.subn(b"", told)
-                pictures += found
-            size += len(told)
-        return max(1, size // _BYTES_PER_TOKEN + pictures * _IMAGE_TOKENS)
+        if not self._prompt_tokens:
+            tokens = 0
+            for name in _PROMPTS:
+                if (raw := self._fields.get(name)) is not None:
+                    tokens += _tokens(raw)
+            self._prompt_tokens = max(1, tokens)
+        return self._prompt_tokens
 
-    @cached_property
+    @property
     def answer_tokens(self) -> int:
         """About how many the answer will have: the model's usual number, at most what the caller allows."""
-        usual = self._usual_tokens or _ANSWER_TOKENS
-        for name in ("max_completion_tokens", "max_tokens"):
-            raw = self._fields.get(name)
-            if raw is not None and json_type(raw) == "number":
-                return max(1, int(min(usual, _number(raw))))
-        return int(usual)
+        if not self._answer_tokens:
+            tokens = self._usual_tokens or _ANSWER_TOKENS
+            for name in _LIMITS:
+                if (raw := self._fields.get(name)) is not None and json_type(raw) == "number":
+                    tokens = min(tokens, _number(raw))
+            self._answer_tokens = max(1, int(tokens))
+        return self._answer_tokens
 
     @property
     def tokens(self) -> int:
         """Of prompt and answer together, about."""
         return self.prompt_tokens + self.answer_tokens
 
-    @cached_property
+    @property
     def task(self) -> Task:
         """The kind of work it is, as far as targets may be good at one and bad at another."""
-        if self.endpoint in _TASKS:
-            return _TASKS[self.endpoint]
-        if as_list(self._fields.get("tools")) or as_list(self._fields.get("functions")):
-            return "tools"
-        wanted = as_text(as_object(self._fields.get("response_format")).get("type"))
-        return "json" if wanted in {"json_object", "json_schema"} else "chat"
+        if self._task is None:
+            self._task = self._find_task()
+        return self._task
 
-    @cached_property
+    @property
     def session(self) -> str:
         """The conversation's name, if the caller gives it one: by header, or as OpenAI's `prompt_cache_key`."""
         return self._session or as_text(self._fields.get("prompt_cache_key")) or ""
 
-    @cached_property
+    @property
     def affinity(self) -> bytes:
         """What the request sticks by: its session, else the head of its prompt, which all its turns share."""
-        digest = blake2b(self.caller.encode(), digest_size=16)
-        if self.session:
-            digest.update(b"\0session\0" + self.session.encode())
-        else:
-            digest.update(b"\0head\0" + self._head())
-        return digest.digest()
+        session = self.session
+        told = b"\0session\0" + session.encode() if session else b"\0head\0" + self._head()
+        return blake2b(self.caller.encode() + told, digest_size=16).digest()
+
+    def _find_task(self) -> Task:
+        if self.endpoint in _TASKS:
+            return _TASKS[self.endpoint]
+        fields = self._fields
+        if as_list(fields.get("tools")) or as_list(fields.get("functions")):
+            return "tools"
+        wanted = as_text(as_object(fields.get("response_format")).get("type"))
+        return "json" if wanted in {"json_object", "json_schema"} else "chat"
 
     def _head(self) -> bytes:
         """Everything up to the first thing that is not the system's: the same in every turn of a conversation."""
         messages = as_list(self._fields.get("messages"))
         for number, message in enumerate(messages, start=1):
-            if as_text(as_object(message).get("role")) not in {"system", "developer"}:
+            if json_type(message) != "object" or _said_by(message).role not in {"system", "developer"}:
                 return b"".join(map(bytes, messages[:number]))
         raw = self._fields.get("prompt") or self._fields.get("input")
         return b"" if raw is None else bytes(raw)[:1024]
+
+
+def _tokens(raw: msgspec.Raw) -> int:
+    size = len(memoryview(raw))
+    if size < _MIN_PICTURE_BYTES:
+        return size // _BYTES_PER_TOKEN
+    told = bytes(raw)
+    if b"data:" not in told:
+        return size // _BYTES_PER_TOKEN
+    told, pictures = _DATA_URL.subn(b"", told)
+    return len(told) // _BYTES_PER_TOKEN + pictures * _IMAGE_TOKENS

@@ -36,10 +36,16 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
 
 class Placed(Struct, frozen=True):
-    """A candidate in its place; `score` is what it was placed by, lower is better; None where nothing was compared."""
+    """A candidate in its place.
+
+    Attributes:
+        score: what it was placed by, lower is better; None where nothing was compared.
+        why: for people, where more than the policy put it there.
+    """
 
     candidate: Candidate
     score: float | None = None
+    why: str = ""
 
 
 class Policy(Protocol):

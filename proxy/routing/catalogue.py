@@ -1,7 +1,7 @@
 """`Catalogue`: what upstreams say they have (`GET /models`)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError
@@ -21,18 +21,27 @@ class Catalogue:
 
     Args:
         sources: by upstream name, how to ask it; raises `ProxyError` where it cannot.
+        may_ask: whether the upstream of that name may be asked for anything now.
     """
 
-    def __init__(self, sources: Mapping[str, Fetch], clock: Clock) -> None:
+    def __init__(
+        self, sources: Mapping[str, Fetch], clock: Clock, *, may_ask: Callable[[str], bool] = lambda _: True
+    ) -> None:
         self._sources = sources
         self._clock = clock
+        self._may_ask = may_ask
         self._lists: dict[str, tuple[float, Sequence[ModelCard]]] = {}
         self._asking: dict[str, asyncio.Task[Sequence[ModelCard]]] = {}
 
-    async def cards(self) -> Sequence[ModelCard]:
-        """The models of every upstream, in the order of the upstreams."""
-        lists = await asyncio.gather(*(self._cards_of(name) for name in self._sources))
+    async def cards(self, only: Collection[str] | None = None) -> Sequence[ModelCard]:
+        """The models of every upstream that may be asked, or of those named, in the order of the upstreams."""
+        names = [name for name in self._sources if (only is None or name in only) and self._may_ask(name)]
+        lists = await asyncio.gather(*map(self._cards_of, names))
         return [card for cards in lists for card in cards]
+
+    async def settled(self) -> None:
+        """Wait until what is being asked has come, or not."""
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
     async def close(self) -> None:
         """Give up what is being asked."""

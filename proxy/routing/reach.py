@@ -4,11 +4,8 @@
 the most specific one holds: the key's, else the model's, else the config's. A caller may narrow that, never widen it.
 """
 
-from collections.abc import Sequence
-
 from proxy.errors import NotPermitted
 from proxy.protocol.routing import REACH_HEADER, REACHES, Reach
-from proxy.routing.targets import Target
 
 
 def combine(default: Reach, model: Reach | None, key: Reach | None) -> Reach:
@@ -32,8 +29,3 @@ def narrow(allowed: Reach, wished: Reach | None) -> Reach:
             param=REACH_HEADER,
         )
     return wished
-
-
-def within(reach: Reach, targets: Sequence[Target]) -> Sequence[Target]:
-    """The targets that may see the request."""
-    return [target for target in targets if target.is_local] if reach == "local_only" else targets

@@ -1,15 +1,17 @@
 """Which targets a model name means, in the order of the config.
 
-A name is, in this order: a configured model; an engine of ours; `upstream/name` with a configured upstream, or with an
+A name is, in this order: a configured model; an engine of ours; a configured target by its own name (`upstream/name`,
+`engine/engine` where the engine has just one); `upstream/name` with a configured upstream, or with an
 engine that may have several models (LoRA adapters, or what somebody else has put there); a name that an upstream or
 somebody else's engine lists (`GET /models`, asked lazily and remembered), the first one first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from proxy.config.cards import Card, Cards
 from proxy.errors import ModelNotFound
 from proxy.protocol.models import ModelCard
+from proxy.protocol.routing import Reach
 from proxy.routing.catalogue import Catalogue
 from proxy.routing.targets import Target
 
@@ -21,6 +23,7 @@ class Router:
         models: by public name, the targets in order of preference.
         upstreams: the names that may stand before a slash.
         engines: further ones, whose models all have the same card.
+        local: those of all these names that are engines, ours or on our machines.
         adapters: the names of the form `engine/name` that can be asked for now.
         cards: what is known of models that are not configured.
     """
@@ -34,32 +37,37 @@ class Router:
         cards: Cards,
         created: int,
         engines: Mapping[str, Card] = {},
+        local: Collection[str] = (),
         adapters: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._cards = cards
         self._models = models
+        self._targets = {target.name: target for targets in models.values() for target in targets}
         self._upstreams = frozenset(upstreams)
         self._engines = engines
+        self._local = frozenset(local)
         self._adapters = adapters
         self._catalogue = catalogue
         self._created = created
 
-    async def candidates(self, model: str) -> Sequence[Target]:
-        """The targets for `model`, the preferred one first.
+    async def candidates(self, model: str, *, reach: Reach = "any") -> Sequence[Target]:
+        """The targets for `model`, the preferred one first; whatever the reach, but nobody beyond it is asked for them.
 
         Raises:
             ModelNotFound: nobody knows the name.
         """
         if (targets := self._models.get(model)) is not None:
             return targets
+        if (target := self._targets.get(model)) is not None:
+            return [target]
         upstream, slash, name = model.partition("/")
         if slash and name and upstream in self._upstreams:
-            return [Target(upstream, name, self._cards.find(name))]
+            return [self._target(upstream, name)]
         if slash and name and upstream in self._engines:
-            return [Target(upstream, name, self._engines[upstream])]
-        for card in await self._catalogue.cards():
+            return [Target(upstream, name, self._engines[upstream], is_local=True)]
+        for card in await self._catalogue.cards(self._local if reach == "local_only" else None):
             if card.id == model:
-                return [Target(card.owned_by, model, self._cards.find(model))]
+                return [self._target(card.owned_by, model)]
         raise ModelNotFound(f"The model '{model[:256]}' does not exist or you do not have access to it.", param="model")
 
     async def cards(self) -> Sequence[ModelCard]:
@@ -80,6 +88,9 @@ class Router:
         targets = await self.candidates(model)
         found = next((card for card in await self._catalogue.cards() if card.id == model), None)
         return found or ModelCard(id=model, owned_by=targets[0].upstream, created=0)
+
+    def _target(self, upstream: str, model: str) -> Target:
+        return Target(upstream, model, self._cards.find(model), is_local=upstream in self._local)
 
     def _own_cards(self) -> dict[str, ModelCard]:
         names = [*self._models, *self._adapters()]

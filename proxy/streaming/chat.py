@@ -10,7 +10,7 @@ from proxy.protocol.reasoning import ReasoningFormat, reasoning_names
 from proxy.protocol.usage import Usage
 from proxy.streaming.choices import Extra, FinishReason, Sink, ToolPiece
 from proxy.streaming.logprobs import canonical_logprobs
-from proxy.streaming.sinks import Envelope, head, joined_logprobs, whole
+from proxy.streaming.sinks import Envelope, head, joined_logprobs, marked, whole
 
 _encode = msgspec.json.Encoder().encode
 
@@ -18,7 +18,7 @@ _encode = msgspec.json.Encoder().encode
 class ChatWriter:
     """Chunks of `chat.completion.chunk`; reasoning goes under the names that `form` asks for."""
 
-    __slots__ = ("_head", "_pieces", "_reasoning_names", "_tail", "_wants_usage", "payloads")
+    __slots__ = ("_head", "_pieces", "_reasoning_names", "_tail", "_wants_usage", "mark", "payloads")
 
     def __init__(self, envelope: Envelope, *, wants_usage: bool, form: ReasoningFormat = "reasoning_content") -> None:
         self._reasoning_names = reasoning_names(form)
@@ -26,6 +26,7 @@ class ChatWriter:
         # every chunk but the last says "usage":null to a caller who asked for usage (contract A.3, rule 5)
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
+        self.mark = b""
         self._pieces: dict[int, tuple[bytes, bytes]] = {}
         self.payloads: list[bytes] = []
 
@@ -46,7 +47,7 @@ class ChatWriter:
             self.payloads.append(b"".join((before, b'"content":', _encode(text), after)))
             return
         delta = b'{"content":%b}' % _encode(text)
-        self._put_choice(index, delta, _encode(canonical_logprobs(logprobs)), b"null")
+        self._put_choice(index, delta, _encode(canonical_logprobs(logprobs)), b"null", self._tail)
 
     def reasoning(self, index: int, text: str) -> None:
         encoded = _encode(text)
@@ -62,7 +63,8 @@ class ChatWriter:
         self._put(index, b'"%b":%b' % (name.encode(), bytes(value)))
 
     def finish(self, index: int, reason: FinishReason) -> None:
-        self._put_choice(index, b"{}", b"null", _encode(reason))
+        tail = marked(self._tail, self.mark) if self.mark else self._tail
+        self._put_choice(index, b"{}", b"null", _encode(reason), tail)
 
     def usage(self, usage: Usage) -> None:
         if self._wants_usage:
@@ -72,14 +74,14 @@ class ChatWriter:
         before, after = self._pieces_for(index)
         self.payloads.append(b"".join((before, delta, after)))
 
-    def _put_choice(self, index: int, delta: bytes, logprobs: bytes, reason: bytes) -> None:
+    def _put_choice(self, index: int, delta: bytes, logprobs: bytes, reason: bytes, tail: bytes) -> None:
         choice = b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}' % (
             index,
             delta,
             logprobs,
             reason,
         )
-        self.payloads.append(b"".join((self._head, choice, self._tail)))
+        self.payloads.append(b"".join((self._head, choice, tail)))
 
     def _pieces_for(self, index: int) -> tuple[bytes, bytes]:
         pieces = self._pieces.get(index)

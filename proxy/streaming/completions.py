@@ -10,7 +10,7 @@ from proxy.protocol.usage import Usage
 from proxy.streaming.chat import AssembledChoice, ChatAssembler
 from proxy.streaming.choices import Extra, FinishReason, ToolPiece
 from proxy.streaming.logprobs import legacy_logprobs, length
-from proxy.streaming.sinks import Envelope, head, joined_logprobs, whole
+from proxy.streaming.sinks import Envelope, head, joined_logprobs, marked, whole
 
 _encode = msgspec.json.Encoder().encode
 
@@ -18,12 +18,13 @@ _encode = msgspec.json.Encoder().encode
 class CompletionWriter:
     """Chunks of `text_completion`; reasoning and tools have no place there."""
 
-    __slots__ = ("_head", "_offsets", "_tail", "_wants_usage", "payloads")
+    __slots__ = ("_head", "_offsets", "_tail", "_wants_usage", "mark", "payloads")
 
     def __init__(self, envelope: Envelope, *, wants_usage: bool) -> None:
         self._head = head(envelope, "text_completion")
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
+        self.mark = b""
         self._offsets: dict[int, int] = {}  # of the next token of each choice
         self.payloads: list[bytes] = []
 
@@ -54,7 +55,8 @@ class CompletionWriter:
         """No place for it."""
 
     def finish(self, index: int, reason: FinishReason) -> None:
-        self.payloads.append(self._chunk(index, b'""', b"null", _encode(reason)))
+        payload = self._chunk(index, b'""', b"null", _encode(reason))
+        self.payloads.append(marked(payload, self.mark) if self.mark else payload)
 
     def usage(self, usage: Usage) -> None:
         if self._wants_usage:

@@ -22,7 +22,7 @@ def in_format(sink: Sink, form: ReasoningFormat) -> Sink:
     return Hidden(sink) if form == "hidden" else sink
 
 
-class _Filter:
+class Filter:
     """Passes everything on."""
 
     __slots__ = ("_sink",)
@@ -55,7 +55,7 @@ class _Filter:
         self._sink.usage(usage)
 
 
-class Hidden(_Filter):
+class Hidden(Filter):
     """Without reasoning; its tokens still count."""
 
     __slots__ = ()
@@ -64,7 +64,7 @@ class Hidden(_Filter):
         """Nobody is told."""
 
 
-class Tagged(_Filter):
+class Tagged(Filter):
     """Reasoning as part of the content, between `<think>` and `</think>`, for clients that know nothing of it."""
 
     __slots__ = ("_thinking",)
@@ -99,7 +99,7 @@ class Tagged(_Filter):
             self._sink.content(index, "</think>\n\n", None)
 
 
-class AsFunctionCall(_Filter):
+class AsFunctionCall(Filter):
     """The one call that is wanted (`Reading.one_call`) as `function_call`, for callers who asked with `functions`."""
 
     __slots__ = ()
@@ -124,7 +124,7 @@ class Turn(Struct, frozen=True):
     reasoning: str
 
 
-class Remembering(_Filter):
+class Remembering(Filter):
     """Notes the reasoning of turns that call tools; `take` hands over those that are complete."""
 
     __slots__ = ("_allowance", "_call_ids", "_thoughts", "_turns")

@@ -26,7 +26,13 @@ class Envelope(Struct, frozen=True, gc=False):
 
 
 class Writer(Sink, Protocol):
-    """A sink that makes payloads."""
+    """A sink that makes payloads.
+
+    Attributes:
+        mark: what the last chunk of the choice says beside, as a field in JSON (`"name":value`).
+    """
+
+    mark: bytes
 
     def take(self) -> list[bytes]:
         """The payloads since the last call; the caller owns the list."""
@@ -46,6 +52,11 @@ def head(envelope: Envelope, kind: str) -> bytes:
     """The beginning of every chunk, up to the bracket that opens the choices."""
     fields = {"id": envelope.id, "object": kind, "created": envelope.created, "model": envelope.model}
     return _encode(fields)[:-1] + b',"choices":['
+
+
+def marked(payload: bytes, mark: bytes) -> bytes:
+    """A payload, or the end of one, with a field more."""
+    return b"%b,%b}" % (payload[:-1], mark)
 
 
 def whole(envelope: Envelope, kind: str, choices: list[dict[str, Any]], usage: Usage | UnsetType) -> bytes:

@@ -127,7 +127,7 @@ class Engine(Protocol):
 class _Engines(Collector):
     """Reads the engines when somebody asks."""
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Callable[[], Sequence[Engine]]) -> None:
         self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
@@ -136,7 +136,7 @@ class _Engines(Collector):
         in_flight = GaugeMetricFamily(
             "tidegate_engine_requests_in_flight", "Ours, in the engine or its queue.", labels=("engine",)
         )
-        for engine in self._engines:
+        for engine in self._engines():
             ready.add_metric((engine.name,), float(engine.status.state == "ready"))
             restarts.add_metric((engine.name,), engine.status.restarts)
             in_flight.add_metric((engine.name,), engine.places.taken)
@@ -157,6 +157,12 @@ class Metrics:
         self.upstream_errors = Counter(
             "tidegate_upstream_errors", "Failed attempts.", ("upstream", "error"), registry=self.registry
         )
+        self.continuations = Counter(
+            "tidegate_stream_continuations",
+            "Streams that broke at one upstream and went on at another.",
+            ("broken_upstream", "upstream"),
+            registry=self.registry,
+        )
         self.disconnects = Counter(
             "tidegate_caller_disconnects", "Callers who left early.", ("endpoint",), registry=self.registry
         )
@@ -168,7 +174,11 @@ class Metrics:
         )
         self._told_by_engines: Callable[[], bytes] = bytes
 
-    def add_engines(self, engines: Sequence[Engine], told: Callable[[], bytes]) -> None:
+    def use_models(self, models: Collection[str]) -> None:
+        """The names that have series of their own from now on; those of before keep theirs."""
+        self._models = frozenset(models)
+
+    def add_engines(self, engines: Callable[[], Sequence[Engine]], told: Callable[[], bytes]) -> None:
         """Have the engines in it; called once.
 
         Args:

@@ -36,10 +36,11 @@ def first_token_ms(bench: Bench, *, seconds: float) -> dict[str, tuple[float, fl
     return found
 
 
-def switch_ms(subject: Subject) -> float:
-    """Milliseconds that a first target which refuses the connection adds to an answer, in the median."""
+def switch_ms(subject: Subject) -> tuple[float, float]:
+    """Milliseconds that a first target which refuses the connection adds to a usual answer: p50 and p99."""
     alone, second = latencies_s(subject.port, [body("json"), body("failover")], KEY, _SWITCHES)
-    return (statistics.median(second) - statistics.median(alone)) * 1000
+    usual_s = statistics.median(alone)
+    return (_percentile(second, 50) - usual_s) * 1000, (_percentile(second, 99) - usual_s) * 1000
 
 
 def start_s(bench: Bench) -> float:

@@ -20,6 +20,7 @@ telemetry: {{log_format: json}}
 upstreams:
   mock: {{base_url: "http://127.0.0.1:{mock}/v1", dialect: vllm, max_connections: 4096}}
   nobody: {{base_url: "http://127.0.0.1:{closed}/v1", dialect: vllm}}
+routing: {{health: {{failures: 1000}}}}
 models:
   json: {{targets: [{{upstream: mock, model: json}}]}}
   stream: {{targets: [{{upstream: mock, model: stream}}]}}

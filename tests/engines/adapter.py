@@ -13,7 +13,7 @@ _SPREAD = 0.2  # enough to be heard, whatever the numbers are
 def write_adapter(folder: Path, checkpoint: Path) -> Path:
     """An adapter for the queries of all layers of a Llama; the folder."""
     model = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    hidden, numbers, header, data = model["hidden_size"], random.Random(0), {}, bytearray()  # noqa: S311 - no secret
+    hidden, numbers, header, data = model["hidden_size"], random.Random(0), {}, bytearray()
     for layer in range(model["num_hidden_layers"]):
         for side, shape in (("A", [_RANK, hidden]), ("B", [hidden, _RANK])):
             values = array("f", (numbers.uniform(-_SPREAD, _SPREAD) for _ in range(_RANK * hidden)))

@@ -104,7 +104,9 @@ async def running(engines: dict[str, dict], folder: Path):
     """Tidegate with these engines, each behind a model of its name; as soon as it listens."""
     models = {name: {"targets": [{"engine": name}]} for name in engines}
     config = folder / "tidegate.yaml"
-    config.write_text(json.dumps({"engines": engines, "models": models}), encoding="utf-8")  # JSON is YAML
+    routing = {"retry": {"repeats": 0}}  # what an engine fails with is looked at, not mended
+    told = {"engines": engines, "models": models, "routing": routing}
+    config.write_text(json.dumps(told), encoding="utf-8")  # JSON is YAML
     async with (
         proxy.process("--config", str(config)) as process,
         aiohttp.ClientSession(process.url) as session,

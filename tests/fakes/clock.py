@@ -1,5 +1,7 @@
 """Time that moves when told to."""
 
+import asyncio
+
 
 class FakeClock:
     """A `proxy.clock.Clock`; both readings move together."""
@@ -13,6 +15,11 @@ class FakeClock:
 
     def monotonic_s(self) -> float:
         return self._monotonic_s
+
+    async def sleep(self, seconds: float) -> None:
+        """Nobody waits: the time has passed."""
+        self.advance(seconds)
+        await asyncio.sleep(0)
 
     def advance(self, seconds: float) -> None:
         self._now_s += seconds

@@ -7,8 +7,11 @@ import re
 import sys
 from contextlib import asynccontextmanager
 
-from proxy import app
+import msgspec
+
+from proxy.app.house import App
 from proxy.config import load
+from proxy.config.routing import RetryConfig, RoutingConfig
 from proxy.entrypoints import server
 
 # Nothing of the surroundings may decide what a test's Tidegate finds.
@@ -28,9 +31,14 @@ async def serving(config_text: str, *, grace_s: float = 5.0):
 
 @asynccontextmanager
 async def house(config_text: str, *, grace_s: float = 5.0, clock=None, prepare=None):
-    """The same; yields its URL and the app, which `prepare` may have changed before it starts."""
+    """The same; yields its URL and the app, which `prepare` may have changed before it starts.
+
+    It repeats nothing at a target that has failed, unless the config has a word on `routing`.
+    """
     config = load.parse(config_text, "test.yaml")
-    running_app = app.build(config, clock=clock)
+    if not re.search(r'\brouting"?:', config_text):
+        config = msgspec.structs.replace(config, routing=RoutingConfig(retry=RetryConfig(repeats=0)))
+    running_app = App(config, clock=clock)
     if prepare is not None:
         prepare(running_app)
     host, port = server.choose_address("127.0.0.1", 0)

@@ -346,7 +346,7 @@ async def test_an_engine_told_to_stop_by_somebody_else_sends_nobody_away_who_can
         reading = asyncio.create_task(content(await asking))
         os.kill(start.pid, signal.SIGTERM)
         await start.until("draining")
-        assert await made.app.engines._controls["r1"].answers()
+        assert await made.app.engines._pieces["r1"].control.answers()
         assert (await made.ask()).choices[0].message.content == "from the host"
         start.steps()
         assert await reading == WHOLE

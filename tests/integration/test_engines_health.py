@@ -36,7 +36,7 @@ async def test_a_hung_engine_is_out_of_routing_within_a_minute_and_comes_back(vl
             await start.looks(1)
         assert still_s <= 60
         assert made.engine().status.reason.startswith("it has work, but has not made a step for")
-        assert await made.app.engines._controls["r1"].answers()
+        assert await made.app.engines._pieces["r1"].control.answers()
         assert (await made.ask()).choices[0].message.content == "from the host"
         clock.advance(SECOND_LOOK_S)
         with pytest.raises(openai.APIError) as told:
@@ -82,7 +82,8 @@ async def test_an_engine_without_work_may_stand_still(vllm):
 async def test_an_engine_that_takes_no_more_connections_is_slow_and_not_dead(vllm, upstream):
     """Its socket is full, so that nobody gets in, and those who come go on to the next target at once."""
     upstream.play(answers(completion("from the host")))
-    async with house({"r1": vllm.config()}, upstream=upstream, clock=FakeClock()) as made:
+    clock = FakeClock()
+    async with house({"r1": vllm.config()}, upstream=upstream, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         assert (await made.ask()).choices[0].message.content == WHOLE
@@ -94,14 +95,14 @@ async def test_an_engine_that_takes_no_more_connections_is_slow_and_not_dead(vll
             pass
         for _ in range(10):
             with pytest.raises(UpstreamTimeout, match="no room"):
-                await made.app.engines._controls["r1"].load()
+                await made.app.engines._pieces["r1"].control.load()
             assert (await made.ask()).choices[0].message.content == "from the host"
         assert made.engine().status.state == "ready"
         start.tell("hear")
         for each in crowd:
             each.close()
         while (await made.ask()).choices[0].message.content != WHOLE:
-            pass
+            clock.advance(1)  # it was left out for a while, and comes back by and by
         assert made.engine().status.restarts == 0
 
 

@@ -112,7 +112,7 @@ async def test_the_body_may_say_it_too(client, upstream, said, form):
     upstream.play(answers(THINKING))
     answer = await client.chat.completions.create(**ASK, extra_body=said)
     assert seen(answer.choices[0].message) == FORMS[form]
-    assert json.loads(upstream.calls[-1].body).keys() == {"model", "messages"}
+    assert json.loads(upstream.calls[-1].body).keys() == {"model", "messages", "cache_salt"}
 
 
 async def test_a_key_goes_before_a_model_and_a_header_before_a_key(client, upstream):

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.fakes import proxy
-from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, answers, hangs, hangs_up, streams
+from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, answers, breaks_off, hangs, hangs_up, streams
 from tests.fakes.wire import chunk, completion, event, text_stream
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -185,6 +185,45 @@ async def test_the_callers_own_mistake_is_not_tried_elsewhere(two_targets, upstr
     with pytest.raises(openai.BadRequestError) as caught:
         await two_targets.chat.completions.create(**ASK)
     assert caught.value.param == "seed"
+    assert second.calls == []
+
+
+ROLE = event(chunk({"role": "assistant", "content": ""}))
+
+
+async def says_a_role_and_hangs(call: Call) -> None:
+    await call.write(SSE_HEAD)
+    await call.chunk(ROLE)
+    await call.gone.wait()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        breaks_off(ROLE),
+        breaks_off(ROLE, b": keep-alive\n\n", event(chunk({"content": ""}))),
+        says_a_role_and_hangs,
+        streams(ROLE),
+        streams(ROLE, b"data: [DONE]\n\n"),
+        streams(ROLE, event(b'{"error": {"message": "x"}}')),
+        streams(ROLE, event(chunk(finish="insufficient_system_resource"))),
+    ],
+    ids=["break", "break after nothing", "silence", "end", "done", "error", "gave up"],
+)
+async def test_a_stream_that_fails_before_its_first_content_is_tried_elsewhere(two_targets, upstream, second, script):
+    """A role is said in advance by hosts that may fail yet."""
+    upstream.play(script)
+    second.play(streams(*text_stream("from b")))
+    made = await two_targets.chat.completions.create(**ASK, stream=True)
+    pieces = [piece.choices[0].delta async for piece in made]
+    assert [piece.role for piece in pieces if piece.role] == ["assistant"]
+    assert "".join(piece.content or "" for piece in pieces) == "from b"
+
+
+async def test_a_stream_without_a_word_that_ends_in_good_order_is_an_answer(two_targets, upstream, second):
+    upstream.play(streams(*text_stream()))
+    made = await two_targets.chat.completions.create(**ASK, stream=True)
+    assert [piece.choices[0].finish_reason async for piece in made] == [None, "stop"]
     assert second.calls == []
 
 

@@ -289,6 +289,18 @@ async def test_blank_lines_before_a_unary_answer_are_no_harm(client, upstream):
     assert (await client.chat.completions.create(**ASK)).choices[0].message.content == "Hi"
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+async def test_json_of_an_undeclared_kind_is_json(client, upstream, stream):
+    """OpenAI's SDK reads it too."""
+    upstream.play(answers(b"\n" + completion("Hi"), content_type="text/plain"))
+    if stream:
+        made = await client.chat.completions.create(**ASK, stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in made])
+    else:
+        text = (await client.chat.completions.create(**ASK)).choices[0].message.content
+    assert text == "Hi"
+
+
 @pytest.mark.parametrize("wanted", ["float", "base64", None])
 async def test_embeddings_come_in_the_form_asked_for(client, upstream, wanted):
     item = {"object": "embedding", "index": 0, "embedding": [0.5, -2.0]}

@@ -11,8 +11,9 @@ from proxy.engines.base import Goal
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
 from proxy.entrypoints.http.health import status_of
-from proxy.errors import PathNotFound, ProxyError
-from proxy.protocol import request
+from proxy.entrypoints.wishes import read_wishes
+from proxy.errors import ConfigError, Conflict, PathNotFound, ProxyError
+from proxy.protocol import chat, request
 
 _ORDERS: Mapping[str, Goal] = {"start": "run", "stop": "stop", "sleep": "sleep", "wake": "run"}
 _TEXT = b"text/plain; charset=utf-8"
@@ -71,21 +72,34 @@ class _Call:
         match path:
             case ["status"]:
                 return self._read(status_of(self._door, has_details=True))
-            case ["engines"]:
+            case ["targets"]:
+                return self._read(self._door.explaining.targets())
+            case ["reload"]:
+                await self._read_body()
+                return await self._reload()
+            case ["explain"]:
+                return await self._explain()
+            case ["engines", *rest]:
+                return await self._engines(rest)
+        raise PathNotFound("Unknown request URL. Check the path.")
+
+    async def _engines(self, path: list[str]) -> _Answer:
+        match path:
+            case []:
                 return self._read(self._administration.list())
-            case ["engines", name]:
+            case [name]:
                 return self._read(self._administration.report(name))
-            case ["engines", name, "logs"]:
+            case [name, "logs"]:
                 self._exchange.allow("GET", "HEAD")
                 return _Answer(200, self._administration.output(name).encode(), _TEXT)
-            case ["engines", name, "adapters"]:
+            case [name, "adapters"]:
                 wanted = request.decode(await self._read_body(), _adapter_request)
                 said = await self._administration.load_adapter(name, wanted.name, wanted.path)
                 return _said(said)
-            case ["engines", name, "adapters", *parts]:  # the name of an adapter may hold slashes
+            case [name, "adapters", *parts]:  # the name of an adapter may hold slashes
                 self._exchange.allow("DELETE")
                 return _said(await self._administration.unload_adapter(name, "/".join(parts)))
-            case ["engines", name, order] if order in _ORDERS:
+            case [name, order] if order in _ORDERS:
                 await self._read_body()
                 return _Answer(202, _encode(self._administration.tell(name, _ORDERS[order])))
         raise PathNotFound("Unknown request URL. Check the path.")
@@ -93,6 +107,19 @@ class _Call:
     def _read(self, told: object) -> _Answer:
         self._exchange.allow("GET", "HEAD")
         return _Answer(200, _encode(told))
+
+    async def _reload(self) -> _Answer:
+        try:
+            return _Answer(200, _encode(await self._door.reload()))
+        except ConfigError as error:  # the administrator's own; nothing has changed
+            raise Conflict(f"The config is refused, the one before stays: {error}") from error
+
+    async def _explain(self) -> _Answer:
+        """Where a chat request would go, from the caller whose headers and body these are; nothing is sent."""
+        context = self._exchange.context
+        context.wishes = read_wishes(self._exchange.headers)
+        asked = chat.parse_request(await self._read_body())
+        return _Answer(200, _encode(await self._door.explaining.explain(asked, context)))
 
     async def _read_body(self) -> bytes:
         """What was sent, declared to be JSON, though nothing be in it: a page in a browser may not send that unasked.

@@ -3,14 +3,15 @@
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from proxy.clock import Clock
 from proxy.deadline import Deadline
 from proxy.entrypoints.credentials import read_credentials
 from proxy.errors import ClientGone, MethodNotAllowed, ProxyError, RequestTimeout, RequestTooLarge, UnsupportedMediaType
-from proxy.pipeline.context import RequestContext
+from proxy.pipeline.context import RequestContext, Tried
 from proxy.protocol import errors
 
 Scope = Any
@@ -20,6 +21,10 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 _GOOD_ID = re.compile(rb"[A-Za-z0-9_-]{8,64}")
 _JSON = (b"content-type", b"application/json")
+_NOT_SHOWN = re.compile(r"[^\x21-\x7e]")
+_MAX_NAME = 256
+_SECONDS = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?")
+_NO_CACHE = (b"x-tidegate-cache", b"none")
 _NO_SECOND_TRY = (b"x-should-retry", b"false")
 _STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -41,7 +46,11 @@ class Exchange:
         self._id = _request_id(self.headers.get(b"x-request-id"))
         self.credentials = read_credentials(self.headers, scope.get("client"))
         self.context = RequestContext(
-            self._id.decode(), endpoint, clock, caller_retries=_count(self.headers.get(b"x-stainless-retry-count"))
+            self._id.decode(),
+            endpoint,
+            clock,
+            caller_retries=_count(self.headers.get(b"x-stainless-retry-count")),
+            patience_s=_patience_s(self.headers),
         )
         self.has_started = False
         self._allowed: tuple[str, ...] = ()
@@ -96,7 +105,7 @@ class Exchange:
     async def send_error(self, error: ProxyError) -> None:
         """A whole answer that says what went wrong."""
         headers = errors.to_headers(error)
-        if error.status >= 500 and error.code == "upstream_auth":
+        if error.status >= 500 and error.code == "upstream_auth" and error.should_retry is None:
             headers.append(_NO_SECOND_TRY)
         if error.status == 405:
             headers.append((b"allow", ", ".join(self._allowed).encode()))
@@ -125,9 +134,23 @@ class Exchange:
         self.has_started = True
         self.context.has_begun = status == 200
         all_headers = [*headers, (b"x-request-id", self._id)]
-        if self.context.tried.adjusted and status == 200:
-            all_headers.append((b"x-tidegate-adjusted", ", ".join(self.context.tried.adjusted).encode()))
+        tried = self.context.tried
+        if tried.upstream:
+            all_headers += self._told(tried)
+        if tried.adjusted and status == 200:
+            all_headers.append((b"x-tidegate-adjusted", ", ".join(tried.adjusted).encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
+
+    def _told(self, tried: Tried) -> list[tuple[bytes, bytes]]:
+        """Who answered, at which try, what we added before the first one was sent; no answer comes from a cache."""
+        context = self.context
+        overhead_s = max(0.0, (context.first_sent_s or tried.sent_s) - context.received_s) if tried.sent_s else 0.0
+        return [
+            (b"x-tidegate-target", _shown(tried.name)),
+            (b"x-tidegate-attempts", b"%d" % context.attempts),
+            (b"x-tidegate-overhead-ms", b"%.3f" % (overhead_s * 1000)),
+            _NO_CACHE,
+        ]
 
     async def _read_body(self, max_bytes: int, length: int) -> bytes:
         pieces: list[bytes] = []
@@ -143,6 +166,18 @@ class Exchange:
             # granian tells of the end in a message of its own; who has counted need not wait for it
             has_more = message.get("more_body", False) and not 0 < length <= size
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@lru_cache(maxsize=1024)
+def _shown(name: str) -> bytes:
+    """A target's name as it may stand in a header: parts of it may be a caller's."""
+    return _NOT_SHOWN.sub("?", name[:_MAX_NAME]).encode()
+
+
+def _patience_s(headers: Mapping[bytes, bytes]) -> float:
+    """How long the caller's SDK waits: openai-python and openai-node say so, in seconds."""
+    told = headers.get(b"x-stainless-read-timeout") or headers.get(b"x-stainless-timeout")
+    return float(told) if told is not None and _SECONDS.fullmatch(told) else 0.0
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:

@@ -13,6 +13,21 @@ from proxy.errors import ShuttingDown
 _WATCH_AFTER_S = 0.02
 
 
+class _Parting:
+    """Requests whose end is waited for."""
+
+    def __init__(self, lines: "set[Lifeline]") -> None:
+        self._lines = lines
+        self.is_over = asyncio.Event()
+        if not lines:
+            self.is_over.set()
+
+    def leave(self, line: "Lifeline") -> None:
+        self._lines.discard(line)
+        if not self._lines:
+            self.is_over.set()
+
+
 class Running:
     """The requests being served; asked by the server when it goes down.
 
@@ -26,6 +41,7 @@ class Running:
         self._is_empty.set()
         self._soon: deque[tuple[float, Lifeline]] = deque()
         self._is_ticking = False
+        self._partings: list[_Parting] = []
 
     def enter(self, line: "Lifeline") -> None:
         """A request begins."""
@@ -37,6 +53,17 @@ class Running:
         self._lines.discard(line)
         if not self._lines:
             self._is_empty.set()
+        for parting in self._partings:
+            parting.leave(line)
+
+    async def until_these_have_left(self) -> None:
+        """Wait until every request that is served now has ended; others may have come meanwhile."""
+        parting = _Parting(set(self._lines))
+        self._partings.append(parting)
+        try:
+            await parting.is_over.wait()
+        finally:
+            self._partings.remove(parting)
 
     def watch_soon(self, line: "Lifeline") -> None:
         """If the request is still served in a moment, its caller is to be watched."""

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from proxy.config.auth import AuthConfig
+from proxy.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
 from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.config.environment import discover
 from proxy.config.load import parse
@@ -30,7 +31,7 @@ from proxy.config.upstreams import UpstreamConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 STRUCTS = [ServerConfig, AuthConfig, TelemetryConfig, UpstreamConfig, ModelConfig, TargetConfig]
-KINDS = [LlamaCppConfig, VllmConfig, ExternalConfig]
+KINDS = [LlamaCppConfig, VllmConfig, ExternalConfig, ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig]
 
 
 def uncommented() -> str:

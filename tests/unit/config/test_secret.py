@@ -74,3 +74,12 @@ def test_a_copy_holds_no_more_than_the_reference(monkeypatch):
     secret = Secret("env:KEY")
     secret.resolve()
     assert b"sk-abc" not in pickle.dumps(secret)
+
+
+def test_a_private_key_has_several_lines(tmp_path):
+    """Which no header could have."""
+    (tmp_path / "pem").write_text("-----BEGIN-----\nabc\n")
+    secret = Secret(f"file:{tmp_path}/pem")
+    assert secret.read({}) == "-----BEGIN-----\nabc"
+    with pytest.raises(ValueError, match="cannot stand in a header"):
+        secret.resolve({})

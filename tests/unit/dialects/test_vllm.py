@@ -5,6 +5,7 @@ import json
 import pytest
 
 from proxy.config.cards import Card
+from proxy.dialects.registry import DIALECTS
 from proxy.dialects.vllm import DIALECT
 from proxy.protocol import chat, completions, embeddings
 
@@ -122,3 +123,18 @@ def test_what_embeddings_do_not_have_is_not_read_as_a_number(name):
     request = embeddings.parse_request(json.dumps({"model": "m", "input": "hi", name: "x"}).encode())
     card = Card(context_window=100)
     assert json.loads(DIALECT.build_request(request, model="m", is_stream=False, card=card).body)[name] == "x"
+
+
+def test_each_callers_prompts_have_a_cache_of_their_own():
+    """Another could find out by the time it takes what has been asked before; who has no key has no secrets."""
+    request = chat.parse_request(b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}]}')
+
+    def salt(dialect, tenant):
+        built = dialect.build_request(request, model="m", is_stream=False, tenant=tenant)
+        return json.loads(built.body).get("cache_salt")
+
+    assert len(salt(DIALECT, "alice")) == 43
+    assert salt(DIALECT, "alice") == salt(DIALECT, "alice")
+    assert salt(DIALECT, "alice") != salt(DIALECT, "bob")
+    assert salt(DIALECT, "") is None
+    assert salt(DIALECTS["openai"], "alice") is None

@@ -6,7 +6,9 @@ import pytest
 
 from proxy.engines.adapters import Adapters
 from proxy.errors import UpstreamFailed, UpstreamRejected, UpstreamUnreachable
-from proxy.transport import Timeouts, Transport
+from proxy.transport.credentials import Credentials
+from proxy.transport.specs import of_keys
+from proxy.transport.wire import Timeouts, Transport
 from tests.fakes.upstream import ScenarioUpstream, answers, hangs_up
 
 
@@ -29,7 +31,9 @@ def log():
 @pytest.fixture
 async def adapters(engine, log):
     wire = Transport(
-        engine.url, api_keys=["sk-e"], timeouts=Timeouts(connect_s=5, first_byte_s=5, answer_s=5, idle_s=5)
+        engine.url,
+        credentials=Credentials(of_keys(["sk-e"])),
+        timeouts=Timeouts(connect_s=5, first_byte_s=5, answer_s=5, idle_s=5),
     )
     yield Adapters(wire, log)
     await wire.close()

@@ -1,5 +1,6 @@
-"""Engines put together: what they tell under `/metrics`, and which cannot run on this machine."""
+"""Engines put together: what they tell, which cannot run on this machine, and another set of them."""
 
+import asyncio
 import sys
 from contextlib import asynccontextmanager
 
@@ -9,6 +10,7 @@ from proxy.config.engines import ExternalConfig, VllmConfig
 from proxy.engines.assembly import Engines
 from proxy.engines.base import EngineStatus
 from proxy.engines.gpus import Gpu
+from proxy.errors import ConfigError
 from tests.fakes.clock import FakeClock
 
 THEIRS = ExternalConfig(base_url="http://127.0.0.1:1/v1")
@@ -30,10 +32,16 @@ async def assembled(gpus=(), **configs):
     await engines.close()
 
 
+async def left(engines) -> None:
+    """Wait until those that go have gone."""
+    while engines._retirement._leaving:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
+
+
 async def test_only_engines_that_run_tell_their_metrics():
     async with assembled(a=THEIRS, b=THEIRS, c=THEIRS) as engines:
         for name, state in (("a", "ready"), ("b", "draining"), ("c", "failed")):
-            engines._controls[name].metrics = b"steps 1\n"
+            engines._pieces[name].control.metrics = b"steps 1\n"
             engines.by_name[name].engine.status = EngineStatus(state)
         assert engines.metrics() == b'steps{engine="a"} 1\nsteps{engine="b"} 1\n'
 
@@ -50,7 +58,7 @@ async def test_only_engines_that_run_tell_their_metrics():
 async def test_health_and_metrics_are_beside_v1_wherever_that_is(base_url, root):
     """Ray Serve and gateways have several servers behind one address."""
     async with assembled(theirs=ExternalConfig(base_url=base_url)) as engines:
-        assert engines._controls["theirs"]._root._base_url == root
+        assert engines._pieces["theirs"].control._root._base_url == root
 
 
 async def test_the_adapters_of_the_config_can_be_asked_for_and_those_that_were_loaded(tmp_path):
@@ -72,7 +80,85 @@ async def test_what_cannot_run_on_this_machine_is_told_and_the_others_go_on(tmp_
     large = VllmConfig(model="m", python=str(python), start="on_demand", tensor_parallel_size=2)
     absent = VllmConfig(model="m", python=str(tmp_path / "nowhere"), start="on_demand")
     async with assembled(gpus=[Gpu(index=0)], fits=fits, large=large, absent=absent, theirs=THEIRS) as engines:
-        assert engines._sharing._needs["fits"].awake == {0: 0.92}
+        assert engines._pieces["fits"].process.needs.awake == {0: 0.92}
         assert list(engines.refusals) == ["large", "absent"]
         assert "needs 2 GPUs, and the machine has 1" in engines.refusals["large"]
         assert "there is no Python at" in engines.refusals["absent"]
+
+
+# --- another config -----------------------------------------------------------------------------------------------
+
+
+async def test_a_kept_engine_is_the_same_one_and_the_others_come_and_go():
+    async with assembled(a=THEIRS, b=THEIRS) as engines:
+        engines.open()
+        kept, leaving = engines.by_name["a"], engines.by_name["b"].engine
+        engines.apply(engines.prepare({"c": THEIRS, "a": THEIRS}, {}))
+        assert list(engines.by_name) == ["c", "a"]
+        assert engines.by_name["a"] is kept
+        assert [engine.name for engine in engines.all] == ["c", "a"]
+        await left(engines)
+        assert leaving.status.state == "stopped"
+
+
+async def test_another_address_is_watched_at_once_though_answers_go_on_at_the_old_one():
+    """Nobody's GPU is in the way."""
+    async with assembled(a=THEIRS) as engines:
+        engines.open()
+        old = engines.by_name["a"].engine
+        old.places.take()
+        engines.apply(engines.prepare({"a": ExternalConfig(base_url="http://127.0.0.1:2/v1")}, {}))
+        new = engines.by_name["a"].engine
+        assert new is not old
+        assert (new._task is not None, len(engines._retirement._leaving)) == (True, 1)
+        old.places.leave()
+        await left(engines)
+
+
+async def test_a_rotated_key_is_no_reason_for_another_engine():
+    async with assembled(a=THEIRS) as engines:
+        before = engines.by_name["a"]
+        prepared = engines.prepare({"a": THEIRS}, {"a": ["sk-new"]})
+        assert (prepared.changes.kept, prepared.changes.adjusted) == ((), ("a",))
+        engines.apply(prepared)
+        assert engines.by_name["a"].transport is before.transport
+        assert list(before.transport.secrets) == ["sk-new"]
+        assert engines.prepare({"a": THEIRS}, {"a": ["sk-new"]}).changes.kept == ("a",)
+
+
+async def test_what_was_prepared_for_another_set_is_refused():
+    async with assembled(a=THEIRS) as engines:
+        first, second = engines.prepare({}, {}), engines.prepare({"a": THEIRS, "b": THEIRS}, {})
+        engines.apply(first)
+        with pytest.raises(ConfigError, match="changed meanwhile"):
+            engines.apply(second)
+        assert list(engines.by_name) == []
+
+
+async def test_no_engine_comes_when_all_have_been_closed():
+    async with assembled(a=THEIRS) as engines:
+        prepared = engines.prepare({"b": THEIRS}, {})
+        await engines.close()
+        with pytest.raises(ConfigError, match="going down"):
+            engines.apply(prepared)
+
+
+async def test_an_engine_that_could_not_start_refuses_the_whole_set():
+    """But one that is there already, and could not either, is no reason."""
+    absent = VllmConfig(model="m", python="/nowhere/python", start="on_demand")
+    async with assembled(a=THEIRS, old=absent) as engines:
+        with pytest.raises(ConfigError, match=r"^c\.yaml: engines\.new: there is no Python"):
+            engines.prepare({"old": absent, "new": absent}, {}, source="c.yaml")
+        engines.apply(engines.prepare({"old": absent}, {}))
+        assert list(engines.by_name) == ["old"]
+
+
+async def test_what_an_engine_says_whose_name_another_one_has_is_not_passed_on():
+    told = []
+    engines = Engines({"a": THEIRS}, keys={}, clock=FakeClock(), log=Log(), on_change=lambda *said: told.append(said))
+    engines.open()
+    old = engines.by_name["a"].engine
+    engines.apply(engines.prepare({"a": ExternalConfig(base_url="http://127.0.0.1:2/v1")}, {}))
+    old._move("stop", "of the old one")
+    assert [status.reason for _, status in told] == []
+    await engines.close()

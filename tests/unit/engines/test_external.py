@@ -119,3 +119,17 @@ async def test_after_the_end_it_is_stopped():
         await host.until("ready")
     assert host.engine.status.state == "stopped"
     await ExternalEngine("never opened", clock=FakeClock(), log=Log()).close()
+
+
+async def test_one_that_goes_lets_nobody_in_and_waits_for_our_answers():
+    host = Host()
+    async with opened(host):
+        await host.until("ready")
+        leave = await host.engine.enter(can_wait=False)
+        going = asyncio.create_task(host.engine.drained())
+        await host.until("stopped")
+        with pytest.raises(EngineUnavailable):
+            await host.engine.enter(can_wait=True)
+        assert not going.done()
+        leave()
+        await going

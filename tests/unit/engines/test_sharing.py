@@ -31,10 +31,10 @@ class House:
 
     def __init__(self, **needs):
         self.clock = FakeClock()
-        self.sharing = Sharing(needs, look_s=0)
+        self.sharing = Sharing(look_s=0)
         self.tenants = {name: Tenant(name, self.clock) for name in needs}
-        for tenant in self.tenants.values():
-            self.sharing.admit(tenant)
+        for name, tenant in self.tenants.items():
+            self.sharing.admit(tenant, needs[name])
         self.claims = {}
 
     def claim(self, name):
@@ -234,3 +234,32 @@ async def test_what_is_released_is_free_again(house):
     await house.stop("a")
     await house.load("b")
     assert house.asked("a") == []
+
+
+async def test_who_is_about_to_go_is_waited_for_though_it_was_pinned(house):
+    await house.load("pinned")
+    house.become("pinned", "draining")
+    house.sharing.unpin(house.tenants["pinned"])
+    house.claim("a")
+    await house.settle()
+    assert house.waiting() == ["a"]
+    await house.stop("pinned")
+    house.sharing.dismiss(house.tenants["pinned"])
+    await house.settle()
+    assert house.waiting() == []
+
+
+async def test_who_was_dismissed_is_in_nobodys_way(house):
+    await house.load("a")
+    house.sharing.dismiss(house.tenants["a"])
+    house.claim("b")
+    await house.settle()
+    assert (house.waiting(), house.asked("a")) == ([], [])
+
+
+async def test_a_successor_of_the_same_name_is_not_dismissed_with_the_one_before(house):
+    old, new = house.tenants["a"], Tenant("a", house.clock)
+    house.sharing.admit(new, LARGE)
+    house.sharing.dismiss(old)
+    house.sharing.unpin(old)
+    await asyncio.wait_for(house.sharing.claim("a"), 1)

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from proxy.engines.sockets import SocketFolder
 
 
@@ -17,13 +19,30 @@ def dead_pid() -> int:
 
 def test_only_we_may_enter(tmp_path):
     folder = SocketFolder(tmp_path)
+    folder.clear()
     assert Path(folder.socket_path).parent.stat().st_mode & 0o777 == 0o700
     folder.remove()
     assert not Path(folder.socket_path).parent.exists()
 
 
+def test_nothing_is_made_before_it_is_wanted(tmp_path):
+    """An engine that comes to no start leaves nothing behind."""
+    SocketFolder(tmp_path).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_else_has_made_is_neither_taken_nor_removed(tmp_path):
+    folder = SocketFolder(tmp_path)
+    Path(folder.socket_path).parent.mkdir()
+    with pytest.raises(FileExistsError):
+        folder.clear()
+    folder.remove()
+    assert Path(folder.socket_path).parent.exists()
+
+
 def test_an_old_socket_is_removed(tmp_path):
     folder = SocketFolder(tmp_path)
+    folder.clear()
     Path(folder.socket_path).touch()
     folder.clear()
     folder.clear()

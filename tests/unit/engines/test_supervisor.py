@@ -11,17 +11,18 @@ from structlog.testing import CapturingLogger
 
 from proxy.clock import SystemClock
 from proxy.engines import warden
-from proxy.engines.assembly import make_control
 from proxy.engines.base import EngineError, EngineStatus, Hopeless, Progress
 from proxy.engines.sharing import Needs, Sharing
 from proxy.engines.supervisor import Settings, Supervisor
 from proxy.engines.vitals import FIRST_S
 from proxy.engines.watch import SECOND_LOOK_S
+from proxy.engines.workshop import make_control
 from proxy.errors import EngineUnavailable
-from proxy.transport import Timeouts, Transport
+from proxy.transport.wire import Timeouts, Transport
 from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
 
+ALONE, LARGE = Needs(), Needs(awake={0: 0.9})
 QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=5, queue_timeout_s=20)
 
 
@@ -42,13 +43,13 @@ def logged(log: CapturingLogger, event: str) -> list[dict]:
 
 
 @asynccontextmanager
-async def supervised(kind, settings=QUICK, room=None, name="e", clock=None):
+async def supervised(kind, settings=QUICK, room=None, name="e", clock=None, needs=ALONE):
     states, log = States(), CapturingLogger()
-    room = room or Sharing({name: Needs()})
+    room = room or Sharing()
     supervisor = Supervisor(
         name, kind, settings, room=room, clock=clock or SystemClock(), log=log, on_change=states.seen.put_nowait
     )
-    room.admit(supervisor)
+    room.admit(supervisor, needs)
     timeouts = Timeouts(connect_s=5, first_byte_s=5, answer_s=5, idle_s=5)
     root, models = (
         Transport(url, timeouts=timeouts, socket_path=supervisor.socket_path)
@@ -292,11 +293,11 @@ async def test_an_idle_engine_that_cannot_sleep_is_stopped_and_started_again():
 
 async def test_two_engines_share_a_gpu_by_turns():
     """The longest idle one makes room; one with requests never does."""
-    room = Sharing({"a": Needs(awake={0: 0.9}), "b": Needs(awake={0: 0.9})})
+    room = Sharing()
     lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=20)
     async with (
-        supervised(FakeKind("well"), lazy, room, "a") as (first, first_states, _),
-        supervised(FakeKind("well"), lazy, room, "b") as (second, _states, _log),
+        supervised(FakeKind("well"), lazy, room, "a", needs=LARGE) as (first, first_states, _),
+        supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
     ):
         leave = await first.enter(can_wait=True)
         waiting = asyncio.create_task(second.enter(can_wait=True))
@@ -310,15 +311,49 @@ async def test_two_engines_share_a_gpu_by_turns():
 
 
 async def test_an_engine_that_fits_nowhere_says_so():
-    room = Sharing({"a": Needs(awake={0: 0.9}, is_pinned=True), "b": Needs(awake={0: 0.9})})
+    room, pinned = Sharing(), Needs(awake={0: 0.9}, is_pinned=True)
     lazy = Settings(starts_at_once=False, poll_s=0.01)
     async with (
-        supervised(FakeKind("well"), QUICK, room, "a") as (_, states, _log),
-        supervised(FakeKind("well"), lazy, room, "b") as (second, _states, _log),
+        supervised(FakeKind("well"), QUICK, room, "a", needs=pinned) as (_, states, _log),
+        supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
     ):
         await states.until("ready")
         with pytest.raises(EngineUnavailable, match="no room for b beside the pinned engines"):
             await second.enter(can_wait=True)
+
+
+# --- for good -----------------------------------------------------------------------------------------------------
+
+
+async def test_one_that_goes_lets_its_answers_end_and_nobody_in():
+    async with supervised(FakeKind("well")) as (supervisor, states, _log):
+        leave = await supervisor.enter(can_wait=True)
+        going = asyncio.create_task(supervisor.drained())
+        await states.until("draining")
+        with pytest.raises(EngineUnavailable):
+            await supervisor.enter(can_wait=True)
+        assert not going.done()
+        leave()
+        await going
+        assert supervisor.status.state == "stopped"
+
+
+async def test_one_that_does_not_answer_yet_has_nobody_to_wait_for():
+    async with supervised(FakeKind("silent")) as (supervisor, states, _log):
+        await states.until("starting")
+        await supervisor.drained()
+
+
+async def test_one_that_is_stopped_on_its_way_to_sleep_does_not_stay_for_whoever_is_still_there():
+    """Their time was over."""
+    brief = Settings(poll_s=0.01, scrape_s=0.01, drain_timeout_s=0.05)
+    async with supervised(FakeKind("sleeps", sleep_level=1), brief) as (supervisor, states, _log):
+        leave = await supervisor.enter(can_wait=True)
+        supervisor.make_room()
+        await states.until("draining")
+        await supervisor.drained()
+        assert supervisor.status.state == "stopped"
+        leave()
 
 
 # --- health -------------------------------------------------------------------------------------------------------
@@ -405,9 +440,7 @@ class Started:
 
     def __init__(self) -> None:
         self.clock, self.log = FakeClock(), CapturingLogger()
-        self.supervisor = Supervisor(
-            "e", Kind(), Settings(), room=Sharing({"e": Needs()}), clock=self.clock, log=self.log
-        )
+        self.supervisor = Supervisor("e", Kind(), Settings(), room=Sharing(), clock=self.clock, log=self.log)
         self.supervisor._started_s = self.clock.monotonic_s()
         self.supervisor.status = EngineStatus("starting")
 

@@ -85,6 +85,24 @@ def test_a_good_request_is_one_line(books):
     assert books.requests("200") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "first_content_s", "is_told"),
+    [
+        (None, 0.0, True),
+        (errors.ClientGone("left"), 2.0, True),
+        (errors.ClientGone("left"), 0.0, False),
+        (errors.UpstreamFailed("no"), 2.0, False),
+    ],
+)
+def test_who_remembers_answers_is_told_of_those_that_came(books, error, first_content_s, is_told):
+    """Also of one that the caller had seen enough of."""
+    told = []
+    books.settlement.on_answered = told.append
+    books.context.tried.sent_s, books.context.first_content_s = 1.0, first_content_s
+    books.settle(error)
+    assert told == ([books.context] if is_told else [])
+
+
 def test_what_is_known_is_in_the_line(books):
     context = books.context
     context.principal, context.tried.upstream, context.attempts = ANONYMOUS, "far", 2
@@ -248,7 +266,7 @@ def test_odd_counts_of_a_host_do_not_cost_the_line(books):
 
 def test_a_failed_attempt_is_a_warning(books):
     books.context.tried.upstream = "far"
-    books.settlement.failed_attempt(books.context, errors.UpstreamUnreachable("No route."))
+    books.settlement.failed_attempt(books.context, books.context.tried, errors.UpstreamUnreachable("No route."))
     [(level, event, fields)] = books.log.lines
     assert (level, event) == ("warning", "upstream failed")
     assert (fields["upstream"], fields["error"], fields["reason"]) == ("far", "upstream_unreachable", "No route.")
@@ -267,6 +285,6 @@ def test_a_failed_attempt_is_a_warning(books):
 def test_a_hosts_own_words_are_not_labels(books):
     """A 429's code is the host's to invent; labels come from our own code only."""
     for code in ("a", "b", "c"):
-        books.settlement.failed_attempt(books.context, errors.UpstreamRateLimited("x", code=code))
+        books.settlement.failed_attempt(books.context, books.context.tried, errors.UpstreamRateLimited("x", code=code))
     [family] = books.metrics.upstream_errors.collect()
     assert len({sample.labels["error"] for sample in family.samples}) == 1

@@ -41,6 +41,10 @@ from proxy.protocol.errors import to_headers, to_json
             errors.EngineUnavailable("tiny is starting"),
             {"message": "tiny is starting", "type": "server_error", "param": None, "code": "engine_unavailable"},
         ),
+        (
+            errors.TargetBusy("gpu is full"),
+            {"message": "gpu is full", "type": "rate_limit_error", "param": None, "code": "target_busy"},
+        ),
     ],
 )
 def test_every_error_has_the_nested_form(error, expected):
@@ -118,6 +122,7 @@ def test_every_class_knows_its_status_type_and_source(kind):
         (errors.UpstreamRefusedUs, 502, True),
         (errors.StreamBroken, 502, False),
         (errors.EngineUnavailable, 503, True),
+        (errors.TargetBusy, 429, True),
     ],
 )
 def test_the_tree_is_that_of_the_design(kind, status, may_try_another_target):

@@ -71,6 +71,14 @@ async def test_an_upstream_before_a_slash_is_meant():
     assert source.asked == 0
 
 
+async def test_a_configured_target_has_a_name_of_its_own():
+    """By which it can be measured apart from the model's others; nothing the config says of it is lost."""
+    near, far = Target("tiny", "tiny", is_local=True), Target("far", "b", Card(vision=False), quality=0.9)
+    router = router_of(Source("far"), models={"m": [near, far]})
+    assert await router.candidates("tiny/tiny") == [near]
+    assert await router.candidates("far/b") == [far]
+
+
 async def test_a_name_that_an_upstream_lists_is_found():
     """The first upstream wins; names may hold slashes."""
     router = router_of(Source("one", "a"), Source("two", "a", "org/b"))
@@ -87,12 +95,12 @@ async def test_an_engines_adapters_are_models_with_the_card_of_what_it_has_loade
     """They come and go, and are listed while they are there; who is not listed may still be asked for."""
     card, loaded = Card(thinking="always"), ["r1/sql"]
     router = router_of(models={"r1": [Target("r1", "r1", card)]}, engines={"r1": card}, adapters=lambda: loaded)
-    assert await router.candidates("r1/sql") == [Target("r1", "sql", card)]
+    assert await router.candidates("r1/sql") == [Target("r1", "sql", card, is_local=True)]
     assert ids(await router.cards()) == ["r1", "r1/sql"]
     assert (await router.card("r1/sql")).owned_by == "tidegate"
     loaded.clear()
     assert ids(await router.cards()) == ["r1"]
-    assert await router.candidates("r1/org/other") == [Target("r1", "org/other", card)]
+    assert await router.candidates("r1/org/other") == [Target("r1", "org/other", card, is_local=True)]
 
 
 @pytest.mark.parametrize("model", ["nope", "far/", "/a", "/", "other/a", "A"])

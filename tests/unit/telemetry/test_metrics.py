@@ -86,7 +86,7 @@ def engine(name, state, *, restarts=0, taken=0):
 def test_engines_are_told_as_they_are_when_somebody_asks():
     metrics = Metrics([])
     mine = engine("mine", "starting", restarts=2)
-    metrics.add_engines([mine, engine("other", "stopped")], lambda: b"")
+    metrics.add_engines(lambda: [mine, engine("other", "stopped")], lambda: b"")
     assert sample(metrics, "engine_ready", engine="mine") == 0
     mine.status.state, mine.places.taken = "ready", 3
     assert sample(metrics, "engine_ready", engine="mine") == 1
@@ -97,7 +97,7 @@ def test_engines_are_told_as_they_are_when_somebody_asks():
 
 def test_what_engines_tell_themselves_stands_behind_our_own():
     metrics = Metrics([])
-    metrics.add_engines([], lambda: b'vllm:num_requests_running{engine="r1"} 4\n')
+    metrics.add_engines(list, lambda: b'vllm:num_requests_running{engine="r1"} 4\n')
     told = families(metrics)
     assert told["vllm:num_requests_running"].samples[0].labels == {"engine": "r1"}
     assert "tidegate_requests_in_flight" in told

@@ -10,9 +10,9 @@ from proxy.clock import SystemClock
 from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.config.server import ServerConfig
 from proxy.deadline import Deadlines
-from proxy.engines.assembly import Assembled
 from proxy.engines.base import EngineError, EngineStatus, Load, Looked, Progress
 from proxy.engines.places import Places
+from proxy.engines.workshop import Assembled
 from proxy.entrypoints.http.admin import AdminHandler
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.lifeline import Running
@@ -103,6 +103,9 @@ class Stage:
         door = Door(
             pipeline=self.pipeline,
             listing=None,
+            explaining=None,
+            reload=None,
+            feedback=None,
             readiness=Readiness(KeyRing([], admin_key), engines, [], None),
             administration=Administration(entries, self.log),
             limits=ServerConfig(),

@@ -24,6 +24,9 @@ def door(pipeline) -> Door:
     return Door(
         pipeline=pipeline,
         listing=None,
+        feedback=None,
+        explaining=None,
+        reload=None,
         readiness=None,
         administration=None,
         limits=limits,

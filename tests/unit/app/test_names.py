@@ -1,14 +1,19 @@
 """The names that callers use, and what is known of what they mean."""
 
 import json
+import time
+from functools import partial
 
 import aiohttp
 import pytest
 
-from proxy import app
+from proxy.app import names
+from proxy.app.house import App
 from proxy.config.cards import UNKNOWN, Cards, known_cards
 from proxy.config.engines import VllmConfig
+from proxy.config.evals import EvalFile, EvalScore, to_json
 from proxy.config.load import parse
+from proxy.errors import ConfigError
 from proxy.routing.targets import Target
 from tests.fakes import proxy
 from tests.fakes.upstream import ScenarioUpstream, answers
@@ -17,8 +22,11 @@ CARDS = Cards({}, known_cards())
 HI = [{"role": "user", "content": "hi"}]
 
 
+local = partial(Target, is_local=True)
+
+
 def card_of(model, read=None, **config):
-    return app._card_of(VllmConfig(model=model, **config), read, CARDS)
+    return names.card_of(VllmConfig(model=model, **config), read, CARDS)
 
 
 @pytest.mark.parametrize("model", ["deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "/models/DeepSeek-R1-Distill-Qwen-7B/"])
@@ -45,10 +53,19 @@ def test_an_engine_without_a_model_of_the_config_is_one_itself():
         "f",
     )
     r1, v3 = CARDS.named("deepseek-r1"), CARDS.named("deepseek-v3")
-    assert app._models(config, CARDS, {"r1": r1, "v3": v3}) == {
-        "chat": [Target("v3", "v3", v3), Target("v3", "sql", v3), Target("v3", "v3", CARDS.named("gpt-oss"))],
-        "r1": [Target("r1", "r1", r1)],
+    assert names.targets_of(config, CARDS, {"r1": r1, "v3": v3}) == {
+        "chat": [local("v3", "v3", v3), local("v3", "sql", v3), local("v3", "v3", CARDS.named("gpt-oss"))],
+        "r1": [local("r1", "r1", r1)],
     }
+
+
+def test_an_eval_file_is_read_at_start(tmp_path):
+    path = tmp_path / "evals.json"
+    config = parse(f"routing: {{evals: {path}}}\nupstreams: {{h: {{base_url: 'http://127.0.0.1:9'}}}}", "c.yaml")
+    with pytest.raises(ConfigError, match=r"^c\.yaml: routing\.evals: .*No such file"):
+        App(config, source="c.yaml")
+    path.write_bytes(to_json(EvalFile("1", time.time(), (EvalScore("h/m", "chat", 4, 4),))))
+    assert App(config).qualities.mean(Target("h", "m"), "chat") == pytest.approx(0.75, abs=1e-3)
 
 
 async def test_engines_and_their_adapters_are_listed_and_asked_for():

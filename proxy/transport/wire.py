@@ -1,32 +1,28 @@
-"""The wire to one upstream: an aiohttp session, its pool and its timeouts; foreign exceptions become ours here.
+"""The wire to one upstream: its connections, its timeouts, what it is shown; foreign exceptions become ours here.
 
-What is fixed: no redirects (a host could send our key elsewhere), no cookies, no proxies from the environment, no
-compression (a compressed stream arrives late), HTTP/1.1 keep-alive shorter than the upstream's own.
+HTTP/1.1 keep-alive is shorter than the upstream's own; what else is fixed stands in `sessions`.
 """
 
 import asyncio
-import errno
-import itertools
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
-from typing import Any
 
 import aiohttp
 import msgspec
 from aiohttp import hdrs
-from multidict import CIMultiDict
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from proxy.deadline import Deadline, Deadlines
-from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.protocol.chat import MAX_ANSWER_BYTES
+from proxy.transport.credentials import Credential, Credentials
+from proxy.transport.sessions import has_connected, open_connector, open_session, reason, translate
+from proxy.transport.shown import Headers
+from proxy.transport.specs import of_keys
 
 _READ_BYTES = 256 * 1024
 _DRAIN_S = 1.0
-# A Unix socket whose queue is full: its server lives, and is slow to accept. asyncio takes the first of these for a
-# connection in progress, and meets the second when it sends.
-_NO_ROOM = (errno.EAGAIN, errno.ENOTCONN)
-_has_connected = ContextVar("has_connected", default=False)  # whether this task's request opened a connection
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)  # `Deadline` waits
 # A path may name a deployment that the caller chose.
 _MAX_URLS = 256
 _MAX_KEPT_PATH = 256
@@ -42,13 +38,28 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Response:
-    """An answer whose head has arrived. Whoever holds it closes it; closing early ends the upstream's work."""
+    """An answer whose head has arrived. Whoever holds it closes it; closing early ends the upstream's work.
 
-    __slots__ = ("_answer", "_deadline", "_drain", "_has_event", "_is_over", "_timeouts", "headers", "status")
+    Attributes:
+        credential: what the upstream was shown; tell it what came of that (see `credentials`).
+    """
+
+    __slots__ = (
+        "_answer",
+        "_deadline",
+        "_drain",
+        "_has_event",
+        "_is_over",
+        "_timeouts",
+        "credential",
+        "headers",
+        "status",
+    )
 
     def __init__(
         self,
         answer: aiohttp.ClientResponse,
+        credential: Credential,
         deadline: Deadline,
         timeouts: Timeouts,
         drain: Callable[[aiohttp.ClientResponse], None],
@@ -59,6 +70,7 @@ class Response:
         self._has_event = False
         self._drain = drain
         self._is_over = False
+        self.credential = credential
         self.status = answer.status
         self.headers: Mapping[str, str] = answer.headers
 
@@ -77,7 +89,7 @@ class Response:
                 raise UpstreamTimeout("The upstream fell silent in the middle of its answer.") from None
             raise
         except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamUnreachable(f"The connection to the upstream broke: {_reason(error)}.") from error
+            raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
         finally:
             self._deadline.stop()
         if not self._has_event:
@@ -121,16 +133,16 @@ class Response:
 
 
 class Transport:
-    """The connections to one upstream; owns the session, which is opened at first use and closed by `close`.
+    """The connections to one upstream; owns the session, which is opened at first use, and closes it and `credentials`.
 
     Args:
         base_url: without a trailing slash; for a Unix socket any `http://` host.
         timeouts: see `Timeouts`.
-        api_keys: sent in turn.
-        key_header: where a key goes; in `authorization` as a bearer token.
+        credentials: what the upstream is shown; nothing where omitted.
         socket_path: a Unix socket to connect to instead of the URL's host.
         max_connections: how many may be open at once; further requests wait for one.
         keepalive_s: how long an idle connection is kept; less than the upstream's own limit.
+        resolver: turns the host's name into addresses; the system's where omitted.
     """
 
     def __init__(
@@ -138,57 +150,66 @@ class Transport:
         base_url: str,
         *,
         timeouts: Timeouts,
-        api_keys: Sequence[str] = (),
-        key_header: str = "authorization",
+        credentials: Credentials | None = None,
         socket_path: str | None = None,
         max_connections: int = 1000,
         keepalive_s: float = 4.0,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self.api_keys = tuple(api_keys)
-        self._key_header = key_header
-        self.use_keys(api_keys)
+        self.credentials = credentials or Credentials()
         self._timeouts = timeouts
-        self._client_timeout = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_read=None, sock_connect=timeouts.connect_s
-        )
         self._socket_path = socket_path
         self._max_connections = max_connections
         self._keepalive_s = keepalive_s
+        self._resolver = resolver
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
         self._deadlines = Deadlines()
         self._draining: set[asyncio.Task[None]] = set()
 
+    @property
+    def secrets(self) -> Sequence[str]:
+        """What no message of the upstream's may show to a caller."""
+        return self.credentials.secrets
+
+    def free_in_s(self) -> float:
+        """0, or the seconds until one of the credentials may be used again."""
+        return self.credentials.free_in_s()
+
+    def refused_for_s(self, model: str) -> float:
+        """0, or the seconds for which each of the credentials is refused, for that model."""
+        return self.credentials.refused_for_s(model)
+
+    def use_timeouts(self, timeouts: Timeouts) -> None:
+        """The times that requests have from now on; `connect_s` stays what it is."""
+        self._timeouts = timeouts
+
     def use_keys(self, api_keys: Sequence[str]) -> None:
         """The keys from now on, sent in turn."""
-        self._headers = itertools.cycle([_headers(key, self._key_header) for key in api_keys] or [_headers()])
+        self.credentials.replace(of_keys(api_keys))
 
-    async def post(self, path: str, body: bytes, *, is_stream: bool) -> Response:
+    async def post(self, path: str, body: bytes, *, is_stream: bool, model: str = "") -> Response:
         """Send `body` and wait for the head of the answer, whatever its status; a stream's comes before its content.
 
-        A pooled connection that the upstream closed before it answered anything was stale: the request goes out once
-        more, on another connection.
+        `model` is its name at the upstream, which may have refused it to one of our credentials.
 
         Raises:
             UpstreamUnreachable: no connection, or it broke.
             UpstreamTimeout: no connection, or no first byte, in time.
+            UpstreamRateLimited: nothing was sent, as all credentials are limited.
+            UpstreamError: no token is to be had.
         """
         wait_s = self._timeouts.first_byte_s if is_stream else self._timeouts.answer_s
-        _has_connected.set(False)
-        try:
-            return await self._request(hdrs.METH_POST, path, body, wait_s)
-        except UpstreamUnreachable:
-            if _has_connected.get():
-                raise
-        return await self._request(hdrs.METH_POST, path, body, wait_s)
+        return await self._show(hdrs.METH_POST, path, body, wait_s, model)
 
     async def ask(self, path: str, body: bytes) -> bytes:
         """The body of the answer to a POST.
 
         Raises:
             UpstreamFailed: the status is not 200.
-            UpstreamUnreachable, UpstreamTimeout: as `post`.
+            UpstreamError: as `post`.
         """
         return await _body(await self.post(path, body, is_stream=False), f"POST {path}")
 
@@ -197,17 +218,55 @@ class Transport:
 
         Raises:
             UpstreamFailed: the status is not 200.
-            UpstreamUnreachable, UpstreamTimeout: as `post`.
+            UpstreamError: as `post`.
         """
-        return await _body(await self._request(hdrs.METH_GET, path, None, self._timeouts.first_byte_s), f"GET {path}")
+        return await _body(await self._show(hdrs.METH_GET, path, None, self._timeouts.first_byte_s), f"GET {path}")
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, for good: whoever comes late gets `UpstreamUnreachable`."""
+        self._is_closed = True
+        await self.credentials.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    async def _request(self, method: str, path: str, body: bytes | None, wait_s: float) -> Response:
+    async def _show(self, method: str, path: str, body: bytes | None, wait_s: float, model: str = "") -> Response:
+        """The answer to the next credential; where its token is refused, once more with a new one."""
+        credential = self.credentials.choose(model)
+        headers = credential.shown.ready()
+        if headers is None:
+            credential, headers = await self.credentials.fetch(credential, model)
+        response = await self._send(method, path, body, wait_s, credential, headers)
+        if response.status == 401 and credential.shown.is_renewable:
+            try:
+                renewed = await credential.shown.renew(headers)
+            except BaseException:
+                response.close()
+                raise
+            if renewed is not None:
+                response.close()
+                return await self._send(method, path, body, wait_s, credential, renewed)
+        return response
+
+    async def _send(
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Credential, headers: Headers
+    ) -> Response:
+        """The answer, whatever its status.
+
+        A pooled connection that the upstream closed before it answered anything was stale: the request goes out once
+        more, on another connection.
+        """
+        has_connected.set(False)
+        try:
+            return await self._request(method, path, body, wait_s, credential, headers)
+        except UpstreamUnreachable:
+            if has_connected.get():
+                raise
+        return await self._request(method, path, body, wait_s, credential, headers)
+
+    async def _request(
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Credential, headers: Headers
+    ) -> Response:
         url = self._urls.get(path)
         if url is None:
             url = URL(self._base_url + path, encoded=True)
@@ -217,18 +276,18 @@ class Transport:
         deadline.start()
         try:
             answer = await self._open_session().request(
-                method, url, data=body, headers=next(self._headers), allow_redirects=False, read_bufsize=_READ_BYTES
+                method, url, data=body, headers=headers, allow_redirects=False, read_bufsize=_READ_BYTES
             )
         except asyncio.CancelledError:
             if deadline.has_expired():
                 raise UpstreamTimeout("The upstream did not begin to answer in time.") from None
             raise
         except (aiohttp.ClientError, OSError) as error:
-            raise _translate(error) from error
+            raise translate(error) from error
         finally:
             deadline.stop()
         # many hosts send the head at once and think then: their time for the first event goes on
-        return Response(answer, deadline, self._timeouts, self._drain)
+        return Response(answer, credential, deadline, self._timeouts, self._drain)
 
     def _drain(self, answer: aiohttp.ClientResponse) -> None:
         task = asyncio.create_task(_read_to_end(answer))
@@ -236,55 +295,16 @@ class Transport:
         task.add_done_callback(self._draining.discard)
 
     def _open_session(self) -> aiohttp.ClientSession:
+        if self._is_closed:
+            late = UpstreamUnreachable("The connections to the upstream were closed.")
+            late.is_unconnected = True
+            raise late
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=self._connector(),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=self._client_timeout,
-                trust_env=False,
-                auto_decompress=True,
-                skip_auto_headers=(hdrs.USER_AGENT,),
+            connector = open_connector(
+                self._socket_path, self._max_connections, self._keepalive_s, self._timeouts.connect_s, self._resolver
             )
+            self._session = open_session(connector, _NO_TIMEOUT)
         return self._session
-
-    def _connector(self) -> aiohttp.BaseConnector:
-        connector: aiohttp.BaseConnector
-        if self._socket_path is None:
-            connector = aiohttp.TCPConnector(
-                limit=self._max_connections, keepalive_timeout=self._keepalive_s, ttl_dns_cache=60
-            )
-        else:
-            connector = aiohttp.UnixConnector(
-                self._socket_path, limit=self._max_connections, keepalive_timeout=self._keepalive_s
-            )
-        _note_connections(connector)
-        return connector
-
-
-def _note_connections(connector: aiohttp.BaseConnector) -> None:
-    # The one method a connector must define: wrapping it tells a new connection from a pooled one without the
-    # price of aiohttp's tracing on every request.
-    create = connector._create_connection  # noqa: SLF001 - see above
-
-    async def noted(*args: Any) -> Any:  # noqa: ANN401 - aiohttp's business
-        _has_connected.set(True)
-        return await create(*args)
-
-    connector._create_connection = noted  # type: ignore[method-assign, assignment]  # noqa: SLF001 - see above
-
-
-def _headers(api_key: str | None = None, key_header: str = "authorization") -> CIMultiDict[str]:
-    headers = CIMultiDict(
-        {
-            hdrs.ACCEPT: "application/json, text/event-stream",
-            hdrs.ACCEPT_ENCODING: "identity",
-            hdrs.CONTENT_TYPE: "application/json",
-            hdrs.USER_AGENT: "tidegate",
-        }
-    )
-    if api_key is not None:
-        headers[key_header] = f"Bearer {api_key}" if key_header == "authorization" else api_key
-    return headers
 
 
 async def _body(response: Response, asked: str) -> bytes:
@@ -306,16 +326,3 @@ async def _read_to_end(answer: aiohttp.ClientResponse) -> None:
         answer.release()
     except (TimeoutError, aiohttp.ClientError, OSError):
         answer.close()
-
-
-def _translate(error: aiohttp.ClientError | OSError) -> ProxyError:
-    if isinstance(error, aiohttp.ConnectionTimeoutError | TimeoutError):
-        return UpstreamTimeout("The upstream could not be connected to in time.")
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return UpstreamTimeout("The upstream has no room for another connection.")
-    return UpstreamUnreachable(f"The upstream cannot be reached: {_reason(error)}.")
-
-
-def _reason(error: Exception) -> str:
-    """The kind of failure; the text of aiohttp's errors names hosts and sockets, which are not the caller's to know."""
-    return type(error).__name__

@@ -1,0 +1,132 @@
+"""Upstreams: what leads to a host or an engine, and who is let in there."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+from msgspec import structs
+
+from proxy.clock import Clock
+from proxy.config.root import Config
+from proxy.config.upstreams import UpstreamConfig
+from proxy.dialects.base import Dialect
+from proxy.dialects.registry import DIALECTS
+from proxy.engines.base import Engine
+from proxy.engines.workshop import Assembled
+from proxy.errors import UpstreamFailed
+from proxy.limits.gate import Gate
+from proxy.pipeline.upstream import Upstream
+from proxy.protocol import models
+from proxy.protocol.models import ModelCard
+from proxy.routing.catalogue import Fetch
+from proxy.routing.planner import Look
+from proxy.routing.pressure import Told
+from proxy.transport import specs
+from proxy.transport.credentials import Credentials
+from proxy.transport.specs import Spec
+from proxy.transport.wire import Timeouts, Transport
+
+_LISTING_S = 5.0
+
+
+def read_credentials(name: str, host: UpstreamConfig, source: str) -> Sequence[Spec]:
+    """What a host is shown; raises `ConfigError` where a secret cannot be read."""
+    return specs.read(host.api_keys, host.credentials, f"{source}: upstreams.{name}")
+
+
+def is_same_wire(old: UpstreamConfig, new: UpstreamConfig) -> bool:
+    """Whether the connections to a host can stay: all but what it is shown, and who is let in, is as it was."""
+    rest = {"api_keys": (), "credentials": (), "admission": new.admission}
+    return structs.replace(old, **rest) == structs.replace(new, **rest)
+
+
+def open_wire(name: str, host: UpstreamConfig, source: str, clock: Clock) -> Transport:
+    """The wire to a host elsewhere; nothing is connected yet.
+
+    Raises:
+        ConfigError: a secret cannot be read.
+    """
+    dialect = DIALECTS[host.dialect]
+    found = read_credentials(name, host, source)
+    return Transport(
+        host.base_url,
+        credentials=Credentials(found, key_header=dialect.key_header, clock=clock),
+        timeouts=Timeouts(
+            connect_s=host.connect_timeout_s,
+            first_byte_s=host.first_byte_timeout_s or dialect.first_byte_timeout_s,
+            answer_s=host.answer_timeout_s,
+            idle_s=host.idle_timeout_s,
+        ),
+        max_connections=host.max_connections,
+        keepalive_s=host.keepalive_s or dialect.keepalive_s,
+    )
+
+
+def host_upstream(name: str, host: UpstreamConfig, wire: Transport) -> Upstream:
+    """A host elsewhere, as the pipeline sees it."""
+    return Upstream(name=name, dialect=DIALECTS[host.dialect], transport=wire, api_version=host.api_version)
+
+
+def engine_upstream(name: str, assembled: Assembled) -> Upstream:
+    """An engine, as the pipeline sees it."""
+    return Upstream(
+        name=name,
+        dialect=_dialect(assembled),
+        transport=assembled.transport,
+        enter=assembled.engine.enter,
+        always_streams=assembled.always_streams,
+        look=looker(assembled.engine),
+    )
+
+
+def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[str, Gate]:
+    """Those of the upstreams and engines that do not let everybody in; who is at one of the `old` ones stays there."""
+    doors = {name: place.admission for name, place in (*config.upstreams.items(), *config.engines.items())}
+    gates = {name: old.get(name) or Gate(name, door, clock) for name, door in doors.items()}
+    for name, gate in gates.items():
+        gate.resize(doors[name])
+    return {name: gate for name, gate in gates.items() if doors[name].concurrency is not None}
+
+
+def looker(engine: Engine) -> Callable[[], Look]:
+    """What the engine does now, as routing wants it; its load is put into routing's words once a scrape."""
+    seen, told = engine.looked, None
+
+    def look() -> Look:
+        nonlocal seen, told
+        if engine.looked is not seen:
+            seen = engine.looked
+            load = seen.load
+            told = Told(
+                running=load.running,
+                waiting=load.waiting,
+                kv_used=load.kv_used,
+                ttft_s=load.ttft_s or 0.0,
+                at_s=seen.at_s,
+                our_in_flight=seen.in_flight,
+            )
+        state = engine.status.state
+        return Look(state == "ready", state, told)
+
+    return look
+
+
+def listers(wires: Mapping[str, Transport]) -> dict[str, Fetch]:
+    """How each is asked for its models."""
+    return {name: _lister(name, wire) for name, wire in wires.items()}
+
+
+def _dialect(assembled: Assembled) -> Dialect:
+    dialect = DIALECTS[assembled.dialect]
+    return structs.replace(dialect, may_lack_parser=False) if assembled.parses_thinking else dialect
+
+
+def _lister(name: str, wire: Transport) -> Fetch:
+    async def fetch() -> list[ModelCard]:
+        try:
+            async with asyncio.timeout(_LISTING_S):
+                return models.parse_list(await wire.get("/models"), owned_by=name)
+        except (TimeoutError, RecursionError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UpstreamFailed(f"{name} does not list its models") from error
+
+    return fetch

@@ -1,0 +1,302 @@
+"""`App`: everything that runs, and how a config becomes a front door."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+import structlog
+from msgspec import Struct
+
+from proxy.app import hosts, keys, names
+from proxy.auth import KeyRing
+from proxy.clock import Clock, SystemClock
+from proxy.config.cards import Cards, known_cards
+from proxy.config.diff import differences, needs_restart
+from proxy.config.engines import ExternalConfig
+from proxy.config.evals import EvalFile, read_evals
+from proxy.config.root import Config, unnamed_engines
+from proxy.deadline import Deadlines
+from proxy.engines.assembly import Engines
+from proxy.engines.base import EngineStatus
+from proxy.engines.workshop import OnEngineChange
+from proxy.entrypoints import asgi
+from proxy.entrypoints.http.door import Door
+from proxy.entrypoints.http.lifeline import Running
+from proxy.errors import ConfigError
+from proxy.limits.gate import Gate
+from proxy.memory import ProcessMemory
+from proxy.pipeline.administration import Administration, ReloadReport
+from proxy.pipeline.admission import Admission
+from proxy.pipeline.chat import Pipeline
+from proxy.pipeline.explaining import Explaining
+from proxy.pipeline.failover import Failover
+from proxy.pipeline.feedback import Answered, Feedback
+from proxy.pipeline.landscape import Landscape
+from proxy.pipeline.listing import Listing
+from proxy.pipeline.preferences import Preferences
+from proxy.pipeline.probing import Prober
+from proxy.pipeline.readiness import Readiness
+from proxy.pipeline.settlement import Settlement
+from proxy.pipeline.upstream import Upstream, Upstreams
+from proxy.routing.board import Board
+from proxy.routing.catalogue import Catalogue
+from proxy.routing.offline import Offline
+from proxy.routing.planner import Planner
+from proxy.routing.quality import Qualities
+from proxy.routing.router import Router
+from proxy.telemetry.metrics import Metrics
+from proxy.transport.specs import Spec
+from proxy.transport.wire import Transport
+
+Reread = Callable[[], tuple[Config, str]]
+
+
+class App:
+    """Everything that runs; `start` and `stop` are called once each, in the event loop that serves `asgi`.
+
+    Args:
+        config: checked, see `proxy.config.load`.
+        source: where it came from, for refusals.
+        no_auth: without keys, everybody is welcome under any name.
+        clock: the machine's where omitted.
+        on_engine_change: told the name and the new status of an engine.
+        reread: the config anew, and where it came from, for `reload`; the same one where omitted. It may raise
+            `ConfigError`.
+
+    Attributes:
+        asgi: the front door.
+        config: what holds now.
+
+    Raises:
+        ConfigError: a secret cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        source: str = "config",
+        no_auth: bool = False,
+        clock: Clock | None = None,
+        on_engine_change: OnEngineChange | None = None,
+        reread: Reread | None = None,
+    ) -> None:
+        self.config = config
+        self.running = Running()
+        self._clock = clock or SystemClock()
+        self._no_auth = no_auth
+        self._reread = reread or (lambda: (config, source))
+        self._log = structlog.get_logger("tidegate")
+        self._on_engine_change = on_engine_change
+        self.engines = Engines(
+            config.engines,
+            keys=keys.external_keys(config, source),
+            clock=self._clock,
+            log=self._log,
+            on_change=self._engine_changed,
+        )
+        self._metrics = Metrics(_names(config))
+        self._metrics.add_engines(lambda: self.engines.all, self.engines.metrics)
+        self.qualities = Qualities(self._clock)
+        self._answered = Answered(self.qualities, self._clock)
+        self._settlement = Settlement(self._metrics, self._log, self._answered.note)
+        self._memory = ProcessMemory(self._clock)
+        self._is_reloading = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._gates: Mapping[str, Gate] = {}
+        self._furniture = self._furnish(config, self._fetch(config, source, {}), None)
+        self.asgi = asgi.Entrance(asgi.build(self._furniture.door))
+
+    def start(self) -> None:
+        """Start the engines; returns at once, they become ready by and by."""
+        self.engines.open()
+        self._furniture.prober.open()
+
+    async def stop(self) -> None:
+        """Stop the engines, close the connections."""
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await self._furniture.prober.close()
+        await self._furniture.catalogue.close()
+        await self.engines.close()
+        await asyncio.gather(*(wire.close() for wire in self._furniture.wires.values()))
+
+    async def reload(self) -> ReloadReport:
+        """Read the config again and have it hold from now on, all of it or nothing; requests in flight keep theirs.
+
+        Raises:
+            ConfigError: it cannot hold; the one before goes on.
+        """
+        async with self._is_reloading:
+            try:
+                return await self._reload()
+            except ConfigError as error:
+                self._log.error("reload refused", reason=str(error))
+                raise
+
+    async def _reload(self) -> ReloadReport:
+        config, source = self._reread()
+        keys.check_exposure(config, source=source, no_auth=self._no_auth)
+        old = self._furniture
+        # whatever may fail comes first, and changes nothing
+        fetched = self._fetch(config, source, old.wires)
+        if not (config.upstreams or config.engines):  # a file that is being written may be empty for a moment
+            raise ConfigError(f"{source}: no upstreams and no engines, so there is nothing to serve; add one of them")
+        prepared = await asyncio.to_thread(
+            self.engines.prepare, config.engines, keys.external_keys(config, source), source=source
+        )
+        self.engines.apply(prepared)
+        lines = differences(self.config, config)
+        for name, found in fetched.credentials.items():
+            fetched.wires[name].credentials.replace(found)
+        self._furniture = self._furnish(config, fetched, old)
+        self.config = config
+        self._metrics.use_models(_names(config))
+        self.asgi.application = asgi.build(self._furniture.door)
+        self._furniture.prober.open()
+        task = asyncio.create_task(self._see_off(old), name="old config leaves")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        self._log.info("reloaded", source=source, changed=lines)
+        return ReloadReport(lines, needs_restart(lines))
+
+    async def _see_off(self, old: "Furniture") -> None:
+        """Close what only the requests of before need, when they have ended."""
+        kept = set(map(id, self._furniture.wires.values()))
+        try:
+            await old.prober.close()
+            await self.running.until_these_have_left()
+            await old.catalogue.settled()
+        finally:
+            await old.catalogue.close()
+            await asyncio.gather(*(wire.close() for wire in old.wires.values() if id(wire) not in kept))
+
+    def _fetch(self, config: Config, source: str, old: Mapping[str, Transport]) -> "Fetched":
+        """What a config wants from outside: secrets, files; nothing is changed by it.
+
+        Raises:
+            ConfigError: something is not there.
+        """
+        key_ring = keys.key_ring(config, source, no_auth=self._no_auth)
+        path = config.routing.evals
+        evals = None if path is None else read_evals(Path(path), f"{source}: routing.evals")
+        wires, credentials = {}, {}
+        for name, host in config.upstreams.items():
+            before = self.config.upstreams.get(name) if name in old else None
+            if before is not None and hosts.is_same_wire(before, host):
+                wires[name] = old[name]
+                credentials[name] = hosts.read_credentials(name, host, source)
+            else:
+                wires[name] = hosts.open_wire(name, host, source, self._clock)
+        return Fetched(key_ring, evals, wires, credentials)
+
+    def _furnish(self, config: Config, fetched: "Fetched", old: "Furniture | None") -> "Furniture":
+        """What a config decides, put together anew; nothing is connected yet."""
+        clock = self._clock
+        self.qualities.load(fetched.evals)
+        land = self._survey(config, fetched.wires, None if old is None else old.land)
+        router, catalogue = self._router(config, fetched.wires, land.offline)
+        dice = Random()  # noqa: S311 - it draws targets and pauses, not secrets
+        planner = Planner(router, land, models=config.models, routing=config.routing, dice=dice)
+        preferences = Preferences(config.defaults, config.models, config.routing)
+        admission = Admission(fetched.key_ring)
+        failover = Failover(
+            land, self._settlement, models=config.models, retry=config.routing.retry, clock=clock, dice=dice
+        )
+        door = Door(
+            pipeline=Pipeline(admission, preferences, planner, failover, self._settlement),
+            listing=Listing(admission, router, self._settlement),
+            feedback=Feedback(admission, self._answered, self._settlement),
+            readiness=Readiness(fetched.key_ring, self.engines.all, list(config.upstreams), self._metrics),
+            administration=Administration(self.engines.by_name, self._log),
+            explaining=Explaining(planner, preferences, land),
+            reload=self.reload,
+            limits=config.server,
+            running=self.running,
+            clock=clock,
+            deadlines=Deadlines(),
+        )
+        prober = Prober(land, config=config.routing.health, clock=clock, log=self._log)
+        return Furniture(config, land, door, prober, catalogue, fetched.wires)
+
+    def _survey(self, config: Config, wires: Mapping[str, Transport], old: Landscape | None) -> Landscape:
+        """What there is; what is known of it stays known, unless it is to be found out in another way."""
+        upstreams: dict[str, Upstream] = {
+            name: hosts.host_upstream(name, host, wires[name]) for name, host in config.upstreams.items()
+        }
+        upstreams |= {name: hosts.engine_upstream(name, each) for name, each in self.engines.by_name.items()}
+        self._gates = hosts.open_gates(config, self._clock, self._gates)
+        board = Board(self._clock, config.routing.health)
+        if old is not None and self.config.routing.health == config.routing.health:
+            board = old.board
+        offline = Offline(self._clock, forced=config.routing.offline, names=list(config.upstreams))
+        is_as_it_was = self.config.routing.offline == config.routing.offline
+        if old is not None and is_as_it_was and list(self.config.upstreams) == list(config.upstreams):
+            offline = old.offline
+        return Landscape(
+            upstreams=Upstreams(upstreams),
+            gates=self._gates,
+            board=board,
+            offline=offline,
+            qualities=self.qualities,
+            memory=self._memory,
+        )
+
+    def _router(self, config: Config, wires: Mapping[str, Transport], offline: Offline) -> tuple[Router, Catalogue]:
+        engines = self.engines.by_name
+        external = [name for name, engine in config.engines.items() if isinstance(engine, ExternalConfig)]
+        listing = {name: engines[name].transport for name in external} | dict(wires)
+        catalogue = Catalogue(
+            hosts.listers(listing), self._clock, may_ask=lambda name: name in external or not offline.is_offline
+        )
+        cards = Cards(config.cards, known_cards())
+        loaded = names.loaded_cards(engines, cards)
+        router = Router(
+            names.targets_of(config, cards, loaded),
+            upstreams=[*config.upstreams, *external],
+            engines=loaded,
+            local=list(config.engines),
+            adapters=self.engines.adapter_names,
+            catalogue=catalogue,
+            cards=cards,
+            created=int(self._clock.now_s()),
+        )
+        return router, catalogue
+
+    def _engine_changed(self, name: str, status: EngineStatus) -> None:
+        if status.state == "ready":
+            self._furniture.land.board.readmit(name)
+        if self._on_engine_change is not None:
+            self._on_engine_change(name, status)
+
+
+class Fetched(Struct, frozen=True):
+    """What one config wanted from outside.
+
+    Attributes:
+        wires: to hosts elsewhere; those that are as before are the ones of before.
+        credentials: of the latter, what they are to show from now on.
+    """
+
+    key_ring: KeyRing
+    evals: EvalFile | None
+    wires: Mapping[str, Transport]
+    credentials: Mapping[str, Sequence[Spec]]
+
+
+class Furniture(Struct, frozen=True):
+    """What one config has made."""
+
+    config: Config
+    land: Landscape
+    door: Door
+    prober: Prober
+    catalogue: Catalogue
+    wires: Mapping[str, Transport]
+
+
+def _names(config: Config) -> Sequence[str]:
+    """The models that have a name of ours."""
+    return [*config.models, *unnamed_engines(config)]

@@ -1,0 +1,45 @@
+"""What names mean: models and their targets, and what is known of them."""
+
+from collections.abc import Mapping
+
+from msgspec import structs
+
+from proxy.config.cards import UNKNOWN, Card, Cards
+from proxy.config.engines import VllmConfig
+from proxy.config.models import TargetConfig
+from proxy.config.root import Config, unnamed_engines
+from proxy.engines.workshop import Assembled
+from proxy.routing.targets import Target
+
+
+def targets_of(config: Config, cards: Cards, loaded: Mapping[str, Card]) -> dict[str, list[Target]]:
+    """Every name that is ours to give."""
+    named = {name: [_target(each, cards, loaded) for each in model.targets] for name, model in config.models.items()}
+    return named | {name: [_target(TargetConfig(engine=name), cards, loaded)] for name in unnamed_engines(config)}
+
+
+def loaded_cards(engines: Mapping[str, Assembled], cards: Cards) -> dict[str, Card]:
+    """What is known of what each vLLM has loaded: by its name or, where that says nothing, by its checkpoint."""
+    return {
+        name: card_of(assembled.config, assembled.model_card, cards)
+        for name, assembled in engines.items()
+        if isinstance(assembled.config, VllmConfig)
+    }
+
+
+def card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
+    """The card of an engine; `read` is the name of the one that fits its checkpoint."""
+    card = cards.find(engine.model.rstrip("/"))
+    if card is UNKNOWN and read is not None:
+        card = cards.named(read) or UNKNOWN
+    return card if engine.max_model_len is None else structs.replace(card, context_window=engine.max_model_len)
+
+
+def _target(target: TargetConfig, cards: Cards, loaded: Mapping[str, Card]) -> Target:
+    place = target.upstream or target.engine or ""
+    model = target.model or place
+    if target.card is not None:
+        card = cards.named(target.card) or UNKNOWN
+    else:
+        card = loaded[place] if place in loaded else cards.find(model)
+    return Target(place, model, card, is_local=target.engine is not None, weight=target.weight, quality=target.quality)

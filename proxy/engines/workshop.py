@@ -1,0 +1,265 @@
+"""`Workshop`: makes one engine of the config, with its wires and all that belongs to it; starts nothing."""
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import Struct, structs
+
+from proxy.clock import Clock
+from proxy.config.engines import EngineConfig, ExternalConfig, LlamaCppConfig, ManagedConfig, VllmConfig
+from proxy.engines.adapters import Adapters
+from proxy.engines.base import Engine, EngineError, EngineKind, EngineStatus, Hopeless
+from proxy.engines.control import HttpControl
+from proxy.engines.external import ExternalEngine
+from proxy.engines.gpus import Gpu, find_gpus
+from proxy.engines.llamacpp import LlamaCpp
+from proxy.engines.scrape import read_load
+from proxy.engines.sharing import Needs, Sharing
+from proxy.engines.supervisor import Settings, Supervisor
+from proxy.engines.vllm import Vllm
+from proxy.errors import ConfigError
+from proxy.telemetry.logs import Log
+from proxy.transport.credentials import Credentials
+from proxy.transport.specs import of_keys
+from proxy.transport.wire import Timeouts, Transport
+
+_ENGINE_URL = "http://engine"
+_CONNECT_S = 5.0
+
+OnEngineChange = Callable[[str, EngineStatus], None]
+
+
+class Assembled(Struct, frozen=True):
+    """One engine, and what leads to it.
+
+    Attributes:
+        transport: to its `/v1`, for callers' requests.
+        always_streams, dialect: see `base.EngineKind`.
+        parses_thinking: it takes thinking apart itself, whatever the model's template begins with.
+        model_bytes: what it has to load; 0 where unknown.
+        model_card: the name of the card that fits it, where its checkpoint tells.
+        adapters: how they come and go; None where the config does not let them.
+    """
+
+    engine: Engine
+    config: EngineConfig
+    transport: Transport
+    dialect: str
+    always_streams: bool = False
+    parses_thinking: bool = False
+    model_bytes: int = 0
+    model_card: str | None = None
+    adapters: Adapters | None = None
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """What an engine has whose process is ours.
+
+    Attributes:
+        needs: of the GPUs; nothing where it is refused.
+        refusal: why it cannot run on this machine; None: nothing is known against it.
+    """
+
+    supervisor: Supervisor
+    kind: EngineKind
+    settings: Settings
+    needs: Needs
+    refusal: str | None
+
+
+class Piece(Struct, frozen=True, kw_only=True):
+    """One engine as `assembly.Engines` holds it: what everybody may see, and what is its own.
+
+    Attributes:
+        root: the wire to where its health and metrics are.
+        keys: what an engine of somebody else's is shown.
+        process: None where it is somebody else's.
+    """
+
+    assembled: Assembled
+    control: HttpControl
+    root: Transport
+    keys: Sequence[str] = ()
+    process: Process | None = None
+
+    @property
+    def wires(self) -> Sequence[Transport]:
+        """Both."""
+        return self.assembled.transport, self.root
+
+
+class Workshop:
+    """Owner of what is known of the machine's GPUs.
+
+    Args:
+        room: who shares those out among the engines that are made here.
+        on_change: told the name and the new status of an engine.
+        gpus: the machine's; where omitted they are looked for when somebody wants one: the driver takes its time.
+    """
+
+    def __init__(
+        self, room: Sharing, *, clock: Clock, log: Log, on_change: OnEngineChange, gpus: Sequence[Gpu] | None = None
+    ) -> None:
+        self._room = room
+        self._clock = clock
+        self._log = log
+        self._on_change = on_change
+        self._gpus = gpus
+
+    def make(self, name: str, config: EngineConfig, keys: Sequence[str]) -> Piece:
+        """The engine; files are read, nothing is written, opened or started."""
+        if isinstance(config, ExternalConfig):
+            return self._external(name, config, keys)
+        return self._managed(name, config)
+
+    def _managed(self, name: str, config: ManagedConfig) -> Piece:
+        kind = make_kind(name, config, self._find_gpus(config))
+        process = self._process(name, config, kind)
+        transport = self._wire(f"{_ENGINE_URL}/v1", config, socket_path=process.supervisor.socket_path)
+        root = self._wire(_ENGINE_URL, config, socket_path=process.supervisor.socket_path)
+        comes_and_goes = isinstance(config, VllmConfig) and config.runtime_adapters
+        adapters = Adapters(transport, self._log) if comes_and_goes else None
+        restore = None if adapters is None else adapters.restore
+        assembled = Assembled(
+            process.supervisor,
+            config,
+            transport,
+            kind.dialect,
+            always_streams=kind.always_streams,
+            parses_thinking=_parses_thinking(kind),
+            model_bytes=kind.model_bytes(),
+            model_card=kind.model_card() if isinstance(kind, Vllm) else None,
+            adapters=adapters,
+        )
+        control = make_control(name, transport, root, kind.health_path, kind.metrics_path, restore=restore)
+        return Piece(assembled=assembled, control=control, root=root, process=process)
+
+    def _process(self, name: str, config: ManagedConfig, kind: EngineKind) -> Process:
+        settings = _settings(config)
+        supervisor = Supervisor(
+            name, kind, settings, room=self._room, clock=self._clock, log=self._log, on_change=self._teller(name)
+        )
+        needs, refusal = _needs(kind)
+        return Process(supervisor=supervisor, kind=kind, settings=settings, needs=needs, refusal=refusal)
+
+    def _external(self, name: str, config: ExternalConfig, keys: Sequence[str]) -> Piece:
+        engine = ExternalEngine(name, clock=self._clock, log=self._log, on_change=self._teller(name))
+        transport = self._wire(config.base_url, config, keys=keys)
+        root = self._wire(config.base_url.rstrip("/").removesuffix("/v1"), config, keys=keys)
+        control = make_control(None, transport, root, config.health_path, config.metrics_path)
+        assembled = Assembled(engine, config, transport, config.dialect)
+        return Piece(assembled=assembled, control=control, root=root, keys=keys)
+
+    def _wire(
+        self, base_url: str, config: EngineConfig, *, keys: Sequence[str] = (), socket_path: str | None = None
+    ) -> Transport:
+        return Transport(
+            base_url,
+            credentials=Credentials(of_keys(keys), clock=self._clock),
+            timeouts=timeouts_of(config),
+            socket_path=socket_path,
+        )
+
+    def _teller(self, name: str) -> Callable[[EngineStatus], None]:
+        return lambda status: self._on_change(name, status)
+
+    def _find_gpus(self, config: ManagedConfig) -> Sequence[Gpu]:
+        if self._gpus is None and isinstance(config, VllmConfig):
+            self._gpus = find_gpus(os.environ)
+        return self._gpus or ()
+
+
+def check(name: str, piece: Piece, source: str) -> None:
+    """See whether an engine could be started here, without starting it.
+
+    Raises:
+        ConfigError: it could not; with `source`, the key's path, what is wrong and the cure.
+    """
+    if piece.process is None:
+        return
+    try:
+        if piece.process.refusal is not None:
+            raise Hopeless(piece.process.refusal)
+        piece.process.kind.command("engine.sock", "")
+    except EngineError as error:
+        raise ConfigError(f"{source}: engines.{name}: {error}") from error
+
+
+def going_on(old: Piece, new: Piece) -> Piece:
+    """The engine, control and wires of the one, with what the config of the other says; for `treat`."""
+    process = new.process
+    if old.process is not None and process is not None:
+        process = structs.replace(process, supervisor=old.process.supervisor)
+    was = old.assembled
+    assembled = structs.replace(new.assembled, engine=was.engine, transport=was.transport, adapters=was.adapters)
+    return Piece(assembled=assembled, control=old.control, root=old.root, keys=new.keys, process=process)
+
+
+def treat(piece: Piece) -> None:
+    """Have an engine that goes on treated as its config says now."""
+    for wire in piece.wires:
+        wire.use_timeouts(timeouts_of(piece.assembled.config))
+        if piece.process is None:
+            wire.use_keys(piece.keys)
+    if piece.process is not None:
+        piece.process.supervisor.treat(piece.process.kind, piece.process.settings)
+
+
+def make_kind(name: str, config: ManagedConfig, gpus: Sequence[Gpu]) -> EngineKind:
+    """The engine's command line and habits."""
+    return LlamaCpp(name, config) if isinstance(config, LlamaCppConfig) else Vllm(name, config, gpus)
+
+
+def make_control(
+    model: str | None,
+    transport: Transport,
+    root: Transport,
+    health_path: str,
+    metrics_path: str | None,
+    *,
+    restore: Callable[[], Awaitable[None]] | None = None,
+) -> HttpControl:
+    """What asks an engine; `model` and `restore` as in `HttpControl`."""
+    return HttpControl(
+        root,
+        transport,
+        health_path=health_path,
+        metrics_path=metrics_path,
+        read_load=read_load,
+        model=model,
+        restore=restore,
+    )
+
+
+def timeouts_of(config: EngineConfig) -> Timeouts:
+    """How long a request waits for the engine."""
+    return Timeouts(
+        connect_s=_CONNECT_S,
+        first_byte_s=config.first_byte_timeout_s,
+        answer_s=config.first_byte_timeout_s,
+        idle_s=config.idle_timeout_s,
+    )
+
+
+def _needs(kind: EngineKind) -> tuple[Needs, str | None]:
+    """Of the GPUs, and why it gets none: its start will say the same, and the others go on."""
+    try:
+        return kind.place().needs if isinstance(kind, Vllm) else Needs(), None
+    except Hopeless as error:
+        return Needs(), str(error)
+
+
+def _parses_thinking(kind: EngineKind) -> bool:
+    try:
+        return isinstance(kind, Vllm) and kind.parses_thinking
+    except Hopeless:  # its start will say the same
+        return False
+
+
+def _settings(config: ManagedConfig) -> Settings:
+    return Settings(
+        starts_at_once=config.start == "eager",
+        queue_timeout_s=config.queue_timeout_s,
+        drain_timeout_s=config.drain_timeout_s,
+        idle_unload_s=config.idle_unload_s,
+    )

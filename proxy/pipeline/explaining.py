@@ -1,0 +1,180 @@
+"""Where a request would go and why, without sending it; and how every target stands."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from proxy.config.models import Policy
+from proxy.pipeline.chat import ask_of
+from proxy.pipeline.context import RequestContext
+from proxy.pipeline.landscape import Landscape
+from proxy.pipeline.preferences import Preferences
+from proxy.protocol.request import ModelRequest
+from proxy.protocol.routing import Reach, Task
+from proxy.routing.ask import Ask
+from proxy.routing.board import Standing
+from proxy.routing.candidate import Placed
+from proxy.routing.health import State
+from proxy.routing.planner import Plan, Refused
+from proxy.routing.quality import Quality
+
+
+class Planner(Protocol):
+    """Makes plans (see `proxy.routing.planner`)."""
+
+    async def consider(self, ask: Ask) -> Plan:
+        """Also one without targets; raises `ModelNotFound`."""
+
+
+class CandidateReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One target, as it stands for this request.
+
+    Attributes:
+        place: 1 is tried first; none where it is not tried.
+        why: why it is there, or is not tried.
+        score: what it was placed by, lower is better.
+        until_s: for how many seconds it is not tried, where that is known.
+        signals: see `proxy.routing.candidate.Candidate`.
+    """
+
+    target: str
+    is_local: bool
+    place: int | None = None
+    why: str
+    score: float | None = None
+    until_s: float | None = None
+    signals: Mapping[str, float | bool | None] = {}
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """What would be done with a request."""
+
+    model: str
+    policy: Policy
+    reach: Reach
+    task: Task
+    prompt_tokens: int
+    answer_tokens: int
+    is_offline: bool
+    is_panic: bool
+    candidates: Sequence[CandidateReport]
+
+
+class TargetReport(Struct, frozen=True, kw_only=True):
+    """How one target stands.
+
+    Attributes:
+        engine: what its engine does; none where it is a host elsewhere.
+        out_for_s: seconds until it may be tried again.
+        limited_for_s: seconds until one of its host's credentials may be used again.
+        queue: who waits at its door; none where everybody is let in.
+        ttft_s: time to first token of late, of short prompts; 0 is not known.
+    """
+
+    target: str
+    is_local: bool
+    engine: str | None
+    health: State
+    out_for_s: float
+    limited_for_s: float
+    share: float
+    in_flight: int
+    queue: int | None
+    concurrency: int | None
+    ttft_s: float
+    per_token_s: float
+    failure_rate: float
+    quality: Sequence[Quality]
+
+
+class TargetList(Struct, frozen=True):
+    """Every target that was asked, or that the config names."""
+
+    is_offline: bool
+    targets: Sequence[TargetReport]
+
+
+class Explaining:
+    """Reads; changes nothing. Whoever calls has made sure that the administrator asks."""
+
+    def __init__(self, planner: Planner, preferences: Preferences, land: Landscape) -> None:
+        self._planner = planner
+        self._preferences = preferences
+        self._land = land
+
+    async def explain(self, request: ModelRequest, context: RequestContext) -> Explanation:
+        """Where the request would go.
+
+        Raises:
+            ModelNotFound, RequestError: it would go nowhere at all.
+        """
+        self._preferences.choose(request, context)
+        ask = ask_of(request, context)
+        plan = await self._planner.consider(ask)
+        placed = [self._placed(place, each, plan) for place, each in enumerate(plan.placed, start=1)]
+        return Explanation(
+            model=ask.model,
+            policy=plan.settings.policy,
+            reach=ask.reach,
+            task=ask.task,
+            prompt_tokens=ask.prompt_tokens,
+            answer_tokens=ask.answer_tokens,
+            is_offline=self._land.offline.is_offline,
+            is_panic=plan.is_panic,
+            candidates=[*placed, *map(_refused, plan.refused)],
+        )
+
+    def targets(self) -> TargetList:
+        """How every target stands."""
+        standings = [each for each in self._land.board.all() if each.target.upstream in self._land.upstreams]
+        return TargetList(self._land.offline.is_offline, [self._report(standing) for standing in standings])
+
+    def _placed(self, place: int, placed: Placed, plan: Plan) -> CandidateReport:
+        candidate = placed.candidate
+        signals = {name: getattr(candidate, name) for name in candidate.__struct_fields__ if name != "target"}
+        return CandidateReport(
+            target=candidate.target.name,
+            is_local=candidate.target.is_local,
+            place=place,
+            why=self._why(placed, plan),
+            score=placed.score,
+            signals=signals,
+        )
+
+    def _why(self, placed: Placed, plan: Plan) -> str:
+        candidate = placed.candidate
+        look = self._land.upstreams.look(candidate.target)
+        if look is not None and not look.is_ready:
+            return f"its engine is {look.state}"
+        if candidate.is_pressed:
+            return "its first token would take longer than overflow_ttft_s"
+        if placed.why:
+            return placed.why
+        return f"policy {plan.settings.policy}"
+
+    def _report(self, standing: Standing) -> TargetReport:
+        target, latency = standing.target, standing.latency
+        look, gate = self._land.upstreams.look(target), self._land.gates.get(target.upstream)
+        return TargetReport(
+            target=target.name,
+            is_local=target.is_local,
+            engine=None if look is None else look.state,
+            health=standing.health.state,
+            out_for_s=standing.health.out_for_s,
+            limited_for_s=self._land.upstreams.free_in_s(target),
+            share=standing.health.share,
+            in_flight=standing.in_flight,
+            queue=None if gate is None else gate.waiting,
+            concurrency=None if gate is None else gate.limit,
+            ttft_s=latency.ttft_s(1),
+            per_token_s=latency.per_token_s,
+            failure_rate=latency.failure_rate,
+            quality=self._land.qualities.report(target),
+        )
+
+
+def _refused(refused: Refused) -> CandidateReport:
+    return CandidateReport(
+        target=refused.target.name, is_local=refused.target.is_local, why=refused.why, until_s=refused.until_s
+    )

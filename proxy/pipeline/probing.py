@@ -1,0 +1,128 @@
+"""`Prober`: asks targets that callers do not try now, with words of its own.
+
+One that is out is asked for its models, which is cheap, and then for one token: a host whose lists are fine while it
+generates nothing stays out. While nothing elsewhere can be reached, hosts are asked for their models alone, ever more
+seldom and without a word in the log. No byte of any request is in a probe.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+
+import msgspec
+
+from proxy.clock import Clock
+from proxy.config.routing import HealthConfig
+from proxy.errors import ProxyError, UpstreamFailed, UpstreamRejected, UpstreamTimeout, UpstreamUnreachable
+from proxy.pipeline.attempt import Attempt
+from proxy.pipeline.context import RequestContext, Tried
+from proxy.pipeline.landscape import Landscape
+from proxy.pipeline.upstream import Upstream
+from proxy.protocol.request import Endpoint, Fields, ModelRequest
+from proxy.routing.board import Standing
+from proxy.telemetry.logs import Log
+
+_LOOK_S = 1.0
+_LIMIT_S = 15.0  # who needs longer for a token is no help to callers
+_QUESTIONS: Mapping[Endpoint, Mapping[str, object]] = {
+    "chat": {"messages": [{"role": "user", "content": "Say OK."}], "max_tokens": 1},
+    "completions": {"prompt": "Say OK.", "max_tokens": 1},
+    "embeddings": {"input": "OK"},
+}
+
+
+class Prober:
+    """Owns its task; `open` and `close` are called once each."""
+
+    def __init__(self, land: Landscape, *, config: HealthConfig, clock: Clock, log: Log) -> None:
+        self._land = land
+        self._config = config
+        self._clock = clock
+        self._log = log
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin; returns at once."""
+        self._task = asyncio.create_task(self._run(), name="prober")
+
+    async def close(self) -> None:
+        """End; never raises."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def look(self) -> None:
+        """Ask whom it is time to ask, all at once; never raises."""
+        hosts = [self._reach(name) for name in self._land.offline.probe_due() if name in self._land.upstreams]
+        targets = [self._probe(standing) for standing in self._land.board.all() if self._is_due(standing)]
+        await asyncio.gather(*hosts, *targets)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self.look()
+
+    def _is_due(self, standing: Standing) -> bool:
+        upstream = self._land.upstreams.get(standing.target.upstream)
+        if upstream is None or (self._land.offline.is_offline and not standing.target.is_local):
+            return False
+        if upstream.look is not None and not upstream.look().is_ready:  # its supervisor sees to it
+            return False
+        every_s = self._config.probe_every_s
+        return standing.health.needs_probe() or (every_s is not None and standing.idle_s >= every_s)
+
+    async def _reach(self, name: str) -> None:
+        """Whether the host answers at all, whatever it says."""
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                await self._land.upstreams[name].transport.get("/models")
+        except (TimeoutError, UpstreamTimeout, UpstreamUnreachable):
+            return
+        except ProxyError:
+            pass
+        if self._land.offline.reached(name):
+            self._log.warning("online again", upstream=name)
+
+    async def _probe(self, standing: Standing) -> None:
+        standing.touch()
+        is_good = await self._generates(standing)
+        if standing.health.needs_probe():
+            standing.health.probed(ok=is_good)
+            self._log.info("target probed", target=standing.target.name, is_good=is_good)
+        elif not is_good:
+            standing.health.failed(standing.health.enter(in_panic=True) or 0)
+
+    async def _generates(self, standing: Standing) -> bool:
+        """Whether it lists its models, if any, and gives a token; one that finds fault with the question is alive."""
+        target = standing.target
+        upstream = self._land.upstreams[target.upstream]
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                if not target.is_local:
+                    await _list(upstream)
+                await self._ask(standing, upstream)
+        except UpstreamRejected:
+            return True
+        except (TimeoutError, ProxyError):
+            return False
+        return True
+
+    async def _ask(self, standing: Standing, upstream: Upstream) -> None:
+        target, endpoint = standing.target, standing.endpoint
+        fields: Fields = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in _QUESTIONS[endpoint].items()}
+        attempt = Attempt(
+            upstream,
+            target,
+            ModelRequest(endpoint, target.model, fields),
+            tried=Tried(target.upstream, target.model),
+            context=RequestContext("probe", endpoint, self._clock),
+            memory=self._land.memory,
+        )
+        answer = await attempt.run(can_wait=False)
+        answer.close()
+
+
+async def _list(upstream: Upstream) -> None:
+    """Raises `UpstreamUnreachable` or `UpstreamTimeout`; hosts that have no list are none the worse for it."""
+    with contextlib.suppress(UpstreamFailed):
+        await upstream.transport.get("/models")

@@ -1,0 +1,33 @@
+"""Who puts an answer into the caller's form: as chunks, or as one."""
+
+import random
+
+from proxy.pipeline.context import RequestContext
+from proxy.protocol.request import Endpoint, ModelRequest
+from proxy.streaming.chat import ChatAssembler, ChatWriter
+from proxy.streaming.completions import CompletionAssembler, CompletionWriter
+from proxy.streaming.sinks import Assembler, Envelope, Writer
+
+_ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
+
+
+def envelope_of(request: ModelRequest, context: RequestContext) -> Envelope:
+    """Of a new answer, under an id of its own."""
+    answer_id = f"{_ID_PREFIXES[request.endpoint]}{random.getrandbits(112):028x}"
+    return Envelope(answer_id, context.created, request.model)
+
+
+def writer_for(request: ModelRequest, context: RequestContext) -> Writer:
+    """For a caller who streams."""
+    envelope = envelope_of(request, context)
+    if request.endpoint == "chat":
+        return ChatWriter(envelope, wants_usage=request.wants_usage, form=context.reasoning_format)
+    return CompletionWriter(envelope, wants_usage=request.wants_usage)
+
+
+def assembler_for(request: ModelRequest, context: RequestContext) -> Assembler:
+    """For a caller who wants the whole."""
+    envelope = envelope_of(request, context)
+    if request.endpoint == "chat":
+        return ChatAssembler(envelope, form=context.reasoning_format)
+    return CompletionAssembler(envelope)

@@ -1,0 +1,162 @@
+"""`Board`: what is known of each target, and the one place where attempts report what became of them."""
+
+from proxy.clock import Clock
+from proxy.config.routing import HealthConfig
+from proxy.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from proxy.protocol.request import Endpoint
+from proxy.protocol.usage import Usage
+from proxy.routing.ask import Ask
+from proxy.routing.health import Health
+from proxy.routing.latency import Latency
+from proxy.routing.pressure import Pressure
+from proxy.routing.targets import Target
+
+_TARGETS_FAULT = (UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, StreamBroken)
+_MAX_STANDINGS = 4096  # callers may name any model as `upstream/model`
+
+
+class Standing:
+    """What is known of one target.
+
+    Attributes:
+        in_flight: requests that we have there.
+        endpoint: what it was last asked for, so that a probe asks for the like.
+    """
+
+    __slots__ = ("_clock", "_used_s", "endpoint", "health", "in_flight", "latency", "pressure", "target")
+
+    def __init__(self, target: Target, clock: Clock, config: HealthConfig) -> None:
+        self.target = target
+        self.health = Health(clock, config)
+        self.latency = Latency(clock)
+        self.pressure = Pressure(clock)
+        self.in_flight = 0
+        self.endpoint: Endpoint = "chat"
+        self._clock = clock
+        self._used_s = clock.monotonic_s()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds without a request or a probe; 0 while there is one."""
+        return 0.0 if self.in_flight else self._clock.monotonic_s() - self._used_s
+
+    def touch(self) -> None:
+        """Somebody asks it."""
+        self._used_s = self._clock.monotonic_s()
+
+
+class Board:
+    """Owner of all standings; one for all requests. Of too many names, the oldest idle one is forgotten."""
+
+    def __init__(self, clock: Clock, config: HealthConfig) -> None:
+        self._clock = clock
+        self._config = config
+        self._standings: dict[tuple[str, str], Standing] = {}
+
+    def of(self, target: Target) -> Standing:
+        """What is known of the target."""
+        key = target.upstream, target.model
+        standing = self._standings.get(key)
+        if standing is None:
+            standing = self._standings[key] = Standing(target, self._clock, self._config)
+            self._forget()
+        elif standing.target is not target:
+            standing.target = target  # what the config says of it may have changed
+        return standing
+
+    def all(self) -> list[Standing]:
+        """Of every target that was ever looked at."""
+        return list(self._standings.values())
+
+    def begin(self, target: Target, ask: Ask, *, in_panic: bool = False) -> "Flight | None":
+        """A request goes to the target; whoever gets the flight ends it, once.
+
+        With `in_panic` it goes there though the target is out of order; without, None says that it may not: the target
+        is out, or somebody tries it just now.
+        """
+        standing = self.of(target)
+        turn = standing.health.enter(in_panic=in_panic)
+        return None if turn is None else Flight(standing, ask, self._clock, turn)
+
+    def readmit(self, upstream: str) -> None:
+        """An engine is ready anew: what it did in its last life does not count."""
+        for standing in self._standings.values():
+            if standing.target.upstream == upstream:
+                standing.health.readmit()
+
+    def _forget(self) -> None:
+        if len(self._standings) > _MAX_STANDINGS:
+            idle = next((key for key, standing in self._standings.items() if not standing.in_flight), None)
+            if idle is not None:
+                del self._standings[idle]
+
+
+class Flight:
+    """One attempt at one target, from before it is sent to its end."""
+
+    __slots__ = ("_ask", "_clock", "_has_begun", "_is_over", "_standing", "_started_s", "_turn")
+
+    def __init__(self, standing: Standing, ask: Ask, clock: Clock, turn: int) -> None:
+        self._standing = standing
+        self._ask = ask
+        self._clock = clock
+        self._started_s = clock.monotonic_s()
+        self._has_begun = self._is_over = False
+        self._turn = turn
+        standing.in_flight += 1
+        standing.endpoint = ask.endpoint
+        standing.pressure.sent(ask.prompt_tokens)
+
+    def began(self) -> None:
+        """The first content came: its prompt waits no more."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._standing.pressure.began(self._ask.prompt_tokens)
+
+    def end(
+        self,
+        error: ProxyError | None = None,
+        *,
+        sent_s: float = 0.0,
+        first_s: float = 0.0,
+        usage: Usage | None = None,
+        is_whole: bool = False,
+    ) -> None:
+        """It is over; further calls do nothing.
+
+        Args:
+            error: what went wrong, whosever fault it is.
+            sent_s: when the request left; 0: it did not.
+            first_s: when its first content came; 0: never, or nobody could see it (an answer that came whole).
+            usage: what it came to; None where nobody said.
+            is_whole: the answer ended in good order. Without that and an error, somebody has lost interest.
+        """
+        if self._is_over:
+            return
+        self._is_over = True
+        standing, now_s = self._standing, self._clock.monotonic_s()
+        standing.in_flight -= 1
+        standing.touch()
+        if not self._has_begun:
+            if is_whole:
+                self.began()
+            else:
+                standing.pressure.left(self._ask.prompt_tokens)
+        if isinstance(error, _TARGETS_FAULT):
+            standing.health.failed(self._turn)
+            standing.latency.failed(now_s - self._started_s)
+        elif error is None and is_whole:
+            standing.health.succeeded(self._turn)
+            self._time(now_s, sent_s or self._started_s, first_s, usage)
+        else:
+            standing.health.gave_up(self._turn)
+
+    def _time(self, now_s: float, sent_s: float, first_s: float, usage: Usage | None) -> None:
+        latency = self._standing.latency
+        prompt_tokens = self._ask.prompt_tokens if usage is None else usage.prompt_tokens
+        answer_tokens = 0 if usage is None else usage.completion_tokens
+        if first_s:
+            latency.began(prompt_tokens, first_s - sent_s)
+            latency.ended(answer_tokens, now_s - first_s)
+        else:
+            latency.whole(prompt_tokens, answer_tokens, now_s - sent_s)

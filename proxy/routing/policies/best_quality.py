@@ -1,0 +1,21 @@
+"""`best_quality`: the one whose answers are best; of equally good ones the cheaper, then the sooner done."""
+
+from collections.abc import Sequence
+from random import Random
+
+from proxy.routing.ask import Ask
+from proxy.routing.candidate import Candidate, Placed
+from proxy.routing.policies.expectation import expected_s
+from proxy.routing.policies.least_cost import price_or_most
+from proxy.routing.policies.slow_start import ease_in
+
+
+class BestQuality:
+    """Scores are what is missing to perfect quality, 0 to 1."""
+
+    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
+        def rank(candidate: Candidate) -> tuple[float, float, float]:
+            return -candidate.quality, price_or_most(candidate), expected_s(candidate, ask)
+
+        ranked = sorted(candidates, key=rank)
+        return ease_in([Placed(candidate, 1.0 - candidate.quality) for candidate in ranked], dice)

@@ -1,0 +1,170 @@
+"""`Pressure`: how long a prompt would wait for its first token at an engine of ours, if it were sent now.
+
+What is measured is the time between the starts (first tokens) of two requests, while something of ours waits for one.
+A line is fitted to it:
+
+    time between starts = per start + per token x prompt tokens of the one that started
+
+An engine that is busy reading prompts (vLLM) shows a large second part; one that has few slots, all busy writing
+(llama.cpp), shows a large first part: the time until a slot comes free. Several that start together share their time.
+The fit forgets by the time that it has watched (tau 30 s), and keeps three starts or so at least. Then
+
+    time to first token = (ahead + 1) x per start + (tokens ahead + own tokens) x per token
+
+Ahead are our own requests without a first token, and those of others in the engine's queue. The latter are told by its
+metrics (`Told`), which are seconds old when they come: so ours are counted by ourselves, to the moment, and of the
+scraped queue only the share of those that are not ours counts. Their prompts are taken to be as long as the usual one.
+What the metrics say is believed whole for 3 s, then less and less, from 10 s on not at all.
+
+Three corrections. Where nothing has started for longer than usual, the wait that is going on counts as one more
+sample: an engine that stalls is seen at once, not when it goes on. Nearly full KV memory (over 0.9) keeps prompts out,
+whatever the rate was: up to five times the time. What was never measured here is taken from the engine's own mean time
+to first token, and without that, is 0.
+"""
+
+from math import exp
+
+from msgspec import Struct
+
+from proxy.clock import Clock
+
+_TAU_S = 30.0
+_LEAST_KEPT = 0.7  # of the weight of what was seen before, at each start
+_SPREAD = 0.01  # of the prompts' lengths (variance by mean squared), below which no line can be fitted
+_FRESH_S, _STALE_S = 3.0, 10.0
+_FULL, _FULL_FACTOR = 0.9, 4.0
+
+
+class Told(Struct, frozen=True, kw_only=True):
+    """What an engine's metrics said.
+
+    Attributes:
+        running: requests that it worked on, everybody's.
+        waiting: requests in its queue, everybody's.
+        kv_used: share of its KV memory, 0 to 1; None where it does not say.
+        ttft_s: its mean time to first token of late, in seconds; 0 where it does not say.
+        at_s: when it was asked, on the monotonic clock.
+        our_in_flight: how many of ours it had then.
+    """
+
+    running: float
+    waiting: float
+    kv_used: float | None = None
+    ttft_s: float = 0.0
+    at_s: float
+    our_in_flight: int
+
+
+class Pressure:
+    """What of ours waits at one engine, and how fast it starts things; owner of both. Every call is O(1).
+
+    Each `sent` is followed by one `began` or one `left`, with the same tokens.
+    """
+
+    __slots__ = ("_clock", "_pace", "_since_s", "_waiting", "_waiting_tokens")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pace = _Pace()
+        self._waiting = 0
+        self._waiting_tokens = 0
+        self._since_s = 0.0  # of the last start, or when something began to wait
+
+    def sent(self, tokens: int) -> None:
+        """A request with a prompt of so many tokens went there."""
+        if not self._waiting:
+            self._since_s = self._clock.monotonic_s()
+        self._waiting += 1
+        self._waiting_tokens += tokens
+
+    def began(self, tokens: int) -> None:
+        """Its first token came."""
+        now_s = self._clock.monotonic_s()
+        self._pace.add(tokens, now_s - self._since_s)
+        self._since_s = now_s
+        self.left(tokens)
+
+    def left(self, tokens: int) -> None:
+        """It is over without a first token: failed, or given up."""
+        self._waiting -= 1
+        self._waiting_tokens -= tokens
+
+    @property
+    def waiting(self) -> int:
+        """Requests of ours there without a first token."""
+        return self._waiting
+
+    def predict_s(self, tokens: int, told: Told | None = None) -> float:
+        """Seconds until the first token of a prompt of so many tokens; 0 where nothing is known."""
+        now_s = self._clock.monotonic_s()
+        waits_s = now_s - self._since_s if self._waiting else 0.0
+        belief = 0.0 if told is None else _belief(now_s - told.at_s)
+        others = belief * _others(told) if told else 0.0
+        ahead_tokens = self._waiting_tokens + others * self._pace.usual_tokens(tokens)
+        time_s = self._pace.time_s(self._waiting + others + 1.0, ahead_tokens + tokens, waits_s)
+        if told is None:
+            return time_s
+        return (time_s or told.ttft_s) * (1.0 + belief * _crowding(told))
+
+
+class _Pace:
+    """The line through (prompt tokens, seconds between starts), as running sums."""
+
+    __slots__ = ("_count", "_product", "_seconds", "_squares", "_tokens")
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._tokens = 0.0
+        self._seconds = 0.0
+        self._squares = 0.0
+        self._product = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        kept = max(exp(-seconds / _TAU_S), _LEAST_KEPT)
+        self._count = self._count * kept + 1.0
+        self._tokens = self._tokens * kept + tokens
+        self._seconds = self._seconds * kept + seconds
+        self._squares = self._squares * kept + tokens * tokens
+        self._product = self._product * kept + tokens * seconds
+
+    def usual_tokens(self, otherwise: int) -> float:
+        return self._tokens / self._count if self._count else otherwise
+
+    def time_s(self, starts: float, tokens: float, waits_s: float) -> float:
+        """Seconds for so many starts with so many tokens together, where nothing has started for `waits_s`."""
+        if not self._count:
+            return waits_s
+        per_start_s, per_token_s = self._line()
+        usual_s = self._seconds / self._count
+        stall = (self._seconds + waits_s) / (self._count + 1.0) / usual_s if waits_s > usual_s > 0 else 1.0
+        return (starts * per_start_s + tokens * per_token_s) * stall
+
+    def _line(self) -> tuple[float, float]:
+        """Seconds per start and per token, neither below 0 (least squares; the nearest such line)."""
+        count, tokens, seconds = self._count, self._tokens, self._seconds
+        spread = count * self._squares - tokens * tokens
+        if spread <= _SPREAD * tokens * tokens:
+            return (0.0, seconds / tokens) if tokens else (seconds / count, 0.0)
+        per_token_s = (count * self._product - tokens * seconds) / spread
+        if per_token_s <= 0:
+            return seconds / count, 0.0
+        per_start_s = (seconds - per_token_s * tokens) / count
+        return (per_start_s, per_token_s) if per_start_s > 0 else (0.0, seconds / tokens)
+
+
+def _belief(age_s: float) -> float:
+    """How far a picture of such an age is still true: 1 to 0."""
+    return min(max((_STALE_S - age_s) / (_STALE_S - _FRESH_S), 0.0), 1.0)
+
+
+def _others(told: Told) -> float:
+    """How many requests of others waited there."""
+    there = told.running + told.waiting
+    return told.waiting * (1.0 - told.our_in_flight / there) if there > told.our_in_flight else 0.0
+
+
+def _crowding(told: Told) -> float:
+    """By how many times longer it takes for want of KV memory; 0 where there is enough."""
+    if told.kv_used is None or told.kv_used <= _FULL:
+        return 0.0
+    return _FULL_FACTOR * (min(told.kv_used, 1.0) - _FULL) / (1.0 - _FULL)

@@ -1,0 +1,108 @@
+"""How any connection of ours is made, and what its failures are called here.
+
+What is fixed: no redirects (whoever calls says so, a host could send our key elsewhere), no cookies, no proxies from
+the environment, no compression (a compressed stream arrives late).
+"""
+
+import asyncio
+import errno
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+from aiohttp import hdrs
+from aiohttp.abc import AbstractResolver
+from multidict import CIMultiDict
+
+from proxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
+
+# A Unix socket whose queue is full: its server lives, and is slow to accept. asyncio takes the first of these for a
+# connection in progress, and meets the second when it sends.
+_NO_ROOM = (errno.EAGAIN, errno.ENOTCONN)
+has_connected = ContextVar("has_connected", default=False)  # whether this task's request opened a connection
+
+
+def open_connector(
+    socket_path: str | None,
+    max_connections: int,
+    keepalive_s: float,
+    connect_s: float,
+    resolver: AbstractResolver | None = None,
+) -> aiohttp.BaseConnector:
+    """A pool of connections to one host, or to a Unix socket; for `open_session`.
+
+    `connect_s` is for all of opening a connection (name, TCP, TLS), not for the wait for a place in the pool.
+    `resolver` turns the host's name into addresses; the system's where omitted.
+    """
+    connector: aiohttp.BaseConnector
+    if socket_path is None:
+        connector = aiohttp.TCPConnector(
+            limit=max_connections, keepalive_timeout=keepalive_s, ttl_dns_cache=60, resolver=resolver
+        )
+    else:
+        connector = aiohttp.UnixConnector(socket_path, limit=max_connections, keepalive_timeout=keepalive_s)
+    _note_connections(connector, connect_s)
+    return connector
+
+
+def open_session(connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+    """A session; whoever asks for it closes it. `has_connected` tells of its connections."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=timeout,
+        trust_env=False,
+        auto_decompress=True,
+        skip_auto_headers=(hdrs.USER_AGENT,),
+    )
+
+
+def base_headers() -> CIMultiDict[str]:
+    """What every request to a host has."""
+    return CIMultiDict(
+        {
+            hdrs.ACCEPT: "application/json, text/event-stream",
+            hdrs.ACCEPT_ENCODING: "identity",
+            hdrs.CONTENT_TYPE: "application/json",
+            hdrs.USER_AGENT: "tidegate",
+        }
+    )
+
+
+def translate(error: aiohttp.ClientError | OSError) -> ProxyError:
+    """A failure before the answer, in our words."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError | TimeoutError):
+        late = UpstreamTimeout("The upstream could not be connected to in time.")
+        late.is_unconnected = True
+        return late
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return UpstreamTimeout("The upstream has no room for another connection.")
+    gone = UpstreamUnreachable(f"The upstream cannot be reached: {reason(error)}.")
+    gone.is_unconnected = isinstance(error, aiohttp.ClientConnectorError)
+    return gone
+
+
+def reason(error: Exception) -> str:
+    """The kind of failure; the text of aiohttp's errors names hosts and sockets, which are not the caller's to know."""
+    return type(error).__name__
+
+
+def _note_connections(connector: aiohttp.BaseConnector, connect_s: float) -> None:
+    # The one method a connector must define: wrapping it tells a new connection from a pooled one without the
+    # price of aiohttp's tracing on every request. And aiohttp's own limit leaves out the name's resolution.
+    create = connector._create_connection  # noqa: SLF001 - see above
+
+    async def noted(*args: Any) -> Any:  # noqa: ANN401 - aiohttp's business
+        has_connected.set(True)
+        try:
+            async with asyncio.timeout(connect_s):
+                with suppress(KeyError):  # the addresses that it had waited for were forgotten at that moment
+                    return await create(*args)
+                return await create(*args)
+        except (TimeoutError, aiohttp.ClientConnectorError):
+            if isinstance(connector, aiohttp.TCPConnector):
+                connector.clear_dns_cache()  # the host may have moved, and the next request should find it
+            raise
+
+    connector._create_connection = noted  # type: ignore[method-assign, assignment]  # noqa: SLF001 - see above

@@ -1,0 +1,55 @@
+"""Targets, candidates and requests to route, made short."""
+
+import json
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
+from proxy.protocol import chat
+from proxy.routing.ask import Ask
+from proxy.routing.candidate import Candidate, Placed
+from proxy.routing.targets import Target
+
+
+def candidate(name="a", *, is_local=False, weight=1.0, **known) -> Candidate:
+    return Candidate(target=Target(name, "m", is_local=is_local, weight=weight), **known)
+
+
+def ask(system="You are helpful.", *, session="", caller="", answer_tokens=100) -> Ask:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": "Hi."}]
+    body = {"model": "m", "messages": messages, "max_tokens": answer_tokens}
+    return Ask(chat.parse_request(json.dumps(body).encode()), session=session, caller=caller)
+
+
+def names(order: Sequence[Placed] | Sequence[Candidate]) -> str:
+    """Of one-letter targets, in order."""
+    return "".join((one.candidate if isinstance(one, Placed) else one).target.upstream for one in order)
+
+
+def placed(*candidates: Candidate) -> list[Placed]:
+    return [Placed(one) for one in candidates]
+
+
+_UNIT = st.floats(0, 1)
+_SECONDS = st.one_of(st.just(0.0), st.floats(0.001, 100))
+
+
+@st.composite
+def crowds(draw, *, least=1, most=6):
+    """Lists of candidates with different names, of which anything is known."""
+    return [
+        candidate(
+            chr(ord("a") + number),
+            is_local=draw(st.booleans()),
+            weight=draw(st.one_of(st.just(0.0), st.floats(0.001, 1000))),
+            in_flight=draw(st.integers(0, 100)),
+            ttft_s=draw(_SECONDS),
+            per_token_s=draw(_SECONDS),
+            failure_rate=draw(_UNIT),
+            price_usd=draw(st.none() | st.floats(0, 10)),
+            quality=draw(_UNIT),
+            share=draw(st.sampled_from([1.0, 1.0, 0.5, 0.1])),
+            is_pressed=draw(st.booleans()),
+        )
+        for number in range(draw(st.integers(least, most)))
+    ]

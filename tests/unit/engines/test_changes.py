@@ -1,0 +1,74 @@
+"""What a new config means for the engines that there are."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
+
+from proxy.config.admission import AdmissionConfig
+from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.config.secret import Secret
+from proxy.engines.changes import Changes, changes
+
+VLLM = VllmConfig(model="org/r1")
+LLAMA = LlamaCppConfig(model="package:x")
+THEIRS = ExternalConfig(base_url="http://10.0.0.1/v1")
+
+TREATED = {
+    "first_byte_timeout_s": 1.0,
+    "idle_timeout_s": 1.0,
+    "admission": AdmissionConfig(queue=7),
+    "start": "on_demand",
+    "start_timeout_s": 1.0,
+    "queue_timeout_s": 1.0,
+    "drain_timeout_s": 1.0,
+    "idle_unload_s": 1.0,
+    "pinned": True,
+}
+
+
+def one(old, new):
+    return changes({"e": old}, {"e": new})
+
+
+def test_an_engine_comes_goes_or_stays():
+    old, new = {"a": VLLM, "b": LLAMA}, {"c": THEIRS, "a": VLLM}
+    assert changes(old, new) == Changes(added=("c",), removed=("b",), kept=("a",))
+
+
+def test_other_flags_of_its_process_are_another_engine():
+    assert one(VLLM, structs.replace(VLLM, max_model_len=4096)) == Changes(changed=("e",))
+    assert one(VLLM, structs.replace(VLLM, args={"max_num_seqs": 7})) == Changes(changed=("e",))
+    assert one(LLAMA, structs.replace(LLAMA, threads=2)) == Changes(changed=("e",))
+    assert one(THEIRS, structs.replace(THEIRS, base_url="http://10.0.0.2/v1")) == Changes(changed=("e",))
+
+
+def test_another_kind_of_the_same_name_is_another_engine():
+    assert one(VLLM, LLAMA) == Changes(changed=("e",))
+
+
+def test_an_engine_that_is_only_treated_otherwise_goes_on():
+    """A large model takes ten minutes to load: nobody wants that for a longer queue."""
+    for key, value in TREATED.items():
+        assert one(VLLM, structs.replace(VLLM, **{key: value})) == Changes(adjusted=("e",)), key
+    assert one(THEIRS, structs.replace(THEIRS, api_keys=(Secret("env:K"),))) == Changes(adjusted=("e",))
+
+
+def test_every_key_that_all_engines_of_ours_have_is_treatment():
+    assert set(VllmConfig.__struct_fields__) & set(LlamaCppConfig.__struct_fields__) == {*TREATED, "model"}
+
+
+CONFIGS = st.dictionaries(
+    st.sampled_from("abcd"),
+    st.sampled_from([VLLM, structs.replace(VLLM, pinned=True), structs.replace(VLLM, max_model_len=9), LLAMA, THEIRS]),
+)
+
+
+@given(CONFIGS, CONFIGS)
+@settings(max_examples=100)
+def test_each_engine_is_in_one_place_and_the_way_back_is_the_mirror(old, new):
+    there, back = changes(old, new), changes(new, old)
+    told = [name for field in Changes.__struct_fields__ for name in getattr(there, field)]
+    assert sorted(told) == sorted(old | new)
+    assert [name for name in new if old.get(name) == new[name]] == list(there.kept)
+    assert (set(there.added), set(there.removed)) == (set(back.removed), set(back.added))
+    assert (set(there.changed), set(there.adjusted)) == (set(back.changed), set(back.adjusted))

@@ -1,0 +1,53 @@
+"""An item as a request, and an answer out of what came back."""
+
+import json
+
+import pytest
+
+from proxy.evals.asking import NotAnswered, read_answer, request_body
+from proxy.evals.grading import Answer, Made
+from proxy.evals.items import shipped
+
+SET = shipped()
+
+
+def body_of(task):
+    item = next(item for item in SET.items if item.task == task)
+    return request_body("host/m", item, SET)
+
+
+def message(**said):
+    return json.dumps({"choices": [{"message": said}]}).encode()
+
+
+def test_an_item_is_a_request_to_one_target_without_chance():
+    body = body_of("chat")
+    assert (body["model"], body["temperature"], body["messages"][1]["role"]) == ("host/m", 0, "user")
+    assert not body.keys() & {"tools", "response_format"}
+
+
+def test_json_and_tools_are_asked_for_as_callers_do():
+    assert body_of("json")["response_format"] == {"type": "json_object"}
+    assert len(body_of("tools")["tools"]) == 5
+
+
+def test_an_answer_is_read():
+    assert read_answer(200, message(content="Oslo", role="assistant")) == Answer("Oslo")
+    called = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert read_answer(200, message(content=None, tool_calls=[called])) == Answer("", (Made("f", "{}"),))
+
+
+def test_an_error_is_no_answer():
+    error = {"error": {"message": "No such model.", "type": "x", "param": None, "code": None}}
+    with pytest.raises(NotAnswered, match=r"^No such model\.$") as caught:
+        read_answer(404, json.dumps(error).encode())
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, b""), (200, b'{"choices": []}'), (200, b"\xff"), (502, b"<html>"), (200, b"[" * 100_000), (302, b"{}")],
+)
+def test_what_is_no_tidegate_is_said_to_be_none(status, body):
+    with pytest.raises(NotAnswered, match="not Tidegate"):
+        read_answer(status, body)

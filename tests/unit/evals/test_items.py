@@ -1,0 +1,56 @@
+"""The shipped set: every item can be graded, and by its own answer is right."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from proxy.evals.grading import Answer, Made, is_right
+from proxy.evals.items import shipped
+
+ITEMS = shipped().items
+KINDS = ("words", "number", "pattern", "json", "call")
+
+
+def the_right_one(item) -> Answer:
+    if item.call is not None:
+        return Answer("", (Made(item.call.name, json.dumps(item.call.arguments)),))
+    if item.json is not None:
+        return Answer(json.dumps(item.json))
+    if item.pattern is not None:
+        return Answer(re.sub(r"\[ \]\*", "", item.pattern).replace("\\", ""))
+    return Answer(f"{item.number:g}" if item.number is not None else f" {item.words[0].upper()}.\n")
+
+
+def test_there_are_enough_of_each_task():
+    assert Counter(item.task for item in ITEMS) == {"chat": 56, "json": 16, "tools": 14}
+
+
+def test_each_has_a_name_of_its_own_and_is_asked_once():
+    assert len({item.id for item in ITEMS}) == len({item.ask for item in ITEMS}) == len(ITEMS)
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.id)
+def test_each_says_in_one_way_what_is_right(item):
+    assert len([kind for kind in KINDS if getattr(item, kind) is not None]) == 1
+    assert is_right(item, the_right_one(item))
+    assert not is_right(item, Answer())
+    assert not is_right(item, Answer("I cannot say."))
+
+
+def test_no_answer_is_right_for_everything():
+    """Whatever is said, most of the set is wrong."""
+    for item in ITEMS:
+        answer = the_right_one(item)
+        assert sum(is_right(other, answer) for other in ITEMS) <= 3
+
+
+def test_a_call_uses_a_tool_of_the_set_with_the_arguments_it_has():
+    tools = {tool["function"]["name"]: tool["function"]["parameters"] for tool in shipped().tools}
+    for item in ITEMS:
+        if item.call is not None:
+            parameters = tools[item.call.name]
+            assert set(parameters["required"]) <= item.call.arguments.keys() <= parameters["properties"].keys()
+            for name, value in item.call.arguments.items():
+                assert value in parameters["properties"][name].get("enum", [value])

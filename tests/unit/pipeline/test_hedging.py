@@ -1,0 +1,139 @@
+"""A second try beside a slow first one."""
+
+import asyncio
+
+import pytest
+
+from proxy.pipeline.hedging import race
+
+
+class Answer:
+    def __init__(self, name):
+        self.name = name
+        self.is_closed = False
+
+    def close(self):
+        self.is_closed = True
+
+
+class Try:
+    """Ends when it is told to."""
+
+    def __init__(self, name):
+        self.answer = Answer(name)
+        self.go = asyncio.Event()
+        self.error = None
+        self.is_cancelled = False
+
+    async def run(self):
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.is_cancelled = True
+            raise
+        if self.error:
+            raise self.error
+        return self.answer
+
+
+class Race:
+    def __init__(self, after_s=0.0, *, has_second=True):
+        self.first, self.second = Try("first"), Try("second")
+        self.has_begun = asyncio.Event()
+        self.has_second = has_second
+        self.task = asyncio.create_task(race(self.first.run(), after_s, self._begin))
+
+    def _begin(self):
+        self.has_begun.set()
+        return self.second.run() if self.has_second else None
+
+
+async def test_a_first_that_is_quick_is_alone():
+    raced = Race(60)
+    raced.first.go.set()
+    assert (await raced.task).name == "first"
+    assert not raced.has_begun.is_set()
+
+
+@pytest.mark.parametrize("winner", ["first", "second"])
+async def test_whoever_answers_first_wins_and_the_other_is_cancelled(winner):
+    raced = Race()
+    await raced.has_begun.wait()
+    getattr(raced, winner).go.set()
+    assert (await raced.task).name == winner
+    loser = raced.second if winner == "first" else raced.first
+    assert loser.is_cancelled or not loser.go.is_set()
+
+
+async def test_a_first_that_fails_leaves_it_to_the_second():
+    raced = Race()
+    await raced.has_begun.wait()
+    raced.first.error = ValueError("first")
+    raced.first.go.set()
+    await asyncio.sleep(0)
+    raced.second.go.set()
+    assert (await raced.task).name == "second"
+
+
+async def test_where_both_fail_the_firsts_reason_is_told():
+    raced = Race()
+    await raced.has_begun.wait()
+    raced.first.error, raced.second.error = ValueError("first"), ValueError("second")
+    raced.first.go.set()
+    raced.second.go.set()
+    with pytest.raises(ValueError, match="first"):
+        await raced.task
+
+
+async def test_a_loser_that_came_in_the_same_moment_is_closed():
+    raced = Race()
+    await raced.has_begun.wait()
+    raced.first.go.set()
+    raced.second.go.set()
+    winner = await raced.task
+    loser = raced.second.answer if winner is raced.first.answer else raced.first.answer
+    assert (winner.is_closed, loser.is_closed) == (False, True)
+
+
+async def test_without_a_second_the_first_has_its_time():
+    raced = Race(has_second=False)
+    await raced.has_begun.wait()
+    raced.first.go.set()
+    assert (await raced.task).name == "first"
+
+
+async def test_a_caller_who_leaves_ends_both():
+    raced = Race()
+    await raced.has_begun.wait()
+    await asyncio.sleep(0)
+    raced.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await raced.task
+    assert raced.first.is_cancelled
+    assert raced.second.is_cancelled
+
+
+async def test_a_caller_who_leaves_while_the_loser_ends_leaves_no_answer_open():
+    """The winner is there, the loser takes its time to go."""
+    raced = Race()
+    await raced.has_begun.wait()
+    await asyncio.sleep(0)
+    lingers, has_begun = asyncio.Event(), asyncio.Event()
+
+    async def linger():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            has_begun.set()
+            await lingers.wait()
+
+    winner = Try("winner")
+    winner.go.set()
+    task = asyncio.create_task(race(linger(), 0, winner.run))
+    await has_begun.wait()
+    task.cancel()
+    lingers.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert winner.answer.is_closed
+    raced.task.cancel()

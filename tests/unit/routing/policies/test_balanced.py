@@ -1,0 +1,65 @@
+"""Everything that is known, weighed by the config."""
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.config.models import BalanceConfig
+from proxy.routing.policies.balanced import Balanced, worse
+from tests.fakes.candidates import ask, candidate, names
+
+NOTHING = {"latency": 0.0, "cost": 0.0, "quality": 0.0, "failures": 0.0}
+
+
+def order(crowd, **weights):
+    return Balanced(BalanceConfig(**(NOTHING | weights))).place(crowd, ask(), Random(1))
+
+
+@pytest.mark.parametrize(
+    ("signal", "good", "bad"),
+    [
+        ("latency", {"ttft_s": 1.0}, {"ttft_s": 2.0}),
+        ("cost", {"price_usd": 1.0}, {"price_usd": 2.0}),
+        ("quality", {"quality": 0.9}, {"quality": 0.4}),
+        ("load", {"in_flight": 1}, {"in_flight": 2}),
+        ("failures", {"failure_rate": 0.0}, {"failure_rate": 0.5}),
+        ("locality", {"is_local": True}, {"is_local": False}),
+    ],
+)
+def test_each_signal_places_by_itself(signal, good, bad):
+    crowd = [candidate("b", **bad), candidate("a", **good)]
+    assert names(order(crowd, **{signal: 2.0})) == "ab"
+    assert [0.0, 1.0 if signal != "locality" else 2.0] == [one.score for one in order(crowd, **{signal: 2.0})]
+
+
+def test_the_weights_decide_between_fast_and_cheap():
+    crowd = [candidate("f", ttft_s=1.0, price_usd=4.0), candidate("c", ttft_s=4.0, price_usd=1.0)]
+    assert names(order(crowd, latency=2.0, cost=1.0)) == "fc"
+    assert names(order(crowd, latency=1.0, cost=2.0)) == "cf"
+
+
+def test_a_hundredth_of_a_second_does_not_outweigh_ten_times_the_price():
+    crowd = [candidate("a", ttft_s=1.0, price_usd=1.0), candidate("b", ttft_s=1.01, price_usd=0.1)]
+    assert names(order(crowd, latency=1.0, cost=1.0)) == "ba"
+
+
+def test_an_unknown_price_is_middling_and_an_unknown_time_gets_tried():
+    crowd = [candidate("c", price_usd=8.0), candidate("b"), candidate("a", price_usd=1.0)]
+    assert names(order(crowd, cost=1.0)) == "abc"
+    assert names(order([candidate("a", ttft_s=1.0), candidate("b")], latency=1.0)) == "ba"
+
+
+def test_an_engine_that_is_not_ready_is_the_slowest():
+    crowd = [candidate("b", is_local=True, is_pressed=True), candidate("a", ttft_s=50.0)]
+    assert names(order(crowd, latency=1.0)) == "ab"
+
+
+@settings(max_examples=100)
+@given(st.lists(st.none() | st.floats(0, 1e6) | st.just(float("inf")), max_size=6))
+def test_how_much_worse_is_between_nothing_and_one_and_keeps_the_order(values):
+    scaled = worse(values)
+    assert all(0 <= one <= 1 for one in scaled)
+    known = [(value, one) for value, one in zip(values, scaled, strict=True) if value is not None]
+    assert sorted(one for _, one in known) == [one for _, one in sorted(known)]

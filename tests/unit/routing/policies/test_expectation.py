@@ -1,0 +1,28 @@
+"""How long a request is expected to take."""
+
+from math import inf
+
+import pytest
+
+from proxy.routing.policies.expectation import expected_s
+from tests.fakes.candidates import ask, candidate
+
+ASK = ask(answer_tokens=100)
+
+
+@pytest.mark.parametrize(
+    ("known", "time_s"),
+    [
+        ({}, 0.0),  # gets tried
+        ({"in_flight": 1}, 4.0),  # is being tried
+        ({"ttft_s": 0.5, "per_token_s": 0.01}, 1.5),
+        ({"ttft_s": 0.5, "in_flight": 8}, 1.0),
+        ({"ttft_s": 0.5, "in_flight": 8, "is_local": True}, 0.5),  # has the queue in it
+        ({"ttft_s": 0.5, "failure_rate": 0.5}, 1.0),
+        ({"ttft_s": 0.5, "failure_rate": 1.0}, 10.0),
+        ({"is_local": True, "is_pressed": True}, inf),  # not ready
+        ({"is_local": True, "is_pressed": True, "ttft_s": 7.0}, 7.0),
+    ],
+)
+def test_time_to_the_last_token(known, time_s):
+    assert time_s == pytest.approx(expected_s(candidate(**known), ASK))

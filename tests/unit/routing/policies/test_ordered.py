@@ -1,0 +1,15 @@
+"""As the config has them."""
+
+from random import Random
+
+from proxy.routing.policies.ordered import Ordered
+from tests.fakes.candidates import ask, candidate, names
+
+
+def test_the_order_of_the_config_stays():
+    crowd = [candidate("a", ttft_s=9, price_usd=9), candidate("b"), candidate("c", quality=1)]
+    assert names(Ordered().place(crowd, ask(), Random(1))) == "abc"
+
+
+def test_nothing_is_compared():
+    assert [one.score for one in Ordered().place([candidate()], ask(), Random(1))] == [None]

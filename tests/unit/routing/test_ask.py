@@ -1,0 +1,100 @@
+"""What of a request matters to where it goes."""
+
+import json
+
+import pytest
+
+from proxy.protocol import chat, completions, embeddings
+from proxy.routing.ask import Ask
+
+HI = {"role": "user", "content": "Hi"}
+
+
+def ask(fields=None, *, parse=chat.parse_request, **settings):
+    body = {"model": "m", "messages": [HI]} | (fields or {})
+    return Ask(parse(json.dumps(body).encode()), **settings)
+
+
+def test_a_prompt_has_about_a_token_for_four_bytes():
+    long = ask({"messages": [{"role": "user", "content": "x" * 4000}]})
+    assert 1000 <= long.prompt_tokens <= 1020
+    assert ask().prompt_tokens >= 1
+
+
+def test_tools_count_to_the_prompt():
+    tool = {"type": "function", "function": {"name": "f", "description": "x" * 4000}}
+    assert ask({"tools": [tool]}).prompt_tokens > 1000
+
+
+def test_a_picture_is_not_counted_by_its_bytes():
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}
+    told = ask({"messages": [{"role": "user", "content": [picture, picture]}]})
+    assert 1024 <= told.prompt_tokens <= 1100
+
+
+@pytest.mark.parametrize(
+    ("fields", "usual", "expected"),
+    [
+        ({}, 0, 256),
+        ({}, 40.0, 40),
+        ({"max_tokens": 10}, 0, 10),
+        ({"max_completion_tokens": 10, "max_tokens": None}, 0, 10),
+        ({"max_tokens": 100_000}, 0, 256),
+    ],
+)
+def test_an_answer_is_as_long_as_usual_but_no_longer_than_allowed(fields, usual, expected):
+    assert ask(fields, usual_tokens=usual).answer_tokens == expected
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "task"),
+    [
+        ({}, "chat"),
+        ({"tools": []}, "chat"),
+        ({"tools": [TOOL]}, "tools"),
+        ({"response_format": {"type": "text"}}, "chat"),
+        ({"response_format": {"type": "json_object"}}, "json"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}, "json"),
+        ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "tools"),
+    ],
+)
+def test_the_kind_of_work_is_read_from_what_is_asked_for(fields, task):
+    assert ask(fields).task == task
+
+
+def test_the_other_doors_are_kinds_of_their_own():
+    assert ask({"prompt": "x"}, parse=completions.parse_request).task == "completion"
+    assert ask({"input": "x"}, parse=embeddings.parse_request).task == "embedding"
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+TURNS = [SYSTEM, HI, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Go on."}]
+
+
+def test_all_turns_of_a_conversation_stick_together():
+    """By everything up to the first user message."""
+    assert ask({"messages": TURNS[:2]}).affinity == ask({"messages": TURNS}).affinity
+    other = {"role": "user", "content": "Ho"}
+    assert ask({"messages": [SYSTEM, other]}).affinity != ask({"messages": TURNS}).affinity
+
+
+def test_a_named_session_sticks_whatever_is_said():
+    named = ask({"prompt_cache_key": "s1"})
+    assert named.affinity == ask({"prompt_cache_key": "s1", "messages": TURNS}).affinity
+    assert named.affinity == ask(session="s1").affinity
+    assert named.affinity != ask({"prompt_cache_key": "s2"}).affinity
+
+
+def test_sessions_of_one_caller_are_not_anothers():
+    assert ask(session="s1", caller="a").affinity != ask(session="s1", caller="b").affinity
+    assert ask(caller="a").affinity != ask(caller="b").affinity
+
+
+@pytest.mark.parametrize("parse", [completions.parse_request, embeddings.parse_request])
+def test_a_prompt_without_messages_sticks_by_its_head(parse):
+    head = "x" * 1100
+    asks = [ask({"prompt": head + tail, "input": head + tail}, parse=parse) for tail in ("", "a", "b")]
+    assert len({each.affinity for each in asks}) == 1

@@ -1,0 +1,145 @@
+"""What is known of each target, and what attempts report."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from proxy.config.routing import HealthConfig
+from proxy.errors import (
+    EngineUnavailable,
+    StreamBroken,
+    TargetBusy,
+    UnsupportedParameter,
+    UpstreamFailed,
+    UpstreamLacksModel,
+    UpstreamRateLimited,
+    UpstreamRefusedUs,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from proxy.protocol.usage import Usage
+from proxy.routing.board import Board
+from proxy.routing.targets import Target
+from tests.fakes.candidates import ask
+from tests.fakes.clock import FakeClock
+
+A = Target("a", "m")
+ASK = ask()
+THEIRS = [UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, StreamBroken]
+NOT_THEIRS = [
+    EngineUnavailable,
+    TargetBusy,
+    UnsupportedParameter,
+    UpstreamLacksModel,
+    UpstreamRateLimited,
+    UpstreamRefusedUs,
+    UpstreamRejected,
+]
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def board(clock):
+    return Board(clock, HealthConfig(failures=3, probe=False))
+
+
+@pytest.mark.parametrize("error", THEIRS)
+def test_what_is_the_targets_fault_leaves_it_out(board, error):
+    for _ in range(3):
+        board.begin(A, ASK).end(error("no"))
+    assert board.begin(A, ASK) is None
+    assert board.of(A).latency.failure_rate > 0
+
+
+@pytest.mark.parametrize("error", NOT_THEIRS)
+def test_what_is_not_does_not(board, error):
+    for _ in range(10):
+        board.begin(A, ASK).end(error("no"))
+    assert board.of(A).health.state == "ok"
+    assert board.of(A).latency.failure_rate == 0
+
+
+def test_in_a_panic_it_is_tried_all_the_same(board):
+    for _ in range(3):
+        board.begin(A, ASK).end(UpstreamFailed("no"))
+    assert board.begin(A, ASK, in_panic=True) is not None
+
+
+def test_an_engine_that_is_ready_anew_starts_fresh(board):
+    for _ in range(3):
+        board.begin(A, ASK).end(UpstreamFailed("no"))
+    board.readmit("b")
+    assert board.of(A).health.is_out
+    board.readmit("a")
+    assert board.of(A).health.state == "ok"
+
+
+def test_the_times_are_those_of_the_target(board, clock):
+    flight = board.begin(A, ASK)
+    clock.advance(1)
+    sent_s = clock.monotonic_s()
+    clock.advance(2)
+    flight.began()
+    first_s = clock.monotonic_s()
+    clock.advance(4)
+    flight.end(sent_s=sent_s, first_s=first_s, usage=Usage(10, 5, 15), is_whole=True)
+    latency = board.of(A).latency
+    assert (latency.ttft_s(10), latency.per_token_s, latency.usual_tokens) == (2.0, 1.0, 5.0)
+
+
+def test_a_caller_who_leaves_says_nothing_of_the_target(board, clock):
+    flight = board.begin(A, ASK)
+    clock.advance(50)
+    flight.end()
+    standing = board.of(A)
+    assert (standing.in_flight, standing.pressure.waiting, standing.latency.ttft_s(1)) == (0, 0, 0.0)
+
+
+def test_names_of_callers_own_are_not_all_kept(board):
+    for number in range(5000):
+        board.begin(Target("a", f"m{number}"), ASK).end()
+    assert len(board.all()) <= 4097
+
+
+class Machine(RuleBasedStateMachine):
+    """Whatever becomes of flights, what is in flight is what has not ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = FakeClock()
+        self.board = Board(self.clock, HealthConfig(probe=False))
+        self.flights = []
+
+    @rule()
+    def begins(self):
+        flight = self.board.begin(A, ASK)
+        if flight is not None:
+            self.flights.append(flight)
+
+    @precondition(lambda self: self.flights)
+    @rule(kind=st.sampled_from([None, *THEIRS, *NOT_THEIRS]), is_whole=st.booleans(), has_begun=st.booleans())
+    def ends(self, kind, is_whole, has_begun):
+        flight = self.flights.pop(0)
+        if has_begun:
+            flight.began()
+        flight.end(None if kind is None else kind("no"), is_whole=is_whole and kind is None)
+        flight.end(UpstreamFailed("once more"))
+
+    @rule(seconds=st.floats(0, 200))
+    def waits(self, seconds):
+        self.clock.advance(seconds)
+
+    @invariant()
+    def nothing_is_lost(self):
+        assert self.board.of(A).in_flight == len(self.flights)
+        assert 0 <= self.board.of(A).pressure.waiting <= len(self.flights)
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=60, stateful_step_count=25)

@@ -1,0 +1,203 @@
+"""Which targets may take a request, in which order; who may not, and why."""
+
+import asyncio
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.config.cards import Card, Price
+from proxy.config.models import ModelConfig
+from proxy.config.routing import HealthConfig, RoutingConfig
+from proxy.errors import LocalModelUnavailable, NoTarget, ProxyError, UpstreamFailed, UpstreamRateLimited
+from proxy.protocol.routing import REACHES
+from proxy.routing.board import Board
+from proxy.routing.offline import Offline
+from proxy.routing.planner import Look, Planner
+from proxy.routing.policies.registry import POLICIES
+from proxy.routing.pressure import Told
+from proxy.routing.quality import Qualities
+from proxy.routing.targets import Target
+from tests.fakes.candidates import ask
+from tests.fakes.clock import FakeClock
+
+HEALTH = HealthConfig(failures=1, probe=False)
+
+
+def priced(usd):
+    return Card(price=Price(input_usd_per_mtok=usd, output_usd_per_mtok=usd))
+
+
+class World:
+    """A planner over targets of which anything may be so."""
+
+    def __init__(self, *targets, offline=False, **model):
+        self.clock = FakeClock()
+        self.targets = targets
+        self.looks = {}
+        self.limited = {}
+        self.refused = {}
+        self.board = Board(self.clock, HEALTH)
+        land = SimpleNamespace(
+            board=self.board,
+            qualities=Qualities(self.clock),
+            offline=Offline(self.clock, forced=offline, names=[each.upstream for each in targets]),
+            upstreams=self,
+        )
+        models = {"m": ModelConfig(targets=(), **model)}
+        self.planner = Planner(self, land, models=models, routing=RoutingConfig(health=HEALTH), dice=Random(1))
+
+    async def candidates(self, model, *, reach):
+        return self.targets
+
+    def look(self, target):
+        return self.looks.get(target.upstream, Look(is_ready=True, state="ready") if target.is_local else None)
+
+    def free_in_s(self, target):
+        return self.limited.get(target.upstream, 0.0)
+
+    def refused_for_s(self, target):
+        return self.refused.get(target.upstream, 0.0)
+
+    def fail(self, target):
+        self.board.begin(target, ask()).end(UpstreamFailed("no"))
+
+    def consider(self, reach="any"):
+        wanted = ask()
+        wanted.reach = reach
+        return asyncio.run(self.planner.consider(wanted))
+
+    def order(self, reach="any"):
+        return "".join(target.upstream for target in self.consider(reach).targets)
+
+    def refusal(self, reach="any"):
+        wanted = ask()
+        wanted.reach = reach
+        with pytest.raises(ProxyError) as caught:
+            asyncio.run(self.planner.plan(wanted))
+        return caught.value
+
+
+NEAR, FAR, FARTHER = Target("n", "m", is_local=True), Target("f", "m"), Target("g", "m")
+
+
+def test_a_local_request_has_local_targets_alone():
+    world = World(FAR, NEAR, FARTHER)
+    assert world.order("local_only") == "n"
+    assert [refused.target for refused in world.consider("local_only").refused] == [FAR, FARTHER]
+
+
+@pytest.mark.parametrize(("reach", "order"), [("any", "fng"), ("local_first", "nfg"), ("online_first", "fgn")])
+def test_the_wider_reaches_put_a_side_in_front(reach, order):
+    assert World(FAR, NEAR, FARTHER).order(reach) == order
+
+
+def test_offline_is_local_only_for_everybody():
+    world = World(FAR, NEAR, offline=True)
+    assert world.order() == "n"
+    refusal = World(FAR, offline=True).refusal()
+    assert (refusal.status, refusal.code) == (503, "local_model_unavailable")
+
+
+def test_nobody_local_is_told_as_such():
+    assert isinstance(World(FAR).refusal("local_only"), LocalModelUnavailable)
+
+
+def test_a_target_over_the_price_ceiling_is_left_out():
+    dear, cheap = Target("d", "m", priced(1000)), Target("c", "m", priced(1))
+    assert World(dear, cheap, max_price_usd=0.01).order() == "c"
+    refusal = World(dear, max_price_usd=0.01).refusal()
+    assert isinstance(refusal, NoTarget)
+    assert "max_price_usd" in refusal.message
+
+
+def test_a_limit_that_was_told_is_kept():
+    world = World(FAR, FARTHER)
+    world.limited["f"] = 7.0
+    assert world.order() == "g"
+    world.limited["g"] = 3.0
+    refusal = world.refusal()
+    assert isinstance(refusal, UpstreamRateLimited)
+    assert refusal.retry_after_s == 3.0
+
+
+def test_a_host_that_refuses_our_keys_is_left_out_while_there_is_another():
+    world = World(FAR, FARTHER)
+    world.refused["f"] = 30.0
+    assert world.order() == "g"
+    world.refused["g"] = 30.0
+    assert world.order() == "fg"
+
+
+def test_who_failed_is_left_out_unless_too_many_have():
+    world = World(FAR, FARTHER, NEAR)
+    world.fail(FAR)
+    assert world.order() == "gn"
+    world.fail(FARTHER)
+    plan = world.consider()
+    assert plan.is_panic
+    assert len(plan.placed) == 3
+
+
+def test_the_only_target_is_never_left_out():
+    world = World(FAR)
+    world.fail(FAR)
+    assert world.order() == "f"
+
+
+def test_a_pressed_engine_overflows_and_takes_back():
+    """By what its metrics say now; nobody tells the planner that it is over."""
+    world = World(NEAR, FAR, policy="local_first", overflow_ttft_s=2.0)
+    told = Told(running=8, waiting=40, ttft_s=5.0, at_s=world.clock.monotonic_s(), our_in_flight=0)
+    assert world.order() == "nf"
+    world.looks["n"] = Look(is_ready=True, state="ready", told=told)
+    assert world.order() == "fn"
+    world.looks["n"] = Look(is_ready=True, state="ready")
+    assert world.order() == "nf"
+
+
+@pytest.mark.parametrize("state", ["starting", "sleeping", "draining", "failed"])
+def test_an_engine_that_is_not_ready_overflows(state):
+    world = World(NEAR, FAR, policy="local_first")
+    world.looks["n"] = Look(is_ready=False, state=state)
+    assert world.order() == "fn"
+
+
+def test_a_price_ceiling_forbids_the_overflow():
+    world = World(NEAR, Target("f", "m", priced(1000)), policy="local_first", max_price_usd=0.001)
+    world.looks["n"] = Look(is_ready=False, state="starting")
+    assert world.order() == "n"
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=5),
+    st.sampled_from(sorted(POLICIES)),
+    st.sampled_from(REACHES),
+    st.booleans(),
+    st.data(),
+)
+def test_whatever_is_so_the_line_holds_and_at_most_half_are_left_out(sides, policy, reach, offline, data):
+    targets = [
+        Target(chr(97 + number), "m", priced(data.draw(st.sampled_from([1, 1000]))), is_local=is_local)
+        for number, is_local in enumerate(sides)
+    ]
+    world = World(*targets, offline=offline, policy=policy, max_price_usd=data.draw(st.sampled_from([None, 0.01])))
+    failed = [target for target in targets if data.draw(st.booleans())]
+    for target in failed:
+        world.fail(target)
+    world.limited = {target.upstream: 5.0 for target in targets if data.draw(st.booleans())}
+    world.looks = {
+        target.upstream: Look(is_ready=data.draw(st.booleans()), state="x") for target in targets if target.is_local
+    }
+    plan = world.consider(reach)
+    found = [placed.candidate.target for placed in plan.placed]
+    if reach == "local_only" or offline:
+        assert all(target.is_local for target in found)
+    assert len(found) == len(set(map(id, found)))
+    assert len(found) + len(plan.refused) == len(targets)
+    assert plan.is_panic == (len(failed) > len(targets) / 2)
+    if not plan.is_panic:
+        assert not set(map(id, found)) & set(map(id, failed))

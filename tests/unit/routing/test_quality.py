@@ -1,0 +1,194 @@
+"""What is thought of a target's answers, and how soon it is forgotten."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.config.evals import EvalFile, EvalScore
+from proxy.routing.quality import SOURCES, WEIGHTS, Posterior, Qualities
+from proxy.routing.targets import Target
+from tests.fakes.clock import FakeClock
+
+DAY_S = 86_400.0
+HALF_LIFE_S = 7 * DAY_S
+TARGET = Target("host", "m")
+
+shares = st.floats(0, 1)
+notes = st.tuples(shares, st.floats(0.01, 10), st.sampled_from(SOURCES))
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def qualities(clock):
+    return Qualities(clock, half_life_s=HALF_LIFE_S)
+
+
+def test_nothing_is_known_at_first(qualities):
+    """Middling, or what the operator says."""
+    assert qualities.mean(TARGET, "chat") == 0.5
+    assert qualities.mean(Target("host", "m", quality=0.9), "chat") == 0.9
+    assert qualities.report(TARGET) == []
+
+
+def test_the_prior_is_worth_four_observations(qualities):
+    for _ in range(4):
+        qualities.note("host/m", "chat", 1.0, "eval")
+    assert qualities.mean(TARGET, "chat") == 0.75
+    assert qualities.mean(Target("host", "m", quality=1.0), "chat") == 1.0
+
+
+def test_tasks_and_targets_are_told_apart(qualities):
+    qualities.note("host/m", "json", 0.0, "eval")
+    assert qualities.mean(TARGET, "json") < 0.5
+    assert qualities.mean(TARGET, "chat") == 0.5
+    assert qualities.mean(Target("host", "other"), "json") == 0.5
+
+
+def test_an_eval_outweighs_what_callers_say_and_that_outweighs_a_check():
+    assert WEIGHTS["eval"] > WEIGHTS["feedback"] > WEIGHTS["checks"]
+
+
+def test_no_flood_of_checks_hides_an_eval(qualities):
+    for _ in range(100):
+        qualities.note("host/m", "json", 0.0, "eval")
+    for _ in range(10_000):
+        qualities.note("host/m", "json", 1.0, "checks")
+    assert qualities.mean(TARGET, "json") < 0.2
+
+
+def test_what_was_seen_counts_half_after_its_half_life(qualities, clock):
+    for _ in range(8):
+        qualities.note("host/m", "chat", 1.0, "eval")
+    clock.advance(HALF_LIFE_S)
+    assert qualities.mean(TARGET, "chat") == (2 + 4) / (4 + 4)
+
+
+def test_in_the_end_all_is_forgotten(qualities, clock):
+    for _ in range(100):
+        qualities.note("host/m", "chat", 0.0, "eval")
+    clock.advance(60 * HALF_LIFE_S)
+    assert qualities.mean(TARGET, "chat") == pytest.approx(0.5)
+
+
+def test_a_model_that_got_better_is_seen_to(qualities, clock):
+    for day in range(60):
+        qualities.note("host/m", "chat", 0.0 if day < 30 else 1.0, "eval", 10)
+        clock.advance(DAY_S)
+    assert qualities.mean(TARGET, "chat") > 0.85
+
+
+def test_an_eval_of_the_past_counts_as_much_as_is_left_of_it(qualities, clock):
+    scores = (EvalScore("host/m", "chat", 8, 8), EvalScore("host/m", "json", 0, 0))
+    qualities.load(EvalFile("1", clock.now_s() - HALF_LIFE_S, scores))
+    assert qualities.mean(TARGET, "chat") == (2 + 4) / (4 + 4)
+    assert qualities.mean(TARGET, "json") == 0.5
+
+
+def test_an_eval_from_a_clock_that_runs_ahead_counts_as_one_of_now(qualities, clock):
+    qualities.load(EvalFile("1", clock.now_s() + HALF_LIFE_S, (EvalScore("host/m", "chat", 4, 4),)))
+    assert qualities.mean(TARGET, "chat") == 0.75
+
+
+def test_an_eval_takes_the_place_of_the_one_before(qualities, clock):
+    """So that a reload does not count it twice; what callers say stays."""
+    qualities.note("host/m", "json", 1.0, "feedback", 4)
+    for right in (0, 8, 8):
+        qualities.load(EvalFile("1", clock.now_s(), (EvalScore("host/m", "chat", 8, right),)))
+    assert qualities.mean(TARGET, "chat") == (2 + 8) / (4 + 8)
+    assert qualities.mean(TARGET, "json") == 0.75
+    qualities.load(None)
+    assert qualities.mean(TARGET, "chat") == 0.5
+    assert qualities.mean(TARGET, "json") == 0.75
+
+
+def test_a_report_says_where_it_knows_from(qualities):
+    qualities.note("host/m", "chat", 1.0, "eval")
+    qualities.note("host/m", "chat", 1.0, "feedback")
+    qualities.note("other/m", "chat", 1.0, "feedback")
+    (told,) = qualities.report(TARGET)
+    assert (told.target, told.task) == ("host/m", "chat")
+    assert told.evidence == {"eval": 1.0, "feedback": 0.5, "checks": 0.0}
+    assert 0 <= told.low < told.mean < told.high <= 1
+
+
+def test_no_more_is_kept_than_is_allowed(clock):
+    """What was noted longest ago goes first."""
+    qualities = Qualities(clock, max_posteriors=2)
+    for name in ("a/m", "b/m", "a/m", "c/m"):
+        qualities.note(name, "chat", 1.0, "eval")
+    known = [name for name in "abc" if qualities.mean(Target(name, "m"), "chat") != 0.5]
+    assert known == ["a", "c"]
+
+
+def test_what_was_noted_can_be_corrected(qualities):
+    qualities.note("host/m", "chat", 1.0, "feedback")
+    qualities.note("host/m", "chat", 0.2, "feedback")
+    was = qualities.mean(TARGET, "chat")
+    qualities.correct("host/m", "chat", 0.2, 0.9, "feedback")
+    assert qualities.mean(TARGET, "chat") == pytest.approx(was + 0.7 * 0.5 / 5)
+    qualities.correct("host/m", "chat", 0.9, 0.2, "feedback")
+    assert qualities.mean(TARGET, "chat") == pytest.approx(was)
+    qualities.correct("gone/m", "chat", 0.0, 1.0, "feedback")
+    assert qualities.mean(Target("gone", "m"), "chat") == 0.5
+
+
+@given(st.lists(st.tuples(shares, shares), max_size=30))
+@settings(max_examples=50)
+def test_no_correction_makes_more_or_less_good_than_there_is(told):
+    posterior = Posterior(0.0)
+    posterior.note(0.5, 1.0, "feedback", 0.0)
+    for before, after in told:
+        posterior.correct(before, after, 1.0, "feedback", 0.0)
+        assert 0.4 <= posterior.mean(0.5, 0.0) <= 0.6
+
+
+@given(st.lists(notes, max_size=30), shares, st.floats(0, 1e9))
+@settings(max_examples=100)
+def test_a_mean_is_a_share(told, prior, later_s):
+    posterior = Posterior(0.0)
+    for good, weight, source in told:
+        posterior.note(good, weight, source, 0.0)
+    assert -1e-9 <= posterior.mean(prior, later_s) <= 1 + 1e-9
+    assert posterior.deviation(prior, later_s) <= 0.5
+
+
+@given(st.lists(notes, min_size=1, max_size=8), st.randoms())
+@settings(max_examples=100)
+def test_the_order_of_what_came_at_once_does_not_matter(told, dice):
+    """As long as no source has reached the most that it may be worth."""
+    told = [(good, min(weight, 2.0), source) for good, weight, source in told]
+    means = []
+    for _ in range(2):
+        posterior = Posterior(0.0)
+        for good, weight, source in told:
+            posterior.note(good, weight, source, 0.0)
+        means.append(posterior.mean(0.5, 5.0))
+        dice.shuffle(told)
+    assert means[0] == pytest.approx(means[1])
+
+
+@given(shares, st.sampled_from(SOURCES))
+@settings(max_examples=50)
+def test_it_comes_to_what_it_is_told(good, source):
+    """As near as the weight of the prior lets a source come."""
+    posterior = Posterior(0.0)
+    for _ in range(500):
+        posterior.note(good, 1.0, source, 0.0)
+    assert posterior.mean(0.5, 0.0) == pytest.approx(good, abs=0.5 * 4 / 24 + 1e-9)
+
+
+@given(st.lists(st.tuples(shares, st.floats(0, 30 * DAY_S)), min_size=1, max_size=20))
+@settings(max_examples=50)
+def test_it_is_what_adding_up_all_that_is_left_of_each_note_gives(told):
+    posterior, seen, now_s = Posterior(0.0, HALF_LIFE_S), [], 0.0
+    for good, pause_s in told:
+        posterior.note(good, 1.0, "eval", now_s)
+        seen.append((good, now_s))
+        now_s += pause_s
+    kept = [(good, 0.5 ** ((now_s - at_s) / HALF_LIFE_S)) for good, at_s in seen]
+    expected = (0.5 * 4 + sum(good * left for good, left in kept)) / (4 + sum(left for _, left in kept))
+    assert posterior.mean(0.5, now_s) == pytest.approx(expected)

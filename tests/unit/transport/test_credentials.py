@@ -1,0 +1,380 @@
+"""Which credential is used next: turns by weight, benches, rotation; against a reference model."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from proxy.config.credentials import ApiKeyConfig, OAuth2Config
+from proxy.config.secret import Secret
+from proxy.errors import UpstreamFailed, UpstreamRateLimited, UpstreamUnreachable
+from proxy.transport.credentials import Credentials
+from proxy.transport.specs import Spec, of_keys
+from tests.fakes.clock import FakeClock
+from tests.fakes.tokens import ScriptedClient
+
+
+def key(name: str, *, weight: float = 1.0, account: str | None = None) -> Spec:
+    return Spec(ApiKeyConfig(key=Secret.from_env(name), weight=weight, account=account), name)
+
+
+def oauth(name: str, *, account: str | None = None) -> Spec:
+    config = OAuth2Config(
+        token_url=f"https://{name}/token", client_id=name, client_secret=Secret.from_env(name), account=account
+    )
+    return Spec(config, f"secret-of-{name}")
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+def pool_of(clock, *specs: Spec, client=None) -> Credentials:
+    return Credentials(specs, clock=clock, client=client)
+
+
+def chosen(pool: Credentials, times: int, model: str = "") -> list[str]:
+    return [pool.choose(model).spec.secret for _ in range(times)]
+
+
+def test_a_key_goes_where_the_host_wants_it(clock):
+    headers = Credentials(of_keys(["k"]), clock=clock).choose().shown.ready()
+    assert headers["authorization"] == "Bearer k"
+    headers = Credentials(of_keys(["k"]), key_header="api-key", clock=clock).choose().shown.ready()
+    assert (headers["api-key"], "authorization" in headers) == ("k", False)
+    assert "authorization" not in Credentials(clock=clock).choose().shown.ready()
+
+
+def test_keys_are_used_in_turn(clock):
+    assert chosen(pool_of(clock, *of_keys("abc")), 5) == ["a", "b", "c", "a", "b"]
+
+
+def test_a_weight_is_a_share_and_its_turns_are_spread(clock):
+    """The example of nginx."""
+    pool = pool_of(clock, key("a", weight=5), key("b"), key("c"))
+    assert "".join(chosen(pool, 7)) == "aabacaa"
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+@settings(max_examples=50)
+def test_every_round_has_exactly_the_weights(weights):
+    pool = pool_of(FakeClock(), *(key(str(index), weight=weight) for index, weight in enumerate(weights)))
+    for _ in range(2):
+        assert Counter(chosen(pool, sum(weights))) == {str(index): weight for index, weight in enumerate(weights)}
+
+
+def test_a_refused_one_rests_for_longer_each_time_until_it_works(clock):
+    pool = pool_of(clock, *of_keys("ab"))
+    a = pool.choose()
+    for rest_s in [30, 60, 90]:
+        a.refused(401)
+        clock.advance(rest_s - 1)
+        assert set(chosen(pool, 4)) == {"b"}
+        clock.advance(1)
+        assert set(chosen(pool, 4)) == {"a", "b"}
+    for _ in range(30):
+        a.refused(402)
+        clock.advance(600)
+        assert set(chosen(pool, 4)) == {"a", "b"}
+    a.worked()
+    a.refused(401)
+    clock.advance(30)
+    assert set(chosen(pool, 4)) == {"a", "b"}
+
+
+def test_fifty_refusals_at_once_are_one(clock):
+    """They were all sent before the first came back."""
+    pool = pool_of(clock, *of_keys("ab"))
+    a = pool.choose()
+    for _ in range(50):
+        a.refused(401)
+    clock.advance(30)
+    assert set(chosen(pool, 4)) == {"a", "b"}
+
+
+def test_a_403_is_about_the_model(clock):
+    pool = pool_of(clock, *of_keys("ab"))
+    a = pool.choose()
+    a.refused(403, "large")
+    assert set(chosen(pool, 4, "large")) == {"b"}
+    assert set(chosen(pool, 4, "small")) == {"a", "b"}
+    assert pool.has_other(a, "large")
+    a.worked("small")
+    assert set(chosen(pool, 4, "large")) == {"b"}
+    a.worked("large")
+    assert set(chosen(pool, 4, "large")) == {"a", "b"}
+    a.refused(403)
+    assert set(chosen(pool, 4, "small")) == {"b"}
+
+
+def test_not_every_model_that_a_caller_thinks_up_is_kept(clock):
+    pool = pool_of(clock, *of_keys("ab"))
+    a = pool.choose()
+    for number in range(1000):
+        a.refused(403, f"m{number}")
+    assert len(a._models) == 64
+    assert set(chosen(pool, 4, "m999")) == {"b"}
+
+
+def test_a_key_that_is_alone_is_not_locked_out(clock):
+    pool = pool_of(clock, *of_keys("a"))
+    pool.choose().refused(401)
+    pool.choose().refused(403, "m")
+    assert (chosen(pool, 1, "m"), pool.free_in_s()) == (["a"], 0.0)
+
+
+def test_of_refused_ones_the_next_to_come_back_is_used(clock):
+    pool = pool_of(clock, *of_keys("ab"))
+    a, b = pool.choose(), pool.choose()
+    a.refused(401)
+    clock.advance(1)
+    b.refused(401)
+    assert chosen(pool, 2) == ["a", "a"]
+    assert not pool.has_other(a)
+
+
+def test_a_limited_one_is_left_alone_for_as_long_as_the_host_said(clock):
+    pool = pool_of(clock, *of_keys("ab"))
+    a, b = pool.choose(), pool.choose()
+    a.limited(10)
+    assert chosen(pool, 2) == ["b", "b"]
+    b.limited(4)
+    b.limited(2)  # an earlier answer that came late
+    assert pool.free_in_s() == 4
+    with pytest.raises(UpstreamRateLimited) as caught:
+        pool.choose()
+    assert caught.value.retry_after_s == 4
+    clock.advance(4)
+    assert (pool.free_in_s(), chosen(pool, 2)) == (0.0, ["b", "b"])
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, -math.inf])
+def test_a_time_that_is_none_limits_nothing(clock, seconds):
+    pool = pool_of(clock)
+    pool.choose().limited(seconds)
+    assert pool.free_in_s() == 0
+
+
+def test_nothing_is_limited_for_more_than_a_day(clock):
+    pool = pool_of(clock)
+    pool.choose().limited(math.inf)
+    assert pool.free_in_s() == 86400
+
+
+def test_where_the_host_wants_no_key_its_limit_is_all_of_ours(clock):
+    pool = pool_of(clock)
+    pool.choose().limited(3)
+    assert pool.free_in_s() == 3
+
+
+def test_a_limit_of_the_account_is_that_of_its_other_keys(clock):
+    pool = pool_of(clock, key("a", account="x"), key("b", account="x"), key("c", account="y"), key("d"))
+    a = pool.choose()
+    a.limited(5, is_account_wide=True)
+    assert set(chosen(pool, 8)) == {"c", "d"}
+    clock.advance(5)
+    assert set(chosen(pool, 8)) == {"a", "b", "c", "d"}
+
+
+def test_keys_without_an_account_have_one_each(clock):
+    pool = pool_of(clock, *of_keys("ab"), key("c"))
+    pool.choose().limited(5, is_account_wide=True)
+    assert set(chosen(pool, 8)) == {"b", "c"}
+
+
+def test_what_stays_in_a_rotation_keeps_its_bench(clock):
+    pool = pool_of(clock, key("a"), key("b"))
+    a, b = pool.choose(), pool.choose()
+    a.limited(9)
+    pool.replace([key("c"), key("a"), key("a", weight=2)])
+    assert sorted(set(chosen(pool, 6))) == ["a", "c"]
+    kept = [credential for credential in pool._all if credential is a]
+    assert (len(kept), pool.has_other(b)) == (1, True)
+    b.refused(401)  # the answer to what was sent before
+    b.limited(9, is_account_wide=True)
+    assert sorted(set(chosen(pool, 6))) == ["a", "c"]
+
+
+def test_a_replaced_key_still_limits_its_account(clock):
+    pool = pool_of(clock, key("a", account="x"))
+    a = pool.choose()
+    pool.replace([key("b", account="x")])
+    a.limited(7, is_account_wide=True)
+    assert pool.free_in_s() == 7
+
+
+def test_credentials_have_names_that_are_no_secrets(clock):
+    pool = pool_of(clock, *of_keys(["k"]), key("b"), oauth("c"))
+    assert [credential.name for credential in pool._all] == ["api_key 0", "api_key 1", "oauth2 2"]
+    assert pool_of(clock).choose().name == "no key 0"
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+
+async def shown(pool: Credentials, model: str = "") -> str:
+    credential = pool.choose(model)
+    headers = credential.shown.ready()
+    if headers is None:
+        _, headers = await pool.fetch(credential, model)
+    return headers["authorization"]
+
+
+async def test_what_stays_in_a_rotation_keeps_its_token(clock):
+    client = ScriptedClient(3600)
+    pool = pool_of(clock, oauth("a"), client=client)
+    assert await shown(pool) == "Bearer token-1"
+    pool.replace([oauth("a"), oauth("b")])
+    assert {await shown(pool), await shown(pool)} == {"Bearer token-1", "Bearer token-2"}
+    pool.replace([Spec(oauth("a").config, "another-secret")])  # the same reference, behind which it was changed
+    assert await shown(pool) == "Bearer token-3"
+    await pool.close()
+    assert client.is_closed
+
+
+async def test_secrets_are_those_of_now_and_those_before_the_longest_first(clock):
+    client = ScriptedClient(100)
+    pool = pool_of(clock, oauth("a"), *of_keys(["key"]), client=client)
+    assert pool.secrets == ["secret-of-a", "key"]
+    await shown(pool)
+    clock.advance(100)
+    await shown(pool)  # the key
+    await shown(pool)
+    assert sorted(pool.secrets) == ["key", "secret-of-a", "token-1", "token-2"]
+    pool.replace([])
+    assert sorted(pool.secrets) == ["key", "secret-of-a", "token-1", "token-2"]
+    assert [len(secret) for secret in pool.secrets] == sorted((len(secret) for secret in pool.secrets), reverse=True)
+    assert not any(secret in repr(oauth("a")) for secret in pool.secrets)
+
+
+async def test_where_no_token_is_to_be_had_another_credential_is_used(clock):
+    client = ScriptedClient(UpstreamUnreachable("down"))
+    pool = pool_of(clock, oauth("a"), *of_keys(["key"]), client=client)
+    assert [await shown(pool) for _ in range(4)] == ["Bearer key"] * 4
+    assert len(client.asked) == 1
+    clock.advance(30)
+    client.outcomes = [3600]
+    assert {await shown(pool), await shown(pool)} == {"Bearer key", "Bearer token-2"}
+
+
+async def test_where_nobodys_token_is_to_be_had_the_failure_is_told(clock):
+    client = ScriptedClient(UpstreamFailed("first"), UpstreamUnreachable("second"))
+    pool = pool_of(clock, oauth("a"), oauth("b"), client=client)
+    with pytest.raises(UpstreamUnreachable, match="second"):
+        await shown(pool)
+    assert client.asked == ["https://a/token", "https://b/token"]
+
+
+# --- against a model ----------------------------------------------------------------------------------------------
+
+MODELS = st.sampled_from(["", "m", "n"])
+SECONDS = st.sampled_from([0.5, 1.0, 29.0, 30.0, 60.0, 601.0])
+WHICH = st.integers(0, 3)
+NAMES = "abcd"
+ACCOUNTS = {"a": "x", "b": "x", "c": None, "d": None}
+
+
+@dataclass
+class Sat:
+    times: int = 0
+    until_s: float = 0.0
+
+    def sit(self, now_s: float) -> None:
+        if now_s >= self.until_s:
+            self.times += 1
+            self.until_s = now_s + min(600.0, 30.0 * self.times)
+
+
+@dataclass
+class Expected:
+    limited_s: float = 0.0
+    all_models: Sat = field(default_factory=Sat)
+    models: dict[str, Sat] = field(default_factory=dict)
+
+    def refused_s(self, model: str) -> float:
+        return max(self.all_models.until_s, self.models.get(model, Sat()).until_s)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Every choice is one that the rules allow, whatever came before."""
+
+    @initialize(names=st.sets(st.sampled_from(NAMES), max_size=4))
+    def build(self, names):
+        self.clock = FakeClock()
+        self.pool = Credentials(clock=self.clock)
+        self.expected = {"": Expected()}
+        self.replace(names)
+
+    @property
+    def now_s(self) -> float:
+        return self.clock.monotonic_s()
+
+    @rule(names=st.sets(st.sampled_from(NAMES), max_size=4))
+    def replace(self, names):
+        self.pool.replace([key(name, account=ACCOUNTS[name]) for name in sorted(names)])
+        self.expected = {name: self.expected.get(name, Expected()) for name in sorted(names) or [""]}
+        self.held = {credential.spec.secret: credential for credential in self.pool._all}
+
+    def pick(self, which: int) -> str:
+        return list(self.expected)[which % len(self.expected)]
+
+    @rule(seconds=SECONDS)
+    def advance(self, seconds):
+        self.clock.advance(seconds)
+
+    @rule(which=WHICH, status=st.sampled_from([401, 402, 403]), model=MODELS)
+    def refused(self, which, status, model):
+        name = self.pick(which)
+        self.held[name].refused(status, model)
+        expected = self.expected[name]
+        is_whole = status != 403 or not model
+        (expected.all_models if is_whole else expected.models.setdefault(model, Sat())).sit(self.now_s)
+
+    @rule(which=WHICH, seconds=SECONDS, is_account_wide=st.booleans())
+    def limited(self, which, seconds, is_account_wide):
+        name = self.pick(which)
+        self.held[name].limited(seconds, is_account_wide=is_account_wide)
+        account = ACCOUNTS.get(name)
+        for other, expected in self.expected.items():
+            if other == name or (is_account_wide and account is not None and ACCOUNTS.get(other) == account):
+                expected.limited_s = max(expected.limited_s, self.now_s + seconds)
+
+    @rule(which=WHICH, model=MODELS)
+    def worked(self, which, model):
+        name = self.pick(which)
+        self.held[name].worked(model)
+        self.expected[name].all_models = Sat()
+        self.expected[name].models.pop(model, None)
+
+    @rule(model=MODELS)
+    def choose(self, model):
+        now_s = self.now_s
+        unlimited = {name: each for name, each in self.expected.items() if each.limited_s <= now_s}
+        usable = {name for name, each in unlimited.items() if each.refused_s(model) <= now_s}
+        if not unlimited:
+            with pytest.raises(UpstreamRateLimited) as caught:
+                self.pool.choose(model)
+            assert caught.value.retry_after_s == self.pool.free_in_s() > 0
+            return
+        got = self.pool.choose(model)
+        assert got is self.held[got.spec.secret]
+        if usable:
+            assert got.spec.secret in usable
+        else:
+            first_s = min(each.refused_s(model) for each in unlimited.values())
+            assert unlimited[got.spec.secret].refused_s(model) == first_s
+        assert self.pool.has_other(got, model) == bool(usable - {got.spec.secret})
+
+    @invariant()
+    def tells_when_one_is_free(self):
+        first_s = min(each.limited_s for each in self.expected.values())
+        assert self.pool.free_in_s() == max(0.0, first_s - self.now_s)
+
+
+PoolMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30)
+TestPool = PoolMachine.TestCase

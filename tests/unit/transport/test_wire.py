@@ -1,0 +1,114 @@
+"""The wire to one upstream; most of it is tested with real hosts in tests/integration."""
+
+import asyncio
+import socket
+
+import pytest
+import uvloop
+
+from proxy.errors import UpstreamTimeout, UpstreamUnreachable
+from proxy.transport.wire import Timeouts, Transport
+from tests.fakes.resolver import FakeResolver
+from tests.fakes.upstream import ScenarioUpstream, answers
+
+TIMEOUTS = Timeouts(connect_s=1, first_byte_s=5, answer_s=5, idle_s=5)
+BRIEF = Timeouts(connect_s=0.05, first_byte_s=5, answer_s=5, idle_s=5)
+
+
+@pytest.fixture
+async def transport():
+    host = ScenarioUpstream()
+    host.play(answers(b"{}"))
+    async with host.running():
+        made = Transport(host.url, timeouts=TIMEOUTS)
+        yield made
+        await made.close()
+
+
+async def test_paths_that_callers_choose_are_not_all_kept(transport):
+    """One of Azure's names a deployment, which may be any model that is asked for."""
+    for path in [f"/{number}" for number in range(300)] + ["/" + "x" * 1000]:
+        response = await transport.post(path, b"{}", is_stream=False)
+        await response.read_all()
+        response.close()
+    assert len(transport._urls) <= 256
+    assert max(map(len, transport._urls)) < 256
+
+
+async def test_finding_the_address_is_a_part_of_connecting():
+    resolver = FakeResolver("127.0.0.1")
+    resolver.go.clear()
+    transport = Transport("http://host.test/v1", timeouts=BRIEF, resolver=resolver)
+    with pytest.raises(UpstreamTimeout, match="could not be connected to"):
+        await transport.get("/models")
+    resolver.go.set()
+    await transport.close()
+
+
+async def test_an_address_that_fails_is_not_remembered():
+    resolver = FakeResolver("127.0.0.2")
+    host = ScenarioUpstream()
+    host.play(answers(b"{}"))
+    async with host.running():
+        transport = Transport(f"http://host.test:{host.port}/v1", timeouts=TIMEOUTS, resolver=resolver)
+        with pytest.raises(UpstreamUnreachable):
+            await transport.get("/models")
+        resolver.addresses = ("127.0.0.1",)
+        assert await transport.get("/models") == b"{}"
+        await transport.close()
+
+
+async def test_many_who_look_for_a_host_that_moves_all_find_it_or_are_told():
+    """Forgetting an address must not trip those who have just waited for it."""
+    resolver = FakeResolver("127.0.0.2")
+    host = ScenarioUpstream()
+    host.play(answers(b"{}"))
+    async with host.running():
+        transport = Transport(f"http://host.test:{host.port}/v1", timeouts=TIMEOUTS, resolver=resolver)
+        for address in ("127.0.0.2", "127.0.0.1", "127.0.0.2"):
+            resolver.addresses = (address,)
+            told = await asyncio.gather(*(transport.get("/models") for _ in range(50)), return_exceptions=True)
+            assert {type(each) for each in told} <= {bytes, UpstreamUnreachable}
+        await transport.close()
+
+
+async def get(path: str) -> None:
+    transport = Transport("http://engine", timeouts=TIMEOUTS, socket_path=path)
+    try:
+        await transport.get("/metrics")
+    finally:
+        await transport.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_socket_without_room_is_slow_and_one_that_nobody_listens_on_is_dead(tmp_path, loop):
+    """The two loops have their own ways to say so."""
+    path = str(tmp_path / "s")
+    with asyncio.Runner(loop_factory=loop) as runner, socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        with pytest.raises(UpstreamUnreachable):
+            runner.run(get(path))
+        server.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(path)
+            with pytest.raises(UpstreamTimeout, match="no room"):
+                runner.run(get(path))
+
+
+async def test_a_wire_that_was_closed_opens_no_connection_any_more(transport):
+    """Whoever comes late tries the next target."""
+    await transport.get("/models")
+    await transport.close()
+    with pytest.raises(UpstreamUnreachable) as told:
+        await transport.get("/models")
+    assert (told.value.is_unconnected, transport._session) == (True, None)
+
+
+async def test_requests_have_the_times_that_hold_when_they_begin(transport):
+    before = await transport.post("/a", b"{}", is_stream=False)
+    transport.use_timeouts(BRIEF)
+    after = await transport.post("/a", b"{}", is_stream=False)
+    assert (before._timeouts, after._timeouts) == (TIMEOUTS, BRIEF)
+    for response in (before, after):
+        await response.read_all()
+        response.close()
