@@ -50,6 +50,7 @@ class Ask:
     ) -> None:
         self.model = request.model
         self.endpoint = request.endpoint
+        self.is_stream = request.is_stream
         self.reach = reach
         self.priority = priority
         self.caller = caller

@@ -21,9 +21,20 @@ class Standing:
     Attributes:
         in_flight: requests that we have there.
         endpoint: what it was last asked for, so that a probe asks for the like.
+        shows_first_tokens: also those of answers that are not streamed to the caller.
     """
 
-    __slots__ = ("_clock", "_used_s", "endpoint", "health", "in_flight", "latency", "pressure", "target")
+    __slots__ = (
+        "_clock",
+        "_used_s",
+        "endpoint",
+        "health",
+        "in_flight",
+        "latency",
+        "pressure",
+        "shows_first_tokens",
+        "target",
+    )
 
     def __init__(self, target: Target, clock: Clock, config: HealthConfig) -> None:
         self.target = target
@@ -31,6 +42,7 @@ class Standing:
         self.latency = Latency(clock)
         self.pressure = Pressure(clock)
         self.in_flight = 0
+        self.shows_first_tokens = False
         self.endpoint: Endpoint = "chat"
         self._clock = clock
         self._used_s = clock.monotonic_s()
@@ -94,7 +106,7 @@ class Board:
 class Flight:
     """One attempt at one target, from before it is sent to its end."""
 
-    __slots__ = ("_ask", "_clock", "_has_begun", "_is_over", "_standing", "_started_s", "_turn")
+    __slots__ = ("_ask", "_clock", "_has_begun", "_is_counted", "_is_over", "_standing", "_started_s", "_turn")
 
     def __init__(self, standing: Standing, ask: Ask, clock: Clock, turn: int) -> None:
         self._standing = standing
@@ -105,13 +117,18 @@ class Flight:
         self._turn = turn
         standing.in_flight += 1
         standing.endpoint = ask.endpoint
-        standing.pressure.sent(ask.prompt_tokens)
+        # of an answer that comes whole nobody sees when it stops to wait, so that it must not count as waiting
+        self._is_counted = ask.is_stream or standing.shows_first_tokens
+        if self._is_counted:
+            standing.pressure.sent(ask.prompt_tokens)
 
     def began(self) -> None:
         """The first content came: its prompt waits no more."""
         if not self._has_begun:
             self._has_begun = True
-            self._standing.pressure.began(self._ask.prompt_tokens)
+            self._standing.shows_first_tokens |= not self._ask.is_stream
+            if self._is_counted:
+                self._standing.pressure.began(self._ask.prompt_tokens)
 
     def end(
         self,
@@ -137,11 +154,8 @@ class Flight:
         standing, now_s = self._standing, self._clock.monotonic_s()
         standing.in_flight -= 1
         standing.touch()
-        if not self._has_begun:
-            if is_whole:
-                self.began()
-            else:
-                standing.pressure.left(self._ask.prompt_tokens)
+        if self._is_counted and not self._has_begun:
+            standing.pressure.left(self._ask.prompt_tokens)
         if isinstance(error, _TARGETS_FAULT):
             standing.health.failed(self._turn)
             standing.latency.failed(now_s - self._started_s)
@@ -159,4 +173,5 @@ class Flight:
             latency.began(prompt_tokens, first_s - sent_s)
             latency.ended(answer_tokens, now_s - first_s)
         else:
-            latency.whole(prompt_tokens, answer_tokens, now_s - sent_s)
+            ttft_s = latency.whole(prompt_tokens, answer_tokens, now_s - sent_s)
+            self._standing.pressure.came_whole(prompt_tokens, ttft_s)

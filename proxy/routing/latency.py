@@ -62,8 +62,8 @@ class Latency:
             self._tokens.add(after_first_s / (answer_tokens - 1), now_s)
         self._succeeded(answer_tokens, now_s)
 
-    def whole(self, prompt_tokens: int, answer_tokens: int, took_s: float) -> None:
-        """An answer that came in one piece, so that nobody saw its first token.
+    def whole(self, prompt_tokens: int, answer_tokens: int, took_s: float) -> float:
+        """An answer that came in one piece, so that nobody saw its first token; when that came, about.
 
         Its time is shared out as streams of this target would have it; where there were none, by the numbers of tokens.
         """
@@ -78,6 +78,7 @@ class Latency:
         if further:
             self._tokens.add(took_s * (1.0 - part) / further, now_s)
         self._succeeded(answer_tokens, now_s)
+        return took_s * part
 
     def failed(self, took_s: float) -> None:
         """No answer, or not all of one, for a reason that is the target's; it took so long to find out."""

@@ -84,6 +84,12 @@ class Pressure:
         self._since_s = now_s
         self.left(tokens)
 
+    def came_whole(self, tokens: int, first_s: float) -> None:
+        """An answer whose wait nobody could see, and which was not `sent`; its first token took about so long."""
+        self._pace.add(tokens, first_s)
+        if not self._waiting:
+            self._since_s = self._clock.monotonic_s()
+
     def left(self, tokens: int) -> None:
         """It is over without a first token: failed, or given up."""
         self._waiting -= 1
@@ -102,6 +108,8 @@ class Pressure:
         others = belief * _others(told) if told else 0.0
         ahead_tokens = self._waiting_tokens + others * self._pace.usual_tokens(tokens)
         time_s = self._pace.time_s(self._waiting + others + 1.0, ahead_tokens + tokens, waits_s)
+        if not self._waiting:  # who is believed to be slow is asked for nothing, so that time alone can mend it
+            time_s *= exp(-max(0.0, now_s - self._since_s - _TAU_S) / _TAU_S)
         if told is None:
             return time_s
         return (time_s or told.ttft_s) * (1.0 + belief * _crowding(told))

@@ -93,6 +93,25 @@ def test_the_times_are_those_of_the_target(board, clock):
     assert (latency.ttft_s(10), latency.per_token_s, latency.usual_tokens) == (2.0, 1.0, 5.0)
 
 
+def test_a_long_answer_in_one_piece_is_no_long_wait(board, clock):
+    """Nobody saw its first token: it was not the whole time, and while it is written nobody waits."""
+    flight = board.begin(A, ASK)
+    clock.advance(10)
+    pressure = board.of(A).pressure
+    assert (pressure.waiting, pressure.predict_s(10)) == (0, 0)
+    flight.end(sent_s=clock.monotonic_s() - 10, usage=Usage(10, 1000, 1010), is_whole=True)
+    assert 0 < pressure.predict_s(10) < 0.1
+
+
+def test_where_first_tokens_are_seen_all_the_same_they_count(board):
+    """Some engines are asked for a stream though the caller wants none."""
+    flight = board.begin(A, ASK)
+    flight.began()
+    flight.end(first_s=1.0, is_whole=True)
+    board.begin(A, ASK)
+    assert board.of(A).pressure.waiting == 1
+
+
 def test_a_caller_who_leaves_says_nothing_of_the_target(board, clock):
     flight = board.begin(A, ASK)
     clock.advance(50)

@@ -80,6 +80,14 @@ def test_an_engine_that_stalls_is_seen_before_it_goes_on(engine):
     assert engine.pressure.predict_s(1000) > 3 * before
 
 
+def test_one_believed_to_be_slow_is_believed_less_and_less_while_nothing_is_sent_there(engine):
+    """It would never be asked again: nothing starts at one that is left out."""
+    engine.serve(60_000)
+    slow = engine.pressure.predict_s(60_000)
+    engine.clock.advance(300)
+    assert engine.pressure.predict_s(60_000) < slow / 1000
+
+
 def test_what_was_never_measured_here_is_the_engines_own_word():
     engine = Engine()
     assert engine.pressure.predict_s(1000, engine.told(ttft_s=0.7)) == pytest.approx(0.7)
