@@ -8,6 +8,7 @@ renders it. Foreign exceptions become ours once, at the edge, with `raise … fr
 from typing import ClassVar, Literal
 
 Source = Literal["downstream", "upstream", "internal"]
+GOING_DOWN = "The server is going down, and does not wait for this answer. Try again."
 
 
 class ProxyError(Exception):
@@ -19,10 +20,8 @@ class ProxyError(Exception):
         code: a slug that callers may branch on; the class's own where omitted.
         retry_after_s: seconds until a retry is worth while.
         status: overrides the class's HTTP status.
-        is_quoted: the message holds somebody else's words, which may quote the prompt: it is not logged.
-
-    Attributes:
         should_retry: what the caller's SDK is told of that (`x-should-retry`); None: nothing, it decides by the status.
+        is_quoted: the message holds somebody else's words, which may quote the prompt: it is not logged.
     """
 
     source: ClassVar[Source]
@@ -39,6 +38,7 @@ class ProxyError(Exception):
         code: str | None = None,
         retry_after_s: float | None = None,
         status: int | None = None,
+        should_retry: bool | None = None,
         is_quoted: bool = False,
     ) -> None:
         super().__init__(message)
@@ -47,8 +47,8 @@ class ProxyError(Exception):
         self.code = code if code is not None else self.default_code
         self.retry_after_s = retry_after_s
         self.status = status if status is not None else self.default_status
+        self.should_retry = should_retry
         self.is_quoted = is_quoted
-        self.should_retry: bool | None = None
 
 
 # --- the caller's fault -------------------------------------------------------------------------------------------
@@ -168,9 +168,11 @@ class UpstreamError(ProxyError):
 
     Attributes:
         is_unconnected: there was no connection at all: refused, no such host, nobody there in time.
+        is_told: `retry_after_s` is what the host itself said; else it is made up, for the caller.
     """
 
     is_unconnected: bool = False
+    is_told: bool = False
 
     source = "upstream"
     default_status = 502
@@ -196,7 +198,7 @@ class UpstreamRateLimited(UpstreamError):
     """The host's 429.
 
     Args:
-        is_told: `retry_after_s` is what the host itself said; else it is made up, for the caller.
+        is_told: see `UpstreamError`.
         is_account_wide: by the host's words the limit is not that of our key alone, but of all keys of the account.
     """
 
@@ -284,7 +286,7 @@ class TargetBusy(ProxyError):
 
 
 class LocalModelUnavailable(EngineUnavailable):
-    """The request may not leave the house, and no engine in it can take it."""
+    """The request may not leave the house, and no engine in it can take it. Shown to the caller."""
 
     default_code = "local_model_unavailable"
     may_try_another_target = False
@@ -298,7 +300,7 @@ class NoTarget(EngineUnavailable):
 
 
 class ShuttingDown(InternalError):
-    """The server is going down and the grace time is over."""
+    """The server is going down, and does not wait for this request any longer. Shown to the caller."""
 
     default_status = 503
     default_code = "shutting_down"

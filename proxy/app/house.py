@@ -9,10 +9,11 @@ import structlog
 from msgspec import Struct
 
 from proxy.app import hosts, keys, names
+from proxy.app.advice import advise
 from proxy.auth import KeyRing
 from proxy.clock import Clock, SystemClock
 from proxy.config.cards import Cards, known_cards
-from proxy.config.diff import differences, needs_restart
+from proxy.config.diff import reloaded
 from proxy.config.engines import ExternalConfig
 from proxy.config.evals import EvalFile, read_evals
 from proxy.config.root import Config, unnamed_engines
@@ -82,7 +83,7 @@ class App:
         on_engine_change: OnEngineChange | None = None,
         reread: Reread | None = None,
     ) -> None:
-        self.config = config
+        self.config = self._started_with = config
         self.running = Running()
         self._clock = clock or SystemClock()
         self._no_auth = no_auth
@@ -148,7 +149,8 @@ class App:
             self.engines.prepare, config.engines, keys.external_keys(config, source), source=source
         )
         self.engines.apply(prepared)
-        lines = differences(self.config, config)
+        lines, fixed = reloaded(self._started_with, self.config, config)
+        notes = advise(config)
         for name, found in fetched.credentials.items():
             fetched.wires[name].credentials.replace(found)
         self._furniture = self._furnish(config, fetched, old)
@@ -159,8 +161,8 @@ class App:
         task = asyncio.create_task(self._see_off(old), name="old config leaves")
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
-        self._log.info("reloaded", source=source, changed=lines)
-        return ReloadReport(lines, needs_restart(lines))
+        self._log.info("reloaded", source=source, changed=lines, needs_restart=fixed, notes=notes)
+        return ReloadReport(lines, fixed, notes)
 
     async def _see_off(self, old: "Furniture") -> None:
         """Close what only the requests of before need, when they have ended."""
@@ -209,7 +211,9 @@ class App:
             pipeline=Pipeline(admission, preferences, planner, failover, self._settlement),
             listing=Listing(admission, router, self._settlement),
             feedback=Feedback(admission, self._answered, self._settlement),
-            readiness=Readiness(fetched.key_ring, self.engines.all, list(config.upstreams), self._metrics),
+            readiness=Readiness(
+                fetched.key_ring, self.engines.all, list(config.upstreams), self._metrics, land.offline
+            ),
             administration=Administration(self.engines.by_name, self._log),
             explaining=Explaining(planner, preferences, land),
             reload=self.reload,

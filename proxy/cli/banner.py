@@ -6,6 +6,7 @@ from typing import TextIO
 
 import click
 
+from proxy.app.advice import advise
 from proxy.config.engines import source_of
 from proxy.config.environment import Discovery
 from proxy.config.root import Config, unnamed_engines
@@ -33,19 +34,24 @@ def _table(config: Config, discovery: Discovery, address: tuple[str, int]) -> It
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
     models = [*config.models, *unnamed_engines(config)]
     model = next(iter(models), None)
+    has_keys = config.auth.keys or config.auth.callers
     missing = [finding.looked_for for finding in discovery.findings if not finding.is_found]
     rows = {
-        "listening": url + ("" if config.auth.keys else "  (no keys: open to whoever reaches this address)"),
+        "listening": url + ("" if has_keys else "  (no keys: open to whoever reaches this address)"),
         "models": ", ".join(models) or "those that the upstreams list",
         "upstreams": ", ".join(f"{name} ({host.base_url})" for name, host in config.upstreams.items()) or "none",
         "engines": ", ".join(f"{name} ({source_of(engine)})" for name, engine in config.engines.items()) or "none",
     }
+    if config.routing.offline:
+        rows["offline"] = "routing.offline is true: nothing leaves this house"
     if missing:
         rows["not found"] = ", ".join(missing)
     yield ""
     for name, value in rows.items():
         yield f"  {name:<10} {value}"
-    key = ' -H "authorization: Bearer $TIDEGATE_API_KEY"' if config.auth.keys else ""
+    for line in advise(config):
+        yield f"  note       {line}"
+    key = ' -H "authorization: Bearer $TIDEGATE_API_KEY"' if has_keys else ""
     yield ""
     yield f"  curl {url}/chat/completions -H 'content-type: application/json'{key} \\"
     messages = '[{"role": "user", "content": "Say hello."}]'

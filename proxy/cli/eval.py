@@ -55,7 +55,7 @@ def run_(file: Path | None, url: str, key: str | None, models: Sequence[str], ou
     """
     try:
         config = discover(os.environ).config if file is None else load.load(file)
-        targets = targets_of(config, models)
+        targets = targets_of(config, models, "what the environment offers" if file is None else str(file))
         _check_out(out)
         outcomes = asyncio.run(_ask_all(url, key, targets, at_once))
         found = EvalFile(shipped().version, SystemClock().now_s(), tuple(_scores(outcomes)))
@@ -68,8 +68,10 @@ def run_(file: Path | None, url: str, key: str | None, models: Sequence[str], ou
     click.echo(f"\nwritten to {out}")
 
 
-def targets_of(config: Config, models: Sequence[str]) -> Sequence[str]:
+def targets_of(config: Config, models: Sequence[str], source: str) -> Sequence[str]:
     """The names by which the targets of `models` can be asked for, each once; of all models where none is named.
+
+    `source` is where the config comes from, for refusals.
 
     Raises:
         Refused: there is no such model, or none at all.
@@ -83,9 +85,10 @@ def targets_of(config: Config, models: Sequence[str]) -> Sequence[str]:
         elif model.partition("/")[0] in config.upstreams.keys() | config.engines.keys() and "/" in model:
             names[model] = None
         else:
-            raise Refused(f"no model is called {model}; {did_you_mean(model, known)}")
+            cure = "set --config to the server's file, or say --model upstream/name"
+            raise Refused(f"no model is called {model} in {source}; {did_you_mean(model, known)} (or {cure})")
     if not names:
-        raise Refused("the config names no model; say --model upstream/name")
+        raise Refused(f"{source} names no model; say --model upstream/name")
     return list(names)
 
 
@@ -97,6 +100,9 @@ def table(outcomes: Iterable[Outcome]) -> Iterable[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     yield from ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     for outcome in outcomes:
+        found = outcome.scores()
+        if found and not any(score.right for score in found):
+            yield f"{outcome.target}: nothing was right; does it answer as the model that was meant?"
         if outcome.failed:
             why = " ".join(outcome.why.split())[:200]
             yield f"{outcome.target}: {outcome.failed} without an answer, the first: {why}"

@@ -21,5 +21,7 @@ def reload(url: str, key: str | None) -> None:
         raise Refused(f"what answers at {url} is not Tidegate, or of another version") from error
     for line in told.changed:
         click.echo(f"{line} (from the next start on)" if line in told.needs_restart else line)
+    for line in told.notes:
+        click.echo(f"note: {line}", err=True)
     if not told.changed:
         click.echo("nothing has changed")

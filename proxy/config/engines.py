@@ -111,7 +111,8 @@ class ExternalConfig(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=T
     """An engine that somebody else runs: production-stack, llm-d, Ray Serve, trtllm-serve, SGLang."""
 
     base_url: Annotated[
-        str, Meta(pattern=BASE_URL, description="As an SDK would take it, with /v1 where the server has it.")
+        str,
+        Meta(pattern=BASE_URL, description="As an SDK takes it; a machine of ours: local_only requests go there too."),
     ]
     dialect: Annotated[DialectName, Meta(description="The server's accent.")] = "vllm"
     api_keys: Annotated[tuple[Secret, ...], Meta(description="The server's keys, used in turn.")] = ()

@@ -46,7 +46,8 @@ def read_evals(path: Path, source: str) -> EvalFile:
     try:
         found = msgspec.json.decode(path.read_bytes(), type=EvalFile)
     except OSError as error:
-        raise ConfigError(f"{source}: {path}: {error.strerror or error}") from error
+        cure = "let `tidegate eval run` write it, or take the key out"
+        raise ConfigError(f"{source}: {path} cannot be read: {error.strerror or error}; {cure}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{source}: {path} is no eval file ({error}); let `tidegate eval run` write it") from error
     for score in found.scores:

@@ -1,8 +1,9 @@
 """`models:` the names that callers use."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from proxy.config.routing import Share
 from proxy.config.server import Seconds
@@ -56,10 +57,13 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     reach: Annotated[Reach | None, Meta(description="Where its requests may go; null: as routing says.")] = None
     overflow_ttft_s: Annotated[
         Seconds | None,
-        Meta(description="local_first: online when the first token would take longer here; null: only when it cannot."),
+        Meta(
+            description="local_first: online when the first token would take longer here; null: if it is down or full."
+        ),
     ] = None
     max_price_usd: Annotated[
-        Dollars | None, Meta(description="A target where a request would cost more is left out; null: no ceiling.")
+        Dollars | None,
+        Meta(description="A target where a request costs more, by its card, is left out; null: no ceiling."),
     ] = None
     sticky: Annotated[
         bool,
@@ -73,7 +77,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Meta(description="A stream that breaks: an error in it, or continue at another target, marked as such."),
     ] = "error"
     hedge: Annotated[
-        bool, Meta(description="Ask a second target when the first is slower than 95 of 100; at most 5 % of requests.")
+        bool,
+        Meta(
+            description="Ask a second one when the first is slower than 95 of 100 of its own; at most 5 % of requests."
+        ),
     ] = False
     reasoning_format: Annotated[
         ReasoningFormat | None, Meta(description="How thinking is shown; null: as defaults says.")
@@ -92,3 +99,13 @@ class DefaultsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drop_params: Annotated[
         bool, Meta(description="Leave out a parameter that the host cannot honour, in place of answering 400.")
     ] = False
+
+
+def faults(model: ModelConfig) -> Iterator[str]:
+    """What cannot work: key, fault and cure, to be set behind the model's path."""
+    if model.reach == "local_only" and all(target.engine is None for target in model.targets):
+        yield ".reach: local_only, but no target is an engine, so that nothing could ever take a request; add one"
+    if model.policy == "weighted" and not any(target.weight for target in model.targets):
+        yield ".targets: every weight is 0; give one of them some"
+    if model.policy == "balanced" and not any(structs.astuple(model.balance)):
+        yield ".balance: every weight is 0, so that nothing would count; give one of them some"

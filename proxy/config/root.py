@@ -2,15 +2,15 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from proxy.config import credentials, models, routing
 from proxy.config.auth import AuthConfig
 from proxy.config.cards import Card, known_cards
-from proxy.config.credentials import faults
 from proxy.config.engines import EngineConfig, ExternalConfig, VllmConfig
 from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
 from proxy.config.routing import RoutingConfig
@@ -20,6 +20,8 @@ from proxy.config.upstreams import UpstreamConfig
 from proxy.errors import ConfigError
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+_MANY = 24
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,20 +63,27 @@ def check(config: Config, source: str) -> None:
             "which this version does not have; set 1, and run more replicas behind a balancer"
         )
     _check_names(config, source)
+    for fault in _faults(config):
+        raise ConfigError(f"{source}: {fault}")
+
+
+def _faults(config: Config) -> Iterator[str]:
+    """What the sections cannot mean, or what one names that another does not have; each with its key's path."""
     for name, upstream in config.upstreams.items():
         if upstream.api_version is not None and upstream.dialect != "azure":
-            raise ConfigError(f"{source}: upstreams.{name}.api_version: only azure has one; take it out")
-        for fault in faults(upstream.credentials):
-            raise ConfigError(f"{source}: upstreams.{name}.credentials{fault}")
+            yield f"upstreams.{name}.api_version: only azure has one; take it out"
+        yield from (f"upstreams.{name}.credentials{fault}" for fault in credentials.faults(upstream.credentials))
     for name, engine in config.engines.items():
         if isinstance(engine, VllmConfig) and engine.sleep_level == 2 and (engine.adapters or engine.runtime_adapters):
-            raise ConfigError(
-                f"{source}: engines.{name}.sleep_level: 2 would drop the adapters' weights, which vLLM does not read "
+            yield (
+                f"engines.{name}.sleep_level: 2 would drop the adapters' weights, which vLLM does not read "
                 "again; set 1, or leave it out, so that the engine stops to make room"
             )
+    yield from (f"routing{fault}" for fault in routing.faults(config.routing))
     for name, model in config.models.items():
         for index, target in enumerate(model.targets):
-            _check_target(target, f"{source}: models.{name}.targets[{index}]", config)
+            yield from (f"models.{name}.targets[{index}]{fault}" for fault in _target_faults(target, config))
+        yield from (f"models.{name}{fault}" for fault in models.faults(model))
 
 
 def unnamed_engines(config: Config) -> Sequence[str]:
@@ -120,21 +129,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, choices, n=1)
     if close:
         return f"did you mean {close[0]}?"
-    return f"known here: {', '.join(choices)}" if choices else "there is none here"
+    more = f" and {len(choices) - _MANY} more" if len(choices) > _MANY else ""
+    return f"known here: {', '.join(choices[:_MANY])}{more}" if choices else "there is none here"
 
 
-def _check_target(target: TargetConfig, at: str, config: Config) -> None:
+def _target_faults(target: TargetConfig, config: Config) -> Iterator[str]:
     if target.card is not None and target.card not in config.cards and target.card not in known_cards():
         cure = did_you_mean(target.card, {**known_cards(), **config.cards})
-        raise ConfigError(f"{at}.card: no model card is called {target.card}; {cure}")
+        yield f".card: no model card is called {target.card}; {cure}"
     if (target.upstream is None) == (target.engine is None):
-        raise ConfigError(f"{at}: name one place: either upstream or engine")
-    if target.upstream is not None:
+        yield ": name one place: either upstream or engine"
+    elif target.upstream is not None:
         if target.upstream not in config.upstreams:
             cure = did_you_mean(target.upstream, config.upstreams)
-            raise ConfigError(f"{at}.upstream: no upstream is called {target.upstream}; {cure}")
+            yield f".upstream: no upstream is called {target.upstream}; {cure}"
         if target.model is None:
-            raise ConfigError(f"{at}.model: missing; say what the model is called at {target.upstream}")
+            yield f".model: missing; say what the model is called at {target.upstream}"
     elif target.engine not in config.engines:
         cure = did_you_mean(target.engine or "", config.engines)
-        raise ConfigError(f"{at}.engine: no engine is called {target.engine}; {cure}")
+        yield f".engine: no engine is called {target.engine}; {cure}"

@@ -1,5 +1,6 @@
 """`routing:` where requests may go, and what is done when a target fails."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -68,3 +69,12 @@ class RoutingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = None
     retry: Annotated[RetryConfig, Meta(description="When something is tried again.")] = RetryConfig()
     health: Annotated[HealthConfig, Meta(description="When a target is left out.")] = HealthConfig()
+
+
+def faults(routing: RoutingConfig) -> Iterator[str]:
+    """What cannot work: key, fault and cure, to be set behind `routing`."""
+    retry, health = routing.retry, routing.health
+    if retry.backoff_s > retry.max_backoff_s:
+        yield f".retry.backoff_s: {retry.backoff_s:g} is over max_backoff_s ({retry.max_backoff_s:g}); lower it"
+    if health.ejection_s > health.max_ejection_s:
+        yield f".health.ejection_s: {health.ejection_s:g} is over max_ejection_s ({health.max_ejection_s:g}); lower it"

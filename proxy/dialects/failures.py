@@ -105,10 +105,11 @@ def _failed(status: int, told: "_Told", headers: Mapping[str, str]) -> ProxyErro
         return UpstreamTimeout(message, is_quoted=is_quoted)
     if status in _OVERLOADED:
         # llama.cpp says so while it loads a model (row 95)
-        wait_s = pauses.retry_after_s(headers) or (
-            _LOADING_RETRY_S if told.type == "unavailable_error" else _OVERLOAD_RETRY_S
-        )
-        return UpstreamFailed(message, status=503, retry_after_s=wait_s, is_quoted=is_quoted)
+        told_s = pauses.retry_after_s(headers)
+        wait_s = _LOADING_RETRY_S if told.type == "unavailable_error" else _OVERLOAD_RETRY_S
+        failed = UpstreamFailed(message, status=503, retry_after_s=told_s or wait_s, is_quoted=is_quoted)
+        failed.is_told = told_s is not None
+        return failed
     return UpstreamFailed(message, is_quoted=is_quoted)
 
 

@@ -123,6 +123,10 @@ class Gate:
         """Places there are; None: as many as are wanted."""
         return None if self._limit == inf else int(self._limit)
 
+    def has_room(self, priority: Priority) -> bool:
+        """Whether a request of that class would be let in at once."""
+        return self._limit == inf or self._places.has_room(priority, self._limit)
+
     def resize(self, config: AdmissionConfig) -> None:
         """A new config. Those inside stay, also over the limit, and so do those who wait, until their time is over."""
         self._config = config
@@ -158,7 +162,7 @@ class Gate:
         Raises:
             TargetBusy: no place and no wait, the queue is full, it took too long, or others were served instead.
         """
-        if self._limit == inf or self._places.has_room(priority, self._limit):
+        if self.has_room(priority):
             return self._take(priority)
         now_s = self._clock.monotonic_s()
         wait_s = self._config.queue_timeout_s
@@ -247,5 +251,5 @@ class Gate:
             waiter.tell(self._busy(why))
 
     def _busy(self, why: str) -> TargetBusy:
-        told = f"{self.name} {why} ({self.in_flight} requests at once, {self.waiting} wait). Try again later."
+        told = f"{self.name} {why} (in flight: {self.in_flight}, waiting: {self.waiting}). Try again later."
         return TargetBusy(told, retry_after_s=self._pace.retry_after_s(self.waiting))

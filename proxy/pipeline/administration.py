@@ -60,10 +60,17 @@ class EngineList(Struct, frozen=True):
 
 
 class ReloadReport(Struct, frozen=True):
-    """What a new config has changed, a line for each key; and which of that holds from the next start on only."""
+    """What a new config has changed.
+
+    Attributes:
+        changed: a line for each key.
+        needs_restart: those of these lines that hold from the next start on only.
+        notes: what in the config does nothing, or perhaps not what was meant.
+    """
 
     changed: Sequence[str]
     needs_restart: Sequence[str]
+    notes: Sequence[str] = ()
 
 
 class Administration:

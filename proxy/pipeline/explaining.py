@@ -11,13 +11,25 @@ from proxy.pipeline.context import RequestContext
 from proxy.pipeline.landscape import Landscape
 from proxy.pipeline.preferences import Preferences
 from proxy.protocol.request import ModelRequest
-from proxy.protocol.routing import Reach, Task
+from proxy.protocol.routing import Priority, Reach, Task
 from proxy.routing.ask import Ask
 from proxy.routing.board import Standing
 from proxy.routing.candidate import Placed
 from proxy.routing.health import State
 from proxy.routing.planner import Plan, Refused
 from proxy.routing.quality import Quality
+
+_PLACED_BY: Mapping[Policy, str] = {
+    "ordered": "its place in the config",
+    "weighted": "drawn by its weight, anew for each request",
+    "least_latency": "of two drawn at random the one with the least expected time, then the others by theirs",
+    "least_cost": "by its price for this request",
+    "best_quality": "by the quality of its answers to such tasks",
+    "local_first": "engines of ours with room, hosts elsewhere, engines without",
+    "balanced": "by the weighted sum of its signals",
+}
+
+_SIDES: Mapping[Reach, str] = {"local_first": "engines of ours first", "online_first": "hosts elsewhere first"}
 
 
 class Planner(Protocol):
@@ -33,8 +45,9 @@ class CandidateReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         place: 1 is tried first; none where it is not tried.
         why: why it is there, or is not tried.
+        is_full: its places are taken now (`admission`): the request would be passed on, or wait; `queue` do so.
         score: what it was placed by, lower is better.
-        until_s: for how many seconds it is not tried, where that is known.
+        for_s: for how many seconds it is not tried, where that is known.
         signals: see `proxy.routing.candidate.Candidate`.
     """
 
@@ -42,8 +55,10 @@ class CandidateReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_local: bool
     place: int | None = None
     why: str
+    is_full: bool = False
+    queue: int = 0
     score: float | None = None
-    until_s: float | None = None
+    for_s: float | None = None
     signals: Mapping[str, float | bool | None] = {}
 
 
@@ -53,6 +68,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     model: str
     policy: Policy
     reach: Reach
+    priority: Priority
     task: Task
     prompt_tokens: int
     answer_tokens: int
@@ -69,7 +85,9 @@ class TargetReport(Struct, frozen=True, kw_only=True):
         out_for_s: seconds until it may be tried again.
         limited_for_s: seconds until one of its host's credentials may be used again.
         queue: who waits at its door; none where everybody is let in.
-        ttft_s: time to first token of late, of short prompts; 0 is not known.
+        health: ok; ejected: left out; trial: the next request tries it; ramping: it comes back by and by (`share`).
+        share: of the requests that it would get, how many it may; less than 1 while it comes back.
+        ttft_s: time to first token of late, of short prompts; failures count as long ones; 0 is not known.
     """
 
     target: str
@@ -112,11 +130,12 @@ class Explaining:
         self._preferences.choose(request, context)
         ask = ask_of(request, context)
         plan = await self._planner.consider(ask)
-        placed = [self._placed(place, each, plan) for place, each in enumerate(plan.placed, start=1)]
+        placed = [self._placed(place, each, plan, ask) for place, each in enumerate(plan.placed, start=1)]
         return Explanation(
             model=ask.model,
             policy=plan.settings.policy,
             reach=ask.reach,
+            priority=ask.priority,
             task=ask.task,
             prompt_tokens=ask.prompt_tokens,
             answer_tokens=ask.answer_tokens,
@@ -130,19 +149,23 @@ class Explaining:
         standings = [each for each in self._land.board.all() if each.target.upstream in self._land.upstreams]
         return TargetList(self._land.offline.is_offline, [self._report(standing) for standing in standings])
 
-    def _placed(self, place: int, placed: Placed, plan: Plan) -> CandidateReport:
+    def _placed(self, place: int, placed: Placed, plan: Plan, ask: Ask) -> CandidateReport:
         candidate = placed.candidate
         signals = {name: getattr(candidate, name) for name in candidate.__struct_fields__ if name != "target"}
+        gate = self._land.gates.get(candidate.target.upstream)
+        is_full = gate is not None and not gate.has_room(ask.priority)
         return CandidateReport(
             target=candidate.target.name,
             is_local=candidate.target.is_local,
             place=place,
-            why=self._why(placed, plan),
+            why=self._why(placed, plan, ask),
+            is_full=is_full,
+            queue=0 if gate is None else gate.waiting,
             score=placed.score,
             signals=signals,
         )
 
-    def _why(self, placed: Placed, plan: Plan) -> str:
+    def _why(self, placed: Placed, plan: Plan, ask: Ask) -> str:
         candidate = placed.candidate
         look = self._land.upstreams.look(candidate.target)
         if look is not None and not look.is_ready:
@@ -151,7 +174,8 @@ class Explaining:
             return "its first token would take longer than overflow_ttft_s"
         if placed.why:
             return placed.why
-        return f"policy {plan.settings.policy}"
+        side = f", {_SIDES[ask.reach]} (reach {ask.reach})" if ask.reach in _SIDES else ""
+        return f"{plan.settings.policy}: {_PLACED_BY[plan.settings.policy]}{side}"
 
     def _report(self, standing: Standing) -> TargetReport:
         target, latency = standing.target, standing.latency
@@ -176,5 +200,5 @@ class Explaining:
 
 def _refused(refused: Refused) -> CandidateReport:
     return CandidateReport(
-        target=refused.target.name, is_local=refused.target.is_local, why=refused.why, until_s=refused.until_s
+        target=refused.target.name, is_local=refused.target.is_local, why=refused.why, for_s=refused.for_s
     )

@@ -95,7 +95,8 @@ class Failover:
             return await walk.answer()
         except asyncio.CancelledError:
             if deadline.has_expired():
-                raise UpstreamTimeout(f"No target has answered within {limit_s:g} s.") from None
+                late = f"No target has answered within {limit_s:g} s, the model's deadline_s."
+                raise UpstreamTimeout(late, should_retry=False) from None
             raise
         finally:
             deadline.stop()
@@ -141,7 +142,11 @@ class Walk:
         self._purse = house.purse(context.model)
         self._purse.retries.deposit()
         self._itinerary = Itinerary(
-            plan.targets, retry=house.retry, withdraw=self._purse.retries.withdraw, dice=house.dice
+            plan.targets,
+            retry=house.retry,
+            withdraw=self._purse.retries.withdraw,
+            dice=house.dice,
+            favoured=plan.favoured if "local_first" in {plan.settings.policy, ask.reach} else 0,
         )
         self._failure: ProxyError | None = None
         self._goes_on = plan.settings.on_stream_failure == "continue" and may_continue(request)
@@ -236,12 +241,15 @@ class Walk:
         gate = self._house.land.gates.get(step.target.upstream)
         if gate is None:
             return None
+        until_s, overflow_s = self._until_s, self._plan.settings.overflow_ttft_s
+        if step.can_queue and overflow_s is not None:
+            until_s = min(until_s, self._context.started_s + overflow_s)
         return await gate.enter(
             caller=self._context.caller,
             priority=self._context.priority,
             tokens=self._ask.tokens,
-            can_wait=step.can_wait,
-            deadline_s=self._until_s,
+            can_wait=step.can_wait or step.can_queue,
+            deadline_s=until_s,
         )
 
     def _note(self, step: Step, tried: Tried, error: ProxyError, began_s: float) -> None:
@@ -262,7 +270,8 @@ class Walk:
         error = self._failure or InternalError("a model without targets")
         if isinstance(error, EngineUnavailable) and self._ask.reach == "local_only":
             return LocalModelUnavailable(error.message, retry_after_s=error.retry_after_s)
-        if self._itinerary.is_exhausted and error.retry_after_s is None:
+        is_told = error.is_told if isinstance(error, UpstreamError) else error.retry_after_s is not None
+        if self._itinerary.is_exhausted and not is_told:
             error.should_retry = False
         return error
 
@@ -298,7 +307,7 @@ class Walk:
 
     async def _hedged(self, step: Step) -> Answer:
         self._purse.hedges.deposit()
-        after_s = self._house.land.board.of(step.target).latency.p95_ttft_s()
+        after_s = self._house.land.board.of(step.target).latency.p95_wait_s(is_stream=self._ask.is_stream)
         if after_s is None:
             return await self._try(step)
         return await race(self._try(step), after_s, self._second)

@@ -36,28 +36,53 @@ class Series(Protocol):
         """In Prometheus' text format."""
 
 
+class Line(Protocol):
+    """The way to hosts elsewhere (see `proxy.routing.offline`)."""
+
+    @property
+    def is_offline(self) -> bool:
+        """Nothing leaves this house now."""
+
+    @property
+    def is_forced(self) -> bool:
+        """Nor ever, as the operator wants it so."""
+
+
 class Report(Struct, frozen=True):
-    """Whether requests can be served, and by what."""
+    """Whether requests can be served, and by what; `is_offline`: not by the upstreams."""
 
     is_ready: bool
     engines: Mapping[str, EngineStatus]
     upstreams: Sequence[str]
+    is_offline: bool
 
 
 class Readiness:
     """Reads the state of others; holds nothing of its own."""
 
-    def __init__(self, keys: AdminKeys, engines: Sequence[Engine], upstreams: Sequence[str], series: Series) -> None:
+    def __init__(
+        self,
+        keys: AdminKeys,
+        engines: Sequence[Engine],
+        upstreams: Sequence[str],
+        series: Series,
+        line: Line,
+    ) -> None:
         self._keys = keys
         self._engines = engines
         self._upstreams = upstreams
         self._series = series
+        self._line = line
 
     def report(self) -> Report:
-        """Ready means that at least one model can be served: an engine answers, or there is a host elsewhere."""
+        """Ready means that at least one model can be served: an engine answers, or there is a host elsewhere.
+
+        A line that is down at the moment does not count: it comes back by itself, and a replica is no better elsewhere.
+        """
         engines = {engine.name: engine.status for engine in self._engines}
-        is_ready = bool(self._upstreams) or any(status.state == "ready" for status in engines.values())
-        return Report(is_ready, engines, self._upstreams)
+        may_leave = bool(self._upstreams) and not self._line.is_forced
+        is_ready = may_leave or any(status.state == "ready" for status in engines.values())
+        return Report(is_ready, engines, self._upstreams, self._line.is_offline)
 
     def may_see_details(self, credentials: Credentials) -> bool:
         """On this machine, or with the admin key."""

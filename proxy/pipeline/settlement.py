@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from proxy.errors import ClientGone, InternalError, ProxyError, ShuttingDown
+from proxy.errors import GOING_DOWN, ClientGone, EngineUnavailable, InternalError, ProxyError, ShuttingDown, TargetBusy
 from proxy.pipeline.context import RequestContext, Tried
 from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics, Series
@@ -30,9 +30,12 @@ class Settlement:
     def failed_attempt(self, context: RequestContext, tried: Tried, error: ProxyError) -> None:
         """An attempt came to nothing; another may follow."""
         self.metrics.upstream_errors.labels(tried.upstream, type(error).__name__).inc()
-        self.log.warning(
-            "upstream failed",
+        was_sent = not isinstance(error, EngineUnavailable | TargetBusy)
+        tell, event = (self.log.warning, "upstream failed") if was_sent else (self.log.info, "target not free")
+        tell(
+            event,
             request_id=context.id,
+            status=error.status,
             upstream=tried.upstream,
             upstream_request_id=tried.upstream_id,
             model=context.model,
@@ -119,7 +122,7 @@ def _failure(error: BaseException, context: RequestContext) -> ProxyError:
         return error
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         if context.is_aborted:
-            return ShuttingDown("The grace time was over.")
+            return ShuttingDown(GOING_DOWN)
         return ClientGone("The caller left.")
     return InternalError(f"{type(error).__name__}: {error}")
 

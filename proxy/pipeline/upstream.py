@@ -99,6 +99,9 @@ class Gate(Protocol):
     def waiting(self) -> int:
         """How many wait."""
 
+    def has_room(self, priority: Priority) -> bool:
+        """Whether a request of that class would be let in at once."""
+
     async def enter(self, *, caller: str, priority: Priority, tokens: int, can_wait: bool, deadline_s: float) -> Place:
         """A place, at once or after a queue; raises `TargetBusy`."""
 

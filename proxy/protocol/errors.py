@@ -8,9 +8,10 @@ import math
 
 import msgspec
 
-from proxy.errors import EngineUnavailable, InternalError, ProxyError
+from proxy.errors import EngineUnavailable, InternalError, ProxyError, ShuttingDown
 
 _MAX_RETRY_AFTER_S = 120
+_SHOWN = (EngineUnavailable, ShuttingDown)  # internal ones whose messages are written for callers
 _encode = msgspec.json.Encoder().encode
 
 
@@ -32,11 +33,11 @@ class ErrorBody(msgspec.Struct, frozen=True):
 def to_json(error: ProxyError, request_id: str) -> bytes:
     """The body for `error`.
 
-    The message of an internal error never leaves the house: the caller gets the request id to quote instead.
-    `EngineUnavailable` is the exception, as its message is written for the caller.
+    The message of an internal error never leaves the house, but for a few that are written for the caller: the caller
+    gets the request id to quote instead.
     """
     message = error.message
-    if isinstance(error, InternalError) and not isinstance(error, EngineUnavailable):
+    if isinstance(error, InternalError) and not isinstance(error, _SHOWN):
         message = f"The server had an error while processing your request. Quote request id {request_id} for help."
     return _encode(ErrorBody(ErrorDetail(message, error.type, error.param, error.code)))
 

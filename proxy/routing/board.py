@@ -169,6 +169,8 @@ class Flight:
         latency = self._standing.latency
         prompt_tokens = self._ask.prompt_tokens if usage is None else usage.prompt_tokens
         answer_tokens = 0 if usage is None else usage.completion_tokens
+        is_stream = self._ask.is_stream
+        latency.waited((first_s or now_s if is_stream else now_s) - sent_s, is_stream=is_stream)
         if first_s:
             latency.began(prompt_tokens, first_s - sent_s)
             latency.ended(answer_tokens, now_s - first_s)

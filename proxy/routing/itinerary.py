@@ -1,8 +1,10 @@
 """`Itinerary`: which target to try next, by what has become of those before. Decides; waits for nothing.
 
 Every target comes once, in the order of the plan, before any comes twice. One that could not take the request (its
-engine loads, its queue is full) has not been tried: it is waited for only when nobody else is left. What failed may be
-repeated after a random pause, unless it took long to fail, asks for a longer pause than we make, or would fail again.
+engine loads, its places are taken) has not been tried: it is waited for only when nobody else is left. But where the
+first targets are favoured (engines of ours, `local_first`), and one of them is merely full, the request waits in its
+queue before it goes to those that are not. What failed may be repeated after a random pause, unless it took long to
+fail, asks for a longer pause than we make, or would fail again.
 
 Going on to another target costs nothing where the first one has no part in the work (it was not there, or said that it
 is over its limit); every other try takes from the model's budget, so that an outage is not multiplied.
@@ -34,10 +36,16 @@ _FINAL = (UpstreamLacksModel, UpstreamRefusedUs)
 
 
 class Step(Struct, frozen=True):
-    """What to do next: wait `pause_s`, then try `target`, which may be waited for if it is the last resort."""
+    """What to do next: wait `pause_s`, then try `target`.
+
+    Attributes:
+        can_wait: it is the last resort, and may be waited for: in its queue, or until its engine has started.
+        can_queue: it may be waited for in its queue, for as long as others are not to be preferred.
+    """
 
     target: Target
     can_wait: bool = False
+    can_queue: bool = False
     pause_s: float = 0.0
 
 
@@ -47,6 +55,7 @@ class _Stop(Struct):
     target: Target
     tries: int = 0
     is_busy: bool = False
+    is_full: bool = False
     may_repeat: bool = False
     free_s: float = 0.0
 
@@ -57,6 +66,7 @@ class Itinerary:
     Args:
         targets: in order of preference, at least one.
         withdraw: takes one try from the model's budget; False where it is empty.
+        favoured: so many of the first targets are queued for before the others are tried.
 
     Attributes:
         tries: how often a target was really tried.
@@ -64,7 +74,13 @@ class Itinerary:
     """
 
     def __init__(
-        self, targets: Sequence[Target], *, retry: RetryConfig, withdraw: Callable[[], bool], dice: Random
+        self,
+        targets: Sequence[Target],
+        *,
+        retry: RetryConfig,
+        withdraw: Callable[[], bool],
+        dice: Random,
+        favoured: int = 0,
     ) -> None:
         self.tries = 0
         self.is_exhausted = False
@@ -72,6 +88,7 @@ class Itinerary:
         self._retry = retry
         self._withdraw = withdraw
         self._dice = dice
+        self._favoured = favoured
         self._next = 0
         self._repeats = 0
         self._is_free = True
@@ -79,7 +96,7 @@ class Itinerary:
     def step(self, now_s: float) -> Step | None:
         """The next thing to do; None where nothing is left."""
         if self._next < len(self._stops):
-            return self._visit()
+            return (self._queue() if self._next == self._favoured else None) or self._visit()
         return self._repeat(now_s) or self._wait()
 
     def failed(
@@ -92,6 +109,7 @@ class Itinerary:
         stop = next(stop for stop in self._stops if stop.target is step.target)
         self._is_free = isinstance(error, _FREE)
         stop.is_busy = isinstance(error, _NOT_TRIED) and not step.can_wait
+        stop.is_full = isinstance(error, TargetBusy)
         if isinstance(error, _NOT_TRIED):
             stop.may_repeat = False
             return
@@ -105,6 +123,12 @@ class Itinerary:
         stop.may_repeat = is_soon and not isinstance(error, _FINAL)
         pause_s = delay_s(stop.tries - 1, self._retry.backoff_s, self._retry.max_backoff_s, self._dice)
         stop.free_s = now_s + max(asked_s, pause_s)
+
+    def _queue(self) -> Step | None:
+        """The first of the favoured ones that is merely full; once."""
+        full = next((stop for stop in self._stops[: self._favoured] if stop.is_full), None)
+        self._favoured = 0
+        return None if full is None else Step(full.target, can_queue=True)
 
     def _visit(self) -> Step | None:
         if not (self._is_free or self._withdraw()):

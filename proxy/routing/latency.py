@@ -34,12 +34,12 @@ _FEW_SAMPLES = 20
 
 
 class Latency:
-    """What one target's answers were like; owner of its samples. Everything is O(1) but `p95_ttft_s`.
+    """What one target's answers were like; owner of its samples. Everything is O(1) but `p95_wait_s`.
 
     Tell it only of answers that came from the target, whole: not of cached ones, nor of those a caller left.
     """
 
-    __slots__ = ("_clock", "_failures", "_first", "_penalty_s", "_samples", "_tokens", "_usual_tokens")
+    __slots__ = ("_clock", "_failures", "_first", "_penalty_s", "_tokens", "_usual_tokens", "_waits")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -47,13 +47,12 @@ class Latency:
         self._tokens = _Peak()
         self._failures = _Fading(_FAILURE_TAU_S)
         self._penalty_s = _Fading(_PEAK_TAU_S)
-        self._samples: deque[float] = deque(maxlen=_SAMPLES)
+        self._waits: dict[bool, deque[float]] = {is_stream: deque(maxlen=_SAMPLES) for is_stream in (True, False)}
         self._usual_tokens = 0.0
 
     def began(self, prompt_tokens: int, ttft_s: float) -> None:
         """The first token came, so long after the request was sent."""
         self._first[bisect_left(_BUCKETS, prompt_tokens)].add(ttft_s, self._clock.monotonic_s())
-        self._samples.append(ttft_s)
 
     def ended(self, answer_tokens: int, after_first_s: float) -> None:
         """An answer whose first token was told by `began` is whole."""
@@ -79,6 +78,10 @@ class Latency:
             self._tokens.add(took_s * (1.0 - part) / further, now_s)
         self._succeeded(answer_tokens, now_s)
         return took_s * part
+
+    def waited(self, wait_s: float, *, is_stream: bool) -> None:
+        """Until the caller had something: the first token of a stream, the whole of another answer."""
+        self._waits[is_stream].append(wait_s)
 
     def failed(self, took_s: float) -> None:
         """No answer, or not all of one, for a reason that is the target's; it took so long to find out."""
@@ -112,11 +115,12 @@ class Latency:
         """Of an answer; 0 where nothing is known."""
         return self._usual_tokens
 
-    def p95_ttft_s(self) -> float | None:
-        """What 95 of 100 first tokens of late came within; None before there were 20. Sorts: ask seldom."""
-        if len(self._samples) < _FEW_SAMPLES:
+    def p95_wait_s(self, *, is_stream: bool) -> float | None:
+        """What 95 of 100 waits of late (see `waited`) were within; None before there were 20. Sorts: ask seldom."""
+        waits = self._waits[is_stream]
+        if len(waits) < _FEW_SAMPLES:
             return None
-        return sorted(self._samples)[len(self._samples) * 95 // 100]
+        return sorted(waits)[len(waits) * 95 // 100]
 
     def _first_s(self, prompt_tokens: int, now_s: float) -> float:
         penalty_s = self._penalty_s.read(now_s)

@@ -88,12 +88,19 @@ class Land(Protocol):
 
 
 class Refused(Struct, frozen=True):
-    """A target that may not take the request; `until_s` is how many seconds that lasts, where it is known."""
+    """A target that may not take the request.
+
+    Attributes:
+        for_s: how many seconds that lasts, where it is known.
+        is_limited: its host wants no more of us for so long.
+        is_final: no such request will ever do better.
+    """
 
     target: Target
     why: str
-    until_s: float | None = None
+    for_s: float | None = None
     is_limited: bool = False
+    is_final: bool = False
 
 
 class Plan(Struct, frozen=True):
@@ -115,6 +122,14 @@ class Plan(Struct, frozen=True):
     def targets(self) -> Sequence[Target]:
         """Those to be tried."""
         return [placed.candidate.target for placed in self.placed]
+
+    @property
+    def favoured(self) -> int:
+        """How many engines of ours with room stand in front, as `local_first` wants them."""
+        for number, placed in enumerate(self.placed):
+            if placed.candidate.is_pressed or not placed.candidate.target.is_local:
+                return number
+        return 0  # there is nobody behind them
 
 
 class Planner:
@@ -189,17 +204,23 @@ class Planner:
         """Whether the target may not have the request, however well it does; why is noted."""
         if not target.is_local:
             if ask.reach == "local_only":
-                refused.append(Refused(target, "the request may not leave this house (reach local_only)"))
+                refused.append(
+                    Refused(target, "the request may not leave this house (reach local_only)", is_final=True)
+                )
                 return True
             if self._offline.is_offline:
-                refused.append(Refused(target, "Tidegate is offline"))
+                refused.append(Refused(target, "Tidegate is offline", is_final=self._offline.is_forced))
                 return True
             if (wait_s := self._surroundings.free_in_s(target)) > 0:
                 refused.append(Refused(target, "its rate limit is used up", wait_s, is_limited=True))
                 return True
         ceiling = settings.max_price_usd
         if ceiling is not None and (price := price_usd(target, ask)) is not None and price > ceiling:
-            refused.append(Refused(target, f"it would cost about {price:.6f} USD, more than max_price_usd"))
+            refused.append(
+                Refused(
+                    target, f"it would cost about {price:.6f} USD, more than the model's max_price_usd", is_final=True
+                )
+            )
             return True
         return False
 
@@ -279,13 +300,23 @@ def price_usd(target: Target, ask: Ask) -> float | None:
 
 
 def _nobody(ask: Ask, refused: Sequence[Refused], *, is_offline: bool) -> ProxyError:
-    """The error for a request that no target may take."""
-    if ask.reach == "local_only":
-        return LocalModelUnavailable(f"The model '{ask.model[:256]}' is not on an engine here, and may not leave.")
-    if is_offline:
-        message = f"Tidegate is offline, and the model '{ask.model[:256]}' is not on an engine here."
-        return LocalModelUnavailable(message, retry_after_s=_OFFLINE_S)
-    limited = [each.until_s for each in refused if each.is_limited and each.until_s is not None]
+    """The error for a request that no target may take; whether another try may help is in it."""
+    model, told = ask.model[:256], "; ".join(dict.fromkeys(each.why for each in refused))
+    waits_s = [each.for_s for each in refused if each.for_s is not None]
+    is_hopeless = all(each.is_final for each in refused)
+    should_retry = False if is_hopeless else None
+    if ask.reach == "local_only" or is_offline:
+        line = "may not leave" if ask.reach == "local_only" else "cannot leave, as Tidegate is offline"
+        if any(each.target.is_local for each in refused):
+            message = f"No engine here may take a request for the model '{model}', which {line}: {told}."
+        else:
+            message = f"The model '{model}' is not on an engine here, and the request {line}."
+        wait_s = None if is_hopeless else min(waits_s, default=_OFFLINE_S)
+        return LocalModelUnavailable(message, retry_after_s=wait_s, should_retry=should_retry)
+    limited = [each.for_s for each in refused if each.is_limited and each.for_s is not None]
     if limited:
-        return UpstreamRateLimited("The rate limit of every target is used up.", retry_after_s=min(limited))
-    return NoTarget(f"No target may take this request now: {refused[0].why}." if refused else "There is no target.")
+        limit = "The rate limit of every target is used up." if len(limited) == len(refused) else f"No target: {told}."
+        return UpstreamRateLimited(limit, retry_after_s=min(limited), is_told=True)
+    if is_hopeless:
+        return NoTarget(f"No target may take such a request: {told}.", should_retry=False)
+    return NoTarget(f"No target may take this request now: {told}.", retry_after_s=min(waits_s, default=_OFFLINE_S))

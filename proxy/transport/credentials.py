@@ -240,7 +240,9 @@ class Credentials:
             return _take_turns(usable)
         unlimited = [credential for credential in self._all if credential.limited_until_s() <= now_s]
         if not unlimited:
-            raise UpstreamRateLimited("The upstream's limits for us are used up.", retry_after_s=self.free_in_s())
+            raise UpstreamRateLimited(
+                "The upstream's limits for us are used up.", retry_after_s=self.free_in_s(), is_told=True
+            )
         return min(unlimited, key=lambda credential: credential.refused_until_s(model))
 
     def _usable(self, model: str, now_s: float) -> list[Credential]:

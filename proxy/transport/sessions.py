@@ -6,6 +6,7 @@ the environment, no compression (a compressed stream arrives late).
 
 import asyncio
 import errno
+from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +21,17 @@ from proxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
 # A Unix socket whose queue is full: its server lives, and is slow to accept. asyncio takes the first of these for a
 # connection in progress, and meets the second when it sends.
 _NO_ROOM = (errno.EAGAIN, errno.ENOTCONN)
+_REASONS: Sequence[tuple[type[Exception], str]] = (  # the first that fits
+    (aiohttp.ClientConnectorDNSError, "its name is not known"),
+    (aiohttp.ClientConnectorCertificateError, "its certificate is not valid"),
+    (aiohttp.ClientSSLError, "no TLS connection came about"),
+    (aiohttp.ClientConnectorError, "no connection came about"),
+    (aiohttp.ClientPayloadError, "the answer was cut short"),
+    (aiohttp.ServerDisconnectedError, "it hung up"),
+    (aiohttp.ClientResponseError, "what it said is not HTTP"),
+    (aiohttp.ClientOSError, "the connection was reset"),
+    (OSError, "the connection was reset"),
+)
 has_connected = ContextVar("has_connected", default=False)  # whether this task's request opened a connection
 
 
@@ -84,8 +96,8 @@ def translate(error: aiohttp.ClientError | OSError) -> ProxyError:
 
 
 def reason(error: Exception) -> str:
-    """The kind of failure; the text of aiohttp's errors names hosts and sockets, which are not the caller's to know."""
-    return type(error).__name__
+    """The kind of failure in our words: those of aiohttp name hosts and sockets, which are not the caller's to know."""
+    return next((words for kind, words in _REASONS if isinstance(error, kind)), "it failed")
 
 
 def _note_connections(connector: aiohttp.BaseConnector, connect_s: float) -> None:

@@ -12,6 +12,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, answers
 from tests.fakes.wire import chunk, completion
 
+WAITS_LONG = {"queue_timeout_s": 60}
 CALLERS = {"alice": "default", "bob": "default", "urgent": "interactive", "night": "batch"}
 
 
@@ -67,6 +68,7 @@ class Stage:
     """Tidegate, a client, and the gates inside, which tell how far it has come."""
 
     def __init__(self, app, client):
+        self._app = app
         self.gates = app._gates
         self.client = client
 
@@ -98,6 +100,9 @@ class Stage:
         with pytest.raises(openai.APIStatusError) as caught:
             await self.ask(text, caller, **fields)
         return caught.value
+
+    def engine_is_ready(self, name):
+        return self._app.engines.by_name[name].engine.status.state == "ready"
 
     def numbers(self, gate="first"):
         return self.gates[gate].in_flight, self.gates[gate].waiting
@@ -235,6 +240,61 @@ async def test_where_all_are_full_one_waits_for_the_one_that_is_preferred(upstre
         upstream.calls[1].go.set()
         other.calls[0].go.set()
         assert await asyncio.gather(first, second, third) == ["first", "second", "third"]
+
+
+async def well_and_holds(call: Call) -> None:
+    """An engine that says it is well, and answers when it is told to."""
+    await (answers(b"") if call.method == "GET" else holds)(call)
+
+
+@asynccontextmanager
+async def house_with_engine(engine, other, **model):
+    """`m` is at an engine with one place and one who may wait, then at the second host."""
+    engine.play(well_and_holds)
+    near = {"kind": "external", "base_url": engine.url, "admission": {"concurrency": 1, "queue": 1} | WAITS_LONG}
+    targets = [{"engine": "near", "model": "a"}, {"upstream": "second", "model": "b"}]
+    text = {
+        "engines": {"near": near},
+        "upstreams": {"second": {"base_url": other.url}},
+        "models": {"m": {"policy": "local_first", "targets": targets} | model},
+    }
+    async with house(json.dumps(text)) as stage:
+        await until(lambda: stage.engine_is_ready("near"))
+        yield stage
+
+
+def asked(engine):
+    """What callers have sent there."""
+    return [call for call in engine.calls if call.method == "POST"]
+
+
+async def test_local_first_waits_in_the_engines_queue_while_that_has_room(upstream, other):
+    """Full is not yet a reason to leave the house; a full queue is."""
+    async with house_with_engine(upstream, other) as stage:
+        first = asyncio.create_task(stage.say("first", model="m"))
+        await until(lambda: asked(upstream))
+        second = await stage.queues("second", model="m", gate="near")
+        third = asyncio.create_task(stage.say("third", model="m"))
+        (await other.next_call()).go.set()
+        assert await third == "third"
+        assert stage.numbers("near") == (1, 1)
+        asked(upstream)[0].go.set()
+        await until(lambda: len(asked(upstream)) == 2)
+        asked(upstream)[1].go.set()
+        assert await asyncio.gather(first, second) == ["first", "second"]
+    assert len(other.calls) == 1
+
+
+async def test_it_waits_there_no_longer_than_overflow_ttft_s(upstream, other):
+    async with house_with_engine(upstream, other, overflow_ttft_s=0.05) as stage:
+        first = asyncio.create_task(stage.say("first", model="m"))
+        await until(lambda: asked(upstream))
+        second = await stage.queues("second", model="m", gate="near")
+        (await other.next_call()).go.set()
+        assert await second == "second"
+        asked(upstream)[0].go.set()
+        assert await first == "first"
+    assert len(asked(upstream)) == 1
 
 
 # --- not now ------------------------------------------------------------------------------------------------------

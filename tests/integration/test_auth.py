@@ -105,7 +105,8 @@ async def test_without_an_admin_key_admin_paths_are_for_this_machine_alone(upstr
     async with proxy.serving(f'upstreams: {{host: {{base_url: "{upstream.url}"}}}}') as url:
         async with session.get(f"{url}/admin/status") as response:
             assert response.status == 200
-            assert await response.json() == {"status": "ready", "engines": {}, "upstreams": ["host"]}
+            told = {"status": "ready", "engines": {}, "upstreams": ["host"], "is_offline": False}
+            assert await response.json() == told
         async with session.get(f"{url}/admin/status", headers=FAR) as response:
             assert response.status == 403
         async with session.post(f"{url}/admin/status") as response:

@@ -1,11 +1,13 @@
 """What the administrator is told of a request's way, and of every target; and what callers are."""
 
+import asyncio
+
 import aiohttp
 import openai
 import pytest
 
 from tests.fakes import proxy
-from tests.fakes.upstream import ScenarioUpstream, answers
+from tests.fakes.upstream import ScenarioUpstream, answers, hangs
 from tests.fakes.wire import completion
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -56,11 +58,34 @@ async def test_every_candidate_is_told_with_its_place_and_why(url, upstream, oth
     found = {each["target"]: each for each in told["candidates"]}
     assert list(found) == ["ours/there", "cheap/there", "dear/there"]
     assert (found["ours/there"]["place"], found["ours/there"]["why"]) == (1, "its engine is starting")
-    assert (found["cheap/there"]["place"], found["cheap/there"]["why"]) == (2, "policy least_cost")
+    assert (found["cheap/there"]["place"], found["cheap/there"]["why"]) == (
+        2,
+        "least_cost: by its price for this request",
+    )
     assert 0 < found["cheap/there"]["score"] < 0.001
     assert "place" not in found["dear/there"]
-    assert "more than max_price_usd" in found["dear/there"]["why"]
+    assert "more than the model's max_price_usd" in found["dear/there"]["why"]
     assert (upstream.calls, other.calls) == ([], [])
+
+
+async def test_who_has_no_place_free_is_told_so(upstream, other):
+    upstream.play(hangs)
+    places = "{concurrency: 1, queue: 5}"
+    text = f"""
+upstreams:
+  far: {{base_url: "{upstream.url}", admission: {places}}}
+  open: {{base_url: "{other.url}"}}
+models: {{m: {{targets: [{{upstream: far, model: a}}, {{upstream: open, model: b}}]}}}}
+"""
+    async with proxy.serving(text) as address, aiohttp.ClientSession() as session:
+        _, told = await explain(address)
+        assert [(each["is_full"], each["queue"]) for each in told["candidates"] if "is_full" in each] == []
+        asking = asyncio.create_task(session.post(f"{address}/v1/chat/completions", json=ASK))
+        call = await upstream.next_call()
+        _, told = await explain(address)
+        assert [each.get("is_full", False) for each in told["candidates"]] == [True, False]
+        asking.cancel()
+        await call.gone.wait()
 
 
 async def test_a_reach_is_explained_too(url):

@@ -107,7 +107,9 @@ async def test_a_second_signal_does_not_wait(file, upstream, session):
             running.process.send_signal(signal.SIGINT)
             await running.line("stopping")
             running.process.send_signal(signal.SIGINT)
-            assert b'"code":"shutting_down"' in await response.content.read()
+            told = await response.content.read()
+        assert b'"code":"shutting_down"' in told
+        assert b"The server is going down" in told
         assert await running.process.wait() == 0
 
 

@@ -99,6 +99,16 @@ async def test_who_has_tried_everything_tells_the_sdk_not_to(upstream, other):
     assert refusal.status_code == 502
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_pause_that_we_made_up_is_no_reason_to_try_again(upstream, other, status):
+    """After all our tries; one that a host has told is the SDK's to keep."""
+    upstream.play(answers(b"{}", status=status))
+    other.play(answers(b"{}", status=status))
+    async with house(config(upstream, other)) as stage:
+        refusal = await stage.refusal()
+    assert (refusal.status_code, refusal.response.headers["x-should-retry"]) == (status, "false")
+
+
 async def test_a_pause_that_the_host_asks_for_is_made_if_it_is_short(upstream, other):
     upstream.play(answers(b"{}", status=429, head=b"retry-after: 1\r\n"), FIRST)
     text = config(upstream, other, routing={"retry": {"repeats": 1}})
@@ -157,6 +167,7 @@ async def test_all_tries_together_have_their_deadline(upstream, other):
     async with house(config(upstream, other, deadline_s=0.1)) as stage:
         refusal = await stage.refusal()
     assert (refusal.status_code, refusal.code) == (504, "upstream_timeout")
+    assert refusal.response.headers["x-should-retry"] == "false"
 
 
 # --- health -------------------------------------------------------------------------------------------------------
@@ -247,6 +258,15 @@ async def test_a_target_whose_only_key_is_refused_is_left_out(upstream, other, m
         assert await stage.say() == "first"
 
 
+async def test_a_house_that_nothing_leaves_is_not_ready_without_an_engine(upstream, other):
+    async with (
+        proxy.serving(config(upstream, other, routing={"offline": True})) as url,
+        aiohttp.ClientSession() as session,
+        session.get(f"{url}/readyz") as told,
+    ):
+        assert (told.status, (await told.json())["is_offline"]) == (503, True)
+
+
 async def test_offline_nobody_is_asked_for_lists_either(upstream, other):
     async with house(config(upstream, other, routing={"offline": True})) as stage:
         assert [model.id for model in (await stage.client.models.list()).data] == ["m", "one"]
@@ -280,6 +300,16 @@ async def test_a_second_try_beside_a_slow_first_one_wins_and_the_loser_is_cancel
         assert len(other.calls) == 1
         asking.cancel()
         await call.gone.wait()
+
+
+async def test_an_answer_that_is_not_streamed_is_hedged_too(upstream, other):
+    upstream.play(FIRST)
+    async with house(config(upstream, other, hedge=True)) as stage:
+        for _ in range(25):
+            assert await stage.say() == "first"
+        upstream.play(hangs)
+        assert await stage.say() == "second"
+        await upstream.calls[-1].gone.wait()
 
 
 async def test_weights_are_shares(upstream, other):

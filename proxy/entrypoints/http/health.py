@@ -39,4 +39,6 @@ def status_of(door: Door, *, has_details: bool) -> dict[str, object]:
     report = door.readiness.report()
     is_ready = report.is_ready and not door.running.is_draining
     told: dict[str, object] = {"status": "ready" if is_ready else "not ready"}
-    return told | {"engines": report.engines, "upstreams": report.upstreams} if has_details else told
+    if has_details:
+        told |= {"engines": report.engines, "upstreams": report.upstreams, "is_offline": report.is_offline}
+    return told

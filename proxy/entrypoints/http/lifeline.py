@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from proxy.entrypoints.http.exchange import Exchange
-from proxy.errors import ShuttingDown
+from proxy.errors import GOING_DOWN, ShuttingDown
 
 # A caller who leaves sooner is noticed then: most unary answers never pay for the watching task.
 _WATCH_AFTER_S = 0.02
@@ -131,7 +131,7 @@ class Lifeline:
             return False
         if self._exchange.context.is_client_gone:
             return True
-        raise ShuttingDown("The server is going down.") from None
+        raise ShuttingDown(GOING_DOWN) from None
 
     def watch(self, on_slow: Callable[[], None] | None = None) -> None:
         """The body has been read: from now on the only thing the caller can do is leave.

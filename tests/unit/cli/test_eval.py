@@ -42,17 +42,17 @@ def path(tmp_path):
     ],
 )
 def test_each_target_is_asked_once(config, models, targets):
-    assert targets_of(config, models) == targets
+    assert targets_of(config, models, "c.yaml") == targets
 
 
 def test_a_misspelt_model_is_refused_with_the_cure(config):
-    with pytest.raises(Refused, match=r"no model is called alon; did you mean alone\?"):
-        targets_of(config, ["alon"])
+    with pytest.raises(Refused, match=r"no model is called alon in c.yaml; did you mean alone\?"):
+        targets_of(config, ["alon"], "c.yaml")
 
 
 def test_a_config_without_models_is_refused_with_the_cure():
     with pytest.raises(Refused, match="say --model upstream/name"):
-        targets_of(load.parse("{}", "c.yaml"), [])
+        targets_of(load.parse("{}", "c.yaml"), [], "c.yaml")
 
 
 def test_a_table_shows_right_of_asked_and_what_got_no_answer():
@@ -60,12 +60,16 @@ def test_a_table_shows_right_of_asked_and_what_got_no_answer():
     for is_right in (True, False, True):
         good.note("chat", is_right=is_right)
     good.note("json", is_right=False)
+    wrong = Outcome("third/m")
+    wrong.note("chat", is_right=False)
     bad.fail("it is\nbusy")
-    assert list(table([good, bad])) == [
-        "TARGET  TASK  RIGHT  ASKED",
-        "host/m  chat  2      3",
-        "host/m  json  0      1",
+    assert list(table([good, bad, wrong])) == [
+        "TARGET   TASK  RIGHT  ASKED",
+        "host/m   chat  2      3",
+        "host/m   json  0      1",
+        "third/m  chat  0      1",
         "other/m: 1 without an answer, the first: it is busy",
+        "third/m: nothing was right; does it answer as the model that was meant?",
     ]
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.diff import differences, needs_restart
+from proxy.config.diff import differences, reloaded
 from proxy.config.load import parse
 from proxy.config.root import Config
 
@@ -54,7 +54,24 @@ def test_what_a_running_server_cannot_follow_is_told_apart():
         "server.body_timeout_s: 60.0 -> 5.0",
         'telemetry.log_level: "info" -> "error"',
     ]
-    assert list(needs_restart(found)) == [found[0], found[2]]
+    new = parse(BASE + "server: {port: 9, body_timeout_s: 5}\ntelemetry: {log_level: error}\n", "new")
+    base = parse(BASE, "base")
+    assert reloaded(base, base, new) == ([found[1], found[0], found[2]], [found[0], found[2]])
+
+
+def test_what_it_cannot_follow_is_told_until_it_is_what_runs():
+    """Compared with the start: of the file of before nothing of that ever held."""
+    start, other = parse(BASE, "start"), parse(BASE + "server: {port: 9}", "other")
+    pending = ["server.port: 8000 -> 9"]
+    assert reloaded(start, start, other) == (pending, pending)
+    assert reloaded(start, other, other) == (pending, pending)
+    assert reloaded(start, other, start) == ([], [])
+
+
+def test_of_a_models_targets_each_is_told_apart():
+    two = BASE.replace("model: a}]", "model: a, weight: 2}, {upstream: far, model: b}]")
+    assert lines(BASE, two) == ["models.m.targets[0].weight: 1.0 -> 2.0", "models.m.targets[1]: added"]
+    assert lines(two, BASE) == ["models.m.targets[0].weight: 2.0 -> 1.0", "models.m.targets[1]: removed"]
 
 
 NAMES = st.sampled_from(["a", "b", "c"])

@@ -36,5 +36,5 @@ def test_what_is_no_eval_file_is_refused_in_one_line(tmp_path, body):
 
 
 def test_a_missing_file_is_said_to_be(tmp_path):
-    with pytest.raises(ConfigError, match=r"routing\.evals: .*gone: No such file"):
+    with pytest.raises(ConfigError, match=r"routing\.evals: .*gone cannot be read: No such file"):
         read_evals(tmp_path / "gone", "c.yaml: routing.evals")

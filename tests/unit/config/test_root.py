@@ -54,6 +54,32 @@ def refusal(text: str) -> str:
             "f: models.m.targets[1].engine: no engine is called big; known here: tiny",
         ),
         (
+            f"upstreams: {{a: {HOST}}}\nmodels: {{m: {{reach: local_only, targets: [{{upstream: a, model: x}}]}}}}",
+            (
+                "f: models.m.reach: local_only, but no target is an engine, so that nothing could ever take a request; "
+                "add one"
+            ),
+        ),
+        (
+            "engines: {a: {kind: vllm, model: x}}\nmodels: {m: {policy: weighted, targets: [{engine: a, weight: 0}]}}",
+            "f: models.m.targets: every weight is 0; give one of them some",
+        ),
+        (
+            (
+                "engines: {a: {kind: llamacpp, model: x}}\nmodels: {m: {policy: balanced, targets: [{engine: a}], "
+                "balance: {latency: 0, cost: 0, quality: 0, failures: 0}}}"
+            ),
+            "f: models.m.balance: every weight is 0, so that nothing would count; give one of them some",
+        ),
+        (
+            "routing: {retry: {backoff_s: 9}}",
+            "f: routing.retry.backoff_s: 9 is over max_backoff_s (8); lower it",
+        ),
+        (
+            "routing: {health: {max_ejection_s: 1}}",
+            "f: routing.health.ejection_s: 5 is over max_ejection_s (1); lower it",
+        ),
+        (
             "engines: {r1: {kind: vllm, model: x, sleep_level: 2, adapters: {sql: y}}}",
             (
                 "f: engines.r1.sleep_level: 2 would drop the adapters' weights, which vLLM does not read again; set 1, "

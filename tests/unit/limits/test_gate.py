@@ -68,7 +68,7 @@ async def test_who_finds_no_place_waits_for_one():
 async def test_who_cannot_wait_is_told_so_and_may_go_elsewhere():
     house = House(concurrency=1)
     await house.gate.enter()
-    with pytest.raises(TargetBusy, match=r"gpu/tiny has no place free \(1 requests at once, 0 wait\)") as caught:
+    with pytest.raises(TargetBusy, match=r"gpu/tiny has no place free \(in flight: 1, waiting: 0\)") as caught:
         await house.gate.enter(can_wait=False)
     error = caught.value
     assert (error.status, error.type, error.code) == (429, "rate_limit_error", "target_busy")

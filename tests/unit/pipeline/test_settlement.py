@@ -270,7 +270,7 @@ def test_a_failed_attempt_is_a_warning(books):
     [(level, event, fields)] = books.log.lines
     assert (level, event) == ("warning", "upstream failed")
     assert (fields["upstream"], fields["error"], fields["reason"]) == ("far", "upstream_unreachable", "No route.")
-    assert fields["may_try_another"] is True
+    assert (fields["may_try_another"], fields["status"]) == (True, 502)
     assert (
         sum(
             sample.value
@@ -280,6 +280,12 @@ def test_a_failed_attempt_is_a_warning(books):
         )
         == 1
     )
+
+
+@pytest.mark.parametrize("error", [errors.TargetBusy("Full."), errors.EngineUnavailable("Loading.")])
+def test_a_target_that_was_not_free_has_not_failed(books, error):
+    books.settlement.failed_attempt(books.context, books.context.tried, error)
+    assert [line[:2] for line in books.log.lines] == [("info", "target not free")]
 
 
 def test_a_hosts_own_words_are_not_labels(books):

@@ -56,13 +56,18 @@ def test_fields_stand_in_openais_order():
     assert body == b'{"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}}'
 
 
-@pytest.mark.parametrize("kind", [errors.InternalError, errors.ShuttingDown, errors.ConfigError])
+@pytest.mark.parametrize("kind", [errors.InternalError, errors.ConfigError])
 def test_the_message_of_an_internal_error_stays_in_the_house(kind):
     """The caller gets the request id to quote."""
     error = json.loads(to_json(kind("the secret reason"), "req-1"))["error"]
     assert "secret" not in error["message"]
     assert "req-1" in error["message"]
     assert error["type"] == "server_error"
+
+
+@pytest.mark.parametrize("kind", [errors.EngineUnavailable, errors.NoTarget, errors.ShuttingDown])
+def test_some_of_them_are_written_for_callers(kind):
+    assert json.loads(to_json(kind("It is loading."), "req-1"))["error"]["message"] == "It is loading."
 
 
 @pytest.mark.parametrize(

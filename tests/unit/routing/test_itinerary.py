@@ -36,11 +36,13 @@ ERRORS = [
 class Trip:
     """An itinerary, and what it took from the budget; every step fails as told."""
 
-    def __init__(self, *targets, purse=100, **retry):
+    def __init__(self, *targets, purse=100, favoured=0, **retry):
         self.withdrawn = 0
         self.purse = purse
         self.now_s = 50.0
-        self.way = Itinerary(targets, retry=RetryConfig(**retry), withdraw=self.withdraw, dice=Random(7))
+        self.way = Itinerary(
+            targets, retry=RetryConfig(**retry), withdraw=self.withdraw, dice=Random(7), favoured=favoured
+        )
 
     def withdraw(self):
         if self.withdrawn >= self.purse:
@@ -127,6 +129,38 @@ def test_who_could_not_take_it_is_waited_for_at_the_end(error):
     assert trip.step() is None
 
 
+FULL, LOADING, FAILED = TargetBusy("full"), EngineUnavailable("loading"), UpstreamUnreachable("gone")
+
+
+def test_who_is_favoured_and_full_is_queued_for_before_others_are_tried():
+    trip = Trip(A, B, C, favoured=2, repeats=0)
+    steps = []
+    for error in (FULL, FULL, FULL, FAILED, FULL, FULL):
+        steps.append(trip.step())
+        trip.fail(steps[-1], error)
+    assert [(step.target, step.can_queue, step.can_wait) for step in steps] == [
+        (A, False, False),
+        (B, False, False),
+        (A, True, False),
+        (C, False, False),
+        (A, False, True),
+        (B, False, True),
+    ]
+    assert trip.step() is None
+
+
+@pytest.mark.parametrize(("errors", "way"), [((LOADING, FAILED), "aba"), ((FAILED, FAILED), "ab")])
+def test_who_is_favoured_and_not_just_full_is_not_queued_for(errors, way):
+    """Loading takes long, and failed is failed; what loads is waited for in the end."""
+    trip = Trip(A, B, favoured=1, repeats=0)
+    assert trip.names(*errors, FAILED) == way
+
+
+def test_of_the_favoured_the_next_is_asked_before_the_first_is_queued_for():
+    trip = Trip(A, B, C, favoured=2)
+    assert trip.names(FULL, FAILED, FAILED).startswith("abac")
+
+
 def test_the_only_target_may_be_waited_for_from_the_start():
     assert Trip(A).step().can_wait
 
@@ -150,17 +184,23 @@ def test_an_empty_budget_ends_the_tries():
     st.integers(0, 5),
     st.integers(0, 4),
     st.lists(st.tuples(st.sampled_from(ERRORS), st.booleans(), st.sampled_from([0.0, 60.0])), min_size=1, max_size=12),
+    st.integers(0, 3),
 )
-def test_any_way_ends_and_keeps_its_word(targets, repeats, purse, failures):
+def test_any_way_ends_and_keeps_its_word(targets, repeats, purse, failures, favoured):
     """Never more repeats than allowed, never more paid ones than the budget gave, each target before any repeat."""
-    trip = Trip(*(Target(str(number), "m") for number in range(targets)), purse=purse, repeats=repeats)
-    tried, visited, number = [], [], 0
+    trip = Trip(
+        *(Target(str(number), "m") for number in range(targets)), purse=purse, repeats=repeats, favoured=favoured
+    )
+    tried, visited, number, queued = [], [], 0, 0
     while (step := trip.step()) is not None:
         number += 1
-        assert number <= 2 * targets + repeats
+        assert number <= 2 * targets + 1 + repeats
         kind, has_other_key, took_s = failures[number % len(failures)]
         is_busy = kind in {EngineUnavailable, TargetBusy}
-        if step.target.upstream in visited:
+        if step.can_queue:
+            queued += 1
+            assert (queued, visited[-1]) == (1, str(favoured - 1))
+        elif step.target.upstream in visited:
             assert len(set(visited)) == targets
         visited.append(step.target.upstream)
         if not is_busy:

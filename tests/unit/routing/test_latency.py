@@ -23,7 +23,7 @@ def latency(clock):
 
 def test_of_whom_nothing_is_known_the_times_are_0(latency):
     assert (latency.ttft_s(10), latency.per_token_s, latency.failure_rate, latency.usual_tokens) == (0, 0, 0, 0)
-    assert latency.p95_ttft_s() is None
+    assert latency.p95_wait_s(is_stream=True) is None
 
 
 def test_a_slower_answer_is_believed_at_once_and_forgotten_by_the_clock(latency, clock):
@@ -73,10 +73,12 @@ def test_failing_at_once_does_not_make_a_target_look_fast(latency, clock):
     assert latency.ttft_s(10) < 0.21
 
 
-def test_of_first_tokens_the_slowest_twentieth_is_left_out(latency):
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_of_waits_the_slowest_twentieth_is_left_out_and_streams_are_apart(latency, is_stream):
     for number in range(100):
-        latency.began(10, number / 100)
-    assert latency.p95_ttft_s() == pytest.approx(0.95)
+        latency.waited(number / 100, is_stream=is_stream)
+    assert latency.p95_wait_s(is_stream=is_stream) == pytest.approx(0.95)
+    assert latency.p95_wait_s(is_stream=not is_stream) is None
 
 
 class Machine(RuleBasedStateMachine):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from proxy.config.cards import Card, Price
 from proxy.config.models import ModelConfig
@@ -33,21 +34,23 @@ def priced(usd):
 class World:
     """A planner over targets of which anything may be so."""
 
-    def __init__(self, *targets, offline=False, **model):
+    def __init__(self, *targets, offline=False, max_ejected=0.5, **model):
         self.clock = FakeClock()
         self.targets = targets
         self.looks = {}
         self.limited = {}
         self.refused = {}
         self.board = Board(self.clock, HEALTH)
+        self.offline = Offline(self.clock, forced=offline, names=[each.upstream for each in targets])
+        health = structs.replace(HEALTH, max_ejected=max_ejected)
         land = SimpleNamespace(
             board=self.board,
             qualities=Qualities(self.clock),
-            offline=Offline(self.clock, forced=offline, names=[each.upstream for each in targets]),
+            offline=self.offline,
             upstreams=self,
         )
         models = {"m": ModelConfig(targets=(), **model)}
-        self.planner = Planner(self, land, models=models, routing=RoutingConfig(health=HEALTH), dice=Random(1))
+        self.planner = Planner(self, land, models=models, routing=RoutingConfig(health=health), dice=Random(1))
 
     async def candidates(self, model, *, reach):
         return self.targets
@@ -111,6 +114,60 @@ def test_a_target_over_the_price_ceiling_is_left_out():
     refusal = World(dear, max_price_usd=0.01).refusal()
     assert isinstance(refusal, NoTarget)
     assert "max_price_usd" in refusal.message
+
+
+# Each: the targets, the model and the reach; whether the SDK is told not to try again, and the pause it is told.
+@pytest.mark.parametrize(
+    ("targets", "model", "reach", "told"),
+    [
+        ([FAR], {}, "local_only", (False, None)),
+        ([Target("d", "m", priced(1000))], {"max_price_usd": 0.01}, "any", (False, None)),
+        ([FAR], {"offline": True}, "any", (False, None)),
+    ],
+    ids=["it may not leave", "it is too dear", "nothing ever leaves"],
+)
+def test_what_will_never_work_is_not_to_be_tried_again(targets, model, reach, told):
+    refusal = World(*targets, **model).refusal(reach)
+    assert (refusal.should_retry, refusal.retry_after_s) == told
+
+
+def test_what_passes_is_told_when():
+    world = World(FAR, max_ejected=1.0)
+    world.fail(FAR)
+    refusal = world.refusal()
+    assert isinstance(refusal, NoTarget)
+    assert (refusal.should_retry, refusal.retry_after_s) == (None, 5.0)
+    assert refusal.message == "No target may take this request now: it has failed too often."
+
+
+def test_a_local_request_whose_engine_is_out_is_told_so():
+    world = World(NEAR, FAR, max_ejected=1.0)
+    world.fail(NEAR)
+    refusal = world.refusal("local_only")
+    assert isinstance(refusal, LocalModelUnavailable)
+    assert (refusal.should_retry, refusal.retry_after_s) == (None, 5.0)
+    assert "it has failed too often" in refusal.message
+
+
+def test_a_line_that_is_down_by_itself_comes_back():
+    world = World(FAR)
+    for _ in range(3):
+        world.offline.unreachable("f")
+    refusal = world.refusal()
+    assert isinstance(refusal, LocalModelUnavailable)
+    assert (refusal.should_retry, refusal.retry_after_s) == (None, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "pressed", "favoured"),
+    [([NEAR, FAR], "", 1), ([NEAR, FAR], "n", 0), ([NEAR], "", 0), ([FAR, FARTHER], "", 0)],
+    ids=["room", "pressed", "nobody behind it", "none of ours"],
+)
+def test_engines_with_room_in_front_of_others_are_favoured(targets, pressed, favoured):
+    world = World(*targets, policy="local_first")
+    if pressed:
+        world.looks[pressed] = Look(is_ready=False, state="starting")
+    assert world.consider().favoured == favoured
 
 
 def test_a_limit_that_was_told_is_kept():

@@ -19,6 +19,7 @@ from proxy.entrypoints.http.lifeline import Running
 from proxy.errors import EngineUnavailable, UpstreamRejected
 from proxy.pipeline.administration import Administration
 from proxy.pipeline.readiness import Readiness
+from proxy.routing.offline import Offline
 
 JSON = [(b"content-type", b"application/json")]
 KEY = [(b"authorization", b"Bearer sk-admin")]
@@ -106,7 +107,9 @@ class Stage:
             explaining=None,
             reload=None,
             feedback=None,
-            readiness=Readiness(KeyRing([], admin_key), engines, [], None),
+            readiness=Readiness(
+                KeyRing([], admin_key), engines, [], None, Offline(SystemClock(), forced=False, names=[])
+            ),
             administration=Administration(entries, self.log),
             limits=ServerConfig(),
             running=Running(),

@@ -1,0 +1,105 @@
+"""What is said of a config that is not taken: file, key, fault and cure."""
+
+import pytest
+
+from proxy.config.load import parse
+from proxy.errors import ConfigError
+
+HOST = "base_url: https://api.example/v1"
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "tidegate.yaml")
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("serve: {}", "serve: unknown key", "did you mean server?"),
+        ("server: {prot: 1}", "server.prot: unknown key", "did you mean port?"),
+        ("server: {zzz: 1}", "server.zzz: unknown key", "known here: body_timeout_s, "),
+        (f"upstreams: {{a: {{{HOST}, api_key: env:A}}}}", "upstreams.a.api_key: unknown key", "did you mean api_keys?"),
+        (
+            "models: {m: {targets: [{upstrem: a}]}}",
+            "models.m.targets[0].upstrem: unknown key",
+            "did you mean upstream?",
+        ),
+        ("models: {m: {polisy: ordered}}", "models.m.polisy: unknown key", "did you mean policy?"),
+        (
+            "engines: {a: {kind: llamacpp, model: x, thread: 1}}",
+            "engines.a.thread: unknown key",
+            "did you mean threads?",
+        ),
+        (
+            "server: {port: 70000}",
+            "server.port: must be a whole number, at most 65535",
+            "configs/tidegate.yaml shows every key",
+        ),
+        ("server: {port: '80'}", "server.port: must be a whole number, not text", "configs/tidegate.yaml"),
+        ("server: {port: 80.5}", "server.port: must be a whole number", "configs/tidegate.yaml"),
+        (
+            "server: {body_timeout_s: 0}",
+            "server.body_timeout_s: must be a number, more than 0",
+            "configs/tidegate.yaml",
+        ),
+        ("server: {body_timeout_s: .nan}", "server.body_timeout_s:", "configs/tidegate.yaml"),
+        ("server: {body_timeout_s: .inf}", "server.body_timeout_s:", "configs/tidegate.yaml"),
+        ("server: 5", "server: must be a mapping, not a whole number", "configs/tidegate.yaml"),
+        ("server: {1: 2}", "server: ", "; "),
+        ("telemetry: {log_level: warn}", "telemetry.log_level: 'warn' means nothing here", "did you mean warning?"),
+        ("telemetry: {log_format: xml}", "telemetry.log_format: ", "known here: auto, console, json"),
+        (f"upstreams: {{a: {{{HOST}, dialect: vlm}}}}", "upstreams.a.dialect: ", "did you mean vllm?"),
+        ("engines: {a: {model: x, kind: lamacpp}}", "engines.a.kind: ", "did you mean llamacpp?"),
+        (
+            "models: {m: {targets: []}}",
+            "models.m.targets: must be a list with at least 1 in it",
+            "configs/tidegate.yaml",
+        ),
+        ("models: {m: {}}", "models.m: targets is missing", "configs/tidegate.yaml"),
+        ("upstreams: {a: {}}", "upstreams.a: base_url is missing", "configs/tidegate.yaml"),
+        ("upstreams: {a: null}", "upstreams.a: must be a mapping, not nothing", "configs/tidegate.yaml"),
+        ("upstreams: {a: {base_url: api.example}}", "upstreams.a.base_url: ", "write it as https://HOST/v1"),
+        (
+            "upstreams: {a: {base_url: 'https://h/v1?x=1'}}",
+            "upstreams.a.base_url: must be text of another form;",
+            "write it as https://HOST/v1",
+        ),
+        ('upstreams: {a: {base_url: "https://h/v1\\n"}}', "upstreams.a.base_url: ", "write it as https://HOST/v1"),
+        (
+            f"upstreams: {{good: {{{HOST}}}, bad: {{{HOST}, max_connections: 0}}}}",
+            "upstreams.bad.max_connections: must be a whole number, at least 1",
+            "configs/tidegate.yaml",
+        ),
+        (
+            f"upstreams: {{a: {{{HOST}, admission: {{concurrency: adaptative}}}}}}",
+            "upstreams.a.admission.concurrency: 'adaptative' means nothing here",
+            "did you mean adaptive?",
+        ),
+        (
+            "auth: {callers: {good: {key: env:A}, bad: {key: env:B, reach: everywhere}}}",
+            "auth.callers.bad.reach: 'everywhere' means nothing here",
+            "known here: any, local_first, local_only, online_first",
+        ),
+        (
+            "auth: {callers: {bad: {kye: env:B}}}",
+            "auth.callers.bad.kye: unknown key",
+            "did you mean key?",
+        ),
+        (
+            "routing: {reach: null}",
+            "routing.reach: must be text, not nothing",
+            "known here: any, local_first, local_only, online_first",
+        ),
+        ("upstreams: []", "upstreams: must be a mapping, not a list", "configs/tidegate.yaml"),
+        ("[1]", "the whole file: ", "a config is a mapping"),
+        ("just text", "the whole file: ", "a config is a mapping"),
+        ("auth: {keys: [env:A, 5]}", "auth.keys[1]: a secret is written env:NAME or file:PATH", "; "),
+        ("auth: {keys: env:A}", "auth.keys: must be a list, not text", "; "),
+    ],
+)
+def test_a_refusal_names_file_key_fault_and_cure(text, key, words):
+    message = refusal(text)
+    assert message.startswith(f"tidegate.yaml: {key}")
+    assert words in message
