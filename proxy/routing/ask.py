@@ -35,7 +35,9 @@ class Ask:
     Args:
         session: what the caller calls the conversation (`x-tidegate-session`); empty: see `affinity`.
         caller: the principal's name; sessions of one are not those of another.
-        usual_tokens: of this model's answers lately; 0 where none has been seen.
+
+    Attributes:
+        usual_tokens: of this model's answers lately, to be told before `answer_tokens` is asked for; 0: none was seen.
     """
 
     def __init__(
@@ -46,7 +48,6 @@ class Ask:
         priority: Priority = "default",
         session: str = "",
         caller: str = "",
-        usual_tokens: float = 0.0,
     ) -> None:
         self.model = request.model
         self.endpoint = request.endpoint
@@ -56,7 +57,7 @@ class Ask:
         self.caller = caller
         self._fields: Fields = request.fields
         self._session = session
-        self._usual_tokens = usual_tokens
+        self.usual_tokens = 0.0
         self._prompt_tokens = self._answer_tokens = 0  # nobody has asked yet
         self._task: Task | None = None
 
@@ -75,7 +76,7 @@ class Ask:
     def answer_tokens(self) -> int:
         """About how many the answer will have: the model's usual number, at most what the caller allows."""
         if not self._answer_tokens:
-            tokens = self._usual_tokens or _ANSWER_TOKENS
+            tokens = self.usual_tokens or _ANSWER_TOKENS
             for name in _LIMITS:
                 if (raw := self._fields.get(name)) is not None and json_type(raw) == "number":
                     tokens = min(tokens, _number(raw))

@@ -13,6 +13,7 @@ not known counts as 0.5, a time as the best there is: it gets tried, and then it
 
 from collections.abc import Sequence
 from math import inf
+from operator import attrgetter
 from random import Random
 
 from proxy.config.models import BalanceConfig
@@ -34,24 +35,30 @@ class Balanced:
         if not candidates:
             return ()
         placed = list(map(Placed, candidates, self._scores(candidates, ask)))
-        placed.sort(key=_score)
+        placed.sort(key=attrgetter("score"))
         return ease_in(placed, dice)
 
     def _scores(self, candidates: Sequence[Candidate], ask: Ask) -> list[float]:
         weights = self._weights
-        slowness = worse([expected_s(candidate, ask) for candidate in candidates])
-        price = worse([candidate.price_usd for candidate in candidates])
-        load = worse([candidate.in_flight for candidate in candidates])
-        best = max(candidate.quality for candidate in candidates)
-        return [
-            weights.latency * slowness[number]
-            + weights.cost * price[number]
-            + weights.load * load[number]
-            + weights.quality * (best - candidate.quality)
+        best = max([candidate.quality for candidate in candidates])
+        scores = [
+            weights.quality * (best - candidate.quality)
             + weights.failures * candidate.failure_rate
-            + weights.locality * (not candidate.target.is_local)
-            for number, candidate in enumerate(candidates)
+            + (0.0 if candidate.target.is_local else weights.locality)
+            for candidate in candidates
         ]
+        if weights.latency:
+            _add(scores, weights.latency, worse([expected_s(candidate, ask) for candidate in candidates]))
+        if weights.cost:
+            _add(scores, weights.cost, worse([candidate.price_usd for candidate in candidates]))
+        if weights.load:
+            _add(scores, weights.load, worse([candidate.in_flight for candidate in candidates]))
+        return scores
+
+
+def _add(scores: list[float], weight: float, badness: Sequence[float]) -> None:
+    for number, bad in enumerate(badness):
+        scores[number] += weight * bad
 
 
 def worse(values: Sequence[float | None]) -> list[float]:
@@ -61,7 +68,3 @@ def worse(values: Sequence[float | None]) -> list[float]:
         return [_NEUTRAL if value is None else 1.0 for value in values]
     least, most = min(known), max(known) or 1.0
     return [_NEUTRAL if value is None else 1.0 if value == inf else (value - least) / most for value in values]
-
-
-def _score(placed: Placed) -> float:
-    return placed.score or 0.0

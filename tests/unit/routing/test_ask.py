@@ -43,7 +43,9 @@ def test_a_picture_is_not_counted_by_its_bytes():
     ],
 )
 def test_an_answer_is_as_long_as_usual_but_no_longer_than_allowed(fields, usual, expected):
-    assert ask(fields, usual_tokens=usual).answer_tokens == expected
+    told = ask(fields)
+    told.usual_tokens = usual
+    assert told.answer_tokens == expected
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}
