@@ -80,12 +80,12 @@ def engine_upstream(name: str, assembled: Assembled) -> Upstream:
 
 
 def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[str, Gate]:
-    """Those of the upstreams and engines that do not let everybody in; who is at one of the `old` ones stays there."""
+    """Those of all upstreams and engines; who is at one of the `old` ones stays there."""
     doors = {name: place.admission for name, place in (*config.upstreams.items(), *config.engines.items())}
     gates = {name: old.get(name) or Gate(name, door, clock) for name, door in doors.items()}
     for name, gate in gates.items():
         gate.resize(doors[name])
-    return {name: gate for name, gate in gates.items() if doors[name].concurrency is not None}
+    return gates
 
 
 def looker(engine: Engine) -> Callable[[], Look]:

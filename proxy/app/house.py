@@ -241,7 +241,7 @@ class App:
             offline = old.offline
         return Landscape(
             upstreams=Upstreams(upstreams),
-            gates=self._gates,
+            gates={name: gate for name, gate in self._gates.items() if gate.limit is not None},
             board=board,
             offline=offline,
             qualities=self.qualities,

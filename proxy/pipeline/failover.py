@@ -234,7 +234,7 @@ class Walk:
             raise
         if place is not None and tried.first_content_s:
             place.began(tried.first_content_s - tried.sent_s, self._ask.prompt_tokens)
-        answer.close = _closing(answer.close, tried, flight, place)
+        answer.close = _closing(answer.close, tried, flight, place, self._ask.prompt_tokens if place else 0)
         return answer
 
     async def _place(self, step: Step) -> Place | None:
@@ -319,19 +319,23 @@ class Walk:
         return None if step is None else self._try(step)
 
 
-def _closing(close: Callable[[], None], tried: Tried, flight: Flight, place: Place | None) -> Callable[[], None]:
+def _closing(
+    close: Callable[[], None], tried: Tried, flight: Flight, place: Place | None, prompt_tokens: int
+) -> Callable[[], None]:
     """`close`, and the report of how it went."""
 
     def close_and_report() -> None:
         close()
-        if place is not None:
-            place.leave()
-        flight.end(
+        ttft_s = flight.end(
             tried.failure,
             sent_s=tried.sent_s,
             first_s=tried.first_content_s,
             usage=tried.usage,
             is_whole=tried.is_whole,
         )
+        if place is not None:
+            if ttft_s is not None and not tried.first_content_s:  # else it has been told
+                place.began(ttft_s, prompt_tokens)
+            place.leave()
 
     return close_and_report

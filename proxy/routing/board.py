@@ -138,7 +138,7 @@ class Flight:
         first_s: float = 0.0,
         usage: Usage | None = None,
         is_whole: bool = False,
-    ) -> None:
+    ) -> float | None:
         """It is over; further calls do nothing.
 
         Args:
@@ -147,9 +147,13 @@ class Flight:
             first_s: when its first content came; 0: never, or nobody could see it (an answer that came whole).
             usage: what it came to; None where nobody said.
             is_whole: the answer ended in good order. Without that and an error, somebody has lost interest.
+
+        Returns:
+            How many seconds the first content took, or about so many where it came with all the rest; None where the
+            answer is not whole.
         """
         if self._is_over:
-            return
+            return None
         self._is_over = True
         standing, now_s = self._standing, self._clock.monotonic_s()
         standing.in_flight -= 1
@@ -161,11 +165,12 @@ class Flight:
             standing.latency.failed(now_s - self._started_s)
         elif error is None and is_whole:
             standing.health.succeeded(self._turn)
-            self._time(now_s, sent_s or self._started_s, first_s, usage)
+            return self._time(now_s, sent_s or self._started_s, first_s, usage)
         else:
             standing.health.gave_up(self._turn)
+        return None
 
-    def _time(self, now_s: float, sent_s: float, first_s: float, usage: Usage | None) -> None:
+    def _time(self, now_s: float, sent_s: float, first_s: float, usage: Usage | None) -> float:
         latency = self._standing.latency
         prompt_tokens = self._ask.prompt_tokens if usage is None else usage.prompt_tokens
         answer_tokens = 0 if usage is None else usage.completion_tokens
@@ -174,6 +179,7 @@ class Flight:
         if first_s:
             latency.began(prompt_tokens, first_s - sent_s)
             latency.ended(answer_tokens, now_s - first_s)
-        else:
-            ttft_s = latency.whole(prompt_tokens, answer_tokens, now_s - sent_s)
-            self._standing.pressure.came_whole(prompt_tokens, ttft_s)
+            return first_s - sent_s
+        ttft_s = latency.whole(prompt_tokens, answer_tokens, now_s - sent_s)
+        self._standing.pressure.came_whole(prompt_tokens, ttft_s)
+        return ttft_s

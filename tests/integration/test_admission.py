@@ -412,3 +412,18 @@ async def test_an_adaptive_target_begins_with_twenty_at_once_and_learns_from_the
         assert (stage.gates["first"].limit, stage.numbers()) == (22, (22, 1))
         await gone(*asking)
         await until(lambda: stage.numbers() == (0, 0))
+
+
+async def test_it_learns_from_answers_that_come_in_one_piece_too(upstream):
+    """Nobody sees their first tokens: about when these came is worked out."""
+    clock = FakeClock()
+    upstream.play(holds)
+    async with house(config(upstream, concurrency="adaptive"), clock=clock) as stage:
+        asking = [await stage.goes_in(upstream) for _ in range(20)]
+        asking += [await stage.queues() for _ in range(3)]
+        clock.advance(0.5)
+        for call in upstream.calls[:10]:
+            call.go.set()
+        await until(lambda: stage.gates["first"].limit == 22)
+        await gone(*asking)
+        await until(lambda: stage.numbers() == (0, 0))

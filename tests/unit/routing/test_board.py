@@ -99,8 +99,16 @@ def test_a_long_answer_in_one_piece_is_no_long_wait(board, clock):
     clock.advance(10)
     pressure = board.of(A).pressure
     assert (pressure.waiting, pressure.predict_s(10)) == (0, 0)
-    flight.end(sent_s=clock.monotonic_s() - 10, usage=Usage(10, 1000, 1010), is_whole=True)
+    ttft_s = flight.end(sent_s=clock.monotonic_s() - 10, usage=Usage(10, 1000, 1010), is_whole=True)
     assert 0 < pressure.predict_s(10) < 0.1
+    assert 0 < ttft_s < 0.1
+
+
+def test_it_says_how_long_a_first_token_took_where_the_answer_is_whole(board, clock):
+    flight = board.begin(A, ASK)
+    assert flight.end(sent_s=1.0, first_s=3.5, is_whole=True) == 2.5
+    assert flight.end(sent_s=1.0, first_s=3.5, is_whole=True) is None
+    assert board.begin(A, ASK).end(sent_s=1.0, first_s=3.5) is None
 
 
 def test_where_first_tokens_are_seen_all_the_same_they_count(board):
