@@ -32,6 +32,7 @@ def test_what_the_project_asks_for_is_in_the_lock():
     asked = [
         *_PROJECT["project"]["dependencies"],
         *_PROJECT["project"]["optional-dependencies"]["embedded"],
+        *_PROJECT["project"]["optional-dependencies"]["jwt"],
         *_PROJECT["dependency-groups"]["model"],
     ]
     names = {re.match(r"[A-Za-z0-9-]+", requirement)[0].lower() for requirement in asked}
