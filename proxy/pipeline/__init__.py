@@ -6,8 +6,8 @@
         authorise                                admission: may they use this model
         choose                                   preferences: how they want to be answered
         plan                                     routing: which targets may have it, in which order
-        first to answer                          failover: target after target, again after a pause; never after the
-                                                 commit point, which is the first content
+        first to answer                          failover, walk: target after target, again after a pause; never after
+                                                 the commit point, which is the first content
             gate                                 limits: a place at the target's door
             attempt                              one try at one target: dialect, transport, stream
                 enter                            a place in an engine of ours: at once or, at the last resort,

@@ -1,55 +1,28 @@
 """From a plan to an answer: target after target until one answers; never after the commit point.
 
-What to try next is decided by `routing.itinerary`; here it is done: a place at the target's door is taken, the attempt
-made, and what became of it reported to the board.
+The way of one request is a `walk.Walk`; here is what limits it, and what all have in common.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import Mapping
 from random import Random
-from typing import Any
-
-from msgspec import Struct
 
 from proxy.clock import Clock
 from proxy.config.models import ModelConfig
 from proxy.config.routing import RetryConfig
 from proxy.deadline import Deadline, Deadlines
-from proxy.errors import (
-    EngineUnavailable,
-    InternalError,
-    LocalModelUnavailable,
-    ProxyError,
-    TargetBusy,
-    UpstreamError,
-    UpstreamTimeout,
-)
-from proxy.pipeline.attempt import Answer, Attempt
+from proxy.errors import ProxyError, UpstreamTimeout
+from proxy.pipeline.attempt import Answer
 from proxy.pipeline.context import RequestContext, Tried
-from proxy.pipeline.continuation import Continuing, may_continue
-from proxy.pipeline.hedging import race
-from proxy.pipeline.joint import Joint
 from proxy.pipeline.landscape import Landscape
 from proxy.pipeline.settlement import Settlement
-from proxy.pipeline.upstream import Place
+from proxy.pipeline.walk import Grounds, Purse, Walk
 from proxy.protocol.request import ModelRequest
 from proxy.routing.ask import Ask
-from proxy.routing.board import Flight
 from proxy.routing.budget import Budget
-from proxy.routing.itinerary import Itinerary, Step
 from proxy.routing.planner import Plan
 
 _HEDGED_SHARE = 0.05
-_NOT_TRIED = (EngineUnavailable, TargetBusy)
-
-
-class Purse(Struct, frozen=True):
-    """What one model may spend on further tries."""
-
-    retries: Budget
-    hedges: Budget
 
 
 class Failover:
@@ -70,14 +43,10 @@ class Failover:
         clock: Clock,
         dice: Random,
     ) -> None:
-        self.land = land
-        self.retry = retry
-        self.clock = clock
-        self.dice = dice
-        self._settlement = settlement
+        self._grounds = Grounds(land, settlement, retry=retry, clock=clock, dice=dice)
         self._deadlines = Deadlines()
-        self._others = self._make_purse()
-        self._purses = {name: self._make_purse() for name in models}
+        self._others = _purse(retry, clock)
+        self._purses = {name: _purse(retry, clock) for name in models}
 
     async def first_to_answer(self, plan: Plan, ask: Ask, request: ModelRequest, context: RequestContext) -> Answer:
         """The first answer, which the caller closes.
@@ -85,7 +54,7 @@ class Failover:
         Raises:
             ProxyError: what the last target failed with, or the first error that another target would not mend.
         """
-        walk = Walk(self, plan, ask, request, context)
+        walk = Walk(self._grounds, self._purses.get(context.model, self._others), plan, ask, request, context)
         limit_s = plan.settings.deadline_s
         if limit_s is None:
             return await walk.answer()
@@ -101,241 +70,10 @@ class Failover:
         finally:
             deadline.stop()
 
-    def purse(self, model: str) -> Purse:
-        """The model's."""
-        return self._purses.get(model, self._others)
-
     def failed(self, context: RequestContext, tried: Tried, error: ProxyError) -> None:
-        """Note that a try failed; the error loses what no caller may see."""
-        self.land.upstreams[tried.upstream].mask(error)
-        self._settlement.failed_attempt(context, tried, error)
-
-    def continued(self, context: RequestContext, broken: Tried, failure: ProxyError) -> None:
-        """Note a break that another target, `context.tried`, has mended."""
-        self.failed(context, broken, failure)
-        self._settlement.continued(context, broken)
-
-    def heard(self, upstream: str, error: ProxyError | None = None) -> None:
-        """A host elsewhere answered, or failed; what failed before it was asked says nothing."""
-        if error is not None and not isinstance(error, UpstreamError):
-            return
-        if error is not None and error.is_unconnected:
-            if self.land.offline.unreachable(upstream):
-                self._settlement.log.warning("offline", reason="no host elsewhere can be reached")
-        elif not isinstance(error, UpstreamTimeout) and self.land.offline.reached(upstream):
-            self._settlement.log.warning("online again", upstream=upstream)
-
-    def _make_purse(self) -> Purse:
-        retry = self.retry
-        return Purse(Budget(self.clock, retry.budget_share, retry.budget_per_s), Budget(self.clock, _HEDGED_SHARE, 0.0))
+        """Note that a try failed after it had begun; the error loses what no caller may see."""
+        self._grounds.failed(context, tried, error)
 
 
-class Walk:
-    """The way of one request from target to target."""
-
-    def __init__(self, house: Failover, plan: Plan, ask: Ask, request: ModelRequest, context: RequestContext) -> None:
-        self._house = house
-        self._plan = plan
-        self._ask = ask
-        self._request = request
-        self._context = context
-        self._purse = house.purse(context.model)
-        self._purse.retries.deposit()
-        self._itinerary = Itinerary(
-            plan.targets,
-            retry=house.retry,
-            withdraw=self._purse.retries.withdraw,
-            dice=house.dice,
-            favoured=plan.favoured if "local_first" in {plan.settings.policy, ask.reach} else 0,
-        )
-        self._failure: ProxyError | None = None
-        self._goes_on = plan.settings.on_stream_failure == "continue" and may_continue(request)
-        self._parts: set[str] = set()  # targets that gave a part of the answer, or could not
-        patience_s = min(plan.settings.deadline_s or float("inf"), context.patience_s or float("inf"))
-        self._until_s = context.started_s + patience_s
-
-    async def answer(self) -> Answer:
-        """See `Failover.first_to_answer`."""
-        clock = self._house.clock
-        while (step := self._itinerary.step(clock.monotonic_s())) is not None:
-            if step.pause_s:
-                if clock.monotonic_s() + step.pause_s > self._until_s:
-                    break
-                await clock.sleep(step.pause_s)
-            try:
-                return await self._hedged(step) if self._may_hedge else await self._try(step)
-            except ProxyError as error:
-                if not error.may_try_another_target:
-                    raise
-        raise self._last_word()
-
-    # --- one try --------------------------------------------------------------------------------------------------
-
-    async def _try(self, step: Step) -> Answer:
-        """A whole answer or the first part of one, with all that its end has to be told to."""
-        if not self._goes_on:
-            return await self._attempt(step, self._request, None)
-        joint = Joint(self._request, self._context, step.target.name)
-        answer = await self._attempt(step, self._request, joint)
-        return Continuing(
-            answer,
-            joint,
-            self._request,
-            context=self._context,
-            go_on=partial(self._go_on, joint),
-        )
-
-    async def _attempt(self, step: Step, request: ModelRequest, joint: Joint | None) -> Answer:
-        house, context, target = self._house, self._context, step.target
-        tried = context.tried = Tried(target.upstream, target.model)
-        context.attempts += 1
-        began_s = house.clock.monotonic_s()
-        flight = house.land.board.begin(target, self._ask, in_panic=self._plan.is_panic or step.can_wait)
-        if flight is None:
-            error = TargetBusy(f"The target {target.name} is being tried again.")
-            self._note(step, tried, error, began_s)
-            raise error
-        tried.on_first_content = flight.began
-        try:
-            answer = await self._enter(step, request, joint, tried, flight)
-        except ProxyError as error:
-            flight.end(error)
-            self._note(step, tried, error, began_s)
-            raise
-        except BaseException:
-            flight.end()
-            raise
-        finally:
-            context.first_sent_s = context.first_sent_s or tried.sent_s
-        context.tried = tried
-        if not target.is_local:
-            house.heard(target.upstream)
-        return answer
-
-    async def _enter(
-        self, step: Step, request: ModelRequest, joint: Joint | None, tried: Tried, flight: Flight
-    ) -> Answer:
-        house, target = self._house, step.target
-        place = await self._place(step)
-        try:
-            attempt = Attempt(
-                house.land.upstreams[target.upstream],
-                target,
-                request,
-                tried=tried,
-                context=self._context,
-                memory=house.land.memory,
-                joint=joint,
-            )
-            answer = await attempt.run(can_wait=step.can_wait)
-        except BaseException:
-            if place is not None:
-                place.leave()
-            raise
-        if place is not None and tried.first_content_s:
-            place.began(tried.first_content_s - tried.sent_s, self._ask.prompt_tokens)
-        answer.close = _closing(answer.close, tried, flight, place, self._ask.prompt_tokens if place else 0)
-        return answer
-
-    async def _place(self, step: Step) -> Place | None:
-        gate = self._house.land.gates.get(step.target.upstream)
-        if gate is None:
-            return None
-        until_s, overflow_s = self._until_s, self._plan.settings.overflow_ttft_s
-        if step.can_queue and overflow_s is not None:
-            until_s = min(until_s, self._context.started_s + overflow_s)
-        return await gate.enter(
-            caller=self._context.caller,
-            priority=self._context.priority,
-            tokens=self._ask.tokens,
-            can_wait=step.can_wait or step.can_queue,
-            deadline_s=until_s,
-        )
-
-    def _note(self, step: Step, tried: Tried, error: ProxyError, began_s: float) -> None:
-        house, target = self._house, step.target
-        now_s = house.clock.monotonic_s()
-        has_other_key = tried.credential is not None and tried.credential.has_other(target.model)
-        self._itinerary.failed(step, error, now_s=now_s, took_s=now_s - began_s, has_other_key=has_other_key)
-        if isinstance(error, _NOT_TRIED):
-            self._context.attempts -= 1
-        if not target.is_local:
-            house.heard(target.upstream, error)
-        house.failed(self._context, tried, error)
-        if self._failure is None or not isinstance(error, _NOT_TRIED):
-            self._failure = error
-
-    def _last_word(self) -> ProxyError:
-        """What the caller is told when nothing is left to be tried."""
-        error = self._failure or InternalError("a model without targets")
-        if isinstance(error, EngineUnavailable) and self._ask.reach == "local_only":
-            return LocalModelUnavailable(error.message, retry_after_s=error.retry_after_s)
-        is_told = error.is_told if isinstance(error, UpstreamError) else error.retry_after_s is not None
-        if self._itinerary.is_exhausted and not is_told:
-            error.should_retry = False
-        return error
-
-    # --- the rest of an answer ------------------------------------------------------------------------------------
-
-    async def _go_on(self, joint: Joint, request: ModelRequest, failure: ProxyError) -> Answer | None:
-        """See `continuation.GoOn`: the targets of the plan that have not been part of this answer, and can go on."""
-        house, broken = self._house, self._context.tried
-        self._parts.add(broken.name)
-        for target in self._plan.targets:
-            if target.name in self._parts or not house.land.upstreams[target.upstream].dialect.can_go_on(
-                request.endpoint
-            ):
-                continue
-            if not self._purse.retries.withdraw():
-                break
-            self._parts.add(target.name)
-            with suppress(ProxyError):  # noted; the caller is told of the break itself
-                joint.hand_on(target.name)
-                answer = await self._attempt(Step(target), request, joint)
-                house.continued(self._context, broken, failure)
-                return answer
-            joint.targets.pop()
-        self._context.tried = broken
-        return None
-
-    # --- a second one beside it -----------------------------------------------------------------------------------
-
-    @property
-    def _may_hedge(self) -> bool:
-        """Only the first try, and only where there is somebody else."""
-        return self._plan.settings.hedge and not self._itinerary.tries and len(self._plan.placed) > 1
-
-    async def _hedged(self, step: Step) -> Answer:
-        self._purse.hedges.deposit()
-        after_s = self._house.land.board.of(step.target).latency.p95_wait_s(is_stream=self._ask.is_stream)
-        if after_s is None:
-            return await self._try(step)
-        return await race(self._try(step), after_s, self._second)
-
-    def _second(self) -> Coroutine[Any, Any, Answer] | None:
-        if not self._purse.hedges.withdraw():
-            return None
-        step = self._itinerary.step(self._house.clock.monotonic_s())
-        return None if step is None else self._try(step)
-
-
-def _closing(
-    close: Callable[[], None], tried: Tried, flight: Flight, place: Place | None, prompt_tokens: int
-) -> Callable[[], None]:
-    """`close`, and the report of how it went."""
-
-    def close_and_report() -> None:
-        close()
-        ttft_s = flight.end(
-            tried.failure,
-            sent_s=tried.sent_s,
-            first_s=tried.first_content_s,
-            usage=tried.usage,
-            is_whole=tried.is_whole,
-        )
-        if place is not None:
-            if ttft_s is not None and not tried.first_content_s:  # else it has been told
-                place.began(ttft_s, prompt_tokens)
-            place.leave()
-
-    return close_and_report
+def _purse(retry: RetryConfig, clock: Clock) -> Purse:
+    return Purse(Budget(clock, retry.budget_share, retry.budget_per_s), Budget(clock, _HEDGED_SHARE, 0.0))

@@ -227,12 +227,15 @@ async def test_a_host_that_lists_its_models_and_generates_nothing_stays_out(upst
         assert "first" in found
 
 
-async def test_offline_is_entered_by_itself_and_left_by_itself(upstream, other):
+@pytest.mark.parametrize("repeats", [0, 3])
+async def test_offline_is_entered_by_itself_and_left_by_itself(upstream, other, repeats):
+    """By three requests: one that has tried three times says it once."""
     port = upstream.port
     upstream.play(FIRST)
     clock = FakeClock()
     unreachable = {"base_url": "http://127.0.0.1:9/v1"}
-    text = config(upstream, other, first=unreachable, second=unreachable, routing={"health": {"failures": 1000}})
+    routing = {"health": {"failures": 1000}, "retry": {"repeats": repeats, "backoff_s": 0.001}}
+    text = config(upstream, other, first=unreachable, second=unreachable, routing=routing)
     async with house(text, clock=clock) as stage:
         for _ in range(3):
             assert (await stage.refusal()).code == "upstream_unreachable"
