@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 
 from tests.fakes import proxy
 from tests.fakes.upstream import SSE_HEAD, answers, breaks_off, hangs, hangs_up, streams
@@ -224,6 +225,16 @@ async def test_a_caller_may_not_widen_what_its_key_allows(upstream, outside, mon
             assert (status, json.loads(body)["error"]["param"]) == (403, "x-tidegate-reach")
         status, body, _ = await ask(session, headers={"x-tidegate-reach": "everywhere"})
         assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_value")
+    assert outside.bytes == b""
+
+
+async def test_a_reach_that_stands_twice_is_not_the_wider_one(upstream, outside, monkeypatch):
+    """Whoever comes between a caller and us may have added one."""
+    async with house(config(upstream, outside), monkeypatch) as session:
+        for words in (["local_only", "any"], ["any", "local_only"]):
+            twice = CIMultiDict([("x-tidegate-reach", word) for word in words])
+            status, body, _ = await ask(session, headers=twice)
+            assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_value")
     assert outside.bytes == b""
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -39,7 +39,7 @@ class Exchange:
     __slots__ = ("_allowed", "_id", "_send", "context", "credentials", "has_started", "headers", "method", "receive")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, endpoint: str, clock: Clock) -> None:
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.headers = _by_name(scope["headers"])
         self.method: str = scope["method"]
         self.receive = receive
         self._send = send
@@ -166,6 +166,16 @@ class Exchange:
             # granian tells of the end in a message of its own; who has counted need not wait for it
             has_more = message.get("more_body", False) and not 0 < length <= size
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Those of one name as one (RFC 9110, 5.3), so that a second `x-tidegate-reach` cannot hide the first."""
+    found = dict(headers)
+    if len(found) != len(headers):
+        found.clear()
+        for name, value in headers:
+            found[name] = b"%b, %b" % (found[name], value) if name in found else value
+    return found
 
 
 @lru_cache(maxsize=1024)
