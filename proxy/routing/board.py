@@ -63,14 +63,13 @@ class Board:
     def __init__(self, clock: Clock, config: HealthConfig) -> None:
         self._clock = clock
         self._config = config
-        self._standings: dict[tuple[str, str], Standing] = {}
+        self._standings: dict[str, Standing] = {}  # by the target's name: no upstream's has a slash in it
 
     def of(self, target: Target) -> Standing:
         """What is known of the target."""
-        key = target.upstream, target.model
-        standing = self._standings.get(key)
+        standing = self._standings.get(target.name)
         if standing is None:
-            standing = self._standings[key] = Standing(target, self._clock, self._config)
+            standing = self._standings[target.name] = Standing(target, self._clock, self._config)
             self._forget()
         elif standing.target is not target:
             standing.target = target  # what the config says of it may have changed
@@ -98,7 +97,7 @@ class Board:
 
     def _forget(self) -> None:
         if len(self._standings) > _MAX_STANDINGS:
-            idle = next((key for key, standing in self._standings.items() if not standing.in_flight), None)
+            idle = next((name for name, standing in self._standings.items() if not standing.in_flight), None)
             if idle is not None:
                 del self._standings[idle]
 

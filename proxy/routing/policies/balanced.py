@@ -12,6 +12,7 @@ not known counts as 0.5, a time as the best there is: it gets tried, and then it
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from math import inf
 from operator import attrgetter
 from random import Random
@@ -40,25 +41,19 @@ class Balanced:
 
     def _scores(self, candidates: Sequence[Candidate], ask: Ask) -> list[float]:
         weights = self._weights
+        slowness = worse([expected_s(candidate, ask) for candidate in candidates])
+        price = worse([candidate.price_usd for candidate in candidates])
+        load = worse([candidate.in_flight for candidate in candidates]) if weights.load else repeat(0.0)
         best = max([candidate.quality for candidate in candidates])
-        scores = [
-            weights.quality * (best - candidate.quality)
+        return [
+            weights.latency * slow
+            + weights.cost * dear
+            + weights.load * busy
+            + weights.quality * (best - candidate.quality)
             + weights.failures * candidate.failure_rate
             + (0.0 if candidate.target.is_local else weights.locality)
-            for candidate in candidates
+            for candidate, slow, dear, busy in zip(candidates, slowness, price, load, strict=False)
         ]
-        if weights.latency:
-            _add(scores, weights.latency, worse([expected_s(candidate, ask) for candidate in candidates]))
-        if weights.cost:
-            _add(scores, weights.cost, worse([candidate.price_usd for candidate in candidates]))
-        if weights.load:
-            _add(scores, weights.load, worse([candidate.in_flight for candidate in candidates]))
-        return scores
-
-
-def _add(scores: list[float], weight: float, badness: Sequence[float]) -> None:
-    for number, bad in enumerate(badness):
-        scores[number] += weight * bad
 
 
 def worse(values: Sequence[float | None]) -> list[float]:
