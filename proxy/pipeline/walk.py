@@ -106,6 +106,8 @@ class Walk:
             favoured=plan.favoured if "local_first" in {plan.settings.policy, ask.reach} else 0,
         )
         self._failure: ProxyError | None = None
+        self._failed = context.tried  # the try whose failure that is
+        self._busy: ProxyError | None = None  # why a target was not tried
         self._goes_on = plan.settings.on_stream_failure == "continue" and may_continue(request)
         self._parts: set[str] = set()  # targets that gave a part of the answer, or could not
         self._unreached: set[str] = set()  # hosts that could not be connected to
@@ -224,8 +226,10 @@ class Walk:
         if not target.is_local:
             self._hear(target.upstream, error)
         grounds.failed(self._context, tried, error)
+        if isinstance(error, _NOT_TRIED):
+            self._busy = error
         if self._failure is None or not isinstance(error, _NOT_TRIED):
-            self._failure = error
+            self._failure, self._failed = error, tried
 
     def _hear(self, upstream: str, error: ProxyError) -> None:
         """One request tells only once that a host cannot be connected to, however often it tries."""
@@ -240,8 +244,11 @@ class Walk:
         error = self._failure or InternalError("a model without targets")
         if isinstance(error, EngineUnavailable) and self._ask.reach == "local_only":
             return LocalModelUnavailable(error.message, retry_after_s=error.retry_after_s)
+        self._context.tried = self._failed
         is_told = error.is_told if isinstance(error, UpstreamError) else error.retry_after_s is not None
-        if self._itinerary.is_exhausted and not is_told:
+        if self._busy is not None and not is_told:  # that one may have room soon
+            error.retry_after_s = self._busy.retry_after_s
+        elif self._itinerary.is_exhausted and not is_told:
             error.should_retry = False
         return error
 

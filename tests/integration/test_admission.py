@@ -297,6 +297,23 @@ async def test_it_waits_there_no_longer_than_overflow_ttft_s(upstream, other):
     assert len(asked(upstream)) == 1
 
 
+async def test_where_one_is_full_and_the_other_fails_it_is_worth_while_to_come_again(upstream, other):
+    """The failure is told, and of the full one when it has room."""
+    other.play(answers(b'{"error": {"message": "broken"}}', status=500))
+    async with house_with_engine(upstream, other) as stage:
+        asking = [asyncio.create_task(stage.say(text, model="m")) for text in ("first", "second")]
+        await until(lambda: stage.numbers("near") == (1, 1))
+        refusal = await stage.refusal("third", model="m")
+        assert (refusal.status_code, "broken" in refusal.message) == (502, True)
+        headers = refusal.response.headers
+        assert (headers["retry-after"], headers["x-tidegate-target"]) == ("1", "second/b")
+        assert "x-should-retry" not in headers
+        asked(upstream)[0].go.set()
+        await until(lambda: len(asked(upstream)) == 2)
+        asked(upstream)[1].go.set()
+        await asyncio.gather(*asking)
+
+
 # --- not now ------------------------------------------------------------------------------------------------------
 
 
