@@ -64,7 +64,8 @@ def _advise_on(model: ModelConfig, targets: Sequence[Target], config: Config) ->
     if model.overflow_ttft_s is not None and not has_choice:
         yield ".overflow_ttft_s: does nothing without both an engine and an upstream among the targets"
     elif model.overflow_ttft_s is not None and "local_first" not in {model.policy, model.reach or config.routing.reach}:
-        yield f".overflow_ttft_s: does nothing with policy {model.policy}; set policy: local_first"
+        cure = "but for reach local_first; set policy: local_first"
+        yield f".overflow_ttft_s: does nothing with policy {model.policy}, {cure}"
     if model.balance != BalanceConfig() and model.policy != "balanced":
         yield f".balance: does nothing with policy {model.policy}; set policy: balanced"
     if model.hedge and len(targets) < 2:

@@ -32,7 +32,7 @@ def on_model(fields: str, *targets: str) -> list[str]:
         (
             "overflow_ttft_s: 2",
             [NEAR, FAR],
-            ".overflow_ttft_s: does nothing with policy ordered; set policy: local_first",
+            ".overflow_ttft_s: does nothing with policy ordered, but for reach local_first; set policy: local_first",
         ),
         (
             "overflow_ttft_s: 2, policy: local_first",

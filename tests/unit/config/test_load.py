@@ -9,14 +9,7 @@ from proxy.config.load import load, parse
 from proxy.config.root import Config
 from proxy.config.secret import Secret
 from proxy.errors import ConfigError
-
-HOST = "base_url: https://api.example/v1"
-
-
-def refusal(text: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        parse(text, "tidegate.yaml")
-    return caught.value.message
+from tests.fakes.configs import HOST, refusal
 
 
 @pytest.mark.parametrize(

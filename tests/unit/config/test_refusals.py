@@ -2,16 +2,7 @@
 
 import pytest
 
-from proxy.config.load import parse
-from proxy.errors import ConfigError
-
-HOST = "base_url: https://api.example/v1"
-
-
-def refusal(text: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        parse(text, "tidegate.yaml")
-    return caught.value.message
+from tests.fakes.configs import HOST, refusal
 
 
 @pytest.mark.parametrize(

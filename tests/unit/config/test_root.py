@@ -4,15 +4,9 @@ import pytest
 
 from proxy.config.load import parse
 from proxy.config.root import did_you_mean, is_loopback, unnamed_engines
-from proxy.errors import ConfigError
+from tests.fakes.configs import refusal
 
 HOST = "{base_url: https://api.example/v1}"
-
-
-def refusal(text: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        parse(text, "f")
-    return caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -89,7 +83,7 @@ def refusal(text: str) -> str:
     ],
 )
 def test_sections_that_do_not_fit_are_refused_with_the_cure(text, message):
-    assert refusal(text) == message
+    assert refusal(text, "f") == message
 
 
 @pytest.mark.parametrize("name", ["'a/b'", "''", "' '", "-a", "'a b'", "é", "a" * 65, '"a\\n"'])
@@ -97,7 +91,7 @@ def test_sections_that_do_not_fit_are_refused_with_the_cure(text, message):
 def test_a_name_that_could_not_stand_before_a_slash_is_refused(section, name):
     """`upstream/model` is how callers ask for one; names are labels of metrics too."""
     entry = HOST if section == "upstreams" else "{kind: llamacpp, model: x}"
-    message = refusal(f"{section}: {{{name}: {entry}}}")
+    message = refusal(f"{section}: {{{name}: {entry}}}", "f")
     assert message.startswith(f"f: {section}.")
     assert "not a usable name; take letters, digits, dot, dash, underscore" in message
 
