@@ -30,7 +30,7 @@ from proxy.memory import ProcessMemory
 from proxy.pipeline.administration import Administration, ReloadReport
 from proxy.pipeline.admission import Admission
 from proxy.pipeline.chat import Pipeline
-from proxy.pipeline.explaining import Explaining
+from proxy.pipeline.explaining import Explaining, TargetList
 from proxy.pipeline.failover import Failover
 from proxy.pipeline.feedback import Answered, Feedback
 from proxy.pipeline.landscape import Landscape
@@ -107,6 +107,7 @@ class App:
         self._leaving: set[asyncio.Task[None]] = set()
         self._gates: Mapping[str, Gate] = {}
         self._furniture = self._furnish(config, self._fetch(config, source, {}), None)
+        self._metrics.add_targets(self._configured_targets)
         self.asgi = asgi.Entrance(asgi.build(self._furniture.door))
 
     def start(self) -> None:
@@ -215,7 +216,7 @@ class App:
                 fetched.key_ring, self.engines.all, list(config.upstreams), self._metrics, land.offline
             ),
             administration=Administration(self.engines.by_name, self._log),
-            explaining=Explaining(planner, preferences, land),
+            explaining=Explaining(planner, preferences, land, router.configured),
             reload=self.reload,
             limits=config.server,
             running=self.running,
@@ -268,6 +269,9 @@ class App:
             created=int(self._clock.now_s()),
         )
         return router, catalogue
+
+    def _configured_targets(self) -> TargetList:
+        return self._furniture.door.explaining.configured()
 
     def _engine_changed(self, name: str, status: EngineStatus) -> None:
         if status.state == "ready":

@@ -1,6 +1,6 @@
 """Where a request would go and why, without sending it; and how every target stands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from proxy.routing.candidate import Placed
 from proxy.routing.health import State
 from proxy.routing.planner import Plan, Refused
 from proxy.routing.quality import Quality
+from proxy.routing.targets import Target
 
 _PLACED_BY: Mapping[Policy, str] = {
     "ordered": "its place in the config",
@@ -114,10 +115,17 @@ class TargetList(Struct, frozen=True):
 
 
 class Explaining:
-    """Reads; changes nothing. Whoever calls has made sure that the administrator asks."""
+    """Reads; changes nothing. Whoever calls has made sure that the administrator asks.
 
-    def __init__(self, planner: Planner, preferences: Preferences, land: Landscape) -> None:
+    Args:
+        configured: the targets that the config names.
+    """
+
+    def __init__(
+        self, planner: Planner, preferences: Preferences, land: Landscape, configured: Sequence[Target]
+    ) -> None:
         self._planner = planner
+        self._configured = configured
         self._preferences = preferences
         self._land = land
 
@@ -145,9 +153,17 @@ class Explaining:
         )
 
     def targets(self) -> TargetList:
-        """How every target stands."""
-        standings = [each for each in self._land.board.all() if each.target.upstream in self._land.upstreams]
-        return TargetList(self._land.offline.is_offline, [self._report(standing) for standing in standings])
+        """How every target stands that was asked, or that the config names."""
+        configured = list(map(self._land.board.of, self._configured))
+        asked = [each for each in self._land.board.all() if each.target.upstream in self._land.upstreams]
+        return self._list({id(each): each for each in (*configured, *asked)}.values())
+
+    def configured(self) -> TargetList:
+        """How those stand that the config names."""
+        return self._list(map(self._land.board.of, self._configured))
+
+    def _list(self, standings: Iterable[Standing]) -> TargetList:
+        return TargetList(self._land.offline.is_offline, list(map(self._report, standings)))
 
     def _placed(self, place: int, placed: Placed, plan: Plan, ask: Ask) -> CandidateReport:
         candidate = placed.candidate

@@ -293,7 +293,10 @@ class Walk:
         if not self._purse.hedges.withdraw():
             return None
         step = self._itinerary.step(self._grounds.clock.monotonic_s())
-        return None if step is None else self._try(step)
+        if step is None:
+            return None
+        self._grounds.settlement.metrics.hedged(self._context.model)
+        return self._try(step)
 
 
 def _closing(

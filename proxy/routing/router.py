@@ -50,6 +50,11 @@ class Router:
         self._catalogue = catalogue
         self._created = created
 
+    @property
+    def configured(self) -> Sequence[Target]:
+        """The targets that the config names, each once."""
+        return list(self._targets.values())
+
     async def candidates(self, model: str, *, reach: Reach = "any") -> Sequence[Target]:
         """The targets for `model`, the preferred one first; whatever the reach, but nobody beyond it is asked for them.
 

@@ -1,9 +1,9 @@
 """Prometheus metrics. Every label's values come from a closed set, so that no caller can make series.
 
-`model` is a configured name or `other`; `upstream` and `engine` are configured names, or `none`; `endpoint`, `status`
-and `error` come from our own code. What engines tell of themselves is passed on as they told it. What each request
-counts is kept in plain numbers of one thread and turned into Prometheus' own objects when somebody asks: those take a
-lock for each number, which was a tenth of a request's cost.
+`model` is a configured name or `other`; `upstream`, `engine` and `target` are configured names, or `none`; `endpoint`,
+`status` and `error` come from our own code. What engines tell of themselves is passed on as they told it. What each
+request counts is kept in plain numbers of one thread and turned into Prometheus' own objects when somebody asks: those
+take a lock for each number, which was a tenth of a request's cost.
 """
 
 from bisect import bisect_left
@@ -13,6 +13,8 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from proxy.telemetry.targets import Targets, TargetsCollector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _FINE_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
@@ -172,6 +174,9 @@ class Metrics:
             ("upstream",),
             registry=self.registry,
         )
+        self._hedges = Counter(
+            "tidegate_hedges", "Second tries beside slow first ones.", ("model",), registry=self.registry
+        )
         self._told_by_engines: Callable[[], bytes] = bytes
 
     def use_models(self, models: Collection[str]) -> None:
@@ -188,13 +193,24 @@ class Metrics:
         self.registry.register(_Engines(engines))
         self._told_by_engines = told
 
+    def add_targets(self, targets: Callable[[], Targets]) -> None:
+        """Have the configured targets in it; called once."""
+        self.registry.register(TargetsCollector(targets))
+
+    def hedged(self, model: str) -> None:
+        """A request for that model (any name) was sent to a second target."""
+        self._hedges.labels(self._label(model)).inc()
+
     def series(self, endpoint: str, model: str, upstream: str) -> Series:
         """The numbers of that endpoint, model (any name, see above) and upstream."""
-        key = endpoint, model if model in self._models else "other", upstream
+        key = endpoint, self._label(model), upstream
         series = self._requests.series.get(key)
         if series is None:
             series = self._requests.series[key] = Series()
         return series
+
+    def _label(self, model: str) -> str:
+        return model if model in self._models else "other"
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format, what the engines say of themselves at the end."""

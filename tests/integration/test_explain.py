@@ -136,3 +136,14 @@ async def test_every_target_that_was_asked_is_told_of(url, upstream):
     assert found["cheap/there"]["health"] == "ok"
     assert (found["cheap/there"]["in_flight"], found["cheap/there"]["failure_rate"]) == (0, 0)
     assert found["cheap/there"]["ttft_s"] > 0
+
+
+async def test_what_the_config_names_is_told_of_though_nobody_asked_and_is_measured(url):
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/admin/targets") as response:
+            told = await response.json()
+        async with session.get(f"{url}/metrics") as response:
+            metrics = await response.text()
+    assert [each["target"] for each in told["targets"]] == ["dear/there", "cheap/there", "ours/there"]
+    assert 'tidegate_target_out{target="cheap/there"} 0.0' in metrics
+    assert "tidegate_offline 0.0" in metrics

@@ -313,6 +313,7 @@ async def test_an_answer_that_is_not_streamed_is_hedged_too(upstream, other):
         upstream.play(hangs)
         assert await stage.say() == "second"
         await upstream.calls[-1].gone.wait()
+        assert stage.app._metrics.registry.get_sample_value("tidegate_hedges_total", {"model": "m"}) == 1
 
 
 async def test_weights_are_shares(upstream, other):

@@ -29,6 +29,13 @@ def test_a_name_that_is_not_configured_is_other():
     assert sample(metrics, "prompt_tokens_total", **FAR | {"model": "other"}) == 3
 
 
+def test_hedges_are_counted_by_model():
+    metrics = Metrics(["m"])
+    for name in ("m", "a", "b"):
+        metrics.hedged(name)
+    assert (sample(metrics, "hedges_total", model="m"), sample(metrics, "hedges_total", model="other")) == (1, 2)
+
+
 def test_every_series_is_tidegates_own_and_explained():
     """The registry is its own: nothing of the process or of another instance is in it."""
     for name, family in families(Metrics([])).items():
