@@ -97,11 +97,13 @@ class Walk:
         self._request = request
         self._context = context
         self._purse = purse
-        self._purse.retries.deposit()
+        purse.retries.deposit()
+        if plan.settings.hedge:
+            purse.hedges.deposit()
         self._itinerary = Itinerary(
             plan.targets,
             retry=grounds.retry,
-            withdraw=self._purse.retries.withdraw,
+            withdraw=purse.retries.withdraw,
             dice=grounds.dice,
             favoured=plan.favoured if "local_first" in {plan.settings.policy, ask.reach} else 0,
         )
@@ -283,7 +285,6 @@ class Walk:
         return self._plan.settings.hedge and not self._itinerary.tries and len(self._plan.placed) > 1
 
     async def _hedged(self, step: Step) -> Answer:
-        self._purse.hedges.deposit()
         after_s = self._grounds.land.board.of(step.target).latency.p95_wait_s(is_stream=self._ask.is_stream)
         if after_s is None:
             return await self._try(step)
