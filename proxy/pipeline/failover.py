@@ -23,6 +23,7 @@ from proxy.routing.budget import Budget
 from proxy.routing.planner import Plan
 
 _HEDGED_SHARE = 0.05
+_HEDGED_S = 600.0  # what that is a share of: long enough for a model that is seldom asked to have one at all
 
 
 class Failover:
@@ -76,4 +77,7 @@ class Failover:
 
 
 def _purse(retry: RetryConfig, clock: Clock) -> Purse:
-    return Purse(Budget(clock, retry.budget_share, retry.budget_per_s), Budget(clock, _HEDGED_SHARE, 0.0))
+    return Purse(
+        retries=Budget(clock, retry.budget_share, retry.budget_per_s),
+        hedges=Budget(clock, _HEDGED_SHARE, 0.0, keep_s=_HEDGED_S),
+    )

@@ -305,6 +305,23 @@ async def test_a_second_try_beside_a_slow_first_one_wins_and_the_loser_is_cancel
         await call.gone.wait()
 
 
+async def test_a_model_that_is_seldom_asked_is_hedged_too(upstream, other):
+    """Twenty requests in ten minutes allow one."""
+    clock = FakeClock()
+
+    async def takes_a_while(call):
+        clock.advance(0.3)
+        await FIRST(call)
+
+    upstream.play(takes_a_while)
+    async with house(config(upstream, other, hedge=True), clock=clock) as stage:
+        for _ in range(25):
+            assert await stage.say() == "first"
+            clock.advance(20)
+        upstream.play(hangs)
+        assert await stage.say() == "second"
+
+
 async def test_an_answer_that_is_not_streamed_is_hedged_too(upstream, other):
     upstream.play(FIRST)
     async with house(config(upstream, other, hedge=True)) as stage:
