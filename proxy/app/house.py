@@ -201,6 +201,7 @@ class App:
         self.qualities.load(fetched.evals)
         land = self._survey(config, fetched.wires, None if old is None else old.land)
         router, catalogue = self._router(config, fetched.wires, land.offline)
+        land.board.keep(router.configured)
         dice = Random()  # noqa: S311 - it draws targets and pauses, not secrets
         planner = Planner(router, land, models=config.models, routing=config.routing, dice=dice)
         preferences = Preferences(config.defaults, config.models, config.routing)
@@ -216,7 +217,7 @@ class App:
                 fetched.key_ring, self.engines.all, list(config.upstreams), self._metrics, land.offline
             ),
             administration=Administration(self.engines.by_name, self._log),
-            explaining=Explaining(planner, preferences, land, router.configured),
+            explaining=Explaining(planner, preferences, land),
             reload=self.reload,
             limits=config.server,
             running=self.running,

@@ -27,6 +27,7 @@ from proxy.streaming.filters import AsFunctionCall, Remembering, in_format
 _MAX_ID = 128  # a host may say anything
 _NOBODY = (None, ANONYMOUS)
 _NOTHING: Mapping[str, str] = {}
+_IN_HOUSE = "\0local_only"  # behind the caller's name: what was thought of requests that may not leave
 _REPAIRED = {"response_format=emulated": "response_format=repaired"}
 
 
@@ -121,7 +122,7 @@ class Attempt:
         upstream, target, context = self._upstream, self._target, self._context
         dialect, remembered = upstream.dialect, _NOTHING
         if request.endpoint == "chat" and dialect.remembers(target.card):
-            remembered = await self._memory.recall(context.caller, history.call_ids(request.fields))
+            remembered = await self._recall(request)
         return dialect.build_request(
             request,
             model=target.model,
@@ -132,6 +133,14 @@ class Attempt:
             api_version=upstream.api_version,
             tenant="" if context.principal in _NOBODY else context.caller,
         )
+
+    async def _recall(self, request: ModelRequest) -> Mapping[str, str]:
+        """What was thought in the turns of the request, as far as the target may know it."""
+        ids, caller = history.call_ids(request.fields), self._context.caller
+        remembered = await self._memory.recall(caller, ids)
+        if not self._target.is_local:
+            return remembered
+        return {**remembered, **await self._memory.recall(caller + _IN_HOUSE, ids)}
 
     @property
     def _is_stream(self) -> bool:
@@ -235,7 +244,8 @@ class Attempt:
         if host_request.reading.may_call:
             sink = remembering = Remembering(sink)
         stream = ChoiceStream(sink, host_request.reading)
-        memory = None if remembering is None else TurnMemory(remembering, self._memory, self._context.caller)
+        caller = self._context.caller + (_IN_HOUSE if self._context.reach == "local_only" else "")
+        memory = None if remembering is None else TurnMemory(remembering, self._memory, caller)
         return Source(response, stream, self._upstream.dialect.parse, memory)
 
     def _formatted(self, sink: Sink, host_request: HostRequest) -> Sink:

@@ -18,7 +18,6 @@ from proxy.routing.candidate import Placed
 from proxy.routing.health import State
 from proxy.routing.planner import Plan, Refused
 from proxy.routing.quality import Quality
-from proxy.routing.targets import Target
 
 _PLACED_BY: Mapping[Policy, str] = {
     "ordered": "its place in the config",
@@ -115,17 +114,10 @@ class TargetList(Struct, frozen=True):
 
 
 class Explaining:
-    """Reads; changes nothing. Whoever calls has made sure that the administrator asks.
+    """Reads; changes nothing. Whoever calls has made sure that the administrator asks."""
 
-    Args:
-        configured: the targets that the config names.
-    """
-
-    def __init__(
-        self, planner: Planner, preferences: Preferences, land: Landscape, configured: Sequence[Target]
-    ) -> None:
+    def __init__(self, planner: Planner, preferences: Preferences, land: Landscape) -> None:
         self._planner = planner
-        self._configured = configured
         self._preferences = preferences
         self._land = land
 
@@ -154,13 +146,11 @@ class Explaining:
 
     def targets(self) -> TargetList:
         """How every target stands that was asked, or that the config names."""
-        configured = list(map(self._land.board.of, self._configured))
-        asked = [each for each in self._land.board.all() if each.target.upstream in self._land.upstreams]
-        return self._list({id(each): each for each in (*configured, *asked)}.values())
+        return self._list(each for each in self._land.board.all() if each.target.upstream in self._land.upstreams)
 
     def configured(self) -> TargetList:
         """How those stand that the config names."""
-        return self._list(map(self._land.board.of, self._configured))
+        return self._list(self._land.board.kept())
 
     def _list(self, standings: Iterable[Standing]) -> TargetList:
         return TargetList(self._land.offline.is_offline, list(map(self._report, standings)))

@@ -2,24 +2,35 @@
 
 One that is out is asked for its models, which is cheap, and then for one token: a host whose lists are fine while it
 generates nothing stays out. While nothing elsewhere can be reached, hosts are asked for their models alone, ever more
-seldom and without a word in the log. No byte of any request is in a probe.
+seldom and without a word in the log. No byte of any request is in a probe: only targets that the config names are
+asked, not those whose names callers have invented.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any
 
 import msgspec
 
 from proxy.clock import Clock
 from proxy.config.routing import HealthConfig
-from proxy.errors import ProxyError, UpstreamFailed, UpstreamRejected, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import (
+    ProxyError,
+    UpstreamFailed,
+    UpstreamLacksModel,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from proxy.pipeline.attempt import Attempt
 from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.landscape import Landscape
 from proxy.pipeline.upstream import Upstream
 from proxy.protocol.request import Endpoint, Fields, ModelRequest
 from proxy.routing.board import Standing
+from proxy.routing.targets import Target
 from proxy.telemetry.logs import Log
 
 _LOOK_S = 1.0
@@ -40,6 +51,7 @@ class Prober:
         self._clock = clock
         self._log = log
         self._task: asyncio.Task[None] | None = None
+        self._asking: dict[str, asyncio.Task[None]] = {}  # by target or host
 
     def open(self) -> None:
         """Begin; returns at once."""
@@ -47,20 +59,33 @@ class Prober:
 
     async def close(self) -> None:
         """End; never raises."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [*self._asking.values(), *([] if self._task is None else [self._task])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def look(self) -> None:
-        """Ask whom it is time to ask, all at once; never raises."""
-        hosts = [self._reach(name) for name in self._land.offline.probe_due() if name in self._land.upstreams]
-        targets = [self._probe(standing) for standing in self._land.board.all() if self._is_due(standing)]
-        await asyncio.gather(*hosts, *targets)
+        """Ask whom it is time to ask, all at once, and wait for what they say; never raises."""
+        self._begin()
+        await asyncio.gather(*self._asking.values())
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self.look()
+            self._begin()  # who hangs keeps nobody else from being asked
+
+    def _begin(self) -> None:
+        for name in self._land.offline.probe_due():
+            if name in self._land.upstreams:
+                self._ask_once(name, partial(self._reach, name))
+        for standing in self._land.board.kept():
+            if self._is_due(standing):
+                self._ask_once(standing.target.name, partial(self._probe, standing))
+
+    def _ask_once(self, name: str, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if name not in self._asking:
+            task = self._asking[name] = asyncio.create_task(ask(), name=f"probe {name}")
+            task.add_done_callback(lambda _: self._asking.pop(name))
 
     def _is_due(self, standing: Standing) -> bool:
         upstream = self._land.upstreams.get(standing.target.upstream)
@@ -100,15 +125,21 @@ class Prober:
             async with asyncio.timeout(_LIMIT_S):
                 if not target.is_local:
                     await _list(upstream)
-                await self._ask(standing, upstream)
+                return await self._answers_to_any(standing, upstream)
         except UpstreamRejected:
             return True
         except (TimeoutError, ProxyError):
             return False
-        return True
 
-    async def _ask(self, standing: Standing, upstream: Upstream) -> None:
-        target, endpoint = standing.target, standing.endpoint
+    async def _answers_to_any(self, standing: Standing, upstream: Upstream) -> bool:
+        """What it answered last comes first; a 404 says that it has no such endpoint, or no such model."""
+        for endpoint in sorted(_QUESTIONS, key=lambda endpoint: endpoint != standing.endpoint):
+            with contextlib.suppress(UpstreamLacksModel):
+                await self._ask(standing.target, endpoint, upstream)
+                return True
+        return False
+
+    async def _ask(self, target: Target, endpoint: Endpoint, upstream: Upstream) -> None:
         fields: Fields = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in _QUESTIONS[endpoint].items()}
         attempt = Attempt(
             upstream,

@@ -1,5 +1,6 @@
 """What a host sends, into the state machine; and the turns that are to be remembered, out of it."""
 
+import re
 from collections.abc import Callable
 
 from proxy.errors import UpstreamTimeout, UpstreamUnreachable
@@ -11,6 +12,7 @@ from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.filters import Remembering
 
 _DONE = b"[DONE]"
+_COUNTED = re.compile(r"(.*[:_.-])?\d{1,4}", re.DOTALL)  # such an id (Kimi's) is that of other conversations' calls too
 
 
 class TurnMemory:
@@ -25,7 +27,8 @@ class TurnMemory:
 
     async def keep(self) -> None:
         for turn in self._remembering.take():
-            await self._memory.remember(self._caller, turn.call_ids, turn.reasoning)
+            if call_ids := [call_id for call_id in turn.call_ids if not _COUNTED.fullmatch(call_id)]:
+                await self._memory.remember(self._caller, call_ids, turn.reasoning)
 
 
 class Source:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from proxy.errors import MalformedRequest
-from proxy.protocol.request import ModelRequest, decode, decode_fields, json_type, missing, wrong_type
+from proxy.protocol.request import ModelName, ModelRequest, decode, decode_fields, json_type, missing, wrong_type
 
 _ROLES = frozenset({"developer", "system", "user", "assistant", "tool", "function"})
 _ROLES_IN_WORDS = "'developer', 'system', 'user', 'assistant', 'tool' and 'function'"
@@ -46,7 +46,7 @@ class NamedFunction(Struct, gc=False):
 class ChatParams(Struct, gc=False):
     """The fields whose type or range OpenAI checks."""
 
-    model: Annotated[str, Meta(min_length=1)]
+    model: ModelName
     messages: Annotated[list[Message], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None

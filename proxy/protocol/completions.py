@@ -6,13 +6,13 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from proxy.protocol.chat import Penalty, StreamOptions, Tokens, stream_options_without_stream
-from proxy.protocol.request import ModelRequest, decode, decode_fields, json_type, missing, wrong_type
+from proxy.protocol.request import ModelName, ModelRequest, decode, decode_fields, json_type, missing, wrong_type
 
 
 class CompletionParams(Struct, gc=False):
     """The fields whose type or range OpenAI checks."""
 
-    model: Annotated[str, Meta(min_length=1)]
+    model: ModelName
     prompt: Raw | UnsetType = UNSET
     stream: bool | None = None
     stream_options: StreamOptions | None = None

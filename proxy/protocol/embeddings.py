@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from proxy.errors import UpstreamFailed
-from proxy.protocol.request import ModelRequest, decode, decode_fields, json_type, missing, wrong_type
+from proxy.protocol.request import ModelName, ModelRequest, decode, decode_fields, json_type, missing, wrong_type
 from proxy.protocol.usage import Usage, parse_usage
 
 Encoding = Literal["float", "base64"]
@@ -19,7 +19,7 @@ Encoding = Literal["float", "base64"]
 class EmbeddingParams(Struct, gc=False):
     """The fields whose type or range OpenAI checks."""
 
-    model: Annotated[str, Meta(min_length=1)]
+    model: ModelName
     input: Raw | UnsetType = UNSET
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     encoding_format: Encoding | None = None

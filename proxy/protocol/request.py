@@ -5,7 +5,7 @@ would end in a bare `RecursionError` (contract E.5).
 """
 
 import re
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -14,6 +14,7 @@ from proxy.errors import MalformedRequest
 MAX_DEPTH = 64
 
 Endpoint = Literal["chat", "completions", "embeddings"]
+ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]  # it is kept in several places
 Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
 

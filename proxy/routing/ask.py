@@ -12,11 +12,14 @@ from proxy.protocol.request import Fields, ModelRequest, json_type
 from proxy.protocol.routing import Priority, Reach, Task
 
 _BYTES_PER_TOKEN = 4  # of English and code; an estimate is all that is wanted
-_ANSWER_TOKENS = 256  # where nothing is known yet
+_ANSWER_TOKENS = 256
 _IMAGE_TOKENS = 512
 _MIN_PICTURE_BYTES = 1024  # what is shorter has none worth a look
-_DATA_URL = re.compile(rb'"data:[^"]*"')
+# only where a picture stands: as a text it would be read
+_DATA_URL = re.compile(rb'"url"\s*:\s*"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=\\]*"')
 _LIMITS = ("max_completion_tokens", "max_tokens")
+_COPIES = ("n", "best_of")
+_MOST_COPIES = 128  # OpenAI's
 _PROMPTS = ("messages", "prompt", "input", "tools", "functions")
 _TASKS: Mapping[str, Task] = {"completions": "completion", "embeddings": "embedding"}
 
@@ -35,9 +38,6 @@ class Ask:
     Args:
         session: what the caller calls the conversation (`x-tidegate-session`); empty: see `affinity`.
         caller: the principal's name; sessions of one are not those of another.
-
-    Attributes:
-        usual_tokens: of this model's answers lately, to be told before `answer_tokens` is asked for; 0: none was seen.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class Ask:
         self.caller = caller
         self._fields: Fields = request.fields
         self._session = session
-        self.usual_tokens = 0.0
         self._prompt_tokens = self._answer_tokens = 0  # nobody has asked yet
         self._task: Task | None = None
 
@@ -74,13 +73,14 @@ class Ask:
 
     @property
     def answer_tokens(self) -> int:
-        """About how many the answer will have: the model's usual number, at most what the caller allows."""
+        """About how many the answers will have: a middling number, at most what the caller allows, for each of `n`.
+
+        What answers were lately is not looked at: one caller's long one would be everybody's price.
+        """
         if not self._answer_tokens:
-            tokens = self.usual_tokens or _ANSWER_TOKENS
-            for name in _LIMITS:
-                if (raw := self._fields.get(name)) is not None and json_type(raw) == "number":
-                    tokens = min(tokens, _number(raw))
-            self._answer_tokens = max(1, int(tokens))
+            allowed = min((self._asked(name, _ANSWER_TOKENS) for name in _LIMITS), default=_ANSWER_TOKENS)
+            times = max(self._asked(name, 1) for name in _COPIES)
+            self._answer_tokens = max(1, int(min(allowed, _ANSWER_TOKENS) * min(max(times, 1), _MOST_COPIES)))
         return self._answer_tokens
 
     @property
@@ -106,6 +106,10 @@ class Ask:
         session = self.session
         told = b"\0session\0" + session.encode() if session else b"\0head\0" + self._head()
         return blake2b(self.caller.encode() + told, digest_size=16).digest()
+
+    def _asked(self, name: str, otherwise: float) -> float:
+        raw = self._fields.get(name)
+        return otherwise if raw is None or json_type(raw) != "number" else _number(raw)
 
     def _find_task(self) -> Task:
         if self.endpoint in _TASKS:

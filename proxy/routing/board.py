@@ -1,5 +1,7 @@
 """`Board`: what is known of each target, and the one place where attempts report what became of them."""
 
+from collections.abc import Sequence
+
 from proxy.clock import Clock
 from proxy.config.routing import HealthConfig
 from proxy.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
@@ -20,7 +22,7 @@ class Standing:
 
     Attributes:
         in_flight: requests that we have there.
-        endpoint: what it was last asked for, so that a probe asks for the like.
+        endpoint: what it last answered, so that a probe asks for the like.
         shows_first_tokens: also those of answers that are not streamed to the caller.
     """
 
@@ -58,11 +60,16 @@ class Standing:
 
 
 class Board:
-    """Owner of all standings; one for all requests. Of too many names, the oldest idle one is forgotten."""
+    """Owner of all standings; one for all requests.
+
+    Configured targets are kept for good (`keep`). Of the others, whose names callers invent, the idle one that was
+    looked at longest ago is forgotten when there are too many.
+    """
 
     def __init__(self, clock: Clock, config: HealthConfig) -> None:
         self._clock = clock
         self._config = config
+        self._kept: frozenset[str] = frozenset()
         self._standings: dict[str, Standing] = {}  # by the target's name: no upstream's has a slash in it
 
     def of(self, target: Target) -> Standing:
@@ -71,13 +78,25 @@ class Board:
         if standing is None:
             standing = self._standings[target.name] = Standing(target, self._clock, self._config)
             self._forget()
+        elif target.name not in self._kept:
+            self._standings[target.name] = self._standings.pop(target.name)  # the last one to be forgotten
         elif standing.target is not target:
             standing.target = target  # what the config says of it may have changed
         return standing
 
+    def keep(self, targets: Sequence[Target]) -> None:
+        """The configured ones from now on."""
+        self._kept = frozenset(target.name for target in targets)
+        for target in targets:
+            self.of(target)
+
     def all(self) -> list[Standing]:
-        """Of every target that was ever looked at."""
+        """Of every target that is known."""
         return list(self._standings.values())
+
+    def kept(self) -> list[Standing]:
+        """Of the configured ones."""
+        return [standing for name, standing in self._standings.items() if name in self._kept]
 
     def begin(self, target: Target, ask: Ask, *, in_panic: bool = False) -> "Flight | None":
         """A request goes to the target; whoever gets the flight ends it, once.
@@ -96,10 +115,13 @@ class Board:
                 standing.health.readmit()
 
     def _forget(self) -> None:
-        if len(self._standings) > _MAX_STANDINGS:
-            idle = next((name for name, standing in self._standings.items() if not standing.in_flight), None)
+        if len(self._standings) > _MAX_STANDINGS + len(self._kept):
+            idle = next((name for name, each in self._standings.items() if self._may_forget(name, each)), None)
             if idle is not None:
                 del self._standings[idle]
+
+    def _may_forget(self, name: str, standing: Standing) -> bool:
+        return not standing.in_flight and name not in self._kept
 
 
 class Flight:
@@ -115,7 +137,6 @@ class Flight:
         self._has_begun = self._is_over = False
         self._turn = turn
         standing.in_flight += 1
-        standing.endpoint = ask.endpoint
         # of an answer that comes whole nobody sees when it stops to wait, so that it must not count as waiting
         self._is_counted = ask.is_stream or standing.shows_first_tokens
         if self._is_counted:
@@ -164,6 +185,7 @@ class Flight:
             standing.latency.failed(now_s - self._started_s)
         elif error is None and is_whole:
             standing.health.succeeded(self._turn)
+            standing.endpoint = self._ask.endpoint
             return self._time(now_s, sent_s or self._started_s, first_s, usage)
         else:
             standing.health.gave_up(self._turn)

@@ -39,7 +39,7 @@ class Latency:
     Tell it only of answers that came from the target, whole: not of cached ones, nor of those a caller left.
     """
 
-    __slots__ = ("_clock", "_failures", "_first", "_penalty_s", "_tokens", "_usual_tokens", "_waits")
+    __slots__ = ("_clock", "_failures", "_first", "_penalty_s", "_tokens", "_waits")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -48,7 +48,6 @@ class Latency:
         self._failures = _Fading(_FAILURE_TAU_S)
         self._penalty_s = _Fading(_PEAK_TAU_S)
         self._waits: dict[bool, deque[float]] = {is_stream: deque(maxlen=_SAMPLES) for is_stream in (True, False)}
-        self._usual_tokens = 0.0
 
     def began(self, prompt_tokens: int, ttft_s: float) -> None:
         """The first token came, so long after the request was sent."""
@@ -59,7 +58,7 @@ class Latency:
         now_s = self._clock.monotonic_s()
         if answer_tokens > 1:
             self._tokens.add(after_first_s / (answer_tokens - 1), now_s)
-        self._succeeded(answer_tokens, now_s)
+        self._succeeded(now_s)
 
     def whole(self, prompt_tokens: int, answer_tokens: int, took_s: float) -> float:
         """An answer that came in one piece, so that nobody saw its first token; when that came, about.
@@ -76,7 +75,7 @@ class Latency:
         first.add(took_s * part, now_s)
         if further:
             self._tokens.add(took_s * (1.0 - part) / further, now_s)
-        self._succeeded(answer_tokens, now_s)
+        self._succeeded(now_s)
         return took_s * part
 
     def waited(self, wait_s: float, *, is_stream: bool) -> None:
@@ -110,11 +109,6 @@ class Latency:
         """Of late, 0 to 1."""
         return self._failures.read(self._clock.monotonic_s())
 
-    @property
-    def usual_tokens(self) -> float:
-        """Of an answer; 0 where nothing is known."""
-        return self._usual_tokens
-
     def p95_wait_s(self, *, is_stream: bool) -> float | None:
         """What 95 of 100 waits of late (see `waited`) were within; None before there were 20. Sorts: ask seldom."""
         waits = self._waits[is_stream]
@@ -129,9 +123,7 @@ class Latency:
                 return max(known_s, penalty_s)
         return penalty_s
 
-    def _succeeded(self, answer_tokens: int, now_s: float) -> None:
-        usual = self._usual_tokens
-        self._usual_tokens = usual + _USUAL_GAIN * (answer_tokens - usual) if usual else float(answer_tokens)
+    def _succeeded(self, now_s: float) -> None:
         self._failures.become((1.0 - _FAILURE_GAIN) * self._failures.read(now_s), now_s)
 
 

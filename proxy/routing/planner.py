@@ -185,10 +185,6 @@ class Planner:
             return self._only(ask, targets[0], settings)
         refused: list[Refused] = []
         standings = [self._board.of(target) for target in targets]
-        for standing in standings:  # the first that knows: how long a model's answers are is much the same everywhere
-            if usual_tokens := standing.latency.usual_tokens:
-                ask.usual_tokens = usual_tokens
-                break
         free = [each for each in standings if not self._is_barred(ask, each.target, settings, refused)]
         able, is_panic = self._able(standings, free, refused)
         if len(able) > 1:

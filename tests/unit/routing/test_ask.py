@@ -33,19 +33,40 @@ def test_a_picture_is_not_counted_by_its_bytes():
 
 
 @pytest.mark.parametrize(
-    ("fields", "usual", "expected"),
+    "content",
     [
-        ({}, 0, 256),
-        ({}, 40.0, 40),
-        ({"max_tokens": 10}, 0, 10),
-        ({"max_completion_tokens": 10, "max_tokens": None}, 0, 10),
-        ({"max_tokens": 100_000}, 0, 256),
+        "data:" + "x" * 400_000,
+        "data:image/png;base64," + "A" * 400_000,
+        [{"type": "text", "text": "data:image/png;base64," + "A" * 400_000}],
+        [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "a word " * 57_000}}],
     ],
 )
-def test_an_answer_is_as_long_as_usual_but_no_longer_than_allowed(fields, usual, expected):
-    told = ask(fields)
-    told.usual_tokens = usual
-    assert told.answer_tokens == expected
+def test_what_only_looks_like_a_picture_is_counted_by_its_bytes(content):
+    """Else a caller could have a long prompt for the price of a short one."""
+    assert ask({"messages": [{"role": "user", "content": content}]}).prompt_tokens > 90_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, 256),
+        ({"max_tokens": 10}, 10),
+        ({"max_completion_tokens": 10, "max_tokens": None}, 10),
+        ({"max_completion_tokens": 10, "max_tokens": 5}, 5),
+        ({"max_tokens": 100_000}, 256),
+        ({"max_tokens": 10, "n": 3}, 30),
+        ({"n": 128}, 256 * 128),
+        ({"n": None}, 256),
+    ],
+)
+def test_answers_are_of_a_middling_length_but_no_longer_than_allowed(fields, expected):
+    assert ask(fields).answer_tokens == expected
+
+
+@pytest.mark.parametrize(("fields", "copies"), [({"best_of": 4}, 4), ({"best_of": 4, "n": 2}, 4), ({"n": 2}, 2)])
+def test_as_many_are_counted_as_are_made(fields, copies):
+    told = ask({"messages": None, "prompt": "Hi", "max_tokens": 10} | fields, parse=completions.parse_request)
+    assert told.answer_tokens == 10 * copies
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}

@@ -116,16 +116,6 @@ def test_a_target_over_the_price_ceiling_is_left_out():
     assert "max_price_usd" in refusal.message
 
 
-def test_a_price_is_that_of_as_long_an_answer_as_the_model_usually_gives():
-    dear = Target("d", "m", priced(1))
-    world = World(dear, FAR, max_price_usd=0.005)
-    wanted = ask(answer_tokens=100_000)
-    assert asyncio.run(world.planner.consider(wanted)).targets == [dear, FAR]
-    world.board.of(FAR).latency.whole(10, 9_000, 5.0)
-    wanted = ask(answer_tokens=100_000)
-    assert asyncio.run(world.planner.consider(wanted)).targets == [FAR]
-
-
 # Each: the targets, the model and the reach; whether the SDK is told not to try again, and the pause it is told.
 @pytest.mark.parametrize(
     ("targets", "model", "reach", "told"),
