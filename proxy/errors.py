@@ -225,6 +225,12 @@ class UpstreamFailed(UpstreamError):
     """The host answered with a failure of its own, or with something that is no answer."""
 
 
+class AnswerMisfit(UpstreamError):
+    """The host's answer does not fit the caller's schema: nobody says that the host is at fault."""
+
+    default_code = "structured_output_invalid"
+
+
 class UpstreamRefusedUs(UpstreamError):
     """The host does not take our key (401, 402, 403): our trouble, not the caller's, so never a 401."""
 

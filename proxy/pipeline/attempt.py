@@ -162,7 +162,7 @@ class Attempt:
             credential.worked(model)
             return response
         try:
-            error = failures.parse_error(response.status, response.headers, await response.read_all())
+            error = failures.parse_error(response.status, response.headers, await response.read_complaint())
         finally:
             response.close()
         if isinstance(error, UpstreamRefusedUs):

@@ -1,9 +1,10 @@
 """What a host sends, into the state machine; and the turns that are to be remembered, out of it."""
 
+import asyncio
 import re
 from collections.abc import Callable
 
-from proxy.errors import UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.memory import Memory
 from proxy.pipeline.upstream import Response
 from proxy.protocol.chat import Chunk
@@ -12,6 +13,7 @@ from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.filters import Remembering
 
 _DONE = b"[DONE]"
+_MAX_QUIET_BYTES = 1024 * 1024  # between two pieces of an answer
 _COUNTED = re.compile(r"(.*[:_.-])?\d{1,4}", re.DOTALL)  # such an id (Kimi's) is that of other conversations' calls too
 
 
@@ -44,6 +46,7 @@ class Source:
         "_memory",
         "_parse",
         "_parser",
+        "_quiet_bytes",
         "_response",
         "close",
         "read_bytes",
@@ -64,6 +67,7 @@ class Source:
         self._parse = parse
         self._parser = EventParser()
         self._memory = memory
+        self._quiet_bytes = 0
         self.close = response.close
         self.read_bytes = 0
         self.stream = stream
@@ -91,12 +95,34 @@ class Source:
                 self.stream.accept(self._parse(data + await self._response.read_all()))
                 return False
         self.read_bytes += len(data)
+        heard = self.stream.heard
+        if self._take(data):
+            return False
+        if self.stream.heard != heard:
+            self._quiet_bytes = 0
+        elif data:
+            await self._bear(len(data))
+        return bool(data)
+
+    def _take(self, data: bytes) -> bool:
+        """The events in it, into the stream; True where one says that it was the last."""
         found = self._parser.feed(data) if data else self._parser.close()
         for event in found:
             if event.startswith(_DONE):
                 self._response.expect_end()
-                return False
+                return True
             self.stream.accept(self._parse(event))
         if found:
-            self._response.got_event()
-        return bool(data)
+            self._response.got_event(has_content=self.stream.has_content)
+        return False
+
+    async def _bear(self, size: int) -> None:
+        """Comments and empty pieces: a few are a sign of life; a flood would keep all others waiting.
+
+        Raises:
+            UpstreamFailed: it is one.
+        """
+        self._quiet_bytes += size
+        if self._quiet_bytes > _MAX_QUIET_BYTES:
+            raise UpstreamFailed(f"The upstream sent more than {_MAX_QUIET_BYTES} bytes that say nothing.")
+        await asyncio.sleep(0)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec import Raw
 
-from proxy.errors import UpstreamFailed
+from proxy.errors import AnswerMisfit
 from proxy.protocol import json_schema
 from proxy.protocol.raw import as_list
 from proxy.protocol.request import ModelRequest
@@ -37,12 +37,11 @@ class Structured:
         """The same after the second try.
 
         Raises:
-            UpstreamFailed: it is still wrong.
+            AnswerMisfit: it is still wrong.
         """
         if complaints := self.complaints(answer):
-            raise UpstreamFailed(
+            raise AnswerMisfit(
                 f"The model's answer does not fit the schema of response_format. {' '.join(complaints)}",
-                code="structured_output_invalid",
                 is_quoted=True,
             )
 

@@ -29,8 +29,14 @@ class Response(Protocol):
     async def read_all(self) -> bytes:
         """The whole body."""
 
-    def got_event(self) -> None:
-        """What was read held an event; comments alone are a kind of silence."""
+    async def read_complaint(self) -> bytes:
+        """The body of an error, as far as it comes soon."""
+
+    def got_event(self, *, has_content: bool) -> None:
+        """What was read held an event; comments alone are a kind of silence.
+
+        `has_content` says whether the answer has really begun.
+        """
 
     def expect_end(self) -> None:
         """Nothing more is wanted, but the body may end by itself, so that the connection can be kept."""

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from proxy.config.routing import RetryConfig
 from proxy.errors import (
+    AnswerMisfit,
     EngineUnavailable,
     ProxyError,
     TargetBusy,
@@ -32,7 +33,7 @@ PATIENCE_S = 10.0  # who takes longer to fail is not asked again for the same re
 
 _NOT_TRIED = (EngineUnavailable, TargetBusy)
 _FREE = (*_NOT_TRIED, UpstreamUnreachable, UpstreamRateLimited)
-_FINAL = (UpstreamLacksModel, UpstreamRefusedUs)
+_FINAL = (AnswerMisfit, UpstreamLacksModel, UpstreamRefusedUs)
 
 
 class Step(Struct, frozen=True):

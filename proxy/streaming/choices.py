@@ -120,7 +120,8 @@ class _State:
 class ChoiceStream:
     """Reads the chunks of one answer and tells `sink` the canonical sequence; one instance per upstream attempt.
 
-    `has_content` turns true with the first thing that a caller waits for.
+    `has_content` turns true with the first thing that a caller waits for; `heard` counts the chunks that said anything,
+    also what is not passed on yet.
     """
 
     __slots__ = (
@@ -133,10 +134,12 @@ class ChoiceStream:
         "_to_keep",
         "_usage",
         "has_content",
+        "heard",
     )
 
     def __init__(self, sink: Sink, reading: Reading = _PLAIN) -> None:
         self.has_content = False
+        self.heard = 0
         self._sink = sink
         self._reading = reading
         self._states: list[_State] = []
@@ -170,6 +173,7 @@ class ChoiceStream:
                 state = self._states[index] if 0 <= index < len(self._states) else self._open(index)
                 if not state.is_finished:
                     self._read(choice, state)
+                    self.heard += _says_anything(choice)
         except (RecursionError, ValueError, msgspec.MsgspecError) as error:
             raise UpstreamFailed(f"The upstream sent what cannot be read: {type(error).__name__}.") from error
 
@@ -362,3 +366,10 @@ class ChoiceStream:
         is_whole = not self._for_thoughts.is_spent
         if is_whole and (self._reading.repairs_silence or was_thinking):
             self._sink.content(index, "".join(state.thoughts), None)
+
+
+def _says_anything(choice: Choice) -> bool:
+    delta = choice.delta or choice.message
+    if delta is None:
+        return bool(choice.text or choice.logprobs)
+    return bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls or delta.refusal)

@@ -5,6 +5,7 @@ HTTP/1.1 keep-alive is shorter than the upstream's own; what else is fixed stand
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import aiohttp
 import msgspec
@@ -22,6 +23,8 @@ from proxy.transport.specs import of_keys
 
 _READ_BYTES = 256 * 1024
 _DRAIN_S = 1.0
+_COMPLAINT_S, _MAX_COMPLAINT_BYTES = 5.0, 1024 * 1024
+_LEAST_S = 0.001
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)  # `Deadline` waits
 # A path may name a deployment that the caller chose.
 _MAX_URLS = 256
@@ -48,8 +51,11 @@ class Response:
         "_answer",
         "_deadline",
         "_drain",
+        "_has_content",
         "_has_event",
         "_is_over",
+        "_left_s",
+        "_loop",
         "_timeouts",
         "credential",
         "headers",
@@ -67,7 +73,9 @@ class Response:
         self._answer = answer
         self._deadline = deadline
         self._timeouts = timeouts
-        self._has_event = False
+        self._has_event = self._has_content = False
+        self._left_s = timeouts.answer_s  # for all that comes before the first content, or for a whole body
+        self._loop = asyncio.get_running_loop()
         self._drain = drain
         self._is_over = False
         self.credential = credential
@@ -78,9 +86,11 @@ class Response:
         """What has arrived, at least one byte; empty at the end.
 
         Raises:
-            UpstreamTimeout: no event (see `got_event`) for the idle time, or until the first for the time it has.
+            UpstreamTimeout: no event (see `got_event`) for the idle time, or until the first for the time it has; no
+                content within the time for an answer.
             UpstreamUnreachable: the connection broke.
         """
+        begun_s = 0.0 if self._has_content else self._loop.time()
         self._deadline.start()
         try:
             data = await self._answer.content.readany()
@@ -92,6 +102,8 @@ class Response:
             raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
         finally:
             self._deadline.stop()
+        if not self._has_content:
+            self._left_s -= self._loop.time() - begun_s
         if not self._has_event:
             # comments before the first event: the host lives, and has the request in its queue
             self._deadline.limit_s = self._timeouts.answer_s
@@ -113,10 +125,27 @@ class Response:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def got_event(self) -> None:
-        """What was read held an event; comments alone are a kind of silence."""
+    async def read_complaint(self) -> bytes:
+        """The body of an error, as far as it comes within 5 s and a megabyte: its status says the most of it."""
+        pieces, size, until_s = [], 0, self._loop.time() + _COMPLAINT_S
+        with suppress(UpstreamTimeout, UpstreamUnreachable):
+            while not self._answer.content.at_eof() and size < _MAX_COMPLAINT_BYTES:
+                self._has_event = True
+                self._deadline.reset(max(until_s - self._loop.time(), _LEAST_S))
+                pieces.append(await self.read_some())
+                size += len(pieces[-1])
+        return b"".join(pieces)
+
+    def got_event(self, *, has_content: bool = False) -> None:
+        """What was read held an event; comments alone are a kind of silence.
+
+        Until one `has_content`, all of them together have the time for an answer: a host that goes on saying nothing is
+        none the better for it.
+        """
         self._has_event = True
-        self._deadline.reset(self._timeouts.idle_s)
+        self._has_content = has_content
+        idle_s = self._timeouts.idle_s
+        self._deadline.reset(idle_s if has_content else min(idle_s, max(self._left_s, _LEAST_S)))
 
     def expect_end(self) -> None:
         """Nothing more is wanted, but the body is about to end by itself, so that the connection can be kept."""

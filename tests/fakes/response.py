@@ -42,7 +42,10 @@ class ScriptedResponse:
         while piece := await self.read_some():
             yield piece
 
-    def got_event(self) -> None:
+    async def read_complaint(self) -> bytes:
+        return await self.read_all()
+
+    def got_event(self, *, has_content: bool) -> None:
         """Nobody looks at the clock here."""
 
     def expect_end(self) -> None:
