@@ -51,6 +51,15 @@ class ProxyError(Exception):
         self.is_quoted = is_quoted
 
 
+def forget_way(error: BaseException) -> None:
+    """Drop where it was raised, when all that is to be said of it has been said.
+
+    An error knows the frames that it came through, and these know the error, the request and its body: such a circle
+    stays until the collector comes, which is seldom here.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
 # --- the caller's fault -------------------------------------------------------------------------------------------
 
 

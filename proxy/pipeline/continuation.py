@@ -8,7 +8,7 @@ be taken back. Where nobody can go on, the caller is told of the break itself, a
 from collections.abc import Mapping
 from typing import Protocol
 
-from proxy.errors import ProxyError, StreamBroken
+from proxy.errors import ProxyError, StreamBroken, forget_way
 from proxy.pipeline.answers import no_connection
 from proxy.pipeline.attempt import Answer
 from proxy.pipeline.context import RequestContext
@@ -120,6 +120,7 @@ class Continuing:
         part = await self._go_on(self._joint.join(self._request), failure)
         if part is None:
             raise failure
+        forget_way(failure)
         self._part, self._close = part, part.close
 
 

@@ -5,7 +5,6 @@ made, and what became of it reported to the board.
 """
 
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Any
@@ -22,6 +21,7 @@ from proxy.errors import (
     TargetBusy,
     UpstreamError,
     UpstreamTimeout,
+    forget_way,
 )
 from proxy.pipeline.attempt import Answer, Attempt
 from proxy.pipeline.context import RequestContext, Tried
@@ -133,6 +133,7 @@ class Walk:
             except ProxyError as error:
                 if not error.may_try_another_target:
                     raise
+                forget_way(error)
         raise self._last_word()
 
     # --- one try --------------------------------------------------------------------------------------------------
@@ -268,12 +269,15 @@ class Walk:
             if not self._purse.retries.withdraw():
                 break
             self._parts.add(target.name)
-            with suppress(ProxyError):  # noted; the caller is told of the break itself
-                joint.hand_on(target.name)
+            joint.hand_on(target.name)
+            try:
                 answer = await self._attempt(Step(target), request, joint)
+            except ProxyError as error:  # noted; the caller is told of the break itself
+                forget_way(error)
+                joint.targets.pop()
+            else:
                 grounds.continued(self._context, broken, failure)
                 return answer
-            joint.targets.pop()
         self._context.tried = broken
         return None
 

@@ -10,7 +10,7 @@ from proxy.entrypoints.http.event_stream import EventStream
 from proxy.entrypoints.http.exchange import Exchange, Receive, Scope, Send
 from proxy.entrypoints.http.lifeline import Lifeline
 from proxy.entrypoints.wishes import read_wishes
-from proxy.errors import ClientGone, InternalError, ProxyError
+from proxy.errors import ClientGone, InternalError, ProxyError, forget_way
 from proxy.protocol.request import Endpoint, ModelRequest
 
 # A caller who does not read would never hear it.
@@ -37,8 +37,10 @@ class InferenceHandler:
                 await call.serve()
         except ProxyError as error:
             await call.fail(error)
+            forget_way(error)
         except Exception as error:  # noqa: BLE001 - one of the three broad clauses: the front door's last resort
             await call.fail(InternalError(f"{type(error).__name__}: {error}"))
+            forget_way(error)
         finally:
             call.close()
 

@@ -125,7 +125,8 @@ class Lifeline:
         self._running.leave(self)
         if self._watching is not None:
             self._watching.cancel()
-        if not self._was_cut or self._task is None or self._task.uncancel() > 0:
+        task, self._task, self._watching, self._on_slow = self._task, None, None, None  # each knows this one
+        if not self._was_cut or task is None or task.uncancel() > 0:
             return False
         if not isinstance(error, asyncio.CancelledError):
             return False

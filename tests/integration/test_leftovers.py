@@ -1,0 +1,147 @@
+"""Nothing of a request stays when it has ended, though the cycle collector does not come: it seldom does here."""
+
+import asyncio
+import gc
+import json
+from contextlib import contextmanager
+
+import openai
+import pytest
+
+from proxy.pipeline.context import RequestContext
+from proxy.protocol.request import ModelRequest
+from tests.fakes import proxy
+from tests.fakes.upstream import SSE_HEAD, ScenarioUpstream, answers, breaks_off, hangs, streams
+from tests.fakes.wire import chunk, completion, event, text_stream
+
+ASK = {"messages": [{"role": "user", "content": "Hi"}]}
+BAD = answers(b'{"error": {"message": "no"}}', status=400)
+BROKEN = answers(b'{"error": {"message": "no"}}', status=500)
+HI = event(chunk({"role": "assistant", "content": "Hi there, "}))
+FINE = answers(completion("fine"))
+
+
+async def slow(call):
+    """Long enough for the caller to be watched."""
+    await asyncio.sleep(0.03)
+    await FINE(call)
+
+
+async def slow_stream(call):
+    await call.write(SSE_HEAD)
+    for piece in text_stream("a", "b"):
+        await asyncio.sleep(0.015)
+        await call.chunk(piece)
+    await call.end()
+
+
+@pytest.fixture
+async def other():
+    async with ScenarioUpstream().running() as running:
+        yield running
+
+
+def config(upstream, other):
+    targets = [{"upstream": "first", "model": "a"}, {"upstream": "second", "model": "b"}]
+    return json.dumps(
+        {
+            "upstreams": {
+                "first": {
+                    "base_url": upstream.url,
+                    "dialect": "vllm",
+                    "first_byte_timeout_s": 0.1,
+                    "answer_timeout_s": 0.1,
+                    "admission": {"concurrency": 1, "queue": 0},
+                },
+                "second": {"base_url": other.url, "dialect": "vllm"},
+            },
+            "models": {
+                "one": {"targets": targets[:1]},
+                "two": {"targets": targets},
+                "on": {"targets": targets, "on_stream_failure": "continue"},
+                "hedged": {"targets": targets, "hedge": True},
+            },
+            "routing": {"retry": {"repeats": 1, "backoff_s": 0.001}, "health": {"failures": 1000, "probe": False}},
+        }
+    )
+
+
+@contextmanager
+def no_collector():
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def living():
+    """Requests that something still holds."""
+    return [each for each in gc.get_objects() if type(each) in {RequestContext, ModelRequest}]
+
+
+WAYS = {
+    "a slow answer": ("one", False, [slow], [FINE]),
+    "a slow stream": ("one", True, [slow_stream], [FINE]),
+    "a refusal": ("one", False, [BAD], [FINE]),
+    "all that fails": ("two", False, [BROKEN], [BROKEN]),
+    "another target": ("two", False, [BROKEN], [FINE]),
+    "silence": ("one", True, [hangs], [FINE]),
+    "a break": ("one", True, [breaks_off(HI)], [FINE]),
+    "going on": ("on", True, [breaks_off(HI)], [streams(*text_stream("and well."))]),
+    "nobody to go on": ("on", True, [breaks_off(HI)], [BROKEN]),
+    "no JSON": ("one", False, [answers(b"{oops")], [FINE]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_nothing_of_a_request_stays(upstream, other, way):
+    model, stream, first, second = WAYS[way]
+    async with (
+        proxy.serving(config(upstream, other)) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
+    ):
+        await ask(client, upstream, other, model, stream, first, second)  # what is made once is made now
+        with no_collector():
+            for _ in range(3):
+                await ask(client, upstream, other, model, stream, first, second)
+            await until_gone()
+
+
+async def test_nothing_stays_of_who_finds_no_place_or_leaves(upstream, other):
+    upstream.play(hangs)
+    async with (
+        proxy.serving(config(upstream, other)) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
+    ):
+        with no_collector():
+            asking = asyncio.create_task(client.chat.completions.create(**ASK, model="one", stream=True))
+            call = await upstream.next_call()
+            with pytest.raises(openai.RateLimitError):
+                await client.chat.completions.create(**ASK, model="one")
+            asking.cancel()
+            await call.gone.wait()
+            await asyncio.gather(asking, return_exceptions=True)
+            del asking
+            await until_gone()
+
+
+async def ask(client, upstream, other, model, stream, first, second):
+    upstream.play(*first)
+    other.play(*second)
+    try:
+        answer = await client.chat.completions.create(**ASK, model=model, stream=stream)
+        if stream:
+            assert [each async for each in answer]
+    except openai.OpenAIError:
+        pass
+
+
+async def until_gone():
+    """The door has a few steps to make after the answer has left."""
+    for _ in range(200):
+        if not living():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail(f"still there: {[type(each).__name__ for each in living()]}")
