@@ -137,6 +137,9 @@ class App:
             except ConfigError as error:
                 self._log.error("reload refused", reason=str(error))
                 raise
+            except Exception:
+                self._log.exception("reload failed")
+                raise
 
     async def _reload(self) -> ReloadReport:
         config, source = self._reread()
@@ -149,9 +152,9 @@ class App:
         prepared = await asyncio.to_thread(
             self.engines.prepare, config.engines, keys.external_keys(config, source), source=source
         )
-        self.engines.apply(prepared)
         lines, fixed = reloaded(self._started_with, self.config, config)
         notes = advise(config)
+        self.engines.apply(prepared)
         for name, found in fetched.credentials.items():
             fetched.wires[name].credentials.replace(found)
         self._furniture = self._furnish(config, fetched, old)
@@ -211,7 +214,7 @@ class App:
         )
         door = Door(
             pipeline=Pipeline(admission, preferences, planner, failover, self._settlement),
-            listing=Listing(admission, router, self._settlement),
+            listing=Listing(admission, router, self._settlement, config.routing.reach),
             feedback=Feedback(admission, self._answered, self._settlement),
             readiness=Readiness(
                 fetched.key_ring, self.engines.all, list(config.upstreams), self._metrics, land.offline

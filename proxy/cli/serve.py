@@ -22,7 +22,6 @@ from proxy.config import load
 from proxy.config.environment import Discovery, discover
 from proxy.config.root import Config
 from proxy.entrypoints import server
-from proxy.errors import ConfigError
 from proxy.telemetry import logs
 
 
@@ -108,7 +107,7 @@ def _relieve_collector() -> None:
 
 def _on_reload(app: App, reloads: set[asyncio.Task[None]]) -> None:
     async def reload() -> None:
-        with suppress(ConfigError):  # it is in the log, and the config of before goes on
+        with suppress(Exception):  # it is in the log, and the config of before goes on
             await app.reload()
 
     task = asyncio.get_running_loop().create_task(reload())

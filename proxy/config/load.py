@@ -15,6 +15,14 @@ from proxy.errors import ConfigError
 class _Loader(yaml.SafeLoader):
     """The safe loader, but a key that stands twice is an error: YAML would silently take the second."""
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:  # noqa: ANN401 - PyYAML's signature
+        value = super().construct_scalar(node)
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise yaml.constructor.ConstructorError(None, None, "half a character", node.start_mark) from None
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         seen = set()
         for key_node, _ in node.value:
@@ -55,7 +63,7 @@ def parse(text: str, source: str) -> Config:
         mark = error.problem_mark
         where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
         raise ConfigError(f"{where}: not valid YAML: {error.problem}; mend this line") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ConfigError(f"{source}: not valid YAML: {type(error).__name__}") from error
     try:
         config = msgspec.convert(

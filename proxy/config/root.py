@@ -16,7 +16,7 @@ from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
 from proxy.config.routing import RoutingConfig
 from proxy.config.server import ServerConfig
 from proxy.config.telemetry import TelemetryConfig
-from proxy.config.upstreams import UpstreamConfig
+from proxy.config.upstreams import UpstreamConfig, url_fault
 from proxy.errors import ConfigError
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -70,10 +70,14 @@ def check(config: Config, source: str) -> None:
 def _faults(config: Config) -> Iterator[str]:
     """What the sections cannot mean, or what one names that another does not have; each with its key's path."""
     for name, upstream in config.upstreams.items():
+        if (fault := url_fault(upstream.base_url)) is not None:
+            yield f"upstreams.{name}.base_url: {fault}"
         if upstream.api_version is not None and upstream.dialect != "azure":
             yield f"upstreams.{name}.api_version: only azure has one; take it out"
         yield from (f"upstreams.{name}.credentials{fault}" for fault in credentials.faults(upstream.credentials))
     for name, engine in config.engines.items():
+        if isinstance(engine, ExternalConfig) and (fault := url_fault(engine.base_url)) is not None:
+            yield f"engines.{name}.base_url: {fault}"
         if isinstance(engine, VllmConfig) and engine.sleep_level == 2 and (engine.adapters or engine.runtime_adapters):
             yield (
                 f"engines.{name}.sleep_level: 2 would drop the adapters' weights, which vLLM does not read "

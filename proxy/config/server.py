@@ -23,6 +23,9 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     body_timeout_s: Annotated[
         Seconds, Meta(description="A body that trickles in longer than this is given up (408).")
     ] = 60.0
+    send_timeout_s: Annotated[
+        Seconds, Meta(description="A caller who reads nothing of its stream for so long is given up: it holds a place.")
+    ] = 60.0
     shutdown_grace_s: Annotated[
         Seconds, Meta(description="After SIGTERM, running answers get this long; new connections are refused at once.")
     ] = 30.0

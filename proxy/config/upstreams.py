@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from yarl import URL
 
 from proxy.config.admission import AdmissionConfig
 from proxy.config.credentials import CredentialConfig
@@ -30,6 +31,17 @@ DialectName = Literal[
     "bedrock",
     "generic",
 ]
+
+
+def url_fault(url: str) -> str | None:
+    """What is wrong with a URL that looks like one; None: nothing."""
+    try:
+        parsed = URL(url)
+        (parsed.raw_host or "").encode("idna")
+        is_good = bool(parsed.raw_host) and parsed.port not in {None, 0}
+    except ValueError:
+        is_good = False
+    return None if is_good else "no address can be made of it; write it as https://HOST/v1 or http://HOST:PORT/v1"
 
 
 class UpstreamConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

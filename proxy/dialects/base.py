@@ -386,6 +386,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             repairs_silence=self.repairs_silence,
             pads_answer=self.pads_answer,
             numbers_calls=self.numbers_calls,
+            choices=1 if (n := request.fields.get("n")) is None or bytes(n) == b"null" else int(float(bytes(n))),
         )
 
     def _begins_in_thought(self, draft: Draft) -> bool:

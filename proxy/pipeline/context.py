@@ -74,6 +74,7 @@ class Tried:
         checking: what has a verdict on the answer, where it was to be JSON or may call tools.
         sent_s: when it was sent; monotonic seconds, 0 where it was not.
         first_content_s: when the first content came from there; 0 where it has not, or came with all the rest.
+        ended_s: when it would have ended if the caller had read quickly; 0 where it has not, or nobody had to wait.
         usage: what the target says it was.
         is_whole: the answer has ended in good order.
         failure: what broke it off after it had begun.
@@ -84,6 +85,7 @@ class Tried:
         "adjusted",
         "checking",
         "credential",
+        "ended_s",
         "failure",
         "first_content_s",
         "is_whole",
@@ -104,6 +106,7 @@ class Tried:
         self.credential: Credential | None = None
         self.sent_s = 0.0
         self.first_content_s = 0.0
+        self.ended_s = 0.0
         self.usage: Usage | None = None
         self.is_whole = False
         self.failure: ProxyError | None = None

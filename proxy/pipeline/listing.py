@@ -8,22 +8,29 @@ from proxy.pipeline.admission import Admission
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.settlement import Settlement
 from proxy.protocol.models import ModelCard
+from proxy.protocol.routing import Reach
+from proxy.routing.reach import combine
 
 
 class Cards(Protocol):
     """Where models are known (see `proxy.routing.Router`)."""
 
-    async def cards(self) -> Sequence[ModelCard]:
-        """Every model."""
+    async def cards(self, reach: Reach) -> Sequence[ModelCard]:
+        """Every model; nobody beyond that reach is asked."""
 
-    async def card(self, model: str) -> ModelCard:
+    async def card(self, model: str, reach: Reach) -> ModelCard:
         """One model; raises `ModelNotFound`."""
 
 
 class Listing:
-    """Says what models there are; shared by all requests."""
+    """Says what models there are; shared by all requests.
 
-    def __init__(self, admission: Admission, cards: Cards, settlement: Settlement) -> None:
+    Args:
+        reach: how far a request may go, as the config says; a caller's key may narrow it.
+    """
+
+    def __init__(self, admission: Admission, cards: Cards, settlement: Settlement, reach: Reach) -> None:
+        self._reach: Reach = reach
         self._admission = admission
         self._cards = cards
         self._settlement = settlement
@@ -39,7 +46,7 @@ class Listing:
         with self._settlement.settle(context):
             self._admission.authenticate(credentials, context)
             check()
-            return await self._cards.cards()
+            return await self._cards.cards(self._reach_of(context))
 
     async def one(
         self, model: str, credentials: Credentials, check: Callable[[], None], context: RequestContext
@@ -53,4 +60,8 @@ class Listing:
             self._admission.authenticate(credentials, context)
             check()
             context.model = model
-            return await self._cards.card(model)
+            return await self._cards.card(model, self._reach_of(context))
+
+    def _reach_of(self, context: RequestContext) -> Reach:
+        key = context.principal
+        return combine(self._reach, None, None if key is None else key.reach)

@@ -307,14 +307,20 @@ class Walk:
 def _closing(
     close: Callable[[], None], tried: Tried, flight: Flight, place: Place | None, prompt_tokens: int
 ) -> Callable[[], None]:
-    """`close`, and the report of how it went."""
+    """`close`, and the report of how it went; a second time does nothing."""
+    is_closed = False
 
     def close_and_report() -> None:
+        nonlocal is_closed
+        if is_closed:
+            return
+        is_closed = True
         close()
         ttft_s = flight.end(
             tried.failure,
             sent_s=tried.sent_s,
             first_s=tried.first_content_s,
+            ended_s=tried.ended_s,
             usage=tried.usage,
             is_whole=tried.is_whole,
         )

@@ -183,6 +183,7 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
         repairs_silence: an answer of reasoning alone is an answer.
         pads_answer: newlines between the thinking and the answer are no part of the answer.
         numbers_calls: the host's ids of tool calls are positions, which repeat.
+        choices: so many were asked for, and further ones are nobody's; None: that is not known.
     """
 
     thought_tags: tuple[str, ...] = ()
@@ -193,6 +194,7 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
     repairs_silence: bool = False
     pads_answer: bool = False
     numbers_calls: bool = False
+    choices: int | None = None
 
 
 class Function(Struct, gc=False):

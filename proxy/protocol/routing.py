@@ -1,10 +1,11 @@
 """The words by which callers and operators say where a request may go, and how urgent it is."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 Reach = Literal["local_only", "local_first", "any", "online_first"]
 Priority = Literal["interactive", "default", "batch"]
 Task = Literal["chat", "json", "tools", "completion", "embedding"]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 REACH_HEADER = "x-tidegate-reach"
 REACHES: tuple[Reach, ...] = ("local_only", "local_first", "any", "online_first")  # each is wider than the one before

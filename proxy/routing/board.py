@@ -149,6 +149,7 @@ class Flight:
             self._standing.shows_first_tokens |= not self._ask.is_stream
             if self._is_counted:
                 self._standing.pressure.began(self._ask.prompt_tokens)
+            self._standing.health.generated(self._turn)
 
     def end(
         self,
@@ -156,6 +157,7 @@ class Flight:
         *,
         sent_s: float = 0.0,
         first_s: float = 0.0,
+        ended_s: float = 0.0,
         usage: Usage | None = None,
         is_whole: bool = False,
     ) -> float | None:
@@ -165,6 +167,7 @@ class Flight:
             error: what went wrong, whosever fault it is.
             sent_s: when the request left; 0: it did not.
             first_s: when its first content came; 0: never, or nobody could see it (an answer that came whole).
+            ended_s: when it had all been said; 0: now.
             usage: what it came to; None where nobody said.
             is_whole: the answer ended in good order. Without that and an error, somebody has lost interest.
 
@@ -186,21 +189,21 @@ class Flight:
         elif error is None and is_whole:
             standing.health.succeeded(self._turn)
             standing.endpoint = self._ask.endpoint
-            return self._time(now_s, sent_s or self._started_s, first_s, usage)
+            return self._time(ended_s or now_s, sent_s or self._started_s, first_s, usage)
         else:
             standing.health.gave_up(self._turn)
         return None
 
-    def _time(self, now_s: float, sent_s: float, first_s: float, usage: Usage | None) -> float:
+    def _time(self, ended_s: float, sent_s: float, first_s: float, usage: Usage | None) -> float:
         latency = self._standing.latency
         prompt_tokens = self._ask.prompt_tokens if usage is None else usage.prompt_tokens
         answer_tokens = 0 if usage is None else usage.completion_tokens
         is_stream = self._ask.is_stream
-        latency.waited((first_s or now_s if is_stream else now_s) - sent_s, is_stream=is_stream)
+        latency.waited((first_s or ended_s if is_stream else ended_s) - sent_s, is_stream=is_stream)
         if first_s:
             latency.began(prompt_tokens, first_s - sent_s)
-            latency.ended(answer_tokens, now_s - first_s)
+            latency.ended(answer_tokens, ended_s - first_s)
             return first_s - sent_s
-        ttft_s = latency.whole(prompt_tokens, answer_tokens, now_s - sent_s)
+        ttft_s = latency.whole(prompt_tokens, answer_tokens, ended_s - sent_s)
         self._standing.pressure.came_whole(prompt_tokens, ttft_s)
         return ttft_s

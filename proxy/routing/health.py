@@ -81,7 +81,7 @@ class Health:
         if self._state == "ok" or (state := self.state) == "ok":
             return 1.0
         if state != "ramping":
-            return _LEAST_SHARE
+            return 1.0 if state == "trial" else _LEAST_SHARE  # one request tries it, and that one is to come
         left_s = max(0.0, self._until_s - self._clock.monotonic_s())
         return 1 - (1 - _LEAST_SHARE) * left_s / self._config.slow_start_s
 
@@ -123,6 +123,11 @@ class Health:
         self._settle()
         self._failures += 1
         return self._happened("failed_again" if self._failures >= self._config.failures else "failed")
+
+    def generated(self, turn: int) -> None:
+        """Its first content came. That is what a trial is for: nobody waits until a slow reader has it all."""
+        if self._state != "ok" and turn >= self._first_turn:
+            self._happened("worked")
 
     def succeeded(self, turn: int) -> bool:
         """It has generated something. True where this brings it back."""

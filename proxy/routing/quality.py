@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from proxy.clock import Clock
 from proxy.config.evals import EvalFile
-from proxy.protocol.routing import Task
+from proxy.protocol.routing import TASKS, Task
 from proxy.routing.targets import Target
 
 Source = Literal["eval", "feedback", "checks"]
@@ -163,11 +163,8 @@ class Qualities:
         """What is known of `target`, by task; nothing where nothing is."""
         prior = _PRIOR if target.quality is None else target.quality
         now_s = self._clock.monotonic_s()
-        return [
-            _quality(name, task, posterior, prior, now_s)
-            for (name, task), posterior in self._posteriors.items()
-            if name == target.name
-        ]
+        found = [(task, self._posteriors.get((target.name, task))) for task in TASKS]
+        return [_quality(target.name, task, each, prior, now_s) for task, each in found if each is not None]
 
     def _note(self, name: str, task: Task, good: float, source: Source, weight: float) -> None:
         now_s = self._clock.monotonic_s()

@@ -70,19 +70,19 @@ class Router:
             return [self._target(upstream, name)]
         if slash and name and upstream in self._engines:
             return [Target(upstream, name, self._engines[upstream], is_local=True)]
-        for card in await self._catalogue.cards(self._local if reach == "local_only" else None):
+        for card in await self._listed(reach):
             if card.id == model:
                 return [self._target(card.owned_by, model)]
         raise ModelNotFound(f"The model '{model[:256]}' does not exist or you do not have access to it.", param="model")
 
-    async def cards(self) -> Sequence[ModelCard]:
-        """Every model that is known by name, each once: configured ones first."""
+    async def cards(self, reach: Reach = "any") -> Sequence[ModelCard]:
+        """Every model that is known by name, each once: configured ones first; nobody beyond the reach is asked."""
         cards = self._own_cards()
-        for card in await self._catalogue.cards():
+        for card in await self._listed(reach):
             cards.setdefault(card.id, card)
         return list(cards.values())
 
-    async def card(self, model: str) -> ModelCard:
+    async def card(self, model: str, reach: Reach = "any") -> ModelCard:
         """One model.
 
         Raises:
@@ -90,9 +90,12 @@ class Router:
         """
         if (own := self._own_cards().get(model)) is not None:
             return own
-        targets = await self.candidates(model)
-        found = next((card for card in await self._catalogue.cards() if card.id == model), None)
+        targets = await self.candidates(model, reach=reach)
+        found = next((card for card in await self._listed(reach) if card.id == model), None)
         return found or ModelCard(id=model, owned_by=targets[0].upstream, created=0)
+
+    async def _listed(self, reach: Reach) -> Sequence[ModelCard]:
+        return await self._catalogue.cards(self._local if reach == "local_only" else None)
 
     def _target(self, upstream: str, model: str) -> Target:
         return Target(upstream, model, self._cards.find(model), is_local=upstream in self._local)

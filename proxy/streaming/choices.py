@@ -167,9 +167,12 @@ class ChoiceStream:
         """
         if chunk.usage is not None:
             self._usage = chunk.usage  # R-USAGE: the last one wins, nothing is summed
+        most = self._reading.choices
         try:
             for choice in chunk.choices or ():
                 index = choice.index
+                if most is not None and index >= most:
+                    continue
                 state = self._states[index] if 0 <= index < len(self._states) else self._open(index)
                 if not state.is_finished:
                     self._read(choice, state)

@@ -126,8 +126,8 @@ class Response:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def read_complaint(self) -> bytes:
-        """The body of an error, as far as it comes within 5 s and a megabyte: its status says the most of it."""
-        pieces, size, until_s = [], 0, self._loop.time() + _COMPLAINT_S
+        """The body of an error, as far as it comes soon and in a megabyte: its status says the most of it."""
+        pieces, size, until_s = [], 0, self._loop.time() + min(_COMPLAINT_S, self._timeouts.idle_s)
         with suppress(UpstreamTimeout, UpstreamUnreachable):
             while not self._answer.content.at_eof() and size < _MAX_COMPLAINT_BYTES:
                 self._has_event = True

@@ -1,207 +1,322 @@
-"""Hostile and broken peers: what they try, and what they get. Each of these was a fault once."""
+"""Upstreams and callers who mean harm: nobody else suffers, nothing is kept for ever, nothing crosses the line."""
 
 import asyncio
 import json
-import signal
+from contextlib import asynccontextmanager
 
 import aiohttp
 import openai
 import pytest
 
 from tests.fakes import proxy
-from tests.fakes.upstream import PAUSE, SSE_HEAD, Call, answers, streams
-from tests.fakes.wire import chunk, event
+from tests.fakes.clock import FakeClock
+from tests.fakes.upstream import SSE_HEAD, ScenarioUpstream, answers, hangs, streams
+from tests.fakes.wire import chunk, completion, event, text_stream
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-DONE = b"data: [DONE]\n\n"
+FINE = answers(completion("fine"))
+FINE_STREAM = streams(*text_stream("fine"))
+JSON_HEAD = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
 
 
 @pytest.fixture
-async def client(url):
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as made:
-        yield made
+async def other():
+    async with ScenarioUpstream().running() as running:
+        running.play(FINE)
+        yield running
 
 
-@pytest.fixture
-async def session():
-    async with aiohttp.ClientSession() as made:
-        yield made
-
-
-async def test_what_came_with_an_error_is_told_before_it(client, upstream):
-    """Ten texts and an error in one read: all ten reach the caller."""
-    texts = [event(chunk({"content": str(number)})) for number in range(10)]
-    upstream.play(
-        streams(event(chunk({"content": "x"})), PAUSE, b"".join(texts) + event(b'{"error": {"message": "boom"}}'))
+def config(upstream, other, *, first=None, second=None, server=None, health=None):
+    targets = [{"upstream": "first", "model": "a"}, {"upstream": "second", "model": "b"}]
+    brief = {"answer_timeout_s": 0.2, "first_byte_timeout_s": 0.2, "idle_timeout_s": 0.2}
+    return json.dumps(
+        {
+            "server": server or {},
+            "upstreams": {
+                "first": {"base_url": upstream.url} | brief | (first or {}),
+                "second": {"base_url": other.url} | (second or {}),
+            },
+            "models": {"m": {"targets": targets}, "one": {"targets": targets[:1]}},
+            "routing": {"retry": {"repeats": 0}, "health": {"failures": 3, "probe": False} | (health or {})},
+        }
     )
-    heard = []
-    with pytest.raises(openai.APIError, match="boom"):
-        async for piece in await client.chat.completions.create(**ASK, stream=True):
-            heard.append(piece.choices[0].delta.content)
-            upstream.calls[-1].go.set()
-    assert "".join(text for text in heard if text) == "x0123456789"
 
 
-async def test_silence_after_the_last_finish_reason_is_the_end(upstream):
-    """Only `[DONE]` and the end of the body are missing."""
-    config = f'upstreams: {{host: {{base_url: "{upstream.url}", idle_timeout_s: 0.1}}}}'
-
-    async def hangs_after_finish(call: Call) -> None:
-        await call.write(SSE_HEAD)
-        await call.event(chunk({"content": "Hi"}))
-        await call.event(chunk(finish="stop"))
-        await call.gone.wait()
-
-    upstream.play(hangs_after_finish)
+@asynccontextmanager
+async def house(text, **options):
     async with (
-        proxy.serving(config) as url,
-        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client,
+        proxy.house(text, **options) as (url, app),
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
-        answer = await client.chat.completions.create(**ASK | {"model": "host/x"}, stream=True)
-        assert "".join([piece.choices[0].delta.content or "" async for piece in answer]) == "Hi"
+        yield url, app, client
 
 
-@pytest.mark.parametrize("begins", [False, True], ids=["before the first event", "in the middle"])
-async def test_comments_alone_do_not_keep_an_answer_waiting_for_ever(upstream, begins):
-    config = f"""
-upstreams:
-  host: {{base_url: "{upstream.url}", first_byte_timeout_s: 0.2, answer_timeout_s: 0.4, idle_timeout_s: 0.3}}
-"""
+async def say(client, **fields):
+    answer = await client.chat.completions.create(**ASK | fields)
+    if not fields.get("stream"):
+        return answer.choices[0].message.content
+    return "".join([each.choices[0].delta.content or "" async for each in answer if each.choices])
 
-    async def only_comments(call: Call) -> None:
+
+async def refusal(client, **fields):
+    with pytest.raises(openai.APIStatusError) as caught:
+        await client.chat.completions.create(**ASK | fields)
+    return caught.value
+
+
+# --- upstreams ----------------------------------------------------------------------------------------------------
+
+
+def floods(piece):
+    async def script(call):
         await call.write(SSE_HEAD)
-        if begins:
-            await call.event(chunk({"content": "Hi"}))
+        await until_cut(call, lambda: call.chunk(piece * 2000))
+
+    return script
+
+
+async def until_cut(call, write):
+    """Again and again, until the connection is gone."""
+    try:
         while not call.gone.is_set():
-            await call.chunk(b": still here\n\n")
-            await asyncio.wait((asyncio.ensure_future(call.gone.wait()),), timeout=0.02)
+            await write()
+    finally:
+        call.gone.set()
 
-    upstream.play(only_comments)
-    async with (
-        proxy.serving(config) as url,
-        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client,
-    ):
-        with pytest.raises(openai.APIError) as caught:
-            async for _ in await client.chat.completions.create(**ASK | {"model": "host/x"}, stream=True):
-                pass
-    assert caught.value.code == "upstream_timeout"
-    assert hasattr(caught.value, "status_code") is not begins
+
+def drips(head, piece):
+    async def script(call):
+        async def drip():
+            await call.write(piece)
+            await asyncio.sleep(0.02)
+
+        await call.write(head)
+        await until_cut(call, drip)
+
+    return script
+
+
+NOTHING = event(json.dumps({"id": "x", "object": "chat.completion.chunk", "choices": []}).encode())
+EMPTY = event(chunk({"content": ""}))
+
+
+@pytest.mark.parametrize("piece", [b": x\n\n", b"\n", NOTHING], ids=["comments", "newlines", "events without choices"])
+async def test_a_flood_of_nothing_ends_and_the_next_target_answers(upstream, other, piece):
+    """It never makes us wait, so that no timeout sees it."""
+    upstream.play(floods(piece))
+    other.play(FINE_STREAM)
+    async with house(config(upstream, other, first={"answer_timeout_s": 60, "first_byte_timeout_s": 60})) as stage:
+        _, _, client = stage
+        assert await say(client, stream=True) == "fine"
+    await upstream.calls[0].gone.wait()
+
+
+async def test_a_flood_in_the_middle_is_an_error_in_the_stream(upstream, other):
+    async def script(call):
+        await call.write(SSE_HEAD)
+        await call.event(chunk({"role": "assistant", "content": "Hi"}))
+        await until_cut(call, lambda: call.chunk(b": x\n\n" * 2000))
+
+    upstream.play(script)
+    async with house(config(upstream, other)) as (_, _, client):
+        with pytest.raises(openai.APIError, match="bytes that say nothing"):
+            await say(client, stream=True)
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("script", "stream"),
     [
-        b'{"error": {"message": "\\ud800 bad", "param": "\\ud800"}}',
-        b'{"error": {"message": "' + b"x" * 100_000 + b'", "code": "' + b"y" * 100_000 + b'"}}',
-        b"[" * 100_000,
-        b"\xff\xfe",
-        b"",
+        (drips(JSON_HEAD % 500, b" "), False),
+        (drips(JSON_HEAD % 503, b" "), True),
+        (drips(JSON_HEAD % 200, b" "), False),
+        (drips(JSON_HEAD % 200, b" "), True),
+        (drips(SSE_HEAD, b"%x\r\n%b\r\n" % (len(EMPTY), EMPTY)), True),
+        (drips(SSE_HEAD, b"%x\r\n%b\r\n" % (len(NOTHING), NOTHING)), True),
     ],
-    ids=["surrogates", "huge", "deep", "no UTF-8", "empty"],
+    ids=["an error", "an error, streamed", "an answer", "an answer to a stream", "empty pieces", "no choices"],
 )
-@pytest.mark.parametrize("status", [200, 400, 500])
-async def test_an_error_in_any_bytes_is_an_openai_error_of_sane_size(url, upstream, session, body, status):
-    upstream.play(answers(body, status=status))
-    async with session.post(f"{url}/v1/chat/completions", json=ASK) as response:
-        told = await response.read()
-    error = json.loads(told)["error"]
-    assert response.status == (400 if status == 400 else 502)
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert len(told) < 4096
+async def test_what_drips_does_not_keep_the_next_target_from_being_asked(upstream, other, script, stream):
+    upstream.play(script)
+    other.play(FINE_STREAM if stream else FINE)
+    async with house(config(upstream, other)) as (_, _, client):
+        assert await say(client, stream=stream) == "fine"
+    await upstream.calls[0].gone.wait()
 
 
-async def test_our_key_is_not_shown_in_the_hosts_words(upstream, session, tmp_path):
-    (tmp_path / "key").write_text("sk-our-own-secret")
-    config = f'upstreams: {{host: {{base_url: "{upstream.url}", api_keys: [file:{tmp_path}/key]}}}}'
-    body = b'{"error": {"message": "Bad key sk-our-own-secret!", "param": "sk-our-own-secret"}}'
-    async with proxy.serving(config) as url:
-        for status in (200, 400, 429, 500):
-            upstream.play(answers(body, status=status))
-            async with session.post(f"{url}/v1/chat/completions", json=ASK | {"model": "host/x"}) as response:
-                told = await response.text()
-            assert "Bad key ***!" in told
-            assert "sk-our-own-secret" not in told
+@pytest.mark.parametrize("stream", [True, False])
+async def test_choices_that_nobody_asked_for_are_nobodys(upstream, other, stream):
+    stray = {"index": 1, "finish_reason": "stop"}
+    if stream:
+        upstream.play(streams(event(chunk(choices=[stray | {"delta": {"content": "stray"}}])), *text_stream("fine")))
+    else:
+        body = json.loads(completion("fine"))
+        body["choices"].append(stray | {"message": {"role": "assistant", "content": "stray"}})
+        upstream.play(answers(json.dumps(body).encode()))
+    async with house(config(upstream, other)) as (_, _, client):
+        assert await say(client, stream=stream) == "fine"
 
 
-async def test_a_flood_of_tool_calls_is_a_failure_and_no_standstill(client, upstream):
-    calls = [{"index": index, "function": {"name": "f", "arguments": ""}} for index in range(50_000)]
-    upstream.play(streams(event(chunk({"tool_calls": calls}))))
-    with pytest.raises(openai.InternalServerError) as caught:
-        await client.chat.completions.create(**ASK, stream=True)
-    assert caught.value.code == "upstream_failed"
+# --- callers ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_whole_answer_in_endless_events_is_given_up(client, upstream):
-    payload = chunk({"content": "x" * 500_000})
-
-    async def endless(call: Call) -> None:
+async def test_who_reads_nothing_gives_its_place_up(upstream, other):
+    async def endless(call):
         await call.write(SSE_HEAD)
-        while not call.gone.is_set():
-            await call.event(payload)
+        await until_cut(call, lambda: call.event(chunk({"role": "assistant", "content": "x" * 4000})))
 
-    upstream.play(endless)
-    with pytest.raises(openai.InternalServerError) as caught:
-        await client.chat.completions.create(**ASK)
-    assert "over" in caught.value.message
-
-
-@pytest.mark.parametrize("is_stream", [True, False])
-async def test_an_event_without_an_end_is_given_up(client, upstream, is_stream):
-    """The upstream's connection is closed, and the caller gets a status: nothing has left yet."""
-
-    async def endless(call: Call) -> None:
-        await call.write(SSE_HEAD)
-        await call.chunk(b"data: ")
-        while not call.gone.is_set():
-            await call.chunk(b"x" * 65536)
-
-    upstream.play(endless)
-    with pytest.raises(openai.InternalServerError) as caught:
-        await client.chat.completions.create(**ASK, stream=is_stream)
-    assert "event of more than" in caught.value.message
+    upstream.play(endless, FINE)
+    text = config(upstream, other, first={"admission": {"concurrency": 1, "queue": 0}}, server={"send_timeout_s": 0.2})
+    async with house(text) as (url, app, client):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        reader._transport.pause_reading()
+        body = json.dumps(ASK | {"model": "one", "stream": True}).encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        writer.write(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        call = await upstream.next_call()
+        assert (await refusal(client, model="one")).status_code == 429
+        await call.gone.wait()
+        while app._gates["first"].in_flight:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        assert await say(client, model="one") == "fine"
+        writer.close()
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example"])
-async def test_without_keys_a_page_that_points_its_name_here_gets_nothing(url, upstream, session, host):
-    async with session.post(f"{url}/v1/chat/completions", json=ASK, headers={"host": host}) as response:
-        error = (await response.json())["error"]
-    assert (response.status, error["code"]) == (403, "not_permitted")
+async def test_a_name_of_a_megabyte_is_no_name(upstream, other):
+    """Names are kept in several places."""
+    async with house(config(upstream, other)) as (_, app, client):
+        told = await refusal(client, model="first/" + "x" * 1_000_000)
+        assert (told.status_code, told.param) == (400, "model")
+        assert len(app._furniture.land.board.all()) == 2
     assert upstream.calls == []
-    async with session.get(f"{url}/metrics", headers={"host": host}) as response:
-        assert response.status == 403
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "192.168.0.7"])
-async def test_an_address_or_localhost_is_answered_to(url, session, host):
-    async with session.get(f"{url}/v1/models/m", headers={"host": host}) as response:
-        assert response.status == 200
+async def test_a_schema_that_nothing_fits_is_not_the_targets_fault(upstream, other):
+    upstream.play(answers(completion("{}")))
+    other.play(answers(completion("{}")))
+    schema = {"type": "object", "required": ["b"], "properties": {"b": {"enum": []}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    without = {"dialect": "deepseek"}  # a host that cannot be held to a schema
+    async with house(config(upstream, other, first=without, second=without)) as (_, app, client):
+        for _ in range(4):
+            told = await refusal(client, response_format=form)
+            assert (told.status_code, told.code) == (502, "structured_output_invalid")
+        board = app._furniture.land.board
+        assert [(each.health.state, each.latency.failure_rate) for each in board.kept()] == [("ok", 0.0)] * 2
+    assert (len(upstream.calls), len(other.calls)) == (8, 8)  # each asked twice; nobody a third time
 
 
-async def test_a_caller_who_never_reads_does_not_hold_up_the_end(upstream, tmp_path):
-    path = tmp_path / "tidegate.yaml"
-    path.write_text(f"""
-server: {{shutdown_grace_s: 0.2}}
-upstreams: {{host: {{base_url: "{upstream.url}"}}}}
-""")
+async def test_invented_names_are_not_probed_and_do_not_push_others_out(upstream, other):
+    upstream.play(answers(b'{"error": {"message": "no"}}', status=500))
+    clock = FakeClock()
+    async with house(config(upstream, other, health={"failures": 1, "probe": True}), clock=clock) as (_, app, client):
+        for number in range(3):
+            await refusal(client, model=f"first/junk{number}")
+        asked = len(upstream.calls)
+        clock.advance(10)
+        await app._furniture.prober.look()
+        assert len(upstream.calls) == asked
 
-    async def floods(call: Call) -> None:
-        await call.write(SSE_HEAD)
-        while not call.gone.is_set():
-            await call.event(chunk({"content": "x" * 100_000}))
 
-    upstream.play(floods)
-    body = json.dumps(ASK | {"model": "host/x", "stream": True}).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-    head += f"content-length: {len(body)}\r\n\r\n"
-    async with proxy.process("--config", str(path)) as running:
-        host, _, port = running.url.removeprefix("http://").rpartition(":")
-        _, never_reads = await asyncio.open_connection(host, int(port), limit=1024)
-        never_reads.write(head.encode() + body)
-        _, half_a_head = await asyncio.open_connection(host, int(port))
-        half_a_head.write(b"GET /livez HT")
-        await half_a_head.drain()
-        await upstream.next_call()
-        running.process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(running.process.wait(), 15) == 0
-        never_reads.close()
-        half_a_head.close()
+async def test_what_a_caller_asks_for_does_not_say_how_a_target_is_probed(upstream, other):
+    """Embeddings of a model that chats are 404 for ever."""
+
+    async def chats(call):
+        known = call.path.endswith(("/chat/completions", "/models"))
+        await (FINE if known else answers(b'{"error": {"message": "no"}}', status=404))(call)
+
+    upstream.play(answers(b'{"error": {"message": "no"}}', status=500))
+    clock = FakeClock()
+    async with house(config(upstream, other, health={"failures": 1, "probe": True}), clock=clock) as (_, app, client):
+        assert await say(client) == "fine"
+        standing = app._furniture.land.board.kept()[0]
+        assert standing.health.state == "ejected"
+        upstream.play(chats)
+        with pytest.raises(openai.NotFoundError):
+            await client.embeddings.create(model="first/a", input="Hi")
+        clock.advance(10)
+        await app._furniture.prober.look()
+        assert standing.health.state == "trial"
+
+
+async def test_a_probe_that_hangs_keeps_nobody_else_out(upstream, other):
+    bad = answers(b'{"error": {"message": "no"}}', status=500)
+    upstream.play(bad)
+    other.play(bad)
+    clock = FakeClock()
+    async with house(config(upstream, other, health={"failures": 1, "probe": True}), clock=clock) as (_, app, client):
+        await refusal(client)
+        first, second = app._furniture.land.board.kept()
+        upstream.play(hangs)
+        other.play(FINE)
+        clock.advance(10)
+        app._furniture.prober._begin()
+        while second.health.state != "trial":  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        assert first.health.state == "ejected"
+
+
+# --- the line -----------------------------------------------------------------------------------------------------
+
+
+def thinks(call_id):
+    body = json.loads(completion(""))
+    call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "", "reasoning_content": "CANARY", "tool_calls": [call]}
+    body["choices"] = [{"index": 0, "finish_reason": "tool_calls", "message": message}]
+    return json.dumps(body).encode()
+
+
+@pytest.mark.parametrize("call_id", ["functions.f:0", "call_abcdefgh12345678"], ids=["Kimi's", "one of its own"])
+@pytest.mark.parametrize(("reach", "leaves"), [("local_only", False), ("any", True)])
+async def test_what_was_thought_in_the_house_stays_there(upstream, other, call_id, reach, leaves):
+    """Also where another conversation comes along with the same id, and may leave."""
+
+    async def engine(call):
+        await answers(b"" if call.method == "GET" else thinks(call_id))(call)
+
+    upstream.play(engine)
+    other.play(FINE)
+    text = json.dumps(
+        {
+            "engines": {"near": {"kind": "external", "base_url": upstream.url}},
+            "upstreams": {"far": {"base_url": other.url, "dialect": "deepseek"}},
+            "models": {
+                "near": {"reach": reach, "targets": [{"engine": "near", "model": "kimi-k2"}]},
+                "far": {"targets": [{"upstream": "far", "model": "deepseek-v4-pro"}]},
+            },
+        }
+    )
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call_id, "content": "5"},
+    ]
+    async with house(text) as (_, app, client):
+        while app.engines.by_name["near"].engine.status.state != "ready":  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        await client.chat.completions.create(model="near", messages=turns[:1], tools=tools)
+        await client.chat.completions.create(model="far", messages=turns, tools=tools)
+    has_left = b"CANARY" in other.calls[-1].body
+    assert has_left == (leaves and not call_id.startswith("functions"))
+
+
+@pytest.mark.parametrize("who", ["key", "config"])
+async def test_nobody_elsewhere_is_asked_what_models_there_are_for_who_may_not_leave(upstream, monkeypatch, who):
+    monkeypatch.setenv("ALICE_KEY", "alice-key")
+    text = json.dumps(
+        {
+            "auth": {
+                "callers": {"alice": {"key": "env:ALICE_KEY"} | ({"reach": "local_only"} if who == "key" else {})}
+            },
+            "upstreams": {"far": {"base_url": upstream.url}},
+            "routing": {"reach": "local_only"} if who == "config" else {},
+        }
+    )
+    headers = {"authorization": "Bearer alice-key"}
+    async with proxy.serving(text) as url, aiohttp.ClientSession(url, headers=headers) as session:
+        for path, status in (("/v1/models", 200), ("/v1/models/some-name", 404)):
+            async with session.get(path) as told:
+                assert told.status == status
+    assert upstream.calls == []

@@ -29,9 +29,11 @@ class InferenceHandler:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every failure ends as OpenAI's error JSON or, once a stream has begun, in band."""
-        exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=self._door.clock)
-        lifeline = Lifeline(exchange, self._door.running)
-        call = _Call(exchange, lifeline, self._parse, self._door)
+        door = self._door
+        sending = Deadline(door.deadlines, door.limits.send_timeout_s)
+        exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=door.clock, sending=sending)
+        lifeline = Lifeline(exchange, door.running)
+        call = _Call(exchange, lifeline, self._parse, door)
         try:
             async with lifeline:
                 await call.serve()
@@ -64,6 +66,7 @@ class _Call:
                 await self._stream.relay(answer)
             else:
                 (body,) = await answer.read()
+                answer.close()  # who reads slowly holds no place, and is not the target's fault
                 await exchange.send_json(200, body)
 
     async def _read(self) -> ModelRequest:

@@ -172,6 +172,8 @@ def request_of(name: str):
     if endpoint_of(name) == "completions":
         return completions.parse_request(b'{"model":"m","prompt":"p"}')
     fields: dict = {"model": "m", "messages": [{"role": "user", "content": "Weather?"}]}
+    if "_n2" in name and "python_" not in name:  # llama-cpp-python has no n, and is not asked for it
+        fields["n"] = 2
     if "_tool_" in name:
         fields["tools"] = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
         fields["tool_choice"] = "none" if "_tool_none" in name else "auto"

@@ -101,7 +101,7 @@ def test_a_trial_that_is_abandoned_frees_the_place(health, clock):
 def test_a_trial_that_works_starts_slowly(health, clock):
     eject(health)
     clock.advance(5)
-    assert health.share == 0.1
+    assert health.share == 1.0  # of one request, which is to come soon
     assert health.succeeded(health.enter()) is True
     shares = []
     for _ in range(5):
@@ -310,6 +310,16 @@ class HealthMachine(RuleBasedStateMachine):
             self.health.gave_up(turn)
             self.reference.trial = None if self.reference.trial == number else self.reference.trial
 
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def generate(self, data):
+        """The first content: a trial is over, and who fails after it has failed."""
+        number = data.draw(st.sampled_from(sorted(self.under_way)))
+        self.health.generated(self.under_way[number])
+        row = self.reference.row
+        self.reference.succeeded(number)
+        self.reference.row = row
+
     @rule(seconds=st.integers(1, 45))
     def wait(self, seconds):
         self.clock.advance(seconds)
@@ -351,7 +361,8 @@ class HealthMachine(RuleBasedStateMachine):
     @invariant()
     def says_the_same(self):
         health, reference = self.health, self.reference
-        expected = {"ok": 1.0, "ramping": 1 - 0.9 * reference.left_s / 10}.get(reference.state, 0.1)
+        ramping = 1 - 0.9 * reference.left_s / 10
+        expected = {"ok": 1.0, "trial": 1.0, "ejected": 0.1, "ramping": ramping}[reference.state]
         assert health.state == reference.state
         assert health.may_take() == (
             reference.state in {"ok", "ramping"} or (reference.state == "trial" and reference.trial is None)
