@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +84,7 @@ class Row:
         fault: what happens to its connections, if not nothing.
         stream: None where it is as `unary`.
         timeout_s: each of the host's; short only where its passing is what the row is about.
+        asks: what else stands in the request.
     """
 
     plays: Script | None = None
@@ -91,6 +92,7 @@ class Row:
     unary: Told | Refused
     stream: Told | Refused | Broken | None = None
     timeout_s: float = 10.0
+    asks: Mapping[str, Any] = field(default_factory=dict)
 
     def outcome(self, mode: Mode) -> Told | Refused | Broken:
         return self.stream if mode == "stream" and self.stream is not None else self.unary
@@ -252,17 +254,17 @@ async def check(
             made.first.play(row.plays)
         if row.fault is not None:
             made.faults.play(row.fault)
-        await check_at(made, row.outcome(mode), mode, targets=count)
+        await check_at(made, row.outcome(mode), mode, targets=count, **row.asks)
 
 
-async def check_at(made: Stage, outcome: Told | Refused | Broken, mode: Mode, *, targets: int = 1) -> None:
+async def check_at(made: Stage, outcome: Told | Refused | Broken, mode: Mode, *, targets: int = 1, **asks: Any) -> None:
     """The same, at a stage that is set already."""
     made.second.calls.clear()
     made.second.play(streams(*text_stream(ELSEWHERE)) if mode == "stream" else answers(completion(ELSEWHERE)))
     moves_on = targets == 2 and isinstance(outcome, Refused) and outcome.tries_another
     expected = text(ELSEWHERE) if moves_on else outcome
     async with made.leaking_nothing():
-        heard = await made.ask(mode)
+        heard = await made.ask(mode, **asks)
     _compare(heard, expected)
     assert len(made.second.calls) == moves_on
 

@@ -144,13 +144,17 @@ ROWS = {
         plays=streams(CALL, event(chunk(finish="tool_calls")), DONE), unary=Told((CALLED,))
     ),
     "54 the second choice first": Row(
+        asks={"n": 3},
         plays=streams(choices((1, {"content": "Ho"}, "stop")), choices((0, {"content": "Hi"}, "stop")), DONE),
         unary=Told(({"content": "Hi", "finish": "stop"}, {"content": "Ho", "finish": "stop"})),
     ),
     "54 a choice that never comes": Row(
-        plays=streams(choices((0, {"content": "Hi"}, "stop"), (2, {"content": "Ho"}, "stop")) + DONE), unary=NO_END
+        asks={"n": 3},
+        plays=streams(choices((0, {"content": "Hi"}, "stop"), (2, {"content": "Ho"}, "stop")) + DONE),
+        unary=NO_END,
     ),
     "54 a choice that never ends": Row(
+        asks={"n": 3},
         plays=begins(choices((1, {"content": "Ho"}, None)), STOP, DONE),
         unary=NO_END,
         stream=Broken("HiHo", "upstream_disconnected"),

@@ -64,6 +64,8 @@ def test_a_config_cannot_be_changed():
         ("a: 1\n---\nb: 2", "tidegate.yaml:2:1: not valid YAML"),
         ("a: \x00", "tidegate.yaml: not valid YAML"),
         ("a: 2024-99-99", "tidegate.yaml: not valid YAML"),
+        ("a: !!timestamp x", "tidegate.yaml: not valid YAML"),
+        ('a: {b: "\\ud800"}', "tidegate.yaml:1:8: not valid YAML: half a character"),
         ("[" * 3000, "tidegate.yaml: not valid YAML"),
     ],
 )

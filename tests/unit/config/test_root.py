@@ -65,6 +65,20 @@ HOST = "{base_url: https://api.example/v1}"
             ),
             "f: models.m.balance: every weight is 0, so that nothing would count; give one of them some",
         ),
+        *(
+            (
+                f'upstreams: {{a: {{base_url: "{url}"}}}}',
+                (
+                    "f: upstreams.a.base_url: no address can be made of it; write it as https://HOST/v1 or "
+                    "http://HOST:PORT/v1"
+                ),
+            )
+            for url in ("http://x:99999", "http://[::1", "http://x:abc/v1", "http://a..b/v1", "http://x:0/v1")
+        ),
+        (
+            "engines: {a: {kind: external, base_url: 'http://x:abc/v1'}}",
+            "f: engines.a.base_url: no address can be made of it; write it as https://HOST/v1 or http://HOST:PORT/v1",
+        ),
         (
             "routing: {retry: {backoff_s: 9}}",
             "f: routing.retry.backoff_s: 9 is over max_backoff_s (8); lower it",

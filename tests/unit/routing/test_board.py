@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from proxy.config.routing import HealthConfig
 from proxy.errors import (
+    AnswerMisfit,
     EngineUnavailable,
     StreamBroken,
     TargetBusy,
@@ -29,6 +30,7 @@ A = Target("a", "m")
 ASK = ask()
 THEIRS = [UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, StreamBroken]
 NOT_THEIRS = [
+    AnswerMisfit,
     EngineUnavailable,
     TargetBusy,
     UnsupportedParameter,
@@ -126,6 +128,49 @@ def test_a_caller_who_leaves_says_nothing_of_the_target(board, clock):
     flight.end()
     standing = board.of(A)
     assert (standing.in_flight, standing.pressure.waiting, standing.latency.ttft_s(1)) == (0, 0, 0.0)
+
+
+def test_configured_targets_are_kept_whatever_names_callers_invent(board):
+    board.keep([A])
+    board.begin(A, ASK).end(UpstreamFailed("no"))
+    failed = board.of(A)
+    for number in range(5000):
+        board.of(Target("a", f"m{number}"))
+    assert board.of(A) is failed
+    assert (board.kept(), len(board.all())) == ([failed], 4097)
+
+
+def test_of_invented_names_the_one_that_was_asked_for_last_is_kept_longest(board):
+    asked = board.of(Target("a", "asked"))
+    for number in range(5000):
+        board.of(Target("a", f"m{number}"))
+        assert board.of(Target("a", "asked")) is asked
+
+
+def test_a_slow_reader_does_not_make_a_target_slow(board, clock):
+    flight = board.begin(A, ASK)
+    clock.advance(60)
+    flight.end(sent_s=1.0, first_s=2.0, ended_s=6.0, usage=Usage(10, 5, 15), is_whole=True)
+    assert board.of(A).latency.per_token_s == 1.0
+
+
+def test_a_first_content_ends_a_trial(board, clock):
+    for _ in range(3):
+        board.begin(A, ASK).end(UpstreamFailed("no"))
+    clock.advance(1000)
+    flight = board.begin(A, ASK)
+    assert board.of(A).health.state == "trial"
+    flight.began()
+    assert board.of(A).health.state == "ramping"
+
+
+def test_what_it_is_asked_for_in_vain_is_not_what_it_answers(board):
+    embeddings = ask()
+    embeddings.endpoint = "embeddings"
+    board.begin(A, embeddings).end(UpstreamFailed("no"))
+    assert board.of(A).endpoint == "chat"
+    board.begin(A, embeddings).end(is_whole=True)
+    assert board.of(A).endpoint == "embeddings"
 
 
 def test_names_of_callers_own_are_not_all_kept(board):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.config.routing import RetryConfig
 from proxy.errors import (
+    AnswerMisfit,
     EngineUnavailable,
     TargetBusy,
     UpstreamFailed,
@@ -22,6 +23,7 @@ from proxy.routing.targets import Target
 
 A, B, C = (Target(name, "m") for name in "abc")
 ERRORS = [
+    AnswerMisfit,
     EngineUnavailable,
     TargetBusy,
     UpstreamFailed,
@@ -90,7 +92,11 @@ def test_a_repeat_waits_a_random_time_which_grows():
     assert len(set(pauses)) == len(pauses)
 
 
-@pytest.mark.parametrize("error", [UpstreamLacksModel("no"), UpstreamRefusedUs("no")], ids=["lacks", "refuses"])
+@pytest.mark.parametrize(
+    "error",
+    [AnswerMisfit("no"), UpstreamLacksModel("no"), UpstreamRefusedUs("no")],
+    ids=["misfits", "lacks", "refuses"],
+)
 def test_what_would_fail_again_is_not_repeated(error):
     assert Trip(A, B).names(error) == "ab"
 
