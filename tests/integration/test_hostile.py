@@ -161,13 +161,15 @@ async def test_choices_that_nobody_asked_for_are_nobodys(upstream, other, stream
 # --- callers ------------------------------------------------------------------------------------------------------
 
 
-async def test_who_reads_nothing_gives_its_place_up(upstream, other):
+@pytest.mark.parametrize("beat_s", [30, 0.05], ids=["alone", "with heartbeats"])
+async def test_who_reads_nothing_gives_its_place_up(upstream, other, beat_s):
     async def endless(call):
         await call.write(SSE_HEAD)
         await until_cut(call, lambda: call.event(chunk({"role": "assistant", "content": "x" * 4000})))
 
     upstream.play(endless, FINE)
-    text = config(upstream, other, first={"admission": {"concurrency": 1, "queue": 0}}, server={"send_timeout_s": 0.2})
+    server = {"send_timeout_s": 0.2, "empty_chunk_every_s": beat_s}
+    text = config(upstream, other, first={"admission": {"concurrency": 1, "queue": 0}}, server=server)
     async with house(text) as (url, app, client):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         reader._transport.pause_reading()

@@ -33,6 +33,7 @@ class EventStream:
         "_exchange",
         "_handle",
         "_heartbeat",
+        "_is_sending",
         "_last_s",
         "_loop",
     )
@@ -45,6 +46,7 @@ class EventStream:
         self._last_s = self._loop.time()
         self._handle: asyncio.TimerHandle | None = None
         self._heartbeat: Callable[[], bytes] | None = None
+        self._is_sending = False
         self._beat: asyncio.Task[None] | None = None
 
     def listen(self) -> None:
@@ -59,7 +61,9 @@ class EventStream:
                 await self._settle_beat()
             if not exchange.has_started:
                 await exchange.start_stream()
+            self._is_sending = True
             await exchange.send_piece(sse.frame(payloads))
+            self._is_sending = False
             self._last_s = self._loop.time()
             self._heartbeat = answer.heartbeat
         await self._settle_beat()
@@ -88,7 +92,7 @@ class EventStream:
         every_s = self._comment_every_s if self._heartbeat is None else self._empty_every_s
         left_s = self._last_s + every_s - self._loop.time()
         if left_s <= 0:
-            if self._beat is None or self._beat.done():
+            if not self._is_sending and (self._beat is None or self._beat.done()):  # else it is the caller who waits
                 self._beat = self._loop.create_task(self._say_something())
             self._last_s = self._loop.time()
             left_s = every_s

@@ -153,7 +153,13 @@ class Exchange:
         Raises:
             ClientGone: it has not read for too long.
         """
-        message = {"type": "http.response.body", "body": piece, "more_body": True}
+        await self._send_in_time({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def end_stream(self, piece: bytes) -> None:
+        """The last piece of a streamed answer, and its end; raises as `send_piece`."""
+        await self._send_in_time({"type": "http.response.body", "body": piece, "more_body": False})
+
+    async def _send_in_time(self, message: Mapping[str, Any]) -> None:
         if (sending := self._sending) is None:
             await self._send(message)
             return
@@ -167,10 +173,6 @@ class Exchange:
         finally:
             sending.stop()
         sending.reset(sending.limit_s)
-
-    async def end_stream(self, piece: bytes) -> None:
-        """The last piece of a streamed answer, and its end."""
-        await self._send({"type": "http.response.body", "body": piece, "more_body": False})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.has_started = True
