@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Raw
 
+from proxy.errors import StreamBroken
 from proxy.protocol.usage import Usage, sum_usage
 from proxy.streaming.allowance import Allowance
 from proxy.streaming.choices import Extra, FinishReason, Sink, ToolPiece
@@ -106,15 +107,15 @@ class Splice:
             self._sink.reasoning(index, text)
 
     def refusal(self, index: int, text: str) -> None:
-        self._is_plain = False
+        self._leave_text()
         self._sink.refusal(index, text)
 
     def tool(self, index: int, piece: ToolPiece) -> None:
-        self._is_plain = False
+        self._leave_text()
         self._sink.tool(index, piece)
 
     def extra(self, index: int, name: Extra, value: Raw) -> None:
-        self._is_plain = False
+        self._leave_text()
         self._sink.extra(index, name, value)
 
     def finish(self, index: int, reason: FinishReason) -> None:
@@ -131,6 +132,16 @@ class Splice:
     @property
     def _tokens(self) -> int:
         return -(-self._size // _BYTES_PER_TOKEN)
+
+    def _leave_text(self) -> None:
+        """Nobody asked for anything but text: a first part may be what it is, a further one would be another answer.
+
+        Raises:
+            StreamBroken: it is a further one.
+        """
+        if self._has_more:
+            raise StreamBroken("What went on with the answer is no text.")
+        self._is_plain = False
 
     def _tell(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
         if self._allowance.take(len(text)):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from proxy.errors import StreamBroken
 from proxy.protocol.usage import Usage
 from proxy.streaming.chat import ChatWriter
 from proxy.streaming.choices import ToolPiece
@@ -150,6 +151,24 @@ def test_what_is_not_plain_text_cannot_be_gone_on_with(tell):
     splice, _ = splice_of([])
     tell(splice)
     assert not splice.can_go_on
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda splice: splice.tool(0, ToolPiece(0, id="call", name="f")),
+        lambda splice: splice.refusal(0, "No."),
+        lambda splice: splice.extra(0, "audio", Raw(b"{}")),
+    ],
+    ids=["a call", "a refusal", "a voice"],
+)
+def test_what_goes_on_with_a_text_is_text(tell):
+    """A host that sends something else begins another answer in the middle of this one."""
+    splice, sink = splice_of(["Once upon a time"], [])
+    told = list(sink.calls)
+    with pytest.raises(StreamBroken):
+        tell(splice)
+    assert sink.calls == told
 
 
 def test_text_behind_its_thoughts_can_be_gone_on_with():
