@@ -44,18 +44,7 @@ class Replayed:
 class Streamed:
     """A streamed answer."""
 
-    __slots__ = (
-        "_context",
-        "_failure",
-        "_is_ended",
-        "_source",
-        "_stream",
-        "_tried",
-        "_waited_s",
-        "_writer",
-        "close",
-        "heartbeat",
-    )
+    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_stream", "_tried", "_writer", "close", "heartbeat")
 
     def __init__(self, source: Source, writer: Writer, tried: Tried, context: RequestContext) -> None:
         self._source = source
@@ -64,7 +53,6 @@ class Streamed:
         self._tried = tried
         self._context = context
         self._is_ended = False
-        self._waited_s = 0.0  # for the upstream, since the first content
         self._failure: ProxyError | None = None
         self.heartbeat = writer.heartbeat
         self.close = source.close
@@ -126,16 +114,10 @@ class Streamed:
 
     async def _advance(self) -> None:
         """One read; at the end of the upstream's answer, the check that it is whole."""
-        tried, clock = self._tried, self._context.clock
-        begun_s = clock.monotonic_s()
-        has_more = await self._source.read()
-        if tried.first_content_s:
-            self._waited_s += clock.monotonic_s() - begun_s
-        if not has_more:
+        if not await self._source.read():
             self._is_ended = True
-            tried.usage = self._stream.close()
-            tried.is_whole = True
-            tried.ended_s = tried.first_content_s and tried.first_content_s + self._waited_s
+            self._tried.usage = self._stream.close()
+            self._tried.is_whole = True
 
 
 Closable = Whole | Replayed | Streamed

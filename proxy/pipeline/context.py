@@ -74,7 +74,6 @@ class Tried:
         checking: what has a verdict on the answer, where it was to be JSON or may call tools.
         sent_s: when it was sent; monotonic seconds, 0 where it was not.
         first_content_s: when the first content came from there; 0 where it has not, or came with all the rest.
-        ended_s: when it would have ended if the caller had read quickly; 0 where it has not, or nobody had to wait.
         usage: what the target says it was.
         is_whole: the answer has ended in good order.
         failure: what broke it off after it had begun.
@@ -85,7 +84,6 @@ class Tried:
         "adjusted",
         "checking",
         "credential",
-        "ended_s",
         "failure",
         "first_content_s",
         "is_whole",
@@ -106,7 +104,6 @@ class Tried:
         self.credential: Credential | None = None
         self.sent_s = 0.0
         self.first_content_s = 0.0
-        self.ended_s = 0.0
         self.usage: Usage | None = None
         self.is_whole = False
         self.failure: ProxyError | None = None
@@ -141,6 +138,7 @@ class RequestContext:
         reach: how far the request may go.
         priority: how urgent it is where there is a queue.
         patience_s: how long the caller says it waits (`x-stainless-read-timeout`); 0: it does not say.
+        reading_s: how long the caller took to read what it has been sent so far.
         has_begun: set by the door when a status line has left: errors from now on are told in band.
         is_client_gone: set by the door before it cancels the task.
         is_aborted: set by the server when the grace time is over.
@@ -167,6 +165,7 @@ class RequestContext:
         "principal",
         "priority",
         "reach",
+        "reading_s",
         "reasoning_format",
         "received_s",
         "started_s",
@@ -199,6 +198,7 @@ class RequestContext:
         self.reasoning_format: ReasoningFormat = "reasoning_content"
         self.reach: Reach = "any"
         self.priority: Priority = "default"
+        self.reading_s = 0.0
         self.has_begun = False
         self.is_client_gone = False
         self.is_aborted = False

@@ -201,8 +201,35 @@ class Walk:
             raise
         if place is not None and tried.first_content_s:
             place.began(tried.first_content_s - tried.sent_s, self._ask.prompt_tokens)
-        answer.close = _closing(answer.close, tried, flight, place, self._ask.prompt_tokens if place else 0)
+        answer.close = self._closing(answer.close, tried, flight, place)
         return answer
+
+    def _closing(
+        self, close: Callable[[], None], tried: Tried, flight: Flight, place: Place | None
+    ) -> Callable[[], None]:
+        """`close`, and the report of how it went; a second time does nothing."""
+        context, read_s, is_closed = self._context, self._context.reading_s, False
+
+        def close_and_report() -> None:
+            nonlocal is_closed
+            if is_closed:
+                return
+            is_closed = True
+            close()
+            ttft_s = flight.end(
+                tried.failure,
+                sent_s=tried.sent_s,
+                first_s=tried.first_content_s,
+                reading_s=context.reading_s - read_s,
+                usage=tried.usage,
+                is_whole=tried.is_whole,
+            )
+            if place is not None:
+                if ttft_s is not None and not tried.first_content_s:  # else it has been told
+                    place.began(ttft_s, self._ask.prompt_tokens)
+                place.leave()
+
+        return close_and_report
 
     async def _place(self, step: Step) -> Place | None:
         gate = self._grounds.land.gates.get(step.target.upstream)
@@ -302,31 +329,3 @@ class Walk:
             return None
         self._grounds.settlement.metrics.hedged(self._context.model)
         return self._try(step)
-
-
-def _closing(
-    close: Callable[[], None], tried: Tried, flight: Flight, place: Place | None, prompt_tokens: int
-) -> Callable[[], None]:
-    """`close`, and the report of how it went; a second time does nothing."""
-    is_closed = False
-
-    def close_and_report() -> None:
-        nonlocal is_closed
-        if is_closed:
-            return
-        is_closed = True
-        close()
-        ttft_s = flight.end(
-            tried.failure,
-            sent_s=tried.sent_s,
-            first_s=tried.first_content_s,
-            ended_s=tried.ended_s,
-            usage=tried.usage,
-            is_whole=tried.is_whole,
-        )
-        if place is not None:
-            if ttft_s is not None and not tried.first_content_s:  # else it has been told
-                place.began(ttft_s, prompt_tokens)
-            place.leave()
-
-    return close_and_report

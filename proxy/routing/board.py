@@ -157,7 +157,7 @@ class Flight:
         *,
         sent_s: float = 0.0,
         first_s: float = 0.0,
-        ended_s: float = 0.0,
+        reading_s: float = 0.0,
         usage: Usage | None = None,
         is_whole: bool = False,
     ) -> float | None:
@@ -167,7 +167,7 @@ class Flight:
             error: what went wrong, whosever fault it is.
             sent_s: when the request left; 0: it did not.
             first_s: when its first content came; 0: never, or nobody could see it (an answer that came whole).
-            ended_s: when it had all been said; 0: now.
+            reading_s: how long the caller made the target wait.
             usage: what it came to; None where nobody said.
             is_whole: the answer ended in good order. Without that and an error, somebody has lost interest.
 
@@ -189,7 +189,7 @@ class Flight:
         elif error is None and is_whole:
             standing.health.succeeded(self._turn)
             standing.endpoint = self._ask.endpoint
-            return self._time(ended_s or now_s, sent_s or self._started_s, first_s, usage)
+            return self._time(now_s - reading_s, sent_s or self._started_s, first_s, usage)
         else:
             standing.health.gave_up(self._turn)
         return None

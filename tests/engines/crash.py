@@ -17,10 +17,8 @@ _CODES = {"vllm_server.py": "upstream_unreachable"}  # the server says itself wh
 
 async def crash(stage: Stage, engine: str, victim: str) -> None:
     """Kill one of its processes under callers, and wait until it is back."""
+    await stage.say(engine, STORY, max_tokens=1)  # warms it up: those that come together now begin together
     whole = asyncio.create_task(stage.say(engine, STORY, **ENDLESS))
-    while not (whole.done() or await stage.requests_in(engine)):
-        pass
-    # the first one is in, whose tokens warm the engine up; these have begun when they are here
     streams = await asyncio.gather(*(stage.say(engine, STORY, stream=True, **ENDLESS) for _ in range(3)))
     old, killed_s = stage.processes(engine), time.perf_counter()
     os.kill(find(stage.leader(engine), victim), signal.SIGKILL)

@@ -68,16 +68,17 @@ def config(upstream, other):
 
 @contextmanager
 def no_collector():
+    """Yields what tells which requests something still holds, but for those of other tests."""
     gc.collect()
+    others = {id(each): each for each in living()}
     gc.disable()
     try:
-        yield
+        yield lambda: [each for each in living() if id(each) not in others]
     finally:
         gc.enable()
 
 
 def living():
-    """Requests that something still holds."""
     return [each for each in gc.get_objects() if type(each) in {RequestContext, ModelRequest}]
 
 
@@ -103,10 +104,10 @@ async def test_nothing_of_a_request_stays(upstream, other, way):
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
         await ask(client, upstream, other, model, stream, first, second)  # what is made once is made now
-        with no_collector():
+        with no_collector() as left:
             for _ in range(3):
                 await ask(client, upstream, other, model, stream, first, second)
-            await until_gone()
+            await until_gone(left)
 
 
 async def test_nothing_stays_of_who_finds_no_place_or_leaves(upstream, other):
@@ -115,7 +116,7 @@ async def test_nothing_stays_of_who_finds_no_place_or_leaves(upstream, other):
         proxy.serving(config(upstream, other)) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
-        with no_collector():
+        with no_collector() as left:
             asking = asyncio.create_task(client.chat.completions.create(**ASK, model="one", stream=True))
             call = await upstream.next_call()
             with pytest.raises(openai.RateLimitError):
@@ -124,7 +125,7 @@ async def test_nothing_stays_of_who_finds_no_place_or_leaves(upstream, other):
             await call.gone.wait()
             await asyncio.gather(asking, return_exceptions=True)
             del asking
-            await until_gone()
+            await until_gone(left)
 
 
 async def ask(client, upstream, other, model, stream, first, second):
@@ -138,10 +139,10 @@ async def ask(client, upstream, other, model, stream, first, second):
         pass
 
 
-async def until_gone():
+async def until_gone(left):
     """The door has a few steps to make after the answer has left."""
     for _ in range(200):
-        if not living():
+        if not left():
             return
         await asyncio.sleep(0.005)
-    pytest.fail(f"still there: {[type(each).__name__ for each in living()]}")
+    pytest.fail(f"still there: {[type(each).__name__ for each in left()]}")

@@ -34,40 +34,15 @@ _STREAM = [
 
 
 class Exchange:
-    """Reads the request, writes the answer; owned by the task that serves it.
+    """Reads the request, writes the answer; owned by the task that serves it."""
 
-    Args:
-        sending: how long the caller may leave a piece of a streamed answer unread; for ever where omitted.
-    """
+    __slots__ = ("_allowed", "_id", "_send", "context", "credentials", "has_started", "headers", "method", "receive")
 
-    __slots__ = (
-        "_allowed",
-        "_id",
-        "_send",
-        "_sending",
-        "context",
-        "credentials",
-        "has_started",
-        "headers",
-        "method",
-        "receive",
-    )
-
-    def __init__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        *,
-        endpoint: str,
-        clock: Clock,
-        sending: Deadline | None = None,
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, endpoint: str, clock: Clock) -> None:
         self.headers = _by_name(scope["headers"])
         self.method: str = scope["method"]
         self.receive = receive
         self._send = send
-        self._sending = sending
         self._id = _request_id(self.headers.get(b"x-request-id"))
         self.credentials = read_credentials(self.headers, scope.get("client"))
         self.context = RequestContext(
@@ -148,31 +123,12 @@ class Exchange:
         await self._start(200, _STREAM)
 
     async def send_piece(self, piece: bytes) -> None:
-        """A piece of a streamed answer; waits while the caller does not read.
-
-        Raises:
-            ClientGone: it has not read for too long.
-        """
-        await self._send_in_time({"type": "http.response.body", "body": piece, "more_body": True})
+        """A piece of a streamed answer; waits while the caller does not read."""
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end_stream(self, piece: bytes) -> None:
-        """The last piece of a streamed answer, and its end; raises as `send_piece`."""
-        await self._send_in_time({"type": "http.response.body", "body": piece, "more_body": False})
-
-    async def _send_in_time(self, message: Mapping[str, Any]) -> None:
-        if (sending := self._sending) is None:
-            await self._send(message)
-            return
-        sending.start()
-        try:
-            await self._send(message)
-        except asyncio.CancelledError:
-            if sending.has_expired():
-                raise ClientGone(f"The caller has read nothing for {sending.limit_s:g} s.") from None
-            raise
-        finally:
-            sending.stop()
-        sending.reset(sending.limit_s)
+        """The last piece of a streamed answer, and its end."""
+        await self._send({"type": "http.response.body", "body": piece, "more_body": False})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.has_started = True

@@ -30,8 +30,7 @@ class InferenceHandler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every failure ends as OpenAI's error JSON or, once a stream has begun, in band."""
         door = self._door
-        sending = Deadline(door.deadlines, door.limits.send_timeout_s)
-        exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=door.clock, sending=sending)
+        exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=door.clock)
         lifeline = Lifeline(exchange, door.running)
         call = _Call(exchange, lifeline, self._parse, door)
         try:
@@ -77,9 +76,7 @@ class _Call:
         body = await self._exchange.read_json(max_bytes=limits.max_body_bytes, deadline=deadline)
         request = self._parse(body)
         if request.is_stream:
-            self._stream = EventStream(
-                self._exchange, comment_every_s=limits.comment_every_s, empty_every_s=limits.empty_chunk_every_s
-            )
+            self._stream = EventStream(self._exchange, limits)
             self._lifeline.watch(self._stream.listen)
         else:
             self._lifeline.watch()

@@ -149,8 +149,9 @@ def test_of_invented_names_the_one_that_was_asked_for_last_is_kept_longest(board
 
 def test_a_slow_reader_does_not_make_a_target_slow(board, clock):
     flight = board.begin(A, ASK)
+    sent_s = clock.monotonic_s()
     clock.advance(60)
-    flight.end(sent_s=1.0, first_s=2.0, ended_s=6.0, usage=Usage(10, 5, 15), is_whole=True)
+    flight.end(sent_s=sent_s, first_s=sent_s + 2, reading_s=54, usage=Usage(10, 5, 15), is_whole=True)
     assert board.of(A).latency.per_token_s == 1.0
 
 
