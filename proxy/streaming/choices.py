@@ -176,7 +176,6 @@ class ChoiceStream:
                 state = self._states[index] if 0 <= index < len(self._states) else self._open(index)
                 if not state.is_finished:
                     self._read(choice, state)
-                    self.heard += _says_anything(choice)
         except (RecursionError, ValueError, msgspec.MsgspecError) as error:
             raise UpstreamFailed(f"The upstream sent what cannot be read: {type(error).__name__}.") from error
 
@@ -212,6 +211,7 @@ class ChoiceStream:
             self._read_delta(delta, choice, state)
         elif choice.text or choice.logprobs:
             self.has_content = True
+            self.heard += 1
             self._sink.content(choice.index, choice.text or "", choice.logprobs)
         if choice.finish_reason:
             self._finish(choice.finish_reason, choice.index, state)
@@ -219,6 +219,7 @@ class ChoiceStream:
     def _read_delta(self, delta: Delta, choice: Choice, state: _State) -> None:
         index, sink, reader = choice.index, self._sink, state.reader
         if thought := delta.reasoning_content or delta.reasoning:
+            self.heard += 1
             if reader is None or (reader.passes_thoughts and "<" not in thought):
                 self._tell_thought(thought, index, state)
             else:
@@ -227,6 +228,7 @@ class ChoiceStream:
         if content and self._reading.pads_answer and state.has_reasoned and not state.has_answered:
             content = content.lstrip("\n")
         if content or choice.logprobs:
+            self.heard += 1
             if content is None or reader is None or (reader.passes_content and "<" not in content):
                 self.has_content = True
                 if content:
@@ -235,9 +237,11 @@ class ChoiceStream:
             else:
                 self._split(reader, content, choice, state)
         if delta.refusal:
+            self.heard += 1
             self.has_content = state.has_answered = True
             sink.refusal(index, delta.refusal)
         for call in delta.tool_calls or ():
+            self.heard += 1
             self.has_content = True
             self._read_call(call, index, state, is_whole=choice.delta is None)
         if not (delta.function_call is UNSET and delta.audio is UNSET and delta.annotations is UNSET):
@@ -270,8 +274,10 @@ class ChoiceStream:
     def _read_extras(self, delta: Delta, index: int, state: _State) -> None:
         if is_given(delta.function_call, "object") and not state.slots:  # row 112: some hosts say a call both ways
             state.has_function_call = self.has_content = True
+            self.heard += 1
             self._sink.extra(index, "function_call", on_one_line(delta.function_call))
         if is_given(delta.audio, "object"):
+            self.heard += 1
             self.has_content = True
             self._sink.extra(index, "audio", on_one_line(delta.audio))
         if is_given(delta.annotations, "array"):
@@ -369,10 +375,3 @@ class ChoiceStream:
         is_whole = not self._for_thoughts.is_spent
         if is_whole and (self._reading.repairs_silence or was_thinking):
             self._sink.content(index, "".join(state.thoughts), None)
-
-
-def _says_anything(choice: Choice) -> bool:
-    delta = choice.delta or choice.message
-    if delta is None:
-        return bool(choice.text or choice.logprobs)
-    return bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls or delta.refusal)
