@@ -287,9 +287,20 @@ async def test_offline_by_the_config_starts_and_says_so(upstream, other):
 # --- other orders -------------------------------------------------------------------------------------------------
 
 
+def usual(clock, script):
+    """As `script`, but by the clock it takes half a second: what takes a moment longer is no reason to hedge."""
+
+    async def play(call):
+        clock.advance(0.5)
+        await script(call)
+
+    return play
+
+
 async def test_a_second_try_beside_a_slow_first_one_wins_and_the_loser_is_cancelled(upstream, other):
-    upstream.play(streams(*text_stream("first")))
-    async with house(config(upstream, other, hedge=True)) as stage:
+    clock = FakeClock()
+    upstream.play(usual(clock, streams(*text_stream("first"))))
+    async with house(config(upstream, other, hedge=True), clock=clock) as stage:
         for _ in range(25):
             assert [each async for each in await stage.ask(stream=True)]
         upstream.play(hangs)
@@ -305,28 +316,15 @@ async def test_a_second_try_beside_a_slow_first_one_wins_and_the_loser_is_cancel
         await call.gone.wait()
 
 
-async def test_a_model_that_is_seldom_asked_is_hedged_too(upstream, other):
+@pytest.mark.parametrize("between_s", [0, 20], ids=["asked often", "asked seldom"])
+async def test_an_answer_that_is_not_streamed_is_hedged_too(upstream, other, between_s):
     """Twenty requests in ten minutes allow one."""
     clock = FakeClock()
-
-    async def takes_a_while(call):
-        clock.advance(0.3)
-        await FIRST(call)
-
-    upstream.play(takes_a_while)
+    upstream.play(usual(clock, FIRST))
     async with house(config(upstream, other, hedge=True), clock=clock) as stage:
         for _ in range(25):
             assert await stage.say() == "first"
-            clock.advance(20)
-        upstream.play(hangs)
-        assert await stage.say() == "second"
-
-
-async def test_an_answer_that_is_not_streamed_is_hedged_too(upstream, other):
-    upstream.play(FIRST)
-    async with house(config(upstream, other, hedge=True)) as stage:
-        for _ in range(25):
-            assert await stage.say() == "first"
+            clock.advance(between_s)
         upstream.play(hangs)
         assert await stage.say() == "second"
         await upstream.calls[-1].gone.wait()
