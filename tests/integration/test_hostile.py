@@ -14,6 +14,7 @@ from tests.fakes.upstream import SSE_HEAD, ScenarioUpstream, answers, hangs, str
 from tests.fakes.wire import chunk, completion, event, text_stream
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+BRIEF = {"answer_timeout_s": 0.2, "first_byte_timeout_s": 0.2, "idle_timeout_s": 0.2}
 FINE = answers(completion("fine"))
 FINE_STREAM = streams(*text_stream("fine"))
 JSON_HEAD = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
@@ -28,12 +29,11 @@ async def other():
 
 def config(upstream, other, *, first=None, second=None, server=None, health=None):
     targets = [{"upstream": "first", "model": "a"}, {"upstream": "second", "model": "b"}]
-    brief = {"answer_timeout_s": 0.2, "first_byte_timeout_s": 0.2, "idle_timeout_s": 0.2}
     return json.dumps(
         {
             "server": server or {},
             "upstreams": {
-                "first": {"base_url": upstream.url} | brief | (first or {}),
+                "first": {"base_url": upstream.url} | (first or {}),
                 "second": {"base_url": other.url} | (second or {}),
             },
             "models": {"m": {"targets": targets}, "one": {"targets": targets[:1]}},
@@ -105,8 +105,7 @@ async def test_a_flood_of_nothing_ends_and_the_next_target_answers(upstream, oth
     """It never makes us wait, so that no timeout sees it."""
     upstream.play(floods(piece))
     other.play(FINE_STREAM)
-    async with house(config(upstream, other, first={"answer_timeout_s": 60, "first_byte_timeout_s": 60})) as stage:
-        _, _, client = stage
+    async with house(config(upstream, other)) as (_, _, client):
         assert await say(client, stream=True) == "fine"
     await upstream.calls[0].gone.wait()
 
@@ -138,7 +137,7 @@ async def test_a_flood_in_the_middle_is_an_error_in_the_stream(upstream, other):
 async def test_what_drips_does_not_keep_the_next_target_from_being_asked(upstream, other, script, stream):
     upstream.play(script)
     other.play(FINE_STREAM if stream else FINE)
-    async with house(config(upstream, other)) as (_, _, client):
+    async with house(config(upstream, other, first=BRIEF)) as (_, _, client):
         assert await say(client, stream=stream) == "fine"
     await upstream.calls[0].gone.wait()
 
