@@ -60,7 +60,7 @@ class EventStream:
 
     def listen(self) -> None:
         """Begin to look for silences; a stream that is over in a moment needs nobody to."""
-        self._handle = self._loop.call_later(self._comment_every_s, self._look)
+        self._handle = self._loop.call_later(min(self._comment_every_s, self._send_timeout_s), self._look)
 
     async def relay(self, answer: _Answer) -> None:
         """Send everything, and the end.
