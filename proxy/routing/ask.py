@@ -12,7 +12,7 @@ from proxy.protocol.request import Fields, ModelRequest, json_type
 from proxy.protocol.routing import Priority, Reach, Task
 
 _BYTES_PER_TOKEN = 4  # of English and code; an estimate is all that is wanted
-_ANSWER_TOKENS = 256
+_ANSWER_TOKENS = 256.0
 _IMAGE_TOKENS = 512
 _MIN_PICTURE_BYTES = 1024  # what is shorter has none worth a look
 # only where a picture stands: as a text it would be read
@@ -78,9 +78,14 @@ class Ask:
         What answers were lately is not looked at: one caller's long one would be everybody's price.
         """
         if not self._answer_tokens:
-            allowed = min((self._asked(name, _ANSWER_TOKENS) for name in _LIMITS), default=_ANSWER_TOKENS)
-            times = max(self._asked(name, 1) for name in _COPIES)
-            self._answer_tokens = max(1, int(min(allowed, _ANSWER_TOKENS) * min(max(times, 1), _MOST_COPIES)))
+            tokens, copies, fields = _ANSWER_TOKENS, 1.0, self._fields
+            for name in _LIMITS:
+                if name in fields:
+                    tokens = min(tokens, self._asked(name, tokens))
+            for name in _COPIES:
+                if name in fields:
+                    copies = max(copies, self._asked(name, copies))
+            self._answer_tokens = max(1, int(tokens * min(copies, _MOST_COPIES)))
         return self._answer_tokens
 
     @property

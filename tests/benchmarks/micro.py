@@ -156,10 +156,11 @@ class _Land:
 
 def plan_us(model: str) -> float:
     """A plan: read the request, look at every target, put them in order."""
-    land = _Land()
+    land, names = _Land(), _Names()
+    land.board.keep([target for targets in names.targets.values() for target in targets])
     target = TargetConfig(upstream="far", model="mock")
     models = {name: ModelConfig(targets=(target,), policy=name) for name in POLICIES}
-    planner = Planner(_Names(), land, models=models, routing=RoutingConfig(), dice=Random(1))
+    planner = Planner(names, land, models=models, routing=RoutingConfig(), dice=Random(1))
     request = structs.replace(chat.parse_request(_REQUEST), model=model)
 
     def plan() -> None:
