@@ -251,15 +251,15 @@ class Walk:
         now_s = grounds.clock.monotonic_s()
         has_other_key = tried.credential is not None and tried.credential.has_other(target.model)
         self._itinerary.failed(step, error, now_s=now_s, took_s=now_s - began_s, has_other_key=has_other_key)
-        if isinstance(error, _NOT_TRIED):
+        was_tried = not isinstance(error, _NOT_TRIED)
+        if not was_tried:
             self._context.attempts -= 1
+            self._busy = error
+        if self._failure is None or was_tried:
+            self._failure, self._failed = error, tried
         if not target.is_local:
             self._hear(target.upstream, error)
         grounds.failed(self._context, tried, error)
-        if isinstance(error, _NOT_TRIED):
-            self._busy = error
-        if self._failure is None or not isinstance(error, _NOT_TRIED):
-            self._failure, self._failed = error, tried
 
     def _hear(self, upstream: str, error: ProxyError) -> None:
         """One request tells only once that a host cannot be connected to, however often it tries."""

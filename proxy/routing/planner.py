@@ -228,7 +228,7 @@ class Planner:
         self, standings: Sequence[Standing], free: Sequence[Standing], refused: list[Refused]
     ) -> tuple[Sequence[Standing], bool]:
         """Those of `free` that are in order; all of them where too many of the model's targets are not (panic)."""
-        if all([standing.health.may_take() for standing in standings]):  # noqa: C419 - a list is the faster one
+        if all(standing.health.may_take() for standing in standings):
             return free, False
         found = available([standing.health for standing in standings], self._routing.health.max_ejected)
         if found.is_panic:
@@ -242,10 +242,8 @@ class Planner:
     def _with_good_keys(self, able: Sequence[Standing], refused: list[Refused]) -> Sequence[Standing]:
         """Those whose hosts have not refused our credentials; all of them where all have, as it may be over."""
         refused_for_s = self._surroundings.refused_for_s
-        if not any([refused_for_s(each.target) for each in able]):  # noqa: C419 - a list is the faster one
-            return able
         out = {id(each): for_s for each in able if (for_s := refused_for_s(each.target))}
-        if len(out) == len(able):
+        if not out or len(out) == len(able):
             return able
         refused += [
             Refused(each.target, "its host has refused our credentials", out[id(each)])

@@ -99,6 +99,16 @@ async def test_who_has_tried_everything_tells_the_sdk_not_to(upstream, other):
     assert refusal.status_code == 502
 
 
+async def test_who_finds_our_keys_refused_everywhere_need_not_try_again(upstream, other):
+    upstream.play(answers(b"{}", status=401))
+    other.play(answers(b"{}", status=403))
+    async with house(config(upstream, other)) as stage:
+        for model in ("m", "one"):
+            refusal = await stage.refusal(model=model)
+            assert (refusal.status_code, refusal.code) == (502, "upstream_auth")
+            assert refusal.response.headers["x-should-retry"] == "false"
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_pause_that_we_made_up_is_no_reason_to_try_again(upstream, other, status):
     """After all our tries; one that a host has told is the SDK's to keep."""

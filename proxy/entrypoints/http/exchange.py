@@ -25,7 +25,6 @@ _NOT_SHOWN = re.compile(r"[^\x21-\x7e]")
 _MAX_NAME = 256
 _SECONDS = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?")
 _NO_CACHE = (b"x-tidegate-cache", b"none")
-_NO_SECOND_TRY = (b"x-should-retry", b"false")
 _STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -105,8 +104,6 @@ class Exchange:
     async def send_error(self, error: ProxyError) -> None:
         """A whole answer that says what went wrong."""
         headers = errors.to_headers(error)
-        if error.status >= 500 and error.code == "upstream_auth" and error.should_retry is None:
-            headers.append(_NO_SECOND_TRY)
         if error.status == 405:
             headers.append((b"allow", ", ".join(self._allowed).encode()))
         if error.status in {401, 403, 405, 408, 413, 415}:
