@@ -4,28 +4,32 @@ By itself: `uv run python tests/benchmarks/micro.py`.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from decimal import Decimal
 from random import Random
 
 from msgspec import structs
 
+from proxy.app.hosts import looker
 from proxy.clock import SystemClock
 from proxy.config.admission import AdmissionConfig
+from proxy.config.cards import Card, Price
 from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.routing import HealthConfig, RoutingConfig
 from proxy.dialects import events
 from proxy.dialects.registry import DIALECTS
+from proxy.engines.base import EngineStatus, Load, Looked
 from proxy.limits.gate import Gate
+from proxy.pipeline.upstream import Upstream, Upstreams
 from proxy.protocol import chat, sse
 from proxy.protocol.chat import Reading
 from proxy.protocol.usage import Usage
 from proxy.routing.ask import Ask
 from proxy.routing.board import Board
 from proxy.routing.offline import Offline
-from proxy.routing.planner import Look, Planner
+from proxy.routing.planner import Planner
 from proxy.routing.policies.registry import POLICIES
-from proxy.routing.pressure import Told
 from proxy.routing.quality import Qualities
 from proxy.routing.targets import Target
 from proxy.streaming.chat import ChatAssembler, ChatWriter
@@ -33,6 +37,7 @@ from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.sinks import Envelope
 from proxy.transport.credentials import Credentials
 from proxy.transport.specs import of_keys
+from proxy.transport.wire import Timeouts, Transport
 
 _ENVELOPE = Envelope("chatcmpl-0123456789abcdef01234567", 1_700_000_000, "model")
 _CHUNK = (
@@ -49,6 +54,7 @@ _REQUEST = (
     b'{"model":"model","messages":[{"role":"system","content":"You are helpful."},'
     b'{"role":"user","content":"Say hello."}],"temperature":0.7,"stream":true,"stream_options":{"include_usage":true}}'
 )
+_PRICE = Price(input_usd_per_mtok=Decimal("0.28"), output_usd_per_mtok=Decimal("0.42"))
 _CALLS = 1_000
 _ROUNDS = 100
 
@@ -125,7 +131,7 @@ class _Names:
     """A model of one target, and models of three under each policy."""
 
     def __init__(self) -> None:
-        hosts = [Target("far", "mock"), Target("farther", "mock")]
+        hosts = [Target(name, "mock", Card(price=_PRICE)) for name in ("far", "farther")]
         near = Target("near", "mock", is_local=True)
         self.targets = {"one": hosts[:1]} | {name: [near, *hosts] for name in POLICIES}
 
@@ -133,36 +139,46 @@ class _Names:
         return self.targets[model]
 
 
+class _Engine:
+    """It has been asked how it does."""
+
+    def __init__(self, at_s: float) -> None:
+        self.status = EngineStatus("ready")
+        self.looked = Looked(load=Load(running=2, waiting=1), at_s=at_s, in_flight=1)
+
+
 class _Land:
-    """Nothing is out of order."""
+    """Nothing is out of order, and every signal of every target is known: what nobody has asked is quicker to see."""
 
     def __init__(self) -> None:
         clock = SystemClock()
         self.board = Board(clock, HealthConfig())
         self.qualities = Qualities(clock)
         self.offline = Offline(clock, forced=False, names=["far", "farther"])
-        self.upstreams = self
-        told = Told(running=2, waiting=1, at_s=clock.monotonic_s(), our_in_flight=1)
-        self._look = Look(is_ready=True, state="ready", told=told)
+        wires = {name: _upstream(name) for name in ("far", "farther", "near")}
+        wires["near"] = structs.replace(wires["near"], look=looker(_Engine(clock.monotonic_s())))
+        self.upstreams = Upstreams(wires)
 
-    def look(self, target: Target) -> Look | None:
-        return self._look if target.is_local else None
+    def learn(self, targets: Iterable[Target]) -> None:
+        """The targets have answered before."""
+        self.board.keep(list(targets))
+        for standing in self.board.kept():
+            standing.latency.began(70, 0.3)
+            standing.latency.ended(100, 2.0)
+            standing.pressure.sent(70)
+            standing.pressure.began(70)
+            self.qualities.note(standing.target.name, "chat", 0.9, "checks")
 
-    def free_in_s(self, target: Target) -> float:
-        return 0.0
 
-    refused_for_s = free_in_s
+def _upstream(name: str) -> Upstream:
+    wire = Transport("http://host", timeouts=Timeouts(connect_s=1.0, first_byte_s=1.0, answer_s=1.0, idle_s=1.0))
+    return Upstream(name=name, dialect=DIALECTS["generic"], transport=wire)
 
 
 def plan_us(model: str) -> float:
     """A plan: read the request, look at every target, put them in order."""
     land, names = _Land(), _Names()
-    land.board.keep([target for targets in names.targets.values() for target in targets])
-    for standing in land.board.kept():  # what was never asked is quicker to look at
-        standing.latency.began(70, 0.3)
-        standing.latency.ended(100, 2.0)
-        standing.pressure.sent(70)
-        standing.pressure.began(70)
+    land.learn(target for targets in names.targets.values() for target in targets)
     target = TargetConfig(upstream="far", model="mock")
     models = {name: ModelConfig(targets=(target,), policy=name) for name in POLICIES}
     planner = Planner(names, land, models=models, routing=RoutingConfig(), dice=Random(1))
