@@ -89,11 +89,14 @@ def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[st
 
 
 def looker(engine: Engine) -> Callable[[], Look]:
-    """What the engine does now, as routing wants it; its load is put into routing's words once a scrape."""
-    seen, told = engine.looked, None
+    """What the engine does now, as routing wants it; put into routing's words when something has changed."""
+    seen, status, told = engine.looked, engine.status, None
+    known = Look(status.state == "ready", status.state)
 
     def look() -> Look:
-        nonlocal seen, told
+        nonlocal seen, status, told, known
+        if engine.looked is seen and engine.status is status:
+            return known
         if engine.looked is not seen:
             seen = engine.looked
             load = seen.load
@@ -105,8 +108,9 @@ def looker(engine: Engine) -> Callable[[], Look]:
                 at_s=seen.at_s,
                 our_in_flight=seen.in_flight,
             )
-        state = engine.status.state
-        return Look(state == "ready", state, told)
+        status = engine.status
+        known = Look(status.state == "ready", status.state, told)
+        return known
 
     return look
 

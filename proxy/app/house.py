@@ -206,7 +206,7 @@ class App:
         router, catalogue = self._router(config, fetched.wires, land.offline)
         land.board.keep(router.configured)
         dice = Random()  # noqa: S311 - it draws targets and pauses, not secrets
-        planner = Planner(router, land, models=config.models, routing=config.routing, dice=dice)
+        planner = Planner(router, land, models=config.models, routing=config.routing, clock=clock, dice=dice)
         preferences = Preferences(config.defaults, config.models, config.routing)
         admission = Admission(fetched.key_ring)
         failover = Failover(

@@ -174,7 +174,7 @@ class Explaining:
     def _why(self, placed: Placed, plan: Plan, ask: Ask) -> str:
         candidate = placed.candidate
         look = self._land.upstreams.look(candidate.target)
-        if look is not None and not look.is_ready:
+        if not look.is_ready:
             return f"its engine is {look.state}"
         if candidate.is_pressed:
             return "its first token would take longer than overflow_ttft_s"
@@ -189,10 +189,10 @@ class Explaining:
         return TargetReport(
             target=target.name,
             is_local=target.is_local,
-            engine=None if look is None else look.state,
+            engine=look.state or None,
             health=standing.health.state,
             out_for_s=standing.health.out_for_s,
-            limited_for_s=self._land.upstreams.free_in_s(target),
+            limited_for_s=look.limited_for_s,
             share=standing.health.share,
             in_flight=standing.in_flight,
             queue=None if gate is None else gate.waiting,

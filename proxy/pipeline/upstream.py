@@ -12,6 +12,8 @@ from proxy.protocol.routing import Priority
 from proxy.routing.planner import Look
 from proxy.routing.targets import Target
 
+_ELSEWHERE = Look()
+
 
 class Response(Protocol):
     """An answer whose head has arrived (see `proxy.transport.wire.Response`)."""
@@ -51,6 +53,10 @@ class Transport(Protocol):
     @property
     def secrets(self) -> Sequence[str]:
         """What no message of the host's may show to a caller, of this moment."""
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether one of the two below may not be 0."""
 
     def free_in_s(self) -> float:
         """0, or the seconds until one of the credentials may be used again."""
@@ -145,18 +151,16 @@ class Upstreams(Mapping[str, Upstream]):
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self._upstreams = upstreams
 
-    def look(self, target: Target) -> Look | None:
-        """At the engine; None for a host elsewhere."""
-        look = self._upstreams[target.upstream].look
-        return None if look is None else look()
-
-    def free_in_s(self, target: Target) -> float:
-        """0, or the seconds until one of the host's credentials may be used again."""
-        return self._upstreams[target.upstream].transport.free_in_s()
-
-    def refused_for_s(self, target: Target) -> float:
-        """0, or the seconds for which each of the host's credentials is refused, for that model."""
-        return self._upstreams[target.upstream].transport.refused_for_s(target.model)
+    def look(self, target: Target) -> Look:
+        """At the engine or host, for the target's model."""
+        upstream = self._upstreams[target.upstream]
+        seen = _ELSEWHERE if upstream.look is None else upstream.look()
+        wire = upstream.transport
+        if not wire.holds_back:
+            return seen
+        return msgspec.structs.replace(
+            seen, limited_for_s=wire.free_in_s(), refused_for_s=wire.refused_for_s(target.model)
+        )
 
     def __getitem__(self, name: str) -> Upstream:
         return self._upstreams[name]

@@ -33,7 +33,7 @@ def stay(placed: Sequence[Placed], ask: Ask, *, max_load: float) -> Sequence[Pla
     if len(placed) < 2 or placed[0].candidate.share < 1.0 or not (ask.session or _is_by_head(placed[0], ask)):
         return placed
     is_local = placed[0].candidate.target.is_local
-    fit = [one for one in placed if _may_hold(one.candidate, is_local=is_local)]
+    fit = [one for one in placed if one.candidate.target.is_local == is_local and _may_hold(one.candidate)]
     if len(fit) < 2:  # most models are at one engine: nothing to draw for
         return placed
     home = _home(fit, ask.affinity, max_load)
@@ -54,9 +54,8 @@ def _is_by_head(first: Placed, ask: Ask) -> bool:
     return first.candidate.target.is_local and ask.endpoint != "embeddings"
 
 
-def _may_hold(candidate: Candidate, *, is_local: bool) -> bool:
-    target = candidate.target
-    return target.is_local == is_local and target.weight > 0 and candidate.share >= 1.0 and not candidate.is_pressed
+def _may_hold(candidate: Candidate) -> bool:
+    return candidate.target.weight > 0 and candidate.share >= 1.0 and not candidate.is_pressed
 
 
 def _home(fit: Sequence[Placed], key: bytes, max_load: float) -> Placed | None:

@@ -1,4 +1,4 @@
-"""`Ask`: what of a request matters to where it goes. Read lazily: most of it is nobody's question most of the time."""
+"""`Ask`: what of a request matters to where it goes."""
 
 import re
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ _LIMITS = ("max_completion_tokens", "max_tokens")
 _COPIES = ("n", "best_of")
 _MOST_COPIES = 128  # OpenAI's
 _PROMPTS = ("messages", "prompt", "input", "tools", "functions")
+_TOOLS = ("tools", "functions")
 _TASKS: Mapping[str, Task] = {"completions": "completion", "embeddings": "embedding"}
 
 
@@ -38,6 +39,11 @@ class Ask:
     Args:
         session: what the caller calls the conversation (`x-tidegate-session`); empty: see `affinity`.
         caller: the principal's name; sessions of one are not those of another.
+
+    Attributes:
+        prompt_tokens: about how many the prompt has, at least 1; a picture counts as a few hundred, whatever its bytes.
+        answer_tokens: about how many the answers will have: a middling number, at most what the caller allows, for each
+            of `n`. What answers were lately is not looked at: one caller's long one would be everybody's price.
     """
 
     def __init__(
@@ -57,36 +63,9 @@ class Ask:
         self.caller = caller
         self._fields: Fields = request.fields
         self._session = session
-        self._prompt_tokens = self._answer_tokens = 0  # nobody has asked yet
-        self._task: Task | None = None
-
-    @property
-    def prompt_tokens(self) -> int:
-        """About how many the prompt has, at least 1; a picture counts as a few hundred, whatever its bytes."""
-        if not self._prompt_tokens:
-            tokens = 0
-            for name in _PROMPTS:
-                if (raw := self._fields.get(name)) is not None:
-                    tokens += _tokens(raw)
-            self._prompt_tokens = max(1, tokens)
-        return self._prompt_tokens
-
-    @property
-    def answer_tokens(self) -> int:
-        """About how many the answers will have: a middling number, at most what the caller allows, for each of `n`.
-
-        What answers were lately is not looked at: one caller's long one would be everybody's price.
-        """
-        if not self._answer_tokens:
-            tokens, copies, fields = _ANSWER_TOKENS, 1.0, self._fields
-            for name in _LIMITS:
-                if name in fields:
-                    tokens = min(tokens, self._asked(name, tokens))
-            for name in _COPIES:
-                if name in fields:
-                    copies = max(copies, self._asked(name, copies))
-            self._answer_tokens = max(1, int(tokens * min(copies, _MOST_COPIES)))
-        return self._answer_tokens
+        self._task: Task | None = None  # nobody has asked yet
+        self.prompt_tokens = _prompt_tokens(request.fields)
+        self.answer_tokens = _answer_tokens(request.fields)
 
     @property
     def tokens(self) -> int:
@@ -112,18 +91,16 @@ class Ask:
         told = b"\0session\0" + session.encode() if session else b"\0head\0" + self._head()
         return blake2b(self.caller.encode() + told, digest_size=16).digest()
 
-    def _asked(self, name: str, otherwise: float) -> float:
-        raw = self._fields.get(name)
-        return otherwise if raw is None or json_type(raw) != "number" else _number(raw)
-
     def _find_task(self) -> Task:
         if self.endpoint in _TASKS:
             return _TASKS[self.endpoint]
         fields = self._fields
-        if as_list(fields.get("tools")) or as_list(fields.get("functions")):
-            return "tools"
-        wanted = as_text(as_object(fields.get("response_format")).get("type"))
-        return "json" if wanted in {"json_object", "json_schema"} else "chat"
+        for name in _TOOLS:
+            if name in fields and as_list(fields[name]):
+                return "tools"
+        if (wanted := fields.get("response_format")) is None:
+            return "chat"
+        return "json" if as_text(as_object(wanted).get("type")) in {"json_object", "json_schema"} else "chat"
 
     def _head(self) -> bytes:
         """Everything up to the first thing that is not the system's: the same in every turn of a conversation."""
@@ -135,12 +112,34 @@ class Ask:
         return b"" if raw is None else bytes(raw)[:1024]
 
 
-def _tokens(raw: msgspec.Raw) -> int:
-    size = len(memoryview(raw))
-    if size < _MIN_PICTURE_BYTES:
-        return size // _BYTES_PER_TOKEN
-    told = bytes(raw)
+def _prompt_tokens(fields: Fields) -> int:
+    tokens = 0
+    for name in _PROMPTS:
+        if (raw := fields.get(name)) is not None:
+            size = len(memoryview(raw))
+            tokens += size // _BYTES_PER_TOKEN if size < _MIN_PICTURE_BYTES else _tokens(bytes(raw))
+    return tokens or 1
+
+
+def _answer_tokens(fields: Fields) -> int:
+    tokens, copies = _ANSWER_TOKENS, 0.0
+    for name in _LIMITS:
+        if name in fields:
+            tokens = min(tokens, _asked(fields[name], tokens))
+    for name in _COPIES:
+        if name in fields:
+            copies = max(copies, _asked(fields[name], copies))
+    if copies > 1:
+        tokens *= min(copies, _MOST_COPIES)
+    return max(1, int(tokens))
+
+
+def _asked(raw: msgspec.Raw, otherwise: float) -> float:
+    return otherwise if json_type(raw) != "number" else _number(raw)
+
+
+def _tokens(told: bytes) -> int:
     if b"data:" not in told:
-        return size // _BYTES_PER_TOKEN
+        return len(told) // _BYTES_PER_TOKEN
     told, pictures = _DATA_URL.subn(b"", told)
     return len(told) // _BYTES_PER_TOKEN + pictures * _IMAGE_TOKENS

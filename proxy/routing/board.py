@@ -69,34 +69,33 @@ class Board:
     def __init__(self, clock: Clock, config: HealthConfig) -> None:
         self._clock = clock
         self._config = config
-        self._kept: frozenset[str] = frozenset()
-        self._standings: dict[str, Standing] = {}  # by the target's name: no upstream's has a slash in it
+        self._kept: dict[str, Standing] = {}  # both by the target's name: no upstream's has a slash in it
+        self._others: dict[str, Standing] = {}
 
     def of(self, target: Target) -> Standing:
         """What is known of the target."""
-        standing = self._standings.get(target.name)
+        standing = self._kept.get(target.name)
         if standing is None:
-            standing = self._standings[target.name] = Standing(target, self._clock, self._config)
+            standing = self._others.pop(target.name, None) or Standing(target, self._clock, self._config)
+            self._others[target.name] = standing  # the last one to be forgotten
             self._forget()
-        elif target.name not in self._kept:
-            self._standings[target.name] = self._standings.pop(target.name)  # the last one to be forgotten
-        elif standing.target is not target:
+        if standing.target is not target:
             standing.target = target  # what the config says of it may have changed
         return standing
 
     def keep(self, targets: Sequence[Target]) -> None:
         """The configured ones from now on."""
-        self._kept = frozenset(target.name for target in targets)
-        for target in targets:
-            self.of(target)
+        kept = {target.name: self.of(target) for target in targets}
+        self._others = {name: each for name, each in (self._kept | self._others).items() if name not in kept}
+        self._kept = kept
 
     def all(self) -> list[Standing]:
         """Of every target that is known."""
-        return list(self._standings.values())
+        return [*self._kept.values(), *self._others.values()]
 
     def kept(self) -> list[Standing]:
         """Of the configured ones."""
-        return [standing for name, standing in self._standings.items() if name in self._kept]
+        return list(self._kept.values())
 
     def begin(self, target: Target, ask: Ask, *, in_panic: bool = False) -> "Flight | None":
         """A request goes to the target; whoever gets the flight ends it, once.
@@ -110,18 +109,15 @@ class Board:
 
     def readmit(self, upstream: str) -> None:
         """An engine is ready anew: what it did in its last life does not count."""
-        for standing in self._standings.values():
+        for standing in self.all():
             if standing.target.upstream == upstream:
                 standing.health.readmit()
 
     def _forget(self) -> None:
-        if len(self._standings) > _MAX_STANDINGS + len(self._kept):
-            idle = next((name for name, each in self._standings.items() if self._may_forget(name, each)), None)
+        if len(self._others) > _MAX_STANDINGS:
+            idle = next((name for name, each in self._others.items() if not each.in_flight), None)
             if idle is not None:
-                del self._standings[idle]
-
-    def _may_forget(self, name: str, standing: Standing) -> bool:
-        return not standing.in_flight and name not in self._kept
+                del self._others[idle]
 
 
 class Flight:

@@ -2,16 +2,24 @@
 
 from collections.abc import Sequence
 from random import Random
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from proxy.routing.ask import Ask
 from proxy.routing.targets import Target
 
+Signal = Literal["latency", "price", "quality"]
+Signals = frozenset[Signal]
 
-class Candidate(Struct, frozen=True, kw_only=True):
+SIGNALS: Signals = frozenset({"latency", "price", "quality"})
+
+
+class Candidate(Struct, frozen=True, kw_only=True, gc=False):
     """A target that may take this request: a picture of this moment, for this prompt.
+
+    What belongs to a signal that the policy does not read (`Policy.reads`) is left as if nothing were known: `ttft_s`,
+    `per_token_s` and `failure_rate` to latency, `price_usd` to price, `quality` to quality.
 
     Attributes:
         in_flight: requests that we have there now.
@@ -35,7 +43,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     is_pressed: bool = False
 
 
-class Placed(Struct, frozen=True):
+class Placed(Struct, frozen=True, gc=False):
     """A candidate in its place.
 
     Attributes:
@@ -49,7 +57,20 @@ class Placed(Struct, frozen=True):
 
 
 class Policy(Protocol):
-    """Puts candidates in the order in which they are to be tried. Pure, but for the dice it is handed."""
+    """Puts candidates in the order in which they are to be tried. Pure, but for the dice it is handed.
+
+    Attributes:
+        reads: the signals that it compares by.
+        sticks: whether a session may put another one first; no where the order is the operator's word.
+    """
+
+    @property
+    def reads(self) -> Signals:
+        """See above."""
+
+    @property
+    def sticks(self) -> bool:
+        """See above."""
 
     def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
         """Every candidate, once, the one to be tried first in front."""

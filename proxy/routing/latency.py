@@ -92,12 +92,18 @@ class Latency:
 
     def ttft_s(self, prompt_tokens: int) -> float:
         """Time to first token of such a prompt now, in seconds; 0 where nothing is known."""
-        return self._first_s(prompt_tokens, self._clock.monotonic_s())
+        return self.read(prompt_tokens, self._clock.monotonic_s())[0]
 
-    def read(self, prompt_tokens: int) -> tuple[float, float, float]:
-        """`ttft_s`, `per_token_s` and `failure_rate` at once, which every plan asks of every target."""
-        now_s = self._clock.monotonic_s()
-        return self._first_s(prompt_tokens, now_s), self._tokens.read(now_s), self._failures.read(now_s)
+    def read(self, prompt_tokens: int, now_s: float) -> tuple[float, float, float]:
+        """`ttft_s`, `per_token_s` and `failure_rate` at once, at what the clock says: plans ask it of every target."""
+        known_s = 0.0
+        for bucket in _NEAREST[bisect_left(_BUCKETS, prompt_tokens)]:
+            if known_s := self._first[bucket].read(now_s):
+                break
+        per_token_s, failures, penalty = self._tokens.read(now_s), self._failures, self._penalty_s
+        if not penalty.value:  # it has never failed
+            return known_s, per_token_s, 0.0
+        return max(known_s, penalty.read(now_s)), per_token_s, failures.read(now_s)
 
     @property
     def per_token_s(self) -> float:
@@ -116,15 +122,9 @@ class Latency:
             return None
         return sorted(waits)[len(waits) * 95 // 100]
 
-    def _first_s(self, prompt_tokens: int, now_s: float) -> float:
-        penalty_s = self._penalty_s.read(now_s)
-        for bucket in _NEAREST[bisect_left(_BUCKETS, prompt_tokens)]:
-            if known_s := self._first[bucket].read(now_s):
-                return max(known_s, penalty_s)
-        return penalty_s
-
     def _succeeded(self, now_s: float) -> None:
-        self._failures.become((1.0 - _FAILURE_GAIN) * self._failures.read(now_s), now_s)
+        if self._failures.value:
+            self._failures.become((1.0 - _FAILURE_GAIN) * self._failures.read(now_s), now_s)
 
 
 class _Peak:
@@ -156,15 +156,15 @@ class _Peak:
 class _Fading:
     """A number that the clock takes down to nothing."""
 
-    __slots__ = ("_at_s", "_tau_s", "_value")
+    __slots__ = ("_at_s", "_tau_s", "value")
 
     def __init__(self, tau_s: float) -> None:
         self._tau_s = tau_s
-        self._value = 0.0
+        self.value = 0.0  # when it became that; 0 stays 0
         self._at_s = 0.0
 
     def become(self, value: float, now_s: float) -> None:
-        self._value, self._at_s = value, now_s
+        self.value, self._at_s = value, now_s
 
     def read(self, now_s: float) -> float:
-        return self._value and self._value * exp((self._at_s - now_s) / self._tau_s)
+        return self.value * exp((self._at_s - now_s) / self._tau_s)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from proxy.config.cards import Price
+from proxy.clock import Clock
 from proxy.config.models import ModelConfig
 from proxy.config.routing import RoutingConfig
 from proxy.errors import LocalModelUnavailable, NoTarget, ProxyError, UpstreamRateLimited
@@ -14,7 +14,7 @@ from proxy.protocol.routing import Reach
 from proxy.routing import affinity
 from proxy.routing.ask import Ask
 from proxy.routing.board import Board, Standing
-from proxy.routing.candidate import Candidate, Placed, Policy
+from proxy.routing.candidate import SIGNALS, Candidate, Placed, Policy, Signals
 from proxy.routing.health import available
 from proxy.routing.offline import Offline
 from proxy.routing.policies import registry
@@ -24,40 +24,33 @@ from proxy.routing.quality import Qualities
 from proxy.routing.targets import Target
 
 _PLAIN = ModelConfig(targets=())  # how a name is served that nobody configured
-_STICKY = frozenset(
-    {"weighted", "least_latency", "local_first", "balanced"}
-)  # the others' order is the operator's word
-_BLIND = frozenset({"ordered", "weighted", "local_first"})  # they compare nothing but whether an engine is pressed
 _SIDES = {"local_first": locals_first, "online_first": online_first}
 _OFFLINE_S = 5.0  # by then hosts have been asked again whether they are there
-_TOKENS = 1_000_000
 
 
 class Look(Struct, frozen=True):
-    """What an engine does now.
+    """What lies behind a target now, as far as it may keep a request away.
 
     Attributes:
-        is_ready: it answers.
-        state: a word for people.
-        told: what it last said of its load; None where it says nothing.
+        is_ready: it answers; of a host elsewhere nobody knows.
+        state: what an engine does, a word for people; empty for a host.
+        told: what an engine last said of its load; None where it says nothing.
+        limited_for_s: 0, or the seconds until one of the credentials may be used again.
+        refused_for_s: 0, or the seconds for which it is not likely to take any of our credentials for that model.
     """
 
-    is_ready: bool
-    state: str
+    is_ready: bool = True
+    state: str = ""
     told: Told | None = None
+    limited_for_s: float = 0.0
+    refused_for_s: float = 0.0
 
 
 class Surroundings(Protocol):
-    """What lies behind the targets, as far as it may keep a request away."""
+    """What lies behind the targets."""
 
-    def look(self, target: Target) -> Look | None:
-        """At the engine; None for a host elsewhere."""
-
-    def free_in_s(self, target: Target) -> float:
-        """0, or the seconds until one of the host's credentials may be used again."""
-
-    def refused_for_s(self, target: Target) -> float:
-        """0, or the seconds for which the host is not likely to take any of our credentials."""
+    def look(self, target: Target) -> Look:
+        """At the engine or host, for the target's model."""
 
 
 class Names(Protocol):
@@ -138,6 +131,7 @@ class Planner:
     Args:
         names: what models mean.
         models: their settings, by name.
+        clock: the one that the land goes by.
         dice: for policies that draw.
     """
 
@@ -148,6 +142,7 @@ class Planner:
         *,
         models: Mapping[str, ModelConfig],
         routing: RoutingConfig,
+        clock: Clock,
         dice: Random,
     ) -> None:
         self._names = names
@@ -157,6 +152,7 @@ class Planner:
         self._surroundings = land.upstreams
         self._models = models
         self._routing = routing
+        self._clock = clock
         self._dice = dice
         self._policies: dict[str, Policy] = {name: registry.make(model) for name, model in models.items()}
         self._plain = registry.make(_PLAIN)
@@ -183,121 +179,104 @@ class Planner:
         targets = await self._names.candidates(ask.model, reach=ask.reach)
         if len(targets) == 1 and settings is _PLAIN and not self._offline.is_offline:
             return self._only(ask, targets[0], settings)
-        refused: list[Refused] = []
+        policy = self._policies.get(ask.model, self._plain)
+        reads = SIGNALS if looks_at_all else policy.reads
         standings = [self._board.of(target) for target in targets]
-        free = [each for each in standings if not self._is_barred(ask, each.target, settings, refused)]
-        able, is_panic = self._able(standings, free, refused)
-        if len(able) > 1:
-            able = self._with_good_keys(able, refused)
-        is_blind = settings.policy in _BLIND and not looks_at_all
-        candidates = [self._candidate(ask, standing, settings, is_blind=is_blind) for standing in able]
-        return Plan(settings, self._place(ask, candidates, settings), refused, is_panic)
+        out, is_panic = self._out(standings)
+        candidates: list[Candidate] = []
+        doubtful: list[Candidate] = []  # their hosts refuse our credentials
+        refused: list[Refused] = []
+        now_s = self._clock.monotonic_s()  # read once: it costs as much as looking at a signal
+        for standing in standings:
+            look = self._surroundings.look(standing.target)
+            if (refusal := self._bar(ask, standing.target, look, settings)) is not None:
+                refused.append(refusal)
+            elif standing in out:
+                refused.append(Refused(standing.target, "it has failed too often", standing.health.out_for_s))
+            else:
+                candidate = self._candidate(ask, standing, look, settings, reads, now_s)
+                (doubtful if look.refused_for_s else candidates).append(candidate)
+        if not candidates:
+            candidates = doubtful  # it may be over
+        else:
+            refused += map(self._without_keys, doubtful)
+        return Plan(settings, self._place(ask, candidates, policy, settings), refused, is_panic)
 
     def _only(self, ask: Ask, target: Target, settings: ModelConfig) -> Plan:
         """The plan where there is nothing to choose, without the price of choosing."""
-        refused: list[Refused] = []
-        if self._is_barred(ask, target, settings, refused):
-            return Plan(settings, (), refused)
-        return Plan(settings, (Placed(Candidate(target=target)),))
+        refusal = self._bar(ask, target, self._surroundings.look(target), settings)
+        return Plan(settings, (), (refusal,)) if refusal else Plan(settings, (Placed(Candidate(target=target)),))
 
-    def _is_barred(self, ask: Ask, target: Target, settings: ModelConfig, refused: list[Refused]) -> bool:
-        """Whether the target may not have the request, however well it does; why is noted."""
+    def _bar(self, ask: Ask, target: Target, look: Look, settings: ModelConfig) -> Refused | None:
+        """Why the target may not have the request, however well it does; None where it may."""
         if not target.is_local:
             if ask.reach == "local_only":
-                refused.append(
-                    Refused(target, "the request may not leave this house (reach local_only)", is_final=True)
-                )
-                return True
+                return Refused(target, "the request may not leave this house (reach local_only)", is_final=True)
             if self._offline.is_offline:
-                refused.append(Refused(target, "Tidegate is offline", is_final=self._offline.is_forced))
-                return True
-            if (wait_s := self._surroundings.free_in_s(target)) > 0:
-                refused.append(Refused(target, "its rate limit is used up", wait_s, is_limited=True))
-                return True
+                return Refused(target, "Tidegate is offline", is_final=self._offline.is_forced)
+            if look.limited_for_s:
+                return Refused(target, "its rate limit is used up", look.limited_for_s, is_limited=True)
         ceiling = settings.max_price_usd
-        if ceiling is not None and (price := price_usd(target, ask)) is not None and price > ceiling:
-            refused.append(
-                Refused(
-                    target, f"it would cost about {price:.6f} USD, more than the model's max_price_usd", is_final=True
-                )
-            )
-            return True
-        return False
+        if ceiling is not None:
+            price = target.price_usd(ask.prompt_tokens, ask.answer_tokens)
+            if price is not None and price > ceiling:
+                why = f"it would cost about {price:.6f} USD, more than the model's max_price_usd"
+                return Refused(target, why, is_final=True)
+        return None
 
-    def _able(
-        self, standings: Sequence[Standing], free: Sequence[Standing], refused: list[Refused]
-    ) -> tuple[Sequence[Standing], bool]:
-        """Those of `free` that are in order; all of them where too many of the model's targets are not (panic)."""
-        if all(standing.health.may_take() for standing in standings):
-            return free, False
+    def _out(self, standings: Sequence[Standing]) -> tuple[Sequence[Standing], bool]:
+        """Those that may not be tried, as they have failed; and whether they are too many for that to count (panic)."""
+        for standing in standings:
+            if not standing.health.is_ok:
+                break
+        else:
+            return (), False
         found = available([standing.health for standing in standings], self._routing.health.max_ejected)
-        if found.is_panic:
-            return free, True
-        out = {id(each) for each, may_take in zip(standings, found.may_take, strict=True) if not may_take}
-        refused += [
-            Refused(each.target, "it has failed too often", each.health.out_for_s) for each in free if id(each) in out
-        ]
-        return [standing for standing in free if id(standing) not in out], False
+        out = [each for each, may_take in zip(standings, found.may_take, strict=True) if not may_take]
+        return out, found.is_panic
 
-    def _with_good_keys(self, able: Sequence[Standing], refused: list[Refused]) -> Sequence[Standing]:
-        """Those whose hosts have not refused our credentials; all of them where all have, as it may be over."""
-        refused_for_s = self._surroundings.refused_for_s
-        out = {id(each): for_s for each in able if (for_s := refused_for_s(each.target))}
-        if not out or len(out) == len(able):
-            return able
-        refused += [
-            Refused(each.target, "its host has refused our credentials", out[id(each)])
-            for each in able
-            if id(each) in out
-        ]
-        return [each for each in able if id(each) not in out]
+    def _without_keys(self, candidate: Candidate) -> Refused:
+        target = candidate.target
+        return Refused(target, "its host has refused our credentials", self._surroundings.look(target).refused_for_s)
 
-    def _candidate(self, ask: Ask, standing: Standing, settings: ModelConfig, *, is_blind: bool) -> Candidate:
+    def _candidate(
+        self, ask: Ask, standing: Standing, look: Look, settings: ModelConfig, reads: Signals, now_s: float
+    ) -> Candidate:
         target, limit_s = standing.target, settings.overflow_ttft_s
-        look = self._surroundings.look(target) if target.is_local else None
-        is_pressed = look is not None and not look.is_ready
-        if is_blind and (look is None or is_pressed or limit_s is None):
-            return Candidate(
-                target=target, in_flight=standing.in_flight, share=standing.health.share, is_pressed=is_pressed
-            )
-        prompt_tokens = ask.prompt_tokens
-        ttft_s, per_token_s, failure_rate = standing.latency.read(prompt_tokens)
-        if look is not None:
-            ttft_s = standing.pressure.predict_s(prompt_tokens, look.told)  # those who wait there count
+        ttft_s = per_token_s = failure_rate = 0.0
+        price_usd, quality, is_pressed = None, 0.5, not look.is_ready
+        if "latency" in reads:
+            ttft_s, per_token_s, failure_rate = standing.latency.read(ask.prompt_tokens, now_s)
+        if target.is_local and ("latency" in reads or limit_s is not None):  # who waits there counts
+            ttft_s = standing.pressure.predict_s(ask.prompt_tokens, look.told, now_s)
+            is_pressed = is_pressed or (limit_s is not None and ttft_s > limit_s)
+        if "price" in reads:
+            price_usd = target.price_usd(ask.prompt_tokens, ask.answer_tokens)
+        if "quality" in reads:
+            quality = self._qualities.mean(target, ask.task, now_s)
         return Candidate(
             target=target,
             in_flight=standing.in_flight,
             ttft_s=ttft_s,
             per_token_s=per_token_s,
             failure_rate=failure_rate,
-            price_usd=price_usd(target, ask),
-            quality=self._qualities.mean(target, ask.task),
-            share=standing.health.share,
-            is_pressed=is_pressed or (look is not None and limit_s is not None and ttft_s > limit_s),
+            price_usd=price_usd,
+            quality=quality,
+            share=1.0 if standing.health.is_ok else standing.health.share,
+            is_pressed=is_pressed,
         )
 
-    def _place(self, ask: Ask, candidates: Sequence[Candidate], settings: ModelConfig) -> Sequence[Placed]:
+    def _place(
+        self, ask: Ask, candidates: Sequence[Candidate], policy: Policy, settings: ModelConfig
+    ) -> Sequence[Placed]:
         if not candidates:
             return ()
-        placed = self._policies.get(ask.model, self._plain).place(candidates, ask, self._dice)
+        placed = policy.place(candidates, ask, self._dice)
         if ask.reach in _SIDES:
             placed = _SIDES[ask.reach](placed)
-        if len(placed) > 1 and settings.sticky and settings.policy in _STICKY:
+        if policy.sticks and settings.sticky and len(placed) > 1:
             placed = affinity.stay(placed, ask, max_load=self._routing.sticky_load)
         return placed
-
-
-def price_usd(target: Target, ask: Ask) -> float | None:
-    """About what the request will cost there, in US dollars; None where that is not known."""
-    if target.is_local:
-        return 0.0
-    price: Price | None = target.card.price
-    if price is None:
-        return None
-    tokens_usd = ask.prompt_tokens * float(price.input_usd_per_mtok) + ask.answer_tokens * float(
-        price.output_usd_per_mtok
-    )
-    return tokens_usd / _TOKENS
 
 
 def _nobody(ask: Ask, refused: Sequence[Refused], *, is_offline: bool) -> ProxyError:

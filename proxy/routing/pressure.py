@@ -24,7 +24,7 @@ to first token, and without that, is 0.
 
 from math import exp
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from proxy.clock import Clock
 
@@ -45,6 +45,10 @@ class Told(Struct, frozen=True, kw_only=True):
         ttft_s: its mean time to first token of late, in seconds; 0 where it does not say.
         at_s: when it was asked, on the monotonic clock.
         our_in_flight: how many of ours it had then.
+        others_waiting: of those that waited, how many were not ours, about.
+        crowding: by how many times longer everything takes for want of KV memory; 0 where there is enough.
+
+    The last two follow from the others, and are worked out once.
     """
 
     running: float
@@ -53,6 +57,17 @@ class Told(Struct, frozen=True, kw_only=True):
     ttft_s: float = 0.0
     at_s: float
     our_in_flight: int
+    others_waiting: float = 0.0
+    crowding: float = 0.0
+
+    def __post_init__(self) -> None:
+        there = self.running + self.waiting
+        if there > self.our_in_flight:
+            others = self.waiting * (1.0 - self.our_in_flight / there)
+            structs.force_setattr(self, "others_waiting", others)
+        if self.kv_used is not None and self.kv_used > _FULL:
+            crowding = _FULL_FACTOR * (min(self.kv_used, 1.0) - _FULL) / (1.0 - _FULL)
+            structs.force_setattr(self, "crowding", crowding)
 
 
 class Pressure:
@@ -100,25 +115,47 @@ class Pressure:
         """Requests of ours there without a first token."""
         return self._waiting
 
-    def predict_s(self, tokens: int, told: Told | None = None) -> float:
-        """Seconds until the first token of a prompt of so many tokens; 0 where nothing is known."""
-        now_s = self._clock.monotonic_s()
-        waits_s = now_s - self._since_s if self._waiting else 0.0
-        belief = 0.0 if told is None else _belief(now_s - told.at_s)
-        others = belief * _others(told) if told else 0.0
-        ahead_tokens = self._waiting_tokens + others * self._pace.usual_tokens(tokens)
-        time_s = self._pace.time_s(self._waiting + others + 1.0, ahead_tokens + tokens, waits_s)
-        if not self._waiting:  # who is believed to be slow is asked for nothing, so that time alone can mend it
-            time_s *= exp(-max(0.0, now_s - self._since_s - _TAU_S) / _TAU_S)
+    def predict_s(self, tokens: int, told: Told | None = None, now_s: float | None = None) -> float:
+        """Seconds until the first token of a prompt of so many tokens; 0 where nothing is known.
+
+        `now_s` is what the clock says, where the caller has looked.
+        """
+        if now_s is None:
+            now_s = self._clock.monotonic_s()
+        pace, waiting, for_s = self._pace, self._waiting, now_s - self._since_s
+        if told is None:
+            belief = others = others_tokens = 0.0
+        else:
+            belief = _belief(now_s - told.at_s)
+            others = belief * told.others_waiting
+            others_tokens = others * (pace.usual_tokens or tokens)
+        starts, all_tokens = waiting + others + 1.0, self._waiting_tokens + others_tokens + tokens
+        time_s = pace.time_s(starts, all_tokens, for_s if waiting else 0.0)
+        if not waiting and for_s > _TAU_S:  # who is believed to be slow is asked for nothing: time alone can mend it
+            time_s *= exp(1.0 - for_s / _TAU_S)
         if told is None:
             return time_s
-        return (time_s or told.ttft_s) * (1.0 + belief * _crowding(told))
+        return (time_s or told.ttft_s) * (1.0 + belief * told.crowding)
 
 
 class _Pace:
-    """The line through (prompt tokens, seconds between starts), as running sums."""
+    """The line through (prompt tokens, seconds between starts), kept as sums; it is drawn anew at each start.
 
-    __slots__ = ("_count", "_product", "_seconds", "_squares", "_tokens")
+    Attributes:
+        usual_tokens: the mean length of the prompts; 0 before there was one.
+    """
+
+    __slots__ = (
+        "_count",
+        "_per_start_s",
+        "_per_token_s",
+        "_product",
+        "_seconds",
+        "_squares",
+        "_tokens",
+        "_usual_s",
+        "usual_tokens",
+    )
 
     def __init__(self) -> None:
         self._count = 0.0
@@ -126,6 +163,8 @@ class _Pace:
         self._seconds = 0.0
         self._squares = 0.0
         self._product = 0.0
+        self._usual_s = self._per_start_s = self._per_token_s = 0.0
+        self.usual_tokens = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
         kept = max(exp(-seconds / _TAU_S), _LEAST_KEPT)
@@ -134,18 +173,18 @@ class _Pace:
         self._seconds = self._seconds * kept + seconds
         self._squares = self._squares * kept + tokens * tokens
         self._product = self._product * kept + tokens * seconds
-
-    def usual_tokens(self, otherwise: int) -> float:
-        return self._tokens / self._count if self._count else otherwise
+        self._usual_s = self._seconds / self._count
+        self.usual_tokens = self._tokens / self._count
+        self._per_start_s, self._per_token_s = self._line()
 
     def time_s(self, starts: float, tokens: float, waits_s: float) -> float:
         """Seconds for so many starts with so many tokens together, where nothing has started for `waits_s`."""
         if not self._count:
             return waits_s
-        per_start_s, per_token_s = self._line()
-        usual_s = self._seconds / self._count
-        stall = (self._seconds + waits_s) / (self._count + 1.0) / usual_s if waits_s > usual_s > 0 else 1.0
-        return (starts * per_start_s + tokens * per_token_s) * stall
+        time_s = starts * self._per_start_s + tokens * self._per_token_s
+        if waits_s > self._usual_s > 0:
+            time_s *= (self._seconds + waits_s) / (self._count + 1.0) / self._usual_s
+        return time_s
 
     def _line(self) -> tuple[float, float]:
         """Seconds per start and per token, neither below 0 (least squares; the nearest such line)."""
@@ -162,17 +201,6 @@ class _Pace:
 
 def _belief(age_s: float) -> float:
     """How far a picture of such an age is still true: 1 to 0."""
-    return min(max((_STALE_S - age_s) / (_STALE_S - _FRESH_S), 0.0), 1.0)
-
-
-def _others(told: Told) -> float:
-    """How many requests of others waited there."""
-    there = told.running + told.waiting
-    return told.waiting * (1.0 - told.our_in_flight / there) if there > told.our_in_flight else 0.0
-
-
-def _crowding(told: Told) -> float:
-    """By how many times longer it takes for want of KV memory; 0 where there is enough."""
-    if told.kv_used is None or told.kv_used <= _FULL:
-        return 0.0
-    return _FULL_FACTOR * (min(told.kv_used, 1.0) - _FULL) / (1.0 - _FULL)
+    if age_s <= _FRESH_S:
+        return 1.0
+    return (_STALE_S - age_s) / (_STALE_S - _FRESH_S) if age_s < _STALE_S else 0.0

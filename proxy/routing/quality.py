@@ -8,6 +8,7 @@ does not hide a bad eval, nor one zealous caller an honest one.
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from math import exp2
 from typing import Literal
 
 from msgspec import Struct
@@ -83,7 +84,7 @@ class Posterior:
 
     def mean(self, prior: float, at_s: float) -> float:
         """How good the next answer will be, 0 to 1."""
-        kept = self._kept(at_s)
+        kept = exp2((self._at_s - at_s) / self._half_life_s)  # `_kept`, without the call: every plan asks
         return (prior * _PRIOR_WEIGHT + self._good * kept) / (_PRIOR_WEIGHT + self._all * kept)
 
     def deviation(self, prior: float, at_s: float) -> float:
@@ -98,7 +99,7 @@ class Posterior:
         return {source: each.all * kept for source, each in self.evidence.items()}
 
     def _kept(self, at_s: float) -> float:
-        return float(0.5 ** ((at_s - self._at_s) / self._half_life_s))
+        return exp2((self._at_s - at_s) / self._half_life_s)
 
 
 class Quality(Struct, frozen=True, kw_only=True):
@@ -137,11 +138,16 @@ class Qualities:
         if (posterior := self._posteriors.get((target_name, task))) is not None:
             posterior.correct(before, after, WEIGHTS[source], source, self._clock.monotonic_s())
 
-    def mean(self, target: Target, task: Task) -> float:
-        """How good its answers to such a task are, 0 to 1; what the operator says of it, until something is known."""
+    def mean(self, target: Target, task: Task, now_s: float | None = None) -> float:
+        """How good its answers to such a task are, 0 to 1; what the operator says of it, until something is known.
+
+        `now_s` is what the clock says, where the caller has looked.
+        """
         prior = _PRIOR if target.quality is None else target.quality
         posterior = self._posteriors.get((target.name, task))
-        return prior if posterior is None else posterior.mean(prior, self._clock.monotonic_s())
+        if posterior is None:
+            return prior
+        return posterior.mean(prior, self._clock.monotonic_s() if now_s is None else now_s)
 
     def load(self, found: EvalFile | None) -> None:
         """Take over what an eval found, in place of what was loaded before; None: nothing is loaded any more.

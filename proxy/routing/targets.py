@@ -2,7 +2,9 @@
 
 from msgspec import Struct, structs
 
-from proxy.config.cards import UNKNOWN, Card
+from proxy.config.cards import UNKNOWN, Card, Price
+
+_TOKENS = 1_000_000
 
 
 class Target(Struct, frozen=True):
@@ -12,7 +14,9 @@ class Target(Struct, frozen=True):
         is_local: an engine of ours, or one that runs on our machines; only such ones may see `local_only` requests.
         weight: its share under `weighted`, beside those of the model's other targets.
         quality: what the operator says of its answers, 0 to 1; None: nothing.
-        name: `upstream/model`, for people; kept, as every plan asks for it.
+        name: `upstream/model`, for people.
+
+    The name and the price of a token are kept, as every plan asks for them.
     """
 
     upstream: str
@@ -22,6 +26,20 @@ class Target(Struct, frozen=True):
     weight: float = 1.0
     quality: float | None = None
     name: str = ""
+    _usd_per_token: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         structs.force_setattr(self, "name", f"{self.upstream}/{self.model}")
+        structs.force_setattr(self, "_usd_per_token", (0.0, 0.0) if self.is_local else _usd_per_token(self.card.price))
+
+    def price_usd(self, prompt_tokens: int, answer_tokens: int) -> float | None:
+        """What so many cost there, in US dollars: 0 at engines of ours; None where that is not known."""
+        prices = self._usd_per_token
+        return None if prices is None else prompt_tokens * prices[0] + answer_tokens * prices[1]
+
+
+def _usd_per_token(price: Price | None) -> tuple[float, float] | None:
+    """Of the prompt, and of the answer."""
+    if price is None:
+        return None
+    return float(price.input_usd_per_mtok) / _TOKENS, float(price.output_usd_per_mtok) / _TOKENS

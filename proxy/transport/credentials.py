@@ -122,6 +122,9 @@ class Credentials:
         key_header: where a key goes, see `Fixed`; tokens go in `authorization`.
         clock: of benches and tokens; the machine's where omitted.
         client: asks for tokens; one of its own where omitted.
+
+    Attributes:
+        is_anyone_benched: whether something may be held against one of them; where not, nothing more need be asked.
     """
 
     def __init__(
@@ -139,7 +142,7 @@ class Credentials:
         self._retired: deque[str] = deque(maxlen=_KEPT_SECRETS)
         self._all: list[Credential] = []
         self._benched_until_s = -math.inf
-        self._is_anyone_benched = False
+        self.is_anyone_benched = False
         self.replace(specs)
 
     def replace(self, specs: Sequence[Spec]) -> None:
@@ -172,7 +175,7 @@ class Credentials:
         Raises:
             UpstreamRateLimited: all are limited; `retry_after_s` says for how long.
         """
-        if self._is_anyone_benched:
+        if self.is_anyone_benched:
             return self._choose_among_benches(model)
         return self._all[0] if len(self._all) == 1 else _take_turns(self._all)
 
@@ -193,14 +196,14 @@ class Credentials:
 
     def free_in_s(self) -> float:
         """Seconds until one may be used; 0: now. Only limits count, see above."""
-        if not self._is_anyone_benched:
+        if not self.is_anyone_benched:
             return 0.0
         first_s = min(credential.limited_until_s() for credential in self._all)
         return max(0.0, first_s - self.clock.monotonic_s())
 
     def refused_for_s(self, model: str = "") -> float:
         """Seconds until there is one that was not refused, for that model; 0: there is."""
-        if not self._is_anyone_benched:
+        if not self.is_anyone_benched:
             return 0.0
         first_s = min(credential.refused_until_s(model) for credential in self._all)
         return max(0.0, first_s - self.clock.monotonic_s())
@@ -226,7 +229,7 @@ class Credentials:
 
     def note(self, until_s: float) -> None:
         """Somebody is benched until then; called by the credentials."""
-        self._is_anyone_benched = True
+        self.is_anyone_benched = True
         self._benched_until_s = max(self._benched_until_s, until_s)
 
     def of_account(self, account: str) -> Iterator[Credential]:
@@ -235,7 +238,7 @@ class Credentials:
 
     def _choose_among_benches(self, model: str) -> Credential:
         now_s = self.clock.monotonic_s()
-        self._is_anyone_benched = now_s < self._benched_until_s
+        self.is_anyone_benched = now_s < self._benched_until_s
         if usable := self._usable(model, now_s):
             return _take_turns(usable)
         unlimited = [credential for credential in self._all if credential.limited_until_s() <= now_s]

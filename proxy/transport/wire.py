@@ -203,6 +203,11 @@ class Transport:
         """What no message of the upstream's may show to a caller."""
         return self.credentials.secrets
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether one of the two below may not be 0."""
+        return self.credentials.is_anyone_benched
+
     def free_in_s(self) -> float:
         """0, or the seconds until one of the credentials may be used again."""
         return self.credentials.free_in_s()

@@ -181,7 +181,7 @@ def plan_us(model: str) -> float:
     land.learn(target for targets in names.targets.values() for target in targets)
     target = TargetConfig(upstream="far", model="mock")
     models = {name: ModelConfig(targets=(target,), policy=name) for name in POLICIES}
-    planner = Planner(names, land, models=models, routing=RoutingConfig(), dice=Random(1))
+    planner = Planner(names, land, models=models, routing=RoutingConfig(), clock=SystemClock(), dice=Random(1))
     request = structs.replace(chat.parse_request(_REQUEST), model=model)
 
     def plan() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from proxy.routing.ask import Ask
-from proxy.routing.candidate import Candidate, Placed
+from proxy.routing.candidate import Candidate, Placed, Signals
 from proxy.routing.policies.expectation import expected_s
 from proxy.routing.policies.least_cost import price_or_most
 from proxy.routing.policies.slow_start import ease_in
@@ -13,9 +13,14 @@ from proxy.routing.policies.slow_start import ease_in
 class BestQuality:
     """Scores are what is missing to perfect quality, 0 to 1."""
 
+    reads: Signals = frozenset({"quality", "price", "latency"})
+    sticks = False
+
     def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
+        answer_tokens = ask.answer_tokens
+
         def rank(candidate: Candidate) -> tuple[float, float, float]:
-            return -candidate.quality, price_or_most(candidate), expected_s(candidate, ask)
+            return -candidate.quality, price_or_most(candidate), expected_s(candidate, answer_tokens)
 
         ranked = sorted(candidates, key=rank)
         return ease_in([Placed(candidate, 1.0 - candidate.quality) for candidate in ranked], dice)

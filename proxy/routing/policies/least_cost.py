@@ -5,7 +5,7 @@ from math import inf
 from random import Random
 
 from proxy.routing.ask import Ask
-from proxy.routing.candidate import Candidate, Placed
+from proxy.routing.candidate import Candidate, Placed, Signals
 from proxy.routing.policies.expectation import expected_s
 from proxy.routing.policies.slow_start import ease_in
 
@@ -13,9 +13,14 @@ from proxy.routing.policies.slow_start import ease_in
 class LeastCost:
     """Scores are prices in dollars."""
 
+    reads: Signals = frozenset({"price", "latency"})
+    sticks = False
+
     def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
+        answer_tokens = ask.answer_tokens
+
         def rank(candidate: Candidate) -> tuple[float, float]:
-            return price_or_most(candidate), expected_s(candidate, ask)
+            return price_or_most(candidate), expected_s(candidate, answer_tokens)
 
         ranked = sorted(candidates, key=rank)
         return ease_in([Placed(candidate, candidate.price_usd) for candidate in ranked], dice)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from random import Random
 
 from proxy.routing.ask import Ask
-from proxy.routing.candidate import Candidate, Placed
+from proxy.routing.candidate import Candidate, Placed, Signals
 from proxy.routing.policies.expectation import expected_s
 from proxy.routing.policies.slow_start import ease_in
 
@@ -17,8 +17,12 @@ from proxy.routing.policies.slow_start import ease_in
 class LeastLatency:
     """Scores are `expectation.expected_s`."""
 
+    reads: Signals = frozenset({"latency"})
+    sticks = True
+
     def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
-        timed = [(expected_s(candidate, ask), number) for number, candidate in enumerate(candidates)]
+        answer_tokens = ask.answer_tokens
+        timed = [(expected_s(candidate, answer_tokens), number) for number, candidate in enumerate(candidates)]
         order = sorted(timed)
         if len(timed) > 2:
             winner = min(_two(timed, dice))

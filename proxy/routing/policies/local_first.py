@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from random import Random
 
 from proxy.routing.ask import Ask
-from proxy.routing.candidate import Candidate, Placed
+from proxy.routing.candidate import Candidate, Placed, Signals
 from proxy.routing.policies.slow_start import ease_in
 
 
 class LocalFirst:
     """Each side in the order of the config; compares nothing."""
+
+    reads: Signals = frozenset()
+    sticks = True
 
     def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
         return ease_in(locals_first([Placed(candidate) for candidate in candidates]), dice)

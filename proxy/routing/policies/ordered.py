@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from random import Random
 
 from proxy.routing.ask import Ask
-from proxy.routing.candidate import Candidate, Placed
+from proxy.routing.candidate import Candidate, Placed, Signals
 from proxy.routing.policies.slow_start import ease_in
 
 
 class Ordered:
     """Compares nothing."""
+
+    reads: Signals = frozenset()
+    sticks = False
 
     def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
         return ease_in([Placed(candidate) for candidate in candidates], dice)

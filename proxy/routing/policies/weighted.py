@@ -5,7 +5,7 @@ from math import inf, log
 from random import Random
 
 from proxy.routing.ask import Ask
-from proxy.routing.candidate import Candidate, Placed
+from proxy.routing.candidate import Candidate, Placed, Signals
 
 
 class Weighted:
@@ -15,6 +15,9 @@ class Weighted:
     draw (Efraimidis and Spirakis). That time is the score. In slow start the weight counts by the share; a weight of 0
     comes last: only when all others have failed.
     """
+
+    reads: Signals = frozenset()
+    sticks = True
 
     def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
         drawn = [Placed(candidate, _wait(candidate.target.weight * candidate.share, dice)) for candidate in candidates]

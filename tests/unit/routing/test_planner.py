@@ -50,19 +50,19 @@ class World:
             upstreams=self,
         )
         models = {"m": ModelConfig(targets=(), **model)}
-        self.planner = Planner(self, land, models=models, routing=RoutingConfig(health=health), dice=Random(1))
+        self.planner = Planner(
+            self, land, models=models, routing=RoutingConfig(health=health), clock=self.clock, dice=Random(1)
+        )
 
     async def candidates(self, model, *, reach):
         return self.targets
 
     def look(self, target):
-        return self.looks.get(target.upstream, Look(is_ready=True, state="ready") if target.is_local else None)
-
-    def free_in_s(self, target):
-        return self.limited.get(target.upstream, 0.0)
-
-    def refused_for_s(self, target):
-        return self.refused.get(target.upstream, 0.0)
+        return structs.replace(
+            self.looks.get(target.upstream, Look()),
+            limited_for_s=self.limited.get(target.upstream, 0.0),
+            refused_for_s=self.refused.get(target.upstream, 0.0),
+        )
 
     def fail(self, target):
         self.board.begin(target, ask()).end(UpstreamFailed("no"))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.config.models import BalanceConfig
-from proxy.routing.policies.balanced import Balanced, worse
+from proxy.routing.policies.balanced import Balanced, weigh
 from tests.fakes.candidates import ask, candidate, names
 
 NOTHING = {"latency": 0.0, "cost": 0.0, "quality": 0.0, "failures": 0.0}
@@ -31,7 +31,8 @@ def order(crowd, **weights):
 def test_each_signal_places_by_itself(signal, good, bad):
     crowd = [candidate("b", **bad), candidate("a", **good)]
     assert names(order(crowd, **{signal: 2.0})) == "ab"
-    assert [0.0, 1.0 if signal != "locality" else 2.0] == [one.score for one in order(crowd, **{signal: 2.0})]
+    first, second = order(crowd, **{signal: 2.0})
+    assert second.score - first.score == pytest.approx(1.0 if signal != "locality" else 2.0)
 
 
 def test_the_weights_decide_between_fast_and_cheap():
@@ -57,9 +58,21 @@ def test_an_engine_that_is_not_ready_is_the_slowest():
 
 
 @settings(max_examples=100)
-@given(st.lists(st.none() | st.floats(0, 1e6) | st.just(float("inf")), max_size=6))
-def test_how_much_worse_is_between_nothing_and_one_and_keeps_the_order(values):
-    scaled = worse(values)
-    assert all(0 <= one <= 1 for one in scaled)
+@given(st.lists(st.none() | st.floats(0, 1e6) | st.just(float("inf")), min_size=1, max_size=6), st.floats(0, 1000))
+def test_how_much_worse_is_between_nothing_and_the_weight_and_keeps_the_order(values, weight):
+    filled, factor, offset = weigh(values, weight)
+    scaled = [factor * value - offset for value in filled]
+    assert all(-1e-9 * weight <= one <= weight * (1 + 1e-9) for one in scaled)
     known = [(value, one) for value, one in zip(values, scaled, strict=True) if value is not None]
     assert sorted(one for _, one in known) == [one for _, one in sorted(known)]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.none() | st.floats(1e-6, 1e6) | st.just(float("inf")), min_size=1, max_size=6))
+def test_how_much_worse_is_what_the_module_says(values):
+    filled, factor, offset = weigh(values, 1.0)
+    known = [value for value in values if value is not None and value != float("inf")]
+    least, most = min(known, default=0.0), max(known, default=1.0)
+    for value, one in zip(values, filled, strict=True):
+        expected = 0.5 if value is None else 1.0 if value == float("inf") else (value - least) / most
+        assert factor * one - offset == pytest.approx(expected, abs=1e-9)

@@ -25,4 +25,4 @@ ASK = ask(answer_tokens=100)
     ],
 )
 def test_time_to_the_last_token(known, time_s):
-    assert time_s == pytest.approx(expected_s(candidate(**known), ASK))
+    assert time_s == pytest.approx(expected_s(candidate(**known), ASK.answer_tokens))

@@ -1,0 +1,41 @@
+"""What lies behind a target, as the planner sees it."""
+
+from types import SimpleNamespace
+
+from proxy.pipeline.upstream import Upstream, Upstreams
+from proxy.routing.planner import Look
+from proxy.routing.targets import Target
+
+HERE, THERE = Target("here", "m", is_local=True), Target("there", "m")
+
+
+class Wire:
+    """What is held against its credentials, in seconds."""
+
+    def __init__(self, limited_s=0.0, refused_s=0.0):
+        self.holds_back = bool(limited_s or refused_s)
+        self.free_in_s = lambda: limited_s
+        self.refused_for_s = lambda model: refused_s if model == "m" else 0.0
+
+
+def upstream(name, wire, look=None):
+    return Upstream(name=name, dialect=SimpleNamespace(), transport=wire, look=look)
+
+
+def test_a_host_that_nothing_is_held_against_may_be_asked():
+    assert Upstreams({"there": upstream("there", Wire())}).look(THERE) == Look()
+
+
+def test_what_is_held_against_our_credentials_is_told_by_model():
+    upstreams = Upstreams({"there": upstream("there", Wire(5.0, 7.0))})
+    assert upstreams.look(THERE) == Look(limited_for_s=5.0, refused_for_s=7.0)
+    assert upstreams.look(Target("there", "other")) == Look(limited_for_s=5.0)
+
+
+def test_an_engine_tells_what_it_does_whatever_its_key_is():
+    asleep = Look(is_ready=False, state="sleeping")
+    for wire, expected in [
+        (Wire(), asleep),
+        (Wire(0.0, 7.0), Look(is_ready=False, state="sleeping", refused_for_s=7.0)),
+    ]:
+        assert Upstreams({"here": upstream("here", wire, lambda: asleep)}).look(HERE) == expected
