@@ -11,7 +11,7 @@ from hashlib import blake2b
 from math import log
 
 from proxy.routing.ask import Ask
-from proxy.routing.candidate import Candidate, Placed
+from proxy.routing.candidate import Placed
 from proxy.routing.targets import Target
 
 _SPARE = 12  # bits of 64: what is left of a draw, plus a half, is still a float below `_RANGE`
@@ -32,8 +32,7 @@ def stay(placed: Sequence[Placed], ask: Ask, *, max_load: float) -> Sequence[Pla
     """
     if len(placed) < 2 or placed[0].candidate.share < 1.0 or not (ask.session or _is_by_head(placed[0], ask)):
         return placed
-    is_local = placed[0].candidate.target.is_local
-    fit = [one for one in placed if one.candidate.target.is_local == is_local and _may_hold(one.candidate)]
+    fit = _fit(placed)
     if len(fit) < 2:  # most models are at one engine: nothing to draw for
         return placed
     home = _home(fit, ask.affinity, max_load)
@@ -54,8 +53,15 @@ def _is_by_head(first: Placed, ask: Ask) -> bool:
     return first.candidate.target.is_local and ask.endpoint != "embeddings"
 
 
-def _may_hold(candidate: Candidate) -> bool:
-    return candidate.target.weight > 0 and candidate.share >= 1.0 and not candidate.is_pressed
+def _fit(placed: Sequence[Placed]) -> Sequence[Placed]:
+    """Those on the first one's side that may be stayed at."""
+    is_local, fit = placed[0].candidate.target.is_local, []
+    for one in placed:
+        candidate = one.candidate
+        target = candidate.target
+        if target.is_local == is_local and target.weight > 0 and candidate.share >= 1.0 and not candidate.is_pressed:
+            fit.append(one)
+    return fit
 
 
 def _home(fit: Sequence[Placed], key: bytes, max_load: float) -> Placed | None:

@@ -181,7 +181,7 @@ class Planner:
             return self._only(ask, targets[0], settings)
         policy = self._policies.get(ask.model, self._plain)
         reads = SIGNALS if looks_at_all else policy.reads
-        standings = [self._board.of(target) for target in targets]
+        standings = list(map(self._board.of, targets))
         out, is_panic = self._out(standings)
         candidates: list[Candidate] = []
         doubtful: list[Candidate] = []  # their hosts refuse our credentials
