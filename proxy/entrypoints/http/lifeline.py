@@ -1,7 +1,6 @@
 """`Lifeline`: ends the work for a request when its caller leaves, or when the server's grace time is over."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -39,7 +38,7 @@ class Running:
         self._lines: set[Lifeline] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
-        self._soon: deque[tuple[float, Lifeline]] = deque()
+        self._soon: dict[Lifeline, float] = {}  # when to watch them, the first to come in front
         self._is_ticking = False
         self._partings: list[_Parting] = []
 
@@ -51,6 +50,7 @@ class Running:
     def leave(self, line: "Lifeline") -> None:
         """A request has ended."""
         self._lines.discard(line)
+        self._soon.pop(line, None)
         if not self._lines:
             self._is_empty.set()
         for parting in self._partings:
@@ -68,17 +68,16 @@ class Running:
     def watch_soon(self, line: "Lifeline") -> None:
         """If the request is still served in a moment, its caller is to be watched."""
         loop = asyncio.get_running_loop()
-        self._soon.append((loop.time() + _WATCH_AFTER_S, line))
+        self._soon[line] = loop.time() + _WATCH_AFTER_S
         if not self._is_ticking:
             self._is_ticking = True
             loop.call_later(_WATCH_AFTER_S, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now_s = loop.time()
-        while self._soon and self._soon[0][0] <= now_s:
-            _, line = self._soon.popleft()
-            if line in self._lines:
-                line.begin_watching()
+        for line in [line for line, at_s in self._soon.items() if at_s <= now_s]:
+            del self._soon[line]
+            line.begin_watching()
         self._is_ticking = bool(self._soon)
         if self._is_ticking:
             loop.call_later(_WATCH_AFTER_S, self._tick, loop)
