@@ -15,26 +15,34 @@ class Deadlines:
     def __init__(self) -> None:
         self._waiting: set[Deadline] = set()
         self._handle: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def add(self, deadline: "Deadline", loop: asyncio.AbstractEventLoop) -> None:
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the first who asked; asking for the running one costs a system call."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def add(self, deadline: "Deadline") -> None:
         """A wait begins."""
         self._waiting.add(deadline)
         if self._handle is None:
-            self._handle = loop.call_later(min(_PERIOD_S, deadline.limit_s), self._look, loop)
+            self._handle = self.loop.call_later(min(_PERIOD_S, deadline.limit_s), self._look)
 
     def discard(self, deadline: "Deadline") -> None:
         """It has ended."""
         self._waiting.discard(deadline)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look(self) -> None:
         self._handle = None
-        now_s = loop.time()
+        now_s = self.loop.time()
         for deadline in [deadline for deadline in self._waiting if deadline.due_s <= now_s]:
             self._waiting.discard(deadline)
             deadline.expire()
         if self._waiting:
             shortest_s = min(deadline.limit_s for deadline in self._waiting)
-            self._handle = loop.call_later(min(_PERIOD_S, shortest_s), self._look, loop)
+            self._handle = self.loop.call_later(min(_PERIOD_S, shortest_s), self._look)
 
 
 class Deadline:
@@ -42,28 +50,33 @@ class Deadline:
 
     Only the time between `start` and `stop` counts, so that a caller who reads slowly is not the upstream's fault;
     `reset` says that the thing has come and the next one is waited for.
+
+    Attributes:
+        limit_s: see above.
+        due_s: when the wait that is going on will have been too long, by the loop's clock.
+        loop: the event loop.
     """
 
-    __slots__ = ("_deadlines", "_is_expired", "_loop", "_task", "_waited_s", "due_s", "limit_s")
+    __slots__ = ("_deadlines", "_is_expired", "_task", "_waited_s", "due_s", "limit_s", "loop")
 
     def __init__(self, deadlines: Deadlines, limit_s: float) -> None:
         self.limit_s = limit_s
         self.due_s = 0.0
         self._deadlines = deadlines
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        self.loop = deadlines.loop
+        self._task: asyncio.Task[object] | None = None
         self._is_expired = False
         self._waited_s = 0.0
 
     def start(self) -> None:
         """A wait begins, in this task, which need not be the one that made the deadline."""
-        self._task = asyncio.current_task()
-        self.due_s = self._loop.time() + self.limit_s - self._waited_s
-        self._deadlines.add(self, self._loop)
+        self._task = asyncio.current_task(self.loop)
+        self.due_s = self.loop.time() + self.limit_s - self._waited_s
+        self._deadlines.add(self)
 
     def stop(self) -> None:
         """The wait is over; also after an error."""
-        self._waited_s = self.limit_s - (self.due_s - self._loop.time())
+        self._waited_s = self.limit_s - (self.due_s - self.loop.time())
         self._deadlines.discard(self)
 
     def reset(self, limit_s: float) -> None:

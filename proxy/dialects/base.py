@@ -21,7 +21,7 @@ from proxy.dialects.prefill import Prefill, put_message, put_prompt
 from proxy.errors import MalformedRequest, UpstreamLacksModel
 from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.raw import as_list, as_text
-from proxy.protocol.request import Endpoint, ModelRequest, json_type, wrong_type
+from proxy.protocol.request import Endpoint, ModelRequest, is_null, json_type, wrong_type
 
 Adjust = Callable[[Draft], None]
 
@@ -240,9 +240,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             MalformedRequest: what only some hosts look into cannot be read.
             UpstreamLacksModel: the host does not have the endpoint, another target may.
         """
-        fields = {
-            name: value for name, value in request.fields.items() if name not in _INTERNAL and bytes(value) != b"null"
-        }
+        fields = {name: value for name, value in request.fields.items() if name not in _INTERNAL and not is_null(value)}
         draft = Draft(fields, card, drops_params=drops_params, is_stream=is_stream, prefix=request.prefix)
         try:
             if request.endpoint == "chat":
@@ -254,7 +252,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             raise MalformedRequest(f"The request cannot be read: {error}.") from error
         draft.put("model", self._name_of(model))
         if request.endpoint != "embeddings":
-            draft.fields = {**self.defaults, **draft.fields}
+            if self.defaults:
+                draft.fields = {**self.defaults, **draft.fields}
             self._ask_stream(draft)
             if tenant and self.salts_cache:
                 draft.put("cache_salt", _salt(tenant))
@@ -283,7 +282,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"
 
     def _adjust_chat(self, draft: Draft, remembered: Mapping[str, str]) -> None:
-        if not self.rules.is_reference:
+        has_tools = not tools.FIELDS.isdisjoint(draft.fields)
+        if has_tools and not self.rules.is_reference:
             tools.modernise(draft)
         wanted = self._take_thinking(draft)
         draft.leave_out(self.lacks)
@@ -294,15 +294,17 @@ class Dialect(Struct, frozen=True, kw_only=True):
         )
         if not self.rules.is_reference:
             _list_stops(draft)
-        tools.tidy(draft)
-        if not self.knows_tool_types:
-            tools.plain_tools(draft)
-        tools.choose(draft, self.tool_choices, required=self.required)
+        if has_tools:
+            tools.tidy(draft)
+            if not self.knows_tool_types:
+                tools.plain_tools(draft)
+            tools.choose(draft, self.tool_choices, required=self.required)
         self._adjust_thinking(draft, wanted, remembered)
         if not self.structured_with_forced_tool and tools.is_forced(draft):
             structured.drop(draft)
-        has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
-        structured.emulate(draft, host_has=has)
+        if "response_format" in draft.fields:
+            has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
+            structured.emulate(draft, host_has=has)
         self._limit_tokens(draft)
         if draft.prefix:
             put_message(draft, self.prefill)

@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 from proxy.dialects.draft import Message
 from proxy.errors import MalformedRequest, UnsupportedParameter
 from proxy.protocol.raw import as_list, as_object, as_text
-from proxy.protocol.request import Fields, json_type
+from proxy.protocol.request import Fields, is_null, json_type
 
 _decode = msgspec.json.Decoder(list[Message]).decode
 _encode = msgspec.json.Encoder().encode
@@ -50,18 +50,25 @@ def adapt(raw: Raw, rules: Rules, *, reasoning: str | None) -> list[Message]:
 
     Past reasoning goes under the name `reasoning` (of `Rules.reasoning`), or not at all where the model wants none.
     """
-    adapted = _decode(raw)
+    adapted, calls_functions = _decode(raw), False
     for message in adapted:
-        _drop_nulls(message)
+        if len(message) > 2 or "content" not in message:  # most have a role and a content
+            _drop_nulls(message)
+            calls_functions = calls_functions or "function_call" in message
         if rules.is_reference:
             for name in (*_REASONING_NAMES, "reasoning_details"):
                 message.pop(name, None)
     if rules.is_reference:
         return adapted
-    _modernise(adapted)
-    for message in adapted:
-        _adapt_one(message, rules, reasoning)
-    return _merge_system(adapted) if rules.merges_system else adapted
+    roles = list(map(role_of, adapted))
+    if calls_functions or "function" in roles:
+        _modernise(adapted, roles)
+    for number, message in enumerate(adapted):
+        if roles[number] == "developer" and rules.system_role is not None:
+            message["role"] = Raw(_encode(rules.system_role))
+            roles[number] = rules.system_role
+        _adapt_one(message, roles[number], rules, reasoning)
+    return _merge_system(adapted, roles) if rules.merges_system else adapted
 
 
 def role_of(message: Message) -> str:
@@ -88,7 +95,10 @@ def calls_of(message: Message) -> list[dict[str, Raw]]:
 def parts_of(messages: list[Message]) -> Iterator[tuple[str, str, Mapping[str, Raw]]]:
     """Every content part: where it stands (`messages[0].content[1]`), its type, and itself."""
     for number, message in enumerate(messages):
-        for place, raw in enumerate(as_list(message.get("content"))):
+        content = message.get("content")
+        if content is None or json_type(content) != "array":
+            continue
+        for place, raw in enumerate(as_list(content)):
             at = f"messages[{number}].content[{place}]"
             part = as_object(raw)
             kind = as_text(part.get("type"))
@@ -128,27 +138,19 @@ def _url_of(value: Raw | None) -> str:
 
 
 def _drop_nulls(message: Message) -> None:
-    for name in [name for name, value in message.items() if name != "content" and bytes(value) == b"null"]:
+    for name in [name for name, value in message.items() if name != "content" and is_null(value)]:
         del message[name]
 
 
-def _adapt_one(message: Message, rules: Rules, reasoning: str | None) -> None:
-    role = role_of(message)
-    if rules.system_role is not None and role == "developer":
-        message["role"] = Raw(_encode(rules.system_role))
-    content = message.get("content")
-    if rules.joins_text and content is not None and json_type(content) == "array":
+def _adapt_one(message: Message, role: str, rules: Rules, reasoning: str | None) -> None:
+    content = message.get("content", _NULL)
+    if rules.joins_text and json_type(content) == "array":
         message["content"] = _join_text(content)
     if not rules.takes_names:
         message.pop("name", None)
     if role == "assistant":
         _adapt_assistant(message, rules, reasoning)
-    else:
-        _fill_content(message)  # row 103: only the result of a function may be null
-
-
-def _fill_content(message: Message) -> None:
-    if bytes(message.get("content", _NULL)) == b"null":
+    elif is_null(content):  # row 103: only the result of a function may be that
         message["content"] = _EMPTY
 
 
@@ -156,10 +158,10 @@ def _adapt_assistant(message: Message, rules: Rules, reasoning: str | None) -> N
     refusal = message.get("refusal")
     for name in _ONLY_OPENAI:
         message.pop(name, None)
-    if refusal is not None and bytes(message.get("content", _NULL)) == b"null":
+    if refusal is not None and is_null(message.get("content", _NULL)):
         message["content"] = refusal
-    if not rules.takes_null_content:
-        _fill_content(message)
+    if not rules.takes_null_content and is_null(message.get("content", _NULL)):
+        message["content"] = _EMPTY
     if "tool_calls" in message:
         _mend_calls(message)
     _rename_reasoning(message, rules, reasoning)
@@ -233,14 +235,13 @@ def _split_thought(message: Message) -> Raw:
     return Raw(_encode(thought.strip()))
 
 
-def _modernise(messages: list[Message]) -> None:
+def _modernise(messages: list[Message], roles: list[str]) -> None:
     """`function_call` and the role `function`, which tools replaced: a call gets an id, its result points to it."""
-    if not any("function_call" in message or role_of(message) == "function" for message in messages):
-        return
     last_id = Raw(b'"call_0"')
     for number, message in enumerate(messages):
-        if role_of(message) == "function":
+        if roles[number] == "function":
             message["role"] = Raw(b'"tool"')
+            roles[number] = "tool"
             message["tool_call_id"] = last_id
             message.pop("name", None)
         elif "function_call" in message and "tool_calls" not in message:
@@ -249,12 +250,15 @@ def _modernise(messages: list[Message]) -> None:
             message["tool_calls"] = Raw(_encode([call]))
 
 
-def _merge_system(messages: list[Message]) -> list[Message]:
+def _merge_system(messages: list[Message], roles: list[str]) -> list[Message]:
     """Q-SYS: one system message at the front, for templates that know of one only."""
-    systems = [message for message in messages if role_of(message) == "system"]
+    number = roles.count("system")
+    if not number or (number == 1 and roles[0] == "system"):
+        return messages
+    systems = [message for message, role in zip(messages, roles, strict=True) if role == "system"]
     texts = [text for message in systems if (text := text_of(message)) is not None]
-    if not systems or len(texts) != len(systems) or (len(systems) == 1 and messages[0] is systems[0]):
+    if len(texts) != number:
         return messages
     first = dict(systems[0])
     set_text(first, "\n\n".join(texts))
-    return [first, *(message for message in messages if role_of(message) != "system")]
+    return [first, *(message for message, role in zip(messages, roles, strict=True) if role != "system")]

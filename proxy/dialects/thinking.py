@@ -7,6 +7,7 @@ from msgspec import Raw, Struct
 from proxy.dialects.draft import Draft
 from proxy.protocol.raw import as_object, as_text
 
+_FIELDS = frozenset({"chat_template_kwargs", "reasoning", "thinking", "reasoning_effort"})
 _SWITCHES = ("thinking", "enable_thinking")
 _TRUTH = {b"true": True, b"false": False}
 _NO_MAPPING: Mapping[str, str] = {}
@@ -36,6 +37,8 @@ def take(draft: Draft, *, leaves_template: bool = False) -> Thinking:
     SGLang) and, where the host knows no chat templates, the booleans of `chat_template_kwargs` (vLLM, llama.cpp).
     """
     wanted = Thinking()
+    if _FIELDS.isdisjoint(draft.fields):
+        return wanted
     if not leaves_template:
         wanted.is_on = take_template_switch(draft)
     settings = as_object(draft.fields.pop("reasoning", None))
@@ -102,7 +105,8 @@ def is_thinking(draft: Draft, thinking: Thinking, *, by_default: bool) -> bool:
     """Whether the model will think, as far as it can be known."""
     if draft.card.thinking in {"always", "never"}:
         return draft.card.thinking == "always"
-    switched = _switched(as_object(draft.fields.get("chat_template_kwargs")))
+    settings = draft.fields.get("chat_template_kwargs")
+    switched = None if settings is None else _switched(as_object(settings))
     if switched is not None:  # left to the host, where it overrules what we put
         return switched
     if thinking.is_on is not None:

@@ -8,6 +8,7 @@ from proxy.errors import MalformedRequest
 from proxy.protocol.raw import as_list, as_object, as_text
 from proxy.protocol.request import json_type
 
+FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
 ALL_CHOICES = frozenset({"none", "auto", "required", "named"})
 
 

@@ -3,7 +3,7 @@
 from proxy.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
-from proxy.dialects.thinking import Thinking, put_effort, put_template_switch
+from proxy.dialects.thinking import Thinking, put_template_switch, word
 from proxy.protocol.raw import as_object
 from proxy.protocol.request import json_type
 
@@ -23,8 +23,9 @@ _NARROW = 1e-06
 
 def put_thinking(draft: Draft, thinking: Thinking) -> None:
     """Row 54: `thinking` does nothing here, the chat template is what listens; row 64: some need it to think at all."""
-    efforts = draft.card.efforts
-    put_effort(_EFFORTS if efforts is None else efforts, off=None)(draft, thinking)
+    if thinking.is_on is not False and thinking.effort is not None:
+        efforts = draft.card.efforts
+        draft.put("reasoning_effort", word(draft, thinking.effort, _EFFORTS if efforts is None else efforts))
     if thinking.is_on is not None:
         put_template_switch(draft, _SWITCHES, is_on=thinking.is_on)
 
@@ -36,9 +37,10 @@ def _adjust(draft: Draft) -> None:
 
 def _rename_guided(draft: Draft) -> None:
     """Row 55: the old names are ignored in silence."""
+    if _GUIDED.keys().isdisjoint(draft.fields):
+        return
     renamed = {new: value for old, new in _GUIDED.items() if (value := draft.fields.pop(old, None)) is not None}
-    if renamed:
-        draft.put("structured_outputs", renamed | as_object(draft.fields.get("structured_outputs")))
+    draft.put("structured_outputs", renamed | as_object(draft.fields.get("structured_outputs")))
 
 
 def _clamp(draft: Draft) -> None:
@@ -51,9 +53,12 @@ def _clamp(draft: Draft) -> None:
     if _number(draft, "top_p") == 0:
         draft.put("top_p", _NARROW)
         draft.note("top_p", _NARROW)
+    window = draft.card.context_window
+    if window is None:
+        return
     for name in ("max_tokens", "max_completion_tokens"):
-        limit, window = _number(draft, name), draft.card.context_window
-        if limit is not None and window is not None and limit >= window:
+        limit = _number(draft, name)
+        if limit is not None and limit >= window:
             del fields[name]  # without it the rest of the window is the limit
             draft.note(name, "dropped")
 

@@ -99,11 +99,17 @@ def wrong_type(param: str, expected: str, got: str) -> MalformedRequest:
     )
 
 
+def is_null(raw: msgspec.Raw) -> bool:
+    """Whether a value is null; does not copy it."""
+    return memoryview(raw)[0] == _N
+
+
 def json_type(raw: msgspec.Raw) -> str:
     """The JSON type of a value by its first byte: `string`, `array`, `object`, `null`, `boolean` or `number`."""
     return _TYPES.get(memoryview(raw)[0], "number")
 
 
+_N = ord("n")
 _TYPES = {
     ord('"'): "string",
     ord("["): "array",

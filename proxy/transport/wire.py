@@ -75,7 +75,7 @@ class Response:
         self._timeouts = timeouts
         self._has_event = self._has_content = False
         self._left_s = timeouts.answer_s  # for all that comes before the first content, or for a whole body
-        self._loop = asyncio.get_running_loop()
+        self._loop = deadline.loop
         self._drain = drain
         self._is_over = False
         self.credential = credential

@@ -31,7 +31,7 @@ class InferenceHandler:
         """Every failure ends as OpenAI's error JSON or, once a stream has begun, in band."""
         door = self._door
         exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=door.clock)
-        lifeline = Lifeline(exchange, door.running)
+        lifeline = Lifeline(exchange, door.running, door.deadlines.loop)
         call = _Call(exchange, lifeline, self._parse, door)
         try:
             async with lifeline:

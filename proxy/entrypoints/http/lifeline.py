@@ -65,9 +65,8 @@ class Running:
         finally:
             self._partings.remove(parting)
 
-    def watch_soon(self, line: "Lifeline") -> None:
+    def watch_soon(self, line: "Lifeline", loop: asyncio.AbstractEventLoop) -> None:
         """If the request is still served in a moment, its caller is to be watched."""
-        loop = asyncio.get_running_loop()
         self._soon[line] = loop.time() + _WATCH_AFTER_S
         if not self._is_ticking:
             self._is_ticking = True
@@ -103,10 +102,11 @@ class Lifeline:
     the cancellation leaves the block as `ShuttingDown`.
     """
 
-    __slots__ = ("_exchange", "_on_slow", "_running", "_task", "_was_cut", "_watching")
+    __slots__ = ("_exchange", "_loop", "_on_slow", "_running", "_task", "_was_cut", "_watching")
 
-    def __init__(self, exchange: Exchange, running: Running) -> None:
+    def __init__(self, exchange: Exchange, running: Running, loop: asyncio.AbstractEventLoop) -> None:
         self._exchange = exchange
+        self._loop = loop
         self._running = running
         self._task: asyncio.Task[object] | None = None
         self._on_slow: Callable[[], None] | None = None
@@ -114,7 +114,7 @@ class Lifeline:
         self._was_cut = False
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._loop)
         self._running.enter(self)
         return self
 
@@ -139,11 +139,11 @@ class Lifeline:
         `on_slow` is called when the answer takes long enough for the caller to be watched.
         """
         self._on_slow = on_slow
-        self._running.watch_soon(self)
+        self._running.watch_soon(self, self._loop)
 
     def begin_watching(self) -> None:
         """It takes long."""
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        self._watching = self._loop.create_task(self._watch())
         if self._on_slow is not None:
             self._on_slow()
 

@@ -33,7 +33,7 @@ def exchange_of(caller: Caller) -> Exchange:
 
 
 async def work(exchange: Exchange, running: Running, begun: asyncio.Event, outcome: list[str]) -> None:
-    async with Lifeline(exchange, running) as line:
+    async with Lifeline(exchange, running, asyncio.get_running_loop()) as line:
         line.watch()
         begun.set()
         try:
