@@ -18,6 +18,8 @@ _THEIRS: dict[str, ReasoningFormat | None] = {
     "auto": None,
 }
 
+_FIELDS = frozenset({"reasoning_format", "include_reasoning", "reasoning"})
+
 
 def reasoning_names(form: ReasoningFormat) -> tuple[str, ...]:
     """The fields of a message or delta that hold the reasoning."""
@@ -50,6 +52,8 @@ def take_format(fields: Fields) -> ReasoningFormat | None:
     Raises:
         MalformedRequest: `reasoning_format` means nothing.
     """
+    if _FIELDS.isdisjoint(fields):
+        return None
     word, included = as_text(fields.pop("reasoning_format", None)), fields.pop("include_reasoning", None)
     if word is not None:
         return read_format(word, "reasoning_format")

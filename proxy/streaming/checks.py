@@ -20,6 +20,7 @@ from proxy.streaming.filters import Filter
 Form = Literal["", "object", "value"]
 
 _MAX_KEPT = 1024 * 1024  # bytes; a longer answer has no verdict
+_ASKING = frozenset({"tools", "functions", "response_format"})
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _FORMS: Mapping[str, Form] = {"json_object": "object", "json_schema": "value"}
 _value = msgspec.json.Decoder().decode
@@ -108,6 +109,8 @@ class Checking(Filter):
 
 def check(sink: Sink, fields: Fields) -> Checking | None:
     """What notes an answer to this chat request on its way to `sink`; None where there is nothing to be checked."""
+    if _ASKING.isdisjoint(fields):
+        return None
     asks = as_list(fields.get("tools")) or as_list(fields.get("functions")) or _form(fields)
     return Checking(sink, fields) if asks else None
 

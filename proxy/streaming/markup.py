@@ -4,6 +4,7 @@ A host without the right parser passes on what its model wrote. `TextReader` tak
 chunks; a text that might be the beginning of a tag waits for its end, never more than a few characters.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Literal
@@ -91,7 +92,7 @@ class TextReader:
         self._allowance = Allowance(_MAX_CAPTURED)
         self._tail = ""
         self._close = _CALLS_END
-        self._pattern = _pattern(reading)
+        self._pattern = _pattern(reading.thought_tags, looks_for_calls=reading.looks_for_calls)
         self._look()
 
     @property
@@ -229,10 +230,11 @@ def begun_markup(arguments: str) -> int:
     return len(tail) if is_begun else 0
 
 
-def _pattern(reading: Reading) -> re.Pattern[str]:
-    choices = [_MARKUP] if reading.looks_for_calls else []
-    if reading.thought_tags:
-        names = "|".join(map(re.escape, reading.thought_tags))
+@functools.lru_cache(maxsize=64)  # dialects are few
+def _pattern(thought_tags: tuple[str, ...], *, looks_for_calls: bool) -> re.Pattern[str]:
+    choices = [_MARKUP] if looks_for_calls else []
+    if thought_tags:
+        names = "|".join(map(re.escape, thought_tags))
         choices.append(f"(?P<shut></(?:{names})>)")
     return re.compile("|".join(choices) or "(?!)")
 
