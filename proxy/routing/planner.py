@@ -227,7 +227,7 @@ class Planner:
     def _out(self, standings: Sequence[Standing]) -> tuple[Sequence[Standing], bool]:
         """Those that may not be tried, as they have failed; and whether they are too many for that to count (panic)."""
         for standing in standings:
-            if not standing.health.is_ok:
+            if not (standing.health.is_ok or standing.health.may_take()):
                 break
         else:
             return (), False

@@ -204,6 +204,15 @@ def test_the_only_target_is_never_left_out():
     assert world.order() == "f"
 
 
+def test_a_target_that_may_be_tried_again_is_no_panic():
+    """In a panic everybody tries it; back from its time out, one does."""
+    world = World(FAR)
+    world.fail(FAR)
+    assert world.consider().is_panic
+    world.clock.advance(HEALTH.max_ejection_s)
+    assert not world.consider().is_panic
+
+
 def test_a_pressed_engine_overflows_and_takes_back():
     """By what its metrics say now; nobody tells the planner that it is over."""
     world = World(NEAR, FAR, policy="local_first", overflow_ttft_s=2.0)
