@@ -30,7 +30,6 @@ class _SaidBy(msgspec.Struct):
 
 
 _said_by = msgspec.json.Decoder(_SaidBy).decode
-_number = msgspec.json.Decoder(int | float).decode
 
 
 class Ask:
@@ -131,11 +130,11 @@ def _answer_tokens(fields: Fields) -> int:
             copies = max(copies, _asked(fields[name], copies))
     if copies > 1:
         tokens *= min(copies, _MOST_COPIES)
-    return max(1, int(tokens))
+    return int(max(1.0, tokens))
 
 
 def _asked(raw: msgspec.Raw, otherwise: float) -> float:
-    return otherwise if json_type(raw) != "number" else _number(raw)
+    return otherwise if json_type(raw) != "number" else float(bytes(raw))  # 1e999 is a number too
 
 
 def _tokens(told: bytes) -> int:

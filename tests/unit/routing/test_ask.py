@@ -69,6 +69,21 @@ def test_as_many_are_counted_as_are_made(fields, copies):
     assert told.answer_tokens == 10 * copies
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ('"best_of":1e999', 256 * 128),
+        ('"best_of":' + "9" * 400, 256 * 128),
+        ('"max_tokens":1e999', 256),
+        ('"max_tokens":-1e999', 1),
+        ('"max_tokens":0.5,"n":-3', 1),
+    ],
+)
+def test_any_number_may_stand_where_an_endpoint_does_not_look(fields, expected):
+    told = Ask(embeddings.parse_request(f'{{"model":"m","input":"Hi",{fields}}}'.encode()))
+    assert told.answer_tokens == expected
+
+
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
