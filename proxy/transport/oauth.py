@@ -16,7 +16,7 @@ from proxy.clock import Clock
 from proxy.config.credentials import OAuth2Config, PrivateKeyJwtConfig
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamRefusedUs, UpstreamTimeout, UpstreamUnreachable
 from proxy.transport.jwt import Signer
-from proxy.transport.sessions import open_session, reason
+from proxy.transport.sessions import USER_AGENT, open_session, reason
 from proxy.transport.shown import Issue, Token
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -46,7 +46,7 @@ class TokenClient:
             hdrs.ACCEPT: "application/json",
             hdrs.ACCEPT_ENCODING: "identity",
             hdrs.CONTENT_TYPE: "application/x-www-form-urlencoded",
-            hdrs.USER_AGENT: "tidegate",
+            hdrs.USER_AGENT: USER_AGENT,
         }
         if authorization is not None:
             headers[hdrs.AUTHORIZATION] = authorization
