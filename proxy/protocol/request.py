@@ -20,9 +20,8 @@ T = TypeVar("T")
 
 decode_fields = msgspec.json.Decoder(Fields).decode
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_MARKS = bytes(set(range(256)) - set(b'"[]{}'))
 
 _NOT_JSON = (
     "We could not parse the JSON body of your request. The API expects a JSON payload, but what was sent was not "
@@ -70,11 +69,16 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 def is_deeper_than(body: bytes, limit: int) -> bool:
     """Whether arrays and objects nest deeper than `limit`; time is linear in `body`, whatever it holds.
 
-    Strings are taken out, the brackets folded to one kind, and the innermost pairs removed once for each level.
+    Escapes go first (from the left, so that of three backslashes two are a pair), then all but quotes and brackets,
+    then two quotes side by side: what is left between two quotes stands in a string. The innermost pairs of brackets
+    are removed once for each level.
     """
     if body.count(b"[") + body.count(b"{") <= limit:
         return False
-    brackets = _STRING.sub(b"", body).translate(_TO_SQUARE, _NOT_BRACKETS)
+    if b"\\" in body:
+        body = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    marks = body.translate(_TO_SQUARE, _NOT_MARKS).replace(b'""', b"")
+    brackets = b"".join(marks.split(b'"')[::2])
     if b"[" * (limit + 1) in brackets:
         return True
     for _ in range(limit):

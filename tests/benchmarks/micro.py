@@ -9,6 +9,7 @@ from contextlib import suppress
 from decimal import Decimal
 from random import Random
 
+import msgspec
 from msgspec import structs
 
 from proxy.app.hosts import looker
@@ -24,6 +25,7 @@ from proxy.limits.gate import Gate
 from proxy.pipeline.upstream import Upstream, Upstreams
 from proxy.protocol import chat, sse
 from proxy.protocol.chat import Reading
+from proxy.protocol.request import MAX_DEPTH, is_deeper_than
 from proxy.protocol.usage import Usage
 from proxy.routing.ask import Ask
 from proxy.routing.board import Board
@@ -102,6 +104,14 @@ def request_us() -> float:
     """A small chat request: check it, build the one for a vLLM host."""
     dialect = DIALECTS["vllm"]
     return best_us(lambda: dialect.build_request(chat.parse_request(_REQUEST), model="mock", is_stream=True))
+
+
+def depth_us() -> float:
+    """How deep a request with twenty tools nests, 13 kB; with fewer brackets than levels allowed nobody looks."""
+    schema = {"type": "object", "properties": {name: {"type": "string", "description": "x" * 80} for name in "abc"}}
+    function = {"name": "look_up", "description": "x" * 200, "parameters": schema}
+    body = msgspec.json.encode({"model": "model", "tools": [{"type": "function", "function": function}] * 20})
+    return best_us(lambda: is_deeper_than(body, MAX_DEPTH), 200)
 
 
 def answer_us() -> float:
@@ -226,6 +236,7 @@ def lines() -> list[str]:
         f"| normalise one text chunk | {normalise_us():.2f} |",
         f"| the same with its event parsed and framed | {chunk_us():.2f} |",
         f"| check a request and build the upstream's | {request_us():.1f} |",
+        f"| look how deep a request with twenty tools nests | {depth_us():.1f} |",
         f"| normalise a unary answer | {answer_us():.1f} |",
         f"| choose one of one key | {credential_us():.2f} |",
         f"| a place at a gate without a limit | {gate_us(AdmissionConfig()):.2f} |",
