@@ -56,7 +56,7 @@ class Transport(Protocol):
 
     @property
     def holds_back(self) -> bool:
-        """Whether one of the two below may not be 0."""
+        """Whether `free_in_s` or `refused_for_s` may be more than 0."""
 
     def free_in_s(self) -> float:
         """0, or the seconds until one of the credentials may be used again."""

@@ -67,11 +67,12 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def is_deeper_than(body: bytes, limit: int) -> bool:
-    """Whether arrays and objects nest deeper than `limit`; time is linear in `body`, whatever it holds.
+    """Whether arrays and objects nest deeper than `limit`; time is linear in `body`, at most `limit` passes.
 
-    Escapes go first (from the left, so that of three backslashes two are a pair), then all but quotes and brackets,
-    then two quotes side by side: what is left between two quotes stands in a string. The innermost pairs of brackets
-    are removed once for each level.
+    Escaped backslashes go first (from the left, so that of three two are a pair), then escaped quotes, then all but
+    quotes and brackets, then pairs of quotes side by side, whether a string ends between them or stands there: the
+    number of quotes before each bracket stays odd, in a string, or even, outside. What is left outside are the brackets
+    that count; the innermost pairs of them are removed once for each level.
     """
     if body.count(b"[") + body.count(b"{") <= limit:
         return False

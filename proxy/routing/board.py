@@ -76,7 +76,7 @@ class Board:
         """What is known of the target."""
         standing = self._kept.get(target.name)
         if standing is None:
-            standing = self._others.pop(target.name, None) or Standing(target, self._clock, self._config)
+            standing = self._others.pop(target.name, None) or self._new(target)
             self._others[target.name] = standing  # the last one to be forgotten
             self._forget()
         if standing.target is not target:
@@ -85,9 +85,11 @@ class Board:
 
     def keep(self, targets: Sequence[Target]) -> None:
         """The configured ones from now on."""
-        kept = {target.name: self.of(target) for target in targets}
-        self._others = {name: each for name, each in (self._kept | self._others).items() if name not in kept}
-        self._kept = kept
+        known = self._kept | self._others
+        self._kept = {target.name: known.get(target.name) or self._new(target) for target in targets}
+        self._others = {name: each for name, each in known.items() if name not in self._kept}
+        for target in targets:
+            self._kept[target.name].target = target
 
     def all(self) -> list[Standing]:
         """Of every target that is known."""
@@ -112,6 +114,9 @@ class Board:
         for standing in self.all():
             if standing.target.upstream == upstream:
                 standing.health.readmit()
+
+    def _new(self, target: Target) -> Standing:
+        return Standing(target, self._clock, self._config)
 
     def _forget(self) -> None:
         if len(self._others) > _MAX_STANDINGS:

@@ -18,8 +18,8 @@ SIGNALS: Signals = frozenset({"latency", "price", "quality"})
 class Candidate(Struct, frozen=True, kw_only=True, gc=False):
     """A target that may take this request: a picture of this moment, for this prompt.
 
-    What belongs to a signal that the policy does not read (`Policy.reads`) is left as if nothing were known: `ttft_s`,
-    `per_token_s` and `failure_rate` to latency, `price_usd` to price, `quality` to quality.
+    What belongs to a signal that the policy does not read (`Policy.reads`) may stand as if nothing were known:
+    `ttft_s`, `per_token_s` and `failure_rate` are of latency, `price_usd` of price, `quality` of quality.
 
     Attributes:
         in_flight: requests that we have there now.

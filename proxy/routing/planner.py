@@ -184,7 +184,7 @@ class Planner:
         standings = list(map(self._board.of, targets))
         out, is_panic = self._out(standings)
         candidates: list[Candidate] = []
-        doubtful: list[Candidate] = []  # their hosts refuse our credentials
+        doubtful: list[tuple[Candidate, float]] = []  # their hosts refuse our credentials, for so many seconds
         refused: list[Refused] = []
         now_s = self._clock.monotonic_s()  # read once: it costs as much as looking at a signal
         for standing in standings:
@@ -195,11 +195,14 @@ class Planner:
                 refused.append(Refused(standing.target, "it has failed too often", standing.health.out_for_s))
             else:
                 candidate = self._candidate(ask, standing, look, settings, reads, now_s)
-                (doubtful if look.refused_for_s else candidates).append(candidate)
+                if look.refused_for_s:
+                    doubtful.append((candidate, look.refused_for_s))
+                else:
+                    candidates.append(candidate)
         if not candidates:
-            candidates = doubtful  # it may be over
-        else:
-            refused += map(self._without_keys, doubtful)
+            candidates = [each for each, _ in doubtful]  # it may be over
+        elif doubtful:
+            refused += [Refused(each.target, "its host has refused our credentials", for_s) for each, for_s in doubtful]
         return Plan(settings, self._place(ask, candidates, policy, settings), refused, is_panic)
 
     def _only(self, ask: Ask, target: Target, settings: ModelConfig) -> Plan:
@@ -234,10 +237,6 @@ class Planner:
         found = available([standing.health for standing in standings], self._routing.health.max_ejected)
         out = [each for each, may_take in zip(standings, found.may_take, strict=True) if not may_take]
         return out, found.is_panic
-
-    def _without_keys(self, candidate: Candidate) -> Refused:
-        target = candidate.target
-        return Refused(target, "its host has refused our credentials", self._surroundings.look(target).refused_for_s)
 
     def _candidate(
         self, ask: Ask, standing: Standing, look: Look, settings: ModelConfig, reads: Signals, now_s: float

@@ -16,7 +16,7 @@ class Target(Struct, frozen=True):
         quality: what the operator says of its answers, 0 to 1; None: nothing.
         name: `upstream/model`, for people.
 
-    The name and the price of a token are kept, as every plan asks for them.
+    The name and the prices (as floats, of a million tokens) are kept, as every plan asks for them.
     """
 
     upstream: str
@@ -26,20 +26,19 @@ class Target(Struct, frozen=True):
     weight: float = 1.0
     quality: float | None = None
     name: str = ""
-    _usd_per_token: tuple[float, float] | None = None
+    _usd_per_mtok: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         structs.force_setattr(self, "name", f"{self.upstream}/{self.model}")
-        structs.force_setattr(self, "_usd_per_token", (0.0, 0.0) if self.is_local else _usd_per_token(self.card.price))
+        structs.force_setattr(self, "_usd_per_mtok", (0.0, 0.0) if self.is_local else _usd_per_mtok(self.card.price))
 
     def price_usd(self, prompt_tokens: int, answer_tokens: int) -> float | None:
         """What so many cost there, in US dollars: 0 at engines of ours; None where that is not known."""
-        prices = self._usd_per_token
-        return None if prices is None else prompt_tokens * prices[0] + answer_tokens * prices[1]
+        prices = self._usd_per_mtok
+        # divided last: a request that costs just what the model allows must not be over it by a rounding
+        return None if prices is None else (prompt_tokens * prices[0] + answer_tokens * prices[1]) / _TOKENS
 
 
-def _usd_per_token(price: Price | None) -> tuple[float, float] | None:
+def _usd_per_mtok(price: Price | None) -> tuple[float, float] | None:
     """Of the prompt, and of the answer."""
-    if price is None:
-        return None
-    return float(price.input_usd_per_mtok) / _TOKENS, float(price.output_usd_per_mtok) / _TOKENS
+    return None if price is None else (float(price.input_usd_per_mtok), float(price.output_usd_per_mtok))

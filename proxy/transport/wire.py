@@ -205,7 +205,7 @@ class Transport:
 
     @property
     def holds_back(self) -> bool:
-        """Whether one of the two below may not be 0."""
+        """Whether `free_in_s` or `refused_for_s` may be more than 0."""
         return self.credentials.is_anyone_benched
 
     def free_in_s(self) -> float:

@@ -74,7 +74,12 @@ class Running:
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now_s = loop.time()
-        for line in [line for line, at_s in self._soon.items() if at_s <= now_s]:
+        due = []
+        for line, at_s in self._soon.items():
+            if at_s > now_s:
+                break
+            due.append(line)
+        for line in due:
             del self._soon[line]
             line.begin_watching()
         self._is_ticking = bool(self._soon)

@@ -9,6 +9,7 @@ The least score comes first. The signals of the last line are between 0 and 1 by
 over the candidates at hand: 0 for the best, 0.5 for what is twice the best where nothing is worse, near 1 for what is
 far worse. (Stretching each from 0 to 1 would let a hundredth of a second outweigh ten times the price.) A price that is
 not known counts as 0.5, a time as the best there is: it gets tried, and then it is known. What takes for ever is 1.
+Where all are next to nothing (a failure of long ago leaves less than a billionth of a second), nobody is worse.
 """
 
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ def weigh(values: Sequence[float | None], weight: float) -> tuple[Sequence[float
 
 
 def _fill(values: Sequence[float | None]) -> tuple[Sequence[float], float, float]:
-    """The values with something in each place; the least and the most of what was there."""
+    """The values with something in each place; the least and the most of the known, 0 and 1 where that is nothing."""
     known = [value for value in values if value is not None and value != inf]
     least, most = min(known, default=0.0), max(known, default=0.0)
     if most <= _NOTHING:

@@ -21,7 +21,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.protocol.usage import Usage
-from proxy.routing.board import Board
+from proxy.routing.board import _MAX_STANDINGS, Board
 from proxy.routing.targets import Target
 from tests.fakes.candidates import ask
 from tests.fakes.clock import FakeClock
@@ -216,3 +216,15 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=60, stateful_step_count=25)
+
+
+def test_a_reload_forgets_nothing_of_what_it_is_about_to_keep(clock):
+    """Though callers have invented as many names as there is room for."""
+    board = Board(clock, HealthConfig(failures=1, probe=False))
+    failed = Target("u", "failed")
+    board.begin(failed, ASK).end(UpstreamFailed("no"))
+    for number in range(_MAX_STANDINGS - 1):
+        board.of(Target("u", str(number)))
+    board.keep([Target("u", "new"), Target("u", "newer"), Target("u", "failed", weight=2.0)])
+    kept = board.kept()[-1]
+    assert (kept.health.is_out, kept.target.weight) == (True, 2.0)

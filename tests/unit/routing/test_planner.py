@@ -116,6 +116,15 @@ def test_a_target_over_the_price_ceiling_is_left_out():
     assert "max_price_usd" in refusal.message
 
 
+def test_a_request_at_the_price_ceiling_is_not_over_it():
+    """3 and 15 dollars a million: 276 tokens cost 0.0039, and a little more where each price is divided first."""
+    card = Card(price=Price(input_usd_per_mtok=3, output_usd_per_mtok=15))
+    world = World(Target("f", "m", card), max_price_usd=0.0039)
+    wanted = ask(answer_tokens=256)
+    wanted.prompt_tokens = 20
+    assert asyncio.run(world.planner.plan(wanted)).placed
+
+
 # Each: the targets, the model and the reach; whether the SDK is told not to try again, and the pause it is told.
 @pytest.mark.parametrize(
     ("targets", "model", "reach", "told"),
