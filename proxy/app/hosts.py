@@ -11,7 +11,7 @@ from proxy.config.root import Config
 from proxy.config.upstreams import UpstreamConfig
 from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
-from proxy.engines.base import Engine
+from proxy.engines.base import Engine, Looked
 from proxy.engines.workshop import Assembled
 from proxy.errors import UpstreamFailed
 from proxy.limits.gate import Gate
@@ -90,26 +90,15 @@ def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[st
 
 def looker(engine: Engine) -> Callable[[], Look]:
     """What the engine does now, as routing wants it; put into routing's words when something has changed."""
-    seen, status, told = engine.looked, engine.status, None
+    seen, status = engine.looked, engine.status
     known = Look(status.state == "ready", status.state)
 
     def look() -> Look:
-        nonlocal seen, status, told, known
-        if engine.looked is seen and engine.status is status:
-            return known
-        if engine.looked is not seen:
-            seen = engine.looked
-            load = seen.load
-            told = Told(
-                running=load.running,
-                waiting=load.waiting,
-                kv_used=load.kv_used,
-                ttft_s=load.ttft_s or 0.0,
-                at_s=seen.at_s,
-                our_in_flight=seen.in_flight,
-            )
-        status = engine.status
-        known = Look(status.state == "ready", status.state, told)
+        nonlocal seen, status, known
+        if engine.looked is not seen or engine.status is not status:
+            told = known.told if engine.looked is seen else _told(engine.looked)
+            seen, status = engine.looked, engine.status
+            known = Look(status.state == "ready", status.state, told)
         return known
 
     return look
@@ -118,6 +107,18 @@ def looker(engine: Engine) -> Callable[[], Look]:
 def listers(wires: Mapping[str, Transport]) -> dict[str, Fetch]:
     """How each is asked for its models."""
     return {name: _lister(name, wire) for name, wire in wires.items()}
+
+
+def _told(looked: Looked) -> Told:
+    load = looked.load
+    return Told(
+        running=load.running,
+        waiting=load.waiting,
+        kv_used=load.kv_used,
+        ttft_s=load.ttft_s or 0.0,
+        at_s=looked.at_s,
+        our_in_flight=looked.in_flight,
+    )
 
 
 def _dialect(assembled: Assembled) -> Dialect:

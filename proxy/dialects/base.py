@@ -302,9 +302,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         self._adjust_thinking(draft, wanted, remembered)
         if not self.structured_with_forced_tool and tools.is_forced(draft):
             structured.drop(draft)
-        if "response_format" in draft.fields:
-            has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
-            structured.emulate(draft, host_has=has)
+        has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
+        structured.emulate(draft, host_has=has)
         self._limit_tokens(draft)
         if draft.prefix:
             put_message(draft, self.prefill)
@@ -388,7 +387,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             repairs_silence=self.repairs_silence,
             pads_answer=self.pads_answer,
             numbers_calls=self.numbers_calls,
-            choices=1 if (n := request.fields.get("n")) is None or bytes(n) == b"null" else int(float(bytes(n))),
+            choices=1 if (n := request.fields.get("n")) is None or is_null(n) else int(float(bytes(n))),
         )
 
     def _begins_in_thought(self, draft: Draft) -> bool:

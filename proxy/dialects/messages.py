@@ -150,7 +150,12 @@ def _adapt_one(message: Message, role: str, rules: Rules, reasoning: str | None)
         message.pop("name", None)
     if role == "assistant":
         _adapt_assistant(message, rules, reasoning)
-    elif is_null(content):  # row 103: only the result of a function may be that
+    else:
+        _fill_content(message)  # row 103: only the result of a function may be null
+
+
+def _fill_content(message: Message) -> None:
+    if is_null(message.get("content", _NULL)):
         message["content"] = _EMPTY
 
 
@@ -160,8 +165,8 @@ def _adapt_assistant(message: Message, rules: Rules, reasoning: str | None) -> N
         message.pop(name, None)
     if refusal is not None and is_null(message.get("content", _NULL)):
         message["content"] = refusal
-    if not rules.takes_null_content and is_null(message.get("content", _NULL)):
-        message["content"] = _EMPTY
+    if not rules.takes_null_content:
+        _fill_content(message)
     if "tool_calls" in message:
         _mend_calls(message)
     _rename_reasoning(message, rules, reasoning)

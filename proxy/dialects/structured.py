@@ -23,6 +23,8 @@ def emulate(draft: Draft, *, host_has: Structured) -> None:
     Raises:
         MalformedRequest: the schema is none.
     """
+    if "response_format" not in draft.fields:
+        return
     wanted = as_object(draft.fields["response_format"])
     kind = as_text(wanted.get("type"))
     has = min(host_has, draft.card.structured_output or host_has, key=_LEVELS.__getitem__)

@@ -105,8 +105,7 @@ def is_thinking(draft: Draft, thinking: Thinking, *, by_default: bool) -> bool:
     """Whether the model will think, as far as it can be known."""
     if draft.card.thinking in {"always", "never"}:
         return draft.card.thinking == "always"
-    settings = draft.fields.get("chat_template_kwargs")
-    switched = None if settings is None else _switched(as_object(settings))
+    switched = _switched(as_object(draft.fields.get("chat_template_kwargs")))
     if switched is not None:  # left to the host, where it overrules what we put
         return switched
     if thinking.is_on is not None:

@@ -3,7 +3,7 @@
 from proxy.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
-from proxy.dialects.thinking import Thinking, put_template_switch, word
+from proxy.dialects.thinking import Thinking, put_effort, put_template_switch
 from proxy.protocol.raw import as_object
 from proxy.protocol.request import json_type
 
@@ -20,12 +20,14 @@ _GUIDED = {
 _COOL = 0.01  # the lowest temperature that is not greedy
 _NARROW = 1e-06
 
+_put_effort = put_effort(_EFFORTS, off=None)
+
 
 def put_thinking(draft: Draft, thinking: Thinking) -> None:
     """Row 54: `thinking` does nothing here, the chat template is what listens; row 64: some need it to think at all."""
-    if thinking.is_on is not False and thinking.effort is not None:
-        efforts = draft.card.efforts
-        draft.put("reasoning_effort", word(draft, thinking.effort, _EFFORTS if efforts is None else efforts))
+    efforts = draft.card.efforts
+    put = _put_effort if efforts is None else put_effort(efforts, off=None)
+    put(draft, thinking)
     if thinking.is_on is not None:
         put_template_switch(draft, _SWITCHES, is_on=thinking.is_on)
 

@@ -88,10 +88,10 @@ class Prober:
             task.add_done_callback(lambda _: self._asking.pop(name))
 
     def _is_due(self, standing: Standing) -> bool:
-        upstream = self._land.upstreams.get(standing.target.upstream)
-        if upstream is None or (self._land.offline.is_offline and not standing.target.is_local):
+        target = standing.target
+        if target.upstream not in self._land.upstreams or (self._land.offline.is_offline and not target.is_local):
             return False
-        if upstream.look is not None and not upstream.look().is_ready:  # its supervisor sees to it
+        if not self._land.upstreams.look(target).is_ready:  # its supervisor sees to it
             return False
         every_s = self._config.probe_every_s
         return standing.health.needs_probe() or (every_s is not None and standing.idle_s >= every_s)

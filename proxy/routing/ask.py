@@ -40,6 +40,7 @@ class Ask:
         caller: the principal's name; sessions of one are not those of another.
 
     Attributes:
+        task: the kind of work it is, as far as targets may be good at one and bad at another.
         prompt_tokens: about how many the prompt has, at least 1; a picture counts as a few hundred, whatever its bytes.
         answer_tokens: about how many the answers will have: a middling number, at most what the caller allows, for each
             of `n`. What answers were lately is not looked at: one caller's long one would be everybody's price.
@@ -62,7 +63,7 @@ class Ask:
         self.caller = caller
         self._fields: Fields = request.fields
         self._session = session
-        self._task: Task | None = None  # nobody has asked yet
+        self.task = _find_task(request)
         self.prompt_tokens = _prompt_tokens(request.fields)
         self.answer_tokens = _answer_tokens(request.fields)
 
@@ -70,13 +71,6 @@ class Ask:
     def tokens(self) -> int:
         """Of prompt and answer together, about."""
         return self.prompt_tokens + self.answer_tokens
-
-    @property
-    def task(self) -> Task:
-        """The kind of work it is, as far as targets may be good at one and bad at another."""
-        if self._task is None:
-            self._task = self._find_task()
-        return self._task
 
     @property
     def session(self) -> str:
@@ -90,17 +84,6 @@ class Ask:
         told = b"\0session\0" + session.encode() if session else b"\0head\0" + self._head()
         return blake2b(self.caller.encode() + told, digest_size=16).digest()
 
-    def _find_task(self) -> Task:
-        if self.endpoint in _TASKS:
-            return _TASKS[self.endpoint]
-        fields = self._fields
-        for name in _TOOLS:
-            if name in fields and as_list(fields[name]):
-                return "tools"
-        if (wanted := fields.get("response_format")) is None:
-            return "chat"
-        return "json" if as_text(as_object(wanted).get("type")) in {"json_object", "json_schema"} else "chat"
-
     def _head(self) -> bytes:
         """Everything up to the first thing that is not the system's: the same in every turn of a conversation."""
         messages = as_list(self._fields.get("messages"))
@@ -109,6 +92,18 @@ class Ask:
                 return b"".join(map(bytes, messages[:number]))
         raw = self._fields.get("prompt") or self._fields.get("input")
         return b"" if raw is None else bytes(raw)[:1024]
+
+
+def _find_task(request: ModelRequest) -> Task:
+    if request.endpoint in _TASKS:
+        return _TASKS[request.endpoint]
+    fields = request.fields
+    for name in _TOOLS:
+        if name in fields and as_list(fields[name]):
+            return "tools"
+    if (wanted := fields.get("response_format")) is None:
+        return "chat"
+    return "json" if as_text(as_object(wanted).get("type")) in {"json_object", "json_schema"} else "chat"
 
 
 def _prompt_tokens(fields: Fields) -> int:

@@ -40,9 +40,6 @@ _NEXT: Mapping[tuple[State, Event], State] = {
 class Health:
     """One target's; owner of its state. Whoever sends a request there enters first, and reports exactly once after.
 
-    Attributes:
-        is_ok: nothing is held against it, as of the last report; where not, `state` says what time has done since.
-
     `enter` gives a number, which goes back with `failed`, `succeeded` or `gave_up`: by it a request that began before
     the target was ejected is known, and whatever became of that changes nothing any more.
     """
@@ -50,7 +47,6 @@ class Health:
     def __init__(self, clock: Clock, config: HealthConfig) -> None:
         self._clock = clock
         self._config = config
-        self.is_ok = True
         self._state: State = "ok"  # as of the last report; `state` adds what time has done since
         self._until_s = math.inf  # when time alone moves it on
         self._ok_since_s = clock.monotonic_s()
@@ -63,7 +59,7 @@ class Health:
     @property
     def state(self) -> State:
         """At this moment."""
-        if self.is_ok or self._clock.monotonic_s() < self._until_s:
+        if self._state == "ok" or self._clock.monotonic_s() < self._until_s:
             return self._state
         if self._state == "ejected" and self._config.probe:
             return self._state
@@ -72,7 +68,7 @@ class Health:
     @property
     def is_out(self) -> bool:
         """It has not worked since it was ejected."""
-        return not self.is_ok and self.state in {"ejected", "trial"}
+        return self._state != "ok" and self.state in {"ejected", "trial"}
 
     @property
     def out_for_s(self) -> float:
@@ -82,7 +78,7 @@ class Health:
     @property
     def share(self) -> float:
         """How much of its part it may take: 1, or less while it comes back."""
-        if self.is_ok or (state := self.state) == "ok":
+        if self._state == "ok" or (state := self.state) == "ok":
             return 1.0
         if state != "ramping":
             return 1.0 if state == "trial" else _LEAST_SHARE  # one request tries it, and that one is to come
@@ -91,7 +87,7 @@ class Health:
 
     def may_take(self) -> bool:
         """Whether it may be tried now; changes nothing."""
-        if self.is_ok or (state := self.state) in {"ok", "ramping"}:
+        if self._state == "ok" or (state := self.state) in {"ok", "ramping"}:
             return True
         return state == "trial" and not self._trial
 
@@ -108,7 +104,7 @@ class Health:
         Returns:
             The number to report with; None where it may not be tried.
         """
-        if self.is_ok:
+        if self._state == "ok":
             return self._turn
         self._settle()
         if self._state in {"ok", "ramping"}:
@@ -130,7 +126,7 @@ class Health:
 
     def generated(self, turn: int) -> None:
         """Its first content came. That is what a trial is for: nobody waits until a slow reader has it all."""
-        if not self.is_ok and turn >= self._first_turn:
+        if self._state != "ok" and turn >= self._first_turn:
             self._happened("worked")
 
     def succeeded(self, turn: int) -> bool:
@@ -138,7 +134,7 @@ class Health:
         if turn < self._first_turn:
             return False
         self._failures = 0
-        return not self.is_ok and self._happened("worked")
+        return self._state != "ok" and self._happened("worked")
 
     def gave_up(self, turn: int) -> None:
         """Nothing was learnt of the target: the caller left or was at fault, or a limit was reached."""
@@ -182,12 +178,11 @@ class Health:
             self._ok_since_s, self._until_s = self._until_s, math.inf  # a trial's is never looked at
         self._trial = 0
         self._state = state
-        self.is_ok = state == "ok"
 
     def _next_ejection_s(self, now_s: float) -> float:
         """Count one more ejection; how long it is to last."""
         base_s, max_s = self._config.ejection_s, self._config.max_ejection_s
-        if self.is_ok:
+        if self._state == "ok":
             self._times = max(0, self._times - int((now_s - self._ok_since_s) / max_s))
         if self._times * base_s < max_s:  # else it has long been at its most, and more would only take longer to undo
             self._times += 1

@@ -230,7 +230,7 @@ class Planner:
     def _out(self, standings: Sequence[Standing]) -> tuple[Sequence[Standing], bool]:
         """Those that may not be tried, as they have failed; and whether they are too many for that to count (panic)."""
         for standing in standings:
-            if not (standing.health.is_ok or standing.health.may_take()):
+            if not standing.health.may_take():
                 break
         else:
             return (), False
@@ -261,7 +261,7 @@ class Planner:
             failure_rate=failure_rate,
             price_usd=price_usd,
             quality=quality,
-            share=1.0 if standing.health.is_ok else standing.health.share,
+            share=standing.health.share,
             is_pressed=is_pressed,
         )
 

@@ -84,7 +84,7 @@ class Posterior:
 
     def mean(self, prior: float, at_s: float) -> float:
         """How good the next answer will be, 0 to 1."""
-        kept = exp2((self._at_s - at_s) / self._half_life_s)  # `_kept`, without the call: every plan asks
+        kept = self._kept(at_s)
         return (prior * _PRIOR_WEIGHT + self._good * kept) / (_PRIOR_WEIGHT + self._all * kept)
 
     def deviation(self, prior: float, at_s: float) -> float:

@@ -196,15 +196,11 @@ class Credentials:
 
     def free_in_s(self) -> float:
         """Seconds until one may be used; 0: now. Only limits count, see above."""
-        if not self.is_anyone_benched:
-            return 0.0
         first_s = min(credential.limited_until_s() for credential in self._all)
         return max(0.0, first_s - self.clock.monotonic_s())
 
     def refused_for_s(self, model: str = "") -> float:
         """Seconds until there is one that was not refused, for that model; 0: there is."""
-        if not self.is_anyone_benched:
-            return 0.0
         first_s = min(credential.refused_until_s(model) for credential in self._all)
         return max(0.0, first_s - self.clock.monotonic_s())
 
