@@ -240,6 +240,19 @@ class AnswerMisfit(UpstreamError):
     default_code = "structured_output_invalid"
 
 
+class ToolCallUnparsable(UpstreamError):
+    """The model's tool call cannot be read by its host: what a model writes says nothing about the target (row 76j).
+
+    Neither another target nor the caller's SDK is told to try again: the same prompt tends to end the same way.
+    """
+
+    default_code = "tool_call_unparsable"
+    may_try_another_target = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, should_retry=False)
+
+
 class UpstreamRefusedUs(UpstreamError):
     """The host does not take our key (401, 402, 403): our trouble, not the caller's, so never a 401."""
 

@@ -6,7 +6,7 @@ from msgspec import structs
 
 from proxy.config.cards import UNKNOWN, Card, Cards
 from proxy.config.engines import VllmConfig
-from proxy.config.models import TargetConfig
+from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.root import Config, unnamed_engines
 from proxy.engines.workshop import Assembled
 from proxy.routing.targets import Target
@@ -14,7 +14,10 @@ from proxy.routing.targets import Target
 
 def targets_of(config: Config, cards: Cards, loaded: Mapping[str, Card]) -> dict[str, list[Target]]:
     """Every name that is ours to give."""
-    named = {name: [_target(each, cards, loaded) for each in model.targets] for name, model in config.models.items()}
+    named = {
+        name: [_with_settings(_target(each, cards, loaded), model) for each in model.targets]
+        for name, model in config.models.items()
+    }
     return named | {name: [_target(TargetConfig(engine=name), cards, loaded)] for name in unnamed_engines(config)}
 
 
@@ -33,6 +36,13 @@ def card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
     if card is UNKNOWN and read is not None:
         card = cards.named(read) or UNKNOWN
     return card if engine.max_model_len is None else structs.replace(card, context_window=engine.max_model_len)
+
+
+def _with_settings(target: Target, model: ModelConfig) -> Target:
+    """The target with what the operator says of the model in place of what the card says."""
+    if model.repair_tool_markup == "auto":
+        return target
+    return structs.replace(target, card=structs.replace(target.card, leaks_markup=False))
 
 
 def _target(target: TargetConfig, cards: Cards, loaded: Mapping[str, Card]) -> Target:

@@ -54,6 +54,13 @@ class Card(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reasoning_tags: Annotated[
         Literal["prefilled"] | None, Meta(description="prefilled: the template opens <think>, only </think> comes.")
     ] = None
+    leaks_markup: Annotated[
+        bool | None,
+        Meta(
+            description="Whether it writes tool calls in DeepSeek's markup, which a host may pass on as text; null: "
+            "as is known of the host."
+        ),
+    ] = None
     vision: Annotated[bool | None, Meta(description="Whether it takes images.")] = None
     structured_output: Annotated[
         Structured | None, Meta(description="The most that response_format can be there; null: what the host has.")

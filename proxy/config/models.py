@@ -12,6 +12,7 @@ from proxy.protocol.routing import Reach
 
 Policy = Literal["ordered", "weighted", "least_latency", "least_cost", "best_quality", "local_first", "balanced"]
 OnStreamFailure = Literal["error", "continue"]
+RepairToolMarkup = Literal["auto", "off"]
 Weight = Annotated[float, Meta(ge=0, le=1000)]
 Dollars = Annotated[float, Meta(ge=0)]
 
@@ -88,6 +89,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     drop_params: Annotated[
         bool | None, Meta(description="Leave out what a host cannot honour; null: as defaults says.")
     ] = None
+    repair_tool_markup: Annotated[
+        RepairToolMarkup,
+        Meta(description="auto: a tool call that a host passes on in DeepSeek's markup is made one; off: it is text."),
+    ] = "auto"
 
 
 class DefaultsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from proxy.config.cards import UNKNOWN, Card, Structured
 from proxy.dialects import events, history, messages, structured, thinking, tools
@@ -19,7 +19,7 @@ from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.prefill import Prefill, put_message, put_prompt
 from proxy.errors import MalformedRequest, UpstreamLacksModel
-from proxy.protocol.chat import Chunk, Reading
+from proxy.protocol.chat import Chunk, Reading, TopLevel
 from proxy.protocol.raw import as_list, as_text
 from proxy.protocol.request import Endpoint, ModelRequest, is_null, json_type, wrong_type
 
@@ -57,6 +57,8 @@ _INTERNAL = frozenset(
 _PATHS: Mapping[Endpoint, str] = MappingProxyType(
     {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 )
+# Fields of a request that the answer has a field for.
+_ANSWERED: tuple[TopLevel, ...] = ("moderation", "service_tier")
 # What holds an answer to a form, in the words of all engines.
 _FORMS = frozenset({"response_format", "structured_outputs", "json_schema", "grammar", "regex", "ebnf"})
 TEXT_AND_IMAGES = frozenset({"text", "image_url"})
@@ -147,10 +149,11 @@ class Dialect(Struct, frozen=True, kw_only=True):
         thought_tags: names of tags in which thinking stands at the beginning of the content (R-THINK).
         may_lack_parser: whether it may pass on thinking as its model wrote it, without the tag that the template
             opened; who sells answers takes thinking apart, or gives both tags.
-        leaks_calls: whether tool-call markup may come as text.
+        leaks_markup: whether it may pass on tool calls as its model wrote them, where the model's card says nothing.
         repairs_silence: whether an answer may come as reasoning alone (rows 68, 76i).
         pads_answer: whether the newlines behind the thinking come as the beginning of the answer (row 76g).
         numbers_calls: whether ids of tool calls are mere positions (row 191), so that ours replace them.
+        passes: fields beside the choices that callers get, asked for or not.
 
     Of the wire:
 
@@ -192,10 +195,11 @@ class Dialect(Struct, frozen=True, kw_only=True):
     parse: Callable[[bytes], Chunk] = events.parse
     thought_tags: tuple[str, ...] = ("think",)
     may_lack_parser: bool = False
-    leaks_calls: bool = True
+    leaks_markup: bool = False
     repairs_silence: bool = False
     pads_answer: bool = False
     numbers_calls: bool = False
+    passes: frozenset[TopLevel] = frozenset()
 
     first_byte_timeout_s: float = 600.0
     keepalive_s: float = 4.0
@@ -374,20 +378,22 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     def _reading(self, request: ModelRequest, draft: Draft) -> Reading:
         if request.endpoint != "chat":
-            return Reading(may_call=False)
+            return Reading(may_call=False, passes=self.passes)
         # of the draft, where null and an empty list are gone
         may_call = "tools" in draft.fields and bytes(draft.fields.get("tool_choice", b"")) != b'"none"'
         wants_one = draft.asks_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
         return Reading(
             thought_tags=self.thought_tags,
             begins_in_thought=self._begins_in_thought(draft),
-            looks_for_calls=self.leaks_calls,
+            repairs_markup=self.leaks_markup if draft.card.leaks_markup is None else draft.card.leaks_markup,
             may_call=may_call,
+            tools=draft.fields["tools"] if may_call else UNSET,
             one_call=wants_one,
             repairs_silence=self.repairs_silence,
             pads_answer=self.pads_answer,
             numbers_calls=self.numbers_calls,
             choices=1 if (n := request.fields.get("n")) is None or is_null(n) else int(float(bytes(n))),
+            passes=self.passes.union(name for name in _ANSWERED if name in draft.fields),
         )
 
     def _begins_in_thought(self, draft: Draft) -> bool:

@@ -47,6 +47,7 @@ DIALECT = Dialect(
     thinks_by_default=True,
     needs_history=True,
     stand_in=" ",
+    leaks_markup=True,  # row 32
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
     adjust=_adjust,

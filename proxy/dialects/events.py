@@ -1,7 +1,7 @@
 """From the JSON of an event or of a unary answer to a `Chunk`; errors inside a 200 come out as errors.
 
-Two gears: the typed decoder reads what nearly every host sends; what it refuses (NaN, lone surrogates, content as a
-list of parts) goes through `json` and is mended (contract E.4, step 5).
+Two gears: the typed decoder reads what nearly every host sends; what it refuses (odd types, NaN, half surrogate pairs,
+content as a list of parts) is read by `json`, put into OpenAI's shape (`odd`) and taken as far as it fits (`lenient`).
 """
 
 import json
@@ -10,21 +10,21 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw, UnsetType
 
-from proxy.dialects import failures
+from proxy.dialects import failures, odd
 from proxy.errors import UpstreamFailed
-from proxy.protocol.chat import Chunk, GroqExtra
+from proxy.protocol import lenient
+from proxy.protocol.chat import Choice, Chunk, GroqExtra
 
 T = TypeVar("T")
 
 # strict=False takes an index of 0.0 or "0"
 _decode = msgspec.json.Decoder(Chunk, strict=False).decode
 _encode = msgspec.json.Encoder().encode
-_NO_ERROR = frozenset({b"null", b'""', b"false"})
 _LARGE = 1024 * 1024
 _MAX_VALUES = 2_000_000  # log probabilities of 30,000 tokens with 20 others each
-_NO_LOGPROB = -9999.0  # OpenAI's "very unlikely", for what JSON cannot say (R-LP)
+_MAX_SHOWN = 200  # characters of what is no JSON
 
 
 def parse(data: bytes) -> Chunk:
@@ -32,17 +32,20 @@ def parse(data: bytes) -> Chunk:
 
     Raises:
         ProxyError: it is an error object (R-200), mapped like an error answer.
-        UpstreamFailed: it cannot be read even leniently.
+        UpstreamFailed: it is no JSON object.
     """
     check_size(data)
     try:
         chunk = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        chunk = decode_leniently(data, _decode)
-    if chunk.error is not UNSET and bytes(chunk.error) not in _NO_ERROR:
+        chunk = convert(data, Chunk, odd.mend)
+        chunk.is_mended = True
+    if chunk.error is not UNSET and _says_anything(chunk.error):
         raise failures.parse_embedded(data)
-    if chunk.choices is None and (chunk.message is not UNSET or chunk.detail is not UNSET):
-        raise failures.parse_embedded(data)
+    if chunk.choices is None:
+        _check_flat(chunk, data)
+    elif any(choice.error is not UNSET for choice in chunk.choices):
+        _check_choices(chunk.choices)
     if chunk.x_groq is not None:
         _read_groq(chunk, chunk.x_groq)
     return chunk
@@ -58,6 +61,86 @@ def check_size(data: bytes) -> None:
         raise UpstreamFailed("The upstream's answer holds too many values.")
 
 
+def convert(data: bytes, kind: type[T], mend: Callable[[dict[str, Any]], None]) -> T:
+    """The second gear: `data` as a struct, as far as it fits.
+
+    Args:
+        data: what the typed decoder refused.
+        kind: of the struct.
+        mend: puts the decoded object into the struct's shape, in place.
+
+    Raises:
+        UpstreamFailed: it is no JSON object.
+    """
+    try:
+        value = lenient.loads(data)
+        if isinstance(value, dict):
+            mend(value)
+        converted = lenient.convert(value, kind)
+    except ValueError as error:
+        raise UpstreamFailed(_describe(data), is_quoted=True) from error
+    except RecursionError as error:
+        raise UpstreamFailed("The upstream sent JSON that is nested too deeply.") from error
+    if converted is None:
+        raise UpstreamFailed("The upstream sent JSON that is no answer.")
+    return converted
+
+
+def _describe(data: bytes) -> str:
+    """What came in place of JSON, in words."""
+    text = lenient.sound(data[: 4 * _MAX_SHOWN].decode("utf-8", "replace")).strip()
+    if not text:
+        return "The upstream answered with an empty body."
+    if text.startswith("<"):
+        return "The upstream answered with a page of HTML or XML in place of JSON."
+    if text.startswith("{"):
+        return "The upstream answered with JSON that is broken."
+    if "\ufffd" in text or not text.replace("\n", " ").replace("\t", " ").replace("\r", " ").isprintable():
+        return "The upstream answered with bytes that are no JSON."
+    return f"The upstream answered with text in place of JSON: {text[:_MAX_SHOWN]}"
+
+
+def _says_anything(error: Raw) -> bool:
+    """Whether an `error` beside an answer is one: hosts write null, false, 0, empty text, `{}`, `[]` where none is."""
+    value = _loads(error)
+    if isinstance(value, float) and math.isnan(value):
+        return False
+    return any(value.values()) if isinstance(value, dict) else bool(value)
+
+
+def _loads(raw: Raw) -> Any:  # noqa: ANN401 - JSON of any shape
+    """A raw value, or a word where it cannot be read."""
+    try:
+        return lenient.loads(bytes(raw))
+    except (ValueError, RecursionError):
+        return "unreadable"
+
+
+def _check_flat(chunk: Chunk, data: bytes) -> None:
+    """Errors without `error`: flat, or in MiniMax's `base_resp`, where 0 means success.
+
+    Raises:
+        ProxyError: it is one.
+    """
+    if any(not isinstance(told, UnsetType) and _says_anything(told) for told in (chunk.message, chunk.detail)):
+        raise failures.parse_embedded(data)
+    if not isinstance(chunk.base_resp, UnsetType):
+        result = _loads(chunk.base_resp)
+        if isinstance(result, dict) and result.get("status_code"):
+            raise failures.parse_embedded(json.dumps({"error": {"message": result.get("status_msg")}}).encode())
+
+
+def _check_choices(choices: list[Choice]) -> None:
+    """OpenRouter and others say on the choice that the model's provider has failed.
+
+    Raises:
+        ProxyError: one of them does.
+    """
+    for choice in choices:
+        if not isinstance(choice.error, UnsetType) and _says_anything(choice.error):
+            raise failures.parse_embedded(_encode({"error": choice.error}))
+
+
 def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:
     """Row 151: Groq's own corner of a chunk.
 
@@ -67,57 +150,3 @@ def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:
     if extra.error:
         raise failures.parse_embedded(_encode({"error": extra.error}))
     chunk.usage = chunk.usage or extra.usage
-
-
-def decode_leniently(data: bytes, decode: Callable[[bytes], T]) -> T:
-    """The second gear: decode what was mended.
-
-    Raises:
-        UpstreamFailed: it cannot be mended.
-    """
-    try:
-        return decode(_encode(_mend(json.loads(data.decode("utf-8", "replace")))))
-    except (ValueError, RecursionError) as error:
-        raise UpstreamFailed(f"the upstream sent what is no chunk: {type(error).__name__}") from error
-
-
-def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else _NO_LOGPROB
-    if isinstance(value, list):
-        return [_mend(item) for item in value]
-    if isinstance(value, dict):
-        mended = {_mend(key): _mend(item) for key, item in value.items()}
-        if type(mended.get("logprobs")) in (int, float):  # Together (row 140)
-            mended["logprobs"] = _logprobs_of(mended)
-        function = mended.get("function")
-        if isinstance(function, str):  # Fireworks (row 161)
-            mended["function"] = _function_of(function)
-        if isinstance(mended.get("content"), list) and all(isinstance(part, dict) for part in mended["content"]):
-            mended["content"] = _text_of(mended["content"])
-        return mended
-    return value
-
-
-def _text_of(parts: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a logprobs `content` is a list too, and stays one
-    if all("token" in part for part in parts):
-        return parts
-    return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-
-
-def _logprobs_of(choice: dict[str, Any]) -> dict[str, Any]:
-    """Of a chunk that holds one token, and its log probability as a bare number."""
-    delta = choice.get("delta")
-    token = delta.get("content") if isinstance(delta, dict) else choice.get("text")
-    return {"content": [{"token": token, "logprob": choice["logprobs"]}]}
-
-
-def _function_of(text: str) -> dict[str, Any]:
-    """A function given as a string: its JSON, or its name."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {"name": text}
-    return value if isinstance(value, dict) else {"name": text}

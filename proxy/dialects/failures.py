@@ -159,10 +159,22 @@ def _read(body: bytes) -> _Told:
         value = value[0] if value else {}
     if not isinstance(value, dict):
         return _Told(value if isinstance(value, str) else None, {})
-    inner = value.get("error")
+    inner = value.get("error") or _error_of_choice(value.get("choices"))
     if isinstance(inner, dict):
         return _Told(_message(inner) or _message(value), inner)
     return _Told((inner if isinstance(inner, str) else None) or _message(value), value)
+
+
+def _error_of_choice(choices: object) -> Any:  # noqa: ANN401 - JSON of any shape
+    """AI Foundry answers 400 with a completion whose choice says why: by its filter, or by a finish reason alone."""
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        return None
+    filtered = choice.get("content_filter_results")
+    error = choice.get("error") or (filtered.get("error") if isinstance(filtered, dict) else None)
+    if error or choice.get("finish_reason") != "content_filter":
+        return error
+    return {"code": "content_filter", "message": "The upstream's content filter has stopped the answer."}
 
 
 def _message(source: Mapping[str, Any]) -> str | None:

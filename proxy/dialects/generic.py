@@ -13,6 +13,7 @@ DIALECT = Dialect(
     parts=OPENAI_PARTS | ENGINE_PARTS,
     leaves_template=True,
     may_lack_parser=True,
+    leaks_markup=True,
     put_thinking=None,
     stand_in=" ",
 )

@@ -79,6 +79,7 @@ DIALECT = Dialect(
     fetches_urls=False,
     leaves_template=True,
     may_lack_parser=True,
+    leaks_markup=True,
     put_thinking=_put_thinking,
     prefill="vllm",  # row 101: an assistant's last word is gone on with; newer ones know the fields too
     adjust=_adjust,

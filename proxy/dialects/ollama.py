@@ -14,4 +14,5 @@ DIALECT = Dialect(
     tool_choices=frozenset({"auto"}),
     fetches_urls=False,  # row 117
     put_thinking=put_effort({"minimal": "low", "xhigh": "max", "ultra": "max"}, on="medium"),  # row 121
+    leaks_markup=True,
 )

@@ -23,6 +23,7 @@ DIALECT = Dialect(
     structured_with_forced_tool=False,  # row 86
     leaves_template=True,
     may_lack_parser=True,
+    leaks_markup=True,
     put_thinking=_put_thinking,
     prefill="vllm",
     repairs_silence=True,

@@ -90,6 +90,7 @@ DIALECT = Dialect(
     fetches_urls=False,
     structured="json_object",
     may_lack_parser=True,
+    leaks_markup=True,
     put_thinking=put_nothing,
     adjust=_adjust,
     adjust_completion=_adjust_completion,

@@ -79,6 +79,7 @@ DIALECT = Dialect(
     fetches_urls=False,
     leaves_template=True,
     may_lack_parser=True,
+    leaks_markup=True,
     put_thinking=put_thinking,
     prefill="vllm",
     salts_cache=True,

@@ -74,7 +74,7 @@ class Streamed:
             try:
                 await self._advance()
             except ProxyError as error:
-                if not (keeps_content and self._has_told):
+                if not (keeps_content and self._stream.has_content):
                     raise
                 self._break_off(error)
         if self._stream.has_content:
@@ -91,11 +91,6 @@ class Streamed:
         if not self._context.first_content_s and self._stream.has_content:
             self._note_content()
         return payloads
-
-    @property
-    def _has_told(self) -> bool:
-        """Whether anything of it is with the sink."""
-        return self._stream.has_content or self._stream.is_complete
 
     @property
     def _is_too_long(self) -> bool:
@@ -116,7 +111,7 @@ class Streamed:
         """One read; at the end of the upstream's answer, the check that it is whole."""
         if not await self._source.read():
             self._is_ended = True
-            self._tried.usage = self._stream.close()
+            self._tried.usage = await self._source.end()
             self._tried.is_whole = True
 
 

@@ -21,8 +21,9 @@ from proxy.protocol.request import ModelRequest
 from proxy.routing.targets import Target
 from proxy.streaming.chat import ChatAssembler
 from proxy.streaming.checks import check
-from proxy.streaming.choices import ChoiceStream, Sink
+from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.filters import AsFunctionCall, Remembering, in_format
+from proxy.streaming.sinks import Sink
 
 _MAX_ID = 128  # a host may say anything
 _NOBODY = (None, ANONYMOUS)
@@ -193,7 +194,10 @@ class Attempt:
         encoding: embeddings.Encoding = "base64" if wanted is not None and bytes(wanted) == b'"base64"' else "float"
         body = await response.read_all()
         try:
-            told, self._tried.usage = embeddings.rebuild(body, model=self._request.model, encoding=encoding)
+            inputs = embeddings.count_inputs(self._request.fields.get("input"))
+            told, self._tried.usage = embeddings.rebuild(
+                body, inputs=inputs, model=self._request.model, encoding=encoding
+            )
         except UpstreamFailed:
             self._upstream.dialect.parse(body)  # an error object says itself what went wrong
             raise
@@ -234,7 +238,7 @@ class Attempt:
                 self._tried.got_content(self._context.clock.monotonic_s())
             if source.read_bytes > MAX_ANSWER_BYTES:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
-        self._tried.usage = source.stream.close()
+        self._tried.usage = await source.end()
 
     def _source(self, response: Response, host_request: HostRequest, sink: Sink) -> Source:
         tried, remembering = self._tried, None

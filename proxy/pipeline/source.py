@@ -8,12 +8,14 @@ from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.memory import Memory
 from proxy.pipeline.upstream import Response
 from proxy.protocol.chat import Chunk
-from proxy.protocol.sse import EventParser
+from proxy.protocol.sse import EventParser, objects
+from proxy.protocol.usage import Usage
 from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.filters import Remembering
 
-_DONE = b"[DONE]"
 _MAX_QUIET_BYTES = 1024 * 1024  # between two pieces of an answer
+_MOST_OF_ONE = 4096  # bytes of an event that says nothing which count: some hold the ids of a long prompt's tokens
+_FIELD = re.compile(rb"\s*(?:data|event|id|retry)?:")  # begins the first line of a stream of events
 _COUNTED = re.compile(r"(.*[:_.-])?\d{1,4}", re.DOTALL)  # such an id (Kimi's) is that of other conversations' calls too
 
 
@@ -36,12 +38,13 @@ class TurnMemory:
 class Source:
     """Feeds what a host sends into the state machine: events, or a JSON body as one event.
 
-    The content type decides, not the request: some hosts answer a stream with one JSON body. Where it says neither, the
-    first byte does: no event begins with a brace.
+    The content type decides, not the request: some hosts answer a stream with one JSON body. Where it says neither, or
+    is wrong, the first bytes do: no event begins with a brace, and no JSON with the name of a field.
     """
 
     __slots__ = (
-        "_is_declared",
+        "_has_said_end",
+        "_has_type",
         "_is_json",
         "_memory",
         "_parse",
@@ -63,7 +66,8 @@ class Source:
         self._response = response
         content_type = response.headers.get("content-type", "").lower()
         self._is_json = "json" in content_type
-        self._is_declared = self._is_json or "event-stream" in content_type
+        self._has_type = self._is_json or "event-stream" in content_type
+        self._has_said_end = False
         self._parse = parse
         self._parser = EventParser()
         self._memory = memory
@@ -73,51 +77,76 @@ class Source:
         self.stream = stream
 
     async def read(self) -> bool:
-        """Read what has arrived; False at the end."""
-        has_more = await self._read()
-        if self._memory is not None:
-            await self._memory.keep()
-        return has_more
+        """Read what has arrived; False at the end, when `end` is to be called.
 
-    async def _read(self) -> bool:
+        Raises:
+            ProxyError: the upstream failed, or sent what is no answer.
+        """
         if self._is_json:
-            self.stream.accept(self._parse(await self._response.read_all()))
-            return False
+            return self._take_body(await self._response.read_all())
         try:
             data = await self._response.read_some()
         except (UpstreamTimeout, UpstreamUnreachable):
             if self.stream.is_complete:  # only the formal end is missing
                 return False
             raise
-        if not self._is_declared and (begun := data.lstrip()):
-            self._is_declared = True
+        if not self._has_type and (begun := data.lstrip()):
+            self._has_type = True
             if begun.startswith(b"{"):
-                self.stream.accept(self._parse(data + await self._response.read_all()))
-                return False
+                return self._take_body(data + await self._response.read_all())
         self.read_bytes += len(data)
-        heard = self.stream.heard
-        if self._take(data):
+        return await self._take(data)
+
+    async def end(self) -> Usage | None:
+        """The answer has ended: what waited for that is told, what has to be remembered is; what the answer took.
+
+        Raises:
+            ProxyError: it is not whole.
+        """
+        usage = self.stream.close(has_said_end=self._has_said_end)
+        if self._memory is not None:
+            await self._memory.keep()
+        return usage
+
+    def _take_body(self, body: bytes) -> bool:
+        if _FIELD.match(body):
+            self._accept([*self._parser.feed(body), *self._parser.close()])
+        else:
+            self._has_said_end = True
+            self.stream.accept(self._parse(body))
+        return False
+
+    async def _take(self, data: bytes) -> bool:
+        """The events in a read; False where one says that it was the last, or where there is no more."""
+        heard, pending = self.stream.heard, self._parser.pending
+        events = self._parser.feed(data) if data else self._parser.close()
+        if self._accept(events):
             return False
         if self.stream.heard != heard:
             self._quiet_bytes = 0
         elif data:
-            await self._bear(len(data))
+            size = len(data) + pending - self._parser.pending
+            await self._bear(min(size, _MOST_OF_ONE * len(events)) if events else size)
         return bool(data)
 
-    def _take(self, data: bytes) -> bool:
-        """The events in it, into the stream; True where one says that it was the last."""
-        found = self._parser.feed(data) if data else self._parser.close()
-        for event in found:
-            if event.startswith(_DONE):
+    def _accept(self, events: list[bytes]) -> bool:
+        """True where one of them is the end of the stream."""
+        has_objects = False
+        for event in events:
+            found = objects(event)
+            if found is None:
+                self._has_said_end = True
                 self._response.expect_end()
                 return True
-            self.stream.accept(self._parse(event))
-        if found:
+            for each in found:
+                has_objects = True
+                self.stream.accept(self._parse(each))
+        if has_objects:
             self._response.got_event(has_content=self.stream.has_content)
         return False
 
     async def _bear(self, size: int) -> None:
-        """Comments and empty pieces: a few are a sign of life; a flood would keep all others waiting.
+        """Comments and events that say nothing: a few are a sign of life; a flood would keep all others waiting.
 
         Raises:
             UpstreamFailed: it is one.

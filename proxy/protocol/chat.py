@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from proxy.errors import MalformedRequest
+from proxy.protocol.lenient import Piece
 from proxy.protocol.request import ModelName, ModelRequest, decode, decode_fields, json_type, missing, wrong_type
 
 _ROLES = frozenset({"developer", "system", "user", "assistant", "tool", "function"})
@@ -170,6 +171,11 @@ def stream_options_without_stream() -> MalformedRequest:
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of an answer that is kept whole; a stream is bounded by its events
 
+UNCLEAR = "unclear"  # stands for a finish reason of an odd type: the host says an end, and not which
+
+# Fields beside `choices`; all but the fingerprint answer a field of the request.
+TopLevel = Literal["service_tier", "system_fingerprint", "moderation"]
+
 
 class Reading(Struct, frozen=True, gc=False, kw_only=True):
     """How an answer is to be read, which depends on its host and on what was asked.
@@ -177,24 +183,28 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
     Attributes:
         thought_tags: names of tags in which thinking may stand at the beginning of the content.
         begins_in_thought: the first such tag was opened by the template, so only its end comes.
-        looks_for_calls: tool-call markup in a text is no text.
+        repairs_markup: a text may be tool calls in the markup of DeepSeek's models (see `streaming.markup`).
         may_call: tools were given, and may be called.
+        tools: those tools, as OpenAI spells them; unset where none may be called.
         one_call: only the first call is wanted.
         repairs_silence: an answer of reasoning alone is an answer.
         pads_answer: newlines between the thinking and the answer are no part of the answer.
         numbers_calls: the host's ids of tool calls are positions, which repeat.
-        choices: so many were asked for, and further ones are nobody's; None: that is not known.
+        choices: so many were asked for, and further ones are left out; None: that is not known.
+        passes: fields of the whole answer that the caller gets, of `TopLevel`.
     """
 
     thought_tags: tuple[str, ...] = ()
     begins_in_thought: bool = False
-    looks_for_calls: bool = False
+    repairs_markup: bool = False
     may_call: bool = True
+    tools: Raw | UnsetType = UNSET
     one_call: bool = False
     repairs_silence: bool = False
     pads_answer: bool = False
     numbers_calls: bool = False
     choices: int | None = None
+    passes: frozenset[TopLevel] = frozenset()
 
 
 class Function(Struct, gc=False):
@@ -205,38 +215,52 @@ class Function(Struct, gc=False):
 
 
 class ToolCall(Struct, gc=False):
-    """A tool call, whole or a piece."""
+    """A tool call, whole or a piece. `extra_content` is Gemini's, and must come back with the call."""
 
     index: int | None = None
     id: str | None = None
     type: str | None = None
     function: Function | None = None
     custom: Raw | UnsetType = UNSET
+    extra_content: Raw | UnsetType = UNSET
 
 
 class Delta(Struct, gc=False):
-    """A message, whole or a piece. Raw fields may hold `null`."""
+    """A message, whole or a piece. Raw fields may hold `null`.
 
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
+    Reasoning has a name for each kind of host: `reasoning_content` (DeepSeek), `reasoning` (vLLM, OpenRouter),
+    `thinking` (Ollama), `reasoning_text` (GitHub Copilot).
+    """
+
+    content: Piece | None = None
+    reasoning_content: Piece | None = None
+    reasoning: Piece | None = None
+    thinking: Piece | None = None
+    reasoning_text: Piece | None = None
+    refusal: Piece | None = None
     tool_calls: list[ToolCall] | None = None
     annotations: Raw | UnsetType = UNSET
     audio: Raw | UnsetType = UNSET
     function_call: Raw | UnsetType = UNSET
+    reasoning_details: Raw | UnsetType = UNSET
+    extra_content: Raw | UnsetType = UNSET
+    images: Raw | UnsetType = UNSET
 
 
 class Choice(Struct, gc=False):
-    """One choice of a chunk (`delta`), of a unary answer (`message`) or of a legacy completion (`text`)."""
+    """One choice of a chunk (`delta`), of a unary answer (`message`) or of a legacy completion (`text`).
 
-    index: int = 0
+    Without an `index` its place in the list counts. `usage` is Moonshot's place for it.
+    """
+
+    index: int | None = None
     delta: Delta | None = None
     message: Delta | None = None
-    text: str | None = None
+    text: Piece | None = None
     finish_reason: str | None = None
     logprobs: dict[str, Any] | None = None
     error: Raw | UnsetType = UNSET
+    usage: dict[str, Any] | None = None
 
 
 class GroqExtra(Struct, gc=False):
@@ -247,7 +271,11 @@ class GroqExtra(Struct, gc=False):
 
 
 class Chunk(Struct, gc=False):
-    """A chunk or a unary answer. Some hosts put an error into a 200: nested, or flat with `message` or `detail`."""
+    """A chunk or a unary answer. Some hosts put an error into a 200: nested, or flat with `message` or `detail`.
+
+    Attributes:
+        is_mended: its JSON was odd, so that its texts may hold halves of surrogate pairs; no field of a host's.
+    """
 
     choices: list[Choice] | None = None
     usage: dict[str, Any] | None = None
@@ -255,3 +283,8 @@ class Chunk(Struct, gc=False):
     error: Raw | UnsetType = UNSET
     message: Raw | UnsetType = UNSET
     detail: Raw | UnsetType = UNSET
+    base_resp: Raw | UnsetType = UNSET
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+    moderation: Raw | UnsetType = UNSET
+    is_mended: bool = msgspec.field(default=False, name="~is_mended")

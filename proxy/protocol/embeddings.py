@@ -10,6 +10,8 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from proxy.errors import UpstreamFailed
+from proxy.protocol import lenient
+from proxy.protocol.raw import as_list
 from proxy.protocol.request import ModelName, ModelRequest, decode, decode_fields, json_type, missing, wrong_type
 from proxy.protocol.usage import Usage, parse_usage
 
@@ -34,9 +36,10 @@ class Embedding(Struct, gc=False):
 
 
 class EmbeddingAnswer(Struct, gc=False):
-    """What a host answers."""
+    """What a host answers; `embeddings` is Ollama's and Cohere's own place for the bare vectors."""
 
-    data: list[Embedding]
+    data: list[Embedding] | None = None
+    embeddings: list[list[float]] | None = None
     usage: dict[str, Any] | None = None
 
 
@@ -76,23 +79,71 @@ def parse_request(body: bytes) -> ModelRequest:
     return ModelRequest(endpoint="embeddings", model=params.model, fields=decode_fields(body))
 
 
-def rebuild(body: bytes, *, model: str, encoding: Encoding) -> tuple[bytes, Usage]:
+def rebuild(body: bytes, *, inputs: int, model: str, encoding: Encoding) -> tuple[bytes, Usage]:
     """The upstream's answer in OpenAI's form with vectors in `encoding`; and what it took.
 
+    Clients take vectors by their place, so that they go out in the order of the request's inputs.
+
+    Args:
+        body: the host's.
+        inputs: how many vectors were asked for (see `count_inputs`).
+        model: the public name.
+        encoding: what the caller asked for.
+
     Raises:
-        UpstreamFailed: the body holds no embeddings.
+        UpstreamFailed: the body does not hold exactly one vector for each input.
     """
     try:
-        answer = _answer.decode(body)
-        items = [
-            EmbeddingItem("embedding", place if item.index is None else item.index, _convert(item.embedding, encoding))
-            for place, item in enumerate(answer.data)
-        ]
+        answer = _read_answer(body)
+        given = answer.data if answer.data is not None else [Embedding(vector) for vector in answer.embeddings or ()]
+        vectors = [_convert(each.embedding, encoding) for each in _in_order(given, inputs)]
     except (msgspec.DecodeError, ValueError, RecursionError, struct.error, OverflowError) as error:
-        raise UpstreamFailed(f"The upstream's embeddings cannot be read: {type(error).__name__}.") from error
+        raise UpstreamFailed(f"The upstream's embeddings cannot be read: {error}.") from error
     usage = parse_usage(answer.usage or {})
     counts = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
+    items = [EmbeddingItem("embedding", place, vector) for place, vector in enumerate(vectors)]
     return _encode(EmbeddingList("list", items, model, counts)), usage
+
+
+def count_inputs(raw: Raw | None) -> int:
+    """How many vectors a checked `input` asks for: a string or a list of tokens is one."""
+    items = as_list(raw)
+    return len(items) if items and json_type(items[0]) in {"string", "array"} else 1
+
+
+def _read_answer(body: bytes) -> EmbeddingAnswer:
+    try:
+        return _answer.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        answer = lenient.convert(_mend(lenient.loads(body)), EmbeddingAnswer)
+    if answer is None:
+        raise ValueError("no JSON object")
+    return answer
+
+
+def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    """A vector may stand in a list of its own (llama.cpp)."""
+    for item in value.get("data") or () if isinstance(value, dict) else ():
+        vector = item.get("embedding") if isinstance(item, dict) else None
+        if isinstance(vector, list) and len(vector) == 1 and isinstance(vector[0], list):
+            item["embedding"] = vector[0]
+    return value
+
+
+def _in_order(given: Sequence[Embedding], inputs: int) -> Sequence[Embedding]:
+    """By index; by place where no vector has one.
+
+    Raises:
+        ValueError: the indexes are not 0 to `inputs` - 1, each once.
+    """
+    if len(given) != inputs:
+        raise ValueError(f"{len(given)} vectors for {inputs} inputs")
+    if all(each.index is None for each in given):
+        return given
+    by_index = {each.index: each for each in given}
+    if by_index.keys() != set(range(inputs)):
+        raise ValueError("indexes that are missing, repeated or out of range")
+    return [by_index[place] for place in range(inputs)]
 
 
 def _convert(vector: str | list[float], encoding: Encoding) -> str | Sequence[float]:

@@ -5,7 +5,10 @@ and `retry:` fields, no space after the colon, data over several lines, a missin
 Writing knows one form only, `data: {…}\n\n`: openai-python crashes on events without data (contract A.3).
 """
 
+import json
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from proxy.errors import UpstreamFailed
 
@@ -14,11 +17,53 @@ KEEP_ALIVE = b": keep-alive\n\n"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+_BRACE = ord("{")
+_END = re.compile(rb"\[?done\]?", re.IGNORECASE)
+_WORD = re.compile(r"[\[(<:]?[\w .:/-]{0,64}[\])>]?")  # `ping`, `[HEARTBEAT]`, `: keep-alive`
+_FAULT = re.compile(r"error|fail|exception|abort|denied|overload|unavailable|timeout", re.IGNORECASE)
 
 
 def frame(payloads: Sequence[bytes]) -> bytes:
     r"""`data: {…}\n\n` for each payload, as one piece of bytes to be written at once; payloads hold no newline."""
     return b"data: " + b"\n\ndata: ".join(payloads) + b"\n\n"
+
+
+def objects(data: bytes) -> list[bytes] | None:
+    """The JSON objects in the data of an event: one as a rule, none in a keep-alive; None at the end of the stream.
+
+    Hosts and gateways send `null`, `[]`, `"ping"` or `[HEARTBEAT]` as keep-alives, `[done]` in any case as the end, an
+    object inside an array or a string, and `data:` twice.
+
+    Raises:
+        UpstreamFailed: it is text of another kind.
+    """
+    if data[0] == _BRACE:
+        return [data]
+    data = data.strip()
+    while data.startswith(b"data:"):
+        data = data[5:].lstrip()
+    if data.startswith(b"{"):
+        return [data]
+    if _END.fullmatch(data.strip(b"\"' ")) or data.startswith(b"[DONE]"):
+        return None
+    return _objects_in(data)
+
+
+def _objects_in(data: bytes) -> list[bytes]:
+    text = data.decode("utf-8", "replace")
+    try:
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return [json.dumps(item).encode() for item in value if isinstance(item, dict)]
+    if not isinstance(value, str):
+        return []
+    if value.startswith("{"):
+        return [value.encode("utf-8", "replace")]
+    if _WORD.fullmatch(value) is None or _FAULT.search(value):
+        raise UpstreamFailed(f"The upstream sent text in place of an event: {value[:200]}", is_quoted=True)
+    return []
 
 
 class EventParser:
@@ -58,6 +103,11 @@ class EventParser:
     def close(self) -> list[bytes]:
         """The data of a last event whose blank line never came."""
         return _events(self._take(b""))
+
+    @property
+    def pending(self) -> int:
+        """How many bytes of an unfinished event are kept."""
+        return len(self._kept)
 
     def _is_between(self, data: bytes) -> bool:
         """Whether nothing is left over from before, and `data` is plain enough to be taken as it is."""
@@ -101,7 +151,13 @@ def _events(block: bytes) -> list[bytes]:
 
 
 def _data_of(event: bytes) -> bytes:
-    return b"\n".join(_value(line) for line in event.split(b"\n") if line == b"data" or line.startswith(b"data:"))
+    lines = event.split(b"\n")
+    data = b"\n".join(_value(line) for line in lines if line == b"data" or line.startswith(b"data:"))
+    is_error = any(line.startswith(b"event:") and line[6:].strip() == b"error" for line in lines)
+    if is_error and not data.lstrip().startswith(b"{"):  # the name of the event is all that says so
+        text = data.decode("utf-8", "replace") or "The upstream sent an event that is called error."
+        return b'{"error":%b}' % json.dumps(text).encode()
+    return data
 
 
 def _value(line: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Token counts under one set of names, whatever the host calls them (contract B.17)."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ class Usage(Struct, gc=False):
 
 
 _MAX_COUNT = 2**53  # beyond it JavaScript's numbers are no longer exact
+_DIGITS = re.compile(r"\s*\d{1,16}\s*", re.ASCII)  # some hosts write numbers as strings
 _PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _PROMPT = ("prompt_tokens", "input_tokens", "prompt_eval_count", "num_prompt_tokens", "prompt_token_count")
 _COMPLETION = (
@@ -46,8 +48,25 @@ _COMPLETION = (
     "num_completion_tokens",
     "generation_token_count",
 )
-_CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
-_CACHE_WRITE = ("cache_write_tokens", "created_cache_tokens", "cache_creation_input_tokens")
+_CACHED = (
+    "cached_tokens",
+    "prompt_cache_hit_tokens",
+    "cache_read_input_tokens",
+    "cache_read_tokens",
+    "num_cached_tokens",
+)
+_CACHE_WRITE = (
+    "cache_write_tokens",
+    "created_cache_tokens",
+    "cache_creation_input_tokens",
+    "cache_creation_tokens",
+)
+_COUNTS = (*_PROMPT, *_COMPLETION, "total_tokens")
+
+
+def counts_anything(raw: Mapping[str, Any]) -> bool:
+    """Whether a host's `usage` says how many tokens there were: some send `{}`, or zeros, beside the real one."""
+    return any(_first(raw, (name,)) for name in _COUNTS)
 
 
 def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
@@ -57,9 +76,11 @@ def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
     """
     if (plain := _plain(raw)) is not None:
         return plain
-    prompt = _first(raw, _PROMPT) or 0
-    completion = _first(raw, _COMPLETION) or 0
-    total = _first(raw, ("total_tokens",))
+    prompt, completion, total = _first(raw, _PROMPT), _first(raw, _COMPLETION), _first(raw, ("total_tokens",))
+    if prompt is None:
+        prompt = max(0, (total or 0) - (completion or 0))
+    if completion is None:
+        completion = max(0, (total or 0) - prompt)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -129,7 +150,9 @@ def _either(near: Mapping[str, Any], far: Mapping[str, Any], names: tuple[str, .
 def _first(raw: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = raw.get(name)
-        if isinstance(value, int | float) and abs(value) < _MAX_COUNT:  # not NaN, not infinite
+        if isinstance(value, str) and _DIGITS.fullmatch(value):
+            value = int(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_COUNT:  # no NaN
             return max(0, int(value))
     return None
 

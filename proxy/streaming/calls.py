@@ -1,14 +1,14 @@
 """One tool call while it comes in pieces: which piece belongs to which call, and what it holds (contract R-TOOL)."""
 
-import json
-
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from proxy.protocol import lenient
 from proxy.protocol.chat import ToolCall
 from proxy.protocol.request import json_type
 from proxy.streaming.allowance import Allowance
-from proxy.streaming.markup import begun_markup, without_markup
+from proxy.streaming.markup import is_tag, trailing_tag
+from proxy.streaming.surrogates import Halves
 from proxy.streaming.values import is_given, on_one_line
 
 _text = msgspec.json.Decoder(str)
@@ -28,7 +28,8 @@ class Slot:
     __slots__ = (
         "arguments",
         "custom",
-        "had_markup",
+        "extra_content",
+        "halves",
         "held",
         "id",
         "index",
@@ -48,43 +49,52 @@ class Slot:
         self.arguments: list[str] = []
         self.size = 0  # of the arguments
         self.custom: Raw | UnsetType = UNSET
+        self.extra_content: Raw | UnsetType = UNSET  # as it was told
         self.is_told = False
-        self.held = ""
-        self.had_markup = False
+        self.halves = Halves()
+        self.held = ""  # what may be a tag at the end
 
-    def take(self, arguments: str) -> str:
-        """Row 70: a piece of the arguments without tags; what may be the beginning of one waits for its end."""
-        if not self.held and "<" not in arguments:
+    def take(self, arguments: str, *, strips_tag: bool) -> str:
+        """A piece of the arguments, less what has to wait for the next one: half a character, the tag of row 70."""
+        if self.halves or not arguments.isascii():
+            arguments = self.halves.join("arguments", arguments)
+        if not strips_tag or not (self.held or "<" in arguments):
             return arguments
         text = self.held + arguments
-        end = len(text) - begun_markup(text)
+        end = trailing_tag(text)
         self.held = text[end:]
-        return self._strip(text[:end])
+        return text[:end]
 
     def take_rest(self) -> str:
-        """What still waits when the call has ended."""
-        rest, self.held = self.held, ""
-        return self._strip(rest)
-
-    def _strip(self, text: str) -> str:
-        stripped = without_markup(text)
-        self.had_markup = self.had_markup or stripped != text
-        return stripped
+        """What still waits when the call has ended; row 70's tag goes where the arguments are JSON without it alone."""
+        rest, self.held = self.held + self.halves.take_rest("arguments"), ""
+        if not is_tag(rest):
+            return rest
+        arguments = "".join(self.arguments)
+        return "" if is_json(arguments) and not is_json(arguments + rest) else rest
 
 
 def slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[Slot], rereads: Allowance) -> Slot | None:
-    """The call that this piece continues, or None where it begins a new one."""
-    if call.index is None:
-        slot = slots[-1] if slots else None
-    else:
-        slot = next((slot for slot in reversed(slots) if slot.key == call.index), None)
-    if slot is None or (call.id and slot.id and call.id != slot.id):
+    """The call that this piece continues, or None where it begins a new one.
+
+    A piece continues the call of its index, else that of its id, else the last one. A new id alone begins no call, as
+    some hosts make one for each piece. A new name does, and a name that comes again behind whole arguments, or with a
+    new id where there is no index.
+    """
+    if not slots:
         return None
-    if name and not call.id:
-        is_other = bool(slot.name) and name != slot.name
-        if is_other or (arguments and _is_complete(slot, rereads)):
+    of_id = next((slot for slot in reversed(slots) if slot.id == call.id), None) if call.id else None
+    of_index = None
+    if call.index is not None:
+        of_index = next((slot for slot in reversed(slots) if slot.key == call.index), None)
+        if of_index is None and (name or (call.id and of_id is None)):
             return None
-    return slot
+    slot = of_index or of_id or slots[-1]
+    if not name or (call.id and slot.id == call.id):
+        return slot
+    if (slot.name and name != slot.name) or (call.id and call.index is None):
+        return None
+    return None if (arguments or call.id) and _is_complete(slot, rereads) else slot
 
 
 def arguments_of(call: ToolCall) -> str:
@@ -99,20 +109,20 @@ def arguments_of(call: ToolCall) -> str:
 
 
 def _string(raw: Raw) -> str:
+    """May hold halves of surrogate pairs."""
     try:
         return _text.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        value = json.loads(bytes(raw).decode("utf-8", "replace"), strict=False)
-        return str(value).encode("utf-8", "replace").decode()
+        return str(lenient.loads(bytes(raw)))
 
 
 def custom_of(value: Raw | UnsetType, *, is_first: bool) -> Raw | UnsetType:
     """The `custom` of a piece in OpenAI's form: with its name in the first one only."""
     if not is_given(value, "object"):
         return UNSET
-    given = msgspec.json.decode(on_one_line(value), type=_Custom)
-    piece = {"input": given.input or ""}
-    return Raw(_encode({"name": given.name or ""} | piece if is_first else piece))
+    given = lenient.convert(lenient.loads(bytes(on_one_line(value))), _Custom) or _Custom()
+    piece = {"input": lenient.sound(given.input or "")}
+    return Raw(_encode({"name": lenient.sound(given.name or "")} | piece if is_first else piece))
 
 
 def _is_complete(slot: Slot, rereads: Allowance) -> bool:
@@ -127,6 +137,6 @@ def is_json(text: str) -> bool:
     """Whether arguments are whole."""
     try:
         msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
     return True

@@ -1,28 +1,44 @@
 """Sinks for `/v1/chat/completions`: chunks of `chat.completion.chunk`, or one `chat.completion` (contract A.2, A.3)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from proxy.protocol.chat import TopLevel
 from proxy.protocol.reasoning import ReasoningFormat, reasoning_names
 from proxy.protocol.usage import Usage
-from proxy.streaming.choices import Extra, FinishReason, Sink, ToolPiece
+from proxy.streaming.finish import FinishReason
 from proxy.streaming.logprobs import canonical_logprobs
-from proxy.streaming.sinks import Envelope, head, joined_logprobs, marked, whole
+from proxy.streaming.sinks import Envelope, Extra, Sink, ToolPiece, head, joined_logprobs, marked, whole
 
+_CHUNK = "chat.completion.chunk"
+_TOP_LEVEL: tuple[TopLevel, ...] = get_args(TopLevel)
+_SAYS_NOTHING = frozenset({"annotations", "reasoning_details", "extra_content"})  # of extras, in place of a content
 _encode = msgspec.json.Encoder().encode
 
 
 class ChatWriter:
     """Chunks of `chat.completion.chunk`; reasoning goes under the names that `form` asks for."""
 
-    __slots__ = ("_head", "_pieces", "_reasoning_names", "_tail", "_wants_usage", "mark", "payloads")
+    __slots__ = (
+        "_envelope",
+        "_head",
+        "_pieces",
+        "_reasoning_names",
+        "_tail",
+        "_top_level",
+        "_wants_usage",
+        "mark",
+        "payloads",
+    )
 
     def __init__(self, envelope: Envelope, *, wants_usage: bool, form: ReasoningFormat = "reasoning_content") -> None:
         self._reasoning_names = reasoning_names(form)
-        self._head = head(envelope, "chat.completion.chunk")
+        self._envelope = envelope
+        self._top_level: dict[str, Raw] = {}
+        self._head = head(envelope, _CHUNK)
         # every chunk but the last says "usage":null to a caller who asked for usage (contract A.3, rule 5)
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
@@ -38,12 +54,21 @@ class ChatWriter:
         before, after = self._pieces_for(0)
         return before + after
 
+    def top_level(self, name: TopLevel, value: Raw) -> None:
+        """The moderation has a chunk of its own; the others stand in every chunk from now on."""
+        if name == "moderation":
+            self.payloads.append(marked(self._head + self._tail, b'"moderation":' + bytes(value)))
+            return
+        self._top_level[name] = value
+        self._head = head(self._envelope, _CHUNK, self._top_level)
+        self._pieces.clear()
+
     def open(self, index: int) -> None:
         self._put(index, b'"role":"assistant","content":"","refusal":null')
 
     def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
         if logprobs is None:
-            before, after = self._pieces[index]
+            before, after = self._pieces_for(index)
             self.payloads.append(b"".join((before, b'"content":', _encode(text), after)))
             return
         delta = b'{"content":%b}' % _encode(text)
@@ -109,13 +134,17 @@ class AssembledChoice:
 class ChatAssembler:
     """One `chat.completion`; reasoning goes under the names that `form` asks for."""
 
-    __slots__ = ("_choices", "_envelope", "_reasoning_names", "_usage")
+    __slots__ = ("_choices", "_envelope", "_reasoning_names", "_top_level", "_usage")
 
     def __init__(self, envelope: Envelope, *, form: ReasoningFormat = "reasoning_content") -> None:
         self._envelope = envelope
         self._reasoning_names = reasoning_names(form)
         self._choices: dict[int, AssembledChoice] = {}
         self._usage: Usage | UnsetType = UNSET
+        self._top_level: dict[str, Raw] = {}
+
+    def top_level(self, name: TopLevel, value: Raw) -> None:
+        self._top_level[name] = value
 
     def open(self, index: int) -> None:
         self._choices[index] = AssembledChoice()
@@ -158,6 +187,9 @@ class ChatAssembler:
 
     def replay(self, sink: Sink) -> None:
         """Tell another sink all of it."""
+        for field in _TOP_LEVEL:
+            if field in self._top_level:
+                sink.top_level(field, self._top_level[field])
         for index, choice in sorted(self._choices.items()):
             sink.open(index)
             if choice.reasoning:
@@ -177,11 +209,13 @@ class ChatAssembler:
     def to_json(self) -> bytes:
         names = self._reasoning_names
         choices = [_chat_choice(index, choice, names) for index, choice in sorted(self._choices.items())]
-        return whole(self._envelope, "chat.completion", choices, self._usage)
+        return whole(self._envelope, "chat.completion", choices, self._usage, self._top_level)
 
 
 def _tool_delta(piece: ToolPiece) -> dict[str, Any]:
     delta: dict[str, Any] = {"index": piece.index}
+    if piece.extra_content is not UNSET:
+        delta["extra_content"] = piece.extra_content
     is_custom = piece.custom is not UNSET
     if piece.id is not None:
         delta |= {"id": piece.id, "type": "custom" if is_custom else "function"}
@@ -195,11 +229,12 @@ def _tool_delta(piece: ToolPiece) -> dict[str, Any]:
 
 def _tool_call(pieces: list[ToolPiece]) -> dict[str, Any]:
     first = pieces[0]
+    extra = next(({"extra_content": piece.extra_content} for piece in pieces if piece.extra_content is not UNSET), {})
     if first.custom is not UNSET:
         custom = _joined([piece.custom for piece in pieces if piece.custom is not UNSET])
-        return {"id": first.id, "type": "custom", "custom": custom}
+        return {"id": first.id, "type": "custom", "custom": custom} | extra
     function = {"name": first.name, "arguments": "".join(piece.arguments for piece in pieces)}
-    return {"id": first.id, "type": "function", "function": function}
+    return {"id": first.id, "type": "function", "function": function} | extra
 
 
 def _joined(values: list[Raw]) -> object:
@@ -217,11 +252,12 @@ def _joined(values: list[Raw]) -> object:
 
 def _chat_choice(index: int, choice: AssembledChoice, reasoning_names: Sequence[str]) -> dict[str, Any]:
     text = "".join(choice.text)
+    says_otherwise = choice.tools or choice.refusal or choice.extras.keys() - _SAYS_NOTHING
     message: dict[str, Any] = {
         "role": "assistant",
-        # OpenAI answers null where only tools are called or a refusal is given
-        "content": text if text or not (choice.tools or choice.refusal or choice.extras) else None,
+        "content": None if says_otherwise and not text else text,  # as OpenAI answers
         "refusal": "".join(choice.refusal) or None,
+        "annotations": [],
     }
     if choice.reasoning:
         message |= dict.fromkeys(reasoning_names, "".join(choice.reasoning))

@@ -14,8 +14,9 @@ from msgspec import UNSET, Raw, Struct
 from proxy.protocol.raw import as_list, as_object, as_text
 from proxy.protocol.request import Fields, json_type
 from proxy.streaming.allowance import Allowance
-from proxy.streaming.choices import Extra, FinishReason, Sink, ToolPiece
 from proxy.streaming.filters import Filter
+from proxy.streaming.finish import FinishReason
+from proxy.streaming.sinks import Extra, Sink, ToolPiece
 
 Form = Literal["", "object", "value"]
 

@@ -6,11 +6,12 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from proxy.protocol.chat import TopLevel
 from proxy.protocol.usage import Usage
 from proxy.streaming.chat import AssembledChoice, ChatAssembler
-from proxy.streaming.choices import Extra, FinishReason, ToolPiece
+from proxy.streaming.finish import FinishReason
 from proxy.streaming.logprobs import legacy_logprobs, length
-from proxy.streaming.sinks import Envelope, head, joined_logprobs, marked, whole
+from proxy.streaming.sinks import Envelope, Extra, ToolPiece, head, joined_logprobs, marked, whole
 
 _encode = msgspec.json.Encoder().encode
 
@@ -18,9 +19,10 @@ _encode = msgspec.json.Encoder().encode
 class CompletionWriter:
     """Chunks of `text_completion`; reasoning and tools have no place there."""
 
-    __slots__ = ("_head", "_offsets", "_tail", "_wants_usage", "mark", "payloads")
+    __slots__ = ("_envelope", "_head", "_offsets", "_tail", "_wants_usage", "mark", "payloads")
 
     def __init__(self, envelope: Envelope, *, wants_usage: bool) -> None:
+        self._envelope = envelope
         self._head = head(envelope, "text_completion")
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
@@ -34,6 +36,10 @@ class CompletionWriter:
 
     def heartbeat(self) -> bytes:
         return self._chunk(0, b'""', b"null", b"null")
+
+    def top_level(self, name: TopLevel, value: Raw) -> None:
+        if name == "system_fingerprint":
+            self._head = head(self._envelope, "text_completion", {name: value})
 
     def open(self, index: int) -> None:
         """A legacy stream has no opening chunk."""
@@ -80,7 +86,7 @@ class CompletionAssembler(ChatAssembler):
 
     def to_json(self) -> bytes:
         choices = [_completion_choice(index, choice) for index, choice in sorted(self._choices.items())]
-        return whole(self._envelope, "text_completion", choices, self._usage)
+        return whole(self._envelope, "text_completion", choices, self._usage, self._top_level)
 
 
 def _completion_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:

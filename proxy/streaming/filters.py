@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from proxy.protocol.chat import TopLevel
 from proxy.protocol.reasoning import ReasoningFormat
 from proxy.protocol.usage import Usage
 from proxy.streaming.allowance import Allowance
-from proxy.streaming.choices import Extra, FinishReason, Sink, ToolPiece
+from proxy.streaming.finish import FinishReason
+from proxy.streaming.sinks import Extra, Sink, ToolPiece
 
 _encode = msgspec.json.Encoder().encode
 _MAX_THOUGHTS = 8 * 1024 * 1024  # bytes; a longer reasoning is not worth remembering
@@ -29,6 +31,9 @@ class Filter:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+
+    def top_level(self, name: TopLevel, value: Raw) -> None:
+        self._sink.top_level(name, value)
 
     def open(self, index: int) -> None:
         self._sink.open(index)

@@ -6,15 +6,63 @@ E.4).
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
+from proxy.protocol.chat import TopLevel
 from proxy.protocol.usage import Usage
-from proxy.streaming.choices import Sink
+from proxy.streaming.finish import FinishReason
+
+Extra = Literal["annotations", "audio", "function_call", "reasoning_details", "extra_content", "images"]
 
 _encode = msgspec.json.Encoder().encode
+
+
+class ToolPiece(Struct, gc=False):
+    """A piece of a tool call; `id` and `name` in its first piece only, `arguments` or `custom` in any.
+
+    `extra_content` is an object of the host's that must come back with the call; in one piece only.
+    """
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+    custom: Raw | UnsetType = UNSET
+    extra_content: Raw | UnsetType = UNSET
+
+
+class Sink(Protocol):
+    """Who is told. Calls come in order: `open` first, `finish` once, nothing for a choice after its `finish`."""
+
+    def top_level(self, name: TopLevel, value: Raw) -> None:
+        """A field of the whole answer, beside its choices; one line. Each name comes once."""
+
+    def open(self, index: int) -> None:
+        """A choice begins."""
+
+    def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
+        """Text of the answer; may be empty only beside `logprobs`."""
+
+    def reasoning(self, index: int, text: str) -> None:
+        """Text of the thinking; never empty."""
+
+    def refusal(self, index: int, text: str) -> None:
+        """Text of a refusal; never empty."""
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        """A piece of a tool call."""
+
+    def extra(self, index: int, name: Extra, value: Raw) -> None:
+        """What is passed on as it is; one line, never null."""
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        """The choice is complete."""
+
+    def usage(self, usage: Usage) -> None:
+        """All choices are complete, and this is what they took."""
 
 
 class Envelope(Struct, frozen=True, gc=False):
@@ -48,10 +96,10 @@ class Assembler(Sink, Protocol):
         """The whole answer."""
 
 
-def head(envelope: Envelope, kind: str) -> bytes:
+def head(envelope: Envelope, kind: str, top_level: Mapping[str, Raw] | None = None) -> bytes:
     """The beginning of every chunk, up to the bracket that opens the choices."""
     fields = {"id": envelope.id, "object": kind, "created": envelope.created, "model": envelope.model}
-    return _encode(fields)[:-1] + b',"choices":['
+    return _encode({**fields, **(top_level or {})})[:-1] + b',"choices":['
 
 
 def marked(payload: bytes, mark: bytes) -> bytes:
@@ -59,7 +107,13 @@ def marked(payload: bytes, mark: bytes) -> bytes:
     return b"%b,%b}" % (payload[:-1], mark)
 
 
-def whole(envelope: Envelope, kind: str, choices: list[dict[str, Any]], usage: Usage | UnsetType) -> bytes:
+def whole(
+    envelope: Envelope,
+    kind: str,
+    choices: list[dict[str, Any]],
+    usage: Usage | UnsetType,
+    top_level: Mapping[str, Raw],
+) -> bytes:
     """A whole answer in OpenAI's field order."""
     fields: dict[str, Any] = {
         "id": envelope.id,
@@ -70,7 +124,7 @@ def whole(envelope: Envelope, kind: str, choices: list[dict[str, Any]], usage: U
     }
     if usage is not UNSET:
         fields["usage"] = usage
-    return _encode(fields)
+    return _encode({**fields, **top_level})
 
 
 def joined_logprobs(entries: list[Mapping[str, Any]]) -> dict[str, Any] | None:

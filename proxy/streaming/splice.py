@@ -11,9 +11,11 @@ from typing import Any
 from msgspec import Raw
 
 from proxy.errors import StreamBroken
+from proxy.protocol.chat import TopLevel
 from proxy.protocol.usage import Usage, sum_usage
 from proxy.streaming.allowance import Allowance
-from proxy.streaming.choices import Extra, FinishReason, Sink, ToolPiece
+from proxy.streaming.finish import FinishReason
+from proxy.streaming.sinks import Extra, Sink, ToolPiece
 
 MAX_OVERLAP = 64  # characters
 _SURE = 8  # so many characters, of ...
@@ -82,6 +84,11 @@ class Splice:
         self._parts.append(self._tokens)
         self._size, self._held = 0, ""
         self._is_joining = self._has_more = True
+
+    def top_level(self, name: TopLevel, value: Raw) -> None:
+        """Of the first part, which the caller was told."""
+        if not self._has_more:
+            self._sink.top_level(name, value)
 
     def open(self, index: int) -> None:
         """Told once."""

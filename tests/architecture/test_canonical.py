@@ -109,7 +109,7 @@ def test_an_unlawful_stream_is_refused(text):
     ],
 )
 def test_an_unlawful_answer_is_refused(change):
-    message = {"role": "assistant", "content": "Hi", "refusal": None}
+    message = {"role": "assistant", "content": "Hi", "refusal": None, "annotations": []}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     answer = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
     assert read_answer(json.dumps(answer).encode(), "chat", "m", ()) == {

@@ -72,7 +72,7 @@ def best_us(call: Callable[[], object], calls: int = _CALLS) -> float:
     return min(taken) / calls * 1e6
 
 
-_READING = Reading(thought_tags=("think",), looks_for_calls=True)
+_READING = Reading(thought_tags=("think",), repairs_markup=True)
 
 
 def normalise_us() -> float:

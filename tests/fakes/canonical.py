@@ -10,6 +10,10 @@ from typing import Any
 
 _ERROR_TYPES = {"invalid_request_error", "rate_limit_error", "upstream_error", "server_error"}
 _FINISHES = {"stop", "length", "tool_calls", "content_filter", "function_call"}
+# beside the choices, where the caller asked for them or the host is OpenAI or Azure
+_TOP_LEVEL = {"service_tier", "system_fingerprint", "moderation"}
+# what is not OpenAI's, and must come back with the next turn
+_TRAVELS = ("reasoning_details", "extra_content", "images")
 _KINDS = {"chat": ("chatcmpl-", "chat.completion"), "completions": ("cmpl-", "text_completion")}
 
 
@@ -26,7 +30,7 @@ def read_answer(body: bytes, endpoint: str, model: str, reasoning_names: Sequenc
     if endpoint == "embeddings":
         return _embeddings(told, model)
     prefix, kind = _KINDS[endpoint]
-    assert told.keys() - {"usage"} == {"id", "object", "created", "model", "choices"}
+    assert told.keys() - {"usage"} - _TOP_LEVEL == {"id", "object", "created", "model", "choices"}
     assert told["id"].startswith(prefix)
     assert told["object"] == kind
     assert type(told["created"]) is int
@@ -34,6 +38,8 @@ def read_answer(body: bytes, endpoint: str, model: str, reasoning_names: Sequenc
     assert [choice["index"] for choice in told["choices"]] == list(range(len(told["choices"])))
     read = _whole_choice if endpoint == "chat" else _whole_text
     outcome = {"choices": [read(choice, reasoning_names) for choice in told["choices"]]}
+    assert all(told[name] for name in _TOP_LEVEL & told.keys())
+    outcome |= {name: told[name] for name in _TOP_LEVEL & told.keys()}
     return outcome | ({"usage": _usage(told["usage"])} if "usage" in told else {})
 
 
@@ -71,13 +77,14 @@ class _StreamReader:
         self._wants_usage = wants_usage
         self._head: tuple | None = None
         self._choices: list[_Accumulated] = []
+        self._top_level: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
 
     def outcome(self) -> dict[str, Any]:
         """What a caller has at the end."""
         assert self._error is not None or all(choice.finish for choice in self._choices), "a choice without a finish"
-        told: dict[str, Any] = {"choices": [choice.plain() for choice in self._choices]}
+        told: dict[str, Any] = {"choices": [choice.plain() for choice in self._choices]} | self._top_level
         if self._usage is not None:
             told["usage"] = self._usage
         if self._error is not None:
@@ -92,6 +99,10 @@ class _StreamReader:
             self._error = _error(chunk["error"])
             return
         self._check_envelope(chunk)
+        self._top_level |= {name: chunk[name] for name in _TOP_LEVEL & chunk.keys()}
+        if "moderation" in chunk:
+            assert chunk["choices"] == [], "the moderation has a chunk of its own"
+            return
         if not chunk["choices"]:
             assert self._wants_usage, "usage that was not asked for"
             self._usage = _usage(chunk["usage"])
@@ -101,7 +112,7 @@ class _StreamReader:
             self._read_choice(choice)
 
     def _check_envelope(self, chunk: dict[str, Any]) -> None:
-        assert chunk.keys() == {"id", "object", "created", "model", "choices"} | (
+        assert chunk.keys() - _TOP_LEVEL == {"id", "object", "created", "model", "choices"} | (
             {"usage"} if self._wants_usage else set()
         )
         head = chunk["id"], chunk["object"], chunk["created"], chunk["model"]
@@ -139,6 +150,7 @@ class _StreamReader:
             "function_call",
             "audio",
             "annotations",
+            *_TRAVELS,
             *self._names,
         }
         assert all(value is not None for value in delta.values()), "a null in a delta"
@@ -149,7 +161,7 @@ class _StreamReader:
             choice.add_text("reasoning", reasoning)
         for call in delta.get("tool_calls", ()):
             choice.add_call(call)
-        for name in ("function_call", "audio", "annotations"):
+        for name in ("function_call", "audio", "annotations", *_TRAVELS):
             if name in delta:
                 choice.add_extra(name, delta[name])
 
@@ -200,15 +212,17 @@ class _Accumulated:
         index = call["index"]
         kind = "custom" if "custom" in call else "function"
         if index == len(self._calls):
-            assert call.keys() == {"index", "id", "type", kind}
+            assert call.keys() - {"extra_content"} == {"index", "id", "type", kind}
             assert call["type"] == kind
             whole = {"name", "input" if kind == "custom" else "arguments"}
             assert call[kind].keys() == whole, "the first delta of a call has its name and the beginning of its input"
             self._calls.append({name: value for name, value in call.items() if name != "index"})
             return
-        assert call.keys() == {"index", kind}
+        assert call.keys() - {"extra_content"} == {"index", kind}
         assert call[kind].keys() == {"input" if kind == "custom" else "arguments"}
-        self._calls[index][kind] = _joined(self._calls[index][kind], call[kind])
+        for name in (kind, "extra_content"):
+            if name in call:
+                self._calls[index][name] = _joined(self._calls[index].get(name), call[name])
 
     def end(self, reason: str | None) -> None:
         if reason is not None:
@@ -219,8 +233,8 @@ class _Accumulated:
 def _whole_choice(choice: dict[str, Any], reasoning_names: Sequence[str]) -> dict[str, Any]:
     assert choice.keys() == {"index", "message", "logprobs", "finish_reason"}
     message = choice["message"]
-    extras = {"tool_calls", "function_call", "audio", "annotations"}
-    assert message.keys() - extras - set(reasoning_names) == {"role", "content", "refusal"}
+    extras = {"tool_calls", "function_call", "audio", *_TRAVELS}
+    assert message.keys() - extras - set(reasoning_names) == {"role", "content", "refusal", "annotations"}
     assert message["role"] == "assistant"
     assert choice["finish_reason"] in _FINISHES
     told = {name: message[name] for name in ("content", "refusal") if message[name] is not None}
@@ -229,7 +243,9 @@ def _whole_choice(choice: dict[str, Any], reasoning_names: Sequence[str]) -> dic
         told["reasoning"] = reasoning
     if "tool_calls" in message:
         told["tool_calls"] = _whole_calls(message["tool_calls"])
-    told |= {name: message[name] for name in ("function_call", "audio", "annotations") if name in message}
+    told |= {name: message[name] for name in ("function_call", "audio", *_TRAVELS) if name in message}
+    if message["annotations"]:
+        told["annotations"] = message["annotations"]
     if (logprobs := _logprobs(choice["logprobs"])) is not None:
         told["logprobs"] = logprobs
     return told | {"finish": choice["finish_reason"]}
@@ -246,7 +262,7 @@ def _whole_calls(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     assert calls, "an empty list of calls"
     for call in calls:
         kind = "custom" if "custom" in call else "function"
-        assert call.keys() == {"id", "type", kind}
+        assert call.keys() - {"extra_content"} == {"id", "type", kind}
         assert call["type"] == kind
         assert call[kind].keys() == {"name", "input" if kind == "custom" else "arguments"}
     _check_ids(calls)
@@ -260,11 +276,12 @@ def _check_ids(calls: list[dict[str, Any]]) -> None:
 
 
 def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
+    extra = {"extra_content": call["extra_content"]} if "extra_content" in call else {}
     if "custom" in call:
-        return {"custom": call["custom"], "id": call["id"]}
+        return {"custom": call["custom"], "id": call["id"]} | extra
     function = call["function"]
     assert all(type(text) is str for text in function.values())
-    return {"name": function["name"], "arguments": function["arguments"], "id": call["id"]}
+    return {"name": function["name"], "arguments": function["arguments"], "id": call["id"]} | extra
 
 
 def _reasoning(holder: dict[str, Any], names: Sequence[str]) -> str | None:

@@ -87,6 +87,7 @@ class ToolCall(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_de
     arguments: str | None = None
     custom: dict[str, str] | None = None
     id: str | None = None
+    extra_content: dict[str, Any] | None = None
 
 
 class Choice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -101,6 +102,9 @@ class Choice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defa
     annotations: list[Any] | None = None
     audio: dict[str, Any] | None = None
     function_call: dict[str, str] | None = None
+    reasoning_details: list[Any] | None = None
+    extra_content: dict[str, Any] | None = None
+    images: list[Any] | None = None
 
 
 class Failure(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +124,9 @@ class Outcome(Choice, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
     usage: dict[str, Any] | None = None
     error: Failure | None = None
     embeddings: list[list[float]] | None = None
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+    moderation: dict[str, Any] | None = None
 
     @property
     def is_refusal(self) -> bool:
@@ -136,6 +143,8 @@ class Outcome(Choice, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
         else:
             alone = msgspec.convert(msgspec.to_builtins(self), _Lenient)
             told["choices"] = [msgspec.to_builtins(choice) for choice in self.choices or [alone]]
+        beside = {name: getattr(self, name) for name in ("service_tier", "system_fingerprint", "moderation")}
+        told |= {name: value for name, value in beside.items() if value is not None}
         if self.usage is not None:
             told["usage"] = self.usage
         if self.error is not None:

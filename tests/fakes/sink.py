@@ -7,6 +7,9 @@ class RecordingSink:
     def __init__(self) -> None:
         self.calls = []
 
+    def top_level(self, name, value) -> None:
+        self.calls.append(("top_level", name, bytes(value)))
+
     def open(self, index) -> None:
         self.calls.append(("open", index))
 

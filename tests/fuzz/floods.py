@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
+from msgspec import Raw
+
 from proxy.dialects import events
 from proxy.errors import ProxyError
 from proxy.protocol.chat import Reading
@@ -21,7 +23,8 @@ from proxy.streaming.sinks import Envelope
 
 _SIZE = 100 * 1024 * 1024
 _READ = 64 * 1024
-_READING = Reading(thought_tags=("think",), looks_for_calls=True, repairs_silence=True)
+_TOOLS = Raw(b'[{"type":"function","function":{"name":"f"}}]')
+_READING = Reading(thought_tags=("think",), repairs_markup=True, tools=_TOOLS, repairs_silence=True)
 _BEGIN = "<｜tool▁calls▁begin｜>"
 
 

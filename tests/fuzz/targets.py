@@ -37,12 +37,12 @@ _LEGACY = Envelope("cmpl-own", 1_700_000_000, _MODEL)
 _OTHER_PARSES = {dialect.parse for dialect in DIALECTS.values()} - {events.parse}
 _WAYS: tuple[tuple[Reading, ReasoningFormat], ...] = (
     (Reading(), "reasoning_content"),
-    (Reading(thought_tags=("think", "reasoning"), looks_for_calls=True), "reasoning_content"),
-    (Reading(thought_tags=("think",), begins_in_thought=True, looks_for_calls=True, one_call=True), "both"),
-    (Reading(thought_tags=("think",), looks_for_calls=True, may_call=False, repairs_silence=True), "think_tags"),
-    (Reading(looks_for_calls=True, repairs_silence=True, numbers_calls=True), "hidden"),
+    (Reading(thought_tags=("think", "reasoning"), repairs_markup=True), "reasoning_content"),
+    (Reading(thought_tags=("think",), begins_in_thought=True, repairs_markup=True, one_call=True), "both"),
+    (Reading(thought_tags=("think",), repairs_markup=True, may_call=False, repairs_silence=True), "think_tags"),
+    (Reading(repairs_markup=True, repairs_silence=True, numbers_calls=True), "hidden"),
 )
-_FUNCTIONS = Reading(thought_tags=("think",), looks_for_calls=True, one_call=True)  # what callers of `functions` get
+_FUNCTIONS = Reading(thought_tags=("think",), repairs_markup=True, one_call=True)  # what callers of `functions` get
 _CARDS = (
     UNKNOWN,
     Card(thinking="always", reasoning_history="required", max_output_tokens=10, context_window=20, vision=False),

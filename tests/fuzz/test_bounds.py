@@ -11,7 +11,6 @@ _MOST_MB = 64
 _TOO_LONG_EVENT = "upstream_failed: The upstream sent an event of more than 8388608 bytes."
 _NOTHING = "upstream_failed: The upstream's answer holds no choices."
 _NO_END = "upstream_disconnected: The upstream's answer ended before it was complete."
-_TOO_LONG_MARKUP = "tool_call_unparsable: The model wrote a tool call as text, which is too long."
 _TOO_MUCH = "upstream_failed: The upstream's answer holds more than can be kept."
 _ENDS = {
     "an event without an end": _TOO_LONG_EVENT,
@@ -24,8 +23,8 @@ _ENDS = {
     "thinking": _NO_END,
     "thinking between tags": _NO_END,
     "white space where a tag may begin": _NO_END,
-    "a call in markup": _TOO_LONG_MARKUP,
-    "a call in markup, in small pieces": _TOO_LONG_MARKUP,
+    "a call in markup": _NO_END,
+    "a call in markup, in small pieces": _NO_END,
     "arguments of a call": _TOO_MUCH,
     "arguments of a call, in small pieces": _TOO_MUCH,
     "a name that does not come": _TOO_MUCH,

@@ -182,7 +182,7 @@ def calls(choice, seen) -> list[dict]:
     flat = [
         {"id": call.get("id"), "name": call["custom"]["name"], "arguments": call["custom"]["input"]}
         if "custom" in call
-        else {"id": None} | call
+        else {"id": None} | {name: value for name, value in call.items() if name != "extra_content"}
         for call in choice.get("tool_calls", ())
     ]
     pairs = beside(flat, seen.get("tool_calls", []))

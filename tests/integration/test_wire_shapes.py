@@ -276,9 +276,11 @@ async def test_a_unary_answer_is_rebuilt(client, upstream):
         "role",
         "content",
         "refusal",
+        "annotations",
         "reasoning_content",
         "tool_calls",
     }
+    assert message.annotations == []
     assert answer.id.startswith("chatcmpl-")
     assert answer.model == "m"
 

@@ -17,7 +17,10 @@ from proxy.streaming.sinks import Envelope
 
 ENVELOPE = Envelope("chatcmpl-own", 1_700_000_000, "public-name")
 REASONS = {"stop", "length", "tool_calls", "content_filter", "function_call"}
-DELTA_KEYS = {"content", "reasoning_content", "refusal", "tool_calls", "annotations", "audio", "function_call"}
+DELTA_KEYS = {
+    *("content", "reasoning_content", "refusal", "tool_calls", "annotations", "audio", "function_call"),
+    *("reasoning_details", "extra_content", "images"),
+}
 OPENING = {"role": "assistant", "content": "", "refusal": None}
 
 
@@ -87,7 +90,7 @@ def _check_tools(pieces) -> None:
         kind = "custom" if "custom" in piece else "function"
         if piece["index"] == begun:
             begun += 1
-            assert set(piece) == {"index", "id", "type", kind}
+            assert set(piece) - {"extra_content"} == {"index", "id", "type", kind}
             assert isinstance(piece["id"], str)
             assert piece["id"]
             assert piece["type"] == kind
@@ -95,7 +98,7 @@ def _check_tools(pieces) -> None:
                 assert set(piece["function"]) == {"name", "arguments"}
         else:
             assert piece["index"] < begun
-            assert set(piece) == {"index", kind}
+            assert set(piece) - {"extra_content"} == {"index", kind}
             if kind == "function":
                 assert set(piece["function"]) == {"arguments"}
         if kind == "function":

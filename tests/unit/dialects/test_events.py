@@ -10,6 +10,8 @@ from msgspec import UNSET
 from proxy.dialects import events
 from proxy.dialects.meta_llama import parse_native
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamLacksModel, UpstreamRateLimited, UpstreamRejected
+from proxy.protocol.chat import UNCLEAR
+from proxy.streaming.logprobs import canonical_logprobs
 
 
 def content(body: bytes) -> str | None:
@@ -44,31 +46,161 @@ def test_a_body_may_begin_with_blank_lines():
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        (b'{"content":"a\\ud83d"}', "a?"),
-        (b'{"content":"a\\ud83db"}', "a?b"),
+        (b'{"content":"a\\ud83d"}', "a\ud83d"),  # the other half may come with the next chunk
+        (b'{"content":"a\\ud83d\\ude00"}', "a\U0001f600"),
         (b'{"content":"a\xffb"}', "a\ufffdb"),
-        (b'{"content":["a"]}', None),
+        (b'{"content":["a","b"]}', "ab"),
         (b'{"content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}', "ab"),
-        (b'{"content":[{"type":"image"},{"type":"text","text":null}]}', ""),
+        (b'{"content":{"type":"text","text":"a"}}', "a"),
+        (b'{"content":{"answer":1}}', '{"answer": 1}'),
+        (b'{"content":[{"type":"image"},{"type":"text","text":null}]}', None),
+        (b'{"content":42}', "42"),
+        (b'{"content":true}', None),
         (b'{"content":"ok","x":NaN,"y":[Infinity,-Infinity]}', "ok"),
         (b'{"content":"ok","big":123456789012345678901234567890}', "ok"),
-        (b'{"content":"a\\ud83d","big":123456789012345678901234567890}', "a?"),
+        (b'{"content":"a\\ud83d","big":123456789012345678901234567890}', "a\ud83d"),
     ],
 )
 def test_what_the_strict_reader_refuses_is_mended(body, text):
-    """Half characters, bad UTF-8, NaN, and content as a list of parts (contract E.4, step 5)."""
-    if text is None:
-        with pytest.raises(UpstreamFailed):
-            events.parse(choice(body))
-    else:
-        assert content(choice(body)) == text
+    """Half characters, bad UTF-8, NaN, and content of odd types (contract E.4, step 5)."""
+    assert content(choice(body)) == text
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        *(b'"logprobs":[]', b'"logprobs":""', b'"finish_reason":{}', b'"finish_reason":[]', b'"finish_reason":0'),
+        *(b'"index":null', b'"index":{}', b'"usage":[]', b'"error":{}', b'"error":[]', b'"error":0', b'"text":{}'),
+    ],
+)
+def test_a_field_of_an_odd_type_is_left_out_of_a_choice(oddity):
+    [read] = events.parse(b'{"choices":[{"delta":{"content":"a"},%b}]}' % oddity).choices
+    assert read.delta.content == "a"
+    assert (read.index, read.logprobs or None) == (None, None)
+    assert read.finish_reason in (None, UNCLEAR)
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        *(b'"reasoning":{}', b'"reasoning":false', b'"reasoning_content":[]', b'"refusal":false', b'"refusal":{}'),
+        *(b'"tool_calls":{}', b'"tool_calls":""', b'"tool_calls":[null]', b'"tool_calls":false', b'"tool_calls":[[]]'),
+    ],
+)
+def test_a_field_of_an_odd_type_is_left_out_of_a_message(oddity):
+    delta = events.parse(choice(b'{"content":"a",%b}' % oddity)).choices[0].delta
+    assert delta.content == "a"
+    assert not any((delta.reasoning, delta.reasoning_content, delta.refusal, delta.tool_calls))
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        *(b'"usage":[]', b'"usage":""', b'"error":{}', b'"error":[]', b'"error":0', b'"error":{"message":"","code":0}'),
+        *(b'"service_tier":{}', b'"system_fingerprint":[]', b'"x_groq":""', b'"moderation":[]', b'"error":false'),
+    ],
+)
+def test_a_field_of_an_odd_type_is_left_out_of_a_chunk(oddity):
+    assert content(b'{"choices":[{"delta":{"content":"a"}}],%b}' % oddity) == "a"
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (b'{"id":7,"index":0,"function":{"name":"f"}}', ("7", "f")),
+        (b'{"id":"a","function":"f"}', ("a", "f")),
+        (b'{"id":"a","function":"{\\"name\\":\\"f\\"}"}', ("a", "f")),
+        (b'{"id":"a","index":"0","type":null,"function":{"name":"f","arguments":null}}', ("a", "f")),
+        (b'{"id":{},"name":"f","arguments":{"a":1}}', (None, "f")),
+        (b'{"id":"a","function":[]}', ("a", None)),
+    ],
+)
+def test_a_call_of_odd_types_is_taken_as_far_as_it_says_something(call, expected):
+    delta = events.parse(choice(b'{"tool_calls":[%b,null],"refusal":false}' % call)).choices[0].delta
+    [read] = delta.tool_calls
+    assert (read.id, read.function and read.function.name) == expected
+
+
+@pytest.mark.parametrize(
+    ("delta", "reasoning", "text"),
+    [
+        (b'{"content":[{"type":"thinking","thinking":[{"type":"text","text":"Hm."}]}]}', "Hm.", None),
+        (b'{"content":[{"type":"thinking","thinking":"Hm."},{"type":"text","text":"a"}]}', "Hm.", "a"),
+        (b'{"content":[{"type":"reasoning","text":"Hm."},{"type":"output_text","text":"a"}]}', "Hm.", "a"),
+        (b'{"content":[{"text":"Hm.","thought":true},{"text":"a"}]}', "Hm.", "a"),
+        (b'{"content":"a","reasoning_content":{"text":"Hm."}}', "Hm.", "a"),
+        (b'{"content":"a","reasoning_content":[{"type":"text","text":"H"},"m."]}', "Hm.", "a"),
+        (b'{"content":[{"type":"thinking","thinking":"x"},"a"],"reasoning_content":"Hm."}', "Hm.", "a"),
+    ],
+)
+def test_thinking_in_parts_is_reasoning(delta, reasoning, text):
+    """Mistral's, Anthropic's and Gemini's shapes, in chunks as in answers."""
+    for shape in (b'"delta":%b', b'"message":%b'):
+        [read] = events.parse(b'{"choices":[{"index":0,%b}]}' % (shape % delta)).choices
+        told = read.delta or read.message
+        assert (told.reasoning_content, told.content) == (reasoning, text)
+
+
+def test_a_refusal_and_a_picture_in_parts_go_to_their_fields():
+    parts = b'[{"type":"refusal","refusal":"no"},{"type":"image_url","image_url":{"url":"data:x"}}]'
+    delta = events.parse(choice(b'{"content":%b}' % parts)).choices[0].delta
+    assert (delta.content, delta.refusal) == (None, "no")
+    assert json.loads(bytes(delta.images)) == [{"type": "image_url", "image_url": {"url": "data:x"}}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices":{"message":{"content":"a"}}}',
+        b'{"choices":[null,{"message":"a"}]}',
+        b'{"choices":[{"message":{"content":"a"}},5]}',
+    ],
+)
+def test_choices_of_odd_types_are_taken_as_far_as_they_say_something(body):
+    assert [read.message.content for read in events.parse(body).choices] == ["a"]
+
+
+@pytest.mark.parametrize("where", [b'"delta":{"content":"half"}', b'"message":{"content":""}', b'"text":""'])
+@pytest.mark.parametrize("reason", [b'"stop"', b'"error"', b"null"])
+def test_an_error_on_the_choice_is_an_error(where, reason):
+    """OpenRouter says there that the model's provider has failed, whatever stands beside it."""
+    error = b'{"code":502,"message":"Provider returned error"}'
+    with pytest.raises(UpstreamFailed, match="Provider returned error"):
+        events.parse(b'{"choices":[{"index":0,%b,"finish_reason":%b,"error":%b}]}' % (where, reason, error))
+
+
+def test_minimax_says_in_a_corner_that_it_failed():
+    failed = b'{"choices":null,"base_resp":{"status_code":1004,"status_msg":"login fail"}}'
+    with pytest.raises(UpstreamFailed, match="login fail"):
+        events.parse(failed)
+    good = b'{"choices":[{"message":{"content":"a"}}],"base_resp":{"status_code":0,"status_msg":""}}'
+    assert events.parse(good).choices[0].message.content == "a"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "an empty body"),
+        (b" \n", "an empty body"),
+        (b"<html>502</html>", "a page of HTML"),
+        (b"no healthy upstream", "text in place of JSON: no healthy upstream"),
+        (b'{"id":"x","choi', "JSON that is broken"),
+        (b"\x1f\x8b\x08\x00\x00", "bytes that are no JSON"),
+        (b"null", "JSON that is no answer"),
+    ],
+)
+def test_what_is_no_json_is_told_in_words(body, words):
+    """Not by the name of a Python exception."""
+    with pytest.raises(UpstreamFailed, match=words) as caught:
+        events.parse(body)
+    assert "Error" not in caught.value.message
 
 
 def test_a_logprob_that_json_cannot_say_is_very_unlikely():
     """-9999.0 is OpenAI's number for it (R-LP)."""
     logprobs = b',"logprobs":{"content":[{"token":"a","logprob":-Infinity},{"token":"b","logprob":NaN}]}'
     [read] = events.parse(choice(b'{"content":"ab"}', logprobs)).choices
-    assert [entry["logprob"] for entry in read.logprobs["content"]] == [-9999.0, -9999.0]
+    assert [entry["logprob"] for entry in canonical_logprobs(read.logprobs)["content"]] == [-9999.0, -9999.0]
 
 
 @pytest.mark.parametrize(
@@ -114,12 +246,6 @@ def test_what_only_looks_like_an_error_is_none(body):
         b"[]",
         b"5",
         b'"text"',
-        b'{"choices":{}}',
-        b'{"choices":[5]}',
-        b'{"choices":[{"index":"x"}]}',
-        b'{"choices":[{"delta":"text"}]}',
-        b'{"usage":5}',
-        b'{"choices":[{"delta":{"tool_calls":{}}}]}',
     ],
 )
 def test_what_is_no_chunk_is_the_upstreams_failure(body):
@@ -191,4 +317,10 @@ def test_any_bytes_are_a_chunk_or_an_error(body):
     except ProxyError:
         return
     assert chunk.choices is None or isinstance(chunk.choices, list)
-    assert chunk.error is UNSET or bytes(chunk.error) in {b"null", b"false", b'""'}
+    assert chunk.error is UNSET or not any(_values(json.loads(bytes(chunk.error).decode("utf-8", "replace"))))
+
+
+def _values(error):
+    """Of an `error` that says nothing: NaN is nothing too."""
+    values = error.values() if isinstance(error, dict) else [error]
+    return [value for value in values if value == value]  # noqa: PLR0124 - NaN

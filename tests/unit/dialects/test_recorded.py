@@ -16,7 +16,7 @@ import pytest
 
 from proxy.dialects import failures
 from proxy.dialects.registry import DIALECTS
-from proxy.errors import StreamBroken, UpstreamFailed
+from proxy.errors import StreamBroken, ToolCallUnparsable, UpstreamFailed
 from proxy.protocol import chat, completions, models
 from proxy.protocol.errors import to_json
 from proxy.protocol.sse import DONE, EventParser, frame
@@ -116,12 +116,8 @@ BROKEN = {
     "vllm/failure_kill9_engine.sse": (UpstreamFailed, "upstream_failed"),
     "vllm/failure_sigterm_timeout0.sse": (StreamBroken, "upstream_disconnected"),
     "llamacpp/python_err_prompt_too_long.sse": (UpstreamFailed, "upstream_failed"),
-    # tools were not to be called, or the markup is broken (76j)
-    "vllm/deepseek_tool_none.json": (UpstreamFailed, "tool_call_unparsable"),
-    "vllm/deepseek_tool_none.sse": (UpstreamFailed, "tool_call_unparsable"),
-    "vllm/r1_tool_none.json": (UpstreamFailed, "tool_call_unparsable"),
-    "vllm/r1_tool_none.sse": (UpstreamFailed, "tool_call_unparsable"),
-    "vllm/v4_tool_strict.json": (UpstreamFailed, "tool_call_unparsable"),
+    # the parser lost the call, and the server says that there is one (76j)
+    "vllm/deepseek_tool_required.json": (ToolCallUnparsable, "tool_call_unparsable"),
     # other endpoints' answers
     "llamacpp/anthropic_messages.json": (UpstreamFailed, "upstream_failed"),
     "llamacpp/responses.json": (UpstreamFailed, "upstream_failed"),
@@ -137,16 +133,22 @@ WEATHER = ("get_weather", '{"city": "Paris"}')
 ROME = ("get_weather", '{"city": "Rome"}')
 THOUGHT = "The user asks for a sum. 2+2 equals 4.\n"
 CALLED = [("tool_calls", "", "", [WEATHER])]
+MARKUP = (
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"
+    '```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+)
+TAKEN_FOR_THINKING = [("stop", MARKUP, MARKUP, [])]
 # where we say something else than the server, each choice as (finish reason, text, reasoning, calls)
 REPAIRED = {
     # the parser begins inside of `<think>`, but the template did not, so the answer was taken for thinking (76i)
     "vllm/deepseek_reason_2plus2_nothink.json": [("stop", "2+2 = 4.", "2+2 = 4.", [])],
     "vllm/deepseek_reason_stop.json": [("stop", THOUGHT, THOUGHT, [])],
-    # the parser failed: the markup is in the reasoning, and is made a call (76j)
-    "vllm/deepseek_tool_auto_nothink.sse": CALLED,
-    "vllm/deepseek_tool_named.json": CALLED,
-    "vllm/deepseek_tool_required.json": CALLED,
-    "vllm/deepseek_tool_required.sse": CALLED,
+    # the same with markup of a call in it: reasoning is never read for calls (76j)
+    "vllm/deepseek_tool_auto_nothink.sse": TAKEN_FOR_THINKING,
+    "vllm/deepseek_tool_named.json": TAKEN_FOR_THINKING,
+    "vllm/deepseek_tool_none.json": TAKEN_FOR_THINKING,
+    "vllm/deepseek_tool_none.sse": TAKEN_FOR_THINKING,
+    "vllm/deepseek_tool_required.sse": TAKEN_FOR_THINKING,
     # "stop", where a tool was called by name
     "vllm/r1_tool_named.sse": CALLED,
     "vllm/v4_tool_named.json": CALLED,

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import MalformedRequest, UpstreamFailed
-from proxy.protocol.embeddings import parse_request, rebuild
+from proxy.protocol.embeddings import count_inputs, parse_request, rebuild
 
 VECTOR = [0.5, -1.25, 3.0]
 BASE64 = base64.b64encode(struct.pack("<3f", *VECTOR)).decode()
@@ -58,7 +58,7 @@ def test_a_missing_input_is_named():
 @pytest.mark.parametrize(("encoding", "expected"), [("float", VECTOR), ("base64", BASE64)])
 def test_vectors_come_in_the_encoding_that_was_asked_for(sent, encoding, expected):
     """Whichever of the two the host gives; many ignore the field."""
-    body, _ = rebuild(answer(sent, sent), model="public", encoding=encoding)
+    body, _ = rebuild(answer(sent, sent), inputs=2, model="public", encoding=encoding)
     assert json.loads(body) == {
         "object": "list",
         "data": [
@@ -71,20 +71,55 @@ def test_vectors_come_in_the_encoding_that_was_asked_for(sent, encoding, expecte
 
 
 def test_usage_is_told_in_openai_form_and_handed_back():
-    body, usage = rebuild(answer(VECTOR, usage={"prompt_tokens": 3}), model="m", encoding="float")
+    body, usage = rebuild(answer(VECTOR, usage={"prompt_tokens": 3}), inputs=1, model="m", encoding="float")
     assert json.loads(body)["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
     assert usage.prompt_tokens == 3
 
 
-def test_an_order_of_the_host_is_kept():
-    data = {"data": [{"index": 1, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}
-    body, _ = rebuild(json.dumps(data).encode(), model="m", encoding="float")
-    assert [item["index"] for item in json.loads(body)["data"]] == [1, 0]
+def indexed(*indexes):
+    """A host's answer, each vector with its index as its only number."""
+    data = [{"index": index, "embedding": [float(index or 0)]} for index in indexes]
+    return json.dumps({"data": data}).encode()
+
+
+def test_vectors_stand_in_the_order_of_the_inputs():
+    """Clients take them by place, whatever their index says."""
+    body, _ = rebuild(indexed(2, 0, 1), inputs=3, model="m", encoding="float")
+    assert [(item["index"], item["embedding"]) for item in json.loads(body)["data"]] == [(0, [0]), (1, [1]), (2, [2])]
+
+
+@pytest.mark.parametrize("indexes", [(0, 0), (0, 2), (1, 2), (0, None), (0,), (0, 1, 2), ()])
+def test_vectors_that_fit_no_input_are_the_upstreams_failure(indexes):
+    """Two inputs: an index twice, a gap, too few or too many would give a caller another text's vector."""
+    with pytest.raises(UpstreamFailed, match="embeddings cannot be read"):
+        rebuild(indexed(*indexes), inputs=2, model="m", encoding="float")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data":[{"index":"0","embedding":[1.0]}]}',
+        b'{"data":[{"index":null,"embedding":[1.0]}],"usage":[]}',
+        b'{"data":[{"index":0.0,"embedding":[1]}],"model":5}',
+        b'{"data":[{"index":0,"embedding":[[1.0]]}]}',
+        b'{"embeddings":[[1.0]],"usage":"x"}',
+        b'{"data":[{"embedding":[1.0]}],"\xff":1,"usage":"\xff"}',
+    ],
+)
+def test_odd_types_beside_a_vector_are_no_failure(body):
+    told, _ = rebuild(body, inputs=1, model="m", encoding="float")
+    assert json.loads(told)["data"] == [{"object": "embedding", "index": 0, "embedding": [1.0]}]
+
+
+@pytest.mark.parametrize(("given_input", "count"), [("hi", 1), (["a", "b"], 2), ([1, 2], 1), ([[1], [2], [3]], 3)])
+def test_inputs_are_counted(given_input, count):
+    """A list of tokens is one text."""
+    assert count_inputs(parse(input=given_input).fields["input"]) == count
 
 
 def test_vectors_without_an_index_are_numbered():
     """Callers match vectors to inputs by it, so that all of them at 0 would be wrong."""
-    body, _ = rebuild(b'{"data":[{"embedding":[1.0]},{"embedding":[2.0]}]}', model="m", encoding="float")
+    body, _ = rebuild(b'{"data":[{"embedding":[1.0]},{"embedding":[2.0]}]}', inputs=2, model="m", encoding="float")
     assert [item["index"] for item in json.loads(body)["data"]] == [0, 1]
 
 
@@ -101,24 +136,23 @@ def test_vectors_without_an_index_are_numbered():
         b'{"data":[{"embedding":{"a":1}}]}',
         b'{"data":[{"embedding":[1,"x"]}]}',
         b'{"error":{"message":"no"}}',
-        b'{"data":[{"embedding":[1.0]}],"\xff":1,"usage":"\xff"}',
         pytest.param(b'{"data":[],"usage":{"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}}", id="deep"),
     ],
 )
 def test_what_holds_no_embeddings_is_the_upstreams_failure(body, encoding):
     with pytest.raises(UpstreamFailed):
-        rebuild(body, model="m", encoding=encoding)
+        rebuild(body, inputs=1, model="m", encoding=encoding)
 
 
 @pytest.mark.parametrize("text", ["!!!", "QUJD\n", "QUI=", "abc"])
 def test_base64_that_is_no_vector_is_the_upstreams_failure(text):
     with pytest.raises(UpstreamFailed):
-        rebuild(answer(text), model="m", encoding="float")
+        rebuild(answer(text), inputs=1, model="m", encoding="float")
 
 
 def test_a_number_that_float32_cannot_hold_is_the_upstreams_failure():
     with pytest.raises(UpstreamFailed):
-        rebuild(answer([1e300]), model="m", encoding="base64")
+        rebuild(answer([1e300]), inputs=1, model="m", encoding="base64")
 
 
 @given(
@@ -129,14 +163,14 @@ def test_a_number_that_float32_cannot_hold_is_the_upstreams_failure():
 def test_any_bytes_are_an_answer_or_a_failure(body, encoding):
     """Nothing but UpstreamFailed is raised."""
     try:
-        rebuild(body, model="m", encoding=encoding)
+        rebuild(body, inputs=1, model="m", encoding=encoding)
     except UpstreamFailed:
         return
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)))
 def test_both_encodings_say_the_same(vector):
-    packed, _ = rebuild(answer(vector), model="m", encoding="base64")
+    packed, _ = rebuild(answer(vector), inputs=1, model="m", encoding="base64")
     text = json.loads(packed)["data"][0]["embedding"]
-    unpacked, _ = rebuild(answer(text), model="m", encoding="float")
+    unpacked, _ = rebuild(answer(text), inputs=1, model="m", encoding="float")
     assert json.loads(unpacked)["data"][0]["embedding"] == vector

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.protocol.usage import parse_usage
+from proxy.protocol.usage import counts_anything, parse_usage
 
 
 def read(raw, **options):
@@ -29,7 +29,12 @@ def counts(prompt, completion, total):
         ({"num_prompt_tokens": 3, "num_completion_tokens": 2}, counts(3, 2, 5)),
         ({"prompt_token_count": 3, "generation_token_count": 2}, counts(3, 2, 5)),
         ({"prompt_tokens": 3.0, "completion_tokens": 2.0}, counts(3, 2, 5)),
-        ({"prompt_tokens": "3", "completion_tokens": [2]}, counts(0, 0, 0)),
+        ({"prompt_tokens": "3", "completion_tokens": " 2 "}, counts(3, 2, 5)),
+        ({"prompt_tokens": "three", "completion_tokens": [2]}, counts(0, 0, 0)),
+        ({"prompt_tokens": True, "completion_tokens": 2}, counts(0, 2, 2)),
+        ({"prompt_tokens": 3, "total_tokens": 5}, counts(3, 2, 5)),
+        ({"completion_tokens": 2, "total_tokens": 5}, counts(3, 2, 5)),
+        ({"total_tokens": 5}, counts(5, 0, 5)),
         ({"prompt_tokens": 3, "queue_time": 0.1, "cost": 1}, counts(3, 0, 3)),
         ({"prompt_tokens": None, "input_tokens": 4}, counts(4, 0, 4)),
     ],
@@ -49,6 +54,9 @@ def test_the_three_counts_are_read_under_every_name(raw, expected):
         ({"cache_write_tokens": 2}, {"cache_write_tokens": 2}),
         ({"prompt_tokens_details": {"created_cache_tokens": 2}}, {"cache_write_tokens": 2}),
         ({"cache_creation_input_tokens": 2}, {"cache_write_tokens": 2}),
+        ({"prompt_tokens_details": {"cache_creation_tokens": 2}}, {"cache_write_tokens": 2}),
+        ({"num_cached_tokens": 1}, {"cached_tokens": 1}),
+        ({"prompt_tokens_details": {"cached_tokens": "1"}}, {"cached_tokens": 1}),
         ({"prompt_tokens_details": {"audio_tokens": 3, "multimodal_tokens": 9}}, {"audio_tokens": 3}),
         ({"prompt_tokens_details": {"cached_tokens": 1}, "cached_tokens": 7}, {"cached_tokens": 1}),
         ({"prompt_tokens_details": None}, None),
@@ -127,3 +135,18 @@ def test_any_object_is_a_usage(raw):
     """All counts that come out are whole numbers."""
     usage = read(raw)
     assert all(isinstance(usage[name], int) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({}, False),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, False),
+        ({"prompt_tokens": None, "cost": 0.1}, False),
+        ({"output_tokens": 2}, True),
+        ({"total_tokens": "5"}, True),
+    ],
+)
+def test_a_usage_without_a_count_says_nothing(raw, expected):
+    """Azure and others send one behind the real one."""
+    assert counts_anything(raw) is expected

@@ -152,7 +152,7 @@ def test_a_whole_answer_is_that_of_openai():
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "ab", "refusal": None},
+                "message": {"role": "assistant", "content": "ab", "refusal": None, "annotations": []},
                 "logprobs": None,
                 "finish_reason": "stop",
             }

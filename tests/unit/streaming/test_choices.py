@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from proxy.dialects import events
-from proxy.errors import ProxyError, StreamBroken, UpstreamFailed
+from proxy.errors import ProxyError, StreamBroken, ToolCallUnparsable, UpstreamFailed
 from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.usage import Usage
 from proxy.streaming.choices import ChoiceStream, ToolPiece
@@ -111,8 +111,8 @@ def test_choices_are_kept_apart():
         ("open", 1),
         ("content", 1, "x"),
         ("content", 0, "b"),
-        ("finish", 1, "length"),
         ("finish", 0, "stop"),
+        ("finish", 1, "length"),
     ]
 
 
@@ -145,10 +145,13 @@ def test_an_index_that_no_choice_can_have_is_a_failure(index):
         *((reason, "content_filter") for reason in ("content_filter", "SAFETY", "RECITATION", "guardrail_intervened")),
         *((reason, "content_filter") for reason in ("refusal", "content_filtered")),
         *((reason, "stop") for reason in ("tool_calls", "tool_use", "tool_call", "function_call")),
+        *((reason, "content_filter") for reason in ("PROHIBITED_CONTENT", "IMAGE_SAFETY", "IMAGE_OTHER", "SPII")),
+        *((reason, "content_filter") for reason in ("BLOCKLIST", "sensitive", "content_filter: hate", "ContentFilter")),
+        ("MaxTokens", "length"),
     ],
 )
 def test_finish_reasons_without_calls(reason, expected):
-    """The contract's B.15; a reason that promises calls where there are none is never passed on (76j)."""
+    """The contract's B.15, however a host spells them."""
     assert told(chunk({"content": "a"}), chunk(finish=reason))[-1] == ("finish", 0, expected)
 
 
@@ -183,7 +186,10 @@ def test_a_call_that_is_told_in_both_forms_is_told_once():
 
 @pytest.mark.parametrize(
     "reason",
-    ["error", "abort", "insufficient_system_resource", "load", "unload", "network_error", "time_limit", "cancelled"],
+    [
+        *("error", "abort", "insufficient_system_resource", "load", "unload", "network_error", "time_limit"),
+        *("cancelled", "ERROR", "engine-error", "server error"),
+    ],
 )
 def test_a_host_that_gives_up_has_failed(reason):
     """These are no finish reasons but errors; another target may do better."""
@@ -194,13 +200,44 @@ def test_a_host_that_gives_up_has_failed(reason):
     assert sink.calls[-1] == ("content", 0, "a")
 
 
-def test_only_the_first_finish_reason_counts():
-    """What comes for a choice after it is left out."""
-    assert told(chunk({"content": "a"}), chunk(finish="length"), STOP, chunk({"content": "b"}), STOP) == [
-        ("open", 0),
-        ("content", 0, "a"),
-        ("finish", 0, "length"),
-    ]
+@pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"])
+def test_a_call_that_the_host_could_not_read_is_an_error_of_no_target(reason):
+    """Gemini's words; another target need not be tried, nor is this one to blame."""
+    error = tell(RecordingSink(), chunk(finish=reason))
+    assert (type(error), error.status, error.code) == (ToolCallUnparsable, 502, "tool_call_unparsable")
+    assert (error.may_try_another_target, error.should_retry) == (False, False)
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "tool_use", "tool_call"])
+@pytest.mark.parametrize("delta", [{}, {"reasoning": "a"}])
+def test_calls_that_were_promised_and_never_came_are_an_error(reason, delta):
+    """Row 76j: the host's parser lost them."""
+    assert type(tell(RecordingSink(), chunk(delta), chunk(finish=reason))) is ToolCallUnparsable
+
+
+def test_a_finish_reason_is_the_end_only_where_nothing_follows():
+    """Some hosts have one on every chunk."""
+    pieces = [{"reasoning": "Hm."}, {"content": "a"}, {"content": "b"}, {"tool_calls": [call(0, "f", "{}")]}]
+    chunks = [chunk(piece, finish="stop") for piece in pieces]
+    assert [entry[0] for entry in told(*chunks)] == ["open", "reasoning", "content", "content", "tool", "finish"]
+    assert told(chunk({"content": "a"}, finish="tool_calls"), chunk({"tool_calls": [call(0, "f", "{}")]}))[-1] == (
+        "finish",
+        0,
+        "tool_calls",
+    )
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"),
+    [
+        (["length", "stop"], "length"),
+        (["stop", "length"], "length"),
+        (["content_filter", "stop"], "content_filter"),
+        (["stop", None, ""], "stop"),
+    ],
+)
+def test_of_several_finish_reasons_the_last_that_says_more_than_stop_counts(reasons, expected):
+    assert told(*[chunk({"content": "a"}, finish=reason) for reason in reasons])[-1] == ("finish", 0, expected)
 
 
 # --- the end ------------------------------------------------------------------------------------------------------
@@ -391,8 +428,8 @@ def test_ids_are_unique_over_all_choices():
 )
 def test_arguments_are_always_text(arguments, text):
     """Some hosts send an object, which crashes LangChain and the AI SDK; a broken character is replaced."""
-    [piece] = tools(chunk({"tool_calls": [call(0, "f", arguments)]}), STOP)
-    assert piece.arguments.replace(" ", "") == text
+    pieces = tools(chunk({"tool_calls": [call(0, "f", arguments)]}), STOP)
+    assert "".join(piece.arguments for piece in pieces).replace(" ", "") == text
 
 
 def test_arguments_of_null_are_none():
@@ -443,36 +480,40 @@ def piecemeal(*pieces):
     return [named, *(chunk({"tool_calls": [call(0, arguments=piece)]}) for piece in pieces)]
 
 
-LEAKED = '{"path": "a < b</｜DSML｜parameter>", "text": "<b>c</b></｜DSML｜parameter"}'
+REPAIRS = Reading(repairs_markup=True)
+ARGUMENTS = [  # as a host sends them, and as they come out
+    ('{"a": "b"}</｜DSML｜parameter', '{"a": "b"}'),
+    ('{"a": "b"}</｜DSML｜parameter>\n', '{"a": "b"}'),
+    ('{"a": "b"}</|DSML|parameter>', '{"a": "b"}'),
+    *(
+        (text, text)
+        for text in (
+            '{"path": "a < b</｜DSML｜parameter>", "text": "<b>c</b></｜DSML｜parameter"}',
+            '{"a": "</｜DSML｜parameter"}',
+            '{"a": "b</｜DSML｜parameter',
+            '{"a": "b"}</｜DSML｜param',
+            '{"a": "</',
+            '{"a": "b"}<',
+        )
+    ),
+]
 
 
-@pytest.mark.parametrize("size", range(1, 30))
-def test_tags_in_arguments_are_left_out_however_they_are_cut(size):
-    """Row 70: the rest comes out as it is."""
-    pieces = [LEAKED[at : at + size] for at in range(0, len(LEAKED), size)]
-    [(_, _, arguments)] = joined(tools(*piecemeal(*pieces), STOP)).values()
-    assert arguments == '{"path": "a < b", "text": "<b>c</b>"}'
+@pytest.mark.parametrize(("given_arguments", "expected"), ARGUMENTS)
+@pytest.mark.parametrize("size", [1, 2, 5, 13, 100])
+def test_arguments_pass_byte_for_byte_but_for_a_tag_behind_their_json(given_arguments, expected, size):
+    """Row 70: what stands inside was meant, and what cannot be read is the caller's to see."""
+    pieces = [given_arguments[at : at + size] for at in range(0, len(given_arguments), size)]
+    sink = RecordingSink()
+    assert tell(sink, *piecemeal(*pieces), STOP, reading=REPAIRS) is None
+    [(_, _, arguments)] = joined([entry[2] for entry in sink.calls if entry[0] == "tool"]).values()
+    assert arguments == expected
 
 
-@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
-def test_arguments_that_break_off_at_a_tag_are_a_failure(reason):
-    """Nobody knows what else there was."""
-    pieces = piecemeal('{"path": "a', "</｜DSML｜parameter")
-    error = tell(RecordingSink(), *pieces, chunk(finish=reason))
-    assert (type(error), error.code) == (UpstreamFailed, "tool_call_unparsable")
-
-
-def test_arguments_that_were_cut_at_a_tag_are_cut():
-    """A limit is no fault of the host's."""
-    pieces = piecemeal('{"path": "a', "</｜DSML｜parameter")
-    [(_, _, arguments)] = joined(tools(*pieces, chunk(finish="length"))).values()
-    assert arguments == '{"path": "a'
-
-
-def test_what_only_looks_like_the_beginning_of_a_tag_is_told_at_the_end():
-    """Also of arguments that are no JSON, which is the caller's to see."""
-    [(_, _, arguments)] = joined(tools(*piecemeal('{"a": "</'), STOP)).values()
-    assert arguments == '{"a": "</'
+def test_a_tag_in_the_arguments_of_another_family_stays():
+    """Only a host that may leak the markup has its arguments mended."""
+    [(_, _, arguments)] = joined(tools(*piecemeal(ARGUMENTS[0][0]), STOP)).values()
+    assert arguments == ARGUMENTS[0][0]
 
 
 @pytest.mark.parametrize(
@@ -623,7 +664,7 @@ def test_deep_json_is_no_crash(delta):
 @pytest.mark.parametrize("name", ["audio", "function_call"])
 def test_extras_that_nest_deeply_are_a_failure(name):
     """Deeper than a request may; some hundred levels would be read here, and be too many where they are written."""
-    value = b'{"a":' * 65 + b"1" + b"}" * 65
+    value = b'{"name":' + b'{"a":' * 65 + b"1" + b"}" * 66
     error = tell(RecordingSink(), b'{"choices":[{"index":0,"delta":{"%b":%b}}]}' % (name.encode(), value))
     assert isinstance(error, UpstreamFailed)
 
@@ -702,7 +743,7 @@ some_readings = st.builds(
     Reading,
     thought_tags=st.sampled_from([(), ("think",)]),
     begins_in_thought=st.booleans(),
-    looks_for_calls=st.booleans(),
+    repairs_markup=st.booleans(),
     may_call=st.booleans(),
     one_call=st.booleans(),
     repairs_silence=st.booleans(),

@@ -1,0 +1,108 @@
+"""Finish reasons of every host as OpenAI's five (contract B.15); some are none, but errors."""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from proxy.errors import ProxyError, ToolCallUnparsable, UpstreamFailed
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
+
+_OURS: Mapping[str, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
+# What follows is in lower case and without underscores, hyphens and spaces: hosts spell one word in many ways.
+_LENGTH = frozenset(
+    {
+        "length",
+        "maxtokens",
+        "maxoutputtokens",
+        "maxnewtokens",
+        "maxlength",
+        "modellength",
+        "tokenlimit",
+        "lengthlimit",
+        "outputlimit",
+        "modelcontextwindowexceeded",
+        "contextlengthexceeded",
+        "truncated",
+        "repetition",
+    }
+)
+_CALLS = frozenset({"tooluse", "toolcall", "toolcalls", "functioncalls"})
+_FILTERED = frozenset(
+    {
+        "safety",
+        "recitation",
+        "prohibitedcontent",
+        "blocklist",
+        "spii",
+        "sensitive",
+        "refusal",
+        "blocked",
+        "moderation",
+        "moderated",
+        "censored",
+        "risk",
+        "guardrailintervened",
+        "guardrail",
+    }
+)
+_FILTERED_BEGIN = ("contentfilter", "image", "safety")  # `content_filter: hate`, Gemini's IMAGE_SAFETY and its kin
+_FAILED = frozenset(
+    {
+        "error",
+        "errored",
+        "failed",
+        "failure",
+        "abort",
+        "aborted",
+        "insufficientsystemresource",
+        "load",
+        "unload",
+        "networkerror",
+        "servererror",
+        "internalerror",
+        "internalservererror",
+        "engineerror",
+        "modelerror",
+        "upstreamerror",
+        "providererror",
+        "exception",
+        "timelimit",
+        "timeout",
+        "cancel",
+        "cancelled",
+        "canceled",
+    }
+)
+# Gemini's words for a call that its model got wrong
+_UNPARSABLE = frozenset({"malformedfunctioncall", "malformedtoolcall", "malformedresponse", "unexpectedtoolcall"})
+_FILLING = re.compile(r"[\s_\-]+")
+
+
+def failure_of(reason: str) -> ProxyError | None:
+    """The error that a finish reason stands for, where it stands for one."""
+    plain = _plain(reason)
+    if plain in _UNPARSABLE:
+        return ToolCallUnparsable(f"The model's tool call could not be read: {reason[:64]}.")
+    return UpstreamFailed(f"The upstream gave up: {reason[:64]}.", status=503) if plain in _FAILED else None
+
+
+@functools.lru_cache(maxsize=256)  # hosts may say anything
+def canonical(reason: str) -> FinishReason:
+    """OpenAI's word; `stop` for what is not known."""
+    if (own := _OURS.get(reason)) is not None:
+        return own
+    plain = _plain(reason)
+    if plain in _LENGTH:
+        return "length"
+    if plain in _CALLS:
+        return "tool_calls"
+    if plain in _FILTERED or plain.startswith(_FILTERED_BEGIN):
+        return "content_filter"
+    return "function_call" if plain == "functioncall" else "stop"
+
+
+@functools.lru_cache(maxsize=256)
+def _plain(reason: str) -> str:
+    return _FILLING.sub("", reason.lower())
