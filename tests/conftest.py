@@ -1,4 +1,8 @@
-"""For all tests: Hypothesis without deadlines (machines are busy), and the page of the contract's rows."""
+"""For all tests: Hypothesis without deadlines (machines are busy), the page of the contract's rows, how many workers.
+
+It imports nothing of Tidegate, so that a file of unit tests starts at once; fixtures that need the app are in
+`tests/integration/conftest.py`.
+"""
 
 import os
 
@@ -15,6 +19,20 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 pytest.register_assert_rewrite(
     "tests.engines.crash", "tests.engines.stage", "tests.fakes.canonical", "tests.fakes.fault_stage"
 )
+
+
+_MAX_WORKERS = 4  # each has an embedded engine of its own
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One for each core where all tests run; none for a part of them, which would wait for the workers' start.
+
+    Real engines need the machine for themselves.
+    """
+    option = config.option
+    is_part = config.args_source is not pytest.Config.ArgsSource.TESTPATHS or option.keyword
+    is_part = is_part or option.markexpr != "not engines"
+    return 0 if is_part else min(os.cpu_count() or 1, _MAX_WORKERS)
 
 
 def pytest_configure(config):

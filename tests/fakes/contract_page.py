@@ -1,12 +1,14 @@
 """A pytest plugin: what the scenarios say of each row of the contract, in `build/contract-rows.md` and briefly."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fakes.scenarios import ROWS, Book, read_book
+if TYPE_CHECKING:
+    from tests.fakes.scenarios import Book
 
 _WIDTH = 118
 
@@ -28,29 +30,31 @@ class ContractPage:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._shown:
             return
+        from tests.fakes.scenarios import ROWS, read_book  # noqa: PLC0415 - imports the app, so not in every session
+
         book = read_book()
         lines = [f"| {row} | {self._told(row, book)} |" for row in ROWS]
         self._path.parent.mkdir(exist_ok=True)
         page = ["# Rows of the contract's section B", "", "| row | scenarios |", "|---|---|", *lines, ""]
         self._path.write_text("\n".join(page), encoding="utf-8")
         terminalreporter.section("rows of the contract")
-        for line in self._summary(book):
+        for line in self._summary(book, ROWS):
             terminalreporter.write_line(line)
 
-    def _told(self, row: str, book: Book) -> str:
+    def _told(self, row: str, book: "Book") -> str:
         if row in self._shown:
             return "; ".join(f"{name}: {_outcomes(modes)}" for name, modes in self._shown[row].items())
         if row in book.reasons:
             return f"no scenario: {book.reasons[row]}"
         return "not run" if row in book.rows else "nothing"
 
-    def _summary(self, book: Book) -> Iterator[str]:
-        failed = [row for row in ROWS if not all(map(_has_passed, self._shown.get(row, {}).values()))]
+    def _summary(self, book: "Book", every: Sequence[str]) -> Iterator[str]:
+        failed = [row for row in every if not all(map(_has_passed, self._shown.get(row, {}).values()))]
         passed = len(self._shown) - len(failed)
-        yield f"{len(book.rows)} of {len(ROWS)} rows have a scenario, {passed} passed; see {self._path}"
+        yield f"{len(book.rows)} of {len(every)} rows have a scenario, {passed} passed; see {self._path}"
         if failed:
             yield from textwrap.wrap(f"failed: {' '.join(failed)}", _WIDTH)
-        if bare := [row for row in ROWS if row not in book.rows and row not in book.reasons]:
+        if bare := [row for row in every if row not in book.rows and row not in book.reasons]:
             yield from textwrap.wrap(f"neither scenario nor reason: {' '.join(bare)}", _WIDTH)
         rows_by_reason: dict[str, list[str]] = {}
         for row, reason in book.reasons.items():

@@ -17,7 +17,7 @@ class FakeKind:
     always_streams = False
     stop_s = 5.0
 
-    def __init__(self, *habits: str, start_timeout_s: float = 30, sleep_level: int | None = None) -> None:
+    def __init__(self, *habits: str, start_timeout_s: float = 120, sleep_level: int | None = None) -> None:
         self.start_timeout_s = start_timeout_s
         self.sleep_level = sleep_level
         self.starts = 0

@@ -27,9 +27,12 @@ from tests.fakes.wire import completion, text_stream
 
 MODES = ("unary", "stream")
 TARGETS = ("one target", "two targets")
+SHORT_S = 0.2  # a time of the host's that is to pass
 ELSEWHERE = "from the second"  # what the sound target says
 CONTENT = b'"content":"Hi'  # what has to reach a caller before a fault that waits goes on
-_LOOKS, _LOOK_EVERY_S = 2500, 0.002
+_LIMIT_S, _LOOK_EVERY_S = 60, 0.002
+_GENEROUS_S = 60.0  # a time of the host's that is not to pass
+_WAITS = ("connect", "first_byte", "answer", "idle")
 _NO_KEYS: Mapping[str, Any] = {}
 _BEHIND_FAULTS = "http://127.0.0.1:{port}/v1"
 
@@ -83,7 +86,7 @@ class Row:
         plays: what the host does with requests.
         fault: what happens to its connections, if not nothing.
         stream: None where it is as `unary`.
-        timeout_s: each of the host's; short only where its passing is what the row is about.
+        short: those of the host's times (see `_WAITS`) whose passing is what the row is about; the others are long.
         asks: what else stands in the request.
     """
 
@@ -91,7 +94,7 @@ class Row:
     fault: Fault | None = None
     unary: Told | Refused
     stream: Told | Refused | Broken | None = None
-    timeout_s: float = 10.0
+    short: tuple[str, ...] = ()
     asks: Mapping[str, Any] = field(default_factory=dict)
 
     def outcome(self, mode: Mode) -> Told | Refused | Broken:
@@ -137,7 +140,10 @@ class Stage:
         self._log = log
 
     async def ask(self, mode: Mode, **fields: Any) -> Heard:
-        """One request, on a connection of its own; what waits for the caller to have read goes on."""
+        """One request, on a connection of its own; what waits for the caller to have read goes on.
+
+        It is counted, and its line written, some steps after its last byte has left, so both are waited for.
+        """
         written, counted = len(self._log), await self._counted()
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": mode == "stream"} | fields
         heard = b""
@@ -149,7 +155,9 @@ class Stage:
                 heard += piece
                 if CONTENT in heard:
                     self._go_on()
-        lines = [line for line in self._log[written:] if line["event"] == "request"]
+        async with asyncio.timeout(_LIMIT_S):
+            while not (lines := [line for line in self._log[written:] if line["event"] == "request"]):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(_LOOK_EVERY_S)
         return Heard(mode, answer.status, heard, await self._counted() - counted, lines)
 
     async def is_in_flight(self, requests: int) -> None:
@@ -184,7 +192,7 @@ class Stage:
 async def stage(
     *,
     targets: int = 1,
-    timeout_s: float = 10.0,
+    short: Mapping[str, float] = _NO_KEYS,
     base_url: str = _BEHIND_FAULTS,
     prepare=None,
     more: Mapping[str, Any] = _NO_KEYS,
@@ -194,7 +202,7 @@ async def stage(
 
     Args:
         targets: 2 puts the sound one behind the faulty one; there is one try for each.
-        timeout_s: each of the first host's.
+        short: those of the first host's times that are to pass, in seconds, by their names in `_WAITS`.
         base_url: of the first host; `{port}` is the fault proxy's, behind which the scenario upstream is.
         prepare: may change the app before it starts.
         more: further keys of the first host, which come before these.
@@ -203,15 +211,15 @@ async def stage(
     first, second = ScenarioUpstream(), ScenarioUpstream()
     with capture_logs() as log:
         async with first.running(), second.running(), FaultProxy(first.port).running() as faults:
-            config = _config(base_url.format(port=faults.port), second.url, targets, timeout_s, more)
+            config = _config(base_url.format(port=faults.port), second.url, targets, short, more)
             config += f"server: {json.dumps(dict(server))}\n"
             async with proxy.house(config, prepare=prepare) as (url, _):
                 yield Stage(url, first, second, faults, log)
 
 
-def _config(first: str, second: str, targets: int, timeout_s: float, more: Mapping[str, Any]) -> str:
+def _config(first: str, second: str, targets: int, short: Mapping[str, float], more: Mapping[str, Any]) -> str:
     # short keep-alive, so that what the pool keeps is not taken for a leak
-    first_keys = {f"{wait}_timeout_s": timeout_s for wait in ("connect", "first_byte", "answer", "idle")}
+    first_keys = {f"{wait}_timeout_s": short.get(wait, _GENEROUS_S) for wait in _WAITS}
     first_keys |= {"base_url": first, "keepalive_s": 0.03} | more
     there = ", ".join(f"{{upstream: {name}, model: there}}" for name in ("first", "second")[:targets])
     return f"""
@@ -234,10 +242,10 @@ def files_of(process: int | Literal["self"] = "self") -> set[str]:
 
 async def none_left(left: Callable[[], set[Any]]) -> None:
     """Wait for the end of what is left, not for ever: things close by and by."""
-    for _ in range(_LOOKS):
-        if not left():
-            return
-        await asyncio.sleep(_LOOK_EVERY_S)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LIMIT_S):
+            while left():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(_LOOK_EVERY_S)
     assert left() == set()
 
 
@@ -249,7 +257,7 @@ async def check(
 ) -> None:
     """Ask, and compare everything."""
     count = TARGETS.index(targets) + 1
-    async with stage(targets=count, timeout_s=row.timeout_s, base_url=base_url) as made:
+    async with stage(targets=count, short=dict.fromkeys(row.short, SHORT_S), base_url=base_url) as made:
         if row.plays is not None:
             made.first.play(row.plays)
         if row.fault is not None:

@@ -18,7 +18,7 @@ async def upstream():
 def config(upstream):
     """One model, `m`, at the scenario upstream."""
     return f"""
-server: {{shutdown_grace_s: 5}}
+server: {{shutdown_grace_s: 60}}
 upstreams: {{host: {{base_url: "{upstream.url}", api_keys: [], first_byte_timeout_s: 30}}}}
 models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
 """

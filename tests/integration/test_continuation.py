@@ -33,11 +33,11 @@ def dialect(request):
     return request.param
 
 
-def config(upstream, other, dialect="vllm", **model):
+def config(upstream, other, dialect="vllm", idle_s=60, **model):
     settings = json.dumps({"on_stream_failure": "continue"} | model)[1:-1]
     return f"""
 upstreams:
-  first: {{base_url: "{upstream.url}", dialect: vllm, idle_timeout_s: 0.3}}
+  first: {{base_url: "{upstream.url}", dialect: vllm, idle_timeout_s: {idle_s}}}
   second: {{base_url: "{other.url}", dialect: {dialect}}}
 routing: {{retry: {{repeats: 0}}}}
 models:
@@ -113,10 +113,14 @@ async def test_the_second_is_asked_to_go_on_in_its_own_way(client, upstream, oth
         assert (asked["continue_final_message"], asked["add_generation_prompt"]) == (True, False)
 
 
-async def test_a_stall_is_a_break_too(client, upstream, other):
+async def test_a_stall_is_a_break_too(upstream, other, dialect):
     upstream.play(streams(*BEGIN, PAUSE))
     other.play(streams(*text_stream(" das Meer.")))
-    chunks = [each async for each in await client.chat.completions.create(**ASK)]
+    async with (
+        proxy.serving(config(upstream, other, dialect, idle_s=0.3)) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
+    ):
+        chunks = [each async for each in await client.chat.completions.create(**ASK)]
     assert text(chunks) == f"{TOLD} das Meer."
     await upstream.calls[0].gone.wait()
 

@@ -108,7 +108,7 @@ async def one_round(callers: Callers, start, victim: int, code: str) -> None:
 async def left_over(before: Counter) -> Counter:
     """What this process holds more than before, when connections that are kept for a while had the time to go."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await until(lambda: held() <= before)
     return held() - before
 

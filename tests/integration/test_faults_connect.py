@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
+from proxy.transport.wire import Timeouts
 from tests.fakes import certificates, proxy
 from tests.fakes.canonical import read_answer, read_error
 from tests.fakes.fault_proxy import (
@@ -24,6 +25,7 @@ from tests.fakes.fault_proxy import (
 from tests.fakes.fault_stage import (
     ELSEWHERE,
     MODES,
+    SHORT_S,
     SILENT,
     TARGETS,
     UNREACHABLE,
@@ -45,6 +47,7 @@ SSE = b"".join(text_stream("Hi", " you"))
 ASK = {"messages": [{"role": "user", "content": "Hi"}]}
 NAMED = "http://host.test:{port}/v1"
 TLS = "https://127.0.0.1:{port}/v1"
+LONG = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
 
 
 def well(mode: str) -> Script:
@@ -57,14 +60,17 @@ async def speaks_no_tls(passage: Passage) -> None:
     passage.close()
 
 
-NO_CONNECTIONS = {"1 refused": (closed_port, UNREACHABLE, 10), "2 a black hole": (blackhole, SILENT, 0.2)}
+NO_CONNECTIONS = {"1 refused": (closed_port, UNREACHABLE), "2 a black hole": (blackhole, SILENT)}
 AT_ONCE = {
     "3 reset when accepted": ("http://127.0.0.1:{port}/v1", Row(fault=resets, unary=UNREACHABLE)),
     "3 closed when accepted": ("http://127.0.0.1:{port}/v1", Row(fault=closes, unary=UNREACHABLE)),
-    "3 accepted and no more": ("http://127.0.0.1:{port}/v1", Row(fault=stalls, unary=SILENT, timeout_s=0.2)),
+    "3 accepted and no more": (
+        "http://127.0.0.1:{port}/v1",
+        Row(fault=stalls, unary=SILENT, short=("first_byte", "answer")),
+    ),
     "4 no such name": ("http://nxdomain.invalid:{port}/v1", Row(unary=UNREACHABLE)),
     "7 no TLS there": (TLS, Row(fault=speaks_no_tls, unary=UNREACHABLE)),
-    "8 a stalled handshake": (TLS, Row(fault=stalls, unary=SILENT, timeout_s=0.2)),
+    "8 a stalled handshake": (TLS, Row(fault=stalls, unary=SILENT, short=("connect",))),
     "8 reset in the handshake": (TLS, Row(fault=resets, unary=UNREACHABLE)),
 }
 
@@ -73,10 +79,11 @@ AT_ONCE = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", NO_CONNECTIONS)
 async def test_no_connection(case, mode, targets):
-    port_without, outcome, timeout_s = NO_CONNECTIONS[case]
+    port_without, outcome = NO_CONNECTIONS[case]
+    short = {"connect": SHORT_S} if outcome is SILENT else {}
     count = TARGETS.index(targets) + 1
     with port_without() as port:
-        async with stage(base_url=f"http://127.0.0.1:{port}/v1", targets=count, timeout_s=timeout_s) as made:
+        async with stage(base_url=f"http://127.0.0.1:{port}/v1", targets=count, short=short) as made:
             await check_at(made, outcome, mode, targets=count)
 
 
@@ -102,7 +109,7 @@ def using(resolver: FakeResolver):
 async def test_5_a_name_that_takes_too_long(mode):
     """It counts as part of connecting; when it comes at last, it serves the next."""
     resolver = FakeResolver("127.0.0.1")
-    async with stage(base_url=NAMED, prepare=using(resolver), more={"connect_timeout_s": 0.2}, timeout_s=100) as made:
+    async with stage(base_url=NAMED, prepare=using(resolver), short={"connect": 2}) as made:  # the next one has it too
         made.first.play(well(mode))
         resolver.go.clear()
         async with made.leaking_nothing():
@@ -237,8 +244,9 @@ async def test_10_a_request_waits_for_a_place_in_the_pool(mode):
 @pytest.mark.parametrize("mode", MODES)
 async def test_10_a_pool_that_stays_full_is_a_silent_host(mode, targets):
     """Whoever waited too long leaves no hole in it."""
-    count = TARGETS.index(targets) + 1
-    async with stage(more={"max_connections": 1}, timeout_s=0.3, targets=count) as made:
+    count, apps = TARGETS.index(targets) + 1, []
+    short = {"first_byte": SHORT_S, "answer": SHORT_S}
+    async with stage(more={"max_connections": 1}, short=short, targets=count, prepare=apps.append) as made:
         made.first.play(hangs, well(mode))
         made.second.play(streams(*text_stream(ELSEWHERE)) if mode == "stream" else answers(completion(ELSEWHERE)))
         async with made.leaking_nothing():
@@ -248,6 +256,7 @@ async def test_10_a_pool_that_stays_full_is_a_silent_host(mode, targets):
         assert given_up in outcomes
         # as the first gives up, one of those who wait may get its place
         assert [outcome for outcome in outcomes if outcome not in (given_up, HI_YOU)] == []
+        apps[0]._furniture.wires["first"].use_timeouts(LONG)
         await check_at(made, HI_YOU, mode)
 
 

@@ -83,6 +83,8 @@ WELL = by_mode(answers(JSON), streams(SSE))
 ERROR = b'{"error": {"message": "busy", "type": "server_error", "code": null}}'
 GZIP = b"content-encoding: gzip\r\n"
 
+BEGINNING = ("first_byte", "answer")  # what a stream and what a unary answer has
+
 ROWS = {
     "23 no status line": Row(plays=says(b"content-type: application/json\r\n\r\n" + JSON), unary=UNREACHABLE),
     "23 closed without a byte": Row(plays=says(), unary=UNREACHABLE),
@@ -95,11 +97,13 @@ ROWS = {
         ),
         unary=text("Hi you"),
     ),
-    "25 a flood of 1xx": Row(plays=floods_with_1xx, unary=SILENT, timeout_s=0.2),
+    "25 a flood of 1xx": Row(plays=floods_with_1xx, unary=SILENT, short=BEGINNING),
     "26 a header over the limit": Row(plays=answers(JSON, head=b"x: %b\r\n" % (b"x" * 100_000)), unary=UNREACHABLE),
     "26 headers without end": Row(plays=says(JSON_HEAD, b"x: y\r\n" * 100_000), unary=UNREACHABLE),
-    "27 stalled in the status line": Row(plays=WELL, fault=after(5, stalls), unary=SILENT, timeout_s=0.2),
-    "27 stalled among the headers": Row(plays=WELL, fault=after(b"content-type:", stalls), unary=SILENT, timeout_s=0.2),
+    "27 stalled in the status line": Row(plays=WELL, fault=after(5, stalls), unary=SILENT, short=BEGINNING),
+    "27 stalled among the headers": Row(
+        plays=WELL, fault=after(b"content-type:", stalls), unary=SILENT, short=BEGINNING
+    ),
     "28 HTML page": Row(plays=answers(b"<html>Down for repairs</html>", content_type="text/html"), unary=FAILED),
     "28 HTML page said to be JSON": Row(plays=answers(b"<html>Down for repairs</html>"), unary=FAILED),
     "29 JSON error": Row(plays=answers(ERROR), unary=FAILED),

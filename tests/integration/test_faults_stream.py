@@ -82,17 +82,17 @@ RAW_UNICODE = [
 ]
 
 ROWS = {
-    "37 nothing after the head": Row(plays=head_and_stalls, unary=SILENT, timeout_s=0.2),
+    "37 nothing after the head": Row(plays=head_and_stalls, unary=SILENT, short=("first_byte", "answer")),
     "37 stalled in the first event": Row(
-        plays=streams(*WELL), fault=after(b"data: {", stalls), unary=SILENT, timeout_s=0.2
+        plays=streams(*WELL), fault=after(b"data: {", stalls), unary=SILENT, short=("first_byte", "answer", "idle")
     ),
-    "38 stalled between events": Row(plays=begins_and_stalls, unary=SILENT, stream=FELL_SILENT, timeout_s=0.2),
+    "38 stalled between events": Row(plays=begins_and_stalls, unary=SILENT, stream=FELL_SILENT, short=("idle",)),
     "38 stalled in an event": Row(
         plays=streams(HI, YOU, STOP, DONE),
         fault=after(b'" yo', stalls),
         unary=SILENT,
         stream=FELL_SILENT,
-        timeout_s=0.2,
+        short=("idle",),
     ),
     "39 reset before the first event": Row(plays=streams(*WELL), fault=after(b"data: {", resets), unary=UNREACHABLE),
     "39 half closed before the first event": Row(
@@ -264,7 +264,7 @@ async def test_58_an_upstream_slower_than_the_callers_patience():
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
         async with session.post(f"{made.url}/v1/chat/completions", json=body) as answer:
             heard = await answer.content.readline()
-            made.first.calls[0].go.set()
+            (await made.first.next_call()).go.set()
             heard += await answer.content.read()
     assert heard.startswith(b": keep-alive\n\n")
     assert heard.count(b"[DONE]") == 1

@@ -139,7 +139,8 @@ async def test_what_drips_does_not_keep_the_next_target_from_being_asked(upstrea
     other.play(FINE_STREAM if stream else FINE)
     async with house(config(upstream, other, first=BRIEF)) as (_, _, client):
         assert await say(client, stream=stream) == "fine"
-    await upstream.calls[0].gone.wait()
+    for call in upstream.calls:
+        await call.gone.wait()
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -176,7 +177,7 @@ async def test_who_reads_nothing_gives_its_place_up(upstream, other, beat_s):
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         writer.write(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
         call = await upstream.next_call()
-        assert (await refusal(client, model="one")).status_code == 429
+        assert app._gates["first"].in_flight == 1
         await call.gone.wait()
         while app._gates["first"].in_flight:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)

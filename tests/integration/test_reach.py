@@ -99,7 +99,7 @@ async def outside():
         yield running
 
 
-def config(upstream, outside, *, policy="ordered", model=None, key=None, routing=None, health=None):
+def config(upstream, outside, *, policy="ordered", model=None, key=None, routing=None, health=None, timeout_s=0.1):
     return json.dumps(
         {
             "auth": {"callers": {"alice": {"key": "env:ALICE_KEY"} | (key or {})}},
@@ -108,9 +108,9 @@ def config(upstream, outside, *, policy="ordered", model=None, key=None, routing
                 "near": {
                     "kind": "external",
                     "base_url": upstream.url,
-                    "first_byte_timeout_s": 0.1,
-                    "idle_timeout_s": 0.1,
-                    "admission": {"concurrency": 1, "queue_timeout_s": 0.1},
+                    "first_byte_timeout_s": timeout_s,
+                    "idle_timeout_s": timeout_s,
+                    "admission": {"concurrency": 1, "queue_timeout_s": timeout_s},
                 }
             },
             "models": {
@@ -241,7 +241,7 @@ async def test_a_reach_that_stands_twice_is_not_the_wider_one(upstream, outside,
 @pytest.mark.parametrize(("reach", "target"), [("local_first", "near/y"), ("any", "far/x"), ("online_first", "far/x")])
 async def test_of_the_wider_reaches_each_has_its_side_in_front(upstream, outside, monkeypatch, reach, target):
     upstream.play(engine(answers(completion("from inside"))))
-    text = config(upstream, outside, key={"reach": reach}, model={"overflow_ttft_s": None})
+    text = config(upstream, outside, key={"reach": reach}, model={"overflow_ttft_s": None}, timeout_s=60)
     async with house(text, monkeypatch) as session:
         _, _, headers = await ask(session)
     assert headers["x-tidegate-target"] == target

@@ -370,7 +370,7 @@ async def test_a_target_that_is_full_gives_way_at_once(upstream, other):
 
 async def test_who_finds_everything_full_waits_or_is_told_when_to_come_again(upstream, other):
     upstream.play(streams(event(chunk({"role": "assistant", "content": "first"})), b""), FIRST)
-    door = {"admission": {"concurrency": 1, "queue": 1, "queue_timeout_s": 5}}
+    door = {"admission": {"concurrency": 1, "queue": 1, "queue_timeout_s": 60}}
     async with house(config(upstream, other, first=door)) as stage:
         stream = await stage.ask(stream=True, model="one")
         await anext(stream)

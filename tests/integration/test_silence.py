@@ -38,7 +38,7 @@ async def test_comments_keep_a_stream_alive_until_its_first_token(url, upstream,
     upstream.play(thinks)
     async with session.post(f"{url}/v1/chat/completions", json=ASK) as response:
         lines = [await response.content.readline() for _ in range(4)]
-        upstream.calls[0].go.set()
+        (await upstream.next_call()).go.set()
         rest = await response.content.read()
     assert lines == [b": keep-alive\n", b"\n"] * 2
     assert b'"content":"Hi"' in rest
@@ -61,7 +61,7 @@ async def test_empty_chunks_keep_a_stream_alive_after_its_first_token(url, upstr
         seen = b""
         while seen.count(b'"delta":{}') < 2:
             seen += await response.content.readany()
-        upstream.calls[0].go.set()
+        (await upstream.next_call()).go.set()
         rest = await response.content.read()
     assert b'"finish_reason":"stop"' in rest
     assert rest.endswith(b"data: [DONE]\n\n")
@@ -76,7 +76,7 @@ async def test_a_failure_after_comments_is_told_in_band(url, upstream, session):
     async with session.post(f"{url}/v1/chat/completions", json=ASK) as response:
         assert response.status == 200
         await response.content.readline()
-        upstream.calls[0].go.set()
+        (await upstream.next_call()).go.set()
         rest = await response.content.read()
     assert b'data: {"error":{"message":"boom"' in rest
     assert rest.endswith(b"data: [DONE]\n\n")

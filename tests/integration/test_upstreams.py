@@ -134,13 +134,15 @@ async def test_a_new_connection_that_breaks_is_not_tried_again(url, upstream):
 async def two_targets(upstream, second):
     config = f"""
 upstreams:
-  first: {{base_url: "{upstream.url}", first_byte_timeout_s: 0.2, answer_timeout_s: 0.2, idle_timeout_s: 0.2}}
+  first: {{base_url: "{upstream.url}"}}
+  brief: {{base_url: "{upstream.url}", first_byte_timeout_s: 0.2, answer_timeout_s: 0.2, idle_timeout_s: 0.2}}
   second: {{base_url: "{second.url}"}}
   closed: {{base_url: "http://127.0.0.1:9/v1"}}
 models:
   m: {{targets: [{{upstream: first, model: a}}, {{upstream: second, model: b}}]}}
+  impatient: {{targets: [{{upstream: brief, model: a}}, {{upstream: second, model: b}}]}}
   c: {{targets: [{{upstream: closed, model: a}}, {{upstream: second, model: b}}]}}
-  alone: {{targets: [{{upstream: first, model: a}}]}}
+  alone: {{targets: [{{upstream: brief, model: a}}]}}
 """
     async with proxy.serving(config) as url, client_of(url) as client:
         yield client
@@ -165,11 +167,12 @@ models:
 async def test_the_next_target_answers_when_the_first_fails(two_targets, upstream, second, script, stream):
     upstream.play(script)
     second.play(streams(*text_stream("from b")) if stream else answers(completion("from b")))
+    asked = ASK | {"model": "impatient" if script is hangs else "m"}
     if stream:
-        made = await two_targets.chat.completions.create(**ASK, stream=True)
+        made = await two_targets.chat.completions.create(**asked, stream=True)
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in made])
     else:
-        text = (await two_targets.chat.completions.create(**ASK)).choices[0].message.content
+        text = (await two_targets.chat.completions.create(**asked)).choices[0].message.content
     assert text == "from b"
     assert json.loads(second.calls[0].body)["model"] == "b"
 
@@ -214,7 +217,8 @@ async def test_a_stream_that_fails_before_its_first_content_is_tried_elsewhere(t
     """A role is said in advance by hosts that may fail yet."""
     upstream.play(script)
     second.play(streams(*text_stream("from b")))
-    made = await two_targets.chat.completions.create(**ASK, stream=True)
+    asked = ASK | {"model": "impatient" if script is says_a_role_and_hangs else "m"}
+    made = await two_targets.chat.completions.create(**asked, stream=True)
     pieces = [piece.choices[0].delta async for piece in made]
     assert [piece.role for piece in pieces if piece.role] == ["assistant"]
     assert "".join(piece.content or "" for piece in pieces) == "from b"
@@ -247,7 +251,8 @@ async def test_a_silent_upstream_is_a_504(two_targets, upstream, stream):
     with pytest.raises(openai.InternalServerError) as caught:
         await two_targets.chat.completions.create(**ASK | {"model": "alone"}, stream=stream)
     assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
-    await upstream.calls[0].gone.wait()
+    for call in upstream.calls:
+        await call.gone.wait()
 
 
 async def test_an_upstream_that_falls_silent_in_the_middle_is_told_in_band(two_targets, upstream):

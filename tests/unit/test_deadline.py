@@ -1,12 +1,23 @@
-"""Waits that end."""
+"""Waits that end; on a loop whose time moves when everything waits, so that no machine is too slow for it."""
 
 import asyncio
+import functools
 
 import pytest
 
 from proxy.deadline import Deadline, Deadlines
+from tests.fakes.loop import run
 
 
+def on_virtual_time(test):
+    @functools.wraps(test)
+    def wrapped():
+        run(test())
+
+    return wrapped
+
+
+@on_virtual_time
 async def test_a_wait_over_the_limit_is_cancelled_once_and_known_as_ours():
     deadline = Deadline(Deadlines(), 0.01)
     deadline.start()
@@ -23,6 +34,7 @@ async def after(seconds: float) -> None:
     await done.wait()
 
 
+@on_virtual_time
 async def test_time_between_waits_does_not_count():
     """A caller who reads slowly is not the upstream's fault."""
     deadline = Deadline(Deadlines(), 0.01)
@@ -34,6 +46,7 @@ async def test_time_between_waits_does_not_count():
     assert not deadline.has_expired()
 
 
+@on_virtual_time
 async def test_after_a_reset_a_wait_has_the_whole_limit():
     deadline = Deadline(Deadlines(), 0.2)
     for _ in range(4):
@@ -44,6 +57,7 @@ async def test_after_a_reset_a_wait_has_the_whole_limit():
     assert not deadline.has_expired()
 
 
+@on_virtual_time
 async def test_waits_for_one_thing_are_added_up():
     """Comments without an event are no answer."""
     deadline = Deadline(Deadlines(), 0.2)
@@ -55,6 +69,7 @@ async def test_waits_for_one_thing_are_added_up():
     assert deadline.has_expired()
 
 
+@on_virtual_time
 async def test_of_many_waits_only_the_late_one_is_cancelled():
     deadlines = Deadlines()
 
@@ -72,6 +87,7 @@ async def test_of_many_waits_only_the_late_one_is_cancelled():
     assert await asyncio.gather(waits(0.01), waits(60), waits(0.02)) == ["late", "in time", "late"]
 
 
+@on_virtual_time
 async def test_a_cancellation_from_elsewhere_is_not_ours():
     async def waits():
         deadline = Deadline(Deadlines(), 60)

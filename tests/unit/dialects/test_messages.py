@@ -85,6 +85,17 @@ def test_what_only_openai_says_in_its_answers_is_left_out():
     assert adapt(given) == [{"role": "assistant", "content": "No."}]
 
 
+def test_a_refusal_beside_content_does_not_replace_it():
+    given = {"role": "assistant", "content": "Yes.", "refusal": "No."}
+    assert adapt(given) == [{"role": "assistant", "content": "Yes."}]
+
+
+@pytest.mark.parametrize("more", [{"content": "a"}, {}], ids=["beside content", "alone"])
+def test_a_refusal_of_null_is_left_out_at_openai_too(more):
+    given = {"role": "assistant", "refusal": None} | more
+    assert adapt(given, is_reference=True) == [{"role": "assistant"} | more]
+
+
 def test_openai_itself_gets_everything_but_reasoning():
     given = {"role": "developer", "content": PARTS, "reasoning_content": "hm", "vendor": 1}
     assert adapt(given, is_reference=True) == [{"role": "developer", "content": PARTS, "vendor": 1}]
@@ -126,6 +137,12 @@ def test_system_messages_become_one_where_the_template_wants_one():
     ]
     assert adapt(*given, merges_system=True) == [{"role": "system", "content": "a\n\nc"}, given[1]]
     assert adapt(*given)[2] == {"role": "system", "content": "c"}
+
+
+def test_one_system_message_that_comes_late_goes_to_the_front():
+    """Q-SYS: such templates look for it there alone."""
+    given = [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}, {"role": "user", "content": "c"}]
+    assert adapt(*given, merges_system=True) == [given[1], given[0], given[2]]
 
 
 def test_thinking_that_a_client_keeps_inline_is_taken_out():

@@ -33,7 +33,7 @@ async def adapters(engine, log):
     wire = Transport(
         engine.url,
         credentials=Credentials(of_keys(["sk-e"])),
-        timeouts=Timeouts(connect_s=5, first_byte_s=5, answer_s=5, idle_s=5),
+        timeouts=Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60),
     )
     yield Adapters(wire, log)
     await wire.close()

@@ -41,7 +41,7 @@ class Host:
         return self.answer or working(self.steps)
 
     async def until(self, state):
-        while (status := await asyncio.wait_for(self.seen.get(), 5)).state != state:
+        while (status := await asyncio.wait_for(self.seen.get(), 60)).state != state:
             pass
         return status
 

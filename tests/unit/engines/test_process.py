@@ -59,9 +59,9 @@ async def test_the_environment_comes_on_top_of_ours():
 async def test_its_end_is_told_though_another_holds_its_output():
     """A child of the engine's that goes on writing must not hide that the engine has gone."""
     process = EngineProcess(lambda _: None)
-    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
     await process.start(Command((sys.executable, "-c", code)))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await process.wait() == 0
     await process.end(1)
 

@@ -98,7 +98,7 @@ async def house():
 
 
 async def test_an_empty_gpu_is_had_at_once(house):
-    await asyncio.wait_for(house.sharing.claim("a"), 1)
+    await asyncio.wait_for(house.sharing.claim("a"), 60)
 
 
 async def test_an_idle_engine_is_asked_to_sleep_and_then_the_other_comes(house):
@@ -262,4 +262,4 @@ async def test_a_successor_of_the_same_name_is_not_dismissed_with_the_one_before
     house.sharing.admit(new, LARGE)
     house.sharing.dismiss(old)
     house.sharing.unpin(old)
-    await asyncio.wait_for(house.sharing.claim("a"), 1)
+    await asyncio.wait_for(house.sharing.claim("a"), 60)

@@ -23,7 +23,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
 
 ALONE, LARGE = Needs(), Needs(awake={0: 0.9})
-QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=5, queue_timeout_s=20)
+QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=60, queue_timeout_s=60)
 
 
 class States:
@@ -50,7 +50,7 @@ async def supervised(kind, settings=QUICK, room=None, name="e", clock=None, need
         name, kind, settings, room=room, clock=clock or SystemClock(), log=log, on_change=states.seen.put_nowait
     )
     room.admit(supervisor, needs)
-    timeouts = Timeouts(connect_s=5, first_byte_s=5, answer_s=5, idle_s=5)
+    timeouts = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
     root, models = (
         Transport(url, timeouts=timeouts, socket_path=supervisor.socket_path)
         for url in ("http://engine", "http://engine/v1")
@@ -294,7 +294,7 @@ async def test_an_idle_engine_that_cannot_sleep_is_stopped_and_started_again():
 async def test_two_engines_share_a_gpu_by_turns():
     """The longest idle one makes room; one with requests never does."""
     room = Sharing()
-    lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=20)
+    lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60)
     async with (
         supervised(FakeKind("well"), lazy, room, "a", needs=LARGE) as (first, first_states, _),
         supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
@@ -364,7 +364,7 @@ async def looked_at(supervisor) -> None:
         await asyncio.sleep(0.001)
 
 
-LOOKING = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.005, queue_timeout_s=20)
+LOOKING = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.005, queue_timeout_s=60)
 
 
 async def test_a_hung_engine_is_out_of_routing_and_started_again():

@@ -140,6 +140,22 @@ def test_an_event_is_told_with_the_bytes_that_complete_it():
     assert parser.close() == []
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_blank_line_that_comes_alone_completes_the_event(end):
+    """Hosts that flush each line send it so."""
+    parser = EventParser()
+    for number in (b"1", b"2"):
+        assert parser.feed(b"data: " + number + end) == []
+        assert parser.feed(end) == [number]
+
+
+@pytest.mark.parametrize("stream", [b"data: \n\n", b"data:\n\n", b"data\n\n", b"data: \r\n\r\n", b"\n\n"])
+def test_an_event_without_data_is_none_however_it_comes(stream):
+    """openai-python crashes on it."""
+    assert EventParser().feed(stream) == []
+    assert read(b"data: a\n\n", stream, b"data: b\n\n") == [b"a", b"b"]
+
+
 def test_a_carriage_return_ends_a_line_at_once():
     """Whether a LF follows is seen later; the event is not held back for it."""
     parser = EventParser()

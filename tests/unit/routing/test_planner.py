@@ -67,13 +67,13 @@ class World:
     def fail(self, target):
         self.board.begin(target, ask()).end(UpstreamFailed("no"))
 
-    def consider(self, reach="any"):
-        wanted = ask()
+    def consider(self, reach="any", **asked):
+        wanted = ask(**asked)
         wanted.reach = reach
         return asyncio.run(self.planner.consider(wanted))
 
-    def order(self, reach="any"):
-        return "".join(target.upstream for target in self.consider(reach).targets)
+    def order(self, reach="any", **asked):
+        return "".join(target.upstream for target in self.consider(reach, **asked).targets)
 
     def refusal(self, reach="any"):
         wanted = ask()
@@ -169,8 +169,14 @@ def test_a_line_that_is_down_by_itself_comes_back():
 
 @pytest.mark.parametrize(
     ("targets", "pressed", "favoured"),
-    [([NEAR, FAR], "", 1), ([NEAR, FAR], "n", 0), ([NEAR], "", 0), ([FAR, FARTHER], "", 0)],
-    ids=["room", "pressed", "nobody behind it", "none of ours"],
+    [
+        ([NEAR, FAR], "", 1),
+        ([NEAR, FAR], "n", 0),
+        ([NEAR, Target("o", "m", is_local=True)], "o", 1),
+        ([NEAR], "", 0),
+        ([FAR, FARTHER], "", 0),
+    ],
+    ids=["room", "pressed", "another one pressed", "nobody behind it", "none of ours"],
 )
 def test_engines_with_room_in_front_of_others_are_favoured(targets, pressed, favoured):
     world = World(*targets, policy="local_first")
@@ -233,11 +239,29 @@ def test_a_pressed_engine_overflows_and_takes_back():
     assert world.order() == "nf"
 
 
+@pytest.mark.parametrize("limit_s", [None, 2.0], ids=["without a limit", "however little it has to do"])
 @pytest.mark.parametrize("state", ["starting", "sleeping", "draining", "failed"])
-def test_an_engine_that_is_not_ready_overflows(state):
-    world = World(NEAR, FAR, policy="local_first")
+def test_an_engine_that_is_not_ready_overflows(state, limit_s):
+    world = World(NEAR, FAR, policy="local_first", overflow_ttft_s=limit_s)
     world.looks["n"] = Look(is_ready=False, state=state)
     assert world.order() == "fn"
+
+
+SESSIONS = [f"session {number}" for number in range(32)]
+
+
+@pytest.mark.parametrize("policy", ["ordered", "least_cost", "best_quality"])
+def test_no_session_changes_an_order_that_the_operator_has_set(policy):
+    world = World(FAR, FARTHER, policy=policy)
+    assert {world.order(session=session) for session in SESSIONS} == {"fg"}
+
+
+@pytest.mark.parametrize(("sticky", "orders"), [(True, {"fg", "gf"}), (False, {"fg"})])
+def test_under_the_other_policies_a_session_stays_where_it_is(sticky, orders):
+    world = World(FAR, FARTHER, policy="local_first", sticky=sticky)
+    found = [world.order(session=session) for session in SESSIONS]
+    assert set(found) == orders
+    assert found == [world.order(session=session) for session in SESSIONS]
 
 
 def test_a_price_ceiling_forbids_the_overflow():

@@ -11,8 +11,8 @@ from proxy.transport.wire import Timeouts, Transport
 from tests.fakes.resolver import FakeResolver
 from tests.fakes.upstream import ScenarioUpstream, answers
 
-TIMEOUTS = Timeouts(connect_s=1, first_byte_s=5, answer_s=5, idle_s=5)
-BRIEF = Timeouts(connect_s=0.05, first_byte_s=5, answer_s=5, idle_s=5)
+TIMEOUTS = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
+BRIEF = Timeouts(connect_s=0.05, first_byte_s=60, answer_s=60, idle_s=60)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_an_engine_that_is_not_ready_is_the_slowest():
 @settings(max_examples=100)
 @given(
     st.lists(st.none() | st.floats(0, 1e6) | st.just(float("inf")), min_size=1, max_size=6),
-    st.floats(0, 1000, allow_subnormal=False),
+    st.floats(0, 1000, allow_subnormal=False),  # which are not exact to 1e-9
 )
 def test_how_much_worse_is_between_nothing_and_the_weight_and_keeps_the_order(values, weight):
     filled, factor, offset = weigh(values, weight)

@@ -1,0 +1,37 @@
+"""`VirtualLoop`: an asyncio loop whose time moves only when everything waits, and then at once to the next timer."""
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+
+
+class _Selector(selectors.DefaultSelector):
+    """Does not wait, but tells how long it would have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_s = 0.0
+
+    def select(self, timeout=None):
+        ready = super().select(0)
+        if not ready:
+            assert timeout is not None, "everything waits for something that no timer brings"
+            self.waited_s += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """For code whose only waits are timers; no threads, no sockets."""
+
+    def __init__(self) -> None:
+        self._waits = _Selector()
+        super().__init__(self._waits)
+
+    def time(self) -> float:
+        return self._waits.waited_s
+
+
+def run(main: Coroutine) -> None:
+    """Run it in a `VirtualLoop`."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main)

@@ -1,0 +1,103 @@
+"""Conformance suites of others, whole, against Tidegate in front of a host that can do all they ask for."""
+
+import asyncio
+import json
+import sys
+
+import httpx
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_deepseek import ChatDeepSeek
+from langchain_openai import ChatOpenAI
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+
+from tests.fakes import capable, proxy
+
+
+@pytest.fixture(scope="module")
+async def url(tmp_path_factory):
+    """Tidegate as a process; the host is OpenAI's to `gpt` and `other`, DeepSeek's to `deepseek`."""
+    with capable.serving() as host:
+        config = {
+            "upstreams": {name: {"base_url": host.url, "dialect": name} for name in ("openai", "deepseek")},
+            "models": {
+                "gpt": {"targets": [{"upstream": "openai", "model": "gpt-4.1"}]},
+                "other": {"targets": [{"upstream": "openai", "model": "gpt-4.1-mini"}]},
+                "deepseek": {"targets": [{"upstream": "deepseek", "model": "deepseek-chat"}]},
+            },
+        }
+        path = tmp_path_factory.mktemp("capable") / "tidegate.yaml"
+        path.write_text(json.dumps(config))
+        async with proxy.process("--config", str(path)) as running:
+            yield f"{running.url}/v1"
+
+
+@pytest.fixture(scope="module")
+async def http():
+    """For all models: `ChatDeepSeek` leaves one of its own open behind each."""
+    async with httpx.AsyncClient() as made:
+        yield made
+
+
+class _Suite(ChatModelIntegrationTests):
+    """`langchain-tests`' own; nothing is expected to fail."""
+
+    model_name = "gpt"
+
+    @pytest.fixture(autouse=True)
+    def _served(self, url, http):
+        type(self).url, type(self).http = url, http
+
+    @property
+    def chat_model_params(self) -> dict:
+        return {"model": self.model_name, "api_key": "unused", "stream_usage": True, "max_retries": 0}
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def model_override_value(self) -> str:
+        return "other"
+
+
+# openai's `parse()` keeps the parsed object in a field that pydantic expects to be None when LangChain dumps it; a V1
+# schema is asked for by a tool call, which LangChain says in a warning
+@pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema:UserWarning")
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+class TestChatOpenAI(_Suite):
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatOpenAI
+
+    @property
+    def chat_model_params(self) -> dict:
+        return super().chat_model_params | {"base_url": self.url, "use_responses_api": False}
+
+
+class TestChatDeepSeek(_Suite):
+    model_name = "deepseek"
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatDeepSeek
+
+    @property
+    def chat_model_params(self) -> dict:
+        return super().chat_model_params | {"api_base": self.url, "http_async_client": self.http}
+
+
+async def test_llm_comply_has_nothing_to_say(url):
+    """No error and no warning; its test of reasoning is skipped, for models that are not named as it knows them."""
+    checker = "from llm_comply.cli import main; raise SystemExit(main())"
+    arguments = ["--format", "openai-chat", "--base-url", url, "--api-key", "unused", "--model", "gpt", "--json"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", checker, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    found = {each["id"]: each for each in json.loads(told)["results"]}
+    assert len(found) >= 9
+    faults = {name: each.get("errors", []) + each.get("warnings", []) for name, each in found.items()}
+    assert faults.pop("chat-reasoning-summary") == ["reasoning requires o-series or gpt-5 models"]
+    assert faults == {name: [] for name in faults}
+    assert process.returncode == 0
