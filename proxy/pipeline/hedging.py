@@ -56,7 +56,7 @@ async def _first_good(tasks: Sequence[asyncio.Task[T]]) -> asyncio.Task[T]:
 
 
 async def _drop(tasks: Sequence[asyncio.Task[T]]) -> None:
-    """End them. One may have its answer all the same: that is closed with it, whatever becomes of this wait."""
+    """Cancel them and wait. One may still end with an answer: it is closed, even if this wait is cancelled."""
     pending = [task for task in tasks if not task.done()]
     for task in tasks:
         if task.done():

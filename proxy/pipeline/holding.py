@@ -1,4 +1,4 @@
-"""`Held`: the answer of one attempt, as failover hands it on; with the end of it everything is given back, once."""
+"""`Held`: the answer of one attempt, as failover hands it on, with all that has to be given back at its end."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,15 +12,16 @@ from proxy.routing.board import Flight
 
 
 class Held:
-    """An `attempt.Answer`; owner of all that one attempt holds at its target, from before it is sent.
+    """An `attempt.Answer`; owner of all that one attempt holds at its target, from before the request is sent.
 
-    That is its count at the board, its place at the gate (`place`, None where there is no gate), and the answer with
-    its connection and its place in an engine (`take`). Until `take`, whoever has it calls `give_back`; after it `close`
-    does. Either works once, and gives all back though a part of that fails.
+    That is its count at the board, its place at the gate, and the answer with its connection and its place in an
+    engine. An attempt that fails ends with `give_back`, an answer with `close`. The first of these calls gives
+    everything back, also where a part of that raises; further ones do nothing.
 
     Attributes:
         tried: the record of the attempt.
-        read, heartbeat: see `attempt.Answer`; the answer's own.
+        place: set when the gate has given one; None where the target has no gate.
+        read, heartbeat: the answer's own (see `attempt.Answer`); there after `take`.
     """
 
     __slots__ = ("_answer", "_ask", "_context", "_flight", "_is_over", "_read_s", "heartbeat", "place", "read", "tried")
