@@ -12,7 +12,8 @@ from proxy.clock import Clock
 
 MAX_BYTES = 64 * 1024 * 1024
 KEEP_S = 3600.0
-_ENTRY_BYTES = 400  # of Python objects around one entry
+_ENTRY_BYTES = 400  # of Python objects around one entry, its share of the table included
+_MOST_BYTES = 8  # of one character, where a string is kept in both of Python's forms
 
 
 class Memory(Protocol):
@@ -25,13 +26,24 @@ class Memory(Protocol):
         """What is kept of these ids for this caller."""
 
 
-class _Entry:
-    __slots__ = ("reasoning", "size", "until_s")
+class _Turn:
+    """What was thought in one turn; shared by the ids of its calls.
 
-    def __init__(self, reasoning: str, size: int, until_s: float) -> None:
-        self.reasoning = reasoning
-        self.size = size
+    Attributes:
+        text: UTF-8; what a `str` takes depends on its widest character, and on who has encoded it.
+        ids: how many entries have it.
+    """
+
+    __slots__ = ("ids", "text", "until_s")
+
+    def __init__(self, reasoning: str, until_s: float) -> None:
+        self.text = reasoning.encode("utf-8", "surrogatepass")
+        self.ids = 0
         self.until_s = until_s
+
+    @property
+    def reasoning(self) -> str:
+        return self.text.decode("utf-8", "surrogatepass")
 
 
 class ProcessMemory:
@@ -39,7 +51,7 @@ class ProcessMemory:
 
     Args:
         clock: tells when an entry is too old.
-        max_bytes: of all entries together, about.
+        max_bytes: of all that is held; a text counts until the last of its ids is gone.
         keep_s: how long an entry is kept after it was last written.
     """
 
@@ -47,31 +59,40 @@ class ProcessMemory:
         self._clock = clock
         self._max_bytes = max_bytes
         self._keep_s = keep_s
-        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        self._turns: OrderedDict[tuple[str, str], _Turn] = OrderedDict()  # by caller and id
         self._size = 0
 
     @property
     def size_bytes(self) -> int:
-        """What is kept, about."""
+        """What is held."""
         return self._size
 
     async def remember(self, caller: str, call_ids: Sequence[str], reasoning: str) -> None:
         now_s = self._clock.monotonic_s()
-        for number, call_id in enumerate(call_ids):
-            # one text is shared by the ids of its turn
-            size = _ENTRY_BYTES + len(call_id) + (len(reasoning.encode()) if number == 0 else 0)
+        turn = _Turn(reasoning, now_s + self._keep_s)
+        for call_id in call_ids:
             self._drop((caller, call_id))
-            self._entries[caller, call_id] = _Entry(reasoning, size, now_s + self._keep_s)
-            self._size += size
-        while self._entries and (self._size > self._max_bytes or next(iter(self._entries.values())).until_s <= now_s):
-            self._drop(next(iter(self._entries)))
+            self._keep((caller, call_id), turn)
+        while self._turns and (self._size > self._max_bytes or next(iter(self._turns.values())).until_s <= now_s):
+            self._drop(next(iter(self._turns)))
 
     async def recall(self, caller: str, call_ids: Sequence[str]) -> Mapping[str, str]:
         now_s = self._clock.monotonic_s()
-        found = {call_id: self._entries.get((caller, call_id)) for call_id in call_ids}
-        return {call_id: entry.reasoning for call_id, entry in found.items() if entry and entry.until_s > now_s}
+        found = {call_id: self._turns.get((caller, call_id)) for call_id in call_ids}
+        return {call_id: turn.reasoning for call_id, turn in found.items() if turn and turn.until_s > now_s}
+
+    def _keep(self, key: tuple[str, str], turn: _Turn) -> None:
+        self._turns[key] = turn
+        self._size += _size_of(key) + (0 if turn.ids else len(turn.text))
+        turn.ids += 1
 
     def _drop(self, key: tuple[str, str]) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._size -= entry.size
+        turn = self._turns.pop(key, None)
+        if turn is not None:
+            turn.ids -= 1
+            self._size -= _size_of(key) + (0 if turn.ids else len(turn.text))
+
+
+def _size_of(key: tuple[str, str]) -> int:
+    """The most that an entry may hold, without its text; the same for every form of the same key."""
+    return _ENTRY_BYTES + sum(len(name) * (1 if name.isascii() else _MOST_BYTES) for name in key)

@@ -23,6 +23,7 @@ from proxy.config.environment import Discovery, discover
 from proxy.config.root import Config
 from proxy.entrypoints import server
 from proxy.telemetry import logs
+from proxy.telemetry.output import take_over
 
 
 @click.command()
@@ -46,11 +47,9 @@ def serve(file: Path | None, host: str | None, port: int | None, *, no_auth: boo
         raise SystemExit(2)
     check_exposure(config, source=discovery.source, no_auth=no_auth)
     address = server.choose_address(config.server.host, config.server.port)
-    flush = logs.configure(log_format=config.telemetry.log_format, level=config.telemetry.log_level)
-    try:
-        uvloop.run(_run(read, discovery, address, no_auth=no_auth))
-    finally:
-        flush()
+    stdout, stderr = take_over()
+    logs.configure(log_format=config.telemetry.log_format, level=config.telemetry.log_level, output=stdout)
+    uvloop.run(_run(read, discovery, address, no_auth=no_auth, lost_lines=lambda: stdout.lost + stderr.lost))
 
 
 def _override(config: Config, host: str | None, port: int | None) -> Config:
@@ -59,14 +58,28 @@ def _override(config: Config, host: str | None, port: int | None) -> Config:
     return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **changes))
 
 
-async def _run(read: Callable[[], Discovery], discovery: Discovery, address: tuple[str, int], *, no_auth: bool) -> None:
+async def _run(
+    read: Callable[[], Discovery],
+    discovery: Discovery,
+    address: tuple[str, int],
+    *,
+    no_auth: bool,
+    lost_lines: Callable[[], int],
+) -> None:
     def reread() -> tuple[Config, str]:
         found = read()
         return found.config, found.source
 
     progress = EngineProgress(sys.stderr)
     config = discovery.config
-    running_app = App(config, source=discovery.source, no_auth=no_auth, on_engine_change=progress.tell, reread=reread)
+    running_app = App(
+        config,
+        source=discovery.source,
+        no_auth=no_auth,
+        on_engine_change=progress.tell,
+        reread=reread,
+        lost_lines=lost_lines,
+    )
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

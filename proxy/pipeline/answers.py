@@ -13,11 +13,12 @@ _MAX_HEAD_BYTES = 64 * 1024  # from the host, without a word of content; then wh
 class Whole:
     """A unary answer."""
 
-    __slots__ = ("_payloads", "close")
+    __slots__ = ("_payloads", "close", "tried")
 
-    def __init__(self, body: bytes, close: Callable[[], None]) -> None:
+    def __init__(self, body: bytes, close: Callable[[], None], tried: Tried) -> None:
         self._payloads = [body]
         self.close = close
+        self.tried = tried
 
     async def read(self) -> list[bytes]:
         payloads, self._payloads = self._payloads, []
@@ -30,10 +31,11 @@ class Whole:
 class Replayed:
     """A stream that is known already."""
 
-    __slots__ = ("_writer", "close", "heartbeat")
+    __slots__ = ("_writer", "close", "heartbeat", "tried")
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, tried: Tried) -> None:
         self._writer = writer
+        self.tried = tried
         self.close: Callable[[], None] = no_connection
         self.heartbeat = writer.heartbeat
 
@@ -44,13 +46,13 @@ class Replayed:
 class Streamed:
     """A streamed answer."""
 
-    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_stream", "_tried", "_writer", "close", "heartbeat")
+    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_stream", "_writer", "close", "heartbeat", "tried")
 
     def __init__(self, source: Source, writer: Writer, tried: Tried, context: RequestContext) -> None:
         self._source = source
         self._stream = source.stream
         self._writer = writer
-        self._tried = tried
+        self.tried = tried
         self._context = context
         self._is_ended = False
         self._failure: ProxyError | None = None
@@ -78,7 +80,7 @@ class Streamed:
                     raise
                 self._break_off(error)
         if self._stream.has_content:
-            self._tried.got_content(self._context.clock.monotonic_s())
+            self.tried.got_content(self._context.clock.monotonic_s())
 
     async def read(self) -> list[bytes]:
         while not (payloads := self._writer.take()) and not self._is_ended:
@@ -99,20 +101,20 @@ class Streamed:
 
     def _break_off(self, error: ProxyError) -> None:
         self._is_ended, self._failure = True, error
-        self._tried.failure = error
+        self.tried.failure = error
 
     def _note_content(self) -> None:
         now_s = self._context.clock.monotonic_s()
         self._context.first_content_s = now_s
-        if not self._tried.first_content_s:
-            self._tried.got_content(now_s)
+        if not self.tried.first_content_s:
+            self.tried.got_content(now_s)
 
     async def _advance(self) -> None:
         """One read; at the end of the upstream's answer, the check that it is whole."""
         if not await self._source.read():
             self._is_ended = True
-            self._tried.usage = await self._source.end()
-            self._tried.is_whole = True
+            self.tried.usage = await self._source.end()
+            self.tried.is_whole = True
 
 
 Closable = Whole | Replayed | Streamed

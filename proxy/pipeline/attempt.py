@@ -35,6 +35,10 @@ _REPAIRED = {"response_format=emulated": "response_format=repaired"}
 class Answer(Protocol):
     """What a target answers, in canonical form. Whoever holds it closes it."""
 
+    @property
+    def tried(self) -> Tried:
+        """The record of the attempt that gives it."""
+
     async def read(self) -> list[bytes]:
         """The payloads that are ready, at least one; none at the end. A unary answer is one payload.
 
@@ -175,11 +179,11 @@ class Attempt:
     async def _read(self, response: Response, host_request: HostRequest) -> Closable:
         request, context = self._request, self._context
         if request.endpoint == "embeddings":
-            return Whole(await self._read_embeddings(response), response.close)
+            return Whole(await self._read_embeddings(response), response.close, self._tried)
         if not request.is_stream:
             assembler = shapes.assembler_for(request, context)
             await self._assemble(response, host_request, self._formatted(assembler, host_request))
-            return Whole(assembler.to_json(), response.close)
+            return Whole(assembler.to_json(), response.close, self._tried)
         if self._joint is None:
             writer = shapes.writer_for(request, context)
             sink = self._formatted(writer, host_request)
@@ -217,10 +221,10 @@ class Attempt:
         if not self._request.is_stream:
             assembler = shapes.assembler_for(self._request, self._context)
             first.replay(self._formatted(assembler, host_request))
-            return Whole(assembler.to_json(), no_connection)
+            return Whole(assembler.to_json(), no_connection, self._tried)
         writer = shapes.writer_for(self._request, self._context)
         first.replay(self._formatted(writer, host_request))
-        return Replayed(writer)
+        return Replayed(writer, self._tried)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:
         response = await self._send(host_request)
@@ -262,7 +266,9 @@ class Attempt:
 
 def _in_turn(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
     def both() -> None:
-        first()
-        second()
+        try:
+            first()
+        finally:
+            second()
 
     return both

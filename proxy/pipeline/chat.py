@@ -74,7 +74,7 @@ class Pipeline:
             try:
                 yield answer
             except UpstreamError as error:
-                self._failover.failed(context, context.tried, error)
+                self._failover.failed(context, answer.tried, error)
                 raise
             finally:
                 answer.close()

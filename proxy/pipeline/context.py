@@ -128,7 +128,8 @@ class RequestContext:
 
     Attributes:
         caller_retries: `x-stainless-retry-count`, how often the SDK has tried already.
-        tried: the target that answered, or the last one that was tried.
+        tried: the attempt that answers (of an answer that went on elsewhere, the last part's) or, where none does, the
+            one whose failure is told; empty until that is known. Written when failover ends, and by a continuation.
         task: the kind of work it is.
         attempts: how many tries there were.
         first_sent_s: when the first of them was sent.
@@ -203,6 +204,11 @@ class RequestContext:
         self.is_client_gone = False
         self.is_aborted = False
         self.joined_usage: Usage | None = None
+
+    def note_sent(self, sent_s: float) -> None:
+        """An attempt was sent then; 0: it was not. Those of a hedge end in any order."""
+        if sent_s and not 0.0 < self.first_sent_s <= sent_s:
+            self.first_sent_s = sent_s
 
     @property
     def usage(self) -> Usage | None:

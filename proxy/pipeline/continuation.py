@@ -11,7 +11,7 @@ from typing import Protocol
 from proxy.errors import ProxyError, StreamBroken, forget_way
 from proxy.pipeline.answers import no_connection
 from proxy.pipeline.attempt import Answer
-from proxy.pipeline.context import RequestContext
+from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.joint import Joint
 from proxy.protocol.raw import as_list, as_object, as_text
 from proxy.protocol.request import ModelRequest
@@ -55,14 +55,13 @@ _PLAIN: Mapping[str, frozenset[bytes]] = {
 class GoOn(Protocol):
     """Finds another target for the rest of an answer (see `failover`)."""
 
-    async def __call__(self, request: ModelRequest, failure: ProxyError) -> Answer | None:
-        """Its answer, told into the joint; `context.tried` is the try that gives it.
-
-        None where nobody can go on; `context.tried` is what it was. Raises nothing of the targets'.
+    async def __call__(self, request: ModelRequest, broken: Tried, failure: ProxyError) -> Answer | None:
+        """Its answer, told into the joint; None where nobody can go on. Raises nothing of the targets'.
 
         Args:
             request: for the rest, with the `prefix` to go on from.
-            failure: of the part before.
+            broken: the record of the part before.
+            failure: of that part.
         """
 
 
@@ -92,6 +91,11 @@ class Continuing:
         self._go_on = go_on
         self.heartbeat = joint.writer.heartbeat
 
+    @property
+    def tried(self) -> Tried:
+        """Of the part that is read now."""
+        return self._part.tried
+
     async def read(self) -> list[bytes]:
         while True:
             try:
@@ -117,11 +121,12 @@ class Continuing:
         if not may_mend or len(self._joint.targets) > MAX_CONTINUATIONS or not self._joint.splice.can_go_on:
             raise failure
         self.close()  # before the next one begins: a host that fell silent may still be at it
-        part = await self._go_on(self._joint.join(self._request), failure)
+        part = await self._go_on(self._joint.join(self._request), self.tried, failure)
         if part is None:
             raise failure
         forget_way(failure)
         self._part, self._close = part, part.close
+        self._context.tried = part.tried
 
 
 def may_continue(request: ModelRequest) -> bool:

@@ -49,15 +49,29 @@ async def _first_good(tasks: Sequence[asyncio.Task[T]]) -> asyncio.Task[T]:
     pending = set(tasks)
     while pending:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            if task.exception() is None:
+        for task in tasks:
+            if task in done and _has_answer(task):
                 return task
     return tasks[0]
 
 
 async def _drop(tasks: Sequence[asyncio.Task[T]]) -> None:
+    """Cancel them and wait. One may still end with an answer: it is closed, even if this wait is cancelled."""
+    pending = [task for task in tasks if not task.done()]
     for task in tasks:
-        task.cancel()
-    for lost in await asyncio.gather(*tasks, return_exceptions=True):
-        if not isinstance(lost, BaseException):  # it came in the same moment
-            lost.close()
+        if task.done():
+            _close(task)
+        else:
+            task.cancel()
+            task.add_done_callback(_close)
+    if pending:
+        await asyncio.wait(pending)
+
+
+def _close(task: asyncio.Task[T]) -> None:
+    if _has_answer(task):
+        task.result().close()
+
+
+def _has_answer(task: asyncio.Task[T]) -> bool:
+    return not task.cancelled() and task.exception() is None

@@ -44,15 +44,15 @@ class Settlement:
             may_try_another=error.may_try_another_target,
         )
 
-    def continued(self, context: RequestContext, broken: Tried) -> None:
-        """A stream that broke at one target goes on at another, which is `context.tried`."""
-        self.metrics.continuations.labels(broken.upstream, context.tried.upstream).inc()
+    def continued(self, context: RequestContext, broken: Tried, mended: Tried) -> None:
+        """A stream that broke at one target goes on at another."""
+        self.metrics.continuations.labels(broken.upstream, mended.upstream).inc()
         self.log.warning(
             "stream continued",
             request_id=context.id,
             model=context.model,
             broken_upstream=broken.upstream,
-            upstream=context.tried.upstream,
+            upstream=mended.upstream,
         )
 
 

@@ -11,6 +11,7 @@ from proxy.pipeline.context import Credential
 from proxy.protocol.routing import Priority
 from proxy.routing.planner import Look
 from proxy.routing.targets import Target
+from proxy.telemetry.redaction import mask
 
 _ELSEWHERE = Look()
 
@@ -137,19 +138,20 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     api_version: str | None = None
     look: Callable[[], Look] | None = None
 
-    def mask(self, error: ProxyError) -> None:
-        """Take our keys out of an error in the host's words."""
-        for secret in self.transport.secrets:
-            error.message = error.message.replace(secret, "***")
-            error.param = error.param and error.param.replace(secret, "***")
-            error.code = error.code and error.code.replace(secret, "***")
-
 
 class Upstreams(Mapping[str, Upstream]):
     """All of them by name; tells the planner what lies behind its targets."""
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self._upstreams = upstreams
+
+    def mask(self, error: ProxyError) -> None:
+        """Take every upstream's keys out of an error in a host's words: a router may quote another host's."""
+        secrets = {secret for each in self._upstreams.values() for secret in each.transport.secrets}
+        error.message = mask(error.message, secrets)
+        error.param = error.param and mask(error.param, secrets)
+        error.code = error.code and mask(error.code, secrets)
+        error.args = (error.message,)  # what a traceback shows
 
     def look(self, target: Target) -> Look:
         """At the engine or host, for the target's model."""

@@ -4,7 +4,7 @@ What to try next is decided by `routing.itinerary`; here it is done: a place at 
 made, and what became of it reported to the board.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from random import Random
 from typing import Any
@@ -27,13 +27,13 @@ from proxy.pipeline.attempt import Answer, Attempt
 from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.continuation import Continuing, may_continue
 from proxy.pipeline.hedging import race
+from proxy.pipeline.holding import Held
 from proxy.pipeline.joint import Joint
 from proxy.pipeline.landscape import Landscape
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Place
 from proxy.protocol.request import ModelRequest
 from proxy.routing.ask import Ask
-from proxy.routing.board import Flight
 from proxy.routing.budget import Budget
 from proxy.routing.itinerary import Itinerary, Step
 from proxy.routing.planner import Plan
@@ -65,14 +65,14 @@ class Grounds:
         self.dice = dice
 
     def failed(self, context: RequestContext, tried: Tried, error: ProxyError) -> None:
-        """Note that a try failed; the error loses what no caller may see."""
-        self.land.upstreams[tried.upstream].mask(error)
+        """Note that a try failed; the error loses what no caller may see, whichever upstream it belongs to."""
+        self.land.upstreams.mask(error)
         self.settlement.failed_attempt(context, tried, error)
 
-    def continued(self, context: RequestContext, broken: Tried, failure: ProxyError) -> None:
-        """Note a break that another target, `context.tried`, has mended."""
+    def continued(self, context: RequestContext, broken: Tried, failure: ProxyError, mended: Tried) -> None:
+        """Note a break that another target has mended."""
         self.failed(context, broken, failure)
-        self.settlement.continued(context, broken)
+        self.settlement.continued(context, broken, mended)
 
     def heard(self, upstream: str, error: ProxyError | None = None) -> None:
         """A host elsewhere answered, or failed; what failed before it was asked says nothing."""
@@ -107,8 +107,8 @@ class Walk:
             dice=grounds.dice,
             favoured=plan.favoured if "local_first" in {plan.settings.policy, ask.reach} else 0,
         )
-        self._failure: ProxyError | None = None
-        self._failed = context.tried  # the try whose failure that is
+        self._failures: list[tuple[ProxyError, Tried]] = []
+        self._cut: Tried | None = None  # the first try that was given up in the middle
         self._busy: ProxyError | None = None  # why a target was not tried
         self._goes_on = plan.settings.on_stream_failure == "continue" and may_continue(request)
         self._parts: set[str] = set()  # targets that gave a part of the answer, or could not
@@ -117,11 +117,20 @@ class Walk:
         self._until_s = context.started_s + patience_s
 
     async def answer(self) -> Answer:
-        """The first answer, which the caller closes.
+        """The first answer, which the caller closes; `context.tried` is its record, or that of the failure.
 
         Raises:
             ProxyError: what the last target failed with, or the first error that another target would not mend.
         """
+        try:
+            answer = await self._first_answer()
+        except BaseException as error:
+            self._context.tried = self._record_of(error)
+            raise
+        self._context.tried, self._cut = answer.tried, None
+        return answer
+
+    async def _first_answer(self) -> Answer:
         clock = self._grounds.clock
         while (step := self._itinerary.step(clock.monotonic_s())) is not None:
             if step.pause_s:
@@ -135,6 +144,13 @@ class Walk:
                     raise
                 forget_way(error)
         raise self._last_word()
+
+    def _record_of(self, error: BaseException) -> Tried:
+        """The attempt that ended so; of one that was given up, the first that was; else the last that failed."""
+        if not isinstance(error, ProxyError) and self._cut is not None:
+            return self._cut
+        failed = next((tried for failure, tried in self._failures if failure is error), None)
+        return failed or (self._failures[-1][1] if self._failures else Tried())
 
     # --- one try --------------------------------------------------------------------------------------------------
 
@@ -154,7 +170,7 @@ class Walk:
 
     async def _attempt(self, step: Step, request: ModelRequest, joint: Joint | None) -> Answer:
         grounds, context, target = self._grounds, self._context, step.target
-        tried = context.tried = Tried(target.upstream, target.model)
+        tried = Tried(target.upstream, target.model)
         context.attempts += 1
         began_s = grounds.clock.monotonic_s()
         flight = grounds.land.board.begin(target, self._ask, in_panic=self._plan.is_panic or step.can_wait)
@@ -163,73 +179,36 @@ class Walk:
             self._note(step, tried, error, began_s)
             raise error
         tried.on_first_content = flight.began
+        held = Held(tried, flight, self._ask, context)
         try:
-            answer = await self._enter(step, request, joint, tried, flight)
+            held.place = await self._place(step)
+            held.take(await self._run(step, request, joint, tried))
+            if not target.is_local:
+                grounds.heard(target.upstream)
         except ProxyError as error:
-            flight.end(error)
+            held.give_back(error)
             self._note(step, tried, error, began_s)
             raise
         except BaseException:
-            flight.end()
+            held.give_back()
+            self._cut = self._cut or tried
             raise
         finally:
-            context.first_sent_s = context.first_sent_s or tried.sent_s
-        context.tried = tried
-        if not target.is_local:
-            grounds.heard(target.upstream)
-        return answer
+            context.note_sent(tried.sent_s)
+        return held
 
-    async def _enter(
-        self, step: Step, request: ModelRequest, joint: Joint | None, tried: Tried, flight: Flight
-    ) -> Answer:
-        grounds, target = self._grounds, step.target
-        place = await self._place(step)
-        try:
-            attempt = Attempt(
-                grounds.land.upstreams[target.upstream],
-                target,
-                request,
-                tried=tried,
-                context=self._context,
-                memory=grounds.land.memory,
-                joint=joint,
-            )
-            answer = await attempt.run(can_wait=step.can_wait)
-        except BaseException:
-            if place is not None:
-                place.leave()
-            raise
-        if place is not None and tried.first_content_s:
-            place.began(tried.first_content_s - tried.sent_s, self._ask.prompt_tokens)
-        answer.close = self._closing(answer.close, tried, flight, place)
-        return answer
-
-    def _closing(
-        self, close: Callable[[], None], tried: Tried, flight: Flight, place: Place | None
-    ) -> Callable[[], None]:
-        """`close`, and the report of how it went; a second time does nothing."""
-        context, read_s, is_closed = self._context, self._context.reading_s, False
-
-        def close_and_report() -> None:
-            nonlocal is_closed
-            if is_closed:
-                return
-            is_closed = True
-            close()
-            ttft_s = flight.end(
-                tried.failure,
-                sent_s=tried.sent_s,
-                first_s=tried.first_content_s,
-                reading_s=context.reading_s - read_s,
-                usage=tried.usage,
-                is_whole=tried.is_whole,
-            )
-            if place is not None:
-                if ttft_s is not None and not tried.first_content_s:  # else it has been told
-                    place.began(ttft_s, self._ask.prompt_tokens)
-                place.leave()
-
-        return close_and_report
+    async def _run(self, step: Step, request: ModelRequest, joint: Joint | None, tried: Tried) -> Answer:
+        land, target = self._grounds.land, step.target
+        attempt = Attempt(
+            land.upstreams[target.upstream],
+            target,
+            request,
+            tried=tried,
+            context=self._context,
+            memory=land.memory,
+            joint=joint,
+        )
+        return await attempt.run(can_wait=step.can_wait)
 
     async def _place(self, step: Step) -> Place | None:
         gate = self._grounds.land.gates.get(step.target.upstream)
@@ -255,8 +234,7 @@ class Walk:
         if not was_tried:
             self._context.attempts -= 1
             self._busy = error
-        if self._failure is None or was_tried:
-            self._failure, self._failed = error, tried
+        self._failures.insert(len(self._failures) if was_tried else 0, (error, tried))  # those that count come last
         if not target.is_local:
             self._hear(target.upstream, error)
         grounds.failed(self._context, tried, error)
@@ -271,10 +249,9 @@ class Walk:
 
     def _last_word(self) -> ProxyError:
         """What the caller is told when nothing is left to be tried."""
-        error = self._failure or InternalError("a model without targets")
+        error = self._failures[-1][0] if self._failures else InternalError("a model without targets")
         if isinstance(error, EngineUnavailable) and self._ask.reach == "local_only":
             return LocalModelUnavailable(error.message, retry_after_s=error.retry_after_s)
-        self._context.tried = self._failed
         is_told = error.is_told if isinstance(error, UpstreamError) else error.retry_after_s is not None
         if self._busy is not None and not is_told:  # that one may have room soon
             error.retry_after_s = self._busy.retry_after_s
@@ -284,9 +261,9 @@ class Walk:
 
     # --- the rest of an answer ------------------------------------------------------------------------------------
 
-    async def _go_on(self, joint: Joint, request: ModelRequest, failure: ProxyError) -> Answer | None:
+    async def _go_on(self, joint: Joint, request: ModelRequest, broken: Tried, failure: ProxyError) -> Answer | None:
         """See `continuation.GoOn`: the targets of the plan that have not been part of this answer, and can go on."""
-        grounds, broken = self._grounds, self._context.tried
+        grounds = self._grounds
         self._parts.add(broken.name)
         for target in self._plan.targets:
             if target.name in self._parts or not grounds.land.upstreams[target.upstream].dialect.can_go_on(
@@ -302,10 +279,12 @@ class Walk:
             except ProxyError as error:  # noted; the caller is told of the break itself
                 forget_way(error)
                 joint.targets.pop()
+            except BaseException:
+                self._context.tried = self._cut or broken
+                raise
             else:
-                grounds.continued(self._context, broken, failure)
+                grounds.continued(self._context, broken, failure, answer.tried)
                 return answer
-        self._context.tried = broken
         return None
 
     # --- a second one beside it -----------------------------------------------------------------------------------

@@ -1,47 +1,48 @@
 """structlog set up once: JSON lines on stdout, or columns where a person looks on.
 
-Standard-library loggers (aiohttp, granian, asyncio) come out in the same form. JSON lines are gathered for up to 50 ms
-and written at once: a system call for each line would cost more than making it.
+Standard-library loggers (aiohttp, granian, asyncio) come out in the same form. Lines go to an `output.Output`, so that
+whoever logs never waits.
 """
 
-import asyncio
-import atexit
 import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import IO, Any, Protocol
+from functools import reduce
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 
 from proxy.config.telemetry import LogFormat, LogLevel
-
-_FLUSH_S = 0.05
-_MAX_BYTES = 64 * 1024
+from proxy.telemetry.output import Output, open_output
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-def configure(*, log_format: LogFormat, level: LogLevel) -> Callable[[], None]:
+def configure(*, log_format: LogFormat, level: LogLevel, output: Output | None = None) -> Callable[[], None]:
     """Set up structlog and the standard library's root logger; called once, before the first line is logged.
 
-    Returns: what writes the lines that are still gathered, for the end (it is called at exit, too).
+    Lines go to `output`, or to standard output where that is omitted.
+
+    Returns: what waits until the lines so far are written, at most for a few seconds.
     """
-    is_console = log_format == "console" or (log_format == "auto" and sys.stdout.isatty())
+    is_console = log_format == "console" or (log_format == "auto" and sys.stdout is not None and sys.stdout.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]
-    lines = Lines(sys.stdout.buffer)
-    atexit.register(lines.flush)
+    output = output or open_output(sys.stdout)
+    processors = _console() if is_console else _json()
+    output.notice = lambda count: _lost(processors, count)
+    lines = Lines(output)
     structlog.configure(
-        processors=_console() if is_console else _json(),
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory() if is_console else lambda *_: lines,
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     root.handlers[:] = [_ToStructlog()]
     root.setLevel(max(number, logging.WARNING))
-    return lines.flush
+    return output.flush
 
 
 class Log(Protocol):
@@ -61,37 +62,23 @@ class Log(Protocol):
 
 
 class Lines:
-    """A structlog logger that gathers lines and writes them together; owns what is not yet written."""
+    """A structlog logger whose lines go to an output."""
 
-    def __init__(self, out: IO[bytes]) -> None:
-        self._out = out
-        self._gathered: list[bytes] = []
-        self._bytes = 0
-        self._handle: asyncio.TimerHandle | None = None
+    def __init__(self, output: Output) -> None:
+        self._put = output.put
 
     def msg(self, line: bytes) -> None:
         """Take one line, without its newline."""
-        self._gathered.append(line)
-        self._bytes += len(line)
-        if self._bytes > _MAX_BYTES:
-            self.flush()
-        elif self._handle is None:
-            try:
-                self._handle = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
-            except RuntimeError:  # no loop, so nothing is in a hurry
-                self.flush()
+        self._put(line + b"\n")
 
     debug = info = warning = error = critical = exception = msg
 
-    def flush(self) -> None:
-        """Write what is gathered."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-        if self._gathered:
-            gathered, self._gathered, self._bytes = self._gathered, [], 0
-            self._out.write(b"\n".join(gathered) + b"\n")
-            self._out.flush()
+
+def _lost(processors: list[structlog.typing.Processor], count: int) -> bytes:
+    """The line that says how many are missing before it."""
+    event: Any = {"event": "log lines lost", "count": count}
+    line: Any = reduce(lambda told, process: process(None, "warning", told), processors, event)
+    return bytes(line) + b"\n"
 
 
 def _json() -> list[structlog.typing.Processor]:
@@ -104,6 +91,7 @@ def _console() -> list[structlog.typing.Processor]:
         structlog.processors.TimeStamper(fmt="iso", utc=False, key="time"),
         # the rich tracebacks would show local variables, prompts among them
         structlog.dev.ConsoleRenderer(timestamp_key="time", exception_formatter=structlog.dev.plain_traceback),
+        lambda _logger, _name, text: str(text).encode("utf-8", "backslashreplace"),
     ]
 
 

@@ -145,6 +145,18 @@ class _Engines(Collector):
         yield from (ready, restarts, in_flight)
 
 
+class _Log(Collector):
+    """Asks what became of log lines when somebody wants to know."""
+
+    def __init__(self, lost: Callable[[], int]) -> None:
+        self._lost = lost
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "tidegate_log_lines_dropped", "Lines that could not be written, or not in time.", value=self._lost()
+        )
+
+
 class Metrics:
     """All metrics of one process, in a registry of its own; the pipeline's settlement writes, `/metrics` reads."""
 
@@ -192,6 +204,10 @@ class Metrics:
         """
         self.registry.register(_Engines(engines))
         self._told_by_engines = told
+
+    def add_log(self, lost: Callable[[], int]) -> None:
+        """Have the number of lost log lines in it; called once."""
+        self.registry.register(_Log(lost))
 
     def add_targets(self, targets: Callable[[], Targets]) -> None:
         """Have the configured targets in it; called once."""

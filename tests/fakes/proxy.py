@@ -50,7 +50,7 @@ async def house(config_text: str, *, grace_s: float = 5.0, clock=None, prepare=N
     running_app.start()
     serve = asyncio.create_task(server.serve(running_app.asgi, host=host, port=port, stop=stop, drain=drain))
     try:
-        await _until_open(host, port)
+        await until_open(host, port)
         yield f"http://{host}:{port}", running_app
     finally:
         stop.set()
@@ -58,7 +58,7 @@ async def house(config_text: str, *, grace_s: float = 5.0, clock=None, prepare=N
         await running_app.stop()
 
 
-async def _until_open(host: str, port: int) -> None:
+async def until_open(host: str, port: int) -> None:
     while True:
         try:
             _, writer = await asyncio.open_connection(host, port)
@@ -89,24 +89,26 @@ class Process:
                 return entry
 
 
-async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process:
-    """Run `tidegate` with nothing of the surroundings' keys."""
+async def start(
+    *arguments: str, stdout: int = asyncio.subprocess.PIPE, stderr: int = asyncio.subprocess.PIPE, **variables: str
+) -> asyncio.subprocess.Process:
+    """Run `tidegate` with nothing of the surroundings' keys; its log goes to `stdout`, its banner to `stderr`."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "proxy",
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
         env=environment(**variables),
     )
 
 
 @asynccontextmanager
-async def process(*arguments: str, **variables: str):
+async def process(*arguments: str, stdout: int = asyncio.subprocess.PIPE, **variables: str):
     """`tidegate serve` on a free port, as soon as it listens; killed at the end if it is still there."""
-    started = await start("serve", "--port", "0", *arguments, **variables)
+    started = await start("serve", "--port", "0", *arguments, stdout=stdout, **variables)
     banner = ""
     try:
         while (match := re.search(r"listening +(http://\S+)/v1", banner)) is None or "-d '{" not in banner:
@@ -115,7 +117,7 @@ async def process(*arguments: str, **variables: str):
             banner += raw.decode()
         url = match[1]
         host, _, port = url.removeprefix("http://").rpartition(":")
-        await _until_open(host, int(port))
+        await until_open(host, int(port))
         yield Process(started, url, banner)
     finally:
         if started.returncode is None:

@@ -85,8 +85,9 @@ def test_embeddings_never_break_in_the_middle():
 class Part:
     """One part of an answer: its texts, and what it ends with."""
 
-    def __init__(self, joint: Joint, *texts: str, end=BROKEN) -> None:
+    def __init__(self, joint: Joint, tried: Tried, *texts: str, end=BROKEN) -> None:
         self.joint = joint
+        self.tried = tried
         self.texts = list(texts)
         self.end = end
         self.closed = 0
@@ -116,23 +117,22 @@ class Broken:
 
     def __init__(self, *parts, texts=("Hello",), end=BROKEN, **fields) -> None:
         self.context = RequestContext("req_1", "chat", FakeClock())
-        self.context.tried = Tried("first", "a")
+        first = self.context.tried = Tried("first", "a")
         request = chat_of(**fields)
         self.joint = Joint(request, self.context, "first/a")
         self.asked = []
         self.left = list(parts)
-        self.parts = [Part(self.joint, *texts, end=end)]
+        self.parts = [Part(self.joint, first, *texts, end=end)]
         self.answer = Continuing(self.parts[0], self.joint, request, context=self.context, go_on=self.go_on)
 
-    async def go_on(self, request, failure):
-        self.asked.append((request, failure))
+    async def go_on(self, request, broken, failure):
+        self.asked.append((request, broken.name, failure))
         script = self.left.pop(0) if self.left else None
         if script is None:
             return None
         name = f"next/{len(self.asked)}"
         self.joint.hand_on(name)
-        self.context.tried = Tried(*name.split("/"))
-        self.parts.append(Part(self.joint, *script[0], end=script[1]))
+        self.parts.append(Part(self.joint, Tried(*name.split("/")), *script[0], end=script[1]))
         return self.parts[-1]
 
     async def read(self) -> list[dict]:
@@ -154,8 +154,16 @@ async def test_an_answer_that_breaks_goes_on():
     chunks = await broken.read()
     assert text_of(chunks) == "Hello, world"
     assert chunks[-1]["x_tidegate"] == {"continued": 1, "targets": ["first/a", "next/1"]}
-    [(request, failure)] = broken.asked
-    assert (request.prefix, failure) == ("Hello", BROKEN)
+    [(request, part, failure)] = broken.asked
+    assert (request.prefix, part, failure) == ("Hello", "first/a", BROKEN)
+
+
+async def test_the_record_of_the_answer_is_that_of_the_part_that_is_read():
+    broken = Broken(([", world"], BROKEN), (["!"], WHOLE))
+    assert (await broken.answer.read(), broken.answer.tried.name)[1] == "first/a"
+    await broken.read()
+    assert [part for _, part, _ in broken.asked] == ["first/a", "next/1"]
+    assert broken.answer.tried is broken.context.tried is broken.parts[-1].tried
 
 
 async def test_an_answer_that_does_not_break_bears_no_mark():
@@ -174,7 +182,7 @@ async def test_the_books_get_the_usage_of_all_parts_and_the_target_keeps_its_own
 async def test_the_limit_of_tokens_is_that_of_all_parts():
     broken = Broken(([" and so on"], BROKEN), (["."], WHOLE), texts=["x" * 40], max_tokens=12, max_completion_tokens=50)
     await broken.read()
-    first, second = (request.fields for request, _ in broken.asked)
+    first, second = (request.fields for request, *_ in broken.asked)
     assert (bytes(first["max_tokens"]), bytes(first["max_completion_tokens"])) == (b"2", b"40")
     assert (bytes(second["max_tokens"]), bytes(second["max_completion_tokens"])) == (b"1", b"37")
 

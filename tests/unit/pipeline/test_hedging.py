@@ -24,6 +24,7 @@ class Try:
         self.go = asyncio.Event()
         self.error = None
         self.is_cancelled = False
+        self.has_answered = False
 
     async def run(self):
         try:
@@ -33,6 +34,7 @@ class Try:
             raise
         if self.error:
             raise self.error
+        self.has_answered = True
         return self.answer
 
 
@@ -137,3 +139,35 @@ async def test_a_caller_who_leaves_while_the_loser_ends_leaves_no_answer_open():
         await task
     assert winner.answer.is_closed
     raced.task.cancel()
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("again", [None, 1, 2])
+async def test_a_caller_who_leaves_just_then_leaves_no_answer_open(turns, again):
+    """Both answer in one turn of the loop, and the caller leaves so many turns later, perhaps once more."""
+    raced = Race()
+    await raced.has_begun.wait()
+    await asyncio.sleep(0)
+    raced.first.go.set()
+    raced.second.go.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    raced.task.cancel()
+    for _ in range(again or 0):
+        await asyncio.sleep(0)
+    if again:
+        raced.task.cancel()
+    await asyncio.wait([raced.task])
+    kept = None if raced.task.cancelled() else raced.task.result()
+    for one in (raced.first, raced.second):
+        assert one.answer.is_closed == (one.has_answered and one.answer is not kept)
+
+
+async def test_a_try_that_ends_itself_is_a_failed_one():
+    raced = Race()
+    await raced.has_begun.wait()
+    raced.first.error = asyncio.CancelledError()
+    raced.first.go.set()
+    await asyncio.sleep(0)
+    raced.second.go.set()
+    assert (await raced.task).name == "second"

@@ -2,19 +2,39 @@
 
 import json
 import logging
+import threading
 
 import pytest
 import structlog
 
 from proxy.telemetry import logs
+from proxy.telemetry.output import Output
 
 
-@pytest.fixture(autouse=True)
-def _as_before():
+class Logged:
+    """Logging set up for one test, and what came of it on standard output."""
+
+    def __init__(self, capsys) -> None:
+        self._capsys = capsys
+        self._flush = None
+
+    def configure(self, *, log_format="json", level="info", **given) -> None:
+        self._flush = logs.configure(log_format=log_format, level=level, **given)
+
+    def out(self) -> str:
+        self._flush()
+        return self._capsys.readouterr().out
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.out().splitlines()]
+
+
+@pytest.fixture
+def logged(capsys):
     """Logging is set up once for a process; here it is put back."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    yield
+    yield Logged(capsys)
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -27,14 +47,10 @@ def _crash(prompt):
     raise ZeroDivisionError(f"{len(prompt)} is no divisor")
 
 
-def lines(capsys):
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-
-
-def test_a_line_is_one_json_object(capsys):
-    logs.configure(log_format="json", level="info")
+def test_a_line_is_one_json_object(logged):
+    logged.configure(log_format="json", level="info")
     structlog.get_logger().info("request", status=200, model="é", reason="a\nb", odd=object)
-    [line] = lines(capsys)
+    [line] = logged.lines()
     assert (line["event"], line["level"], line["status"], line["model"]) == ("request", "info", 200, "é")
     assert line["reason"] == "a\nb"
     assert line["time"].endswith("Z")
@@ -49,64 +65,98 @@ def test_a_line_is_one_json_object(capsys):
         ("error", ["error"]),
     ],
 )
-def test_what_is_below_the_level_is_not_written(capsys, level, expected):
-    logs.configure(log_format="json", level=level)
+def test_what_is_below_the_level_is_not_written(logged, level, expected):
+    logged.configure(log_format="json", level=level)
     log = structlog.get_logger()
     for name in ("debug", "info", "warning", "error"):
         getattr(log, name)("x")
-    assert [line["level"] for line in lines(capsys)] == expected
+    assert [line["level"] for line in logged.lines()] == expected
 
 
-def test_auto_is_json_where_nobody_looks_on(capsys):
+def test_auto_is_json_where_nobody_looks_on(logged):
     """The output of a test is no terminal."""
-    logs.configure(log_format="auto", level="info")
+    logged.configure(log_format="auto", level="info")
     structlog.get_logger().info("x")
-    assert lines(capsys)[0]["event"] == "x"
+    assert logged.lines()[0]["event"] == "x"
 
 
-def test_console_is_columns(capsys):
-    logs.configure(log_format="console", level="info")
+def test_console_is_columns(logged):
+    logged.configure(log_format="console", level="info")
     structlog.get_logger().info("started", port=8000)
-    out = capsys.readouterr().out
+    out = logged.out()
     assert "started" in out
     assert not out.startswith("{")
 
 
-def test_libraries_come_out_in_the_same_form(capsys):
+def test_libraries_come_out_in_the_same_form(logged):
     """But only from warnings on: their chatter is not ours."""
-    logs.configure(log_format="json", level="debug")
+    logged.configure(log_format="json", level="debug")
     logging.getLogger("aiohttp.client").warning("odd %s", "thing")
     logging.getLogger("aiohttp.client").info("chatter")
-    [line] = lines(capsys)
+    [line] = logged.lines()
     assert (line["event"], line["logger"], line["level"]) == ("odd thing", "aiohttp.client", "warning")
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_traceback_shows_no_local_variables(capsys, log_format):
+def test_a_traceback_shows_no_local_variables(logged, log_format):
     """Prompts and keys are among them."""
-    logs.configure(log_format=log_format, level="info")
+    logged.configure(log_format=log_format, level="info")
     try:
         _crash(PROMPT)
     except ZeroDivisionError:
         structlog.get_logger().exception("failed")
-    out = capsys.readouterr().out
+    out = logged.out()
     assert "ZeroDivisionError: 9 is no divisor" in out
     assert "my secret" not in out
 
 
-def test_an_exception_of_a_library_is_told(capsys):
-    logs.configure(log_format="json", level="info")
+def test_an_exception_of_a_library_is_told(logged):
+    logged.configure(log_format="json", level="info")
     try:
         _crash(PROMPT)
     except ZeroDivisionError:
         logging.getLogger("asyncio").exception("task failed")
-    [line] = lines(capsys)
+    [line] = logged.lines()
     assert line["event"] == "task failed"
     assert "ZeroDivisionError: 9 is no divisor" in line["exception"]
 
 
-def test_setting_up_twice_does_not_double_the_lines(capsys):
+def test_setting_up_twice_does_not_double_the_lines(logged):
     for _ in range(2):
-        logs.configure(log_format="json", level="info")
+        logged.configure(log_format="json", level="info")
     logging.getLogger("x").error("once")
-    assert len(lines(capsys)) == 1
+    assert len(logged.lines()) == 1
+
+
+class Blocked:
+    """A stream that takes nothing until the test says so."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.data = b""
+
+    def write(self, data):
+        self.go.wait()
+        self.data += data
+        return len(data)
+
+    def fileno(self):
+        raise OSError("none")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_lost_lines_are_told_in_the_same_form(logged, log_format):
+    stream = Blocked()
+    output = Output(stream, max_bytes=200)
+    logged.configure(log_format=log_format, output=output)
+    log = structlog.get_logger()
+    for number in range(50):
+        log.info("x", number=number)
+    stream.go.set()
+    output.flush(30)
+    *_, last = stream.data.decode().splitlines()
+    assert "log lines lost" in last
+    if log_format == "json":
+        told = json.loads(last)
+        assert (told["event"], told["level"], told["count"]) == ("log lines lost", "warning", output.lost)
+    assert 0 < output.lost < 50

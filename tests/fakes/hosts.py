@@ -1,0 +1,285 @@
+"""A pipeline from admission to settlement in front of hand-written hosts, without a socket."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from random import Random
+
+from proxy.auth import ANONYMOUS, Credentials
+from proxy.config.admission import AdmissionConfig
+from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
+from proxy.config.routing import HealthConfig, RetryConfig
+from proxy.dialects.registry import DIALECTS
+from proxy.errors import EngineUnavailable
+from proxy.limits.gate import Gate
+from proxy.memory import ProcessMemory
+from proxy.pipeline.admission import Admission
+from proxy.pipeline.chat import Pipeline
+from proxy.pipeline.context import RequestContext
+from proxy.pipeline.failover import Failover
+from proxy.pipeline.landscape import Landscape
+from proxy.pipeline.preferences import Preferences
+from proxy.pipeline.settlement import Settlement
+from proxy.pipeline.upstream import Upstream, Upstreams, always_open
+from proxy.protocol import chat
+from proxy.routing.board import Board
+from proxy.routing.offline import Offline
+from proxy.routing.planner import Plan
+from proxy.routing.quality import Qualities
+from proxy.telemetry.metrics import Metrics
+from tests.fakes.candidates import candidate, placed
+from tests.fakes.clock import FakeClock
+from tests.fakes.wire import chunk, event
+
+# What a host does, in order: wait so many turns of the event loop, or for the event; send the bytes; fail.
+Deed = int | asyncio.Event | bytes | Exception
+SSE, JSON = "text/event-stream", "application/json"
+CALLER = Credentials(None, "127.0.0.1", "localhost")
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Host:
+    """A `pipeline.upstream.Transport`; each request plays the next script, the last one again and again.
+
+    The head comes with the first bytes: what a script does before them, it does before it answers.
+
+    Attributes:
+        open: the responses that nobody has closed.
+        inside: how many requests are in the engine, where it is one.
+    """
+
+    holds_back = False
+
+    def __init__(self, name: str, *secrets: str) -> None:
+        self.name = name
+        self.secrets = secrets
+        self.scripts: list[Sequence[Deed]] = []
+        self.bodies: list[bytes] = []
+        self.is_asked = asyncio.Event()
+        self.open: set[HostResponse] = set()
+        self.inside = 0
+        self.is_starting = False
+
+    def play(self, *scripts: Sequence[Deed]) -> None:
+        self.scripts = list(scripts)
+
+    def free_in_s(self) -> float:
+        return 0.0
+
+    def refused_for_s(self, model: str) -> float:
+        return 0.0
+
+    async def post(self, path, body, *, is_stream, model):
+        self.bodies.append(body)
+        self.is_asked.set()
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        response = HostResponse(self, list(script), SSE if is_stream else JSON)
+        await response.until_bytes()
+        self.open.add(response)
+        return response
+
+    async def enter(self, *, can_wait):
+        """As an engine's: a place that is given back once."""
+        await asyncio.sleep(0)
+        if self.is_starting:
+            raise EngineUnavailable(f"{self.name} is starting.")
+        self.inside += 1
+        has_left = False
+
+        def leave() -> None:
+            nonlocal has_left
+            assert not has_left, f"a place in {self.name} was given back twice"
+            has_left = True
+            self.inside -= 1
+
+        return leave
+
+
+class HostResponse:
+    """A `pipeline.upstream.Response`."""
+
+    status = 200
+
+    def __init__(self, host: Host, deeds: list[Deed], content_type: str) -> None:
+        self.headers = {"content-type": content_type, "x-request-id": f"{host.name}-{len(host.bodies)}"}
+        self.credential = self
+        self._host = host
+        self._deeds = deeds
+
+    async def until_bytes(self) -> None:
+        while self._deeds and not isinstance(self._deeds[0], bytes):
+            deed = self._deeds.pop(0)
+            if isinstance(deed, Exception):
+                raise deed
+            await (turns(deed) if isinstance(deed, int) else deed.wait())
+
+    async def read_some(self) -> bytes:
+        await self.until_bytes()
+        return self._deeds.pop(0) if self._deeds else b""
+
+    async def read_all(self) -> bytes:
+        pieces = []
+        while piece := await self.read_some():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    read_complaint = read_all
+
+    def got_event(self, *, has_content: bool) -> None:
+        """No clock runs."""
+
+    def expect_end(self) -> None:
+        self._deeds.clear()
+
+    def close(self) -> None:
+        self._host.open.discard(self)
+
+    # --- as what was shown to the host -----------------------------------------------------------------------------
+
+    def worked(self, model: str) -> None: ...
+
+    def refused(self, status: int, model: str) -> None: ...
+
+    def limited(self, seconds: float, *, is_account_wide: bool) -> None: ...
+
+    def has_other(self, model: str) -> bool:
+        return False
+
+
+class Log:
+    """Keeps lines as (event, fields)."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict]] = []
+
+    def info(self, event, **fields):
+        self.lines.append((event, fields))
+
+    warning = error = exception = info
+
+    def of(self, event: str) -> list[dict]:
+        return [fields for name, fields in self.lines if name == event]
+
+
+class Stage:
+    """One model, `m`, that each of the hosts has, asked in their order.
+
+    Args:
+        settings: the model's.
+        concurrency: places at each host's gate; none without it.
+        engines: the names of hosts that are engines.
+    """
+
+    def __init__(
+        self, *hosts: Host, concurrency: int | None = None, engines: str = "", dialect: str = "generic", **settings
+    ) -> None:
+        self.hosts = hosts
+        self.clock = FakeClock()
+        self.log = Log()
+        self.metrics = Metrics(["m"])
+        self.board = Board(self.clock, HealthConfig(failures=1000))
+        self.gates = {} if concurrency is None else {host.name: self._gate(host, concurrency) for host in hosts}
+        self.candidates = [candidate(host.name, is_local=host.name in engines) for host in hosts]
+        land = Landscape(
+            upstreams=Upstreams({host.name: self._upstream(host, engines, dialect) for host in hosts}),
+            gates=self.gates,
+            board=self.board,
+            offline=Offline(self.clock, forced=False, names=[host.name for host in hosts]),
+            qualities=Qualities(self.clock),
+            memory=ProcessMemory(self.clock),
+        )
+        model = ModelConfig(targets=(TargetConfig(upstream=hosts[0].name, model="m"),), **settings)
+        retry = RetryConfig(repeats=0, budget_share=1.0, budget_per_s=1000.0)
+        settlement = Settlement(self.metrics, self.log)
+        self._failover = Failover(land, settlement, models={"m": model}, retry=retry, clock=self.clock, dice=Random(1))
+        self._plan = Plan(model, placed(*self.candidates))
+        preferences = Preferences(DefaultsConfig(), {"m": model})
+        self.pipeline = Pipeline(Admission(self), preferences, self, self._failover, settlement)
+
+    def _gate(self, host: Host, concurrency: int) -> Gate:
+        return Gate(host.name, AdmissionConfig(concurrency=concurrency, queue=2), self.clock)
+
+    @staticmethod
+    def _upstream(host: Host, engines: str, dialect: str) -> Upstream:
+        enter = host.enter if host.name in engines else always_open
+        return Upstream(name=host.name, dialect=DIALECTS[dialect], transport=host, enter=enter)
+
+    def authenticate(self, credentials):
+        return ANONYMOUS
+
+    async def plan(self, ask):
+        return self._plan
+
+    def learn(self) -> None:
+        """The first host has answered at once so often that a slower answer is hedged, and may be."""
+        latency = self.board.of(self.candidates[0].target).latency
+        for _ in range(20):
+            latency.waited(0.0, is_stream=True)
+            latency.waited(0.0, is_stream=False)
+            self._failover._purses["m"].hedges.deposit()
+
+    async def ask(self, *, stream: bool = True, **fields) -> "Exchange":
+        """Ask, read all of the answer, and settle."""
+        exchange = Exchange(self, stream=stream, **fields)
+        await exchange.run()
+        return exchange
+
+    def held(self) -> dict[str, list[int]]:
+        """What is taken now, by host."""
+        flights = [self.board.of(one.target) for one in self.candidates]
+        return {
+            "in flight": [standing.in_flight for standing in flights],
+            "without a first token": [standing.pressure.waiting for standing in flights],
+            "places": [gate.in_flight for gate in self.gates.values()],
+            "queued": [gate.waiting for gate in self.gates.values()],
+            "in engines": [host.inside for host in self.hosts],
+            "responses": [len(host.open) for host in self.hosts],
+            "requests": [self.metrics.in_flight],
+        }
+
+
+class Exchange:
+    """One request and what came of it.
+
+    Attributes:
+        payloads: what the caller was sent.
+        error: what the caller was told instead, or behind it.
+    """
+
+    def __init__(self, stage: Stage, *, stream: bool = True, **fields) -> None:
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream} | fields
+        self._request = chat.parse_request(json.dumps(body).encode())
+        self._stage = stage
+        self.context = RequestContext("req_1", "chat", stage.clock)
+        self.payloads: list[dict] = []
+        self.error: Exception | None = None
+
+    async def run(self) -> None:
+        try:
+            async with self._stage.pipeline.open(CALLER, self._read, self.context) as answer:
+                while payloads := await answer.read():
+                    self.payloads += map(json.loads, payloads)
+        except Exception as error:  # noqa: BLE001 - whatever the caller would be told
+            self.error = error
+
+    async def _read(self):
+        return self._request
+
+    @property
+    def text(self) -> str:
+        choices = [choice for payload in self.payloads for choice in payload["choices"]]
+        return "".join(choice.get("delta", choice.get("message", {})).get("content") or "" for choice in choices)
+
+
+def says(text: str, **fields) -> bytes:
+    return event(chunk({"content": text}, **fields))
+
+
+def stops(**fields) -> bytes:
+    """The end, as it is told in one read."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5} | fields
+    return event(chunk(finish="stop")) + event(chunk(choices=[], usage=usage)) + b"data: [DONE]\n\n"

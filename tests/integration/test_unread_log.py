@@ -1,0 +1,90 @@
+"""A log that is not read, or cannot be written, stops neither answers nor the end of the server."""
+
+import asyncio
+import os
+import re
+import signal
+from contextlib import contextmanager
+
+import aiohttp
+import pytest
+
+from proxy.entrypoints.server import choose_address
+from tests.fakes import proxy
+from tests.fakes.upstream import answers
+from tests.fakes.wire import completion
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+LIMIT_S = 30.0
+
+
+@pytest.fixture
+def file(tmp_path, config, upstream):
+    upstream.play(answers(completion("Hi")))
+    path = tmp_path / "tidegate.yaml"
+    path.write_text(config)
+    return str(path)
+
+
+@contextmanager
+def log_to(kind: str):
+    """A descriptor for the log: a pipe that is full and not read, one without a reader, or a disk without room."""
+    reading, writing = os.pipe()
+    kept = [reading, writing]
+    if kind == "full disk":
+        kept.append(os.open("/dev/full", os.O_WRONLY))
+    elif kind == "closed pipe":
+        os.close(reading)
+        kept.remove(reading)
+    else:
+        os.set_blocking(writing, False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(writing, b"\n" * 65536)
+        os.set_blocking(writing, True)
+    try:
+        yield kept[-1]
+    finally:
+        for descriptor in kept:
+            os.close(descriptor)
+
+
+async def ask(session: aiohttp.ClientSession, url: str, times: int) -> int:
+    """How many of them were answered."""
+    good = 0
+    for _ in range(times):
+        async with session.post(f"{url}/v1/chat/completions", json=ASK) as response:
+            good += (await response.json())["choices"][0]["message"]["content"] == "Hi"
+    return good
+
+
+@pytest.mark.parametrize("kind", ["unread pipe", "closed pipe", "full disk"])
+async def test_every_request_is_answered_and_the_server_ends_well(file, kind):
+    with log_to(kind) as stdout:
+        async with proxy.process("--config", file, stdout=stdout) as running, aiohttp.ClientSession() as session:
+            async with asyncio.timeout(LIMIT_S):
+                assert sum(await asyncio.gather(*(ask(session, running.url, 120) for _ in range(10)))) == 1200
+                async with session.get(f"{running.url}/metrics") as response:
+                    told = re.search(r"^tidegate_log_lines_dropped_total (\S+)$", await response.text(), re.MULTILINE)
+                running.process.send_signal(signal.SIGTERM)
+                assert await running.process.wait() == 0
+            assert await running.process.stderr.read() == b"\n"  # the end of the banner
+    # an unread pipe has them waiting in memory
+    assert (float(told[1]) > 0) == (kind != "unread pipe")
+
+
+@pytest.mark.parametrize("kind", ["closed pipe", "full disk"])
+async def test_nor_does_it_matter_where_the_banner_cannot_be_written(file, kind):
+    host, port = choose_address("127.0.0.1", 0)
+    with log_to(kind) as output:
+        serving = await proxy.start("serve", "--port", str(port), "--config", file, stdout=output, stderr=output)
+        try:
+            async with asyncio.timeout(LIMIT_S), aiohttp.ClientSession() as session:
+                await proxy.until_open(host, port)
+                assert await ask(session, f"http://{host}:{port}", 3) == 3
+                serving.send_signal(signal.SIGTERM)
+                assert await serving.wait() == 0
+        finally:
+            if serving.returncode is None:
+                serving.kill()
+                await serving.wait()

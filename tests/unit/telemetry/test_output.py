@@ -1,0 +1,257 @@
+"""Lines that are written without anybody waiting: order, bounds, and what becomes of those that cannot be written."""
+
+import errno
+import gc
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.telemetry.output import Output, open_output, say_plainly
+
+LIMIT_S = 30.0
+
+
+class Stream:
+    """A raw stream by hand: `hold` it, `fail` it, or let it take so many bytes before it fails."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.error: OSError | None = None
+        self.room = None
+        self.writes = 0
+        self.has_begun = threading.Event()
+        self._free = threading.Event()
+        self._free.set()
+
+    def hold(self) -> None:
+        self._free.clear()
+
+    def let_go(self) -> None:
+        self._free.set()
+
+    def fail(self, number: int, *, room: int = 0) -> None:
+        self.error, self.room = OSError(number, os.strerror(number)), room
+
+    def mend(self) -> None:
+        self.error = self.room = None
+
+    def write(self, data):
+        self.writes += 1
+        self.has_begun.set()
+        self._free.wait()
+        if self.error is not None and not self.room:
+            raise self.error
+        taken = bytes(data if self.error is None else data[: self.room])
+        if self.error is not None:
+            self.room -= len(taken)
+        self.data += taken
+        return len(taken)
+
+    def fileno(self):
+        raise OSError("none")
+
+
+def test_lines_of_a_moment_are_written_together_and_in_order():
+    stream = Stream()
+    output = Output(stream)
+    for number in range(1000):
+        output.put(b"%d\n" % number)
+    output.flush(LIMIT_S)
+    assert stream.data == b"".join(b"%d\n" % number for number in range(1000))
+    assert stream.writes < 100
+    assert output.lost == 0
+
+
+def test_nobody_waits_for_a_stream_that_takes_nothing():
+    stream = Stream()
+    stream.hold()
+    output = Output(stream, max_bytes=100)
+    output.put(b"first\n")
+    assert stream.has_begun.wait(LIMIT_S)
+    for _ in range(100):
+        output.put(b"123456789\n")
+    assert output.lost == 90
+    output.flush(0.01)  # in vain, and comes back
+    stream.let_go()
+    output.flush(LIMIT_S)
+    assert stream.data == b"first\n" + b"123456789\n" * 10 + say_plainly(90)
+
+
+def test_what_comes_when_it_flows_again_stands_behind_the_line_that_says_so():
+    stream = Stream()
+    stream.hold()
+    output = Output(stream, max_bytes=10)
+    output.put(b"a\n")
+    assert stream.has_begun.wait(LIMIT_S)
+    output.put(b"12345678\n")
+    output.put(b"lost\n")
+    output.put(b"lost, too\n")
+    stream.let_go()
+    output.flush(LIMIT_S)
+    output.put(b"again\n")
+    output.flush(LIMIT_S)
+    assert stream.data == b"a\n12345678\n" + say_plainly(2) + b"again\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF])
+def test_what_cannot_be_written_is_lost_and_counted(number):
+    stream = Stream()
+    output = Output(stream)
+    stream.fail(number)
+    output.put(b"lost\n")
+    output.put(b"lost, too\n")
+    output.flush(LIMIT_S)
+    assert (stream.data, output.lost) == (b"", 2)
+    output.put(b"still\n")
+    output.flush(LIMIT_S)
+    stream.mend()
+    output.put(b"good\n")
+    output.flush(LIMIT_S)
+    assert stream.data == say_plainly(3) + b"good\n"
+    assert output.lost == 3
+
+
+def test_a_line_that_was_cut_does_not_run_into_the_next():
+    stream = Stream()
+    output = Output(stream)
+    stream.fail(errno.ENOSPC, room=8)
+    output.put(b"whole\n")
+    output.put(b"half of it\n")
+    output.flush(LIMIT_S)
+    stream.mend()
+    output.put(b"good\n")
+    output.flush(LIMIT_S)
+    assert stream.data == b"whole\nha\n" + say_plainly(1) + b"good\n"
+    assert output.lost == 1
+
+
+def test_a_stream_that_was_closed_under_it_loses_lines_and_nothing_else(tmp_path):
+    with (tmp_path / "log").open("wb", buffering=0) as file:
+        output = Output(file)
+    output.put(b"late\n")
+    output.flush(LIMIT_S)
+    assert output.lost == 1
+
+
+def test_a_descriptor_that_does_not_wait_is_waited_for():
+    """A pipe that another process has made so, as Node does."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "wb", buffering=0) as writer:
+        output = Output(writer)
+        output.put(b"x" * 1_000_000 + b"\n")
+        assert len(reader.read(1_000_001)) == 1_000_001
+        output.flush(LIMIT_S)
+    assert output.lost == 0
+
+
+def test_without_a_stream_lines_go_nowhere():
+    """`tidegate serve >&-`."""
+    output = open_output(None)
+    output.put(b"x\n")
+    output.flush(LIMIT_S)
+    assert output.lost == 0
+
+
+class _Tells:
+    """An object that logs when it is collected, as asyncio's tasks do."""
+
+    def __init__(self, output) -> None:
+        self.itself = self
+        self._output = output
+
+    def __del__(self) -> None:
+        self._output.put(b"collected\n")
+
+
+def test_what_is_collected_meanwhile_may_log():
+    """The collector may run in the middle of `put`, in the same thread."""
+    stream = Stream()
+    output = Output(stream)
+    with output._lock:
+        _Tells(output)
+        gc.collect()
+        output.put(b"x\n")
+    output.flush(LIMIT_S)
+    assert stream.data == b"collected\nx\n"
+
+
+@settings(max_examples=50)  # each leaves a thread behind
+@given(st.lists(st.one_of(st.integers(1, 40), st.just("hold"), st.just("go"), st.just("flush")), max_size=40))
+def test_every_line_is_written_in_its_place_or_counted_there(steps):
+    """Whatever it is held for: no line is there twice, out of order, or gone unsaid."""
+    stream = Stream()
+    output = Output(stream, max_bytes=64)
+    sent = 0
+    for step in steps:
+        if step == "hold":
+            stream.hold()
+        elif step == "go":
+            stream.let_go()
+        elif step == "flush":
+            stream.let_go()
+            output.flush(LIMIT_S)
+        else:
+            output.put(b"%d" % sent + b"." * step + b"\n")
+            sent += 1
+    stream.let_go()
+    output.flush(LIMIT_S)
+    expected = lost = 0
+    for line in stream.data.splitlines():
+        if line.startswith(b"tidegate: "):
+            expected += int(line.split()[1])
+            lost += int(line.split()[1])
+        else:
+            assert int(line.rstrip(b".")) == expected
+            expected += 1
+    assert (expected, lost) == (sent, output.lost)
+
+
+SERVER = """
+import sys, warnings, threading
+from proxy.telemetry.output import take_over
+
+stdout, stderr = take_over()
+print("printed")
+sys.stderr.write("half ")
+sys.stderr.write("a line\\n")
+warnings.warn("mind")
+def crash():
+    raise ValueError("in a thread")
+thread = threading.Thread(target=crash)
+thread.start()
+thread.join()
+sys.stdout.write("\\ud800 is no character\\n")
+print(sys.stdout.isatty(), sys.stdout.fileno())
+raise KeyError("at the end")
+"""
+
+
+def test_all_that_a_process_writes_goes_through_it_tracebacks_too():
+    done = subprocess.run([sys.executable, "-c", SERVER], capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    assert done.stdout == "printed\n\\ud800 is no character\nFalse 1\n"
+    for told in ("half a line\n", "UserWarning: mind", "ValueError: in a thread", "KeyError: 'at the end'"):
+        assert told in done.stderr
+
+
+@pytest.mark.parametrize("end", ["full", "closed", "unread"])
+def test_a_process_ends_as_it_would_whatever_its_output_is(end):
+    """No traceback of the output's own, no waiting, and the status is what it is (1: the traceback)."""
+    reading, writing = os.pipe()
+    full = os.open("/dev/full", os.O_WRONLY)
+    if end == "closed":
+        os.close(reading)
+    filling = "import os; os.set_blocking(1, False)\n"
+    filling += "try:\n    while os.write(1, b'x' * 65536): pass\nexcept OSError: pass\n"
+    filling += "os.set_blocking(1, True)\n"
+    script = (filling if end == "unread" else "") + SERVER
+    out = full if end == "full" else writing
+    done = subprocess.run([sys.executable, "-c", script], stdout=out, stderr=out, check=False, timeout=LIMIT_S)
+    for descriptor in (writing, full, *([] if end == "closed" else [reading])):
+        os.close(descriptor)
+    assert done.returncode == 1
