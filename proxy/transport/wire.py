@@ -17,7 +17,8 @@ from proxy.deadline import Deadline, Deadlines
 from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.protocol.chat import MAX_ANSWER_BYTES
 from proxy.transport.credentials import Credential, Credentials
-from proxy.transport.sessions import has_connected, open_connector, open_session, reason, translate
+from proxy.transport.pool import has_connected
+from proxy.transport.sessions import open_connector, open_session, reason, translate
 from proxy.transport.shown import Headers
 from proxy.transport.specs import of_keys
 
