@@ -62,7 +62,7 @@ def open_session(connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeou
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=timeout,
         trust_env=False,
-        auto_decompress=True,
+        auto_decompress=False,
     )
 
 
