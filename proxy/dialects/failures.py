@@ -46,6 +46,7 @@ _ACCOUNT_WIDE = re.compile(
     r"|\b(?:organi[sz]ation|org|account)(?:'s|[- ]?wide|[- ]level|_\w*limit)|\bconcurren(?:cy|t)\b",
     re.IGNORECASE,
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # without white space and the escape of colours
 # llama.cpp's advice to who started it, which is nothing that a caller can do
 _ADVICE = re.compile(r" Start it with `--[^`]*`")
 # FastAPI's findings: a count, then one Python dict a line, or a sentence (contract 76b)
@@ -153,8 +154,8 @@ def _read(body: bytes) -> _Told:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        # an HTML page of some load balancer tells a caller nothing
-        return _Told(None if text.startswith("<") else text, {})
+        # an HTML page of some load balancer tells a caller nothing, nor do bytes that are no text
+        return _Told(None if text.startswith("<") or _is_binary(text) else text, {})
     if isinstance(value, list):
         value = value[0] if value else {}
     if not isinstance(value, dict):
@@ -175,6 +176,11 @@ def _error_of_choice(choices: object) -> Any:  # noqa: ANN401 - JSON of any shap
     if error or choice.get("finish_reason") != "content_filter":
         return error
     return {"code": "content_filter", "message": "The upstream's content filter has stopped the answer."}
+
+
+def _is_binary(text: str) -> bool:
+    """Whether bytes that were no text were read as some: compressed, perhaps."""
+    return _CONTROL.search(text) is not None or text.count("\ufffd") > max(4, len(text) // 8)
 
 
 def _message(source: Mapping[str, Any]) -> str | None:

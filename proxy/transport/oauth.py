@@ -15,6 +15,7 @@ from yarl import URL
 from proxy.clock import Clock
 from proxy.config.credentials import OAuth2Config, PrivateKeyJwtConfig
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamRefusedUs, UpstreamTimeout, UpstreamUnreachable
+from proxy.transport.decoding import decode
 from proxy.transport.jwt import Signer
 from proxy.transport.sessions import USER_AGENT, open_session, reason
 from proxy.transport.shown import Issue, Token
@@ -70,12 +71,20 @@ class TokenClient:
             # asked so seldom that a kept connection would be a stale one
             self._session = open_session(aiohttp.TCPConnector(force_close=True), aiohttp.ClientTimeout(total=None))
         async with self._session.post(URL(url), data=body, headers=headers, allow_redirects=False) as answer:
-            pieces = bytearray()
+            received = bytearray()
             while piece := await answer.content.readany():
-                pieces += piece
-                if len(pieces) > _MAX_BODY_BYTES:
-                    raise UpstreamFailed(f"The upstream's token endpoint answered over {_MAX_BODY_BYTES} bytes.")
-            return answer.status, bytes(pieces)
+                received += piece
+                _check_size(received)
+            decoded = bytearray()
+            for piece in decode(answer.headers.getall(hdrs.CONTENT_ENCODING, ()), bytes(received)):
+                decoded += piece
+                _check_size(decoded)
+            return answer.status, bytes(decoded)
+
+
+def _check_size(body: bytearray) -> None:
+    if len(body) > _MAX_BODY_BYTES:
+        raise UpstreamFailed(f"The upstream's token endpoint answered over {_MAX_BODY_BYTES} bytes.")
 
 
 class _Answer(msgspec.Struct):

@@ -1,15 +1,11 @@
 """How any connection of ours is made, and what its failures are called here.
 
 What is fixed: no redirects (whoever calls says so, a host could send our key elsewhere), no cookies, no proxies from
-the environment, no compression (a compressed stream arrives late).
+the environment, no compression (a compressed stream arrives late; `decoding` undoes what comes all the same).
 """
 
-import asyncio
 import errno
 from collections.abc import Sequence
-from contextlib import suppress
-from contextvars import ContextVar
-from typing import Any
 
 import aiohttp
 from aiohttp import hdrs
@@ -17,6 +13,7 @@ from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict
 
 from proxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
+from proxy.transport.pool import TCPPool, UnixPool
 
 # A Unix socket whose queue is full: its server lives, and is slow to accept. asyncio takes the first of these for a
 # connection in progress, and meets the second when it sends.
@@ -33,7 +30,6 @@ _REASONS: Sequence[tuple[type[Exception], str]] = (  # the first that fits
     (OSError, "the connection was reset"),
 )
 USER_AGENT = "tidegate"
-has_connected = ContextVar("has_connected", default=False)  # whether this task's request opened a connection
 
 
 def open_connector(
@@ -48,19 +44,15 @@ def open_connector(
     `connect_s` is for all of opening a connection (name, TCP, TLS), not for the wait for a place in the pool.
     `resolver` turns the host's name into addresses; the system's where omitted.
     """
-    connector: aiohttp.BaseConnector
     if socket_path is None:
-        connector = aiohttp.TCPConnector(
-            limit=max_connections, keepalive_timeout=keepalive_s, ttl_dns_cache=60, resolver=resolver
+        return TCPPool(
+            connect_s, limit=max_connections, keepalive_timeout=keepalive_s, ttl_dns_cache=60, resolver=resolver
         )
-    else:
-        connector = aiohttp.UnixConnector(socket_path, limit=max_connections, keepalive_timeout=keepalive_s)
-    _note_connections(connector, connect_s)
-    return connector
+    return UnixPool(connect_s, path=socket_path, limit=max_connections, keepalive_timeout=keepalive_s)
 
 
 def open_session(connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-    """A session; whoever asks for it closes it. `has_connected` tells of its connections.
+    """A session; whoever asks for it closes it. Bodies come as they were sent (see `decoding`).
 
     Its requests say who we are (`USER_AGENT`), or aiohttp would say who it is: to be told not to, it would copy the
     headers of each request.
@@ -70,7 +62,7 @@ def open_session(connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeou
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=timeout,
         trust_env=False,
-        auto_decompress=True,
+        auto_decompress=False,
     )
 
 
@@ -102,23 +94,3 @@ def translate(error: aiohttp.ClientError | OSError) -> ProxyError:
 def reason(error: Exception) -> str:
     """The kind of failure in our words: those of aiohttp name hosts and sockets, which are not the caller's to know."""
     return next((words for kind, words in _REASONS if isinstance(error, kind)), "it failed")
-
-
-def _note_connections(connector: aiohttp.BaseConnector, connect_s: float) -> None:
-    # The one method a connector must define: wrapping it tells a new connection from a pooled one without the
-    # price of aiohttp's tracing on every request. And aiohttp's own limit leaves out the name's resolution.
-    create = connector._create_connection  # noqa: SLF001 - see above
-
-    async def noted(*args: Any) -> Any:  # noqa: ANN401 - aiohttp's business
-        has_connected.set(True)
-        try:
-            async with asyncio.timeout(connect_s):
-                with suppress(KeyError):  # the addresses that it had waited for were forgotten at that moment
-                    return await create(*args)
-                return await create(*args)
-        except (TimeoutError, aiohttp.ClientConnectorError):
-            if isinstance(connector, aiohttp.TCPConnector):
-                connector.clear_dns_cache()  # the host may have moved, and the next request should find it
-            raise
-
-    connector._create_connection = noted  # type: ignore[method-assign, assignment]  # noqa: SLF001 - see above

@@ -4,8 +4,7 @@ HTTP/1.1 keep-alive is shorter than the upstream's own; what else is fixed stand
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import aiohttp
 import msgspec
@@ -17,7 +16,9 @@ from proxy.deadline import Deadline, Deadlines
 from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.protocol.chat import MAX_ANSWER_BYTES
 from proxy.transport.credentials import Credential, Credentials
-from proxy.transport.sessions import has_connected, open_connector, open_session, reason, translate
+from proxy.transport.decoding import Decoder, decoder_for
+from proxy.transport.pool import has_connected
+from proxy.transport.sessions import open_connector, open_session, reason, translate
 from proxy.transport.shown import Headers
 from proxy.transport.specs import of_keys
 
@@ -50,12 +51,15 @@ class Response:
     __slots__ = (
         "_answer",
         "_deadline",
+        "_decoder",
         "_drain",
+        "_has_begun",
         "_has_content",
         "_has_event",
         "_is_over",
         "_left_s",
         "_loop",
+        "_pieces",
         "_timeouts",
         "credential",
         "headers",
@@ -73,7 +77,9 @@ class Response:
         self._answer = answer
         self._deadline = deadline
         self._timeouts = timeouts
-        self._has_event = self._has_content = False
+        self._has_begun = self._has_event = self._has_content = False
+        self._decoder: Decoder | None = None  # of a body that is compressed
+        self._pieces: Iterator[bytes] | None = None  # of it, that have been received and not been decoded
         self._left_s = timeouts.answer_s  # for all that comes before the first content, or for a whole body
         self._loop = deadline.loop
         self._drain = drain
@@ -83,31 +89,39 @@ class Response:
         self.headers: Mapping[str, str] = answer.headers
 
     async def read_some(self) -> bytes:
-        """What has arrived, at least one byte; empty at the end.
+        """What has arrived, at least one byte and not compressed; empty at the end.
 
         Raises:
             UpstreamTimeout: no event (see `got_event`) for the idle time, or until the first for the time it has; no
                 content within the time for an answer.
             UpstreamUnreachable: the connection broke.
+            UpstreamFailed: it is compressed, and cannot be decoded.
         """
-        begun_s = 0.0 if self._has_content else self._loop.time()
-        self._deadline.start()
-        try:
-            data = await self._answer.content.readany()
-        except asyncio.CancelledError:
-            if self._deadline.has_expired():
-                raise UpstreamTimeout("The upstream fell silent in the middle of its answer.") from None
-            raise
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
-        finally:
-            self._deadline.stop()
-        if not self._has_content:
-            self._left_s -= self._loop.time() - begun_s
-        if not self._has_event:
-            # comments before the first event: the host lives, and has the request in its queue
-            self._deadline.limit_s = self._timeouts.answer_s
-        return data
+        if self._pieces is not None and (piece := next(self._pieces, b"")):
+            await asyncio.sleep(0)  # some bytes may decode to many pieces, and others have answers to read
+            return piece
+        while True:
+            begun_s = 0.0 if self._has_content else self._loop.time()
+            self._deadline.start()
+            try:
+                data = await self._answer.content.readany()
+            except asyncio.CancelledError:
+                if self._deadline.has_expired():
+                    raise UpstreamTimeout("The upstream fell silent in the middle of its answer.") from None
+                raise
+            except (aiohttp.ClientError, OSError) as error:
+                raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
+            finally:
+                self._deadline.stop()
+            if not self._has_content:
+                self._left_s -= self._loop.time() - begun_s
+            if not self._has_event:
+                # comments before the first event: the host lives, and has the request in its queue
+                self._deadline.limit_s = self._timeouts.answer_s
+            if self._decoder is None and (self._has_begun or not self._begins_compressed(data)):
+                return data
+            if (decoded := self._decode(data)) or not data:
+                return decoded
 
     async def read_all(self) -> bytes:
         """The whole body.
@@ -117,10 +131,10 @@ class Response:
             UpstreamTimeout, UpstreamUnreachable: as `read_some`.
         """
         pieces, size = [], 0
-        while not self._answer.content.at_eof():
-            pieces.append(await self.read_some())
+        while (self._decoder is not None or not self._answer.content.at_eof()) and (piece := await self.read_some()):
+            pieces.append(piece)
             self.got_event()
-            size += len(pieces[-1])
+            size += len(piece)
             if size > MAX_ANSWER_BYTES:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -128,13 +142,35 @@ class Response:
     async def read_complaint(self) -> bytes:
         """The body of an error, as far as it comes soon and in a megabyte: its status says the most of it."""
         pieces, size, until_s = [], 0, self._loop.time() + min(_COMPLAINT_S, self._timeouts.idle_s)
-        with suppress(UpstreamTimeout, UpstreamUnreachable):
-            while not self._answer.content.at_eof() and size < _MAX_COMPLAINT_BYTES:
+        try:
+            while size < _MAX_COMPLAINT_BYTES:
                 self._has_event = True
                 self._deadline.reset(max(until_s - self._loop.time(), _LEAST_S))
-                pieces.append(await self.read_some())
-                size += len(pieces[-1])
+                if not (piece := await self.read_some()):
+                    break
+                pieces.append(piece)
+                size += len(piece)
+        except UpstreamFailed as error:  # it is compressed, and cannot be decoded
+            pieces = [error.message.encode()]
+        except (UpstreamTimeout, UpstreamUnreachable):
+            pass
         return b"".join(pieces)
+
+    def _begins_compressed(self, data: bytes) -> bool:
+        """Look at the first bytes of the body."""
+        self._has_begun = True
+        if data:
+            self._decoder = decoder_for(self._answer.headers.getall(hdrs.CONTENT_ENCODING, ()), data)
+        return self._decoder is not None
+
+    def _decode(self, data: bytes) -> bytes:
+        """Some of what the data decodes to; the rest is in `_pieces`. Without data, what is left at the end."""
+        if self._decoder is None:
+            return data
+        if not data:
+            return b"".join(self._decoder.close())
+        self._pieces = self._decoder.feed(data)
+        return next(self._pieces, b"")
 
     def got_event(self, *, has_content: bool = False) -> None:
         """What was read held an event; comments alone are a kind of silence.

@@ -1,6 +1,7 @@
 """`ScenarioUpstream`: a real HTTP server that plays scripted bytes, and tells when its caller has gone."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -69,10 +70,15 @@ class ScenarioUpstream:
         return self.calls[-1]
 
     @asynccontextmanager
-    async def running(self):
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+    async def running(self, *, path: str | None = None, tls: ssl.SSLContext | None = None):
+        """On a free port, or on a Unix socket at `path`."""
+        if path is None:
+            server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+            self.port = server.sockets[0].getsockname()[1]
+            self.url = f"http{'' if tls is None else 's'}://127.0.0.1:{self.port}/v1"
+        else:
+            server = await asyncio.start_unix_server(self._serve, path)
+            self.url = "http://engine/v1"
         try:
             yield self
         finally:

@@ -1,5 +1,6 @@
 """A host's error answer, in any shape, as one of our errors (contract R-ERR, B.18)."""
 
+import gzip
 import json
 
 import pytest
@@ -403,3 +404,9 @@ def test_advice_to_an_operator_is_not_for_callers():
     message = "This server does not support embeddings. Start it with `--embeddings`"
     body = json.dumps({"error": {"code": 501, "message": message, "type": "not_supported_error"}}).encode()
     assert parse_error(501, {}, body).message == "This server does not support embeddings."
+
+
+@pytest.mark.parametrize("body", [gzip.compress(b"Hi" * 40), bytes(range(256)), b"\xe0\xff" * 30, b"no\x00pe"])
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_bytes_that_are_no_text_are_not_told(status, body):
+    assert parse_error(status, {}, body).message == f"The upstream answered with status {status}."

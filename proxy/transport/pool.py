@@ -1,0 +1,110 @@
+"""Pools of connections, as aiohttp's connectors with two changes.
+
+Opening a connection, name and TLS included, has one time limit. And a connection that has received a byte which belongs
+to no request (RFC 9112, 6.3 and 9.2) is closed and never used again: its next caller would get somebody else's answer.
+
+    idle, and a byte comes                                  closed at once
+    the byte came together with the end of an answer,       closed when the connection is taken from the pool
+    or waits in the kernel unread
+"""
+
+import asyncio
+import select
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+has_connected = ContextVar("has_connected", default=False)  # whether this task's request opened a connection
+
+
+class _Connection(ResponseHandler):
+    """A connection; it is idle while it belongs to no request."""
+
+    is_idle = True
+
+    def set_response_params(self, **options: Any) -> None:  # noqa: ANN401 - aiohttp's business
+        self.is_idle = False
+        super().set_response_params(**options)
+
+    def data_received(self, data: bytes) -> None:
+        if data and self.is_idle:  # aiohttp calls with nothing when it goes on reading
+            self.close()
+        else:
+            super().data_received(data)
+
+    @property
+    def has_surplus(self) -> bool:
+        """Whether more than the last answer has been parsed."""
+        if self.should_close:
+            return True
+        if self._parser is None:
+            return False
+        try:
+            return self._parser.feed_eof() is not None  # a message that has begun
+        except Exception:  # noqa: BLE001 - the parser's: what has begun is no message
+            return True
+
+
+class _Pool(aiohttp.BaseConnector):
+    """What both kinds of connector have in common.
+
+    Args:
+        connect_s: for all of opening a connection, but not for the wait for a place in the pool. aiohttp's own limit
+            leaves out the resolution of the name.
+        options: the connector's.
+    """
+
+    def __init__(self, connect_s: float, **options: Any) -> None:  # noqa: ANN401 - aiohttp's business
+        super().__init__(**options)
+        self._connect_s = connect_s
+        self._poll = select.poll()
+        self._factory = lambda: _Connection(self._loop)  # type: ignore[assignment] # aiohttp's is a `partial`
+
+    async def _get(self, *key_and_traces: Any) -> Any:  # noqa: ANN401 - aiohttp's business
+        while (taken := await super()._get(*key_and_traces)) is not None:
+            connection = taken.protocol
+            if isinstance(connection, _Connection) and not (connection.has_surplus or self._is_readable(connection)):
+                return taken
+            taken.close()
+        return None
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:  # noqa: ANN401 - see above
+        protocol.is_idle = True
+        super()._release(key, protocol, should_close=should_close)
+
+    async def _create_connection(self, *request: Any) -> Any:  # noqa: ANN401 - see above
+        has_connected.set(True)
+        async with asyncio.timeout(self._connect_s):
+            with suppress(KeyError):  # the addresses that it had waited for were forgotten at that moment
+                return await super()._create_connection(*request)
+            return await super()._create_connection(*request)
+
+    def _is_readable(self, connection: ResponseHandler) -> bool:
+        """Whether something waits to be read: a byte, or the end."""
+        socket = None if connection.transport is None else connection.transport.get_extra_info("socket")
+        if socket is None:
+            return True
+        number = socket.fileno()
+        self._poll.register(number, select.POLLIN)
+        try:
+            return bool(self._poll.poll(0))
+        finally:
+            self._poll.unregister(number)
+
+
+class TCPPool(_Pool, aiohttp.TCPConnector):
+    """To one host."""
+
+    async def _create_connection(self, *request: Any) -> Any:  # noqa: ANN401 - see above
+        try:
+            return await super()._create_connection(*request)
+        except (TimeoutError, aiohttp.ClientConnectorError):
+            self.clear_dns_cache()  # the host may have moved, and the next request should find it
+            raise
+
+
+class UnixPool(_Pool, aiohttp.UnixConnector):
+    """To one Unix socket."""
