@@ -7,8 +7,9 @@ An engine's life, of which `life` has every step:
                             │                      └──── readmit ──────┘                      │
                             └─────────────────────────── wake ────────────────────────────────┘
 
-From each of the live ones `stop` leads to stopped, and an end that nobody asked for, whatever its exit status, to
-failed; `start` leads out of both. Requests get in while it is ready. Who does what:
+From each of the live ones `end` leads to stopping, where the process is there still, but was told to end; `stop` to
+stopped, and an end that nobody asked for, whatever its exit status, to failed; `start` leads out of the last two.
+Requests get in while it is ready. Who does what:
 
     base          the words: a kind of engine, its control, progress, load, status; an `Engine`, whoever runs it
     assembly      every engine of the config put together with its wires: `Engines`, the door of this package

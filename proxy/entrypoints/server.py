@@ -75,4 +75,6 @@ async def serve(
     # callers who do not read, or have sent half a head, would keep it for as long as they like
     await asyncio.wait((serving,), timeout=_LAST_WAIT_S)
     serving.cancel()
-    await asyncio.gather(serving, return_exceptions=True)
+    [ended] = await asyncio.gather(serving, return_exceptions=True)
+    if isinstance(ended, Exception):  # not by us: without this the command would end with status 0
+        raise ended
