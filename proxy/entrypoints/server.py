@@ -75,6 +75,6 @@ async def serve(
     # callers who do not read, or have sent half a head, would keep it for as long as they like
     await asyncio.wait((serving,), timeout=_LAST_WAIT_S)
     serving.cancel()
-    [ended] = await asyncio.gather(serving, return_exceptions=True)
-    if isinstance(ended, Exception):  # not by us: without this the command would end with status 0
-        raise ended
+    await asyncio.gather(serving, return_exceptions=True)
+    if not serving.cancelled() and (error := serving.exception()) is not None:
+        raise error  # otherwise the command would end with status 0

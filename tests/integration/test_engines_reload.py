@@ -16,6 +16,7 @@ from proxy.config import load
 from proxy.config.engines import VllmConfig
 from proxy.engines.assembly import Engines
 from proxy.errors import ConfigError
+from tests.fakes.clock import FakeClock
 from tests.fakes.vllm_engine import FakeVllm, gone, house, is_running, until
 
 WHOLE = "w3 w4 w5 w6 "
@@ -109,11 +110,15 @@ async def test_a_removed_engine_waits_no_longer_than_it_may_for_its_answers(vllm
 async def test_an_engine_that_ignores_sigterm_past_its_start_time_is_gone_when_tidegate_says_so(vllm, other, goes):
     """It is being killed already when it has to leave: that must not end half-way."""
     vllm.habits = ["waits,stubborn"]
-    v3 = other.config()
-    async with house({"r1": vllm.config(start_timeout_s=0.3), "v3": v3}, targets("r1", "v3")) as made:
+    v3, clock = other.config(), FakeClock()
+    config = {"r1": vllm.config(start_timeout_s=60), "v3": v3}
+    async with house(config, targets("r1", "v3"), clock=clock) as made:
         leaver = made.engine("r1")
         leaver.kind.stop_s = 0.5
         start = await vllm.next_start()
+        await start.core()
+        await made.until("ready", "v3")
+        clock.advance(61)
         await made.until("stopping")
         if goes == "reload":
             await follow(made, {"v3": v3})

@@ -342,13 +342,15 @@ async def test_an_engine_that_ignores_sigterm_is_stopping_until_it_is_killed():
 
 async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwards():
     """It has not come up in time and ignores SIGTERM: a reload then was the end of the supervision alone."""
-    room = Sharing()
-    kind = FakeKind("stubborn,silent", start_timeout_s=0.05)
+    room, clock = Sharing(), FakeClock()
+    kind = FakeKind("stubborn,shows_progress,silent", start_timeout_s=30)
     kind.stop_s = 0.3
-    async with supervised(kind, room=room, needs=LARGE) as (supervisor, states, _log):
-        while not (engines := members(supervisor)):
+    async with supervised(kind, room=room, needs=LARGE, clock=clock) as (supervisor, states, _log):
+        while supervisor.status.progress is None:
             await states.seen.get()
-        assert (await states.until("stopping")).reason == "no answer in 0.05 s"
+        engines = members(supervisor)
+        clock.advance(31)
+        assert (await states.until("stopping")).reason.startswith("no answer in 30 s")
         assert room._held["e"] == "loaded"
         await supervisor.close()
         assert supervisor.status.state == "stopped"
