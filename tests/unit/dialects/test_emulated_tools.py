@@ -345,6 +345,7 @@ def test_every_form_of_a_past_call_is_told(messages, told):
 def test_every_form_of_a_result_is_told(result, told):
     history = [USER, {"role": "assistant", "content": "", "tool_calls": [called("1", "f", "{}")]}]
     assert said(messages=[*history, result, USER])[2:] == [("user", told), ("user", "hi")]
+    assert built(messages=[USER, result]).adjusted == ["messages=tools_as_text"]
 
 
 def test_a_call_without_a_result_at_the_end_is_still_refused():
