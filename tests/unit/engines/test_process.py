@@ -150,13 +150,17 @@ async def stubborn() -> tuple[EngineProcess, int]:
 
 
 async def gone(pid: int) -> None:
-    """Wait until it has ended, and was waited for by init."""
-    while is_there(pid):  # noqa: ASYNC110 - nobody tells
+    """Wait until it has ended."""
+    while is_running(pid):  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0.01)
 
 
-def is_there(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def is_running(pid: int) -> bool:
+    """A process that has ended, but was not waited for by its parent, does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def children() -> list[int]:
