@@ -123,7 +123,9 @@ def _told(looked: Looked) -> Told:
 
 def _dialect(assembled: Assembled) -> Dialect:
     dialect = DIALECTS[assembled.dialect]
-    return structs.replace(dialect, may_lack_parser=False) if assembled.parses_thinking else dialect
+    if assembled.parses_thinking:
+        dialect = structs.replace(dialect, may_lack_parser=False)
+    return dialect if assembled.knows_tools else structs.replace(dialect, knows_tools=False)
 
 
 def _lister(name: str, wire: Transport) -> Fetch:

@@ -69,6 +69,13 @@ class Card(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tools_while_thinking: Annotated[
         bool, Meta(description="false: thinking is switched off where tools are given.")
     ] = True
+    tools_in_prompt: Annotated[
+        bool,
+        Meta(
+            description="For engines of kind llamacpp whose chat template knows no tools. true: where the model may"
+            " choose, tools are listed in the prompt, and an answer that is such a call is taken as one; false: 400."
+        ),
+    ] = False
     efforts: Annotated[
         dict[str, str] | None,
         Meta(description="On vLLM: words for those of reasoning_effort that it lacks or reads in its own way."),

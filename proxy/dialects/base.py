@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from proxy.config.cards import UNKNOWN, Card, Structured
-from proxy.dialects import events, history, messages, structured, thinking, tools
+from proxy.dialects import emulated_tools, events, history, messages, structured, thinking, tools
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.prefill import Prefill, put_message, put_prompt
@@ -22,6 +22,7 @@ from proxy.errors import MalformedRequest, UpstreamLacksModel
 from proxy.protocol.chat import Chunk, Reading, TopLevel
 from proxy.protocol.raw import as_list, as_text
 from proxy.protocol.request import Endpoint, ModelRequest, is_null, json_type, wrong_type
+from proxy.protocol.text_calls import TextCalls
 
 Adjust = Callable[[Draft], None]
 
@@ -98,6 +99,7 @@ class HostRequest(Struct, frozen=True):
         adjusted: what was changed in more than its spelling, as `name=word`.
         schema: what the answer must be valid against, because the host does not see to it; None: nothing.
         asks_functions: whether the host's tools are the caller's `functions`, so that a call is its `function_call`.
+        text_calls: which text of the answer is a call, because the model was asked to call so; None: none is.
     """
 
     path: str
@@ -106,6 +108,7 @@ class HostRequest(Struct, frozen=True):
     adjusted: list[str]
     schema: Raw | None = None
     asks_functions: bool = False
+    text_calls: TextCalls | None = None
 
 
 class Dialect(Struct, frozen=True, kw_only=True):
@@ -123,6 +126,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         defaults: sent where the caller says nothing and the host would do other than OpenAI; not for embeddings.
         tool_choices: the forms that it knows, of `tools.ALL_CHOICES`.
         required: its word for a tool that must be called.
+        knows_tools: whether the model's chat template does; else they are emulated, see `emulated_tools`.
         knows_tool_types: whether it knows custom tools and `allowed_tools`.
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
         parts: the types of content parts that it knows.
@@ -173,6 +177,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     defaults: Mapping[str, Raw] = _NO_DEFAULTS
     tool_choices: frozenset[str] = tools.ALL_CHOICES
     required: str = "required"
+    knows_tools: bool = True
     knows_tool_types: bool = False
     forces_tools_while_thinking: bool = True
     parts: frozenset[str] = TEXT_AND_IMAGES
@@ -269,6 +274,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             draft.adjusted,
             draft.schema,
             draft.asks_functions,
+            draft.text_calls,
         )
 
     def path(self, endpoint: Endpoint, model: str, api_version: str | None = None) -> str:
@@ -303,6 +309,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             if not self.knows_tool_types:
                 tools.plain_tools(draft)
             tools.choose(draft, self.tool_choices, required=self.required)
+        if not self.knows_tools:
+            emulated_tools.emulate(draft)
         self._adjust_thinking(draft, wanted, remembered)
         if not self.structured_with_forced_tool and tools.is_forced(draft):
             structured.drop(draft)
@@ -312,6 +320,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if draft.prefix:
             put_message(draft, self.prefill)
         self.adjust(draft)
+        if not self.knows_tools:
+            emulated_tools.write_history(draft)
 
     def _adjust_other(self, draft: Draft) -> None:
         draft.leave_out(self.lacks)

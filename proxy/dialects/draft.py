@@ -8,6 +8,7 @@ from msgspec import Raw, Struct
 from proxy.config.cards import Card
 from proxy.errors import UnsupportedParameter
 from proxy.protocol.request import Fields
+from proxy.protocol.text_calls import TextCalls
 
 Message = dict[str, Raw]
 
@@ -57,6 +58,7 @@ class Draft(Struct):
         schema: what the host cannot hold the answer to, so that we must.
         is_thinking: whether the model will think, as far as it can be known.
         asks_functions: whether the tools are the caller's `functions`.
+        text_calls: how the model, whose template knows no tools, is asked to call them; None: it is not.
         prefix: what has been said of the answer already.
     """
 
@@ -69,6 +71,7 @@ class Draft(Struct):
     schema: Raw | None = None
     is_thinking: bool = False
     asks_functions: bool = False
+    text_calls: TextCalls | None = None
     prefix: str = ""
 
     def put(self, name: str, value: object) -> None:

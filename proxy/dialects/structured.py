@@ -37,7 +37,7 @@ def emulate(draft: Draft, *, host_has: Structured) -> None:
     schema = settings.get("schema", _ANY_OBJECT)
     json_schema.check(schema)
     draft.schema = schema
-    _instruct(draft, _instruction(settings, schema))
+    instruct(draft, _instruction(settings, schema))
     if has == "json_object":
         draft.put("response_format", {"type": "json_object"})
     else:
@@ -62,7 +62,7 @@ def mention_json(draft: Draft) -> None:
         draft.messages.append(_system("Respond in JSON."))
 
 
-def _instruct(draft: Draft, instruction: str) -> None:
+def instruct(draft: Draft, instruction: str) -> None:
     """Behind the first system message, as some templates want one only; else in one of its own."""
     first = draft.messages[0]
     if role_of(first) == "system" and (text := text_of(first)) is not None:

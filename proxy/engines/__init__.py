@@ -7,8 +7,9 @@ An engine's life, of which `life` has every step:
                             │                      └──── readmit ──────┘                      │
                             └─────────────────────────── wake ────────────────────────────────┘
 
-From each of the live ones `stop` leads to stopped, and an end that nobody asked for, whatever its exit status, to
-failed; `start` leads out of both. Requests get in while it is ready. Who does what:
+From each of the live ones `end` leads to stopping, where the process is there still, but was told to end; `stop` to
+stopped, and an end that nobody asked for, whatever its exit status, to failed; `start` leads out of the last two.
+Requests get in while it is ready. Who does what:
 
     base          the words: a kind of engine, its control, progress, load, status; an `Engine`, whoever runs it
     assembly      every engine of the config put together with its wires: `Engines`, the door of this package
@@ -39,6 +40,7 @@ failed; `start` leads out of both. Requests get in while it is ready. Who does w
     output        what lines of output mean: how far, and why it ended, with the cure; pure
     vllm_server   the script that runs in vLLM's Python, where nothing of ours is
     llamacpp      the kind llama.cpp; `llamacpp_server` is its child
+    gguf          whether the chat template in its file knows tools
 
 The facts of vLLM that all this rests on are in the reference `vllm.md`, sections 4 to 6.
 """

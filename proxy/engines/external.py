@@ -88,14 +88,22 @@ class ExternalEngine:
         restarts = 0
         while True:
             self._move("start", "it does not answer")
-            while not await control.answers():  # noqa: ASYNC110 - it is somebody else's
+            try:
+                await self._until_it_answers(control, restarts)
+                reason = await self._until_still(control)
+            except Exception as error:  # noqa: BLE001 - watching must go on
+                self._log.exception("engine watch failed", engine=self.name)
+                reason = f"{type(error).__name__}: {error}"
                 await asyncio.sleep(self._look_s)
-            self._move("answers", "", restarts)
-            self._log.info("engine ready", engine=self.name)
-            reason = await self._until_still(control)
             restarts += 1
             self._log.error("engine down", engine=self.name, reason=reason)
             self._move("crash", reason, restarts)
+
+    async def _until_it_answers(self, control: Control, restarts: int) -> None:
+        while not await control.answers():  # noqa: ASYNC110 - it is somebody else's
+            await asyncio.sleep(self._look_s)
+        self._move("answers", "", restarts)
+        self._log.info("engine ready", engine=self.name)
 
     async def _until_still(self, control: Control) -> str:
         watch = Watch(control, self._clock, pause_s=self._look_s)
@@ -114,4 +122,7 @@ class ExternalEngine:
         count = self.status.restarts if restarts is None else restarts
         self.status = EngineStatus(after(self.status.state, event), reason, count)
         if self._on_change is not None:
-            self._on_change(self.status)
+            try:
+                self._on_change(self.status)
+            except Exception:  # noqa: BLE001 - who looks on must not end the watch
+                self._log.exception("engine status not told", engine=self.name)

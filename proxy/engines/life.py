@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal
 
-State = Literal["stopped", "starting", "ready", "sleeping", "draining", "failed"]
-Event = Literal["start", "answers", "sleep", "wake", "drain", "readmit", "crash", "stop"]
+State = Literal["stopped", "starting", "ready", "sleeping", "draining", "stopping", "failed"]
+Event = Literal["start", "answers", "sleep", "wake", "drain", "readmit", "end", "crash", "stop"]
 
-_LIVE: tuple[State, ...] = ("starting", "ready", "sleeping", "draining")
+_LIVE: tuple[State, ...] = ("starting", "ready", "sleeping", "draining", "stopping")
 
 TRANSITIONS: Mapping[tuple[State, Event], State] = {
     ("stopped", "start"): "starting",
@@ -16,6 +16,8 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     ("draining", "readmit"): "ready",
     ("draining", "sleep"): "sleeping",
     ("sleeping", "wake"): "starting",
+    # its process is being ended, and holds its memory until it has
+    **{(state, "end"): "stopping" for state in _LIVE},
     # however a process ends: unasked it has crashed, whatever its exit status
     **{(state, "crash"): "failed" for state in _LIVE},
     **{(state, "stop"): "stopped" for state in (*_LIVE, "failed", "stopped")},

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from proxy.config.engines import LlamaCppConfig
-from proxy.engines import output
+from proxy.engines import gguf, output
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
 
 SPEC_VARIABLE = "TIDEGATE_LLAMACPP"
@@ -62,6 +62,14 @@ class LlamaCpp:
         )
         told = {SPEC_VARIABLE: msgspec.json.encode(spec).decode()}
         return Command((sys.executable, "-m", "proxy.engines.llamacpp_server"), told)
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the model's chat template does; True where that cannot be read."""
+        try:
+            return gguf.knows_tools(find_model(self._config.model)) is not False
+        except EngineError:  # its start will say the same
+            return True
 
     def model_bytes(self) -> int:
         try:

@@ -22,6 +22,9 @@ _WARDEN = (sys.executable, "-I", "-S", warden.__file__)
 class EngineProcess:
     """Runs one command behind the warden (see `warden`); owner of the process and of the end of its output.
 
+    Starting and ending are tasks of their own: a caller that is cancelled stops waiting for them, and nothing else.
+    What was begun is ended by `end`.
+
     Args:
         on_line: told of each line of the output, standard error included.
     """
@@ -29,8 +32,10 @@ class EngineProcess:
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._output: Output | None = None
         self._lifeline: int | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     @property
@@ -50,27 +55,9 @@ class EngineProcess:
             OSError: there is no such program.
         """
         self.lines.clear()
-        # pipes of our own: with asyncio's we would wait for all who hold their other ends, not for the process alone
-        output, output_end = os.pipe()
-        lifeline, self._lifeline = os.pipe()
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *_WARDEN,
-                *command.argv,
-                env=os.environ | dict(command.environment),
-                stdin=lifeline,
-                stdout=output_end,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError:
-            os.close(output)
-            self._cut_lifeline()
-            raise
-        finally:
-            os.close(lifeline)
-            os.close(output_end)
-        self._reading = asyncio.create_task(self._read(output))
+        # spawning cannot be cancelled in the middle: the event loop would kill the warden alone
+        self._starting = asyncio.create_task(self._spawn(command))
+        await asyncio.shield(self._starting)
 
     async def wait(self) -> int:
         """Its exit status."""
@@ -79,29 +66,70 @@ class EngineProcess:
 
     async def read_out(self) -> None:
         """Wait until its last lines are read, not long: what it has started may hold its output open."""
-        if self._reading is not None:
-            await asyncio.wait((self._reading,), timeout=_LAST_WORDS_S)
+        if self._output is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._output.has_ended.wait(), _LAST_WORDS_S)
 
     async def end(self, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL after `grace_s`; then every process of its session. Never raises."""
-        process, self._process = self._process, None
-        if process is None:
+        """SIGTERM, then SIGKILL after `grace_s`; then every process of its session.
+
+        Raises nothing but the caller's own cancellation, after which a second call waits for the same end.
+        """
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(grace_s))
+        await asyncio.shield(self._ending)
+
+    async def _spawn(self, command: Command) -> None:
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            # pipes of our own: with asyncio's we would wait for all who hold their other ends, not for the process
+            output, output_end = os.pipe()
+            ours.callback(os.close, output)
+            theirs.callback(os.close, output_end)
+            lifeline_end, lifeline = os.pipe()
+            ours.callback(os.close, lifeline)
+            theirs.callback(os.close, lifeline_end)
+            self._process = await asyncio.create_subprocess_exec(
+                *_WARDEN,
+                *command.argv,
+                env=os.environ | dict(command.environment),
+                stdin=lifeline_end,
+                stdout=output_end,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+            ours.pop_all()
+        self._lifeline = lifeline
+        self._output = Output(output, self._keep)
+
+    async def _end(self, grace_s: float) -> None:
+        try:
+            if self._starting is not None:
+                await asyncio.wait((self._starting,))
+            await self._ask_to_end(grace_s)
+        finally:  # also where this task is cancelled, as when the event loop is closed
+            process = self._let_go()
+            self._ending = None
+        if process is not None:
+            await process.wait()
+
+    async def _ask_to_end(self, grace_s: float) -> None:
+        if self._process is None or self._process.returncode is not None:
             return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                async with asyncio.timeout(grace_s):
-                    await process.wait()
-            except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-        warden.kill_session(process.pid)
-        await process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+
+    def _let_go(self) -> asyncio.subprocess.Process | None:
+        """Kill what is left of its session, and close what is open."""
+        process, self._process = self._process, None
+        if process is not None:
+            warden.kill_session(process.pid)
         self._cut_lifeline()
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        if self._output is not None:
+            self._output.close()
+        return process
 
     def _cut_lifeline(self) -> None:
         """What the warden holds the other end of; it is cut as well when we are gone, however that came."""
@@ -109,24 +137,50 @@ class EngineProcess:
             os.close(self._lifeline)
             self._lifeline = None
 
-    async def _read(self, reading_end: int) -> None:
-        output, held = asyncio.StreamReader(), b""
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(output), os.fdopen(reading_end, "rb", buffering=0)
-        )
-        try:
-            while data := await output.read(_READ_BYTES):
-                # progress bars are redrawn behind a carriage return, and end no line
-                *lines, held = _LINE_END.split(held + data)
-                held = held[-_MAX_LINE:]
-                for line in lines:
-                    self._keep(line)
-            self._keep(held)
-        finally:
-            transport.close()
+    def _keep(self, line: str) -> None:
+        self.lines.append(line)
+        self._on_line(line)
 
-    def _keep(self, piece: bytes) -> None:
-        line = piece[:_MAX_LINE].decode("utf-8", "replace").rstrip()
-        if line:
-            self.lines.append(line)
-            self._on_line(line)
+
+class Output:
+    """Reads the lines of a pipe whenever there are some, until `close`; owner of its descriptor.
+
+    Args:
+        descriptor: the pipe's reading end.
+        on_line: told of each line that says something; where it fails, the event loop logs that, and reading goes on.
+
+    Attributes:
+        has_ended: set when every process that held the other end has closed it.
+    """
+
+    def __init__(self, descriptor: int, on_line: Callable[[str], None]) -> None:
+        self._descriptor: int | None = descriptor
+        self._on_line = on_line
+        self._held = b""
+        self._loop = asyncio.get_running_loop()
+        self.has_ended = asyncio.Event()
+        os.set_blocking(descriptor, False)
+        self._loop.add_reader(descriptor, self._read, descriptor)
+
+    def close(self) -> None:
+        """Read no more; may be called again."""
+        if self._descriptor is not None:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _read(self, descriptor: int) -> None:
+        try:
+            data = os.read(descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return
+        # progress bars are redrawn behind a carriage return, and end no line
+        *lines, self._held = _LINE_END.split(self._held + data)
+        self._held = self._held[-_MAX_LINE:]
+        if not data:
+            self.close()
+            self.has_ended.set()
+            lines = [self._held]
+        for line in lines:
+            if text := line[:_MAX_LINE].decode("utf-8", "replace").rstrip():
+                self._on_line(text)

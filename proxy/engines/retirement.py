@@ -39,15 +39,18 @@ class Retirement:
     async def close(self) -> None:
         """End them now; no answer has its time any more."""
         self._hurry.set()
-        await asyncio.gather(*self._leaving)
+        if self._leaving:
+            await asyncio.wait(self._leaving)
 
     async def _see_off(self, piece: Piece) -> None:
         engine = piece.assembled.engine
-        await _until_first(engine.drained(), self._hurry.wait())
-        await engine.close()
-        await asyncio.gather(*(wire.close() for wire in piece.wires))
-        if piece.process is not None:
-            self._room.dismiss(piece.process.supervisor)
+        try:
+            await _until_first(engine.drained(), self._hurry.wait())
+            await engine.close()
+            await asyncio.gather(*(wire.close() for wire in piece.wires))
+        finally:
+            if piece.process is not None:
+                self._room.dismiss(piece.process.supervisor)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         del self._leaving[task]

@@ -146,7 +146,7 @@ class Supervisor:
         """
         if goal == "sleep" and self.kind.sleep_level is None:
             raise EngineError(f"the engine {self.name} has no sleep_level, so it cannot sleep; stop it")
-        if goal == "sleep" and self.status.state in {"stopped", "failed"}:
+        if goal == "sleep" and self.status.state in {"stopping", "stopped", "failed"}:
             raise EngineError(f"the engine {self.name} does not run, so it cannot sleep")
         self._is_held = goal == "stop"
         self._crashes = 0
@@ -176,16 +176,17 @@ class Supervisor:
         """
         self._is_held = True
         self._set_goal("stop")
-        while self.status.state in {"ready", "draining"}:
+        while self.status.state in {"ready", "draining", "stopping"}:
             self._settled.clear()
             await self._settled.wait()
 
     async def close(self) -> None:
-        """End the process, by force if it does not follow, and the supervision; never raises."""
+        """End the supervision, then the process, by force if need be; returns when it has ended. Never raises."""
         self._is_held = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            await self._end_process("it is shut down")  # the supervision may have been cancelled in the middle of that
         self._move("stop", "it is shut down")
         self._folder.remove()
 
@@ -193,7 +194,7 @@ class Supervisor:
         restarts = 0
         while True:
             await self._until_wanted()
-            ready_s = None
+            ready_s, reason, is_hopeless = None, "", False
             try:
                 await self._room.claim(self.name)
                 if self._goal != "stop":  # it may have taken long
@@ -202,21 +203,26 @@ class Supervisor:
                     await self._until_ready(control)
                     ready_s = self._clock.monotonic_s()
                     await self._live(control)
-                reason, is_hopeless = "", False
             except EngineError as error:
                 # what has run can run again; what its output told earlier need not be why it ended
                 reason, is_hopeless = str(error), isinstance(error, Hopeless) and ready_s is None
             except Exception as error:  # noqa: BLE001 - one of the three broad clauses: supervision must go on
-                reason, is_hopeless = f"{type(error).__name__}: {error}", False
+                reason = f"{type(error).__name__}: {error}"
             finally:
-                await self._process.end(self.kind.stop_s)
-                self._room.release(self.name)
+                await self._end_process(reason or "it is stopping")
             if not reason:
                 self._log.info("engine stopped", engine=self.name)
                 self._move("stop", self._why_stopped, restarts)
                 continue
             restarts += 1
             await self._after_crash(reason, restarts, ready_s, is_hopeless=is_hopeless)
+
+    async def _end_process(self, reason: str) -> None:
+        """End it, with all that it has started; the room is given back when it is gone, not before."""
+        if not self._process.has_ended:
+            self._move("end", reason[:_MAX_REASON])
+        await self._process.end(self.kind.stop_s)
+        self._room.release(self.name)
 
     async def _until_wanted(self) -> None:
         while self._goal == "stop" or (self._goal == "sleep" and self._process.has_ended):
@@ -453,7 +459,10 @@ class Supervisor:
         self.status = status
         self._settled.set()
         if self._on_change is not None:
-            self._on_change(status)
+            try:
+                self._on_change(status)
+            except Exception:  # noqa: BLE001 - who looks on must not end the supervision, nor the engine
+                self._log.exception("engine status not told", engine=self.name)
 
 
 def _left_s(progress: Progress, taken_s: float) -> float | None:

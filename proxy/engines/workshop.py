@@ -36,6 +36,7 @@ class Assembled(Struct, frozen=True):
         transport: to its `/v1`, for callers' requests.
         always_streams, dialect: see `base.EngineKind`.
         parses_thinking: it takes thinking apart itself, whatever the model's template begins with.
+        knows_tools: False where its model's chat template is known to know none.
         model_bytes: what it has to load; 0 where unknown.
         model_card: the name of the card that fits it, where its checkpoint tells.
         adapters: how they come and go; None where the config does not let them.
@@ -47,6 +48,7 @@ class Assembled(Struct, frozen=True):
     dialect: str
     always_streams: bool = False
     parses_thinking: bool = False
+    knows_tools: bool = True
     model_bytes: int = 0
     model_card: str | None = None
     adapters: Adapters | None = None
@@ -127,6 +129,7 @@ class Workshop:
             kind.dialect,
             always_streams=kind.always_streams,
             parses_thinking=_parses_thinking(kind),
+            knows_tools=kind.knows_tools if isinstance(kind, LlamaCpp) else True,
             model_bytes=kind.model_bytes(),
             model_card=kind.model_card() if isinstance(kind, Vllm) else None,
             adapters=adapters,

@@ -76,3 +76,5 @@ async def serve(
     await asyncio.wait((serving,), timeout=_LAST_WAIT_S)
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
+    if not serving.cancelled() and (error := serving.exception()) is not None:
+        raise error  # otherwise the command would end with status 0

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from proxy.auth import ANONYMOUS
-from proxy.dialects import failures, history
+from proxy.dialects import emulated_tools, failures, history
 from proxy.dialects.base import HostRequest
 from proxy.errors import StreamBroken, UpstreamFailed, UpstreamRateLimited, UpstreamRefusedUs
 from proxy.memory import Memory
@@ -24,6 +24,7 @@ from proxy.streaming.checks import check
 from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.filters import AsFunctionCall, Remembering, in_format
 from proxy.streaming.sinks import Sink
+from proxy.streaming.text_calls import TextCallReader
 
 _MAX_ID = 128  # a host may say anything
 _NOBODY = (None, ANONYMOUS)
@@ -170,6 +171,8 @@ class Attempt:
             error = failures.parse_error(response.status, response.headers, await response.read_complaint())
         finally:
             response.close()
+        if host_request.text_calls is not None:
+            emulated_tools.explain(error, host_request.text_calls)
         if isinstance(error, UpstreamRefusedUs):
             credential.refused(response.status, model)
         elif isinstance(error, UpstreamRateLimited) and error.is_told and error.retry_after_s is not None:
@@ -249,8 +252,10 @@ class Attempt:
         if self._request.endpoint == "chat" and tried.checking is None:  # of two readings the first is what it can do
             tried.checking = check(sink, self._request.fields)
             sink = tried.checking or sink
-        if host_request.reading.may_call:
+        if host_request.reading.may_call or host_request.text_calls is not None:
             sink = remembering = Remembering(sink)
+        if host_request.text_calls is not None:
+            sink = TextCallReader(sink, host_request.text_calls)
         stream = ChoiceStream(sink, host_request.reading)
         caller = self._context.caller + (_IN_HOUSE if self._context.reach == "local_only" else "")
         memory = None if remembering is None else TurnMemory(remembering, self._memory, caller)

@@ -43,13 +43,20 @@ _QUESTIONS: Mapping[Endpoint, Mapping[str, object]] = {
 
 
 class Prober:
-    """Owns its task; `open` and `close` are called once each."""
+    """Owns its task; `open` and `close` are called once each.
 
-    def __init__(self, land: Landscape, *, config: HealthConfig, clock: Clock, log: Log) -> None:
+    Args:
+        look_s: between two looks at who is to be asked.
+    """
+
+    def __init__(
+        self, land: Landscape, *, config: HealthConfig, clock: Clock, log: Log, look_s: float = _LOOK_S
+    ) -> None:
         self._land = land
         self._config = config
         self._clock = clock
         self._log = log
+        self._look_s = look_s
         self._task: asyncio.Task[None] | None = None
         self._asking: dict[str, asyncio.Task[None]] = {}  # by target or host
 
@@ -71,8 +78,11 @@ class Prober:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_S)
-            self._begin()  # who hangs keeps nobody else from being asked
+            await asyncio.sleep(self._look_s)
+            try:
+                self._begin()  # who hangs keeps nobody else from being asked
+            except Exception:  # noqa: BLE001 - without this task no target that is out would come back
+                self._log.exception("probing failed")
 
     def _begin(self) -> None:
         for name in self._land.offline.probe_due():
@@ -84,8 +94,14 @@ class Prober:
 
     def _ask_once(self, name: str, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if name not in self._asking:
-            task = self._asking[name] = asyncio.create_task(ask(), name=f"probe {name}")
+            task = self._asking[name] = asyncio.create_task(self._logged(name, ask), name=f"probe {name}")
             task.add_done_callback(lambda _: self._asking.pop(name))
+
+    async def _logged(self, name: str, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await ask()
+        except Exception:  # noqa: BLE001 - no task awaits a probe
+            self._log.exception("probe failed", target=name)
 
     def _is_due(self, standing: Standing) -> bool:
         target = standing.target
@@ -129,6 +145,9 @@ class Prober:
         except UpstreamRejected:
             return True
         except (TimeoutError, ProxyError):
+            return False
+        except Exception:  # noqa: BLE001 - a probe without a result would be repeated every second
+            self._log.exception("probe failed", target=target.name)
             return False
 
     async def _answers_to_any(self, standing: Standing, upstream: Upstream) -> bool:

@@ -11,7 +11,7 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 
 from proxy.clock import Clock
-from proxy.errors import UpstreamError
+from proxy.errors import UpstreamError, UpstreamFailed
 from proxy.transport.sessions import base_headers
 
 _RENEW_AT = 0.8  # of its life
@@ -155,14 +155,22 @@ class Renewed:
         try:
             token = await self._issue()
         except UpstreamError as error:
-            pause_s = min(2.0 ** min(self._failures, 10), _MAX_PAUSE_S)
-            self._failures += 1
-            self._retry_at_s = self._clock.monotonic_s() + pause_s
-            self._failure = error
-            return error
+            return self._fail(error)
+        except Exception as error:  # noqa: BLE001 - a renewal in the background has no caller that could be told
+            asyncio.get_running_loop().call_exception_handler({"message": "token not renewed", "exception": error})
+            failure = UpstreamFailed("A token for the upstream could not be made.")
+            failure.__cause__ = error
+            return self._fail(failure)
         finally:
             self._task = None
         return self._take(token, asked_s)
+
+    def _fail(self, error: UpstreamError) -> UpstreamError:
+        pause_s = min(2.0 ** min(self._failures, 10), _MAX_PAUSE_S)
+        self._failures += 1
+        self._retry_at_s = self._clock.monotonic_s() + pause_s
+        self._failure = error
+        return error
 
     def _take(self, token: Token, asked_s: float) -> Headers:
         self._failure, self._failures, self._retry_at_s = None, 0, -math.inf

@@ -16,6 +16,7 @@ from proxy.config import load
 from proxy.config.engines import VllmConfig
 from proxy.engines.assembly import Engines
 from proxy.errors import ConfigError
+from tests.fakes.clock import FakeClock
 from tests.fakes.vllm_engine import FakeVllm, gone, house, is_running, until
 
 WHOLE = "w3 w4 w5 w6 "
@@ -103,6 +104,29 @@ async def test_a_removed_engine_waits_no_longer_than_it_may_for_its_answers(vllm
         with pytest.raises(openai.APIError):
             await asking
         await gone(start.pid)
+
+
+@pytest.mark.parametrize("goes", ["reload", "shutdown"])
+async def test_an_engine_that_ignores_sigterm_past_its_start_time_is_gone_when_tidegate_says_so(vllm, other, goes):
+    """It is being killed already when it has to leave: that must not end half-way."""
+    vllm.habits = ["waits,stubborn"]
+    v3, clock = other.config(), FakeClock()
+    config = {"r1": vllm.config(start_timeout_s=60), "v3": v3}
+    async with house(config, targets("r1", "v3"), clock=clock) as made:
+        leaver = made.engine("r1")
+        leaver.kind.stop_s = 0.5
+        start = await vllm.next_start()
+        await start.core()
+        await made.until("ready", "v3")
+        clock.advance(61)
+        await made.until("stopping")
+        if goes == "reload":
+            await follow(made, {"v3": v3})
+            await until(lambda: not leavers(made))
+            await gone(start.pid, await start.core())
+    assert leaver.status.state == "stopped"
+    await gone(start.pid, await start.core())
+    assert len(vllm.starts) == 1
 
 
 async def test_a_changed_engine_comes_back_with_its_new_flags_when_the_old_one_has_ended(vllm):

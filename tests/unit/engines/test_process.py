@@ -72,6 +72,103 @@ async def test_nothing_is_held_open_after_the_end():
     assert open_files() <= before
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_start_that_is_cancelled_leaves_nothing(turns):
+    """At whatever await: no descriptor, and no process once it is ended."""
+    before = open_files()
+    process = EngineProcess(lambda _: None)
+    starting = asyncio.create_task(process.start(Command(("sleep", "1000000"))))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await process.end(0)
+    assert open_files() <= before
+    assert children() == []
+
+
+async def test_the_end_right_after_the_start_leaves_nothing_open():
+    before = open_files()
+    process = EngineProcess(lambda _: None)
+    await process.start(Command(("sleep", "1000000")))
+    await process.end(0)
+    assert open_files() <= before
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_who_waits_for_the_end_and_is_cancelled_does_not_stop_it(turns):
+    """A second call waits for the same end: of an engine that ignores SIGTERM, by SIGKILL."""
+    process, engine = await stubborn()
+    ending = asyncio.create_task(process.end(0.2))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
+    await process.end(0.2)
+    await gone(engine)
+    assert process.has_ended
+    assert children() == []
+
+
+async def test_an_engine_does_not_outlive_an_event_loop_that_is_closed_while_it_is_ending():
+    """When the loop is closed, every task is cancelled, and none has another turn after that."""
+    process, engine = await stubborn()
+    asking = asyncio.create_task(process.end(3600))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    process._ending.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await gone(engine)
+
+
+async def test_a_line_that_its_reader_fails_at_is_not_the_last():
+    """Otherwise the pipe would fill up, and the engine stand still."""
+    seen = []
+
+    def read(line: str) -> None:
+        seen.append(line)
+        raise ValueError(line)
+
+    loop, failures = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    process = EngineProcess(read)
+    await process.start(
+        Command((sys.executable, "-c", "import os; [os.write(1, b'x' * 4000 + b'\\n') for _ in range(99)]"))
+    )
+    assert await process.wait() == 0
+    await process.end(1)
+    assert len(failures) == len(seen) > 1
+
+
+async def stubborn() -> tuple[EngineProcess, int]:
+    """One that ignores SIGTERM, and its engine's pid."""
+    told = asyncio.get_running_loop().create_future()
+    process = EngineProcess(lambda line: told.set_result(int(line)))
+    code = "import os, signal; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); signal.pause()"
+    await process.start(Command((sys.executable, "-c", code)))
+    return process, await told
+
+
+async def gone(pid: int) -> None:
+    """Wait until it has ended."""
+    while is_running(pid):  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """A process that has ended, but was not waited for by its parent, does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children() -> list[int]:
+    """Of this process, those too that nobody has waited for."""
+    found = [(thread / "children").read_text().split() for thread in Path("/proc/self/task").iterdir()]
+    return [int(pid) for pids in found for pid in pids]
+
+
 async def test_what_cannot_be_started_says_so_in_its_output():
     lines = []
     process = EngineProcess(lines.append)

@@ -111,3 +111,24 @@ async def test_it_holds_its_gpu_until_it_has_ended_but_nobody_despairs_of_it(sta
     assert not claim.done()
     piece.assembled.engine.last_answer.set()
     await claim
+
+
+async def test_one_that_cannot_be_seen_off_keeps_nobody_else_from_it(stage):
+    """Neither from its memory nor from the end of the server."""
+    piece = stage.piece("a")
+    stage.room.admit(piece.process.supervisor, PINNED)
+    loop, logged = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: logged.append(repr(context["exception"])))
+
+    async def fail():
+        raise ValueError("a fault of ours")
+
+    piece.assembled.engine.close = fail
+    stage.retirement.begin(piece)
+    stage.retirement.begin(stage.piece("b"))
+    await settle()
+    await stage.retirement.close()
+    await settle()
+    assert "b ends" in stage.told
+    assert "a" not in stage.room._tenants
+    assert logged == ["ValueError('a fault of ours')"]

@@ -322,7 +322,62 @@ async def test_an_engine_that_fits_nowhere_says_so():
             await second.enter(can_wait=True)
 
 
-# --- for good -----------------------------------------------------------------------------------------------------
+# --- ending -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_ignores_sigterm_is_stopping_until_it_is_killed():
+    kind = FakeKind("stubborn")
+    kind.stop_s = 0.2
+    async with supervised(kind) as (supervisor, states, _log):
+        await states.until("ready")
+        [engine] = members(supervisor)
+        supervisor.want("stop")
+        assert (await states.until("stopping")).reason == "it is stopping"
+        assert is_running(engine)
+        with pytest.raises(EngineUnavailable, match=r"\(stopping\)"):
+            await supervisor.enter(can_wait=False)
+        await states.until("stopped")
+        await gone(engine)
+
+
+async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwards():
+    """It has not come up in time and ignores SIGTERM: a reload then was the end of the supervision alone."""
+    room, clock = Sharing(), FakeClock()
+    kind = FakeKind("stubborn,shows_progress,silent", start_timeout_s=30)
+    kind.stop_s = 0.3
+    async with supervised(kind, room=room, needs=LARGE, clock=clock) as (supervisor, states, _log):
+        while supervisor.status.progress is None:
+            await states.seen.get()
+        engines = members(supervisor)
+        clock.advance(31)
+        assert (await states.until("stopping")).reason.startswith("no answer in 30 s")
+        assert room._held["e"] == "loaded"
+        await supervisor.close()
+        assert supervisor.status.state == "stopped"
+        for engine in engines:
+            await gone(engine)
+        assert room._held["e"] == "out"
+
+
+async def test_an_engine_on_which_somebody_looks_who_fails_goes_on():
+    """A terminal that is gone, for one."""
+    async with supervised(FakeKind("well")) as (supervisor, _, log):
+
+        def fail(_status):
+            raise BrokenPipeError
+
+        supervisor._on_change = fail
+        (await supervisor.enter(can_wait=True))()
+        assert {"engine": "e"} in logged(log, "engine status not told")
+
+
+def members(supervisor: Supervisor) -> list[int]:
+    """The engine's own processes, without the warden."""
+    leader = supervisor._process.pid
+    return [] if leader is None else [pid for pid in warden._members(leader) if pid != leader]
+
+
+# --- for good ---------------------------------------------------------------------------------------------------------
 
 
 async def test_one_that_goes_lets_its_answers_end_and_nobody_in():

@@ -1,10 +1,11 @@
 """Where to listen."""
 
+import asyncio
 import socket
 
 import pytest
 
-from proxy.entrypoints.server import choose_address
+from proxy.entrypoints.server import choose_address, serve
 from proxy.errors import ConfigError
 
 
@@ -30,3 +31,13 @@ def test_an_address_in_use_is_refused_even_if_it_is_shared():
 def test_a_host_that_is_not_here_is_refused():
     with pytest.raises(ConfigError, match="cannot listen on"):
         choose_address("203.0.113.7", 0)
+
+
+async def test_a_server_that_ends_by_itself_says_why():
+    """Otherwise the command would end with status 0, as if it had been told to."""
+
+    async def drain() -> None:
+        """Nobody is there."""
+
+    with pytest.raises(RuntimeError, match="Cannot assign requested address"):
+        await serve(None, host="203.0.113.7", port=9, stop=asyncio.Event(), drain=drain)

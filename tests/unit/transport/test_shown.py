@@ -208,6 +208,25 @@ class Play(Stage):
         assert self.issuer.most_at_once <= 1
 
 
+async def test_a_fault_of_ours_in_a_renewal_is_logged_and_has_its_pause(stage):
+    """In the background no request is told of it; and not every request may try again."""
+    loop, logged = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: logged.append(repr(context["exception"])))
+    await stage.token.fetch()
+    stage.clock.advance(85)
+    stage.issuer.failure = ValueError("a fault of ours")
+    for _ in range(5):
+        assert stage.shows() == "Bearer 1"
+        await stage.settled()
+    assert (stage.issuer.asked, logged) == (2, ["ValueError('a fault of ours')"])
+    stage.clock.advance(16)
+    with pytest.raises(UpstreamFailed):
+        await stage.token.fetch()
+    stage.issuer.failure = None
+    stage.clock.advance(30)
+    assert (await stage.token.fetch())["authorization"] == "Bearer 4"
+
+
 STEPS = st.sampled_from(["ready", "fetch", "renew", "open", "shut", "fail", "mend", 0.5, 1.0, 15.0, 80.0, 200.0])
 
 

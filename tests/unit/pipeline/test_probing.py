@@ -1,0 +1,108 @@
+"""Probes go on whatever goes wrong with one of them."""
+
+import asyncio
+
+import pytest
+from structlog.testing import CapturingLogger
+
+from proxy.config.routing import HealthConfig
+from proxy.dialects.generic import DIALECT
+from proxy.errors import UpstreamUnreachable
+from proxy.memory import ProcessMemory
+from proxy.pipeline.landscape import Landscape
+from proxy.pipeline.probing import Prober
+from proxy.pipeline.upstream import Upstream, Upstreams
+from proxy.routing.board import Board
+from proxy.routing.offline import Offline
+from proxy.routing.quality import Qualities
+from proxy.routing.targets import Target
+from tests.fakes.clock import FakeClock
+
+
+class Wire:
+    """Fails as it is told, and tells when it was asked."""
+
+    secrets = ()
+    holds_back = False
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Queue()
+        self.failure: Exception = ValueError("a fault of ours")
+
+    async def get(self, path: str) -> bytes:
+        self.asked.put_nowait(path)
+        raise self.failure
+
+    async def post(self, path: str, _body: bytes, **_how):
+        self.asked.put_nowait(path)
+        raise self.failure
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.wire = Wire()
+        self.log = CapturingLogger()
+        self.offline = Offline(self.clock, forced=False, names=["host"])
+        config = HealthConfig()
+        self.land = Landscape(
+            upstreams=Upstreams({"host": Upstream(name="host", dialect=DIALECT, transport=self.wire)}),
+            gates={},
+            board=Board(self.clock, config),
+            offline=self.offline,
+            qualities=Qualities(self.clock),
+            memory=ProcessMemory(self.clock),
+        )
+        self.prober = Prober(self.land, config=config, clock=self.clock, log=self.log, look_s=0)
+
+    def logged(self, event: str) -> list[str]:
+        return [call.method_name for call in self.log.calls if call.args == (event,)]
+
+
+@pytest.fixture
+async def stage():
+    made = Stage()
+    yield made
+    await made.prober.close()
+
+
+async def test_a_look_that_fails_is_logged_and_the_next_one_comes(stage):
+    """Otherwise no target that is out would ever come back."""
+    looks = asyncio.Queue()
+
+    def fail() -> tuple:
+        looks.put_nowait(None)
+        raise ValueError("a fault of ours")
+
+    stage.offline.probe_due = fail
+    stage.prober.open()
+    for _ in range(3):
+        await looks.get()
+    assert stage.logged("probing failed")[:2] == ["exception", "exception"]
+
+
+async def test_a_question_that_fails_unexpectedly_is_logged_and_asked_again(stage):
+    for _ in range(3):
+        stage.offline.unreachable("host")
+    stage.prober.open()
+    for number in range(1, 4):
+        stage.clock.advance(60)
+        assert await stage.wire.asked.get() == "/models"
+        while len(stage.logged("probe failed")) < number:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+    stage.wire.failure = UpstreamUnreachable("refused")
+
+
+async def test_a_target_that_cannot_be_probed_stays_out_until_its_next_turn(stage):
+    """A fault of ours is no good news, and is not repeated at every look."""
+    target = Target(upstream="host", model="there")
+    stage.land.board.keep([target])
+    standing = stage.land.board.of(target)
+    for _ in range(20):
+        standing.health.failed(standing.health.enter(in_panic=True))
+    stage.clock.advance(3600)
+    assert standing.health.needs_probe()
+    await stage.prober.look()
+    assert stage.logged("probe failed") == ["exception"]
+    assert not standing.health.needs_probe()
+    assert standing.health.enter() is None
