@@ -122,7 +122,7 @@ def _told(looked: Looked) -> Told:
 
 
 def _dialect(assembled: Assembled) -> Dialect:
-    dialect = DIALECTS[assembled.dialect]
+    dialect = DIALECTS[assembled.dialect].of_engine()
     return structs.replace(dialect, may_lack_parser=False) if assembled.parses_thinking else dialect
 
 

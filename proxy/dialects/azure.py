@@ -10,6 +10,7 @@ from proxy.dialects.messages import Rules
 DIALECT = Dialect(
     name="azure",
     rules=Rules(is_reference=True),
+    max_tokens="max_completion_tokens",  # models that reason refuse the old name
     knows_tool_types=True,
     parts=OPENAI_PARTS,
     thought_tags=(),
