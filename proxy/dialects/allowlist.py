@@ -44,23 +44,26 @@ _OPENAI = """
     reasoning_effort seed service_tier store stream stream_options temperature top_logprobs top_p verbosity
     web_search_options
 """
-# Sampling, thinking and what is told of the answer: vLLM, SGLang, llama.cpp, llama-cpp-python, TGI, Ollama, TRT-LLM.
+# Sampling, thinking and what is told of the answer: of vLLM, SGLang, llama.cpp and its kin, TGI, Ollama, TensorRT-LLM.
 _ENGINES = """
-    adaptive_decay adaptive_target add_generation_prompt add_special_tokens allowed_token_ids cache_prompt
-    continue_final_message detokenize dry_allowed_length dry_base dry_multiplier
-    dry_penalty_last_n dynatemp_exponent dynatemp_range early_stopping embd_normalize embed_dtype enable_thinking
-    endianness grammar_lazy guided_decoding_backend ignore_eos include_reasoning include_stop_str_in_output input_ids
-    length_penalty logit_bias_type logprob_token_ids max_dynamic_patch min_dynamic_patch min_keep min_p min_tokens
-    mirostat mirostat_eta mirostat_mode mirostat_tau n_cmpl n_discard n_indent n_keep n_predict n_probs
-    no_repeat_ngram_size no_stop_trim normalize parse_tool_calls post_sampling_probs prompt_ignore_length
-    prompt_logprobs reasoning reasoning_format repeat_last_n repeat_penalty repetition_context_size
-    repetition_detection repetition_penalty return_cached_tokens_details return_hidden_states return_meta_info
-    return_progress return_prompt_text return_prompt_token_ids return_token_ids return_token_offsets return_tokens
-    return_tokens_as_token_ids samplers separate_reasoning skip_special_tokens spaces_between_special_tokens
-    stop_token_ids stream_interval stream_reasoning t_max_predict_ms t_max_prompt_ms temperature_last tfs_z think
-    thinking thinking_budget thinking_budget_tokens thinking_forced_open thinking_token_budget timings_per_token top_a
-    top_k top_n_sigma top_p_min truncate_prompt_tokens truncation_side typical_p use_audio_in_video use_beam_search
-    watermarking xtc_probability xtc_threshold
+    adaptive_decay adaptive_target add_bos_token add_generation_prompt add_special_tokens allowed_token_ids
+    backend_sampling ban_eos_token cache_prompt continue_final_message detokenize dry_allowed_length dry_base
+    dry_multiplier dry_penalty_last_n dynatemp_exponent dynatemp_range early_stopping embd_normalize embed_dtype
+    enable_thinking end_id endianness epsilon_cutoff eta_cutoff grammar_lazy guided_decoding_backend ignore_eos
+    include_reasoning include_stop_str_in_output input_ids input_type late_chunking length_penalty logit_bias_type
+    logprob_token_ids max_dynamic_patch max_new_tokens min_dynamic_patch min_keep min_new_tokens min_p min_tokens
+    mirostat mirostat_eta mirostat_mode mirostat_tau n_cmpl n_discard n_indent n_keep n_predict n_prev n_probs
+    no_repeat_ngram_size no_stop_trim normalize nsigma parse_tool_calls post_sampling_probs prompt_ignore_length
+    prompt_logprobs prompt_name reasoning reasoning_budget_tokens reasoning_format repeat_last_n repeat_penalty
+    repetition_context_size repetition_detection repetition_penalty response_fields return_cached_tokens_details
+    return_hidden_states return_meta_info return_progress return_prompt_text return_prompt_token_ids return_token_ids
+    return_token_offsets return_tokens return_tokens_as_token_ids samplers separate_reasoning skip_special_tokens
+    smoothing_curve smoothing_factor spaces_between_special_tokens speculative.n_max speculative.n_min
+    speculative.p_min stop_token_ids stream_interval stream_reasoning t_max_predict_ms t_max_prompt_ms task
+    temperature_last tfs tfs_z think thinking thinking_budget thinking_budget_tokens thinking_forced_open
+    thinking_token_budget timings_per_token top_a top_k top_n_sigma top_p_min truncate truncate_prompt_tokens
+    truncation_side typical typical_p use_activation use_audio_in_video use_beam_search watermarking xtc_probability
+    xtc_threshold
 """
 _SETTINGS = frozenset(f"{_OPENAI} {_ENGINES}".split())
 _LABELS = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "user", "user_id"})
@@ -189,7 +192,8 @@ def _label(raw: Raw, at: str, lost: set[str]) -> Raw | None:
 # What the model reads, or what holds its answer to a form.
 _READ = """
     bad_words dry_sequence_breakers ebnf grammar grammar_triggers guided_choice guided_grammar guided_json guided_regex
-    guided_whitespace_pattern json_schema preserved_tokens regex stop stop_regex structural_tag suffix tool_prompt
+    guided_whitespace_pattern instruction json_schema preserved_tokens regex stop stop_regex structural_tag suffix
+    tool_prompt
 """
 _TAKES: Mapping[str, Take] = {
     **dict.fromkeys(_READ.split(), schema),

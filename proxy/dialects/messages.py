@@ -223,17 +223,19 @@ def _object_text(arguments: Raw | None) -> Raw:
 
 def _rename_reasoning(message: Message, rules: Rules, reasoning: str | None, thoughts: list[Raw], note: Note) -> None:
     given = [message.pop(old) for old in _REASONING_NAMES if old in message]
+    is_lost = bool(thoughts)
     if (details := message.get("reasoning_details")) is not None:
         given.append(parts.text_of(details))
         if reasoning is None or not rules.keeps_reasoning_details:
             del message["reasoning_details"]
+            is_lost = is_lost or compact(details) not in _NOTHING
     given += thoughts
     given.append(_split_thought(message))
     # DeepSeek takes "" for missing (row 31)
     found = [value for value in given if as_text(value)]
     if found and reasoning is not None:
         message[reasoning] = found[0]
-    elif found or thoughts:
+    elif found or is_lost:
         note("reasoning_content", "dropped")
 
 

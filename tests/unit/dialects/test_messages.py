@@ -216,6 +216,16 @@ def test_thinking_alone_leaves_no_content(calls, content):
     assert told.adjusted == ["reasoning_content=dropped"]
 
 
+def test_reasoning_that_only_its_host_can_read_is_told_where_it_is_lost():
+    details = [{"type": "reasoning.encrypted", "data": "c2ln"}]
+    given = {"role": "assistant", "content": "a", "reasoning_details": details}
+    told = Draft({}, Card())
+    assert adapt(given, keeps_reasoning_details=True, note=told.note) == [given]
+    assert told.adjusted == []
+    assert adapt(given, note=told.note) == [{"role": "assistant", "content": "a"}]
+    assert told.adjusted == ["reasoning_content=dropped"]
+
+
 EXTRA = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
 
 
