@@ -126,7 +126,7 @@ def _restrict_setting(draft: Draft, name: str, value: Raw) -> None:
 def _leave_out(draft: Draft, name: str, value: Raw) -> None:
     if draft.asks_nothing(name):
         del draft.fields[name]
-    elif name not in _LABELS and (_OPENS.search(name) is not None or has_address(msgspec.json.decode(value))):
+    elif _OPENS.search(name) is not None or has_address(msgspec.json.decode(value)):
         draft.refuse(name, why=_WHY)
     else:
         _put(draft, name, None)

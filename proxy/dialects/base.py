@@ -249,7 +249,14 @@ class Dialect(Struct, frozen=True, kw_only=True):
             UpstreamLacksModel: the host does not have the endpoint, another target may.
         """
         fields = {name: value for name, value in request.fields.items() if not is_null(value)}
-        draft = Draft(fields, card, drops_params=drops_params, is_stream=is_stream, prefix=request.prefix)
+        draft = Draft(
+            fields,
+            card,
+            drops_params=drops_params,
+            is_stream=is_stream,
+            prefix=request.prefix,
+            api_version=api_version,
+        )
         if not _INTERNAL.isdisjoint(fields):
             self._strip_internal(draft)
         try:

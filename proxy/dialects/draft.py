@@ -70,6 +70,7 @@ class Draft(Struct):
         is_thinking: whether the model will think, as far as it can be known.
         asks_functions: whether the tools are the caller's `functions`.
         prefix: what has been said of the answer already.
+        api_version: of Azure's deployment URLs.
     """
 
     fields: Fields
@@ -82,6 +83,7 @@ class Draft(Struct):
     is_thinking: bool = False
     asks_functions: bool = False
     prefix: str = ""
+    api_version: str | None = None
 
     def put(self, name: str, value: object) -> None:
         """Set a field."""

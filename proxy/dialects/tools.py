@@ -45,13 +45,16 @@ def name_choice(draft: Draft) -> None:
 def drop_cache_control(draft: Draft) -> None:
     """Of a tool, or of its function."""
     given = [as_object(tool) for tool in as_list(draft.fields["tools"])]
+    is_marked = False
     for tool in given:
         function = as_object(tool.get("function"))
         if function.pop("cache_control", None) is not None:
             tool["function"] = Raw(msgspec.json.encode(function))
-        tool.pop("cache_control", None)
-    draft.put("tools", given)
-    draft.note("cache_control", "dropped")
+            is_marked = True
+        is_marked = tool.pop("cache_control", None) is not None or is_marked
+    if is_marked:
+        draft.put("tools", given)
+        draft.note("cache_control", "dropped")
 
 
 def tidy(draft: Draft) -> None:

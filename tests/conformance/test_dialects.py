@@ -165,6 +165,13 @@ def test_marks_for_a_cache_go_or_are_told_as_dropped(dialect):
 
 
 @every
+def test_a_tool_may_speak_of_such_marks(dialect):
+    tool = {"type": "function", "function": {"name": "f", "description": "Sets cache_control."}}
+    body, adjusted = build(dialect, max_tokens=9, tools=[tool])
+    assert (body["tools"], adjusted) == ([tool], [])
+
+
+@every
 def test_an_answer_that_says_nothing_has_a_content(dialect):
     said = {"role": "assistant", "content": None, "tool_calls": []}
     sent = build(dialect, messages=[USER, said, USER])[0]["messages"][1]
