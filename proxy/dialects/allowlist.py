@@ -26,7 +26,6 @@ from proxy.dialects.rebuilding import (
     text,
     word,
 )
-from proxy.errors import UnsupportedParameter
 from proxy.protocol.raw import as_list, as_object
 from proxy.protocol.request import json_type, wrong_type
 
@@ -47,23 +46,23 @@ _OPENAI = """
 # Sampling, thinking and what is told of the answer: of vLLM, SGLang, llama.cpp and its kin, TGI, Ollama, TensorRT-LLM.
 _ENGINES = """
     adaptive_decay adaptive_target add_bos_token add_generation_prompt add_special_tokens allowed_token_ids
-    backend_sampling ban_eos_token cache_prompt continue_final_message detokenize dry_allowed_length dry_base
-    dry_multiplier dry_penalty_last_n dynatemp_exponent dynatemp_range early_stopping embd_normalize embed_dtype
-    enable_thinking end_id endianness epsilon_cutoff eta_cutoff grammar_lazy guided_decoding_backend ignore_eos
-    include_reasoning include_stop_str_in_output input_ids input_type late_chunking length_penalty logit_bias_type
-    logprob_token_ids max_dynamic_patch max_new_tokens min_dynamic_patch min_keep min_new_tokens min_p min_tokens
-    mirostat mirostat_eta mirostat_mode mirostat_tau n_cmpl n_discard n_indent n_keep n_predict n_prev n_probs
-    no_repeat_ngram_size no_stop_trim normalize nsigma parse_tool_calls post_sampling_probs prompt_ignore_length
-    prompt_logprobs prompt_name reasoning reasoning_budget_tokens reasoning_format repeat_last_n repeat_penalty
-    repetition_context_size repetition_detection repetition_penalty response_fields return_cached_tokens_details
-    return_hidden_states return_meta_info return_progress return_prompt_text return_prompt_token_ids return_token_ids
-    return_token_offsets return_tokens return_tokens_as_token_ids samplers separate_reasoning skip_special_tokens
-    smoothing_curve smoothing_factor spaces_between_special_tokens speculative.n_max speculative.n_min
-    speculative.p_min stop_token_ids stream_interval stream_reasoning t_max_predict_ms t_max_prompt_ms task
-    temperature_last tfs tfs_z think thinking thinking_budget thinking_budget_tokens thinking_forced_open
-    thinking_token_budget timings_per_token top_a top_k top_n_sigma top_p_min truncate truncate_prompt_tokens
-    truncation_side typical typical_p use_activation use_audio_in_video use_beam_search watermarking xtc_probability
-    xtc_threshold
+    backend_sampling ban_eos_token cache_prompt chat_template_kwargs continue_final_message detokenize
+    dry_allowed_length dry_base dry_multiplier dry_penalty_last_n dynatemp_exponent dynatemp_range early_stopping
+    embd_normalize embed_dtype enable_thinking end_id endianness epsilon_cutoff eta_cutoff grammar_lazy
+    guided_decoding_backend ignore_eos include_reasoning include_stop_str_in_output input_ids input_type late_chunking
+    length_penalty logit_bias_type logprob_token_ids max_dynamic_patch max_new_tokens min_dynamic_patch min_keep
+    min_new_tokens min_p min_tokens mirostat mirostat_eta mirostat_mode mirostat_tau n_cmpl n_discard n_indent n_keep
+    n_predict n_prev n_probs no_repeat_ngram_size no_stop_trim normalize nsigma parse_tool_calls post_sampling_probs
+    prompt_ignore_length prompt_logprobs prompt_name reasoning reasoning_budget_tokens reasoning_format repeat_last_n
+    repeat_penalty repetition_context_size repetition_detection repetition_penalty response_fields
+    return_cached_tokens_details return_hidden_states return_meta_info return_progress return_prompt_text
+    return_prompt_token_ids return_token_ids return_token_offsets return_tokens return_tokens_as_token_ids samplers
+    separate_reasoning skip_special_tokens smoothing_curve smoothing_factor spaces_between_special_tokens
+    speculative.n_max speculative.n_min speculative.p_min stop_token_ids stream_interval stream_reasoning
+    t_max_predict_ms t_max_prompt_ms task temperature_last tfs tfs_z think thinking thinking_budget
+    thinking_budget_tokens thinking_forced_open thinking_token_budget timings_per_token top_a top_k top_n_sigma
+    top_p_min truncate truncate_prompt_tokens truncation_side typical typical_p use_activation use_audio_in_video
+    use_beam_search watermarking xtc_probability xtc_threshold
 """
 _SETTINGS = frozenset(f"{_OPENAI} {_ENGINES}".split())
 _LABELS = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "user", "user_id"})
@@ -119,8 +118,11 @@ def _restrict_setting(draft: Draft, name: str, value: Raw) -> None:
     setting = msgspec.json.decode(value)
     if has_address(setting):
         draft.refuse(name, why=_WHY)
-    else:
-        draft.put(name, setting)
+        return
+    if name == "chat_template_kwargs" and isinstance(setting, dict):
+        draft.note_dropped(name, _NO_VARIABLES & setting.keys())
+        setting = {key: value for key, value in setting.items() if key not in _NO_VARIABLES}
+    draft.put(name, setting)
 
 
 def _leave_out(draft: Draft, name: str, value: Raw) -> None:
@@ -168,25 +170,10 @@ def _numbers(raw: Raw, at: str, lost: set[str]) -> Raw | None:
     return word(raw, at, lost) if kind == "string" else raw
 
 
-def _variables(raw: Raw, at: str, lost: set[str]) -> Raw | None:
-    """What a chat template reads.
-
-    Raises:
-        UnsupportedParameter: a value is an address.
-    """
-    if has_address(msgspec.json.decode(raw)):
-        raise UnsupportedParameter(f"Unsupported parameter: '{at}' {_WHY}.", param=at)
-    given = as_object(raw)
-    return Raw(_encode(keep(given, dict.fromkeys(given.keys() - _NO_VARIABLES, _anew), at, lost)))
-
-
-def _anew(raw: Raw, _at: str, _lost: set[str]) -> Raw:
-    return Raw(_encode(msgspec.json.decode(raw))) if json_type(raw) in {"array", "object"} else raw
-
-
-def _label(raw: Raw, at: str, lost: set[str]) -> Raw | None:
+def _label(raw: Raw, _at: str, _lost: set[str]) -> Raw | None:
     """What no engine reads."""
-    return None if has_address(msgspec.json.decode(raw)) else _anew(raw, at, lost)
+    label = msgspec.json.decode(raw)
+    return None if has_address(label) else Raw(_encode(label))
 
 
 # What the model reads, or what holds its answer to a form.
@@ -198,7 +185,6 @@ _READ = """
 _TAKES: Mapping[str, Take] = {
     **dict.fromkeys(_READ.split(), schema),
     **dict.fromkeys(_LABELS, _label),
-    "chat_template_kwargs": _variables,
     "documents": items(fields(id=text, doc_id=text, title=text, text=text, contents=text)),
     "functions": items(_FUNCTION),
     "function_call": either(text, _NAMED),

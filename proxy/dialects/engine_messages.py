@@ -23,9 +23,10 @@ from proxy.dialects.rebuilding import (
 )
 from proxy.errors import MalformedRequest
 from proxy.protocol.raw import as_list, as_object, as_text
-from proxy.protocol.request import json_type
+from proxy.protocol.request import json_type, wrong_type
 
 _encode = msgspec.json.Encoder().encode
+_NULL = Raw(b"null")
 
 
 class _Called(Struct, forbid_unknown_fields=True):
@@ -79,7 +80,7 @@ def _file(raw: Raw, at: str, lost: set[str]) -> Raw:
 
 _BYTES = fields(data=base64_text, format=word)
 _PARTS: Mapping[str, Mapping[str, Take]] = {
-    kind: {"type": word, kind: take}
+    kind: {"type": word, "modalities": word, kind: take}  # the second one is SGLang's
     for kind, take in {
         "text": text,
         "refusal": text,
@@ -91,6 +92,9 @@ _PARTS: Mapping[str, Mapping[str, Take]] = {
         "file": _file,
     }.items()
 }
+
+
+_TEXTS = frozenset({"text", "refusal"})
 
 
 def restrict(draft: Draft) -> None:
@@ -128,5 +132,7 @@ def _part(raw: Raw, at: str, lost: set[str]) -> Raw:
         raise MalformedRequest(f"Invalid '{at}': this model takes no such parts.", param=f"{at}.type")
     kept = keep(given, known, at, lost)
     if kind not in kept:
+        if kind in _TEXTS:
+            raise wrong_type(f"{at}.{kind}", "a string", json_type(given.get(kind, _NULL)))
         raise no_address(f"{at}.{kind}")
     return Raw(_encode(kept))

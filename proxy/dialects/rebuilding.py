@@ -130,11 +130,19 @@ def address(raw: Raw, at: str, lost: set[str]) -> Raw:
         MalformedRequest: it is another address, or none.
     """
     given = {"url": raw} if json_type(raw) == "string" else as_object(raw)
-    kept = keep(given, {"url": text, "detail": word}, at, lost)
+    kept = keep(given, _OF_ADDRESS, at, lost)
     url = media.data_url(as_text(kept.get("url")) or "")
     if url is None:
         raise no_address(at)
     return Raw(_encode(kept | {"url": url}))
+
+
+_OF_ADDRESS: Mapping[str, Take] = {
+    "url": text,
+    "detail": word,
+    "max_dynamic_patch": plain,  # SGLang's
+    "min_dynamic_patch": plain,
+}
 
 
 def base64_text(raw: Raw, at: str, _lost: set[str]) -> Raw:

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.dialects.registry import DIALECTS
@@ -152,6 +152,7 @@ def test_a_template_gets_variables_and_no_template():
     assert told == ["chat_template_kwargs.chat_template=dropped", "chat_template_kwargs.tokenize=dropped"]
     with pytest.raises(UnsupportedParameter):
         send(chat_template_kwargs={"a": EVIL})
+    assert send(chat_template_kwargs={"a": EVIL}, drops_params=True) == ({}, ["chat_template_kwargs=dropped"])
 
 
 @pytest.mark.parametrize("endpoint", ["completions", "embeddings"])
@@ -260,6 +261,7 @@ def _within(key, name):
 @pytest.mark.parametrize(
     "dialect", ["generic", "llamacpp", "llama_cpp_python", "ollama", "openai", "sglang", "tgi", "vllm"]
 )
+@settings(max_examples=50)
 @given(messages=st.lists(MESSAGES, min_size=1, max_size=2), fields=FIELDS, tools=TOOLS, drops_params=st.booleans())
 def test_no_engine_is_sent_an_address(dialect, messages, fields, tools, drops_params):
     asked = json.dumps({"model": "m", "messages": messages, "tools": tools} | fields).encode()

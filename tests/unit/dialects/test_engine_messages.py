@@ -43,6 +43,7 @@ def test_what_is_known_stays_as_it_is():
     [
         {"type": "text", "text": EVIL},
         {"type": "image_url", "image_url": {"url": PNG, "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": PNG, "max_dynamic_patch": 4}, "modalities": "multi-images"},
         {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AA=="}},
         {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AA=="}},
         {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
