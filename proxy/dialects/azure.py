@@ -5,11 +5,24 @@ the newer `/openai/v1`, which belongs into the base URL.
 """
 
 from proxy.dialects.base import OPENAI_PARTS, Dialect
+from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
+
+_RENAMED = "2024-09"  # 2024-09-01-preview is the first version with `max_completion_tokens`
+
+
+def _adjust(draft: Draft) -> None:
+    """Older versions of the API know the limit's older name alone; none of their models refuses it."""
+    if draft.api_version is not None and draft.api_version < _RENAMED:
+        limit = draft.fields.pop("max_completion_tokens", None)
+        if limit is not None:
+            draft.fields["max_tokens"] = limit
+
 
 DIALECT = Dialect(
     name="azure",
     rules=Rules(is_reference=True),
+    max_tokens="max_completion_tokens",  # models that reason refuse the old name
     knows_tool_types=True,
     parts=OPENAI_PARTS,
     thought_tags=(),
@@ -17,4 +30,5 @@ DIALECT = Dialect(
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
     key_header="api-key",  # row 180
+    adjust=_adjust,
 )

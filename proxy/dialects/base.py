@@ -11,17 +11,28 @@ from types import MappingProxyType
 from urllib.parse import quote
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, structs
 
 from proxy.config.cards import UNKNOWN, Card, Structured
-from proxy.dialects import emulated_tools, events, history, messages, structured, thinking, tools
+from proxy.dialects import (
+    allowlist,
+    emulated_tools,
+    engine_messages,
+    events,
+    history,
+    messages,
+    parts,
+    structured,
+    thinking,
+    tools,
+)
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.prefill import Prefill, put_message, put_prompt
 from proxy.errors import MalformedRequest, UpstreamLacksModel
 from proxy.protocol.chat import Chunk, Reading, TopLevel
 from proxy.protocol.raw import as_list, as_text
-from proxy.protocol.request import Endpoint, ModelRequest, is_null, json_type, wrong_type
+from proxy.protocol.request import Endpoint, ModelRequest, is_null, json_type
 from proxy.protocol.text_calls import TextCalls
 
 Adjust = Callable[[Draft], None]
@@ -60,6 +71,7 @@ _PATHS: Mapping[Endpoint, str] = MappingProxyType(
 )
 # Fields of a request that the answer has a field for.
 _ANSWERED: tuple[TopLevel, ...] = ("moderation", "service_tier")
+_PLACES = frozenset({"bootstrap_host", "lora_path"})
 # What holds an answer to a form, in the words of all engines.
 _FORMS = frozenset({"response_format", "structured_outputs", "json_schema", "grammar", "regex", "ebnf"})
 TEXT_AND_IMAGES = frozenset({"text", "image_url"})
@@ -130,7 +142,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         knows_tool_types: whether it knows custom tools and `allowed_tools`.
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
         parts: the types of content parts that it knows.
-        fetches_urls: whether it may be sent addresses of images; a local engine would fetch anything.
+        fetches_urls: whether it may be sent addresses; an engine would open anything, so it gets what `allowlist` has.
         structured: the most that `response_format` can be.
         structured_with_tools: whether that holds beside tools too.
         structured_with_forced_tool: whether `response_format` is taken beside a tool that must be called (row 86).
@@ -216,6 +228,13 @@ class Dialect(Struct, frozen=True, kw_only=True):
         policy = card.reasoning_history
         return self.rules.reasoning is not None and (policy == "required" or (policy is None and self.needs_history))
 
+    def of_engine(self) -> "Dialect":
+        """The same accent, spoken by an engine: it stands in the operator's net, so it may open nothing."""
+        rules = structs.replace(
+            self.rules, keeps_reasoning_details=False, keeps_extra_content=False, keeps_cache_control=False
+        )
+        return structs.replace(self, rules=rules, fetches_urls=False)
+
     def can_go_on(self, endpoint: Endpoint) -> bool:
         """Whether it can go on with an answer that broke off elsewhere."""
         return endpoint in self.paths and (endpoint == "completions" or self.prefill is not None)
@@ -249,8 +268,17 @@ class Dialect(Struct, frozen=True, kw_only=True):
             MalformedRequest: what only some hosts look into cannot be read.
             UpstreamLacksModel: the host does not have the endpoint, another target may.
         """
-        fields = {name: value for name, value in request.fields.items() if name not in _INTERNAL and not is_null(value)}
-        draft = Draft(fields, card, drops_params=drops_params, is_stream=is_stream, prefix=request.prefix)
+        fields = {name: value for name, value in request.fields.items() if not is_null(value)}
+        draft = Draft(
+            fields,
+            card,
+            drops_params=drops_params,
+            is_stream=is_stream,
+            prefix=request.prefix,
+            api_version=api_version,
+        )
+        if not _INTERNAL.isdisjoint(fields):
+            self._strip_internal(draft)
         try:
             if request.endpoint == "chat":
                 self._adjust_chat(draft, remembered)
@@ -291,26 +319,31 @@ class Dialect(Struct, frozen=True, kw_only=True):
             return path
         return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"
 
+    def _strip_internal(self, draft: Draft) -> None:
+        for name in [name for name in draft.fields if name in _INTERNAL]:
+            if not self.fetches_urls and name in _PLACES and b'"' in bytes(draft.fields[name]):
+                draft.refuse(name, why="names what only the operator of a local engine may name")
+            else:
+                del draft.fields[name]
+                draft.note(name, "dropped")
+
     def _adjust_chat(self, draft: Draft, remembered: Mapping[str, str]) -> None:
         has_tools = not tools.FIELDS.isdisjoint(draft.fields)
-        if has_tools and not self.rules.is_reference:
-            tools.modernise(draft)
+        if not self.rules.keeps_cache_control:
+            _leave_out_cache_control(draft)
+        if not self.fetches_urls:
+            allowlist.restrict_fields(draft)
+        if has_tools:
+            tools.name_choice(draft)
+            if not self.rules.is_reference:
+                tools.modernise(draft)
         wanted = self._take_thinking(draft)
         draft.leave_out(self.lacks)
-        reasoning = None if draft.card.reasoning_history == "forbidden" else self.rules.reasoning
-        draft.messages = messages.adapt(draft.fields["messages"], self.rules, reasoning=reasoning)
-        messages.check_parts(
-            draft.messages, known=self.parts, has_vision=draft.card.vision, fetches_urls=self.fetches_urls
-        )
+        self._adjust_messages(draft)
         if not self.rules.is_reference:
             _list_stops(draft)
         if has_tools:
-            tools.tidy(draft)
-            if not self.knows_tool_types:
-                tools.plain_tools(draft)
-            tools.choose(draft, self.tool_choices, required=self.required)
-        if not self.knows_tools:
-            emulated_tools.emulate(draft)
+            self._adjust_tools(draft)
         self._adjust_thinking(draft, wanted, remembered)
         if not self.structured_with_forced_tool and tools.is_forced(draft):
             structured.drop(draft)
@@ -323,10 +356,25 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if not self.knows_tools:
             emulated_tools.write_history(draft)
 
-    def _adjust_other(self, draft: Draft) -> None:
-        draft.leave_out(self.lacks)
+    def _adjust_tools(self, draft: Draft) -> None:
+        tools.tidy(draft)
+        if not (self.knows_tool_types and self.fetches_urls):
+            tools.plain_tools(draft)
+        tools.choose(draft, self.tool_choices, required=self.required)
+        if not self.knows_tools:
+            emulated_tools.emulate(draft)
+
+    def _adjust_messages(self, draft: Draft) -> None:
+        reasoning = None if draft.card.reasoning_history == "forbidden" else self.rules.reasoning
+        draft.messages = messages.adapt(draft.fields["messages"], self.rules, reasoning=reasoning, note=draft.note)
+        parts.check(draft.messages, known=self.parts, has_vision=draft.card.vision)
         if not self.fetches_urls:
-            _keep_to_text(draft)
+            engine_messages.restrict(draft)
+
+    def _adjust_other(self, draft: Draft) -> None:
+        if not self.fetches_urls:
+            allowlist.restrict_fields(draft)
+        draft.leave_out(self.lacks if self.fetches_urls else self.lacks | {"messages"})
         if not self.rules.is_reference:
             _list_stops(draft)
         if draft.prefix:
@@ -353,6 +401,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         has_nothing_to_switch = draft.card.thinking == "never" and wanted.is_on is False
         if put is not None and not has_nothing_to_switch:
             put(draft, wanted)
+            wanted.tell_rest(draft)
         draft.is_thinking = is_thinking
         if is_thinking:
             draft.leave_out(draft.card.refused_while_thinking)
@@ -425,17 +474,12 @@ def _salt(tenant: str) -> str:
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def _keep_to_text(draft: Draft) -> None:
-    """No pictures by the other doors: vLLM embeds `messages`, SGLang objects with an `image`, and both fetch it.
-
-    Raises:
-        UnsupportedParameter: there are messages.
-        MalformedRequest: what is to be embedded is neither text nor tokens.
-    """
-    draft.leave_out({"messages"})
-    for place, item in enumerate(as_list(draft.fields.get("input"))):
-        if json_type(item) == "object":
-            raise wrong_type(f"input[{place}]", "a string or an array of tokens", "an object")
+def _leave_out_cache_control(draft: Draft) -> None:
+    """What OpenRouter reads of a whole request and of a tool; most hosts cache unasked, strict ones refuse it."""
+    if draft.fields.pop("cache_control", None) is not None:
+        draft.note("cache_control", "dropped")
+    if b"cache_control" in bytes(draft.fields.get("tools", b"")):
+        tools.drop_cache_control(draft)
 
 
 def _list_stops(draft: Draft) -> None:

@@ -1,6 +1,7 @@
 """`Draft`: the request for one host while it is being written."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from msgspec import Raw, Struct
@@ -13,6 +14,8 @@ from proxy.protocol.text_calls import TextCalls
 Message = dict[str, Raw]
 
 _encode = msgspec.json.Encoder().encode
+_IN_A_HEADER = re.compile(r"[\w.:/+=-]{1,100}", re.ASCII)
+_MAX_NOTES = 32  # callers can send any number of fields that nobody knows
 
 # They may change how fast, how cheap or how well labelled an answer is, not what it may be (Q-DROP).
 HINTS = frozenset(
@@ -32,6 +35,8 @@ HINTS = frozenset(
         "verbosity",
     }
 )
+# Of these the contract does not say that they may go in silence.
+_TOLD_HINTS = frozenset({"moderation", "prediction", "seed"})
 _ASKS_NOTHING = frozenset({b"false", b"0", b"0.0", b"{}", b"[]", b'""'})
 _ASKS_NOTHING_OF: Mapping[str, frozenset[bytes]] = {
     "best_of": frozenset({b"1"}),
@@ -43,6 +48,13 @@ _ASKS_NOTHING_OF: Mapping[str, frozenset[bytes]] = {
 }
 # How callers who ask with `functions` say it.
 _OF_FUNCTIONS: Mapping[str, str] = {"tools": "functions", "tool_choice": "function_call"}
+
+
+Note = Callable[[str, object], None]  # see `Draft.note`
+
+
+def no_note(_name: str, _word: object) -> None:
+    """For callers who need not know what was left out."""
 
 
 class Draft(Struct):
@@ -60,6 +72,7 @@ class Draft(Struct):
         asks_functions: whether the tools are the caller's `functions`.
         text_calls: how the model, whose template knows no tools, is asked to call them; None: it is not.
         prefix: what has been said of the answer already.
+        api_version: of Azure's deployment URLs.
     """
 
     fields: Fields
@@ -73,14 +86,28 @@ class Draft(Struct):
     asks_functions: bool = False
     text_calls: TextCalls | None = None
     prefix: str = ""
+    api_version: str | None = None
 
     def put(self, name: str, value: object) -> None:
         """Set a field."""
         self.fields[name] = Raw(_encode(value))
 
     def note(self, name: str, word: object) -> None:
-        """Say that `name` went out as `word`."""
-        self.adjusted.append(f"{name}={word}")
+        """Say that `name` went out as `word`: once, and in characters that a header may have."""
+        said = f"{_OF_FUNCTIONS.get(name, name) if self.asks_functions else name}={word}"
+        if _IN_A_HEADER.fullmatch(said) is None:
+            said = f"other={word}"
+        if said not in self.adjusted and len(self.adjusted) < _MAX_NOTES:
+            self.adjusted.append(said)
+
+    def note_dropped(self, where: str, names: Iterable[str]) -> None:
+        """Say that fields of what is at `where` were left out."""
+        for name in sorted(names):
+            self.note(f"{where}.{name}", "dropped")
+
+    def asks_nothing(self, name: str) -> bool:
+        """Whether the value of a field is the one that it has where nothing is said."""
+        return compact(self.fields[name]) in _ASKS_NOTHING_OF.get(name, _ASKS_NOTHING)
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Leave out what the host does not have (Q-DROP): hints silently, what changes the result as the caller allows.
@@ -89,8 +116,9 @@ class Draft(Struct):
             UnsupportedParameter: a field changes the result.
         """
         for name in [name for name in self.fields if name in names]:
-            asked = compact(self.fields[name])
-            if name in HINTS or asked in _ASKS_NOTHING_OF.get(name, _ASKS_NOTHING):
+            if name in HINTS or self.asks_nothing(name):
+                if name in _TOLD_HINTS and not self.asks_nothing(name):
+                    self.note(name, "dropped")
                 del self.fields[name]
             else:
                 self.refuse(name)
@@ -115,7 +143,7 @@ class Draft(Struct):
             self.fields.pop(name, None)
         else:
             self.put(name, instead)
-        self.note(said, word or "dropped")
+        self.note(name, word or "dropped")
 
 
 def compact(value: Raw) -> bytes:

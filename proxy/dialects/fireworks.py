@@ -5,10 +5,13 @@ from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.thinking import put_effort
 from proxy.dialects.tools import ALL_CHOICES
+from proxy.protocol.raw import as_text
 
 
 def _adjust(draft: Draft) -> None:
     """Row 157: it would shorten the answer in silence."""
+    if as_text(draft.fields.get("context_length_exceeded_behavior")) not in {None, "error"}:
+        draft.note("context_length_exceeded_behavior", "error")
     draft.put("context_length_exceeded_behavior", "error")
 
 

@@ -8,9 +8,14 @@ from proxy.dialects.messages import Rules
 
 DIALECT = Dialect(
     name="generic",
-    rules=Rules(reasoning="reasoning_content"),
+    rules=Rules(
+        reasoning="reasoning_content",
+        keeps_reasoning_details=True,
+        keeps_extra_content=True,
+        keeps_cache_control=True,
+    ),
     knows_tool_types=True,
-    parts=OPENAI_PARTS | ENGINE_PARTS,
+    parts=OPENAI_PARTS | ENGINE_PARTS | {"input_video"},
     leaves_template=True,
     may_lack_parser=True,
     leaks_markup=True,

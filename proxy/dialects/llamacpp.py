@@ -2,7 +2,7 @@
 
 from msgspec import Raw
 
-from proxy.dialects.base import ONLY_OPENAI, Dialect
+from proxy.dialects.base import ONLY_OPENAI, TEXT_AND_IMAGES, Dialect
 from proxy.dialects.draft import Draft, Message
 from proxy.dialects.messages import Rules, role_of, set_text, text_of
 from proxy.dialects.thinking import Thinking, put_effort, put_template_switch
@@ -20,7 +20,7 @@ def _put_thinking(draft: Draft, thinking: Thinking) -> None:
     if thinking.is_on is not None:
         put_template_switch(draft, ("enable_thinking",), is_on=thinking.is_on)
     if thinking.budget is not None:
-        draft.fields["thinking_budget_tokens"] = thinking.budget
+        draft.fields["thinking_budget_tokens"], thinking.budget = thinking.budget, None
 
 
 def _adjust(draft: Draft) -> None:
@@ -62,6 +62,8 @@ def _join_tail(draft: Draft) -> None:
     while begin and _is_answer(messages[begin - 1]):
         begin -= 1
     if texts := [text_of(message) or "" for message in messages[begin:]]:
+        if len(texts) > 1:
+            draft.note("messages", "joined")
         set_text(messages[begin], "\n".join(texts))
         del messages[begin + 1 :]
 
@@ -76,6 +78,7 @@ DIALECT = Dialect(
     lacks=ONLY_OPENAI | {"best_of", "suffix"},  # row 104
     max_tokens="max_tokens",
     tool_choices=ALL_CHOICES - {"named"},  # row 98: it would be read as "auto"
+    parts=TEXT_AND_IMAGES | {"input_audio", "input_video", "video_url"},
     fetches_urls=False,
     leaves_template=True,
     may_lack_parser=True,

@@ -1,12 +1,10 @@
 """The message rules of the contract's B.0, on raw messages: roles, text arrays, past reasoning and calls, nulls."""
 
-from collections.abc import Iterator, Mapping
-
 import msgspec
 from msgspec import Raw, Struct
 
-from proxy.dialects.draft import Message
-from proxy.errors import MalformedRequest, UnsupportedParameter
+from proxy.dialects import parts
+from proxy.dialects.draft import Message, Note, compact, no_note
 from proxy.protocol.raw import as_list, as_object, as_text
 from proxy.protocol.request import Fields, is_null, json_type
 
@@ -14,9 +12,11 @@ _decode = msgspec.json.Decoder(list[Message]).decode
 _encode = msgspec.json.Encoder().encode
 _REASONING_NAMES = ("reasoning_content", "reasoning")
 # of OpenAI's own answers, which clients send back as they came; other hosts refuse keys that they do not know
-_ONLY_OPENAI = ("annotations", "audio", "function_call", "refusal")
+_ONLY_OPENAI = ("annotations", "function_call")
 _ROLES = {f'"{role}"'.encode(): role for role in ("system", "user", "assistant", "tool", "developer", "function")}
 _OPEN, _CLOSE = "<think>", "</think>"
+_SAYS_OTHERWISE = frozenset({"tool_calls", "function_call", "audio", "refusal"})
+_NOTHING = frozenset({b'""', b"[]", b"null", b"{}"})
 _EMPTY = Raw(b'""')
 _NULL = Raw(b"null")
 
@@ -33,6 +33,8 @@ class Rules(Struct, frozen=True, kw_only=True):
         takes_names: whether messages may have a `name`.
         reasoning: the host's name for past reasoning (Q-REASON-IN), or None where it takes none.
         keeps_reasoning_details: OpenRouter's own form of it goes back as it came.
+        keeps_extra_content: what Gemini says beside messages and calls (thought signatures) goes back as it came.
+        keeps_cache_control: Anthropic's marks of what is to be cached go, and the text parts that have them.
     """
 
     is_reference: bool = False
@@ -43,22 +45,25 @@ class Rules(Struct, frozen=True, kw_only=True):
     takes_names: bool = True
     reasoning: str | None = None
     keeps_reasoning_details: bool = False
+    keeps_extra_content: bool = False
+    keeps_cache_control: bool = False
 
 
-def adapt(raw: Raw, rules: Rules, *, reasoning: str | None) -> list[Message]:
+def adapt(raw: Raw, rules: Rules, *, reasoning: str | None, note: Note = no_note) -> list[Message]:
     """The messages as a host takes them; unknown keys stay, duplicate keys are gone.
 
     Past reasoning goes under the name `reasoning` (of `Rules.reasoning`), or not at all where the model wants none.
+    `note` is told what was left out.
     """
     adapted, calls_functions = _decode(raw), False
     for message in adapted:
         if len(message) > 2 or "content" not in message:  # most have a role and a content
             _drop_nulls(message)
             calls_functions = calls_functions or "function_call" in message
-        if rules.is_reference:
-            for name in (*_REASONING_NAMES, "reasoning_details"):
-                message.pop(name, None)
+            _drop_vendor_keys(message, rules, note)
     if rules.is_reference:
+        for message in adapted:
+            _adapt_to_reference(message, rules, note)
         return adapted
     roles = list(map(role_of, adapted))
     if calls_functions or "function" in roles:
@@ -67,8 +72,8 @@ def adapt(raw: Raw, rules: Rules, *, reasoning: str | None) -> list[Message]:
         if roles[number] == "developer" and rules.system_role is not None:
             message["role"] = Raw(_encode(rules.system_role))
             roles[number] = rules.system_role
-        _adapt_one(message, roles[number], rules, reasoning)
-    return _merge_system(adapted, roles) if rules.merges_system else adapted
+        _adapt_one(message, roles[number], rules, reasoning, note)
+    return _merge_system(adapted, roles, note) if rules.merges_system else adapted
 
 
 def role_of(message: Message) -> str:
@@ -92,66 +97,54 @@ def calls_of(message: Message) -> list[dict[str, Raw]]:
     return [fields for call in as_list(message.get("tool_calls")) if (fields := as_object(call))]
 
 
-def parts_of(messages: list[Message]) -> Iterator[tuple[str, str, Mapping[str, Raw]]]:
-    """Every content part: where it stands (`messages[0].content[1]`), its type, and itself."""
-    for number, message in enumerate(messages):
-        content = message.get("content")
-        if content is None or json_type(content) != "array":
-            continue
-        for place, raw in enumerate(as_list(content)):
-            at = f"messages[{number}].content[{place}]"
-            part = as_object(raw)
-            kind = as_text(part.get("type"))
-            if kind is None:
-                raise MalformedRequest(f"Invalid '{at}': a content part has a 'type'.", param=at, code="invalid_type")
-            yield at, kind, part
-
-
-def check_parts(messages: list[Message], *, known: frozenset[str], has_vision: bool | None, fetches_urls: bool) -> None:
-    """Whether the host and the model take every content part.
-
-    Raises:
-        UnsupportedParameter: a part is of a type that the host does not know or the model cannot see.
-        MalformedRequest: a part is none, or points where a local engine must not look: it would fetch anything.
-    """
-    for at, kind, part in parts_of(messages):
-        if kind not in known:
-            raise UnsupportedParameter(
-                f"Invalid value: '{kind[:64]}' parts are not supported with this model.",
-                param=f"{at}.type",
-                code="unsupported_content",
-            )
-        if kind == "image_url" and has_vision is False:
-            raise UnsupportedParameter(
-                "This model does not take images.", param=f"{at}.image_url", code="unsupported_content"
-            )
-        if kind.endswith("_url") and not fetches_urls and not _url_of(part.get(kind)).startswith("data:"):
-            raise MalformedRequest(
-                "This model runs on a local engine, which may not fetch addresses. Send the bytes as a data: URL.",
-                param=f"{at}.{kind}",
-                code=f"unsupported_{kind}",
-            )
-
-
-def _url_of(value: Raw | None) -> str:
-    return (as_text(as_object(value).get("url")) or as_text(value) or "").strip().lower()
-
-
 def _drop_nulls(message: Message) -> None:
     for name in [name for name, value in message.items() if name != "content" and is_null(value)]:
         del message[name]
 
 
-def _adapt_one(message: Message, role: str, rules: Rules, reasoning: str | None) -> None:
-    content = message.get("content", _NULL)
-    if rules.joins_text and json_type(content) == "array":
-        message["content"] = _join_text(content)
-    if not rules.takes_names:
-        message.pop("name", None)
+def _drop_vendor_keys(message: Message, rules: Rules, note: Note) -> None:
+    """What the answers of one host hold, and others refuse."""
+    if not rules.keeps_extra_content and message.pop("extra_content", None) is not None:
+        note("extra_content", "dropped")
+    if not rules.keeps_cache_control and message.pop("cache_control", None) is not None:
+        note("cache_control", "dropped")
+
+
+def _adapt_to_reference(message: Message, rules: Rules, note: Note) -> None:
+    """OpenAI takes what OpenAI takes: no reasoning, nothing of other hosts, no empty lists."""
+    role = role_of(message)
+    thoughts = _adapt_parts(message, role, rules, note)
+    if len(message) == 2 and "content" in message and not thoughts:
+        return
+    given = [message.pop(name, _EMPTY) for name in (*_REASONING_NAMES, "reasoning_details")]
+    if thoughts or any(compact(value) not in _NOTHING for value in given):
+        note("reasoning_content", "dropped")
+    if "tool_calls" in message:
+        _adapt_calls(message, rules, note)
+    if role == "assistant" and message.keys().isdisjoint(_SAYS_OTHERWISE):
+        _fill_content(message)
+
+
+def _adapt_one(message: Message, role: str, rules: Rules, reasoning: str | None, note: Note) -> None:
+    thoughts = _adapt_parts(message, role, rules, note)
+    if not rules.takes_names and message.pop("name", None) is not None:
+        note("name", "dropped")
     if role == "assistant":
-        _adapt_assistant(message, rules, reasoning)
+        _adapt_assistant(message, rules, reasoning, thoughts, note)
     else:
         _fill_content(message)  # row 103: only the result of a function may be null
+
+
+def _adapt_parts(message: Message, role: str, rules: Rules, note: Note) -> list[Raw]:
+    if json_type(message.get("content", _NULL)) != "array":
+        return []
+    return parts.adapt(
+        message,
+        note,
+        is_answer=role == "assistant",
+        keeps_cache_control=rules.keeps_cache_control,
+        joins_text=rules.joins_text and not rules.is_reference,
+    )
 
 
 def _fill_content(message: Message) -> None:
@@ -159,46 +152,61 @@ def _fill_content(message: Message) -> None:
         message["content"] = _EMPTY
 
 
-def _adapt_assistant(message: Message, rules: Rules, reasoning: str | None) -> None:
-    refusal = message.get("refusal")
-    for name in _ONLY_OPENAI:
-        message.pop(name, None)
-    if refusal is not None and is_null(message.get("content", _NULL)):
-        message["content"] = refusal
-    if not rules.takes_null_content:
+def _adapt_assistant(message: Message, rules: Rules, reasoning: str | None, thoughts: list[Raw], note: Note) -> None:
+    if len(message) > 2 or "content" not in message:
+        _say_in_text(message, note)
+        for name in _ONLY_OPENAI:
+            if compact(message.pop(name, _EMPTY)) not in _NOTHING:
+                note(name, "dropped")
+        if "tool_calls" in message:
+            _adapt_calls(message, rules, note)
+    if not rules.takes_null_content or "tool_calls" not in message:
         _fill_content(message)
-    if "tool_calls" in message:
-        _mend_calls(message)
-    _rename_reasoning(message, rules, reasoning)
+    _rename_reasoning(message, rules, reasoning, thoughts, note)
 
 
-def _join_text(content: Raw) -> Raw:
-    """The texts end to end, or the array without what only OpenAI knows where not all is text."""
-    parts = [as_object(part) for part in as_list(content)]
-    texts = [part.get("text") or part.get("refusal") for part in parts]
-    is_text = [bytes(part.get("type", _EMPTY)) in {b'"text"', b'"refusal"'} for part in parts]
-    if all(is_text):
-        return Raw(_encode("".join(as_text(text) or "" for text in texts)))
-    for part in parts:
-        part.pop("prompt_cache_breakpoint", None)
-    return Raw(_encode(parts))
+def _say_in_text(message: Message, note: Note) -> None:
+    """A refusal, or what was said aloud, where there is no other content."""
+    refusal, audio = message.pop("refusal", None), message.pop("audio", None)
+    spoken = as_object(audio).get("transcript")
+    said = next((value for value in (refusal, spoken) if as_text(value)), None)
+    if is_null(message.get("content", _NULL)) and said is not None:
+        message["content"] = said
+    elif as_text(refusal):
+        note("refusal", "dropped")
+    if audio is not None:
+        note("audio", "dropped")
 
 
-def _mend_calls(message: Message) -> None:
-    """Q-ARGS: hosts read the arguments of past calls, and fail on what is no object."""
+def _adapt_calls(message: Message, rules: Rules, note: Note) -> None:
+    """Q-ARGS: hosts read the arguments of past calls, and fail on what is no object; no calls are no field."""
+    given = message["tool_calls"]
+    if rules.is_reference and compact(given) != b"[]" and b"extra_content" not in bytes(given):
+        return
     calls = calls_of(message)
+    if compact(given) != b"[]" and len(calls) < max(len(as_list(given)), 1):
+        note("tool_calls", "dropped")
     if not calls:
         del message["tool_calls"]
         return
-    is_mended = False
-    for call in calls:
-        fields = as_object(call.get("function"))
-        if fields and not _is_object_text(fields.get("arguments")):
-            fields["arguments"] = _object_text(fields.get("arguments"))
-            call["function"] = Raw(_encode(fields))
-            is_mended = True
-    if is_mended:
+    changes = [_adapt_call(call, rules, note) for call in calls]
+    if any(changes) or len(calls) < len(as_list(given)):
         message["tool_calls"] = Raw(_encode(calls))
+
+
+def _adapt_call(call: Message, rules: Rules, note: Note) -> bool:
+    """Whether the call was changed."""
+    is_changed = not rules.keeps_extra_content and call.pop("extra_content", None) is not None
+    if is_changed:
+        note("extra_content", "dropped")
+    fields = as_object(call.get("function"))
+    if rules.is_reference or not fields or _is_object_text(fields.get("arguments")):
+        return is_changed
+    if as_text(fields.get("arguments")):
+        note("tool_calls.arguments", "replaced")
+    fields["arguments"] = _object_text(fields.get("arguments"))
+    call["function"] = Raw(_encode(fields))
+    return True
 
 
 def _is_object_text(arguments: Raw | None) -> bool:
@@ -213,21 +221,22 @@ def _object_text(arguments: Raw | None) -> Raw:
     return Raw(_encode(_encode(fields).decode()))
 
 
-def _rename_reasoning(message: Message, rules: Rules, reasoning: str | None) -> None:
+def _rename_reasoning(message: Message, rules: Rules, reasoning: str | None, thoughts: list[Raw], note: Note) -> None:
     given = [message.pop(old) for old in _REASONING_NAMES if old in message]
-    if not rules.keeps_reasoning_details and (details := message.pop("reasoning_details", None)) is not None:
-        given.append(_text_of_details(details))
+    is_lost = bool(thoughts)
+    if (details := message.get("reasoning_details")) is not None:
+        given.append(parts.text_of(details))
+        if reasoning is None or not rules.keeps_reasoning_details:
+            del message["reasoning_details"]
+            is_lost = is_lost or compact(details) not in _NOTHING
+    given += thoughts
     given.append(_split_thought(message))
     # DeepSeek takes "" for missing (row 31)
     found = [value for value in given if as_text(value)]
-    if reasoning is not None and found:
+    if found and reasoning is not None:
         message[reasoning] = found[0]
-
-
-def _text_of_details(details: Raw) -> Raw:
-    items = msgspec.json.decode(details)
-    texts = [item.get("text") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-    return Raw(_encode("".join(text for text in texts if isinstance(text, str))))
+    elif found or is_lost:
+        note("reasoning_content", "dropped")
 
 
 def _split_thought(message: Message) -> Raw:
@@ -255,7 +264,7 @@ def _modernise(messages: list[Message], roles: list[str]) -> None:
             message["tool_calls"] = Raw(_encode([call]))
 
 
-def _merge_system(messages: list[Message], roles: list[str]) -> list[Message]:
+def _merge_system(messages: list[Message], roles: list[str], note: Note) -> list[Message]:
     """Q-SYS: one system message at the front, for templates that know of one only."""
     number = roles.count("system")
     if not number or (number == 1 and roles[0] == "system"):
@@ -264,6 +273,8 @@ def _merge_system(messages: list[Message], roles: list[str]) -> list[Message]:
     texts = [text for message in systems if (text := text_of(message)) is not None]
     if len(texts) != number:
         return messages
+    if "system" in roles[number:]:
+        note("messages", "reordered")
     first = dict(systems[0])
     set_text(first, "\n\n".join(texts))
     return [first, *(message for message, role in zip(messages, roles, strict=True) if role != "system")]

@@ -9,22 +9,31 @@ _EFFORTS = {"max": "xhigh"}
 
 
 def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+    settings: dict[str, object] = dict(thinking.rest)
     if thinking.is_on is False:
-        draft.put("reasoning", {"enabled": False})
+        settings["enabled"] = False
     elif thinking.effort is not None:
-        draft.put("reasoning", {"effort": word(draft, thinking.effort, _EFFORTS)})
+        settings["effort"] = word(draft, thinking.effort, _EFFORTS)
     elif thinking.budget is not None:
-        draft.put("reasoning", {"max_tokens": thinking.budget})
+        settings["max_tokens"], thinking.budget = thinking.budget, None
     elif thinking.is_on:
-        draft.put("reasoning", {"enabled": True})
+        settings["enabled"] = True
+    thinking.rest = {}
+    if settings:
+        draft.put("reasoning", settings)
 
 
 DIALECT = Dialect(
     name="openrouter",
-    rules=Rules(reasoning="reasoning", keeps_reasoning_details=True),  # rows 174, 179
+    rules=Rules(
+        reasoning="reasoning",  # rows 174, 179
+        keeps_reasoning_details=True,
+        keeps_extra_content=True,
+        keeps_cache_control=True,  # without it the models of Anthropic cache nothing
+    ),
     lacks=frozenset({"chat_template_kwargs"}),
     knows_tool_types=True,
-    parts=OPENAI_PARTS,
+    parts=OPENAI_PARTS | {"video_url", "input_video"},
     put_thinking=_put_thinking,
     stand_in=" ",
     first_byte_timeout_s=60.0,

@@ -7,8 +7,9 @@ import msgspec
 from msgspec import Raw
 
 from proxy.config.cards import Structured
+from proxy.dialects import parts
 from proxy.dialects.draft import Draft, Message
-from proxy.dialects.messages import parts_of, role_of, set_text, text_of
+from proxy.dialects.messages import role_of, set_text, text_of
 from proxy.protocol import json_schema
 from proxy.protocol.raw import as_object, as_text
 
@@ -57,9 +58,10 @@ def mention_json(draft: Draft) -> None:
     if as_text(as_object(draft.fields.get("response_format")).get("type")) != "json_object":
         return
     texts = [text_of(message) or "" for message in draft.messages]
-    texts += [as_text(part.get("text")) or "" for _, _, part in parts_of(draft.messages)]
+    texts += [as_text(part.get("text")) or "" for _, _, part in parts.each(draft.messages)]
     if not any("json" in text.lower() for text in texts):
         draft.messages.append(_system("Respond in JSON."))
+        draft.note("response_format", "mentioned")
 
 
 def instruct(draft: Draft, instruction: str) -> None:

@@ -36,12 +36,14 @@ def _parse(data: bytes) -> Chunk:
 
 def _adjust(draft: Draft) -> None:
     _give_schema(draft)
-    draft.messages = [{name: _without_pictures(value) for name, value in message.items()} for message in draft.messages]
+    draft.messages = [
+        {name: _without_pictures(draft, value) for name, value in message.items()} for message in draft.messages
+    ]
     _adjust_completion(draft)
 
 
 def _adjust_completion(draft: Draft) -> None:
-    draft.fields = {name: _without_pictures(value) for name, value in draft.fields.items()}
+    draft.fields = {name: _without_pictures(draft, value) for name, value in draft.fields.items()}
 
 
 def _give_schema(draft: Draft) -> None:
@@ -50,11 +52,16 @@ def _give_schema(draft: Draft) -> None:
         draft.put("response_format", {"type": "json_object", "value": draft.schema or Raw(b'{"type":"object"}')})
 
 
-def _without_pictures(raw: Raw) -> Raw:
+def _without_pictures(draft: Draft, raw: Raw) -> Raw:
     """Where its model sees, TGI takes `![](address)` for a picture, wherever in the prompt, and fetches it."""
     value = msgspec.json.decode(raw)
     mended = _mend(value)
-    return raw if mended == value else Raw(_encode(mended))
+    if mended == value:
+        return raw
+    encoded = _encode(mended)
+    if b"![ ](" in encoded:
+        draft.note("pictures", "escaped")
+    return Raw(encoded)
 
 
 def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape

@@ -6,8 +6,10 @@ from msgspec import Raw, Struct
 
 from proxy.dialects.draft import Draft
 from proxy.protocol.raw import as_object, as_text
+from proxy.protocol.request import Fields, is_null
 
 _FIELDS = frozenset({"chat_template_kwargs", "reasoning", "thinking", "reasoning_effort"})
+_OF_REASONING = frozenset({"effort", "enabled", "exclude", "max_tokens"})  # `exclude` is honoured here
 _SWITCHES = ("thinking", "enable_thinking")
 _TRUTH = {b"true": True, b"false": False}
 _NO_MAPPING: Mapping[str, str] = {}
@@ -19,12 +21,20 @@ class Thinking(Struct):
     Attributes:
         is_on: on, off, or None where nothing was said.
         effort: how hard, in OpenAI's words.
-        budget: for how many tokens at most; a JSON number.
+        budget: for how many tokens at most; a JSON number. A `Put` that says it takes it away.
+        rest: what else `reasoning` held; the same.
     """
 
     is_on: bool | None = None
     effort: str | None = None
     budget: Raw | None = None
+    rest: Fields = {}
+
+    def tell_rest(self, draft: Draft) -> None:
+        """Note what no `Put` took."""
+        if self.budget is not None:
+            draft.note("thinking.budget", "dropped")
+        draft.note_dropped("reasoning", self.rest)
 
 
 Put = Callable[[Draft, Thinking], None]
@@ -46,6 +56,7 @@ def take(draft: Draft, *, leaves_template: bool = False) -> Thinking:
     wanted.effort = as_text(settings.get("effort"))
     switch = as_object(draft.fields.pop("thinking", None))
     wanted.budget = settings.get("max_tokens", switch.get("budget_tokens"))
+    wanted.rest = {name: value for name, value in settings.items() if name not in _OF_REASONING and not is_null(value)}
     kind = as_text(switch.get("type"))
     wanted.is_on = {"enabled": True, "disabled": False}.get(kind or "", wanted.is_on)
     if (raw := draft.fields.pop("reasoning_effort", None)) is not None:
@@ -61,6 +72,8 @@ def put_nothing(draft: Draft, thinking: Thinking) -> None:
     """For hosts without a switch."""
     if thinking.effort is not None:
         draft.note("reasoning_effort", "dropped")
+    elif thinking.is_on:
+        draft.note("thinking", "dropped")
 
 
 def put_effort(names: Mapping[str, str] = _NO_MAPPING, *, off: str | None = "none", on: str | None = None) -> Put:

@@ -2,7 +2,7 @@
 
 from msgspec import Raw
 
-from proxy.dialects.base import ONLY_OPENAI, Dialect
+from proxy.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.thinking import Thinking, word
@@ -29,6 +29,7 @@ DIALECT = Dialect(
     rules=Rules(reasoning="reasoning"),
     lacks=ONLY_OPENAI,
     max_tokens="max_tokens",  # row 142
+    parts=ENGINE_PARTS,
     leaves_template=True,
     put_thinking=_put_thinking,
     first_byte_timeout_s=60.0,

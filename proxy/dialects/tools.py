@@ -10,6 +10,7 @@ from proxy.protocol.request import json_type
 
 FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
 ALL_CHOICES = frozenset({"none", "auto", "required", "named"})
+_WORDS = {"none": "none", "auto": "auto", "required": "required", "any": "required"}
 
 
 def modernise(draft: Draft) -> None:
@@ -25,6 +26,35 @@ def modernise(draft: Draft) -> None:
     if call is not None:
         is_named = json_type(call) == "object"
         draft.put("tool_choice", {"type": "function", "function": call} if is_named else call)
+
+
+def name_choice(draft: Draft) -> None:
+    """The choices without a name as OpenAI's words, and those with one as OpenAI's objects.
+
+    Some clients say `{"type": "auto"}`, or `any` for `required` (Anthropic, Mistral); `{"type": "function", "name"}` is
+    of the Responses API, `{"type": "tool", "name"}` Anthropic's.
+    """
+    choice = _choice(draft)
+    kind = choice if isinstance(choice, str) else as_text((choice or {}).get("type"))
+    if (named := _WORDS.get(kind or "")) is not None:
+        draft.put("tool_choice", named)
+    elif isinstance(choice, dict) and kind in {"function", "tool"} and "function" not in choice and "name" in choice:
+        draft.put("tool_choice", {"type": "function", "function": {"name": choice["name"]}})
+
+
+def drop_cache_control(draft: Draft) -> None:
+    """Of a tool, or of its function."""
+    given = [as_object(tool) for tool in as_list(draft.fields["tools"])]
+    is_marked = False
+    for tool in given:
+        function = as_object(tool.get("function"))
+        if function.pop("cache_control", None) is not None:
+            tool["function"] = Raw(msgspec.json.encode(function))
+            is_marked = True
+        is_marked = tool.pop("cache_control", None) is not None or is_marked
+    if is_marked:
+        draft.put("tools", given)
+        draft.note("cache_control", "dropped")
 
 
 def tidy(draft: Draft) -> None:
@@ -76,6 +106,7 @@ def choose(draft: Draft, known: frozenset[str], *, required: str = "required") -
     elif form not in known and form == "none":
         for name in ("tools", "tool_choice", "parallel_tool_calls"):
             draft.fields.pop(name, None)
+        draft.note("tools", "dropped")
     elif form not in known:
         draft.refuse("tool_choice", instead="auto", word="auto")
     elif form == "required":
@@ -115,6 +146,8 @@ def _keep(draft: Draft, names: list[str]) -> None:
     kept = [tool for tool in tools if as_text(as_object(as_object(tool).get("function")).get("name")) in wanted]
     if not kept:
         raise MalformedRequest(f"Tool choice '{', '.join(names)[:128]}' is not among 'tools'.", param="tool_choice")
+    if len(kept) < len(tools):
+        draft.note("tools", "filtered")
     draft.put("tools", kept)
 
 

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from proxy.errors import MalformedRequest
 from proxy.protocol.lenient import Piece
+from proxy.protocol.raw import as_text
 from proxy.protocol.request import ModelName, ModelRequest, decode, decode_fields, json_type, missing, wrong_type
 
 _ROLES = frozenset({"developer", "system", "user", "assistant", "tool", "function"})
@@ -131,7 +132,9 @@ def _check_together(params: ChatParams) -> None:
             param="top_logprobs",
             code="invalid_value",
         )
-    if not params.tools and params.tool_choice not in (None, "none", "auto"):
+    choice = params.tool_choice
+    kind = as_text(choice.get("type")) or "named" if isinstance(choice, dict) else choice
+    if not params.tools and kind not in (None, "none", "auto"):
         raise MalformedRequest(
             "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.",
             param="tool_choice",

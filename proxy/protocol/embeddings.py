@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from proxy.errors import UpstreamFailed
+from proxy.errors import MalformedRequest, UpstreamFailed
 from proxy.protocol import lenient
 from proxy.protocol.raw import as_list
 from proxy.protocol.request import ModelName, ModelRequest, decode, decode_fields, json_type, missing, wrong_type
@@ -76,6 +76,10 @@ def parse_request(body: bytes) -> ModelRequest:
         raise missing("input")
     if (kind := json_type(params.input)) not in {"string", "array"}:
         raise wrong_type("input", "a string, an array of strings or an array of tokens", kind)
+    if kind == "array" and not as_list(params.input):
+        raise MalformedRequest(
+            "Invalid 'input': empty array. Expected at least one item.", param="input", code="empty_array"
+        )
     return ModelRequest(endpoint="embeddings", model=params.model, fields=decode_fields(body))
 
 

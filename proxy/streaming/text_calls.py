@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Raw
 
 from proxy.protocol.text_calls import TextCalls
+from proxy.streaming.filters import Filter
 from proxy.streaming.finish import FinishReason
 from proxy.streaming.sinks import Sink, ToolPiece
-from proxy.streaming.filters import Filter
 
 _MAX_HELD = 64 * 1024  # characters; what is longer is passed on as text
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*', re.DOTALL)

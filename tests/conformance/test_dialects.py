@@ -117,6 +117,89 @@ def test_no_tools_are_no_tools(dialect, fields):
     assert "tool_choice" not in " ".join(adjusted)
 
 
+@every
+@pytest.mark.parametrize(
+    ("odd", "plain"),
+    [
+        ({"type": "auto"}, "auto"),
+        ({"type": "none"}, "none"),
+        ({"type": "required"}, "required"),
+        ({"type": "any"}, "required"),
+        ("any", "required"),
+        ({"type": "function", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
+        ({"type": "tool", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
+    ],
+)
+def test_a_choice_is_one_however_it_is_spelled(dialect, odd, plain):
+    """Clients use Anthropic's, Mistral's and the Responses API's spelling too."""
+    assert build(dialect, drops_params=True, tools=[TOOL], tool_choice=odd) == build(
+        dialect, drops_params=True, tools=[TOOL], tool_choice=plain
+    )
+
+
+@every
+@pytest.mark.parametrize("choice", [{"type": "auto"}, {"type": "none"}])
+def test_a_choice_of_no_tools_is_none(dialect, choice):
+    assert build(dialect, tool_choice=choice) == build(dialect)
+
+
+MARK = {"cache_control": {"type": "ephemeral"}}
+
+
+@every
+def test_marks_for_a_cache_go_or_are_told_as_dropped(dialect):
+    """On a part, a message, a tool, its function, the whole request."""
+    part = TEXTS[0] | MARK
+    asked = [
+        {"messages": [{"role": "user", "content": [part]}]},
+        {"messages": [USER | MARK]},
+        {"tools": [TOOL | MARK]},
+        {"tools": [TOOL | {"function": TOOL["function"] | MARK}]},
+        MARK,
+    ]
+    for fields in asked:
+        body, adjusted = build(dialect, max_tokens=9, **fields)
+        goes = dialect.rules.keeps_cache_control
+        assert ("cache_control" in json.dumps(body)) == goes
+        assert adjusted == ([] if goes else ["cache_control=dropped"])
+
+
+@every
+def test_a_tool_may_speak_of_such_marks(dialect):
+    tool = {"type": "function", "function": {"name": "f", "description": "Sets cache_control."}}
+    body, adjusted = build(dialect, max_tokens=9, tools=[tool])
+    assert (body["tools"], adjusted) == ([tool], [])
+
+
+@every
+def test_an_answer_that_says_nothing_has_a_content(dialect):
+    said = {"role": "assistant", "content": None, "tool_calls": []}
+    sent = build(dialect, messages=[USER, said, USER])[0]["messages"][1]
+    assert (sent["content"], "tool_calls" in sent) == ("", False)
+
+
+@every
+def test_thinking_in_the_parts_of_past_answers_is_no_unknown_part(dialect):
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "ho"}]
+    body, adjusted = build(dialect, messages=[USER, {"role": "assistant", "content": parts}, USER], max_tokens=9)
+    said = body["messages"][1]
+    assert said["content"] == (parts[1:] if dialect.rules.is_reference else "ho")
+    name = dialect.rules.reasoning
+    assert said.get(name) == (None if name is None else "Hm.")
+    assert adjusted == ([] if name else ["reasoning_content=dropped"])
+
+
+@every
+def test_what_gemini_adds_goes_or_is_told_as_dropped(dialect):
+    extra = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
+    said = {"role": "assistant", "content": None, "tool_calls": [CALL | extra]}
+    given = {"role": "tool", "tool_call_id": "c1", "content": "1"}
+    body, adjusted = build(dialect, messages=[USER, said, given])
+    goes = dialect.rules.keeps_extra_content
+    assert ("extra_content" in json.dumps(body)) == goes
+    assert ("extra_content=dropped" in adjusted) != goes
+
+
 @every_accent
 @pytest.mark.parametrize(
     ("old", "new"),
@@ -132,7 +215,7 @@ def test_functions_are_tools(dialect, old, new):
     asked, adjusted = build(dialect, drops_params=True, functions=[TOOL["function"]], **old)
     with_tools, also = build(dialect, drops_params=True, tools=[TOOL], parallel_tool_calls=False, **new)
     assert asked == with_tools
-    assert [said.replace("function_call", "tool_choice") for said in adjusted] == also
+    assert [said.replace("function_call", "tool_choice").replace("functions", "tools") for said in adjusted] == also
 
 
 @every

@@ -22,10 +22,10 @@ from proxy.protocol.reasoning import ReasoningFormat, reasoning_names, take_form
 from proxy.protocol.request import ModelRequest
 from proxy.protocol.sse import EventParser, frame
 from proxy.streaming.chat import ChatAssembler, ChatWriter
-from proxy.streaming.choices import ChoiceStream, Sink
+from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter
 from proxy.streaming.filters import AsFunctionCall, Remembering, in_format
-from proxy.streaming.sinks import Envelope
+from proxy.streaming.sinks import Envelope, Sink
 from tests.fakes import canonical
 from tests.unit import chunks
 

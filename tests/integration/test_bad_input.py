@@ -60,6 +60,8 @@ CASES = {
     "stream_options without stream": (body(stream_options='{"include_usage": true}'), "stream_options", None),
     "five stops": (body(stop='["a","b","c","d","e"]'), "stop", "array_above_max_length"),
     "tool_choice without tools": (body(tool_choice='"required"'), "tool_choice", None),
+    "tool_choice, as an object, without tools": (body(tool_choice='{"type": "any"}'), "tool_choice", None),
+    "a named tool_choice without tools": (body(tool_choice='{"function": {"name": "f"}}'), "tool_choice", None),
 }
 
 

@@ -324,3 +324,47 @@ async def test_nobody_elsewhere_is_asked_what_models_there_are_for_who_may_not_l
             async with session.get(path) as told:
                 assert told.status == status
     assert upstream.calls == []
+
+
+EVIL = "http://169.254.169.254/latest"
+PICTURE = {"type": "image_url", "image_url": {"url": EVIL}}
+
+
+def shown(*parts):
+    return "/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, *parts]}]}
+
+
+@pytest.mark.parametrize("dialect", ["generic", "openai", "openrouter", "vllm", "sglang", "llamacpp"])
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        shown(PICTURE),
+        shown({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}),
+        shown({"type": "image_url", "image_url": {"url": "data://169.254.169.254/a.png;base64,AA=="}}),
+        shown({"type": "video_url", "uuid": "u1"} | PICTURE | {"type": "video_url"}),
+        shown({"type": "input_audio", "input_audio": {"data": EVIL, "format": "wav"}}),
+        shown({"type": "file", "file": {"file_data": EVIL}}),
+        ("/v1/chat/completions", ASK | {"multimodal_data": [EVIL]}),
+        ("/v1/chat/completions", ASK | {"extra_body": {"video_data": EVIL}}),
+        ("/v1/completions", {"prompt": "hi", "image_data": EVIL}),
+        ("/v1/completions", {"prompt": {"prompt_string": "hi", "multimodal_data": [EVIL]}}),
+        ("/v1/completions", {"prompt": [{"prompt_string": "hi", "multimodal_data": [EVIL]}]}),
+        ("/v1/embeddings", {"input": "hi", "audio_data": EVIL}),
+        ("/v1/embeddings", {"input": [{"image": EVIL}]}),
+    ],
+)
+async def test_no_engine_is_sent_what_it_would_fetch(upstream, dialect, path, fields):
+    """It stands in the operator's net, whatever its accent."""
+
+    async def engine(call):
+        await answers(b"" if call.method == "GET" else completion("fetched"))(call)
+
+    upstream.play(engine)
+    near = {"kind": "external", "base_url": upstream.url, "dialect": dialect, "metrics_path": None}
+    text = json.dumps({"engines": {"near": near}, "models": {"m": {"targets": [{"engine": "near", "model": "a"}]}}})
+    async with house(text) as (url, app, _), aiohttp.ClientSession() as session:
+        while app.engines.by_name["near"].engine.status.state != "ready":  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        async with session.post(url + path, json=fields | {"model": "m"}) as answer:
+            assert answer.status == 400, await answer.text()
+    assert [call.path for call in upstream.calls if call.method == "POST"] == []

@@ -6,16 +6,20 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from proxy.config.cards import Card
 from proxy.dialects import messages
+from proxy.dialects.draft import Draft, no_note
 from proxy.dialects.messages import Rules
-from proxy.errors import MalformedRequest, UnsupportedParameter
 
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 
 
-def adapt(*given, reasoning="reasoning_content", **rules):
-    adapted = messages.adapt(Raw(json.dumps(given).encode()), Rules(**rules), reasoning=reasoning)
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def adapt(*given, reasoning="reasoning_content", note=no_note, **rules):
+    adapted = messages.adapt(Raw(json.dumps(given).encode()), Rules(**rules), reasoning=reasoning, note=note)
     return json.loads(msgspec.json.encode(adapted))
 
 
@@ -30,7 +34,7 @@ def test_text_in_parts_becomes_one_string(role):
     assert adapt({"role": role, "content": PARTS}) == [{"role": role, "content": "ab"}]
 
 
-@pytest.mark.parametrize("content", [[*PARTS, IMAGE], "text", None])
+@pytest.mark.parametrize("content", [[*PARTS, IMAGE], "text"])
 def test_other_content_stays(content):
     """Parts that are more than text are the host's to judge."""
     assert adapt({"role": "assistant", "content": content}) == [{"role": "assistant", "content": content}]
@@ -41,8 +45,8 @@ def test_text_stays_in_parts_where_the_host_takes_them():
 
 
 def test_nulls_are_left_out_but_content():
-    given = {"role": "assistant", "content": None, "refusal": None, "audio": None, "name": None}
-    assert adapt(given) == [{"role": "assistant", "content": None}]
+    given = {"role": "user", "content": "a", "refusal": None, "audio": None, "name": None}
+    assert adapt(given) == [{"role": "user", "content": "a"}]
 
 
 @pytest.mark.parametrize("given_name", ["reasoning", "reasoning_content"])
@@ -155,7 +159,8 @@ def test_thinking_that_a_client_keeps_inline_is_taken_out():
 def test_reasoning_details_are_reasoning_too():
     given = {"role": "assistant", "content": "a", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}
     assert adapt(given) == [{"role": "assistant", "content": "a", "reasoning_content": "hm"}]
-    assert adapt(given, keeps_reasoning_details=True) == [given]
+    assert adapt(given, keeps_reasoning_details=True) == [given | {"reasoning_content": "hm"}]
+    assert adapt(given, keeps_reasoning_details=True, reasoning=None) == [{"role": "assistant", "content": "a"}]
 
 
 def test_a_result_of_null_is_an_empty_one():
@@ -166,54 +171,125 @@ def test_a_result_of_null_is_an_empty_one():
 
 
 def test_no_content_is_an_empty_one_where_the_host_wants_a_string():
-    assert adapt({"role": "assistant", "content": None}, takes_null_content=False) == [
-        {"role": "assistant", "content": ""}
-    ]
+    given = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert adapt(given) == [given]
+    assert adapt(given, takes_null_content=False) == [given | {"content": ""}]
+
+
+@pytest.mark.parametrize("is_reference", [False, True])
+@pytest.mark.parametrize("content", [{"content": None}, {"content": []}, {}])
+def test_an_answer_that_says_nothing_is_empty(content, is_reference):
+    """Hosts want content or calls, and no list of calls that is empty."""
+    given = {"role": "assistant", "tool_calls": []} | content
+    assert adapt(given, is_reference=is_reference) == [{"role": "assistant", "content": ""}]
+
+
+@pytest.mark.parametrize("name", ["function_call", "audio", "refusal"])
+def test_openai_takes_an_answer_that_says_something_else(name):
+    given = {"role": "assistant", "content": None, name: {"id": "x"}}
+    assert adapt(given, is_reference=True) == [given]
+
+
+@pytest.mark.parametrize(
+    ("message", "content", "notes"),
+    [
+        ({"audio": {"id": "a1"}}, "", ["audio=dropped"]),
+        ({"audio": {"id": "a1", "transcript": "Hi."}}, "Hi.", ["audio=dropped"]),
+        ({"content": "Ho.", "audio": {"id": "a1", "transcript": "Hi."}}, "Ho.", ["audio=dropped"]),
+        ({"refusal": "No."}, "No.", []),
+        ({"content": "Ho.", "refusal": "No."}, "Ho.", ["refusal=dropped"]),
+        ({"content": "Ho.", "annotations": [], "refusal": None}, "Ho.", []),
+        ({"content": "Ho.", "annotations": [{"type": "url_citation"}]}, "Ho.", ["annotations=dropped"]),
+    ],
+)
+def test_what_only_openai_says_goes_as_text_or_is_told_as_dropped(message, content, notes):
+    told = Draft({}, Card())
+    assert adapt({"role": "assistant"} | message, note=told.note) == [{"role": "assistant", "content": content}]
+    assert told.adjusted == notes
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]},
+        {"type": "thinking", "thinking": "hm", "signature": "c2ln"},
+        {"type": "reasoning", "text": "hm"},
+    ],
+)
+def test_thinking_among_the_parts_is_past_reasoning(part):
+    """Of Mistral, Anthropic, the AI SDK."""
+    given = {"role": "assistant", "content": [part, *PARTS]}
+    assert adapt(given, reasoning="reasoning") == [{"role": "assistant", "content": "ab", "reasoning": "hm"}]
+    told = Draft({}, Card())
+    assert adapt(given, is_reference=True, note=told.note) == [{"role": "assistant", "content": PARTS}]
+    assert told.adjusted == ["reasoning_content=dropped"]
+
+
+@pytest.mark.parametrize(("calls", "content"), [({}, ""), ({"tool_calls": [CALL]}, None)])
+def test_thinking_alone_leaves_no_content(calls, content):
+    given = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "c2ln"}]} | calls
+    told = Draft({}, Card())
+    assert adapt(given, note=told.note) == [given | {"content": content}]
+    assert told.adjusted == ["reasoning_content=dropped"]
+
+
+def test_reasoning_that_only_its_host_can_read_is_told_where_it_is_lost():
+    details = [{"type": "reasoning.encrypted", "data": "c2ln"}]
+    given = {"role": "assistant", "content": "a", "reasoning_details": details}
+    told = Draft({}, Card())
+    assert adapt(given, keeps_reasoning_details=True, note=told.note) == [given]
+    assert told.adjusted == []
+    assert adapt(given, note=told.note) == [{"role": "assistant", "content": "a"}]
+    assert told.adjusted == ["reasoning_content=dropped"]
+
+
+EXTRA = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
+
+
+@pytest.mark.parametrize("is_reference", [False, True])
+def test_what_gemini_says_beside_a_call_goes_back_to_hosts_that_know_it(is_reference):
+    """The host answers 400 to the next turn without it; others answer 400 to it."""
+    given = {"role": "assistant", "content": None, "tool_calls": [CALL | EXTRA]} | EXTRA
+    assert adapt(given, keeps_extra_content=True, is_reference=is_reference) == [given]
+    told = Draft({}, Card())
+    plain = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert adapt(given, is_reference=is_reference, note=told.note) == [plain]
+    assert told.adjusted == ["extra_content=dropped"]
+
+
+MARKED = PARTS[1] | {"cache_control": {"type": "ephemeral"}}
+
+
+def test_marks_of_what_is_to_be_cached_keep_the_texts_apart():
+    given = {"role": "system", "content": [PARTS[0], MARKED], "cache_control": {"type": "ephemeral"}}
+    assert adapt(given, keeps_cache_control=True) == [given]
+    plain = {"role": "user", "content": PARTS}
+    assert adapt(plain, keeps_cache_control=True) == [{"role": "user", "content": "ab"}]
+
+
+@pytest.mark.parametrize("is_reference", [False, True])
+def test_elsewhere_they_are_dropped_and_told(is_reference):
+    told = Draft({}, Card())
+    [message] = adapt({"role": "user", "content": [PARTS[0], MARKED]}, is_reference=is_reference, note=told.note)
+    assert message["content"] == (PARTS if is_reference else "ab")
+    assert told.adjusted == ["cache_control=dropped"]
+
+
+def test_calls_that_cannot_be_read_are_told():
+    told = Draft({}, Card())
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "f(1)"}}
+    [message] = adapt({"role": "assistant", "content": "a", "tool_calls": [None, call]}, note=told.note)
+    assert [each["function"]["arguments"] for each in message["tool_calls"]] == ["{}"]
+    assert told.adjusted == ["tool_calls=dropped", "tool_calls.arguments=replaced"]
+
+
+def test_a_late_system_message_that_moves_is_told():
+    given = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}, {"role": "system", "content": "c"}]
+    told = Draft({}, Card())
+    adapt(*given, merges_system=True, note=told.note)
+    adapt(given[0], given[2], given[1], merges_system=True, note=told.note)
+    assert told.adjusted == ["messages=reordered"]
 
 
 def test_names_are_left_out_where_they_are_refused():
     assert adapt({"role": "user", "content": "a", "name": "x"}, takes_names=False) == [{"role": "user", "content": "a"}]
-
-
-def parts(*given, known=frozenset({"text", "image_url"}), has_vision=None, fetches_urls=True):
-    adapted = messages.adapt(Raw(json.dumps([{"role": "user", "content": given}]).encode()), Rules(), reasoning=None)
-    messages.check_parts(adapted, known=known, has_vision=has_vision, fetches_urls=fetches_urls)
-
-
-def image(url):
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def test_images_pass_where_they_can_be_seen():
-    parts(PARTS[0], image("https://example.com/a.png"), image("data:image/png;base64,AA=="))
-
-
-@pytest.mark.parametrize(
-    "url", ["http://169.254.169.254/", "HTTPS://a/", "file:///etc/passwd", " http://a", "//a", "ftp://a", ""]
-)
-def test_a_local_engine_fetches_nothing(url):
-    """It would fetch anything, from where it stands."""
-    with pytest.raises(MalformedRequest) as caught:
-        parts(PARTS[0], image(url), fetches_urls=False)
-    assert caught.value.param == "messages[0].content[1].image_url"
-    assert caught.value.code == "unsupported_image_url"
-    parts(image("data:image/png;base64,AA=="), fetches_urls=False)
-
-
-def test_images_are_refused_by_a_model_that_sees_none():
-    with pytest.raises(UnsupportedParameter) as caught:
-        parts(image("data:,"), has_vision=False)
-    assert (caught.value.param, caught.value.code) == ("messages[0].content[0].image_url", "unsupported_content")
-
-
-def test_parts_that_the_host_does_not_know_are_refused_by_name():
-    """Row 53."""
-    with pytest.raises(UnsupportedParameter) as caught:
-        parts({"type": "smell", "smell": {}}, PARTS[0])
-    assert caught.value.param == "messages[0].content[0].type"
-
-
-@pytest.mark.parametrize("part", [5, {}, {"type": 5}])
-def test_a_part_without_a_type_is_none(part):
-    with pytest.raises(MalformedRequest):
-        parts(part, PARTS[0])

@@ -19,7 +19,7 @@ def test_ids_of_calls_are_ours():
 
 PICTURE = "![](http://10.0.0.1/a.png)"
 TOOL = {"type": "function", "function": {"name": "f", "description": PICTURE, "parameters": {"title": PICTURE}}}
-DATA = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,AA=={PICTURE}"}}
+DATA = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
 @pytest.mark.parametrize(

@@ -184,3 +184,23 @@ def test_every_host_is_told_how_hard_in_its_own_words(dialect, place):
     word = words[place]
     assert sent == ({"reasoning": {"effort": word}} if dialect == "openrouter" else {"reasoning_effort": word})
     assert adjusted == ([] if word == asked else [f"reasoning_effort={word}"])
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields", "told"),
+    [
+        ("deepseek", {"thinking": {"type": "enabled", "budget_tokens": 500}}, ["thinking.budget=dropped"]),
+        ("deepseek", {"reasoning": {"effort": "high", "summary": "auto"}}, ["reasoning.summary=dropped"]),
+        ("deepseek", {"reasoning": {"effort": "high", "exclude": False}}, []),
+        ("openrouter", {"reasoning": {"max_tokens": 500, "summary": "auto"}}, []),
+        ("llamacpp", {"thinking": {"type": "enabled", "budget_tokens": 500}}, []),
+        ("tgi", {"thinking": {"type": "enabled"}}, ["thinking=dropped"]),
+        ("tgi", {"reasoning_effort": "high"}, ["reasoning_effort=dropped"]),
+        ("tgi", {"reasoning_effort": "none"}, []),
+        ("generic", {"reasoning": {"max_tokens": 500, "summary": "auto"}}, []),
+    ],
+)
+def test_what_a_host_cannot_be_told_is_said(dialect, fields, told):
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
+    request = chat.parse_request(json.dumps(asked).encode())
+    assert DIALECTS[dialect].build_request(request, model="m", is_stream=False).adjusted == told

@@ -36,6 +36,7 @@ def test_each_form_of_input_is_taken(given_input):
     [
         ({"input": None}, "input", "invalid_type"),
         ({"input": {}}, "input", "invalid_type"),
+        ({"input": []}, "input", "empty_array"),
         ({"model": ""}, "model", "empty_string"),
         ({"dimensions": 0}, "dimensions", "integer_below_min_value"),
         ({"encoding_format": "int8"}, "encoding_format", "invalid_value"),

@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from proxy.protocol.request import decode_fields
 from proxy.streaming.checks import check
-from proxy.streaming.choices import ToolPiece
+from proxy.streaming.sinks import ToolPiece
 from tests.fakes.sink import RecordingSink
 
 TOOLS = {"tools": [{"type": "function", "function": {"name": "weather"}}]}

@@ -11,7 +11,8 @@ from proxy.dialects import events
 from proxy.errors import ProxyError, StreamBroken, ToolCallUnparsable, UpstreamFailed
 from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.usage import Usage
-from proxy.streaming.choices import ChoiceStream, ToolPiece
+from proxy.streaming.choices import ChoiceStream
+from proxy.streaming.sinks import ToolPiece
 from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import call, chunk, tell
 

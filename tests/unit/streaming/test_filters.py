@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.streaming.choices import ToolPiece
 from proxy.streaming.filters import AsFunctionCall, Remembering, Turn, in_format
+from proxy.streaming.sinks import ToolPiece
 from tests.fakes.sink import RecordingSink
 
 

@@ -10,8 +10,8 @@ from msgspec import Raw
 from proxy.errors import StreamBroken
 from proxy.protocol.usage import Usage
 from proxy.streaming.chat import ChatWriter
-from proxy.streaming.choices import ToolPiece
 from proxy.streaming.filters import Tagged
+from proxy.streaming.sinks import ToolPiece
 from proxy.streaming.splice import MAX_OVERLAP, Splice, may_overlap_more, overlap, with_parts
 from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import ENVELOPE, accumulate, check

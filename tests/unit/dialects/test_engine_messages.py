@@ -1,0 +1,102 @@
+"""Messages as an engine gets them: rebuilt from what roles and the types of parts say."""
+
+import json
+
+import pytest
+from msgspec import Raw
+
+from proxy.config.cards import Card
+from proxy.dialects import engine_messages
+from proxy.dialects.draft import Draft
+from proxy.errors import MalformedRequest
+
+PNG = "data:image/png;base64,AA=="
+EVIL = "http://10.0.0.1/a"
+
+
+def restrict(*given):
+    """The messages that go, and what is told."""
+    messages = [{name: Raw(json.dumps(value).encode()) for name, value in message.items()} for message in given]
+    draft = Draft({}, Card(), messages=messages)
+    engine_messages.restrict(draft)
+    sent = [{name: json.loads(bytes(value)) for name, value in message.items()} for message in draft.messages]
+    return sent, draft.adjusted
+
+
+def of(*content):
+    return restrict({"role": "user", "content": content})
+
+
+def test_what_is_known_stays_as_it_is():
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"url": "http://a"}'}}
+    given = [
+        {"role": "system", "content": "See http://a"},
+        {"role": "user", "content": "hi", "name": "ann"},
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "hm"},
+        {"role": "tool", "content": "1", "tool_call_id": "c1"},
+    ]
+    assert restrict(*given) == (given, [])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": EVIL},
+        {"type": "image_url", "image_url": {"url": PNG, "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": PNG, "max_dynamic_patch": 4}, "modalities": "multi-images"},
+        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AA=="}},
+        {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AA=="}},
+        {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+        {"type": "input_video", "input_video": {"data": "AA=="}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}},
+    ],
+)
+def test_a_part_is_rebuilt_from_what_its_type_says(part):
+    assert of(part) == ([{"role": "user", "content": [part]}], [])
+    beside = part | {"uuid": "u1", "video": EVIL, "cache_control": {}}
+    told = ["content.cache_control=dropped", "content.uuid=dropped", "content.video=dropped"]
+    assert of(beside) == ([{"role": "user", "content": [part]}], told)
+
+
+@pytest.mark.parametrize("kind", ["video_url", "audio_url"])
+def test_a_picture_beside_is_not_seen(kind):
+    """Where a part's own key is missing or null, vLLM takes any other that it knows."""
+    part = {"type": kind, kind: {"url": "data:video/mp4;base64,AA=="}}
+    sent, told = of(part | {"uuid": "u1", "image_url": {"url": EVIL}})
+    assert sent[0]["content"] == [part]
+    assert told == ["content.image_url=dropped", "content.uuid=dropped"]
+
+
+@pytest.mark.parametrize(
+    ("part", "param"),
+    [
+        ({"type": "image_url"}, "image_url"),
+        ({"type": "video_url", "uuid": "u1", "image_url": {"url": EVIL}}, "video_url"),
+        ({"type": "video_url", "uuid": "u1", "video_url": None, "image_url": {"url": PNG}}, "video_url"),
+        ({"type": "image_url", "image_url": EVIL}, "image_url"),
+        ({"type": "image_url", "image_url": {"url": {"url": PNG}}}, "image_url"),
+        ({"type": "input_audio", "input_audio": {"data": EVIL, "format": "wav"}}, "input_audio.data"),
+        ({"type": "input_audio", "input_audio": {"url": EVIL, "data": "file:///a"}}, "input_audio.data"),
+        ({"type": "input_video", "input_video": {"data": "file:///a"}}, "input_video.data"),
+        ({"type": "input_video", "input_video": EVIL}, "input_video"),
+        ({"type": "file", "file": {"file_id": "file-1"}}, "file"),
+        ({"type": "file", "file": {"file_id": "f", "file_data": PNG}}, "file"),
+        ({"type": "file", "file": {"file_data": EVIL}}, "file.file_data"),
+        ({"type": "file", "file": {"file_data": PNG, "filename": "/etc/passwd"}}, "file"),
+        ({"type": "text", "text": {"url": EVIL}}, "text"),
+    ],
+)
+def test_a_part_without_bytes_is_refused(part, param):
+    with pytest.raises(MalformedRequest) as caught:
+        of({"type": "text", "text": "a"}, part)
+    assert caught.value.param == f"messages[0].content[1].{param}"
+
+
+def test_unknown_keys_of_messages_and_calls_are_dropped_and_told():
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    odd = call | {"path": EVIL, "function": call["function"] | {"file": EVIL}}
+    given = {"role": "assistant", "content": "a", "tool_calls": [call, odd], "images": [EVIL], "name": {"url": EVIL}}
+    assert restrict(given) == (
+        [{"role": "assistant", "content": "a", "tool_calls": [call, call]}],
+        [f"messages.{name}=dropped" for name in ("file", "images", "name", "path")],
+    )

@@ -1,0 +1,107 @@
+"""Rebuilding JSON from what is known of its form."""
+
+import json
+
+import pytest
+from msgspec import Raw
+
+from proxy.dialects import rebuilding
+from proxy.dialects.rebuilding import address, either, fields, has_address, items, plain, schema, text, word
+from proxy.errors import MalformedRequest
+
+
+def rebuild(take, value):
+    """What is kept, and the names of what is not; `value` may be JSON as bytes."""
+    lost = set()
+    found = take(Raw(value if isinstance(value, bytes) else json.dumps(value).encode()), "x", lost)
+    return None if found is None else json.loads(bytes(found)), lost
+
+
+@pytest.mark.parametrize(
+    ("take", "value", "kept"),
+    [
+        (text, "http://a", "http://a"),
+        (text, 5, None),
+        (text, {"url": "a"}, None),
+        (word, "low", "low"),
+        (word, "a/b", None),
+        (word, "a.png", None),
+        (word, ["low"], None),
+        (plain, 5, 5),
+        (plain, True, True),
+        (plain, "5", None),
+        (items(word), ["a", "/b", 5], ["a"]),
+        (items(word), "a", None),
+        (either(text, items(text)), ["a"], ["a"]),
+        (either(text, items(text)), {}, None),
+    ],
+)
+def test_what_fits_is_kept(take, value, kept):
+    assert rebuild(take, value)[0] == kept
+
+
+def test_unknown_fields_are_left_out_and_named():
+    take = fields(a=text, b=items(fields(c=plain)))
+    given = {"a": "1", "b": [{"c": 1, "d": "x"}], "e": "x"}
+    assert rebuild(take, given) == ({"a": "1", "b": [{"c": 1}]}, {"d", "e"})
+
+
+def test_a_key_that_stands_twice_hides_nothing():
+    kept = fields(a=fields(b=text))(
+        Raw(b'{"a":{"b":{"url":"http://x"},"b":"1"},"a":{"b":{"url":"y"},"b":"2"}}'), "x", set()
+    )
+    assert bytes(kept) == b'{"a":{"b":"2"}}'
+
+
+@pytest.mark.parametrize("name", ["$ref", "$dynamicRef", r"\u0024ref", r"$\u0072ef"])
+@pytest.mark.parametrize("place", ["http://10.0.0.1/a", "file:///etc/passwd", "other.json", "//a", ""])
+def test_a_schema_refers_to_nothing_but_itself(name, place):
+    nested = f'{{"a": [{{"{name}": {json.dumps(place)}}}]}}'
+    for body in (nested, json.dumps(nested)):
+        with pytest.raises(MalformedRequest) as caught:
+            rebuild(schema, body.encode())
+        assert (caught.value.param, caught.value.code) == ("x", "unsupported_reference")
+    inner = nested.replace(json.dumps(place), '"#/$defs/a"').encode()
+    assert rebuild(schema, inner)[0] == json.loads(inner)
+
+
+def test_what_only_looks_like_a_reference_is_none():
+    given = {"properties": {"$ref": {"type": "string"}}, "description": 'Not {"$ref": "x"}.', "$schema": "https://a/b"}
+    assert rebuild(schema, given) == (given, set())
+
+
+@pytest.mark.parametrize("given", ["data:image/png;base64,AA==", {"url": "DATA:image/png;base64,AA==", "id": "u"}])
+def test_an_address_is_rebuilt_from_its_bytes(given):
+    assert rebuild(address, given)[0] == {"url": "data:image/png;base64,AA=="}
+
+
+def test_the_detail_of_a_picture_stays():
+    given = {"url": "data:image/png;base64,AA==", "detail": "low"}
+    assert rebuild(address, given)[0] == given
+
+
+@pytest.mark.parametrize("given", [{}, None, 5, [], {"url": None}, {"url": ["data:image/png;base64,AA=="]}, "a.png"])
+def test_what_has_no_bytes_is_refused(given):
+    with pytest.raises(MalformedRequest) as caught:
+        rebuild(address, given)
+    assert (caught.value.param, caught.value.code) == ("x", "unsupported_x")
+    with pytest.raises(MalformedRequest):
+        rebuild(rebuilding.base64_text, given)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("http://a", " HTTPS://a", "file:a", "s3://b/c", "gopher:/\\a", "//host/a", "\\\\host\\a", "data:,a"),
+        *("/etc/passwd", "~/a/b", "../a", "c:\\a", {"a": [{"b": "ftp://x"}]}, {"http://a": 1}),
+    ],
+)
+def test_addresses_and_paths_are_seen(value):
+    assert has_address(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["high", "See http://a", "12:30", "a/b", "/think", "", 5, None, {"a": ["b"]}, "note: x"]
+)
+def test_other_strings_are_none(value):
+    assert not has_address(value)
