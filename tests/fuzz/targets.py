@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
+from msgspec import Raw
+
 from proxy.config.cards import UNKNOWN, Card
 from proxy.dialects import events, failures, history
 from proxy.dialects.registry import DIALECTS
@@ -20,7 +22,7 @@ from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.errors import to_headers, to_json
 from proxy.protocol.reasoning import ReasoningFormat, reasoning_names, take_format
 from proxy.protocol.request import ModelRequest
-from proxy.protocol.sse import EventParser, frame
+from proxy.protocol.sse import EventParser, frame, objects
 from proxy.streaming.chat import ChatAssembler, ChatWriter
 from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter
@@ -35,14 +37,20 @@ _DONE = b"[DONE]"
 _MODEL = "public-name"
 _LEGACY = Envelope("cmpl-own", 1_700_000_000, _MODEL)
 _OTHER_PARSES = {dialect.parse for dialect in DIALECTS.values()} - {events.parse}
+_TOOLS = Raw(b'[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"get_weather"}}]')
 _WAYS: tuple[tuple[Reading, ReasoningFormat], ...] = (
     (Reading(), "reasoning_content"),
-    (Reading(thought_tags=("think", "reasoning"), repairs_markup=True), "reasoning_content"),
-    (Reading(thought_tags=("think",), begins_in_thought=True, repairs_markup=True, one_call=True), "both"),
+    (Reading(thought_tags=("think", "reasoning"), repairs_markup=True, tools=_TOOLS), "reasoning_content"),
+    (
+        Reading(thought_tags=("think",), begins_in_thought=True, repairs_markup=True, tools=_TOOLS, one_call=True),
+        "both",
+    ),
     (Reading(thought_tags=("think",), repairs_markup=True, may_call=False, repairs_silence=True), "think_tags"),
-    (Reading(repairs_markup=True, repairs_silence=True, numbers_calls=True), "hidden"),
+    (Reading(repairs_markup=True, tools=_TOOLS, repairs_silence=True, numbers_calls=True), "hidden"),
 )
-_FUNCTIONS = Reading(thought_tags=("think",), repairs_markup=True, one_call=True)  # what callers of `functions` get
+_FUNCTIONS = Reading(
+    thought_tags=("think",), repairs_markup=True, tools=_TOOLS, one_call=True
+)  # what callers of `functions` get
 _CARDS = (
     UNKNOWN,
     Card(thinking="always", reasoning_history="required", max_output_tokens=10, context_window=20, vision=False),
@@ -150,13 +158,16 @@ def _tell(sink: Sink, body: bytes, parse: Parse, reading: Reading) -> ProxyError
     """Feed what a host sends to `sink` as an attempt does; the error that ended it, if one did."""
     remembering = Remembering(sink)
     answer = ChoiceStream(remembering, reading)
-    is_unary = body.lstrip().startswith(b"{")
+    is_unary = has_said_end = body.lstrip().startswith(b"{")
     try:
         for event in [body] if is_unary else _read([body[at : at + 50] for at in range(0, len(body), 50)]):
-            if event.startswith(_DONE):
+            found = [event] if is_unary else objects(event)
+            if found is None:
+                has_said_end = True
                 break
-            answer.accept(parse(event))
-        answer.close()
+            for each in found:
+                answer.accept(parse(each))
+        answer.close(has_said_end=has_said_end)
     except ProxyError as error:
         return error
     finally:

@@ -94,10 +94,10 @@ def test_a_refusal_beside_content_does_not_replace_it():
     assert adapt(given) == [{"role": "assistant", "content": "Yes."}]
 
 
-@pytest.mark.parametrize("more", [{"content": "a"}, {}], ids=["beside content", "alone"])
-def test_a_refusal_of_null_is_left_out_at_openai_too(more):
-    given = {"role": "assistant", "refusal": None} | more
-    assert adapt(given, is_reference=True) == [{"role": "assistant"} | more]
+@pytest.mark.parametrize("content", ["a", ""], ids=["beside content", "alone"])
+def test_a_refusal_of_null_is_left_out_at_openai_too(content):
+    given = {"role": "assistant", "refusal": None} | ({"content": content} if content else {})
+    assert adapt(given, is_reference=True) == [{"role": "assistant", "content": content}]
 
 
 def test_openai_itself_gets_everything_but_reasoning():

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from proxy.dialects import events
 from proxy.errors import ProxyError, StreamBroken, ToolCallUnparsable, UpstreamFailed
@@ -703,6 +703,273 @@ def test_raw_is_what_a_piece_holds():
     assert isinstance(piece.custom, Raw)
 
 
+# --- what hosts do to ids, indexes and messages ---------------------------------------------------------------------
+
+
+def test_an_id_that_changes_with_each_piece_makes_one_call():
+    """The first one is the call's."""
+    pieces = tools(
+        chunk({"tool_calls": [call(0, "f", "", "a")]}),
+        chunk({"tool_calls": [call(0, None, '{"x":', "b")]}),
+        chunk({"tool_calls": [call(0, None, "1}", "c")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", '{"x":1}')}
+
+
+def test_an_id_and_a_repeated_name_that_come_with_each_piece_make_one_call():
+    """As long as the arguments are not whole."""
+    pieces = tools(
+        chunk({"tool_calls": [call(0, "f", "", "a")]}),
+        chunk({"tool_calls": [call(0, "f", '{"x":', "b")]}),
+        chunk({"tool_calls": [call(0, "f", "1}", "c")]}),
+        chunk({"tool_calls": [call(0, "f", "{}", "d")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", '{"x":1}'), 1: ("d", "f", "{}")}
+
+
+def test_an_index_that_changes_with_each_piece_makes_one_call():
+    """Its id says which call it is; without one it is the last."""
+    pieces = tools(
+        chunk({"tool_calls": [call(0, "f", "", "a")]}),
+        chunk({"tool_calls": [call(1, None, '{"x":', "a")]}),
+        chunk({"tool_calls": [call(2, None, "1}")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", '{"x":1}')}
+
+
+def test_calls_without_an_index_that_take_turns_are_told_apart_by_their_ids():
+    pieces = tools(
+        chunk({"tool_calls": [call(None, "f", "{", "a"), call(None, "g", "[", "b")]}),
+        chunk({"tool_calls": [call(None, None, "}", "a"), call(None, None, "]", "b")]}),
+        STOP,
+    )
+    assert joined(pieces) == {0: ("a", "f", "{}"), 1: ("b", "g", "[]")}
+
+
+@pytest.mark.parametrize("index", [1, 7, None])
+def test_the_only_choice_may_have_any_number(index):
+    """Where one was asked for."""
+    sink = RecordingSink()
+    given = [chunk({"content": "a"}, index=index), chunk(index=index, finish="stop")]
+    assert tell(sink, *given, reading=Reading(choices=1)) is None
+    assert sink.calls == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
+
+
+def test_a_choice_that_was_not_asked_for_is_left_out():
+    sink = RecordingSink()
+    given = [chunk({"content": "a"}), chunk({"content": "x"}, index=1), STOP, chunk(index=1, finish="stop")]
+    assert tell(sink, *given, reading=Reading(choices=1)) is None
+    assert sink.calls == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
+
+
+def test_choices_without_an_index_go_by_their_place():
+    choices = [{"message": {"content": text}, "finish_reason": "stop"} for text in "ab"]
+    assert [entry[1:] for entry in told({"choices": choices}) if entry[0] == "content"] == [(0, "a"), (1, "b")]
+
+
+def test_the_4096th_choice_is_the_last_one():
+    """128 for each of 32 prompts."""
+    assert tell(RecordingSink(), chunk({"content": "a"}, index=4096, finish="stop")) is not None
+    sink = RecordingSink()
+    tell(sink, chunk({"content": "a"}, index=4095, finish="stop"))
+    assert ("content", 4095, "a") in sink.calls
+
+
+def test_the_128th_call_is_the_last_one():
+    named = [call(number, "f", "{}", f"c{number}") for number in range(129)]
+    assert len(tools(chunk({"tool_calls": named[:128]}), STOP)) == 128
+    error = tell(RecordingSink(), chunk({"tool_calls": named}), STOP)
+    assert (type(error), error.message) == (UpstreamFailed, "The upstream called too many tools.")
+
+
+def test_a_message_behind_the_deltas_is_the_answer_once_more():
+    """And counts for its finish reason alone."""
+    whole = {"content": "ab", "tool_calls": [call(0, "f", "{}", "a")]}
+    end = {"choices": [{"index": 0, "message": whole, "finish_reason": "stop"}]}
+    assert told(chunk({"content": "a"}), chunk({"content": "b"}), end) == [
+        ("open", 0),
+        ("content", 0, "a"),
+        ("content", 0, "b"),
+        ("finish", 0, "stop"),
+    ]
+
+
+def test_a_message_beside_an_empty_delta_is_read():
+    assert told({"choices": [{"index": 0, "delta": {}, "message": {"content": "a"}, "finish_reason": "stop"}]}) == [
+        ("open", 0),
+        ("content", 0, "a"),
+        ("finish", 0, "stop"),
+    ]
+
+
+@pytest.mark.parametrize("has_said_end", [True, False])
+def test_a_finish_reason_of_an_odd_type_is_one_where_the_host_said_the_end(has_said_end):
+    """By [DONE], or as the end of a JSON body."""
+    sink = RecordingSink()
+    stream = ChoiceStream(sink)
+    stream.accept(events.parse(json.dumps(chunk({"content": "a"}, finish={})).encode()))
+    if has_said_end:
+        stream.close(has_said_end=True)
+        assert sink.calls[-1] == ("finish", 0, "stop")
+    else:
+        with pytest.raises(StreamBroken):
+            stream.close()
+
+
+# --- half characters ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["content", "reasoning", "reasoning_content", "refusal"])
+def test_a_character_that_was_split_over_two_chunks_is_one(name):
+    heard_as = "reasoning" if name.startswith("reasoning") else name
+    calls = told(chunk({name: "a\ud83d"}), chunk({name: "\ude00b"}), STOP)
+    assert "".join(entry[2] for entry in calls if entry[0] == heard_as) == "a\U0001f600b"
+
+
+def test_a_character_that_was_split_in_arguments_is_one():
+    pieces = piecemeal('{"a":"\ud83d', '\ude00"}')
+    [(_, _, arguments)] = joined(tools(*pieces, STOP)).values()
+    assert arguments == '{"a":"\U0001f600"}'
+
+
+def test_a_character_that_was_split_in_a_completion_is_one():
+    halves = [{"choices": [{"index": 0, "text": text}]} for text in ("a\ud83d", "\ude00")]
+    calls = told(*halves, STOP)
+    assert "".join(entry[2] for entry in calls if entry[0] == "content") == "a\U0001f600"
+
+
+@pytest.mark.parametrize("name", ["content", "reasoning", "refusal"])
+def test_half_a_character_at_the_end_is_a_question_mark(name):
+    calls = told(chunk({name: "a\ud83d"}), STOP)
+    assert "".join(entry[2] for entry in calls if entry[0] == name) == "a?"
+
+
+# --- what travels ---------------------------------------------------------------------------------------------------
+
+
+def test_what_the_host_attached_to_a_call_travels_once():
+    """Gemini refuses the next turn without it."""
+    signed = {"extra_content": {"google": {"thought_signature": "s"}}}
+    first, second = tools(
+        chunk({"tool_calls": [call(0, "f", "{", "a")]}),
+        chunk({"tool_calls": [call(0, None, "}") | signed, call(0, None, "") | signed]}),
+        STOP,
+    )
+    assert first.extra_content is UNSET
+    assert (second.arguments, bytes(second.extra_content)) == ("}", b'{"google":{"thought_signature":"s"}}')
+
+
+def test_details_of_the_reasoning_travel_at_the_end_and_are_read_where_nothing_else_is():
+    details = [{"type": "reasoning.text", "text": "H"}], [{"type": "reasoning.text", "text": "m.", "signature": "s"}]
+    calls = told(*[chunk({"reasoning_details": each}) for each in details], chunk({"content": "a"}), STOP)
+    assert [entry[2] for entry in calls if entry[0] == "reasoning"] == ["H", "m."]
+    assert json.loads(calls[-2][3]) == [{"type": "reasoning.text", "text": "Hm.", "signature": "s"}]
+    twice = told(chunk({"reasoning": "Hm.", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]}), STOP)
+    assert [entry[2] for entry in twice if entry[0] == "reasoning"] == ["Hm."]
+
+
+def test_details_of_a_whole_answer_stay_as_they_are():
+    details = [{"type": "reasoning.text", "text": "a"}, {"type": "reasoning.text", "text": "b"}]
+    message = {"content": "x", "reasoning_details": details}
+    calls = told({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+    assert json.loads(calls[-2][3]) == details
+
+
+def test_pictures_travel_at_the_end_and_are_an_answer():
+    picture = {"type": "image_url", "image_url": {"url": "data:x"}}
+    stream = ChoiceStream(sink := RecordingSink())
+    stream.accept(events.parse(json.dumps(chunk({"images": [picture]})).encode()))
+    assert stream.has_content
+    stream.accept(events.parse(json.dumps(STOP).encode()))
+    stream.close()
+    assert sink.calls[1:] == [
+        ("extra", 0, "images", json.dumps([picture], separators=(",", ":")).encode()),
+        ("finish", 0, "stop"),
+    ]
+
+
+def test_what_the_host_attached_to_a_message_travels_as_one():
+    calls = told(
+        chunk({"extra_content": {"google": {"a": True}}}), chunk({"extra_content": {"google": {"b": 1}}}), STOP
+    )
+    assert calls[-2] == ("extra", 0, "extra_content", b'{"google":{"a":true,"b":1}}')
+
+
+def test_fields_of_the_whole_answer_pass_where_they_were_asked_for():
+    passes = frozenset({"service_tier", "system_fingerprint", "moderation"})
+    given = [
+        chunk({"content": "a"}, service_tier="flex", system_fingerprint="fp_1"),
+        chunk({}, service_tier="flex", moderation={"input": {}}),
+        STOP,
+    ]
+    sink = RecordingSink()
+    assert tell(sink, *given, reading=Reading(passes=passes)) is None
+    assert [entry[1:] for entry in sink.calls if entry[0] == "top_level"] == [
+        ("service_tier", b'"flex"'),
+        ("system_fingerprint", b'"fp_1"'),
+        ("moderation", b'{"input":{}}'),
+    ]
+    assert "top_level" not in [entry[0] for entry in told(*given)]
+
+
+def test_a_service_tier_that_openai_does_not_have_stays_away():
+    sink = RecordingSink()
+    tell(sink, chunk({}, finish="stop", service_tier="on_demand"), reading=Reading(passes=frozenset({"service_tier"})))
+    assert sink.calls == [("open", 0), ("finish", 0, "stop")]
+
+
+# --- thoughts that may be the answer --------------------------------------------------------------------------------
+
+
+def kept(stream):
+    """Characters of thoughts that an answer keeps."""
+    return sum(len(thought) for state in stream._states for thought in state.thoughts)
+
+
+@pytest.mark.parametrize("repairs", [True, False])
+def test_thoughts_are_kept_only_as_long_as_they_may_be_the_answer(repairs):
+    """8,000 pieces held half a megabyte until the end of the stream."""
+    stream = ChoiceStream(RecordingSink(), Reading(repairs_silence=repairs))
+    for _ in range(100):
+        stream.accept(events.parse(json.dumps(chunk({"reasoning": "x" * 10})).encode()))
+    assert kept(stream) == (1000 if repairs else 0)
+    stream.accept(events.parse(json.dumps(chunk({"content": "a"})).encode()))
+    stream.accept(events.parse(json.dumps(chunk({"reasoning": "more"})).encode()))
+    assert kept(stream) == 0
+
+
+def test_no_thought_becomes_the_answer_behind_one():
+    """Rows 68 and 76i are for silence alone."""
+    for answer in ({"content": "a"}, {"refusal": "no"}, {"tool_calls": [call(0, "f", "{}")]}):
+        sink = RecordingSink()
+        tell(sink, chunk(answer), chunk({"reasoning": "Hm."}), STOP, reading=Reading(repairs_silence=True))
+        assert [entry for entry in sink.calls if entry[0] == "content" and entry[2] == "Hm."] == []
+
+
+def test_a_call_that_the_host_made_leaves_markup_alone():
+    """A block beside it is a quotation; what was held back comes before the call."""
+    block = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    offered = Raw(b'[{"type":"function","function":{"name":"f"}}]')
+    reading = Reading(repairs_markup=True, tools=offered)
+    for deltas in (
+        [{"content": block}, {"tool_calls": [call(0, "f", "{}", "a")]}],
+        [{"tool_calls": [call(0, "f", "{}", "a")]}, {"content": block}],
+    ):
+        sink = RecordingSink()
+        assert tell(sink, *map(chunk, deltas), chunk(finish="tool_calls"), reading=reading) is None
+        assert [entry[2] for entry in sink.calls if entry[0] == "content"] == [block]
+        assert [entry[2].name for entry in sink.calls if entry[0] == "tool"] == ["f"]
+    sink = RecordingSink()
+    assert tell(sink, chunk({"content": block}), STOP, reading=reading) is None
+    assert sink.calls[-1] == ("finish", 0, "tool_calls")
+    filtered = RecordingSink()
+    assert tell(filtered, chunk({"content": block}), chunk(finish="content_filter"), reading=reading) is None
+    assert filtered.calls[1:] == [("content", 0, block), ("finish", 0, "content_filter")]
+
+
 # --- anything, in every reading -----------------------------------------------------------------------------------
 
 markup = st.sampled_from(
@@ -745,6 +1012,7 @@ some_readings = st.builds(
     thought_tags=st.sampled_from([(), ("think",)]),
     begins_in_thought=st.booleans(),
     repairs_markup=st.booleans(),
+    tools=st.sampled_from([UNSET, Raw(b'[{"type":"function","function":{"name":"f"}}]')]),
     may_call=st.booleans(),
     one_call=st.booleans(),
     repairs_silence=st.booleans(),

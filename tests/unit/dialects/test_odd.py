@@ -1,0 +1,51 @@
+"""Shapes that OpenAI does not have, put into the one that it has (contract E.4, step 5)."""
+
+import pytest
+
+from proxy.dialects.odd import mend, mend_call, text_in
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a", "a"),
+        (["a", {"text": "b"}, {"thinking": [{"text": "c"}]}], "abc"),
+        ({"text": {"value": "a"}}, "a"),
+        ({"summary": "a"}, "a"),
+        ({"text": "", "content": "a"}, "a"),
+        ({"url": "a"}, ""),
+        (None, ""),
+        (5, ""),
+    ],
+)
+def test_the_text_in_a_value_is_found(value, text):
+    assert text_in(value) == text
+
+
+@pytest.mark.parametrize(
+    ("call", "function"),
+    [
+        ({"function": "f"}, {"name": "f"}),
+        ({"function": '{"name": "f", "arguments": "{}"}'}, {"name": "f", "arguments": "{}"}),
+        ({"function": "[1]"}, {"name": "[1]"}),
+        ({"name": "f", "arguments": "{}"}, {"name": "f", "arguments": "{}"}),
+        ({"name": "f", "parameters": {"a": 1}}, {"name": "f", "arguments": {"a": 1}}),
+        ({"function": {"name": "f"}, "name": "g"}, {"name": "f"}),
+    ],
+)
+def test_a_call_has_a_function(call, function):
+    mend_call(call)
+    assert call["function"] == function
+
+
+def test_a_text_that_is_a_list_of_parts_is_joined():
+    value = {"choices": [{"text": [{"text": "a"}, "b"]}]}
+    mend(value)
+    assert value["choices"][0]["text"] == "ab"
+
+
+def test_parts_keep_a_picture_that_the_host_has_told_already():
+    """`images` of the message comes before what stands among its parts."""
+    message = {"content": [{"type": "image_url", "image_url": {"url": "b"}}], "images": ["a"]}
+    mend({"choices": [{"message": message}]})
+    assert message == {"images": ["a"]}

@@ -1,0 +1,46 @@
+"""Finish reasons of every host as OpenAI's five (contract B.15)."""
+
+import pytest
+
+from proxy.errors import ToolCallUnparsable, UpstreamFailed
+from proxy.streaming.finish import canonical, failure_of
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("stop", "stop"),
+        ("function_call", "function_call"),
+        ("FunctionCall", "function_call"),
+        ("ToolUse", "tool_calls"),
+        ("TOOL_CALLS", "tool_calls"),
+        ("max-tokens", "length"),
+        ("MAX_OUTPUT_TOKENS", "length"),
+        ("Content Filter", "content_filter"),
+        ("content_filter: violence", "content_filter"),
+        ("IMAGE_PROHIBITED_CONTENT", "content_filter"),
+        ("", "stop"),
+        ("OTHER", "stop"),
+    ],
+)
+def test_a_reason_is_known_however_it_is_spelled(reason, expected):
+    assert canonical(reason) == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("Error", UpstreamFailed),
+        ("network-error", UpstreamFailed),
+        ("MALFORMED_FUNCTION_CALL", ToolCallUnparsable),
+        ("stop", None),
+        ("errors were found", None),
+    ],
+)
+def test_some_are_errors(reason, kind):
+    failure = failure_of(reason)
+    assert (None if failure is None else type(failure)) is kind
+
+
+def test_a_long_reason_is_not_repeated_whole():
+    assert len(failure_of("Error" + " " * 500).message) < 120

@@ -1,0 +1,250 @@
+"""Tool calls in DeepSeek's markup: made calls under the rule of DESIGN 5 alone; every other text is text."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import UNSET, Raw
+
+from proxy.dialects.registry import DIALECTS
+from proxy.protocol import chat
+from proxy.streaming.markup import Call, MarkupReader, is_tag, names_of, trailing_tag
+from tests.fakes.sink import RecordingSink
+from tests.unit.chunks import chunk, tell
+
+TOOLS = Raw(json.dumps([{"type": "function", "function": {"name": name}} for name in ("weather", "f")]).encode())
+V3 = (
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"
+    '{"city": "Paris"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n'
+    '{"city": "Rome"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+)
+V31 = (
+    '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Paris"}<｜tool▁call▁end｜>'
+    '<｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Rome"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+)
+DSML = (
+    '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="weather">\n<｜DSML｜parameter name="city" string="true">Paris'
+    '</｜DSML｜parameter>\n<｜DSML｜parameter name="days" string="false">[1, 2]</｜DSML｜parameter>\n'
+    "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
+)
+PARIS, ROME = Call("weather", '{"city": "Paris"}'), Call("weather", '{"city": "Rome"}')
+DAYS = Call("weather", '{"city":"Paris","days":[1,2]}')
+END = "<｜end▁of▁sentence｜>"
+
+CALLED = [  # what a host sends, what of it is text, and the calls
+    (V3, "", [PARIS, ROME]),
+    (V31, "", [PARIS, ROME]),
+    (DSML, "", [DAYS]),
+    (DSML.replace("tool_calls", "function_calls"), "", [DAYS]),
+    (f"Let me see.\n\n{V31}\n", "Let me see.\n\n", [PARIS, ROME]),
+    (f"\n{DSML}  \n ", "\n", [DAYS]),
+    (f"{V31}{END}", "", [PARIS, ROME]),
+    (f"```py\nx = 1\n```\n{DSML}", "```py\nx = 1\n```\n", [DAYS]),
+    (f"~~~\n```\n~~~\n{DSML}", "~~~\n```\n~~~\n", [DAYS]),
+    (f"inline ``` x ``` code\n{DSML}", "inline ``` x ``` code\n", [DAYS]),
+    (f"1 < 2\n< 3\n{V31}", "1 < 2\n< 3\n", [PARIS, ROME]),
+    (
+        "<|tool_calls_begin|><|tool_call_begin|>f<|tool_sep|>{}<|tool_call_end|><|tool_calls_end|>",
+        "",
+        [Call("f", "{}")],
+    ),
+    ('<｜DSML｜tool_calls><｜DSML｜invoke name="f"></｜DSML｜invoke></｜DSML｜tool_calls>', "", [Call("f", "{}")]),
+    (
+        '<｜DSML｜tool_calls><｜DSML｜invoke name="f">{"a": 1}</｜DSML｜invoke></｜DSML｜tool_calls>',
+        "",
+        [Call("f", '{"a": 1}')],
+    ),
+]
+QUOTED = [  # text, byte for byte
+    f"I look.{V31}",
+    f"  {DSML}",
+    f"`{DSML}`",
+    f"> {DSML}",
+    f"```\n{DSML}\n```",
+    f"```\n{DSML}",
+    f"````\n```\n{DSML}",
+    f"```xml\n{V31}\n```\nAnything else?",
+    f"{DSML}\nThat is all.",
+    f"{V31} x",
+    f"{DSML}\n{END}x",
+    f"{DSML}<",
+    DSML.replace("weather", "rm"),
+    V31.replace("weather", "rm", 1),
+    DSML.removesuffix(">"),
+    DSML.replace("</｜DSML｜tool_calls>", "</｜DSML｜function_calls>"),
+    DSML.replace("\n</｜DSML｜invoke>", "\nx</｜DSML｜invoke>"),
+    DSML.replace("<｜DSML｜invoke", "x<｜DSML｜invoke"),
+    V31.replace('{"city": "Paris"}', '{"city": Paris'),
+    V31.replace('{"city": "Paris"}', "[1]"),
+    V31.replace("<｜tool▁sep｜>", ""),
+    "<｜DSML｜tool_calls></｜DSML｜tool_calls>",
+    "<｜tool▁calls▁begin｜><｜tool▁calls▁end｜>",
+    '<｜DSML｜invoke name="f"></｜DSML｜invoke>',
+    "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜>",
+    "</｜DSML｜invoke>",
+    f"The end token is {END}, and <｜ is a bar.",
+    "a <",
+    "<｜tool▁c",
+]
+
+
+def read(*texts, tools=TOOLS, may_convert=True):
+    reader = MarkupReader(tools)
+    told = "".join([reader.read(text) for text in texts])
+    held, calls = reader.close(may_convert=may_convert)
+    return told + held, calls
+
+
+@pytest.mark.parametrize(("given_text", "text", "calls"), CALLED)
+def test_a_block_at_the_end_becomes_calls(given_text, text, calls):
+    assert read(given_text) == (text, calls)
+    assert read(*given_text) == (text, calls)
+
+
+@pytest.mark.parametrize("text", QUOTED)
+def test_every_other_text_is_text(text):
+    assert read(text) == (text, [])
+    assert read(*text) == (text, [])
+
+
+@given(st.sampled_from([*CALLED, *((text, text, []) for text in QUOTED)]), st.data())
+def test_no_cut_makes_a_difference(said, data):
+    text, told, calls = said
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
+    assert read(*[text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]) == (told, calls)
+
+
+@pytest.mark.parametrize("text", [V3, V31, DSML])
+def test_a_block_that_may_be_no_call_is_text(text):
+    """Without tools, with others alone, or where the answer was filtered or the host called itself."""
+    other = Raw(b'[{"type":"function","function":{"name":"other"}}]')
+    assert read(text, tools=UNSET) == read(text, tools=other) == read(text, may_convert=False) == (text, [])
+
+
+PIECES = st.sampled_from(
+    [
+        V31,
+        DSML,
+        "```\n",
+        "````",
+        "~~~\n",
+        "\n",
+        "\n\n",
+        " ",
+        "x",
+        "<",
+        "```json",
+        END,
+        "<｜DSML｜",
+        "<｜tool▁calls▁begin｜>",
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(PIECES | st.text(st.characters(codec="utf-8"), max_size=5), max_size=8), st.data())
+def test_text_goes_out_unchanged_and_only_a_block_at_the_end_is_a_call(pieces, data):
+    """Whatever stands around it, however it is cut."""
+    text = "".join(pieces)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
+    told, calls = read(*[text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)])
+    assert (told, calls) == read(text)
+    if not calls:
+        assert told == text
+        return
+    block = text[len(told) :].strip().removesuffix(END).strip()
+    assert text.startswith(told)
+    assert told == "" or told.endswith("\n")
+    assert block in (V31, DSML)
+
+
+def test_at_most_64_kb_are_held_back():
+    """What is longer goes out as it came, and so does all that follows."""
+    reader = MarkupReader(TOOLS)
+    head = "<｜tool▁calls▁begin｜>"
+    assert reader.read(head) == ""
+    assert reader.read("x" * (64 * 1024 - len(head))) == ""
+    assert reader.read("y") == head + "x" * (64 * 1024 - len(head)) + "y"
+    assert reader.read("z") == "z"
+
+
+def test_blocks_again_and_again_take_no_quadratic_time():
+    """Each might be the last; after some the reader looks no more. Minutes, where it did."""
+    text = "<｜tool▁calls▁begin｜>\n" * 200_000
+    reader = MarkupReader(TOOLS)
+    told = "".join(reader.read(text[at : at + 100]) for at in range(0, len(text), 100))
+    assert told + reader.close(may_convert=True)[0] == text
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ('<｜DSML｜invoke name="f">', ""),
+        ('<｜DSML｜invoke name="f">', "</｜DSML｜invoke>"),
+        ('<｜DSML｜parameter name="a">', "</｜DSML｜invoke>"),
+    ],
+)
+def test_what_is_opened_again_and_again_takes_no_quadratic_time(begin, end):
+    """Minutes, where each beginning looks for an end of its own."""
+    block = "<｜DSML｜tool_calls>" + '<｜DSML｜invoke name="f">' + begin * 2000 + end + "</｜DSML｜tool_calls>"
+    assert read(block) == (block, [])
+
+
+@pytest.mark.parametrize(
+    ("tools", "names"),
+    [
+        (UNSET, set()),
+        (Raw(b"[]"), set()),
+        (Raw(b'[{"type":"custom","custom":{"name":"a"}},{"function":{"name":"f"}},{"function":{}},5]'), {"f"}),
+    ],
+)
+def test_only_functions_can_be_called(tools, names):
+    assert names_of(tools) == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tail", "is_whole"),
+    [
+        ("Paris", "", False),
+        ("Paris<", "<", False),
+        ("Paris</｜DSM", "</｜DSM", False),
+        ("Paris</｜DSML｜parameter", "</｜DSML｜parameter", True),
+        ("Paris</｜DSML｜parameter>\n", "</｜DSML｜parameter>\n", True),
+        ("</｜DSML｜parameter>x", "", False),
+        ("a < b", "", False),
+        ("<b", "", False),
+    ],
+)
+def test_a_tag_at_the_end_of_arguments_is_known(arguments, tail, is_whole):
+    assert arguments[trailing_tag(arguments) :] == tail
+    assert is_tag(tail) is is_whole
+
+
+# --- through every dialect ----------------------------------------------------------------------------------------
+
+CHAT_DIALECTS = [dialect for dialect in DIALECTS.values() if dialect.name != "meta_llama_native"]
+ASK = chat.parse_request(b'{"model":"m","messages":[{"role":"user","content":"hi"}]}')
+
+
+@settings(max_examples=300)
+@given(
+    dialect=st.sampled_from(CHAT_DIALECTS),
+    pieces=st.lists(PIECES | st.text(st.characters(codec="utf-8"), max_size=8), min_size=1, max_size=6),
+    is_stream=st.booleans(),
+    data=st.data(),
+)
+def test_a_text_without_tools_comes_out_byte_for_byte(dialect, pieces, is_stream, data):
+    """A host's text without a reasoning tag, in valid Unicode: any split, every dialect, whole or streamed."""
+    text = "".join(pieces)
+    reading = dialect.build_request(ASK, model="m", is_stream=is_stream).reading
+    sink = RecordingSink()
+    if is_stream:
+        cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=5)))
+        parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        sent = [*(chunk({"content": part}) for part in parts), chunk(finish="stop")]
+    else:
+        sent = [{"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}]
+    assert tell(sink, *sent, reading=reading, parse=dialect.parse) is None
+    assert "".join(entry[2] for entry in sink.calls if entry[0] == "content") == text
+    assert {entry[0] for entry in sink.calls} <= {"open", "content", "finish"}

@@ -1,0 +1,95 @@
+"""Thinking in the content, between tags (contract R-THINK, C.9), and the token behind the reasoning (row 68)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.protocol.chat import Reading
+from proxy.streaming.thoughts import EndOfSentence, ThoughtReader
+
+THINKS = Reading(thought_tags=("think", "reasoning"))
+PREFILLED = Reading(thought_tags=("think",), begins_in_thought=True)
+SAID = [
+    ("Hello.", THINKS, [("content", "Hello.")]),
+    ("<think>Hm.</think>\n\nYes.", THINKS, [("reasoning", "Hm."), ("content", "Yes.")]),
+    (" \n<think>\nHm.\n</think>Yes.", THINKS, [("reasoning", "Hm.\n"), ("content", "Yes.")]),
+    ("<reasoning>Hm.</reasoning>Yes.", THINKS, [("reasoning", "Hm."), ("content", "Yes.")]),
+    ("<think></think>\n\nYes.", THINKS, [("content", "Yes.")]),
+    ("<think>Hm, for ever", THINKS, [("reasoning", "Hm, for ever")]),
+    ("Hm.</think>\n\nYes.", PREFILLED, [("reasoning", "Hm."), ("content", "Yes.")]),
+    ("<think>Hm.</think>Yes.", PREFILLED, [("reasoning", "Hm."), ("content", "Yes.")]),
+    ("So <think> is a tag, </think> too.", THINKS, [("content", "So <think> is a tag, </think> too.")]),
+    ("<thinker> a < b </think>", THINKS, [("content", "<thinker> a < b </think>")]),
+    ("<think>a</think>b<think>c</think>", THINKS, [("reasoning", "a"), ("content", "b<think>c</think>")]),
+    ("a <", THINKS, [("content", "a <")]),
+    ("   ", THINKS, [("content", "   ")]),
+    ("<thi", THINKS, [("content", "<thi")]),
+    ("<think>a </thi", THINKS, [("reasoning", "a </thi")]),
+]
+
+
+def joined(pieces):
+    """Neighbours of one kind together, as a caller sees them."""
+    result = []
+    for kind, text in pieces:
+        if result and result[-1][0] == kind:
+            result[-1] = (kind, result[-1][1] + text)
+        else:
+            result.append((kind, text))
+    return result
+
+
+def read(reading, *texts):
+    reader = ThoughtReader(reading)
+    return joined([piece for text in texts for piece in reader.read(text)] + reader.close())
+
+
+@pytest.mark.parametrize(("text", "reading", "expected"), SAID)
+def test_a_text_is_taken_apart(text, reading, expected):
+    assert read(reading, text) == expected
+
+
+@given(said=st.sampled_from(SAID), data=st.data())
+def test_no_cut_makes_a_difference(said, data):
+    text, reading, expected = said
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=len(text))))
+    texts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert read(reading, *texts) == expected
+
+
+def test_a_reader_is_done_as_soon_as_no_tag_can_come():
+    """So that the rest need not be looked at."""
+    reader = ThoughtReader(THINKS)
+    assert (reader.read(" \n"), reader.is_done) == ([], False)
+    assert (reader.read("a"), reader.is_done) == ([("content", " \na")], True)
+
+
+def test_a_host_that_takes_thinking_apart_needs_no_tags():
+    """Although the card says that the template opens one."""
+    reader = ThoughtReader(PREFILLED)
+    assert reader.stop() + reader.read("Yes.") == [("content", "Yes.")]
+
+
+def test_white_space_before_a_tag_is_not_waited_for_without_end():
+    text = " " * 257 + "<think>Hm."
+    assert read(THINKS, text) == read(THINKS, *text) == [("content", text)]
+
+
+TOKEN = "<｜end▁of▁sentence｜>"
+
+
+@pytest.mark.parametrize(
+    ("thought", "is_answer", "expected"),
+    [
+        (f"2+2 = 4.{TOKEN}", True, "2+2 = 4."),
+        (f"2+2 = 4.{TOKEN}", False, f"2+2 = 4.{TOKEN}"),
+        (f"a{TOKEN}b", True, f"a{TOKEN}b"),
+        ("a <", True, "a <"),
+        ("a<|end_of_sentence|>", True, "a"),
+    ],
+)
+def test_the_token_goes_only_from_the_end_of_a_reasoning_that_is_the_answer(thought, is_answer, expected):
+    for size in (1, 3, len(thought)):
+        reader = EndOfSentence()
+        told = "".join(reader.read(thought[at : at + size]) for at in range(0, len(thought), size))
+        assert told + reader.take_rest(is_answer=is_answer) == expected
