@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw, UnsetType
 from proxy.dialects import failures, odd
 from proxy.errors import UpstreamFailed
 from proxy.protocol import lenient
-from proxy.protocol.chat import Choice, Chunk, GroqExtra
+from proxy.protocol.chat import Chunk, GroqExtra
 
 T = TypeVar("T")
 
@@ -44,8 +44,10 @@ def parse(data: bytes) -> Chunk:
         raise failures.parse_embedded(data)
     if chunk.choices is None:
         _check_flat(chunk, data)
-    elif any(choice.error is not UNSET for choice in chunk.choices):
-        _check_choices(chunk.choices)
+    else:
+        for choice in chunk.choices:
+            if choice.error is not UNSET:
+                _check_choice(choice.error)
     if chunk.x_groq is not None:
         _read_groq(chunk, chunk.x_groq)
     return chunk
@@ -130,15 +132,14 @@ def _check_flat(chunk: Chunk, data: bytes) -> None:
             raise failures.parse_embedded(json.dumps({"error": {"message": result.get("status_msg")}}).encode())
 
 
-def _check_choices(choices: list[Choice]) -> None:
+def _check_choice(error: Raw) -> None:
     """OpenRouter and others say on the choice that the model's provider has failed.
 
     Raises:
-        ProxyError: one of them does.
+        ProxyError: it has.
     """
-    for choice in choices:
-        if not isinstance(choice.error, UnsetType) and _says_anything(choice.error):
-            raise failures.parse_embedded(_encode({"error": choice.error}))
+    if _says_anything(error):
+        raise failures.parse_embedded(_encode({"error": error}))
 
 
 def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:

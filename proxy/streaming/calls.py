@@ -56,7 +56,7 @@ class Slot:
 
     def take(self, arguments: str, *, strips_tag: bool) -> str:
         """A piece of the arguments, less what has to wait for the next one: half a character, the tag of row 70."""
-        if self.halves or not arguments.isascii():
+        if self.halves.waiting or not arguments.isascii():
             arguments = self.halves.join("arguments", arguments)
         if not strips_tag or not (self.held or "<" in arguments):
             return arguments

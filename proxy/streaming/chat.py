@@ -68,7 +68,7 @@ class ChatWriter:
 
     def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
         if logprobs is None:
-            before, after = self._pieces_for(index)
+            before, after = self._pieces.get(index) or self._pieces_for(index)
             self.payloads.append(b"".join((before, b'"content":', _encode(text), after)))
             return
         delta = b'{"content":%b}' % _encode(text)

@@ -47,8 +47,10 @@ class ChoiceStream:
         "_first_index",
         "_for_thoughts",
         "_ids",
+        "_joins_halves",
         "_moderation",
         "_passed",
+        "_passes",
         "_reading",
         "_rereads",
         "_sink",
@@ -65,7 +67,9 @@ class ChoiceStream:
         self._sink = sink
         self._reading = reading
         self._states: list[ChoiceState] = []
+        self._passes = reading.passes
         self._first_index = 0
+        self._joins_halves = False  # once a chunk was mended, as its halves may end any text
         self._ids: set[str] = set()
         self._to_keep = Allowance(_MAX_KEPT)
         self._for_thoughts = Allowance(_MAX_THOUGHTS)
@@ -93,14 +97,19 @@ class ChoiceStream:
         """
         if chunk.usage:
             self._take_usage(chunk.usage)
-        if self._reading.passes:
+        if self._passes:
             self._pass_on(chunk)
+        if chunk.is_mended:
+            self._joins_halves = True
         try:
             for place, choice in enumerate(chunk.choices or ()):
-                index = self._index_of(place if choice.index is None else choice.index)
-                if index is not None:
-                    state = self._states[index] if 0 <= index < len(self._states) else self._open(index)
-                    self._read(choice, index, state, is_mended=chunk.is_mended)
+                index = place if choice.index is None else choice.index
+                if index or self._first_index:
+                    index = self._index_of(index)
+                    if index < 0:
+                        continue
+                state = self._states[index] if index < len(self._states) else self._open(index)
+                self._read(choice, index, state)
         except (RecursionError, ValueError, msgspec.MsgspecError) as error:
             raise _unreadable(error) from error
 
@@ -139,7 +148,7 @@ class ChoiceStream:
 
     def _pass_on(self, chunk: Chunk) -> None:
         """What the caller gets beside the choices; the moderation at the end, as hosts send it in any chunk."""
-        wanted = self._reading.passes - self._passed
+        wanted = self._passes - self._passed
         if "moderation" in wanted and is_given(chunk.moderation, "object"):
             self._moderation = on_one_line(chunk.moderation)
         if "service_tier" in wanted and chunk.service_tier in _TIERS:
@@ -151,31 +160,37 @@ class ChoiceStream:
         self._passed.add(name)
         self._sink.top_level(name, Raw(_encode(value)))
 
-    def _index_of(self, index: int) -> int | None:
-        """The caller's index of a choice, None where it did not ask for it; some hosts number the only one from 1."""
+    def _index_of(self, index: int) -> int:
+        """The caller's index of a choice, -1 where it did not ask for it; some hosts number the only one from 1.
+
+        Raises:
+            UpstreamFailed: no choice can have that index.
+        """
         most = self._reading.choices
         if most == 1:
             if not self._states:
                 self._first_index = index
-            return 0 if index == self._first_index else None
-        return None if most is not None and index >= most else index
+            return 0 if index == self._first_index else -1
+        if most is not None and index >= most:
+            return -1
+        if not 0 <= index < _MAX_CHOICES:
+            raise UpstreamFailed(f"The upstream sent a choice numbered {index}.")
+        return index
 
     def _open(self, index: int) -> ChoiceState:
         """Choices begin in their order: OpenAI's accumulator puts each new one at the end of its list."""
-        if not 0 <= index < _MAX_CHOICES:
-            raise UpstreamFailed(f"The upstream sent a choice numbered {index}.")
         while len(self._states) <= index:
             self._sink.open(len(self._states))
             self._states.append(ChoiceState(self._reading))
         return self._states[index]
 
-    def _read(self, choice: Choice, index: int, state: ChoiceState, *, is_mended: bool) -> None:
+    def _read(self, choice: Choice, index: int, state: ChoiceState) -> None:
         delta = choice.delta
         if choice.message is not None and (delta is None or not state.has_said_anything):
             # a stream may end with the whole message once more
             delta = None if state.has_said_anything else choice.message
             state.is_whole = choice.delta is None
-        if is_mended or state.halves:
+        if self._joins_halves:
             self._join_halves(delta, choice, state)
         if delta is not None:
             self._read_delta(delta, choice, index, state)
@@ -208,6 +223,7 @@ class ChoiceStream:
             state.reason = reason
 
     def _read_delta(self, delta: Delta, choice: Choice, index: int, state: ChoiceState) -> None:
+        sink = self._sink
         if thought := delta.reasoning_content or delta.reasoning or delta.thinking or delta.reasoning_text:
             state.has_plain_thoughts = True
             self._read_thought(thought, index, state)
@@ -218,11 +234,17 @@ class ChoiceStream:
             content = content.lstrip("\n")
         if content or choice.logprobs:
             self.heard += 1
-            self._read_content(content or "", choice.logprobs or None, index, state)
+            markup = state.markup
+            if not (content and state.has_answered) or state.is_tagged:
+                self._read_content(content or "", choice.logprobs or None, index, state)
+            elif markup is None or (markup.is_inside_line and "\n" not in content):  # nearly every chunk of a text
+                sink.content(index, content, choice.logprobs or None)
+            else:
+                self._read_content(content, choice.logprobs or None, index, state)
         if delta.refusal:
             self.heard += 1
             self._answer(state)
-            self._sink.refusal(index, delta.refusal)
+            sink.refusal(index, delta.refusal)
         for call in delta.tool_calls or ():
             self.heard += 1
             self.has_content = True
@@ -239,7 +261,7 @@ class ChoiceStream:
     def _read_thought(self, thought: str, index: int, state: ChoiceState) -> None:
         """Thinking that the host has taken apart."""
         self.heard += 1
-        if state.tags is not None and not state.tags.is_done:
+        if state.is_tagged and state.tags is not None:
             self._tell_pieces(state.tags.stop(), index, state)
         if state.end_of_sentence is not None:
             thought = state.end_of_sentence.read(thought)
@@ -247,7 +269,11 @@ class ChoiceStream:
             self._tell_thought(thought, index, state)
 
     def _read_content(self, content: str, logprobs: Mapping[str, Any] | None, index: int, state: ChoiceState) -> None:
-        if state.tags is None or state.tags.is_done:
+        """Content that may hold thinking, or tool calls."""
+        pieces: list[Piece]
+        if state.is_tagged:
+            pieces = self._through_markup(state.read_tags(content), state)
+        else:
             told = content if state.markup is None else state.markup.read(content)
             if told == content:
                 self.has_content = True
@@ -255,9 +281,7 @@ class ChoiceStream:
                     state.begin_answer()
                 self._sink.content(index, content, logprobs)
                 return
-            pieces: list[Piece] = [("content", told)] if told else []
-        else:
-            pieces = self._through_markup(state.tags.read(content), state)
+            pieces = [("content", told)] if told else []
         if logprobs:  # told of all of it, as they came
             self._sink.content(index, "", logprobs)
         self._tell(pieces, index, state)
@@ -420,13 +444,8 @@ class ChoiceStream:
 
     def _end_texts(self, index: int, state: ChoiceState, *, may_convert: bool) -> None:
         """Half characters, half tags and half blocks of calls: what they are is certain now."""
-        for name in ("reasoning_content", "reasoning", "thinking", "reasoning_text"):
-            if rest := state.halves.take_rest(name):
-                self._read_thought(rest, index, state)
-        if rest := state.halves.take_rest("refusal"):
-            self._sink.refusal(index, rest)
-        if rest := state.halves.take_rest("content"):
-            self._read_content(rest, None, index, state)
+        if state.halves.waiting:
+            self._end_halves(index, state)
         if state.tags is not None:
             self._tell_pieces(state.tags.close(), index, state)
         if state.markup is not None:
@@ -434,6 +453,15 @@ class ChoiceStream:
             self._tell([("content", held)] if held else [], index, state)
             for call in calls:
                 self._make_call(call, index, state)
+
+    def _end_halves(self, index: int, state: ChoiceState) -> None:
+        for name in ("reasoning_content", "reasoning", "thinking", "reasoning_text"):
+            if rest := state.halves.take_rest(name):
+                self._read_thought(rest, index, state)
+        if rest := state.halves.take_rest("refusal"):
+            self._sink.refusal(index, rest)
+        if rest := state.halves.take_rest("content"):
+            self._read_content(rest, None, index, state)
 
     def _make_call(self, call: Call, index: int, state: ChoiceState) -> None:
         self.has_content = True

@@ -62,9 +62,12 @@ class MarkupReader:
 
     Args:
         tools: those that were offered, as OpenAI spells them.
+
+    Attributes:
+        is_inside_line: the next characters, up to a line feed, are text, so that they need not be read.
     """
 
-    __slots__ = ("_blocks", "_fence", "_held", "_is_inside_line", "_line", "_searched", "_tools")
+    __slots__ = ("_blocks", "_fence", "_held", "_line", "_searched", "_tools", "is_inside_line")
 
     def __init__(self, tools: Raw | UnsetType) -> None:
         self._tools = tools
@@ -73,16 +76,16 @@ class MarkupReader:
         self._blocks = 0
         self._fence = ""  # the mark that opened the code block, where one is open
         self._line = ""  # what has been passed on of a line that may be a fence
-        self._is_inside_line = False  # of a line that is neither a fence nor the beginning of a block
+        self.is_inside_line = False
 
     def read(self, text: str) -> str:
         """The next piece of the content, less what is held back; and what was, once it is known to be text."""
-        if self._is_inside_line and "\n" not in text:
+        if self.is_inside_line and "\n" not in text:
             return text
         text, self._held = self._held + text, ""
         at = 0
         while at < len(text):
-            if not (self._is_inside_line or self._line or self._fence) and self._may_be_block(text, at):
+            if not (self.is_inside_line or self._line or self._fence) and self._may_be_block(text, at):
                 self._held = text[at:]
                 return text[:at]
             self._searched = 0
@@ -99,13 +102,13 @@ class MarkupReader:
         """Follow one line, or the piece of it that is there; where the next one begins."""
         end = text.find("\n", at) + 1
         piece = text[at:end] if end else text[at:]
-        if self._is_inside_line:
-            self._is_inside_line = not end
+        if self.is_inside_line:
+            self.is_inside_line = not end
             return end or len(text)
         self._line += piece
         if end or len(self._line) > _MAX_LINE or _FENCE_BEGUN.fullmatch(self._line) is None:
             self._end_line()
-            self._is_inside_line = not end
+            self.is_inside_line = not end
         return end or len(text)
 
     def _end_line(self) -> None:

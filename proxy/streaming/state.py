@@ -7,7 +7,7 @@ from proxy.streaming.calls import Slot
 from proxy.streaming.markup import MarkupReader
 from proxy.streaming.sinks import Extra
 from proxy.streaming.surrogates import Halves
-from proxy.streaming.thoughts import EndOfSentence, ThoughtReader
+from proxy.streaming.thoughts import EndOfSentence, Piece, ThoughtReader
 
 
 class ChoiceState:
@@ -17,6 +17,7 @@ class ChoiceState:
         tags: reads thinking between tags; None where the host has none.
         markup: holds back what may be tool calls; None where a text can be none.
         end_of_sentence: holds back a token behind the reasoning; None where the reasoning is never the answer.
+        is_tagged: a tag may come, or is open.
         halves: of surrogate pairs.
         thoughts: what may turn out to be the answer; empty once another one has begun.
         reason: the host's finish reason, as far as it is known.
@@ -35,6 +36,7 @@ class ChoiceState:
         "has_function_call",
         "has_plain_thoughts",
         "has_reasoned",
+        "is_tagged",
         "is_unclear",
         "is_whole",
         "lists",
@@ -49,6 +51,7 @@ class ChoiceState:
         self.tags = ThoughtReader(reading) if reading.thought_tags else None
         self.markup = MarkupReader(reading.tools) if reading.repairs_markup and reading.may_call else None
         self.end_of_sentence = EndOfSentence() if reading.repairs_silence else None
+        self.is_tagged = self.tags is not None
         self.halves = Halves()
         self._keeps_thoughts = reading.repairs_silence
         self.thoughts: list[str] = []
@@ -62,6 +65,14 @@ class ChoiceState:
         self.has_reasoned = False
         self.has_plain_thoughts = False
         self.has_function_call = False
+
+    def read_tags(self, content: str) -> list[Piece]:
+        """What the next piece of the content is, by its tags."""
+        if self.tags is None:
+            return [("content", content)]
+        pieces = self.tags.read(content)
+        self.is_tagged = not self.tags.is_done
+        return pieces
 
     @property
     def has_said_anything(self) -> bool:

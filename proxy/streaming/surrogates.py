@@ -8,22 +8,22 @@ _REPLACEMENT = "?"
 
 
 class Halves:
-    """First halves that wait for the second ones, by text; owned by one choice or one tool call."""
+    """First halves that wait for the second ones; owned by one choice or one tool call.
 
-    __slots__ = ("_waiting",)
+    Attributes:
+        waiting: by text; where it is not empty, the next piece must be joined.
+    """
+
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        self._waiting: dict[str, str] = {}
-
-    def __bool__(self) -> bool:
-        """Whether one waits, so that the next piece must be joined."""
-        return bool(self._waiting)
+        self.waiting: dict[str, str] = {}
 
     def join(self, name: str, text: str) -> str:
         """The next piece of the text called `name`, as valid Unicode; a first half at its end is kept back."""
-        text = self._waiting.pop(name, "") + text
+        text = self.waiting.pop(name, "") + text
         if text and "\ud800" <= text[-1] <= "\udbff":
-            self._waiting[name] = text[-1]
+            self.waiting[name] = text[-1]
             text = text[:-1]
         return sound(text)
 
@@ -35,4 +35,4 @@ class Halves:
 
     def take_rest(self, name: str) -> str:
         """What stands for a first half whose second one never came."""
-        return _REPLACEMENT if self._waiting.pop(name, "") else ""
+        return _REPLACEMENT if self.waiting.pop(name, "") else ""

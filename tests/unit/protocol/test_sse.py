@@ -182,3 +182,55 @@ def test_what_is_framed_is_read_back(payloads, chance: random.Random):
     """Writing and reading agree, however the wire cuts."""
     stream = sse.frame(payloads) + sse.KEEP_ALIVE + sse.DONE
     assert read(*cut(stream, [chance.randrange(10**6) for _ in range(3)])) == [*payloads, b"[DONE]"]
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b'{"a":1}', [b'{"a":1}']),
+        (b'  {"a":1}', [b'{"a":1}']),
+        (b'data: {"a":1}', [b'{"a":1}']),
+        (b'data: data:{"a":1}', [b'{"a":1}']),
+        (b'[{"a":1},null,{"b":2}]', [b'{"a": 1}', b'{"b": 2}']),
+        (b'"{\\"a\\":1}"', [b'{"a":1}']),
+        *(
+            (alive, [])
+            for alive in (b"null", b"[]", b'"ping"', b"ping", b"[HEARTBEAT]", b": ping", b"5", b"true", b" ")
+        ),
+        *(
+            (end, None)
+            for end in (b"[DONE]", b"[done]", b" [DONE] ", b'"[DONE]"', b"[DONE] ", b"DONE", b"data: [DONE]")
+        ),
+    ],
+)
+def test_the_objects_in_an_event_are_found(data, found):
+    """Keep-alives have none, whatever they look like; `[DONE]` in any case is the end."""
+    assert sse.objects(data) == found
+
+
+@pytest.mark.parametrize(
+    "data", [b"Internal Server Error", b"[ERROR]", b"upstream request timeout", b"<html>502</html>", b"x" * 100]
+)
+def test_text_in_place_of_an_event_is_a_failure(data):
+    with pytest.raises(UpstreamFailed, match="text in place of an event"):
+        sse.objects(data)
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        (b"event: error\ndata: overloaded\n\n", b'{"error":"overloaded"}'),
+        (b'event:error\ndata: {"message":"no"}\n\n', b'{"message":"no"}'),
+        (b"event: error\n\n", b'{"error":"The upstream sent an event that is called error."}'),
+        (b"event: message\ndata: ping\n\n", b"ping"),
+    ],
+)
+def test_an_event_that_is_called_error_is_one(event, data):
+    """The name of an event says nothing else here."""
+    assert read(event) == [data]
+
+
+def test_what_is_kept_of_an_unfinished_event_is_counted():
+    parser = EventParser()
+    parser.feed(b"data: a\n\ndata: bc")
+    assert parser.pending == len(b"data: bc")

@@ -10,8 +10,8 @@ from proxy.streaming.surrogates import Halves
 
 def test_a_half_waits_for_the_other_one():
     halves = Halves()
-    assert (halves.join("content", "a\ud83d"), bool(halves)) == ("a", True)
-    assert (halves.join("content", "\ude00b"), bool(halves)) == ("\U0001f600b", False)
+    assert (halves.join("content", "a\ud83d"), halves.waiting) == ("a", {"content": "\ud83d"})
+    assert (halves.join("content", "\ude00b"), halves.waiting) == ("\U0001f600b", {})
 
 
 def test_texts_are_kept_apart():
