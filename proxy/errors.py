@@ -208,7 +208,6 @@ class UpstreamRateLimited(UpstreamError):
 
     Args:
         is_told: see `UpstreamError`.
-        is_account_wide: by the host's words the limit is not that of our key alone, but of all keys of the account.
     """
 
     default_status = 429
@@ -223,11 +222,9 @@ class UpstreamRateLimited(UpstreamError):
         retry_after_s: float | None = None,
         is_quoted: bool = False,
         is_told: bool = False,
-        is_account_wide: bool = False,
     ) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s, is_quoted=is_quoted)
         self.is_told = is_told
-        self.is_account_wide = is_account_wide
 
 
 class UpstreamFailed(UpstreamError):

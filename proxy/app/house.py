@@ -240,6 +240,8 @@ class App:
         }
         upstreams |= {name: hosts.engine_upstream(name, each) for name, each in self.engines.by_name.items()}
         self._gates = hosts.open_gates(config, self._clock, self._gates)
+        for wire in (*wires.values(), *(each.transport for each in self.engines.by_name.values())):
+            wire.credentials.use_health(config.routing.health)
         board = Board(self._clock, config.routing.health)
         if old is not None and self.config.routing.health == config.routing.health:
             board = old.board

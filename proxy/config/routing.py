@@ -43,6 +43,10 @@ class HealthConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Share, Meta(description="If more of a model's targets are out than this share, all are tried all the same.")
     ] = 0.5
     slow_start_s: Annotated[Seconds, Meta(description="Then it has its whole share again only after so long.")] = 10.0
+    max_cooldown_s: Annotated[
+        Seconds,
+        Meta(description="The longest wait a host may ask for (429, 503); one request tries after a tenth of it."),
+    ] = 3600.0
     probe: Annotated[
         bool,
         Meta(description="Ask a target that is out for its models, and for one token, before callers try it again."),

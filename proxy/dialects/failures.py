@@ -39,13 +39,6 @@ _CALLERS_WORDS = re.compile(
     r"\d+ validation errors?:(?!\s+\{.*?'loc': \('response')"
     r"|(image|audio|video) input is not supported|Failed to parse tools"
 )
-# A 429 for more than one key: OpenAI's and Groq's "in organization org-…", DeepSeek's limit of concurrent requests.
-# That an account can be upgraded, or the address of its page, says nothing.
-_ACCOUNT_WIDE = re.compile(
-    r"\b(?:in|for|of|per|by|on|across|specific to) (?:(?:your|this|the|an?) )?(?:organi[sz]ation|org|account)\b(?!/)"
-    r"|\b(?:organi[sz]ation|org|account)(?:'s|[- ]?wide|[- ]level|_\w*limit)|\bconcurren(?:cy|t)\b",
-    re.IGNORECASE,
-)
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # without white space and the escape of colours
 # llama.cpp's advice to who started it, which is nothing that a caller can do
 _ADVICE = re.compile(r" Start it with `--[^`]*`")
@@ -59,8 +52,11 @@ _TYPES = frozenset({"str", "int", "float", "bool", "dict"})
 _INPUTS = frozenset({"messages", "prompt", "input"})
 
 
-def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
-    """The error for an HTTP answer with a status that is not 2xx."""
+def parse_error(status: int, headers: Mapping[str, str], body: bytes, *, received_s: float | None = None) -> ProxyError:
+    """The error for an HTTP answer with a status that is not 2xx.
+
+    `received_s` is when it came, in seconds since the epoch: a date in it is counted from there if it has no `Date`.
+    """
     told = _read(body)
     if status == 403 and told.is_moderated:
         message: str = told.message or "The upstream's moderation refused the request."
@@ -69,7 +65,7 @@ def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ProxyEr
         return _refused_us(status)
     if {told.code, told.type} & _OUR_KEY:
         return _refused_us(402 if "insufficient_quota" in {told.code, told.type} else 401)
-    return _failed(status, told, headers)
+    return _failed(status, told, headers, received_s)
 
 
 def parse_embedded(body: bytes) -> ProxyError:
@@ -93,7 +89,7 @@ def _refused_us(status: int) -> ProxyError:
     return UpstreamRefusedUs("The upstream does not accept the configured credentials.")
 
 
-def _failed(status: int, told: "_Told", headers: Mapping[str, str]) -> ProxyError:
+def _failed(status: int, told: "_Told", headers: Mapping[str, str], received_s: float | None) -> ProxyError:
     is_quoted = bool(told.message)
     message: str = told.message or f"The upstream answered with status {status}."
     if status in _CALLERS_FAULT or (status == 500 and told.is_callers_fault):
@@ -101,12 +97,13 @@ def _failed(status: int, told: "_Told", headers: Mapping[str, str]) -> ProxyErro
     if status == 404:
         return UpstreamLacksModel(message, param="model", is_quoted=is_quoted)
     if status == 429:
-        return _rate_limited(told, message, pauses.retry_after_s(headers) or pauses.reset_s(headers))
+        pause_s = pauses.retry_after_s(headers, received_s) or pauses.reset_s(headers, received_s)
+        return _rate_limited(told, message, pause_s)
     if status in _TIMEOUTS:
         return UpstreamTimeout(message, is_quoted=is_quoted)
     if status in _OVERLOADED:
         # llama.cpp says so while it loads a model (row 95)
-        told_s = pauses.retry_after_s(headers)
+        told_s = pauses.retry_after_s(headers, received_s)
         wait_s = _LOADING_RETRY_S if told.type == "unavailable_error" else _OVERLOAD_RETRY_S
         failed = UpstreamFailed(message, status=503, retry_after_s=told_s or wait_s, is_quoted=is_quoted)
         failed.is_told = told_s is not None
@@ -121,7 +118,6 @@ def _rate_limited(told: "_Told", message: str, pause_s: float | None) -> Upstrea
         retry_after_s=pause_s or _OVERLOAD_RETRY_S,
         is_quoted=bool(told.message),
         is_told=pause_s is not None,
-        is_account_wide=_ACCOUNT_WIDE.search(f"{told.code} {told.type} {message}") is not None,
     )
 
 

@@ -168,15 +168,17 @@ class Attempt:
             credential.worked(model)
             return response
         try:
-            error = failures.parse_error(response.status, response.headers, await response.read_complaint())
+            received_s = self._context.clock.now_s()
+            said = await response.read_complaint()
+            error = failures.parse_error(response.status, response.headers, said, received_s=received_s)
+            if isinstance(error, UpstreamRefusedUs):
+                credential.refused(response.status, model)
+            elif isinstance(error, UpstreamRateLimited) and error.is_told and error.retry_after_s is not None:
+                credential.limited(error.retry_after_s)
         finally:
             response.close()
         if host_request.text_calls is not None:
             emulated_tools.explain(error, host_request.text_calls)
-        if isinstance(error, UpstreamRefusedUs):
-            credential.refused(response.status, model)
-        elif isinstance(error, UpstreamRateLimited) and error.is_told and error.retry_after_s is not None:
-            credential.limited(error.retry_after_s, is_account_wide=error.is_account_wide)
         raise error
 
     async def _read(self, response: Response, host_request: HostRequest) -> Closable:

@@ -55,8 +55,8 @@ class Credential(Protocol):
     def refused(self, status: int, model: str) -> None:
         """The host did not take it, for that model."""
 
-    def limited(self, seconds: float, *, is_account_wide: bool) -> None:
-        """The host wants no more of it for so long."""
+    def limited(self, seconds: float) -> None:
+        """The host wants no more of it, or of its account, for so long."""
 
     def has_other(self, model: str) -> bool:
         """Whether another one may be shown in its place at once."""

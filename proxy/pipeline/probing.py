@@ -107,7 +107,10 @@ class Prober:
         target = standing.target
         if target.upstream not in self._land.upstreams or (self._land.offline.is_offline and not target.is_local):
             return False
-        if not self._land.upstreams.look(target).is_ready:  # its supervisor sees to it
+        look = self._land.upstreams.look(target)
+        if not look.is_ready:  # its supervisor sees to it
+            return False
+        if look.limited_for_s or standing.rests_for_s:  # its host asked not to be asked
             return False
         every_s = self._config.probe_every_s
         return standing.health.needs_probe() or (every_s is not None and standing.idle_s >= every_s)
@@ -126,25 +129,38 @@ class Prober:
 
     async def _probe(self, standing: Standing) -> None:
         standing.touch()
-        is_good = await self._generates(standing)
+        trial = standing.cooldown.enter(self._clock.monotonic_s())
+        try:
+            is_good = await self._generates(standing, trial)
+        finally:
+            standing.cooldown.left(trial, self._clock.monotonic_s())
         if standing.health.needs_probe():
             standing.health.probed(ok=is_good)
             self._log.info("target probed", target=standing.target.name, is_good=is_good)
         elif not is_good:
             standing.health.failed(standing.health.enter(in_panic=True) or 0)
 
-    async def _generates(self, standing: Standing) -> bool:
-        """Whether it lists its models, if any, and gives a token; one that finds fault with the question is alive."""
+    async def _generates(self, standing: Standing, trial: int) -> bool:
+        """Whether it lists its models, if any, and gives a token; one that finds fault with the question is alive.
+
+        `trial` as in `Cooldown.rest`.
+        """
         target = standing.target
         upstream = self._land.upstreams[target.upstream]
         try:
             async with asyncio.timeout(_LIMIT_S):
                 if not target.is_local:
                     await _list(upstream)
-                return await self._answers_to_any(standing, upstream)
+                if await self._answers_to_any(standing, upstream):
+                    standing.cooldown.worked(trial)
+                    return True
+                return False
         except UpstreamRejected:
             return True
-        except (TimeoutError, ProxyError):
+        except ProxyError as error:
+            standing.told(error, trial)
+            return False
+        except TimeoutError:
             return False
         except Exception:  # noqa: BLE001 - a probe without a result would be repeated every second
             self._log.exception("probe failed", target=target.name)

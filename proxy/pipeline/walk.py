@@ -34,6 +34,7 @@ from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Place
 from proxy.protocol.request import ModelRequest
 from proxy.routing.ask import Ask
+from proxy.routing.board import Standing
 from proxy.routing.budget import Budget
 from proxy.routing.itinerary import Itinerary, Step
 from proxy.routing.planner import Plan
@@ -175,7 +176,7 @@ class Walk:
         began_s = grounds.clock.monotonic_s()
         flight = grounds.land.board.begin(target, self._ask, in_panic=self._plan.is_panic or step.can_wait)
         if flight is None:
-            error = TargetBusy(f"The target {target.name} is being tried again.")
+            error = _busy(grounds.land.board.of(target))
             self._note(step, tried, error, began_s)
             raise error
         tried.on_first_content = flight.began
@@ -308,3 +309,11 @@ class Walk:
             return None
         self._grounds.settlement.metrics.hedged(self._context.model)
         return self._try(step)
+
+
+def _busy(standing: Standing) -> TargetBusy:
+    """Why the target may not be tried now."""
+    if rests_s := standing.rests_for_s:
+        rests = f"The host of the target {standing.target.name} asked to be left alone."
+        return TargetBusy(rests, status=503, retry_after_s=rests_s)
+    return TargetBusy(f"The target {standing.target.name} is being tried again.")

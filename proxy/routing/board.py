@@ -1,9 +1,11 @@
 """`Board`: what is known of each target, and the one place where attempts report what became of them."""
 
+import math
 from collections.abc import Sequence
 
 from proxy.clock import Clock
 from proxy.config.routing import HealthConfig
+from proxy.cooldown import Cooldown
 from proxy.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.protocol.request import Endpoint
 from proxy.protocol.usage import Usage
@@ -21,6 +23,7 @@ class Standing:
     """What is known of one target.
 
     Attributes:
+        cooldown: whether its host asked to be left alone (503 with Retry-After).
         in_flight: requests that we have there.
         endpoint: what it last answered, so that a probe asks for the like.
         shows_first_tokens: also those of answers that are not streamed to the caller.
@@ -29,6 +32,7 @@ class Standing:
     __slots__ = (
         "_clock",
         "_used_s",
+        "cooldown",
         "endpoint",
         "health",
         "in_flight",
@@ -41,6 +45,7 @@ class Standing:
     def __init__(self, target: Target, clock: Clock, config: HealthConfig) -> None:
         self.target = target
         self.health = Health(clock, config)
+        self.cooldown = Cooldown(max_s=config.max_cooldown_s, trial_s=config.ejection_s)
         self.latency = Latency(clock)
         self.pressure = Pressure(clock)
         self.in_flight = 0
@@ -54,9 +59,20 @@ class Standing:
         """Seconds without a request or a probe; 0 while there is one."""
         return 0.0 if self.in_flight else self._clock.monotonic_s() - self._used_s
 
+    @property
+    def rests_for_s(self) -> float:
+        """Seconds for which its host asked to be left alone; 0 where it may be asked, if by a single request."""
+        cooldown = self.cooldown
+        return 0.0 if cooldown.until_s == -math.inf else cooldown.left_s(self._clock.monotonic_s())
+
     def touch(self) -> None:
         """Somebody asks it."""
         self._used_s = self._clock.monotonic_s()
+
+    def told(self, error: ProxyError | None, trial: int) -> None:
+        """What its host said about waiting; `trial` as in `Cooldown.rest`."""
+        if isinstance(error, UpstreamFailed) and error.is_told and error.retry_after_s is not None:
+            self.cooldown.rest(error.retry_after_s, self._clock.monotonic_s(), trial)
 
 
 class Board:
@@ -103,11 +119,15 @@ class Board:
         """A request goes to the target; whoever gets the flight ends it, once.
 
         With `in_panic` it goes there though the target is out of order; without, None says that it may not: the target
-        is out, or somebody tries it just now.
+        is out, or somebody tries it just now. Where its host asked to be left alone, it may not in any case.
         """
         standing = self.of(target)
+        if standing.rests_for_s:
+            return None
         turn = standing.health.enter(in_panic=in_panic)
-        return None if turn is None else Flight(standing, ask, self._clock, turn)
+        if turn is None:
+            return None
+        return Flight(standing, ask, self._clock, turn, standing.cooldown.enter(self._clock.monotonic_s()))
 
     def readmit(self, upstream: str) -> None:
         """An engine is ready anew: what it did in its last life does not count."""
@@ -128,15 +148,26 @@ class Board:
 class Flight:
     """One attempt at one target, from before it is sent to its end."""
 
-    __slots__ = ("_ask", "_clock", "_has_begun", "_is_counted", "_is_over", "_standing", "_started_s", "_turn")
+    __slots__ = (
+        "_ask",
+        "_clock",
+        "_has_begun",
+        "_is_counted",
+        "_is_over",
+        "_standing",
+        "_started_s",
+        "_trial",
+        "_turn",
+    )
 
-    def __init__(self, standing: Standing, ask: Ask, clock: Clock, turn: int) -> None:
+    def __init__(self, standing: Standing, ask: Ask, clock: Clock, turn: int, trial: int = 0) -> None:
         self._standing = standing
         self._ask = ask
         self._clock = clock
         self._started_s = clock.monotonic_s()
         self._has_begun = self._is_over = False
         self._turn = turn
+        self._trial = trial  # see `Cooldown.enter`
         standing.in_flight += 1
         # of an answer that comes whole nobody sees when it stops to wait, so that it must not count as waiting
         self._is_counted = ask.is_stream or standing.shows_first_tokens
@@ -151,6 +182,7 @@ class Flight:
             if self._is_counted:
                 self._standing.pressure.began(self._ask.prompt_tokens)
             self._standing.health.generated(self._turn)
+            self._standing.cooldown.worked(self._trial)
 
     def end(
         self,
@@ -184,15 +216,18 @@ class Flight:
         standing.touch()
         if self._is_counted and not self._has_begun:
             standing.pressure.left(self._ask.prompt_tokens)
+        standing.told(error, self._trial)
         if isinstance(error, _TARGETS_FAULT):
             standing.health.failed(self._turn)
             standing.latency.failed(now_s - self._started_s)
         elif error is None and is_whole:
             standing.health.succeeded(self._turn)
+            standing.cooldown.worked(self._trial)
             standing.endpoint = self._ask.endpoint
             return self._time(now_s - reading_s, sent_s or self._started_s, first_s, usage)
         else:
             standing.health.gave_up(self._turn)
+        standing.cooldown.left(self._trial, now_s)
         return None
 
     def _time(self, ended_s: float, sent_s: float, first_s: float, usage: Usage | None) -> float:

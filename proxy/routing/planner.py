@@ -189,7 +189,7 @@ class Planner:
         now_s = self._clock.monotonic_s()  # read once: it costs as much as looking at a signal
         for standing in standings:
             look = self._surroundings.look(standing.target)
-            if (refusal := self._bar(ask, standing.target, look, settings)) is not None:
+            if (refusal := self._bar(ask, standing, look, settings)) is not None:
                 refused.append(refusal)
             elif standing in out:
                 refused.append(Refused(standing.target, "it has failed too often", standing.health.out_for_s))
@@ -207,11 +207,12 @@ class Planner:
 
     def _only(self, ask: Ask, target: Target, settings: ModelConfig) -> Plan:
         """The plan where there is nothing to choose, without the price of choosing."""
-        refusal = self._bar(ask, target, self._surroundings.look(target), settings)
+        refusal = self._bar(ask, self._board.of(target), self._surroundings.look(target), settings)
         return Plan(settings, (), (refusal,)) if refusal else Plan(settings, (Placed(Candidate(target=target)),))
 
-    def _bar(self, ask: Ask, target: Target, look: Look, settings: ModelConfig) -> Refused | None:
+    def _bar(self, ask: Ask, standing: Standing, look: Look, settings: ModelConfig) -> Refused | None:
         """Why the target may not have the request, however well it does; None where it may."""
+        target = standing.target
         if not target.is_local:
             if ask.reach == "local_only":
                 return Refused(target, "the request may not leave this house (reach local_only)", is_final=True)
@@ -219,6 +220,8 @@ class Planner:
                 return Refused(target, "Tidegate is offline", is_final=self._offline.is_forced)
             if look.limited_for_s:
                 return Refused(target, "its rate limit is used up", look.limited_for_s, is_limited=True)
+        if rests_s := standing.rests_for_s:
+            return Refused(target, "its host asked to be left alone", rests_s)
         ceiling = settings.max_price_usd
         if ceiling is not None:
             price = target.price_usd(ask.prompt_tokens, ask.answer_tokens)

@@ -4,7 +4,9 @@ Those that can be used take turns by weight (nginx's smooth round robin). Two th
 
     refused     401, 402 (403: for that model): it is likely no good. Used all the same where no other can be used, so
                 that a key that is alone is never locked out.
-    limited     429: the host said for how long. Not used before that; where all are limited, nothing is sent.
+    limited     429: the host said for how long. Not used before that, but for a single request that tries it in
+                between (see `Cooldown`); where all are limited, nothing is sent. Those of one account are limited
+                together.
 
 Who reads the host's answer tells the credential of it: `Response.credential` has `worked`, `refused` and `limited`.
 """
@@ -12,10 +14,12 @@ Who reads the host's answer tells the credential of it: `Response.credential` ha
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from proxy.clock import Clock, SystemClock
 from proxy.config.credentials import OAuth2Config, PrivateKeyJwtConfig
+from proxy.config.routing import HealthConfig
+from proxy.cooldown import Cooldown
 from proxy.errors import UpstreamError, UpstreamRateLimited
 from proxy.transport.jwt import Signer
 from proxy.transport.oauth import TokenClient, client_credentials, signed
@@ -24,9 +28,9 @@ from proxy.transport.specs import Spec
 
 _REFUSED_S = 30.0  # times how often in a row
 _MAX_REFUSED_S = 600.0
-_MAX_LIMITED_S = 86400.0
 _MAX_MODELS = 64  # a caller may name any
 _KEPT_SECRETS = 64
+_HEALTH = HealthConfig()
 _ANONYMOUS = Spec(None, "")  # the host wants no key; its limits are kept all the same
 
 
@@ -53,15 +57,16 @@ class Credential:
     Attributes:
         name: its kind and place, to be read by people; no secret.
         shown: what it puts into a request.
+        cooldown: its limit, which it shares with those of its account.
     """
 
-    __slots__ = ("_limited_until_s", "_models", "_pool", "_refusals", "name", "shown", "spec", "turn", "weight")
+    __slots__ = ("_models", "_pool", "_refusals", "cooldown", "name", "shown", "spec", "turn", "weight")
 
-    def __init__(self, pool: "Credentials", spec: Spec, shown: Shown) -> None:
+    def __init__(self, pool: "Credentials", spec: Spec, shown: Shown, cooldown: Cooldown) -> None:
         self._pool = pool
         self._refusals = Bench()
         self._models: dict[str, Bench] = {}
-        self._limited_until_s = -math.inf
+        self.cooldown = cooldown
         self.spec = spec
         self.shown = shown
         self.weight = spec.weight
@@ -85,33 +90,67 @@ class Credential:
                 del self._models[next(iter(self._models))]
         self._pool.note(bench.sit(now_s))
 
-    def limited(self, seconds: float, *, is_account_wide: bool = False) -> None:
-        """The host's 429: nothing more of it, or of its whole account, for so long; at most a day."""
-        if not seconds > 0:
-            return
-        until_s = self._pool.clock.monotonic_s() + min(seconds, _MAX_LIMITED_S)
-        self.rest_until(until_s)
-        if is_account_wide and self.spec.account is not None:
-            for other in self._pool.of_account(self.spec.account):
-                other.rest_until(until_s)
-        self._pool.note(until_s)
+    def limited(self, seconds: float, *, trial: int = 0) -> None:
+        """The host's 429: nothing more of it, or of its account, for so long; `trial` as in `Cooldown.rest`."""
+        if self.cooldown.rest(seconds, self._pool.clock.monotonic_s(), trial):
+            self._pool.note(self.cooldown.until_s)
+
+    def done(self) -> None:
+        """The request has ended."""
 
     def has_other(self, model: str = "") -> bool:
         """Whether another one, that nothing is held against, may be shown in its place."""
         return self._pool.has_other(self, model)
 
-    def rest_until(self, until_s: float) -> None:
-        """Limited until then, or longer if it was so before."""
-        self._limited_until_s = max(self._limited_until_s, until_s)
-
-    def limited_until_s(self) -> float:
-        """Until when it may not be used."""
-        return self._limited_until_s
-
     def refused_until_s(self, model: str) -> float:
         """Until when another should be used for that model."""
         bench = self._models.get(model)
         return self._refusals.until_s if bench is None else max(self._refusals.until_s, bench.until_s)
+
+
+class Trial:
+    """A credential that is limited, for the single request that tries it all the same.
+
+    It is told of the same things; whoever holds it says when it is `done`.
+    """
+
+    __slots__ = ("_credential", "_number", "_pool", "shown", "spec")
+
+    def __init__(self, pool: "Credentials", credential: Credential, number: int) -> None:
+        self._pool = pool
+        self._credential = credential
+        self._number = number
+        self.shown = credential.shown
+        self.spec = credential.spec
+
+    @property
+    def name(self) -> str:
+        """See `Credential`."""
+        return self._credential.name
+
+    def worked(self, model: str = "") -> None:
+        """The host took it: it is limited no more."""
+        self._credential.cooldown.worked(self._number)
+        self._credential.worked(model)
+
+    def refused(self, status: int, model: str = "") -> None:
+        """See `Credential`."""
+        self._credential.refused(status, model)
+
+    def limited(self, seconds: float) -> None:
+        """It still is, for so long from now."""
+        self._credential.limited(seconds, trial=self._number)
+
+    def done(self) -> None:
+        """The request has ended; where nothing was told of it, the next one tries it later."""
+        self._credential.cooldown.left(self._number, self._pool.clock.monotonic_s())
+
+    def has_other(self, model: str = "") -> bool:
+        """See `Credential`."""
+        return self._pool.has_other(self._credential, model)
+
+
+Chosen = Credential | Trial
 
 
 class Credentials:
@@ -122,6 +161,7 @@ class Credentials:
         key_header: where a key goes, see `Fixed`; tokens go in `authorization`.
         clock: of benches and tokens; the machine's where omitted.
         client: asks for tokens; one of its own where omitted.
+        health: how long a limit is kept, and when it is tried.
 
     Attributes:
         is_anyone_benched: whether something may be held against one of them; where not, nothing more need be asked.
@@ -134,8 +174,11 @@ class Credentials:
         key_header: str = "authorization",
         clock: Clock | None = None,
         client: TokenClient | None = None,
+        health: HealthConfig = _HEALTH,
     ) -> None:
         self.clock = clock or SystemClock()
+        self._health = health
+        self._accounts: dict[str, Cooldown] = {}
         self._key_header = key_header
         self._client = client or TokenClient()
         self._tasks: set[asyncio.Task[Headers | UpstreamError]] = set()
@@ -155,7 +198,7 @@ class Credentials:
         for spec in specs or [_ANONYMOUS]:
             kept = next((credential for credential in old if credential.spec == spec), None)
             if kept is None:
-                kept = Credential(self, spec, self._shown(spec))
+                kept = Credential(self, spec, self._shown(spec), self._cooldown(spec.account))
             else:
                 old.remove(kept)
             new.append(kept)
@@ -166,20 +209,27 @@ class Credentials:
             credential.name = f"{_kind(credential.spec)} {index}"
         self._all = new
 
-    def choose(self, model: str = "") -> Credential:
-        """The next one.
+    def use_health(self, health: HealthConfig) -> None:
+        """How long limits are kept from now on, and when they are tried."""
+        self._health = health
+        for cooldown in (*self._accounts.values(), *(credential.cooldown for credential in self._all)):
+            cooldown.configure(max_s=health.max_cooldown_s, trial_s=health.ejection_s)
+
+    def choose(self, model: str = "", *, may_try: bool = True) -> Chosen:
+        """The next one; whoever gets it says when the request is `done`.
 
         Args:
             model: its name at the host.
+            may_try: whether it may be a limited one that is to be tried.
 
         Raises:
             UpstreamRateLimited: all are limited; `retry_after_s` says for how long.
         """
         if self.is_anyone_benched:
-            return self._choose_among_benches(model)
+            return self._choose_among_benches(model, may_try=may_try)
         return self._all[0] if len(self._all) == 1 else _take_turns(self._all)
 
-    async def fetch(self, credential: Credential, model: str = "") -> tuple[Credential, Headers]:
+    async def fetch(self, credential: Chosen, model: str = "") -> tuple[Chosen, Headers]:
         """Its headers, waited for; or those of another, where its own cannot be had.
 
         Raises:
@@ -190,14 +240,18 @@ class Credentials:
                 return credential, await credential.shown.fetch()
             except UpstreamError:
                 credential.refused(401)
-                if not self.has_other(credential, model):
+                credential.done()
+                if not credential.has_other(model):
                     raise
+            except BaseException:
+                credential.done()
+                raise
             credential = self.choose(model)
 
     def free_in_s(self) -> float:
-        """Seconds until one may be used; 0: now. Only limits count, see above."""
-        first_s = min(credential.limited_until_s() for credential in self._all)
-        return max(0.0, first_s - self.clock.monotonic_s())
+        """Seconds until one may be used; 0: now, if by a single request. Only limits count, see above."""
+        now_s = self.clock.monotonic_s()
+        return min(credential.cooldown.left_s(now_s) for credential in self._all)
 
     def refused_for_s(self, model: str = "") -> float:
         """Seconds until there is one that was not refused, for that model; 0: there is."""
@@ -207,7 +261,10 @@ class Credentials:
     def has_other(self, than: Credential, model: str = "") -> bool:
         """Whether one that nothing is held against could be used in place of it."""
         now_s = self.clock.monotonic_s()
-        return any(credential is not than for credential in self._usable(model, now_s))
+        return any(
+            credential is not than and credential.cooldown.is_over(now_s) and credential.refused_until_s(model) <= now_s
+            for credential in self._all
+        )
 
     @property
     def secrets(self) -> Sequence[str]:
@@ -228,28 +285,23 @@ class Credentials:
         self.is_anyone_benched = True
         self._benched_until_s = max(self._benched_until_s, until_s)
 
-    def of_account(self, account: str) -> Iterator[Credential]:
-        """Those that share its limits."""
-        return (credential for credential in self._all if credential.spec.account == account)
-
-    def _choose_among_benches(self, model: str) -> Credential:
+    def _choose_among_benches(self, model: str, *, may_try: bool) -> Chosen:
         now_s = self.clock.monotonic_s()
         self.is_anyone_benched = now_s < self._benched_until_s
-        if usable := self._usable(model, now_s):
-            return _take_turns(usable)
-        unlimited = [credential for credential in self._all if credential.limited_until_s() <= now_s]
+        unlimited = [credential for credential in self._all if _may_use(credential.cooldown, now_s, may_try=may_try)]
         if not unlimited:
-            raise UpstreamRateLimited(
-                "The upstream's limits for us are used up.", retry_after_s=self.free_in_s(), is_told=True
-            )
-        return min(unlimited, key=lambda credential: credential.refused_until_s(model))
+            left_s = min(max(0.0, credential.cooldown.until_s - now_s) for credential in self._all)
+            raise UpstreamRateLimited("The upstream's limits for us are used up.", retry_after_s=left_s, is_told=True)
+        if usable := [credential for credential in unlimited if credential.refused_until_s(model) <= now_s]:
+            chosen = _take_turns(usable)
+        else:
+            chosen = min(unlimited, key=lambda credential: credential.refused_until_s(model))
+        number = chosen.cooldown.enter(now_s)
+        return Trial(self, chosen, number) if number else chosen
 
-    def _usable(self, model: str, now_s: float) -> list[Credential]:
-        return [
-            credential
-            for credential in self._all
-            if credential.limited_until_s() <= now_s and credential.refused_until_s(model) <= now_s
-        ]
+    def _cooldown(self, account: str | None) -> Cooldown:
+        made = Cooldown(max_s=self._health.max_cooldown_s, trial_s=self._health.ejection_s)
+        return made if account is None else self._accounts.setdefault(account, made)
 
     def _shown(self, spec: Spec) -> Shown:
         match spec.config:
@@ -260,6 +312,10 @@ class Credentials:
             case _:
                 return Fixed(spec.secret or None, self._key_header)
         return Renewed(issue, clock=self.clock, tasks=self._tasks)
+
+
+def _may_use(cooldown: Cooldown, now_s: float, *, may_try: bool) -> bool:
+    return cooldown.may_enter(now_s) if may_try else cooldown.is_over(now_s)
 
 
 def _take_turns(credentials: Sequence[Credential]) -> Credential:

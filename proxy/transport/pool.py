@@ -10,7 +10,6 @@ to no request (RFC 9112, 6.3 and 9.2) is closed and never used again: its next c
 
 import asyncio
 import select
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,15 +24,11 @@ class _Connection(ResponseHandler):
 
     is_idle = True
 
-    def set_response_params(self, **options: Any) -> None:  # noqa: ANN401 - aiohttp's business
-        self.is_idle = False
-        super().set_response_params(**options)
-
     def data_received(self, data: bytes) -> None:
-        if data and self.is_idle:  # aiohttp calls with nothing when it goes on reading
+        if self.is_idle and data:  # aiohttp calls with nothing when it goes on reading
             self.close()
         else:
-            super().data_received(data)
+            ResponseHandler.data_received(self, data)
 
     @property
     def has_surplus(self) -> bool:
@@ -67,6 +62,7 @@ class _Pool(aiohttp.BaseConnector):
         while (taken := await super()._get(*key_and_traces)) is not None:
             connection = taken.protocol
             if isinstance(connection, _Connection) and not (connection.has_surplus or self._is_readable(connection)):
+                connection.is_idle = False
                 return taken
             taken.close()
         return None
@@ -78,9 +74,12 @@ class _Pool(aiohttp.BaseConnector):
     async def _create_connection(self, *request: Any) -> Any:  # noqa: ANN401 - see above
         has_connected.set(True)
         async with asyncio.timeout(self._connect_s):
-            with suppress(KeyError):  # the addresses that it had waited for were forgotten at that moment
-                return await super()._create_connection(*request)
-            return await super()._create_connection(*request)
+            try:
+                connection: Any = await super()._create_connection(*request)
+            except KeyError:  # the addresses that it had waited for were forgotten at that moment
+                connection = await super()._create_connection(*request)
+        connection.is_idle = False
+        return connection
 
     def _is_readable(self, connection: ResponseHandler) -> bool:
         """Whether something waits to be read: a byte, or the end."""

@@ -15,7 +15,7 @@ from yarl import URL
 from proxy.deadline import Deadline, Deadlines
 from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.protocol.chat import MAX_ANSWER_BYTES
-from proxy.transport.credentials import Credential, Credentials
+from proxy.transport.credentials import Chosen, Credentials
 from proxy.transport.decoding import Decoder, decoder_for
 from proxy.transport.pool import has_connected
 from proxy.transport.sessions import open_connector, open_session, reason, translate
@@ -69,7 +69,7 @@ class Response:
     def __init__(
         self,
         answer: aiohttp.ClientResponse,
-        credential: Credential,
+        credential: Chosen,
         deadline: Deadline,
         timeouts: Timeouts,
         drain: Callable[[aiohttp.ClientResponse], None],
@@ -188,7 +188,12 @@ class Response:
         self._is_over = True
 
     def close(self) -> None:
-        """Give the connection back to the pool if the body has ended, close it if not. Never raises, never waits."""
+        """It is over: `give_back`, and say so to the credential. Never raises, never waits."""
+        self.credential.done()
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Give the connection back to the pool if the body has ended, close it if not."""
         if self._answer.content.at_eof():
             self._answer.release()
         elif self._is_over:
@@ -302,10 +307,19 @@ class Transport:
 
     async def _show(self, method: str, path: str, body: bytes | None, wait_s: float, model: str = "") -> Response:
         """The answer to the next credential; where its token is refused, once more with a new one."""
-        credential = self.credentials.choose(model)
+        credential = self.credentials.choose(model, may_try=method == hdrs.METH_POST)
         headers = credential.shown.ready()
         if headers is None:
             credential, headers = await self.credentials.fetch(credential, model)
+        try:
+            return await self._send_renewing(method, path, body, wait_s, credential, headers)
+        except BaseException:
+            credential.done()
+            raise
+
+    async def _send_renewing(
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
+    ) -> Response:
         response = await self._send(method, path, body, wait_s, credential, headers)
         if response.status == 401 and credential.shown.is_renewable:
             try:
@@ -314,12 +328,12 @@ class Transport:
                 response.close()
                 raise
             if renewed is not None:
-                response.close()
+                response.give_back()
                 return await self._send(method, path, body, wait_s, credential, renewed)
         return response
 
     async def _send(
-        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Credential, headers: Headers
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
     ) -> Response:
         """The answer, whatever its status.
 
@@ -335,7 +349,7 @@ class Transport:
         return await self._request(method, path, body, wait_s, credential, headers)
 
     async def _request(
-        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Credential, headers: Headers
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
     ) -> Response:
         url = self._urls.get(path)
         if url is None:

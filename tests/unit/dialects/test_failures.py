@@ -291,38 +291,11 @@ def test_what_is_left_of_a_limit_says_nothing_of_an_overload():
     assert parse_error(503, {"x-ratelimit-reset-tokens": "6m0s"}, NESTED).retry_after_s == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "is_account_wide"),
-    [
-        ("Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Used 29000.", True),
-        (
-            "Rate limit reached for model `m` in organization `org_0` service tier `on_demand` on tokens per minute",
-            True,
-        ),
-        ("This request would exceed your organization's rate limit of 50 requests per minute.", True),
-        ("This request would exceed the rate limit for your organization (a-b) of 1,000 tokens per minute.", True),
-        ("You have exceeded the account-level limit.", True),
-        ("Too many concurrent requests.", True),
-        ("Request reached the concurrency limit.", True),
-        ("org_token_rate_limit", True),
-        ("Rate limit reached for requests", False),
-        ("Rate limit reached. Visit https://platform.openai.com/account/rate-limits to learn more.", False),
-        ("Too many requests for this key; add a payment method to your account.", False),
-        ("The model is overloaded.", False),
-        ("Morgan has reached the limit.", False),
-    ],
-)
-def test_a_limit_of_the_account_is_known_by_the_hosts_words(words, is_account_wide):
-    """Its other keys would be refused as well."""
-    error = parse_error(429, {}, json.dumps({"error": {"message": words}}).encode())
-    assert isinstance(error, UpstreamRateLimited)
-    assert error.is_account_wide == is_account_wide
-
-
-@pytest.mark.parametrize("field", ["code", "type"])
-def test_a_limit_of_the_account_is_known_by_its_code(field):
-    error = parse_error(429, {}, json.dumps({"error": {"message": "Slow down.", field: "org_rate_limit"}}).encode())
-    assert error.is_account_wide
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_date_without_a_date_of_the_hosts_is_counted_from_when_it_came(status):
+    headers = {"retry-after": "Wed, 21 Oct 2026 07:28:07 GMT"}
+    error = parse_error(status, headers, NESTED, received_s=1792567680.0)
+    assert (error.retry_after_s, error.is_told) == (7, True)
 
 
 def test_a_body_that_is_too_long_is_not_read():

@@ -108,6 +108,21 @@ def test_nobody_local_is_told_as_such():
     assert isinstance(World(FAR).refusal("local_only"), LocalModelUnavailable)
 
 
+@pytest.mark.parametrize("target", [NEAR, FAR])
+def test_a_target_that_rests_is_left_out_until_it_may_be_tried(target):
+    world = World(target, FARTHER)
+    error = UpstreamFailed("no", status=503, retry_after_s=60)
+    error.is_told = True
+    world.board.begin(target, ask()).end(error)
+    assert (world.order(), world.consider().refused[0].for_s) == ("g", 60)
+    alone = World(target)
+    alone.board.begin(target, ask()).end(error)
+    refusal = alone.refusal()
+    assert (type(refusal), refusal.status, refusal.retry_after_s, refusal.should_retry) == (NoTarget, 503, 60, None)
+    alone.clock.advance(6)
+    assert alone.order() == target.upstream
+
+
 def test_a_target_over_the_price_ceiling_is_left_out():
     dear, cheap = Target("d", "m", priced(1000)), Target("c", "m", priced(1))
     assert World(dear, cheap, max_price_usd=0.01).order() == "c"

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from proxy.config.credentials import ApiKeyConfig, OAuth2Config
+from proxy.config.routing import HealthConfig
 from proxy.config.secret import Secret
+from proxy.cooldown import Cooldown
 from proxy.errors import UpstreamFailed, UpstreamRateLimited, UpstreamUnreachable
-from proxy.transport.credentials import Credentials
+from proxy.transport.credentials import Credentials, Trial
 from proxy.transport.specs import Spec, of_keys
 from tests.fakes.clock import FakeClock
 from tests.fakes.tokens import ScriptedClient
@@ -156,14 +158,97 @@ def test_a_limited_one_is_left_alone_for_as_long_as_the_host_said(clock):
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, -math.inf])
 def test_a_time_that_is_none_limits_nothing(clock, seconds):
     pool = pool_of(clock)
-    pool.choose().limited(seconds)
+    a = pool.choose()
+    a.limited(seconds)
+    assert (pool.free_in_s(), pool.is_anyone_benched) == (0, False)
+    a.limited(9)
+    a.limited(seconds)
+    assert pool.free_in_s() == 9
+
+
+def test_nothing_is_limited_for_longer_than_the_config_says(clock):
+    pool = pool_of(clock)
+    pool.choose().limited(math.inf)
+    assert pool.free_in_s() == 3600
+    pool = Credentials(clock=clock, health=HealthConfig(max_cooldown_s=20))
+    pool.choose().limited(21)
+    assert pool.free_in_s() == 20
+
+
+def test_a_reload_changes_what_limits_are_kept(clock):
+    pool = pool_of(clock, key("a", account="x"), key("b"))
+    a, b = pool.choose(), pool.choose()
+    pool.use_health(HealthConfig(max_cooldown_s=20, ejection_s=1))
+    pool.replace([key("a", account="x"), key("b"), key("c")])
+    for credential in (a, b, pool.choose(), pool.choose(), pool.choose()):
+        credential.limited(100)
+    assert pool.free_in_s() == 20
+    clock.advance(2)
     assert pool.free_in_s() == 0
 
 
-def test_nothing_is_limited_for_more_than_a_day(clock):
-    pool = pool_of(clock)
-    pool.choose().limited(math.inf)
-    assert pool.free_in_s() == 86400
+def test_a_single_request_tries_a_long_limit(clock):
+    """After a tenth of it; where that one works, all go."""
+    pool = pool_of(clock, *of_keys("a"))
+    pool.choose().limited(600)
+    clock.advance(59)
+    with pytest.raises(UpstreamRateLimited):
+        pool.choose()
+    clock.advance(1)
+    assert pool.free_in_s() == 0
+    with pytest.raises(UpstreamRateLimited):
+        pool.choose(may_try=False)  # for no list of models
+    trial = pool.choose("m")
+    for _ in range(3):
+        with pytest.raises(UpstreamRateLimited) as caught:
+            pool.choose()
+    assert caught.value.retry_after_s == pool.free_in_s() == 540
+    assert (trial.name, trial.has_other("m")) == ("api_key 0", False)
+    trial.worked("m")
+    trial.done()
+    assert chosen(pool, 2) == ["a", "a"]
+
+
+@pytest.mark.parametrize(("outcome", "left_s"), [(lambda trial: trial.limited(30), 30), (lambda _: None, 540)])
+def test_or_the_limit_is_renewed(clock, outcome, left_s):
+    pool = pool_of(clock, *of_keys("a"))
+    pool.choose().limited(600)
+    clock.advance(60)
+    trial = pool.choose()
+    outcome(trial)
+    trial.done()
+    with pytest.raises(UpstreamRateLimited):
+        pool.choose()
+    assert pool.free_in_s() == left_s
+
+
+def test_what_was_sent_before_a_limit_does_not_end_it(clock):
+    pool = pool_of(clock, *of_keys("a"))
+    a = pool.choose()
+    a.limited(600)
+    a.worked()
+    a.done()
+    assert pool.free_in_s() == 600
+
+
+def test_a_trial_is_told_that_it_is_refused(clock):
+    pool = pool_of(clock, *of_keys("ab"))
+    a = pool.choose()
+    a.limited(600)
+    clock.advance(60)
+    assert chosen(pool, 1) == ["b"]
+    trial = pool.choose()
+    assert (trial.spec.secret, trial.has_other()) == ("a", True)
+    trial.refused(401)
+    trial.done()
+    assert a.refused_until_s("") == clock.monotonic_s() + 30
+
+
+def test_a_limited_one_is_tried_in_its_turn_beside_others(clock):
+    pool = pool_of(clock, *of_keys("ab"))
+    pool.choose().limited(600)
+    clock.advance(60)
+    assert Counter(chosen(pool, 9)) == {"a": 1, "b": 8}
 
 
 def test_where_the_host_wants_no_key_its_limit_is_all_of_ours(clock):
@@ -175,15 +260,33 @@ def test_where_the_host_wants_no_key_its_limit_is_all_of_ours(clock):
 def test_a_limit_of_the_account_is_that_of_its_other_keys(clock):
     pool = pool_of(clock, key("a", account="x"), key("b", account="x"), key("c", account="y"), key("d"))
     a = pool.choose()
-    a.limited(5, is_account_wide=True)
+    a.limited(5)
     assert set(chosen(pool, 8)) == {"c", "d"}
     clock.advance(5)
     assert set(chosen(pool, 8)) == {"a", "b", "c", "d"}
 
 
+def test_an_account_has_one_single_request(clock):
+    pool = pool_of(clock, key("a", account="x"), key("b", account="x"))
+    pool.choose().limited(600)
+    clock.advance(60)
+    trial = pool.choose()
+    with pytest.raises(UpstreamRateLimited):
+        pool.choose()
+    trial.worked()
+    assert set(chosen(pool, 4)) == {"a", "b"}
+
+
+def test_turns_begin_anew_with_a_rotation(clock):
+    pool = pool_of(clock, *of_keys("ab"))
+    assert chosen(pool, 1) == ["a"]
+    pool.replace(of_keys("ab"))
+    assert chosen(pool, 3) == ["a", "b", "a"]
+
+
 def test_keys_without_an_account_have_one_each(clock):
     pool = pool_of(clock, *of_keys("ab"), key("c"))
-    pool.choose().limited(5, is_account_wide=True)
+    pool.choose().limited(5)
     assert set(chosen(pool, 8)) == {"b", "c"}
 
 
@@ -196,7 +299,7 @@ def test_what_stays_in_a_rotation_keeps_its_bench(clock):
     kept = [credential for credential in pool._all if credential is a]
     assert (len(kept), pool.has_other(b)) == (1, True)
     b.refused(401)  # the answer to what was sent before
-    b.limited(9, is_account_wide=True)
+    b.limited(9)
     assert sorted(set(chosen(pool, 6))) == ["a", "c"]
 
 
@@ -204,7 +307,7 @@ def test_a_replaced_key_still_limits_its_account(clock):
     pool = pool_of(clock, key("a", account="x"))
     a = pool.choose()
     pool.replace([key("b", account="x")])
-    a.limited(7, is_account_wide=True)
+    a.limited(7)
     assert pool.free_in_s() == 7
 
 
@@ -292,7 +395,7 @@ class Sat:
 
 @dataclass
 class Expected:
-    limited_s: float = 0.0
+    cooldown: Cooldown
     all_models: Sat = field(default_factory=Sat)
     models: dict[str, Sat] = field(default_factory=dict)
 
@@ -307,8 +410,12 @@ class PoolMachine(RuleBasedStateMachine):
     def build(self, names):
         self.clock = FakeClock()
         self.pool = Credentials(clock=self.clock)
-        self.expected = {"": Expected()}
+        self.accounts = {"x": Cooldown(max_s=3600, trial_s=5)}
+        self.expected = {"": self.new("")}
         self.replace(names)
+
+    def new(self, name):
+        return Expected(self.accounts.get(ACCOUNTS.get(name)) or Cooldown(max_s=3600, trial_s=5))
 
     @property
     def now_s(self) -> float:
@@ -317,7 +424,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(names=st.sets(st.sampled_from(NAMES), max_size=4))
     def replace(self, names):
         self.pool.replace([key(name, account=ACCOUNTS[name]) for name in sorted(names)])
-        self.expected = {name: self.expected.get(name, Expected()) for name in sorted(names) or [""]}
+        self.expected = {name: self.expected.get(name) or self.new(name) for name in sorted(names) or [""]}
         self.held = {credential.spec.secret: credential for credential in self.pool._all}
 
     def pick(self, which: int) -> str:
@@ -335,14 +442,11 @@ class PoolMachine(RuleBasedStateMachine):
         is_whole = status != 403 or not model
         (expected.all_models if is_whole else expected.models.setdefault(model, Sat())).sit(self.now_s)
 
-    @rule(which=WHICH, seconds=SECONDS, is_account_wide=st.booleans())
-    def limited(self, which, seconds, is_account_wide):
+    @rule(which=WHICH, seconds=SECONDS)
+    def limited(self, which, seconds):
         name = self.pick(which)
-        self.held[name].limited(seconds, is_account_wide=is_account_wide)
-        account = ACCOUNTS.get(name)
-        for other, expected in self.expected.items():
-            if other == name or (is_account_wide and account is not None and ACCOUNTS.get(other) == account):
-                expected.limited_s = max(expected.limited_s, self.now_s + seconds)
+        self.held[name].limited(seconds)
+        self.expected[name].cooldown.rest(seconds, self.now_s)
 
     @rule(which=WHICH, model=MODELS)
     def worked(self, which, model):
@@ -351,29 +455,38 @@ class PoolMachine(RuleBasedStateMachine):
         self.expected[name].all_models = Sat()
         self.expected[name].models.pop(model, None)
 
-    @rule(model=MODELS)
-    def choose(self, model):
+    @rule(model=MODELS, works=st.booleans())
+    def choose(self, model, works):
         now_s = self.now_s
-        unlimited = {name: each for name, each in self.expected.items() if each.limited_s <= now_s}
+        unlimited = {name: each for name, each in self.expected.items() if each.cooldown.may_enter(now_s)}
         usable = {name for name, each in unlimited.items() if each.refused_s(model) <= now_s}
+        free = {name for name in usable if self.expected[name].cooldown.is_over(now_s)}
         if not unlimited:
             with pytest.raises(UpstreamRateLimited) as caught:
                 self.pool.choose(model)
             assert caught.value.retry_after_s == self.pool.free_in_s() > 0
             return
         got = self.pool.choose(model)
-        assert got is self.held[got.spec.secret]
+        assert self.pool.has_other(got, model) == bool(free - {got.spec.secret})
+        self.end(got, self.expected[got.spec.secret], works=works)
         if usable:
             assert got.spec.secret in usable
         else:
             first_s = min(each.refused_s(model) for each in unlimited.values())
             assert unlimited[got.spec.secret].refused_s(model) == first_s
-        assert self.pool.has_other(got, model) == bool(usable - {got.spec.secret})
+
+    def end(self, got, expected, *, works):
+        number = expected.cooldown.enter(self.now_s)
+        assert isinstance(got, Trial) if number else got is self.held[got.spec.secret]
+        if number and works:
+            got.limited(0.5)
+            expected.cooldown.rest(0.5, self.now_s, number)
+        got.done()
+        expected.cooldown.left(number, self.now_s)
 
     @invariant()
     def tells_when_one_is_free(self):
-        first_s = min(each.limited_s for each in self.expected.values())
-        assert self.pool.free_in_s() == max(0.0, first_s - self.now_s)
+        assert self.pool.free_in_s() == min(each.cooldown.left_s(self.now_s) for each in self.expected.values())
 
 
 PoolMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30)
