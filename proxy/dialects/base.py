@@ -444,10 +444,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
                 draft.fields["stream_options"] = Raw(b'{"include_usage":true}')
 
     def _reading(self, request: ModelRequest, draft: Draft) -> Reading:
+        wants_logprobs = bytes(request.fields.get("logprobs", b"null")) not in {b"null", b"false"}
         if request.endpoint != "chat":
-            return Reading(may_call=False, passes=self.passes)
+            return Reading(may_call=False, passes=self.passes, wants_logprobs=wants_logprobs)
         # of the draft, where null and an empty list are gone
         may_call = "tools" in draft.fields and bytes(draft.fields.get("tool_choice", b"")) != b'"none"'
+        limit = draft.fields.get("max_completion_tokens", draft.fields.get("max_tokens"))
         wants_one = draft.asks_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
         return Reading(
             thought_tags=self.thought_tags,
@@ -461,6 +463,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             numbers_calls=self.numbers_calls,
             choices=1 if (n := request.fields.get("n")) is None or is_null(n) else int(float(bytes(n))),
             passes=self.passes.union(name for name in _ANSWERED if name in draft.fields),
+            wants_logprobs=wants_logprobs,
+            max_tokens=None if limit is None else int(float(bytes(limit))),
         )
 
     def _begins_in_thought(self, draft: Draft) -> bool:
