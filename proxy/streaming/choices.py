@@ -195,9 +195,8 @@ class ChoiceStream:
     def _read(self, choice: Choice, index: int, state: ChoiceState, *, is_mended: bool) -> None:
         delta = choice.delta
         if choice.message is not None and (delta is None or not state.has_said_anything):
-            # a stream may end with the whole message once more; or the calls come behind the text, apart
-            calls = None if state.slots else choice.message.tool_calls
-            delta = Delta(tool_calls=calls) if state.has_said_anything else choice.message
+            # a stream may end with the whole message once more
+            delta = None if state.has_said_anything else choice.message
             state.is_whole = choice.delta is None
         if choice.logprobs is not None and not self._reading.wants_logprobs:
             choice.logprobs = None

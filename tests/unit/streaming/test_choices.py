@@ -470,17 +470,14 @@ def test_a_call_that_says_nothing_is_none():
 
 
 @pytest.mark.parametrize("is_whole", [False, True])
-@pytest.mark.parametrize("index", [0, 1])
-def test_calls_in_a_choice_of_their_own_belong_to_the_only_answer(index, is_whole):
+def test_calls_in_a_choice_of_their_own_belong_to_the_only_answer(is_whole):
     """GitHub Copilot takes Claude's answers apart like that."""
-    pieces = [{"choices": [part]} for chunk in PIECES for part in [chunk["choices"][0] | {"index": index}]]
-    text = chunk({"content": "a"})
-    if is_whole:
-        message = {"tool_calls": [call(0, "f", WRITTEN, "a")]}
-        text = {"choices": [{"message": {"content": "a"}}]}
-        pieces = [{"choices": [{"index": index, "message": message, "finish_reason": "tool_calls"}]}]
+    message = {"tool_calls": [call(0, "f", WRITTEN, "a")]}
+    whole = {"choices": [{"message": {"content": "a"}}, {"message": message, "finish_reason": "tool_calls"}]}
+    pieces = [{"choices": [piece["choices"][0] | {"index": 1}]} for piece in PIECES]
     sink = RecordingSink()
-    assert tell(sink, text, *pieces, STOP, reading=Reading(choices=1)) is None
+    answer = [whole] if is_whole else [chunk({"content": "a"}), *pieces]
+    assert tell(sink, *answer, STOP, reading=Reading(choices=1)) is None
     assert joined([entry[2] for entry in sink.calls if entry[0] == "tool"]) == {0: ("a", "f", WRITTEN)}
     assert sink.calls[-1] == ("finish", 0, "tool_calls")
 
