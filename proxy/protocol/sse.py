@@ -20,7 +20,7 @@ BOM = b"\xef\xbb\xbf"
 _BRACE = ord("{")
 _END = re.compile(rb"\[?done\]?", re.IGNORECASE)
 # Where an object has ended and a data line begins another, a blank line is missing: no JSON goes on like that.
-_NO_BLANK = re.compile(rb"(?<=\})[ \t]*\n(?=(?:(?:event|id|retry):[^\n]{0,99}\n){0,3}data: ?[{\[])")
+_NO_BLANK = re.compile(rb"(?<=\})\n(?=(?:event:[^\n]{0,99}\n)?data: ?[{\[])")
 _LINE = len(b"}\ndata: {")
 _MAX_LINES = 250_000
 _NEXT = re.compile(rb"\n(?=[ \t]{0,16}(?:\{|data:))")
@@ -109,9 +109,9 @@ class EventParser:
             return []
         if b"\r" in data or self._skip_lf:
             data = self._unify_line_ends(data)
-        if not self._has_end(data):
-            self._keep(data)
-            return []
+        is_straddled = data.startswith(b"\n") and self._kept.endswith(b"\n")
+        if not is_straddled and b"\n\n" not in data:
+            return self._feed_line(data)
         block = self._take(data)
         end = block.rfind(b"\n\n")
         self._keep(block[end + 2 :])
@@ -133,11 +133,16 @@ class EventParser:
         self._has_started = True
         return True
 
-    def _has_end(self, data: bytes) -> bool:
-        """Whether `data` brings the end of an event."""
-        if b"\n\n" in data or (data.startswith(b"\n") and self._kept.endswith(b"\n")):
-            return True
-        return b"data:" in self._kept[-_LINE:] + data and _NO_BLANK.search(self._kept[-_LINE:] + data) is not None
+    def _feed_line(self, data: bytes) -> list[bytes]:
+        """The same where `data` holds no blank line."""
+        tail = self._kept[-_LINE:]
+        if (b"}" not in tail and b"}\ndata:" not in data) or _NO_BLANK.search(tail + data) is None:
+            self._keep(data)
+            return []
+        block = self._take(data)
+        *_, last = _NO_BLANK.finditer(block)
+        self._keep(block[last.end() :])
+        return _events(block[: last.start()])
 
     def _keep(self, piece: bytes) -> None:
         self._kept += piece
@@ -150,7 +155,7 @@ class EventParser:
         if not self._has_started:
             self._has_started = True
             block = block.removeprefix(BOM)
-        return _NO_BLANK.sub(b"\n\n", block) if b"}\n" in block else block
+        return block
 
     def _unify_line_ends(self, data: bytes) -> bytes:
         # A CR at the end of one read may be the first half of a CRLF: it counts at once, its LF is skipped later.
@@ -166,10 +171,10 @@ class EventParser:
 def _events(block: bytes) -> list[bytes]:
     events = []
     for event in filter(None, block.split(b"\n\n")):
-        is_plain = event.startswith(b"data: ") and b"\n" not in event
-        data = event[6:] if is_plain else _data_of(event)
-        if data:
-            events.append(data)
+        if event.startswith(b"data: ") and b"\n" not in event and len(event) > 6:
+            events.append(event[6:])
+        else:
+            events += filter(None, map(_data_of, _NO_BLANK.split(event)))
     return events
 
 

@@ -20,7 +20,7 @@ def read(*pieces: bytes) -> list[bytes]:
     return events + parser.close()
 
 
-NEXT_OBJECT = re.compile(rb"(?<=\})[ \t]*\n(?=(?:(?:event|id|retry):[^\n]{0,99}\n){0,3}data: ?[{\[])")
+NEXT_OBJECT = re.compile(rb"(?<=\})\n(?=(event:[^\n]{0,99}\n)?data: ?[{\[])")
 
 
 def standard(stream: bytes) -> list[bytes]:
@@ -129,7 +129,7 @@ def test_any_split_of_any_bytes_gives_the_same_events(stream, places):
         (b"data: a", [b"a"]),
         # a blank line is missing (DeepSeek behind a gateway)
         (b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n', [b'{"a":1}', b'{"b":2}', b"[DONE]"]),
-        (b'data: {"a":1}\nevent: x\nid: 4\ndata: {"b":2}\n\n', [b'{"a":1}', b'{"b":2}']),
+        (b'data: {"a":1}\nevent: x\ndata: {"b":2}\n\n', [b'{"a":1}', b'{"b":2}']),
         (b'data: {"a":{}\ndata: ,"b":2}\n\n', [b'{"a":{}\n,"b":2}']),
         # the field is named after what it holds (llama.cpp)
         (b'error: {"code":500}\n\n', [b'{"code":500}']),
