@@ -140,6 +140,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         required: its word for a tool that must be called.
         knows_tools: whether the model's chat template does; else they are emulated, see `emulated_tools`.
         knows_tool_types: whether it knows custom tools and `allowed_tools`.
+        needs_parameters: whether it refuses a function without `parameters`, which OpenAI takes for no arguments.
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
         parts: the types of content parts that it knows.
         fetches_urls: whether it may be sent addresses; an engine would open anything, so it gets what `allowlist` has.
@@ -156,6 +157,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         salts_cache: whether its prefix cache is kept apart by `cache_salt`.
         adjust: what a table cannot say; may raise `UnsupportedParameter`.
         adjust_completion: the same for the other endpoints, which have no messages.
+        takes_base64: whether it can be asked for vectors in base64; else they are made here of its floats.
         model_prefix: stands before a model's name that holds no slash.
 
     Of the answer:
@@ -191,6 +193,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     required: str = "required"
     knows_tools: bool = True
     knows_tool_types: bool = False
+    needs_parameters: bool = False
     forces_tools_while_thinking: bool = True
     parts: frozenset[str] = TEXT_AND_IMAGES
     fetches_urls: bool = True
@@ -207,6 +210,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     salts_cache: bool = False
     adjust: Adjust = no_adjustment
     adjust_completion: Adjust = no_adjustment
+    takes_base64: bool = True
     model_prefix: str = ""
 
     parse: Callable[[bytes], Chunk] = events.parse
@@ -358,6 +362,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     def _adjust_tools(self, draft: Draft) -> None:
         tools.tidy(draft)
+        if self.needs_parameters:
+            tools.fill_parameters(draft)
         if not (self.knows_tool_types and self.fetches_urls):
             tools.plain_tools(draft)
         tools.choose(draft, self.tool_choices, required=self.required)
@@ -372,6 +378,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             engine_messages.restrict(draft)
 
     def _adjust_other(self, draft: Draft) -> None:
+        if not self.takes_base64:
+            draft.fields.pop("encoding_format", None)
         if not self.fetches_urls:
             allowlist.restrict_fields(draft)
         draft.leave_out(self.lacks if self.fetches_urls else self.lacks | {"messages"})
@@ -436,10 +444,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
                 draft.fields["stream_options"] = Raw(b'{"include_usage":true}')
 
     def _reading(self, request: ModelRequest, draft: Draft) -> Reading:
+        wants_logprobs = bytes(request.fields.get("logprobs", b"null")) not in {b"null", b"false"}
         if request.endpoint != "chat":
-            return Reading(may_call=False, passes=self.passes)
+            return Reading(may_call=False, passes=self.passes, wants_logprobs=wants_logprobs)
         # of the draft, where null and an empty list are gone
         may_call = "tools" in draft.fields and bytes(draft.fields.get("tool_choice", b"")) != b'"none"'
+        limit = draft.fields.get("max_completion_tokens", draft.fields.get("max_tokens"))
         wants_one = draft.asks_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
         return Reading(
             thought_tags=self.thought_tags,
@@ -453,6 +463,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             numbers_calls=self.numbers_calls,
             choices=1 if (n := request.fields.get("n")) is None or is_null(n) else int(float(bytes(n))),
             passes=self.passes.union(name for name in _ANSWERED if name in draft.fields),
+            wants_logprobs=wants_logprobs,
+            max_tokens=None if limit is None else int(float(bytes(limit))),
         )
 
     def _begins_in_thought(self, draft: Draft) -> bool:

@@ -40,6 +40,7 @@ DIALECT = Dialect(
     lacks=(ONLY_OPENAI - {"safety_identifier"})
     | {"n", "seed", "logit_bias", "parallel_tool_calls", "chat_template_kwargs"},  # row 14
     max_tokens="max_tokens",  # row 3
+    needs_parameters=True,
     forces_tools_while_thinking=False,  # row 9
     structured="json_object",  # row 7
     put_thinking=_put_thinking,

@@ -4,7 +4,6 @@ Two gears: the typed decoder reads what nearly every host sends; what it refuses
 content as a list of parts) is read by `json`, put into OpenAI's shape (`odd`) and taken as far as it fits (`lenient`).
 """
 
-import json
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from proxy.dialects import failures, odd
 from proxy.errors import UpstreamFailed
 from proxy.protocol import lenient
 from proxy.protocol.chat import Chunk, GroqExtra
+from proxy.protocol.request import json_type
 
 T = TypeVar("T")
 
@@ -35,11 +35,9 @@ def parse(data: bytes) -> Chunk:
         UpstreamFailed: it is no JSON object.
     """
     check_size(data)
-    try:
-        chunk = _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        chunk = convert(data, Chunk, odd.mend)
-        chunk.is_mended = True
+    chunk = _read(data)
+    if chunk.choices is None and (inner := _inner(chunk)) is not None:
+        data, chunk = inner, _read(inner)
     if chunk.error is not UNSET and _says_anything(chunk.error):
         raise failures.parse_embedded(data)
     if chunk.choices is None:
@@ -51,6 +49,23 @@ def parse(data: bytes) -> Chunk:
     if chunk.x_groq is not None:
         _read_groq(chunk, chunk.x_groq)
     return chunk
+
+
+def _read(data: bytes) -> Chunk:
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        chunk = convert(data, Chunk, odd.mend)
+        chunk.is_mended = True
+        return chunk
+
+
+def _inner(chunk: Chunk) -> bytes | None:
+    """The answer inside a gateway's envelope."""
+    for raw in (chunk.data, chunk.result):
+        if raw is not UNSET and json_type(raw) == "object" and b'"choices"' in bytes(raw):
+            return bytes(raw)
+    return None
 
 
 def check_size(data: bytes) -> None:
@@ -129,7 +144,7 @@ def _check_flat(chunk: Chunk, data: bytes) -> None:
     if not isinstance(chunk.base_resp, UnsetType):
         result = _loads(chunk.base_resp)
         if isinstance(result, dict) and result.get("status_code"):
-            raise failures.parse_embedded(json.dumps({"error": {"message": result.get("status_msg")}}).encode())
+            raise failures.parse_embedded(data)
 
 
 def _check_choice(error: Raw) -> None:

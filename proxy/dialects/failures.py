@@ -28,6 +28,15 @@ _QUOTA_RETRY_S = 60.0
 _TIMEOUTS = frozenset({408, 504, 522, 524})
 _OVERLOADED = frozenset({498, 503, 529})  # 498 is Groq's
 _CALLERS_FAULT = frozenset({400, 405, 411, 413, 415, 422, 501})
+# MiniMax's codes in `base_resp`, in statuses
+_BASE_RESP = {
+    "1001": 504,
+    "1002": 429,
+    "1004": 401,
+    "1008": 402,
+    **dict.fromkeys(("1026", "1027", "1039", "2013"), 400),
+    "2049": 401,
+}
 _CONTEXT_TOO_LONG = re.compile(
     r"exceed_context_size|context_length_exceeded|(maximum|model's) context length|context size|context window"
     r"|prompt is too long|input is too long"
@@ -74,7 +83,8 @@ def parse_embedded(body: bytes) -> ProxyError:
     kind = (told.type or "").lower().replace(" ", "").replace("_", "")
     if told.code is not None and re.fullmatch(r"[45]\d\d", told.code):
         return parse_error(int(told.code), {}, body)
-    return parse_error(400 if "invalidrequest" in kind or "badrequest" in kind else 500, {}, body)
+    is_callers = "invalidrequest" in kind or "badrequest" in kind or told.is_too_long
+    return parse_error(400 if is_callers else 500, {}, body)
 
 
 def _refused_us(status: int) -> ProxyError:
@@ -124,7 +134,7 @@ def _rate_limited(told: "_Told", message: str, pause_s: float | None) -> Upstrea
 class _Told:
     """What a body says about the error; empty or None where it says nothing."""
 
-    __slots__ = ("code", "is_callers_fault", "is_moderated", "message", "param", "type")
+    __slots__ = ("code", "is_callers_fault", "is_moderated", "is_too_long", "message", "param", "type")
 
     def __init__(self, message: str | None, source: Mapping[str, Any]) -> None:
         text = _ADVICE.sub("", _sound(message or "")[:_MAX_MESSAGE])
@@ -132,7 +142,9 @@ class _Told:
         self.is_callers_fault = _CALLERS_WORDS.match(text) is not None
         self.type = _text(source.get("type"))
         self.param = _field(_text(source.get("param")) or _text(place))
-        self.code = next((code for name in _CODES if (code := _text(source.get(name))) is not None), None)
+        code = next((code for name in _CODES if (code := _text(source.get(name))) is not None), None)
+        self.code = code.lower() if code and code.isupper() else code
+        self.is_too_long = _CONTEXT_TOO_LONG.search(f"{self.type} {self.code} {self.message}") is not None
         metadata = source.get("metadata")
         # OpenRouter's 403 for what a model's provider will not read (row 177)
         self.is_moderated = isinstance(metadata, dict) and bool(metadata.keys() & {"reasons", "flagged_input"})
@@ -157,6 +169,10 @@ def _read(body: bytes) -> _Told:
     if not isinstance(value, dict):
         return _Told(value if isinstance(value, str) else None, {})
     inner = value.get("error") or _error_of_choice(value.get("choices"))
+    base = value.get("base_resp")
+    if isinstance(base, dict) and not inner:
+        status = _BASE_RESP.get(_text(base.get("status_code")) or "", 500)
+        return _Told(_message({"message": base.get("status_msg")}), {"code": status})
     if isinstance(inner, dict):
         return _Told(_message(inner) or _message(value), inner)
     return _Told((inner if isinstance(inner, str) else None) or _message(value), value)
@@ -180,10 +196,10 @@ def _is_binary(text: str) -> bool:
 
 
 def _message(source: Mapping[str, Any]) -> str | None:
-    for name in ("message", "detail", "error", "text", "msg"):
+    for name in ("message", "detail", "error", "errors", "text", "msg"):
         value = source.get(name)
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            value = value[0].get("msg")
+            value = value[0].get("msg") or value[0].get("message")
         if isinstance(value, str) and value:
             return value
     return None
@@ -229,7 +245,7 @@ def _sound(text: str) -> str:
 def _rejected(status: int, told: _Told, message: str) -> UpstreamError:
     if told.code == "model_not_found":  # llama-cpp-python's 400 (row 107)
         return UpstreamLacksModel(message, param="model", is_quoted=True)
-    if status == 413 or _CONTEXT_TOO_LONG.search(f"{told.type} {told.code} {message}"):
+    if status == 413 or told.is_too_long:
         param = told.param if told.param in _INPUTS else "messages"
         return UpstreamRejected(message, param=param, code="context_length_exceeded", is_quoted=True)
     return UpstreamRejected(message, param=told.param, code=told.slug, is_quoted=True)

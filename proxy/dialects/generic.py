@@ -15,10 +15,12 @@ DIALECT = Dialect(
         keeps_cache_control=True,
     ),
     knows_tool_types=True,
+    needs_parameters=True,
     parts=OPENAI_PARTS | ENGINE_PARTS | {"input_video"},
     leaves_template=True,
     may_lack_parser=True,
     leaks_markup=True,
     put_thinking=None,
     stand_in=" ",
+    takes_base64=False,
 )

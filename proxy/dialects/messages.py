@@ -1,5 +1,7 @@
 """The message rules of the contract's B.0, on raw messages: roles, text arrays, past reasoning and calls, nulls."""
 
+import hashlib
+
 import msgspec
 from msgspec import Raw, Struct
 
@@ -14,6 +16,7 @@ _REASONING_NAMES = ("reasoning_content", "reasoning")
 # of OpenAI's own answers, which clients send back as they came; other hosts refuse keys that they do not know
 _ONLY_OPENAI = ("annotations", "function_call")
 _ROLES = {f'"{role}"'.encode(): role for role in ("system", "user", "assistant", "tool", "developer", "function")}
+_MAX_ID = 64  # characters that OpenAI takes
 _OPEN, _CLOSE = "<think>", "</think>"
 _SAYS_OTHERWISE = frozenset({"tool_calls", "function_call", "audio", "refusal"})
 _NOTHING = frozenset({b'""', b"[]", b"null", b"{}"})
@@ -64,6 +67,7 @@ def adapt(raw: Raw, rules: Rules, *, reasoning: str | None, note: Note = no_note
     if rules.is_reference:
         for message in adapted:
             _adapt_to_reference(message, rules, note)
+        _shorten_ids(adapted)
         return adapted
     roles = list(map(role_of, adapted))
     if calls_functions or "function" in roles:
@@ -123,6 +127,28 @@ def _adapt_to_reference(message: Message, rules: Rules, note: Note) -> None:
         _adapt_calls(message, rules, note)
     if role == "assistant" and message.keys().isdisjoint(_SAYS_OTHERWISE):
         _fill_content(message)
+
+
+def _shorten_ids(messages: list[Message]) -> None:
+    """Ids of calls that other hosts made long, such as Gemini's with a signature in them: OpenAI refuses them."""
+    given = (as_text(message.get("tool_call_id")) for message in messages)
+    short = {old: _short_id(old) for old in given if old is not None and len(old) > _MAX_ID}
+    if not short:
+        return
+    for message in messages:
+        if (new := short.get(as_text(message.get("tool_call_id")) or "")) is not None:
+            message["tool_call_id"] = new
+        calls = calls_of(message)
+        for call in calls:
+            if (new := short.get(as_text(call.get("id")) or "")) is not None:
+                call["id"] = new
+        if calls:
+            message["tool_calls"] = Raw(_encode(calls))
+
+
+def _short_id(call_id: str) -> Raw:
+    """The same one in every turn, so that the prompt stays in the host's cache."""
+    return Raw(_encode(f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:24]}"))
 
 
 def _adapt_one(message: Message, role: str, rules: Rules, reasoning: str | None, note: Note) -> None:

@@ -89,7 +89,8 @@ def _join_text(parts: list[Message], note: Note) -> Raw:
         return Raw(_encode("".join(as_text(part.get("text") or part.get("refusal")) or "" for part in parts)))
     for part in parts:
         part.pop("prompt_cache_breakpoint", None)
-    return Raw(_encode(parts))
+    # an empty text says nothing, and Zhipu and Bedrock refuse it
+    return Raw(_encode([part for part in parts if bytes(part.get("text", _NULL)) != b'""'] or parts))
 
 
 def _thought_of(part: Mapping[str, Raw]) -> Raw:

@@ -1,7 +1,7 @@
 """Tools, `tool_choice` and what they replaced, in each host's way (contract Q-TOOLS, rows 52, 98, 115, 163, 185)."""
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from proxy.dialects.draft import Draft, compact
 from proxy.errors import MalformedRequest
@@ -11,6 +11,22 @@ from proxy.protocol.request import json_type
 FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
 ALL_CHOICES = frozenset({"none", "auto", "required", "named"})
 _WORDS = {"none": "none", "auto": "auto", "required": "required", "any": "required"}
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+class _Schema(Struct, gc=False):
+    type: Raw | UnsetType = UNSET
+
+
+class _Function(Struct, gc=False):
+    parameters: _Schema | None = None
+
+
+class _Tool(Struct, gc=False):
+    function: _Function | UnsetType = UNSET
+
+
+_typed = msgspec.json.Decoder(list[_Tool]).decode
 
 
 def modernise(draft: Draft) -> None:
@@ -65,6 +81,28 @@ def tidy(draft: Draft) -> None:
     if "tools" not in fields:
         fields.pop("tool_choice", None)
         fields.pop("parallel_tool_calls", None)
+
+
+def fill_parameters(draft: Draft) -> None:
+    """The schema of an object without properties where a function has none, or one without a type."""
+    try:
+        typed = _typed(draft.fields.get("tools", b"[]"))
+    except msgspec.DecodeError:  # the host's to judge
+        return
+    bare = {number for number, tool in enumerate(typed) if _is_bare(tool)}
+    if not bare:
+        return
+    tools = [as_object(tool) for tool in as_list(draft.fields["tools"])]
+    for number in bare:
+        function = as_object(tools[number]["function"])
+        parameters = _NO_PARAMETERS | as_object(function.get("parameters"))
+        tools[number]["function"] = Raw(msgspec.json.encode(function | {"parameters": parameters}))
+    draft.put("tools", tools)
+
+
+def _is_bare(tool: _Tool) -> bool:
+    function = tool.function
+    return function is not UNSET and (function.parameters is None or function.parameters.type is UNSET)
 
 
 def plain_tools(draft: Draft) -> None:

@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.memory import Memory
 from proxy.pipeline.upstream import Response
 from proxy.protocol.chat import Chunk
-from proxy.protocol.sse import EventParser, objects
+from proxy.protocol.sse import BOM, EventParser, objects, pieces
 from proxy.protocol.usage import Usage
 from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.filters import Remembering
@@ -38,13 +38,13 @@ class TurnMemory:
 class Source:
     """Feeds what a host sends into the state machine: events, or a JSON body as one event.
 
-    The content type decides, not the request: some hosts answer a stream with one JSON body. Where it says neither, or
-    is wrong, the first bytes do: no event begins with a brace, and no JSON with the name of a field.
+    The content type decides, not the request: some hosts answer a stream with one JSON body. Where it is wrong, the
+    first bytes do: no event begins with a brace, and no JSON with the name of a field.
     """
 
     __slots__ = (
+        "_has_begun",
         "_has_said_end",
-        "_has_type",
         "_is_json",
         "_memory",
         "_parse",
@@ -64,9 +64,8 @@ class Source:
         memory: TurnMemory | None,
     ) -> None:
         self._response = response
-        content_type = response.headers.get("content-type", "").lower()
-        self._is_json = "json" in content_type
-        self._has_type = self._is_json or "event-stream" in content_type
+        self._is_json = "json" in response.headers.get("content-type", "").lower()
+        self._has_begun = False
         self._has_said_end = False
         self._parse = parse
         self._parser = EventParser()
@@ -90,9 +89,9 @@ class Source:
             if self.stream.is_complete:  # only the formal end is missing
                 return False
             raise
-        if not self._has_type and (begun := data.lstrip()):
-            self._has_type = True
-            if begun.startswith(b"{"):
+        if not self._has_begun and (begun := data.removeprefix(BOM).lstrip()):
+            self._has_begun = True
+            if begun.startswith((b"{", b"[")):
                 return self._take_body(data + await self._response.read_all())
         self.read_bytes += len(data)
         return await self._take(data)
@@ -113,7 +112,8 @@ class Source:
             self._accept([*self._parser.feed(body), *self._parser.close()])
         else:
             self._has_said_end = True
-            self.stream.accept(self._parse(body))
+            for chunk in self._read_all(body):
+                self.stream.accept(chunk)
         return False
 
     async def _take(self, data: bytes) -> bool:
@@ -140,10 +140,26 @@ class Source:
                 return True
             for each in found:
                 has_objects = True
-                self.stream.accept(self._parse(each))
+                for chunk in self._read_all(each):
+                    self.stream.accept(chunk)
         if has_objects:
             self._response.got_event(has_content=self.stream.has_content)
         return False
+
+    def _read_all(self, data: bytes) -> Iterable[Chunk]:
+        """What should be one object; several lines of them are read too, and an error behind one that broke off.
+
+        Raises:
+            ProxyError: it is an error, or cannot be read.
+        """
+        try:
+            return (self._parse(data),)
+        except ProxyError:
+            found = pieces(data)
+            if not found:
+                raise
+        self._parse(found[-1])  # an error explains the rest
+        return map(self._parse, found)
 
     async def _bear(self, size: int) -> None:
         """Comments and events that say nothing: a few are a sign of life; a flood would keep all others waiting.

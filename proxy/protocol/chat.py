@@ -195,6 +195,8 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
         numbers_calls: the host's ids of tool calls are positions, which repeat.
         choices: so many were asked for, and further ones are left out; None: that is not known.
         passes: fields of the whole answer that the caller gets, of `TopLevel`.
+        wants_logprobs: log probabilities were asked for.
+        max_tokens: the caller's limit of the answer.
     """
 
     thought_tags: tuple[str, ...] = ()
@@ -208,6 +210,8 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
     numbers_calls: bool = False
     choices: int | None = None
     passes: frozenset[TopLevel] = frozenset()
+    wants_logprobs: bool = True
+    max_tokens: int | None = None
 
 
 class Function(Struct, gc=False):
@@ -277,6 +281,7 @@ class Chunk(Struct, gc=False):
     """A chunk or a unary answer. Some hosts put an error into a 200: nested, or flat with `message` or `detail`.
 
     Attributes:
+        data, result: where some gateways put all of it, beside what they say themselves.
         is_mended: its JSON was odd, so that its texts may hold halves of surrogate pairs; no field of a host's.
     """
 
@@ -287,6 +292,8 @@ class Chunk(Struct, gc=False):
     message: Raw | UnsetType = UNSET
     detail: Raw | UnsetType = UNSET
     base_resp: Raw | UnsetType = UNSET
+    data: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
     service_tier: str | None = None
     system_fingerprint: str | None = None
     moderation: Raw | UnsetType = UNSET

@@ -135,7 +135,7 @@ def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
 
 
 def _in_order(given: Sequence[Embedding], inputs: int) -> Sequence[Embedding]:
-    """By index; by place where no vector has one.
+    """By index; by place where no vector has one. One alone without an index is the first: Gemini leaves a 0 out.
 
     Raises:
         ValueError: the indexes are not 0 to `inputs` - 1, each once.
@@ -145,6 +145,8 @@ def _in_order(given: Sequence[Embedding], inputs: int) -> Sequence[Embedding]:
     if all(each.index is None for each in given):
         return given
     by_index = {each.index: each for each in given}
+    if None in by_index and 0 not in by_index:
+        by_index[0] = by_index.pop(None)
     if by_index.keys() != set(range(inputs)):
         raise ValueError("indexes that are missing, repeated or out of range")
     return [by_index[place] for place in range(inputs)]

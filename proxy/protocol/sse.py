@@ -15,10 +15,15 @@ from proxy.errors import UpstreamFailed
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
+BOM = b"\xef\xbb\xbf"
 
-_BOM = b"\xef\xbb\xbf"
 _BRACE = ord("{")
 _END = re.compile(rb"\[?done\]?", re.IGNORECASE)
+# Where an object has ended and a data line begins another, a blank line is missing: no JSON goes on like that.
+_NO_BLANK = re.compile(rb"(?<=\})\n(?=(?:event:[^\n]{0,99}\n)?data: ?[{\[])")
+_LINE = len(b"}\ndata: {")
+_MAX_LINES = 250_000
+_NEXT = re.compile(rb"\n(?=[ \t]{0,16}(?:\{|data:))")
 _WORD = re.compile(r"[\[(<:]?[\w .:/-]{0,64}[\])>]?")  # `ping`, `[HEARTBEAT]`, `: keep-alive`
 _FAULT = re.compile(r"error|fail|exception|abort|denied|overload|unavailable|timeout", re.IGNORECASE)
 
@@ -47,6 +52,19 @@ def objects(data: bytes) -> list[bytes] | None:
     if _END.fullmatch(data.strip(b"\"' ")) or data.startswith(b"[DONE]"):
         return None
     return _objects_in(data)
+
+
+def pieces(data: bytes) -> list[bytes]:
+    """The objects in what is no object as a whole: one a line, or in a list; empty where there is one at most.
+
+    Raises:
+        UpstreamFailed: there is text of another kind.
+    """
+    data = data.strip()
+    if not data.startswith((b"{", b"[")) or data.count(b"\n") > _MAX_LINES:
+        return []
+    found = [each for piece in _NEXT.split(data) for each in objects(piece) or ()]
+    return found if found != [data] else []
 
 
 def _objects_in(data: bytes) -> list[bytes]:
@@ -93,8 +111,7 @@ class EventParser:
             data = self._unify_line_ends(data)
         is_straddled = data.startswith(b"\n") and self._kept.endswith(b"\n")
         if not is_straddled and b"\n\n" not in data:
-            self._keep(data)
-            return []
+            return self._feed_line(data)
         block = self._take(data)
         end = block.rfind(b"\n\n")
         self._keep(block[end + 2 :])
@@ -116,6 +133,17 @@ class EventParser:
         self._has_started = True
         return True
 
+    def _feed_line(self, data: bytes) -> list[bytes]:
+        """The same where `data` holds no blank line."""
+        tail = self._kept[-_LINE:]
+        if (b"}" not in tail and b"}\ndata:" not in data) or _NO_BLANK.search(tail + data) is None:
+            self._keep(data)
+            return []
+        block = self._take(data)
+        *_, last = _NO_BLANK.finditer(block)
+        self._keep(block[last.end() :])
+        return _events(block[: last.start()])
+
     def _keep(self, piece: bytes) -> None:
         self._kept += piece
         if len(self._kept) > MAX_EVENT_BYTES:
@@ -126,7 +154,7 @@ class EventParser:
         self._kept = bytearray()
         if not self._has_started:
             self._has_started = True
-            block = block.removeprefix(_BOM)
+            block = block.removeprefix(BOM)
         return block
 
     def _unify_line_ends(self, data: bytes) -> bytes:
@@ -143,10 +171,10 @@ class EventParser:
 def _events(block: bytes) -> list[bytes]:
     events = []
     for event in filter(None, block.split(b"\n\n")):
-        is_plain = event.startswith(b"data: ") and b"\n" not in event
-        data = event[6:] if is_plain else _data_of(event)
-        if data:
-            events.append(data)
+        if event.startswith(b"data: ") and b"\n" not in event and len(event) > 6:
+            events.append(event[6:])
+        else:
+            events += filter(None, map(_data_of, _NO_BLANK.split(event)))
     return events
 
 
@@ -154,6 +182,9 @@ def _data_of(event: bytes) -> bytes:
     lines = event.split(b"\n")
     data = b"\n".join(_value(line) for line in lines if line == b"data" or line.startswith(b"data:"))
     is_error = any(line.startswith(b"event:") and line[6:].strip() == b"error" for line in lines)
+    if not data:  # llama.cpp names the field after what it holds
+        data = b"\n".join(line[6:] for line in lines if line.startswith(b"error:")).strip()
+        is_error = is_error or bool(data)
     if is_error and not data.lstrip().startswith(b"{"):  # the name of the event is all that says so
         text = data.decode("utf-8", "replace") or "The upstream sent an event that is called error."
         return b'{"error":%b}' % json.dumps(text).encode()

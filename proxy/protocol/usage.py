@@ -81,12 +81,16 @@ def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
         prompt = max(0, (total or 0) - (completion or 0))
     if completion is None:
         completion = max(0, (total or 0) - prompt)
+    details = _completion_details(raw, has_reasoned=has_reasoned)
+    thoughts = UNSET if details is UNSET else details.reasoning_tokens
+    if thoughts is not UNSET and total == prompt + completion + thoughts:  # xAI counts them apart
+        completion += thoughts
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion if total is None else total,
         prompt_tokens_details=_prompt_details(raw),
-        completion_tokens_details=_completion_details(raw, has_reasoned=has_reasoned),
+        completion_tokens_details=details,
         prompt_cache_hit_tokens=_or_unset(_first(raw, ("prompt_cache_hit_tokens",))),
         prompt_cache_miss_tokens=_or_unset(_first(raw, ("prompt_cache_miss_tokens",))),
     )

@@ -15,6 +15,9 @@ _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
 
 
+_EMPTY = len("{}")
+
+
 class _Custom(Struct, gc=False):
     """The `custom` of a tool call, whole or a piece."""
 
@@ -53,6 +56,17 @@ class Slot:
         self.is_told = False
         self.halves = Halves()
         self.held = ""  # what may be a tag at the end
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the arguments are JSON that has broken off, as those of a call that reached the limit of tokens."""
+        if self.custom is not UNSET or not self.size:
+            return False
+        try:
+            msgspec.json.decode("".join(self.arguments))
+        except (msgspec.DecodeError, RecursionError) as error:
+            return "truncated" in str(error)
+        return False
 
     def take(self, arguments: str, *, strips_tag: bool) -> str:
         """A piece of the arguments, less what has to wait for the next one: half a character, the tag of row 70."""
@@ -95,6 +109,21 @@ def slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[Slot],
     if (slot.name and name != slot.name) or (call.id and call.index is None):
         return None
     return None if (arguments or call.id) and _is_complete(slot, rereads) else slot
+
+
+def says_nothing(call: ToolCall, name: str | None, arguments: str) -> bool:
+    """Whether a piece that would begin a call holds nothing of one."""
+    is_odd = is_given(call.custom, "object") or is_given(call.extra_content, "object")
+    return not (call.id or name or arguments or is_odd)
+
+
+def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[Slot]) -> bool:
+    """Whether a host says a whole call once more under its own id."""
+    return (
+        bool(call.id)
+        and len(arguments) > _EMPTY
+        and any(slot.id == call.id and slot.name == name and "".join(slot.arguments) == arguments for slot in slots)
+    )
 
 
 def arguments_of(call: ToolCall) -> str:

@@ -17,7 +17,7 @@ from proxy.protocol.chat import UNCLEAR, Choice, Chunk, Delta, Function, Reading
 from proxy.protocol.usage import Usage, counts_anything, parse_usage
 from proxy.streaming import extras
 from proxy.streaming.allowance import Allowance
-from proxy.streaming.calls import Slot, arguments_of, custom_of, slot_of
+from proxy.streaming.calls import Slot, arguments_of, custom_of, is_repeated, says_nothing, slot_of
 from proxy.streaming.finish import FinishReason, canonical, failure_of
 from proxy.streaming.markup import Call
 from proxy.streaming.sinks import Extra, Sink, ToolPiece
@@ -44,6 +44,7 @@ class ChoiceStream:
     """
 
     __slots__ = (
+        "_calls_index",
         "_first_index",
         "_for_thoughts",
         "_ids",
@@ -70,6 +71,7 @@ class ChoiceStream:
         self._passes = reading.passes
         self._first_index = 0
         self._joins_halves = False  # once a chunk was mended, as its halves may end any text
+        self._calls_index: int | None = None
         self._ids: set[str] = set()
         self._to_keep = Allowance(_MAX_KEPT)
         self._for_thoughts = Allowance(_MAX_THOUGHTS)
@@ -82,6 +84,12 @@ class ChoiceStream:
     def is_complete(self) -> bool:
         """Whether every choice seen has its finish reason."""
         return bool(self._states) and all(state.reason for state in self._states)
+
+    @property
+    def _has_reached_limit(self) -> bool:
+        """Whether the answer took all the tokens that were allowed."""
+        limit = self._reading.max_tokens
+        return limit is not None and self._usage is not None and parse_usage(self._usage).completion_tokens >= limit
 
     @property
     def has_begun(self) -> bool:
@@ -103,11 +111,11 @@ class ChoiceStream:
             self._joins_halves = True
         try:
             for place, choice in enumerate(chunk.choices or ()):
-                index = place if choice.index is None else choice.index
-                if index or self._first_index:
-                    index = self._index_of(index)
-                    if index < 0:
-                        continue
+                given = place if choice.index is None else choice.index
+                index = self._index_of(given) if given or self._first_index else 0
+                if index < 0:
+                    self._read_further(choice, given)
+                    continue
                 state = self._states[index] if index < len(self._states) else self._open(index)
                 self._read(choice, index, state)
         except (RecursionError, ValueError, msgspec.MsgspecError) as error:
@@ -177,6 +185,18 @@ class ChoiceStream:
             raise UpstreamFailed(f"The upstream sent a choice numbered {index}.")
         return index
 
+    def _read_further(self, choice: Choice, given: int) -> None:
+        """A choice that nobody asked for: GitHub Copilot puts the calls of the only answer into one of their own."""
+        said = choice.message or choice.delta
+        if self._reading.choices != 1 or said is None or not said.tool_calls:
+            return
+        state = self._states[0]
+        if state.slots and given != self._calls_index:
+            return
+        self._calls_index = given
+        delta = Delta(tool_calls=said.tool_calls)
+        self._read_delta(delta, Choice(delta=choice.delta), 0, state)
+
     def _open(self, index: int) -> ChoiceState:
         """Choices begin in their order: OpenAI's accumulator puts each new one at the end of its list."""
         while len(self._states) <= index:
@@ -190,6 +210,8 @@ class ChoiceStream:
             # a stream may end with the whole message once more
             delta = None if state.has_said_anything else choice.message
             state.is_whole = choice.delta is None
+        if choice.logprobs is not None and not self._reading.wants_logprobs:
+            choice.logprobs = None
         if self._joins_halves:
             self._join_halves(delta, choice, state)
         if delta is not None:
@@ -226,7 +248,8 @@ class ChoiceStream:
         sink = self._sink
         if thought := delta.reasoning_content or delta.reasoning or delta.thinking or delta.reasoning_text:
             state.has_plain_thoughts = True
-            self._read_thought(thought, index, state)
+            if not state.tells(thought, delta.content):
+                self._read_thought(thought, index, state)
         if delta.reasoning_details is not UNSET:
             self._read_details(delta.reasoning_details, index, state)
         content = delta.content or choice.text  # the old frames of some hosts hold both forms (row 144)
@@ -368,6 +391,8 @@ class ChoiceStream:
         arguments = arguments_of(call)
         slot = None if is_whole else slot_of(call, name, arguments, state.slots, self._rereads)
         if slot is None:
+            if says_nothing(call, name, arguments) or is_repeated(call, name, arguments, state.slots):
+                return
             if len(state.slots) >= _MAX_CALLS:
                 raise UpstreamFailed("The upstream called too many tools.")
             slot = Slot(call, name, is_unwanted=self._reading.one_call and bool(state.slots))
@@ -479,7 +504,7 @@ class ChoiceStream:
         if mapped not in {"stop", "tool_calls", "function_call"}:
             return mapped
         if state.slots:
-            return "tool_calls"
+            return "length" if self._has_reached_limit and state.slots[-1].is_cut else "tool_calls"
         if mapped == "tool_calls" and not state.has_answered:
             raise ToolCallUnparsable("The upstream says that its model called a tool, but sent no call.")
         return "stop"

@@ -74,6 +74,10 @@ class ChoiceState:
         self.is_tagged = not self.tags.is_done
         return pieces
 
+    def tells(self, thought: str, content: str | None) -> bool:
+        """Whether the content of the same piece holds the thought as well, between tags."""
+        return self.is_tagged and self.tags is not None and bool(content) and self.tags.tells(thought, content or "")
+
     @property
     def has_said_anything(self) -> bool:
         """Whether any of the answer has come."""

@@ -58,6 +58,16 @@ class ThoughtReader:
         self.is_done = not self._skips_space
         return found
 
+    def tells(self, thought: str, text: str) -> bool:
+        """Whether this piece of the content holds, between tags, what the host has taken apart as well."""
+        if self.is_thinking:
+            return text == thought
+        begun = text.lstrip()
+        tag = next((tag for tag in self._opening if begun.startswith(tag)), None)
+        if tag is None or not self._is_beginning or (match := self._shut.search(begun)) is None:
+            return False
+        return begun[len(tag) : match.start()].strip() == thought.strip()
+
     def stop(self) -> list[Piece]:
         """The host takes thinking apart itself, so that tags are text: what was held back."""
         self.is_thinking = False

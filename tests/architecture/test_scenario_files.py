@@ -4,6 +4,7 @@ import pytest
 
 from tests.fakes.scenarios import read_book
 
+REPORT = "report_y: {report: a/b#7, about: It was., stream_outcome: {content: Hi, finish: stop}}"
 GOOD = "1_x: {rows: ['1'], about: It is., outcome: {content: Hi, finish: stop}}"
 
 
@@ -30,6 +31,24 @@ def test_the_files_beside_it_decide_on_the_modes(folder):
         ("vllm/1_z", ("unary", "stream")),
     ]
     assert book.scenarios[2].answers["stream"].status == 503
+
+
+def test_a_report_stands_beside_the_scenarios(folder):
+    (folder / "1_x.json").write_text("{}")
+    (folder / "report_y.sse").write_text("data: [DONE]\n\n")
+    (folder / "reports.yaml").write_text(REPORT)
+    book = read(folder, GOOD)
+    assert book.problems == []
+    assert [(scenario.name, scenario.entry.report) for scenario in book.scenarios] == [
+        ("vllm/1_x", ""),
+        ("vllm/report_y", "a/b#7"),
+    ]
+
+
+@pytest.mark.parametrize("text", [REPORT.replace("report_y", "1_y"), REPORT.replace("a/b#7", "b#7")])
+def test_a_report_has_its_name_and_its_number(folder, text):
+    (folder / "reports.yaml").write_text(text)
+    assert any("a report" in told for told in read(folder, "").problems)
 
 
 def test_what_we_refuse_needs_no_bytes(folder):

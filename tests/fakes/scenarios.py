@@ -1,5 +1,7 @@
 """Scenarios: what a host sends, as data (`tests/data/DIALECT/scenarios.yaml`), what must come of it, and that host.
 
+Those made after a public report are in `reports.yaml` beside it; `tests/data/REPORTS.md` lists them.
+
 uv run python -m tests.fakes.scenarios          # all of them, as JSON
 uv run python -m tests.fakes.scenarios serve    # with Tidegate before them; its URL is in the first line; ends with
                                                 # its stdin
@@ -56,6 +58,9 @@ _EVENT_END = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 _API_VERSION = "2024-10-21"
 _DEPLOYMENTS = "azure-deployments"
 _STEM = re.compile(r"(?P<row>\d+[a-z]?)_[a-z0-9_]+")
+_REPORT_STEM = re.compile(r"report_[a-z0-9_]+")
+_REPORT = re.compile(r"[\w.-]+/[\w.-]+#\d+")
+_BOOKS = ("scenarios.yaml", "reports.yaml")
 _FILE = re.compile(r"(?P<stem>[^.]+)(\.(?P<status>\d{3}))?\.(?P<kind>json|sse|txt|html)")
 _CONTENT_TYPES = {
     "json": "application/json",
@@ -123,7 +128,7 @@ class Outcome(Choice, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
     choices: list[Choice] = []
     usage: dict[str, Any] | None = None
     error: Failure | None = None
-    embeddings: list[list[float]] | None = None
+    embeddings: list[list[float] | str] | None = None
     service_tier: str | None = None
     system_fingerprint: str | None = None
     moderation: dict[str, Any] | None = None
@@ -163,10 +168,15 @@ class _Lenient(Choice, kw_only=True, forbid_unknown_fields=False, omit_defaults=
 
 
 class Entry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """One entry of a `scenarios.yaml`."""
+    """One entry of a `scenarios.yaml` (`rows`) or a `reports.yaml` (`report`: OWNER/REPOSITORY#NUMBER).
 
-    rows: list[str | int]
+    `content_type` is the one that the host gives its answer, whatever it holds.
+    """
+
     about: str
+    rows: list[str | int] = []
+    report: str = ""
+    content_type: str | None = None
     outcome: Outcome | None = None
     stream_outcome: Outcome | None = None
     card: dict[str, Any] | None = None
@@ -267,25 +277,26 @@ class Book:
 def read_book(data: Path = DATA) -> Book:
     """The scenarios and `rows.yaml`: why a row has none."""
     book = Book()
-    for file in sorted(data.glob("*/scenarios.yaml")):
-        _read_dialect(file, book)
+    for folder in sorted({file.parent for name in _BOOKS for file in data.glob(f"*/{name}")}):
+        _read_dialect(folder, book)
     reasons = data / "rows.yaml"
     if reasons.exists():
         book.reasons = {str(row): reason for row, reason in (_load(reasons, book) or {}).items()}
     return book
 
 
-def _read_dialect(file: Path, book: Book) -> None:
-    dialect = file.parent.name
+def _read_dialect(folder: Path, book: Book) -> None:
+    dialect = folder.name
     if dialect not in get_args(DialectName):
-        book.problems.append(f"{file.parent}: no dialect is called so")
+        book.problems.append(f"{folder}: no dialect is called so")
         return
-    files = _files(file.parent, book)
-    for stem, raw in (_load(file, book) or {}).items():
-        try:
-            book.scenarios.append(_scenario(dialect, stem, raw, files.pop(stem, {})))
-        except ValueError as error:  # msgspec.ValidationError is one
-            book.problems.append(f"{dialect}/{stem}: {error}")
+    files = _files(folder, book)
+    for file in filter(Path.exists, (folder / name for name in _BOOKS)):
+        for stem, raw in (_load(file, book) or {}).items():
+            try:
+                book.scenarios.append(_scenario(dialect, stem, raw, files.pop(stem, {})))
+            except ValueError as error:  # msgspec.ValidationError is one
+                book.problems.append(f"{dialect}/{stem}: {error}")
     book.problems += [f"{dialect}/{stem}: files without a scenario" for stem in files]
 
 
@@ -293,7 +304,7 @@ def _files(folder: Path, book: Book) -> dict[str, dict[str, Answer]]:
     """By stem and kind: `json`, `sse` or `status`."""
     found: dict[str, dict[str, Answer]] = {}
     for path in sorted(folder.iterdir()):
-        if path.name == "scenarios.yaml":
+        if path.name in _BOOKS:
             continue
         match = _FILE.fullmatch(path.name)
         if match is None or (match["status"] is None and match["kind"] not in {"json", "sse"}):
@@ -310,7 +321,10 @@ def _files(folder: Path, book: Book) -> dict[str, dict[str, Answer]]:
 def _scenario(dialect: str, stem: str, raw: object, files: Mapping[str, Answer]) -> Scenario:
     entry = msgspec.convert(raw, Entry)
     msgspec.convert(entry.card or {}, Card)
-    _check_rows(stem, [str(row) for row in entry.rows])
+    if entry.report:
+        _check_report(stem, entry.report)
+    else:
+        _check_rows(stem, [str(row) for row in entry.rows])
     if entry.answer is not None:
         if files:
             raise ValueError("`answer` and files at once")
@@ -332,6 +346,13 @@ def _check_rows(stem: str, rows: Sequence[str]) -> None:
         raise ValueError(f"no such rows: {sorted(unknown)}")
     if match["row"] not in rows:
         raise ValueError(f"row {match['row']} is in the name, not in `rows`")
+
+
+def _check_report(stem: str, report: str) -> None:
+    if _REPORT_STEM.fullmatch(stem) is None:
+        raise ValueError("a report's name is report_slug")
+    if _REPORT.fullmatch(report) is None:
+        raise ValueError("a report is OWNER/REPOSITORY#NUMBER")
 
 
 def _check_outcomes(scenario: Scenario) -> None:
@@ -464,6 +485,8 @@ class ScenarioHost:
         answer = scenario.answers.get(mode)
         if answer is None:
             await _complain(call, 500, f"{scenario.name} has no {mode} answer, but was asked for one")
+        elif scenario.entry.content_type is not None:
+            await answers(answer.body, status=answer.status, content_type=scenario.entry.content_type)(call)
         elif answer.content_type != _CONTENT_TYPES["sse"]:
             await answers(answer.body, status=answer.status, content_type=answer.content_type)(call)
         else:

@@ -136,6 +136,32 @@ def test_what_is_empty_is_absent(fields, sent):
     assert build(**fields) == sent
 
 
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        ({}, {"type": "object", "properties": {}}),
+        ({"parameters": None}, {"type": "object", "properties": {}}),
+        ({"parameters": {}}, {"type": "object", "properties": {}}),
+        ({"parameters": {"properties": {"a": {"type": "string"}}}}, None),
+        ({"parameters": {"type": "object"}}, {"type": "object"}),
+        ({"parameters": []}, []),
+    ],
+)
+def test_a_function_has_parameters_where_the_host_needs_them(function, parameters):
+    """OpenAI takes a function without `parameters` for one without arguments."""
+    if parameters is None:
+        parameters = {"type": "object"} | function["parameters"]
+    given = [
+        TOOL,
+        {"type": "custom", "custom": {"name": "c"}},
+        {"type": "function", "function": {"name": "g"} | function},
+    ]
+    host = Dialect(name="x", needs_parameters=True, knows_tool_types=True)
+    *others, last = build(host, tools=given)["tools"]
+    assert others[1] == given[1]
+    assert last == {"type": "function", "function": {"name": "g", "parameters": parameters}}
+
+
 def test_empty_lists_are_seen_through_white_space():
     body = b'{"model":"m","messages":[{"role":"user","content":"a"}],"tools":[ \n ],"stop":[\t]}'
     assert set(json.loads(PLAIN.build_request(chat.parse_request(body), model="m", is_stream=False).body)) == {

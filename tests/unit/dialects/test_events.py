@@ -169,10 +169,23 @@ def test_an_error_on_the_choice_is_an_error(where, reason):
         events.parse(b'{"choices":[{"index":0,%b,"finish_reason":%b,"error":%b}]}' % (where, reason, error))
 
 
+@pytest.mark.parametrize("name", ["data", "result"])
+def test_an_answer_in_an_envelope_is_read(name):
+    """Of a gateway's own; but only where it holds choices."""
+    inner = b'{"choices":[{"message":{"content":"a"}}],"usage":{"total_tokens":5}}'
+    chunk = events.parse(b'{"success":true,"%b":%b,"errors":[]}' % (name.encode(), inner))
+    assert (chunk.choices[0].message.content, chunk.usage) == ("a", {"total_tokens": 5})
+    assert events.parse(b'{"%b":{"id":"a"}}' % name.encode()).choices is None
+    with pytest.raises(UpstreamFailed, match="gone"):
+        events.parse(b'{"%b":{"choices":[],"error":"gone"}}' % name.encode())
+
+
 def test_minimax_says_in_a_corner_that_it_failed():
-    failed = b'{"choices":null,"base_resp":{"status_code":1004,"status_msg":"login fail"}}'
-    with pytest.raises(UpstreamFailed, match="login fail"):
-        events.parse(failed)
+    failed = b'{"choices":null,"base_resp":{"status_code":%d,"status_msg":"it failed"}}'
+    with pytest.raises(UpstreamFailed, match="it failed"):
+        events.parse(failed % 1000)
+    with pytest.raises(UpstreamRateLimited, match="it failed"):
+        events.parse(failed % 1002)
     good = b'{"choices":[{"message":{"content":"a"}}],"base_resp":{"status_code":0,"status_msg":""}}'
     assert events.parse(good).choices[0].message.content == "a"
 

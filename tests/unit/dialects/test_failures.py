@@ -77,6 +77,8 @@ def test_type_and_code_are_ours(status, type_, code):
         (b'{"error":{"detail":"boom"}}', "boom"),
         (b'{"error":{},"message":"boom"}', "boom"),
         (b'[{"error":{"message":"boom"}}]', "boom"),
+        (b'{"success":false,"errors":[{"code":7003,"message":"boom"}],"result":null}', "boom"),
+        (b'{"base_resp":{"status_code":2013,"status_msg":"boom"}}', "boom"),
         (b'"boom"', "boom"),
         (b"boom", "boom"),
         (b"  boom\n", "boom"),
@@ -383,3 +385,31 @@ def test_advice_to_an_operator_is_not_for_callers():
 @pytest.mark.parametrize("status", [400, 429, 500])
 def test_bytes_that_are_no_text_are_not_told(status, body):
     assert parse_error(status, {}, body).message == f"The upstream answered with status {status}."
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (1000, UpstreamFailed),
+        (1001, UpstreamTimeout),
+        (1002, UpstreamRateLimited),
+        (1004, UpstreamRefusedUs),
+        (1008, UpstreamRefusedUs),
+        (1039, UpstreamRejected),
+        (2013, UpstreamRejected),
+        ([], UpstreamFailed),
+    ],
+)
+def test_minimax_has_codes_of_its_own(code, kind):
+    body = {"choices": None, "base_resp": {"status_code": code, "status_msg": "boom"}}
+    assert type(parse_embedded(json.dumps(body).encode())) is kind
+
+
+@pytest.mark.parametrize("field", ["code", "type", "message"])
+def test_a_prompt_that_is_too_long_is_the_callers_fault_without_a_status(field):
+    error = parse_embedded(json.dumps({"error": {field: "CONTEXT_LENGTH_EXCEEDED"}}).encode())
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
+
+
+def test_a_code_in_capitals_is_the_same_code():
+    assert parse_error(400, {}, b'{"error":{"code":"INVALID_VALUE","message":"boom"}}').code == "invalid_value"

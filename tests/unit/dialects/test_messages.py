@@ -40,6 +40,13 @@ def test_other_content_stays(content):
     assert adapt({"role": "assistant", "content": content}) == [{"role": "assistant", "content": content}]
 
 
+def test_an_empty_text_beside_other_parts_is_left_out():
+    """Zhipu and Bedrock refuse it; where it is all there is, it stays."""
+    empty = {"type": "text", "text": ""}
+    assert adapt({"role": "user", "content": [empty, IMAGE]}) == [{"role": "user", "content": [IMAGE]}]
+    assert adapt({"role": "user", "content": [empty]}) == [{"role": "user", "content": ""}]
+
+
 def test_text_stays_in_parts_where_the_host_takes_them():
     assert adapt({"role": "user", "content": PARTS}, joins_text=False) == [{"role": "user", "content": PARTS}]
 
@@ -103,6 +110,25 @@ def test_a_refusal_of_null_is_left_out_at_openai_too(content):
 def test_openai_itself_gets_everything_but_reasoning():
     given = {"role": "developer", "content": PARTS, "reasoning_content": "hm", "vendor": 1}
     assert adapt(given, is_reference=True) == [{"role": "developer", "content": PARTS, "vendor": 1}]
+
+
+def test_openai_gets_short_ids():
+    """It refuses more than 64 characters; a call and its result keep one id, the same one in every turn."""
+    long = "call_1__thought__" + "x" * 64
+    call = {"id": long, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    other = call | {"id": "call_2"}
+    turns = [
+        {"role": "assistant", "content": None, "tool_calls": [call, other]},
+        {"role": "tool", "tool_call_id": long, "content": "1"},
+        {"role": "tool", "tool_call_id": "call_2", "content": "2"},
+    ]
+    asked, first, second = adapt(*turns, is_reference=True)
+    short = first["tool_call_id"]
+    assert len(short) <= 64
+    assert asked["tool_calls"] == [call | {"id": short}, other]
+    assert second == turns[2]
+    assert adapt(*turns, is_reference=True)[1]["tool_call_id"] == short
+    assert adapt(*turns)[1]["tool_call_id"] == long
 
 
 @pytest.mark.parametrize(

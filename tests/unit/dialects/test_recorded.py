@@ -171,9 +171,13 @@ def endpoint_of(name: str) -> str:
 
 def request_of(name: str):
     """As far as the reading of the answer depends on it."""
+    asks_logprobs = "logprobs" in name
     if endpoint_of(name) == "completions":
-        return completions.parse_request(b'{"model":"m","prompt":"p"}')
-    fields: dict = {"model": "m", "messages": [{"role": "user", "content": "Weather?"}]}
+        fields = {"model": "m", "prompt": "p"} | ({"logprobs": 2} if asks_logprobs else {})
+        return completions.parse_request(json.dumps(fields).encode())
+    fields = {"model": "m", "messages": [{"role": "user", "content": "Weather?"}]}
+    if asks_logprobs:
+        fields |= {"logprobs": True, "top_logprobs": 2}
     if "_n2" in name and "python_" not in name:  # llama-cpp-python has no n, and is not asked for it
         fields["n"] = 2
     if "_tool_" in name:

@@ -140,3 +140,36 @@ async def test_the_rest_of_an_answer_counts_though_a_failure_came_with_it():
 async def test_the_rest_of_an_answer_that_fails_before_it_begins_is_a_failed_attempt():
     with pytest.raises(UpstreamUnreachable):
         await Held(ROLE, BROKEN).answer.begin(keeps_content=True)
+
+
+LINES = [piece + b"\n" for piece in (chunk({"content": "Hi"}), chunk(finish="stop"))]
+WHOLE = json.dumps({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"".join(LINES),
+        b"\n" + b"".join(LINES) + b"data: [DONE]\n",
+        b"\xef\xbb\xbf" + WHOLE,
+        WHOLE + b"\n\ndata: [DONE]\n\n",
+        b"[" + WHOLE + b"]",
+        b"".join(b"data: " + line for line in LINES) + b"data: [DONE]\n",
+    ],
+)
+async def test_json_that_is_called_events_is_read(body):
+    """Whole or a line each: no event begins with a brace."""
+    held = Held(body[:20], body[20:])
+    await held.answer.begin()
+    assert "".join(delta.get("content") or "" for delta in await held.rest()) == "Hi"
+
+
+@pytest.mark.parametrize(
+    "end", [b'data: {"choices":[{"delta":{"con\ndata: {"error":{"message":"gone"}}\n\n', b"error: gone\n\n"]
+)
+async def test_an_error_in_an_odd_place_is_told(end):
+    """Behind an event that broke off, or in a field that is called so."""
+    held = Held(ROLE, HI, end)
+    await held.answer.begin()
+    with pytest.raises(UpstreamFailed, match="gone"):
+        await held.rest()

@@ -89,6 +89,11 @@ def test_vectors_stand_in_the_order_of_the_inputs():
     assert [(item["index"], item["embedding"]) for item in json.loads(body)["data"]] == [(0, [0]), (1, [1]), (2, [2])]
 
 
+def test_gemini_leaves_out_the_index_of_the_first():
+    body, _ = rebuild(indexed(1, None, 2), inputs=3, model="m", encoding="float")
+    assert [item["embedding"] for item in json.loads(body)["data"]] == [[0], [1], [2]]
+
+
 @pytest.mark.parametrize("indexes", [(0, 0), (0, 2), (1, 2), (0, None), (0,), (0, 1, 2), ()])
 def test_vectors_that_fit_no_input_are_the_upstreams_failure(indexes):
     """Two inputs: an index twice, a gap, too few or too many would give a caller another text's vector."""

@@ -3,6 +3,7 @@
 import codecs
 import random
 import re
+import time
 
 import pytest
 from hypothesis import example, given
@@ -19,9 +20,16 @@ def read(*pieces: bytes) -> list[bytes]:
     return events + parser.close()
 
 
+NEXT_OBJECT = re.compile(rb"(?<=\})\n(?=(event:[^\n]{0,99}\n)?data: ?[{\[])")
+
+
 def standard(stream: bytes) -> list[bytes]:
-    """WHATWG HTML 9.2.6, line by line; but a last event needs no blank line (R-SSE), and empty ones are left out."""
+    """WHATWG HTML 9.2.6, line by line; but a last event needs no blank line (R-SSE), and empty ones are left out.
+
+    And one is behind an object where a data line begins the next.
+    """
     text = stream.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    text = NEXT_OBJECT.sub(b"\n\n", text)
     events, values = [], []
     for line in [*text.split(b"\n"), b""]:
         field, _, value = line.partition(b":")
@@ -119,6 +127,12 @@ def test_any_split_of_any_bytes_gives_the_same_events(stream, places):
         (b"event: x\ndata: a\nid: 7\n\n", [b"a"]),
         (b"\n\n\n\ndata: a\n\n\n\n\ndata: b\n\n", [b"a", b"b"]),
         (b"data: a", [b"a"]),
+        # a blank line is missing (DeepSeek behind a gateway)
+        (b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n', [b'{"a":1}', b'{"b":2}', b"[DONE]"]),
+        (b'data: {"a":1}\nevent: x\ndata: {"b":2}\n\n', [b'{"a":1}', b'{"b":2}']),
+        (b'data: {"a":{}\ndata: ,"b":2}\n\n', [b'{"a":{}\n,"b":2}']),
+        # the field is named after what it holds (llama.cpp)
+        (b'error: {"code":500}\n\n', [b'{"code":500}']),
         (b"data: a\n", [b"a"]),
         (codecs.BOM_UTF8 + b"data: a\n\n", [b"a"]),
         (b"data:\n\ndata\n\ndata: a\n\n", [b"a"]),
@@ -234,3 +248,40 @@ def test_what_is_kept_of_an_unfinished_event_is_counted():
     parser = EventParser()
     parser.feed(b"data: a\n\ndata: bc")
     assert parser.pending == len(b"data: bc")
+
+
+def test_an_object_is_told_before_the_next_one_has_come_whole():
+    """Where blank lines are missing, a stream stays one."""
+    parser = EventParser()
+    assert parser.feed(b'data: {"a":1}\n') == []
+    assert parser.feed(b"da") == []
+    assert parser.feed(b'ta: {"b"') == [b'{"a":1}']
+    assert parser.feed(b":2}\n\n") == [b'{"b":2}']
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b'{"a":1}\n{"b":2}\n', [b'{"a":1}', b'{"b":2}\n'.strip()]),
+        (b'{"a":1}\n\ndata: [DONE]\n', [b'{"a":1}\n']),
+        (b'{"a":"hal\n{"error":"gone"}', [b'{"a":"hal', b'{"error":"gone"}']),
+        (b'[{"a": 1}, {"b": 2}]', [b'{"a": 1}', b'{"b": 2}']),
+        (b'{"a":1}', []),
+        (b"<html>\n{}", []),
+        (b"{" + b"\n{" * 300_000, []),
+    ],
+)
+def test_lines_of_objects_are_taken_apart(data, found):
+    assert sse.pieces(data) == found
+
+
+@pytest.mark.parametrize("line", [b"id:}\n", b"}\ndata: }\n", b"}   \n", b"}\ndata: x\n", b"error: {\n", b"data: {}\n"])
+def test_missing_blank_lines_take_no_time_to_look_for(line):
+    """Whatever the lines are: each is looked at once or twice, not once for each that is kept."""
+    parser = EventParser()
+    flood = line * (4 * 1024 * 1024 // len(line))
+    begun = time.process_time()
+    for at in range(0, len(flood), 65536):
+        parser.feed(flood[at : at + 65536])
+    parser.close()
+    assert time.process_time() - begun < 5

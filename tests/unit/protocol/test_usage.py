@@ -93,6 +93,14 @@ def test_details_of_the_completion_are_read_under_every_name(raw, details):
     assert read(raw).get("completion_tokens_details") == details
 
 
+def test_reasoning_that_is_counted_apart_is_added():
+    """The total of xAI holds it, its completion does not; OpenAI's completion does."""
+    details = {"completion_tokens_details": {"reasoning_tokens": 60}}
+    apart = {"prompt_tokens": 21, "completion_tokens": 2, "total_tokens": 83} | details
+    within = {"prompt_tokens": 21, "completion_tokens": 62, "total_tokens": 83} | details
+    assert read(apart) == read(within) == within
+
+
 def test_deepseeks_two_counts_are_kept_and_read():
     """DeepSeek's own clients read them; everybody else reads cached_tokens."""
     usage = read({"prompt_tokens": 9, "prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 5})

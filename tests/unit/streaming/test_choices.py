@@ -444,6 +444,96 @@ def test_a_call_without_arguments_has_empty_ones():
     assert (piece.name, piece.arguments) == ("f", "")
 
 
+WRITTEN = '{"city":"Oslo"}'
+PIECES = [chunk({"tool_calls": [call(0, "f", '{"city":', "a")]}), chunk({"tool_calls": [call(0, "", '"Oslo"}')]})]
+
+
+def test_a_call_that_is_said_again_whole_is_told_once():
+    """With another id, name or argument it is another call; so is one without arguments, which may well be repeated."""
+    [again, *others] = [
+        chunk({"tool_calls": [call(1, *said)]})
+        for said in [("f", WRITTEN, "a"), ("f", WRITTEN, "b"), ("g", WRITTEN, "a"), ("f", '{"city":"Rom"}', "a")]
+    ]
+    assert joined(tools(*PIECES, again, STOP)) == {0: ("a", "f", WRITTEN)}
+    assert all(len(joined(tools(*PIECES, other, STOP))) == 2 for other in others)
+    empty = [chunk({"tool_calls": [call(index, "f", "{}", "a")]}) for index in (0, 1)]
+    assert len(joined(tools(*empty, STOP))) == 2
+
+
+def test_a_call_that_says_nothing_is_none():
+    nothing = {"tool_calls": [{"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}]}
+    assert told(chunk({"content": "a"}), chunk(nothing), chunk(finish="tool_calls"))[1:] == [
+        ("content", 0, "a"),
+        ("finish", 0, "stop"),
+    ]
+    assert joined(tools(chunk(nothing), *PIECES, STOP)) == {0: ("a", "f", WRITTEN)}
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_calls_in_a_choice_of_their_own_belong_to_the_only_answer(is_whole):
+    """GitHub Copilot takes Claude's answers apart like that."""
+    message = {"tool_calls": [call(0, "f", WRITTEN, "a")]}
+    whole = {"choices": [{"message": {"content": "a"}}, {"message": message, "finish_reason": "tool_calls"}]}
+    pieces = [{"choices": [piece["choices"][0] | {"index": 1}]} for piece in PIECES]
+    sink = RecordingSink()
+    answer = [whole] if is_whole else [chunk({"content": "a"}), *pieces]
+    assert tell(sink, *answer, STOP, reading=Reading(choices=1)) is None
+    assert joined([entry[2] for entry in sink.calls if entry[0] == "tool"]) == {0: ("a", "f", WRITTEN)}
+    assert sink.calls[-1] == ("finish", 0, "tool_calls")
+
+
+def test_calls_of_another_answer_are_left_out():
+    """Where the only one has its own."""
+    sink = RecordingSink()
+    other = chunk({"tool_calls": [call(0, "g", "{}", "b")]}, index=1)
+    assert tell(sink, *PIECES, other, STOP, reading=Reading(choices=1)) is None
+    assert joined([entry[2] for entry in sink.calls if entry[0] == "tool"]) == {0: ("a", "f", WRITTEN)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "taken", "limit", "reason"),
+    [
+        ('{"city":"Os', 16, 16, "length"),
+        ('{"city":"Os', 15, 16, "tool_calls"),
+        ('{"city":"Os', 16, None, "tool_calls"),
+        ('{"city":"Oslo"}', 16, 16, "tool_calls"),
+        ('{}""', 16, 16, "tool_calls"),
+    ],
+)
+def test_a_call_that_was_cut_at_the_limit_says_so(arguments, taken, limit, reason):
+    """Some versions of vLLM say that it is complete."""
+    sink = RecordingSink()
+    usage = {"prompt_tokens": 3, "completion_tokens": taken, "total_tokens": 3 + taken}
+    cut = chunk({"tool_calls": [call(0, "f", arguments, "a")]}, finish="tool_calls", usage=usage)
+    assert tell(sink, cut, reading=Reading(max_tokens=limit)) is None
+    assert [entry for entry in sink.calls if entry[0] == "finish"] == [("finish", 0, reason)]
+
+
+def test_log_probabilities_that_nobody_asked_for_are_left_out():
+    logprobs = {"content": [{"token": "a", "logprob": -0.5}]}
+    given = chunk({"content": "a"}, choice={"logprobs": logprobs})
+    sink = RecordingSink()
+    tell(sink, given, STOP, reading=Reading(wants_logprobs=False))
+    assert sink.calls[1] == ("content", 0, "a")
+    assert told(given, STOP)[1] != ("content", 0, "a")
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [{"content": "<think>"}, {"content": "Hm.", "reasoning": "Hm."}, {"content": "</think>"}, {"content": "Hi"}],
+        [{"content": "<think>Hm.</think>\n\nHi", "reasoning": "Hm."}],
+        [{"content": "<think>\nHm.\n</think>Hi", "reasoning": "Hm.\n"}],
+    ],
+)
+def test_thinking_that_comes_twice_is_told_once(deltas):
+    """In tags, and in a field of its own beside them."""
+    sink = RecordingSink()
+    assert tell(sink, *map(chunk, deltas), STOP, reading=Reading(thought_tags=("think",))) is None
+    told = {kind: "".join(entry[2] for entry in sink.calls if entry[0] == kind) for kind in ("reasoning", "content")}
+    assert {kind: text.strip() for kind, text in told.items()} == {"reasoning": "Hm.", "content": "Hi"}
+
+
 def test_a_call_without_a_function_has_an_empty_one():
     """Clients look into `function` without asking."""
     [piece] = tools(chunk({"tool_calls": [{"index": 0, "id": "a", "type": "function"}]}), STOP)
