@@ -247,9 +247,7 @@ class ChoiceStream:
     def _read_delta(self, delta: Delta, choice: Choice, index: int, state: ChoiceState) -> None:
         sink = self._sink
         if thought := delta.reasoning_content or delta.reasoning or delta.thinking or delta.reasoning_text:
-            state.has_plain_thoughts = True
-            if not state.tells(thought, delta.content):
-                self._read_thought(thought, index, state)
+            self._read_plain_thought(thought, delta.content, index, state)
         if delta.reasoning_details is not UNSET:
             self._read_details(delta.reasoning_details, index, state)
         content = delta.content or choice.text  # the old frames of some hosts hold both forms (row 144)
@@ -280,6 +278,12 @@ class ChoiceStream:
             and delta.images is UNSET
         ):
             self._read_extras(delta, index, state)
+
+    def _read_plain_thought(self, thought: str, content: str | None, index: int, state: ChoiceState) -> None:
+        """In a field of its own; some hosts say it between tags as well."""
+        state.has_plain_thoughts = True
+        if not state.tells(thought, content):
+            self._read_thought(thought, index, state)
 
     def _read_thought(self, thought: str, index: int, state: ChoiceState) -> None:
         """Thinking that the host has taken apart."""

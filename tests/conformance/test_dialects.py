@@ -166,7 +166,8 @@ def test_marks_for_a_cache_go_or_are_told_as_dropped(dialect):
 
 @every
 def test_a_tool_may_speak_of_such_marks(dialect):
-    tool = {"type": "function", "function": {"name": "f", "description": "Sets cache_control."}}
+    function = {"name": "f", "description": "Sets cache_control.", "parameters": {"type": "object"}}
+    tool = {"type": "function", "function": function}
     body, adjusted = build(dialect, max_tokens=9, tools=[tool])
     assert (body["tools"], adjusted) == ([tool], [])
 

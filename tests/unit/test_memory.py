@@ -94,7 +94,7 @@ async def test_it_never_holds_more_than_it_may_and_nothing_of_others(turns):
 # --- what is really held --------------------------------------------------------------------------------------------
 
 
-TABLE = 1024  # bytes of a table of a few entries; a larger one is in what each entry counts
+TABLE = 4096  # bytes of a table of a dozen places, which grows as entries come and go
 
 
 def held_bytes(memory: ProcessMemory) -> int:
