@@ -1,5 +1,7 @@
 """How much one answer may make us keep, or do again: whatever an upstream sends, memory and time stay bounded."""
 
+from proxy.errors import UpstreamFailed
+
 _OBJECT_BYTES = 64  # of Python around a short piece
 
 
@@ -21,3 +23,12 @@ class Allowance:
         self._left -= size + _OBJECT_BYTES
         self.is_spent = self._left < 0
         return not self.is_spent
+
+    def require(self, size: int) -> None:
+        """Take that.
+
+        Raises:
+            UpstreamFailed: not enough was left.
+        """
+        if not self.take(size):
+            raise UpstreamFailed("The upstream's answer holds more than can be kept.")

@@ -1,21 +1,26 @@
-"""One tool call while it comes in pieces: which piece belongs to which call, and what it holds (contract R-TOOL)."""
+"""Tool calls that arrive in pieces: which piece belongs to which call, and what the sink receives (contract R-TOOL)."""
+
+import secrets
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from proxy.errors import UpstreamFailed
 from proxy.protocol import lenient
-from proxy.protocol.chat import ToolCall
+from proxy.protocol.chat import Reading, ToolCall
 from proxy.protocol.request import json_type
 from proxy.streaming.allowance import Allowance
 from proxy.streaming.markup import is_tag, trailing_tag
+from proxy.streaming.sinks import Sink, ToolPiece
 from proxy.streaming.surrogates import Halves
 from proxy.streaming.values import is_given, on_one_line
 
+_MAX_CALLS = 128  # in one choice; a bound on what an upstream can make us keep and look through
+_MAX_REREAD = 64 * 1024 * 1024  # bytes of arguments, to see whether they are complete
+_EMPTY = len("{}")
+
 _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
-
-
-_EMPTY = len("{}")
 
 
 class _Custom(Struct, gc=False):
@@ -88,6 +93,95 @@ class Slot:
         return "" if is_json(arguments) and not is_json(arguments + rest) else rest
 
 
+class CallReader:
+    """Reads the tool calls of an answer piece by piece, and passes them to `sink`; one instance per upstream attempt.
+
+    Args:
+        to_keep: how many bytes of the answer may be kept; shared with the rest of the answer.
+    """
+
+    __slots__ = ("_ids", "_reading", "_rereads", "_sink", "_to_keep")
+
+    def __init__(self, sink: Sink, reading: Reading, to_keep: Allowance) -> None:
+        self._sink = sink
+        self._reading = reading
+        self._to_keep = to_keep
+        self._rereads = Allowance(_MAX_REREAD)
+        self._ids: set[str] = set()  # of the calls in all choices
+
+    def read(self, call: ToolCall, index: int, slots: list[Slot], *, is_whole: bool) -> None:
+        """Read a piece of a call in the choice `index`, whose calls so far are `slots`.
+
+        Indexes become dense, id, type and name are passed on once, and arguments are always a string. A piece that
+        `is_whole` is a call of its own, whatever its id.
+
+        Raises:
+            UpstreamFailed: there are too many calls, or too much in them.
+        """
+        name = call.function.name if call.function else None
+        arguments = arguments_of(call)
+        slot = None if is_whole else slot_of(call, name, arguments, slots, self._rereads)
+        if slot is None:
+            if is_empty(call, name, arguments) or is_repeated(call, name, arguments, slots):
+                return
+            slot = self._open(call, name, slots)
+        if slot.is_unwanted:
+            return
+        slot.name = slot.name or name
+        arguments = slot.take(arguments, strips_tag=self._reading.repairs_markup)
+        self._to_keep.require(len(arguments))
+        slot.arguments.append(arguments)
+        slot.size += len(arguments)
+        is_function = slot.is_told and slot.custom is UNSET
+        custom = UNSET if is_function else custom_of(call.custom, is_first=not slot.is_told)
+        extra = self._extra_content_of(call, slot)
+        if not slot.is_told:
+            slot.custom = custom
+            if slot.name or custom is not UNSET:
+                self._begin(slot, index, slots)
+        elif custom is not UNSET or (arguments and slot.custom is UNSET) or extra is not UNSET:
+            self._sink.tool(index, ToolPiece(slot.index, arguments, custom=custom, extra_content=extra))
+
+    def close(self, index: int, slots: list[Slot]) -> None:
+        """The choice has ended: pass on what was held back of its calls."""
+        for slot in slots:
+            if slot.is_unwanted:
+                continue
+            rest = slot.take_rest()
+            slot.arguments.append(rest)
+            if not slot.is_told:
+                self._begin(slot, index, slots)
+            elif rest and slot.custom is UNSET:
+                self._sink.tool(index, ToolPiece(slot.index, rest))
+
+    def _open(self, call: ToolCall, name: str | None, slots: list[Slot]) -> Slot:
+        if len(slots) >= _MAX_CALLS:
+            raise UpstreamFailed("The upstream called too many tools.")
+        slot = Slot(call, name, is_unwanted=self._reading.one_call and bool(slots))
+        slots.append(slot)
+        return slot
+
+    def _begin(self, slot: Slot, index: int, slots: list[Slot]) -> None:
+        """Pass on the first piece of a call: with its index, an id that is unique in the answer, and its name."""
+        slot.index = sum(other.is_told for other in slots)
+        is_usable = slot.id and slot.id not in self._ids and not self._reading.numbers_calls
+        call_id = slot.id if slot.id and is_usable else f"call_{secrets.token_hex(12)}"
+        self._ids.add(call_id)
+        slot.is_told = True
+        piece = ToolPiece(
+            slot.index, "".join(slot.arguments), call_id, slot.name or "", slot.custom, slot.extra_content
+        )
+        self._sink.tool(index, piece)
+
+    def _extra_content_of(self, call: ToolCall, slot: Slot) -> Raw | UnsetType:
+        """The call's `extra_content` where this piece is the first that holds it."""
+        if slot.extra_content is not UNSET or not is_given(call.extra_content, "object"):
+            return UNSET
+        slot.extra_content = on_one_line(call.extra_content)
+        self._to_keep.require(len(bytes(slot.extra_content)))
+        return slot.extra_content
+
+
 def slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[Slot], rereads: Allowance) -> Slot | None:
     """The call that this piece continues, or None where it begins a new one.
 
@@ -111,14 +205,14 @@ def slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[Slot],
     return None if (arguments or call.id) and _is_complete(slot, rereads) else slot
 
 
-def says_nothing(call: ToolCall, name: str | None, arguments: str) -> bool:
-    """Whether a piece that would begin a call holds nothing of one."""
+def is_empty(call: ToolCall, name: str | None, arguments: str) -> bool:
+    """Whether a piece that would begin a call has no id, name, arguments or other content."""
     is_odd = is_given(call.custom, "object") or is_given(call.extra_content, "object")
     return not (call.id or name or arguments or is_odd)
 
 
 def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[Slot]) -> bool:
-    """Whether a host says a whole call once more under its own id."""
+    """Whether a host sends a whole call once more, with the same id."""
     return (
         bool(call.id)
         and len(arguments) > _EMPTY

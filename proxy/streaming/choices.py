@@ -5,7 +5,6 @@ reason is the end only when nothing follows (some hosts repeat it on every chunk
 upstream's answer has ended. The rule ids (R-…) are those of the contract, section B.0.
 """
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,19 +16,17 @@ from proxy.protocol.chat import UNCLEAR, Choice, Chunk, Delta, Function, Reading
 from proxy.protocol.usage import Usage, counts_anything, parse_usage
 from proxy.streaming import extras
 from proxy.streaming.allowance import Allowance
-from proxy.streaming.calls import Slot, arguments_of, custom_of, is_repeated, says_nothing, slot_of
+from proxy.streaming.calls import CallReader
 from proxy.streaming.finish import FinishReason, canonical, failure_of
 from proxy.streaming.markup import Call
-from proxy.streaming.sinks import Extra, Sink, ToolPiece
+from proxy.streaming.sinks import Extra, Sink
 from proxy.streaming.state import ChoiceState
 from proxy.streaming.thoughts import Piece
 from proxy.streaming.values import is_given, on_one_line
 
 _MAX_CHOICES = 4096  # 128 may be asked for, for each of the prompts of a completion
-_MAX_CALLS = 128  # in one choice; a bound on what an upstream can make us keep and look through
 _MAX_KEPT = 32 * 1024 * 1024  # bytes of tool calls, annotations, pictures and details of the reasoning
 _MAX_THOUGHTS = 8 * 1024 * 1024  # bytes of thoughts that may turn out to be the answer
-_MAX_REREAD = 64 * 1024 * 1024  # bytes of arguments, to see whether they are complete
 _TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
 _PLAIN = Reading()
 
@@ -44,16 +41,15 @@ class ChoiceStream:
     """
 
     __slots__ = (
+        "_calls",
         "_calls_index",
         "_first_index",
         "_for_thoughts",
-        "_ids",
         "_joins_halves",
         "_moderation",
         "_passed",
         "_passes",
         "_reading",
-        "_rereads",
         "_sink",
         "_states",
         "_to_keep",
@@ -72,10 +68,9 @@ class ChoiceStream:
         self._first_index = 0
         self._joins_halves = False  # once a chunk was mended, as its halves may end any text
         self._calls_index: int | None = None
-        self._ids: set[str] = set()
         self._to_keep = Allowance(_MAX_KEPT)
+        self._calls = CallReader(sink, reading, self._to_keep)
         self._for_thoughts = Allowance(_MAX_THOUGHTS)
-        self._rereads = Allowance(_MAX_REREAD)
         self._usage: dict[str, Any] | None = None
         self._passed: set[TopLevel] = set()
         self._moderation: Raw | None = None
@@ -356,7 +351,7 @@ class ChoiceStream:
             self.heard += 1
             self._answer(state)
         if is_given(delta.extra_content, "object"):
-            self._keep(len(bytes(delta.extra_content)))
+            self._to_keep.require(len(bytes(delta.extra_content)))
             state.extra_content = extras.merged(state.extra_content, on_one_line(delta.extra_content))
 
     def _read_details(self, details: Raw | UnsetType, index: int, state: ChoiceState) -> None:
@@ -374,80 +369,17 @@ class ChoiceStream:
             return []
         items = extras.objects_in(on_one_line(value))
         for item in items:
-            self._keep(len(bytes(item)))
+            self._to_keep.require(len(bytes(item)))
             state.lists.setdefault(name, []).append(item)
         return items
 
     def _read_host_call(self, call: ToolCall, index: int, state: ChoiceState, *, is_whole: bool) -> None:
-        """A call that the host itself has read: what looks like markup is text."""
+        """Read a tool call that the host sent as such; from now on, markup in the content is text."""
         if state.markup is not None:
             held, _ = state.markup.close(may_convert=False)
             state.markup = None
             self._tell([("content", held)] if held else [], index, state)
-        self._read_call(call, index, state, is_whole=is_whole)
-
-    def _read_call(self, call: ToolCall, index: int, state: ChoiceState, *, is_whole: bool) -> None:
-        """R-TOOL: dense indexes; id, type and name once; arguments always a string.
-
-        One that is whole continues none, whatever its id.
-        """
-        name = call.function.name if call.function else None
-        arguments = arguments_of(call)
-        slot = None if is_whole else slot_of(call, name, arguments, state.slots, self._rereads)
-        if slot is None:
-            if says_nothing(call, name, arguments) or is_repeated(call, name, arguments, state.slots):
-                return
-            if len(state.slots) >= _MAX_CALLS:
-                raise UpstreamFailed("The upstream called too many tools.")
-            slot = Slot(call, name, is_unwanted=self._reading.one_call and bool(state.slots))
-            state.slots.append(slot)
-        if slot.is_unwanted:
-            return
-        slot.name = slot.name or name
-        arguments = slot.take(arguments, strips_tag=self._reading.repairs_markup)
-        self._keep(len(arguments))
-        slot.arguments.append(arguments)
-        slot.size += len(arguments)
-        is_function = slot.is_told and slot.custom is UNSET
-        custom = UNSET if is_function else custom_of(call.custom, is_first=not slot.is_told)
-        extra = self._extra_content_of(call, slot)
-        if not slot.is_told:
-            slot.custom = custom
-            if slot.name or custom is not UNSET:
-                self._tell_call(slot, index, state)
-        elif custom is not UNSET or (arguments and slot.custom is UNSET) or extra is not UNSET:
-            self._sink.tool(index, ToolPiece(slot.index, arguments, custom=custom, extra_content=extra))
-
-    def _extra_content_of(self, call: ToolCall, slot: Slot) -> Raw | UnsetType:
-        """What the host attached to the call, the first time that it comes."""
-        if slot.extra_content is not UNSET or not is_given(call.extra_content, "object"):
-            return UNSET
-        slot.extra_content = on_one_line(call.extra_content)
-        self._keep(len(bytes(slot.extra_content)))
-        return slot.extra_content
-
-    def _keep(self, size: int) -> None:
-        if not self._to_keep.take(size):
-            raise UpstreamFailed("The upstream's answer holds more than can be kept.")
-
-    def _tell_call(self, slot: Slot, index: int, state: ChoiceState) -> None:
-        slot.index = sum(other.is_told for other in state.slots)
-        is_good = slot.id and slot.id not in self._ids and not self._reading.numbers_calls
-        call_id = slot.id if slot.id and is_good else f"call_{secrets.token_hex(12)}"
-        self._ids.add(call_id)
-        slot.is_told = True
-        piece = ToolPiece(
-            slot.index, "".join(slot.arguments), call_id, slot.name or "", slot.custom, slot.extra_content
-        )
-        self._sink.tool(index, piece)
-
-    def _end_call(self, slot: Slot, index: int, state: ChoiceState) -> None:
-        rest = slot.take_rest()
-        slot.arguments.append(rest)
-        if not slot.is_told:
-            self._tell_call(slot, index, state)
-        elif rest and slot.custom is UNSET:
-            self._sink.tool(index, ToolPiece(slot.index, rest))
+        self._calls.read(call, index, state.slots, is_whole=is_whole)
 
     def _finish(self, index: int, state: ChoiceState) -> None:
         """Tell what has waited for the end, and the finish reason that fits what was told."""
@@ -455,9 +387,7 @@ class ChoiceStream:
         was_thinking = state.tags is not None and state.tags.is_thinking
         self._end_texts(index, state, may_convert=mapped != "content_filter")
         mapped = self._reason(mapped, state)
-        for slot in state.slots:
-            if not slot.is_unwanted:
-                self._end_call(slot, index, state)
+        self._calls.close(index, state.slots)
         is_silent = mapped == "stop" and not state.has_answered
         if state.end_of_sentence is not None and (rest := state.end_of_sentence.take_rest(is_answer=is_silent)):
             self._tell_thought(rest, index, state)
@@ -495,7 +425,7 @@ class ChoiceStream:
     def _make_call(self, call: Call, index: int, state: ChoiceState) -> None:
         self.has_content = True
         function = Function(name=call.name, arguments=Raw(_encode(call.arguments)))
-        self._read_call(ToolCall(function=function), index, state, is_whole=True)
+        self._calls.read(ToolCall(function=function), index, state.slots, is_whole=True)
 
     def _reason(self, mapped: FinishReason, state: ChoiceState) -> FinishReason:
         """R-FR: from the calls that were really made.
