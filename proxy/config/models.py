@@ -90,9 +90,14 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         bool | None, Meta(description="Leave out what a host cannot honour; null: as defaults says.")
     ] = None
     repair_tool_markup: Annotated[
-        RepairToolMarkup,
+        RepairToolMarkup | bool,
         Meta(description="auto: a tool call that a host passes on in DeepSeek's markup is made one; off: it is text."),
     ] = "auto"
+
+    @property
+    def repairs_tool_markup(self) -> bool:
+        """Whether tool calls in a text are looked for at all; `off` without quotes is false to YAML."""
+        return self.repair_tool_markup not in ("off", False)
 
 
 class DefaultsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

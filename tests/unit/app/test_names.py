@@ -105,3 +105,21 @@ async def test_what_somebody_elses_engine_lists_is_asked_for_by_that_name():
                 async with session.post(f"{url}/v1/chat/completions", json=body) as response:
                     status, told = response.status, await response.json()
             assert told["choices"][0]["message"]["content"] == "from there"
+
+
+def leaks(setting):
+    """What is known of the target of a model with that setting of the operator's."""
+    config = parse(
+        f"""
+upstreams: {{host: {{base_url: "http://127.0.0.1:1"}}}}
+models: {{m: {{repair_tool_markup: {setting}, targets: [{{upstream: host, model: deepseek-v4}}]}}}}
+""",
+        "test",
+    )
+    [target] = names.targets_of(config, CARDS, {})["m"]
+    return target.card.leaks_markup
+
+
+def test_an_operator_can_switch_the_repair_of_tool_markup_off():
+    """For one model; else the card and the dialect decide."""
+    assert [leaks(word) for word in ("auto", '"off"', "off", "false", "true")] == [None, False, False, False, None]

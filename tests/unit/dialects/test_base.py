@@ -505,3 +505,23 @@ def test_images_go_to_models_that_see():
 )
 def test_markup_can_be_a_call_only_where_tools_were_given(fields, expected):
     assert fit("vllm", "m", **fields).reading.may_call is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "expected"),
+    [
+        ("vllm", Card(), True),
+        ("vllm", Card(leaks_markup=False), False),
+        ("generic", Card(), True),
+        ("openrouter", Card(), False),
+        ("openrouter", Card(leaks_markup=True), True),
+        ("openai", Card(), False),
+    ],
+)
+def test_the_card_decides_before_the_dialect_whether_markup_may_leak(name, card, expected):
+    """A model of another family writes none, and a reseller of DeepSeek's models may lack the parser."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "tools": [tool]}).encode())
+    reading = DIALECTS[name].build_request(request, model="m", is_stream=True, card=card).reading
+    assert reading.repairs_markup is expected
+    assert json.loads(bytes(reading.tools)) == [tool]
