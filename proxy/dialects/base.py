@@ -171,7 +171,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         repairs_silence: whether an answer may come as reasoning alone (rows 68, 76i).
         pads_answer: whether the newlines behind the thinking come as the beginning of the answer (row 76g).
         numbers_calls: whether ids of tool calls are mere positions (row 191), so that ours replace them.
-        passes: fields beside the choices that callers get, asked for or not.
+        top_level: fields beside the choices that callers get, asked for or not.
 
     Of the wire:
 
@@ -220,7 +220,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     repairs_silence: bool = False
     pads_answer: bool = False
     numbers_calls: bool = False
-    passes: frozenset[TopLevel] = frozenset()
+    top_level: frozenset[TopLevel] = frozenset()
 
     first_byte_timeout_s: float = 600.0
     keepalive_s: float = 4.0
@@ -446,7 +446,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     def _reading(self, request: ModelRequest, draft: Draft) -> Reading:
         wants_logprobs = bytes(request.fields.get("logprobs", b"null")) not in {b"null", b"false"}
         if request.endpoint != "chat":
-            return Reading(may_call=False, passes=self.passes, wants_logprobs=wants_logprobs)
+            return Reading(may_call=False, top_level=self.top_level, wants_logprobs=wants_logprobs)
         # of the draft, where null and an empty list are gone
         may_call = "tools" in draft.fields and bytes(draft.fields.get("tool_choice", b"")) != b'"none"'
         limit = draft.fields.get("max_completion_tokens", draft.fields.get("max_tokens"))
@@ -462,7 +462,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             pads_answer=self.pads_answer,
             numbers_calls=self.numbers_calls,
             choices=1 if (n := request.fields.get("n")) is None or is_null(n) else int(float(bytes(n))),
-            passes=self.passes.union(name for name in _ANSWERED if name in draft.fields),
+            top_level=self.top_level.union(name for name in _ANSWERED if name in draft.fields),
             wants_logprobs=wants_logprobs,
             max_tokens=None if limit is None else int(float(bytes(limit))),
         )

@@ -105,7 +105,7 @@ def convert(data: bytes, kind: type[T], mend: Callable[[dict[str, Any]], None]) 
 
 def _describe(data: bytes) -> str:
     """What came in place of JSON, in words."""
-    text = lenient.sound(data[: 4 * _MAX_SHOWN].decode("utf-8", "replace")).strip()
+    text = lenient.valid_unicode(data[: 4 * _MAX_SHOWN].decode("utf-8", "replace")).strip()
     if not text:
         return "The upstream answered with an empty body."
     if text.startswith("<"):

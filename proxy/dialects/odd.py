@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from proxy.protocol.chat import UNCLEAR
+from proxy.protocol.chat import UNCLEAR_REASON
 
 _MESSAGES = ("delta", "message")
 _THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
@@ -32,7 +32,7 @@ def _mend_choice(choice: dict[str, Any]) -> None:
     if "text" in choice:
         choice["text"] = text_in(choice["text"])
     if not isinstance(reason := choice.get("finish_reason"), str | None):
-        choice["finish_reason"] = next(_strings(reason), UNCLEAR)
+        choice["finish_reason"] = next(_strings(reason), UNCLEAR_REASON)
     if type(choice.get("logprobs")) in (int, float):
         choice["logprobs"] = _logprobs_of(choice)
     for name in _MESSAGES:

@@ -10,7 +10,7 @@ DIALECT = Dialect(
     knows_tool_types=True,
     parts=OPENAI_PARTS,
     thought_tags=(),
-    passes=frozenset({"system_fingerprint"}),
+    top_level=frozenset({"system_fingerprint"}),
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
 )

@@ -174,9 +174,11 @@ def stream_options_without_stream() -> MalformedRequest:
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of an answer that is kept whole; a stream is bounded by its events
 
-UNCLEAR = "unclear"  # stands for a finish reason of an odd type: the host says an end, and not which
+UNCLEAR_REASON = (
+    "unclear"  # stands for a finish reason that is no string: the choice may have ended, and why is unknown
+)
 
-# Fields beside `choices`; all but the fingerprint answer a field of the request.
+# Fields beside `choices`. The caller requests `service_tier` and `moderation` by a field of the same name.
 TopLevel = Literal["service_tier", "system_fingerprint", "moderation"]
 
 
@@ -186,17 +188,17 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
     Attributes:
         thought_tags: names of tags in which thinking may stand at the beginning of the content.
         begins_in_thought: the first such tag was opened by the template, so only its end comes.
-        repairs_markup: a text may be tool calls in the markup of DeepSeek's models (see `streaming.markup`).
+        repairs_markup: text may be tool calls in the markup of DeepSeek's models (see `streaming.markup`).
         may_call: tools were given, and may be called.
-        tools: those tools, as OpenAI spells them; unset where none may be called.
+        tools: the offered tools in OpenAI's form; unset where none may be called.
         one_call: only the first call is wanted.
         repairs_silence: an answer of reasoning alone is an answer.
         pads_answer: newlines between the thinking and the answer are no part of the answer.
         numbers_calls: the host's ids of tool calls are positions, which repeat.
-        choices: so many were asked for, and further ones are left out; None: that is not known.
-        passes: fields of the whole answer that the caller gets, of `TopLevel`.
-        wants_logprobs: log probabilities were asked for.
-        max_tokens: the caller's limit of the answer.
+        choices: the number of choices requested, further ones are dropped; None: not known.
+        top_level: the fields beside `choices` that are passed on to the caller.
+        wants_logprobs: log probabilities were requested.
+        max_tokens: the caller's limit for the answer.
     """
 
     thought_tags: tuple[str, ...] = ()
@@ -209,7 +211,7 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
     pads_answer: bool = False
     numbers_calls: bool = False
     choices: int | None = None
-    passes: frozenset[TopLevel] = frozenset()
+    top_level: frozenset[TopLevel] = frozenset()
     wants_logprobs: bool = True
     max_tokens: int | None = None
 
@@ -222,7 +224,7 @@ class Function(Struct, gc=False):
 
 
 class ToolCall(Struct, gc=False):
-    """A tool call, whole or a piece. `extra_content` is Gemini's, and must come back with the call."""
+    """A tool call, whole or a piece. `extra_content` is Gemini's; a client must send it back with the call."""
 
     index: int | None = None
     id: str | None = None
@@ -235,8 +237,8 @@ class ToolCall(Struct, gc=False):
 class Delta(Struct, gc=False):
     """A message, whole or a piece. Raw fields may hold `null`.
 
-    Reasoning has a name for each kind of host: `reasoning_content` (DeepSeek), `reasoning` (vLLM, OpenRouter),
-    `thinking` (Ollama), `reasoning_text` (GitHub Copilot).
+    Hosts name the reasoning differently: `reasoning_content` (DeepSeek), `reasoning` (vLLM, OpenRouter), `thinking`
+    (Ollama), `reasoning_text` (GitHub Copilot).
     """
 
     content: Piece | None = None
@@ -257,7 +259,7 @@ class Delta(Struct, gc=False):
 class Choice(Struct, gc=False):
     """One choice of a chunk (`delta`), of a unary answer (`message`) or of a legacy completion (`text`).
 
-    Without an `index` its place in the list counts. `usage` is Moonshot's place for it.
+    Without an `index`, its position in the list is its index. Moonshot puts the `usage` here.
     """
 
     index: int | None = None
@@ -281,8 +283,8 @@ class Chunk(Struct, gc=False):
     """A chunk or a unary answer. Some hosts put an error into a 200: nested, or flat with `message` or `detail`.
 
     Attributes:
-        data, result: where some gateways put all of it, beside what they say themselves.
-        is_mended: its JSON was odd, so that its texts may hold halves of surrogate pairs; no field of a host's.
+        data, result: some gateways wrap the whole answer in one of these.
+        is_mended: set by us: the JSON was read leniently, so that texts may hold lone surrogates.
     """
 
     choices: list[Choice] | None = None

@@ -37,13 +37,13 @@ def convert(value: object, kind: type[T]) -> T | None:
     """`value`, made of what `json` gives, as the struct `kind`; None where it is no JSON object.
 
     Strings come out as valid Unicode, but for those of a `Piece` and raw strings: these keep halves of surrogate pairs,
-    as the other half may come with the next chunk (see `sound`).
+    as the other half may come with the next chunk (see `valid_unicode`).
     """
     taken = _take(value, _type_info(kind))  # type: ignore[arg-type]  # mypy: a type variable is not hashable
     return None if taken is NOTHING else taken
 
 
-def sound(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """`text` as valid Unicode: two halves of a surrogate pair become their character, one alone a question mark."""
     if text.isascii() or _SURROGATE.search(text) is None:
         return text
@@ -103,7 +103,7 @@ def _take_scalar(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - JSON 
         return value if isinstance(value, bool) else NOTHING
     if isinstance(kind, inspect.StrType):
         if isinstance(value, str):
-            return sound(value)
+            return valid_unicode(value)
         return str(value) if _is_number(value) else NOTHING
     if isinstance(kind, inspect.IntType):
         return _integer(value)
@@ -125,7 +125,7 @@ def _is_number(value: object) -> bool:
 def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
     """With valid Unicode alone, which is all that can be written as JSON again."""
     if isinstance(value, str):
-        return sound(value)
+        return valid_unicode(value)
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return {sound(name): _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+    return {valid_unicode(name): _plain(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -1,17 +1,17 @@
-"""Which text of an answer is a tool call, where the model was asked to write its calls as JSON text."""
+"""Which text of an answer is a tool call, if the model was asked to write its calls as JSON text."""
 
 from msgspec import Struct
 
 
 class TextCalls(Struct, frozen=True, kw_only=True):
-    """What a text must be to be read as calls: `{"name": …, "arguments": {…}}` and nothing else.
+    """Text of the form `{"name": …, "arguments": {…}}`, and nothing else, is read as calls.
 
     Attributes:
-        names: of the tools that were offered.
-        is_forced: the host holds the text to one such object, so that it can be passed on as it comes; else the text is
-            held back as long as it may be one.
+        names: the names of the offered tools.
+        is_forced: a schema holds the answer to one such object, so that its arguments are passed on as they arrive;
+            otherwise text is held back as long as it may be a call.
         one_call: only the first call is wanted.
-        field: how the caller offered the tools, `tools` or `functions`.
+        field: the request field that offered the tools, `tools` or `functions`.
     """
 
     names: frozenset[str]

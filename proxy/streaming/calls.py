@@ -12,7 +12,7 @@ from proxy.protocol.request import json_type
 from proxy.streaming.allowance import Allowance
 from proxy.streaming.markup import is_tag, trailing_tag
 from proxy.streaming.sinks import Sink, ToolPiece
-from proxy.streaming.surrogates import Halves
+from proxy.streaming.surrogates import SurrogateJoiner
 from proxy.streaming.values import is_given, on_one_line
 
 _MAX_CALLS = 128  # in one choice; a bound on what an upstream can make us keep and look through
@@ -31,13 +31,18 @@ class _Custom(Struct, gc=False):
 
 
 class Slot:
-    """One tool call being received; told once its name is known, or at the end, when it gets its index."""
+    """One tool call being received. Its first piece is passed on, with its index, once the name is known or at the end.
+
+    Attributes:
+        key: the host's index.
+        is_told: the first piece was passed on.
+        held: the end of the arguments, as it may be a stray closing tag (row 70).
+    """
 
     __slots__ = (
         "arguments",
         "custom",
         "extra_content",
-        "halves",
         "held",
         "id",
         "index",
@@ -46,6 +51,7 @@ class Slot:
         "key",
         "name",
         "size",
+        "surrogates",
     )
 
     def __init__(self, call: ToolCall, name: str | None, *, is_unwanted: bool) -> None:
@@ -55,16 +61,16 @@ class Slot:
         self.id = call.id
         self.name = name
         self.arguments: list[str] = []
-        self.size = 0  # of the arguments
+        self.size = 0  # characters of the arguments
         self.custom: Raw | UnsetType = UNSET
-        self.extra_content: Raw | UnsetType = UNSET  # as it was told
+        self.extra_content: Raw | UnsetType = UNSET
         self.is_told = False
-        self.halves = Halves()
-        self.held = ""  # what may be a tag at the end
+        self.surrogates = SurrogateJoiner()
+        self.held = ""
 
     @property
     def is_cut(self) -> bool:
-        """Whether the arguments are JSON that has broken off, as those of a call that reached the limit of tokens."""
+        """Whether the arguments are truncated JSON, as in a call that reached the token limit."""
         if self.custom is not UNSET or not self.size:
             return False
         try:
@@ -74,9 +80,9 @@ class Slot:
         return False
 
     def take(self, arguments: str, *, strips_tag: bool) -> str:
-        """A piece of the arguments, less what has to wait for the next one: half a character, the tag of row 70."""
-        if self.halves.waiting or not arguments.isascii():
-            arguments = self.halves.join("arguments", arguments)
+        """The next piece of the arguments, without an end that is held back: a high surrogate, or row 70's tag."""
+        if self.surrogates.waiting or not arguments.isascii():
+            arguments = self.surrogates.join("arguments", arguments)
         if not strips_tag or not (self.held or "<" in arguments):
             return arguments
         text = self.held + arguments
@@ -85,8 +91,8 @@ class Slot:
         return text[:end]
 
     def take_rest(self) -> str:
-        """What still waits when the call has ended; row 70's tag goes where the arguments are JSON without it alone."""
-        rest, self.held = self.held + self.halves.take_rest("arguments"), ""
+        """The call has ended: the text that was held back, or nothing if only without it the arguments are JSON."""
+        rest, self.held = self.held + self.surrogates.take_rest("arguments"), ""
         if not is_tag(rest):
             return rest
         arguments = "".join(self.arguments)
@@ -183,11 +189,11 @@ class CallReader:
 
 
 def slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[Slot], rereads: Allowance) -> Slot | None:
-    """The call that this piece continues, or None where it begins a new one.
+    """The call that this piece continues; None where it begins a new one.
 
     A piece continues the call of its index, else that of its id, else the last one. A new id alone begins no call, as
-    some hosts make one for each piece. A new name does, and a name that comes again behind whole arguments, or with a
-    new id where there is no index.
+    some hosts make an id for each piece. A new name does; so does the same name after complete arguments, or with a new
+    id where the host sends no index.
     """
     if not slots:
         return None
@@ -207,8 +213,8 @@ def slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[Slot],
 
 def is_empty(call: ToolCall, name: str | None, arguments: str) -> bool:
     """Whether a piece that would begin a call has no id, name, arguments or other content."""
-    is_odd = is_given(call.custom, "object") or is_given(call.extra_content, "object")
-    return not (call.id or name or arguments or is_odd)
+    has_object = is_given(call.custom, "object") or is_given(call.extra_content, "object")
+    return not (call.id or name or arguments or has_object)
 
 
 def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[Slot]) -> bool:
@@ -221,7 +227,7 @@ def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[Sl
 
 
 def arguments_of(call: ToolCall) -> str:
-    """The arguments in a piece as a text, whatever they came as; `""` where there are none."""
+    """The arguments in a piece as a string, whatever JSON type the host sent; `""` where there are none."""
     raw = call.function.arguments if call.function else UNSET
     if raw is UNSET:
         return ""
@@ -232,7 +238,7 @@ def arguments_of(call: ToolCall) -> str:
 
 
 def _string(raw: Raw) -> str:
-    """May hold halves of surrogate pairs."""
+    """The value of a JSON string, which may hold lone surrogates."""
     try:
         return _text.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -244,8 +250,8 @@ def custom_of(value: Raw | UnsetType, *, is_first: bool) -> Raw | UnsetType:
     if not is_given(value, "object"):
         return UNSET
     given = lenient.convert(lenient.loads(bytes(on_one_line(value))), _Custom) or _Custom()
-    piece = {"input": lenient.sound(given.input or "")}
-    return Raw(_encode({"name": lenient.sound(given.name or "")} | piece if is_first else piece))
+    piece = {"input": lenient.valid_unicode(given.input or "")}
+    return Raw(_encode({"name": lenient.valid_unicode(given.name or "")} | piece if is_first else piece))
 
 
 def _is_complete(slot: Slot, rereads: Allowance) -> bool:
@@ -257,7 +263,7 @@ def _is_complete(slot: Slot, rereads: Allowance) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """Whether arguments are whole."""
+    """Whether arguments are complete JSON."""
     try:
         msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):

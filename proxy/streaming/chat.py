@@ -15,7 +15,7 @@ from proxy.streaming.sinks import Envelope, Extra, Sink, ToolPiece, head, joined
 
 _CHUNK = "chat.completion.chunk"
 _TOP_LEVEL: tuple[TopLevel, ...] = get_args(TopLevel)
-_SAYS_NOTHING = frozenset({"annotations", "reasoning_details", "extra_content"})  # of extras, in place of a content
+_BESIDE_CONTENT = frozenset({"annotations", "reasoning_details", "extra_content"})  # extras that replace no content
 _encode = msgspec.json.Encoder().encode
 
 
@@ -55,7 +55,7 @@ class ChatWriter:
         return before + after
 
     def top_level(self, name: TopLevel, value: Raw) -> None:
-        """The moderation has a chunk of its own; the others stand in every chunk from now on."""
+        """`moderation` gets a chunk of its own; the other fields are in every chunk from now on."""
         if name == "moderation":
             self.payloads.append(marked(self._head + self._tail, b'"moderation":' + bytes(value)))
             return
@@ -252,10 +252,10 @@ def _joined(values: list[Raw]) -> object:
 
 def _chat_choice(index: int, choice: AssembledChoice, reasoning_names: Sequence[str]) -> dict[str, Any]:
     text = "".join(choice.text)
-    says_otherwise = choice.tools or choice.refusal or choice.extras.keys() - _SAYS_NOTHING
+    has_other_answer = choice.tools or choice.refusal or choice.extras.keys() - _BESIDE_CONTENT
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": None if says_otherwise and not text else text,  # as OpenAI answers
+        "content": None if has_other_answer and not text else text,  # as OpenAI answers
         "refusal": "".join(choice.refusal) or None,
         "annotations": [],
     }

@@ -1,8 +1,8 @@
 """The state machine: whatever an upstream sends becomes the one sequence that OpenAI's SDKs accept.
 
-For each choice: opened once, then content, reasoning and tool-call pieces, then one finish reason; usage last. A finish
-reason is the end only when nothing follows (some hosts repeat it on every chunk), so that all choices finish when the
-upstream's answer has ended. The rule ids (R-…) are those of the contract, section B.0.
+For each choice: opened once, then content, reasoning and tool-call pieces, then one finish reason; usage last. Some
+hosts send a finish reason on every chunk, so it does not finish a choice: all choices finish when the upstream's answer
+has ended. The rule ids (R-…) are those of the contract, section B.0.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from proxy.errors import StreamBroken, ToolCallUnparsable, UpstreamFailed
-from proxy.protocol.chat import UNCLEAR, Choice, Chunk, Delta, Function, Reading, ToolCall, TopLevel
+from proxy.protocol.chat import UNCLEAR_REASON, Choice, Chunk, Delta, Function, Reading, ToolCall, TopLevel
 from proxy.protocol.usage import Usage, counts_anything, parse_usage
 from proxy.streaming import extras
 from proxy.streaming.allowance import Allowance
@@ -25,9 +25,9 @@ from proxy.streaming.thoughts import Piece
 from proxy.streaming.values import is_given, on_one_line
 
 _MAX_CHOICES = 4096  # 128 may be asked for, for each of the prompts of a completion
-_MAX_KEPT = 32 * 1024 * 1024  # bytes of tool calls, annotations, pictures and details of the reasoning
+_MAX_KEPT = 32 * 1024 * 1024  # bytes of tool calls, annotations, images, `reasoning_details` and `extra_content`
 _MAX_THOUGHTS = 8 * 1024 * 1024  # bytes of thoughts that may turn out to be the answer
-_TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
+_SERVICE_TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
 _PLAIN = Reading()
 
 _encode = msgspec.json.Encoder().encode
@@ -45,14 +45,14 @@ class ChoiceStream:
         "_calls_index",
         "_first_index",
         "_for_thoughts",
-        "_joins_halves",
+        "_joins_surrogates",
         "_moderation",
-        "_passed",
-        "_passes",
         "_reading",
         "_sink",
         "_states",
         "_to_keep",
+        "_top_level",
+        "_top_level_sent",
         "_usage",
         "has_content",
         "heard",
@@ -64,15 +64,15 @@ class ChoiceStream:
         self._sink = sink
         self._reading = reading
         self._states: list[ChoiceState] = []
-        self._passes = reading.passes
+        self._top_level = reading.top_level
         self._first_index = 0
-        self._joins_halves = False  # once a chunk was mended, as its halves may end any text
+        self._joins_surrogates = False  # true once a text may end in half a surrogate pair
         self._calls_index: int | None = None
         self._to_keep = Allowance(_MAX_KEPT)
         self._calls = CallReader(sink, reading, self._to_keep)
         self._for_thoughts = Allowance(_MAX_THOUGHTS)
         self._usage: dict[str, Any] | None = None
-        self._passed: set[TopLevel] = set()
+        self._top_level_sent: set[TopLevel] = set()
         self._moderation: Raw | None = None
 
     @property
@@ -95,21 +95,21 @@ class ChoiceStream:
         """Read one chunk.
 
         Raises:
-            UpstreamFailed: the host gave up in the guise of a finish reason, or sent what cannot be read.
-            ToolCallUnparsable: the host says that it cannot read its model's call.
+            UpstreamFailed: the finish reason is an error, or the chunk cannot be read.
+            ToolCallUnparsable: the finish reason says that the host could not parse its model's tool call.
         """
         if chunk.usage:
             self._take_usage(chunk.usage)
-        if self._passes:
-            self._pass_on(chunk)
+        if self._top_level:
+            self._read_top_level(chunk)
         if chunk.is_mended:
-            self._joins_halves = True
+            self._joins_surrogates = True
         try:
             for place, choice in enumerate(chunk.choices or ()):
                 given = place if choice.index is None else choice.index
                 index = self._index_of(given) if given or self._first_index else 0
                 if index < 0:
-                    self._read_further(choice, given)
+                    self._read_unrequested(choice, given)
                     continue
                 state = self._states[index] if index < len(self._states) else self._open(index)
                 self._read(choice, index, state)
@@ -117,19 +117,20 @@ class ChoiceStream:
             raise _unreadable(error) from error
 
     def close(self, *, has_said_end: bool = False) -> Usage | None:
-        """The upstream has ended: its usage, if it told.
+        """The upstream's answer has ended: finish every choice, and return the usage if the host sent one.
 
         Args:
-            has_said_end: by `[DONE]`, or as the end of a JSON body; then an unclear finish reason is one.
+            has_said_end: the host marked the end, by `[DONE]` or as the end of a JSON body; then a finish reason that is
+                no string is accepted.
 
         Raises:
-            UpstreamFailed: nothing came.
+            UpstreamFailed: the answer holds no choice.
             StreamBroken: a choice has no finish reason, so the answer is not whole (R-TAIL).
-            ToolCallUnparsable: the answer is said to be a tool call, and holds none.
+            ToolCallUnparsable: the finish reason promises a tool call, and the host sent none.
         """
         if not self._states:
             raise UpstreamFailed("The upstream's answer holds no choices.")
-        if not all(state.reason or (state.is_unclear and has_said_end) for state in self._states):
+        if not all(state.reason or (state.has_unclear_reason and has_said_end) for state in self._states):
             raise StreamBroken("The upstream's answer ended before it was complete.")
         try:
             for index, state in enumerate(self._states):
@@ -145,29 +146,29 @@ class ChoiceStream:
         return usage
 
     def _take_usage(self, usage: dict[str, Any]) -> None:
-        """R-USAGE: the last one that counts anything wins, nothing is summed."""
+        """R-USAGE: the last usage with a count other than 0 is used; nothing is summed."""
         if self._usage is None or counts_anything(usage):
             self._usage = usage
 
-    def _pass_on(self, chunk: Chunk) -> None:
-        """What the caller gets beside the choices; the moderation at the end, as hosts send it in any chunk."""
-        wanted = self._passes - self._passed
+    def _read_top_level(self, chunk: Chunk) -> None:
+        """Pass on the requested top-level fields; `moderation` is kept for the end, as any chunk may hold it."""
+        wanted = self._top_level - self._top_level_sent
         if "moderation" in wanted and is_given(chunk.moderation, "object"):
             self._moderation = on_one_line(chunk.moderation)
-        if "service_tier" in wanted and chunk.service_tier in _TIERS:
-            self._tell_top_level("service_tier", chunk.service_tier)
+        if "service_tier" in wanted and chunk.service_tier in _SERVICE_TIERS:
+            self._send_top_level("service_tier", chunk.service_tier)
         if "system_fingerprint" in wanted and chunk.system_fingerprint:
-            self._tell_top_level("system_fingerprint", chunk.system_fingerprint)
+            self._send_top_level("system_fingerprint", chunk.system_fingerprint)
 
-    def _tell_top_level(self, name: TopLevel, value: str | None) -> None:
-        self._passed.add(name)
+    def _send_top_level(self, name: TopLevel, value: str | None) -> None:
+        self._top_level_sent.add(name)
         self._sink.top_level(name, Raw(_encode(value)))
 
     def _index_of(self, index: int) -> int:
-        """The caller's index of a choice, -1 where it did not ask for it; some hosts number the only one from 1.
+        """The index of a choice for the caller; -1 if it is beyond those requested. Some hosts count from 1.
 
         Raises:
-            UpstreamFailed: no choice can have that index.
+            UpstreamFailed: the index is out of any range.
         """
         most = self._reading.choices
         if most == 1:
@@ -180,8 +181,8 @@ class ChoiceStream:
             raise UpstreamFailed(f"The upstream sent a choice numbered {index}.")
         return index
 
-    def _read_further(self, choice: Choice, given: int) -> None:
-        """A choice that nobody asked for: GitHub Copilot puts the calls of the only answer into one of their own."""
+    def _read_unrequested(self, choice: Choice, given: int) -> None:
+        """Read the tool calls of a choice that was not requested: GitHub Copilot sends calls in a second choice."""
         said = choice.message or choice.delta
         if self._reading.choices != 1 or said is None or not said.tool_calls:
             return
@@ -193,7 +194,7 @@ class ChoiceStream:
         self._read_delta(delta, Choice(delta=choice.delta), 0, state)
 
     def _open(self, index: int) -> ChoiceState:
-        """Choices begin in their order: OpenAI's accumulator puts each new one at the end of its list."""
+        """Open all choices up to `index` in order: OpenAI's accumulator appends each new choice to its list."""
         while len(self._states) <= index:
             self._sink.open(len(self._states))
             self._states.append(ChoiceState(self._reading))
@@ -201,14 +202,14 @@ class ChoiceStream:
 
     def _read(self, choice: Choice, index: int, state: ChoiceState) -> None:
         delta = choice.delta
-        if choice.message is not None and (delta is None or not state.has_said_anything):
-            # a stream may end with the whole message once more
-            delta = None if state.has_said_anything else choice.message
+        if choice.message is not None and (delta is None or not state.has_begun):
+            # some streams repeat the whole message at the end
+            delta = None if state.has_begun else choice.message
             state.is_whole = choice.delta is None
         if choice.logprobs is not None and not self._reading.wants_logprobs:
             choice.logprobs = None
-        if self._joins_halves:
-            self._join_halves(delta, choice, state)
+        if self._joins_surrogates:
+            self._join_surrogates(delta, choice, state)
         if delta is not None:
             self._read_delta(delta, choice, index, state)
         elif choice.text or choice.logprobs:
@@ -220,32 +221,32 @@ class ChoiceStream:
         if choice.finish_reason:
             self._take_reason(choice.finish_reason, state)
 
-    def _join_halves(self, delta: Delta | None, choice: Choice, state: ChoiceState) -> None:
+    def _join_surrogates(self, delta: Delta | None, choice: Choice, state: ChoiceState) -> None:
         if choice.text:
-            choice.text = state.halves.join("content", choice.text)
+            choice.text = state.surrogates.join("content", choice.text)
         if delta is not None:
-            state.halves.join_delta(delta)
+            state.surrogates.join_delta(delta)
 
     def _take_reason(self, reason: str, state: ChoiceState) -> None:
-        """R-FR: the last one counts, but a mere `stop` does not take back what was said before.
+        """R-FR: the last finish reason holds, except that `stop` never replaces another one.
 
         Raises:
-            UpstreamFailed, ToolCallUnparsable: it stands for an error.
+            UpstreamFailed, ToolCallUnparsable: the finish reason means an error.
         """
         if (failure := failure_of(reason)) is not None:
             raise failure
-        if reason == UNCLEAR:
-            state.is_unclear = True
+        if reason == UNCLEAR_REASON:
+            state.has_unclear_reason = True
         elif not state.reason or canonical(reason) != "stop":
             state.reason = reason
 
     def _read_delta(self, delta: Delta, choice: Choice, index: int, state: ChoiceState) -> None:
         sink = self._sink
         if thought := delta.reasoning_content or delta.reasoning or delta.thinking or delta.reasoning_text:
-            self._read_plain_thought(thought, delta.content, index, state)
+            self._read_thought_field(thought, delta.content, index, state)
         if delta.reasoning_details is not UNSET:
             self._read_details(delta.reasoning_details, index, state)
-        content = delta.content or choice.text  # the old frames of some hosts hold both forms (row 144)
+        content = delta.content or choice.text  # some hosts send `text` beside `delta` (row 144)
         if content and self._reading.pads_answer and state.has_reasoned and not state.has_answered:
             content = content.lstrip("\n")
         if content or choice.logprobs:
@@ -253,7 +254,7 @@ class ChoiceStream:
             markup = state.markup
             if not (content and state.has_answered) or state.is_tagged:
                 self._read_content(content or "", choice.logprobs or None, index, state)
-            elif markup is None or (markup.is_inside_line and "\n" not in content):  # nearly every chunk of a text
+            elif markup is None or (markup.is_inside_line and "\n" not in content):  # most chunks take this path
                 sink.content(index, content, choice.logprobs or None)
             else:
                 self._read_content(content, choice.logprobs or None, index, state)
@@ -274,24 +275,24 @@ class ChoiceStream:
         ):
             self._read_extras(delta, index, state)
 
-    def _read_plain_thought(self, thought: str, content: str | None, index: int, state: ChoiceState) -> None:
-        """In a field of its own; some hosts say it between tags as well."""
+    def _read_thought_field(self, thought: str, content: str | None, index: int, state: ChoiceState) -> None:
+        """Read thinking from a field of its own, unless the content repeats it between tags."""
         state.has_plain_thoughts = True
-        if not state.tells(thought, content):
+        if not state.repeats(thought, content):
             self._read_thought(thought, index, state)
 
     def _read_thought(self, thought: str, index: int, state: ChoiceState) -> None:
-        """Thinking that the host has taken apart."""
+        """Read thinking that the host has separated from the content."""
         self.heard += 1
         if state.is_tagged and state.tags is not None:
             self._tell_pieces(state.tags.stop(), index, state)
-        if state.end_of_sentence is not None:
-            thought = state.end_of_sentence.read(thought)
+        if state.eos is not None:
+            thought = state.eos.read(thought)
         if thought:
             self._tell_thought(thought, index, state)
 
     def _read_content(self, content: str, logprobs: Mapping[str, Any] | None, index: int, state: ChoiceState) -> None:
-        """Content that may hold thinking, or tool calls."""
+        """Read content that may hold thinking between tags, or tool calls as markup."""
         pieces: list[Piece]
         if state.is_tagged:
             pieces = self._through_markup(state.read_tags(content), state)
@@ -304,12 +305,12 @@ class ChoiceStream:
                 self._sink.content(index, content, logprobs)
                 return
             pieces = [("content", told)] if told else []
-        if logprobs:  # told of all of it, as they came
+        if logprobs:  # those of the whole piece, also of text that is held back
             self._sink.content(index, "", logprobs)
         self._tell(pieces, index, state)
 
     def _through_markup(self, pieces: list[Piece], state: ChoiceState) -> list[Piece]:
-        """The same with what may be tool calls held back."""
+        """The pieces without text that may be tool calls, which is held back."""
         if state.markup is None:
             return pieces
         read = [(kind, state.markup.read(text) if kind == "content" else text) for kind, text in pieces]
@@ -338,7 +339,7 @@ class ChoiceStream:
         self._sink.reasoning(index, thought)
 
     def _read_extras(self, delta: Delta, index: int, state: ChoiceState) -> None:
-        if extras.is_call(delta.function_call) and not state.slots:  # row 112: some hosts say a call both ways
+        if extras.is_call(delta.function_call) and not state.slots:  # row 112: some hosts send a call in both forms
             state.has_function_call = self.has_content = True
             self.heard += 1
             self._sink.extra(index, "function_call", on_one_line(delta.function_call))
@@ -346,8 +347,8 @@ class ChoiceStream:
             self.heard += 1
             self.has_content = True
             self._sink.extra(index, "audio", audio)
-        self._gather("annotations", delta.annotations, state)
-        if self._gather("images", delta.images, state):
+        self._collect("annotations", delta.annotations, state)
+        if self._collect("images", delta.images, state):
             self.heard += 1
             self._answer(state)
         if is_given(delta.extra_content, "object"):
@@ -355,15 +356,15 @@ class ChoiceStream:
             state.extra_content = extras.merged(state.extra_content, on_one_line(delta.extra_content))
 
     def _read_details(self, details: Raw | UnsetType, index: int, state: ChoiceState) -> None:
-        """OpenRouter's own form of the reasoning: it travels, and is read where no other form has come."""
-        items = self._gather("reasoning_details", details, state)
+        """Keep OpenRouter's `reasoning_details`; their text is the reasoning if the host sent no other form."""
+        items = self._collect("reasoning_details", details, state)
         if not state.has_plain_thoughts and (thought := extras.thought_in(items)):
             self._read_thought(thought, index, state)
 
-    def _gather(self, name: Extra, value: Raw | UnsetType, state: ChoiceState) -> list[Raw]:
-        """The objects in a list, which is told at once at the end.
+    def _collect(self, name: Extra, value: Raw | UnsetType, state: ChoiceState) -> list[Raw]:
+        """Keep the objects in a list; the sink gets the whole list at the end.
 
-        Accumulators join lists by an `index` that not all items have, and add up numbers and booleans.
+        Accumulators of SDKs join lists by an `index` that not all items have, and add up numbers and booleans.
         """
         if not is_given(value, "array"):
             return []
@@ -382,14 +383,14 @@ class ChoiceStream:
         self._calls.read(call, index, state.slots, is_whole=is_whole)
 
     def _finish(self, index: int, state: ChoiceState) -> None:
-        """Tell what has waited for the end, and the finish reason that fits what was told."""
+        """Pass on what was held back, then the finish reason that fits the content."""
         mapped = canonical(state.reason)
         was_thinking = state.tags is not None and state.tags.is_thinking
         self._end_texts(index, state, may_convert=mapped != "content_filter")
         mapped = self._reason(mapped, state)
         self._calls.close(index, state.slots)
         is_silent = mapped == "stop" and not state.has_answered
-        if state.end_of_sentence is not None and (rest := state.end_of_sentence.take_rest(is_answer=is_silent)):
+        if state.eos is not None and (rest := state.eos.take_rest(is_answer=is_silent)):
             self._tell_thought(rest, index, state)
         if is_silent and state.thoughts:
             self._repair_silence(index, state, was_thinking=was_thinking)
@@ -402,9 +403,9 @@ class ChoiceStream:
         self._sink.finish(index, mapped)
 
     def _end_texts(self, index: int, state: ChoiceState, *, may_convert: bool) -> None:
-        """Half characters, half tags and half blocks of calls: what they are is certain now."""
-        if state.halves.waiting:
-            self._end_halves(index, state)
+        """The texts have ended: pass on the beginnings of characters, tags and markup that were held back."""
+        if state.surrogates.waiting:
+            self._end_surrogates(index, state)
         if state.tags is not None:
             self._tell_pieces(state.tags.close(), index, state)
         if state.markup is not None:
@@ -413,13 +414,13 @@ class ChoiceStream:
             for call in calls:
                 self._make_call(call, index, state)
 
-    def _end_halves(self, index: int, state: ChoiceState) -> None:
+    def _end_surrogates(self, index: int, state: ChoiceState) -> None:
         for name in ("reasoning_content", "reasoning", "thinking", "reasoning_text"):
-            if rest := state.halves.take_rest(name):
+            if rest := state.surrogates.take_rest(name):
                 self._read_thought(rest, index, state)
-        if rest := state.halves.take_rest("refusal"):
+        if rest := state.surrogates.take_rest("refusal"):
             self._sink.refusal(index, rest)
-        if rest := state.halves.take_rest("content"):
+        if rest := state.surrogates.take_rest("content"):
             self._read_content(rest, None, index, state)
 
     def _make_call(self, call: Call, index: int, state: ChoiceState) -> None:
@@ -428,10 +429,10 @@ class ChoiceStream:
         self._calls.read(ToolCall(function=function), index, state.slots, is_whole=True)
 
     def _reason(self, mapped: FinishReason, state: ChoiceState) -> FinishReason:
-        """R-FR: from the calls that were really made.
+        """R-FR: the finish reason by the tool calls that were passed on.
 
         Raises:
-            ToolCallUnparsable: the host says that there are calls, and its parser lost them (row 76j).
+            ToolCallUnparsable: the host's finish reason says tool calls, and the host sent none (row 76j).
         """
         if mapped == "function_call" and state.has_function_call:
             return mapped
@@ -444,7 +445,7 @@ class ChoiceStream:
         return "stop"
 
     def _repair_silence(self, index: int, state: ChoiceState, *, was_thinking: bool) -> None:
-        """Rows 68 and 76i: what was taken for thinking is the answer."""
+        """Rows 68 and 76i: where the host sent thinking alone, it is the answer."""
         is_kept_whole = not self._for_thoughts.is_spent
         if is_kept_whole and (self._reading.repairs_silence or was_thinking):
             self._sink.content(index, "".join(state.thoughts), None)

@@ -1,7 +1,7 @@
-"""What travels beside the text of a message: lists and objects of the host's, joined from its chunks.
+"""Lists and objects that hosts send beside the text of a message, joined from the chunks of a stream.
 
-`reasoning_details` (OpenRouter and its kin) and `extra_content` (Gemini) must come back with the next turn as they
-were, so that a caller who streams gets each as one value, like one who does not.
+A client must send `reasoning_details` (OpenRouter) and `extra_content` (Gemini) back unchanged in the next turn.
+Accumulators of SDKs do not join them correctly, so a stream holds each as one value, like a unary answer.
 """
 
 from typing import Any, TypeGuard
@@ -16,28 +16,28 @@ from proxy.streaming.values import is_given
 _raw_list = msgspec.json.Decoder(list[Raw]).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_TEXTS = ("text", "summary")  # of a detail that comes in pieces
-_WHOLE = "data"  # of one that is encrypted, in pieces too
+_TEXTS = ("text", "summary")  # fields of a detail with readable text
+_JOINED = frozenset({*_TEXTS, "data"})  # fields that are appended piece by piece; `data` is encrypted text
 
 
 def is_call(value: Raw | UnsetType) -> TypeGuard[Raw]:
-    """Whether a `function_call` says anything: `{}` stands for none at some hosts."""
+    """Whether a `function_call` is a call: some hosts send `{}` where there is none."""
     return is_given(value, "object") and not as_object(value).keys().isdisjoint({"name", "arguments"})
 
 
 def objects_in(value: Raw) -> list[Raw]:
-    """The objects of a list; what else is in it is left out."""
+    """The objects in a list; other items are left out."""
     return [item for item in _raw_list(value) if json_type(item) == "object"]
 
 
 def thought_in(details: list[Raw]) -> str:
-    """The reasoning that can be read in them."""
+    """The readable text in `reasoning_details`."""
     fields = map(as_object, details)
     return "".join(text for each in fields for name in _TEXTS if (text := as_text(each.get(name))))
 
 
 def joined(details: list[Raw]) -> Raw:
-    """One list of details: pieces of the same type, index and id become one, their texts end to end."""
+    """`reasoning_details` with successive pieces of one item joined: those of the same type, index and id."""
     whole: list[dict[str, Any]] = []
     for piece in map(_decode, details):
         last = whole[-1] if whole else None
@@ -45,7 +45,7 @@ def joined(details: list[Raw]) -> Raw:
             whole.append(piece)
             continue
         for name, value in piece.items():
-            is_text = name in {*_TEXTS, _WHOLE} and isinstance(value, str) and isinstance(last.get(name), str)
+            is_text = name in _JOINED and isinstance(value, str) and isinstance(last.get(name), str)
             if is_text:
                 last[name] += value
             elif value is not None:
@@ -54,7 +54,7 @@ def joined(details: list[Raw]) -> Raw:
 
 
 def merged(old: Raw | None, new: Raw) -> Raw:
-    """Two objects as one, name by name; the newer value holds."""
+    """Two objects merged recursively; `new` overrides `old`."""
     return new if old is None else Raw(_encode(_merge(_decode(old), _decode(new))))
 
 

@@ -1,4 +1,4 @@
-"""Finish reasons of every host as OpenAI's five (contract B.15); some are none, but errors."""
+"""Maps the finish reasons of hosts to OpenAI's five (contract B.15), and some of them to errors."""
 
 import functools
 import re
@@ -9,8 +9,8 @@ from proxy.errors import ProxyError, ToolCallUnparsable, UpstreamFailed
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
-_OURS: Mapping[str, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
-# What follows is in lower case and without underscores, hyphens and spaces: hosts spell one word in many ways.
+_OPENAI: Mapping[str, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
+# Below, in lower case and without underscores, hyphens and spaces, as hosts spell one reason in many ways.
 _LENGTH = frozenset(
     {
         "length",
@@ -47,7 +47,7 @@ _FILTERED = frozenset(
         "guardrail",
     }
 )
-_FILTERED_BEGIN = ("contentfilter", "image", "safety")  # `content_filter: hate`, Gemini's IMAGE_SAFETY and its kin
+_FILTERED_BEGIN = ("contentfilter", "image", "safety")  # `content_filter: hate`, Gemini's IMAGE_SAFETY and others
 _FAILED = frozenset(
     {
         "error",
@@ -75,24 +75,24 @@ _FAILED = frozenset(
         "canceled",
     }
 )
-# Gemini's words for a call that its model got wrong
+# Gemini's reasons for a malformed tool call of its model
 _UNPARSABLE = frozenset({"malformedfunctioncall", "malformedtoolcall", "malformedresponse", "unexpectedtoolcall"})
-_FILLING = re.compile(r"[\s_\-]+")
+_SEPARATORS = re.compile(r"[\s_\-]+")
 
 
 def failure_of(reason: str) -> ProxyError | None:
-    """The error that a finish reason stands for, where it stands for one."""
+    """The error that a finish reason means; None where it means none."""
     plain = _plain(reason)
     if plain in _UNPARSABLE:
         return ToolCallUnparsable(f"The model's tool call could not be read: {reason[:64]}.")
     return UpstreamFailed(f"The upstream gave up: {reason[:64]}.", status=503) if plain in _FAILED else None
 
 
-@functools.lru_cache(maxsize=256)  # hosts may say anything
+@functools.lru_cache(maxsize=256)  # bounded, as a host may send any text
 def canonical(reason: str) -> FinishReason:
-    """OpenAI's word; `stop` for what is not known."""
-    if (own := _OURS.get(reason)) is not None:
-        return own
+    """OpenAI's finish reason; `stop` for an unknown one."""
+    if (openai := _OPENAI.get(reason)) is not None:
+        return openai
     plain = _plain(reason)
     if plain in _LENGTH:
         return "length"
@@ -105,4 +105,4 @@ def canonical(reason: str) -> FinishReason:
 
 @functools.lru_cache(maxsize=256)
 def _plain(reason: str) -> str:
-    return _FILLING.sub("", reason.lower())
+    return _SEPARATORS.sub("", reason.lower())

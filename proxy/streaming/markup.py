@@ -1,14 +1,14 @@
 """Tool calls that a host passes on as text, in the markup of DeepSeek's models: V3's tokens, and DSML since V3.2.
 
-Text is text (DESIGN 5): a model may quote markup, and a quote that became a call would be executed. So a text is calls
-only where all of this holds:
+A model may quote markup, and a quote that became a call would be executed. So text becomes calls only if all of these
+conditions hold:
 
 - the dialect or the model's card says that markup may leak (`Reading.repairs_markup`);
-- tools were offered and may be called, and the block names no others;
-- the host sent no call itself;
-- the block begins at the start of a line outside a code fence, is complete, and is the end of the answer.
+- tools were offered, may be called, and include every tool that the block names;
+- the host sent no tool call itself;
+- the block begins at the start of a line outside a code fence, is complete, and only white space follows it.
 
-What does not meet these goes out unchanged, byte for byte. Reasoning is never read.
+Other text goes out unchanged, byte for byte. Reasoning is never searched for calls.
 """
 
 import re
@@ -20,12 +20,12 @@ from msgspec import Raw, UnsetType
 from proxy.protocol.raw import as_list, as_object, as_text
 
 _MAX_HELD = 64 * 1024  # characters of a block that is held back
-_MAX_BLOCKS = 16  # that turn out to be text; a further one is not looked at, which bounds the time
-_MAX_LINE = 512  # of the line of a code fence
+_MAX_BLOCKS = 16  # blocks that turn out to be text; further ones are not looked at, which bounds the time
+_MAX_LINE = 512  # characters of a line that may be a code fence
 _LONGEST = 40  # characters of a tag, with every bar
 _encode = msgspec.json.Encoder().encode
 
-# Tokenizers write ｜ and ▁, some hosts turn them into | and _, or leave the bars out.
+# Tokenizers write ｜ and ▁; some hosts replace them by | and _, or leave the bars out.
 _BAR, _LINE = "[｜|]?", "[▁_]"
 _DSML = "[｜|]DSML[｜|]"
 _OPENING = re.compile(
@@ -43,7 +43,7 @@ _INVOKE_END = re.compile(f"</{_DSML}invoke>")
 _PARAMETER = re.compile(f'\\s*<{_DSML}parameter name="(?P<name>[^"]*)"(?: string="(?P<is_text>true|false)")?>')
 _PARAMETER_END = re.compile(f"</{_DSML}parameter>")
 _PARAMETER_TAG = "</DSMLparameter>"
-# The token that ends an answer may stand behind a block; like the block, it is none of the model's words.
+# A host may leave this token behind a block; like the block, it is not part of the text.
 _END_OF_SENTENCE = "<end_of_sentence>"
 _ALIKE = str.maketrans({"｜": None, "|": None, "▁": "_"})
 _FENCE = re.compile(r" {0,3}(?P<mark>`{3,}|~{3,})(?P<info>[^\n]*)\n?")
@@ -51,20 +51,20 @@ _FENCE_BEGUN = re.compile(r" {0,3}(?:[`~].*)?", re.DOTALL)
 
 
 class Call(NamedTuple):
-    """A tool call that was found in a text; the arguments are a JSON object."""
+    """A tool call found in text; the arguments are a JSON object."""
 
     name: str
     arguments: str
 
 
 class MarkupReader:
-    """Reads the content of one choice, and holds back what may be a block of calls at its end.
+    """Reads the content of one choice, and holds back text that may be a block of calls at its end.
 
     Args:
-        tools: those that were offered, as OpenAI spells them.
+        tools: the offered tools in OpenAI's form.
 
     Attributes:
-        is_inside_line: the next characters, up to a line feed, are text, so that they need not be read.
+        is_inside_line: the next characters, up to a line feed, are text and need not be read.
     """
 
     __slots__ = ("_blocks", "_fence", "_held", "_line", "_searched", "_tools", "is_inside_line")
@@ -72,14 +72,14 @@ class MarkupReader:
     def __init__(self, tools: Raw | UnsetType) -> None:
         self._tools = tools
         self._held = ""  # from the start of a line
-        self._searched = 0  # characters of it that hold no end of the block
+        self._searched = 0  # characters of `_held` known to hold no end of the block
         self._blocks = 0
-        self._fence = ""  # the mark that opened the code block, where one is open
-        self._line = ""  # what has been passed on of a line that may be a fence
+        self._fence = ""  # the fence that opened the code block, if one is open
+        self._line = ""  # the part already passed on of a line that may be a fence
         self.is_inside_line = False
 
     def read(self, text: str) -> str:
-        """The next piece of the content, less what is held back; and what was, once it is known to be text."""
+        """Take the next piece of the content; return what is certain to be text, what was held back included."""
         if self.is_inside_line and "\n" not in text:
             return text
         text, self._held = self._held + text, ""
@@ -93,13 +93,13 @@ class MarkupReader:
         return text
 
     def close(self, *, may_convert: bool) -> tuple[str, list[Call]]:
-        """What is held back at the end: as text, or as calls where these are allowed and all conditions are met."""
+        """The content has ended: return what was held back as text, or as calls if allowed and all conditions hold."""
         held, self._held = self._held, ""
         calls = self._calls(held) if held and may_convert else None
         return ("", calls) if calls else (held, [])
 
     def _pass_line(self, text: str, at: int) -> int:
-        """Follow one line, or the piece of it that is there; where the next one begins."""
+        """Read to the end of the line, or of the text; return where the next line begins."""
         end = text.find("\n", at) + 1
         piece = text[at:end] if end else text[at:]
         if self.is_inside_line:
@@ -112,7 +112,7 @@ class MarkupReader:
         return end or len(text)
 
     def _end_line(self) -> None:
-        """Open or close a code block (CommonMark 4.5), where the line is a fence."""
+        """The line is complete: if it is a code fence (CommonMark 4.5), it opens or closes a code block."""
         line, self._line = self._line, ""
         if (fence := _FENCE.match(line)) is None:
             return
@@ -123,7 +123,7 @@ class MarkupReader:
             self._fence = ""
 
     def _may_be_block(self, text: str, at: int) -> bool:
-        """Whether the line at `at` may still begin a block that ends the answer."""
+        """Whether the text from `at`, the start of a line, may still be a block at the end of the answer."""
         if self._blocks >= _MAX_BLOCKS or text[at] != "<":
             return False
         opening = _OPENING.match(text, at)
@@ -152,14 +152,14 @@ class MarkupReader:
 
 
 def names_of(tools: Raw | UnsetType) -> set[str]:
-    """Of the functions among the offered tools."""
+    """The names of the functions among the offered tools."""
     given = [] if isinstance(tools, UnsetType) else as_list(tools)
     functions = [as_object(as_object(tool).get("function")) for tool in given]
     return {name for function in functions if (name := as_text(function.get("name")))}
 
 
 def trailing_tag(arguments: str) -> int:
-    """Where a closing tag, or its beginning, stands at the very end of arguments; their length where none does."""
+    """The position of a closing parameter tag, or its beginning, at the very end; the length if there is none."""
     start = arguments.rfind("<")
     if start < 0 or not _PARAMETER_TAG.startswith(arguments[start:].rstrip().translate(_ALIKE)):
         return len(arguments)
@@ -167,23 +167,23 @@ def trailing_tag(arguments: str) -> int:
 
 
 def is_tag(tail: str) -> bool:
-    """Whether what stands at the end of arguments is that tag, with or without its bracket."""
+    """Whether the end of arguments is a closing parameter tag, with or without its last bracket."""
     return len(tail.rstrip().translate(_ALIKE)) >= len(_PARAMETER_TAG) - 1
 
 
 def _closing(opening: re.Match[str]) -> re.Pattern[str]:
-    """What ends the block that was opened."""
+    """The pattern of the tag that closes the block."""
     return _PLAIN_END if opening["plain"] else _DSML_ENDS[opening["dsml"]]
 
 
 def _may_be_blank(rest: str) -> bool:
-    """Whether nothing follows a block so far but white space, and the token that ends an answer or its beginning."""
+    """Whether only white space, and the end-of-sentence token or its beginning, follows a block so far."""
     plain = rest.strip()
     return not plain or (len(plain) < _LONGEST and _END_OF_SENTENCE.startswith(plain.translate(_ALIKE)))
 
 
 def _plain_calls(body: str) -> list[Call] | None:
-    """`<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`, many; None where anything else is in there.
+    """`<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`, repeated; None if the body holds anything else.
 
     V3 wrote `function<｜tool▁sep｜>NAME`, and the arguments in a code fence below.
     """
@@ -203,10 +203,10 @@ def _plain_calls(body: str) -> list[Call] | None:
 
 
 def _dsml_calls(body: str) -> list[Call] | None:
-    """`<｜DSML｜invoke name="…">…</｜DSML｜invoke>`, many; None where anything else is in there."""
+    """`<｜DSML｜invoke name="…">…</｜DSML｜invoke>`, repeated; None if the body holds anything else."""
     calls, at = [], 0
     while (opening := _INVOKE.match(body, at)) and (closing := _INVOKE_END.search(body, opening.end())):
-        call = _invoked(opening["name"], body[opening.end() : closing.start()])
+        call = _dsml_call(opening["name"], body[opening.end() : closing.start()])
         if call is None:
             return None
         calls.append(call)
@@ -214,7 +214,7 @@ def _dsml_calls(body: str) -> list[Call] | None:
     return None if body[at:].strip() else calls
 
 
-def _invoked(name: str, body: str) -> Call | None:
+def _dsml_call(name: str, body: str) -> Call | None:
     """Arguments as parameters (`<｜DSML｜parameter name="…" string="true|false">…</｜DSML｜parameter>`), or as JSON."""
     fields: dict[str, object] = {}
     at = 0

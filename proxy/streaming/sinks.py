@@ -1,4 +1,4 @@
-"""Who is told of the canonical sequence: writers make chunks as JSON, assemblers make one answer.
+"""Sinks receive the canonical sequence: writers make chunks as JSON, assemblers make one answer.
 
 A writer's payloads are complete JSON objects without newlines, ready for any framing. The envelope of a stream (id,
 created, model) is encoded once, and a text chunk is the join of prebuilt pieces around one encoded string (contract
@@ -23,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 class ToolPiece(Struct, gc=False):
     """A piece of a tool call; `id` and `name` in its first piece only, `arguments` or `custom` in any.
 
-    `extra_content` is an object of the host's that must come back with the call; in one piece only.
+    `extra_content` is an object of the host's that a client must send back with the call; in one piece only.
     """
 
     index: int
@@ -38,7 +38,7 @@ class Sink(Protocol):
     """Who is told. Calls come in order: `open` first, `finish` once, nothing for a choice after its `finish`."""
 
     def top_level(self, name: TopLevel, value: Raw) -> None:
-        """A field of the whole answer, beside its choices; one line. Each name comes once."""
+        """A field beside the choices, as JSON on one line; at most once for each name."""
 
     def open(self, index: int) -> None:
         """A choice begins."""
@@ -56,7 +56,7 @@ class Sink(Protocol):
         """A piece of a tool call."""
 
     def extra(self, index: int, name: Extra, value: Raw) -> None:
-        """What is passed on as it is; one line, never null."""
+        """A field of the message that is passed on unchanged, as JSON on one line; never null."""
 
     def finish(self, index: int, reason: FinishReason) -> None:
         """The choice is complete."""

@@ -86,7 +86,7 @@ class Splice:
         self._is_joining = self._has_more = True
 
     def top_level(self, name: TopLevel, value: Raw) -> None:
-        """Of the first part, which the caller was told."""
+        """Pass on the fields of the first part only."""
         if not self._has_more:
             self._sink.top_level(name, value)
 

@@ -14,7 +14,7 @@ from proxy.streaming.filters import Filter
 from proxy.streaming.finish import FinishReason
 from proxy.streaming.sinks import Sink, ToolPiece
 
-_MAX_HELD = 64 * 1024  # characters; what is longer is passed on as text
+_MAX_HELD = 64 * 1024  # characters; longer text is passed on as text
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*', re.DOTALL)
 _BEGIN = re.compile(r"[ \t\r\n]*(?:\{|\Z)")
 _SPACE = " \t\r\n"
@@ -25,19 +25,26 @@ _fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class _Choice:
-    """One choice; `held` is what was not passed on yet, with its log probabilities."""
+    """The state of one choice.
+
+    Attributes:
+        held: text that was not passed on yet.
+        parts: the same text in pieces, with their log probabilities.
+        arguments: those passed on of the call that has begun; None: no call has begun.
+        is_text: the content is no call, so that it is passed on as it arrives.
+    """
 
     __slots__ = ("arguments", "held", "is_text", "parts")
 
     def __init__(self) -> None:
         self.held = ""
         self.parts: list[tuple[str, Mapping[str, Any] | None]] = []
-        self.arguments: list[str] | None = None  # of the call that has begun
+        self.arguments: list[str] | None = None
         self.is_text = False
 
 
 class TextCallReader(Filter):
-    """Passes calls on as calls and every other text as it came; owned by one attempt."""
+    """Turns content that is tool calls into tool calls, and passes other content on unchanged; owned by one attempt."""
 
     __slots__ = ("_choices", "_form")
 
@@ -54,7 +61,7 @@ class TextCallReader(Filter):
         choice.held += text
         if choice.arguments is None:
             choice.parts.append((text, logprobs))
-            self._look(index, choice)
+            self._check_beginning(index, choice)
         else:
             self._pass_arguments(index, choice, choice.arguments)
 
@@ -68,37 +75,37 @@ class TextCallReader(Filter):
                 self._sink.tool(index, ToolPiece(number, arguments, _new_id(), name))
             reason = "tool_calls" if reason == "stop" else reason
         else:
-            self._give_up(index, choice)
+            self._release_text(index, choice)
         self._sink.finish(index, reason)
 
-    def _look(self, index: int, choice: _Choice) -> None:
-        """Whether the text so far can be a call."""
+    def _check_beginning(self, index: int, choice: _Choice) -> None:
+        """Begin the call if the text so far is the beginning of one; stop holding back if it can be none."""
         if self._form.is_forced and (head := _HEAD.match(choice.held)) and (name := _name(head[1])) in self._form.names:
             choice.arguments, choice.held = [], choice.held[head.end() :]
             self._sink.tool(index, ToolPiece(0, "", _new_id(), name))
             self._pass_arguments(index, choice, choice.arguments)
         elif not _BEGIN.match(choice.held) or len(choice.held) > _MAX_HELD:
-            self._give_up(index, choice)
+            self._release_text(index, choice)
 
-    def _pass_arguments(self, index: int, choice: _Choice, told: list[str]) -> None:
-        """Up to what may be the end of the object around them."""
+    def _pass_arguments(self, index: int, choice: _Choice, sent: list[str]) -> None:
+        """Pass on the arguments, but hold back an end that may close the object around them."""
         passed = choice.held.rstrip(_END)
         if passed:
             choice.held = choice.held[len(passed) :]
-            self._tell_arguments(index, told, passed)
+            self._send_arguments(index, sent, passed)
 
-    def _end_arguments(self, index: int, told: list[str], held: str) -> None:
+    def _end_arguments(self, index: int, sent: list[str], held: str) -> None:
         rest = held.rstrip(_SPACE)
         inner = rest.removesuffix("}").rstrip(_SPACE)
-        # where the answer was cut, the last brace may be the arguments' own
-        self._tell_arguments(index, told, inner if _is_json("".join(told) + inner) else rest)
+        # in a truncated answer the last brace may belong to the arguments
+        self._send_arguments(index, sent, inner if _is_json("".join(sent) + inner) else rest)
 
-    def _tell_arguments(self, index: int, told: list[str], text: str) -> None:
-        if text := text if told else text.lstrip(_SPACE):
-            told.append(text)
+    def _send_arguments(self, index: int, sent: list[str], text: str) -> None:
+        if text := text if sent else text.lstrip(_SPACE):
+            sent.append(text)
             self._sink.tool(index, ToolPiece(0, text))
 
-    def _give_up(self, index: int, choice: _Choice) -> None:
+    def _release_text(self, index: int, choice: _Choice) -> None:
         choice.is_text = True
         for text, logprobs in choice.parts:
             self._sink.content(index, text, logprobs)
@@ -106,7 +113,7 @@ class TextCallReader(Filter):
 
 
 def _calls(text: str, names: frozenset[str]) -> list[tuple[str, str]]:
-    """Name and arguments of each call, where the text is one or several of them and nothing else."""
+    """Name and arguments of each call, if the text is one or more calls and nothing else; else none."""
     found, rest = [], text.lstrip(_SPACE)
     while rest:
         try:

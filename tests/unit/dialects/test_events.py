@@ -10,7 +10,7 @@ from msgspec import UNSET
 from proxy.dialects import events
 from proxy.dialects.meta_llama import parse_native
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamLacksModel, UpstreamRateLimited, UpstreamRejected
-from proxy.protocol.chat import UNCLEAR
+from proxy.protocol.chat import UNCLEAR_REASON
 from proxy.streaming.logprobs import canonical_logprobs
 
 
@@ -77,7 +77,7 @@ def test_a_field_of_an_odd_type_is_left_out_of_a_choice(oddity):
     [read] = events.parse(b'{"choices":[{"delta":{"content":"a"},%b}]}' % oddity).choices
     assert read.delta.content == "a"
     assert (read.index, read.logprobs or None) == (None, None)
-    assert read.finish_reason in (None, UNCLEAR)
+    assert read.finish_reason in (None, UNCLEAR_REASON)
 
 
 @pytest.mark.parametrize(

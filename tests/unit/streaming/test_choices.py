@@ -989,14 +989,14 @@ def test_what_the_host_attached_to_a_message_travels_as_one():
 
 
 def test_fields_of_the_whole_answer_pass_where_they_were_asked_for():
-    passes = frozenset({"service_tier", "system_fingerprint", "moderation"})
+    top_level = frozenset({"service_tier", "system_fingerprint", "moderation"})
     given = [
         chunk({"content": "a"}, service_tier="flex", system_fingerprint="fp_1"),
         chunk({}, service_tier="flex", moderation={"input": {}}),
         STOP,
     ]
     sink = RecordingSink()
-    assert tell(sink, *given, reading=Reading(passes=passes)) is None
+    assert tell(sink, *given, reading=Reading(top_level=top_level)) is None
     assert [entry[1:] for entry in sink.calls if entry[0] == "top_level"] == [
         ("service_tier", b'"flex"'),
         ("system_fingerprint", b'"fp_1"'),
@@ -1007,7 +1007,9 @@ def test_fields_of_the_whole_answer_pass_where_they_were_asked_for():
 
 def test_a_service_tier_that_openai_does_not_have_stays_away():
     sink = RecordingSink()
-    tell(sink, chunk({}, finish="stop", service_tier="on_demand"), reading=Reading(passes=frozenset({"service_tier"})))
+    tell(
+        sink, chunk({}, finish="stop", service_tier="on_demand"), reading=Reading(top_level=frozenset({"service_tier"}))
+    )
     assert sink.calls == [("open", 0), ("finish", 0, "stop")]
 
 

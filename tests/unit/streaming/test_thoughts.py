@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.protocol.chat import Reading
-from proxy.streaming.thoughts import EndOfSentence, ThoughtReader
+from proxy.streaming.thoughts import EosReader, ThoughtReader
 
 THINKS = Reading(thought_tags=("think", "reasoning"))
 PREFILLED = Reading(thought_tags=("think",), begins_in_thought=True)
@@ -90,6 +90,6 @@ TOKEN = "<｜end▁of▁sentence｜>"
 )
 def test_the_token_goes_only_from_the_end_of_a_reasoning_that_is_the_answer(thought, is_answer, expected):
     for size in (1, 3, len(thought)):
-        reader = EndOfSentence()
+        reader = EosReader()
         told = "".join(reader.read(thought[at : at + size]) for at in range(0, len(thought), size))
         assert told + reader.take_rest(is_answer=is_answer) == expected
