@@ -120,8 +120,8 @@ class ChoiceStream:
         """The upstream's answer has ended: finish every choice, and return the usage if the host sent one.
 
         Args:
-            has_said_end: the host marked the end, by `[DONE]` or as the end of a JSON body; then a finish reason that is
-                no string is accepted.
+            has_said_end: the host marked the end, by `[DONE]` or as the end of a JSON body; then a finish reason
+                that is no string is accepted.
 
         Raises:
             UpstreamFailed: the answer holds no choice.
