@@ -122,7 +122,7 @@ def _told(looked: Looked) -> Told:
 
 
 def _dialect(assembled: Assembled) -> Dialect:
-    dialect = DIALECTS[assembled.dialect].of_engine()
+    dialect = DIALECTS[assembled.dialect].for_engine()
     if assembled.parses_thinking:
         dialect = structs.replace(dialect, may_lack_parser=False)
     return dialect if assembled.knows_tools else structs.replace(dialect, knows_tools=False)

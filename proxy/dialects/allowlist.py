@@ -1,8 +1,8 @@
-"""What an engine is sent: fields, message keys, content parts and tools by allow-list.
+"""The allow-list of request fields for an engine (messages: `engine_messages`).
 
-Engines open what they are told the address or path of, under names that grow with every release, and take settings
-that reach into other callers' requests. So a body for one holds what stands here and nothing else: what a field of
-another name asks for is told as dropped, or refused where it names something to open.
+An engine opens URLs and file paths from its request, in more fields with every release, and some fields affect other
+callers' requests. So a request to an engine holds the fields listed here and no others: another field is dropped, which
+`x-tidegate-adjusted` reports, or refused if it names a URL, path or file.
 """
 
 import re
@@ -14,36 +14,36 @@ from msgspec import Raw, Struct
 
 from proxy.dialects.draft import Draft
 from proxy.dialects.rebuilding import (
-    Take,
+    Rule,
     either,
     fields,
-    fitting,
     has_address,
     items,
-    keep,
-    plain,
+    keep_known,
+    scalar,
     schema,
     text,
+    unchanged_if,
     word,
 )
 from proxy.protocol.raw import as_list, as_object
 from proxy.protocol.request import json_type, wrong_type
 
 _encode = msgspec.json.Encoder().encode
-_WHY = "names an address, a file or bytes to open, which a local engine may not do"
-_OPENS = re.compile(
+_REFUSAL = "names an address, a file or bytes to open, which a local engine may not do"
+_NAMES_RESOURCE = re.compile(
     r"image|audio|video|media|multimodal|embeds|file|path|ur[il]\b|_ur[il]|lora|adapter|draft_model|template|host",
     re.IGNORECASE,
 )
 
-# OpenAI's, with those of its that only some hosts know (`base.ONLY_OPENAI`).
+# OpenAI's fields, with those that only OpenAI knows (`base.ONLY_OPENAI`).
 _OPENAI = """
     audio best_of dimensions echo encoding_format frequency_penalty logit_bias logprobs max_completion_tokens max_tokens
     modalities model moderation n parallel_tool_calls presence_penalty prompt_cache_options prompt_cache_retention
     reasoning_effort seed service_tier store stream stream_options temperature top_logprobs top_p verbosity
     web_search_options
 """
-# Sampling, thinking and what is told of the answer: of vLLM, SGLang, llama.cpp and its kin, TGI, Ollama, TensorRT-LLM.
+# Fields for sampling, thinking and the output of vLLM, SGLang, llama.cpp, TGI, Ollama, TensorRT-LLM.
 _ENGINES = """
     adaptive_decay adaptive_target add_bos_token add_generation_prompt add_special_tokens allowed_token_ids
     backend_sampling ban_eos_token cache_prompt chat_template_kwargs continue_final_message detokenize
@@ -66,9 +66,9 @@ _ENGINES = """
 """
 _SETTINGS = frozenset(f"{_OPENAI} {_ENGINES}".split())
 _LABELS = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "user", "user_id"})
-_TOKENS = frozenset({"prompt", "input"})
-# Of `chat_template_kwargs`: they are no variables of the template but settings of what runs it.
-_NO_VARIABLES = frozenset({"chat_template", "tokenize", "return_dict", "return_tensors", "processor_kwargs"})
+_PROMPTS = frozenset({"prompt", "input"})
+# Keys of `chat_template_kwargs` that are settings of the template engine, not variables of the template.
+_TEMPLATE_SETTINGS = frozenset({"chat_template", "tokenize", "return_dict", "return_tensors", "processor_kwargs"})
 
 
 class _Function(Struct, forbid_unknown_fields=True):
@@ -79,37 +79,37 @@ class _Function(Struct, forbid_unknown_fields=True):
 
 
 class _Tool(Struct, forbid_unknown_fields=True):
-    """Most tools fit into it, which is seen in one step."""
+    """A common tool, which is kept unchanged (see `unchanged_if`)."""
 
     type: Literal["function"] | None = None
     function: _Function | None = None
 
 
 _NAMED = fields(name=text)
-_FUNCTION = fields(name=text, description=text, parameters=schema, strict=plain, defer_loading=plain)
-_CUSTOM = fields(name=text, description=text, format=schema)  # refused later on, by name
-_TOOL = fields(type=word, function=_FUNCTION, custom=_CUSTOM, defer_loading=plain)
+_FUNCTION = fields(name=text, description=text, parameters=schema, strict=scalar, defer_loading=scalar)
+_CUSTOM = fields(name=text, description=text, format=schema)  # refused later, by `tools.plain_tools`
+_TOOL = fields(type=word, function=_FUNCTION, custom=_CUSTOM, defer_loading=scalar)
 _CHOSEN = {"type": word, "name": text, "function": _NAMED, "custom": _NAMED}
 
 
 def restrict_fields(draft: Draft) -> None:
-    """Keep the fields that engines have; told or refused is what cannot stay.
+    """Keep the allowed fields, rebuilt by their rules; drop or refuse the others.
 
     Raises:
-        UnsupportedParameter: a field names something to open.
-        MalformedRequest: a prompt is neither text nor tokens, a schema refers elsewhere.
+        UnsupportedParameter: a field names a URL, path or file.
+        MalformedRequest: a prompt is neither text nor tokens, or a schema refers to another document.
     """
     for name, value in list(draft.fields.items()):
         if name in _SETTINGS:
             _restrict_setting(draft, name, value)
-        elif name in _TOKENS:
-            _check_tokens(name, value)
-        elif (take := _TAKES.get(name)) is not None:
-            lost: set[str] = set()
-            _put(draft, name, take(value, name, lost))
-            draft.note_dropped(name, lost)
+        elif name in _PROMPTS:
+            _check_prompt(name, value)
+        elif (rule := _RULES.get(name)) is not None:
+            dropped: set[str] = set()
+            _keep_or_drop(draft, name, rule(value, name, dropped))
+            draft.note_dropped(name, dropped)
         elif name != "messages":
-            _leave_out(draft, name, value)
+            _drop_or_refuse(draft, name, value)
 
 
 def _restrict_setting(draft: Draft, name: str, value: Raw) -> None:
@@ -117,28 +117,28 @@ def _restrict_setting(draft: Draft, name: str, value: Raw) -> None:
         return
     setting = msgspec.json.decode(value)
     if has_address(setting):
-        draft.refuse(name, why=_WHY)
+        draft.refuse(name, why=_REFUSAL)
         return
     if name == "chat_template_kwargs" and isinstance(setting, dict):
-        draft.note_dropped(name, _NO_VARIABLES & setting.keys())
-        setting = {key: value for key, value in setting.items() if key not in _NO_VARIABLES}
+        draft.note_dropped(name, _TEMPLATE_SETTINGS & setting.keys())
+        setting = {key: value for key, value in setting.items() if key not in _TEMPLATE_SETTINGS}
     draft.put(name, setting)
 
 
-def _leave_out(draft: Draft, name: str, value: Raw) -> None:
-    if draft.asks_nothing(name):
+def _drop_or_refuse(draft: Draft, name: str, value: Raw) -> None:
+    if draft.is_default(name):
         del draft.fields[name]
-    elif _OPENS.search(name) is not None or has_address(msgspec.json.decode(value)):
-        draft.refuse(name, why=_WHY)
+    elif _NAMES_RESOURCE.search(name) is not None or has_address(msgspec.json.decode(value)):
+        draft.refuse(name, why=_REFUSAL)
     else:
-        _put(draft, name, None)
+        _keep_or_drop(draft, name, None)
 
 
-def _check_tokens(name: str, raw: Raw) -> None:
-    """Text, tokens, or arrays of them.
+def _check_prompt(name: str, raw: Raw) -> None:
+    """A prompt is a string, tokens, or an array of these.
 
     Raises:
-        MalformedRequest: an object is among them, as engines read media out of those.
+        MalformedRequest: the prompt holds an object, which engines read media from.
     """
     if json_type(raw) == "string" or (json_type(raw) == "array" and b"{" not in bytes(raw)):
         return
@@ -152,7 +152,7 @@ def _check_no_objects(at: str, raw: Raw) -> None:
         _check_no_objects(f"{at}[{place}]", item)
 
 
-def _put(draft: Draft, name: str, value: Raw | None) -> None:
+def _keep_or_drop(draft: Draft, name: str, value: Raw | None) -> None:
     if value is None:
         del draft.fields[name]
         draft.note(name, "dropped")
@@ -160,49 +160,49 @@ def _put(draft: Draft, name: str, value: Raw | None) -> None:
         draft.fields[name] = value
 
 
-def _numbers(raw: Raw, at: str, lost: set[str]) -> Raw | None:
-    """Settings of how media are read: numbers, words, and objects of them."""
+def _media_settings(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
+    """Settings for reading media: numbers, words, and objects or arrays of these."""
     kind = json_type(raw)
     if kind == "object":
-        return Raw(_encode(keep(given := as_object(raw), dict.fromkeys(given, _numbers), at, lost)))
+        return Raw(_encode(keep_known(given := as_object(raw), dict.fromkeys(given, _media_settings), at, dropped)))
     if kind == "array":
-        return items(_numbers)(raw, at, lost)
-    return word(raw, at, lost) if kind == "string" else raw
+        return items(_media_settings)(raw, at, dropped)
+    return word(raw, at, dropped) if kind == "string" else raw
 
 
-def _label(raw: Raw, _at: str, _lost: set[str]) -> Raw | None:
-    """What no engine reads."""
+def _label(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
+    """A value that engines do not interpret; dropped if it holds a URL or path."""
     label = msgspec.json.decode(raw)
     return None if has_address(label) else Raw(_encode(label))
 
 
-# What the model reads, or what holds its answer to a form.
-_READ = """
+# Fields that hold schemas, grammars, patterns or words for the model.
+_CONSTRAINTS = """
     bad_words dry_sequence_breakers ebnf grammar grammar_triggers guided_choice guided_grammar guided_json guided_regex
     guided_whitespace_pattern instruction json_schema preserved_tokens regex stop stop_regex structural_tag suffix
     tool_prompt
 """
-_TAKES: Mapping[str, Take] = {
-    **dict.fromkeys(_READ.split(), schema),
+_RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(_CONSTRAINTS.split(), schema),
     **dict.fromkeys(_LABELS, _label),
     "documents": items(fields(id=text, doc_id=text, title=text, text=text, contents=text)),
     "functions": items(_FUNCTION),
     "function_call": either(text, _NAMED),
-    "media_io_kwargs": _numbers,
-    "mm_processor_kwargs": _numbers,
+    "media_io_kwargs": _media_settings,
+    "mm_processor_kwargs": _media_settings,
     "prediction": fields(type=word, content=either(text, items(fields(type=word, text=text)))),
     "response_format": fields(
         type=word,
-        json_schema=fields(name=text, description=text, strict=plain, schema=schema),
+        json_schema=fields(name=text, description=text, strict=scalar, schema=schema),
         **dict.fromkeys(("schema", "value", "structures", "triggers", "format"), schema),
     ),
     "structured_outputs": fields(
-        json_object=plain,
-        disable_any_whitespace=plain,
-        disable_additional_properties=plain,
+        json_object=scalar,
+        disable_any_whitespace=scalar,
+        disable_additional_properties=scalar,
         **dict.fromkeys(("json", "regex", "choice", "grammar", "whitespace_pattern", "structural_tag"), schema),
     ),
-    "tools": fitting(msgspec.json.Decoder(list[_Tool]), items(_TOOL)),
+    "tools": unchanged_if(msgspec.json.Decoder(list[_Tool]), items(_TOOL)),
     "tool_choice": either(
         text, fields(**_CHOSEN, mode=word, allowed_tools=fields(mode=word, tools=items(fields(**_CHOSEN))))
     ),

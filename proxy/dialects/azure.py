@@ -8,11 +8,11 @@ from proxy.dialects.base import OPENAI_PARTS, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 
-_RENAMED = "2024-09"  # 2024-09-01-preview is the first version with `max_completion_tokens`
+_RENAMED = "2024-09"  # `max_completion_tokens` exists since 2024-09-01-preview
 
 
 def _adjust(draft: Draft) -> None:
-    """Older versions of the API know the limit's older name alone; none of their models refuses it."""
+    """Older API versions know only `max_tokens`, which all their models take."""
     if draft.api_version is not None and draft.api_version < _RENAMED:
         limit = draft.fields.pop("max_completion_tokens", None)
         if limit is not None:
@@ -22,7 +22,7 @@ def _adjust(draft: Draft) -> None:
 DIALECT = Dialect(
     name="azure",
     rules=Rules(is_reference=True),
-    max_tokens="max_completion_tokens",  # models that reason refuse the old name
+    max_tokens="max_completion_tokens",  # reasoning models refuse `max_tokens`
     knows_tool_types=True,
     parts=OPENAI_PARTS,
     thought_tags=(),

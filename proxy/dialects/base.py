@@ -69,9 +69,9 @@ _INTERNAL = frozenset(
 _PATHS: Mapping[Endpoint, str] = MappingProxyType(
     {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 )
-# Fields of a request that the answer has a field for.
-_ANSWERED: tuple[TopLevel, ...] = ("moderation", "service_tier")
-_PLACES = frozenset({"bootstrap_host", "lora_path"})
+# Fields of an answer that are passed on if the request has a field of the same name.
+_REQUESTED_TOP_LEVEL: tuple[TopLevel, ...] = ("moderation", "service_tier")
+_OPERATOR_FIELDS = frozenset({"bootstrap_host", "lora_path"})
 # What holds an answer to a form, in the words of all engines.
 _FORMS = frozenset({"response_format", "structured_outputs", "json_schema", "grammar", "regex", "ebnf"})
 TEXT_AND_IMAGES = frozenset({"text", "image_url"})
@@ -111,7 +111,7 @@ class HostRequest(Struct, frozen=True):
         adjusted: what was changed in more than its spelling, as `name=word`.
         schema: what the answer must be valid against, because the host does not see to it; None: nothing.
         asks_functions: whether the host's tools are the caller's `functions`, so that a call is its `function_call`.
-        text_calls: which text of the answer is a call, because the model was asked to call so; None: none is.
+        text_calls: how text of the answer is read as tool calls, if the tools are emulated; None: they are not.
     """
 
     path: str
@@ -138,12 +138,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
         defaults: sent where the caller says nothing and the host would do other than OpenAI; not for embeddings.
         tool_choices: the forms that it knows, of `tools.ALL_CHOICES`.
         required: its word for a tool that must be called.
-        knows_tools: whether the model's chat template does; else they are emulated, see `emulated_tools`.
+        knows_tools: whether the model's chat template knows tools; otherwise they are emulated (`emulated_tools`).
         knows_tool_types: whether it knows custom tools and `allowed_tools`.
-        needs_parameters: whether it refuses a function without `parameters`, which OpenAI takes for no arguments.
+        needs_parameters: whether it refuses a function without `parameters`, which to OpenAI has no arguments.
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
         parts: the types of content parts that it knows.
-        fetches_urls: whether it may be sent addresses; an engine would open anything, so it gets what `allowlist` has.
+        fetches_urls: whether it may be sent URLs; an engine would open any, so its requests pass `allowlist`.
         structured: the most that `response_format` can be.
         structured_with_tools: whether that holds beside tools too.
         structured_with_forced_tool: whether `response_format` is taken beside a tool that must be called (row 86).
@@ -157,7 +157,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         salts_cache: whether its prefix cache is kept apart by `cache_salt`.
         adjust: what a table cannot say; may raise `UnsupportedParameter`.
         adjust_completion: the same for the other endpoints, which have no messages.
-        takes_base64: whether it can be asked for vectors in base64; else they are made here of its floats.
+        takes_base64: whether it can return vectors in base64; otherwise its floats are encoded here.
         model_prefix: stands before a model's name that holds no slash.
 
     Of the answer:
@@ -167,11 +167,11 @@ class Dialect(Struct, frozen=True, kw_only=True):
         thought_tags: names of tags in which thinking stands at the beginning of the content (R-THINK).
         may_lack_parser: whether it may pass on thinking as its model wrote it, without the tag that the template
             opened; who sells answers takes thinking apart, or gives both tags.
-        leaks_markup: whether it may pass on tool calls as its model wrote them, where the model's card says nothing.
+        leaks_markup: whether it may pass on tool calls as the model's markup; the model's card overrides this.
         repairs_silence: whether an answer may come as reasoning alone (rows 68, 76i).
         pads_answer: whether the newlines behind the thinking come as the beginning of the answer (row 76g).
         numbers_calls: whether ids of tool calls are mere positions (row 191), so that ours replace them.
-        top_level: fields beside the choices that callers get, asked for or not.
+        top_level: fields beside `choices` that are passed on to every caller.
 
     Of the wire:
 
@@ -232,8 +232,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         policy = card.reasoning_history
         return self.rules.reasoning is not None and (policy == "required" or (policy is None and self.needs_history))
 
-    def of_engine(self) -> "Dialect":
-        """The same accent, spoken by an engine: it stands in the operator's net, so it may open nothing."""
+    def for_engine(self) -> "Dialect":
+        """The dialect with the limits of an engine: it is in the operator's network, so it must open no URL or path."""
         rules = structs.replace(
             self.rules, keeps_reasoning_details=False, keeps_extra_content=False, keeps_cache_control=False
         )
@@ -325,7 +325,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     def _strip_internal(self, draft: Draft) -> None:
         for name in [name for name in draft.fields if name in _INTERNAL]:
-            if not self.fetches_urls and name in _PLACES and b'"' in bytes(draft.fields[name]):
+            if not self.fetches_urls and name in _OPERATOR_FIELDS and b'"' in bytes(draft.fields[name]):
                 draft.refuse(name, why="names what only the operator of a local engine may name")
             else:
                 del draft.fields[name]
@@ -334,11 +334,11 @@ class Dialect(Struct, frozen=True, kw_only=True):
     def _adjust_chat(self, draft: Draft, remembered: Mapping[str, str]) -> None:
         has_tools = not tools.FIELDS.isdisjoint(draft.fields)
         if not self.rules.keeps_cache_control:
-            _leave_out_cache_control(draft)
+            _drop_cache_control(draft)
         if not self.fetches_urls:
             allowlist.restrict_fields(draft)
         if has_tools:
-            tools.name_choice(draft)
+            tools.normalise_choice(draft)
             if not self.rules.is_reference:
                 tools.modernise(draft)
         wanted = self._take_thinking(draft)
@@ -409,7 +409,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         has_nothing_to_switch = draft.card.thinking == "never" and wanted.is_on is False
         if put is not None and not has_nothing_to_switch:
             put(draft, wanted)
-            wanted.tell_rest(draft)
+            wanted.note_rest(draft)
         draft.is_thinking = is_thinking
         if is_thinking:
             draft.leave_out(draft.card.refused_while_thinking)
@@ -462,7 +462,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             pads_answer=self.pads_answer,
             numbers_calls=self.numbers_calls,
             choices=1 if (n := request.fields.get("n")) is None or is_null(n) else int(float(bytes(n))),
-            top_level=self.top_level.union(name for name in _ANSWERED if name in draft.fields),
+            top_level=self.top_level.union(name for name in _REQUESTED_TOP_LEVEL if name in draft.fields),
             wants_logprobs=wants_logprobs,
             max_tokens=None if limit is None else int(float(bytes(limit))),
         )
@@ -486,8 +486,8 @@ def _salt(tenant: str) -> str:
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def _leave_out_cache_control(draft: Draft) -> None:
-    """What OpenRouter reads of a whole request and of a tool; most hosts cache unasked, strict ones refuse it."""
+def _drop_cache_control(draft: Draft) -> None:
+    """Drop Anthropic's `cache_control` of the request and its tools: some hosts refuse unknown fields."""
     if draft.fields.pop("cache_control", None) is not None:
         draft.note("cache_control", "dropped")
     if b"cache_control" in bytes(draft.fields.get("tools", b"")):

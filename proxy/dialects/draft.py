@@ -15,7 +15,7 @@ Message = dict[str, Raw]
 
 _encode = msgspec.json.Encoder().encode
 _IN_A_HEADER = re.compile(r"[\w.:/+=-]{1,100}", re.ASCII)
-_MAX_NOTES = 32  # callers can send any number of fields that nobody knows
+_MAX_NOTES = 32  # a bound, as callers can send any number of unknown fields
 
 # They may change how fast, how cheap or how well labelled an answer is, not what it may be (Q-DROP).
 HINTS = frozenset(
@@ -35,8 +35,8 @@ HINTS = frozenset(
         "verbosity",
     }
 )
-# Of these the contract does not say that they may go in silence.
-_TOLD_HINTS = frozenset({"moderation", "prediction", "seed"})
+# Hints that the contract does not allow to be dropped without a note.
+_REPORTED_HINTS = frozenset({"moderation", "prediction", "seed"})
 _ASKS_NOTHING = frozenset({b"false", b"0", b"0.0", b"{}", b"[]", b'""'})
 _ASKS_NOTHING_OF: Mapping[str, frozenset[bytes]] = {
     "best_of": frozenset({b"1"}),
@@ -53,8 +53,8 @@ _OF_FUNCTIONS: Mapping[str, str] = {"tools": "functions", "tool_choice": "functi
 Note = Callable[[str, object], None]  # see `Draft.note`
 
 
-def no_note(_name: str, _word: object) -> None:
-    """For callers who need not know what was left out."""
+def ignore_note(_name: str, _word: object) -> None:
+    """A `Note` that does nothing."""
 
 
 class Draft(Struct):
@@ -70,9 +70,9 @@ class Draft(Struct):
         schema: what the host cannot hold the answer to, so that we must.
         is_thinking: whether the model will think, as far as it can be known.
         asks_functions: whether the tools are the caller's `functions`.
-        text_calls: how the model, whose template knows no tools, is asked to call them; None: it is not.
+        text_calls: how text is read as tool calls, if the tools are emulated (`emulated_tools`); None: they are not.
         prefix: what has been said of the answer already.
-        api_version: of Azure's deployment URLs.
+        api_version: the version in Azure's deployment URLs; None elsewhere.
     """
 
     fields: Fields
@@ -93,7 +93,7 @@ class Draft(Struct):
         self.fields[name] = Raw(_encode(value))
 
     def note(self, name: str, word: object) -> None:
-        """Say that `name` went out as `word`: once, and in characters that a header may have."""
+        """Report in `x-tidegate-adjusted`, once and in characters of a header, that `name` was sent as `word`."""
         said = f"{_OF_FUNCTIONS.get(name, name) if self.asks_functions else name}={word}"
         if _IN_A_HEADER.fullmatch(said) is None:
             said = f"other={word}"
@@ -101,12 +101,12 @@ class Draft(Struct):
             self.adjusted.append(said)
 
     def note_dropped(self, where: str, names: Iterable[str]) -> None:
-        """Say that fields of what is at `where` were left out."""
+        """Report that these fields of the value `where` were dropped."""
         for name in sorted(names):
             self.note(f"{where}.{name}", "dropped")
 
-    def asks_nothing(self, name: str) -> bool:
-        """Whether the value of a field is the one that it has where nothing is said."""
+    def is_default(self, name: str) -> bool:
+        """Whether the value of a field is the default, so that dropping it changes nothing."""
         return compact(self.fields[name]) in _ASKS_NOTHING_OF.get(name, _ASKS_NOTHING)
 
     def leave_out(self, names: Iterable[str]) -> None:
@@ -116,8 +116,8 @@ class Draft(Struct):
             UnsupportedParameter: a field changes the result.
         """
         for name in [name for name in self.fields if name in names]:
-            if name in HINTS or self.asks_nothing(name):
-                if name in _TOLD_HINTS and not self.asks_nothing(name):
+            if name in HINTS or self.is_default(name):
+                if name in _REPORTED_HINTS and not self.is_default(name):
                     self.note(name, "dropped")
                 del self.fields[name]
             else:

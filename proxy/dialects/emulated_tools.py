@@ -1,8 +1,9 @@
-"""Tools for models whose chat template knows none: the template would leave them out, and llama.cpp forces nothing.
+"""Emulates tools for models whose chat template has none: llama.cpp would drop `tools` and ignore `tool_choice`.
 
-Where the caller demands a call, the tools are listed in the prompt and the answer is held to a schema: the JSON of one
-call (`{"name": …, "arguments": {…}}`). Where the model may choose, nothing holds it, so the card has to allow that
-(`tools_in_prompt`). `streaming.text_calls` makes calls of the answer. Past calls and results become text as well.
+If the caller requires a call, the tools are listed in the prompt, and `response_format` restricts the answer to the
+JSON of one call (`{"name": …, "arguments": {…}}`). If the model may choose, nothing restricts its answer, so the
+model's card must allow it (`tools_in_prompt`). `streaming.text_calls` turns the answer into calls. Past calls and
+their results become text.
 """
 
 import re
@@ -23,10 +24,10 @@ _encode = msgspec.json.Encoder().encode
 _ASKS_NOTHING = frozenset({b"false", b"0", b'{"type":"text"}'})
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
 _COMBINED = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
-# keywords whose values are no schemas, and those whose keys are names
+# keywords whose values are no schemas, and keywords whose values map names to schemas
 _VALUES = frozenset({"const", "default", "enum", "examples"})
 _BY_NAME = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
-_ABOUT_SCHEMA = re.compile(r"JSON schema|grammar", re.IGNORECASE)  # llama.cpp's words
+_ABOUT_SCHEMA = re.compile(r"JSON schema|grammar", re.IGNORECASE)  # in the error messages of llama.cpp
 _FORM = '{"name": "TOOL", "arguments": {…}}'
 _MUST_CALL = f"Call one of these tools. Answer with one JSON object and nothing else, in the form {_FORM}."
 _MAY_CALL = (
@@ -51,11 +52,11 @@ class _Tool(Struct, frozen=True):
 
 
 def emulate(draft: Draft) -> None:
-    """Put the tools of a request, which are functions, into its prompt and its `response_format`.
+    """Move the tools of a request, all functions by now, into its prompt and its `response_format`.
 
     Raises:
-        UnsupportedParameter: the model may choose whether to call one, and its card does not allow that.
-        MalformedRequest: a tool has no name, or parameters that are no object's.
+        UnsupportedParameter: the model may choose whether to call a tool, and its card does not allow that.
+        MalformedRequest: a tool has no name, or its parameters are no schema of an object.
     """
     fields = draft.fields
     if "tools" not in fields:
@@ -73,7 +74,7 @@ def emulate(draft: Draft) -> None:
     if is_forced:
         structured.drop(draft)
         _refuse(draft, "logprobs", "top_logprobs")
-        draft.put("response_format", _one_of(offered))
+        draft.put("response_format", _response_format(offered))
     else:
         _refuse(draft, "response_format")
     structured.instruct(
@@ -86,9 +87,9 @@ def emulate(draft: Draft) -> None:
 
 
 def write_history(draft: Draft) -> None:
-    """Past calls and their results as text, which is all that such a template passes on.
+    """Turn past calls and their results into text, as the template would drop them.
 
-    Results that follow each other become one message of the user's: some templates want users and assistants by turns.
+    Successive results become one user message, as some templates require user and assistant to alternate.
     """
     names: dict[str, str] = {}
     written: list[Message] = []
@@ -98,10 +99,10 @@ def write_history(draft: Draft) -> None:
         has_tools = has_tools or is_result or bool(calls)
         if calls:
             names |= {as_text(call.get("id")) or "": _name_of(call) for call in calls}
-            _write_calls(message, calls, is_form=draft.text_calls is not None)
+            _write_calls(message, calls, as_json=draft.text_calls is not None)
         elif is_result:
             _write_result(message, names)
-        if not (is_result and was_result and _joined(written[-1], message)):
+        if not (is_result and was_result and _append_text(written[-1], message)):
             written.append(message)
         was_result = is_result
     if has_tools:
@@ -109,8 +110,8 @@ def write_history(draft: Draft) -> None:
     draft.messages = written
 
 
-def explain(error: ProxyError, calls: TextCalls) -> None:
-    """Name the tools where a host speaks of the schema that stands for them."""
+def point_to_tools(error: ProxyError, calls: TextCalls) -> None:
+    """Make a host's error about the schema that we sent an error about the caller's tools."""
     if isinstance(error, UpstreamRejected) and error.code is None and _ABOUT_SCHEMA.search(error.message):
         error.param = calls.field
         error.message = f"This model cannot be held to the parameters of a function in '{calls.field}': {error.message}"
@@ -130,7 +131,7 @@ def _tools(draft: Draft) -> Iterator[_Tool]:
 
 
 def _parameters(raw: Raw | None, at: str, name: str) -> Raw:
-    """The schema of the arguments, which are an object."""
+    """The schema of a function's arguments."""
     if raw is None or is_null(raw):
         return _NO_PARAMETERS
     schema = as_object(raw)
@@ -155,8 +156,8 @@ def _refuse(draft: Draft, *names: str) -> None:
         draft.fields.pop(name, None)
 
 
-def _one_of(offered: Sequence[_Tool]) -> dict[str, object]:
-    """The `response_format` of a call of one of them."""
+def _response_format(offered: Sequence[_Tool]) -> dict[str, object]:
+    """The `response_format` that allows a call of one of these tools."""
     definitions: dict[str, object] = {}
     calls = [_call_schema(tool, f"tool_{number}", definitions) for number, tool in enumerate(offered)]
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
@@ -166,10 +167,10 @@ def _one_of(offered: Sequence[_Tool]) -> dict[str, object]:
 
 
 def _call_schema(tool: _Tool, key: str, definitions: dict[str, object]) -> dict[str, object]:
-    """What a call looks like; parameters that point into themselves are put where they can still do so."""
+    """The schema of a call; parameters with references move to `$defs`, where their references still resolve."""
     arguments: object = tool.parameters
     if b'"$ref"' in bytes(tool.parameters):
-        definitions[key] = _moved(msgspec.json.decode(tool.parameters), f"#/$defs/{key}")
+        definitions[key] = _rebased(msgspec.json.decode(tool.parameters), f"#/$defs/{key}")
         arguments = {"$ref": f"#/$defs/{key}"}
     return {
         "type": "object",
@@ -179,10 +180,10 @@ def _call_schema(tool: _Tool, key: str, definitions: dict[str, object]) -> dict[
     }
 
 
-def _moved(schema: object, to: str) -> object:
-    """A schema whose references mean the same when its root is at the pointer `to`."""
+def _rebased(schema: object, to: str) -> object:
+    """A schema with its references rewritten for a root at the JSON pointer `to`."""
     if isinstance(schema, list):
-        return [_moved(item, to) for item in schema]
+        return [_rebased(item, to) for item in schema]
     if not isinstance(schema, dict):
         return schema
     moved: dict[str, object] = {}
@@ -190,21 +191,21 @@ def _moved(schema: object, to: str) -> object:
         if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):
             moved[key] = to + value[1:]
         elif key in _BY_NAME and isinstance(value, dict):
-            moved[key] = {name: _moved(each, to) for name, each in value.items()}
+            moved[key] = {name: _rebased(each, to) for name, each in value.items()}
         else:
-            moved[key] = value if key in _VALUES else _moved(value, to)
+            moved[key] = value if key in _VALUES else _rebased(value, to)
     return moved
 
 
-def _write_calls(message: Message, calls: Sequence[dict[str, Raw]], *, is_form: bool) -> None:
-    """In the form that the prompt asks for, or in words: a small model writes on in what it finds."""
+def _write_calls(message: Message, calls: Sequence[dict[str, Raw]], *, as_json: bool) -> None:
+    """Append the calls to the text: as JSON if the prompt asks for that, else as prose, as small models imitate it."""
     said = [text_of(message) or ""]
     for call in calls:
         name, arguments = _name_of(call), as_text(as_object(call.get("function")).get("arguments"))
         if arguments is None:
             arguments = _encode({"input": as_object(call.get("custom")).get("input")}).decode()
-        form = f'{{"name": {_encode(name).decode()}, "arguments": {arguments}}}'
-        said.append(form if is_form else f"[Called {name} with {arguments}]")
+        as_call = f'{{"name": {_encode(name).decode()}, "arguments": {arguments}}}'
+        said.append(as_call if as_json else f"[Called {name} with {arguments}]")
     set_text(message, "\n".join(text for text in said if text))
     del message["tool_calls"]
 
@@ -222,8 +223,8 @@ def _write_result(message: Message, names: dict[str, str]) -> None:
         set_text(message, f"Result of {name or 'the tool'}:\n{text}")
 
 
-def _joined(before: Message, message: Message) -> bool:
-    """Whether the one could take up the text of the other."""
+def _append_text(before: Message, message: Message) -> bool:
+    """Append the text of `message` to `before`; whether both are plain text."""
     first, second = text_of(before), text_of(message)
     if first is None or second is None:
         return False

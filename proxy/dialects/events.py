@@ -1,7 +1,7 @@
 """From the JSON of an event or of a unary answer to a `Chunk`; errors inside a 200 come out as errors.
 
-Two gears: the typed decoder reads what nearly every host sends; what it refuses (odd types, NaN, half surrogate pairs,
-content as a list of parts) is read by `json`, put into OpenAI's shape (`odd`) and taken as far as it fits (`lenient`).
+The typed decoder reads what nearly every host sends. What it refuses (wrong types, NaN, lone surrogates, content as a
+list of parts) is read by `json`, put into OpenAI's shape (`answer_shapes`), and converted field by field (`lenient`).
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.dialects import failures, odd
+from proxy.dialects import answer_shapes, failures
 from proxy.errors import UpstreamFailed
 from proxy.protocol import lenient
 from proxy.protocol.chat import Chunk, GroqExtra
@@ -36,9 +36,9 @@ def parse(data: bytes) -> Chunk:
     """
     check_size(data)
     chunk = _read(data)
-    if chunk.choices is None and (inner := _inner(chunk)) is not None:
+    if chunk.choices is None and (inner := _unwrap(chunk)) is not None:
         data, chunk = inner, _read(inner)
-    if chunk.error is not UNSET and _says_anything(chunk.error):
+    if chunk.error is not UNSET and _is_error(chunk.error):
         raise failures.parse_embedded(data)
     if chunk.choices is None:
         _check_flat(chunk, data)
@@ -55,13 +55,13 @@ def _read(data: bytes) -> Chunk:
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        chunk = convert(data, Chunk, odd.mend)
+        chunk = read_leniently(data, Chunk, answer_shapes.reshape)
         chunk.is_mended = True
         return chunk
 
 
-def _inner(chunk: Chunk) -> bytes | None:
-    """The answer inside a gateway's envelope."""
+def _unwrap(chunk: Chunk) -> bytes | None:
+    """The answer that a gateway has wrapped in `data` or `result`; None if it has not."""
     for raw in (chunk.data, chunk.result):
         if raw is not UNSET and json_type(raw) == "object" and b'"choices"' in bytes(raw):
             return bytes(raw)
@@ -78,12 +78,12 @@ def check_size(data: bytes) -> None:
         raise UpstreamFailed("The upstream's answer holds too many values.")
 
 
-def convert(data: bytes, kind: type[T], mend: Callable[[dict[str, Any]], None]) -> T:
-    """The second gear: `data` as a struct, as far as it fits.
+def read_leniently(data: bytes, kind: type[T], mend: Callable[[dict[str, Any]], None]) -> T:
+    """Read JSON that the typed decoder refused as a struct; fields that do not fit are dropped.
 
     Args:
-        data: what the typed decoder refused.
-        kind: of the struct.
+        data: the JSON.
+        kind: the type of the struct.
         mend: puts the decoded object into the struct's shape, in place.
 
     Raises:
@@ -104,7 +104,7 @@ def convert(data: bytes, kind: type[T], mend: Callable[[dict[str, Any]], None]) 
 
 
 def _describe(data: bytes) -> str:
-    """What came in place of JSON, in words."""
+    """The error message for data that are no JSON."""
     text = lenient.valid_unicode(data[: 4 * _MAX_SHOWN].decode("utf-8", "replace")).strip()
     if not text:
         return "The upstream answered with an empty body."
@@ -117,16 +117,16 @@ def _describe(data: bytes) -> str:
     return f"The upstream answered with text in place of JSON: {text[:_MAX_SHOWN]}"
 
 
-def _says_anything(error: Raw) -> bool:
-    """Whether an `error` beside an answer is one: hosts write null, false, 0, empty text, `{}`, `[]` where none is."""
-    value = _loads(error)
+def _is_error(error: Raw) -> bool:
+    """Whether the value of an `error` field is an error: null, false, 0, empty text, `{}` and `[]` mean none."""
+    value = _decode_raw(error)
     if isinstance(value, float) and math.isnan(value):
         return False
     return any(value.values()) if isinstance(value, dict) else bool(value)
 
 
-def _loads(raw: Raw) -> Any:  # noqa: ANN401 - JSON of any shape
-    """A raw value, or a word where it cannot be read."""
+def _decode_raw(raw: Raw) -> Any:  # noqa: ANN401 - JSON of any shape
+    """The decoded value, or a placeholder where it cannot be decoded."""
     try:
         return lenient.loads(bytes(raw))
     except (ValueError, RecursionError):
@@ -134,34 +134,34 @@ def _loads(raw: Raw) -> Any:  # noqa: ANN401 - JSON of any shape
 
 
 def _check_flat(chunk: Chunk, data: bytes) -> None:
-    """Errors without `error`: flat, or in MiniMax's `base_resp`, where 0 means success.
+    """Look for an error in an object without `choices`: in `message`, `detail`, or MiniMax's `base_resp` (0: success).
 
     Raises:
-        ProxyError: it is one.
+        ProxyError: the object is an error.
     """
-    if any(not isinstance(told, UnsetType) and _says_anything(told) for told in (chunk.message, chunk.detail)):
+    if any(not isinstance(told, UnsetType) and _is_error(told) for told in (chunk.message, chunk.detail)):
         raise failures.parse_embedded(data)
     if not isinstance(chunk.base_resp, UnsetType):
-        result = _loads(chunk.base_resp)
+        result = _decode_raw(chunk.base_resp)
         if isinstance(result, dict) and result.get("status_code"):
             raise failures.parse_embedded(data)
 
 
 def _check_choice(error: Raw) -> None:
-    """OpenRouter and others say on the choice that the model's provider has failed.
+    """OpenRouter and others report the failure of a model's provider in the choice.
 
     Raises:
-        ProxyError: it has.
+        ProxyError: the choice holds an error.
     """
-    if _says_anything(error):
+    if _is_error(error):
         raise failures.parse_embedded(_encode({"error": error}))
 
 
 def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:
-    """Row 151: Groq's own corner of a chunk.
+    """Row 151: read Groq's `x_groq`, which holds usage or an error.
 
     Raises:
-        ProxyError: it says that the answer has failed.
+        ProxyError: it holds an error.
     """
     if extra.error:
         raise failures.parse_embedded(_encode({"error": extra.error}))

@@ -28,8 +28,8 @@ _QUOTA_RETRY_S = 60.0
 _TIMEOUTS = frozenset({408, 504, 522, 524})
 _OVERLOADED = frozenset({498, 503, 529})  # 498 is Groq's
 _CALLERS_FAULT = frozenset({400, 405, 411, 413, 415, 422, 501})
-# MiniMax's codes in `base_resp`, in statuses
-_BASE_RESP = {
+# HTTP statuses for MiniMax's codes in `base_resp`
+_MINIMAX_STATUSES = {
     "1001": 504,
     "1002": 429,
     "1004": 401,
@@ -64,7 +64,7 @@ _INPUTS = frozenset({"messages", "prompt", "input"})
 def parse_error(status: int, headers: Mapping[str, str], body: bytes, *, received_s: float | None = None) -> ProxyError:
     """The error for an HTTP answer with a status that is not 2xx.
 
-    `received_s` is when it came, in seconds since the epoch: a date in it is counted from there if it has no `Date`.
+    `received_s` is the time of receipt in seconds since the epoch. Dates refer to it if there is no `Date` header.
     """
     told = _read(body)
     if status == 403 and told.is_moderated:
@@ -162,7 +162,7 @@ def _read(body: bytes) -> _Told:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        # an HTML page of some load balancer tells a caller nothing, nor do bytes that are no text
+        # neither an HTML page of a load balancer nor binary data helps a caller
         return _Told(None if text.startswith("<") or _is_binary(text) else text, {})
     if isinstance(value, list):
         value = value[0] if value else {}
@@ -171,7 +171,7 @@ def _read(body: bytes) -> _Told:
     inner = value.get("error") or _error_of_choice(value.get("choices"))
     base = value.get("base_resp")
     if isinstance(base, dict) and not inner:
-        status = _BASE_RESP.get(_text(base.get("status_code")) or "", 500)
+        status = _MINIMAX_STATUSES.get(_text(base.get("status_code")) or "", 500)
         return _Told(_message({"message": base.get("status_msg")}), {"code": status})
     if isinstance(inner, dict):
         return _Told(_message(inner) or _message(value), inner)
@@ -179,7 +179,7 @@ def _read(body: bytes) -> _Told:
 
 
 def _error_of_choice(choices: object) -> Any:  # noqa: ANN401 - JSON of any shape
-    """AI Foundry answers 400 with a completion whose choice says why: by its filter, or by a finish reason alone."""
+    """The error in a 400 whose body is a completion (AI Foundry): of the content filter, or by the finish reason."""
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
         return None
@@ -191,7 +191,7 @@ def _error_of_choice(choices: object) -> Any:  # noqa: ANN401 - JSON of any shap
 
 
 def _is_binary(text: str) -> bool:
-    """Whether bytes that were no text were read as some: compressed, perhaps."""
+    """Whether the decoded text was binary data, such as a compressed body."""
     return _CONTROL.search(text) is not None or text.count("\ufffd") > max(4, len(text) // 8)
 
 

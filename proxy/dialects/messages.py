@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from proxy.dialects import parts
-from proxy.dialects.draft import Message, Note, compact, no_note
+from proxy.dialects.draft import Message, Note, compact, ignore_note
 from proxy.protocol.raw import as_list, as_object, as_text
 from proxy.protocol.request import Fields, is_null, json_type
 
@@ -18,8 +18,8 @@ _ONLY_OPENAI = ("annotations", "function_call")
 _ROLES = {f'"{role}"'.encode(): role for role in ("system", "user", "assistant", "tool", "developer", "function")}
 _MAX_ID = 64  # characters that OpenAI takes
 _OPEN, _CLOSE = "<think>", "</think>"
-_SAYS_OTHERWISE = frozenset({"tool_calls", "function_call", "audio", "refusal"})
-_NOTHING = frozenset({b'""', b"[]", b"null", b"{}"})
+_OTHER_CONTENT = frozenset({"tool_calls", "function_call", "audio", "refusal"})
+_EMPTY_VALUES = frozenset({b'""', b"[]", b"null", b"{}"})
 _EMPTY = Raw(b'""')
 _NULL = Raw(b"null")
 
@@ -36,8 +36,8 @@ class Rules(Struct, frozen=True, kw_only=True):
         takes_names: whether messages may have a `name`.
         reasoning: the host's name for past reasoning (Q-REASON-IN), or None where it takes none.
         keeps_reasoning_details: OpenRouter's own form of it goes back as it came.
-        keeps_extra_content: what Gemini says beside messages and calls (thought signatures) goes back as it came.
-        keeps_cache_control: Anthropic's marks of what is to be cached go, and the text parts that have them.
+        keeps_extra_content: Gemini's `extra_content` of messages and calls (thought signatures) is sent back unchanged.
+        keeps_cache_control: Anthropic's `cache_control` is sent, and text parts that have it are not joined.
     """
 
     is_reference: bool = False
@@ -52,11 +52,11 @@ class Rules(Struct, frozen=True, kw_only=True):
     keeps_cache_control: bool = False
 
 
-def adapt(raw: Raw, rules: Rules, *, reasoning: str | None, note: Note = no_note) -> list[Message]:
+def adapt(raw: Raw, rules: Rules, *, reasoning: str | None, note: Note = ignore_note) -> list[Message]:
     """The messages as a host takes them; unknown keys stay, duplicate keys are gone.
 
     Past reasoning goes under the name `reasoning` (of `Rules.reasoning`), or not at all where the model wants none.
-    `note` is told what was left out.
+    `note` is called for what is dropped or changed.
     """
     adapted, calls_functions = _decode(raw), False
     for message in adapted:
@@ -107,7 +107,7 @@ def _drop_nulls(message: Message) -> None:
 
 
 def _drop_vendor_keys(message: Message, rules: Rules, note: Note) -> None:
-    """What the answers of one host hold, and others refuse."""
+    """Drop keys that come from the answers of another host, and that this one refuses."""
     if not rules.keeps_extra_content and message.pop("extra_content", None) is not None:
         note("extra_content", "dropped")
     if not rules.keeps_cache_control and message.pop("cache_control", None) is not None:
@@ -115,22 +115,22 @@ def _drop_vendor_keys(message: Message, rules: Rules, note: Note) -> None:
 
 
 def _adapt_to_reference(message: Message, rules: Rules, note: Note) -> None:
-    """OpenAI takes what OpenAI takes: no reasoning, nothing of other hosts, no empty lists."""
+    """Remove what OpenAI refuses: reasoning, keys of other hosts, empty lists, missing content."""
     role = role_of(message)
     thoughts = _adapt_parts(message, role, rules, note)
     if len(message) == 2 and "content" in message and not thoughts:
         return
     given = [message.pop(name, _EMPTY) for name in (*_REASONING_NAMES, "reasoning_details")]
-    if thoughts or any(compact(value) not in _NOTHING for value in given):
+    if thoughts or any(compact(value) not in _EMPTY_VALUES for value in given):
         note("reasoning_content", "dropped")
     if "tool_calls" in message:
         _adapt_calls(message, rules, note)
-    if role == "assistant" and message.keys().isdisjoint(_SAYS_OTHERWISE):
+    if role == "assistant" and message.keys().isdisjoint(_OTHER_CONTENT):
         _fill_content(message)
 
 
 def _shorten_ids(messages: list[Message]) -> None:
-    """Ids of calls that other hosts made long, such as Gemini's with a signature in them: OpenAI refuses them."""
+    """Replace ids of tool calls that are too long for OpenAI, such as Gemini's, which contain a signature."""
     given = (as_text(message.get("tool_call_id")) for message in messages)
     short = {old: _short_id(old) for old in given if old is not None and len(old) > _MAX_ID}
     if not short:
@@ -147,7 +147,7 @@ def _shorten_ids(messages: list[Message]) -> None:
 
 
 def _short_id(call_id: str) -> Raw:
-    """The same one in every turn, so that the prompt stays in the host's cache."""
+    """A hash of the id: the same in every turn, so that the host's prompt cache still matches."""
     return Raw(_encode(f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:24]}"))
 
 
@@ -180,9 +180,9 @@ def _fill_content(message: Message) -> None:
 
 def _adapt_assistant(message: Message, rules: Rules, reasoning: str | None, thoughts: list[Raw], note: Note) -> None:
     if len(message) > 2 or "content" not in message:
-        _say_in_text(message, note)
+        _move_to_content(message, note)
         for name in _ONLY_OPENAI:
-            if compact(message.pop(name, _EMPTY)) not in _NOTHING:
+            if compact(message.pop(name, _EMPTY)) not in _EMPTY_VALUES:
                 note(name, "dropped")
         if "tool_calls" in message:
             _adapt_calls(message, rules, note)
@@ -191,8 +191,8 @@ def _adapt_assistant(message: Message, rules: Rules, reasoning: str | None, thou
     _rename_reasoning(message, rules, reasoning, thoughts, note)
 
 
-def _say_in_text(message: Message, note: Note) -> None:
-    """A refusal, or what was said aloud, where there is no other content."""
+def _move_to_content(message: Message, note: Note) -> None:
+    """Move a refusal, or the transcript of audio, to the content if that is null; else they are dropped."""
     refusal, audio = message.pop("refusal", None), message.pop("audio", None)
     spoken = as_object(audio).get("transcript")
     said = next((value for value in (refusal, spoken) if as_text(value)), None)
@@ -205,7 +205,7 @@ def _say_in_text(message: Message, note: Note) -> None:
 
 
 def _adapt_calls(message: Message, rules: Rules, note: Note) -> None:
-    """Q-ARGS: hosts read the arguments of past calls, and fail on what is no object; no calls are no field."""
+    """Q-ARGS: make the arguments of past calls JSON objects, as hosts parse them; remove an empty list of calls."""
     given = message["tool_calls"]
     if rules.is_reference and compact(given) != b"[]" and b"extra_content" not in bytes(given):
         return
@@ -221,7 +221,7 @@ def _adapt_calls(message: Message, rules: Rules, note: Note) -> None:
 
 
 def _adapt_call(call: Message, rules: Rules, note: Note) -> bool:
-    """Whether the call was changed."""
+    """Adapt one call in place; whether it was changed."""
     is_changed = not rules.keeps_extra_content and call.pop("extra_content", None) is not None
     if is_changed:
         note("extra_content", "dropped")
@@ -254,7 +254,7 @@ def _rename_reasoning(message: Message, rules: Rules, reasoning: str | None, tho
         given.append(parts.text_of(details))
         if reasoning is None or not rules.keeps_reasoning_details:
             del message["reasoning_details"]
-            is_lost = is_lost or compact(details) not in _NOTHING
+            is_lost = is_lost or compact(details) not in _EMPTY_VALUES
     given += thoughts
     given.append(_split_thought(message))
     # DeepSeek takes "" for missing (row 31)

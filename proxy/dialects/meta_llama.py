@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from proxy.dialects import events, failures, odd
+from proxy.dialects import answer_shapes, events, failures
 from proxy.dialects.base import ONLY_OPENAI, Dialect
 from proxy.dialects.draft import Draft
 from proxy.dialects.thinking import put_nothing
 from proxy.protocol.chat import Choice, Chunk, Delta, Function, ToolCall
-from proxy.protocol.lenient import Piece
+from proxy.protocol.lenient import TextPiece
 from proxy.protocol.raw import as_object, as_text
 
 _LACKS = (
@@ -28,11 +28,11 @@ def _adjust(draft: Draft) -> None:
 
 
 class _Content(Struct, gc=False):
-    text: Piece | None = None
+    text: TextPiece | None = None
 
 
 class _Message(Struct, gc=False):
-    content: Piece | _Content | None = None
+    content: TextPiece | _Content | None = None
     tool_calls: list[ToolCall] | None = None
     stop_reason: str | None = None
 
@@ -41,7 +41,7 @@ class _Piece(Struct, gc=False):
     """A delta of an event: a text, or a piece of a tool call."""
 
     type: str | None = None
-    text: Piece | None = None
+    text: TextPiece | None = None
     id: str | None = None
     function: Function | None = None
 
@@ -74,7 +74,7 @@ def parse_native(data: bytes) -> Chunk:
     try:
         native, is_mended = _decode(data), False
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        native, is_mended = events.convert(data, _Native, _mend), True
+        native, is_mended = events.read_leniently(data, _Native, _mend), True
     if native.completion_message is not None:
         chunk = _from_message(native.completion_message, native)
     elif native.event is not None:
@@ -89,12 +89,12 @@ def _mend(value: dict[str, Any]) -> None:
     message, event = value.get("completion_message"), value.get("event")
     if isinstance(message, dict):
         if isinstance(message.get("content"), list):
-            message["content"] = odd.text_in(message["content"])
+            message["content"] = answer_shapes.text_in(message["content"])
         for call in message.get("tool_calls") or ():
             if isinstance(call, dict):
-                odd.mend_call(call)
+                answer_shapes.reshape_call(call)
     if isinstance(event, dict) and isinstance(event.get("delta"), dict):
-        odd.mend_call(event["delta"])
+        answer_shapes.reshape_call(event["delta"])
 
 
 def _from_message(message: _Message, native: _Native) -> Chunk:

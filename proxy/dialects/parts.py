@@ -1,4 +1,4 @@
-"""Content parts: which a host and a model take, texts as one, thinking among them."""
+"""Content parts of requests: checks what a host and a model take, joins texts, separates thinking."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,14 +11,14 @@ from proxy.protocol.raw import as_list, as_object, as_text
 from proxy.protocol.request import json_type
 
 _encode = msgspec.json.Encoder().encode
-_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})  # of Mistral, Anthropic, the AI SDK
+_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})  # types of Mistral, Anthropic and the AI SDK
 _TEXT_KEYS = frozenset({"type", "text", "refusal", "prompt_cache_breakpoint"})
 _EMPTY = Raw(b'""')
 _NULL = Raw(b"null")
 
 
 def each(messages: list[Message]) -> Iterator[tuple[str, str, Mapping[str, Raw]]]:
-    """Every content part: where it stands (`messages[0].content[1]`), its type, and itself."""
+    """Every content part: its path (`messages[0].content[1]`), its type, and its fields."""
     for number, message in enumerate(messages):
         content = message.get("content")
         if content is None or json_type(content) != "array":
@@ -33,11 +33,11 @@ def each(messages: list[Message]) -> Iterator[tuple[str, str, Mapping[str, Raw]]
 
 
 def check(messages: list[Message], *, known: frozenset[str], has_vision: bool | None) -> None:
-    """Whether the host and the model take every content part.
+    """Check that the host and the model take every content part.
 
     Raises:
-        UnsupportedParameter: a part is of a type that the host does not know or the model cannot see.
-        MalformedRequest: a part is none.
+        UnsupportedParameter: the host does not know the type of a part, or the model takes no images.
+        MalformedRequest: a part has no type.
     """
     for at, kind, _ in each(messages):
         if kind not in known:
@@ -53,17 +53,17 @@ def check(messages: list[Message], *, known: frozenset[str], has_vision: bool | 
 
 
 def adapt(message: Message, note: Note, *, is_answer: bool, keeps_cache_control: bool, joins_text: bool) -> list[Raw]:
-    """Content parts as a host takes them.
+    """Adapt the content parts of a message to a host, in place.
 
     Args:
-        message: whose content, an array, is changed.
-        note: told what was left out.
-        is_answer: whether it is the assistant's, where thinking may be among the parts.
-        keeps_cache_control: whether Anthropic's marks of what is to be cached go.
-        joins_text: whether texts alone become one (Q-TEXT).
+        message: its content is an array.
+        note: is called for every field that is dropped.
+        is_answer: whether the message is the assistant's, whose parts may hold thinking.
+        keeps_cache_control: whether Anthropic's `cache_control` stays.
+        joins_text: whether an array of texts becomes a string (Q-TEXT).
 
     Returns:
-        The thinking that was among them.
+        The thinking that was removed from the parts.
     """
     parts, thoughts = [as_object(part) for part in as_list(message["content"])], []
     if is_answer:
@@ -81,7 +81,7 @@ def adapt(message: Message, note: Note, *, is_answer: bool, keeps_cache_control:
 
 
 def _join_text(parts: list[Message], note: Note) -> Raw:
-    """The texts end to end, or the array without what only OpenAI knows where not all is text."""
+    """The joined texts; if not all parts are text, the array without keys that only OpenAI knows."""
     is_text = [bytes(part.get("type", _EMPTY)) in {b'"text"', b'"refusal"'} for part in parts]
     if all(is_text) and not any("cache_control" in part for part in parts):
         for name in sorted({name for part in parts for name in part} - _TEXT_KEYS):
@@ -89,18 +89,18 @@ def _join_text(parts: list[Message], note: Note) -> Raw:
         return Raw(_encode("".join(as_text(part.get("text") or part.get("refusal")) or "" for part in parts)))
     for part in parts:
         part.pop("prompt_cache_breakpoint", None)
-    # an empty text says nothing, and Zhipu and Bedrock refuse it
+    # Zhipu and Bedrock refuse an empty text
     return Raw(_encode([part for part in parts if bytes(part.get("text", _NULL)) != b'""'] or parts))
 
 
 def _thought_of(part: Mapping[str, Raw]) -> Raw:
-    """The text of a thinking part: a string, or a list of text parts (Mistral)."""
+    """The text of a thinking part, which is a string or a list of text parts (Mistral)."""
     found = next((part[name] for name in ("thinking", "text", "reasoning", "summary") if name in part), _EMPTY)
     return text_of(found) if json_type(found) == "array" else found
 
 
 def text_of(details: Raw) -> Raw:
-    """The texts in a list of parts, end to end."""
+    """The joined texts of a list of parts."""
     items = msgspec.json.decode(details)
     texts = [item.get("text") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
     return Raw(_encode("".join(text for text in texts if isinstance(text, str))))

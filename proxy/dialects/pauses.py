@@ -2,8 +2,8 @@
 
 `retry-after-ms` and `retry-after` come first; then the `x-ratelimit-reset…` of whatever is used up. Hosts write these
 as seconds, as durations (`6m0s`, `7.66s`, `120ms`), as moments since the epoch (seconds, or milliseconds), or as dates
-(HTTP's three forms, RFC 9110, 5.6.7, and ISO's). A moment is held against the host's own `date`, as its clock need not
-be ours; where it sends none, against the time at which we got the answer.
+(the three forms of RFC 9110, 5.6.7, and ISO 8601). A moment is compared with the host's own `date` header, as its clock
+may differ from ours; if there is none, with the time of receipt.
 """
 
 import re
@@ -26,7 +26,7 @@ _RESETS = ("", *(f"-{what}{per}" for what in ("requests", "tokens") for per in (
 def retry_after_s(headers: Mapping[str, str], received_s: float | None = None) -> float | None:
     """Seconds from `retry-after-ms` or `retry-after`; None where neither says anything sensible.
 
-    `received_s` is when the headers came, in seconds since the epoch; None: unknown.
+    `received_s` is the time of receipt in seconds since the epoch; None: unknown.
     """
     milliseconds = _number(headers.get("retry-after-ms", ""))
     pause_s = None if milliseconds is None else _sensible(milliseconds / 1000)
@@ -82,7 +82,7 @@ def _date_s(text: str, received_s: float | None) -> float | None:
 
 
 def _with_century(text: str, received_s: float | None) -> str:
-    """RFC 850 has two digits for the year: of those years the last that is at most 50 years ahead (RFC 9110, 5.6.7)."""
+    """An RFC 850 date with a four-digit year: the last such year at most 50 years ahead (RFC 9110, 5.6.7)."""
     if received_s is None or (match := _RFC_850.fullmatch(text)) is None:
         return text
     latest = datetime.fromtimestamp(received_s, UTC).year + 50

@@ -1,6 +1,6 @@
-"""Rebuilding JSON from what is known of its form: a `Take` keeps what fits, and what it does not know is left out.
+"""Rules that rebuild a JSON value by an allow-list: what a `Rule` does not know is dropped.
 
-All objects are written anew, so that no key that stands twice hides a value.
+Every object is written anew, so that a duplicate key cannot hide a value.
 """
 
 import re
@@ -16,9 +16,9 @@ from proxy.errors import MalformedRequest
 from proxy.protocol.raw import as_list, as_object, as_text
 from proxy.protocol.request import json_type
 
-# Args: the value; where it stands, as `messages[0].content`; where the names of what is left out are noted.
-# Returns: what is kept of it; None: nothing. It may raise `MalformedRequest`.
-Take = Callable[[Raw, str, set[str]], Raw | None]
+# Args: the value; its path, such as `messages[0].content`; a set that gets the names of dropped fields.
+# Returns: the rebuilt value; None: it is dropped. A rule may raise `MalformedRequest`.
+Rule = Callable[[Raw, str, set[str]], Raw | None]
 
 _encode = msgspec.json.Encoder().encode
 _WORD = re.compile(r"[\w+-]{0,64}", re.ASCII)
@@ -28,32 +28,35 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )
 _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
-_MAY_REFER = (*(name.encode() for name in _REFERENCES), b"\\u00")  # the last one: letters may be escaped
+_MAY_HOLD_REFERENCE = (
+    *(name.encode() for name in _REFERENCES),
+    b"\\u00",
+)  # the last one: a key may be written with escapes
 
 
-def text(raw: Raw, _at: str, _lost: set[str]) -> Raw | None:
-    """A string, which the model reads and nothing opens."""
+def text(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
+    """A string that only the model reads."""
     return raw if json_type(raw) == "string" else None
 
 
-def word(raw: Raw, _at: str, _lost: set[str]) -> Raw | None:
-    """A string of letters, digits and hyphens."""
+def word(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
+    """A string of letters, digits, `_`, `+` and `-`."""
     return raw if _WORD.fullmatch(as_text(raw) or " ") else None
 
 
-def plain(raw: Raw, _at: str, _lost: set[str]) -> Raw | None:
+def scalar(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
     """A number or a boolean."""
     return raw if json_type(raw) in {"number", "boolean"} else None
 
 
-def schema(raw: Raw, at: str, _lost: set[str]) -> Raw:
-    """JSON of any form, in which only references into the same document are references.
+def schema(raw: Raw, at: str, _dropped: set[str]) -> Raw:
+    """Any JSON, such as a schema, whose references all point into the same document.
 
     Raises:
-        MalformedRequest: one leads elsewhere.
+        MalformedRequest: a reference points elsewhere.
     """
     data = bytes(raw)
-    if not any(mark in data for mark in _MAY_REFER):
+    if not any(mark in data for mark in _MAY_HOLD_REFERENCE):
         return raw
     value = msgspec.json.decode(data)
     if _refers_elsewhere(value):
@@ -63,102 +66,102 @@ def schema(raw: Raw, at: str, _lost: set[str]) -> Raw:
             param=at,
             code="unsupported_reference",
         )
-    return Raw(_encode(value))  # of keys that stand twice the one that was looked at
+    return Raw(_encode(value))  # encoded anew: of duplicate keys only the checked one stays
 
 
-def fields(**known: Take) -> Take:
+def fields(**known: Rule) -> Rule:
     """An object with these fields."""
 
-    def take(raw: Raw, at: str, lost: set[str]) -> Raw | None:
-        return None if json_type(raw) != "object" else Raw(_encode(keep(as_object(raw), known, at, lost)))
+    def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
+        return None if json_type(raw) != "object" else Raw(_encode(keep_known(as_object(raw), known, at, dropped)))
 
-    return take
+    return apply
 
 
-def keep(given: Mapping[str, Raw], known: Mapping[str, Take], at: str, lost: set[str]) -> dict[str, Raw]:
-    """What is known of an object's fields."""
+def keep_known(given: Mapping[str, Raw], known: Mapping[str, Rule], at: str, dropped: set[str]) -> dict[str, Raw]:
+    """The fields of an object for which there is a rule, rebuilt."""
     kept = {}
     for name, value in given.items():
-        take = known.get(name)
-        found = None if take is None else take(value, f"{at}.{name}", lost)
+        rule = known.get(name)
+        found = None if rule is None else rule(value, f"{at}.{name}", dropped)
         if found is None:
-            lost.add(name)
+            dropped.add(name)
         else:
             kept[name] = found
     return kept
 
 
-def items(take_item: Take) -> Take:
-    """An array of these."""
+def items(rule: Rule) -> Rule:
+    """An array of items for which there is one rule."""
 
-    def take(raw: Raw, at: str, lost: set[str]) -> Raw | None:
+    def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
         if json_type(raw) != "array":
             return None
-        found = [take_item(item, f"{at}[{place}]", lost) for place, item in enumerate(as_list(raw))]
+        found = [rule(item, f"{at}[{place}]", dropped) for place, item in enumerate(as_list(raw))]
         return Raw(_encode([item for item in found if item is not None]))
 
-    return take
+    return apply
 
 
-def fitting(decoder: msgspec.json.Decoder[Any], take: Take) -> Take:
-    """As it stands where a decoder that knows the fields and takes no others reads it; else rebuilt."""
+def unchanged_if(decoder: msgspec.json.Decoder[Any], rule: Rule) -> Rule:
+    """A value that the strict `decoder` accepts is kept unchanged, which is fast; any other is rebuilt by `rule`."""
 
-    def take_fitting(raw: Raw, at: str, lost: set[str]) -> Raw | None:
+    def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
         data = bytes(raw)
-        if not any(mark in data for mark in _MAY_REFER):
+        if not any(mark in data for mark in _MAY_HOLD_REFERENCE):
             with suppress(msgspec.ValidationError):
                 decoder.decode(data)
                 return raw
-        return take(raw, at, lost)
+        return rule(raw, at, dropped)
 
-    return take_fitting
-
-
-def either(*takes: Take) -> Take:
-    """What the first of these that fits keeps."""
-
-    def take(raw: Raw, at: str, lost: set[str]) -> Raw | None:
-        return next((found for each in takes if (found := each(raw, at, lost)) is not None), None)
-
-    return take
+    return apply
 
 
-def address(raw: Raw, at: str, lost: set[str]) -> Raw:
-    """A `data:` URL, bare or as an object's `url`, as such an object.
+def either(*rules: Rule) -> Rule:
+    """The first of these rules that does not drop the value."""
+
+    def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
+        return next((found for each in rules if (found := each(raw, at, dropped)) is not None), None)
+
+    return apply
+
+
+def address(raw: Raw, at: str, dropped: set[str]) -> Raw:
+    """An object whose `url` is a `data:` URL; a bare string becomes such an object.
 
     Raises:
-        MalformedRequest: it is another address, or none.
+        MalformedRequest: the URL is missing, or no `data:` URL.
     """
     given = {"url": raw} if json_type(raw) == "string" else as_object(raw)
-    kept = keep(given, _OF_ADDRESS, at, lost)
+    kept = keep_known(given, _OF_ADDRESS, at, dropped)
     url = media.data_url(as_text(kept.get("url")) or "")
     if url is None:
-        raise no_address(at)
+        raise not_inline(at)
     return Raw(_encode(kept | {"url": url}))
 
 
-_OF_ADDRESS: Mapping[str, Take] = {
+_OF_ADDRESS: Mapping[str, Rule] = {
     "url": text,
     "detail": word,
-    "max_dynamic_patch": plain,  # SGLang's
-    "min_dynamic_patch": plain,
+    "max_dynamic_patch": scalar,  # SGLang's
+    "min_dynamic_patch": scalar,
 }
 
 
-def base64_text(raw: Raw, at: str, _lost: set[str]) -> Raw:
-    """Bytes as base64.
+def base64_text(raw: Raw, at: str, _dropped: set[str]) -> Raw:
+    """Base64.
 
     Raises:
-        MalformedRequest: it is none.
+        MalformedRequest: the value is no base64.
     """
     found = media.plain_base64(as_text(raw) or "-.")
     if found is None:
-        raise no_address(at)
+        raise not_inline(at)
     return Raw(_encode(found))
 
 
-def no_address(at: str) -> MalformedRequest:
-    """The error for anything but the bytes themselves."""
+def not_inline(at: str) -> MalformedRequest:
+    """The error for media that are not sent as bytes inside the request."""
     return MalformedRequest(
         "This model runs on a local engine, which may not open addresses or files. Send the bytes: "
         "'data:TYPE;base64,...' as a URL, base64 as data.",
@@ -168,7 +171,7 @@ def no_address(at: str) -> MalformedRequest:
 
 
 def has_address(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
-    """Whether any string in it is the address of something, or the path of a file."""
+    """Whether any string in the value looks like a URL or a file path."""
     if isinstance(value, str):
         return _ADDRESS.match(value) is not None
     if isinstance(value, list):
@@ -177,7 +180,7 @@ def has_address(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
 
 
 def _refers_elsewhere(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
-    """Strings may be schemas too (SGLang, vLLM)."""
+    """Whether a reference points outside the document; strings may hold schemas too (SGLang, vLLM)."""
     if isinstance(value, str):
         return value.lstrip().startswith("{") and _text_refers_elsewhere(value)
     if isinstance(value, list):

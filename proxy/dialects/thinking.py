@@ -21,8 +21,8 @@ class Thinking(Struct):
     Attributes:
         is_on: on, off, or None where nothing was said.
         effort: how hard, in OpenAI's words.
-        budget: for how many tokens at most; a JSON number. A `Put` that says it takes it away.
-        rest: what else `reasoning` held; the same.
+        budget: for how many tokens at most; a JSON number. A `Put` that sends it sets it to None.
+        rest: the other fields of `reasoning`. A `Put` that sends them empties it.
     """
 
     is_on: bool | None = None
@@ -30,8 +30,8 @@ class Thinking(Struct):
     budget: Raw | None = None
     rest: Fields = {}
 
-    def tell_rest(self, draft: Draft) -> None:
-        """Note what no `Put` took."""
+    def note_rest(self, draft: Draft) -> None:
+        """Report what no `Put` has sent as dropped."""
         if self.budget is not None:
             draft.note("thinking.budget", "dropped")
         draft.note_dropped("reasoning", self.rest)

@@ -26,7 +26,7 @@ class _Tool(Struct, gc=False):
     function: _Function | UnsetType = UNSET
 
 
-_typed = msgspec.json.Decoder(list[_Tool]).decode
+_decode_tools = msgspec.json.Decoder(list[_Tool]).decode
 
 
 def modernise(draft: Draft) -> None:
@@ -44,11 +44,11 @@ def modernise(draft: Draft) -> None:
         draft.put("tool_choice", {"type": "function", "function": call} if is_named else call)
 
 
-def name_choice(draft: Draft) -> None:
-    """The choices without a name as OpenAI's words, and those with one as OpenAI's objects.
+def normalise_choice(draft: Draft) -> None:
+    """Put a `tool_choice` of another API into the form of OpenAI's chat completions.
 
-    Some clients say `{"type": "auto"}`, or `any` for `required` (Anthropic, Mistral); `{"type": "function", "name"}` is
-    of the Responses API, `{"type": "tool", "name"}` Anthropic's.
+    Some clients send `{"type": "auto"}`, or `any` for `required` (Anthropic, Mistral). `{"type": "function", "name"}`
+    is of the Responses API, `{"type": "tool", "name"}` Anthropic's.
     """
     choice = _choice(draft)
     kind = choice if isinstance(choice, str) else as_text((choice or {}).get("type"))
@@ -59,7 +59,7 @@ def name_choice(draft: Draft) -> None:
 
 
 def drop_cache_control(draft: Draft) -> None:
-    """Of a tool, or of its function."""
+    """Drop the `cache_control` of tools and of their functions."""
     given = [as_object(tool) for tool in as_list(draft.fields["tools"])]
     is_marked = False
     for tool in given:
@@ -84,12 +84,12 @@ def tidy(draft: Draft) -> None:
 
 
 def fill_parameters(draft: Draft) -> None:
-    """The schema of an object without properties where a function has none, or one without a type."""
+    """Give a function without parameters the schema of an empty object, and parameters without a type that type."""
     try:
-        typed = _typed(draft.fields.get("tools", b"[]"))
-    except msgspec.DecodeError:  # the host's to judge
+        typed = _decode_tools(draft.fields.get("tools", b"[]"))
+    except msgspec.DecodeError:  # the host reports the error
         return
-    bare = {number for number, tool in enumerate(typed) if _is_bare(tool)}
+    bare = {number for number, tool in enumerate(typed) if _lacks_schema(tool)}
     if not bare:
         return
     tools = [as_object(tool) for tool in as_list(draft.fields["tools"])]
@@ -100,7 +100,7 @@ def fill_parameters(draft: Draft) -> None:
     draft.put("tools", tools)
 
 
-def _is_bare(tool: _Tool) -> bool:
+def _lacks_schema(tool: _Tool) -> bool:
     function = tool.function
     return function is not UNSET and (function.parameters is None or function.parameters.type is UNSET)
 

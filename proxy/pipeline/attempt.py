@@ -178,7 +178,7 @@ class Attempt:
         finally:
             response.close()
         if host_request.text_calls is not None:
-            emulated_tools.explain(error, host_request.text_calls)
+            emulated_tools.point_to_tools(error, host_request.text_calls)
         raise error
 
     async def _read(self, response: Response, host_request: HostRequest) -> Closable:

@@ -8,14 +8,14 @@ from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUn
 from proxy.memory import Memory
 from proxy.pipeline.upstream import Response
 from proxy.protocol.chat import Chunk
-from proxy.protocol.sse import BOM, EventParser, objects, pieces
+from proxy.protocol.sse import BOM, EventParser, objects_in, split_objects
 from proxy.protocol.usage import Usage
 from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.filters import Remembering
 
 _MAX_QUIET_BYTES = 1024 * 1024  # between two pieces of an answer
-_MOST_OF_ONE = 4096  # bytes of an event that says nothing which count: some hold the ids of a long prompt's tokens
-_FIELD = re.compile(rb"\s*(?:data|event|id|retry)?:")  # begins the first line of a stream of events
+_MAX_COUNTED_BYTES = 4096  # of an event without content: some are long, as they hold the token ids of the prompt
+_SSE_FIELD = re.compile(rb"\s*(?:data|event|id|retry)?:")  # the beginning of an event stream
 _COUNTED = re.compile(r"(.*[:_.-])?\d{1,4}", re.DOTALL)  # such an id (Kimi's) is that of other conversations' calls too
 
 
@@ -38,12 +38,12 @@ class TurnMemory:
 class Source:
     """Feeds what a host sends into the state machine: events, or a JSON body as one event.
 
-    The content type decides, not the request: some hosts answer a stream with one JSON body. Where it is wrong, the
-    first bytes do: no event begins with a brace, and no JSON with the name of a field.
+    The content type decides, not the request: some hosts answer a stream with one JSON body. The first bytes override a
+    wrong content type: no event begins with a brace, and no JSON with the name of an SSE field.
     """
 
     __slots__ = (
-        "_has_begun",
+        "_has_data",
         "_has_said_end",
         "_is_json",
         "_memory",
@@ -65,7 +65,7 @@ class Source:
     ) -> None:
         self._response = response
         self._is_json = "json" in response.headers.get("content-type", "").lower()
-        self._has_begun = False
+        self._has_data = False
         self._has_said_end = False
         self._parse = parse
         self._parser = EventParser()
@@ -89,18 +89,18 @@ class Source:
             if self.stream.is_complete:  # only the formal end is missing
                 return False
             raise
-        if not self._has_begun and (begun := data.removeprefix(BOM).lstrip()):
-            self._has_begun = True
+        if not self._has_data and (begun := data.removeprefix(BOM).lstrip()):
+            self._has_data = True
             if begun.startswith((b"{", b"[")):
                 return self._take_body(data + await self._response.read_all())
         self.read_bytes += len(data)
         return await self._take(data)
 
     async def end(self) -> Usage | None:
-        """The answer has ended: what waited for that is told, what has to be remembered is; what the answer took.
+        """The answer has ended: finish the stream, store the turn in the memory, and return the usage.
 
         Raises:
-            ProxyError: it is not whole.
+            ProxyError: the answer is not whole.
         """
         usage = self.stream.close(has_said_end=self._has_said_end)
         if self._memory is not None:
@@ -108,7 +108,7 @@ class Source:
         return usage
 
     def _take_body(self, body: bytes) -> bool:
-        if _FIELD.match(body):
+        if _SSE_FIELD.match(body):
             self._accept([*self._parser.feed(body), *self._parser.close()])
         else:
             self._has_said_end = True
@@ -117,7 +117,7 @@ class Source:
         return False
 
     async def _take(self, data: bytes) -> bool:
-        """The events in a read; False where one says that it was the last, or where there is no more."""
+        """Read the events in `data`; False after the last event, or at the end of the connection."""
         heard, pending = self.stream.heard, self._parser.pending
         events = self._parser.feed(data) if data else self._parser.close()
         if self._accept(events):
@@ -126,14 +126,14 @@ class Source:
             self._quiet_bytes = 0
         elif data:
             size = len(data) + pending - self._parser.pending
-            await self._bear(min(size, _MOST_OF_ONE * len(events)) if events else size)
+            await self._bear(min(size, _MAX_COUNTED_BYTES * len(events)) if events else size)
         return bool(data)
 
     def _accept(self, events: list[bytes]) -> bool:
-        """True where one of them is the end of the stream."""
+        """Pass events to the stream; True if one of them marks its end."""
         has_objects = False
         for event in events:
-            found = objects(event)
+            found = objects_in(event)
             if found is None:
                 self._has_said_end = True
                 self._response.expect_end()
@@ -147,25 +147,25 @@ class Source:
         return False
 
     def _read_all(self, data: bytes) -> Iterable[Chunk]:
-        """What should be one object; several lines of them are read too, and an error behind one that broke off.
+        """Parse one object; also several, one on each line, and an error object after a truncated one.
 
         Raises:
-            ProxyError: it is an error, or cannot be read.
+            ProxyError: an object is an error, or cannot be read.
         """
         try:
             return (self._parse(data),)
         except ProxyError:
-            found = pieces(data)
+            found = split_objects(data)
             if not found:
                 raise
-        self._parse(found[-1])  # an error explains the rest
+        self._parse(found[-1])  # raises if it is an error, which explains the others
         return map(self._parse, found)
 
     async def _bear(self, size: int) -> None:
-        """Comments and events that say nothing: a few are a sign of life; a flood would keep all others waiting.
+        """Count bytes of comments and events without content: a few keep the connection alive, a flood is a failure.
 
         Raises:
-            UpstreamFailed: it is one.
+            UpstreamFailed: there were too many since the last content.
         """
         self._quiet_bytes += size
         if self._quiet_bytes > _MAX_QUIET_BYTES:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from proxy.errors import MalformedRequest
-from proxy.protocol.lenient import Piece
+from proxy.protocol.lenient import TextPiece
 from proxy.protocol.raw import as_text
 from proxy.protocol.request import ModelName, ModelRequest, decode, decode_fields, json_type, missing, wrong_type
 
@@ -241,12 +241,12 @@ class Delta(Struct, gc=False):
     (Ollama), `reasoning_text` (GitHub Copilot).
     """
 
-    content: Piece | None = None
-    reasoning_content: Piece | None = None
-    reasoning: Piece | None = None
-    thinking: Piece | None = None
-    reasoning_text: Piece | None = None
-    refusal: Piece | None = None
+    content: TextPiece | None = None
+    reasoning_content: TextPiece | None = None
+    reasoning: TextPiece | None = None
+    thinking: TextPiece | None = None
+    reasoning_text: TextPiece | None = None
+    refusal: TextPiece | None = None
     tool_calls: list[ToolCall] | None = None
     annotations: Raw | UnsetType = UNSET
     audio: Raw | UnsetType = UNSET
@@ -265,7 +265,7 @@ class Choice(Struct, gc=False):
     index: int | None = None
     delta: Delta | None = None
     message: Delta | None = None
-    text: Piece | None = None
+    text: TextPiece | None = None
     finish_reason: str | None = None
     logprobs: dict[str, Any] | None = None
     error: Raw | UnsetType = UNSET

@@ -36,7 +36,7 @@ class Embedding(Struct, gc=False):
 
 
 class EmbeddingAnswer(Struct, gc=False):
-    """What a host answers; `embeddings` is Ollama's and Cohere's own place for the bare vectors."""
+    """The answer of a host; `embeddings` holds bare vectors (Ollama, Cohere)."""
 
     data: list[Embedding] | None = None
     embeddings: list[list[float]] | None = None
@@ -86,13 +86,13 @@ def parse_request(body: bytes) -> ModelRequest:
 def rebuild(body: bytes, *, inputs: int, model: str, encoding: Encoding) -> tuple[bytes, Usage]:
     """The upstream's answer in OpenAI's form with vectors in `encoding`; and what it took.
 
-    Clients take vectors by their place, so that they go out in the order of the request's inputs.
+    Clients match vectors to inputs by position, so the vectors are sent in the order of the inputs.
 
     Args:
-        body: the host's.
-        inputs: how many vectors were asked for (see `count_inputs`).
+        body: the body of the host's answer.
+        inputs: the number of vectors requested (see `count_inputs`).
         model: the public name.
-        encoding: what the caller asked for.
+        encoding: the encoding that the caller requested.
 
     Raises:
         UpstreamFailed: the body does not hold exactly one vector for each input.
@@ -110,7 +110,7 @@ def rebuild(body: bytes, *, inputs: int, model: str, encoding: Encoding) -> tupl
 
 
 def count_inputs(raw: Raw | None) -> int:
-    """How many vectors a checked `input` asks for: a string or a list of tokens is one."""
+    """The number of vectors that a checked `input` requests: a string, or a list of tokens, is one input."""
     items = as_list(raw)
     return len(items) if items and json_type(items[0]) in {"string", "array"} else 1
 
@@ -126,7 +126,7 @@ def _read_answer(body: bytes) -> EmbeddingAnswer:
 
 
 def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
-    """A vector may stand in a list of its own (llama.cpp)."""
+    """Unwrap vectors that are nested in a list of one (llama.cpp), in place."""
     for item in value.get("data") or () if isinstance(value, dict) else ():
         vector = item.get("embedding") if isinstance(item, dict) else None
         if isinstance(vector, list) and len(vector) == 1 and isinstance(vector[0], list):
@@ -135,7 +135,7 @@ def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
 
 
 def _in_order(given: Sequence[Embedding], inputs: int) -> Sequence[Embedding]:
-    """By index; by place where no vector has one. One alone without an index is the first: Gemini leaves a 0 out.
+    """The vectors by index, or by position if none has an index. Gemini leaves out an index of 0.
 
     Raises:
         ValueError: the indexes are not 0 to `inputs` - 1, each once.

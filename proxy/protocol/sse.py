@@ -18,14 +18,14 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 _BRACE = ord("{")
-_END = re.compile(rb"\[?done\]?", re.IGNORECASE)
-# Where an object has ended and a data line begins another, a blank line is missing: no JSON goes on like that.
-_NO_BLANK = re.compile(rb"(?<=\})\n(?=(?:event:[^\n]{0,99}\n)?data: ?[{\[])")
-_LINE = len(b"}\ndata: {")
+_DONE_WORD = re.compile(rb"\[?done\]?", re.IGNORECASE)
+# A data line that begins an object right after one that ended an object: the blank line between them is missing.
+_MISSING_BLANK_LINE = re.compile(rb"(?<=\})\n(?=(?:event:[^\n]{0,99}\n)?data: ?[{\[])")
+_MAX_OVERLAP = len(b"}\ndata: {")  # bytes of that pattern that the previous read may hold
 _MAX_LINES = 250_000
-_NEXT = re.compile(rb"\n(?=[ \t]{0,16}(?:\{|data:))")
-_WORD = re.compile(r"[\[(<:]?[\w .:/-]{0,64}[\])>]?")  # `ping`, `[HEARTBEAT]`, `: keep-alive`
-_FAULT = re.compile(r"error|fail|exception|abort|denied|overload|unavailable|timeout", re.IGNORECASE)
+_NEXT_OBJECT = re.compile(rb"\n(?=[ \t]{0,16}(?:\{|data:))")
+_KEEP_ALIVE_WORD = re.compile(r"[\[(<:]?[\w .:/-]{0,64}[\])>]?")  # `ping`, `[HEARTBEAT]`, `: keep-alive`
+_ERROR_WORD = re.compile(r"error|fail|exception|abort|denied|overload|unavailable|timeout", re.IGNORECASE)
 
 
 def frame(payloads: Sequence[bytes]) -> bytes:
@@ -33,14 +33,14 @@ def frame(payloads: Sequence[bytes]) -> bytes:
     return b"data: " + b"\n\ndata: ".join(payloads) + b"\n\n"
 
 
-def objects(data: bytes) -> list[bytes] | None:
-    """The JSON objects in the data of an event: one as a rule, none in a keep-alive; None at the end of the stream.
+def objects_in(data: bytes) -> list[bytes] | None:
+    """The JSON objects in the data of an event: usually one, none in a keep-alive; None at the end of the stream.
 
-    Hosts and gateways send `null`, `[]`, `"ping"` or `[HEARTBEAT]` as keep-alives, `[done]` in any case as the end, an
+    Hosts and gateways send `null`, `[]`, `"ping"` or `[HEARTBEAT]` as keep-alives, `[done]` as the end, an
     object inside an array or a string, and `data:` twice.
 
     Raises:
-        UpstreamFailed: it is text of another kind.
+        UpstreamFailed: the data are other text.
     """
     if data[0] == _BRACE:
         return [data]
@@ -49,25 +49,25 @@ def objects(data: bytes) -> list[bytes] | None:
         data = data[5:].lstrip()
     if data.startswith(b"{"):
         return [data]
-    if _END.fullmatch(data.strip(b"\"' ")) or data.startswith(b"[DONE]"):
+    if _DONE_WORD.fullmatch(data.strip(b"\"' ")) or data.startswith(b"[DONE]"):
         return None
-    return _objects_in(data)
+    return _decode_objects(data)
 
 
-def pieces(data: bytes) -> list[bytes]:
-    """The objects in what is no object as a whole: one a line, or in a list; empty where there is one at most.
+def split_objects(data: bytes) -> list[bytes]:
+    """The objects in data that hold several, one on each line or in a list; empty if there is at most one.
 
     Raises:
-        UpstreamFailed: there is text of another kind.
+        UpstreamFailed: the data hold other text.
     """
     data = data.strip()
     if not data.startswith((b"{", b"[")) or data.count(b"\n") > _MAX_LINES:
         return []
-    found = [each for piece in _NEXT.split(data) for each in objects(piece) or ()]
+    found = [each for piece in _NEXT_OBJECT.split(data) for each in objects_in(piece) or ()]
     return found if found != [data] else []
 
 
-def _objects_in(data: bytes) -> list[bytes]:
+def _decode_objects(data: bytes) -> list[bytes]:
     text = data.decode("utf-8", "replace")
     try:
         value: Any = json.loads(text)
@@ -79,7 +79,7 @@ def _objects_in(data: bytes) -> list[bytes]:
         return []
     if value.startswith("{"):
         return [value.encode("utf-8", "replace")]
-    if _WORD.fullmatch(value) is None or _FAULT.search(value):
+    if _KEEP_ALIVE_WORD.fullmatch(value) is None or _ERROR_WORD.search(value):
         raise UpstreamFailed(f"The upstream sent text in place of an event: {value[:200]}", is_quoted=True)
     return []
 
@@ -111,7 +111,7 @@ class EventParser:
             data = self._unify_line_ends(data)
         is_straddled = data.startswith(b"\n") and self._kept.endswith(b"\n")
         if not is_straddled and b"\n\n" not in data:
-            return self._feed_line(data)
+            return self._feed_without_blank_line(data)
         block = self._take(data)
         end = block.rfind(b"\n\n")
         self._keep(block[end + 2 :])
@@ -123,7 +123,7 @@ class EventParser:
 
     @property
     def pending(self) -> int:
-        """How many bytes of an unfinished event are kept."""
+        """The number of bytes kept of an unfinished event."""
         return len(self._kept)
 
     def _is_between(self, data: bytes) -> bool:
@@ -133,14 +133,14 @@ class EventParser:
         self._has_started = True
         return True
 
-    def _feed_line(self, data: bytes) -> list[bytes]:
-        """The same where `data` holds no blank line."""
-        tail = self._kept[-_LINE:]
-        if (b"}" not in tail and b"}\ndata:" not in data) or _NO_BLANK.search(tail + data) is None:
+    def _feed_without_blank_line(self, data: bytes) -> list[bytes]:
+        """The events that `data` completes without a blank line: some hosts send none between two objects."""
+        tail = self._kept[-_MAX_OVERLAP:]
+        if (b"}" not in tail and b"}\ndata:" not in data) or _MISSING_BLANK_LINE.search(tail + data) is None:
             self._keep(data)
             return []
         block = self._take(data)
-        *_, last = _NO_BLANK.finditer(block)
+        *_, last = _MISSING_BLANK_LINE.finditer(block)
         self._keep(block[last.end() :])
         return _events(block[: last.start()])
 
@@ -174,7 +174,7 @@ def _events(block: bytes) -> list[bytes]:
         if event.startswith(b"data: ") and b"\n" not in event and len(event) > 6:
             events.append(event[6:])
         else:
-            events += filter(None, map(_data_of, _NO_BLANK.split(event)))
+            events += filter(None, map(_data_of, _MISSING_BLANK_LINE.split(event)))
     return events
 
 
@@ -182,10 +182,10 @@ def _data_of(event: bytes) -> bytes:
     lines = event.split(b"\n")
     data = b"\n".join(_value(line) for line in lines if line == b"data" or line.startswith(b"data:"))
     is_error = any(line.startswith(b"event:") and line[6:].strip() == b"error" for line in lines)
-    if not data:  # llama.cpp names the field after what it holds
+    if not data:  # llama.cpp sends an error in a field `error:`
         data = b"\n".join(line[6:] for line in lines if line.startswith(b"error:")).strip()
         is_error = is_error or bool(data)
-    if is_error and not data.lstrip().startswith(b"{"):  # the name of the event is all that says so
+    if is_error and not data.lstrip().startswith(b"{"):  # only the event's name says that it is an error
         text = data.decode("utf-8", "replace") or "The upstream sent an event that is called error."
         return b'{"error":%b}' % json.dumps(text).encode()
     return data

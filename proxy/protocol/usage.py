@@ -65,7 +65,7 @@ _COUNTS = (*_PROMPT, *_COMPLETION, "total_tokens")
 
 
 def counts_anything(raw: Mapping[str, Any]) -> bool:
-    """Whether a host's `usage` says how many tokens there were: some send `{}`, or zeros, beside the real one."""
+    """Whether a host's `usage` holds a count other than 0: some hosts send `{}` or zeros beside the real one."""
     return any(_first(raw, (name,)) for name in _COUNTS)
 
 
@@ -83,7 +83,7 @@ def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
         completion = max(0, (total or 0) - prompt)
     details = _completion_details(raw, has_reasoned=has_reasoned)
     thoughts = UNSET if details is UNSET else details.reasoning_tokens
-    if thoughts is not UNSET and total == prompt + completion + thoughts:  # xAI counts them apart
+    if thoughts is not UNSET and total == prompt + completion + thoughts:  # xAI counts reasoning separately
         completion += thoughts
     return Usage(
         prompt_tokens=prompt,

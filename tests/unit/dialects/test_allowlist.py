@@ -20,7 +20,7 @@ ASKS = {
 }
 EVERYWHERE = pytest.mark.parametrize("endpoint", ASKS)
 # those that the config may give an engine
-ENGINES = {name: dialect.of_engine() for name, dialect in DIALECTS.items()}
+ENGINES = {name: dialect.for_engine() for name, dialect in DIALECTS.items()}
 
 
 def send(endpoint="chat", dialect="vllm", *, drops_params=False, **fields):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from proxy.config.cards import Card
-from proxy.dialects.emulated_tools import explain
+from proxy.dialects.emulated_tools import point_to_tools
 from proxy.dialects.llamacpp import DIALECT
 from proxy.errors import MalformedRequest, UnsupportedParameter, UpstreamFailed, UpstreamRejected
 from proxy.protocol import chat
@@ -372,7 +372,7 @@ def test_a_history_without_tools_goes_as_it_is():
 )
 def test_a_schema_that_the_host_cannot_keep_to_is_told_as_the_tools(message):
     error = UpstreamRejected(message)
-    explain(error, TextCalls(names=frozenset(), field="functions"))
+    point_to_tools(error, TextCalls(names=frozenset(), field="functions"))
     assert (error.status, error.param) == (400, "functions")
     assert error.message.endswith(message)
 
@@ -387,5 +387,5 @@ def test_a_schema_that_the_host_cannot_keep_to_is_told_as_the_tools(message):
 )
 def test_other_failures_are_told_as_they_are(error):
     message = error.message
-    explain(error, TextCalls(names=frozenset()))
+    point_to_tools(error, TextCalls(names=frozenset()))
     assert (error.param, error.message) == (None, message)

@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from proxy.config.cards import Card
 from proxy.dialects import messages
-from proxy.dialects.draft import Draft, no_note
+from proxy.dialects.draft import Draft, ignore_note
 from proxy.dialects.messages import Rules
 
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
@@ -18,7 +18,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
-def adapt(*given, reasoning="reasoning_content", note=no_note, **rules):
+def adapt(*given, reasoning="reasoning_content", note=ignore_note, **rules):
     adapted = messages.adapt(Raw(json.dumps(given).encode()), Rules(**rules), reasoning=reasoning, note=note)
     return json.loads(msgspec.json.encode(adapted))
 

@@ -6,19 +6,19 @@ import pytest
 from msgspec import Raw
 
 from proxy.dialects import rebuilding
-from proxy.dialects.rebuilding import address, either, fields, has_address, items, plain, schema, text, word
+from proxy.dialects.rebuilding import address, either, fields, has_address, items, scalar, schema, text, word
 from proxy.errors import MalformedRequest
 
 
-def rebuild(take, value):
+def rebuild(rule, value):
     """What is kept, and the names of what is not; `value` may be JSON as bytes."""
-    lost = set()
-    found = take(Raw(value if isinstance(value, bytes) else json.dumps(value).encode()), "x", lost)
-    return None if found is None else json.loads(bytes(found)), lost
+    dropped = set()
+    found = rule(Raw(value if isinstance(value, bytes) else json.dumps(value).encode()), "x", dropped)
+    return None if found is None else json.loads(bytes(found)), dropped
 
 
 @pytest.mark.parametrize(
-    ("take", "value", "kept"),
+    ("rule", "value", "kept"),
     [
         (text, "http://a", "http://a"),
         (text, 5, None),
@@ -27,23 +27,23 @@ def rebuild(take, value):
         (word, "a/b", None),
         (word, "a.png", None),
         (word, ["low"], None),
-        (plain, 5, 5),
-        (plain, True, True),
-        (plain, "5", None),
+        (scalar, 5, 5),
+        (scalar, True, True),
+        (scalar, "5", None),
         (items(word), ["a", "/b", 5], ["a"]),
         (items(word), "a", None),
         (either(text, items(text)), ["a"], ["a"]),
         (either(text, items(text)), {}, None),
     ],
 )
-def test_what_fits_is_kept(take, value, kept):
-    assert rebuild(take, value)[0] == kept
+def test_what_fits_is_kept(rule, value, kept):
+    assert rebuild(rule, value)[0] == kept
 
 
 def test_unknown_fields_are_left_out_and_named():
-    take = fields(a=text, b=items(fields(c=plain)))
+    rule = fields(a=text, b=items(fields(c=scalar)))
     given = {"a": "1", "b": [{"c": 1, "d": "x"}], "e": "x"}
-    assert rebuild(take, given) == ({"a": "1", "b": [{"c": 1}]}, {"d", "e"})
+    assert rebuild(rule, given) == ({"a": "1", "b": [{"c": 1}]}, {"d", "e"})
 
 
 def test_a_key_that_stands_twice_hides_nothing():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from proxy.protocol.lenient import Piece, convert, loads, valid_unicode
+from proxy.protocol.lenient import TextPiece, convert, loads, valid_unicode
 
 
 class Inner(Struct):
@@ -16,7 +16,7 @@ class Inner(Struct):
 
 
 class Odd(Struct):
-    text: Piece | None = None
+    text: TextPiece | None = None
     number: int | None = None
     share: float | None = None
     is_on: bool | None = None

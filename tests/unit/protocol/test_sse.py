@@ -219,7 +219,7 @@ def test_what_is_framed_is_read_back(payloads, chance: random.Random):
 )
 def test_the_objects_in_an_event_are_found(data, found):
     """Keep-alives have none, whatever they look like; `[DONE]` in any case is the end."""
-    assert sse.objects(data) == found
+    assert sse.objects_in(data) == found
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_the_objects_in_an_event_are_found(data, found):
 )
 def test_text_in_place_of_an_event_is_a_failure(data):
     with pytest.raises(UpstreamFailed, match="text in place of an event"):
-        sse.objects(data)
+        sse.objects_in(data)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_an_object_is_told_before_the_next_one_has_come_whole():
     ],
 )
 def test_lines_of_objects_are_taken_apart(data, found):
-    assert sse.pieces(data) == found
+    assert sse.split_objects(data) == found
 
 
 @pytest.mark.parametrize("line", [b"id:}\n", b"}\ndata: }\n", b"}   \n", b"}\ndata: x\n", b"error: {\n", b"data: {}\n"])

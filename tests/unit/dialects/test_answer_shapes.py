@@ -1,8 +1,8 @@
-"""Shapes that OpenAI does not have, put into the one that it has (contract E.4, step 5)."""
+"""Answers of other shapes are put into OpenAI's shape (contract E.4, step 5)."""
 
 import pytest
 
-from proxy.dialects.odd import mend, mend_call, text_in
+from proxy.dialects.answer_shapes import reshape, reshape_call, text_in
 
 
 @pytest.mark.parametrize(
@@ -34,18 +34,18 @@ def test_the_text_in_a_value_is_found(value, text):
     ],
 )
 def test_a_call_has_a_function(call, function):
-    mend_call(call)
+    reshape_call(call)
     assert call["function"] == function
 
 
 def test_a_text_that_is_a_list_of_parts_is_joined():
     value = {"choices": [{"text": [{"text": "a"}, "b"]}]}
-    mend(value)
+    reshape(value)
     assert value["choices"][0]["text"] == "ab"
 
 
 def test_parts_keep_a_picture_that_the_host_has_told_already():
     """`images` of the message comes before what stands among its parts."""
     message = {"content": [{"type": "image_url", "image_url": {"url": "b"}}], "images": ["a"]}
-    mend({"choices": [{"message": message}]})
+    reshape({"choices": [{"message": message}]})
     assert message == {"images": ["a"]}

@@ -1,8 +1,8 @@
-"""Shapes of answers that OpenAI does not have, put into the one that it has (contract E.4, step 5). On decoded JSON.
+"""Puts decoded answers of other shapes into OpenAI's shape (contract E.4, step 5).
 
-A message may be made of parts, with the thinking among them (Mistral); a call may be flat, or its function a string
-(Fireworks, row 161); a log probability may be a bare number (Together, row 140). What stays odd is left out later, by
-`protocol.lenient`.
+The content may be a list of parts with thinking among them (Mistral); a tool call may lack the `function` level, or its
+function may be a string (Fireworks, row 161); a log probability may be a bare number (Together, row 140). Values that
+still have a wrong type are dropped later, by `protocol.lenient`.
 """
 
 import json
@@ -18,17 +18,17 @@ _TEXTS = ("text", "thinking", "reasoning", "content", "summary", "thought", "val
 Channel = Literal["content", "reasoning_content", "refusal", "images"]
 
 
-def mend(value: dict[str, Any]) -> None:
-    """Mend a chunk or a unary answer in place."""
+def reshape(value: dict[str, Any]) -> None:
+    """Put a chunk or a unary answer into OpenAI's shape, in place."""
     choices = value.get("choices")
     if isinstance(choices, dict):
         choices = value["choices"] = [choices] if choices else []
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
-            _mend_choice(choice)
+            _reshape_choice(choice)
 
 
-def _mend_choice(choice: dict[str, Any]) -> None:
+def _reshape_choice(choice: dict[str, Any]) -> None:
     if "text" in choice:
         choice["text"] = text_in(choice["text"])
     if not isinstance(reason := choice.get("finish_reason"), str | None):
@@ -40,10 +40,10 @@ def _mend_choice(choice: dict[str, Any]) -> None:
         if isinstance(message, str):
             choice[name] = {"content": message}
         elif isinstance(message, dict):
-            _mend_message(message)
+            _reshape_message(message)
 
 
-def _mend_message(message: dict[str, Any]) -> None:
+def _reshape_message(message: dict[str, Any]) -> None:
     for name in _THINKING:
         if isinstance(message.get(name), list | dict):
             message[name] = text_in(message[name])
@@ -52,17 +52,17 @@ def _mend_message(message: dict[str, Any]) -> None:
     content = message.get("content")
     if isinstance(content, list | dict):
         del message["content"]
-        _put_parts(message, content if isinstance(content, list) else [content])
+        _split_parts(message, content if isinstance(content, list) else [content])
     calls = message.get("tool_calls")
     if isinstance(calls, dict):
         calls = message["tool_calls"] = [calls] if calls else []
     for call in calls if isinstance(calls, list) else ():
         if isinstance(call, dict):
-            mend_call(call)
+            reshape_call(call)
 
 
-def _put_parts(message: dict[str, Any], parts: Sequence[Any]) -> None:
-    """A content of parts: text, thinking, a refusal and pictures, each where OpenAI's clients look for it."""
+def _split_parts(message: dict[str, Any], parts: Sequence[Any]) -> None:
+    """Put text, thinking, refusal and images of a content list into the message fields that clients read."""
     found: dict[Channel, list[Any]] = {}
     for part in parts:
         channel, piece = _read_part(part)
@@ -87,11 +87,11 @@ def _read_part(part: Any) -> tuple[Channel, Any]:  # noqa: ANN401 - JSON of any 
         return "images", part
     if isinstance(kind, str) or "text" in part:
         return "content", text_in(part.get("text"))
-    return "content", json.dumps(part)  # an answer in JSON that the host has decoded
+    return "content", json.dumps(part)  # the host has decoded an answer that is JSON
 
 
 def text_in(value: Any) -> str:  # noqa: ANN401 - JSON of any shape
-    """The text in a string, a part, or a list of such; empty where there is none."""
+    """The text in a string, a part, or a list of these; empty where there is none."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -107,17 +107,17 @@ def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON of any shape
     return (item for item in items if isinstance(item, str)) if isinstance(value, dict | list) else iter(())
 
 
-def mend_call(call: dict[str, Any]) -> None:
-    """Mend a tool call in place: its function as a string, or its name and arguments without one."""
+def reshape_call(call: dict[str, Any]) -> None:
+    """Put a tool call into OpenAI's shape, in place: its function may be a string, or that level may be missing."""
     function = call.get("function")
     if isinstance(function, str):
         call["function"] = _function_of(function)
-    elif function is None and isinstance(call.get("name"), str):  # flat
+    elif function is None and isinstance(call.get("name"), str):
         call["function"] = {"name": call["name"], "arguments": call.get("arguments", call.get("parameters"))}
 
 
 def _function_of(text: str) -> dict[str, Any]:
-    """A function given as a string: its JSON, or its name."""
+    """A function that the host sent as a string: JSON, or the bare name."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -126,7 +126,7 @@ def _function_of(text: str) -> dict[str, Any]:
 
 
 def _logprobs_of(choice: dict[str, Any]) -> dict[str, Any]:
-    """Of a chunk that holds one token, and its log probability as a bare number."""
+    """OpenAI's `logprobs` for a chunk with one token and a bare number."""
     delta = choice.get("delta")
     token = delta.get("content") if isinstance(delta, dict) else choice.get("text")
     return {"content": [{"token": token, "logprob": choice["logprobs"]}]}
