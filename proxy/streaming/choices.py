@@ -175,7 +175,7 @@ class ChoiceStream:
             UpstreamFailed: no choice can have that index.
         """
         most = self._reading.choices
-        if most == 1:
+        if most == 1 and (self._states or 0 <= index < _MAX_CHOICES):
             if not self._states:
                 self._first_index = index
             return 0 if index == self._first_index else -1
@@ -232,7 +232,7 @@ class ChoiceStream:
             state.halves.join_delta(delta)
 
     def _take_reason(self, reason: str, state: ChoiceState) -> None:
-        """R-FR: the last one counts, but a mere `stop` does not take back what was said before.
+        """R-FR: the first one counts, unless more of the answer followed; then the last that says more than `stop`.
 
         Raises:
             UpstreamFailed, ToolCallUnparsable: it stands for an error.
@@ -241,8 +241,8 @@ class ChoiceStream:
             raise failure
         if reason == UNCLEAR:
             state.is_unclear = True
-        elif not state.reason or canonical(reason) != "stop":
-            state.reason = reason
+        elif not state.reason or (self.heard != state.heard_at_reason and canonical(reason) != "stop"):
+            state.reason, state.heard_at_reason = reason, self.heard
 
     def _read_delta(self, delta: Delta, choice: Choice, index: int, state: ChoiceState) -> None:
         sink = self._sink

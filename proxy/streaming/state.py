@@ -21,6 +21,7 @@ class ChoiceState:
         halves: of surrogate pairs.
         thoughts: what may turn out to be the answer; empty once another one has begun.
         reason: the host's finish reason, as far as it is known.
+        heard_at_reason: how many pieces of the answer came before it.
         is_unclear: one has come that says nothing but that there is one.
         lists: what is told at once at the end.
         is_whole: it came as a whole message.
@@ -36,6 +37,7 @@ class ChoiceState:
         "has_function_call",
         "has_plain_thoughts",
         "has_reasoned",
+        "heard_at_reason",
         "is_tagged",
         "is_unclear",
         "is_whole",
@@ -56,6 +58,7 @@ class ChoiceState:
         self._keeps_thoughts = reading.repairs_silence
         self.thoughts: list[str] = []
         self.reason = ""
+        self.heard_at_reason = 0
         self.slots: list[Slot] = []
         self.lists: dict[Extra, list[Raw]] = {}
         self.extra_content: Raw | None = None
