@@ -171,7 +171,7 @@ class ChoiceStream:
             UpstreamFailed: the index is out of any range.
         """
         most = self._reading.choices
-        if most == 1:
+        if most == 1 and (self._states or 0 <= index < _MAX_CHOICES):
             if not self._states:
                 self._first_index = index
             return 0 if index == self._first_index else -1
@@ -228,7 +228,7 @@ class ChoiceStream:
             state.surrogates.join_delta(delta)
 
     def _take_reason(self, reason: str, state: ChoiceState) -> None:
-        """R-FR: the last finish reason holds, except that `stop` never replaces another one.
+        """R-FR: the first finish reason holds, unless more of the answer followed it; then the last one but `stop`.
 
         Raises:
             UpstreamFailed, ToolCallUnparsable: the finish reason means an error.
@@ -237,8 +237,8 @@ class ChoiceStream:
             raise failure
         if reason == UNCLEAR_REASON:
             state.has_unclear_reason = True
-        elif not state.reason or canonical(reason) != "stop":
-            state.reason = reason
+        elif not state.reason or (self.heard != state.heard_at_reason and canonical(reason) != "stop"):
+            state.reason, state.heard_at_reason = reason, self.heard
 
     def _read_delta(self, delta: Delta, choice: Choice, index: int, state: ChoiceState) -> None:
         sink = self._sink

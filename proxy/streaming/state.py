@@ -20,7 +20,8 @@ class ChoiceState:
         is_tagged: the content is read by `tags`, as a tag is open or may follow.
         surrogates: joins the texts at the ends of chunks.
         thoughts: thinking that may turn out to be the answer; empty once the answer has begun.
-        reason: the host's last finish reason.
+        reason: the host's finish reason so far.
+        heard_at_reason: the stream's `heard` when that finish reason arrived.
         has_unclear_reason: the host sent a finish reason that is no string (see `UNCLEAR_REASON`).
         slots: the tool calls, in the order in which they began.
         lists: items of `annotations` and the like, which the sink gets as one list at the end.
@@ -37,6 +38,7 @@ class ChoiceState:
         "has_plain_thoughts",
         "has_reasoned",
         "has_unclear_reason",
+        "heard_at_reason",
         "is_tagged",
         "is_whole",
         "lists",
@@ -57,6 +59,7 @@ class ChoiceState:
         self._keeps_thoughts = reading.repairs_silence
         self.thoughts: list[str] = []
         self.reason = ""
+        self.heard_at_reason = 0
         self.slots: list[Slot] = []
         self.lists: dict[Extra, list[Raw]] = {}
         self.extra_content: Raw | None = None

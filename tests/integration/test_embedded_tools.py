@@ -88,7 +88,8 @@ async def whole(stream):
 )
 async def test_a_demanded_call_comes(ask, choice, names, stream):
     function, reason, tokens, adjusted = await ask(tool_choice=choice, stream=stream)
-    assert (reason, adjusted) == ("tool_calls", "tools=emulated")
+    filtered = "" if choice == "required" else "tools=filtered, "
+    assert (reason, adjusted) == ("tool_calls", f"{filtered}tools=emulated")
     assert function.name in names
     assert tokens > 0
     arguments = json.loads(function.arguments)
@@ -169,7 +170,7 @@ async def test_what_the_engine_cannot_be_held_to_names_the_tools(client, paramet
         await client.chat.completions.create(
             **ASK, messages=[QUESTION], tools=[tool], tool_choice="required", stream=stream
         )
-    assert caught.value.param == "tools"
+    assert caught.value.param in ("tools", "tools[0].function.parameters")
 
 
 async def test_past_calls_and_results_reach_the_model(client):

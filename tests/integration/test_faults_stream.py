@@ -170,7 +170,7 @@ ROWS = {
         unary=HI_YOU,
     ),
     "56 content after the finish": Row(
-        plays=streams(HI, YOU, STOP, event(chunk({"content": "!"})), DONE), unary=HI_YOU
+        plays=streams(HI, YOU, STOP, event(chunk({"content": "!"})), DONE), unary=text("Hi you!")
     ),
     "56 finished twice": Row(plays=streams(HI, YOU, STOP, event(chunk(finish="length")), DONE), unary=HI_YOU),
     "57 a burst": Row(plays=streams(HI * MANY + STOP + DONE), unary=text("Hi" * MANY)),

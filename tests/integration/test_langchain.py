@@ -17,6 +17,7 @@ _EXPECTED_FAILURES = {
     "test_tool_calling_async": _RAMBLES,
     "test_structured_output_optional_param": _RAMBLES,
     "test_json_mode": _RAMBLES,
+    "test_structured_output_pydantic_2_v1": _RAMBLES,  # by a forced call, whose texts may run past the limit
 }
 
 

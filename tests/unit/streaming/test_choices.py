@@ -237,8 +237,13 @@ def test_a_finish_reason_is_the_end_only_where_nothing_follows():
         (["stop", None, ""], "stop"),
     ],
 )
-def test_of_several_finish_reasons_the_last_that_says_more_than_stop_counts(reasons, expected):
+def test_of_several_finish_reasons_beside_text_the_last_that_says_more_than_stop_counts(reasons, expected):
     assert told(*[chunk({"content": "a"}, finish=reason) for reason in reasons])[-1] == ("finish", 0, expected)
+
+
+def test_a_finish_that_is_sent_twice_is_the_first_one():
+    """Nothing of the answer came between them."""
+    assert told(chunk({"content": "a"}), STOP, chunk(finish="length"))[-1] == ("finish", 0, "stop")
 
 
 # --- the end ------------------------------------------------------------------------------------------------------
