@@ -1,66 +1,69 @@
-"""`Cooldown`: for how long a host asked to be left alone, and the single request that asks again before that is over.
+"""`Cooldown`: how long a host asked not to be sent requests, and the trial: a single request sent before that is over.
 
-    free ── rest ──> resting ── its time is over ─────────────────────────────> free
-                     │    ^  ^                                                   ^
-      long enough ── │    │  └── nothing was learnt, or the host said it again ──┤
-                     v    │                                                      │
-                    a request tries it ── worked ────────────────────────────────┘
+    free ── extend ──> cooling down ── the time is over ──> free
+                         │       ^
+          time for a ──  v       │ ── the trial ended without an outcome, or the host asked to wait again
+          trial        on trial ─┘
+                         └── succeeded ──> free
 
-No clock: the time is an argument, in seconds that never step back.
+It reads no clock: the time is an argument, in monotonic seconds.
 """
 
 import math
 
-_TRIED_AFTER = 0.1  # of the wait
+_TRIAL_AFTER = 0.1  # as a share of the wait
 
 
 class Cooldown:
-    """One credential's, account's or target's; whoever uses it enters first and reports with the number it got.
+    """The cooldown of one credential, account or target. A request calls `enter` and reports with the number from it.
 
     Args:
-        max_s: the longest wait that is kept.
-        trial_s: the least time before the single request (it is a tenth of the wait, if that is more).
+        max_s: the longest cooldown; a longer wait is shortened.
+        trial_s: the least time before a trial; a trial begins after a tenth of the wait, if that is longer.
+
+    Attributes:
+        until_s: when the cooldown is over.
     """
 
-    __slots__ = ("_every_s", "_max_s", "_numbers", "_trial", "_trial_s", "_tried_at_s", "until_s")
+    __slots__ = ("_last_number", "_max_s", "_next_trial_s", "_trial", "_trial_every_s", "_trial_s", "until_s")
 
     def __init__(self, *, max_s: float, trial_s: float) -> None:
         self._max_s = max_s
         self._trial_s = trial_s
-        self._every_s = 0.0  # between two trials
-        self._tried_at_s = math.inf  # when the next one may begin
-        self._trial = 0  # the number of the request that tries it now; 0: none
-        self._numbers = 0
+        self._trial_every_s = 0.0  # the time between two trials
+        self._next_trial_s = math.inf  # when the next trial may begin
+        self._trial = 0  # the number of the trial that is running; 0: none
+        self._last_number = 0
         self.until_s = -math.inf
 
     def configure(self, *, max_s: float, trial_s: float) -> None:
-        """Other limits, for waits to come."""
+        """Change the limits, for later waits."""
         self._max_s, self._trial_s = max_s, trial_s
 
     def is_over(self, now_s: float) -> bool:
-        """Nothing is to be waited for."""
+        """Whether there is no cooldown now."""
         return now_s >= self.until_s
 
     def may_enter(self, now_s: float) -> bool:
-        """Whether a request may go now, also as the single one; changes nothing."""
-        return now_s >= self.until_s or (now_s >= self._tried_at_s and not self._trial)
+        """Whether a request may be sent now, be it as the trial; changes nothing."""
+        return now_s >= self.until_s or (now_s >= self._next_trial_s and not self._trial)
 
-    def left_s(self, now_s: float) -> float:
-        """0 where a request may go; else the seconds until all may."""
+    def remaining_s(self, now_s: float) -> float:
+        """0 if a request may be sent now; else the seconds until the cooldown is over."""
         return 0.0 if self.may_enter(now_s) else self.until_s - now_s
 
     def enter(self, now_s: float) -> int:
-        """Begin a request, which may: 0, or the number to report with where it is the single one."""
+        """Begin a request, after `may_enter`; returns the number of the trial, or 0 if the request is none."""
         if now_s >= self.until_s:
             return 0
-        self._numbers += 1
-        self._trial = self._numbers
+        self._last_number += 1
+        self._trial = self._last_number
         return self._trial
 
-    def rest(self, seconds: float, now_s: float, trial: int = 0) -> bool:
-        """The host asks for it; what the single request was told replaces what was known, else the longer wait holds.
+    def extend(self, seconds: float, now_s: float, trial: int = 0) -> bool:
+        """The host asked to wait. The answer to the trial replaces the earlier wait; otherwise the longer one holds.
 
-        A time that is none (0 or less, or no number) changes nothing. True where it rests.
+        A wait of 0 or less, or NaN, changes nothing. Returns whether there is a cooldown by this wait.
         """
         if not seconds > 0:
             return False
@@ -71,18 +74,18 @@ class Cooldown:
         elif now_s + wait_s <= self.until_s:
             return True
         self.until_s = now_s + wait_s
-        self._every_s = max(self._trial_s, wait_s * _TRIED_AFTER)
-        self._tried_at_s = now_s + self._every_s
+        self._trial_every_s = max(self._trial_s, wait_s * _TRIAL_AFTER)
+        self._next_trial_s = now_s + self._trial_every_s
         return True
 
-    def worked(self, trial: int) -> None:
-        """The single request was taken: the wait is over. Of others, which were sent before it, nothing follows."""
+    def succeeded(self, trial: int) -> None:
+        """The trial succeeded, so the cooldown is over. Other requests change nothing, as they were sent before it."""
         if trial and trial == self._trial:
             self._trial = 0
             self.until_s = -math.inf
 
-    def left(self, trial: int, now_s: float) -> None:
-        """The single request has ended; where nothing was reported, the wait goes on, and the next one tries later."""
+    def ended(self, trial: int, now_s: float) -> None:
+        """The trial has ended. If it reported no outcome, the cooldown goes on, and the next trial is later."""
         if trial and trial == self._trial:
             self._trial = 0
-            self._tried_at_s = now_s + self._every_s
+            self._next_trial_s = now_s + self._trial_every_s

@@ -238,9 +238,9 @@ class AnswerMisfit(UpstreamError):
 
 
 class ToolCallUnparsable(UpstreamError):
-    """The model's tool call cannot be read by its host: what a model writes says nothing about the target (row 76j).
+    """The host could not parse its model's tool call (row 76j); what a model writes is no fault of the target.
 
-    Neither another target nor the caller's SDK is told to try again: the same prompt tends to end the same way.
+    It is not retried, neither at another target nor by the caller's SDK: the same prompt tends to end the same way.
     """
 
     default_code = "tool_call_unparsable"

@@ -12,8 +12,8 @@ from proxy.clock import Clock
 
 MAX_BYTES = 64 * 1024 * 1024
 KEEP_S = 3600.0
-_ENTRY_BYTES = 400  # of Python objects around one entry, its share of the table included
-_MOST_BYTES = 8  # of one character, where a string is kept in both of Python's forms
+_ENTRY_BYTES = 400  # of Python objects for one entry, including its share of the table
+_MAX_CHARACTER_BYTES = 8  # Python may keep a string both as characters and as UTF-8
 
 
 class Memory(Protocol):
@@ -27,11 +27,11 @@ class Memory(Protocol):
 
 
 class _Turn:
-    """What was thought in one turn; shared by the ids of its calls.
+    """The reasoning of one turn, shared by the ids of the turn's tool calls.
 
     Attributes:
-        text: UTF-8; what a `str` takes depends on its widest character, and on who has encoded it.
-        ids: how many entries have it.
+        text: the reasoning as UTF-8, whose size is known; that of a `str` depends on its widest character.
+        ids: the number of entries that share it.
     """
 
     __slots__ = ("ids", "text", "until_s")
@@ -51,7 +51,7 @@ class ProcessMemory:
 
     Args:
         clock: tells when an entry is too old.
-        max_bytes: of all that is held; a text counts until the last of its ids is gone.
+        max_bytes: the bound of everything held; a text counts until the last of its ids is dropped.
         keep_s: how long an entry is kept after it was last written.
     """
 
@@ -64,7 +64,7 @@ class ProcessMemory:
 
     @property
     def size_bytes(self) -> int:
-        """What is held."""
+        """The bytes held."""
         return self._size
 
     async def remember(self, caller: str, call_ids: Sequence[str], reasoning: str) -> None:
@@ -94,5 +94,5 @@ class ProcessMemory:
 
 
 def _size_of(key: tuple[str, str]) -> int:
-    """The most that an entry may hold, without its text; the same for every form of the same key."""
-    return _ENTRY_BYTES + sum(len(name) * (1 if name.isascii() else _MOST_BYTES) for name in key)
+    """An upper bound for the size of an entry without its text; the same for equal keys."""
+    return _ENTRY_BYTES + sum(len(name) * (1 if name.isascii() else _MAX_CHARACTER_BYTES) for name in key)

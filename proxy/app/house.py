@@ -64,7 +64,7 @@ class App:
         on_engine_change: told the name and the new status of an engine.
         reread: the config anew, and where it came from, for `reload`; the same one where omitted. It may raise
             `ConfigError`.
-        lost_lines: how many log lines could not be written.
+        dropped_lines: returns the number of dropped log lines.
 
     Attributes:
         asgi: the front door.
@@ -83,7 +83,7 @@ class App:
         clock: Clock | None = None,
         on_engine_change: OnEngineChange | None = None,
         reread: Reread | None = None,
-        lost_lines: Callable[[], int] = int,
+        dropped_lines: Callable[[], int] = int,
     ) -> None:
         self.config = self._started_with = config
         self.running = Running()
@@ -100,7 +100,7 @@ class App:
             on_change=self._engine_changed,
         )
         self._metrics = Metrics(_names(config))
-        self._metrics.add_log(lost_lines)
+        self._metrics.add_log(dropped_lines)
         self._metrics.add_engines(lambda: self.engines.all, self.engines.metrics)
         self.qualities = Qualities(self._clock)
         self._answered = Answered(self.qualities, self._clock)

@@ -39,7 +39,7 @@ def card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
 
 
 def _with_settings(target: Target, model: ModelConfig) -> Target:
-    """The target with what the operator says of the model in place of what the card says."""
+    """The target with its card overridden by the settings of the model."""
     if model.repairs_tool_markup:
         return target
     return structs.replace(target, card=structs.replace(target.card, leaks_markup=False))

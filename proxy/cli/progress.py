@@ -65,7 +65,7 @@ class EngineProgress:
             loading = self._loading.setdefault(name, _Loading(now_s))
             loading.told_s, loading.status = now_s, status
             return
-        if status.state == "stopping":  # what came of it is told when it has ended
+        if status.state == "stopping":  # the outcome is reported when the process has ended
             return
         ended = self._loading.pop(name, None)
         if self._is_shown and ended is not None and status.state in {"ready", "failed"}:

@@ -23,7 +23,7 @@ from proxy.config.environment import Discovery, discover
 from proxy.config.root import Config
 from proxy.entrypoints import server
 from proxy.telemetry import logs
-from proxy.telemetry.output import take_over
+from proxy.telemetry.output import redirect_output
 
 
 @click.command()
@@ -47,9 +47,9 @@ def serve(file: Path | None, host: str | None, port: int | None, *, no_auth: boo
         raise SystemExit(2)
     check_exposure(config, source=discovery.source, no_auth=no_auth)
     address = server.choose_address(config.server.host, config.server.port)
-    stdout, stderr = take_over()
+    stdout, stderr = redirect_output()
     logs.configure(log_format=config.telemetry.log_format, level=config.telemetry.log_level, output=stdout)
-    uvloop.run(_run(read, discovery, address, no_auth=no_auth, lost_lines=lambda: stdout.lost + stderr.lost))
+    uvloop.run(_run(read, discovery, address, no_auth=no_auth, dropped_lines=lambda: stdout.dropped + stderr.dropped))
 
 
 def _override(config: Config, host: str | None, port: int | None) -> Config:
@@ -64,7 +64,7 @@ async def _run(
     address: tuple[str, int],
     *,
     no_auth: bool,
-    lost_lines: Callable[[], int],
+    dropped_lines: Callable[[], int],
 ) -> None:
     def reread() -> tuple[Config, str]:
         found = read()
@@ -78,7 +78,7 @@ async def _run(
         no_auth=no_auth,
         on_engine_change=progress.tell,
         reread=reread,
-        lost_lines=lost_lines,
+        dropped_lines=dropped_lines,
     )
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -57,8 +57,8 @@ class Card(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     leaks_markup: Annotated[
         bool | None,
         Meta(
-            description="Whether it writes tool calls in DeepSeek's markup, which a host may pass on as text; null: "
-            "as is known of the host."
+            description="Whether it writes tool calls in DeepSeek's markup, which a host may pass on as text; null: as "
+            "its dialect says."
         ),
     ] = None
     vision: Annotated[bool | None, Meta(description="Whether it takes images.")] = None
@@ -72,8 +72,8 @@ class Card(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tools_in_prompt: Annotated[
         bool,
         Meta(
-            description="For engines of kind llamacpp whose chat template knows no tools. true: where the model may"
-            " choose, tools are listed in the prompt, and an answer that is such a call is taken as one; false: 400."
+            description="For engines of kind llamacpp whose chat template has no tools, where tool_choice is auto."
+            " true: tools are listed in the prompt, and an answer that is a call in that form becomes one; false: 400."
         ),
     ] = False
     efforts: Annotated[

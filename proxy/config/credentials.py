@@ -22,7 +22,7 @@ class _Credential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         float, Meta(gt=0, le=1000, description="Its share of the requests, beside those of the others; api_keys: 1.")
     ] = 1.0
     account: Annotated[
-        Text | None, Meta(description="Whose it is: a limit of one rests all of the same account; null: its own.")
+        Text | None, Meta(description="Credentials with the same account are limited together; null: on its own.")
     ] = None
 
 

@@ -91,12 +91,15 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = None
     repair_tool_markup: Annotated[
         RepairToolMarkup | bool,
-        Meta(description="auto: a tool call that a host passes on in DeepSeek's markup is made one; off: it is text."),
+        Meta(
+            description="auto: tool calls that a host passes on as text in DeepSeek's markup become tool calls;"
+            " off: they stay text."
+        ),
     ] = "auto"
 
     @property
     def repairs_tool_markup(self) -> bool:
-        """Whether tool calls in a text are looked for at all; `off` without quotes is false to YAML."""
+        """Whether markup may become tool calls; YAML reads `off` without quotes as false."""
         return self.repair_tool_markup not in ("off", False)
 
 

@@ -45,7 +45,9 @@ class HealthConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     slow_start_s: Annotated[Seconds, Meta(description="Then it has its whole share again only after so long.")] = 10.0
     max_cooldown_s: Annotated[
         Seconds,
-        Meta(description="The longest wait a host may ask for (429, 503); one request tries after a tenth of it."),
+        Meta(
+            description="The longest wait a host may ask for (429, 503); a single request is sent after a tenth of it."
+        ),
     ] = 3600.0
     probe: Annotated[
         bool,

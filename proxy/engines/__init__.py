@@ -7,8 +7,8 @@ An engine's life, of which `life` has every step:
                             │                      └──── readmit ──────┘                      │
                             └─────────────────────────── wake ────────────────────────────────┘
 
-From each of the live ones `end` leads to stopping, where the process is there still, but was told to end; `stop` to
-stopped, and an end that nobody asked for, whatever its exit status, to failed; `start` leads out of the last two.
+From each of the live ones `end` leads to stopping: the process was asked to end and still runs. `stop` leads to
+stopped, and an end that was not asked for, whatever its exit status, to failed; `start` leads out of the last two.
 Requests get in while it is ready. Who does what:
 
     base          the words: a kind of engine, its control, progress, load, status; an `Engine`, whoever runs it
@@ -40,7 +40,7 @@ Requests get in while it is ready. Who does what:
     output        what lines of output mean: how far, and why it ended, with the cure; pure
     vllm_server   the script that runs in vLLM's Python, where nothing of ours is
     llamacpp      the kind llama.cpp; `llamacpp_server` is its child
-    gguf          whether the chat template in its file knows tools
+    gguf          whether the chat template in a model's file knows tools
 
 The facts of vLLM that all this rests on are in the reference `vllm.md`, sections 4 to 6.
 """

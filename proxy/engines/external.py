@@ -124,5 +124,5 @@ class ExternalEngine:
         if self._on_change is not None:
             try:
                 self._on_change(self.status)
-            except Exception:  # noqa: BLE001 - who looks on must not end the watch
+            except Exception:  # noqa: BLE001 - a failing callback must not end the watch
                 self._log.exception("engine status not told", engine=self.name)

@@ -16,7 +16,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     ("draining", "readmit"): "ready",
     ("draining", "sleep"): "sleeping",
     ("sleeping", "wake"): "starting",
-    # its process is being ended, and holds its memory until it has
+    # the process was asked to end, and holds its memory until it has ended
     **{(state, "end"): "stopping" for state in _LIVE},
     # however a process ends: unasked it has crashed, whatever its exit status
     **{(state, "crash"): "failed" for state in _LIVE},

@@ -65,10 +65,10 @@ class LlamaCpp:
 
     @property
     def knows_tools(self) -> bool:
-        """Whether the model's chat template does; True where that cannot be read."""
+        """Whether the model's chat template knows tools; True if the file cannot be read."""
         try:
             return gguf.knows_tools(find_model(self._config.model)) is not False
-        except EngineError:  # its start will say the same
+        except EngineError:  # the start of the engine reports it
             return True
 
     def model_bytes(self) -> int:

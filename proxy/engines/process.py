@@ -22,8 +22,8 @@ _WARDEN = (sys.executable, "-I", "-S", warden.__file__)
 class EngineProcess:
     """Runs one command behind the warden (see `warden`); owner of the process and of the end of its output.
 
-    Starting and ending are tasks of their own: a caller that is cancelled stops waiting for them, and nothing else.
-    What was begun is ended by `end`.
+    Starting and ending are tasks of their own, so that the cancellation of a caller does not interrupt them. A process
+    that was started is ended by `end`.
 
     Args:
         on_line: told of each line of the output, standard error included.
@@ -32,7 +32,7 @@ class EngineProcess:
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
-        self._output: Output | None = None
+        self._output: OutputReader | None = None
         self._lifeline: int | None = None
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -55,7 +55,7 @@ class EngineProcess:
             OSError: there is no such program.
         """
         self.lines.clear()
-        # spawning cannot be cancelled in the middle: the event loop would kill the warden alone
+        # shielded: a cancellation during the spawn would kill the warden, not the engine
         self._starting = asyncio.create_task(self._spawn(command))
         await asyncio.shield(self._starting)
 
@@ -73,7 +73,7 @@ class EngineProcess:
     async def end(self, grace_s: float) -> None:
         """SIGTERM, then SIGKILL after `grace_s`; then every process of its session.
 
-        Raises nothing but the caller's own cancellation, after which a second call waits for the same end.
+        Raises only the caller's own cancellation; a second call then waits for the same end.
         """
         if self._ending is None:
             self._ending = asyncio.create_task(self._end(grace_s))
@@ -99,15 +99,15 @@ class EngineProcess:
             )
             ours.pop_all()
         self._lifeline = lifeline
-        self._output = Output(output, self._keep)
+        self._output = OutputReader(output, self._keep)
 
     async def _end(self, grace_s: float) -> None:
         try:
             if self._starting is not None:
                 await asyncio.wait((self._starting,))
             await self._ask_to_end(grace_s)
-        finally:  # also where this task is cancelled, as when the event loop is closed
-            process = self._let_go()
+        finally:  # also if this task is cancelled, as when the event loop closes
+            process = self._kill()
             self._ending = None
         if process is not None:
             await process.wait()
@@ -121,8 +121,8 @@ class EngineProcess:
             async with asyncio.timeout(grace_s):
                 await self._process.wait()
 
-    def _let_go(self) -> asyncio.subprocess.Process | None:
-        """Kill what is left of its session, and close what is open."""
+    def _kill(self) -> asyncio.subprocess.Process | None:
+        """Kill every process left in its session, and close the descriptors."""
         process, self._process = self._process, None
         if process is not None:
             warden.kill_session(process.pid)
@@ -142,15 +142,15 @@ class EngineProcess:
         self._on_line(line)
 
 
-class Output:
-    """Reads the lines of a pipe whenever there are some, until `close`; owner of its descriptor.
+class OutputReader:
+    """Reads lines from a pipe in the event loop, until `close`; owner of the descriptor.
 
     Args:
-        descriptor: the pipe's reading end.
-        on_line: told of each line that says something; where it fails, the event loop logs that, and reading goes on.
+        descriptor: the read end of the pipe.
+        on_line: called with each line that is not blank; the event loop logs its exceptions, and reading goes on.
 
     Attributes:
-        has_ended: set when every process that held the other end has closed it.
+        has_ended: set when every process has closed the write end.
     """
 
     def __init__(self, descriptor: int, on_line: Callable[[str], None]) -> None:
@@ -163,7 +163,7 @@ class Output:
         self._loop.add_reader(descriptor, self._read, descriptor)
 
     def close(self) -> None:
-        """Read no more; may be called again."""
+        """Stop reading; idempotent."""
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)

@@ -186,7 +186,7 @@ class Supervisor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._end_process("it is shut down")  # the supervision may have been cancelled in the middle of that
+            await self._end_process("it is shut down")  # the cancelled supervision may not have finished it
         self._move("stop", "it is shut down")
         self._folder.remove()
 
@@ -218,7 +218,7 @@ class Supervisor:
             await self._after_crash(reason, restarts, ready_s, is_hopeless=is_hopeless)
 
     async def _end_process(self, reason: str) -> None:
-        """End it, with all that it has started; the room is given back when it is gone, not before."""
+        """End the process and its children; release its GPU memory for others only when they have ended."""
         if not self._process.has_ended:
             self._move("end", reason[:_MAX_REASON])
         await self._process.end(self.kind.stop_s)
@@ -461,7 +461,7 @@ class Supervisor:
         if self._on_change is not None:
             try:
                 self._on_change(status)
-            except Exception:  # noqa: BLE001 - who looks on must not end the supervision, nor the engine
+            except Exception:  # noqa: BLE001 - a failing callback must end neither the supervision nor the engine
                 self._log.exception("engine status not told", engine=self.name)
 
 

@@ -36,7 +36,7 @@ class Assembled(Struct, frozen=True):
         transport: to its `/v1`, for callers' requests.
         always_streams, dialect: see `base.EngineKind`.
         parses_thinking: it takes thinking apart itself, whatever the model's template begins with.
-        knows_tools: False where its model's chat template is known to know none.
+        knows_tools: False if the model's chat template is known not to read tools.
         model_bytes: what it has to load; 0 where unknown.
         model_card: the name of the card that fits it, where its checkpoint tells.
         adapters: how they come and go; None where the config does not let them.

@@ -38,7 +38,7 @@ class Answer(Protocol):
 
     @property
     def tried(self) -> Tried:
-        """The record of the attempt that gives it."""
+        """The record of its attempt."""
 
     async def read(self) -> list[bytes]:
         """The payloads that are ready, at least one; none at the end. A unary answer is one payload.

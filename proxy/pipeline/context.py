@@ -56,7 +56,7 @@ class Credential(Protocol):
         """The host did not take it, for that model."""
 
     def limited(self, seconds: float) -> None:
-        """The host wants no more of it, or of its account, for so long."""
+        """The host asked not to use it, or its account, for so long."""
 
     def has_other(self, model: str) -> bool:
         """Whether another one may be shown in its place at once."""
@@ -128,8 +128,8 @@ class RequestContext:
 
     Attributes:
         caller_retries: `x-stainless-retry-count`, how often the SDK has tried already.
-        tried: the attempt that answers (of an answer that went on elsewhere, the last part's) or, where none does, the
-            one whose failure is told; empty until that is known. Written when failover ends, and by a continuation.
+        tried: the record of the attempt that answers (after a continuation, the last one) or whose failure is
+            reported; empty until that is known. Written when failover ends, and by a continuation.
         task: the kind of work it is.
         attempts: how many tries there were.
         first_sent_s: when the first of them was sent.
@@ -206,7 +206,7 @@ class RequestContext:
         self.joined_usage: Usage | None = None
 
     def note_sent(self, sent_s: float) -> None:
-        """An attempt was sent then; 0: it was not. Those of a hedge end in any order."""
+        """Keep the earliest time at which an attempt was sent; 0: it was not sent. Hedged attempts end in any order."""
         if sent_s and not 0.0 < self.first_sent_s <= sent_s:
             self.first_sent_s = sent_s
 

@@ -60,8 +60,8 @@ class GoOn(Protocol):
 
         Args:
             request: for the rest, with the `prefix` to go on from.
-            broken: the record of the part before.
-            failure: of that part.
+            broken: the record of the part that broke.
+            failure: the error that it broke with.
         """
 
 
@@ -93,7 +93,7 @@ class Continuing:
 
     @property
     def tried(self) -> Tried:
-        """Of the part that is read now."""
+        """The record of the part that is being read."""
         return self._part.tried
 
     async def read(self) -> list[bytes]:

@@ -83,7 +83,7 @@ class TargetReport(Struct, frozen=True, kw_only=True):
     Attributes:
         engine: what its engine does; none where it is a host elsewhere.
         out_for_s: seconds until it may be tried again.
-        limited_for_s: seconds for which its host asked to be left alone, with all our credentials or for this target.
+        limited_for_s: seconds of cooldown left, of all our credentials for its host or of this target.
         queue: who waits at its door; none where everybody is let in.
         health: ok; ejected: left out; trial: the next request tries it; ramping: it comes back by and by (`share`).
         share: of the requests that it would get, how many it may; less than 1 while it comes back.
@@ -192,7 +192,7 @@ class Explaining:
             engine=look.state or None,
             health=standing.health.state,
             out_for_s=standing.health.out_for_s,
-            limited_for_s=max(look.limited_for_s, standing.rests_for_s),
+            limited_for_s=max(look.limited_for_s, standing.cooldown_s),
             share=standing.health.share,
             in_flight=standing.in_flight,
             queue=None if gate is None else gate.waiting,

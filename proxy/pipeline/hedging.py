@@ -56,7 +56,7 @@ async def _first_good(tasks: Sequence[asyncio.Task[T]]) -> asyncio.Task[T]:
 
 
 async def _drop(tasks: Sequence[asyncio.Task[T]]) -> None:
-    """Cancel them and wait. One may still end with an answer: it is closed, even if this wait is cancelled."""
+    """Cancel the tasks and wait. If one still ends with an answer, it is closed, even if the wait is cancelled."""
     pending = [task for task in tasks if not task.done()]
     for task in tasks:
         if task.done():

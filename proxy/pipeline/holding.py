@@ -1,4 +1,4 @@
-"""`Held`: the answer of one attempt, as failover hands it on, with all that has to be given back at its end."""
+"""`HeldAnswer`: the answer of one attempt, with everything that the attempt must give back at its end."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -11,20 +11,31 @@ from proxy.routing.ask import Ask
 from proxy.routing.board import Flight
 
 
-class Held:
-    """An `attempt.Answer`; owner of all that one attempt holds at its target, from before the request is sent.
+class HeldAnswer:
+    """An `attempt.Answer` that owns everything one attempt holds at its target, from before the request is sent.
 
-    That is its count at the board, its place at the gate, and the answer with its connection and its place in an
-    engine. An attempt that fails ends with `give_back`, an answer with `close`. The first of these calls gives
-    everything back, also where a part of that raises; further ones do nothing.
+    That is the count of requests in flight at the board, the place at the gate, and the answer with its connection and
+    its place in an engine. A failed attempt ends with `give_back`, an answer with `close`. The first of these calls
+    gives everything back, even if a part of that raises; further calls do nothing.
 
     Attributes:
         tried: the record of the attempt.
-        place: set when the gate has given one; None where the target has no gate.
-        read, heartbeat: the answer's own (see `attempt.Answer`); there after `take`.
+        place: the place at the gate, set when it was given; None if the target has no gate.
+        read, heartbeat: the answer's own methods (see `attempt.Answer`), set by `set_answer`.
     """
 
-    __slots__ = ("_answer", "_ask", "_context", "_flight", "_is_over", "_read_s", "heartbeat", "place", "read", "tried")
+    __slots__ = (
+        "_answer",
+        "_ask",
+        "_context",
+        "_flight",
+        "_is_over",
+        "_reading_s_before",
+        "heartbeat",
+        "place",
+        "read",
+        "tried",
+    )
 
     read: Callable[[], Coroutine[Any, Any, list[bytes]]]
     heartbeat: Callable[[], bytes]
@@ -35,27 +46,27 @@ class Held:
         self._flight = flight
         self._ask = ask
         self._context = context
-        self._read_s = 0.0  # `context.reading_s` when the answer came
+        self._reading_s_before = 0.0  # `context.reading_s` when the answer began
         self._answer: Answer | None = None
         self._is_over = False
 
-    def take(self, answer: Answer) -> None:
-        """What the attempt has yielded."""
+    def set_answer(self, answer: Answer) -> None:
+        """The attempt has yielded this answer."""
         self._answer = answer
         self.read, self.heartbeat = answer.read, answer.heartbeat
-        self._read_s = self._context.reading_s
+        self._reading_s_before = self._context.reading_s
         if self.place is not None and self.tried.first_content_s:
             self.place.began(self.tried.first_content_s - self.tried.sent_s, self._ask.prompt_tokens)
 
     def close(self) -> None:
-        """The answer is over, whole or not; `tried` says how it went."""
+        """The answer has ended, whole or not; `tried` holds the outcome."""
         self.give_back(self.tried.failure)
 
     def give_back(self, error: ProxyError | None = None) -> None:
-        """The attempt is over.
+        """The attempt has ended.
 
         Args:
-            error: what it failed with; None where it did not, or was given up.
+            error: the failure; None if it succeeded or was cancelled.
         """
         if self._is_over:
             return
@@ -64,20 +75,22 @@ class Held:
             if self._answer is not None:
                 self._answer.close()
         finally:
-            self._leave(error)
+            self._report(error)
 
-    def _leave(self, error: ProxyError | None) -> None:
+    def _report(self, error: ProxyError | None) -> None:
         tried, place = self.tried, self.place
         try:
             ttft_s = self._flight.end(
                 error,
                 sent_s=tried.sent_s,
                 first_s=tried.first_content_s,
-                reading_s=self._context.reading_s - self._read_s,
+                reading_s=self._context.reading_s - self._reading_s_before,
                 usage=tried.usage,
                 is_whole=tried.is_whole and self._answer is not None,
             )
-            if place is not None and ttft_s is not None and not tried.first_content_s:  # else it has been told
+            if (
+                place is not None and ttft_s is not None and not tried.first_content_s
+            ):  # otherwise reported by `set_answer`
                 place.began(ttft_s, self._ask.prompt_tokens)
         finally:
             if place is not None:

@@ -46,7 +46,7 @@ class Prober:
     """Owns its task; `open` and `close` are called once each.
 
     Args:
-        look_s: between two looks at who is to be asked.
+        look_s: seconds between two checks for targets that are due.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Prober:
         look = self._land.upstreams.look(target)
         if not look.is_ready:  # its supervisor sees to it
             return False
-        if look.limited_for_s or standing.rests_for_s:  # its host asked not to be asked
+        if look.limited_for_s or standing.cooldown_s:  # its host asked to wait
             return False
         every_s = self._config.probe_every_s
         return standing.health.needs_probe() or (every_s is not None and standing.idle_s >= every_s)
@@ -133,7 +133,7 @@ class Prober:
         try:
             is_good = await self._generates(standing, trial)
         finally:
-            standing.cooldown.left(trial, self._clock.monotonic_s())
+            standing.cooldown.ended(trial, self._clock.monotonic_s())
         if standing.health.needs_probe():
             standing.health.probed(ok=is_good)
             self._log.info("target probed", target=standing.target.name, is_good=is_good)
@@ -143,7 +143,7 @@ class Prober:
     async def _generates(self, standing: Standing, trial: int) -> bool:
         """Whether it lists its models, if any, and gives a token; one that finds fault with the question is alive.
 
-        `trial` as in `Cooldown.rest`.
+        `trial` as in `Cooldown.extend`.
         """
         target = standing.target
         upstream = self._land.upstreams[target.upstream]
@@ -152,13 +152,13 @@ class Prober:
                 if not target.is_local:
                     await _list(upstream)
                 if await self._answers_to_any(standing, upstream):
-                    standing.cooldown.worked(trial)
+                    standing.cooldown.succeeded(trial)
                     return True
                 return False
         except UpstreamRejected:
             return True
         except ProxyError as error:
-            standing.told(error, trial)
+            standing.note_retry_after(error, trial)
             return False
         except TimeoutError:
             return False

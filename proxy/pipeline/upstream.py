@@ -146,12 +146,12 @@ class Upstreams(Mapping[str, Upstream]):
         self._upstreams = upstreams
 
     def mask(self, error: ProxyError) -> None:
-        """Take every upstream's keys out of an error in a host's words: a router may quote another host's."""
+        """Mask the keys of every upstream in an error: a router may quote another host's."""
         secrets = {secret for each in self._upstreams.values() for secret in each.transport.secrets}
         error.message = mask(error.message, secrets)
         error.param = error.param and mask(error.param, secrets)
         error.code = error.code and mask(error.code, secrets)
-        error.args = (error.message,)  # what a traceback shows
+        error.args = (error.message,)  # shown in tracebacks
 
     def look(self, target: Target) -> Look:
         """At the engine or host, for the target's model."""

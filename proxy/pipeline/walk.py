@@ -27,7 +27,7 @@ from proxy.pipeline.attempt import Answer, Attempt
 from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.continuation import Continuing, may_continue
 from proxy.pipeline.hedging import race
-from proxy.pipeline.holding import Held
+from proxy.pipeline.holding import HeldAnswer
 from proxy.pipeline.joint import Joint
 from proxy.pipeline.landscape import Landscape
 from proxy.pipeline.settlement import Settlement
@@ -66,7 +66,7 @@ class Grounds:
         self.dice = dice
 
     def failed(self, context: RequestContext, tried: Tried, error: ProxyError) -> None:
-        """Note that a try failed; the error loses what no caller may see, whichever upstream it belongs to."""
+        """Note that a try failed; the secrets of all upstreams are masked in the error."""
         self.land.upstreams.mask(error)
         self.settlement.failed_attempt(context, tried, error)
 
@@ -109,7 +109,7 @@ class Walk:
             favoured=plan.favoured if "local_first" in {plan.settings.policy, ask.reach} else 0,
         )
         self._failures: list[tuple[ProxyError, Tried]] = []
-        self._cut: Tried | None = None  # the first try that was given up in the middle
+        self._cut: Tried | None = None  # the first attempt that was cancelled
         self._busy: ProxyError | None = None  # why a target was not tried
         self._goes_on = plan.settings.on_stream_failure == "continue" and may_continue(request)
         self._parts: set[str] = set()  # targets that gave a part of the answer, or could not
@@ -147,7 +147,7 @@ class Walk:
         raise self._last_word()
 
     def _record_of(self, error: BaseException) -> Tried:
-        """The attempt that ended so; of one that was given up, the first that was; else the last that failed."""
+        """The record of the attempt that raised `error`; of the first one cancelled, if that ended the request."""
         if not isinstance(error, ProxyError) and self._cut is not None:
             return self._cut
         failed = next((tried for failure, tried in self._failures if failure is error), None)
@@ -180,10 +180,10 @@ class Walk:
             self._note(step, tried, error, began_s)
             raise error
         tried.on_first_content = flight.began
-        held = Held(tried, flight, self._ask, context)
+        held = HeldAnswer(tried, flight, self._ask, context)
         try:
             held.place = await self._place(step)
-            held.take(await self._run(step, request, joint, tried))
+            held.set_answer(await self._run(step, request, joint, tried))
             if not target.is_local:
                 grounds.heard(target.upstream)
         except ProxyError as error:
@@ -235,7 +235,9 @@ class Walk:
         if not was_tried:
             self._context.attempts -= 1
             self._busy = error
-        self._failures.insert(len(self._failures) if was_tried else 0, (error, tried))  # those that count come last
+        self._failures.insert(
+            len(self._failures) if was_tried else 0, (error, tried)
+        )  # targets that were not tried come first, as the last failure is reported
         if not target.is_local:
             self._hear(target.upstream, error)
         grounds.failed(self._context, tried, error)
@@ -313,7 +315,7 @@ class Walk:
 
 def _busy(standing: Standing) -> TargetBusy:
     """Why the target may not be tried now."""
-    if rests_s := standing.rests_for_s:
+    if cooldown_s := standing.cooldown_s:
         rests = f"The host of the target {standing.target.name} asked to be left alone."
-        return TargetBusy(rests, status=503, retry_after_s=rests_s)
+        return TargetBusy(rests, status=503, retry_after_s=cooldown_s)
     return TargetBusy(f"The target {standing.target.name} is being tried again.")

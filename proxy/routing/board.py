@@ -23,7 +23,7 @@ class Standing:
     """What is known of one target.
 
     Attributes:
-        cooldown: whether its host asked to be left alone (503 with Retry-After).
+        cooldown: how long its host asked not to be sent requests (503 with Retry-After).
         in_flight: requests that we have there.
         endpoint: what it last answered, so that a probe asks for the like.
         shows_first_tokens: also those of answers that are not streamed to the caller.
@@ -60,19 +60,19 @@ class Standing:
         return 0.0 if self.in_flight else self._clock.monotonic_s() - self._used_s
 
     @property
-    def rests_for_s(self) -> float:
-        """Seconds for which its host asked to be left alone; 0 where it may be asked, if by a single request."""
+    def cooldown_s(self) -> float:
+        """Seconds until the cooldown is over; 0 if a request may be sent now, be it as the trial."""
         cooldown = self.cooldown
-        return 0.0 if cooldown.until_s == -math.inf else cooldown.left_s(self._clock.monotonic_s())
+        return 0.0 if cooldown.until_s == -math.inf else cooldown.remaining_s(self._clock.monotonic_s())
 
     def touch(self) -> None:
         """Somebody asks it."""
         self._used_s = self._clock.monotonic_s()
 
-    def told(self, error: ProxyError | None, trial: int) -> None:
-        """What its host said about waiting; `trial` as in `Cooldown.rest`."""
+    def note_retry_after(self, error: ProxyError | None, trial: int) -> None:
+        """Extend the cooldown by the error's Retry-After, if it has one; `trial` as in `Cooldown.extend`."""
         if isinstance(error, UpstreamFailed) and error.is_told and error.retry_after_s is not None:
-            self.cooldown.rest(error.retry_after_s, self._clock.monotonic_s(), trial)
+            self.cooldown.extend(error.retry_after_s, self._clock.monotonic_s(), trial)
 
 
 class Board:
@@ -119,10 +119,10 @@ class Board:
         """A request goes to the target; whoever gets the flight ends it, once.
 
         With `in_panic` it goes there though the target is out of order; without, None says that it may not: the target
-        is out, or somebody tries it just now. Where its host asked to be left alone, it may not in any case.
+        is out, or somebody tries it just now. During a cooldown it may not in any case.
         """
         standing = self.of(target)
-        if standing.rests_for_s:
+        if standing.cooldown_s:
             return None
         turn = standing.health.enter(in_panic=in_panic)
         if turn is None:
@@ -182,7 +182,7 @@ class Flight:
             if self._is_counted:
                 self._standing.pressure.began(self._ask.prompt_tokens)
             self._standing.health.generated(self._turn)
-            self._standing.cooldown.worked(self._trial)
+            self._standing.cooldown.succeeded(self._trial)
 
     def end(
         self,
@@ -216,18 +216,18 @@ class Flight:
         standing.touch()
         if self._is_counted and not self._has_begun:
             standing.pressure.left(self._ask.prompt_tokens)
-        standing.told(error, self._trial)
+        standing.note_retry_after(error, self._trial)
         if isinstance(error, _TARGETS_FAULT):
             standing.health.failed(self._turn)
             standing.latency.failed(now_s - self._started_s)
         elif error is None and is_whole:
             standing.health.succeeded(self._turn)
-            standing.cooldown.worked(self._trial)
+            standing.cooldown.succeeded(self._trial)
             standing.endpoint = self._ask.endpoint
             return self._time(now_s - reading_s, sent_s or self._started_s, first_s, usage)
         else:
             standing.health.gave_up(self._turn)
-        standing.cooldown.left(self._trial, now_s)
+        standing.cooldown.ended(self._trial, now_s)
         return None
 
     def _time(self, ended_s: float, sent_s: float, first_s: float, usage: Usage | None) -> float:

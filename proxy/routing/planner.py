@@ -220,8 +220,8 @@ class Planner:
                 return Refused(target, "Tidegate is offline", is_final=self._offline.is_forced)
             if look.limited_for_s:
                 return Refused(target, "its rate limit is used up", look.limited_for_s, is_limited=True)
-        if rests_s := standing.rests_for_s:
-            return Refused(target, "its host asked to be left alone", rests_s)
+        if cooldown_s := standing.cooldown_s:
+            return Refused(target, "its host asked to be left alone", cooldown_s)
         ceiling = settings.max_price_usd
         if ceiling is not None:
             price = target.price_usd(ask.prompt_tokens, ask.answer_tokens)

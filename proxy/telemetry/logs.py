@@ -1,7 +1,7 @@
 """structlog set up once: JSON lines on stdout, or columns where a person looks on.
 
-Standard-library loggers (aiohttp, granian, asyncio) come out in the same form. Lines go to an `output.Output`, so that
-whoever logs never waits.
+Standard-library loggers (aiohttp, granian, asyncio) come out in the same form. Lines go to an `output.Output`, so
+logging never blocks.
 """
 
 import logging
@@ -25,13 +25,13 @@ def configure(*, log_format: LogFormat, level: LogLevel, output: Output | None =
 
     Lines go to `output`, or to standard output where that is omitted.
 
-    Returns: what waits until the lines so far are written, at most for a few seconds.
+    Returns: a function that waits until the lines so far are written, for a bounded time.
     """
     is_console = log_format == "console" or (log_format == "auto" and sys.stdout is not None and sys.stdout.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]
     output = output or open_output(sys.stdout)
     processors = _console() if is_console else _json()
-    output.notice = lambda count: _lost(processors, count)
+    output.notice = lambda count: _notice(processors, count)
     lines = Lines(output)
     structlog.configure(
         processors=processors,
@@ -74,9 +74,9 @@ class Lines:
     debug = info = warning = error = critical = exception = msg
 
 
-def _lost(processors: list[structlog.typing.Processor], count: int) -> bytes:
-    """The line that says how many are missing before it."""
-    event: Any = {"event": "log lines lost", "count": count}
+def _notice(processors: list[structlog.typing.Processor], count: int) -> bytes:
+    """The log line that says how many lines were dropped before it."""
+    event: Any = {"event": "log lines dropped", "count": count}
     line: Any = reduce(lambda told, process: process(None, "warning", told), processors, event)
     return bytes(line) + b"\n"
 

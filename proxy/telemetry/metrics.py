@@ -146,14 +146,16 @@ class _Engines(Collector):
 
 
 class _Log(Collector):
-    """Asks what became of log lines when somebody wants to know."""
+    """Reads the number of dropped log lines when the metrics are collected."""
 
-    def __init__(self, lost: Callable[[], int]) -> None:
-        self._lost = lost
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
 
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
-            "tidegate_log_lines_dropped", "Lines that could not be written, or not in time.", value=self._lost()
+            "tidegate_log_lines_dropped",
+            "Log lines dropped as the log was not read, or could not be written.",
+            value=self._dropped(),
         )
 
 
@@ -205,9 +207,9 @@ class Metrics:
         self.registry.register(_Engines(engines))
         self._told_by_engines = told
 
-    def add_log(self, lost: Callable[[], int]) -> None:
-        """Have the number of lost log lines in it; called once."""
-        self.registry.register(_Log(lost))
+    def add_log(self, dropped: Callable[[], int]) -> None:
+        """Add the number of dropped log lines; called once."""
+        self.registry.register(_Log(dropped))
 
     def add_targets(self, targets: Callable[[], Targets]) -> None:
         """Have the configured targets in it; called once."""

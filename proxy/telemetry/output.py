@@ -1,8 +1,8 @@
-"""`Output`: lines for standard output or standard error, which are written without making anything else wait.
+"""`Output`: writes lines to standard output or standard error without blocking the caller.
 
-A pipe that is not read, a terminal that is stopped, and a full disk would each stop the event loop or end the server.
-So a thread writes, behind a queue of limited size. Lines that find the queue full, or that cannot be written, are lost
-and counted. Where they would have stood, one line says how many, as soon as lines can be written again.
+An unread pipe, a stopped terminal or a full disk would block the event loop or end the server. So a thread writes,
+behind a bounded queue. Lines for which the queue has no room, or that cannot be written, are dropped and counted. Once
+lines can be written again, one line in their place says how many there were.
 """
 
 import atexit
@@ -16,57 +16,57 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
-MAX_BYTES = 4 * 1024 * 1024  # that wait; as many more may be on their way to the descriptor
+MAX_BYTES = 4 * 1024 * 1024  # in the queue; the thread may hold as many more
 FLUSH_S = 1.0
-_GATHER_S = 0.05  # a system call for each line would cost more than making it
+_BATCH_S = 0.05  # lines of that time are written by one system call
 _WRITE_BYTES = 64 * 1024
 
 
 class Stream(Protocol):
-    """What is written to. It is raw: at exit Python waits for the lock of a buffered one, which a write may hold."""
+    """The unbuffered file: Python waits at exit for the lock of a buffered one, which a blocked write may hold."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """How many bytes it took; None: it would have to wait. Raises `OSError`."""
+        """Write; returns the number of bytes written, or None if it would block. Raises `OSError`."""
 
     def fileno(self) -> int:
-        """To wait by, where it takes nothing now."""
+        """The descriptor to poll when `write` would block."""
 
 
-def say_plainly(count: int) -> bytes:
-    """The line that stands for lost ones."""
-    return b"tidegate: %d lines were lost here, as they could not be written\n" % count
+def plain_notice(count: int) -> bytes:
+    """The line in place of dropped lines, as plain text."""
+    return b"tidegate: %d lines were dropped here, as they could not be written\n" % count
 
 
 class Output:
     """Takes lines from any thread and writes them in order; owner of the queue and of the thread.
 
     Args:
-        stream: where they go.
-        max_bytes: of the lines that wait.
+        stream: the file that they are written to.
+        max_bytes: the bound of the queue.
 
     Attributes:
-        notice: makes the line that stands for so many lost ones.
-        lost: lines that were lost so far.
+        notice: makes the line in place of so many dropped lines.
+        dropped: the number of lines dropped so far.
     """
 
     def __init__(self, stream: Stream, *, max_bytes: int = MAX_BYTES) -> None:
-        self.notice: Callable[[int], bytes] = say_plainly
-        self.lost = 0
+        self.notice: Callable[[int], bytes] = plain_notice
+        self.dropped = 0
         self._stream = stream
         self._max_bytes = max_bytes
-        self._queue: deque[bytes | int] = deque()  # lines, and how many are missing at that place
+        self._queue: deque[bytes | int] = deque()  # lines, and the number of lines dropped at that place
         self._bytes = 0
-        self._missing = 0  # in front of the queue: they could not be written
+        self._unwritten = 0  # lines dropped in front of the queue, as they could not be written
         self._lock = threading.RLock()  # a finaliser may log while its own thread is in here
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
-        self._is_awake = self._is_writing = self._is_hurried = self._is_cut = False
+        self._is_awake = self._is_writing = self._is_flushing = self._is_inside_line = False
 
     def put(self, line: bytes) -> None:
         """Take a line with its newline, or a part of one; never waits, never raises."""
         with self._lock:
             if self._bytes + len(line) > self._max_bytes:
-                self._lose(line)
+                self._drop(line)
             else:
                 self._queue.append(line)
                 self._bytes += len(line)
@@ -74,16 +74,16 @@ class Output:
                 self._wake()
 
     def flush(self, timeout_s: float = FLUSH_S) -> None:
-        """Wait until everything is written or lost, at most so long."""
+        """Wait until everything is written or dropped, at most so long."""
         with self._lock:
-            self._is_hurried = True
+            self._is_flushing = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not (self._queue or self._is_writing), timeout_s)
-            self._is_hurried = False
+            self._is_flushing = False
 
-    def _lose(self, line: bytes) -> None:
-        count = _lines(line)
-        self.lost += count
+    def _drop(self, line: bytes) -> None:
+        count = _count_lines(line)
+        self.dropped += count
         last = self._queue[-1] if self._queue else b""
         if isinstance(last, int):
             self._queue[-1] = last + count
@@ -101,43 +101,43 @@ class Output:
 
     def _run(self) -> None:
         while True:
-            for piece in _joined(self._take()):
+            for piece in _joined_lines(self._take()):
                 self._write(piece)
             with self._lock:
                 self._is_writing = False
                 self._changed.notify_all()
 
     def _take(self) -> Iterable[bytes | int]:
-        """Everything that waits, once there is something, and what comes right behind it."""
+        """Wait for lines, and return all that arrive within the batch time."""
         with self._lock:
             self._is_awake = bool(self._queue)
             self._changed.wait_for(lambda: self._queue)
-            self._changed.wait_for(lambda: self._is_hurried, _GATHER_S)
+            self._changed.wait_for(lambda: self._is_flushing, _BATCH_S)
             taken, self._queue = self._queue, deque()
-            if self._missing:
-                taken.appendleft(self._missing)
-            self._bytes = self._missing = 0
+            if self._unwritten:
+                taken.appendleft(self._unwritten)
+            self._bytes = self._unwritten = 0
             self._is_writing = True
             return taken
 
     def _write(self, piece: bytes | int) -> None:
         data = self.notice(piece) if isinstance(piece, int) else piece
-        lead = b"\n" if self._is_cut else b""  # what came before ended in the middle of a line
+        lead = b"\n" if self._is_inside_line else b""  # the last write ended inside a line
         written = self._write_bytes(lead + data) - len(lead)
         if written >= 0:
-            self._is_cut = 0 < written < len(data) and not data.endswith(b"\n", 0, written)
+            self._is_inside_line = 0 < written < len(data) and not data.endswith(b"\n", 0, written)
         if written == len(data):
             return
         with self._lock:
             if isinstance(piece, int):
-                self._missing += piece
+                self._unwritten += piece
             else:
-                count = _lines(data[max(written, 0) :])
-                self._missing += count
-                self.lost += count
+                count = _count_lines(data[max(written, 0) :])
+                self._unwritten += count
+                self.dropped += count
 
     def _write_bytes(self, data: bytes) -> int:
-        """How many of them were written; fewer than all where the rest is lost."""
+        """Write; returns the number of bytes written, less than all if the rest failed."""
         view, done = memoryview(data), 0
         try:
             while done < len(view):
@@ -152,7 +152,7 @@ class Output:
 
 
 class _Raw(io.RawIOBase):
-    """The file below a text stream whose text goes to an `Output`."""
+    """The raw file of a text stream; what is written to it goes to an `Output`."""
 
     def __init__(self, output: Output, replaced: TextIO | None) -> None:
         self._output = output
@@ -175,17 +175,17 @@ class _Raw(io.RawIOBase):
 
 
 def open_output(replaced: TextIO | None) -> Output:
-    """To where that stream writes; to nowhere, where the process was started without it (None)."""
+    """An output to the file of a text stream; to the null device if the process has no such stream (None)."""
     if replaced is None:
         return Output(io.FileIO(os.devnull, "wb"))
     buffer = replaced.buffer
     return Output(getattr(buffer, "raw", buffer))
 
 
-def take_over() -> tuple[Output, Output]:
-    """Have all that is written to `sys.stdout` and `sys.stderr` go through outputs, which are flushed at exit.
+def redirect_output() -> tuple[Output, Output]:
+    """Replace `sys.stdout` and `sys.stderr` by streams that write to outputs, which are flushed at exit.
 
-    That is also warnings, tracebacks and what libraries print. Called once, by the process that serves.
+    Warnings, tracebacks and prints of libraries go through them too. Called once, by the process that serves.
 
     Returns: standard output, standard error.
     """
@@ -203,8 +203,8 @@ def _text(output: Output, replaced: TextIO | None) -> TextIO:
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def _joined(taken: Iterable[bytes | int]) -> Iterator[bytes | int]:
-    """Lines that follow each other as one piece."""
+def _joined_lines(taken: Iterable[bytes | int]) -> Iterator[bytes | int]:
+    """The queue with successive lines joined to one piece."""
     run: list[bytes] = []
     for one in taken:
         if not isinstance(one, int):
@@ -218,13 +218,13 @@ def _joined(taken: Iterable[bytes | int]) -> Iterator[bytes | int]:
         yield b"".join(run)
 
 
-def _lines(data: bytes) -> int:
-    """How many there are, the last of which may not be whole."""
+def _count_lines(data: bytes) -> int:
+    """The number of lines; the last one may lack its newline."""
     return data.count(b"\n") + (not data.endswith(b"\n"))
 
 
 def _wait_for(stream: Stream) -> None:
-    """Until it takes something: a descriptor that does not wait may be shared with another process."""
+    """Wait until the file can be written to; another process may have made the descriptor non-blocking."""
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLOUT)
     poll.poll()

@@ -1,44 +1,45 @@
-"""Takes secrets out of texts that others wrote."""
+"""Masks secrets in texts that we did not write."""
 
 import re
 from collections.abc import Collection
 from functools import lru_cache
 
 _MASK = "***"
-_LEAST_CUT = 8  # characters: so much of a secret's beginning, at the end of a text that was cut, is masked too
-_MOST_SLASHES = 8
+_MIN_PREFIX = 8  # characters; a shorter beginning of a secret at the end of a truncated text is not masked
+_MAX_BACKSLASHES = 8
 
 
 def mask(text: str, secrets: Collection[str]) -> str:
-    """`text` with `***` for each secret in it, also where its characters are percent-encoded or escaped as in JSON."""
+    """`text` with `***` for each secret in it, percent-encoded and JSON-escaped ones included."""
     if not text:
         return text
-    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
+    for secret in sorted(secrets, key=len, reverse=True):  # one secret may be part of another
         text = text.replace(secret, _MASK)
         if "%" in text or "\\" in text:
-            text = _escaped(secret).sub(_MASK, text)
-        text = _without_beginning(text, secret)
+            text = _pattern_of(secret).sub(_MASK, text)
+        text = _mask_truncated(text, secret)
     return text
 
 
-def _without_beginning(text: str, secret: str) -> str:
-    if secret[:_LEAST_CUT] not in text:
+def _mask_truncated(text: str, secret: str) -> str:
+    """Mask the beginning of a secret at the end of a text that was truncated there."""
+    if secret[:_MIN_PREFIX] not in text:
         return text
-    for size in range(min(len(secret) - 1, len(text)), _LEAST_CUT - 1, -1):
+    for size in range(min(len(secret) - 1, len(text)), _MIN_PREFIX - 1, -1):
         if text.endswith(secret[:size]):
             return text[:-size] + _MASK
     return text
 
 
 @lru_cache(maxsize=256)
-def _escaped(secret: str) -> re.Pattern[str]:
+def _pattern_of(secret: str) -> re.Pattern[str]:
     r"""The secret with any of its characters written as `%2F`, `%252f`, `\/` or `\u002f`."""
-    return re.compile("".join(map(_written, secret)))
+    return re.compile("".join(map(_encoded, secret)))
 
 
-def _written(character: str) -> str:
-    plain = rf"\\{{0,{_MOST_SLASHES}}}{re.escape(character)}"
+def _encoded(character: str) -> str:
+    plain = rf"\\{{0,{_MAX_BACKSLASHES}}}{re.escape(character)}"
     if ord(character) > 0x7F:
         return plain
     digits = "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in f"{ord(character):02x}")
-    return rf"(?:{plain}|\\{{1,{_MOST_SLASHES}}}u00{digits}|%(?:25)*{digits})"
+    return rf"(?:{plain}|\\{{1,{_MAX_BACKSLASHES}}}u00{digits}|%(?:25)*{digits})"

@@ -2,8 +2,8 @@
 
 wire            one upstream's requests and answers
 sessions        how any connection of ours is made; foreign exceptions become ours
-pool            connections that are kept, and when one is not used again
-decoding        undoes what a body is compressed with
+pool            kept connections, and which of them are not reused
+decoding        decompresses bodies
 credentials     which of an upstream's credentials is used next, and which rest
 specs           the credentials as they are configured, with their secrets read
 shown           what a credential puts into a request: fixed headers, or a token that is renewed in time

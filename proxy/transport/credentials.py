@@ -4,9 +4,8 @@ Those that can be used take turns by weight (nginx's smooth round robin). Two th
 
     refused     401, 402 (403: for that model): it is likely no good. Used all the same where no other can be used, so
                 that a key that is alone is never locked out.
-    limited     429: the host said for how long. Not used before that, but for a single request that tries it in
-                between (see `Cooldown`); where all are limited, nothing is sent. Those of one account are limited
-                together.
+    limited     429: the host said for how long. Not used before that, except for a single request on trial (see
+                `Cooldown`). If all are limited, nothing is sent. The credentials of an account are limited together.
 
 Who reads the host's answer tells the credential of it: `Response.credential` has `worked`, `refused` and `limited`.
 """
@@ -57,7 +56,7 @@ class Credential:
     Attributes:
         name: its kind and place, to be read by people; no secret.
         shown: what it puts into a request.
-        cooldown: its limit, which it shares with those of its account.
+        cooldown: how long it is limited; shared by the credentials of an account.
     """
 
     __slots__ = ("_models", "_pool", "_refusals", "cooldown", "name", "shown", "spec", "turn", "weight")
@@ -91,8 +90,8 @@ class Credential:
         self._pool.note(bench.sit(now_s))
 
     def limited(self, seconds: float, *, trial: int = 0) -> None:
-        """The host's 429: nothing more of it, or of its account, for so long; `trial` as in `Cooldown.rest`."""
-        if self.cooldown.rest(seconds, self._pool.clock.monotonic_s(), trial):
+        """The host answered 429: do not use it, or its account, for so long; `trial` as in `Cooldown.extend`."""
+        if self.cooldown.extend(seconds, self._pool.clock.monotonic_s(), trial):
             self._pool.note(self.cooldown.until_s)
 
     def done(self) -> None:
@@ -109,9 +108,9 @@ class Credential:
 
 
 class Trial:
-    """A credential that is limited, for the single request that tries it all the same.
+    """A limited credential for the single request on trial (see `Cooldown`).
 
-    It is told of the same things; whoever holds it says when it is `done`.
+    It has the interface of a `Credential`; the owner of the request calls `done` at its end.
     """
 
     __slots__ = ("_credential", "_number", "_pool", "shown", "spec")
@@ -129,8 +128,8 @@ class Trial:
         return self._credential.name
 
     def worked(self, model: str = "") -> None:
-        """The host took it: it is limited no more."""
-        self._credential.cooldown.worked(self._number)
+        """The host accepted it, so that it is not limited any more."""
+        self._credential.cooldown.succeeded(self._number)
         self._credential.worked(model)
 
     def refused(self, status: int, model: str = "") -> None:
@@ -138,12 +137,12 @@ class Trial:
         self._credential.refused(status, model)
 
     def limited(self, seconds: float) -> None:
-        """It still is, for so long from now."""
+        """The host limited it again, for so long from now."""
         self._credential.limited(seconds, trial=self._number)
 
     def done(self) -> None:
-        """The request has ended; where nothing was told of it, the next one tries it later."""
-        self._credential.cooldown.left(self._number, self._pool.clock.monotonic_s())
+        """The request has ended; if no outcome was reported, the next trial is later."""
+        self._credential.cooldown.ended(self._number, self._pool.clock.monotonic_s())
 
     def has_other(self, model: str = "") -> bool:
         """See `Credential`."""
@@ -161,7 +160,7 @@ class Credentials:
         key_header: where a key goes, see `Fixed`; tokens go in `authorization`.
         clock: of benches and tokens; the machine's where omitted.
         client: asks for tokens; one of its own where omitted.
-        health: how long a limit is kept, and when it is tried.
+        health: the longest cooldown, and the time before a trial.
 
     Attributes:
         is_anyone_benched: whether something may be held against one of them; where not, nothing more need be asked.
@@ -210,17 +209,17 @@ class Credentials:
         self._all = new
 
     def use_health(self, health: HealthConfig) -> None:
-        """How long limits are kept from now on, and when they are tried."""
+        """Change the longest cooldown and the time before a trial."""
         self._health = health
         for cooldown in (*self._accounts.values(), *(credential.cooldown for credential in self._all)):
             cooldown.configure(max_s=health.max_cooldown_s, trial_s=health.ejection_s)
 
     def choose(self, model: str = "", *, may_try: bool = True) -> Chosen:
-        """The next one; whoever gets it says when the request is `done`.
+        """The next credential; the caller calls its `done` at the end of the request.
 
         Args:
             model: its name at the host.
-            may_try: whether it may be a limited one that is to be tried.
+            may_try: whether the request may be the trial of a limited credential.
 
         Raises:
             UpstreamRateLimited: all are limited; `retry_after_s` says for how long.
@@ -249,9 +248,9 @@ class Credentials:
             credential = self.choose(model)
 
     def free_in_s(self) -> float:
-        """Seconds until one may be used; 0: now, if by a single request. Only limits count, see above."""
+        """Seconds until one may be used; 0: now, be it for a trial. Only limits count, see above."""
         now_s = self.clock.monotonic_s()
-        return min(credential.cooldown.left_s(now_s) for credential in self._all)
+        return min(credential.cooldown.remaining_s(now_s) for credential in self._all)
 
     def refused_for_s(self, model: str = "") -> float:
         """Seconds until there is one that was not refused, for that model; 0: there is."""

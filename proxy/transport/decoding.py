@@ -1,8 +1,8 @@
-"""Undoes what a body is compressed with, though we asked for `identity` (RFC 9110, 8.4); no I/O.
+"""Decompresses bodies that hosts compress though we request `identity` (RFC 9110, 8.4); no I/O.
 
-gzip and zstd are known by their first bytes: no JSON, no event stream and no page begins with them. So they are undone
-whether or not `Content-Encoding` names them, as often as they were applied, and a label without them is passed over.
-deflate and br have no such mark, so there the label decides. br and zstd need a library.
+gzip and zstd have magic bytes, with which no JSON, event stream or page begins. So they are decoded whether or not
+`Content-Encoding` names them, in several layers if need be, and a label without the magic bytes is ignored. deflate and
+br have none, so the label decides. br and zstd need a library.
 """
 
 import importlib
@@ -13,16 +13,16 @@ from typing import Any, Protocol
 
 from proxy.errors import UpstreamFailed
 
-_PIECE_BYTES = 256 * 1024  # of output at once, about
+_PIECE_BYTES = 256 * 1024  # of output in one piece, about
 _SLICE_BYTES = 4096  # of input at once: at the end of each member zlib copies what comes after it
 _ZSTD_SLICE_BYTES = 32  # a block takes 4 bytes at least and is 128 KiB at most
 _ZSTD_WINDOW_BITS = 23  # RFC 9659: 8 MiB
 _MAX_QUIET_BYTES = 1024 * 1024  # of input without output
 _MAX_LAYERS = 4
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_MARKS: Mapping[bytes, str] = {_GZIP: "gzip", _ZSTD: "zstd", b"\x1f\x9d": "compress"}
-_FIRST_BYTES = frozenset(mark[0] for mark in _MARKS)
-_UNMARKED = frozenset({"deflate", "br"})
+_MAGIC_BYTES: Mapping[bytes, str] = {_GZIP: "gzip", _ZSTD: "zstd", b"\x1f\x9d": "compress"}
+_FIRST_BYTES = frozenset(mark[0] for mark in _MAGIC_BYTES)
+_WITHOUT_MAGIC = frozenset({"deflate", "br"})
 _LABELS: Mapping[str, str] = {
     "gzip": "gzip",
     "x-gzip": "gzip",
@@ -32,20 +32,20 @@ _LABELS: Mapping[str, str] = {
     "compress": "compress",
     "x-compress": "compress",
 }
-# How answers begin that somebody has labelled and not compressed; neither deflate nor br can begin so and hold text.
-_TEXT = re.compile(rb"\s*(?:\{\s*[\"}]|\[\s*[{\"]|data:|event:|: |<!|<html)")
-_TOLD_BYTES = 16  # so many tell text from deflate or br
+# The beginning of a body that is labelled but not compressed; no deflate or br stream of text begins like this.
+_UNCOMPRESSED = re.compile(rb"\s*(?:\{\s*[\"}]|\[\s*[{\"]|data:|event:|: |<!|<html)")
+_SNIFFED_BYTES = 16  # enough to tell text from deflate or br
 
 
 class Coding(Protocol):
-    """One way to compress, undone."""
+    """The decoder of one content coding."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the data decodes to, piece by piece; to be exhausted. Raises whatever its library does."""
+        """Decode piece by piece; the caller exhausts the iterator. Raises the exceptions of the library."""
 
 
 class _Inflate:
-    """gzip, of any number of members; and deflate, with or without zlib's frame."""
+    """gzip with any number of members; or deflate, with or without zlib's header."""
 
     def __init__(self, *, is_gzip: bool) -> None:
         self._is_gzip = is_gzip
@@ -78,7 +78,7 @@ class _Inflate:
 
     def _begin(self, data: bytes) -> None:
         if self._is_gzip:
-            self._is_over = not data.startswith(_GZIP)  # something behind the last member: no part of the body
+            self._is_over = not data.startswith(_GZIP)  # data behind the last member are not part of the body
             self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
         else:
             is_framed = data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
@@ -86,10 +86,10 @@ class _Inflate:
 
 
 class _Zstd:
-    """zstd, of any number of frames.
+    """zstd with any number of frames.
 
     Args:
-        begin: makes what decodes one frame: Python's from 3.14 on, or zstandard's.
+        begin: makes the decoder of one frame: Python's from 3.14 on, or zstandard's.
     """
 
     def __init__(self, begin: Callable[[], Any]) -> None:
@@ -117,7 +117,7 @@ class _Zstd:
                 if len(data) < len(_ZSTD):
                     self._held = data
                     break
-                self._is_over = not data.startswith(_ZSTD)  # something behind the last frame: no part of the body
+                self._is_over = not data.startswith(_ZSTD)  # data behind the last frame are not part of the body
                 self._frame = self._begin()
                 continue
             piece += self._frame.decompress(data)
@@ -128,7 +128,7 @@ class _Zstd:
 
 
 class _Brotli:
-    """br; what comes after its end is no part of the body."""
+    """br; data behind its end are not part of the body."""
 
     def __init__(self, decompressor: Any) -> None:  # noqa: ANN401 - the library has no types
         self._decompressor = decompressor
@@ -152,7 +152,7 @@ def _deflate() -> Coding:
 
 
 def _brotli() -> Coding:
-    """Raises `ImportError`: there is none, or one that cannot be told to stop."""
+    """Raises `ImportError`: the library is missing, or too old to limit its output."""
     decompressor = importlib.import_module("brotli").Decompressor()
     if not hasattr(decompressor, "can_accept_more_data"):
         raise ImportError("brotli is older than 1.2")
@@ -174,12 +174,12 @@ CODINGS: Mapping[str, Callable[[], Coding]] = {"gzip": _gzip, "deflate": _deflat
 
 
 class Decoder:
-    """A body's.
+    """Decodes a body through all its layers.
 
     Args:
-        labels: of `Content-Encoding`, in the order in which they were applied.
-        codings: by name, what makes them; raises `ImportError` where it cannot.
-        layer: how many there are around it.
+        labels: the content codings named by `Content-Encoding`, in the order in which they were applied.
+        codings: makes a coding, by name; raises `ImportError` if its library is missing.
+        layer: the number of layers around this one.
     """
 
     def __init__(
@@ -196,22 +196,22 @@ class Decoder:
         self._inner: Decoder | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the data decodes to, in pieces of bounded size, none of them empty; to be exhausted.
+        """Decode into non-empty pieces of bounded size; the caller exhausts the iterator.
 
         Raises:
-            UpstreamFailed: it cannot be decoded.
+            UpstreamFailed: the data cannot be decoded.
         """
         if self._coding is None and not self._is_plain:
             data, self._held = self._held + data, b""
-            may_be_marked = any(mark.startswith(data[:4]) for mark in _MARKS)
-            if len(data) < _TOLD_BYTES and (self._labels or may_be_marked):
+            may_be_compressed = any(mark.startswith(data[:4]) for mark in _MAGIC_BYTES)
+            if len(data) < _SNIFFED_BYTES and (self._labels or may_be_compressed):
                 self._held = data
                 return
             self._begin(data)
         yield from self._decode(data)
 
     def close(self) -> Iterator[bytes]:
-        """The same, of what was too little to tell what it is: the body has ended. What was cut short is no error."""
+        """The body has ended: decode what was held back as too short to tell. A truncated body is no error."""
         data, self._held = self._held, b""
         if data:
             self._begin(data)
@@ -236,17 +236,17 @@ class Decoder:
         self._inner = Decoder(self._labels, self._codings, self._layer + 1)
 
     def _choose(self, data: bytes) -> str:
-        """What was applied last; empty where that is nothing (more)."""
-        is_text = _TEXT.match(data) is not None
+        """The content coding that was applied last; empty if there is none left."""
+        is_text = _UNCOMPRESSED.match(data) is not None
         if self._labels[-1:] == ["br"] and not is_text:  # it may begin with any bytes
             return self._labels.pop()
-        marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "")
-        if marked:
-            if self._labels[-1:] == [marked]:
+        by_magic = next((name for mark, name in _MAGIC_BYTES.items() if data.startswith(mark)), "")
+        if by_magic:
+            if self._labels[-1:] == [by_magic]:
                 self._labels.pop()
-            return marked
+            return by_magic
         while self._labels:
-            if (label := self._labels.pop()) in _UNMARKED and not is_text:
+            if (label := self._labels.pop()) in _WITHOUT_MAGIC and not is_text:
                 return label
         return ""
 
@@ -263,21 +263,18 @@ class Decoder:
                     yield piece
         except UpstreamFailed:
             raise
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each library has exceptions of its own
             raise UpstreamFailed(f"The upstream's answer is compressed ({self._name}), and broken.") from error
         if self._quiet_bytes > _MAX_QUIET_BYTES:
             raise UpstreamFailed(f"The upstream sent more than {_MAX_QUIET_BYTES} compressed bytes that say nothing.")
 
 
 def decoder_for(encodings: Sequence[str], data: bytes) -> Decoder | None:
-    """What decodes a body.
+    """The decoder of a body; None if the body is not compressed.
 
     Args:
         encodings: the values of the `Content-Encoding` headers.
-        data: how the body begins; not empty.
-
-    Returns:
-        None where there is nothing to decode.
+        data: the beginning of the body; not empty.
     """
     if not encodings and data[0] not in _FIRST_BYTES:
         return None

@@ -1,11 +1,12 @@
-"""Pools of connections, as aiohttp's connectors with two changes.
+"""Pools of connections: aiohttp's connectors with two changes.
 
-Opening a connection, name and TLS included, has one time limit. And a connection that has received a byte which belongs
-to no request (RFC 9112, 6.3 and 9.2) is closed and never used again: its next caller would get somebody else's answer.
+Opening a connection, including name resolution and TLS, has one time limit. And a connection that has received a byte
+which belongs to no request (RFC 9112, 6.3 and 9.2) is closed and never reused, as the byte may begin the answer to
+another request.
 
-    idle, and a byte comes                                  closed at once
-    the byte came together with the end of an answer,       closed when the connection is taken from the pool
-    or waits in the kernel unread
+    a byte arrives on an idle connection                    closed at once
+    the byte arrived together with the end of an answer,    closed when the connection is taken from the pool
+    or is unread in the kernel
 """
 
 import asyncio
@@ -20,36 +21,36 @@ has_connected = ContextVar("has_connected", default=False)  # whether this task'
 
 
 class _Connection(ResponseHandler):
-    """A connection; it is idle while it belongs to no request."""
+    """A connection; it is idle while no request uses it."""
 
     is_idle = True
 
     def data_received(self, data: bytes) -> None:
-        if self.is_idle and data:  # aiohttp calls with nothing when it goes on reading
+        if self.is_idle and data:  # aiohttp passes no bytes when it resumes reading
             self.close()
         else:
             ResponseHandler.data_received(self, data)
 
     @property
     def has_surplus(self) -> bool:
-        """Whether more than the last answer has been parsed."""
+        """Whether the parser has received bytes behind the last answer."""
         if self.should_close:
             return True
         if self._parser is None:
             return False
         try:
-            return self._parser.feed_eof() is not None  # a message that has begun
-        except Exception:  # noqa: BLE001 - the parser's: what has begun is no message
+            return self._parser.feed_eof() is not None  # the beginning of a message
+        except Exception:  # noqa: BLE001 - the parser's errors: the bytes begin no message
             return True
 
 
 class _Pool(aiohttp.BaseConnector):
-    """What both kinds of connector have in common.
+    """The part that both kinds of connector share.
 
     Args:
-        connect_s: for all of opening a connection, but not for the wait for a place in the pool. aiohttp's own limit
-            leaves out the resolution of the name.
-        options: the connector's.
+        connect_s: the time limit for opening a connection, without the wait for a place in the pool. aiohttp's own
+            limit does not include name resolution.
+        options: the options of aiohttp's connector.
     """
 
     def __init__(self, connect_s: float, **options: Any) -> None:  # noqa: ANN401 - aiohttp's business
@@ -76,13 +77,13 @@ class _Pool(aiohttp.BaseConnector):
         async with asyncio.timeout(self._connect_s):
             try:
                 connection: Any = await super()._create_connection(*request)
-            except KeyError:  # the addresses that it had waited for were forgotten at that moment
+            except KeyError:  # aiohttp's DNS cache was cleared while it waited for the addresses
                 connection = await super()._create_connection(*request)
         connection.is_idle = False
         return connection
 
     def _is_readable(self, connection: ResponseHandler) -> bool:
-        """Whether something waits to be read: a byte, or the end."""
+        """Whether the socket has unread bytes, or was closed by the host."""
         socket = None if connection.transport is None else connection.transport.get_extra_info("socket")
         if socket is None:
             return True
@@ -95,7 +96,7 @@ class _Pool(aiohttp.BaseConnector):
 
 
 class TCPPool(_Pool, aiohttp.TCPConnector):
-    """To one host."""
+    """Connections to one host."""
 
     async def _create_connection(self, *request: Any) -> Any:  # noqa: ANN401 - see above
         try:
@@ -106,4 +107,4 @@ class TCPPool(_Pool, aiohttp.TCPConnector):
 
 
 class UnixPool(_Pool, aiohttp.UnixConnector):
-    """To one Unix socket."""
+    """Connections to one Unix socket."""

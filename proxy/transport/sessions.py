@@ -1,7 +1,7 @@
 """How any connection of ours is made, and what its failures are called here.
 
 What is fixed: no redirects (whoever calls says so, a host could send our key elsewhere), no cookies, no proxies from
-the environment, no compression (a compressed stream arrives late; `decoding` undoes what comes all the same).
+the environment, no compression (a compressed stream arrives late; `decoding` handles hosts that compress anyway).
 """
 
 import errno
@@ -52,7 +52,7 @@ def open_connector(
 
 
 def open_session(connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-    """A session; whoever asks for it closes it. Bodies come as they were sent (see `decoding`).
+    """A session; whoever asks for it closes it. Bodies are not decompressed (see `decoding`).
 
     Its requests say who we are (`USER_AGENT`), or aiohttp would say who it is: to be told not to, it would copy the
     headers of each request.

@@ -156,7 +156,7 @@ class Renewed:
             token = await self._issue()
         except UpstreamError as error:
             return self._fail(error)
-        except Exception as error:  # noqa: BLE001 - a renewal in the background has no caller that could be told
+        except Exception as error:  # noqa: BLE001 - nothing awaits a renewal in the background
             asyncio.get_running_loop().call_exception_handler({"message": "token not renewed", "exception": error})
             failure = UpstreamFailed("A token for the upstream could not be made.")
             failure.__cause__ = error

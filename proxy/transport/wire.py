@@ -78,8 +78,8 @@ class Response:
         self._deadline = deadline
         self._timeouts = timeouts
         self._has_begun = self._has_event = self._has_content = False
-        self._decoder: Decoder | None = None  # of a body that is compressed
-        self._pieces: Iterator[bytes] | None = None  # of it, that have been received and not been decoded
+        self._decoder: Decoder | None = None  # None: the body is not compressed
+        self._pieces: Iterator[bytes] | None = None  # the decoded pieces of the last read that are still to be returned
         self._left_s = timeouts.answer_s  # for all that comes before the first content, or for a whole body
         self._loop = deadline.loop
         self._drain = drain
@@ -89,16 +89,16 @@ class Response:
         self.headers: Mapping[str, str] = answer.headers
 
     async def read_some(self) -> bytes:
-        """What has arrived, at least one byte and not compressed; empty at the end.
+        """The bytes that have arrived, decompressed, at least one; empty at the end.
 
         Raises:
             UpstreamTimeout: no event (see `got_event`) for the idle time, or until the first for the time it has; no
                 content within the time for an answer.
             UpstreamUnreachable: the connection broke.
-            UpstreamFailed: it is compressed, and cannot be decoded.
+            UpstreamFailed: the body is compressed and cannot be decoded.
         """
         if self._pieces is not None and (piece := next(self._pieces, b"")):
-            await asyncio.sleep(0)  # some bytes may decode to many pieces, and others have answers to read
+            await asyncio.sleep(0)  # a few bytes may decode to many pieces: let other tasks run
             return piece
         while True:
             begun_s = 0.0 if self._has_content else self._loop.time()
@@ -150,21 +150,21 @@ class Response:
                     break
                 pieces.append(piece)
                 size += len(piece)
-        except UpstreamFailed as error:  # it is compressed, and cannot be decoded
+        except UpstreamFailed as error:  # the body is compressed and cannot be decoded
             pieces = [error.message.encode()]
         except (UpstreamTimeout, UpstreamUnreachable):
             pass
         return b"".join(pieces)
 
     def _begins_compressed(self, data: bytes) -> bool:
-        """Look at the first bytes of the body."""
+        """Whether the body is compressed, by its first bytes and its header."""
         self._has_begun = True
         if data:
             self._decoder = decoder_for(self._answer.headers.getall(hdrs.CONTENT_ENCODING, ()), data)
         return self._decoder is not None
 
     def _decode(self, data: bytes) -> bytes:
-        """Some of what the data decodes to; the rest is in `_pieces`. Without data, what is left at the end."""
+        """The first decoded piece of the data; `_pieces` has the rest. Without data, what is left at the end."""
         if self._decoder is None:
             return data
         if not data:
@@ -188,7 +188,7 @@ class Response:
         self._is_over = True
 
     def close(self) -> None:
-        """It is over: `give_back`, and say so to the credential. Never raises, never waits."""
+        """The request has ended: tell the credential, and `give_back`. Never raises, never waits."""
         self.credential.done()
         self.give_back()
 

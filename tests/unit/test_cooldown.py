@@ -16,97 +16,107 @@ def cooldown():
 
 
 def test_all_may_go_until_a_host_asks_to_be_left_alone(cooldown):
-    assert (cooldown.is_over(0), cooldown.may_enter(0), cooldown.left_s(0), cooldown.enter(0)) == (True, True, 0, 0)
-    assert cooldown.rest(4, now_s=10)
-    assert (cooldown.is_over(13.9), cooldown.may_enter(13.9), cooldown.left_s(11)) == (False, False, 3)
-    assert (cooldown.is_over(14), cooldown.may_enter(14), cooldown.left_s(14), cooldown.enter(14)) == (True, True, 0, 0)
+    assert (cooldown.is_over(0), cooldown.may_enter(0), cooldown.remaining_s(0), cooldown.enter(0)) == (
+        True,
+        True,
+        0,
+        0,
+    )
+    assert cooldown.extend(4, now_s=10)
+    assert (cooldown.is_over(13.9), cooldown.may_enter(13.9), cooldown.remaining_s(11)) == (False, False, 3)
+    assert (cooldown.is_over(14), cooldown.may_enter(14), cooldown.remaining_s(14), cooldown.enter(14)) == (
+        True,
+        True,
+        0,
+        0,
+    )
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, -math.inf])
 def test_a_time_that_is_none_changes_nothing(cooldown, seconds):
-    assert not cooldown.rest(seconds, now_s=0)
+    assert not cooldown.extend(seconds, now_s=0)
     assert cooldown.until_s == -math.inf
-    cooldown.rest(100, now_s=0)
+    cooldown.extend(100, now_s=0)
     number = cooldown.enter(10)
-    assert not cooldown.rest(seconds, now_s=11, trial=number)
+    assert not cooldown.extend(seconds, now_s=11, trial=number)
     assert cooldown.until_s == 100
     assert not cooldown.may_enter(50)  # that one is still on its way
 
 
 @pytest.mark.parametrize(("seconds", "kept_s"), [(3600, 3600), (3601, 3600), (1e300, 3600), (math.inf, 3600)])
 def test_no_wait_is_longer_than_the_longest(cooldown, seconds, kept_s):
-    cooldown.rest(seconds, now_s=0)
+    cooldown.extend(seconds, now_s=0)
     assert cooldown.until_s == kept_s
 
 
 @pytest.mark.parametrize(("wait_s", "tried_at_s"), [(6, 5), (50, 5), (60, 6), (600, 60), (3600, 360), (9999, 360)])
 def test_one_request_tries_it_after_a_tenth_of_the_wait(cooldown, wait_s, tried_at_s):
-    cooldown.rest(wait_s, now_s=0)
+    cooldown.extend(wait_s, now_s=0)
     assert not cooldown.may_enter(tried_at_s - 0.01)
     assert cooldown.may_enter(tried_at_s)
     assert cooldown.enter(tried_at_s)
     assert not cooldown.may_enter(tried_at_s)
-    assert cooldown.left_s(tried_at_s) == min(wait_s, 3600) - tried_at_s
+    assert cooldown.remaining_s(tried_at_s) == min(wait_s, 3600) - tried_at_s
 
 
 def test_a_wait_that_is_short_is_not_tried(cooldown):
-    cooldown.rest(5, now_s=0)
+    cooldown.extend(5, now_s=0)
     assert not cooldown.may_enter(4.99)
 
 
 def test_it_is_over_when_the_single_one_works(cooldown):
-    cooldown.rest(600, now_s=0)
-    cooldown.worked(cooldown.enter(60))
+    cooldown.extend(600, now_s=0)
+    cooldown.succeeded(cooldown.enter(60))
     assert cooldown.is_over(60)
 
 
 @pytest.mark.parametrize(("seconds", "until_s"), [(10, 71), (600, 661), (3600, 3661)])
 def test_what_the_single_one_is_told_holds_from_now_on(cooldown, seconds, until_s):
-    cooldown.rest(600, now_s=0)
+    cooldown.extend(600, now_s=0)
     number = cooldown.enter(60)
-    cooldown.rest(seconds, now_s=61, trial=number)
+    cooldown.extend(seconds, now_s=61, trial=number)
     assert cooldown.until_s == until_s
     assert not cooldown.may_enter(61 + 4.9)
-    cooldown.left(number, now_s=62)
-    cooldown.worked(number)
+    cooldown.ended(number, now_s=62)
+    cooldown.succeeded(number)
     assert cooldown.until_s == until_s
 
 
 def test_where_nothing_was_learnt_the_next_one_tries_it_later(cooldown):
-    cooldown.rest(600, now_s=0)
-    cooldown.left(cooldown.enter(60), now_s=100)
+    cooldown.extend(600, now_s=0)
+    cooldown.ended(cooldown.enter(60), now_s=100)
     assert not cooldown.may_enter(159)
     assert cooldown.may_enter(160)
     assert cooldown.enter(160) == 2
 
 
 def test_what_was_sent_before_ends_nothing(cooldown):
-    cooldown.rest(600, now_s=0)
-    cooldown.worked(0)
-    cooldown.left(0, now_s=1)
+    cooldown.extend(600, now_s=0)
+    cooldown.succeeded(0)
+    cooldown.ended(0, now_s=1)
     assert cooldown.until_s == 600
-    cooldown.rest(100, now_s=1)  # an earlier answer that came late
+    cooldown.extend(100, now_s=1)  # an earlier answer that came late
     assert cooldown.until_s == 600
-    cooldown.rest(900, now_s=1)
+    cooldown.extend(900, now_s=1)
     assert cooldown.until_s == 901
     assert not cooldown.may_enter(90.9)
 
 
 def test_one_that_took_longer_than_the_wait_ends_no_later_one(cooldown):
-    cooldown.rest(60, now_s=0)
+    cooldown.extend(60, now_s=0)
     number = cooldown.enter(6)
-    cooldown.rest(60, now_s=70)
-    cooldown.worked(number)
-    cooldown.left(number, now_s=71)
+    cooldown.extend(60, now_s=70)
+    cooldown.succeeded(number)
+    cooldown.ended(number, now_s=71)
     assert cooldown.until_s == 130
     assert cooldown.may_enter(76)
 
 
 def test_other_limits_hold_for_waits_to_come(cooldown):
-    cooldown.rest(600, now_s=0)
+    cooldown.extend(600, now_s=0)
     cooldown.configure(max_s=10, trial_s=1)
     assert cooldown.until_s == 600
-    cooldown.rest(600, now_s=600)
+    cooldown.extend(600, now_s=600)
     assert cooldown.until_s == 610
     assert cooldown.may_enter(601)
 
@@ -135,22 +145,22 @@ class CooldownMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([-1.0, 1.0, 60.0, 1000.0]), is_trial=st.booleans())
     def rest(self, seconds, is_trial):
         trial = self.flying[0] if is_trial and self.flying else 0
-        if self.cooldown.rest(seconds, self.now_s, trial):
+        if self.cooldown.extend(seconds, self.now_s, trial):
             self.last_s = max(self.last_s, self.now_s + min(seconds, 100))
 
     @rule(works=st.booleans())
     def end(self, works):
         for number in self.flying:
             if works:
-                self.cooldown.worked(number)
-            self.cooldown.left(number, self.now_s)
+                self.cooldown.succeeded(number)
+            self.cooldown.ended(number, self.now_s)
         self.flying = []
 
     @invariant()
     def ends_in_time(self):
         assert self.cooldown.until_s <= self.last_s
-        assert (self.cooldown.left_s(self.now_s) > 0) == (not self.cooldown.may_enter(self.now_s))
-        assert self.cooldown.left_s(self.now_s) <= 100
+        assert (self.cooldown.remaining_s(self.now_s) > 0) == (not self.cooldown.may_enter(self.now_s))
+        assert self.cooldown.remaining_s(self.now_s) <= 100
 
 
 CooldownMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30)

@@ -7,7 +7,7 @@ from proxy.config.routing import HealthConfig
 from proxy.errors import UpstreamFailed
 from proxy.limits.gate import Gate
 from proxy.pipeline.context import RequestContext, Tried
-from proxy.pipeline.holding import Held
+from proxy.pipeline.holding import HeldAnswer
 from proxy.protocol.usage import Usage
 from proxy.routing.board import Board
 from proxy.routing.targets import Target
@@ -48,14 +48,14 @@ class Attempt:
         self.answer = answer or Answer()
         request = ask()
         flight = self.board.begin(TARGET, request)
-        self.held = Held(self.tried, flight, request, self.context)
+        self.held = HeldAnswer(self.tried, flight, request, self.context)
 
     async def succeed(self):
         self.held.place = await self.gate.enter()
         self.tried.sent_s = self.clock.monotonic_s()
         self.clock.advance(2.0)
         self.tried.got_content(self.clock.monotonic_s())
-        self.held.take(self.answer)
+        self.held.set_answer(self.answer)
         self.tried.usage, self.tried.is_whole = Usage(3, 2, 5), True
         return self
 

@@ -60,19 +60,19 @@ def busy(seconds):
 def test_a_target_whose_host_asks_for_it_is_left_alone(board, clock):
     """Even in a panic; a single request tries it."""
     board.begin(A, ASK).end(busy(600))
-    assert board.of(A).rests_for_s == 600
+    assert board.of(A).cooldown_s == 600
     assert board.begin(A, ASK, in_panic=True) is None
     clock.advance(60)
     trial = board.begin(A, ASK)
     assert board.begin(A, ASK, in_panic=True) is None
     trial.end(busy(100))
-    assert board.of(A).rests_for_s == 100
+    assert board.of(A).cooldown_s == 100
     clock.advance(10)
     board.begin(A, ASK).end()  # nothing was learnt
-    assert board.of(A).rests_for_s == 90
+    assert board.of(A).cooldown_s == 90
     clock.advance(10)
     board.begin(A, ASK).end(is_whole=True)
-    assert (board.of(A).rests_for_s, board.begin(A, ASK) is None) == (0, False)
+    assert (board.of(A).cooldown_s, board.begin(A, ASK) is None) == (0, False)
 
 
 def test_the_first_content_ends_the_rest(board, clock):
@@ -84,7 +84,7 @@ def test_the_first_content_ends_the_rest(board, clock):
 
 def test_only_what_a_host_said_itself_lets_it_rest(board):
     board.begin(A, ASK).end(UpstreamFailed("no", status=503, retry_after_s=5))
-    assert board.of(A).rests_for_s == 0
+    assert board.of(A).cooldown_s == 0
 
 
 @pytest.mark.parametrize("error", THEIRS)

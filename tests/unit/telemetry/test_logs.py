@@ -155,8 +155,8 @@ def test_lost_lines_are_told_in_the_same_form(logged, log_format):
     stream.go.set()
     output.flush(30)
     *_, last = stream.data.decode().splitlines()
-    assert "log lines lost" in last
+    assert "log lines dropped" in last
     if log_format == "json":
         told = json.loads(last)
-        assert (told["event"], told["level"], told["count"]) == ("log lines lost", "warning", output.lost)
-    assert 0 < output.lost < 50
+        assert (told["event"], told["level"], told["count"]) == ("log lines dropped", "warning", output.dropped)
+    assert 0 < output.dropped < 50

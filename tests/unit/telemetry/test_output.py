@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.telemetry.output import Output, open_output, say_plainly
+from proxy.telemetry.output import Output, open_output, plain_notice
 
 LIMIT_S = 30.0
 
@@ -64,7 +64,7 @@ def test_lines_of_a_moment_are_written_together_and_in_order():
     output.flush(LIMIT_S)
     assert stream.data == b"".join(b"%d\n" % number for number in range(1000))
     assert stream.writes < 100
-    assert output.lost == 0
+    assert output.dropped == 0
 
 
 def test_nobody_waits_for_a_stream_that_takes_nothing():
@@ -75,11 +75,11 @@ def test_nobody_waits_for_a_stream_that_takes_nothing():
     assert stream.has_begun.wait(LIMIT_S)
     for _ in range(100):
         output.put(b"123456789\n")
-    assert output.lost == 90
+    assert output.dropped == 90
     output.flush(0.01)  # in vain, and comes back
     stream.let_go()
     output.flush(LIMIT_S)
-    assert stream.data == b"first\n" + b"123456789\n" * 10 + say_plainly(90)
+    assert stream.data == b"first\n" + b"123456789\n" * 10 + plain_notice(90)
 
 
 def test_what_comes_when_it_flows_again_stands_behind_the_line_that_says_so():
@@ -95,7 +95,7 @@ def test_what_comes_when_it_flows_again_stands_behind_the_line_that_says_so():
     output.flush(LIMIT_S)
     output.put(b"again\n")
     output.flush(LIMIT_S)
-    assert stream.data == b"a\n12345678\n" + say_plainly(2) + b"again\n"
+    assert stream.data == b"a\n12345678\n" + plain_notice(2) + b"again\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF])
@@ -106,14 +106,14 @@ def test_what_cannot_be_written_is_lost_and_counted(number):
     output.put(b"lost\n")
     output.put(b"lost, too\n")
     output.flush(LIMIT_S)
-    assert (stream.data, output.lost) == (b"", 2)
+    assert (stream.data, output.dropped) == (b"", 2)
     output.put(b"still\n")
     output.flush(LIMIT_S)
     stream.mend()
     output.put(b"good\n")
     output.flush(LIMIT_S)
-    assert stream.data == say_plainly(3) + b"good\n"
-    assert output.lost == 3
+    assert stream.data == plain_notice(3) + b"good\n"
+    assert output.dropped == 3
 
 
 def test_a_line_that_was_cut_does_not_run_into_the_next():
@@ -126,8 +126,8 @@ def test_a_line_that_was_cut_does_not_run_into_the_next():
     stream.mend()
     output.put(b"good\n")
     output.flush(LIMIT_S)
-    assert stream.data == b"whole\nha\n" + say_plainly(1) + b"good\n"
-    assert output.lost == 1
+    assert stream.data == b"whole\nha\n" + plain_notice(1) + b"good\n"
+    assert output.dropped == 1
 
 
 def test_a_stream_that_was_closed_under_it_loses_lines_and_nothing_else(tmp_path):
@@ -135,7 +135,7 @@ def test_a_stream_that_was_closed_under_it_loses_lines_and_nothing_else(tmp_path
         output = Output(file)
     output.put(b"late\n")
     output.flush(LIMIT_S)
-    assert output.lost == 1
+    assert output.dropped == 1
 
 
 def test_a_descriptor_that_does_not_wait_is_waited_for():
@@ -147,7 +147,7 @@ def test_a_descriptor_that_does_not_wait_is_waited_for():
         output.put(b"x" * 1_000_000 + b"\n")
         assert len(reader.read(1_000_001)) == 1_000_001
         output.flush(LIMIT_S)
-    assert output.lost == 0
+    assert output.dropped == 0
 
 
 def test_without_a_stream_lines_go_nowhere():
@@ -155,7 +155,7 @@ def test_without_a_stream_lines_go_nowhere():
     output = open_output(None)
     output.put(b"x\n")
     output.flush(LIMIT_S)
-    assert output.lost == 0
+    assert output.dropped == 0
 
 
 class _Tells:
@@ -209,14 +209,14 @@ def test_every_line_is_written_in_its_place_or_counted_there(steps):
         else:
             assert int(line.rstrip(b".")) == expected
             expected += 1
-    assert (expected, lost) == (sent, output.lost)
+    assert (expected, lost) == (sent, output.dropped)
 
 
 SERVER = """
 import sys, warnings, threading
-from proxy.telemetry.output import take_over
+from proxy.telemetry.output import redirect_output
 
-stdout, stderr = take_over()
+stdout, stderr = redirect_output()
 print("printed")
 sys.stderr.write("half ")
 sys.stderr.write("a line\\n")

@@ -446,7 +446,7 @@ class PoolMachine(RuleBasedStateMachine):
     def limited(self, which, seconds):
         name = self.pick(which)
         self.held[name].limited(seconds)
-        self.expected[name].cooldown.rest(seconds, self.now_s)
+        self.expected[name].cooldown.extend(seconds, self.now_s)
 
     @rule(which=WHICH, model=MODELS)
     def worked(self, which, model):
@@ -480,13 +480,13 @@ class PoolMachine(RuleBasedStateMachine):
         assert isinstance(got, Trial) if number else got is self.held[got.spec.secret]
         if number and works:
             got.limited(0.5)
-            expected.cooldown.rest(0.5, self.now_s, number)
+            expected.cooldown.extend(0.5, self.now_s, number)
         got.done()
-        expected.cooldown.left(number, self.now_s)
+        expected.cooldown.ended(number, self.now_s)
 
     @invariant()
     def tells_when_one_is_free(self):
-        assert self.pool.free_in_s() == min(each.cooldown.left_s(self.now_s) for each in self.expected.values())
+        assert self.pool.free_in_s() == min(each.cooldown.remaining_s(self.now_s) for each in self.expected.values())
 
 
 PoolMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30)
