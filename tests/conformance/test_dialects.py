@@ -130,7 +130,7 @@ def test_no_tools_are_no_tools(dialect, fields):
         ({"type": "tool", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
     ],
 )
-def test_a_choice_is_one_however_it_is_spelled(dialect, odd, plain):
+def test_tool_choices_of_other_apis_are_normalised(dialect, odd, plain):
     """Clients use Anthropic's, Mistral's and the Responses API's spelling too."""
     assert build(dialect, drops_params=True, tools=[TOOL], tool_choice=odd) == build(
         dialect, drops_params=True, tools=[TOOL], tool_choice=plain
@@ -147,7 +147,7 @@ MARK = {"cache_control": {"type": "ephemeral"}}
 
 
 @every
-def test_marks_for_a_cache_go_or_are_told_as_dropped(dialect):
+def test_cache_control_is_sent_or_reported_as_dropped(dialect):
     """On a part, a message, a tool, its function, the whole request."""
     part = TEXTS[0] | MARK
     asked = [
@@ -165,7 +165,7 @@ def test_marks_for_a_cache_go_or_are_told_as_dropped(dialect):
 
 
 @every
-def test_a_tool_may_speak_of_such_marks(dialect):
+def test_a_tool_may_describe_cache_control(dialect):
     function = {"name": "f", "description": "Sets cache_control.", "parameters": {"type": "object"}}
     tool = {"type": "function", "function": function}
     body, adjusted = build(dialect, max_tokens=9, tools=[tool])
@@ -191,7 +191,7 @@ def test_thinking_in_the_parts_of_past_answers_is_no_unknown_part(dialect):
 
 
 @every
-def test_what_gemini_adds_goes_or_is_told_as_dropped(dialect):
+def test_extra_content_is_sent_or_reported_as_dropped(dialect):
     extra = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
     said = {"role": "assistant", "content": None, "tool_calls": [CALL | extra]}
     given = {"role": "tool", "tool_call_id": "c1", "content": "1"}

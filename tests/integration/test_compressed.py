@@ -126,7 +126,7 @@ async def test_an_error_that_cannot_be_read_shows_no_bytes_of_it(url, upstream, 
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-async def test_a_bomb_is_a_failure_and_no_memory(url, upstream, stream):
+async def test_a_decompression_bomb_is_a_failure_in_bounded_memory(url, upstream, stream):
     """A kilobyte of the first layer would be over a gigabyte."""
     content_type = "text/event-stream" if stream else "application/json"
     upstream.play(answers(bomb(), head=head(b"gzip"), content_type=content_type))

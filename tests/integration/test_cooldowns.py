@@ -69,7 +69,7 @@ async def ask(client: openai.AsyncOpenAI, *, stream: bool = False, model: str = 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 @pytest.mark.parametrize("status", STATUSES)
-async def test_a_host_is_left_alone_for_as_long_as_it_says(upstream, stage, clock, status, stream):
+async def test_a_host_gets_no_requests_for_as_long_as_it_asked(upstream, stage, clock, status, stream):
     upstream.play(busy(status, b"retry-after: 30"), well(stream=stream))
     async with stage as (url, _), client_of(url) as client:
         assert await ask(client, stream=stream) == status
@@ -103,7 +103,7 @@ async def test_in_a_long_wait_a_single_request_tries_again(upstream, stage, cloc
 
 @pytest.mark.parametrize("again", [600, 20])
 @pytest.mark.parametrize("status", STATUSES)
-async def test_its_outcome_renews_the_wait(upstream, stage, clock, status, again):
+async def test_the_outcome_of_the_trial_renews_the_wait(upstream, stage, clock, status, again):
     upstream.play(busy(status, b"retry-after: 600"), busy(status, b"retry-after: %d" % again), well(stream=False))
     async with stage as (url, _), client_of(url) as client:
         assert await ask(client) == status
@@ -121,7 +121,7 @@ async def test_its_outcome_renews_the_wait(upstream, stage, clock, status, again
 
 
 @pytest.mark.parametrize("status", STATUSES)
-async def test_where_nothing_is_learnt_the_wait_goes_on(upstream, stage, clock, status):
+async def test_a_trial_without_an_outcome_leaves_the_cooldown(upstream, stage, clock, status):
     """The caller of the single request left, or was at fault."""
     upstream.play(
         busy(status, b"retry-after: 600"), waits(well(stream=False)), busy(400), busy(500), well(stream=False)
@@ -176,7 +176,7 @@ async def test_a_wait_may_be_a_date(upstream, stage, clock, status, header, form
 
 
 @pytest.mark.parametrize("status", STATUSES)
-async def test_the_next_target_answers_meanwhile_and_only_that_target_rests(upstream, clock, status):
+async def test_the_next_target_answers_and_only_the_failed_one_is_in_cooldown(upstream, clock, status):
     upstream.play(busy(status, b"retry-after: 600"), well(stream=False))
     other = ScenarioUpstream()
     other.play(well(stream=False))
@@ -213,7 +213,7 @@ models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
         assert await ask(client) == 200
 
 
-async def test_a_target_that_is_out_is_not_probed_while_it_rests(upstream, clock):
+async def test_an_ejected_target_is_not_probed_during_its_cooldown(upstream, clock):
     """In a long wait the probe is the single request."""
     upstream.play(busy(503, b"retry-after: 600"), answers(b"{}"), busy(503, b"retry-after: 100"), well(stream=False))
     config = f"""
@@ -240,7 +240,7 @@ models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
         assert await ask(client) == 200
 
 
-async def test_what_rests_is_told_to_the_administrator(upstream, stage, clock):
+async def test_the_administrator_sees_cooldowns(upstream, stage, clock):
     upstream.play(busy(503, b"retry-after: 30"))
     async with stage as (url, app), client_of(url) as client:
         assert await ask(client) == 503

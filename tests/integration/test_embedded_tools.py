@@ -86,7 +86,7 @@ async def whole(stream):
         ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named("get_time")]}}, {"get_time"}),
     ],
 )
-async def test_a_demanded_call_comes(ask, choice, names, stream):
+async def test_a_required_call_is_made(ask, choice, names, stream):
     function, reason, tokens, adjusted = await ask(tool_choice=choice, stream=stream)
     filtered = "" if choice == "required" else "tools=filtered, "
     assert (reason, adjusted) == ("tool_calls", f"{filtered}tools=emulated")
@@ -101,7 +101,7 @@ async def test_a_demanded_call_comes(ask, choice, names, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_parameters_may_point_into_themselves(ask, stream):
+async def test_parameters_may_refer_to_themselves(ask, stream):
     tool = {"type": "function", "function": {"name": "go", "parameters": PLACED}}
     function, reason, *_ = await ask(tools=[tool, *TOOLS], tool_choice=named("go"), stream=stream)
     assert (reason, json.loads(function.arguments)) == ("tool_calls", {"place": {"kind": "town"}})

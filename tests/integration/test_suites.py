@@ -87,7 +87,7 @@ class TestChatDeepSeek(_Suite):
         return super().chat_model_params | {"api_base": self.url, "http_async_client": self.http}
 
 
-async def test_llm_comply_has_nothing_to_say(url):
+async def test_llm_comply_reports_no_problem(url):
     """No error and no warning; its test of reasoning is skipped, for models that are not named as it knows them."""
     checker = "from llm_comply.cli import main; raise SystemExit(main())"
     arguments = ["--format", "openai-chat", "--base-url", url, "--api-key", "unused", "--model", "gpt", "--json"]

@@ -108,7 +108,7 @@ async def read(wire: Transport, host: ScenarioUpstream | None = None) -> bytes:
 @pytest.mark.parametrize("place", ["TCP", "Unix socket"])
 @pytest.mark.parametrize("surplus", [*SURPLUS.values(), *JUNK.values()], ids=[*SURPLUS, *JUNK])
 @pytest.mark.parametrize("end", ENDS)
-async def test_what_comes_on_an_idle_connection_is_nobodys_answer(tmp_path, place, end, surplus):
+async def test_bytes_on_an_idle_connection_answer_no_request(tmp_path, place, end, surplus):
     async with host_at(place, tmp_path) as (host, wire):
         host.play(stays(ends(*ENDS[end])), answers(b'"second"'))
         first = await read(wire, host)
@@ -123,7 +123,7 @@ async def test_what_comes_on_an_idle_connection_is_nobodys_answer(tmp_path, plac
 
 
 @pytest.mark.parametrize("surplus", [*SURPLUS.values(), *JUNK.values()], ids=[*SURPLUS, *JUNK])
-async def test_an_idle_connection_is_closed_as_soon_as_something_comes(tmp_path, surplus):
+async def test_a_byte_on_an_idle_connection_closes_it(tmp_path, surplus):
     async with host_at("TCP", tmp_path) as (host, wire):
         host.play(stays(answers(b'"first"')), answers(b'"second"'))
         assert await read(wire) == b'"first"'
@@ -136,7 +136,7 @@ async def test_an_idle_connection_is_closed_as_soon_as_something_comes(tmp_path,
 
 @pytest.mark.parametrize("surplus", SURPLUS)
 @pytest.mark.parametrize("end", ENDS)
-async def test_what_comes_in_one_read_with_the_end_of_an_answer_is_nobodys_answer(tmp_path, end, surplus):
+async def test_surplus_bytes_in_one_read_with_the_end_of_an_answer_answer_no_request(tmp_path, end, surplus):
     begin, rest = ENDS[end]
     async with host_at("TCP", tmp_path) as (host, wire):
         host.play(ends(begin, rest + SURPLUS[surplus]), answers(b'"second"'))
@@ -147,7 +147,7 @@ async def test_what_comes_in_one_read_with_the_end_of_an_answer_is_nobodys_answe
 
 
 @pytest.mark.parametrize("surplus", SURPLUS)
-async def test_what_comes_in_one_read_with_all_of_an_answer_is_nobodys_answer(tmp_path, surplus):
+async def test_surplus_bytes_in_one_read_with_a_whole_answer_answer_no_request(tmp_path, surplus):
     async with host_at("TCP", tmp_path) as (host, wire):
         host.play(ends(b"", b"".join(ENDS["content-length"]) + SURPLUS[surplus]), answers(b'"second"'))
         assert await read(wire, host) == MINE
@@ -209,7 +209,7 @@ async def test_the_next_caller_gets_an_answer_of_its_own(url, upstream, stream, 
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-async def test_and_over_tls(tmp_path, stream):
+async def test_surplus_bytes_over_tls_close_the_connection(tmp_path, stream):
     contexts = certificates.make(tmp_path / "authority.pem")
     host = ScenarioUpstream()
     first, second = host_of(stream=stream)

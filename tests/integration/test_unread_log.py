@@ -74,7 +74,7 @@ async def test_every_request_is_answered_and_the_server_ends_well(file, kind):
 
 
 @pytest.mark.parametrize("kind", ["closed pipe", "full disk"])
-async def test_nor_does_it_matter_where_the_banner_cannot_be_written(file, kind):
+async def test_requests_are_answered_though_the_banner_cannot_be_written(file, kind):
     host, port = choose_address("127.0.0.1", 0)
     with log_to(kind) as output:
         serving = await proxy.start("serve", "--port", str(port), "--config", file, stdout=output, stderr=output)

@@ -15,7 +15,7 @@ def cooldown():
     return Cooldown(max_s=3600, trial_s=5)
 
 
-def test_all_may_go_until_a_host_asks_to_be_left_alone(cooldown):
+def test_without_a_wait_every_request_may_be_sent(cooldown):
     assert (cooldown.is_over(0), cooldown.may_enter(0), cooldown.remaining_s(0), cooldown.enter(0)) == (
         True,
         True,
@@ -33,7 +33,7 @@ def test_all_may_go_until_a_host_asks_to_be_left_alone(cooldown):
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, -math.inf])
-def test_a_time_that_is_none_changes_nothing(cooldown, seconds):
+def test_an_invalid_wait_changes_nothing(cooldown, seconds):
     assert not cooldown.extend(seconds, now_s=0)
     assert cooldown.until_s == -math.inf
     cooldown.extend(100, now_s=0)
@@ -64,14 +64,14 @@ def test_a_wait_that_is_short_is_not_tried(cooldown):
     assert not cooldown.may_enter(4.99)
 
 
-def test_it_is_over_when_the_single_one_works(cooldown):
+def test_a_trial_that_succeeds_ends_the_cooldown(cooldown):
     cooldown.extend(600, now_s=0)
     cooldown.succeeded(cooldown.enter(60))
     assert cooldown.is_over(60)
 
 
 @pytest.mark.parametrize(("seconds", "until_s"), [(10, 71), (600, 661), (3600, 3661)])
-def test_what_the_single_one_is_told_holds_from_now_on(cooldown, seconds, until_s):
+def test_the_answer_to_the_trial_replaces_the_earlier_wait(cooldown, seconds, until_s):
     cooldown.extend(600, now_s=0)
     number = cooldown.enter(60)
     cooldown.extend(seconds, now_s=61, trial=number)
@@ -82,7 +82,7 @@ def test_what_the_single_one_is_told_holds_from_now_on(cooldown, seconds, until_
     assert cooldown.until_s == until_s
 
 
-def test_where_nothing_was_learnt_the_next_one_tries_it_later(cooldown):
+def test_after_a_trial_without_an_outcome_the_next_one_is_later(cooldown):
     cooldown.extend(600, now_s=0)
     cooldown.ended(cooldown.enter(60), now_s=100)
     assert not cooldown.may_enter(159)
@@ -90,7 +90,7 @@ def test_where_nothing_was_learnt_the_next_one_tries_it_later(cooldown):
     assert cooldown.enter(160) == 2
 
 
-def test_what_was_sent_before_ends_nothing(cooldown):
+def test_requests_sent_before_the_cooldown_do_not_end_it(cooldown):
     cooldown.extend(600, now_s=0)
     cooldown.succeeded(0)
     cooldown.ended(0, now_s=1)
@@ -102,7 +102,7 @@ def test_what_was_sent_before_ends_nothing(cooldown):
     assert not cooldown.may_enter(90.9)
 
 
-def test_one_that_took_longer_than_the_wait_ends_no_later_one(cooldown):
+def test_a_trial_that_outlasts_its_cooldown_does_not_end_a_later_one(cooldown):
     cooldown.extend(60, now_s=0)
     number = cooldown.enter(6)
     cooldown.extend(60, now_s=70)
@@ -112,7 +112,7 @@ def test_one_that_took_longer_than_the_wait_ends_no_later_one(cooldown):
     assert cooldown.may_enter(76)
 
 
-def test_other_limits_hold_for_waits_to_come(cooldown):
+def test_changed_limits_hold_for_later_waits(cooldown):
     cooldown.extend(600, now_s=0)
     cooldown.configure(max_s=10, trial_s=1)
     assert cooldown.until_s == 600

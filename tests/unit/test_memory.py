@@ -119,7 +119,7 @@ async def test_a_text_is_held_and_counted_until_the_last_of_its_ids_is_gone():
     assert held_bytes(memory) < 2_000
 
 
-async def test_a_mebibyte_is_a_mebibyte_whichever_ids_come_again():
+async def test_the_bound_holds_when_ids_are_remembered_again():
     """Forty texts of a megabyte, of each of which only the first id is written anew."""
     memory = ProcessMemory(FakeClock(), max_bytes=1024 * 1024)
     for number in range(40):

@@ -121,7 +121,7 @@ def test_what_names_something_to_open_is_refused_in_every_endpoint(endpoint, dia
 
 @pytest.mark.parametrize("value", [{"reasoning": {"effort": EVIL}}, {"reasoning_effort": EVIL}, {"thinking": [EVIL]}])
 @pytest.mark.parametrize("dialect", ["vllm", "generic"])
-def test_nor_may_a_known_setting_name_it(value, dialect):
+def test_a_known_setting_may_not_name_a_url_or_path(value, dialect):
     with pytest.raises(UnsupportedParameter):
         send(dialect=dialect, **value)
 
@@ -277,7 +277,7 @@ def test_no_engine_is_sent_an_address(dialect, messages, fields, tools, drops_pa
 
 @pytest.mark.parametrize("endpoint", ["completions", "embeddings"])
 @given(given=VALUES, fields=FIELDS)
-def test_nor_by_the_other_endpoints(endpoint, given, fields):
+def test_no_engine_is_sent_an_address_in_the_other_endpoints(endpoint, given, fields):
     asked = json.dumps({"model": "m"} | {"prompt": given, "input": given} | fields).encode()
     try:
         request = PARSERS[endpoint].parse_request(asked)

@@ -44,7 +44,7 @@ def test_a_text_that_is_a_list_of_parts_is_joined():
     assert value["choices"][0]["text"] == "ab"
 
 
-def test_parts_keep_a_picture_that_the_host_has_told_already():
+def test_images_that_the_host_sent_are_kept_beside_those_in_parts():
     """`images` of the message comes before what stands among its parts."""
     message = {"content": [{"type": "image_url", "image_url": {"url": "b"}}], "images": ["a"]}
     reshape({"choices": [{"message": message}]})

@@ -82,7 +82,7 @@ NONE = {"type": "object", "properties": {}}
         ({"functions": [F["function"], {"name": "g"}], "function_call": {"name": "f"}}, call_of("f", CITY)),
     ],
 )
-def test_a_demanded_call_holds_the_answer_to_its_schema_and_lists_the_tools(asked, wanted):
+def test_a_required_call_restricts_the_answer_to_its_schema_and_lists_the_tools(asked, wanted):
     assert schema(**asked) == wanted
     sent = body(**asked)
     assert not {"tools", "tool_choice", "functions", "function_call", "parallel_tool_calls"} & sent.keys()
@@ -109,13 +109,13 @@ def test_the_tools_stand_behind_the_callers_own_instruction():
     assert json.loads(first["content"].splitlines()[-1]) == F["function"]
 
 
-def test_one_call_at_a_time_is_what_comes_anyway():
+def test_parallel_tool_calls_false_is_always_met():
     host_request = built(tools=[F], tool_choice="required", parallel_tool_calls=False)
     assert host_request.text_calls.one_call
     assert "parallel_tool_calls" not in json.loads(host_request.body)
 
 
-def test_a_demanded_call_takes_the_place_of_a_form():
+def test_a_required_call_replaces_response_format():
     host_request = built(tools=[F], tool_choice="required", response_format={"type": "json_object"})
     assert host_request.adjusted == ["response_format=dropped", "tools=emulated"]
     assert schema(tools=[F], tool_choice="required", response_format={"type": "json_object"}) == call_of("f", CITY)
@@ -168,7 +168,7 @@ def test_a_tool_without_a_name_is_refused(function):
 
 
 @pytest.mark.parametrize("names", [["t"], ["t", "u"]])
-def test_parameters_that_point_into_themselves_still_do(names):
+def test_references_inside_parameters_still_resolve(names):
     """Two tools may have definitions of one name."""
     tools = [{"type": "function", "function": {"name": name, "parameters": TREE}} for name in names]
     made = schema(tools=tools, tool_choice="required")
@@ -198,7 +198,7 @@ VALUES = st.recursive(
 
 
 @given(SCHEMAS, st.dictionaries(NAMES, VALUES, max_size=3))
-def test_a_moved_schema_takes_what_it_took_before(inner, arguments):
+def test_a_schema_moved_to_defs_accepts_the_same_values(inner, arguments):
     parameters = {"type": "object", "properties": {"a": inner}, "$defs": {"x": {"type": ["integer", "object"]}}}
     tool = {"type": "function", "function": {"name": "t", "parameters": parameters}}
     made = schema(tools=[tool], tool_choice="required")
@@ -270,7 +270,7 @@ def test_tools_that_may_not_be_called_are_left_out(asked, card):
     assert "tools" not in json.loads(host_request.body)
 
 
-def test_a_server_whose_template_is_not_known_is_asked_as_ever():
+def test_tools_are_sent_to_a_server_whose_template_is_unknown():
     sent = json.loads(built(tools=[F], tool_choice="required", dialect=DIALECT).body)
     assert (sent["tools"], sent["tool_choice"]) == ([F], "required")
 
@@ -370,7 +370,7 @@ def test_a_history_without_tools_goes_as_it_is():
         "Failed to initialize samplers: failed to parse grammar",
     ],
 )
-def test_a_schema_that_the_host_cannot_keep_to_is_told_as_the_tools(message):
+def test_an_error_about_the_schema_names_the_tools(message):
     error = UpstreamRejected(message)
     point_to_tools(error, TextCalls(names=frozenset(), field="functions"))
     assert (error.status, error.param) == (400, "functions")

@@ -27,7 +27,7 @@ def of(*content):
     return restrict({"role": "user", "content": content})
 
 
-def test_what_is_known_stays_as_it_is():
+def test_known_values_are_unchanged():
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"url": "http://a"}'}}
     given = [
         {"role": "system", "content": "See http://a"},
@@ -59,7 +59,7 @@ def test_a_part_is_rebuilt_from_what_its_type_says(part):
 
 
 @pytest.mark.parametrize("kind", ["video_url", "audio_url"])
-def test_a_picture_beside_is_not_seen(kind):
+def test_an_image_beside_another_part_is_dropped(kind):
     """Where a part's own key is missing or null, vLLM takes any other that it knows."""
     part = {"type": kind, kind: {"url": "data:video/mp4;base64,AA=="}}
     sent, told = of(part | {"uuid": "u1", "image_url": {"url": EVIL}})

@@ -180,7 +180,7 @@ def test_an_answer_in_an_envelope_is_read(name):
         events.parse(b'{"%b":{"choices":[],"error":"gone"}}' % name.encode())
 
 
-def test_minimax_says_in_a_corner_that_it_failed():
+def test_an_error_in_base_resp_is_an_error():
     failed = b'{"choices":null,"base_resp":{"status_code":%d,"status_msg":"it failed"}}'
     with pytest.raises(UpstreamFailed, match="it failed"):
         events.parse(failed % 1000)

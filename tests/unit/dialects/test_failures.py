@@ -294,7 +294,7 @@ def test_what_is_left_of_a_limit_says_nothing_of_an_overload():
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_date_without_a_date_of_the_hosts_is_counted_from_when_it_came(status):
+def test_a_date_without_a_date_header_is_relative_to_the_time_of_receipt(status):
     headers = {"retry-after": "Wed, 21 Oct 2026 07:28:07 GMT"}
     error = parse_error(status, headers, NESTED, received_s=1792567680.0)
     assert (error.retry_after_s, error.is_told) == (7, True)
@@ -383,7 +383,7 @@ def test_advice_to_an_operator_is_not_for_callers():
 
 @pytest.mark.parametrize("body", [gzip.compress(b"Hi" * 40), bytes(range(256)), b"\xe0\xff" * 30, b"no\x00pe"])
 @pytest.mark.parametrize("status", [400, 429, 500])
-def test_bytes_that_are_no_text_are_not_told(status, body):
+def test_binary_bodies_are_not_quoted(status, body):
     assert parse_error(status, {}, body).message == f"The upstream answered with status {status}."
 
 

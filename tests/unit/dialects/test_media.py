@@ -47,11 +47,11 @@ def test_a_data_url_has_one_spelling(url):
         "uuid",
     ],
 )
-def test_nothing_else_is_one(url):
+def test_other_urls_are_no_data_urls(url):
     assert data_url(url) is None
 
 
-def test_bytes_may_come_without_a_head_or_with_one():
+def test_base64_may_be_bare_or_in_a_data_url():
     """Some clients send sound as a URL."""
     assert plain_base64("AA==") == plain_base64("data:audio/wav;base64,A A==") == "AA=="
     assert plain_base64("data:video/jpeg;base64,AA==,BB==") == "AA==,BB=="
@@ -70,7 +70,7 @@ def test_bytes_may_come_without_a_head_or_with_one():
     ],
 )
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
-def test_a_list_of_further_addresses_is_no_film(playlist, encode):
+def test_a_playlist_of_urls_is_no_video(playlist, encode):
     """Media libraries would open each of them."""
     payload = encode(playlist).decode()
     assert plain_base64(payload) is None
@@ -78,13 +78,13 @@ def test_a_list_of_further_addresses_is_no_film(playlist, encode):
 
 
 @given(st.text() | st.from_regex(r"data:[a-z/]{0,9}(;[a-z=]{0,9}){0,2},.{0,20}"))
-def test_what_comes_out_is_nothing_but_bytes(text):
+def test_an_accepted_value_holds_only_base64(text):
     url = data_url(text)
     assert url is None or re.fullmatch(r"data:[a-z0-9.+/-]+;base64,[A-Za-z0-9+/=,_-]*", url)
 
 
 @given(st.binary())
-def test_any_bytes_but_such_lists_go_as_they_are(data):
+def test_all_bytes_but_lists_of_urls_pass_unchanged(data):
     payload = base64.b64encode(data).decode()
     assert plain_base64(payload) in (payload, None)
     assert plain_base64(payload) == payload or data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in b"#fF<vV"

@@ -259,7 +259,7 @@ def test_thinking_alone_leaves_no_content(calls, content):
     assert told.adjusted == ["reasoning_content=dropped"]
 
 
-def test_reasoning_that_only_its_host_can_read_is_told_where_it_is_lost():
+def test_encrypted_reasoning_is_reported_where_it_is_dropped():
     details = [{"type": "reasoning.encrypted", "data": "c2ln"}]
     given = {"role": "assistant", "content": "a", "reasoning_details": details}
     told = Draft({}, Card())
@@ -286,7 +286,7 @@ def test_what_gemini_says_beside_a_call_goes_back_to_hosts_that_know_it(is_refer
 MARKED = PARTS[1] | {"cache_control": {"type": "ephemeral"}}
 
 
-def test_marks_of_what_is_to_be_cached_keep_the_texts_apart():
+def test_texts_with_cache_control_are_not_joined():
     given = {"role": "system", "content": [PARTS[0], MARKED], "cache_control": {"type": "ephemeral"}}
     assert adapt(given, keeps_cache_control=True) == [given]
     plain = {"role": "user", "content": PARTS}
@@ -294,14 +294,14 @@ def test_marks_of_what_is_to_be_cached_keep_the_texts_apart():
 
 
 @pytest.mark.parametrize("is_reference", [False, True])
-def test_elsewhere_they_are_dropped_and_told(is_reference):
+def test_hosts_without_cache_control_get_none_and_it_is_reported(is_reference):
     told = Draft({}, Card())
     [message] = adapt({"role": "user", "content": [PARTS[0], MARKED]}, is_reference=is_reference, note=told.note)
     assert message["content"] == (PARTS if is_reference else "ab")
     assert told.adjusted == ["cache_control=dropped"]
 
 
-def test_calls_that_cannot_be_read_are_told():
+def test_unreadable_past_calls_are_reported_as_dropped():
     told = Draft({}, Card())
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "f(1)"}}
     [message] = adapt({"role": "assistant", "content": "a", "tool_calls": [None, call]}, note=told.note)

@@ -23,7 +23,7 @@ def test_a_function_may_be_a_name():
 
 
 @pytest.mark.parametrize("delta", [b"5", b'{"type":"text","text":{}}', b"[]"])
-def test_a_delta_of_an_odd_type_says_nothing(delta):
+def test_a_delta_of_a_wrong_type_is_ignored(delta):
     [choice] = parse_native(event(delta)).choices
     assert (choice.delta.content, choice.delta.tool_calls) == (None, None)
 

@@ -69,7 +69,7 @@ def test_a_date_in_any_form_is_counted_from_the_hosts_own(text, date):
 
 @pytest.mark.parametrize("text", IN_HALF_A_MINUTE.values(), ids=IN_HALF_A_MINUTE)
 @pytest.mark.parametrize("date", [{}, {"date": ""}, {"date": "today"}])
-def test_where_the_host_says_no_date_it_is_counted_from_when_it_came(text, date):
+def test_without_a_date_header_a_date_is_relative_to_the_time_of_receipt(text, date):
     assert retry_after_s({"retry-after": text} | date, NOW_S) == 30
     assert reset_s({"x-ratelimit-reset-tokens": text} | date, NOW_S) == 30
     assert retry_after_s({"retry-after": text} | date, NOW_S + 31) is None

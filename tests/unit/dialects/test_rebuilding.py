@@ -46,7 +46,7 @@ def test_unknown_fields_are_left_out_and_named():
     assert rebuild(rule, given) == ({"a": "1", "b": [{"c": 1}]}, {"d", "e"})
 
 
-def test_a_key_that_stands_twice_hides_nothing():
+def test_a_duplicate_key_hides_nothing():
     kept = fields(a=fields(b=text))(
         Raw(b'{"a":{"b":{"url":"http://x"},"b":"1"},"a":{"b":{"url":"y"},"b":"2"}}'), "x", set()
     )
@@ -71,7 +71,7 @@ def test_what_only_looks_like_a_reference_is_none():
 
 
 @pytest.mark.parametrize("given", ["data:image/png;base64,AA==", {"url": "DATA:image/png;base64,AA==", "id": "u"}])
-def test_an_address_is_rebuilt_from_its_bytes(given):
+def test_a_data_url_is_rebuilt(given):
     assert rebuild(address, given)[0] == {"url": "data:image/png;base64,AA=="}
 
 
@@ -103,5 +103,5 @@ def test_addresses_and_paths_are_seen(value):
 @pytest.mark.parametrize(
     "value", ["high", "See http://a", "12:30", "a/b", "/think", "", 5, None, {"a": ["b"]}, "note: x"]
 )
-def test_other_strings_are_none(value):
+def test_other_strings_are_no_addresses(value):
     assert not has_address(value)

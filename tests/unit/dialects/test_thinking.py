@@ -200,7 +200,7 @@ def test_every_host_is_told_how_hard_in_its_own_words(dialect, place):
         ("generic", {"reasoning": {"max_tokens": 500, "summary": "auto"}}, []),
     ],
 )
-def test_what_a_host_cannot_be_told_is_said(dialect, fields, told):
+def test_what_a_host_cannot_be_sent_is_reported(dialect, fields, told):
     asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
     request = chat.parse_request(json.dumps(asked).encode())
     assert DIALECTS[dialect].build_request(request, model="m", is_stream=False).adjusted == told

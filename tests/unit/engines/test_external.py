@@ -109,7 +109,7 @@ async def test_one_that_only_seems_to_stand_still_is_readmitted():
 
 
 @pytest.mark.parametrize("moment", ["looked for", "looked at"])
-async def test_a_fault_of_ours_does_not_end_the_watch(moment):
+async def test_an_unexpected_exception_does_not_end_the_watch(moment):
     host = Host()
     answers = host.control.answers
 
@@ -128,7 +128,7 @@ async def test_a_fault_of_ours_does_not_end_the_watch(moment):
     assert "engine watch failed" in host.log.events
 
 
-async def test_who_looks_on_and_fails_does_not_end_the_watch():
+async def test_a_status_callback_that_raises_does_not_end_the_watch():
     host = Host()
 
     def fail(status):

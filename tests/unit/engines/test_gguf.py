@@ -55,7 +55,7 @@ def test_a_template_knows_tools_that_looks_at_them(read, template, knows):
     assert read(gguf((TEMPLATE, 8, text(template)))) is knows
 
 
-def test_it_is_found_behind_values_of_every_type(read):
+def test_a_template_is_found_after_values_of_every_type(read):
     numbers = [(f"n{kind}", kind, bytes(size)) for kind, size in {0: 1, 2: 2, 4: 4, 6: 4, 7: 1, 10: 8, 12: 8}.items()]
     lists = [
         ("tokens", 9, texts("a", "", "tools")),
@@ -74,11 +74,11 @@ def test_a_file_without_a_template_gets_that_of_llama_cpp_which_knows_none(read)
 
 
 @pytest.mark.parametrize("data", [b"", b"GGUF", b"PK" + bytes(40), gguf((TEMPLATE, 8, text(WITH_TOOLS)))[:-5]])
-def test_of_what_is_no_such_file_nothing_is_known(read, data):
+def test_a_file_of_another_format_is_unknown(read, data):
     assert read(data) is None
 
 
-def test_of_a_file_that_is_not_there_nothing_is_known(tmp_path):
+def test_a_missing_file_is_unknown(tmp_path):
     assert knows_tools(tmp_path / "none.gguf") is None
 
 

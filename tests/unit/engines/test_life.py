@@ -45,7 +45,7 @@ def test_an_engine_sleeps_only_when_nobody_is_in_it():
     assert {key for key, state in TRANSITIONS.items() if state == "sleeping"} == {("draining", "sleep")}
 
 
-def test_a_process_that_is_being_ended_only_ends():
+def test_a_stopping_process_can_only_end():
     """It is neither let in again nor started: that would be beside it."""
     assert {event: state for (before, event), state in TRANSITIONS.items() if before == "stopping"} == {
         "end": "stopping",

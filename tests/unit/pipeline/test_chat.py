@@ -58,7 +58,7 @@ async def test_two_tries_that_answer_together_are_not_mixed_up(order):
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
-async def test_nor_are_two_that_come_whole(order):
+async def test_two_unary_tries_that_answer_together_are_not_mixed_up(order):
     stage = Stage(*hosts(), hedge=True)
     together = Together(stage, [completion("a")], [completion("b")], order=order, stream=False)
     asked = await together.run()
@@ -68,7 +68,7 @@ async def test_nor_are_two_that_come_whole(order):
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
 @pytest.mark.parametrize("shown", ["a", "b"])
-async def test_an_answer_that_breaks_is_the_failure_of_who_gave_it(order, shown):
+async def test_a_broken_answer_is_a_failure_of_the_attempt_that_gave_it(order, shown):
     """And shows no host's key, whosever it is."""
     stage = Stage(*hosts(), hedge=True)
 
@@ -85,7 +85,7 @@ async def test_an_answer_that_breaks_is_the_failure_of_who_gave_it(order, shown)
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
-async def test_where_both_fail_together_the_failure_that_is_told_is_booked_under_its_own_name(order):
+async def test_if_both_tries_fail_together_the_reported_failure_is_logged_for_its_own_host(order):
     """`a` would fail the same way elsewhere, so that it ends the request."""
     stage = Stage(*hosts(), hedge=True)
     together = Together(
@@ -112,7 +112,7 @@ def test_the_time_until_something_was_sent_is_that_of_the_first_try():
     assert context.first_sent_s == 2.0
 
 
-async def test_what_went_on_elsewhere_is_booked_where_it_ended():
+async def test_a_continued_answer_is_logged_for_its_last_host():
     stage = Stage(*hosts(), dialect="vllm", on_stream_failure="continue")
     first, second = stage.hosts
     first.play([says("a "), StreamBroken(f"gone with {KEYS['b']}")])
@@ -124,7 +124,7 @@ async def test_what_went_on_elsewhere_is_booked_where_it_ended():
     assert stage.log.of("upstream failed")[0]["reason"] == "gone with ***"
 
 
-async def test_where_nobody_can_go_on_it_is_booked_where_it_broke():
+async def test_a_break_without_a_continuation_is_logged_for_the_host_that_broke():
     stage = Stage(*hosts(), dialect="vllm", on_stream_failure="continue")
     first, second = stage.hosts
     first.play([says("a "), StreamBroken("gone")])
@@ -133,7 +133,7 @@ async def test_where_nobody_can_go_on_it_is_booked_where_it_broke():
     assert (asked.error.message, asked.context.tried.name) == ("gone", "a/m")
 
 
-async def test_a_caller_who_leaves_is_booked_at_the_host_that_was_at_it():
+async def test_a_disconnect_is_logged_for_the_host_that_was_answering():
     stage = Stage(*hosts())
     first, second = stage.hosts
     first.play([UpstreamFailed("no")])

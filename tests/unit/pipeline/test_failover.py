@@ -85,7 +85,7 @@ async def play(stage: Stage, requests, *, is_stream: bool, turns: int = TURNS) -
 
 
 @given(worlds())
-async def test_nothing_is_kept_and_nothing_given_back_twice(world):
+async def test_everything_is_given_back_exactly_once(world):
     hosts, settings, is_stream, requests = world
     for host in hosts:
         host.play(*live(host.scripts))

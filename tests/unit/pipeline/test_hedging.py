@@ -143,7 +143,7 @@ async def test_a_caller_who_leaves_while_the_loser_ends_leaves_no_answer_open():
 
 @pytest.mark.parametrize("turns", range(8))
 @pytest.mark.parametrize("again", [None, 1, 2])
-async def test_a_caller_who_leaves_just_then_leaves_no_answer_open(turns, again):
+async def test_a_disconnect_while_both_tries_end_leaves_no_answer_open(turns, again):
     """Both answer in one turn of the loop, and the caller leaves so many turns later, perhaps once more."""
     raced = Race()
     await raced.has_begun.wait()
@@ -163,7 +163,7 @@ async def test_a_caller_who_leaves_just_then_leaves_no_answer_open(turns, again)
         assert one.answer.is_closed == (one.has_answered and one.answer is not kept)
 
 
-async def test_a_try_that_ends_itself_is_a_failed_one():
+async def test_a_try_that_cancels_itself_has_failed():
     raced = Race()
     await raced.has_begun.wait()
     raced.first.error = asyncio.CancelledError()

@@ -88,7 +88,7 @@ async def test_an_attempt_that_yields_nothing_gives_its_place_back_and_says_why(
     assert attempt.board.of(TARGET).health.is_out
 
 
-async def test_one_that_waited_for_its_place_in_vain_has_none_to_give_back():
+async def test_an_attempt_without_a_place_gives_none_back():
     attempt = Attempt()
     attempt.held.give_back()
     assert attempt.taken() == (0, 0)
@@ -102,7 +102,7 @@ async def test_what_broke_in_the_middle_counts_against_its_target():
     assert attempt.board.of(TARGET).health.is_out
 
 
-async def test_the_rest_is_given_back_though_a_part_of_it_fails():
+async def test_everything_is_given_back_though_a_part_of_it_raises():
     attempt = await Attempt(Answer(RuntimeError("no loop"))).succeed()
     with pytest.raises(RuntimeError, match="no loop"):
         attempt.held.close()

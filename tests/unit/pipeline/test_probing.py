@@ -66,7 +66,7 @@ async def stage():
     await made.prober.close()
 
 
-async def test_a_look_that_fails_is_logged_and_the_next_one_comes(stage):
+async def test_a_failed_check_is_logged_and_checking_goes_on(stage):
     """Otherwise no target that is out would ever come back."""
     looks = asyncio.Queue()
 
@@ -81,7 +81,7 @@ async def test_a_look_that_fails_is_logged_and_the_next_one_comes(stage):
     assert stage.logged("probing failed")[:2] == ["exception", "exception"]
 
 
-async def test_a_question_that_fails_unexpectedly_is_logged_and_asked_again(stage):
+async def test_a_probe_that_raises_is_logged_and_repeated(stage):
     for _ in range(3):
         stage.offline.unreachable("host")
     stage.prober.open()

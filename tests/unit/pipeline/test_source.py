@@ -54,7 +54,7 @@ async def test_an_answer_is_read_whatever_it_is_called(pieces, headers):
     assert await told(*pieces, headers=headers) == ("Hi", None)
 
 
-async def test_an_end_that_is_not_one_is_told():
+async def test_an_incomplete_answer_is_an_error():
     text, error = await told(HI, UpstreamUnreachable("it hung up"))
     assert (text, type(error)) == ("Hi", UpstreamUnreachable)
     text, error = await told(HI, DONE)
@@ -70,7 +70,7 @@ async def test_a_long_event_is_no_silence(delta):
     assert error is None
 
 
-async def test_a_long_event_that_says_nothing_is_a_sign_of_life():
+async def test_a_long_event_without_content_is_a_keep_alive():
     """VLLM puts the ids of the prompt's tokens into the first one."""
     first = chunk({"role": "assistant", "content": ""}, prompt_token_ids=[100_000] * 400_000)
     assert len(first) > 2_000_000
@@ -80,7 +80,7 @@ async def test_a_long_event_that_says_nothing_is_a_sign_of_life():
 @pytest.mark.parametrize(
     "silence", [b": keep-alive\n\n", b"data: null\n\n", b"data: ping\n\n", event(chunk({"content": ""}))]
 )
-async def test_a_flood_that_says_nothing_is_ended(silence):
+async def test_a_flood_without_content_is_a_failure(silence):
     flood = silence * (65536 // len(silence))
     text, error = await told(HI, *[flood] * 40, STOP, DONE)
     assert (text, type(error)) == ("Hi", UpstreamFailed)

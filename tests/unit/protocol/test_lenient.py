@@ -64,16 +64,16 @@ def test_a_field_is_taken_as_far_as_it_fits(value, expected):
 
 
 @pytest.mark.parametrize("value", [None, [], "a", 5])
-def test_what_is_no_object_is_nothing(value):
+def test_a_value_that_is_no_object_is_none(value):
     assert convert(value, Odd) is None
 
 
 @pytest.mark.parametrize("value", [{}, {"name": None}, {"name": []}])
-def test_a_struct_without_what_it_needs_is_nothing(value):
+def test_a_struct_without_a_required_field_is_dropped(value):
     assert convert(value, Needed) is None
 
 
-def test_a_piece_of_a_text_keeps_half_a_character_and_other_strings_do_not():
+def test_a_text_piece_keeps_lone_surrogates_and_other_strings_do_not():
     """The other half may come with the next chunk; an id is whole."""
     taken = convert({"text": "a\ud83d", "inner": {"name": "a\ud83d"}}, Odd)
     assert (taken.text, taken.inner.name) == ("a\ud83d", "a?")
@@ -95,7 +95,7 @@ def test_a_raw_value_is_json_again():
         ("\ud83d\U0001f600", "?\U0001f600"),
     ],
 )
-def test_halves_become_characters_or_question_marks(text, expected):
+def test_surrogates_become_characters_or_question_marks(text, expected):
     assert valid_unicode(text) == expected
 
 

@@ -155,7 +155,7 @@ def test_an_event_is_told_with_the_bytes_that_complete_it():
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-def test_a_blank_line_that_comes_alone_completes_the_event(end):
+def test_a_blank_line_in_a_read_of_its_own_completes_the_event(end):
     """Hosts that flush each line send it so."""
     parser = EventParser()
     for number in (b"1", b"2"):
@@ -164,7 +164,7 @@ def test_a_blank_line_that_comes_alone_completes_the_event(end):
 
 
 @pytest.mark.parametrize("stream", [b"data: \n\n", b"data:\n\n", b"data\n\n", b"data: \r\n\r\n", b"\n\n"])
-def test_an_event_without_data_is_none_however_it_comes(stream):
+def test_an_event_without_data_is_dropped(stream):
     """openai-python crashes on it."""
     assert EventParser().feed(stream) == []
     assert read(b"data: a\n\n", stream, b"data: b\n\n") == [b"a", b"b"]
@@ -244,13 +244,13 @@ def test_an_event_that_is_called_error_is_one(event, data):
     assert read(event) == [data]
 
 
-def test_what_is_kept_of_an_unfinished_event_is_counted():
+def test_pending_counts_the_bytes_of_an_unfinished_event():
     parser = EventParser()
     parser.feed(b"data: a\n\ndata: bc")
     assert parser.pending == len(b"data: bc")
 
 
-def test_an_object_is_told_before_the_next_one_has_come_whole():
+def test_an_object_is_returned_before_the_next_one_is_complete():
     """Where blank lines are missing, a stream stays one."""
     parser = EventParser()
     assert parser.feed(b'data: {"a":1}\n') == []

@@ -57,7 +57,7 @@ def busy(seconds):
     return error
 
 
-def test_a_target_whose_host_asks_for_it_is_left_alone(board, clock):
+def test_a_target_is_in_cooldown_after_a_503_with_retry_after(board, clock):
     """Even in a panic; a single request tries it."""
     board.begin(A, ASK).end(busy(600))
     assert board.of(A).cooldown_s == 600
@@ -75,14 +75,14 @@ def test_a_target_whose_host_asks_for_it_is_left_alone(board, clock):
     assert (board.of(A).cooldown_s, board.begin(A, ASK) is None) == (0, False)
 
 
-def test_the_first_content_ends_the_rest(board, clock):
+def test_the_first_content_of_the_trial_ends_the_cooldown(board, clock):
     board.begin(A, ASK).end(busy(600))
     clock.advance(60)
     board.begin(A, ASK).began()
     assert board.begin(A, ASK) is not None
 
 
-def test_only_what_a_host_said_itself_lets_it_rest(board):
+def test_only_a_wait_that_the_host_sent_begins_a_cooldown(board):
     board.begin(A, ASK).end(UpstreamFailed("no", status=503, retry_after_s=5))
     assert board.of(A).cooldown_s == 0
 

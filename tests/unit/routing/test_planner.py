@@ -109,7 +109,7 @@ def test_nobody_local_is_told_as_such():
 
 
 @pytest.mark.parametrize("target", [NEAR, FAR])
-def test_a_target_that_rests_is_left_out_until_it_may_be_tried(target):
+def test_a_target_in_cooldown_is_left_out_until_its_trial(target):
     world = World(target, FARTHER)
     error = UpstreamFailed("no", status=503, retry_after_s=60)
     error.is_told = True

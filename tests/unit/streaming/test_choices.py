@@ -202,7 +202,7 @@ def test_a_host_that_gives_up_has_failed(reason):
 
 
 @pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"])
-def test_a_call_that_the_host_could_not_read_is_an_error_of_no_target(reason):
+def test_a_call_that_the_host_could_not_parse_is_an_error_without_failover(reason):
     """Gemini's words; another target need not be tried, nor is this one to blame."""
     error = tell(RecordingSink(), chunk(finish=reason))
     assert (type(error), error.status, error.code) == (ToolCallUnparsable, 502, "tool_call_unparsable")
@@ -211,7 +211,7 @@ def test_a_call_that_the_host_could_not_read_is_an_error_of_no_target(reason):
 
 @pytest.mark.parametrize("reason", ["tool_calls", "tool_use", "tool_call"])
 @pytest.mark.parametrize("delta", [{}, {"reasoning": "a"}])
-def test_calls_that_were_promised_and_never_came_are_an_error(reason, delta):
+def test_a_finish_reason_of_tool_calls_without_a_call_is_an_error(reason, delta):
     """Row 76j: the host's parser lost them."""
     assert type(tell(RecordingSink(), chunk(delta), chunk(finish=reason))) is ToolCallUnparsable
 
@@ -453,7 +453,7 @@ WRITTEN = '{"city":"Oslo"}'
 PIECES = [chunk({"tool_calls": [call(0, "f", '{"city":', "a")]}), chunk({"tool_calls": [call(0, "", '"Oslo"}')]})]
 
 
-def test_a_call_that_is_said_again_whole_is_told_once():
+def test_a_call_that_is_sent_again_whole_is_passed_on_once():
     """With another id, name or argument it is another call; so is one without arguments, which may well be repeated."""
     [again, *others] = [
         chunk({"tool_calls": [call(1, *said)]})
@@ -465,7 +465,7 @@ def test_a_call_that_is_said_again_whole_is_told_once():
     assert len(joined(tools(*empty, STOP))) == 2
 
 
-def test_a_call_that_says_nothing_is_none():
+def test_an_empty_call_is_dropped():
     nothing = {"tool_calls": [{"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}]}
     assert told(chunk({"content": "a"}), chunk(nothing), chunk(finish="tool_calls"))[1:] == [
         ("content", 0, "a"),
@@ -505,7 +505,7 @@ def test_calls_of_another_answer_are_left_out():
         ('{}""', 16, 16, "tool_calls"),
     ],
 )
-def test_a_call_that_was_cut_at_the_limit_says_so(arguments, taken, limit, reason):
+def test_a_call_truncated_at_the_token_limit_finishes_with_length(arguments, taken, limit, reason):
     """Some versions of vLLM say that it is complete."""
     sink = RecordingSink()
     usage = {"prompt_tokens": 3, "completion_tokens": taken, "total_tokens": 3 + taken}
@@ -514,7 +514,7 @@ def test_a_call_that_was_cut_at_the_limit_says_so(arguments, taken, limit, reaso
     assert [entry for entry in sink.calls if entry[0] == "finish"] == [("finish", 0, reason)]
 
 
-def test_log_probabilities_that_nobody_asked_for_are_left_out():
+def test_log_probabilities_that_were_not_requested_are_dropped():
     logprobs = {"content": [{"token": "a", "logprob": -0.5}]}
     given = chunk({"content": "a"}, choice={"logprobs": logprobs})
     sink = RecordingSink()
@@ -531,7 +531,7 @@ def test_log_probabilities_that_nobody_asked_for_are_left_out():
         [{"content": "<think>\nHm.\n</think>Hi", "reasoning": "Hm.\n"}],
     ],
 )
-def test_thinking_that_comes_twice_is_told_once(deltas):
+def test_thinking_sent_in_two_forms_is_passed_on_once(deltas):
     """In tags, and in a field of its own beside them."""
     sink = RecordingSink()
     assert tell(sink, *map(chunk, deltas), STOP, reading=Reading(thought_tags=("think",))) is None
@@ -880,7 +880,7 @@ def test_the_128th_call_is_the_last_one():
     assert (type(error), error.message) == (UpstreamFailed, "The upstream called too many tools.")
 
 
-def test_a_message_behind_the_deltas_is_the_answer_once_more():
+def test_a_whole_message_after_the_deltas_is_ignored():
     """And counts for its finish reason alone."""
     whole = {"content": "ab", "tool_calls": [call(0, "f", "{}", "a")]}
     end = {"choices": [{"index": 0, "message": whole, "finish_reason": "stop"}]}
@@ -937,7 +937,7 @@ def test_a_character_that_was_split_in_a_completion_is_one():
 
 
 @pytest.mark.parametrize("name", ["content", "reasoning", "refusal"])
-def test_half_a_character_at_the_end_is_a_question_mark(name):
+def test_a_lone_surrogate_at_the_end_becomes_a_question_mark(name):
     calls = told(chunk({name: "a\ud83d"}), STOP)
     assert "".join(entry[2] for entry in calls if entry[0] == name) == "a?"
 
@@ -945,7 +945,7 @@ def test_half_a_character_at_the_end_is_a_question_mark(name):
 # --- what travels ---------------------------------------------------------------------------------------------------
 
 
-def test_what_the_host_attached_to_a_call_travels_once():
+def test_the_extra_content_of_a_call_is_passed_on_once():
     """Gemini refuses the next turn without it."""
     signed = {"extra_content": {"google": {"thought_signature": "s"}}}
     first, second = tools(
@@ -957,7 +957,7 @@ def test_what_the_host_attached_to_a_call_travels_once():
     assert (second.arguments, bytes(second.extra_content)) == ("}", b'{"google":{"thought_signature":"s"}}')
 
 
-def test_details_of_the_reasoning_travel_at_the_end_and_are_read_where_nothing_else_is():
+def test_reasoning_details_are_sent_at_the_end_and_are_the_reasoning_if_there_is_no_other():
     details = [{"type": "reasoning.text", "text": "H"}], [{"type": "reasoning.text", "text": "m.", "signature": "s"}]
     calls = told(*[chunk({"reasoning_details": each}) for each in details], chunk({"content": "a"}), STOP)
     assert [entry[2] for entry in calls if entry[0] == "reasoning"] == ["H", "m."]
@@ -966,14 +966,14 @@ def test_details_of_the_reasoning_travel_at_the_end_and_are_read_where_nothing_e
     assert [entry[2] for entry in twice if entry[0] == "reasoning"] == ["Hm."]
 
 
-def test_details_of_a_whole_answer_stay_as_they_are():
+def test_reasoning_details_of_a_whole_answer_are_unchanged():
     details = [{"type": "reasoning.text", "text": "a"}, {"type": "reasoning.text", "text": "b"}]
     message = {"content": "x", "reasoning_details": details}
     calls = told({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
     assert json.loads(calls[-2][3]) == details
 
 
-def test_pictures_travel_at_the_end_and_are_an_answer():
+def test_images_are_sent_at_the_end_and_count_as_an_answer():
     picture = {"type": "image_url", "image_url": {"url": "data:x"}}
     stream = ChoiceStream(sink := RecordingSink())
     stream.accept(events.parse(json.dumps(chunk({"images": [picture]})).encode()))
@@ -986,14 +986,14 @@ def test_pictures_travel_at_the_end_and_are_an_answer():
     ]
 
 
-def test_what_the_host_attached_to_a_message_travels_as_one():
+def test_the_extra_content_of_a_message_is_merged():
     calls = told(
         chunk({"extra_content": {"google": {"a": True}}}), chunk({"extra_content": {"google": {"b": 1}}}), STOP
     )
     assert calls[-2] == ("extra", 0, "extra_content", b'{"google":{"a":true,"b":1}}')
 
 
-def test_fields_of_the_whole_answer_pass_where_they_were_asked_for():
+def test_top_level_fields_are_passed_on_if_requested():
     top_level = frozenset({"service_tier", "system_fingerprint", "moderation"})
     given = [
         chunk({"content": "a"}, service_tier="flex", system_fingerprint="fp_1"),

@@ -23,7 +23,7 @@ from proxy.streaming.finish import canonical, failure_of
         ("OTHER", "stop"),
     ],
 )
-def test_a_reason_is_known_however_it_is_spelled(reason, expected):
+def test_finish_reasons_are_recognised_in_any_spelling(reason, expected):
     assert canonical(reason) == expected
 
 
@@ -37,7 +37,7 @@ def test_a_reason_is_known_however_it_is_spelled(reason, expected):
         ("errors were found", None),
     ],
 )
-def test_some_are_errors(reason, kind):
+def test_some_finish_reasons_are_errors(reason, kind):
     failure = failure_of(reason)
     assert (None if failure is None else type(failure)) is kind
 

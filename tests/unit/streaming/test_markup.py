@@ -103,7 +103,7 @@ def test_a_block_at_the_end_becomes_calls(given_text, text, calls):
 
 
 @pytest.mark.parametrize("text", QUOTED)
-def test_every_other_text_is_text(text):
+def test_text_that_is_no_block_at_the_end_is_unchanged(text):
     assert read(text) == (text, [])
     assert read(*text) == (text, [])
 
@@ -116,7 +116,7 @@ def test_no_cut_makes_a_difference(said, data):
 
 
 @pytest.mark.parametrize("text", [V3, V31, DSML])
-def test_a_block_that_may_be_no_call_is_text(text):
+def test_a_block_that_meets_not_all_conditions_is_text(text):
     """Without tools, with others alone, or where the answer was filtered or the host called itself."""
     other = Raw(b'[{"type":"function","function":{"name":"other"}}]')
     assert read(text, tools=UNSET) == read(text, tools=other) == read(text, may_convert=False) == (text, [])

@@ -8,7 +8,7 @@ from proxy.protocol.lenient import valid_unicode
 from proxy.streaming.surrogates import SurrogateJoiner
 
 
-def test_a_half_waits_for_the_other_one():
+def test_a_high_surrogate_is_held_back_for_its_low_surrogate():
     halves = SurrogateJoiner()
     assert (halves.join("content", "a\ud83d"), halves.waiting) == ("a", {"content": "\ud83d"})
     assert (halves.join("content", "\ude00b"), halves.waiting) == ("\U0001f600b", {})
@@ -23,14 +23,14 @@ def test_texts_are_kept_apart():
     assert halves.join("reasoning", "x") == "?x"
 
 
-def test_a_half_that_stays_alone_is_a_question_mark():
+def test_a_lone_surrogate_becomes_a_question_mark():
     halves = SurrogateJoiner()
     halves.join("content", "\ud83d")
     assert (halves.take_rest("content"), halves.take_rest("content")) == ("?", "")
 
 
 @given(st.lists(st.text(st.characters(codec=None), max_size=4), max_size=6))
-def test_however_a_text_is_cut_the_same_comes_out(pieces):
+def test_the_text_does_not_depend_on_how_it_is_cut(pieces):
     halves = SurrogateJoiner()
     told = "".join(halves.join("content", piece) for piece in pieces) + halves.take_rest("content")
     assert told == valid_unicode("".join(pieces))

@@ -83,7 +83,7 @@ def test_the_name_is_told_at_once_and_the_arguments_as_they_come():
         (['{"name":"f","arguments":'], ""),
     ],
 )
-def test_a_call_that_was_cut_keeps_what_there_is_of_it(pieces, arguments):
+def test_a_truncated_call_keeps_its_arguments_so_far(pieces, arguments):
     assert read(FORCED, *pieces, reason="length") == ("", [("f", arguments)], "length")
 
 
@@ -123,7 +123,7 @@ def test_no_text_is_lost(text, places, reason):
 @given(
     st.lists(st.tuples(st.sampled_from("fg"), ARGUMENTS), min_size=1, max_size=3), SPACE, st.lists(st.integers(0, 400))
 )
-def test_an_answer_that_is_calls_and_nothing_else_is_taken_for_them(calls, space, places):
+def test_an_answer_of_calls_and_nothing_else_becomes_calls(calls, space, places):
     inner = [(name, json.dumps(arguments)) for name, arguments in calls]
     text = space + "\n".join(f'{{"name": "{name}", "arguments": {arguments}}}' for name, arguments in inner) + space
     assert read(FREE, *cut(text, places)) == ("", inner, "tool_calls")

@@ -145,7 +145,7 @@ class Blocked:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_lost_lines_are_told_in_the_same_form(logged, log_format):
+def test_dropped_lines_are_reported_in_the_same_format(logged, log_format):
     stream = Blocked()
     output = Output(stream, max_bytes=200)
     logged.configure(log_format=log_format, output=output)

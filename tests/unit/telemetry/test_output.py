@@ -56,7 +56,7 @@ class Stream:
         raise OSError("none")
 
 
-def test_lines_of_a_moment_are_written_together_and_in_order():
+def test_lines_that_arrive_together_are_written_together_and_in_order():
     stream = Stream()
     output = Output(stream)
     for number in range(1000):
@@ -67,7 +67,7 @@ def test_lines_of_a_moment_are_written_together_and_in_order():
     assert output.dropped == 0
 
 
-def test_nobody_waits_for_a_stream_that_takes_nothing():
+def test_put_does_not_wait_for_a_blocked_stream():
     stream = Stream()
     stream.hold()
     output = Output(stream, max_bytes=100)
@@ -82,7 +82,7 @@ def test_nobody_waits_for_a_stream_that_takes_nothing():
     assert stream.data == b"first\n" + b"123456789\n" * 10 + plain_notice(90)
 
 
-def test_what_comes_when_it_flows_again_stands_behind_the_line_that_says_so():
+def test_later_lines_follow_the_line_that_reports_the_dropped_ones():
     stream = Stream()
     stream.hold()
     output = Output(stream, max_bytes=10)
@@ -99,7 +99,7 @@ def test_what_comes_when_it_flows_again_stands_behind_the_line_that_says_so():
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF])
-def test_what_cannot_be_written_is_lost_and_counted(number):
+def test_lines_that_cannot_be_written_are_dropped_and_counted(number):
     stream = Stream()
     output = Output(stream)
     stream.fail(number)
@@ -116,7 +116,7 @@ def test_what_cannot_be_written_is_lost_and_counted(number):
     assert output.dropped == 3
 
 
-def test_a_line_that_was_cut_does_not_run_into_the_next():
+def test_a_line_written_in_part_is_ended_before_the_next():
     stream = Stream()
     output = Output(stream)
     stream.fail(errno.ENOSPC, room=8)
@@ -130,7 +130,7 @@ def test_a_line_that_was_cut_does_not_run_into_the_next():
     assert output.dropped == 1
 
 
-def test_a_stream_that_was_closed_under_it_loses_lines_and_nothing_else(tmp_path):
+def test_a_closed_stream_loses_its_lines_and_raises_nothing(tmp_path):
     with (tmp_path / "log").open("wb", buffering=0) as file:
         output = Output(file)
     output.put(b"late\n")
@@ -138,7 +138,7 @@ def test_a_stream_that_was_closed_under_it_loses_lines_and_nothing_else(tmp_path
     assert output.dropped == 1
 
 
-def test_a_descriptor_that_does_not_wait_is_waited_for():
+def test_a_non_blocking_descriptor_is_polled():
     """A pipe that another process has made so, as Node does."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -169,7 +169,7 @@ class _Tells:
         self._output.put(b"collected\n")
 
 
-def test_what_is_collected_meanwhile_may_log():
+def test_a_finaliser_may_log_during_put():
     """The collector may run in the middle of `put`, in the same thread."""
     stream = Stream()
     output = Output(stream)
@@ -240,7 +240,7 @@ def test_all_that_a_process_writes_goes_through_it_tracebacks_too():
 
 
 @pytest.mark.parametrize("end", ["full", "closed", "unread"])
-def test_a_process_ends_as_it_would_whatever_its_output_is(end):
+def test_an_unwritable_output_does_not_change_the_exit_of_a_process(end):
     """No traceback of the output's own, no waiting, and the status is what it is (1: the traceback)."""
     reading, writing = os.pipe()
     full = os.open("/dev/full", os.O_WRONLY)

@@ -12,16 +12,16 @@ from proxy.telemetry.redaction import mask
 KEY = "sk-Ab/9+z==_x.Y"
 
 
-def test_every_secret_goes_wherever_it_stands():
+def test_every_secret_is_masked():
     assert mask(f"{KEY}, {KEY} and other-key", [KEY, "other-key"]) == "***, *** and ***"
 
 
-def test_a_text_without_any_stays_as_it_is():
+def test_a_text_without_secrets_is_unchanged():
     assert mask(r"100 % of C:\temp is sk-free", [KEY]) == r"100 % of C:\temp is sk-free"
     assert mask("", [KEY]) == ""
 
 
-def test_one_that_is_a_part_of_another_leaves_nothing_of_that():
+def test_a_secret_inside_another_one_leaves_no_rest_of_it():
     assert mask("key-one-and-two", ["key-one", "key-one-and-two"]) == "***"
 
 
@@ -40,18 +40,18 @@ def test_one_that_is_a_part_of_another_leaves_nothing_of_that():
         KEY.replace("/", "%2f").replace("+", r"\u002b"),
     ],
 )
-def test_also_where_it_is_encoded_or_partly_escaped(written):
+def test_encoded_and_partly_escaped_secrets_are_masked(written):
     assert mask(f"[{written}]", [KEY]) == "[***]"
 
 
 @pytest.mark.parametrize("kept", [8, 9, len(KEY) - 1])
-def test_the_beginning_of_one_at_the_end_of_a_text_that_was_cut_goes_too(kept):
+def test_the_beginning_of_a_secret_at_the_end_of_a_truncated_text_is_masked(kept):
     assert mask(f"the key {KEY[:kept]}", [KEY]) == "the key ***"
     assert mask(f"{KEY[:kept]} is no key", [KEY]) == f"{KEY[:kept]} is no key"
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8), st.text(), st.text())
-def test_no_secret_that_a_header_may_hold_comes_through(secret, before, after):
+def test_no_secret_is_left_in_any_encoding(secret, before, after):
     for written in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
         told = mask(f"{before} {written} {after}", [secret])
         assert written not in told.replace("***", " ")

@@ -175,7 +175,7 @@ def test_nothing_is_limited_for_longer_than_the_config_says(clock):
     assert pool.free_in_s() == 20
 
 
-def test_a_reload_changes_what_limits_are_kept(clock):
+def test_a_reload_changes_the_longest_cooldown(clock):
     pool = pool_of(clock, key("a", account="x"), key("b"))
     a, b = pool.choose(), pool.choose()
     pool.use_health(HealthConfig(max_cooldown_s=20, ejection_s=1))
@@ -187,7 +187,7 @@ def test_a_reload_changes_what_limits_are_kept(clock):
     assert pool.free_in_s() == 0
 
 
-def test_a_single_request_tries_a_long_limit(clock):
+def test_a_single_request_is_sent_during_a_long_limit(clock):
     """After a tenth of it; where that one works, all go."""
     pool = pool_of(clock, *of_keys("a"))
     pool.choose().limited(600)
@@ -210,7 +210,7 @@ def test_a_single_request_tries_a_long_limit(clock):
 
 
 @pytest.mark.parametrize(("outcome", "left_s"), [(lambda trial: trial.limited(30), 30), (lambda _: None, 540)])
-def test_or_the_limit_is_renewed(clock, outcome, left_s):
+def test_a_trial_that_is_limited_renews_the_limit(clock, outcome, left_s):
     pool = pool_of(clock, *of_keys("a"))
     pool.choose().limited(600)
     clock.advance(60)
@@ -231,7 +231,7 @@ def test_what_was_sent_before_a_limit_does_not_end_it(clock):
     assert pool.free_in_s() == 600
 
 
-def test_a_trial_is_told_that_it_is_refused(clock):
+def test_a_refused_trial_counts_as_a_refusal(clock):
     pool = pool_of(clock, *of_keys("ab"))
     a = pool.choose()
     a.limited(600)
@@ -244,7 +244,7 @@ def test_a_trial_is_told_that_it_is_refused(clock):
     assert a.refused_until_s("") == clock.monotonic_s() + 30
 
 
-def test_a_limited_one_is_tried_in_its_turn_beside_others(clock):
+def test_a_limited_credential_gets_its_trial_in_turn_with_others(clock):
     pool = pool_of(clock, *of_keys("ab"))
     pool.choose().limited(600)
     clock.advance(60)
@@ -266,7 +266,7 @@ def test_a_limit_of_the_account_is_that_of_its_other_keys(clock):
     assert set(chosen(pool, 8)) == {"a", "b", "c", "d"}
 
 
-def test_an_account_has_one_single_request(clock):
+def test_an_account_has_one_trial_at_a_time(clock):
     pool = pool_of(clock, key("a", account="x"), key("b", account="x"))
     pool.choose().limited(600)
     clock.advance(60)

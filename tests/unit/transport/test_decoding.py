@@ -77,13 +77,13 @@ def fed(labels: list[str], *pieces: bytes) -> bytes:
 
 @pytest.mark.parametrize("body", [TEXT, EVENTS, b"{}", b"<html>no</html>"], ids=["JSON", "events", "small", "page"])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_to_compress_is_undone(way, body):
+def test_every_coding_is_decoded(way, body):
     labels, compress = WAYS[way]
     assert b"".join(decode(labels, compress(body))) == body
 
 
 @given(st.sampled_from(sorted(WAYS)), st.sampled_from([TEXT, EVENTS]), st.lists(st.integers(1, 300), max_size=8))
-def test_it_does_not_matter_where_reads_end(way, body, cuts):
+def test_the_events_do_not_depend_on_the_ends_of_reads(way, body, cuts):
     labels, compress = WAYS[way]
     data = compress(body)
     ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
@@ -91,13 +91,13 @@ def test_it_does_not_matter_where_reads_end(way, body, cuts):
 
 
 @pytest.mark.parametrize("way", ["gzip", "unlabelled gzip", "raw deflate", "gzip, gzip", "labelled gzip, and plain"])
-def test_byte_by_byte(way):
+def test_a_body_may_arrive_byte_by_byte(way):
     labels, compress = WAYS[way]
     assert fed(labels, *(bytes([byte]) for byte in compress(EVENTS))) == EVENTS
 
 
 @pytest.mark.parametrize("text", [b"(no", b"(", b"(\xb5", b"\x1f", b"(not JSON, but told in words)"])
-def test_what_begins_like_a_mark_and_is_none_is_let_through(text):
+def test_a_body_with_the_first_magic_byte_only_is_unchanged(text):
     assert fed([], text) == text
 
 
@@ -111,7 +111,7 @@ def test_an_event_is_told_as_soon_as_it_was_flushed():
 
 
 @pytest.mark.parametrize("way", ["gzip", "deflate", "raw deflate", "zstd"])
-def test_what_is_cut_short_is_told_as_far_as_it_goes(way):
+def test_a_truncated_body_is_decoded_as_far_as_it_goes(way):
     """Whether that is enough is for the reader to say."""
     labels, compress = WAYS[way]
     data = compress(bytes(range(256)) * 40)
@@ -119,7 +119,7 @@ def test_what_is_cut_short_is_told_as_far_as_it_goes(way):
     assert (bytes(range(256)) * 40).startswith(told)
 
 
-def test_what_comes_after_the_end_is_no_part_of_the_body():
+def test_bytes_after_the_end_are_not_part_of_the_body():
     assert fed(["gzip"], gzip.compress(TEXT) + b"\0" * 100) == TEXT
     assert fed(["deflate"], zlib.compress(TEXT) + b"more") == TEXT
     assert fed(["zstd"], zstd(TEXT) + b"more") == TEXT
@@ -129,7 +129,7 @@ def test_what_comes_after_the_end_is_no_part_of_the_body():
 
 
 @pytest.mark.parametrize("name", ["br", "zstd"])
-def test_what_needs_a_library_that_is_not_there_is_named(name):
+def test_a_coding_without_its_library_is_named_in_the_error(name):
     def missing():
         raise ImportError(name)
 
@@ -139,7 +139,7 @@ def test_what_needs_a_library_that_is_not_there_is_named(name):
     assert caught.value.may_try_another_target
 
 
-def test_compress_is_named():
+def test_an_unsupported_coding_is_named():
     with pytest.raises(UpstreamFailed, match=r"\(compress\)"):
         fed([], b"\x1f\x9d\x90" + b"x" * 20)
 
@@ -153,12 +153,12 @@ def test_compress_is_named():
         (["zstd"], zstd(TEXT)[:6] + b"\xff" * 20),
     ],
 )
-def test_what_is_broken_is_a_failure_of_the_upstreams(labels, body):
+def test_broken_compressed_data_are_an_upstream_failure(labels, body):
     with pytest.raises(UpstreamFailed, match="compressed"):
         fed(labels, body)
 
 
-def test_not_every_number_of_layers_is_undone():
+def test_the_number_of_layers_is_bounded():
     body = TEXT
     for _ in range(5):
         body = gzip.compress(body)
@@ -167,7 +167,7 @@ def test_not_every_number_of_layers_is_undone():
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstd, members], ids=["gzip", "zstd", "members"])
-def test_a_bomb_goes_off_in_pieces(compress):
+def test_a_decompression_bomb_is_decoded_in_bounded_pieces(compress):
     """A reader who has had enough stops reading."""
     body = compress(b"\0" * (1 << 26))
     decoder = decoder_for([], body)
@@ -176,7 +176,7 @@ def test_a_bomb_goes_off_in_pieces(compress):
     assert max(sizes) <= PIECE + SLACK
 
 
-def test_a_flood_that_decodes_to_nothing_ends():
+def test_compressed_bytes_that_decode_to_nothing_are_bounded():
     decoder = decoder_for(["gzip"], b"\x1f\x8b")
     empty = gzip.compress(b"") * 5000
     with pytest.raises(UpstreamFailed, match="say nothing"):
@@ -190,7 +190,7 @@ STARTS = st.sampled_from([b"", b"\x1f\x8b", b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xf
 
 @given(LABELS, STARTS, st.binary(min_size=1, max_size=200), st.integers(0, 200))
 @settings(max_examples=300)
-def test_whatever_comes_it_is_decoded_or_a_failure_of_the_upstreams(labels, start, rest, cut):
+def test_any_bytes_are_decoded_or_an_upstream_failure(labels, start, rest, cut):
     data = start + rest
     pieces = [piece for piece in (data[:cut], data[cut:]) if piece]
     with suppress(UpstreamFailed):

@@ -208,7 +208,7 @@ class Play(Stage):
         assert self.issuer.most_at_once <= 1
 
 
-async def test_a_fault_of_ours_in_a_renewal_is_logged_and_has_its_pause(stage):
+async def test_an_unexpected_exception_in_a_renewal_is_logged_and_delays_the_next_one(stage):
     """In the background no request is told of it; and not every request may try again."""
     loop, logged = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: logged.append(repr(context["exception"])))
