@@ -5,7 +5,7 @@ import secrets
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from proxy.errors import UpstreamFailed
+from proxy.errors import ToolCallUnparsable
 from proxy.protocol import lenient
 from proxy.protocol.chat import Reading, ToolCall
 from proxy.protocol.request import json_type
@@ -122,7 +122,8 @@ class CallReader:
         `is_whole` is a call of its own, whatever its id.
 
         Raises:
-            UpstreamFailed: there are too many calls, or too much in them.
+            ToolCallUnparsable: there are too many calls.
+            UpstreamFailed: there is too much in them.
         """
         name = call.function.name if call.function else None
         arguments = arguments_of(call)
@@ -162,7 +163,7 @@ class CallReader:
 
     def _open(self, call: ToolCall, name: str | None, slots: list[Slot]) -> Slot:
         if len(slots) >= _MAX_CALLS:
-            raise UpstreamFailed("The upstream called too many tools.")
+            raise ToolCallUnparsable(f"The model called more than {_MAX_CALLS} tools in one answer.")
         slot = Slot(call, name, is_unwanted=self._reading.one_call and bool(slots))
         slots.append(slot)
         return slot

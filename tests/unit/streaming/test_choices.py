@@ -877,7 +877,7 @@ def test_the_128th_call_is_the_last_one():
     named = [call(number, "f", "{}", f"c{number}") for number in range(129)]
     assert len(tools(chunk({"tool_calls": named[:128]}), STOP)) == 128
     error = tell(RecordingSink(), chunk({"tool_calls": named}), STOP)
-    assert (type(error), error.message) == (UpstreamFailed, "The upstream called too many tools.")
+    assert (type(error), error.message) == (ToolCallUnparsable, "The model called more than 128 tools in one answer.")
 
 
 def test_a_whole_message_after_the_deltas_is_ignored():
