@@ -20,12 +20,16 @@ Channel = Literal["content", "reasoning_content", "refusal", "images"]
 
 def reshape(value: dict[str, Any]) -> None:
     """Put a chunk or a unary answer into OpenAI's shape, in place."""
-    choices = value.get("choices")
-    if isinstance(choices, dict):
-        choices = value["choices"] = [choices] if choices else []
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict):
-            _reshape_choice(choice)
+    for choice in _objects_in(value, "choices"):
+        _reshape_choice(choice)
+
+
+def _objects_in(owner: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The objects in the list `name`; a single object in its place becomes a list, an empty one an empty list."""
+    value = owner.get(name)
+    if isinstance(value, dict):
+        value = owner[name] = [value] if value else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _reshape_choice(choice: dict[str, Any]) -> None:
@@ -53,12 +57,8 @@ def _reshape_message(message: dict[str, Any]) -> None:
     if isinstance(content, list | dict):
         del message["content"]
         _split_parts(message, content if isinstance(content, list) else [content])
-    calls = message.get("tool_calls")
-    if isinstance(calls, dict):
-        calls = message["tool_calls"] = [calls] if calls else []
-    for call in calls if isinstance(calls, list) else ():
-        if isinstance(call, dict):
-            reshape_call(call)
+    for call in _objects_in(message, "tool_calls"):
+        reshape_call(call)
 
 
 def _split_parts(message: dict[str, Any], parts: Sequence[Any]) -> None:

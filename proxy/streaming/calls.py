@@ -172,7 +172,7 @@ class CallReader:
         """Pass on the first piece of a call: with its index, an id that is unique in the answer, and its name."""
         slot.index = sum(other.is_told for other in slots)
         is_usable = slot.id and slot.id not in self._ids and not self._reading.numbers_calls
-        call_id = slot.id if slot.id and is_usable else f"call_{secrets.token_hex(12)}"
+        call_id = slot.id if slot.id and is_usable else new_call_id()
         self._ids.add(call_id)
         slot.is_told = True
         piece = ToolPiece(
@@ -187,6 +187,11 @@ class CallReader:
         slot.extra_content = on_one_line(call.extra_content)
         self._to_keep.require(len(bytes(slot.extra_content)))
         return slot.extra_content
+
+
+def new_call_id() -> str:
+    """An id for a call that has none which could be passed on."""
+    return f"call_{secrets.token_hex(12)}"
 
 
 def slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[Slot], rereads: Allowance) -> Slot | None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from proxy.protocol.text_calls import TextCalls
+from proxy.streaming.calls import new_call_id
 from proxy.streaming.filters import Filter
 from proxy.streaming.finish import FinishReason
 from proxy.streaming.sinks import Sink, ToolPiece
@@ -72,7 +72,7 @@ class TextCallReader(Filter):
             reason = "tool_calls" if reason == "stop" else reason
         elif choice.held and (calls := _calls(choice.held, self._form.names)):
             for number, (name, arguments) in enumerate(calls[:1] if self._form.one_call else calls):
-                self._sink.tool(index, ToolPiece(number, arguments, _new_id(), name))
+                self._sink.tool(index, ToolPiece(number, arguments, new_call_id(), name))
             reason = "tool_calls" if reason == "stop" else reason
         else:
             self._release_text(index, choice)
@@ -82,7 +82,7 @@ class TextCallReader(Filter):
         """Begin the call if the text so far is the beginning of one; stop holding back if it can be none."""
         if self._form.is_forced and (head := _HEAD.match(choice.held)) and (name := _name(head[1])) in self._form.names:
             choice.arguments, choice.held = [], choice.held[head.end() :]
-            self._sink.tool(index, ToolPiece(0, "", _new_id(), name))
+            self._sink.tool(index, ToolPiece(0, "", new_call_id(), name))
             self._pass_arguments(index, choice, choice.arguments)
         elif not _BEGIN.match(choice.held) or len(choice.held) > _MAX_HELD:
             self._release_text(index, choice)
@@ -143,7 +143,3 @@ def _name(literal: str) -> str:
     except ValueError:
         return ""
     return name
-
-
-def _new_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
