@@ -171,14 +171,15 @@ class ChoiceStream:
             UpstreamFailed: the index is out of any range.
         """
         most = self._reading.choices
-        if most == 1 and (self._states or 0 <= index < _MAX_CHOICES):
-            if not self._states:
-                self._first_index = index
+        if most == 1 and self._states:
             return 0 if index == self._first_index else -1
-        if most is not None and index >= most:
+        if most is not None and 1 < most <= index:
             return -1
         if not 0 <= index < _MAX_CHOICES:
             raise UpstreamFailed(f"The upstream sent a choice numbered {index}.")
+        if most == 1:
+            self._first_index = index
+            return 0
         return index
 
     def _read_unrequested(self, choice: Choice, given: int) -> None:

@@ -133,6 +133,12 @@ def test_an_index_that_no_choice_can_have_is_a_failure(index):
     assert isinstance(tell(RecordingSink(), chunk({"content": "a"}, index=index, finish="stop")), UpstreamFailed)
 
 
+@pytest.mark.parametrize("delta", [{"content": "a"}, {"tool_calls": [call(0, "f", "{}", "a")]}])
+def test_such_an_index_of_the_only_choice_is_a_failure_too(delta):
+    given = chunk(delta, index=4096, finish="stop")
+    assert isinstance(tell(RecordingSink(), given, reading=Reading(choices=1)), UpstreamFailed)
+
+
 # --- finish reasons -----------------------------------------------------------------------------------------------
 
 
