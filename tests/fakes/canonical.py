@@ -10,10 +10,10 @@ from typing import Any
 
 _ERROR_TYPES = {"invalid_request_error", "rate_limit_error", "upstream_error", "server_error"}
 _FINISHES = {"stop", "length", "tool_calls", "content_filter", "function_call"}
-# beside the choices, where the caller asked for them or the host is OpenAI or Azure
+# fields beside the choices that are passed on if requested, or from OpenAI and Azure
 _TOP_LEVEL = {"service_tier", "system_fingerprint", "moderation"}
-# what is not OpenAI's, and must come back with the next turn
-_TRAVELS = ("reasoning_details", "extra_content", "images")
+# fields beyond OpenAI's that are passed on
+_BEYOND_OPENAI = ("reasoning_details", "extra_content", "images")
 _KINDS = {"chat": ("chatcmpl-", "chat.completion"), "completions": ("cmpl-", "text_completion")}
 
 
@@ -150,7 +150,7 @@ class _StreamReader:
             "function_call",
             "audio",
             "annotations",
-            *_TRAVELS,
+            *_BEYOND_OPENAI,
             *self._names,
         }
         assert all(value is not None for value in delta.values()), "a null in a delta"
@@ -161,7 +161,7 @@ class _StreamReader:
             choice.add_text("reasoning", reasoning)
         for call in delta.get("tool_calls", ()):
             choice.add_call(call)
-        for name in ("function_call", "audio", "annotations", *_TRAVELS):
+        for name in ("function_call", "audio", "annotations", *_BEYOND_OPENAI):
             if name in delta:
                 choice.add_extra(name, delta[name])
 
@@ -233,7 +233,7 @@ class _Accumulated:
 def _whole_choice(choice: dict[str, Any], reasoning_names: Sequence[str]) -> dict[str, Any]:
     assert choice.keys() == {"index", "message", "logprobs", "finish_reason"}
     message = choice["message"]
-    extras = {"tool_calls", "function_call", "audio", *_TRAVELS}
+    extras = {"tool_calls", "function_call", "audio", *_BEYOND_OPENAI}
     assert message.keys() - extras - set(reasoning_names) == {"role", "content", "refusal", "annotations"}
     assert message["role"] == "assistant"
     assert choice["finish_reason"] in _FINISHES
@@ -243,7 +243,7 @@ def _whole_choice(choice: dict[str, Any], reasoning_names: Sequence[str]) -> dic
         told["reasoning"] = reasoning
     if "tool_calls" in message:
         told["tool_calls"] = _whole_calls(message["tool_calls"])
-    told |= {name: message[name] for name in ("function_call", "audio", *_TRAVELS) if name in message}
+    told |= {name: message[name] for name in ("function_call", "audio", *_BEYOND_OPENAI) if name in message}
     if message["annotations"]:
         told["annotations"] = message["annotations"]
     if (logprobs := _logprobs(choice["logprobs"])) is not None:

@@ -1,7 +1,7 @@
-"""A host whose model can do what conformance suites ask for: call tools, write JSON by a schema, stop where it is told.
+"""A scripted host that can do what conformance suites require: call tools, follow a JSON schema, obey stop sequences.
 
-Of a prompt it reads numbers, quoted words and names of tools alone, and fills schemas from them. The wire is OpenAI's,
-unary and streamed, with usage.
+It reads only numbers, quoted words and tool names of the prompt, and fills schemas from them. Its answers have OpenAI's
+form, unary and streamed, with usage.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _QUOTED = re.compile(r"'([^']+)'")
 
 @contextmanager
 def serving() -> Iterator[ScenarioUpstream]:
-    """The host on a free port, in a thread of its own, as suites that are not async block theirs."""
+    """The host on a free port, in a thread of its own, as synchronous suites block their thread."""
     host = ScenarioUpstream()
     host.play(answer)
     loop, running = asyncio.new_event_loop(), host.running()
@@ -61,7 +61,7 @@ async def answer(call: Call) -> None:
 
 @dataclass
 class _Reply:
-    """What the model says: a text, or calls of tools as (name, arguments)."""
+    """The answer of the model: a text, or tool calls as (name, arguments)."""
 
     text: str = ""
     calls: list[tuple[str, str]] = field(default_factory=list)
@@ -102,7 +102,7 @@ def _usage(body: dict[str, Any], reply: _Reply) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-# --- what the model says ------------------------------------------------------------------------------------------
+# --- the model ----------------------------------------------------------------------------------------------------
 
 
 def _reply(body: dict[str, Any]) -> _Reply:
@@ -119,7 +119,7 @@ def _reply(body: dict[str, Any]) -> _Reply:
 
 
 def _limited(body: dict[str, Any]) -> _Reply:
-    """Up to the first stop sequence, and to the limit: a word is a token."""
+    """A text up to the first stop sequence and the token limit, where a word is a token."""
     text = _TEXT
     stops = body.get("stop") or []
     for stop in [stops] if isinstance(stops, str) else stops:
@@ -131,13 +131,13 @@ def _limited(body: dict[str, Any]) -> _Reply:
 
 
 def _prompt(messages: list[dict[str, Any]]) -> str:
-    """The last words of the user."""
+    """The text of the last user message."""
     content = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "") or ""
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 
 def _tool(body: dict[str, Any], prompt: str) -> dict[str, Any] | None:
-    """The tool to be called: the one that must be; of those that may be, one that the prompt has a word for."""
+    """The tool to call: the forced one; of optional ones, one that the prompt names or has a word of."""
     tools = [tool["function"] for tool in body.get("tools") or []]
     choice = body.get("tool_choice") or "auto"
     if isinstance(choice, dict):
@@ -152,7 +152,7 @@ def _tool(body: dict[str, Any], prompt: str) -> dict[str, Any] | None:
 
 
 class _Filler:
-    """Fills schemas: numbers and quoted words of the prompt in their order, then whatever fits."""
+    """Fills schemas with the numbers and quoted words of the prompt in order, then with any valid value."""
 
     def __init__(self, prompt: str) -> None:
         self._numbers = iter(_NUMBER.findall(prompt))

@@ -27,11 +27,11 @@ from tests.fakes.wire import completion, text_stream
 
 MODES = ("unary", "stream")
 TARGETS = ("one target", "two targets")
-SHORT_S = 0.2  # a time of the host's that is to pass
+SHORT_S = 0.2  # a time limit of the host that must expire in the test
 ELSEWHERE = "from the second"  # what the sound target says
 CONTENT = b'"content":"Hi'  # what has to reach a caller before a fault that waits goes on
 _LIMIT_S, _LOOK_EVERY_S = 60, 0.002
-_GENEROUS_S = 60.0  # a time of the host's that is not to pass
+_GENEROUS_S = 60.0  # a time limit of the host that must not expire
 _WAITS = ("connect", "first_byte", "answer", "idle")
 _NO_KEYS: Mapping[str, Any] = {}
 _BEHIND_FAULTS = "http://127.0.0.1:{port}/v1"
@@ -86,7 +86,7 @@ class Row:
         plays: what the host does with requests.
         fault: what happens to its connections, if not nothing.
         stream: None where it is as `unary`.
-        short: those of the host's times (see `_WAITS`) whose passing is what the row is about; the others are long.
+        short: the time limits of the host (see `_WAITS`) whose expiry the row is about; the others are long.
         asks: what else stands in the request.
     """
 
@@ -142,7 +142,7 @@ class Stage:
     async def ask(self, mode: Mode, **fields: Any) -> Heard:
         """One request, on a connection of its own; what waits for the caller to have read goes on.
 
-        It is counted, and its line written, some steps after its last byte has left, so both are waited for.
+        The metrics and the log line follow its last byte a little later, so this waits for both.
         """
         written, counted = len(self._log), await self._counted()
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": mode == "stream"} | fields
@@ -156,7 +156,7 @@ class Stage:
                 if CONTENT in heard:
                     self._go_on()
         async with asyncio.timeout(_LIMIT_S):
-            while not (lines := [line for line in self._log[written:] if line["event"] == "request"]):  # noqa: ASYNC110 - nobody tells
+            while not (lines := [line for line in self._log[written:] if line["event"] == "request"]):  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(_LOOK_EVERY_S)
         return Heard(mode, answer.status, heard, await self._counted() - counted, lines)
 
@@ -202,7 +202,7 @@ async def stage(
 
     Args:
         targets: 2 puts the sound one behind the faulty one; there is one try for each.
-        short: those of the first host's times that are to pass, in seconds, by their names in `_WAITS`.
+        short: the time limits of the first host that must expire, in seconds, by name (see `_WAITS`).
         base_url: of the first host; `{port}` is the fault proxy's, behind which the scenario upstream is.
         prepare: may change the app before it starts.
         more: further keys of the first host, which come before these.
@@ -244,7 +244,7 @@ async def none_left(left: Callable[[], set[Any]]) -> None:
     """Wait for the end of what is left, not for ever: things close by and by."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_LIMIT_S):
-            while left():  # noqa: ASYNC110 - nobody tells
+            while left():  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(_LOOK_EVERY_S)
     assert left() == set()
 

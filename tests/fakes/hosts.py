@@ -31,8 +31,8 @@ from tests.fakes.candidates import candidate, placed
 from tests.fakes.clock import FakeClock
 from tests.fakes.wire import chunk, event
 
-# What a host does, in order: wait so many turns of the event loop, or for the event; send the bytes; fail.
-Deed = int | asyncio.Event | bytes | Exception
+# One step of a host's script: wait so many turns of the event loop, or for the event; send the bytes; raise the error.
+Step = int | asyncio.Event | bytes | Exception
 SSE, JSON = "text/event-stream", "application/json"
 CALLER = Credentials(None, "127.0.0.1", "localhost")
 
@@ -43,13 +43,13 @@ async def turns(count: int) -> None:
 
 
 class Host:
-    """A `pipeline.upstream.Transport`; each request plays the next script, the last one again and again.
+    """A `pipeline.upstream.Transport`; each request plays the next script, and the last one is repeated.
 
-    The head comes with the first bytes: what a script does before them, it does before it answers.
+    The response begins with the first bytes: `post` waits for the steps before them.
 
     Attributes:
-        open: the responses that nobody has closed.
-        inside: how many requests are in the engine, where it is one.
+        open: the responses that are not closed yet.
+        inside: the number of requests in the engine, if the host is one.
     """
 
     holds_back = False
@@ -57,14 +57,14 @@ class Host:
     def __init__(self, name: str, *secrets: str) -> None:
         self.name = name
         self.secrets = secrets
-        self.scripts: list[Sequence[Deed]] = []
+        self.scripts: list[Sequence[Step]] = []
         self.bodies: list[bytes] = []
         self.is_asked = asyncio.Event()
         self.open: set[HostResponse] = set()
         self.inside = 0
         self.is_starting = False
 
-    def play(self, *scripts: Sequence[Deed]) -> None:
+    def play(self, *scripts: Sequence[Step]) -> None:
         self.scripts = list(scripts)
 
     def free_in_s(self) -> float:
@@ -83,7 +83,7 @@ class Host:
         return response
 
     async def enter(self, *, can_wait):
-        """As an engine's: a place that is given back once."""
+        """A place in the engine; it must be given back exactly once."""
         await asyncio.sleep(0)
         if self.is_starting:
             raise EngineUnavailable(f"{self.name} is starting.")
@@ -104,22 +104,22 @@ class HostResponse:
 
     status = 200
 
-    def __init__(self, host: Host, deeds: list[Deed], content_type: str) -> None:
+    def __init__(self, host: Host, steps: list[Step], content_type: str) -> None:
         self.headers = {"content-type": content_type, "x-request-id": f"{host.name}-{len(host.bodies)}"}
         self.credential = self
         self._host = host
-        self._deeds = deeds
+        self._steps = steps
 
     async def until_bytes(self) -> None:
-        while self._deeds and not isinstance(self._deeds[0], bytes):
-            deed = self._deeds.pop(0)
-            if isinstance(deed, Exception):
-                raise deed
-            await (turns(deed) if isinstance(deed, int) else deed.wait())
+        while self._steps and not isinstance(self._steps[0], bytes):
+            step = self._steps.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            await (turns(step) if isinstance(step, int) else step.wait())
 
     async def read_some(self) -> bytes:
         await self.until_bytes()
-        return self._deeds.pop(0) if self._deeds else b""
+        return self._steps.pop(0) if self._steps else b""
 
     async def read_all(self) -> bytes:
         pieces = []
@@ -130,21 +130,21 @@ class HostResponse:
     read_complaint = read_all
 
     def got_event(self, *, has_content: bool) -> None:
-        """No clock runs."""
+        """Does nothing, as there are no time limits."""
 
     def expect_end(self) -> None:
-        self._deeds.clear()
+        self._steps.clear()
 
     def close(self) -> None:
         self._host.open.discard(self)
 
-    # --- as what was shown to the host -----------------------------------------------------------------------------
+    # --- as a credential -------------------------------------------------------------------------------------------
 
     def worked(self, model: str) -> None: ...
 
     def refused(self, status: int, model: str) -> None: ...
 
-    def limited(self, seconds: float, *, is_account_wide: bool) -> None: ...
+    def limited(self, seconds: float) -> None: ...
 
     def has_other(self, model: str) -> bool:
         return False
@@ -169,9 +169,9 @@ class Stage:
     """One model, `m`, that each of the hosts has, asked in their order.
 
     Args:
-        settings: the model's.
-        concurrency: places at each host's gate; none without it.
-        engines: the names of hosts that are engines.
+        settings: the settings of the model.
+        concurrency: the number of places at each host's gate; without it there are no gates.
+        engines: the names of the hosts that are engines.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class Stage:
         return self._plan
 
     def learn(self) -> None:
-        """The first host has answered at once so often that a slower answer is hedged, and may be."""
+        """Make hedging possible: record fast answers of the first host, and a budget for hedges."""
         latency = self.board.of(self.candidates[0].target).latency
         for _ in range(20):
             latency.waited(0.0, is_stream=True)
@@ -229,7 +229,7 @@ class Stage:
         return exchange
 
     def held(self) -> dict[str, list[int]]:
-        """What is taken now, by host."""
+        """The resources in use now, by host."""
         flights = [self.board.of(one.target) for one in self.candidates]
         return {
             "in flight": [standing.in_flight for standing in flights],
@@ -243,11 +243,11 @@ class Stage:
 
 
 class Exchange:
-    """One request and what came of it.
+    """One request and its outcome.
 
     Attributes:
-        payloads: what the caller was sent.
-        error: what the caller was told instead, or behind it.
+        payloads: the payloads that the caller received.
+        error: the error that the caller received, if any, before or after them.
     """
 
     def __init__(self, stage: Stage, *, stream: bool = True, **fields) -> None:
@@ -280,6 +280,6 @@ def says(text: str, **fields) -> bytes:
 
 
 def stops(**fields) -> bytes:
-    """The end, as it is told in one read."""
+    """The finish reason, the usage and the end of the stream, in one read."""
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5} | fields
     return event(chunk(finish="stop")) + event(chunk(choices=[], usage=usage)) + b"data: [DONE]\n\n"

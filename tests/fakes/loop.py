@@ -1,4 +1,4 @@
-"""`VirtualLoop`: an asyncio loop whose time moves only when everything waits, and then at once to the next timer."""
+"""`VirtualLoop`: an asyncio loop with virtual time, which jumps to the next timer when all tasks wait."""
 
 import asyncio
 import selectors
@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait, but tells how long it would have."""
+    """Never blocks; adds up the time that it would have waited."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -15,7 +15,7 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout=None):
         ready = super().select(0)
         if not ready:
-            assert timeout is not None, "everything waits for something that no timer brings"
+            assert timeout is not None, "all tasks wait, and there is no timer"
             self.waited_s += timeout
         return ready
 

@@ -1,6 +1,6 @@
 """Scenarios: what a host sends, as data (`tests/data/DIALECT/scenarios.yaml`), what must come of it, and that host.
 
-Those made after a public report are in `reports.yaml` beside it; `tests/data/REPORTS.md` lists them.
+Scenarios made after public reports are in `reports.yaml` beside it; `tests/data/REPORTS.md` lists them.
 
 uv run python -m tests.fakes.scenarios          # all of them, as JSON
 uv run python -m tests.fakes.scenarios serve    # with Tidegate before them; its URL is in the first line; ends with
@@ -170,7 +170,7 @@ class _Lenient(Choice, kw_only=True, forbid_unknown_fields=False, omit_defaults=
 class Entry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One entry of a `scenarios.yaml` (`rows`) or a `reports.yaml` (`report`: OWNER/REPOSITORY#NUMBER).
 
-    `content_type` is the one that the host gives its answer, whatever it holds.
+    `content_type` is that of the host's answer, if it does not fit the file's ending.
     """
 
     about: str
