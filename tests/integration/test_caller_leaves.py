@@ -14,7 +14,7 @@ _TRIES = 5
 
 @pytest.fixture
 def config(upstream):
-    """Nothing but the caller's leaving ends a request within the time that a test has."""
+    """The host stays silent, so that only the disconnect of the caller ends the request in time."""
     waits = ", ".join(f"{wait}_timeout_s: 3600" for wait in ("first_byte", "answer", "idle"))
     return f"""
 server: {{comment_every_s: 3600, empty_chunk_every_s: 3600}}
@@ -48,7 +48,7 @@ async def starts_and_hangs(call: Call) -> None:
     ids=["prefill", "unary", "mid-stream"],
 )
 async def test_a_caller_who_leaves_closes_the_upstream(url, upstream, script, stream, waits_for, record_property):
-    """How soon is recorded (50 ms are allowed), but not asserted: a busy machine would decide."""
+    """The delay is recorded (50 ms are allowed) but not asserted, as a busy machine would decide."""
     upstream.play(script)
     took_s = []
     for _ in range(_TRIES):

@@ -1,4 +1,4 @@
-"""Answers that are compressed though `identity` was asked: unary, streamed, errors, lists, at Tidegate as a whole."""
+"""Hosts compress their answers though `identity` was requested: unary, streamed, errors, lists of models."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A host that says how long to wait is left alone for so long, but for a single request that asks again."""
+"""A host that says how long to wait gets no requests for so long, except for a single trial."""
 
 import asyncio
 import json
@@ -122,7 +122,7 @@ async def test_the_outcome_of_the_trial_renews_the_wait(upstream, stage, clock, 
 
 @pytest.mark.parametrize("status", STATUSES)
 async def test_a_trial_without_an_outcome_leaves_the_cooldown(upstream, stage, clock, status):
-    """The caller of the single request left, or was at fault."""
+    """The caller of the trial disconnected, or sent a bad request."""
     upstream.play(
         busy(status, b"retry-after: 600"), waits(well(stream=False)), busy(400), busy(500), well(stream=False)
     )
@@ -196,7 +196,7 @@ models:
 
 
 async def test_keys_of_one_account_are_limited_together(upstream, clock, tmp_path):
-    """Whatever the host's words are."""
+    """The words of the host do not matter."""
     for name in "ab":
         (tmp_path / name).write_text(f"key-{name}")
     upstream.play(busy(429, b"retry-after: 30"), well(stream=False))
@@ -214,7 +214,7 @@ models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
 
 
 async def test_an_ejected_target_is_not_probed_during_its_cooldown(upstream, clock):
-    """In a long wait the probe is the single request."""
+    """In a long cooldown a probe is the trial."""
     upstream.play(busy(503, b"retry-after: 600"), answers(b"{}"), busy(503, b"retry-after: 100"), well(stream=False))
     config = f"""
 routing: {{retry: {{repeats: 0}}, health: {{failures: 1}}}}

@@ -1,4 +1,4 @@
-"""Tools at the embedded model, whose chat template knows none: the real one, through the SDK and LangChain."""
+"""Tools at the real embedded model, whose chat template has none, through the SDK and LangChain."""
 
 import json
 
@@ -69,7 +69,7 @@ async def ask(client):
 
 
 async def whole(stream):
-    """What the SDK's own accumulator makes of a stream."""
+    """The answer as the SDK accumulates it from a stream."""
     state = openai.lib.streaming.chat.ChatCompletionStreamState()
     async for chunk in stream:
         state.handle_chunk(chunk)
@@ -174,7 +174,7 @@ async def test_what_the_engine_cannot_be_held_to_names_the_tools(client, paramet
 
 
 async def test_past_calls_and_results_reach_the_model(client):
-    """Its template passes on the content of a message alone."""
+    """Its template uses only the content of a message."""
     call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
     tokens = []
     for content in ("21", "It is 21 degrees, and the sky is blue from one end to the other."):

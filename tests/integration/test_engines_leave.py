@@ -12,7 +12,7 @@ _TRIES = 5
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "unary"])
 @pytest.mark.parametrize("phase", ["queued", "prefill", "decoding"])
 async def test_a_caller_who_leaves_frees_the_engine(vllm, phase, stream, record_property):
-    """How soon is recorded (50 ms are allowed), but not asserted: a busy machine would decide."""
+    """The delay is recorded (50 ms are allowed) but not asserted, as a busy machine would decide."""
     vllm.habits = ["holds"]
     config = vllm.config(args={"max_num_seqs": 2 if phase == "queued" else 256})
     async with house({"r1": config}) as made:

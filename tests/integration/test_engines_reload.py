@@ -108,7 +108,7 @@ async def test_a_removed_engine_waits_no_longer_than_it_may_for_its_answers(vllm
 
 @pytest.mark.parametrize("goes", ["reload", "shutdown"])
 async def test_an_engine_that_ignores_sigterm_past_its_start_time_is_gone_when_tidegate_says_so(vllm, other, goes):
-    """It is being killed already when it has to leave: that must not end half-way."""
+    """It is already being killed when the reload removes it; that must not be interrupted."""
     vllm.habits = ["waits,stubborn"]
     v3, clock = other.config(), FakeClock()
     config = {"r1": vllm.config(start_timeout_s=60), "v3": v3}

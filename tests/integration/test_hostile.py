@@ -354,7 +354,7 @@ def shown(*parts):
     ],
 )
 async def test_no_engine_is_sent_what_it_would_fetch(upstream, dialect, path, fields):
-    """It stands in the operator's net, whatever its accent."""
+    """An engine is in the operator's network, whatever its dialect."""
 
     async def engine(call):
         await answers(b"" if call.method == "GET" else completion("fetched"))(call)

@@ -74,7 +74,7 @@ async def test_vectors_come_in_the_form_asked_for(url, upstream, host_gives, ask
 @pytest.mark.parametrize("host_gives", [VECTORS, ENCODED], ids=["host gives floats", "host gives base64"])
 @pytest.mark.parametrize("asked", [{}, {"encoding_format": "float"}], ids=["the SDK's own base64", "float asked"])
 async def test_the_sdk_has_its_floats(client, upstream, host_gives, asked):
-    """It asks for base64 where its caller asks for nothing, and decodes that; not every host is asked for it."""
+    """The SDK requests base64 if its caller names no encoding; not every host is sent that."""
     upstream.play(answers(embeddings(host_gives)))
     answer = await client.embeddings.create(model="m", input=["a", "b"], **asked)
     assert [item.embedding for item in answer.data] == VECTORS

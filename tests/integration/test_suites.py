@@ -1,4 +1,4 @@
-"""Conformance suites of others, whole, against Tidegate in front of a host that can do all they ask for."""
+"""Public conformance suites, complete, against Tidegate in front of a host that can do everything they require."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.fakes import capable, proxy
 
 @pytest.fixture(scope="module")
 async def url(tmp_path_factory):
-    """Tidegate as a process; the host is OpenAI's to `gpt` and `other`, DeepSeek's to `deepseek`."""
+    """Tidegate as a process; the models `gpt` and `other` have the dialect `openai`, `deepseek` its own."""
     with capable.serving() as host:
         config = {
             "upstreams": {name: {"base_url": host.url, "dialect": name} for name in ("openai", "deepseek")},
@@ -88,7 +88,7 @@ class TestChatDeepSeek(_Suite):
 
 
 async def test_llm_comply_reports_no_problem(url):
-    """No error and no warning; its test of reasoning is skipped, for models that are not named as it knows them."""
+    """No error and no warning; it skips its reasoning test, as it does not know the model's name."""
     checker = "from llm_comply.cli import main; raise SystemExit(main())"
     arguments = ["--format", "openai-chat", "--base-url", url, "--api-key", "unused", "--model", "gpt", "--json"]
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Bytes that belong to no request never become the answer to one: their connection is closed, and not used again.
+"""Bytes that belong to no request never answer one: their connection is closed and not reused.
 
 RFC 9112, 6.3 and 9.2. The host is real and on a real socket; what it writes too much is written before the next request
 leaves, so that only a client that looks can know.
@@ -60,7 +60,7 @@ def ends(begin: bytes, end: bytes) -> Script:
 
 
 def stays(script: Script) -> Script:
-    """The same; then it watches the connection until that is closed (`call.gone`)."""
+    """Like that, then wait until the connection is closed (`call.gone`)."""
 
     async def staying(call: Call) -> None:
         await script(call)
@@ -166,7 +166,7 @@ async def test_a_connection_that_keeps_quiet_is_used_again(tmp_path):
 
 
 async def test_a_connection_that_the_host_has_closed_is_not_used_again(tmp_path):
-    """Its end waits in the kernel, too: nothing is sent into it."""
+    """The FIN is unread in the kernel; no request is sent on the connection."""
     async with host_at("TCP", tmp_path) as (host, wire):
         host.play(answers(b'"first"'), answers(b'"second"'))
         assert await read(wire) == b'"first"'

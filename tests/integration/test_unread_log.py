@@ -50,7 +50,7 @@ def log_to(kind: str):
 
 
 async def ask(session: aiohttp.ClientSession, url: str, times: int) -> int:
-    """How many of them were answered."""
+    """The number of requests that were answered."""
     good = 0
     for _ in range(times):
         async with session.post(f"{url}/v1/chat/completions", json=ASK) as response:

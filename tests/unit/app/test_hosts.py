@@ -35,7 +35,7 @@ def test_every_change_of_the_engine_is_told_and_nothing_is_made_anew_without_one
     ],
 )
 def test_a_dialect_learns_from_its_engine_whether_the_template_knows_tools(config, knows):
-    """Of a server that somebody else runs nobody knows."""
+    """The template of an external server is unknown."""
     workshop = Workshop(Sharing(), clock=SystemClock(), log=None, on_change=lambda *_: None, gpus=())
     made = engine_upstream("e", workshop.make("e", config, ()).assembled)
     assert (made.dialect.name, made.dialect.knows_tools) == ("llamacpp", knows)

@@ -108,7 +108,7 @@ async def test_what_somebody_elses_engine_lists_is_asked_for_by_that_name():
 
 
 def leaks(setting):
-    """What is known of the target of a model with that setting of the operator's."""
+    """The card of the target of a model with that setting."""
     config = parse(
         f"""
 upstreams: {{host: {{base_url: "http://127.0.0.1:1"}}}}

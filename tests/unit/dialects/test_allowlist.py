@@ -1,4 +1,4 @@
-"""What an engine is sent: fields by allow-list, in every endpoint."""
+"""The allow-list of fields for engines, in every endpoint."""
 
 import json
 import re
@@ -24,7 +24,7 @@ ENGINES = {name: dialect.for_engine() for name, dialect in DIALECTS.items()}
 
 
 def send(endpoint="chat", dialect="vllm", *, drops_params=False, **fields):
-    """What an engine is sent beside the model, and what is told."""
+    """The fields sent to an engine, without the model, and what is reported as adjusted."""
     asked = json.dumps({"model": "m"} | ASKS[endpoint] | fields).encode()
     request = PARSERS[endpoint].parse_request(asked)
     built = ENGINES[dialect].build_request(request, model="m", is_stream=False, drops_params=drops_params)
@@ -127,7 +127,7 @@ def test_a_known_setting_may_not_name_a_url_or_path(value, dialect):
 
 
 def test_other_fields_are_dropped_and_told():
-    """Names that no header can have are not said."""
+    """A name with characters that no header may hold is reported as `other`."""
     body, told = send(session_id="s1", provider={"order": ["a"]}, keep_alive=0, **{"a\r\nb: c": 1})
     assert body == {}
     assert told == ["session_id=dropped", "provider=dropped", "other=dropped"]
@@ -243,7 +243,7 @@ SCHEMAS = {"parameters", "schema", "json", "guided_json"}
 
 
 def leaks(value, key=""):
-    """The strings that are addresses, and not what the model reads; of a schema those that refer elsewhere."""
+    """The strings in fields that engines open, and references of schemas to other documents."""
     if isinstance(value, dict):
         return [found for name, item in value.items() for found in [*leaks(name), *leaks(item, _within(key, name))]]
     if isinstance(value, list):

@@ -45,7 +45,7 @@ def test_a_text_that_is_a_list_of_parts_is_joined():
 
 
 def test_images_that_the_host_sent_are_kept_beside_those_in_parts():
-    """`images` of the message comes before what stands among its parts."""
+    """The `images` of the message precede those among its parts."""
     message = {"content": [{"type": "image_url", "image_url": {"url": "b"}}], "images": ["a"]}
     reshape({"choices": [{"message": message}]})
     assert message == {"images": ["a"]}

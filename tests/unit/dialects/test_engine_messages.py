@@ -1,4 +1,4 @@
-"""Messages as an engine gets them: rebuilt from what roles and the types of parts say."""
+"""Messages for engines are rebuilt from known keys and content parts."""
 
 import json
 
@@ -15,7 +15,7 @@ EVIL = "http://10.0.0.1/a"
 
 
 def restrict(*given):
-    """The messages that go, and what is told."""
+    """The messages that are sent, and what is reported as adjusted."""
     messages = [{name: Raw(json.dumps(value).encode()) for name, value in message.items()} for message in given]
     draft = Draft({}, Card(), messages=messages)
     engine_messages.restrict(draft)

@@ -62,7 +62,7 @@ def test_a_body_may_begin_with_blank_lines():
     ],
 )
 def test_what_the_strict_reader_refuses_is_mended(body, text):
-    """Half characters, bad UTF-8, NaN, and content of odd types (contract E.4, step 5)."""
+    """Lone surrogates, bad UTF-8, NaN, and content of wrong types (contract E.4, step 5)."""
     assert content(choice(body)) == text
 
 
@@ -163,7 +163,7 @@ def test_choices_of_odd_types_are_taken_as_far_as_they_say_something(body):
 @pytest.mark.parametrize("where", [b'"delta":{"content":"half"}', b'"message":{"content":""}', b'"text":""'])
 @pytest.mark.parametrize("reason", [b'"stop"', b'"error"', b"null"])
 def test_an_error_on_the_choice_is_an_error(where, reason):
-    """OpenRouter says there that the model's provider has failed, whatever stands beside it."""
+    """OpenRouter reports there that the model's provider has failed, whatever else the choice holds."""
     error = b'{"code":502,"message":"Provider returned error"}'
     with pytest.raises(UpstreamFailed, match="Provider returned error"):
         events.parse(b'{"choices":[{"index":0,%b,"finish_reason":%b,"error":%b}]}' % (where, reason, error))
@@ -171,7 +171,7 @@ def test_an_error_on_the_choice_is_an_error(where, reason):
 
 @pytest.mark.parametrize("name", ["data", "result"])
 def test_an_answer_in_an_envelope_is_read(name):
-    """Of a gateway's own; but only where it holds choices."""
+    """The envelope of a gateway is unwrapped only if it holds choices."""
     inner = b'{"choices":[{"message":{"content":"a"}}],"usage":{"total_tokens":5}}'
     chunk = events.parse(b'{"success":true,"%b":%b,"errors":[]}' % (name.encode(), inner))
     assert (chunk.choices[0].message.content, chunk.usage) == ("a", {"total_tokens": 5})
@@ -203,7 +203,7 @@ def test_an_error_in_base_resp_is_an_error():
     ],
 )
 def test_what_is_no_json_is_told_in_words(body, words):
-    """Not by the name of a Python exception."""
+    """The message does not name a Python exception."""
     with pytest.raises(UpstreamFailed, match=words) as caught:
         events.parse(body)
     assert "Error" not in caught.value.message
@@ -334,6 +334,6 @@ def test_any_bytes_are_a_chunk_or_an_error(body):
 
 
 def _values(error):
-    """Of an `error` that says nothing: NaN is nothing too."""
+    """Values of `error` that mean none, NaN included."""
     values = error.values() if isinstance(error, dict) else [error]
     return [value for value in values if value == value]  # noqa: PLR0124 - NaN

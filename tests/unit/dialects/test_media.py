@@ -1,4 +1,4 @@
-"""Bytes inside a request, in the one form in which an engine gets them."""
+"""Media as bytes inside a request, in the only form that is sent to an engine."""
 
 import base64
 import re
@@ -71,7 +71,7 @@ def test_base64_may_be_bare_or_in_a_data_url():
 )
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
 def test_a_playlist_of_urls_is_no_video(playlist, encode):
-    """Media libraries would open each of them."""
+    """Media libraries would open each of these URLs."""
     payload = encode(playlist).decode()
     assert plain_base64(payload) is None
     assert data_url(f"data:video/mp4;base64,{payload}") is None

@@ -41,7 +41,7 @@ def test_other_content_stays(content):
 
 
 def test_an_empty_text_beside_other_parts_is_left_out():
-    """Zhipu and Bedrock refuse it; where it is all there is, it stays."""
+    """Zhipu and Bedrock refuse an empty text; it stays if there is no other part."""
     empty = {"type": "text", "text": ""}
     assert adapt({"role": "user", "content": [empty, IMAGE]}) == [{"role": "user", "content": [IMAGE]}]
     assert adapt({"role": "user", "content": [empty]}) == [{"role": "user", "content": ""}]
@@ -170,7 +170,7 @@ def test_system_messages_become_one_where_the_template_wants_one():
 
 
 def test_one_system_message_that_comes_late_goes_to_the_front():
-    """Q-SYS: such templates look for it there alone."""
+    """Q-SYS: such templates read it only there."""
     given = [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}, {"role": "user", "content": "c"}]
     assert adapt(*given, merges_system=True) == [given[1], given[0], given[2]]
 

@@ -11,7 +11,7 @@ def event(delta: bytes) -> bytes:
 
 
 def test_a_text_that_only_the_lenient_reader_takes_is_read():
-    """Half a character, as everywhere: its other half may come with the next event."""
+    """A lone surrogate is kept, as the next event may hold the other half."""
     chunk = parse_native(event(b'{"type":"text","text":"a\\ud83d"}'))
     assert (chunk.choices[0].delta.content, chunk.is_mended) == ("a\ud83d", True)
 

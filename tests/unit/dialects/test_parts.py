@@ -1,4 +1,4 @@
-"""Content parts: which a host and a model take, texts as one."""
+"""Content parts: which ones a host and a model take, and how texts are joined."""
 
 import json
 

@@ -40,7 +40,7 @@ NOW_S = 1792567680.0  # the same
     ],
 )
 def test_retry_after_is_seconds_or_a_date(headers, expected):
-    """A date is held against the host's own clock; what makes no sense is not told."""
+    """A date is relative to the host's own clock; an invalid value is ignored."""
     assert retry_after_s(headers) == expected
 
 

@@ -1,4 +1,4 @@
-"""Rebuilding JSON from what is known of its form."""
+"""Rules rebuild JSON by an allow-list."""
 
 import json
 
@@ -11,7 +11,7 @@ from proxy.errors import MalformedRequest
 
 
 def rebuild(rule, value):
-    """What is kept, and the names of what is not; `value` may be JSON as bytes."""
+    """The rebuilt value, and the names of the dropped fields; `value` may be JSON as bytes."""
     dropped = set()
     found = rule(Raw(value if isinstance(value, bytes) else json.dumps(value).encode()), "x", dropped)
     return None if found is None else json.loads(bytes(found)), dropped

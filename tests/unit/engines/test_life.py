@@ -46,7 +46,7 @@ def test_an_engine_sleeps_only_when_nobody_is_in_it():
 
 
 def test_a_stopping_process_can_only_end():
-    """It is neither let in again nor started: that would be beside it."""
+    """It cannot become ready or be started again: a second process would run beside it."""
     assert {event: state for (before, event), state in TRANSITIONS.items() if before == "stopping"} == {
         "end": "stopping",
         "stop": "stopped",

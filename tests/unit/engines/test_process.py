@@ -75,7 +75,7 @@ async def test_nothing_is_held_open_after_the_end():
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_start_that_is_cancelled_leaves_nothing(turns):
-    """At whatever await: no descriptor, and no process once it is ended."""
+    """Cancelled at any await, it leaves no open descriptor, and no process after `end`."""
     before, others = open_files(), children()
     process = EngineProcess(lambda _: None)
     starting = asyncio.create_task(process.start(Command(("sleep", "1000000"))))

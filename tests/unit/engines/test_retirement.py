@@ -114,7 +114,7 @@ async def test_it_holds_its_gpu_until_it_has_ended_but_nobody_despairs_of_it(sta
 
 
 async def test_an_engine_that_fails_to_close_does_not_keep_others_from_closing(stage):
-    """Neither from its memory nor from the end of the server."""
+    """A failure to close one engine affects neither the memory of others nor the end of the server."""
     piece = stage.piece("a")
     stage.room.admit(piece.process.supervisor, PINNED)
     loop, logged = asyncio.get_running_loop(), []

@@ -158,7 +158,7 @@ WHOLE = json.dumps({"choices": [{"message": {"content": "Hi"}, "finish_reason": 
     ],
 )
 async def test_json_that_is_called_events_is_read(body):
-    """Whole or a line each: no event begins with a brace."""
+    """One object, or one on each line: no event begins with a brace."""
     held = Held(body[:20], body[20:])
     await held.answer.begin()
     assert "".join(delta.get("content") or "" for delta in await held.rest()) == "Hi"
@@ -168,7 +168,7 @@ async def test_json_that_is_called_events_is_read(body):
     "end", [b'data: {"choices":[{"delta":{"con\ndata: {"error":{"message":"gone"}}\n\n', b"error: gone\n\n"]
 )
 async def test_an_error_in_an_odd_place_is_told(end):
-    """Behind an event that broke off, or in a field that is called so."""
+    """After a truncated event, or in a field `error:`."""
     held = Held(ROLE, HI, end)
     await held.answer.begin()
     with pytest.raises(UpstreamFailed, match="gone"):

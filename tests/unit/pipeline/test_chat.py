@@ -1,4 +1,4 @@
-"""Whose record an answer bears: name, usage, ids, log and secrets are those of the attempt that gave it."""
+"""An answer has the record of its own attempt: name, usage, ids and log; secrets of all hosts are masked."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ def hosts() -> list[Host]:
 
 
 class Together:
-    """Two tries of a hedge, both of which are let go in one turn of the loop, in either order."""
+    """Two hedged tries that end in the same turn of the event loop, in either order."""
 
     def __init__(self, stage: Stage, first, second, *, order: str, **fields) -> None:
         self.stage = stage
@@ -69,7 +69,7 @@ async def test_two_unary_tries_that_answer_together_are_not_mixed_up(order):
 @pytest.mark.parametrize("order", ["ab", "ba"])
 @pytest.mark.parametrize("shown", ["a", "b"])
 async def test_a_broken_answer_is_a_failure_of_the_attempt_that_gave_it(order, shown):
-    """And shows no host's key, whosever it is."""
+    """And no host's key is shown."""
     stage = Stage(*hosts(), hedge=True)
 
     def breaks(name):
@@ -86,7 +86,7 @@ async def test_a_broken_answer_is_a_failure_of_the_attempt_that_gave_it(order, s
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
 async def test_if_both_tries_fail_together_the_reported_failure_is_logged_for_its_own_host(order):
-    """`a` would fail the same way elsewhere, so that it ends the request."""
+    """The failure of `a` is the caller's fault, so it ends the request."""
     stage = Stage(*hosts(), hedge=True)
     together = Together(
         stage,
@@ -105,7 +105,7 @@ async def test_if_both_tries_fail_together_the_reported_failure_is_logged_for_it
 
 
 def test_the_time_until_something_was_sent_is_that_of_the_first_try():
-    """Whichever of a hedge ends first; one was not sent at all."""
+    """Whichever hedged try ends first; one of them was not sent."""
     context = RequestContext("req_1", "chat", FakeClock())
     for sent_s in (3.0, 0.0, 2.0, 4.0):
         context.note_sent(sent_s)

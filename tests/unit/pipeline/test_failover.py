@@ -1,4 +1,4 @@
-"""Whatever becomes of requests: every slot, place, connection and count is given back, once.
+"""However requests end, every slot, place, connection and count is given back exactly once.
 
 Hosts are scripted by turns of the event loop, so that tries of a hedge, failures and callers who leave meet at every
 point at which anything waits.

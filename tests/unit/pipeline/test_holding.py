@@ -1,4 +1,4 @@
-"""What one attempt holds, and gives back once."""
+"""Everything that an attempt holds is given back exactly once."""
 
 import pytest
 

@@ -20,7 +20,7 @@ from tests.fakes.clock import FakeClock
 
 
 class Wire:
-    """Fails as it is told, and tells when it was asked."""
+    """Raises the given error, and sets an event when it is called."""
 
     secrets = ()
     holds_back = False
@@ -94,7 +94,7 @@ async def test_a_probe_that_raises_is_logged_and_repeated(stage):
 
 
 async def test_a_target_that_cannot_be_probed_stays_out_until_its_next_turn(stage):
-    """A fault of ours is no good news, and is not repeated at every look."""
+    """An unexpected exception counts as a failed probe, so that it is not repeated at every check."""
     target = Target(upstream="host", model="there")
     stage.land.board.keep([target])
     standing = stage.land.board.of(target)

@@ -1,4 +1,4 @@
-"""What a host sends, into the state machine: which bytes are an answer, which are silence, and where it ends."""
+"""Reads of a host's bytes: which are an answer, which are keep-alives, and where the answer ends."""
 
 import json
 
@@ -63,7 +63,7 @@ async def test_an_incomplete_answer_is_an_error():
 
 @pytest.mark.parametrize("delta", [{"content": "x" * 3_000_000}, {"reasoning": "x" * 3_000_000}])
 async def test_a_long_event_is_no_silence(delta):
-    """It was ended as bytes that say nothing, after a megabyte of it."""
+    """It used to be a failure, as a megabyte without content."""
     data = event(chunk(delta))
     pieces = [data[at : at + 65536] for at in range(0, len(data), 65536)]
     _, error = await told(*pieces, STOP, DONE)

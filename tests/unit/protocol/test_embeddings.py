@@ -84,7 +84,7 @@ def indexed(*indexes):
 
 
 def test_vectors_stand_in_the_order_of_the_inputs():
-    """Clients take them by place, whatever their index says."""
+    """Clients match vectors by position and ignore the index."""
     body, _ = rebuild(indexed(2, 0, 1), inputs=3, model="m", encoding="float")
     assert [(item["index"], item["embedding"]) for item in json.loads(body)["data"]] == [(0, [0]), (1, [1]), (2, [2])]
 

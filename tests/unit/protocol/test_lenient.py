@@ -1,4 +1,4 @@
-"""JSON of odd types, as far as it fits our structs (DESIGN 5)."""
+"""JSON with wrong types is converted as far as it fits our structs (DESIGN 5)."""
 
 import json
 from typing import Any

@@ -218,7 +218,7 @@ def test_what_is_framed_is_read_back(payloads, chance: random.Random):
     ],
 )
 def test_the_objects_in_an_event_are_found(data, found):
-    """Keep-alives have none, whatever they look like; `[DONE]` in any case is the end."""
+    """Keep-alives of any form hold none; `[DONE]` in upper or lower case is the end."""
     assert sse.objects_in(data) == found
 
 
@@ -240,7 +240,7 @@ def test_text_in_place_of_an_event_is_a_failure(data):
     ],
 )
 def test_an_event_that_is_called_error_is_one(event, data):
-    """The name of an event says nothing else here."""
+    """Other event names have no meaning here."""
     assert read(event) == [data]
 
 
@@ -251,7 +251,7 @@ def test_pending_counts_the_bytes_of_an_unfinished_event():
 
 
 def test_an_object_is_returned_before_the_next_one_is_complete():
-    """Where blank lines are missing, a stream stays one."""
+    """The same without blank lines between events."""
     parser = EventParser()
     assert parser.feed(b'data: {"a":1}\n') == []
     assert parser.feed(b"da") == []
@@ -277,7 +277,7 @@ def test_lines_of_objects_are_taken_apart(data, found):
 
 @pytest.mark.parametrize("line", [b"id:}\n", b"}\ndata: }\n", b"}   \n", b"}\ndata: x\n", b"error: {\n", b"data: {}\n"])
 def test_missing_blank_lines_take_no_time_to_look_for(line):
-    """Whatever the lines are: each is looked at once or twice, not once for each that is kept."""
+    """Each line is searched once or twice, not again with every read."""
     parser = EventParser()
     flood = line * (4 * 1024 * 1024 // len(line))
     begun = time.process_time()

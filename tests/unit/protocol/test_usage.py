@@ -94,7 +94,7 @@ def test_details_of_the_completion_are_read_under_every_name(raw, details):
 
 
 def test_reasoning_that_is_counted_apart_is_added():
-    """The total of xAI holds it, its completion does not; OpenAI's completion does."""
+    """At xAI the total includes reasoning but the completion does not; at OpenAI both do."""
     details = {"completion_tokens_details": {"reasoning_tokens": 60}}
     apart = {"prompt_tokens": 21, "completion_tokens": 2, "total_tokens": 83} | details
     within = {"prompt_tokens": 21, "completion_tokens": 62, "total_tokens": 83} | details
@@ -156,5 +156,5 @@ def test_any_object_is_a_usage(raw):
     ],
 )
 def test_a_usage_without_a_count_says_nothing(raw, expected):
-    """Azure and others send one behind the real one."""
+    """Azure and others send an empty usage after the real one."""
     assert counts_anything(raw) is expected

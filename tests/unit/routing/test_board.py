@@ -58,7 +58,7 @@ def busy(seconds):
 
 
 def test_a_target_is_in_cooldown_after_a_503_with_retry_after(board, clock):
-    """Even in a panic; a single request tries it."""
+    """Also in panic mode; a single request is its trial."""
     board.begin(A, ASK).end(busy(600))
     assert board.of(A).cooldown_s == 600
     assert board.begin(A, ASK, in_panic=True) is None

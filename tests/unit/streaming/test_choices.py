@@ -209,7 +209,7 @@ def test_a_host_that_gives_up_has_failed(reason):
 
 @pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"])
 def test_a_call_that_the_host_could_not_parse_is_an_error_without_failover(reason):
-    """Gemini's words; another target need not be tried, nor is this one to blame."""
+    """Gemini's finish reasons; no failover, and not counted against the target."""
     error = tell(RecordingSink(), chunk(finish=reason))
     assert (type(error), error.status, error.code) == (ToolCallUnparsable, 502, "tool_call_unparsable")
     assert (error.may_try_another_target, error.should_retry) == (False, False)
@@ -538,7 +538,7 @@ def test_log_probabilities_that_were_not_requested_are_dropped():
     ],
 )
 def test_thinking_sent_in_two_forms_is_passed_on_once(deltas):
-    """In tags, and in a field of its own beside them."""
+    """Between tags in the content, and in a field of its own."""
     sink = RecordingSink()
     assert tell(sink, *map(chunk, deltas), STOP, reading=Reading(thought_tags=("think",))) is None
     told = {kind: "".join(entry[2] for entry in sink.calls if entry[0] == kind) for kind in ("reasoning", "content")}
@@ -604,7 +604,7 @@ ARGUMENTS = [  # as a host sends them, and as they come out
 @pytest.mark.parametrize(("given_arguments", "expected"), ARGUMENTS)
 @pytest.mark.parametrize("size", [1, 2, 5, 13, 100])
 def test_arguments_pass_byte_for_byte_but_for_a_tag_behind_their_json(given_arguments, expected, size):
-    """Row 70: what stands inside was meant, and what cannot be read is the caller's to see."""
+    """Row 70: markup inside the arguments stays, and so do arguments that are no JSON."""
     pieces = [given_arguments[at : at + size] for at in range(0, len(given_arguments), size)]
     sink = RecordingSink()
     assert tell(sink, *piecemeal(*pieces), STOP, reading=REPAIRS) is None
@@ -613,7 +613,7 @@ def test_arguments_pass_byte_for_byte_but_for_a_tag_behind_their_json(given_argu
 
 
 def test_a_tag_in_the_arguments_of_another_family_stays():
-    """Only a host that may leak the markup has its arguments mended."""
+    """The tag is removed only if the host may leak markup."""
     [(_, _, arguments)] = joined(tools(*piecemeal(ARGUMENTS[0][0]), STOP)).values()
     assert arguments == ARGUMENTS[0][0]
 
@@ -887,7 +887,7 @@ def test_the_128th_call_is_the_last_one():
 
 
 def test_a_whole_message_after_the_deltas_is_ignored():
-    """And counts for its finish reason alone."""
+    """Only its finish reason is used."""
     whole = {"content": "ab", "tool_calls": [call(0, "f", "{}", "a")]}
     end = {"choices": [{"index": 0, "message": whole, "finish_reason": "stop"}]}
     assert told(chunk({"content": "a"}), chunk({"content": "b"}), end) == [
@@ -1028,7 +1028,7 @@ def test_a_service_tier_that_openai_does_not_have_stays_away():
 
 
 def kept(stream):
-    """Characters of thoughts that an answer keeps."""
+    """The number of characters of thinking that are kept."""
     return sum(len(thought) for state in stream._states for thought in state.thoughts)
 
 
@@ -1053,7 +1053,7 @@ def test_no_thought_becomes_the_answer_behind_one():
 
 
 def test_a_call_that_the_host_made_leaves_markup_alone():
-    """A block beside it is a quotation; what was held back comes before the call."""
+    """A block beside a real call is text; the text that was held back precedes the call."""
     block = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
     offered = Raw(b'[{"type":"function","function":{"name":"f"}}]')
     reading = Reading(repairs_markup=True, tools=offered)

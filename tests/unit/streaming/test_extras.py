@@ -1,4 +1,4 @@
-"""What travels beside the text: details of the reasoning, and Gemini's extra_content."""
+"""Lists and objects beside the text: `reasoning_details`, and Gemini's `extra_content`."""
 
 import json
 

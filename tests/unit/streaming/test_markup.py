@@ -1,4 +1,4 @@
-"""Tool calls in DeepSeek's markup: made calls under the rule of DESIGN 5 alone; every other text is text."""
+"""Tool calls in DeepSeek's markup become calls only by the rule of DESIGN 5; other text is unchanged."""
 
 import json
 
@@ -170,7 +170,7 @@ def test_at_most_64_kb_are_held_back():
 
 
 def test_blocks_again_and_again_take_no_quadratic_time():
-    """Each might be the last; after some the reader looks no more. Minutes, where it did."""
+    """Each block might be the last one, so the reader gives up after some; otherwise this takes minutes."""
     text = "<｜tool▁calls▁begin｜>\n" * 200_000
     reader = MarkupReader(TOOLS)
     told = "".join(reader.read(text[at : at + 100]) for at in range(0, len(text), 100))

@@ -1,4 +1,4 @@
-"""SurrogateJoiner of surrogate pairs, joined over chunks (contract row 204)."""
+"""Surrogate pairs that are split over chunks are joined (contract row 204)."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -29,7 +29,7 @@ SAID = [
 
 
 def joined(pieces):
-    """Neighbours of one kind together, as a caller sees them."""
+    """The pieces with neighbours of one kind joined."""
     result = []
     for kind, text in pieces:
         if result and result[-1][0] == kind:

@@ -12,7 +12,7 @@ from proxy.telemetry.output import Output
 
 
 class Logged:
-    """Logging set up for one test, and what came of it on standard output."""
+    """Logging set up for one test, and the bytes that reached standard output."""
 
     def __init__(self, capsys) -> None:
         self._capsys = capsys

@@ -1,4 +1,4 @@
-"""Lines that are written without anybody waiting: order, bounds, and what becomes of those that cannot be written."""
+"""Lines are written without blocking: their order, the bound, and lines that cannot be written."""
 
 import errno
 import gc
@@ -184,7 +184,7 @@ def test_a_finaliser_may_log_during_put():
 @settings(max_examples=50)  # each leaves a thread behind
 @given(st.lists(st.one_of(st.integers(1, 40), st.just("hold"), st.just("go"), st.just("flush")), max_size=40))
 def test_every_line_is_written_in_its_place_or_counted_there(steps):
-    """Whatever it is held for: no line is there twice, out of order, or gone unsaid."""
+    """However writes block or fail, no line is written twice, out of order, or dropped without being counted."""
     stream = Stream()
     output = Output(stream, max_bytes=64)
     sent = 0

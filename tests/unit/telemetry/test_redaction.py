@@ -1,4 +1,4 @@
-"""Secrets in texts that others wrote."""
+"""Secrets in texts that we did not write are masked."""
 
 import json
 from urllib.parse import quote
