@@ -30,7 +30,7 @@ from proxy.protocol.raw import as_list, as_object
 from proxy.protocol.request import json_type, wrong_type
 
 _encode = msgspec.json.Encoder().encode
-_REFUSAL = "names an address, a file or bytes to open, which a local engine may not do"
+_REFUSAL = "names a URL, a file or bytes, which a local engine may not be told to open"
 _NAMES_RESOURCE = re.compile(
     r"image|audio|video|media|multimodal|embeds|file|path|ur[il]\b|_ur[il]|lora|adapter|draft_model|template|host",
     re.IGNORECASE,

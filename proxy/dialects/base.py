@@ -326,7 +326,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     def _strip_internal(self, draft: Draft) -> None:
         for name in [name for name in draft.fields if name in _INTERNAL]:
             if not self.fetches_urls and name in _OPERATOR_FIELDS and b'"' in bytes(draft.fields[name]):
-                draft.refuse(name, why="names what only the operator of a local engine may name")
+                draft.refuse(name, why="may be set only by the operator of a local engine")
             else:
                 del draft.fields[name]
                 draft.note(name, "dropped")

@@ -316,6 +316,6 @@ class Walk:
 def _busy(standing: Standing) -> TargetBusy:
     """Why the target may not be tried now."""
     if cooldown_s := standing.cooldown_s:
-        rests = f"The host of the target {standing.target.name} asked to be left alone."
-        return TargetBusy(rests, status=503, retry_after_s=cooldown_s)
+        message = f"The host of the target {standing.target.name} asked to wait."
+        return TargetBusy(message, status=503, retry_after_s=cooldown_s)
     return TargetBusy(f"The target {standing.target.name} is being tried again.")

@@ -221,7 +221,7 @@ class Planner:
             if look.limited_for_s:
                 return Refused(target, "its rate limit is used up", look.limited_for_s, is_limited=True)
         if cooldown_s := standing.cooldown_s:
-            return Refused(target, "its host asked to be left alone", cooldown_s)
+            return Refused(target, "its host asked to wait", cooldown_s)
         ceiling = settings.max_price_usd
         if ceiling is not None:
             price = target.price_usd(ask.prompt_tokens, ask.answer_tokens)

@@ -266,7 +266,9 @@ class Decoder:
         except Exception as error:  # each library has exceptions of its own
             raise UpstreamFailed(f"The upstream's answer is compressed ({self._name}), and broken.") from error
         if self._quiet_bytes > _MAX_QUIET_BYTES:
-            raise UpstreamFailed(f"The upstream sent more than {_MAX_QUIET_BYTES} compressed bytes that say nothing.")
+            raise UpstreamFailed(
+                f"The upstream sent more than {_MAX_QUIET_BYTES} compressed bytes that decode to nothing."
+            )
 
 
 def decoder_for(encodings: Sequence[str], data: bytes) -> Decoder | None:

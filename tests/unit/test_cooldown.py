@@ -1,4 +1,4 @@
-"""For how long a host is left alone, and the single request that asks again before that."""
+"""How long a host gets no requests after it asked to wait, and the trial before that is over."""
 
 import math
 
