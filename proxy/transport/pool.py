@@ -6,6 +6,7 @@ to no request (RFC 9112, 6.3 and 9.2) is closed and never used again: its next c
     idle, and a byte comes                                  closed at once
     the byte came together with the end of an answer,       closed when the connection is taken from the pool
     or waits in the kernel unread
+    taken, and a byte comes before the request is written   closed at once; the request goes out on another one
 """
 
 import asyncio
@@ -20,9 +21,17 @@ has_connected = ContextVar("has_connected", default=False)  # whether this task'
 
 
 class _Connection(ResponseHandler):
-    """A connection; it is idle while it belongs to no request."""
+    """A connection; it is idle from the end of an answer until the next request is written.
+
+    Args:
+        poll: watches nothing; that of the pool.
+    """
 
     is_idle = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, poll: select.poll) -> None:
+        super().__init__(loop)
+        self._poll = poll
 
     def data_received(self, data: bytes) -> None:
         if self.is_idle and data:  # aiohttp calls with nothing when it goes on reading
@@ -42,6 +51,37 @@ class _Connection(ResponseHandler):
         except Exception:  # noqa: BLE001 - the parser's: what has begun is no message
             return True
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether something waits to be read: a byte, or the end."""
+        socket = None if self.transport is None else self.transport.get_extra_info("socket")
+        if socket is None:
+            return True
+        number = socket.fileno()
+        self._poll.register(number, select.POLLIN)
+        try:
+            return bool(self._poll.poll(0))
+        finally:
+            self._poll.unregister(number)
+
+
+class Request(aiohttp.ClientRequest):
+    """Has its connection from when it is written: up to Python 3.11 that is a turn of the loop after it was taken."""
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:  # noqa: ANN401 - aiohttp's business
+        response = await super().send(conn)
+        if self._writer is None and isinstance(conn.protocol, _Connection):  # it has been written
+            conn.protocol.is_idle = False
+        return response
+
+    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:  # noqa: ANN401
+        connection = conn.protocol
+        if isinstance(connection, _Connection) and connection.is_idle:
+            if connection.is_readable:
+                connection.close()  # which makes writing fail
+            connection.is_idle = False
+        await super().write_bytes(writer, conn, content_length)
+
 
 class _Pool(aiohttp.BaseConnector):
     """What both kinds of connector have in common.
@@ -56,13 +96,12 @@ class _Pool(aiohttp.BaseConnector):
         super().__init__(**options)
         self._connect_s = connect_s
         self._poll = select.poll()
-        self._factory = lambda: _Connection(self._loop)  # type: ignore[assignment] # aiohttp's is a `partial`
+        self._factory = lambda: _Connection(self._loop, self._poll)  # type: ignore[assignment] # aiohttp's is a `partial`
 
     async def _get(self, *key_and_traces: Any) -> Any:  # noqa: ANN401 - aiohttp's business
         while (taken := await super()._get(*key_and_traces)) is not None:
             connection = taken.protocol
-            if isinstance(connection, _Connection) and not (connection.has_surplus or self._is_readable(connection)):
-                connection.is_idle = False
+            if isinstance(connection, _Connection) and not (connection.has_surplus or connection.is_readable):
                 return taken
             taken.close()
         return None
@@ -80,18 +119,6 @@ class _Pool(aiohttp.BaseConnector):
                 connection = await super()._create_connection(*request)
         connection.is_idle = False
         return connection
-
-    def _is_readable(self, connection: ResponseHandler) -> bool:
-        """Whether something waits to be read: a byte, or the end."""
-        socket = None if connection.transport is None else connection.transport.get_extra_info("socket")
-        if socket is None:
-            return True
-        number = socket.fileno()
-        self._poll.register(number, select.POLLIN)
-        try:
-            return bool(self._poll.poll(0))
-        finally:
-            self._poll.unregister(number)
 
 
 class TCPPool(_Pool, aiohttp.TCPConnector):
