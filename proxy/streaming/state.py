@@ -22,7 +22,7 @@ class ChoiceState:
         thoughts: what may turn out to be the answer; empty once another one has begun.
         reason: the host's finish reason, as far as it is known.
         is_unclear: one has come that says nothing but that there is one.
-        lists: what is told at once at the end.
+        lists, extra_contents: what is told at once at the end.
         is_whole: it came as a whole message.
         has_plain_thoughts: the reasoning came as text, so that its details say nothing new.
     """
@@ -30,7 +30,7 @@ class ChoiceState:
     __slots__ = (
         "_keeps_thoughts",
         "end_of_sentence",
-        "extra_content",
+        "extra_contents",
         "halves",
         "has_answered",
         "has_function_call",
@@ -58,7 +58,7 @@ class ChoiceState:
         self.reason = ""
         self.slots: list[Slot] = []
         self.lists: dict[Extra, list[Raw]] = {}
-        self.extra_content: Raw | None = None
+        self.extra_contents: list[Raw] = []
         self.is_unclear = False
         self.is_whole = False
         self.has_answered = False

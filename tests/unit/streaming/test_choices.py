@@ -1,6 +1,7 @@
 """The state machine: whatever an upstream sends becomes one canonical sequence (contract B.0, B.15)."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -458,6 +459,20 @@ def test_a_call_that_is_said_again_whole_is_told_once():
     assert all(len(joined(tools(*PIECES, other, STOP))) == 2 for other in others)
     empty = [chunk({"tool_calls": [call(index, "f", "{}", "a")]}) for index in (0, 1)]
     assert len(joined(tools(*empty, STOP))) == 2
+
+
+def test_calls_that_are_said_again_and_again_take_no_quadratic_time():
+    """A minute and more, where all arguments were put together for each of them."""
+    long = [
+        chunk({"tool_calls": [call(index, name, piece, "a")]})
+        for index in range(80)
+        for name, piece in [("f", '{"city":"'), *[("", "x" * 300)] * 1000]
+    ]
+    last = [chunk({"tool_calls": [call(80, "f", '{"a":1}', "a")]})]
+    again = chunk({"tool_calls": [call(81 + index, "f", '{"a":1}', "a") for index in range(20_000)]})
+    began_s = time.process_time()
+    assert len(joined(tools(*long, *last, again, STOP))) == 81
+    assert time.process_time() - began_s < 30
 
 
 def test_a_call_that_says_nothing_is_none():
