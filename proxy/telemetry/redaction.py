@@ -6,22 +6,34 @@ from functools import lru_cache
 
 _MASK = "***"
 _LEAST_CUT = 8  # characters: so much of a secret's beginning, at the end of a text that was cut, is masked too
+_LEAST_SPLIT = 16  # characters of a secret that is known with white space in it; a shorter one may be words
 _MOST_SLASHES = 8
 
 
 def mask(text: str, secrets: Collection[str]) -> str:
-    """`text` with `***` for each secret in it, also where its characters are percent-encoded or escaped as in JSON."""
+    """`text` with `***` for each secret in it.
+
+    Also where its characters are percent-encoded or escaped as in JSON, where it is cut, or split over lines.
+    """
     if not text:
         return text
+    is_escaped, on_one_line = "%" in text or "\\" in text, "".join(text.split())
     for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
         text = text.replace(secret, _MASK)
-        if "%" in text or "\\" in text:
+        if is_escaped or secret in on_one_line:
             text = _escaped(secret).sub(_MASK, text)
         text = _without_beginning(text, secret)
     return text
 
 
 def _without_beginning(text: str, secret: str) -> str:
+    """At the end of the text, which may have been cut; elsewhere half of it is its beginning."""
+    half = secret[: max(_LEAST_CUT, len(secret) // 2)]
+    at = text.find(half)
+    while at >= 0:
+        end = at + next(size for size in range(len(secret), 0, -1) if text.startswith(secret[:size], at))
+        text = text[:at] + _MASK + text[end:]
+        at = text.find(half, at)
     if secret[:_LEAST_CUT] not in text:
         return text
     for size in range(min(len(secret) - 1, len(text)), _LEAST_CUT - 1, -1):
@@ -33,7 +45,8 @@ def _without_beginning(text: str, secret: str) -> str:
 @lru_cache(maxsize=256)
 def _escaped(secret: str) -> re.Pattern[str]:
     r"""The secret with any of its characters written as `%2F`, `%252f`, `\/` or `\u002f`."""
-    return re.compile("".join(map(_written, secret)))
+    gap = r"(?:\s|\\+[nrt])*" if len(secret) >= _LEAST_SPLIT else ""
+    return re.compile(gap.join(map(_written, secret)))
 
 
 def _written(character: str) -> str:
