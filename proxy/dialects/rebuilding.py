@@ -173,7 +173,7 @@ def not_inline(at: str) -> MalformedRequest:
 def has_address(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
     """Whether any string in the value looks like a URL or a file path."""
     if isinstance(value, str):
-        return _ADDRESS.match(value) is not None
+        return _ADDRESS.match(value.lstrip()) is not None
     if isinstance(value, list):
         return any(map(has_address, value))
     return isinstance(value, dict) and any(has_address(item) for pair in value.items() for item in pair)
@@ -182,7 +182,8 @@ def has_address(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
 def _refers_elsewhere(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
     """Whether a reference points outside the document; strings may hold schemas too (SGLang, vLLM)."""
     if isinstance(value, str):
-        return value.lstrip().startswith("{") and _text_refers_elsewhere(value)
+        text = value.lstrip().lstrip("\ufeff")
+        return text.startswith("{") and _text_refers_elsewhere(text)
     if isinstance(value, list):
         return any(map(_refers_elsewhere, value))
     if not isinstance(value, dict):
@@ -194,7 +195,8 @@ def _refers_elsewhere(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
 
 
 def _text_refers_elsewhere(text: str) -> bool:
+    """What cannot be read here may be read by a parser that is less strict."""
     try:
         return _refers_elsewhere(msgspec.json.decode(text))
     except (msgspec.DecodeError, UnicodeEncodeError):
-        return False
+        return any(f'"{name}"' in text for name in _REFERENCES)

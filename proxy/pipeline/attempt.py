@@ -25,6 +25,7 @@ from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.filters import AsFunctionCall, Remembering, in_format
 from proxy.streaming.sinks import Sink
 from proxy.streaming.text_calls import TextCallReader
+from proxy.telemetry.redaction import mask
 
 _MAX_ID = 128  # a host may say anything
 _NOBODY = (None, ANONYMOUS)
@@ -163,7 +164,7 @@ class Attempt:
         model = self._target.model
         response = await transport.post(host_request.path, host_request.body, is_stream=self._is_stream, model=model)
         self._tried.credential = credential = response.credential
-        self._tried.upstream_id = response.headers.get(self._upstream.dialect.id_header, "")[:_MAX_ID]
+        self._tried.upstream_id = self._id_in(response)
         if 200 <= response.status < 300:
             credential.worked(model)
             return response
@@ -180,6 +181,11 @@ class Attempt:
         if host_request.text_calls is not None:
             emulated_tools.point_to_tools(error, host_request.text_calls)
         raise error
+
+    def _id_in(self, response: Response) -> str:
+        """The host's own id of the request, for the log."""
+        told = response.headers.get(self._upstream.dialect.id_header, "")
+        return mask(told[:_MAX_ID], self._upstream.transport.secrets)
 
     async def _read(self, response: Response, host_request: HostRequest) -> Closable:
         request, context = self._request, self._context

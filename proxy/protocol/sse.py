@@ -18,11 +18,13 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 _BRACE = ord("{")
+_NAMES = re.compile(rb"(?:data:\s*){1,16}")
 _DONE_WORD = re.compile(rb"\[?done\]?", re.IGNORECASE)
 # A data line that begins an object right after one that ended an object: the blank line between them is missing.
 _MISSING_BLANK_LINE = re.compile(rb"(?<=\})\n(?=(?:event:[^\n]{0,99}\n)?data: ?[{\[])")
 _MAX_OVERLAP = len(b"}\ndata: {")  # bytes of that pattern that the previous read may hold
 _MAX_LINES = 250_000
+_MAX_OBJECTS = 50_000  # in an array, nested ones included
 _NEXT_OBJECT = re.compile(rb"\n(?=[ \t]{0,16}(?:\{|data:))")
 _KEEP_ALIVE_WORD = re.compile(r"[\[(<:]?[\w .:/-]{0,64}[\])>]?")  # `ping`, `[HEARTBEAT]`, `: keep-alive`
 _ERROR_WORD = re.compile(r"error|fail|exception|abort|denied|overload|unavailable|timeout", re.IGNORECASE)
@@ -40,13 +42,13 @@ def objects_in(data: bytes) -> list[bytes] | None:
     object inside an array or a string, and `data:` twice.
 
     Raises:
-        UpstreamFailed: the data are other text.
+        UpstreamFailed: the data are other text, or too many objects.
     """
     if data[0] == _BRACE:
         return [data]
     data = data.strip()
-    while data.startswith(b"data:"):
-        data = data[5:].lstrip()
+    if (named := _NAMES.match(data)) is not None:
+        data = data[named.end() :]
     if data.startswith(b"{"):
         return [data]
     if _DONE_WORD.fullmatch(data.strip(b"\"' ")) or data.startswith(b"[DONE]"):
@@ -68,6 +70,8 @@ def split_objects(data: bytes) -> list[bytes]:
 
 
 def _decode_objects(data: bytes) -> list[bytes]:
+    if data.count(b"{") > _MAX_OBJECTS:
+        raise UpstreamFailed(f"The upstream sent more than {_MAX_OBJECTS} objects in one event.")
     text = data.decode("utf-8", "replace")
     try:
         value: Any = json.loads(text)

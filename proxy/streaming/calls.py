@@ -228,7 +228,13 @@ def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[Sl
     return (
         bool(call.id)
         and len(arguments) > _EMPTY
-        and any(slot.id == call.id and slot.name == name and "".join(slot.arguments) == arguments for slot in slots)
+        and any(
+            slot.id == call.id
+            and slot.name == name
+            and slot.size == len(arguments)
+            and "".join(slot.arguments) == arguments
+            for slot in slots
+        )
     )
 
 

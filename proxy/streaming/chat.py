@@ -243,11 +243,15 @@ def _joined(values: list[Raw]) -> object:
     if not all(isinstance(value, dict) for value in decoded):
         return decoded[-1]
     joined: dict[str, Any] = {}
+    texts: dict[str, list[str]] = {}
     for piece in decoded:
         for name, value in piece.items():
-            both_text = isinstance(value, str) and isinstance(joined.get(name), str)
-            joined[name] = joined[name] + value if both_text else value
-    return joined
+            joined[name] = value
+            if isinstance(value, str):
+                texts.setdefault(name, []).append(value)
+            else:
+                texts.pop(name, None)
+    return joined | {name: "".join(pieces) for name, pieces in texts.items()}
 
 
 def _chat_choice(index: int, choice: AssembledChoice, reasoning_names: Sequence[str]) -> dict[str, Any]:

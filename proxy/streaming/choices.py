@@ -354,7 +354,7 @@ class ChoiceStream:
             self._answer(state)
         if is_given(delta.extra_content, "object"):
             self._to_keep.require(len(bytes(delta.extra_content)))
-            state.extra_content = extras.merged(state.extra_content, on_one_line(delta.extra_content))
+            state.extra_contents.append(on_one_line(delta.extra_content))
 
     def _read_details(self, details: Raw | UnsetType, index: int, state: ChoiceState) -> None:
         """Keep OpenRouter's `reasoning_details`; their text is the reasoning if the host sent no other form."""
@@ -399,8 +399,8 @@ class ChoiceStream:
             is_in_pieces = name == "reasoning_details" and not state.is_whole
             value = extras.joined(items) if is_in_pieces else Raw(_encode(items))
             self._sink.extra(index, name, value)
-        if state.extra_content is not None:
-            self._sink.extra(index, "extra_content", state.extra_content)
+        if state.extra_contents:
+            self._sink.extra(index, "extra_content", extras.merged(state.extra_contents))
         self._sink.finish(index, mapped)
 
     def _end_texts(self, index: int, state: ChoiceState, *, may_convert: bool) -> None:

@@ -4,6 +4,7 @@ A client must send `reasoning_details` (OpenRouter) and `extra_content` (Gemini)
 Accumulators of SDKs do not join them correctly, so a stream holds each as one value, like a unary answer.
 """
 
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 import msgspec
@@ -39,23 +40,30 @@ def thought_in(details: list[Raw]) -> str:
 def joined(details: list[Raw]) -> Raw:
     """`reasoning_details` with successive pieces of one item joined: those of the same type, index and id."""
     whole: list[dict[str, Any]] = []
+    texts: list[dict[str, list[str]]] = []  # of each, in pieces
     for piece in map(_decode, details):
-        last = whole[-1] if whole else None
-        if last is None or not _continues(piece, last):
-            whole.append(piece)
-            continue
+        if not whole or not _continues(piece, whole[-1]):
+            whole.append({})
+            texts.append({})
+        last, last_texts = whole[-1], texts[-1]
         for name, value in piece.items():
-            is_text = name in _JOINED and isinstance(value, str) and isinstance(last.get(name), str)
-            if is_text:
-                last[name] += value
-            elif value is not None:
+            if name in _JOINED and isinstance(value, str):
+                last_texts.setdefault(name, []).append(value)
                 last[name] = value
+            elif value is not None or name not in last:
+                last_texts.pop(name, None)
+                last[name] = value
+    for detail, pieces in zip(whole, texts, strict=True):
+        detail.update({name: "".join(each) for name, each in pieces.items()})
     return Raw(_encode(whole))
 
 
-def merged(old: Raw | None, new: Raw) -> Raw:
-    """Two objects merged recursively; `new` overrides `old`."""
-    return new if old is None else Raw(_encode(_merge(_decode(old), _decode(new))))
+def merged(objects: Iterable[Raw]) -> Raw:
+    """Objects merged recursively; a newer value overrides an older one."""
+    whole: dict[str, Any] = {}
+    for each in map(_decode, objects):
+        _merge(whole, each)
+    return Raw(_encode(whole))
 
 
 def _continues(piece: dict[str, Any], last: dict[str, Any]) -> bool:
@@ -64,7 +72,10 @@ def _continues(piece: dict[str, Any], last: dict[str, Any]) -> bool:
     return is_alike and not is_next and (piece.get("id") in (None, last.get("id")) or last.get("id") is None)
 
 
-def _merge(old: Any, new: Any) -> Any:  # noqa: ANN401 - JSON of any shape
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return new
-    return old | {name: _merge(old.get(name), value) for name, value in new.items()}
+def _merge(old: dict[str, Any], new: dict[str, Any]) -> None:
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            _merge(before, value)
+        else:
+            old[name] = value

@@ -135,7 +135,8 @@ class MarkupReader:
             self._searched = max(0, len(text) - at - _LONGEST)
             may_be = len(text) - at <= _MAX_HELD
         else:
-            may_be = _may_be_blank(text[closing.end() :])
+            self._searched = closing.start() - at
+            may_be = len(text) - at <= _MAX_HELD and _may_be_blank(text[closing.end() :])
         self._blocks += not may_be
         return may_be
 
@@ -161,7 +162,11 @@ def names_of(tools: Raw | UnsetType) -> set[str]:
 def trailing_tag(arguments: str) -> int:
     """The position of a closing parameter tag, or its beginning, at the very end; the length if there is none."""
     start = arguments.rfind("<")
-    if start < 0 or not _PARAMETER_TAG.startswith(arguments[start:].rstrip().translate(_ALIKE)):
+    if (
+        start < 0
+        or len(arguments) - start > _LONGEST
+        or not _PARAMETER_TAG.startswith(arguments[start:].rstrip().translate(_ALIKE))
+    ):
         return len(arguments)
     return start
 

@@ -25,6 +25,7 @@ class ChoiceState:
         has_unclear_reason: the host sent a finish reason that is no string (see `UNCLEAR_REASON`).
         slots: the tool calls, in the order in which they began.
         lists: items of `annotations` and the like, which the sink gets as one list at the end.
+        extra_contents: objects which the sink gets as one at the end.
         is_whole: the host sent a whole message, not deltas.
         has_plain_thoughts: the reasoning arrived as text, so that `reasoning_details` repeat it.
     """
@@ -32,7 +33,7 @@ class ChoiceState:
     __slots__ = (
         "_keeps_thoughts",
         "eos",
-        "extra_content",
+        "extra_contents",
         "has_answered",
         "has_function_call",
         "has_plain_thoughts",
@@ -62,7 +63,7 @@ class ChoiceState:
         self.heard_at_reason = 0
         self.slots: list[Slot] = []
         self.lists: dict[Extra, list[Raw]] = {}
-        self.extra_content: Raw | None = None
+        self.extra_contents: list[Raw] = []
         self.has_unclear_reason = False
         self.is_whole = False
         self.has_answered = False

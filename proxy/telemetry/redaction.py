@@ -6,23 +6,31 @@ from functools import lru_cache
 
 _MASK = "***"
 _MIN_PREFIX = 8  # characters; a shorter beginning of a secret at the end of a truncated text is not masked
+_MIN_SPLIT = 16  # characters of a secret that is masked with white space inside; a shorter one may be words
 _MAX_BACKSLASHES = 8
 
 
 def mask(text: str, secrets: Collection[str]) -> str:
-    """`text` with `***` for each secret in it, percent-encoded and JSON-escaped ones included."""
+    """`text` with `***` for each secret in it: also percent-encoded, JSON-escaped, truncated or split over lines."""
     if not text:
         return text
+    is_encoded, on_one_line = "%" in text or "\\" in text, "".join(text.split())
     for secret in sorted(secrets, key=len, reverse=True):  # one secret may be part of another
         text = text.replace(secret, _MASK)
-        if "%" in text or "\\" in text:
+        if is_encoded or secret in on_one_line:
             text = _pattern_of(secret).sub(_MASK, text)
         text = _mask_truncated(text, secret)
     return text
 
 
 def _mask_truncated(text: str, secret: str) -> str:
-    """Mask the beginning of a secret at the end of a text that was truncated there."""
+    """Mask the beginning of a secret at the end of a text that may be truncated; elsewhere half of the secret."""
+    half = secret[: max(_MIN_PREFIX, len(secret) // 2)]
+    at = text.find(half)
+    while at >= 0:
+        end = at + next(size for size in range(len(secret), 0, -1) if text.startswith(secret[:size], at))
+        text = text[:at] + _MASK + text[end:]
+        at = text.find(half, at)
     if secret[:_MIN_PREFIX] not in text:
         return text
     for size in range(min(len(secret) - 1, len(text)), _MIN_PREFIX - 1, -1):
@@ -34,7 +42,8 @@ def _mask_truncated(text: str, secret: str) -> str:
 @lru_cache(maxsize=256)
 def _pattern_of(secret: str) -> re.Pattern[str]:
     r"""The secret with any of its characters written as `%2F`, `%252f`, `\/` or `\u002f`."""
-    return re.compile("".join(map(_encoded, secret)))
+    gap = r"(?:\s|\\+[nrt])*" if len(secret) >= _MIN_SPLIT else ""
+    return re.compile(gap.join(map(_encoded, secret)))
 
 
 def _encoded(character: str) -> str:

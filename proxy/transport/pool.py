@@ -7,6 +7,7 @@ another request.
     a byte arrives on an idle connection                    closed at once
     the byte arrived together with the end of an answer,    closed when the connection is taken from the pool
     or is unread in the kernel
+    a byte arrives before the next request is written       closed at once; the request uses another connection
 """
 
 import asyncio
@@ -21,9 +22,17 @@ has_connected = ContextVar("has_connected", default=False)  # whether this task'
 
 
 class _Connection(ResponseHandler):
-    """A connection; it is idle while no request uses it."""
+    """A connection; it is idle from the end of an answer until the next request is written.
+
+    Args:
+        poll: the pool's; nothing is registered with it between calls.
+    """
 
     is_idle = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, poll: select.poll) -> None:
+        super().__init__(loop)
+        self._poll = poll
 
     def data_received(self, data: bytes) -> None:
         if self.is_idle and data:  # aiohttp passes no bytes when it resumes reading
@@ -43,6 +52,37 @@ class _Connection(ResponseHandler):
         except Exception:  # noqa: BLE001 - the parser's errors: the bytes begin no message
             return True
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether something waits to be read: a byte, or the end."""
+        socket = None if self.transport is None else self.transport.get_extra_info("socket")
+        if socket is None:
+            return True
+        number = socket.fileno()
+        self._poll.register(number, select.POLLIN)
+        try:
+            return bool(self._poll.poll(0))
+        finally:
+            self._poll.unregister(number)
+
+
+class Request(aiohttp.ClientRequest):
+    """Has its connection from when it is written: up to Python 3.11 that is a turn of the loop after it was taken."""
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:  # noqa: ANN401 - aiohttp's business
+        response = await super().send(conn)
+        if self._writer is None and isinstance(conn.protocol, _Connection):  # it has been written
+            conn.protocol.is_idle = False
+        return response
+
+    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:  # noqa: ANN401
+        connection = conn.protocol
+        if isinstance(connection, _Connection) and connection.is_idle:
+            if connection.is_readable:
+                connection.close()  # which makes writing fail
+            connection.is_idle = False
+        await super().write_bytes(writer, conn, content_length)
+
 
 class _Pool(aiohttp.BaseConnector):
     """The part that both kinds of connector share.
@@ -57,13 +97,12 @@ class _Pool(aiohttp.BaseConnector):
         super().__init__(**options)
         self._connect_s = connect_s
         self._poll = select.poll()
-        self._factory = lambda: _Connection(self._loop)  # type: ignore[assignment] # aiohttp's is a `partial`
+        self._factory = lambda: _Connection(self._loop, self._poll)  # type: ignore[assignment] # aiohttp's is a `partial`
 
     async def _get(self, *key_and_traces: Any) -> Any:  # noqa: ANN401 - aiohttp's business
         while (taken := await super()._get(*key_and_traces)) is not None:
             connection = taken.protocol
-            if isinstance(connection, _Connection) and not (connection.has_surplus or self._is_readable(connection)):
-                connection.is_idle = False
+            if isinstance(connection, _Connection) and not (connection.has_surplus or connection.is_readable):
                 return taken
             taken.close()
         return None
@@ -81,18 +120,6 @@ class _Pool(aiohttp.BaseConnector):
                 connection = await super()._create_connection(*request)
         connection.is_idle = False
         return connection
-
-    def _is_readable(self, connection: ResponseHandler) -> bool:
-        """Whether the socket has unread bytes, or was closed by the host."""
-        socket = None if connection.transport is None else connection.transport.get_extra_info("socket")
-        if socket is None:
-            return True
-        number = socket.fileno()
-        self._poll.register(number, select.POLLIN)
-        try:
-            return bool(self._poll.poll(0))
-        finally:
-            self._poll.unregister(number)
 
 
 class TCPPool(_Pool, aiohttp.TCPConnector):

@@ -13,7 +13,7 @@ from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict
 
 from proxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
-from proxy.transport.pool import TCPPool, UnixPool
+from proxy.transport.pool import Request, TCPPool, UnixPool
 
 # A Unix socket whose queue is full: its server lives, and is slow to accept. asyncio takes the first of these for a
 # connection in progress, and meets the second when it sends.
@@ -63,6 +63,7 @@ def open_session(connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeou
         timeout=timeout,
         trust_env=False,
         auto_decompress=False,
+        request_class=Request,
     )
 
 

@@ -5,6 +5,7 @@ leaves, so that only a client that looks can know.
 """
 
 import asyncio
+import select
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -153,6 +154,28 @@ async def test_surplus_bytes_in_one_read_with_a_whole_answer_answer_no_request(t
         assert await read(wire, host) == MINE
         assert await read(wire) == b'"second"'
         assert host.connections == 2
+
+
+@pytest.mark.parametrize("place", ["TCP", "Unix socket"])
+async def test_what_comes_between_taking_a_connection_and_writing_to_it_is_nobodys_answer(tmp_path, place):
+    async with host_at(place, tmp_path) as (host, wire):
+        for turns in range(20):
+            host.play(stays(answers(b'"first"')), answers(b'"second"'))
+            assert await read(wire) == b'"first"'
+            call = host.calls[-1]
+            asking = asyncio.create_task(read(wire))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if is_readable(call):  # the request has been written
+                asking.cancel()
+                break
+            call.writer.write(WHOLE)
+            assert await asking == b'"second"', turns
+        assert turns > 1
+
+
+def is_readable(call: Call) -> bool:
+    return bool(select.select([call.writer.get_extra_info("socket").fileno()], [], [], 0)[0])
 
 
 async def test_a_connection_that_keeps_quiet_is_used_again(tmp_path):

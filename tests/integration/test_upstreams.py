@@ -301,6 +301,16 @@ async def test_a_hosts_own_id_of_a_request_is_logged_and_goes_no_further(upstrea
     assert "theirs-1" not in str(answer.headers)
 
 
+async def test_a_key_in_a_hosts_own_id_of_a_request_is_not_logged(upstream, monkeypatch):
+    monkeypatch.setenv("HOST_KEY", "sk-of-the-host")
+    config = f'upstreams: {{host: {{base_url: "{upstream.url}", api_keys: ["env:HOST_KEY"]}}}}'
+    upstream.play(answers(completion(), head=b"x-request-id: for sk-of-the-host\r\n"))
+    with capture_logs() as lines:
+        async with proxy.serving(config) as url, client_of(url) as client:
+            await client.chat.completions.create(**ASK | {"model": "host/x"})
+    assert [line["upstream_request_id"] for line in lines if line["event"] == "request"] == ["for ***"]
+
+
 # --- names --------------------------------------------------------------------------------------------------------
 
 LIST = answers(b'{"object": "list", "data": [{"id": "org/big", "max_model_len": 4096, "permission": []}, {"id": "m"}]}')

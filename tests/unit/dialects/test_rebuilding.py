@@ -65,6 +65,12 @@ def test_a_schema_refers_to_nothing_but_itself(name, place):
     assert rebuild(schema, inner)[0] == json.loads(inner)
 
 
+@pytest.mark.parametrize("text", ['\ufeff{"$ref":"http://x"}', '{"a":"\t","$ref":"http://x"}', '{"$ref":"http://x",}'])
+def test_a_schema_as_text_that_only_some_parsers_read_refers_to_nothing_either(text):
+    with pytest.raises(MalformedRequest, match="refers to another document"):
+        schema(Raw(json.dumps(text).encode()), "x", set())
+
+
 def test_what_only_looks_like_a_reference_is_none():
     given = {"properties": {"$ref": {"type": "string"}}, "description": 'Not {"$ref": "x"}.', "$schema": "https://a/b"}
     assert rebuild(schema, given) == (given, set())

@@ -471,6 +471,18 @@ def test_a_call_that_is_sent_again_whole_is_passed_on_once():
     assert len(joined(tools(*empty, STOP))) == 2
 
 
+def test_calls_that_are_repeated_take_no_quadratic_time():
+    """More than a minute if the arguments are joined for each of them."""
+    long = [
+        chunk({"tool_calls": [call(index, name, piece, "a")]})
+        for index in range(80)
+        for name, piece in [("f", '{"city":"'), *[("", "x" * 300)] * 1000]
+    ]
+    last = [chunk({"tool_calls": [call(80, "f", '{"a":1}', "a")]})]
+    again = chunk({"tool_calls": [call(81 + index, "f", '{"a":1}', "a") for index in range(20_000)]})
+    assert len(joined(tools(*long, *last, again, STOP))) == 81
+
+
 def test_an_empty_call_is_dropped():
     nothing = {"tool_calls": [{"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}]}
     assert told(chunk({"content": "a"}), chunk(nothing), chunk(finish="tool_calls"))[1:] == [

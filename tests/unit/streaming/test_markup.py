@@ -169,6 +169,14 @@ def test_at_most_64_kb_are_held_back():
     assert reader.read("z") == "z"
 
 
+def test_white_space_behind_a_block_is_held_no_longer():
+    reader = MarkupReader(TOOLS)
+    assert reader.read(V31) == ""
+    pieces = [reader.read(" " * 1000) for _ in range(100)]
+    assert "".join(pieces) == V31 + " " * 100_000
+    assert reader.close(may_convert=True) == ("", [])
+
+
 def test_blocks_again_and_again_take_no_quadratic_time():
     """Each block might be the last one, so the reader gives up after some; otherwise this takes minutes."""
     text = "<｜tool▁calls▁begin｜>\n" * 200_000
@@ -214,6 +222,8 @@ def test_only_functions_can_be_called(tools, names):
         ("</｜DSML｜parameter>x", "", False),
         ("a < b", "", False),
         ("<b", "", False),
+        ("<" + " " * 100, "", False),  # what may be a tag is held back, and looked at with each piece
+        ("<" + "|" * 100, "", False),
     ],
 )
 def test_a_tag_at_the_end_of_arguments_is_known(arguments, tail, is_whole):

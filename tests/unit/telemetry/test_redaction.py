@@ -47,7 +47,20 @@ def test_encoded_and_partly_escaped_secrets_are_masked(written):
 @pytest.mark.parametrize("kept", [8, 9, len(KEY) - 1])
 def test_the_beginning_of_a_secret_at_the_end_of_a_truncated_text_is_masked(kept):
     assert mask(f"the key {KEY[:kept]}", [KEY]) == "the key ***"
-    assert mask(f"{KEY[:kept]} is no key", [KEY]) == f"{KEY[:kept]} is no key"
+
+
+def test_the_first_half_of_one_goes_wherever_it_stands():
+    key = KEY + "0123"
+    assert mask(f"{key[:8]} begins them all", [key]) == f"{key[:8]} begins them all"
+    assert mask(f"{key[:-1]} and {key[:9]}, none", [key]) == "*** and ***, none"
+
+
+@pytest.mark.parametrize("gap", ["\n", " ", "\r\n\t", r"\n", r"\\n"])
+def test_one_that_is_split_over_lines_goes_too(gap):
+    key = KEY + "0123"
+    for place in (1, 8, len(key) - 1):
+        assert mask(f"[{key[:place]}{gap}{key[place:]}]", [key]) == "[***]"
+    assert mask("pass word", ["password"]) == "pass word"
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8), st.text(), st.text())
