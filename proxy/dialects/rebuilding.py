@@ -195,7 +195,7 @@ def _refers_elsewhere(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
 
 
 def _text_refers_elsewhere(text: str) -> bool:
-    """What cannot be read here may be read by a parser that is less strict."""
+    """Text that is no strict JSON is searched for the keys, as the engine's parser may be more lenient."""
     try:
         return _refers_elsewhere(msgspec.json.decode(text))
     except (msgspec.DecodeError, UnicodeEncodeError):

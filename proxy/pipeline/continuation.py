@@ -56,7 +56,7 @@ class GoOn(Protocol):
     """Finds another target for the rest of an answer (see `failover`)."""
 
     async def __call__(self, request: ModelRequest, broken: Tried, failure: ProxyError) -> Answer | None:
-        """Its answer, told into the joint; None where nobody can go on. Raises nothing of the targets'.
+        """Its answer, sent into the joint; None if no target can continue. Failures of targets are not raised.
 
         Args:
             request: for the rest, with the `prefix` to go on from.

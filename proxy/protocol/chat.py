@@ -174,9 +174,8 @@ def stream_options_without_stream() -> MalformedRequest:
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of an answer that is kept whole; a stream is bounded by its events
 
-UNCLEAR_REASON = (
-    "unclear"  # stands for a finish reason that is no string: the choice may have ended, and why is unknown
-)
+# Stands for a finish reason that is no string: the choice may have ended, and the reason is unknown.
+UNCLEAR_REASON = "unclear"
 
 # Fields beside `choices`. The caller requests `service_tier` and `moderation` by a field of the same name.
 TopLevel = Literal["service_tier", "system_fingerprint", "moderation"]

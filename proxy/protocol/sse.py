@@ -18,7 +18,7 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 _BRACE = ord("{")
-_NAMES = re.compile(rb"(?:data:\s*){1,16}")
+_FIELD_NAMES = re.compile(rb"(?:data:\s*){1,16}")
 _DONE_WORD = re.compile(rb"\[?done\]?", re.IGNORECASE)
 # A data line that begins an object right after one that ended an object: the blank line between them is missing.
 _MISSING_BLANK_LINE = re.compile(rb"(?<=\})\n(?=(?:event:[^\n]{0,99}\n)?data: ?[{\[])")
@@ -47,7 +47,7 @@ def objects_in(data: bytes) -> list[bytes] | None:
     if data[0] == _BRACE:
         return [data]
     data = data.strip()
-    if (named := _NAMES.match(data)) is not None:
+    if (named := _FIELD_NAMES.match(data)) is not None:
         data = data[named.end() :]
     if data.startswith(b"{"):
         return [data]

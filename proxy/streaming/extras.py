@@ -40,7 +40,7 @@ def thought_in(details: list[Raw]) -> str:
 def joined(details: list[Raw]) -> Raw:
     """`reasoning_details` with successive pieces of one item joined: those of the same type, index and id."""
     whole: list[dict[str, Any]] = []
-    texts: list[dict[str, list[str]]] = []  # of each, in pieces
+    texts: list[dict[str, list[str]]] = []  # of each item, the pieces of its texts by field
     for piece in map(_decode, details):
         if not whole or not _continues(piece, whole[-1]):
             whole.append({})

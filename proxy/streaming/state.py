@@ -25,7 +25,7 @@ class ChoiceState:
         has_unclear_reason: the host sent a finish reason that is no string (see `UNCLEAR_REASON`).
         slots: the tool calls, in the order in which they began.
         lists: items of `annotations` and the like, which the sink gets as one list at the end.
-        extra_contents: objects which the sink gets as one at the end.
+        extra_contents: the `extra_content` of each chunk, which the sink gets merged at the end.
         is_whole: the host sent a whole message, not deltas.
         has_plain_thoughts: the reasoning arrived as text, so that `reasoning_details` repeat it.
     """

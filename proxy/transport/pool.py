@@ -25,7 +25,7 @@ class _Connection(ResponseHandler):
     """A connection; it is idle from the end of an answer until the next request is written.
 
     Args:
-        poll: the pool's; nothing is registered with it between calls.
+        poll: shared by the pool; no descriptor is registered between calls.
     """
 
     is_idle = True
@@ -54,7 +54,7 @@ class _Connection(ResponseHandler):
 
     @property
     def is_readable(self) -> bool:
-        """Whether something waits to be read: a byte, or the end."""
+        """Whether the socket has unread bytes, or was closed by the host."""
         socket = None if self.transport is None else self.transport.get_extra_info("socket")
         if socket is None:
             return True
@@ -67,11 +67,14 @@ class _Connection(ResponseHandler):
 
 
 class Request(aiohttp.ClientRequest):
-    """Has its connection from when it is written: up to Python 3.11 that is a turn of the loop after it was taken."""
+    """A request that uses its connection from the moment it is written.
+
+    Up to Python 3.11 that is one turn of the event loop after the connection was taken from the pool.
+    """
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:  # noqa: ANN401 - aiohttp's business
         response = await super().send(conn)
-        if self._writer is None and isinstance(conn.protocol, _Connection):  # it has been written
+        if self._writer is None and isinstance(conn.protocol, _Connection):  # the request has been written
             conn.protocol.is_idle = False
         return response
 
@@ -79,7 +82,7 @@ class Request(aiohttp.ClientRequest):
         connection = conn.protocol
         if isinstance(connection, _Connection) and connection.is_idle:
             if connection.is_readable:
-                connection.close()  # which makes writing fail
+                connection.close()  # the write then fails
             connection.is_idle = False
         await super().write_bytes(writer, conn, content_length)
 
