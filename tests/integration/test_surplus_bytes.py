@@ -157,7 +157,7 @@ async def test_surplus_bytes_in_one_read_with_a_whole_answer_answer_no_request(t
 
 
 @pytest.mark.parametrize("place", ["TCP", "Unix socket"])
-async def test_what_comes_between_taking_a_connection_and_writing_to_it_is_nobodys_answer(tmp_path, place):
+async def test_bytes_between_taking_a_connection_and_writing_to_it_answer_no_request(tmp_path, place):
     async with host_at(place, tmp_path) as (host, wire):
         for turns in range(20):
             host.play(stays(answers(b'"first"')), answers(b'"second"'))

@@ -49,14 +49,14 @@ def test_the_beginning_of_a_secret_at_the_end_of_a_truncated_text_is_masked(kept
     assert mask(f"the key {KEY[:kept]}", [KEY]) == "the key ***"
 
 
-def test_the_first_half_of_one_goes_wherever_it_stands():
+def test_the_first_half_of_a_secret_is_masked_anywhere():
     key = KEY + "0123"
     assert mask(f"{key[:8]} begins them all", [key]) == f"{key[:8]} begins them all"
     assert mask(f"{key[:-1]} and {key[:9]}, none", [key]) == "*** and ***, none"
 
 
 @pytest.mark.parametrize("gap", ["\n", " ", "\r\n\t", r"\n", r"\\n"])
-def test_one_that_is_split_over_lines_goes_too(gap):
+def test_a_secret_split_over_lines_is_masked(gap):
     key = KEY + "0123"
     for place in (1, 8, len(key) - 1):
         assert mask(f"[{key[:place]}{gap}{key[place:]}]", [key]) == "[***]"
