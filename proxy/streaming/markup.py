@@ -133,9 +133,8 @@ class MarkupReader:
         closing = _closing(opening).search(text, max(opening.end(), at + self._searched))
         if closing is None:
             self._searched = max(0, len(text) - at - _LONGEST)
-            may_be = len(text) - at <= _MAX_HELD
-        else:
-            may_be = _may_be_blank(text[closing.end() :])
+        # one that came at once has the same bound, so that no split makes a difference
+        may_be = len(text) - at <= _MAX_HELD and (closing is None or _may_be_blank(text[closing.end() :]))
         self._blocks += not may_be
         return may_be
 

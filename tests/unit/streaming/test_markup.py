@@ -169,6 +169,12 @@ def test_at_most_64_kb_are_held_back():
     assert reader.read("z") == "z"
 
 
+@pytest.mark.parametrize("text", [V31.replace('{"city"', "{" + " " * 70_000 + '"city"', 1), V31 + "\n" * 70_000])
+def test_a_longer_block_is_text_however_it_is_split(text):
+    assert read(text) == (text, [])
+    assert read(*[text[at : at + 999] for at in range(0, len(text), 999)]) == (text, [])
+
+
 def test_blocks_again_and_again_take_no_quadratic_time():
     """Each might be the last; after some the reader looks no more. Minutes, where it did."""
     text = "<｜tool▁calls▁begin｜>\n" * 200_000
