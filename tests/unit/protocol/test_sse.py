@@ -225,9 +225,9 @@ def test_the_objects_in_an_event_are_found(data, found):
 def test_what_is_no_single_object_takes_no_quadratic_time():
     """The first one took ten minutes of the event loop, the second one seven seconds."""
     with pytest.raises(UpstreamFailed, match="text in place of an event"):
-        sse.objects(b"data:" * 1_600_000)
+        sse.objects_in(b"data:" * 1_600_000)
     with pytest.raises(UpstreamFailed, match="more than 50000 objects"):
-        sse.objects(b"[" + b"{}," * 2_600_000 + b"{}]")
+        sse.objects_in(b"[" + b"{}," * 2_600_000 + b"{}]")
 
 
 @pytest.mark.parametrize(
