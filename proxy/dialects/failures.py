@@ -168,7 +168,7 @@ def _read(body: bytes) -> _Told:
         value = value[0] if value else {}
     if not isinstance(value, dict):
         return _Told(value if isinstance(value, str) else None, {})
-    inner = value.get("error") or _error_of_choice(value.get("choices"))
+    inner = value.get("error") or _error_of_answer(value)
     base = value.get("base_resp")
     if isinstance(base, dict) and not inner:
         status = _MINIMAX_STATUSES.get(_text(base.get("status_code")) or "", 500)
@@ -178,16 +178,21 @@ def _read(body: bytes) -> _Told:
     return _Told((inner if isinstance(inner, str) else None) or _message(value), value)
 
 
-def _error_of_choice(choices: object) -> Any:  # noqa: ANN401 - JSON of any shape
+def _error_of_answer(answer: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON of any shape
     """The error in a 400 whose body is a completion (AI Foundry): of the content filter, or by the finish reason."""
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict):
+    found = [each for name in ("choices", "prompt_filter_results") for each in _objects(answer.get(name))]
+    filters = [given for each in found if isinstance(given := each.get("content_filter_results"), dict)]
+    if told := next((error for each in (*found, *filters) if (error := each.get("error"))), None):
+        return told
+    categories = [category for each in filters for category in each.values() if isinstance(category, dict)]
+    is_filtered = any(each.get("finish_reason") == "content_filter" for each in found)
+    if not is_filtered and not any(category.get("filtered") is True for category in categories):
         return None
-    filtered = choice.get("content_filter_results")
-    error = choice.get("error") or (filtered.get("error") if isinstance(filtered, dict) else None)
-    if error or choice.get("finish_reason") != "content_filter":
-        return error
     return {"code": "content_filter", "message": "The upstream's content filter has stopped the answer."}
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _is_binary(text: str) -> bool:

@@ -38,7 +38,7 @@ class Usage(Struct, gc=False):
 
 
 _MAX_COUNT = 2**53  # beyond it JavaScript's numbers are no longer exact
-_DIGITS = re.compile(r"\s*\d{1,16}\s*", re.ASCII)  # some hosts write numbers as strings
+_DIGITS = re.compile(r"\s*(\d{1,16})(?:\.0*)?\s*", re.ASCII)  # some hosts write numbers as strings
 _PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _PROMPT = ("prompt_tokens", "input_tokens", "prompt_eval_count", "num_prompt_tokens", "prompt_token_count")
 _COMPLETION = (
@@ -154,8 +154,8 @@ def _either(near: Mapping[str, Any], far: Mapping[str, Any], names: tuple[str, .
 def _first(raw: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = raw.get(name)
-        if isinstance(value, str) and _DIGITS.fullmatch(value):
-            value = int(value)
+        if isinstance(value, str) and (digits := _DIGITS.fullmatch(value)):
+            value = int(digits[1])
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_COUNT:  # no NaN
             return max(0, int(value))
     return None

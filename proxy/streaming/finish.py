@@ -23,8 +23,10 @@ _LENGTH = frozenset(
         "lengthlimit",
         "outputlimit",
         "modelcontextwindowexceeded",
+        "contextwindowexceeded",
         "contextlengthexceeded",
         "truncated",
+        "incomplete",
         "repetition",
     }
 )
@@ -39,6 +41,12 @@ _FILTERED = frozenset(
         "sensitive",
         "refusal",
         "blocked",
+        "contentblocked",
+        "flagged",
+        "jailbreak",
+        "modelarmor",
+        "policyviolation",
+        "contentpolicyviolation",
         "moderation",
         "moderated",
         "censored",
@@ -75,17 +83,28 @@ _FAILED = frozenset(
         "canceled",
     }
 )
-# Gemini's reasons for a malformed tool call of its model
-_UNPARSABLE = frozenset({"malformedfunctioncall", "malformedtoolcall", "malformedresponse", "unexpectedtoolcall"})
+# Gemini's reasons for a malformed tool call of its model; some follow `function_call_filter: `
+_UNPARSABLE = frozenset(
+    {
+        "malformedfunctioncall",
+        "malformedtoolcall",
+        "malformedresponse",
+        "unexpectedtoolcall",
+        "toomanytoolcalls",
+        "missingthoughtsignature",
+        "functioncallfilter",
+    }
+)
 _SEPARATORS = re.compile(r"[\s_\-]+")
 
 
 def failure_of(reason: str) -> ProxyError | None:
     """The error that a finish reason means; None where it means none."""
     plain = _plain(reason)
-    if plain in _UNPARSABLE:
+    if not _UNPARSABLE.isdisjoint(plain.split(":")):
         return ToolCallUnparsable(f"The model's tool call could not be read: {reason[:64]}.")
-    return UpstreamFailed(f"The upstream gave up: {reason[:64]}.", status=503) if plain in _FAILED else None
+    has_failed = plain.partition(":")[0] in _FAILED
+    return UpstreamFailed(f"The upstream gave up: {reason[:64]}.", status=503) if has_failed else None
 
 
 @functools.lru_cache(maxsize=256)  # bounded, as a host may send any text

@@ -22,7 +22,7 @@ from proxy.protocol.chat import Chunk, Reading
 from proxy.protocol.errors import to_headers, to_json
 from proxy.protocol.reasoning import ReasoningFormat, reasoning_names, take_format
 from proxy.protocol.request import ModelRequest
-from proxy.protocol.sse import EventParser, frame, objects
+from proxy.protocol.sse import EventParser, frame, objects_in
 from proxy.streaming.chat import ChatAssembler, ChatWriter
 from proxy.streaming.choices import ChoiceStream
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter
@@ -161,7 +161,7 @@ def _tell(sink: Sink, body: bytes, parse: Parse, reading: Reading) -> ProxyError
     is_unary = has_said_end = body.lstrip().startswith(b"{")
     try:
         for event in [body] if is_unary else _read([body[at : at + 50] for at in range(0, len(body), 50)]):
-            found = [event] if is_unary else objects(event)
+            found = [event] if is_unary else objects_in(event)
             if found is None:
                 has_said_end = True
                 break

@@ -413,3 +413,24 @@ def test_a_prompt_that_is_too_long_is_the_callers_fault_without_a_status(field):
 
 def test_a_code_in_capitals_is_the_same_code():
     assert parse_error(400, {}, b'{"error":{"code":"INVALID_VALUE","message":"boom"}}').code == "invalid_value"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": [{"finish_reason": "content_filter"}]},
+        {"choices": [{"finish_reason": "stop"}, {"finish_reason": "content_filter"}]},
+        {"choices": [{"content_filter_results": {"error": {"code": "content_filter", "message": "blocked"}}}]},
+        {"choices": [{"content_filter_results": {"hate": {"filtered": True, "severity": "high"}}}]},
+        {"choices": [], "prompt_filter_results": [{"content_filter_results": {"hate": {"filtered": True}}}]},
+    ],
+)
+def test_a_completion_in_a_400_says_that_it_was_filtered(answer):
+    error = parse_error(400, {}, json.dumps(answer).encode())
+    assert (error.status, error.code) == (400, "content_filter")
+
+
+def test_a_filter_that_let_all_pass_is_none():
+    passed = {"content_filter_results": {"hate": {"filtered": False}, "jailbreak": {"detected": False}}}
+    answer = {"choices": [passed, "odd"], "prompt_filter_results": [passed, {"content_filter_results": []}]}
+    assert parse_error(400, {}, json.dumps(answer).encode()).code != "content_filter"

@@ -30,6 +30,7 @@ def counts(prompt, completion, total):
         ({"prompt_token_count": 3, "generation_token_count": 2}, counts(3, 2, 5)),
         ({"prompt_tokens": 3.0, "completion_tokens": 2.0}, counts(3, 2, 5)),
         ({"prompt_tokens": "3", "completion_tokens": " 2 "}, counts(3, 2, 5)),
+        ({"prompt_tokens": "3.0", "completion_tokens": "2.5"}, counts(3, 0, 3)),
         ({"prompt_tokens": "three", "completion_tokens": [2]}, counts(0, 0, 0)),
         ({"prompt_tokens": True, "completion_tokens": 2}, counts(0, 2, 2)),
         ({"prompt_tokens": 3, "total_tokens": 5}, counts(3, 2, 5)),

@@ -177,6 +177,12 @@ def test_white_space_behind_a_block_is_held_no_longer():
     assert reader.close(may_convert=True) == ("", [])
 
 
+@pytest.mark.parametrize("text", [V31.replace('{"city"', "{" + " " * 70_000 + '"city"', 1), V31 + "\n" * 70_000])
+def test_a_longer_block_is_text_however_it_is_split(text):
+    assert read(text) == (text, [])
+    assert read(*[text[at : at + 999] for at in range(0, len(text), 999)]) == (text, [])
+
+
 def test_blocks_again_and_again_take_no_quadratic_time():
     """Each block might be the last one, so the reader gives up after some; otherwise this takes minutes."""
     text = "<｜tool▁calls▁begin｜>\n" * 200_000
