@@ -381,7 +381,11 @@ def test_advice_to_an_operator_is_not_for_callers():
     assert parse_error(501, {}, body).message == "This server does not support embeddings."
 
 
-@pytest.mark.parametrize("body", [gzip.compress(b"Hi" * 40), bytes(range(256)), b"\xe0\xff" * 30, b"no\x00pe"])
+@pytest.mark.parametrize(
+    "body",
+    [gzip.compress(b"Hi" * 40, mtime=0), bytes(range(256)), b"\xe0\xff" * 30, b"no\x00pe"],
+    ids=["compressed", "every byte", "no UTF-8", "NUL"],
+)
 @pytest.mark.parametrize("status", [400, 429, 500])
 def test_binary_bodies_are_not_quoted(status, body):
     assert parse_error(status, {}, body).message == f"The upstream answered with status {status}."

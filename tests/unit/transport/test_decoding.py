@@ -147,11 +147,12 @@ def test_an_unsupported_coding_is_named():
 @pytest.mark.parametrize(
     ("labels", "body"),
     [
-        (["gzip"], gzip.compress(TEXT)[:-8] + b"\0" * 8),
+        (["gzip"], gzip.compress(TEXT, mtime=0)[:-8] + b"\0" * 8),
         (["gzip"], b"\x1f\x8b\xff" + b"x" * 20),
         (["deflate"], b"\xff" * 20),
         (["zstd"], zstd(TEXT)[:6] + b"\xff" * 20),
     ],
+    ids=["gzip's end", "gzip's head", "deflate", "zstd"],
 )
 def test_broken_compressed_data_are_an_upstream_failure(labels, body):
     with pytest.raises(UpstreamFailed, match="compressed"):
