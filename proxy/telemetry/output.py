@@ -20,6 +20,7 @@ MAX_BYTES = 4 * 1024 * 1024  # in the queue; the thread may hold as many more
 FLUSH_S = 1.0
 _BATCH_S = 0.05  # lines of that time are written by one system call
 _WRITE_BYTES = 64 * 1024
+_LAST_STANDARD = 2
 
 
 class Stream(Protocol):
@@ -189,9 +190,17 @@ def redirect_output() -> tuple[Output, Output]:
 
     Returns: standard output, standard error.
     """
+    _fill_standard()
     stdout, stderr = open_output(sys.stdout), open_output(sys.stderr)
     sys.stdout, sys.stderr = _text(stdout, sys.stdout), _text(stderr, sys.stderr)
     return stdout, stderr
+
+
+def _fill_standard() -> None:
+    """Open those of the descriptors 0 to 2 that are closed: libuv aborts the process when it closes one of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - it takes no name
+    os.close(descriptor)
 
 
 def _text(output: Output, replaced: TextIO | None) -> TextIO:

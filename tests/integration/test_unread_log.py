@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 from contextlib import contextmanager
 
 import aiohttp
@@ -88,3 +89,20 @@ async def test_requests_are_answered_though_the_banner_cannot_be_written(file, k
             if serving.returncode is None:
                 serving.kill()
                 await serving.wait()
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+async def test_nor_that_it_is_started_without_the_standard_descriptors(file, closed):
+    host, port = choose_address("127.0.0.1", 0)
+    command = f'exec "$0" -m proxy serve --port {port} --config "$1" {closed}'
+    serving = await asyncio.create_subprocess_exec("sh", "-c", command, sys.executable, file, env=proxy.environment())
+    try:
+        async with asyncio.timeout(LIMIT_S), aiohttp.ClientSession() as session:
+            await proxy.until_open(host, port)
+            assert await ask(session, f"http://{host}:{port}", 3) == 3
+            serving.send_signal(signal.SIGTERM)
+            assert await serving.wait() == 0
+    finally:
+        if serving.returncode is None:
+            serving.kill()
+            await serving.wait()
