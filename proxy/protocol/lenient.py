@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 Piece = Annotated[str, Meta(extra={"may_end_in_half": True})]  # of a text that comes in chunks
 NOTHING: Final = object()
+_MAX_SHOWN = 200  # characters of what is no JSON
 _NUMBER = re.compile(r"\s*-?\d{1,19}(?:\.0*)?\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
@@ -49,6 +50,20 @@ def sound(text: str) -> str:
         return text
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return joined.encode("utf-8", "replace").decode()
+
+
+def describe(data: bytes) -> str:
+    """What came in place of JSON, in words; nothing is quoted that is no text."""
+    text = sound(data[: 4 * _MAX_SHOWN].decode("utf-8", "replace")).strip()
+    if not text:
+        return "The upstream answered with an empty body."
+    if text.startswith("<"):
+        return "The upstream answered with a page of HTML or XML in place of JSON."
+    if text.startswith("{"):
+        return "The upstream answered with JSON that is broken."
+    if "\ufffd" in text or not text.replace("\n", " ").replace("\t", " ").replace("\r", " ").isprintable():
+        return "The upstream answered with bytes that are no JSON."
+    return f"The upstream answered with text in place of JSON: {text[:_MAX_SHOWN]}"
 
 
 @functools.cache

@@ -128,7 +128,7 @@ def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[Sl
 
 def arguments_of(call: ToolCall) -> str:
     """The arguments in a piece as a text, whatever they came as; `""` where there are none."""
-    raw = call.function.arguments if call.function else UNSET
+    raw = call.function.arguments if call.function else call.arguments
     if raw is UNSET:
         return ""
     kind = json_type(raw)
@@ -146,10 +146,12 @@ def _string(raw: Raw) -> str:
 
 
 def custom_of(value: Raw | UnsetType, *, is_first: bool) -> Raw | UnsetType:
-    """The `custom` of a piece in OpenAI's form: with its name in the first one only."""
+    """The `custom` of a piece in OpenAI's form: with its name in the first one only; unset where it says nothing."""
     if not is_given(value, "object"):
         return UNSET
     given = lenient.convert(lenient.loads(bytes(on_one_line(value))), _Custom) or _Custom()
+    if given.name is None and given.input is None:
+        return UNSET
     piece = {"input": lenient.sound(given.input or "")}
     return Raw(_encode({"name": lenient.sound(given.name or "")} | piece if is_first else piece))
 

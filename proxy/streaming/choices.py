@@ -391,7 +391,7 @@ class ChoiceStream:
 
         One that is whole continues none, whatever its id.
         """
-        name = call.function.name if call.function else None
+        name = call.function.name if call.function else call.name
         arguments = arguments_of(call)
         slot = None if is_whole else slot_of(call, name, arguments, state.slots, self._rereads)
         if slot is None:

@@ -223,10 +223,18 @@ def test_the_objects_in_an_event_are_found(data, found):
 
 
 @pytest.mark.parametrize(
-    "data", [b"Internal Server Error", b"[ERROR]", b"upstream request timeout", b"<html>502</html>", b"x" * 100]
+    ("data", "told"),
+    [
+        (b"Internal Server Error", "text in place of JSON: Internal Server Error"),
+        (b"[ERROR]", "text in place of JSON"),
+        (b"upstream request timeout", "text in place of JSON"),
+        (b"<html>502</html>", "a page of HTML"),
+        (b"x" * 100, "text in place of JSON: x"),
+        (b"\x1f\x8b\x08\x00\x01", "bytes that are no JSON"),
+    ],
 )
-def test_text_in_place_of_an_event_is_a_failure(data):
-    with pytest.raises(UpstreamFailed, match="text in place of an event"):
+def test_what_is_no_event_is_a_failure(data, told):
+    with pytest.raises(UpstreamFailed, match=told):
         sse.objects(data)
 
 
