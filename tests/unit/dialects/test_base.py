@@ -505,3 +505,21 @@ def test_images_go_to_models_that_see():
 )
 def test_markup_can_be_a_call_only_where_tools_were_given(fields, expected):
     assert fit("vllm", "m", **fields).reading.may_call is expected
+
+
+NAMED_F = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("auto", ["f", "g"]),
+        (NAMED_F, ["f"]),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED_F]}}, ["f"]),
+        ({"type": "custom", "custom": {"name": "c"}}, []),
+    ],
+)
+def test_markup_can_be_a_call_only_of_tools_that_may_be_called(choice, names):
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+    offered = fit("generic", "m", tools=tools, tool_choice=choice).reading.tools
+    assert [tool["function"]["name"] for tool in json.loads(bytes(offered))] == names
