@@ -447,16 +447,15 @@ class Dialect(Struct, frozen=True, kw_only=True):
         wants_logprobs = bytes(request.fields.get("logprobs", b"null")) not in {b"null", b"false"}
         if request.endpoint != "chat":
             return Reading(may_call=False, top_level=self.top_level, wants_logprobs=wants_logprobs)
-        # of the draft, where null and an empty list are gone
-        may_call = "tools" in draft.fields and bytes(draft.fields.get("tool_choice", b"")) != b'"none"'
+        offered = tools.may_be_called(draft)  # of the draft, where null and an empty list are gone
         limit = draft.fields.get("max_completion_tokens", draft.fields.get("max_tokens"))
         wants_one = draft.asks_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
         return Reading(
             thought_tags=self.thought_tags,
             begins_in_thought=self._begins_in_thought(draft),
             repairs_markup=self.leaks_markup if draft.card.leaks_markup is None else draft.card.leaks_markup,
-            may_call=may_call,
-            tools=draft.fields["tools"] if may_call else UNSET,
+            may_call=offered is not UNSET,
+            tools=offered,
             one_call=wants_one,
             repairs_silence=self.repairs_silence,
             pads_answer=self.pads_answer,

@@ -24,7 +24,6 @@ _decode = msgspec.json.Decoder(Chunk, strict=False).decode
 _encode = msgspec.json.Encoder().encode
 _LARGE = 1024 * 1024
 _MAX_VALUES = 2_000_000  # log probabilities of 30,000 tokens with 20 others each
-_MAX_SHOWN = 200  # characters of what is no JSON
 
 
 def parse(data: bytes) -> Chunk:
@@ -95,26 +94,12 @@ def read_leniently(data: bytes, kind: type[T], mend: Callable[[dict[str, Any]], 
             mend(value)
         converted = lenient.convert(value, kind)
     except ValueError as error:
-        raise UpstreamFailed(_describe(data), is_quoted=True) from error
+        raise UpstreamFailed(lenient.describe(data), is_quoted=True) from error
     except RecursionError as error:
         raise UpstreamFailed("The upstream sent JSON that is nested too deeply.") from error
     if converted is None:
         raise UpstreamFailed("The upstream sent JSON that is no answer.")
     return converted
-
-
-def _describe(data: bytes) -> str:
-    """The error message for data that are no JSON."""
-    text = lenient.valid_unicode(data[: 4 * _MAX_SHOWN].decode("utf-8", "replace")).strip()
-    if not text:
-        return "The upstream answered with an empty body."
-    if text.startswith("<"):
-        return "The upstream answered with a page of HTML or XML in place of JSON."
-    if text.startswith("{"):
-        return "The upstream answered with JSON that is broken."
-    if "\ufffd" in text or not text.replace("\n", " ").replace("\t", " ").replace("\r", " ").isprintable():
-        return "The upstream answered with bytes that are no JSON."
-    return f"The upstream answered with text in place of JSON: {text[:_MAX_SHOWN]}"
 
 
 def _is_error(error: Raw) -> bool:

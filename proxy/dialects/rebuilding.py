@@ -188,10 +188,13 @@ def _refers_elsewhere(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
         return any(map(_refers_elsewhere, value))
     if not isinstance(value, dict):
         return False
-    return any(
-        (name in _REFERENCES and isinstance(item, str) and not item.startswith("#")) or _refers_elsewhere(item)
-        for name, item in value.items()
-    )
+    return any((name in _REFERENCES and _is_elsewhere(item)) or _refers_elsewhere(item) for name, item in value.items())
+
+
+def _is_elsewhere(reference: Any) -> bool:  # noqa: ANN401 - JSON of any form
+    """Of several, which no standard knows, any one."""
+    named = reference if isinstance(reference, list) else [reference]
+    return any(isinstance(each, str) and not each.startswith("#") for each in named)
 
 
 def _text_refers_elsewhere(text: str) -> bool:

@@ -1,5 +1,7 @@
 """Tools, `tool_choice` and what they replaced, in each host's way (contract Q-TOOLS, rows 52, 98, 115, 163, 185)."""
 
+from collections.abc import Mapping
+
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -157,6 +159,18 @@ def is_forced(draft: Draft) -> bool:
     return choice is not None and choice not in ("none", "auto")
 
 
+def may_be_called(draft: Draft) -> Raw | UnsetType:
+    """The tools that `tool_choice` lets the model call; unset where it may call none."""
+    tools, choice = draft.fields.get("tools", UNSET), _choice(draft)
+    if isinstance(tools, UnsetType) or choice == "none":
+        return UNSET
+    if not isinstance(choice, dict):
+        return tools
+    allowed = as_object(choice.get("allowed_tools")).get("tools")
+    wanted = {_name_of(tool) for tool in ([choice] if allowed is None else map(as_object, as_list(allowed)))}
+    return Raw(msgspec.json.encode([tool for tool in as_list(tools) if _name_of(as_object(tool)) in wanted]))
+
+
 def strip_strict(draft: Draft) -> None:
     """Row 15: `strict` is known at DeepSeek's beta address only."""
     if "tools" not in draft.fields:
@@ -181,7 +195,7 @@ def _allow(draft: Draft, allowed: dict[str, Raw]) -> None:
 
 def _keep(draft: Draft, names: list[str]) -> None:
     tools, wanted = as_list(draft.fields["tools"]), set(names)
-    kept = [tool for tool in tools if as_text(as_object(as_object(tool).get("function")).get("name")) in wanted]
+    kept = [tool for tool in tools if _name_of(as_object(tool)) in wanted]
     if not kept:
         raise MalformedRequest(f"Tool choice '{', '.join(names)[:128]}' is not among 'tools'.", param="tool_choice")
     if len(kept) < len(tools):
@@ -206,6 +220,10 @@ def _name_of_choice(choice: str | dict[str, Raw]) -> str:
             code="missing_required_parameter",
         )
     return name
+
+
+def _name_of(tool: Mapping[str, Raw]) -> str | None:
+    return as_text(as_object(tool.get("function")).get("name"))
 
 
 def _kind(tool: Raw) -> str | None:

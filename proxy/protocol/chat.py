@@ -223,12 +223,17 @@ class Function(Struct, gc=False):
 
 
 class ToolCall(Struct, gc=False):
-    """A tool call, whole or a piece. `extra_content` is Gemini's; a client must send it back with the call."""
+    """A tool call, whole or a piece. `extra_content` is Gemini's; a client must send it back with the call.
+
+    Some hosts write the name and the arguments beside the id, without `function`.
+    """
 
     index: int | None = None
     id: str | None = None
     type: str | None = None
     function: Function | None = None
+    name: str | None = None
+    arguments: Raw | UnsetType = UNSET
     custom: Raw | UnsetType = UNSET
     extra_content: Raw | UnsetType = UNSET
 

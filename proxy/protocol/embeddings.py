@@ -76,7 +76,7 @@ def parse_request(body: bytes) -> ModelRequest:
         raise missing("input")
     if (kind := json_type(params.input)) not in {"string", "array"}:
         raise wrong_type("input", "a string, an array of strings or an array of tokens", kind)
-    if kind == "array" and not as_list(params.input):
+    if kind == "array" and _is_empty(params.input):
         raise MalformedRequest(
             "Invalid 'input': empty array. Expected at least one item.", param="input", code="empty_array"
         )
@@ -113,6 +113,12 @@ def count_inputs(raw: Raw | None) -> int:
     """The number of vectors that a checked `input` requests: a string, or a list of tokens, is one input."""
     items = as_list(raw)
     return len(items) if items and json_type(items[0]) in {"string", "array"} else 1
+
+
+def _is_empty(array: Raw) -> bool:
+    """Whether it asks for nothing, or for the vector of no tokens."""
+    items = as_list(array)
+    return not items or any(json_type(item) == "array" and not as_list(item) for item in items)
 
 
 def _read_answer(body: bytes) -> EmbeddingAnswer:
@@ -153,6 +159,8 @@ def _in_order(given: Sequence[Embedding], inputs: int) -> Sequence[Embedding]:
 
 
 def _convert(vector: str | list[float], encoding: Encoding) -> str | Sequence[float]:
+    if not vector:
+        raise ValueError("a vector without numbers")
     if isinstance(vector, str):
         numbers = _unpack(base64.b64decode(vector, validate=True))
         return vector if encoding == "base64" else numbers

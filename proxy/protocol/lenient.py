@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 TextPiece = Annotated[str, Meta(extra={"may_end_in_half": True})]  # text in chunks; may end in half a surrogate pair
 MISSING: Final = object()
+_MAX_SHOWN = 200  # characters of what is no JSON
 _NUMBER = re.compile(r"\s*-?\d{1,19}(?:\.0*)?\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
@@ -49,6 +50,21 @@ def valid_unicode(text: str) -> str:
         return text
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return joined.encode("utf-8", "replace").decode()
+
+
+def describe(data: bytes) -> str:
+    """The error message for data that are no JSON; binary data are not quoted."""
+    begin = data.lstrip()[: 4 * _MAX_SHOWN].decode("utf-8", "replace")
+    text = valid_unicode(begin[:_MAX_SHOWN]).strip()  # the last character of `begin` may be cut
+    if not text:
+        return "The upstream answered with an empty body."
+    if text.startswith("<"):
+        return "The upstream answered with a page of HTML or XML in place of JSON."
+    if text.startswith("{"):
+        return "The upstream answered with JSON that is broken."
+    if "\ufffd" in text or not text.replace("\n", " ").replace("\t", " ").replace("\r", " ").isprintable():
+        return "The upstream answered with bytes that are no JSON."
+    return f"The upstream answered with text in place of JSON: {text}"
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy.errors import UpstreamFailed
+from proxy.protocol.lenient import describe
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -84,7 +85,7 @@ def _decode_objects(data: bytes) -> list[bytes]:
     if value.startswith("{"):
         return [value.encode("utf-8", "replace")]
     if _KEEP_ALIVE_WORD.fullmatch(value) is None or _ERROR_WORD.search(value):
-        raise UpstreamFailed(f"The upstream sent text in place of an event: {value[:200]}", is_quoted=True)
+        raise UpstreamFailed(describe(value.encode("utf-8", "replace")), is_quoted=True)
     return []
 
 

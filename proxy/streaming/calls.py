@@ -125,7 +125,7 @@ class CallReader:
             ToolCallUnparsable: there are too many calls.
             UpstreamFailed: there is too much in them.
         """
-        name = call.function.name if call.function else None
+        name = call.function.name if call.function else call.name
         arguments = arguments_of(call)
         slot = None if is_whole else slot_of(call, name, arguments, slots, self._rereads)
         if slot is None:
@@ -240,7 +240,7 @@ def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[Sl
 
 def arguments_of(call: ToolCall) -> str:
     """The arguments in a piece as a string, whatever JSON type the host sent; `""` where there are none."""
-    raw = call.function.arguments if call.function else UNSET
+    raw = call.function.arguments if call.function else call.arguments
     if raw is UNSET:
         return ""
     kind = json_type(raw)
@@ -258,10 +258,12 @@ def _string(raw: Raw) -> str:
 
 
 def custom_of(value: Raw | UnsetType, *, is_first: bool) -> Raw | UnsetType:
-    """The `custom` of a piece in OpenAI's form: with its name in the first one only."""
+    """The `custom` of a piece in OpenAI's form: with its name in the first one only; unset where it says nothing."""
     if not is_given(value, "object"):
         return UNSET
     given = lenient.convert(lenient.loads(bytes(on_one_line(value))), _Custom) or _Custom()
+    if given.name is None and given.input is None:
+        return UNSET
     piece = {"input": lenient.valid_unicode(given.input or "")}
     return Raw(_encode({"name": lenient.valid_unicode(given.name or "")} | piece if is_first else piece))
 

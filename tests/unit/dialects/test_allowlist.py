@@ -183,6 +183,7 @@ def test_tools_are_functions():
     "fields",
     [
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": EVIL}}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": ["#/a", EVIL]}}}]},
         {"functions": [{"name": "f", "parameters": {"$ref": EVIL}}]},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": EVIL}}}},
         {"structured_outputs": {"json": {"$ref": "a.json"}}},

@@ -525,3 +525,21 @@ def test_the_card_decides_before_the_dialect_whether_markup_may_leak(name, card,
     reading = DIALECTS[name].build_request(request, model="m", is_stream=True, card=card).reading
     assert reading.repairs_markup is expected
     assert json.loads(bytes(reading.tools)) == [tool]
+
+
+NAMED_F = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("auto", ["f", "g"]),
+        (NAMED_F, ["f"]),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED_F]}}, ["f"]),
+        ({"type": "custom", "custom": {"name": "c"}}, []),
+    ],
+)
+def test_markup_can_be_a_call_only_of_tools_that_may_be_called(choice, names):
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+    offered = fit("generic", "m", tools=tools, tool_choice=choice).reading.tools
+    assert [tool["function"]["name"] for tool in json.loads(bytes(offered))] == names

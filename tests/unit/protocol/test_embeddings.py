@@ -37,6 +37,7 @@ def test_each_form_of_input_is_taken(given_input):
         ({"input": None}, "input", "invalid_type"),
         ({"input": {}}, "input", "invalid_type"),
         ({"input": []}, "input", "empty_array"),
+        ({"input": [[1], []]}, "input", "empty_array"),
         ({"model": ""}, "model", "empty_string"),
         ({"dimensions": 0}, "dimensions", "integer_below_min_value"),
         ({"encoding_format": "int8"}, "encoding_format", "invalid_value"),
@@ -150,10 +151,10 @@ def test_what_holds_no_embeddings_is_the_upstreams_failure(body, encoding):
         rebuild(body, inputs=1, model="m", encoding=encoding)
 
 
-@pytest.mark.parametrize("text", ["!!!", "QUJD\n", "QUI=", "abc"])
-def test_base64_that_is_no_vector_is_the_upstreams_failure(text):
+@pytest.mark.parametrize("vector", ["!!!", "QUJD\n", "QUI=", "abc", "", []])
+def test_what_is_no_vector_is_the_upstreams_failure(vector):
     with pytest.raises(UpstreamFailed):
-        rebuild(answer(text), inputs=1, model="m", encoding="float")
+        rebuild(answer(vector), inputs=1, model="m", encoding="float")
 
 
 def test_a_number_that_float32_cannot_hold_is_the_upstreams_failure():
@@ -174,7 +175,7 @@ def test_any_bytes_are_an_answer_or_a_failure(body, encoding):
         return
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)))
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_both_encodings_say_the_same(vector):
     packed, _ = rebuild(answer(vector), inputs=1, model="m", encoding="base64")
     text = json.loads(packed)["data"][0]["embedding"]

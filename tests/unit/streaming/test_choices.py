@@ -697,10 +697,17 @@ def test_a_function_does_not_become_a_custom_tool():
     assert joined(pieces) == {0: ("a", "f", "{}")}
 
 
-def test_a_custom_of_null_is_none():
+@pytest.mark.parametrize("custom", [None, {}, {"format": "x"}])
+def test_a_custom_that_says_nothing_is_none(custom):
     """Hosts that write out every field send it beside a function."""
-    [piece] = tools(chunk({"tool_calls": [call(0, "f", "{}", "a", custom=None)]}), STOP)
+    [piece] = tools(chunk({"tool_calls": [call(0, "f", "{}", "a", custom=custom)]}), STOP)
     assert piece == ToolPiece(0, "{}", "a", "f")
+
+
+def test_a_call_may_be_flat():
+    pieces = [{"index": 0, "id": "a", "name": "f", "arguments": '{"x":'}, {"index": 0, "arguments": "1}"}]
+    told = tools(*[chunk({"tool_calls": [piece]}) for piece in pieces], STOP)
+    assert joined(told) == {0: ("a", "f", '{"x":1}')}
 
 
 @pytest.mark.parametrize("empty", [None, []])
