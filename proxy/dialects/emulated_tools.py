@@ -70,6 +70,7 @@ def emulate(draft: Draft) -> None:
     for name in ("tools", "tool_choice", "parallel_tool_calls"):
         fields.pop(name, None)
     if not offered:
+        draft.note("tools", "dropped")
         return
     if is_forced:
         structured.drop(draft)

@@ -261,12 +261,20 @@ def test_an_answer_cannot_be_both_free_and_held_to_a_form():
     assert built(tools=[F], response_format={"type": "text"}, card=CHOOSER).adjusted == ["tools=emulated"]
 
 
-@pytest.mark.parametrize("asked", [{"tool_choice": "none"}, {"tools": []}, {"tools": [F], "tool_choice": "none"}])
+@pytest.mark.parametrize(
+    ("asked", "adjusted"),
+    [
+        ({"tool_choice": "none"}, []),
+        ({"tools": []}, []),
+        ({"tools": [F], "tool_choice": "none"}, ["tools=dropped"]),
+        ({"functions": [F["function"]], "function_call": "none"}, ["functions=dropped"]),
+    ],
+)
 @pytest.mark.parametrize("card", [Card(), CHOOSER])
-def test_tools_that_may_not_be_called_are_left_out(asked, card):
+def test_tools_that_may_not_be_called_are_left_out(asked, adjusted, card):
     host_request = built(**asked, card=card)
     assert json.loads(host_request.body)["messages"] == [USER]
-    assert (host_request.adjusted, host_request.text_calls) == ([], None)
+    assert (host_request.adjusted, host_request.text_calls) == (adjusted, None)
     assert "tools" not in json.loads(host_request.body)
 
 
