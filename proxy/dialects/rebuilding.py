@@ -28,10 +28,7 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )
 _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
-_MAY_HOLD_REFERENCE = (
-    *(name.encode() for name in _REFERENCES),
-    b"\\u00",
-)  # the last one: a key may be written with escapes
+_MAY_HOLD_REFERENCE = (*(name.encode() for name in _REFERENCES), b"\\u00")  # a key may be written with escapes
 
 
 def text(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
@@ -192,7 +189,7 @@ def _refers_elsewhere(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
 
 
 def _is_elsewhere(reference: Any) -> bool:  # noqa: ANN401 - JSON of any form
-    """Of several, which no standard knows, any one."""
+    """Whether a reference, or any of a list of them, points outside the document; no standard allows a list."""
     named = reference if isinstance(reference, list) else [reference]
     return any(isinstance(each, str) and not each.startswith("#") for each in named)
 

@@ -9,7 +9,7 @@ An engine's life, of which `life` has every step:
 
 From each of the live ones `end` leads to stopping: the process was asked to end and still runs. `stop` leads to
 stopped, and an end that was not asked for, whatever its exit status, to failed; `start` leads out of the last two.
-Requests get in while it is ready. Who does what:
+Requests get in while it is ready. The modules:
 
     base          the words: a kind of engine, its control, progress, load, status; an `Engine`, whoever runs it
     assembly      every engine of the config put together with its wires: `Engines`, the door of this package

@@ -100,7 +100,7 @@ class ExternalEngine:
             self._move("crash", reason, restarts)
 
     async def _until_it_answers(self, control: Control, restarts: int) -> None:
-        while not await control.answers():  # noqa: ASYNC110 - it is somebody else's
+        while not await control.answers():  # noqa: ASYNC110 - the engine is not ours, so nothing notifies us
             await asyncio.sleep(self._look_s)
         self._move("answers", "", restarts)
         self._log.info("engine ready", engine=self.name)

@@ -81,7 +81,7 @@ class EngineProcess:
 
     async def _spawn(self, command: Command) -> None:
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            # pipes of our own: with asyncio's we would wait for all who hold their other ends, not for the process
+            # pipes of our own: with asyncio's, `wait` returns only when every process that inherited an end has ended
             output, output_end = os.pipe()
             ours.callback(os.close, output)
             theirs.callback(os.close, output_end)

@@ -88,9 +88,8 @@ class HeldAnswer:
                 usage=tried.usage,
                 is_whole=tried.is_whole and self._answer is not None,
             )
-            if (
-                place is not None and ttft_s is not None and not tried.first_content_s
-            ):  # otherwise reported by `set_answer`
+            # with a time of the first content, `set_answer` has reported it
+            if place is not None and ttft_s is not None and not tried.first_content_s:
                 place.began(ttft_s, self._ask.prompt_tokens)
         finally:
             if place is not None:

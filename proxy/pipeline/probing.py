@@ -80,7 +80,7 @@ class Prober:
         while True:
             await asyncio.sleep(self._look_s)
             try:
-                self._begin()  # who hangs keeps nobody else from being asked
+                self._begin()  # a probe that hangs does not delay the others
             except Exception:  # noqa: BLE001 - without this task no target that is out would come back
                 self._log.exception("probing failed")
 

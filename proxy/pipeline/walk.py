@@ -235,9 +235,8 @@ class Walk:
         if not was_tried:
             self._context.attempts -= 1
             self._busy = error
-        self._failures.insert(
-            len(self._failures) if was_tried else 0, (error, tried)
-        )  # targets that were not tried come first, as the last failure is reported
+        # the last failure is the one reported, so those of targets that were not tried come first
+        self._failures.insert(len(self._failures) if was_tried else 0, (error, tried))
         if not target.is_local:
             self._hear(target.upstream, error)
         grounds.failed(self._context, tried, error)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 TextPiece = Annotated[str, Meta(extra={"may_end_in_half": True})]  # text in chunks; may end in half a surrogate pair
 MISSING: Final = object()
-_MAX_SHOWN = 200  # characters of what is no JSON
+_MAX_SHOWN = 200  # characters of an answer that is no JSON, quoted in the error message
 _NUMBER = re.compile(r"\s*-?\d{1,19}(?:\.0*)?\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
@@ -144,8 +144,6 @@ def _with_valid_unicode(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
         return valid_unicode(value)
     if isinstance(value, list):
         return [_with_valid_unicode(item) for item in value]
-    return (
-        {valid_unicode(name): _with_valid_unicode(item) for name, item in value.items()}
-        if isinstance(value, dict)
-        else value
-    )
+    if isinstance(value, dict):
+        return {valid_unicode(name): _with_valid_unicode(item) for name, item in value.items()}
+    return value

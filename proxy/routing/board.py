@@ -119,7 +119,7 @@ class Board:
         """A request goes to the target; whoever gets the flight ends it, once.
 
         With `in_panic` it goes there though the target is out of order; without, None says that it may not: the target
-        is out, or somebody tries it just now. During a cooldown it may not in any case.
+        is out, or a request on trial is in flight. During a cooldown it may not in any case.
         """
         standing = self.of(target)
         if standing.cooldown_s:

@@ -35,7 +35,10 @@ class ToolPiece(Struct, gc=False):
 
 
 class Sink(Protocol):
-    """Who is told. Calls come in order: `open` first, `finish` once, nothing for a choice after its `finish`."""
+    """Receives the canonical sequence.
+
+    Calls come in order: `open` first, `finish` once, nothing for a choice after its `finish`.
+    """
 
     def top_level(self, name: TopLevel, value: Raw) -> None:
         """A field beside the choices, as JSON on one line; at most once for each name."""

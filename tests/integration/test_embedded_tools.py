@@ -191,7 +191,7 @@ async def test_past_calls_and_results_reach_the_model(client):
 
 
 class Person(BaseModel):
-    """Somebody."""
+    """A person."""
 
     born: int = Field(ge=1800, le=1999)
 

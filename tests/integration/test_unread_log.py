@@ -50,6 +50,20 @@ def log_to(kind: str):
             os.close(descriptor)
 
 
+async def answers_and_ends_well(serving: asyncio.subprocess.Process, host: str, port: int) -> None:
+    """Three requests, then SIGTERM; the process is killed if it is still there."""
+    try:
+        async with asyncio.timeout(LIMIT_S), aiohttp.ClientSession() as session:
+            await proxy.until_open(host, port)
+            assert await ask(session, f"http://{host}:{port}", 3) == 3
+            serving.send_signal(signal.SIGTERM)
+            assert await serving.wait() == 0
+    finally:
+        if serving.returncode is None:
+            serving.kill()
+            await serving.wait()
+
+
 async def ask(session: aiohttp.ClientSession, url: str, times: int) -> int:
     """The number of requests that were answered."""
     good = 0
@@ -79,16 +93,7 @@ async def test_requests_are_answered_though_the_banner_cannot_be_written(file, k
     host, port = choose_address("127.0.0.1", 0)
     with log_to(kind) as output:
         serving = await proxy.start("serve", "--port", str(port), "--config", file, stdout=output, stderr=output)
-        try:
-            async with asyncio.timeout(LIMIT_S), aiohttp.ClientSession() as session:
-                await proxy.until_open(host, port)
-                assert await ask(session, f"http://{host}:{port}", 3) == 3
-                serving.send_signal(signal.SIGTERM)
-                assert await serving.wait() == 0
-        finally:
-            if serving.returncode is None:
-                serving.kill()
-                await serving.wait()
+        await answers_and_ends_well(serving, host, port)
 
 
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
@@ -96,13 +101,4 @@ async def test_nor_that_it_is_started_without_the_standard_descriptors(file, clo
     host, port = choose_address("127.0.0.1", 0)
     command = f'exec "$0" -m proxy serve --port {port} --config "$1" {closed}'
     serving = await asyncio.create_subprocess_exec("sh", "-c", command, sys.executable, file, env=proxy.environment())
-    try:
-        async with asyncio.timeout(LIMIT_S), aiohttp.ClientSession() as session:
-            await proxy.until_open(host, port)
-            assert await ask(session, f"http://{host}:{port}", 3) == 3
-            serving.send_signal(signal.SIGTERM)
-            assert await serving.wait() == 0
-    finally:
-        if serving.returncode is None:
-            serving.kill()
-            await serving.wait()
+    await answers_and_ends_well(serving, host, port)

@@ -1,4 +1,4 @@
-"""What is compressed though nobody asked for it: every coding, any split, bombs."""
+"""Bodies that are compressed though identity was requested: every coding, any split, bombs."""
 
 import gzip
 import zlib
@@ -28,7 +28,7 @@ def zstd(data: bytes) -> bytes:
 
 
 def members(data: bytes) -> bytes:
-    """Each line is a member of its own, as some who flush per event write it."""
+    """Each line is a member of its own, as some hosts that flush per event write it."""
     return b"".join(map(gzip.compress, data.splitlines(keepends=True)))
 
 
@@ -169,7 +169,7 @@ def test_the_number_of_layers_is_bounded():
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstd, members], ids=["gzip", "zstd", "members"])
 def test_a_decompression_bomb_is_decoded_in_bounded_pieces(compress):
-    """A reader who has had enough stops reading."""
+    """A caller that needs no more stops reading."""
     body = compress(b"\0" * (1 << 26))
     decoder = decoder_for([], body)
     sizes = [len(piece) for piece in decoder.feed(body)]
