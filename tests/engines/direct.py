@@ -14,7 +14,7 @@ from proxy.engines import vllm_server
 from tests.engines import cpu
 
 _POLL_S = 0.2
-_STOP_S = 30
+_STOP_S = 300  # idle, it takes three seconds on a quiet machine
 
 _ARGS = cpu.ARGS | {"max_model_len": cpu.MAX_MODEL_LEN}
 

@@ -17,8 +17,9 @@ from tests.fakes import proxy
 
 ENDLESS = {"extra_body": {"ignore_eos": True}}  # to the end of the window, which takes ten seconds at least
 
-_TIMEOUT_S = 120
-_RUNNING = re.compile(r"^vllm:num_requests_running\{[^\n]*\} (\S+)$", re.MULTILINE)
+_TIMEOUT_S = 600  # of one request; a busy machine generates a tenth as fast
+_POLL_S = 0.1  # between two questions: without a pause they take the CPU from the engines
+_SAMPLE = r"^{name}\{{[^\n]*\}} (\S+)$"
 
 
 class Stage:
@@ -71,11 +72,16 @@ class Stage:
         """Those of `leader`'s session."""
         return sessions.members(self._leaders[engine])
 
-    async def requests_in(self, engine: str) -> float:
-        """How many the engine itself says it is working on; asked past Tidegate, which looks once a second."""
+    async def metric(self, engine: str, name: str) -> float:
+        """A metric of the engine, read from its own socket, as Tidegate reads it only once a second."""
         socket = aiohttp.UnixConnector(sessions.flag(self._leaders[engine], "--uds"))
         async with aiohttp.ClientSession("http://engine", connector=socket) as session, session.get("/metrics") as told:
-            return float(_RUNNING.search(await told.text())[1])
+            return float(re.search(_SAMPLE.format(name=name), await told.text(), re.MULTILINE)[1])
+
+    async def until_running(self, engine: str, count: int) -> None:
+        """Wait until the engine itself works on so many requests."""
+        while await self.metric(engine, "vllm:num_requests_running") != count:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(_POLL_S)
 
     async def status(self, engine: str) -> dict:
         """What /readyz says of it."""
@@ -84,8 +90,8 @@ class Stage:
 
     async def told(self, engine: str, state: str) -> dict:
         """What /readyz says of it as soon as it is in that state."""
-        while (status := await self.status(engine))["state"] != state:
-            pass
+        while (status := await self.status(engine))["state"] != state:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(_POLL_S)
         return status
 
     async def command(self, *arguments: str) -> str:
