@@ -14,7 +14,7 @@ from proxy.config.engines import VllmConfig
 from proxy.engines import output
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
 from proxy.engines.checkpoint import Checkpoint, read_adapter_rank, read_checkpoint
-from proxy.engines.command import SHUTDOWN_S, Machine, build_command, has_reasoning_parser, is_spread, to_check
+from proxy.engines.vllm_command import SHUTDOWN_S, Machine, build_command, has_reasoning_parser, is_spread, to_check
 from proxy.engines.deepseek import CARDS, generation_of
 from proxy.engines.gpus import Gpu
 from proxy.engines.placement import Placement, place

@@ -10,7 +10,7 @@ import yaml
 from proxy.config.engines import VllmConfig
 from proxy.config.load import load, parse
 from proxy.engines.checkpoint import Checkpoint
-from proxy.engines.command import Machine, build_command
+from proxy.engines.vllm_command import Machine, build_command
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))

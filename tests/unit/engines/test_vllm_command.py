@@ -11,7 +11,7 @@ from proxy.config.engines import VllmConfig
 from proxy.engines import vllm_server
 from proxy.engines.base import Hopeless
 from proxy.engines.checkpoint import Checkpoint
-from proxy.engines.command import Machine, build_command, is_spread, to_check
+from proxy.engines.vllm_command import Machine, build_command, is_spread, to_check
 
 PLAIN = Checkpoint(name="org/plain")
 R1 = Checkpoint(name="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", architectures=("Qwen2ForCausalLM",))
