@@ -73,6 +73,20 @@ def find_gpus(
     return _visible(found, environment.get(_VISIBLE))
 
 
+def select(gpus: Sequence[int], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which a process sees these GPUs alone, by their numbers (see `Gpu.index`).
+
+    Args:
+        gpus: in the order in which it is to see them.
+        environment: ours, which may hide some.
+    """
+    visible = environment.get(_VISIBLE)
+    seen = visible.split(",") if visible else None
+    devices = [str(number) if seen is None else seen[number] for number in gpus if seen is None or number < len(seen)]
+    # as NVML numbers them; CUDA's own order is by speed
+    return {_VISIBLE: ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
 def _load_nvml() -> Nvml | None:
     try:
         import pynvml  # noqa: PLC0415 - an optional package, of no use without a GPU

@@ -17,12 +17,12 @@ from proxy.config.engines import VllmConfig
 from proxy.engines import families, vllm_server
 from proxy.engines.base import Command, Hopeless
 from proxy.engines.checkpoint import Checkpoint
+from proxy.engines.gpus import select
 
 SHUTDOWN_S = 5
 
 _KEEP_ALIVE_S = 600  # longer than our pool keeps a connection; vLLM's 5 s cut requests off (row 58)
 _LOOPBACK = "127.0.0.1"
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM takes for --max-lora-rank
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[\w-]+\+?)*")
 
@@ -226,8 +226,7 @@ def _environment(config: VllmConfig, machine: Machine, api_key: str) -> dict[str
     if not is_spread(config):
         variables["VLLM_HOST_IP"] = _LOOPBACK  # its own sockets would listen on the machine's address
         if machine.gpus:
-            variables[_VISIBLE] = ",".join(_devices(machine.gpus, machine.environment.get(_VISIBLE)))
-            variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML numbers them; CUDA's own order is by speed
+            variables |= select(machine.gpus, machine.environment)
     elif config.distributed == "ray" and "RAY_ADDRESS" not in machine.environment:
         variables["RAY_ADDRESS"] = "auto"  # the cluster that there is; else a new one would be started
     if config.sleep_level is not None:
@@ -236,11 +235,3 @@ def _environment(config: VllmConfig, machine: Machine, api_key: str) -> dict[str
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     # by the environment, since everybody can read the arguments of a process
     return variables | dict(config.environment) | {"VLLM_API_KEY": api_key}
-
-
-def _devices(gpus: Sequence[int], visible: str | None) -> Sequence[str]:
-    """The GPUs as CUDA takes them; where Tidegate itself may see only some, the numbers count those."""
-    if not visible:
-        return [str(number) for number in gpus]
-    seen = visible.split(",")
-    return [seen[number] for number in gpus if number < len(seen)]

@@ -1,0 +1,122 @@
+"""Any command that starts a model server: what its config says, with the names in it replaced for one start."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from proxy.config.commands import fill, needs_port, split
+from proxy.config.engines import CommandConfig
+from proxy.engines.base import Command, EngineError, Hopeless, Progress
+from proxy.engines.gpus import Gpu, select
+from proxy.engines.placement import place_command
+from proxy.engines.sharing import Needs
+from proxy.engines.sockets import free_port
+
+_START_S = 600.0
+_READ_BYTES_S = 50e6  # a slow disk
+_DOWNLOAD_S = 7200.0  # of a model or a container image of unknown size
+_MAX_LINE = 200  # characters
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_SECRET = re.compile(r"(?i)(key|token|secret|password)$")
+_LEAST_SECRET = 8  # characters; a shorter value may be a word of the output
+
+
+class CommandEngine:
+    """A model server started by a command; implements `kinds.Kind`.
+
+    Args:
+        name: the engine's.
+        config: checked, see `proxy.config.commands.faults`.
+        gpus: the machine's.
+        environment: the one that the engine inherits; None: ours.
+        find_port: returns a free port of the loopback address.
+    """
+
+    parses_thinking = False
+    knows_tools = True
+
+    def __init__(
+        self,
+        name: str,
+        config: CommandConfig,
+        gpus: Sequence[Gpu] = (),
+        environment: Mapping[str, str] | None = None,
+        find_port: Callable[[], int] = free_port,
+    ) -> None:
+        self._name = name
+        self._config = config
+        self._gpus = gpus
+        self._environment = os.environ if environment is None else environment
+        self._find_port = find_port
+        self.dialect: str = config.dialect
+        self.health_path = config.health_path
+        self.metrics_path = config.metrics_path
+        self.always_streams = config.dialect == "llamacpp"  # as the kind of that name
+        self.sleep_level = None if config.sleep_path is None else 1
+        self.stop_s = config.stop_timeout_s
+        self.start_timeout_s = config.start_timeout_s or self._patience_s()
+
+    def command(self, socket_path: str, api_key: str) -> Command:
+        self._check_program()
+        words = split(self._config.cmd)
+        port = self._find_port() if needs_port(self._config) else None
+        values = {
+            "SOCKET": socket_path,
+            "MODEL": _at_home(self._config.model or ""),
+            "NAME": self._name,
+            "GPUS": ",".join(map(str, self._config.gpus or ())),
+            "API_KEY": api_key,
+        } | ({} if port is None else {"PORT": str(port)})
+        own = {key: fill(value, values) for key, value in self._config.environment.items()}
+        gpus = select(self._config.gpus, self._environment) if self._config.gpus else {}
+        return Command(
+            [_at_home(fill(word, values)) for word in words],
+            gpus | own,
+            stop=[_at_home(fill(word, values)) for word in split(self._config.cmd_stop or ())],
+            port=port,
+            secrets=[api_key, *(value for key, value in own.items() if _is_secret(key, value))],
+        )
+
+    def needs(self) -> Needs:
+        self._check_program()
+        return place_command(self._config, self._gpus)
+
+    def model_card(self) -> str | None:
+        return None
+
+    def model_bytes(self) -> int:
+        try:
+            path = Path(_at_home(self._config.model or ""))
+            return path.stat().st_size if path.is_file() else 0
+        except (OSError, ValueError):
+            return 0
+
+    def progress(self, line: str) -> Progress | None:
+        """What every server tells: the last line of its output."""
+        plain = "".join(each for each in _ESCAPE.sub("", line) if each.isprintable()).strip()
+        return Progress("starting", line=plain[:_MAX_LINE]) if plain else None
+
+    def explain(self, lines: Sequence[str]) -> EngineError | None:  # noqa: ARG002 - nothing is known of its output
+        return None
+
+    def _check_program(self) -> None:
+        program = _at_home(split(self._config.cmd)[0])
+        path = {**self._environment, **self._config.environment}.get("PATH")
+        if shutil.which(program, path=path) is None:
+            raise Hopeless(f"there is no program {program}: install it, or mend the key cmd")
+
+    def _patience_s(self) -> float:
+        """How long a start may take: by the size of what is read; longer where it may have to be downloaded first."""
+        size = self.model_bytes()
+        return _START_S + (size / _READ_BYTES_S if size else _DOWNLOAD_S)
+
+
+def _at_home(word: str) -> str:
+    """`word` with the home folder in place of a `~` in front, as a shell would have it."""
+    return str(Path(word).expanduser()) if word.startswith("~/") else word
+
+
+def _is_secret(key: str, value: str) -> bool:
+    return len(value) >= _LEAST_SECRET and _SECRET.search(key) is not None
