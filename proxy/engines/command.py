@@ -9,7 +9,7 @@ from pathlib import Path
 from proxy.config.commands import fill, needs_port, split
 from proxy.config.engines import CommandConfig
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
-from proxy.engines.gpus import Gpu, select
+from proxy.engines.gpus import VISIBLE, Gpu, select
 from proxy.engines.placement import place_command
 from proxy.engines.sharing import Needs
 from proxy.engines.sockets import free_port
@@ -62,15 +62,15 @@ class CommandEngine:
         self._check_program()
         words = split(self._config.cmd)
         port = self._find_port() if needs_port(self._config) else None
+        gpus = select(self._config.gpus, self._environment) if self._config.gpus else {}
         values = {
             "SOCKET": socket_path,
             "MODEL": _at_home(self._config.model or ""),
             "NAME": self._name,
-            "GPUS": ",".join(map(str, self._config.gpus or ())),
+            "GPUS": gpus.get(VISIBLE, ""),
             "API_KEY": api_key,
         } | ({} if port is None else {"PORT": str(port)})
         own = {key: fill(value, values) for key, value in self._config.environment.items()}
-        gpus = select(self._config.gpus, self._environment) if self._config.gpus else {}
         return Command(
             [_at_home(fill(word, values)) for word in words],
             gpus | own,

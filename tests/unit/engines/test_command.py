@@ -1,0 +1,137 @@
+"""What the config of a command means for one start."""
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config.engines import CommandConfig
+from proxy.engines.base import Hopeless, Progress
+from proxy.engines.command import CommandEngine
+from proxy.engines.gpus import Gpu
+from proxy.engines.placement import ASLEEP_BYTES
+from proxy.engines.sharing import Needs
+
+GPUS = [Gpu(index=index, total_bytes=80 << 30) for index in range(2)]
+
+
+def engine(*, inherited=None, **keys):
+    keys = {"cmd": (sys.executable, "--port", "${PORT}")} | keys
+    return CommandEngine("e", CommandConfig(**keys), GPUS, environment=inherited or {}, find_port=lambda: 4711)
+
+
+def command(**keys):
+    return engine(**keys).command("/run/e.sock", "sk-key")
+
+
+def test_the_names_are_replaced_wherever_they_stand():
+    made = command(
+        cmd=(sys.executable, "--at=127.0.0.1:${PORT}", "--as", "${NAME}", "${MODEL}", "${GPUS}"),
+        cmd_stop="docker stop ${NAME} ${PID}",
+        environment={"KEY": "${API_KEY}", "PLAIN": "$HOME"},
+        model="org/m",
+        gpus=(1, 0),
+    )
+    assert made.argv == [sys.executable, "--at=127.0.0.1:4711", "--as", "e", "org/m", "1,0"]
+    assert made.stop == ["docker", "stop", "e", "${PID}"]
+    assert made.environment["KEY"] == "sk-key"
+    assert made.environment["PLAIN"] == "$HOME"
+    assert made.port == 4711
+
+
+def test_one_on_a_socket_has_no_port():
+    made = command(cmd=(sys.executable, "--host", "${SOCKET}"))
+    assert (made.argv[2], made.port) == ("/run/e.sock", None)
+
+
+def test_the_home_folder_is_meant_as_a_shell_means_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    program = tmp_path / "serve"
+    program.touch(mode=0o755)
+    made = command(cmd="~/serve ${MODEL} a~/b ${PORT}", model="~/m.gguf")
+    assert made.argv == [str(program), f"{tmp_path}/m.gguf", "a~/b", "4711"]
+
+
+def test_it_sees_the_gpus_of_its_config_alone_unless_that_says_otherwise():
+    """Where Tidegate itself may see only some, the numbers count those."""
+    assert command(gpus=(1,)).environment == {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    made = command(gpus=(1,), inherited={"CUDA_VISIBLE_DEVICES": "4,GPU-7"}, cmd_stop="x ${GPUS}")
+    assert (made.environment["CUDA_VISIBLE_DEVICES"], made.stop) == ("GPU-7", ["x", "GPU-7"])
+    made = command(gpus=(1,), environment={"CUDA_VISIBLE_DEVICES": "3"})
+    assert made.environment["CUDA_VISIBLE_DEVICES"] == "3"
+    assert command().environment == {}
+
+
+def test_a_program_that_is_not_there_is_said_before_the_start():
+    """By its own PATH, where it has one."""
+    with pytest.raises(Hopeless, match="there is no program nowhere-serve: install it, or mend the key cmd"):
+        command(cmd="nowhere-serve ${PORT}")
+    with pytest.raises(Hopeless, match="no program"):
+        engine(cmd="nowhere-serve ${PORT}").needs()
+    with pytest.raises(Hopeless, match="no program sh"):
+        command(cmd="sh ${PORT}", environment={"PATH": "/nowhere"})
+
+
+def test_what_it_takes_of_the_gpus_is_its_share_of_those_it_names():
+    assert engine().needs() == Needs()
+    assert engine(gpus=()).needs() == Needs()
+    made = engine(gpus=(0, 1), gpu_share=0.5, pinned=True)
+    assert made.needs() == Needs(awake={0: 0.5, 1: 0.5}, is_pinned=True)
+    made = engine(gpus=(0,), sleep_path="/sleep", wake_path="/wake_up")
+    assert made.needs() == Needs(awake={0: 1.0}, asleep={0: ASLEEP_BYTES / (80 << 30)})
+
+
+def test_a_gpu_that_the_machine_lacks_is_said():
+    with pytest.raises(Hopeless, match="there is no GPU 7: the machine has 0, 1"):
+        engine(gpus=(7,)).needs()
+
+
+def test_it_sleeps_where_it_has_a_route_for_that():
+    assert engine().sleep_level is None
+    assert engine(sleep_path="/s", wake_path="/w").sleep_level == 1
+
+
+def test_only_a_llama_server_has_to_be_asked_for_streams():
+    assert engine(dialect="llamacpp").always_streams
+    assert not engine(dialect="sglang").always_streams
+
+
+def test_a_start_may_take_as_long_as_the_model_is_large(tmp_path):
+    """One that is not a file here may have to be downloaded."""
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"x" * 1_000_000)
+    assert engine(model=str(file)).start_timeout_s == 600.02
+    assert engine(model=str(file)).model_bytes() == 1_000_000
+    assert engine(model="org/m").start_timeout_s == 7800
+    assert engine(model="x\0y").model_bytes() == 0
+    assert engine(start_timeout_s=5).start_timeout_s == 5
+    assert engine(stop_timeout_s=7).stop_s == 7
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("Loading 3 of 9", "Loading 3 of 9"),
+        ("\x1b[1;32mINFO\x1b[0m up\x07", "INFO up"),
+        ("x" * 5000, "x" * 200),
+    ],
+)
+def test_the_last_line_is_the_progress(line, shown):
+    assert engine().progress(line) == Progress("starting", line=shown)
+
+
+@given(st.text())
+def test_whatever_a_line_holds_it_does_nothing_to_a_terminal(line):
+    progress = engine().progress(line)
+    assert progress is None or (progress.line.isprintable() and 0 < len(progress.line) <= 200)
+
+
+def test_keys_are_not_shown_in_its_output():
+    """That of the start, and what the environment calls so."""
+    made = command(environment={"HF_TOKEN": "hf_0123456789", "MODE": "production", "API_KEY": "short"})
+    assert made.secrets == ["sk-key", "hf_0123456789"]
+
+
+def test_nothing_is_known_of_what_its_output_means():
+    assert engine().explain(["CUDA out of memory"]) is None
