@@ -36,7 +36,8 @@ _SAMPLE = re.compile(
     rf"|{_TTFT}_sum|{_TTFT}_count)(?:\{{[^\n]*\}})? {_NUMBER}",
     re.MULTILINE,
 )
-_IS_SAMPLE = re.compile(r"[A-Za-z_:][\w:]*(?:\{.*\})? [^ ]")  # what else a server answers would spoil ours
+# what else a server may answer would spoil ours
+_IS_SAMPLE = re.compile(r"[A-Za-z_:][\w:]*(?:\{.*\})?[ \t]+[-+]?(?:[0-9.]|NaN|Inf)")
 _OWN_LABEL = re.compile(r'(^|,)engine="')
 
 
