@@ -22,7 +22,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _STOP_VARIABLE = "TIDEGATE_STOP"
-_STOP_S = 30.0
+_STOP_S = 30.0  # where nobody else has a limit
 _PID = "${PID}"
 
 
@@ -82,25 +82,28 @@ class Ending:
             self._engine.send_signal(signal.SIGTERM)
 
     def clear_up(self) -> None:
-        """The engine has ended by itself: what it has left elsewhere, such as a container, ends as well."""
-        if self._stop and not self._has_pid:  # another process may have that number now
-            self.run()
+        """The engine has ended: what it has left elsewhere, such as a container, ends as well."""
+        if not self._has_pid:  # another process may have that number now
+            self.run(_STOP_S)
 
-    def run(self) -> bool:
-        """Run its command, unless there is none or it has run; whether it came to a good end."""
-        with self._lock:
+    def run(self, limit_s: float | None = None) -> bool:
+        """Run its command, unless there is none or it has run; whether it came to a good end within that time."""
+        if not self._lock.acquire(timeout=-1 if limit_s is None else limit_s):
+            return False
+        with contextlib.ExitStack() as held:
+            held.callback(self._lock.release)
             if self._stop and not self._has_run:
                 self._has_run = True
-                self._is_done = self._run()
+                self._is_done = self._run(limit_s)
             return self._is_done
 
     def _ask(self) -> None:
-        if not self.run():
+        if not self.run():  # without a limit of its own: whoever asks to end has one, and kills then
             self._engine.send_signal(signal.SIGTERM)
 
-    def _run(self) -> bool:
+    def _run(self, limit_s: float | None) -> bool:
         try:
-            done = subprocess.run(self._stop, stdin=subprocess.DEVNULL, timeout=_STOP_S, check=False)  # noqa: S603 - the operator's own
+            done = subprocess.run(self._stop, stdin=subprocess.DEVNULL, timeout=limit_s, check=False)  # noqa: S603 - the operator's own
         except (OSError, subprocess.TimeoutExpired) as error:
             print(f"cmd_stop: {error}", flush=True)  # noqa: T201 - our output is the engine's
             return False
@@ -127,7 +130,7 @@ def main(command: list[str]) -> int:
 def _wait_for_parent(ending: Ending) -> None:
     while os.read(0, 4096):
         pass
-    ending.run()
+    ending.run(_STOP_S)
     kill_session(os.getsid(0), spared=os.getpid())
     os._exit(1)
 

@@ -1,17 +1,24 @@
 """What the config of a command means for one start."""
 
+import socket
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import CapturingLogger
 
+from proxy.clock import SystemClock
 from proxy.config.engines import CommandConfig
 from proxy.engines.base import Hopeless, Progress
 from proxy.engines.command import CommandEngine
 from proxy.engines.gpus import Gpu
 from proxy.engines.placement import ASLEEP_BYTES
-from proxy.engines.sharing import Needs
+from proxy.engines.sharing import Needs, Sharing
+from proxy.engines.sockets import free_port
+from proxy.engines.supervisor import Settings, Supervisor
+from proxy.engines.workshop import make_control
+from proxy.transport.wire import Timeouts, Transport
 
 GPUS = [Gpu(index=index, total_bytes=80 << 30) for index in range(2)]
 
@@ -135,3 +142,31 @@ def test_keys_are_not_shown_in_its_output():
 
 def test_nothing_is_known_of_what_its_output_means():
     assert engine().explain(["CUDA out of memory"]) is None
+
+
+async def test_a_port_that_another_process_has_taken_meanwhile_is_not_tried_again():
+    """The start fails, as its server says so; the next one has another port."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        ports = iter([taken.getsockname()[1], free_port()])
+        serve = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "${PORT}")
+        config = CommandConfig(cmd=serve, health_path="/", metrics_path=None)
+        kind = CommandEngine("e", config, find_port=ports.__next__)
+        seen, room, log = [], Sharing(), CapturingLogger()
+        settings = Settings(backoff_s=0.01, poll_s=0.01, queue_timeout_s=200)
+        supervisor = Supervisor("e", kind, settings, room=room, clock=SystemClock(), log=log, on_change=seen.append)
+        room.admit(supervisor, kind.needs())
+        timeouts = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
+        root, models = (Transport(f"http://127.0.0.1:1{path}", timeouts=timeouts) for path in ("", "/v1"))
+        supervisor.open(make_control("e", models, root, "/", None))
+        (await supervisor.enter(can_wait=True))()
+        assert [status.state for status in seen if not status.progress][:5] == [
+            "starting",
+            "failed",
+            "starting",
+            "ready",
+        ]
+        assert "Address already in use" in next(status for status in seen if status.state == "failed").reason
+        await supervisor.close()
+        for wire in (root, models):
+            await wire.close()
