@@ -8,9 +8,10 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from proxy.app.names import targets_of
+from proxy.config import commands
 from proxy.config.cards import Cards, known_cards
 from proxy.config.credentials import ApiKeyConfig
-from proxy.config.engines import ExternalConfig, kind_of
+from proxy.config.engines import CommandConfig, ExternalConfig, dialect_of
 from proxy.config.models import BalanceConfig, ModelConfig
 from proxy.config.root import Config
 from proxy.dialects.base import Dialect
@@ -40,6 +41,8 @@ def is_near(url: str) -> bool:
 
 def _advise_on_hosts(config: Config) -> Iterator[str]:
     for name, engine in config.engines.items():
+        if isinstance(engine, CommandConfig):
+            yield from (f"engines.{name}{line}" for line in commands.advice(engine))
         if isinstance(engine, ExternalConfig) and not is_near(engine.base_url):
             yield (
                 f"engines.{name}.base_url: an engine counts as ours, so requests that may not leave this house "
@@ -94,5 +97,4 @@ def _advise_on_continuing(targets: Sequence[Target], config: Config) -> Iterator
 def _dialect_of(place: str, config: Config) -> Dialect:
     if (upstream := config.upstreams.get(place)) is not None:
         return DIALECTS[upstream.dialect]
-    engine = config.engines[place]
-    return DIALECTS[engine.dialect if isinstance(engine, ExternalConfig) else kind_of(engine)]
+    return DIALECTS[dialect_of(config.engines[place])]

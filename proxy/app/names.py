@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import structs
 
 from proxy.config.cards import UNKNOWN, Card, Cards
-from proxy.config.engines import VllmConfig
+from proxy.config.engines import CommandConfig, EngineConfig, VllmConfig, served_name
 from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.root import Config, unnamed_engines
 from proxy.engines.workshop import Assembled
@@ -15,10 +15,11 @@ from proxy.routing.targets import Target
 def targets_of(config: Config, cards: Cards, loaded: Mapping[str, Card]) -> dict[str, list[Target]]:
     """Every name that is ours to give."""
     named = {
-        name: [_with_settings(_target(each, cards, loaded), model) for each in model.targets]
+        name: [_with_settings(_target(each, config.engines, cards, loaded), model) for each in model.targets]
         for name, model in config.models.items()
     }
-    return named | {name: [_target(TargetConfig(engine=name), cards, loaded)] for name in unnamed_engines(config)}
+    own = {name: TargetConfig(engine=name) for name in unnamed_engines(config)}
+    return named | {name: [_target(each, config.engines, cards, loaded)] for name, each in own.items()}
 
 
 def loaded_cards(engines: Mapping[str, Assembled], cards: Cards) -> dict[str, Card]:
@@ -45,11 +46,17 @@ def _with_settings(target: Target, model: ModelConfig) -> Target:
     return structs.replace(target, card=structs.replace(target.card, leaks_markup=False))
 
 
-def _target(target: TargetConfig, cards: Cards, loaded: Mapping[str, Card]) -> Target:
+def _target(
+    target: TargetConfig, engines: Mapping[str, EngineConfig], cards: Cards, loaded: Mapping[str, Card]
+) -> Target:
     place = target.upstream or target.engine or ""
-    model = target.model or place
+    engine = None if target.engine is None else engines[target.engine]
+    model = target.model or (place if engine is None else served_name(place, engine))
     if target.card is not None:
         card = cards.named(target.card) or UNKNOWN
+    elif place in loaded:
+        card = loaded[place]
     else:
-        card = loaded[place] if place in loaded else cards.find(model)
+        path = engine.model if isinstance(engine, CommandConfig) and target.model is None else None
+        card = cards.find(path or model)
     return Target(place, model, card, is_local=target.engine is not None, weight=target.weight, quality=target.quality)

@@ -21,9 +21,9 @@ from proxy.config.environment import discover
 from proxy.config.root import did_you_mean
 from proxy.engines.base import Command, EngineError
 from proxy.engines.gpus import find_gpus
+from proxy.engines.kinds import make_kind
 from proxy.engines.life import State
 from proxy.engines.vllm import Vllm
-from proxy.engines.workshop import make_kind
 from proxy.pipeline.administration import EngineReport
 
 _POLL_S = 0.2
@@ -100,7 +100,7 @@ for _order, (_about, _awaited) in _ORDERS.items():
 def command(name: str, file: Path | None, *, check: bool) -> None:
     """Print how the engine NAME of a config is started; the server need not run.
 
-    The real one has a key and a socket of its own at each start, in place of API_KEY and engine.sock.
+    The real one has a key and a socket or port of its own at each start, in place of API_KEY and engine.sock.
     """
     configured = (discover(os.environ).config if file is None else load.load(file)).engines
     if (config := configured.get(name)) is None:

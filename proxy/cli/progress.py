@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Mapping
 from typing import TextIO
 
+from msgspec import UNSET
+
 from proxy.clock import Clock, SystemClock
 from proxy.engines.base import EngineStatus, Progress
 
@@ -17,6 +19,8 @@ def describe(progress: Progress | None, left_s: float | None) -> str:
     told = []
     if progress is not None:
         told.append(progress.phase if progress.done is None else f"{progress.phase} {progress.done:.0%}")
+        if progress.line is not UNSET:
+            told.append(progress.line)
     if left_s is not None:
         told.append(f"about {_duration(left_s)} left")
     return ", ".join(told)

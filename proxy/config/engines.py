@@ -15,6 +15,8 @@ Start = Literal["eager", "on_demand"]
 Distributed = Literal["ray"]
 SleepLevel = Literal[1, 2]
 Size = Annotated[int, Meta(ge=1, le=4096)]
+Gpu = Annotated[int, Meta(ge=0, le=1023)]
+CommandLine = Annotated[str, Meta(min_length=1)] | Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 class _Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -79,7 +81,7 @@ class VllmConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True
         Annotated[float, Meta(gt=0, le=1)] | None, Meta(description="Share of each GPU's memory; null: vLLM's 0.92.")
     ] = None
     gpus: Annotated[
-        tuple[Annotated[int, Meta(ge=0, le=1023)], ...] | None,
+        tuple[Gpu, ...] | None,
         Meta(description="Which GPUs of the machine, by number; null: as many of the first ones as it needs."),
     ] = None
     max_model_len: Annotated[Tokens | None, Meta(description="The window in tokens; null: the model's.")] = None
@@ -107,6 +109,58 @@ class VllmConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = False
 
 
+class CommandConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="command"):
+    """Any model server with OpenAI's API, by the command that starts it: llama-server, SGLang, trtllm-serve, docker."""
+
+    cmd: Annotated[
+        CommandLine,
+        Meta(
+            description="Text, split into words as a shell would, or a list of words; no shell runs it. Replaced are"
+            " ${PORT} or ${SOCKET} (one of them has to be there), ${MODEL}, ${NAME}, ${GPUS}, ${API_KEY}."
+        ),
+    ]
+    cmd_stop: Annotated[
+        CommandLine | None,
+        Meta(
+            description="Ends it in place of SIGTERM, as docker stop does; ${PID} is the process of cmd."
+            " null: SIGTERM. What is still there after stop_timeout_s is killed."
+        ),
+    ] = None
+    environment: Annotated[
+        Mapping[str, str], Meta(description="Environment variables of both commands; the same is replaced in them.")
+    ] = {}
+    model: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="What ${MODEL} stands for: a path, a hub id, or any name; null: cmd says it."),
+    ] = None
+    served_name: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="What the server calls the model; null: as model or, where that is a path or null, ${NAME}."),
+    ] = None
+    dialect: Annotated[DialectName, Meta(description="The server's accent.")] = "generic"
+    health_path: Annotated[str, Meta(pattern="^/", description="200 means that it answers; beside /v1.")] = "/health"
+    metrics_path: Annotated[
+        Annotated[str, Meta(pattern="^/")] | None,
+        Meta(description="Its metrics for Prometheus, beside /v1; null: it has none, and its health is asked for."),
+    ] = "/metrics"
+    sleep_path: Annotated[
+        Annotated[str, Meta(pattern="^/")] | None,
+        Meta(description="A POST there frees the GPU's memory, so that it can make room; null: it stops."),
+    ] = None
+    wake_path: Annotated[
+        Annotated[str, Meta(pattern="^/")] | None, Meta(description="A POST there takes the memory back.")
+    ] = None
+    gpus: Annotated[
+        tuple[Gpu, ...] | None,
+        Meta(description="The GPUs that it uses, by number, for planning and for CUDA_VISIBLE_DEVICES; null: none."),
+    ] = None
+    gpu_share: Annotated[
+        Annotated[float, Meta(gt=0, le=1)],
+        Meta(description="Share of each of these GPUs' memory that it takes, for planning; cmd has to keep to it."),
+    ] = 1.0
+    stop_timeout_s: Annotated[Seconds, Meta(description="How long it may take to end when nothing runs in it.")] = 30.0
+
+
 class ExternalConfig(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="external"):
     """An engine that somebody else runs: production-stack, llm-d, Ray Serve, trtllm-serve, SGLang."""
 
@@ -122,9 +176,9 @@ class ExternalConfig(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = "/metrics"
 
 
-ManagedConfig = LlamaCppConfig | VllmConfig
-EngineConfig = LlamaCppConfig | VllmConfig | ExternalConfig
-EngineKindName = Literal["llamacpp", "vllm", "external"]
+ManagedConfig = LlamaCppConfig | VllmConfig | CommandConfig
+EngineConfig = ManagedConfig | ExternalConfig
+EngineKindName = Literal["llamacpp", "vllm", "command", "external"]
 
 
 def kind_of(config: EngineConfig) -> EngineKindName:
@@ -132,6 +186,23 @@ def kind_of(config: EngineConfig) -> EngineKindName:
     return cast("EngineKindName", config.__struct_config__.tag)
 
 
+def dialect_of(config: EngineConfig) -> str:
+    """The accent of its API, by name."""
+    return config.dialect if isinstance(config, ExternalConfig | CommandConfig) else kind_of(config)
+
+
 def source_of(config: EngineConfig) -> str:
-    """What it loads or, where somebody else runs it, its address."""
-    return config.base_url if isinstance(config, ExternalConfig) else config.model
+    """What it loads or, where only its command says that, its program; where somebody else runs it, its address."""
+    if isinstance(config, ExternalConfig):
+        return config.base_url
+    if isinstance(config, CommandConfig):
+        return config.model or (config.cmd.split()[0] if isinstance(config.cmd, str) else config.cmd[0])
+    return config.model
+
+
+def served_name(name: str, config: EngineConfig) -> str:
+    """What the server of the engine `name` calls its model, where a target does not say so."""
+    if not isinstance(config, CommandConfig):
+        return name
+    model = None if config.model is None or config.model.startswith(("/", "~", ".")) else config.model
+    return config.served_name or model or name

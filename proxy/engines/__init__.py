@@ -26,15 +26,17 @@ Requests get in while it is ready. The modules:
 
     process       one child in a session of its own; owns it and the end of its output
     warden        the script between us and an engine: when either is gone, the whole session is killed
-    sockets       the folder of its socket, and what a killed Tidegate left of such
+    sockets       the folder of its socket, and what a killed Tidegate left of such; free ports
 
     sharing       who holds how much of which GPU, and who waits; owns that
     plan          who goes so that another can come; pure
     placement     which GPUs an engine takes; pure
     gpus          what GPUs there are
 
+    kinds         every kind, by its config
+    command       the kind that is any command, with the names in it replaced
     vllm          the kind vLLM: its Python, its checkpoint, how long it may take
-    command       its flags and variables; pure
+    vllm_command  its flags and variables; pure
     checkpoint    what is known of a model without loading it
     families      which parsers understand it; `deepseek` for those
     output        what lines of output mean: how far, and why it ended, with the cure; pure

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from proxy.engines.life import State
 from proxy.engines.places import Places
@@ -21,17 +21,34 @@ class Hopeless(EngineError):
 
 
 class Command(Struct, frozen=True):
-    """How an engine is started; `environment` comes on top of ours. Neither may be logged: the key is in there."""
+    """How an engine is started. Nothing of it may be logged: the key is in there.
+
+    Attributes:
+        environment: comes on top of ours.
+        stop: what ends the engine in place of SIGTERM, as words; `${PID}` in them is the process of `argv`.
+        port: where it listens on the loopback address; None: on its socket.
+        secrets: what its output may not show.
+    """
 
     argv: Sequence[str]
     environment: Mapping[str, str] = {}
+    stop: Sequence[str] = ()
+    port: int | None = None
+    secrets: Sequence[str] = ()
 
 
 class Progress(Struct, frozen=True):
-    """How far a start is: what is being done, in a few words, and which share of that (0 to 1), where it is told."""
+    """How far a start is.
+
+    Attributes:
+        phase: what is being done, in a few words of ours.
+        done: which share of that, 0 to 1, where it is told.
+        line: the last line of output, where nothing else is known; for the administrator alone.
+    """
 
     phase: str
     done: float | None = None
+    line: str | UnsetType = UNSET
 
 
 class Load(Struct, frozen=True, kw_only=True):
@@ -109,11 +126,14 @@ class Control(Protocol):
     def use_key(self, api_key: str) -> None:
         """The key of this start."""
 
+    def use_port(self, port: int) -> None:
+        """Where the engine listens in this start."""
+
     async def answers(self) -> bool:
         """Whether its health route says so; never raises."""
 
     async def load(self) -> Load:
-        """Its metrics."""
+        """Its metrics; where it has none its health is asked for, and nothing is known."""
 
     async def restore(self) -> None:
         """Load again what was loaded before its last end; never raises."""

@@ -21,6 +21,8 @@ _TREATMENT = frozenset(
         "drain_timeout_s",
         "idle_unload_s",
         "pinned",
+        "stop_timeout_s",
+        "gpu_share",
         "api_keys",  # what somebody else's engine is shown
     }
 )

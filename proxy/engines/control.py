@@ -12,6 +12,7 @@ from proxy.protocol import models
 
 _LOOK_S = 5.0
 _MOVE_S = 120.0  # weights to the machine's memory and back, or from the disk anew
+_EMPTY = b"{}"  # SGLang refuses a POST that has no body
 
 
 class Wire(Protocol):
@@ -26,6 +27,9 @@ class Wire(Protocol):
     def use_keys(self, api_keys: list[str]) -> None:
         """The keys from now on."""
 
+    def use_port(self, port: int) -> None:
+        """The port from now on."""
+
 
 class HttpControl:
     """Implements `base.Control`.
@@ -36,6 +40,7 @@ class HttpControl:
         health_path, metrics_path: of the kind.
         read_load: what its metrics say, see `scrape`.
         model: what it calls the model that it is tried with; None: the first that it lists.
+        sleep_paths: where a POST puts it to sleep, and where one wakes it; None: vLLM's routes.
         restore: see `base.Control`.
 
     Attributes:
@@ -51,6 +56,7 @@ class HttpControl:
         metrics_path: str | None,
         read_load: Callable[[bytes], Load],
         model: str | None,
+        sleep_paths: tuple[str, str] | None = None,
         restore: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.metrics = b""
@@ -60,12 +66,17 @@ class HttpControl:
         self._metrics_path = metrics_path
         self._read_load = read_load
         self._model = model
+        self._sleep_paths = sleep_paths
         self._restore = restore
 
     def use_key(self, api_key: str) -> None:
         self.metrics = b""
         self._root.use_keys([api_key])
         self._api.use_keys([api_key])
+
+    def use_port(self, port: int) -> None:
+        self._root.use_port(port)
+        self._api.use_port(port)
 
     async def answers(self) -> bool:
         try:
@@ -76,6 +87,7 @@ class HttpControl:
 
     async def load(self) -> Load:
         if self._metrics_path is None:
+            await self._get(self._health_path)
             return Load()
         self.metrics = await self._get(self._metrics_path)
         return self._read_load(self.metrics)
@@ -85,9 +97,15 @@ class HttpControl:
             await self._restore()
 
     async def sleep(self, level: int) -> None:
+        if self._sleep_paths is not None:
+            await self._tell(self._sleep_paths[0], _EMPTY)
+            return
         await self._tell(f"/sleep?level={level}")
 
     async def wake(self, level: int) -> None:
+        if self._sleep_paths is not None:
+            await self._tell(self._sleep_paths[1], _EMPTY)
+            return
         if level == 1:
             await self._tell("/wake_up")
             return

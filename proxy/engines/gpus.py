@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 _DEVICE_FILE = re.compile(r"nvidia(\d+)")
 
 
@@ -70,7 +70,21 @@ def find_gpus(
     """
     nvml = nvml or _load_nvml()
     found = (nvml and _ask(nvml)) or _count(devices)
-    return _visible(found, environment.get(_VISIBLE))
+    return _visible(found, environment.get(VISIBLE))
+
+
+def select(gpus: Sequence[int], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which a process sees these GPUs alone, by their numbers (see `Gpu.index`).
+
+    Args:
+        gpus: in the order in which it is to see them.
+        environment: ours, which may hide some.
+    """
+    visible = environment.get(VISIBLE)
+    seen = visible.split(",") if visible else None
+    devices = [str(number) if seen is None else seen[number] for number in gpus if seen is None or number < len(seen)]
+    # as NVML numbers them; CUDA's own order is by speed
+    return {VISIBLE: ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _load_nvml() -> Nvml | None:

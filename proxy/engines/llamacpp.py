@@ -11,6 +11,8 @@ import msgspec
 from proxy.config.engines import LlamaCppConfig
 from proxy.engines import gguf, output
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
+from proxy.engines.gpus import Gpu
+from proxy.engines.sharing import Needs
 
 SPEC_VARIABLE = "TIDEGATE_LLAMACPP"
 
@@ -40,10 +42,11 @@ class LlamaCpp:
     health_path = "/health"
     metrics_path: str | None = "/metrics"
     always_streams = True
+    parses_thinking = False
     sleep_level: int | None = None
     stop_s = 5.0
 
-    def __init__(self, name: str, config: LlamaCppConfig) -> None:
+    def __init__(self, name: str, config: LlamaCppConfig, gpus: Sequence[Gpu] = ()) -> None:  # noqa: ARG002 - see `kinds`
         self._name = name
         self._config = config
         self.start_timeout_s = config.start_timeout_s or _START_S + self.model_bytes() / _READ_BYTES_S
@@ -70,6 +73,12 @@ class LlamaCpp:
             return gguf.knows_tools(find_model(self._config.model)) is not False
         except EngineError:  # the start of the engine reports it
             return True
+
+    def needs(self) -> Needs:
+        return Needs()
+
+    def model_card(self) -> str | None:
+        return None
 
     def model_bytes(self) -> int:
         try:

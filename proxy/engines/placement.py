@@ -1,4 +1,4 @@
-"""Where a vLLM engine goes: on which GPUs, and how much of them it takes. A pure function of config and machine.
+"""Where an engine goes: on which GPUs, and how much of them it takes. A pure function of config and machine.
 
 Memory is counted as vLLM takes it, in shares of each GPU's whole memory. An engine that sleeps gives back weights and
 cache, but keeps its CUDA context, graphs and buffers: vLLM's own log ("Sleep mode freed …, … is still in use") tells of
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from proxy.config.engines import VllmConfig
+from proxy.config.engines import CommandConfig, VllmConfig
 from proxy.engines.base import Hopeless
 from proxy.engines.gpus import Gpu
 from proxy.engines.sharing import Needs
@@ -55,6 +55,20 @@ def place(
     if config.gpus is not None:
         _check_numbers(config.gpus, known)
     return Placement(numbers, _needs(config, numbers, gpus))
+
+
+def place_command(config: CommandConfig, gpus: Sequence[Gpu]) -> Needs:
+    """What an engine takes that is any command: its share of the GPUs that the config names.
+
+    Raises:
+        Hopeless: the machine does not have them.
+    """
+    numbers = config.gpus or ()
+    _check_numbers(numbers, tuple(gpu.index for gpu in gpus))
+    sizes = {gpu.index: gpu.total_bytes for gpu in gpus}
+    can_sleep = config.sleep_path is not None
+    asleep = {each: _asleep(sizes.get(each, 0), config.gpu_share) for each in numbers} if can_sleep else {}
+    return Needs(awake=dict.fromkeys(numbers, config.gpu_share), asleep=asleep, is_pinned=config.pinned)
 
 
 def _numbers(config: VllmConfig, known: tuple[int, ...], *, is_spread: bool) -> tuple[int, ...]:

@@ -6,10 +6,11 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from proxy.engines import warden
 from proxy.engines.base import Command
+from proxy.telemetry.redaction import mask
 
 _KEPT_LINES = 400
 _MAX_LINE = 4096
@@ -34,6 +35,7 @@ class EngineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._output: OutputReader | None = None
         self._lifeline: int | None = None
+        self._secrets: Sequence[str] = ()
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -55,6 +57,7 @@ class EngineProcess:
             OSError: there is no such program.
         """
         self.lines.clear()
+        self._secrets = command.secrets
         # shielded: a cancellation during the spawn would kill the warden, not the engine
         self._starting = asyncio.create_task(self._spawn(command))
         await asyncio.shield(self._starting)
@@ -71,7 +74,7 @@ class EngineProcess:
                 await asyncio.wait_for(self._output.has_ended.wait(), _LAST_WORDS_S)
 
     async def end(self, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL after `grace_s`; then every process of its session.
+        """SIGTERM, or its own command, then SIGKILL after `grace_s`; then every process of its session.
 
         Raises only the caller's own cancellation; a second call then waits for the same end.
         """
@@ -91,7 +94,7 @@ class EngineProcess:
             self._process = await asyncio.create_subprocess_exec(
                 *_WARDEN,
                 *command.argv,
-                env=os.environ | dict(command.environment),
+                env=os.environ | dict(command.environment) | warden.told(command.stop),
                 stdin=lifeline_end,
                 stdout=output_end,
                 stderr=asyncio.subprocess.STDOUT,
@@ -138,6 +141,7 @@ class EngineProcess:
             self._lifeline = None
 
     def _keep(self, line: str) -> None:
+        line = mask(line, self._secrets) if self._secrets else line
         self.lines.append(line)
         self._on_line(line)
 

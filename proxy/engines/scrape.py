@@ -9,9 +9,25 @@ from collections.abc import Iterator, Mapping
 from proxy.engines.base import Load
 
 _NUMBER = r"([-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)(?=\s|$)"  # NaN and Inf tell nothing
-_RUNNING = ("vllm:num_requests_running", "llamacpp:requests_processing", "sglang:num_running_reqs")
-_WAITING = ("vllm:num_requests_waiting", "llamacpp:requests_deferred", "sglang:num_queue_reqs")
-_KV_USED = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
+_RUNNING = (
+    "vllm:num_requests_running",
+    "llamacpp:requests_processing",
+    "sglang:num_running_reqs",
+    "trtllm_num_requests_running",
+)
+_WAITING = (
+    "vllm:num_requests_waiting",
+    "llamacpp:requests_deferred",
+    "sglang:num_queue_reqs",
+    "trtllm_num_requests_waiting",
+)
+_KV_USED = (
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "sglang:token_usage",
+    "trtllm_kv_cache_utilization",
+)
+# none of TensorRT-LLM: its counters move only when a request ends
 _STEPS = ("vllm:iteration_tokens_total_count", "llamacpp:n_decode_total", "sglang:generation_tokens_total")
 _HITS, _QUERIES = ("vllm:prefix_cache_hits_total",), ("vllm:prefix_cache_queries_total",)
 _TTFT = "vllm:time_to_first_token_seconds"
@@ -20,6 +36,8 @@ _SAMPLE = re.compile(
     rf"|{_TTFT}_sum|{_TTFT}_count)(?:\{{[^\n]*\}})? {_NUMBER}",
     re.MULTILINE,
 )
+# what else a server may answer would spoil ours
+_IS_SAMPLE = re.compile(r"[A-Za-z_:][\w:]*(?:\{.*\})?[ \t]+[-+]?(?:[0-9.]|NaN|Inf)")
 _OWN_LABEL = re.compile(r'(^|,)engine="')
 
 
@@ -62,13 +80,13 @@ def relabelled(bodies: Mapping[str, bytes]) -> bytes:
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """Each line and the family that it belongs to, which is that of the last description."""
+    """Each line of the format and the family that it belongs to, which is that of the last description."""
     family = ""
     for line in text.splitlines():
         if line.startswith(("# HELP ", "# TYPE ")):
             family = line.split(" ", 3)[2]
             yield family, line
-        elif line and not line.startswith("#"):
+        elif _IS_SAMPLE.match(line):
             yield family, line
 
 

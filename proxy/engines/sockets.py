@@ -1,9 +1,13 @@
-"""The folder of an engine's socket: in the system's place for temporary files, 0700, and named after our process."""
+"""Where an engine listens: the folder of its socket, or a port of the loopback address.
+
+The folder is in the system's place for temporary files, 0700, and named after our process.
+"""
 
 import contextlib
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
@@ -41,6 +45,18 @@ class SocketFolder:
         if self._is_made:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._is_made = False
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address where nothing listens now; another process may take it before the engine does.
+
+    Raises:
+        OSError: there is none.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _sweep(place: Path) -> None:

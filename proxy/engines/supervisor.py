@@ -234,6 +234,8 @@ class Supervisor:
         command = self.kind.command(self.socket_path, api_key)
         self._folder.clear()
         control.use_key(api_key)
+        if command.port is not None:
+            control.use_port(command.port)
         self._started_s = self._clock.monotonic_s()
         try:
             await self._process.start(command)
@@ -272,7 +274,7 @@ class Supervisor:
                 await self._sleep(control)
                 continue
             await self._wait_change(self._settings.scrape_s)
-            if self.kind.metrics_path is not None and not self._wanted.is_set():
+            if not self._wanted.is_set():
                 await self._look(watch)
             limit_s = self._settings.idle_unload_s
             if limit_s is not None and self.places.idle_s >= limit_s:

@@ -14,10 +14,11 @@ from proxy.config.engines import VllmConfig
 from proxy.engines import output
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
 from proxy.engines.checkpoint import Checkpoint, read_adapter_rank, read_checkpoint
-from proxy.engines.command import SHUTDOWN_S, Machine, build_command, has_reasoning_parser, is_spread, to_check
 from proxy.engines.deepseek import CARDS, generation_of
 from proxy.engines.gpus import Gpu
 from proxy.engines.placement import Placement, place
+from proxy.engines.sharing import Needs
+from proxy.engines.vllm_command import SHUTDOWN_S, Machine, build_command, has_reasoning_parser, is_spread, to_check
 
 _START_S = 600.0  # imports, compilation, graph capture
 _READ_BYTES_S = 50e6  # a slow disk
@@ -53,6 +54,7 @@ class Vllm:
     health_path = "/health"
     metrics_path: str | None = "/metrics"
     always_streams = False
+    knows_tools = True
 
     def __init__(
         self,
@@ -83,6 +85,9 @@ class Vllm:
             Hopeless: the machine does not have what it needs.
         """
         return self._place(self._machine(), self._known())
+
+    def needs(self) -> Needs:
+        return self.place().needs
 
     def check(self) -> Command:
         """What starts nothing, but has vLLM's own parser read the flags; status 0 where it takes them.

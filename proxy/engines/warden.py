@@ -5,18 +5,25 @@
 Between Tidegate and an engine stands this small process. It ends with the engine, by the engine's exit status. When its
 standard input ends, Tidegate is gone, however it went, and so is the engine. In both cases every process of the session
 is killed: vLLM's parent process that is killed leaves its EngineCore behind, with the GPU's memory (reference
-`vllm.md`, section 4). SIGTERM is passed on to the engine alone, which stops its own children.
+`vllm.md`, section 4). SIGTERM is passed on to the engine alone, which stops its own children; an engine that has a
+command for that is ended by it, also when it has ended by itself or Tidegate is gone: `docker stop` for a container,
+which is no process of the session.
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 _PROC = Path("/proc")
+_STOP_VARIABLE = "TIDEGATE_STOP"
+_STOP_S = 30.0  # where nobody else has a limit
+_PID = "${PID}"
 
 
 def kill_session(session: int, *, spared: int = 0) -> None:
@@ -47,21 +54,83 @@ def _session_of(pid: int) -> int | None:
         return None
 
 
+def told(stop: Sequence[str]) -> dict[str, str]:
+    """The variable that tells this script what ends the engine; none where SIGTERM does."""
+    return {_STOP_VARIABLE: json.dumps(list(stop))} if stop else {}
+
+
+class Ending:
+    """Ends the engine: by its own command where it has one, else by SIGTERM; owner of that command's outcome.
+
+    Args:
+        engine: the process.
+        stop: the command's words, `${PID}` in them being the engine's process.
+    """
+
+    def __init__(self, engine: subprocess.Popen[bytes], stop: Sequence[str]) -> None:
+        self._engine = engine
+        self._has_pid = any(_PID in word for word in stop)
+        self._stop = [word.replace(_PID, str(engine.pid)) for word in stop]
+        self._lock = threading.Lock()
+        self._has_run = self._is_done = False
+
+    def ask(self) -> None:
+        """Ask the engine to end; returns at once, as a signal handler must."""
+        if self._stop:
+            threading.Thread(target=self._ask, daemon=True).start()
+        else:
+            self._engine.send_signal(signal.SIGTERM)
+
+    def clear_up(self) -> None:
+        """The engine has ended: what it has left elsewhere, such as a container, ends as well."""
+        if not self._has_pid:  # another process may have that number now
+            self.run(_STOP_S)
+
+    def run(self, limit_s: float | None = None) -> bool:
+        """Run its command, unless there is none or it has run; whether it came to a good end within that time."""
+        if not self._lock.acquire(timeout=-1 if limit_s is None else limit_s):
+            return False
+        with contextlib.ExitStack() as held:
+            held.callback(self._lock.release)
+            if self._stop and not self._has_run:
+                self._has_run = True
+                self._is_done = self._run(limit_s)
+            return self._is_done
+
+    def _ask(self) -> None:
+        if not self.run():  # without a limit of its own: whoever asks to end has one, and kills then
+            self._engine.send_signal(signal.SIGTERM)
+
+    def _run(self, limit_s: float | None) -> bool:
+        try:
+            done = subprocess.run(self._stop, stdin=subprocess.DEVNULL, timeout=limit_s, check=False)  # noqa: S603 - the operator's own
+        except (OSError, subprocess.TimeoutExpired) as error:
+            print(f"cmd_stop: {error}", flush=True)  # noqa: T201 - our output is the engine's
+            return False
+        if done.returncode:
+            print(f"cmd_stop ended with status {done.returncode}", flush=True)  # noqa: T201 - the same
+        return not done.returncode
+
+
 def main(command: list[str]) -> int:
     """Run `command`; its exit status, 128 and the number of the signal that killed it."""
     own = os.getpid()
+    stop = json.loads(os.environ.pop(_STOP_VARIABLE, "[]"))
     engine = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - that is what it is for
-    signal.signal(signal.SIGTERM, lambda *_: engine.send_signal(signal.SIGTERM))
+    ending = Ending(engine, stop)
+    signal.signal(signal.SIGTERM, lambda *_: ending.ask())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+    threading.Thread(target=_wait_for_parent, args=(ending,), daemon=True).start()
     status = engine.wait()
+    ending.clear_up()
     kill_session(os.getsid(0), spared=own)
     return 128 - status if status < 0 else status
 
 
-def _wait_for_parent() -> None:
+def _wait_for_parent(ending: Ending) -> None:
     while os.read(0, 4096):
         pass
+    ending.run(_STOP_S)
     kill_session(os.getsid(0), spared=os.getpid())
     os._exit(1)
 

@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import Struct, structs
 
 from proxy.clock import Clock
-from proxy.config.engines import EngineConfig, ExternalConfig, LlamaCppConfig, ManagedConfig, VllmConfig
+from proxy.config import commands
+from proxy.config.engines import CommandConfig, EngineConfig, ExternalConfig, ManagedConfig, VllmConfig, served_name
 from proxy.engines.adapters import Adapters
-from proxy.engines.base import Engine, EngineError, EngineKind, EngineStatus, Hopeless
+from proxy.engines.base import Engine, EngineError, EngineStatus, Hopeless
 from proxy.engines.control import HttpControl
 from proxy.engines.external import ExternalEngine
 from proxy.engines.gpus import Gpu, find_gpus
-from proxy.engines.llamacpp import LlamaCpp
+from proxy.engines.kinds import Kind, make_kind, uses_gpus
 from proxy.engines.scrape import read_load
 from proxy.engines.sharing import Needs, Sharing
 from proxy.engines.supervisor import Settings, Supervisor
-from proxy.engines.vllm import Vllm
 from proxy.errors import ConfigError
 from proxy.telemetry.logs import Log
 from proxy.transport.credentials import Credentials
@@ -24,6 +24,7 @@ from proxy.transport.specs import of_keys
 from proxy.transport.wire import Timeouts, Transport
 
 _ENGINE_URL = "http://engine"
+_LOOPBACK_URL = "http://127.0.0.1:1"  # until a start says which port
 _CONNECT_S = 5.0
 
 OnEngineChange = Callable[[str, EngineStatus], None]
@@ -63,7 +64,7 @@ class Process(Struct, frozen=True, kw_only=True):
     """
 
     supervisor: Supervisor
-    kind: EngineKind
+    kind: Kind
     settings: Settings
     needs: Needs
     refusal: str | None
@@ -117,8 +118,11 @@ class Workshop:
     def _managed(self, name: str, config: ManagedConfig) -> Piece:
         kind = make_kind(name, config, self._find_gpus(config))
         process = self._process(name, config, kind)
-        transport = self._wire(f"{_ENGINE_URL}/v1", config, socket_path=process.supervisor.socket_path)
-        root = self._wire(_ENGINE_URL, config, socket_path=process.supervisor.socket_path)
+        is_on_port = isinstance(config, CommandConfig) and commands.needs_port(config)
+        url = _LOOPBACK_URL if is_on_port else _ENGINE_URL
+        socket_path = None if is_on_port else process.supervisor.socket_path
+        transport = self._wire(f"{url}/v1", config, socket_path=socket_path)
+        root = self._wire(url, config, socket_path=socket_path)
         comes_and_goes = isinstance(config, VllmConfig) and config.runtime_adapters
         adapters = Adapters(transport, self._log) if comes_and_goes else None
         restore = None if adapters is None else adapters.restore
@@ -129,15 +133,23 @@ class Workshop:
             kind.dialect,
             always_streams=kind.always_streams,
             parses_thinking=_parses_thinking(kind),
-            knows_tools=kind.knows_tools if isinstance(kind, LlamaCpp) else True,
+            knows_tools=kind.knows_tools,
             model_bytes=kind.model_bytes(),
-            model_card=kind.model_card() if isinstance(kind, Vllm) else None,
+            model_card=kind.model_card(),
             adapters=adapters,
         )
-        control = make_control(name, transport, root, kind.health_path, kind.metrics_path, restore=restore)
+        control = make_control(
+            served_name(name, config),
+            transport,
+            root,
+            kind.health_path,
+            kind.metrics_path,
+            sleep_paths=_sleep_paths(config),
+            restore=restore,
+        )
         return Piece(assembled=assembled, control=control, root=root, process=process)
 
-    def _process(self, name: str, config: ManagedConfig, kind: EngineKind) -> Process:
+    def _process(self, name: str, config: ManagedConfig, kind: Kind) -> Process:
         settings = _settings(config)
         supervisor = Supervisor(
             name, kind, settings, room=self._room, clock=self._clock, log=self._log, on_change=self._teller(name)
@@ -167,7 +179,7 @@ class Workshop:
         return lambda status: self._on_change(name, status)
 
     def _find_gpus(self, config: ManagedConfig) -> Sequence[Gpu]:
-        if self._gpus is None and isinstance(config, VllmConfig):
+        if self._gpus is None and uses_gpus(config):
             self._gpus = find_gpus(os.environ)
         return self._gpus or ()
 
@@ -208,11 +220,6 @@ def treat(piece: Piece) -> None:
         piece.process.supervisor.treat(piece.process.kind, piece.process.settings)
 
 
-def make_kind(name: str, config: ManagedConfig, gpus: Sequence[Gpu]) -> EngineKind:
-    """The engine's command line and habits."""
-    return LlamaCpp(name, config) if isinstance(config, LlamaCppConfig) else Vllm(name, config, gpus)
-
-
 def make_control(
     model: str | None,
     transport: Transport,
@@ -220,9 +227,10 @@ def make_control(
     health_path: str,
     metrics_path: str | None,
     *,
+    sleep_paths: tuple[str, str] | None = None,
     restore: Callable[[], Awaitable[None]] | None = None,
 ) -> HttpControl:
-    """What asks an engine; `model` and `restore` as in `HttpControl`."""
+    """What asks an engine; `model`, `restore` and the paths as in `HttpControl`."""
     return HttpControl(
         root,
         transport,
@@ -230,6 +238,7 @@ def make_control(
         metrics_path=metrics_path,
         read_load=read_load,
         model=model,
+        sleep_paths=sleep_paths,
         restore=restore,
     )
 
@@ -244,19 +253,25 @@ def timeouts_of(config: EngineConfig) -> Timeouts:
     )
 
 
-def _needs(kind: EngineKind) -> tuple[Needs, str | None]:
+def _needs(kind: Kind) -> tuple[Needs, str | None]:
     """Of the GPUs, and why it gets none: its start will say the same, and the others go on."""
     try:
-        return kind.place().needs if isinstance(kind, Vllm) else Needs(), None
+        return kind.needs(), None
     except Hopeless as error:
         return Needs(), str(error)
 
 
-def _parses_thinking(kind: EngineKind) -> bool:
+def _parses_thinking(kind: Kind) -> bool:
     try:
-        return isinstance(kind, Vllm) and kind.parses_thinking
+        return kind.parses_thinking
     except Hopeless:  # its start will say the same
         return False
+
+
+def _sleep_paths(config: ManagedConfig) -> tuple[str, str] | None:
+    if not isinstance(config, CommandConfig) or config.sleep_path is None or config.wake_path is None:
+        return None
+    return config.sleep_path, config.wake_path
 
 
 def _settings(config: ManagedConfig) -> Settings:

@@ -265,6 +265,11 @@ class Transport:
         """The keys from now on, sent in turn."""
         self.credentials.replace(of_keys(api_keys))
 
+    def use_port(self, port: int) -> None:
+        """The port that new requests go to; the base URL stays what it is otherwise."""
+        self._base_url = str(URL(self._base_url, encoded=True).with_port(port))
+        self._urls.clear()
+
     async def post(self, path: str, body: bytes, *, is_stream: bool, model: str = "") -> Response:
         """Send `body` and wait for the head of the answer, whatever its status; a stream's comes before its content.
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from proxy.cli.main import main
+from proxy.config.commands import split
 from proxy.config.engines import VllmConfig
 from proxy.config.load import load, parse
 from proxy.engines.checkpoint import Checkpoint
-from proxy.engines.command import Machine, build_command
+from proxy.engines.vllm_command import Machine, build_command
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))
@@ -77,6 +80,49 @@ def test_what_the_readme_shows_is_a_config():
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_tidegate_check_takes_every_example(path):
+    """It says of each engine what this machine lacks for it, and nothing else."""
+    keys = dict.fromkeys(re.findall(r"env:(\w+)", path.read_text(encoding="utf-8")), "sk-example-key")
+    done = CliRunner().invoke(main, ["check", str(path)], env=keys)
+    assert done.exit_code == 0, done.stderr
+    assert parse(done.stdout, "printed") == load(path)
+    assert all(": not on this machine: " in line for line in done.stderr.splitlines())
+
+
+# What the programs of the examples document, as far as it is used: llama-server's README (llama.cpp, tools/server),
+# SGLang's page on server arguments, trtllm-serve's page of TensorRT-LLM 1.0, the man pages docker-run and podman-run,
+# vLLM's CLI reference.
+DOCUMENTED = {
+    "llama-server": "--host --port --model --alias --metrics --mmproj --n-gpu-layers --ctx-size --parallel",
+    "sglang": "--model-path --host --port --tp --mem-fraction-static --reasoning-parser --tool-call-parser "
+    "--enable-metrics --enable-memory-saver",
+    "trtllm-serve": "--host --port --backend --tp_size --max_batch_size --kv_cache_free_gpu_memory_fraction",
+    "docker": "--rm --name --gpus --ipc --publish --volume --env --entrypoint",
+    "podman": "--rm --name --device --security-opt --publish --volume",
+    "vllm": "--host --port --gpu-memory-utilization --reasoning-parser --enable-auto-tool-choice --tool-call-parser",
+}
+PROGRAMS = {  # by engine of the examples: its program, and the one in its container
+    "vision": ["llama-server"],
+    "coder": ["llama-server"],
+    "v32": ["sglang"],
+    "llama": ["trtllm-serve"],
+    "qwen": ["docker", "vllm"],
+    "gguf": ["podman", "llama-server"],
+}
+
+
+@pytest.mark.parametrize("name", ["llama-server", "sglang", "tensorrt-llm", "docker"])
+def test_the_commands_of_the_examples_have_flags_that_their_programs_document(name):
+    for engine, config in load(ROOT / "configs" / f"{name}.yaml").engines.items():
+        known = {flag for program in PROGRAMS[engine] for flag in DOCUMENTED[program].split()}
+        used = {word.partition("=")[0] for word in split(config.cmd) if word.startswith("-")} - {"-m"}
+        assert used <= known, engine
+
+
+UNEXPLAINED = {"kind", "model", "python", "base_url", "targets", "args", "dialect", "max_model_len", "cmd"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
 def test_every_example_says_why(path):
     """A key that stands for the second time needs no second reason."""
     told = set()
@@ -84,5 +130,5 @@ def test_every_example_says_why(path):
         key = line.strip().partition(":")[0]
         if "#" in line:
             told.add(key)
-        elif line.startswith("    ") and key and not key.startswith("-"):
-            assert key in told | {"kind", "model", "python", "base_url", "targets", "args", "dialect", "max_model_len"}
+        elif re.match(r" {4,}\w+:", line):
+            assert key in told | UNEXPLAINED

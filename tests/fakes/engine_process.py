@@ -1,6 +1,7 @@
 """A fake engine: a real child process with the routes of vLLM, and with what goes wrong in it (reference `vllm.md`, 4).
 
-Run as `engine_process.py HABITS SOCKET`, with its habits joined by commas, or in vLLM's place (see `vllm_engine.py`);
+Run as `engine_process.py HABITS SOCKET`, with its habits joined by commas and perhaps a line to the test
+(`FAKE_CONTROL`), or in vLLM's place (see `vllm_engine.py`);
 the standard library alone. It makes steps as an engine does: each gives one token to every request that runs, and the
 others queue.
 
@@ -211,6 +212,11 @@ class FakeEngine:
         self.server.close()
         self._hang_up()
         asyncio.get_running_loop().call_later(_LAST_WORDS_S * 3, os._exit, status)
+
+    def _close(self) -> None:
+        """Refuse every connection, and live on."""
+        self.server.close()
+        self._hang_up()
 
     def _exit(self, status: int) -> None:
         os._exit(status)
@@ -464,4 +470,4 @@ def _flood() -> None:
 
 
 if __name__ == "__main__":
-    main(set(sys.argv[1].split(",")), sys.argv[2])
+    main(set(sys.argv[1].split(",")), sys.argv[2], control=os.environ.get("FAKE_CONTROL"))

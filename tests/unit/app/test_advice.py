@@ -107,6 +107,21 @@ def test_an_engine_far_away_may_be_somebody_elses(url, near):
     assert all("local_only" in line for line in told)
 
 
+@pytest.mark.parametrize(
+    ("cmd", "told"),
+    [
+        ("serve --host 0.0.0.0 --port ${PORT}", "listens for other machines too, past Tidegate"),
+        ("serve --listen=[::] --port ${PORT}", "listens for other machines too, past Tidegate"),
+        ("docker run -p ${PORT}:8000 image --host 0.0.0.0", "write 127.0.0.1:${PORT}:"),
+        ("/usr/bin/docker run -p 127.0.0.1:${PORT}:8000 image --host 0.0.0.0", None),
+        ("serve --host 127.0.0.1 --port ${PORT}", None),
+    ],
+)
+def test_a_server_that_others_could_ask_past_us_is_told(cmd, told):
+    lines = advice(f"engines: {{e: {{kind: command, cmd: '{cmd}'}}}}")
+    assert [line.startswith("engines.e.cmd: ") and told in line for line in lines] == [True] * (told is not None)
+
+
 def test_secrets_in_the_clear_are_told():
     told = advice("""
 upstreams:
@@ -120,6 +135,20 @@ upstreams:
     assert [line.partition(":")[0] for line in told] == ["upstreams.a.base_url", "upstreams.d.credentials[0].token_url"]
 
 
-@pytest.mark.parametrize("name", ["hybrid", "vllm", "vllm-swap", "vllm-ray", "external", "tidegate"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "docker",
+        "external",
+        "hybrid",
+        "llama-server",
+        "sglang",
+        "tensorrt-llm",
+        "tidegate",
+        "vllm",
+        "vllm-ray",
+        "vllm-swap",
+    ],
+)
 def test_nothing_is_to_be_said_of_our_own_examples(name, request):
     assert list(advise(load(request.config.rootpath / "configs" / f"{name}.yaml"))) == []

@@ -46,6 +46,23 @@ def test_the_window_is_the_one_that_it_was_started_with():
     assert card_of("/models/ours", max_model_len=2048).context_window == 2048
 
 
+def test_an_engine_that_is_a_command_is_asked_by_the_name_that_its_server_has_for_the_model():
+    """And has the card of what it loads, whose path no caller sees."""
+    config = parse(
+        "engines:\n"
+        "  a: {kind: command, cmd: 'x ${PORT}', model: deepseek-ai/DeepSeek-V3.1}\n"
+        "  b: {kind: command, cmd: 'x ${PORT}', model: /models/DeepSeek-R1-Distill-Qwen-7B-Q4_K_M.gguf}\n"
+        "models: {m: {targets: [{engine: a, model: other}]}}",
+        "f",
+    )
+    v3, r1 = CARDS.find("DeepSeek-V3.1"), CARDS.named("deepseek-r1-distill")
+    found = names.targets_of(config, CARDS, {})
+    assert found == {"m": [local("a", "other", CARDS.find("other"))], "b": [local("b", "b", r1)]}
+    assert v3 is not UNKNOWN
+    config = parse("engines: {a: {kind: command, cmd: 'x ${PORT}', model: deepseek-ai/DeepSeek-V3.1}}", "f")
+    assert names.targets_of(config, CARDS, {}) == {"a": [local("a", "deepseek-ai/DeepSeek-V3.1", v3)]}
+
+
 def test_an_engine_without_a_model_of_the_config_is_one_itself():
     config = parse(
         "engines: {r1: {kind: vllm, model: deepseek-r1}, v3: {kind: vllm, model: deepseek-v3}}\n"

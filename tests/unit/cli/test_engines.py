@@ -71,6 +71,16 @@ def test_the_command_of_an_engine_can_be_pasted(run):
     assert started == f"{sys.executable} -m proxy.engines.llamacpp_server\n"
 
 
+def test_a_command_is_shown_with_its_names_replaced(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"engines: {{e: {{kind: command, cmd: '{sys.executable} --host ${{SOCKET}} ${{NAME}}', "
+        "environment: {KEY: '${API_KEY}'}}}"
+    )
+    done = CliRunner().invoke(main, ["engines", "command", "e", "--config", str(path)])
+    assert done.stdout == f"KEY=API_KEY \\\n  {sys.executable} --host engine.sock e\n"
+
+
 def test_what_a_shell_would_read_is_quoted():
     command = Command(("vllm", "serve", "a b", "--args", '{"x": "$y"}'), {"KEY": "it's"})
     assert shell_line(command) == ("KEY='it'\"'\"'s' \\\n  vllm serve 'a b' --args '{\"x\": \"$y\"}'")

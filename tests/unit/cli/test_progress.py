@@ -71,6 +71,7 @@ def test_what_takes_longer_than_it_was_thought_to_is_about_to_be_ready():
         (Progress("downloading", 0.0), None, "downloading 0%"),
         (Progress("loading weights", 0.456), 29.6, "loading weights 46%, about 30 s left"),
         (None, 600.0, "about 10 min left"),
+        (Progress("starting", line="layer 3 of 9"), None, "starting, layer 3 of 9"),
     ],
 )
 def test_progress_in_words(progress, left_s, told):

@@ -9,7 +9,7 @@ import yaml
 
 from proxy.config.auth import AuthConfig
 from proxy.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
-from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.config.environment import discover
 from proxy.config.load import parse
 from proxy.config.models import ModelConfig, TargetConfig
@@ -31,7 +31,7 @@ from proxy.config.upstreams import UpstreamConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 STRUCTS = [ServerConfig, AuthConfig, TelemetryConfig, UpstreamConfig, ModelConfig, TargetConfig]
-KINDS = [LlamaCppConfig, VllmConfig, ExternalConfig, ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig]
+KINDS = [LlamaCppConfig, VllmConfig, CommandConfig, ExternalConfig, ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig]
 
 
 def uncommented() -> str:
@@ -77,6 +77,7 @@ def test_every_key_is_shown_with_its_default():
         UpstreamConfig: shown["upstreams"]["deepseek"],
         LlamaCppConfig: shown["engines"]["tiny"],
         VllmConfig: shown["engines"]["r1"],
+        CommandConfig: shown["engines"]["gguf"],
         ExternalConfig: shown["engines"]["stack"],
         ModelConfig: shown["models"]["smollm2-135m"],
         TargetConfig: shown["models"]["smollm2-135m"]["targets"][0],

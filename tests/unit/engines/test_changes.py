@@ -5,12 +5,13 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from proxy.config.admission import AdmissionConfig
-from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.config.secret import Secret
 from proxy.engines.changes import Changes, changes
 
 VLLM = VllmConfig(model="org/r1")
 LLAMA = LlamaCppConfig(model="package:x")
+COMMAND = CommandConfig(cmd="serve ${PORT}")
 THEIRS = ExternalConfig(base_url="http://10.0.0.1/v1")
 
 TREATED = {
@@ -39,6 +40,7 @@ def test_other_flags_of_its_process_are_another_engine():
     assert one(VLLM, structs.replace(VLLM, max_model_len=4096)) == Changes(changed=("e",))
     assert one(VLLM, structs.replace(VLLM, args={"max_num_seqs": 7})) == Changes(changed=("e",))
     assert one(LLAMA, structs.replace(LLAMA, threads=2)) == Changes(changed=("e",))
+    assert one(COMMAND, structs.replace(COMMAND, cmd="serve ${SOCKET}")) == Changes(changed=("e",))
     assert one(THEIRS, structs.replace(THEIRS, base_url="http://10.0.0.2/v1")) == Changes(changed=("e",))
 
 
@@ -50,6 +52,8 @@ def test_an_engine_that_is_only_treated_otherwise_goes_on():
     """A large model takes ten minutes to load: nobody wants that for a longer queue."""
     for key, value in TREATED.items():
         assert one(VLLM, structs.replace(VLLM, **{key: value})) == Changes(adjusted=("e",)), key
+    for key, value in (TREATED | {"stop_timeout_s": 1.0, "gpu_share": 0.5}).items():
+        assert one(COMMAND, structs.replace(COMMAND, **{key: value})) == Changes(adjusted=("e",)), key
     assert one(THEIRS, structs.replace(THEIRS, api_keys=(Secret("env:K"),))) == Changes(adjusted=("e",))
 
 

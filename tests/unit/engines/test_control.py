@@ -28,6 +28,9 @@ class Wire:
     def use_keys(self, api_keys):
         self.keys.append(api_keys)
 
+    def use_port(self, port):
+        self.port = port
+
     def _answer(self, path, body):
         self.asked.append((path, body))
         answer = self.answers.get(path, b"")
@@ -36,9 +39,15 @@ class Wire:
         return answer
 
 
-def control(root, api=None, *, metrics_path="/metrics", model="m"):
+def control(root, api=None, *, metrics_path="/metrics", model="m", sleep_paths=None):
     return HttpControl(
-        root, api or Wire(), health_path="/health", metrics_path=metrics_path, read_load=read_load, model=model
+        root,
+        api or Wire(),
+        health_path="/health",
+        metrics_path=metrics_path,
+        read_load=read_load,
+        model=model,
+        sleep_paths=sleep_paths,
     )
 
 
@@ -67,10 +76,14 @@ async def test_a_failed_scrape_keeps_the_last_metrics_and_a_new_start_forgets_th
     assert root.keys == api.keys == [["k"]]
 
 
-async def test_who_has_no_metrics_is_not_asked():
+async def test_an_engine_without_metrics_is_asked_for_its_health():
+    """It tells nothing of its load, but a refused connection and a silence show."""
     root = Wire()
     assert (await control(root, metrics_path=None).load()).steps is None
-    assert root.asked == []
+    assert root.asked == [("/health", None)]
+    root.answers["/health"] = UpstreamUnreachable("refused")
+    with pytest.raises(UpstreamUnreachable):
+        await control(root, metrics_path=None).load()
 
 
 async def test_it_is_tried_with_one_token_of_plain_text():
@@ -98,6 +111,21 @@ async def test_it_is_put_to_sleep_and_woken_at_its_root():
     await control(root).sleep(1)
     await control(root).wake(1)
     assert root.asked == [("/sleep?level=1", b""), ("/wake_up", b"")]
+
+
+async def test_a_server_with_routes_of_its_own_is_put_to_sleep_there():
+    """With a body: SGLang takes no POST without one."""
+    root = Wire()
+    asks = control(root, sleep_paths=("/release_memory_occupation", "/resume_memory_occupation"))
+    await asks.sleep(1)
+    await asks.wake(1)
+    assert root.asked == [("/release_memory_occupation", b"{}"), ("/resume_memory_occupation", b"{}")]
+
+
+def test_both_wires_go_to_the_port_of_this_start():
+    root, api = Wire(), Wire()
+    control(root, api).use_port(4711)
+    assert (root.port, api.port) == (4711, 4711)
 
 
 async def test_weights_that_were_dropped_are_read_again_before_there_is_a_cache():

@@ -40,6 +40,18 @@ async def test_lines_end_as_progress_bars_end_them(written, lines):
     assert await output_of(f"import sys; sys.stdout.write('{written}')") == (0, lines)
 
 
+async def test_secrets_are_masked_in_its_output():
+    """Whoever sees the lines sees them so."""
+    lines = []
+    process = EngineProcess(lines.append)
+    code = "print('key sk-0123456789abcdef, and more')"
+    await process.start(Command((sys.executable, "-c", code), secrets=["sk-0123456789abcdef"]))
+    await process.wait()
+    await process.read_out()
+    await process.end(1)
+    assert lines == list(process.lines) == ["key ***, and more"]
+
+
 async def test_bytes_that_are_no_text_are_shown_as_such():
     assert await output_of("import os; os.write(2, b'\\xff!\\n')") == (0, ["\N{REPLACEMENT CHARACTER}!"])
 

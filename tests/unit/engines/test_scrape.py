@@ -34,6 +34,17 @@ def test_llamacpps_load():
     assert read_load(LLAMACPP) == Load(running=0, waiting=0, steps=6880)
 
 
+def test_tensorrts_load():
+    """Its counters move when a request ends, so that none of them counts as steps."""
+    body = b"""# TYPE trtllm_num_requests_running gauge
+trtllm_num_requests_running{engine_type="trtllm",model_name="m"} 3.0
+trtllm_num_requests_waiting{engine_type="trtllm",model_name="m"} 2.0
+trtllm_kv_cache_utilization{engine_type="trtllm",model_name="m"} 0.62
+trtllm_generation_tokens_total{engine_type="trtllm",model_name="m"} 4711.0
+"""
+    assert read_load(body) == Load(running=3, waiting=2, kv_used=0.62)
+
+
 def test_the_parts_of_an_engine_are_added_up():
     """Data parallel: each part has a label of its own; shares are averaged."""
     body = b"""# TYPE vllm:num_requests_running gauge
@@ -91,6 +102,14 @@ def test_two_engines_of_a_kind_do_not_collide():
 def test_nothing_of_nobody():
     assert relabelled({}) == b""
     assert relabelled({"a": b""}) == b""
+
+
+@pytest.mark.parametrize(
+    "body", [b'[{"iter": 1, "cpuMemUsage": 0}]', b"<html>\n<p>no</p>\n</html>", b"not found", b"x{"]
+)
+def test_what_is_no_metric_is_not_passed_on(body):
+    """It would spoil ours: TensorRT-LLM's /metrics is JSON."""
+    assert relabelled({"a": body + b"\nx 1\n"}) == b'x{engine="a"} 1\n'
 
 
 def test_the_end_mark_of_openmetrics_is_left_out():

@@ -1,11 +1,12 @@
 """Folders of sockets: ours alone, and swept where their owner is gone."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from proxy.engines.sockets import SocketFolder
+from proxy.engines.sockets import SocketFolder, free_port
 
 
 def dead_pid() -> int:
@@ -58,3 +59,9 @@ def test_folders_of_those_that_are_gone_are_swept(tmp_path):
     SocketFolder(tmp_path).remove()
     assert not stale.exists()
     assert all(folder.exists() for folder in kept)
+
+
+def test_a_free_port_can_be_listened_at():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", free_port()))
+        server.listen()

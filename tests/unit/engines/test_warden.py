@@ -21,10 +21,11 @@ print(child.pid, flush=True)
 """
 
 
-async def start(code: str):
+async def start(code: str, *stop: str):
     return await asyncio.create_subprocess_exec(
         *WARDEN,
         code,
+        env=os.environ | warden.told(stop),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
@@ -91,6 +92,54 @@ async def test_a_session_is_killed_without_its_leader():
     await gone(child)
     process.stdin.close()
     await process.wait()
+
+
+# an engine that ends with status 7 by SIGINT alone, and knows of no command to end it
+ENGINE = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
+print("TIDEGATE_STOP" in os.environ, flush=True)
+"""
+
+
+async def test_an_engine_with_a_command_for_it_is_ended_by_that():
+    process = await start(ENGINE + "signal.pause()", "sh", "-c", "echo ending; kill -INT ${PID}")
+    assert await process.stdout.readline() == b"False\n"
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 7
+    assert await process.stdout.read() == b"ending\n"
+
+
+@pytest.mark.parametrize(
+    ("stop", "told"), [(("sh", "-c", "exit 3"), b"cmd_stop ended with status 3"), (("/nowhere/stop",), b"cmd_stop: ")]
+)
+async def test_where_that_command_fails_it_gets_sigterm_all_the_same(stop, told):
+    process = await start("print(1, flush=True)\nimport signal; signal.pause()", *stop)
+    await process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 128 + signal.SIGTERM
+    assert (await process.stdout.read()).startswith(told)
+
+
+async def test_what_an_engine_that_has_died_left_elsewhere_is_ended(tmp_path):
+    """Once, and only where it is not known by the number of its process, which another one may have by now."""
+    process = await start("raise SystemExit(3)", "sh", "-c", f"echo x >> {tmp_path}/stopped")
+    assert await process.wait() == 3
+    assert (tmp_path / "stopped").read_text() == "x\n"
+    process = await start("raise SystemExit(3)", "sh", "-c", f"echo ${{PID}} >> {tmp_path}/by_pid")
+    assert await process.wait() == 3
+    assert not (tmp_path / "by_pid").exists()
+
+
+async def test_it_is_ended_by_its_command_when_the_other_end_of_its_input_is_gone(tmp_path):
+    """Tidegate was killed: a container would go on."""
+    process = await start(CHILD + "signal.pause()", "sh", "-c", f"echo x >> {tmp_path}/stopped")
+    child = int(await process.stdout.readline())
+    process.stdin.close()
+    await process.wait()
+    await gone(child)
+    assert (tmp_path / "stopped").read_text() == "x\n"
 
 
 def test_a_session_that_is_nobodys_is_no_error():

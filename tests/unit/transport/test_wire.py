@@ -104,6 +104,17 @@ async def test_a_wire_that_was_closed_opens_no_connection_any_more(transport):
     assert (told.value.is_unconnected, transport._session) == (True, None)
 
 
+async def test_requests_go_to_the_port_that_holds_when_they_begin(transport):
+    """An engine has another one at each start; the path stays."""
+    await transport.get("/models")
+    host = ScenarioUpstream()
+    host.play(answers(b'{"from": "the other"}'))
+    async with host.running():
+        transport.use_port(host.port)
+        assert await transport.get("/models") == b'{"from": "the other"}'
+        assert transport._base_url == host.url
+
+
 async def test_requests_have_the_times_that_hold_when_they_begin(transport):
     before = await transport.post("/a", b"{}", is_stream=False)
     transport.use_timeouts(BRIEF)

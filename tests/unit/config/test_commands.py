@@ -1,0 +1,121 @@
+"""The words of commands, and what is wrong with them."""
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config.commands import fill, names, split
+from proxy.config.engines import CommandConfig, dialect_of, served_name, source_of
+from proxy.config.load import load, parse
+from proxy.errors import ConfigError
+
+
+def config(**keys):
+    return CommandConfig(**{"cmd": "serve --port ${PORT}"} | keys)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("serve --port ${PORT}", ["serve", "--port", "${PORT}"]),
+        ("serve 'a b' \"c d\" e\\ f", ["serve", "a b", "c d", "e f"]),
+        ("serve \\\n  --port 1\n  --host h\n", ["serve", "--port", "1", "--host", "h"]),
+        (("serve", "a b", ""), ["serve", "a b", ""]),
+        ((), []),
+    ],
+)
+def test_a_text_is_split_as_a_shell_would_and_a_list_is_not(command, words):
+    assert split(command) == words
+
+
+@given(st.lists(st.text()))
+def test_words_that_are_quoted_for_a_shell_stay_what_they_are(words):
+    line = shlex.join(words)
+    assert split(line) == [word.replace("\\\n", " ") for word in words]
+
+
+@given(st.text(), st.dictionaries(st.sampled_from(["PORT", "MODEL", "X"]), st.text()))
+def test_nothing_but_a_known_name_is_replaced(text, values):
+    """And what stands for it is not looked at again."""
+    assert fill(text.replace("$", ""), values) == text.replace("$", "")
+    assert fill("${PORT}|${MODEL}", {"PORT": "${MODEL}", "MODEL": "m"}) == "${MODEL}|m"
+
+
+def test_names_are_found_wherever_they_stand():
+    assert names(["--port=${PORT}", "a${B}${C}", "$D", "{E}"]) == {"PORT", "B", "C"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("cmd: serve", r"cmd: neither \$\{PORT\} nor \$\{SOCKET\}"),
+        ("cmd: 'serve ${PORT} ${SOCKET}'", r"cmd: both \$\{PORT\} and \$\{SOCKET\}"),
+        ("cmd: 'serve ${PORT} ${HOST}'", r"cmd: \$\{HOST\} means nothing here: known are PORT, SOCKET, MODEL"),
+        ("cmd: 'serve ${PORT} ${PID}'", r"cmd: \$\{PID\} means nothing here"),
+        ("cmd: 'serve ${PORT} ${}'", r"cmd: \$\{\} means nothing here"),
+        ("cmd: 'serve ${PORT}', environment: {A: '${B}'}", r"environment: \$\{B\} means nothing here"),
+        ("cmd: 'serve ${PORT}', cmd_stop: 'stop ${HOST}'", r"cmd_stop: \$\{HOST\} means nothing here: .*PID"),
+        ("cmd: 'serve ${PORT} ${MODEL}'", r"model: missing"),
+        ("cmd: 'serve ${PORT} ${GPUS}'", r"gpus: missing"),
+        ("cmd: 'serve ${PORT}', gpus: [0, 0]", r"gpus: one is named twice"),
+        ("cmd: 'serve ${PORT}', sleep_path: /sleep", r"wake_path: missing"),
+        ("cmd: 'serve ${PORT}', wake_path: /wake_up", r"sleep_path: missing"),
+        ('cmd: "serve \'${PORT}"', r"cmd: a quotation mark is not closed"),
+        ("cmd: ' '", r"cmd: empty"),
+        ("cmd: ['']", r"cmd: empty"),
+        ("cmd: 'cd /x && serve ${PORT}'", r"cmd: no shell runs it, so that && would be an argument"),
+        ("cmd: 'serve ${PORT}', cmd_stop: 'a | b'", r"cmd_stop: no shell runs it"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_its_key_and_the_cure(keys, told):
+    with pytest.raises(ConfigError, match=rf"^f\.yaml: engines\.e\.{told}"):
+        parse(f"engines: {{e: {{kind: command, {keys}}}}}", "f.yaml")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "cmd: 'serve ${SOCKET}'",
+        "cmd: serve, environment: {PORT: '${PORT}'}",
+        "cmd: 'serve ${PORT}', cmd_stop: 'kill ${PID}'",
+        "cmd: [sh, -c, 'cd /x && exec serve ${PORT} | tee log']",
+        "cmd: 'serve ${PORT} ${NAME} ${API_KEY} ${GPUS}', gpus: [1, 0]",
+        "cmd: 'serve ${PORT}', sleep_path: '/sleep?level=1', wake_path: /wake_up",
+    ],
+)
+def test_what_can_work_is_taken(keys):
+    parse(f"engines: {{e: {{kind: command, {keys}}}}}", "f.yaml")
+
+
+@pytest.mark.parametrize(
+    ("keys", "called"),
+    [
+        ({}, "e"),
+        ({"model": "Qwen/Qwen3-8B"}, "Qwen/Qwen3-8B"),
+        ({"model": "Qwen/Qwen3-8B", "served_name": "qwen"}, "qwen"),
+        ({"model": "/models/x.gguf"}, "e"),
+        ({"model": "~/models/x.gguf"}, "e"),
+        ({"model": "./x.gguf"}, "e"),
+    ],
+)
+def test_the_server_calls_its_model_so_and_never_by_a_path(keys, called):
+    """A target is shown to callers by that name."""
+    assert served_name("e", config(**keys)) == called
+
+
+def test_what_an_engine_loads_is_told_by_its_model_or_its_program():
+    assert source_of(config(model="m")) == "m"
+    assert source_of(config()) == source_of(config(cmd=("serve", "${PORT}"))) == "serve"
+
+
+def test_its_accent_is_the_one_of_its_config():
+    assert dialect_of(config(dialect="sglang")) == "sglang"
+    assert dialect_of(config()) == "generic"
+
+
+def test_it_is_checked_from_a_file_too(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("engines:\n  e:\n    kind: command\n    cmd: |\n      serve\n      --port ${PORT}\n")
+    assert split(load(file).engines["e"].cmd) == ["serve", "--port", "${PORT}"]

@@ -1,0 +1,32 @@
+"""Every kind that the config knows can be made."""
+
+import sys
+from typing import get_args
+
+import pytest
+
+from proxy.config.engines import CommandConfig, LlamaCppConfig, ManagedConfig, VllmConfig
+from proxy.engines.kinds import make_kind, uses_gpus
+from proxy.engines.sharing import Needs
+
+CONFIGS = [
+    LlamaCppConfig(model="/nowhere.gguf"),
+    VllmConfig(model="m", python=sys.executable),
+    CommandConfig(cmd=(sys.executable, "${SOCKET}")),
+]
+
+
+def test_no_kind_is_forgotten():
+    assert {type(config) for config in CONFIGS} == set(get_args(ManagedConfig))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_each_says_what_it_takes_and_how_it_is_asked(config):
+    kind = make_kind("e", config, ())
+    assert kind.needs() == Needs()
+    assert (kind.health_path, kind.knows_tools, kind.model_card()) == ("/health", True, None)
+
+
+def test_gpus_are_looked_for_where_it_matters():
+    assert [uses_gpus(config) for config in CONFIGS] == [False, True, False]
+    assert uses_gpus(CommandConfig(cmd=("x", "${PORT}"), gpus=(0,)))
