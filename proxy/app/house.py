@@ -271,7 +271,7 @@ class App:
             names.targets_of(config, cards, loaded),
             upstreams=[*config.upstreams, *external],
             engines=loaded,
-            local=list(config.engines),
+            local=names.statuses(engines),
             adapters=self.engines.adapter_names,
             catalogue=catalogue,
             cards=cards,
