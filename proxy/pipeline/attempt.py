@@ -14,7 +14,7 @@ from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.joint import Joint
 from proxy.pipeline.source import Source, TurnMemory
 from proxy.pipeline.structured import Structured
-from proxy.pipeline.upstream import Response, Upstream, nothing_to_leave
+from proxy.pipeline.upstream import Leave, Response, Upstream, nothing_to_leave
 from proxy.protocol import embeddings
 from proxy.protocol.chat import MAX_ANSWER_BYTES
 from proxy.protocol.request import ModelRequest
@@ -93,7 +93,7 @@ class Attempt:
         Raises:
             ProxyError: it came to nothing; whether another target may be tried is the error's to say.
         """
-        leave = await self._upstream.enter(can_wait=can_wait)
+        leave = await self._enter(can_wait=can_wait)
         try:
             answer = await self._run()
         except BaseException:
@@ -104,6 +104,13 @@ class Attempt:
         if leave is not nothing_to_leave:
             answer.close = _in_turn(answer.close, leave)
         return answer
+
+    async def _enter(self, *, can_wait: bool) -> Leave:
+        upstream, waiting = self._upstream, self._context.waiting
+        if waiting is None or upstream.look is None or not can_wait:
+            return await upstream.enter(can_wait=can_wait)
+        with waiting.at(upstream.look):
+            return await upstream.enter(can_wait=True)
 
     async def _run(self) -> Closable:
         host_request = await self._translate(self._request)
@@ -197,7 +204,7 @@ class Attempt:
             return Whole(assembler.to_json(), response.close, self._tried)
         if self._joint is None:
             writer = shapes.writer_for(request, context)
-            sink = self._formatted(writer, host_request)
+            sink = shapes.behind_preface(self._formatted(writer, host_request), writer, context)
         else:
             writer, sink = self._joint.writer, self._joint.splice
         streamed = Streamed(self._source(response, host_request, sink), writer, self._tried, context)
@@ -234,7 +241,7 @@ class Attempt:
             first.replay(self._formatted(assembler, host_request))
             return Whole(assembler.to_json(), no_connection, self._tried)
         writer = shapes.writer_for(self._request, self._context)
-        first.replay(self._formatted(writer, host_request))
+        first.replay(shapes.behind_preface(self._formatted(writer, host_request), writer, self._context))
         return Replayed(writer, self._tried)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:
