@@ -14,7 +14,7 @@ from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.joint import Joint
 from proxy.pipeline.source import Source, TurnMemory
 from proxy.pipeline.structured import Structured
-from proxy.pipeline.upstream import Leave, Response, Upstream, nothing_to_leave
+from proxy.pipeline.upstream import Response, Upstream, nothing_to_leave
 from proxy.protocol import embeddings
 from proxy.protocol.chat import MAX_ANSWER_BYTES
 from proxy.protocol.request import ModelRequest
@@ -93,7 +93,12 @@ class Attempt:
         Raises:
             ProxyError: it came to nothing; whether another target may be tried is the error's to say.
         """
-        leave = await self._enter(can_wait=can_wait)
+        waiting = self._context.waiting
+        if waiting is None or self._upstream.look is None or not can_wait:
+            leave = await self._upstream.enter(can_wait=can_wait)
+        else:
+            with waiting.at(self._upstream.look):
+                leave = await self._upstream.enter(can_wait=True)
         try:
             answer = await self._run()
         except BaseException:
@@ -104,13 +109,6 @@ class Attempt:
         if leave is not nothing_to_leave:
             answer.close = _in_turn(answer.close, leave)
         return answer
-
-    async def _enter(self, *, can_wait: bool) -> Leave:
-        upstream, waiting = self._upstream, self._context.waiting
-        if waiting is None or upstream.look is None or not can_wait:
-            return await upstream.enter(can_wait=can_wait)
-        with waiting.at(upstream.look):
-            return await upstream.enter(can_wait=True)
 
     async def _run(self) -> Closable:
         host_request = await self._translate(self._request)
