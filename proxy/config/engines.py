@@ -61,7 +61,7 @@ class LlamaCppConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             ge=128,
             le=10_000_000,
-            description="The window of one request; each of the parallel ones has as much of its own.",
+            description="The window of one request, at most the model's; each of the parallel ones has one of its own.",
         ),
     ] = 8192
     parallel: Annotated[

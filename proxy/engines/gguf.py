@@ -21,6 +21,7 @@ _MAX_LAYERS = 4096  # of an array with a number for each layer
 _TEMPLATE = b"tokenizer.chat_template"  # further templates have a suffix: `tokenizer.chat_template.tool_use`
 _SIZING = (  # behind the name of the architecture
     "block_count",
+    "context_length",
     "embedding_length",
     "attention.head_count",
     "attention.head_count_kv",
@@ -74,6 +75,12 @@ def kv_bytes_per_token(path: Path) -> int | None:
     all_kv_heads = sum(kv_heads) if len(kv_heads) > 1 else sum(kv_heads) * layers
     size = all_kv_heads * sum(lengths) * _F16_BYTES
     return size if size > 0 else None
+
+
+def trained_window(path: Path) -> int | None:
+    """The tokens that the model was trained to see at once. None if the file cannot be read, or does not say."""
+    metadata = _read(path)
+    return (metadata and _number(metadata, "context_length")) or None
 
 
 def _number(metadata: Metadata, name: str) -> int:

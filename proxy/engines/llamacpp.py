@@ -60,14 +60,16 @@ class LlamaCpp:
         if find_spec("xllamacpp") is None:
             raise Hopeless("the package xllamacpp is not installed: pip install 'tidegate[embedded]'")
         model = find_model(self._config.model)
+        # llama.cpp lets no request have more, but would take the memory
+        window = min(self._config.context_tokens, gguf.trained_window(model) or self._config.context_tokens)
         spec = ServerSpec(
             model=str(model),
             alias=self._name,
             socket_path=socket_path,
             api_key=api_key,
             threads=self._config.threads or default_threads(),
-            context_tokens=self._config.context_tokens,
-            parallel=self._config.parallel or _default_parallel(model, self._config.context_tokens),
+            context_tokens=window,
+            parallel=self._config.parallel or _default_parallel(model, window),
         )
         told = {SPEC_VARIABLE: msgspec.json.encode(spec).decode()}
         return Command((sys.executable, "-m", "proxy.engines.llamacpp_server"), told)

