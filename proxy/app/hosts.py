@@ -11,7 +11,7 @@ from proxy.config.root import Config
 from proxy.config.upstreams import UpstreamConfig
 from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
-from proxy.engines.base import Engine, Looked
+from proxy.engines.base import Engine, EngineStatus, Looked, Progress
 from proxy.engines.workshop import Assembled
 from proxy.errors import UpstreamFailed
 from proxy.limits.gate import Gate
@@ -27,6 +27,7 @@ from proxy.transport.specs import Spec
 from proxy.transport.wire import Timeouts, Transport
 
 _LISTING_S = 5.0
+_NO_PROGRESS = Progress("")
 
 
 def read_credentials(name: str, host: UpstreamConfig, source: str) -> Sequence[Spec]:
@@ -91,17 +92,22 @@ def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[st
 def looker(engine: Engine) -> Callable[[], Look]:
     """What the engine does now, as routing wants it; put into routing's words when something has changed."""
     seen, status = engine.looked, engine.status
-    known = Look(status.state == "ready", status.state)
+    known = _look(status, None)
 
     def look() -> Look:
         nonlocal seen, status, known
         if engine.looked is not seen or engine.status is not status:
             told = known.told if engine.looked is seen else _told(engine.looked)
             seen, status = engine.looked, engine.status
-            known = Look(status.state == "ready", status.state, told)
+            known = _look(status, told)
         return known
 
     return look
+
+
+def _look(status: EngineStatus, told: Told | None) -> Look:
+    progress = status.progress or _NO_PROGRESS
+    return Look(status.state == "ready", status.state, told, phase=progress.phase, done=progress.done)
 
 
 def listers(wires: Mapping[str, Transport]) -> dict[str, Fetch]:

@@ -40,6 +40,7 @@ from proxy.pipeline.probing import Prober
 from proxy.pipeline.readiness import Readiness
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Upstream, Upstreams
+from proxy.pipeline.waiting import EngineChanges
 from proxy.routing.board import Board
 from proxy.routing.catalogue import Catalogue
 from proxy.routing.offline import Offline
@@ -92,6 +93,7 @@ class App:
         self._reread = reread or (lambda: (config, source))
         self._log = structlog.get_logger("tidegate")
         self._on_engine_change = on_engine_change
+        self._engine_changes = EngineChanges()
         self.engines = Engines(
             config.engines,
             keys=keys.external_keys(config, source),
@@ -216,7 +218,7 @@ class App:
             land, self._settlement, models=config.models, retry=config.routing.retry, clock=clock, dice=dice
         )
         door = Door(
-            pipeline=Pipeline(admission, preferences, planner, failover, self._settlement),
+            pipeline=Pipeline(admission, preferences, planner, failover, self._settlement, self._engine_changes),
             listing=Listing(admission, router, self._settlement, config.routing.reach),
             feedback=Feedback(admission, self._answered, self._settlement),
             readiness=Readiness(
@@ -271,7 +273,7 @@ class App:
             names.targets_of(config, cards, loaded),
             upstreams=[*config.upstreams, *external],
             engines=loaded,
-            local=list(config.engines),
+            local=names.statuses(engines),
             adapters=self.engines.adapter_names,
             catalogue=catalogue,
             cards=cards,
@@ -285,6 +287,7 @@ class App:
     def _engine_changed(self, name: str, status: EngineStatus) -> None:
         if status.state == "ready":
             self._furniture.land.board.readmit(name)
+        self._engine_changes.tell()
         if self._on_engine_change is not None:
             self._on_engine_change(name, status)
 

@@ -1,6 +1,7 @@
 """What names mean: models and their targets, and what is known of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from msgspec import structs
 
@@ -8,8 +9,21 @@ from proxy.config.cards import UNKNOWN, Card, Cards
 from proxy.config.engines import CommandConfig, EngineConfig, VllmConfig, served_name
 from proxy.config.models import ModelConfig, TargetConfig
 from proxy.config.root import Config, unnamed_engines
+from proxy.engines.base import Engine
+from proxy.engines.life import State
 from proxy.engines.workshop import Assembled
+from proxy.protocol.models import Status
 from proxy.routing.targets import Target
+
+_STATUSES: Mapping[State, Status] = {
+    "ready": "loaded",
+    "draining": "loaded",  # it still answers the requests that it has
+    "starting": "loading",
+    "sleeping": "sleeping",
+    "stopping": "unloaded",
+    "stopped": "unloaded",
+    "failed": "failed",
+}
 
 
 def targets_of(config: Config, cards: Cards, loaded: Mapping[str, Card]) -> dict[str, list[Target]]:
@@ -37,6 +51,15 @@ def card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
     if card is UNKNOWN and read is not None:
         card = cards.named(read) or UNKNOWN
     return card if engine.max_model_len is None else structs.replace(card, context_window=engine.max_model_len)
+
+
+def statuses(engines: Mapping[str, Assembled]) -> dict[str, Callable[[], Status]]:
+    """By engine, how far it is loaded now."""
+    return {name: partial(_status_of, assembled.engine) for name, assembled in engines.items()}
+
+
+def _status_of(engine: Engine) -> Status:
+    return _STATUSES[engine.status.state]
 
 
 def _with_settings(target: Target, model: ModelConfig) -> Target:

@@ -59,9 +59,20 @@ class LlamaCppConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="null: physical cores minus one, at least one; more collapse when others work."),
     ] = None
     context_tokens: Annotated[
-        int, Meta(ge=128, le=10_000_000, description="The window, shared by the parallel requests.")
+        int,
+        Meta(
+            ge=128,
+            le=10_000_000,
+            description="The window of one request, at most the model's; each of the parallel ones has one of its own.",
+        ),
     ] = 8192
-    parallel: Annotated[int, Meta(ge=1, le=256, description="Requests answered at once; further ones queue.")] = 4
+    parallel: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | None,
+        Meta(
+            description="Requests answered at once, further ones queue; null: 4, or fewer where their windows would"
+            " take over a quarter of the machine's memory."
+        ),
+    ] = None
 
 
 class VllmConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="vllm"):

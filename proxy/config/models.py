@@ -11,6 +11,7 @@ from proxy.protocol.reasoning import ReasoningFormat
 from proxy.protocol.routing import Reach
 
 Policy = Literal["ordered", "weighted", "least_latency", "least_cost", "best_quality", "local_first", "balanced"]
+ProgressIn = Literal["reasoning_content"]
 OnStreamFailure = Literal["error", "continue"]
 RepairToolMarkup = Literal["auto", "off"]
 Weight = Annotated[float, Meta(ge=0, le=1000)]
@@ -85,6 +86,14 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = False
     reasoning_format: Annotated[
         ReasoningFormat | None, Meta(description="How thinking is shown; null: as defaults says.")
+    ] = None
+    progress_in: Annotated[
+        ProgressIn | None,
+        Meta(
+            description="reasoning_content: a chat stream that waits for an engine to load or wake tells phase and"
+            " share as reasoning, in the caller's format; the status is 200 by then, so a failure to load is told in"
+            " the stream; null: nothing."
+        ),
     ] = None
     drop_params: Annotated[
         bool | None, Meta(description="Leave out what a host cannot honour; null: as defaults says.")

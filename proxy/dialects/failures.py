@@ -50,7 +50,7 @@ _CALLERS_WORDS = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # without white space and the escape of colours
 # llama.cpp's advice to who started it, which is nothing that a caller can do
-_ADVICE = re.compile(r" Start it with `--[^`]*`")
+_ADVICE = re.compile(r" Start it with `--[^`]*`|, try increasing it")
 # FastAPI's findings: a count, then one Python dict a line, or a sentence (contract 76b)
 _FINDINGS = re.compile(r"\d+ validation errors?:\s+(?P<first>.+)")
 _FINDING = re.compile(r"(?:'loc': (?P<place>.+?), )?'msg': (?P<quote>['\"])(?P<words>(?:(?!(?P=quote)).)+)")

@@ -1,5 +1,6 @@
 """llama.cpp's own server, from the prebuilt wheel `xllamacpp`; `proxy.engines.llamacpp_server` is the child."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -21,10 +22,17 @@ _START_S = 300.0
 _READ_BYTES_S = 50e6  # a slow disk
 _SYS_CPU = Path("/sys/devices/system/cpu")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_PARALLEL = 4
+_CACHE_SHARE = 4  # of the machine's memory, one part in so many may be cache, where the config names no `parallel`
 
 
 class ServerSpec(msgspec.Struct, frozen=True):
-    """What the child is told, as JSON in the environment, since everybody can read the arguments of a process."""
+    """What the child is told, as JSON in the environment, since everybody can read the arguments of a process.
+
+    Attributes:
+        context_tokens: the window of each of the parallel requests.
+    """
 
     model: str
     alias: str
@@ -54,14 +62,17 @@ class LlamaCpp:
     def command(self, socket_path: str, api_key: str) -> Command:
         if find_spec("xllamacpp") is None:
             raise Hopeless("the package xllamacpp is not installed: pip install 'tidegate[embedded]'")
+        model = find_model(self._config.model)
+        # llama.cpp lets no request have more, but would take the memory
+        window = min(self._config.context_tokens, gguf.trained_window(model) or self._config.context_tokens)
         spec = ServerSpec(
-            model=str(find_model(self._config.model)),
+            model=str(model),
             alias=self._name,
             socket_path=socket_path,
             api_key=api_key,
             threads=self._config.threads or default_threads(),
-            context_tokens=self._config.context_tokens,
-            parallel=self._config.parallel,
+            context_tokens=window,
+            parallel=self._config.parallel or _default_parallel(model, window),
         )
         told = {SPEC_VARIABLE: msgspec.json.encode(spec).decode()}
         return Command((sys.executable, "-m", "proxy.engines.llamacpp_server"), told)
@@ -115,6 +126,34 @@ def find_model(source: str) -> Path:
     if len(found) != 1:
         raise Hopeless(f"the package {package} carries {len(found)} GGUF files, where one is wanted")
     return found[0]
+
+
+def _default_parallel(model: Path, context_tokens: int) -> int:
+    token_bytes, memory = gguf.kv_bytes_per_token(model), memory_bytes()
+    return _PARALLEL if token_bytes is None else parallel_in(memory, token_bytes * context_tokens)
+
+
+def parallel_in(memory: int, window_bytes: int) -> int:
+    """How many requests are answered at once: 4, or fewer where their windows would take over a quarter of `memory`.
+
+    Args:
+        memory: of the machine, in bytes.
+        window_bytes: the key-value cache of one request, in bytes.
+    """
+    return max(1, min(_PARALLEL, memory // _CACHE_SHARE // window_bytes))
+
+
+def memory_bytes(limits: Sequence[Path] = _CGROUP_MEMORY) -> int:
+    """The machine's memory or, where that is less, the container's.
+
+    Args:
+        limits: the files that may hold the container's, in bytes: those of cgroup v2 and v1.
+    """
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in limits:
+        with contextlib.suppress(OSError, ValueError):  # "max": there is no limit
+            sizes.append(int(limit.read_text(encoding="ascii")))
+    return min(sizes)
 
 
 def default_threads() -> int:

@@ -31,9 +31,9 @@ def _params(spec: ServerSpec) -> xllamacpp.CommonParams:
     params.api_keys = [spec.api_key]
     params.cpuparams.n_threads = spec.threads
     params.cpuparams_batch.n_threads = spec.threads
-    params.n_ctx = spec.context_tokens
+    params.n_ctx = spec.context_tokens * spec.parallel
     params.n_parallel = spec.parallel
-    params.kv_unified = True  # one long request may use the whole window
+    params.kv_unified = False  # each request has its own part of the cache: when a shared one is full, all of them fail
     params.use_jinja = True
     params.endpoint_slots = False  # it would show what others ask
     params.endpoint_metrics = True

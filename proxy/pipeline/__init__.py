@@ -13,6 +13,8 @@
                 enter                            a place in an engine of ours: at once or, at the last resort,
                                                  when it has been loaded or woken; given back with the answer
             report                               what became of it, to routing's board
+        tell meanwhile                           loading, waiting: where the model wants it, a stream that waits for an
+                                                 engine begins with how far that is, as reasoning
         go on                                    continuation: where the model wants it, the rest from another target
         (                                        what is yielded: the answer, closed on every exit
         )

@@ -93,7 +93,12 @@ class Attempt:
         Raises:
             ProxyError: it came to nothing; whether another target may be tried is the error's to say.
         """
-        leave = await self._upstream.enter(can_wait=can_wait)
+        waiting = self._context.waiting
+        if waiting is None or self._upstream.look is None or not can_wait:
+            leave = await self._upstream.enter(can_wait=can_wait)
+        else:
+            with waiting.at(self._upstream.look):
+                leave = await self._upstream.enter(can_wait=True)
         try:
             answer = await self._run()
         except BaseException:
@@ -197,7 +202,7 @@ class Attempt:
             return Whole(assembler.to_json(), response.close, self._tried)
         if self._joint is None:
             writer = shapes.writer_for(request, context)
-            sink = self._formatted(writer, host_request)
+            sink = shapes.behind_preface(self._formatted(writer, host_request), writer, context)
         else:
             writer, sink = self._joint.writer, self._joint.splice
         streamed = Streamed(self._source(response, host_request, sink), writer, self._tried, context)
@@ -234,7 +239,7 @@ class Attempt:
             first.replay(self._formatted(assembler, host_request))
             return Whole(assembler.to_json(), no_connection, self._tried)
         writer = shapes.writer_for(self._request, self._context)
-        first.replay(self._formatted(writer, host_request))
+        first.replay(shapes.behind_preface(self._formatted(writer, host_request), writer, self._context))
         return Replayed(writer, self._tried)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:

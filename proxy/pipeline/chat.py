@@ -10,8 +10,10 @@ from proxy.pipeline.admission import Admission
 from proxy.pipeline.attempt import Answer
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.failover import Failover
+from proxy.pipeline.loading import telling
 from proxy.pipeline.preferences import Preferences
 from proxy.pipeline.settlement import Settlement
+from proxy.pipeline.waiting import EngineChanges
 from proxy.protocol.request import ModelRequest
 from proxy.routing.ask import Ask
 from proxy.routing.planner import Plan
@@ -36,12 +38,14 @@ class Pipeline:
         planner: Planner,
         failover: Failover,
         settlement: Settlement,
+        changes: EngineChanges,
     ) -> None:
         self._admission = admission
         self._preferences = preferences
         self._planner = planner
         self._failover = failover
         self._settlement = settlement
+        self._changes = changes
 
     def note(self, context: RequestContext, error: ProxyError | None = None) -> None:
         """Settle a request that takes no road: the administrator's, no such path, a crash at the door."""
@@ -70,11 +74,14 @@ class Pipeline:
             ask = ask_of(request, context)
             context.task = ask.task
             plan = await self._planner.plan(ask)
-            answer = await self._failover.first_to_answer(plan, ask, request, context)
+            coming = self._failover.first_to_answer(plan, ask, request, context)
+            tells = plan.settings.progress_in is not None
+            answer = await (telling(coming, request, context, self._changes) if tells else coming)
             try:
                 yield answer
             except UpstreamError as error:
-                self._failover.failed(context, answer.tried, error)
+                if answer.tried.failure is error:  # failover has noted those that came before an answer
+                    self._failover.failed(context, answer.tried, error)
                 raise
             finally:
                 answer.close()

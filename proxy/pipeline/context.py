@@ -7,6 +7,7 @@ import msgspec
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError
+from proxy.pipeline.waiting import Waiting
 from proxy.protocol.reasoning import ReasoningFormat
 from proxy.protocol.routing import Priority, Reach, Task
 from proxy.protocol.usage import Usage
@@ -143,6 +144,7 @@ class RequestContext:
         has_begun: set by the door when a status line has left: errors from now on are told in band.
         is_client_gone: set by the door before it cancels the task.
         is_aborted: set by the server when the grace time is over.
+        waiting: what its caller is told while it waits for an engine; None where that is nothing.
         joined_usage: of all parts of an answer that may go on elsewhere; None where it may not.
     """
 
@@ -172,6 +174,7 @@ class RequestContext:
         "started_s",
         "task",
         "tried",
+        "waiting",
         "wishes",
     )
 
@@ -203,6 +206,7 @@ class RequestContext:
         self.has_begun = False
         self.is_client_gone = False
         self.is_aborted = False
+        self.waiting: Waiting | None = None
         self.joined_usage: Usage | None = None
 
     def note_sent(self, sent_s: float) -> None:

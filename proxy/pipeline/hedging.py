@@ -34,12 +34,12 @@ async def race(first: Try[T], after_s: float, second: Callable[[], Try[T] | None
             tasks.append(asyncio.create_task(other))
         winner = await _first_good(tasks)
     except BaseException:
-        await _drop(tasks)
+        await drop(tasks)
         raise
     try:
-        await _drop([task for task in tasks if task is not winner])
+        await drop([task for task in tasks if task is not winner])
     except BaseException:  # whoever wanted the answer has left meanwhile
-        await _drop([winner])
+        await drop([winner])
         raise
     return winner.result()
 
@@ -55,17 +55,22 @@ async def _first_good(tasks: Sequence[asyncio.Task[T]]) -> asyncio.Task[T]:
     return tasks[0]
 
 
-async def _drop(tasks: Sequence[asyncio.Task[T]]) -> None:
+async def drop(tasks: Sequence[asyncio.Task[T]]) -> None:
     """Cancel the tasks and wait. If one still ends with an answer, it is closed, even if the wait is cancelled."""
     pending = [task for task in tasks if not task.done()]
     for task in tasks:
-        if task.done():
-            _close(task)
-        else:
-            task.cancel()
-            task.add_done_callback(_close)
+        abandon(task)
     if pending:
         await asyncio.wait(pending)
+
+
+def abandon(task: asyncio.Task[T]) -> None:
+    """Cancel the task; if it ends with an answer all the same, or has, that is closed."""
+    if task.done():
+        _close(task)
+    else:
+        task.cancel()
+        task.add_done_callback(_close)
 
 
 def _close(task: asyncio.Task[T]) -> None:

@@ -6,13 +6,15 @@ from proxy.pipeline.context import RequestContext
 from proxy.protocol.request import Endpoint, ModelRequest
 from proxy.streaming.chat import ChatAssembler, ChatWriter
 from proxy.streaming.completions import CompletionAssembler, CompletionWriter
-from proxy.streaming.sinks import Assembler, Envelope, Writer
+from proxy.streaming.sinks import Assembler, Envelope, Sink, Writer
 
 _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
 
 
 def envelope_of(request: ModelRequest, context: RequestContext) -> Envelope:
-    """Of a new answer, under an id of its own."""
+    """Of a new answer, under an id of its own; of what the caller was told before it, where there is that."""
+    if context.waiting is not None:
+        return context.waiting.preface.envelope
     answer_id = f"{_ID_PREFIXES[request.endpoint]}{random.getrandbits(112):028x}"
     return Envelope(answer_id, context.created, request.model)
 
@@ -23,6 +25,11 @@ def writer_for(request: ModelRequest, context: RequestContext) -> Writer:
     if request.endpoint == "chat":
         return ChatWriter(envelope, wants_usage=request.wants_usage, form=context.reasoning_format)
     return CompletionWriter(envelope, wants_usage=request.wants_usage)
+
+
+def behind_preface(sink: Sink, writer: Writer, context: RequestContext) -> Sink:
+    """`sink`, which leads to the writer, behind what the caller was told before the answer."""
+    return sink if context.waiting is None else context.waiting.preface.before(sink, writer)
 
 
 def assembler_for(request: ModelRequest, context: RequestContext) -> Assembler:

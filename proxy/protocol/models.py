@@ -1,24 +1,43 @@
 """`/v1/models` (contract A.7): the cards callers get, and the lists hosts give."""
 
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
+
 import msgspec
 from msgspec import Raw, Struct
 
+# How far a model is loaded, the best first: `loaded` answers at once; `loading` and `sleeping` will after a while;
+# `unloaded` will, if its engine starts when it is asked; `failed` has an engine that cannot run, or is started again.
+Status = Literal["loaded", "loading", "sleeping", "unloaded", "failed"]
+
+_STATUSES: Sequence[Status] = get_args(Status)
 _encode = msgspec.json.Encoder().encode
 _KEPT = frozenset({"max_model_len", "context_window", "context_length", "shutdown_date"})
 
 
 class ModelCard(Struct, frozen=True, gc=False):
-    """A model that can be asked for: OpenAI's four fields, and the few facts of the host that tools read."""
+    """A model that can be asked for: OpenAI's four fields, and the few facts of the host that tools read.
+
+    Attributes:
+        status: of the best of its engines; None, and left out of the JSON, where only hosts elsewhere have it.
+    """
 
     id: str
     owned_by: str
     created: int
     extras: dict[str, Raw] = {}
+    status: Status | None = None
 
     def to_json(self) -> bytes:
         """The bare card, as `GET /v1/models/{id}` answers it."""
         own = {"id": self.id, "object": "model", "created": self.created, "owned_by": self.owned_by}
-        return _encode(own | self.extras)
+        status = {} if self.status is None else {"status": self.status}
+        return _encode({**own, **self.extras, **status})
+
+
+def best_status(statuses: Iterable[Status]) -> Status | None:
+    """The best of a model's engines; None where it has none."""
+    return min(statuses, key=_STATUSES.index, default=None)
 
 
 class _HostList(Struct):

@@ -34,6 +34,8 @@ class Look(Struct, frozen=True):
     Attributes:
         is_ready: it answers; of a host elsewhere nobody knows.
         state: what an engine does, a word for people; empty for a host.
+        phase: of a start, in a few words; empty where the engine tells none.
+        done: the share of that phase that is done, 0 to 1; None where the engine does not tell.
         told: what an engine last said of its load; None where it says nothing.
         limited_for_s: 0, or the seconds until one of the credentials may be used again.
         refused_for_s: 0, or the seconds for which it is not likely to take any of our credentials for that model.
@@ -44,6 +46,8 @@ class Look(Struct, frozen=True):
     told: Told | None = None
     limited_for_s: float = 0.0
     refused_for_s: float = 0.0
+    phase: str = ""
+    done: float | None = None
 
 
 class Surroundings(Protocol):

@@ -6,11 +6,13 @@ engine that may have several models (LoRA adapters, or what somebody else has pu
 somebody else's engine lists (`GET /models`, asked lazily and remembered), the first one first.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from msgspec import structs
 
 from proxy.config.cards import Card, Cards
 from proxy.errors import ModelNotFound
-from proxy.protocol.models import ModelCard
+from proxy.protocol.models import ModelCard, Status, best_status
 from proxy.protocol.routing import Reach
 from proxy.routing.catalogue import Catalogue
 from proxy.routing.targets import Target
@@ -23,7 +25,7 @@ class Router:
         models: by public name, the targets in order of preference.
         upstreams: the names that may stand before a slash.
         engines: further ones, whose models all have the same card.
-        local: those of all these names that are engines, ours or on our machines.
+        local: those of all these names that are engines, ours or on our machines, and how far each is loaded now.
         adapters: the names of the form `engine/name` that can be asked for now.
         cards: what is known of models that are not configured.
     """
@@ -37,7 +39,7 @@ class Router:
         cards: Cards,
         created: int,
         engines: Mapping[str, Card] = {},
-        local: Collection[str] = (),
+        local: Mapping[str, Callable[[], Status]] = {},
         adapters: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._cards = cards
@@ -45,7 +47,7 @@ class Router:
         self._targets = {target.name: target for targets in models.values() for target in targets}
         self._upstreams = frozenset(upstreams)
         self._engines = engines
-        self._local = frozenset(local)
+        self._local = local
         self._adapters = adapters
         self._catalogue = catalogue
         self._created = created
@@ -79,7 +81,7 @@ class Router:
         """Every model that is known by name, each once: configured ones first; nobody beyond the reach is asked."""
         cards = self._own_cards()
         for card in await self._listed(reach):
-            cards.setdefault(card.id, card)
+            cards.setdefault(card.id, self._with_status(card, (card.owned_by,)))
         return list(cards.values())
 
     async def card(self, model: str, reach: Reach = "any") -> ModelCard:
@@ -92,7 +94,8 @@ class Router:
             return own
         targets = await self.candidates(model, reach=reach)
         found = next((card for card in await self._listed(reach) if card.id == model), None)
-        return found or ModelCard(id=model, owned_by=targets[0].upstream, created=0)
+        card = found or ModelCard(id=model, owned_by=targets[0].upstream, created=0)
+        return self._with_status(card, [target.upstream for target in targets])
 
     async def _listed(self, reach: Reach) -> Sequence[ModelCard]:
         return await self._catalogue.cards(self._local if reach == "local_only" else None)
@@ -101,5 +104,14 @@ class Router:
         return Target(upstream, model, self._cards.find(model), is_local=upstream in self._local)
 
     def _own_cards(self) -> dict[str, ModelCard]:
-        names = [*self._models, *self._adapters()]
-        return {name: ModelCard(id=name, owned_by="tidegate", created=self._created) for name in names}
+        places = {name: [target.upstream for target in targets] for name, targets in self._models.items()}
+        places |= {name: [name.partition("/")[0]] for name in self._adapters() if name not in places}
+        return {
+            name: self._with_status(ModelCard(id=name, owned_by="tidegate", created=self._created), upstreams)
+            for name, upstreams in places.items()
+        }
+
+    def _with_status(self, card: ModelCard, upstreams: Iterable[str]) -> ModelCard:
+        """The card of a model that these have."""
+        found = [self._local[name]() for name in upstreams if name in self._local]
+        return structs.replace(card, status=best_status(found)) if found else card

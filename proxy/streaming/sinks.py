@@ -81,9 +81,11 @@ class Writer(Sink, Protocol):
 
     Attributes:
         mark: what the last chunk of the choice says beside, as a field in JSON (`"name":value`).
+        payloads: those since the last `take`.
     """
 
     mark: bytes
+    payloads: list[bytes]
 
     def take(self) -> list[bytes]:
         """The payloads since the last call; the caller owns the list."""

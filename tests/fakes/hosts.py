@@ -21,10 +21,11 @@ from proxy.pipeline.landscape import Landscape
 from proxy.pipeline.preferences import Preferences
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.upstream import Upstream, Upstreams, always_open
+from proxy.pipeline.waiting import EngineChanges
 from proxy.protocol import chat
 from proxy.routing.board import Board
 from proxy.routing.offline import Offline
-from proxy.routing.planner import Plan
+from proxy.routing.planner import Look, Plan
 from proxy.routing.quality import Qualities
 from proxy.telemetry.metrics import Metrics
 from tests.fakes.candidates import candidate, placed
@@ -50,6 +51,8 @@ class Host:
     Attributes:
         open: the responses that are not closed yet.
         inside: the number of requests in the engine, if the host is one.
+        now: what the engine does, as `Stage.move` says; while it is not ready, it is waited for, unless it has failed.
+        loading: turns of the event loop until the engine is ready, once a request waits for it.
     """
 
     holds_back = False
@@ -63,6 +66,9 @@ class Host:
         self.open: set[HostResponse] = set()
         self.inside = 0
         self.is_starting = False
+        self.now = Look(state="ready")
+        self.moved = asyncio.Event()
+        self.loading = 0
 
     def play(self, *scripts: Sequence[Step]) -> None:
         self.scripts = list(scripts)
@@ -82,11 +88,21 @@ class Host:
         self.open.add(response)
         return response
 
+    def look(self):
+        return Look(is_ready=False, state="starting") if self.loading else self.now
+
     async def enter(self, *, can_wait):
         """A place in the engine; it must be given back exactly once."""
         await asyncio.sleep(0)
-        if self.is_starting:
+        if self.is_starting or (not can_wait and not self.look().is_ready):
             raise EngineUnavailable(f"{self.name} is starting.")
+        await turns(self.loading)
+        self.loading = 0
+        while not self.now.is_ready:
+            if self.now.state == "failed":
+                raise EngineUnavailable(f"{self.name} has failed.")
+            self.moved.clear()
+            await self.moved.wait()
         self.inside += 1
         has_left = False
 
@@ -179,18 +195,20 @@ class Stage:
     ) -> None:
         self.hosts = hosts
         self.clock = FakeClock()
+        self.changes = EngineChanges()
         self.log = Log()
         self.metrics = Metrics(["m"])
         self.board = Board(self.clock, HealthConfig(failures=1000))
         self.gates = {} if concurrency is None else {host.name: self._gate(host, concurrency) for host in hosts}
         self.candidates = [candidate(host.name, is_local=host.name in engines) for host in hosts]
+        self.memory = ProcessMemory(self.clock)
         land = Landscape(
             upstreams=Upstreams({host.name: self._upstream(host, engines, dialect) for host in hosts}),
             gates=self.gates,
             board=self.board,
             offline=Offline(self.clock, forced=False, names=[host.name for host in hosts]),
             qualities=Qualities(self.clock),
-            memory=ProcessMemory(self.clock),
+            memory=self.memory,
         )
         model = ModelConfig(targets=(TargetConfig(upstream=hosts[0].name, model="m"),), **settings)
         retry = RetryConfig(repeats=0, budget_share=1.0, budget_per_s=1000.0)
@@ -198,15 +216,15 @@ class Stage:
         self._failover = Failover(land, settlement, models={"m": model}, retry=retry, clock=self.clock, dice=Random(1))
         self._plan = Plan(model, placed(*self.candidates))
         preferences = Preferences(DefaultsConfig(), {"m": model})
-        self.pipeline = Pipeline(Admission(self), preferences, self, self._failover, settlement)
+        self.pipeline = Pipeline(Admission(self), preferences, self, self._failover, settlement, self.changes)
 
     def _gate(self, host: Host, concurrency: int) -> Gate:
         return Gate(host.name, AdmissionConfig(concurrency=concurrency, queue=2), self.clock)
 
     @staticmethod
     def _upstream(host: Host, engines: str, dialect: str) -> Upstream:
-        enter = host.enter if host.name in engines else always_open
-        return Upstream(name=host.name, dialect=DIALECTS[dialect], transport=host, enter=enter)
+        enter, look = (host.enter, host.look) if host.name in engines else (always_open, None)
+        return Upstream(name=host.name, dialect=DIALECTS[dialect], transport=host, enter=enter, look=look)
 
     def authenticate(self, credentials):
         return ANONYMOUS
@@ -221,6 +239,12 @@ class Stage:
             latency.waited(0.0, is_stream=True)
             latency.waited(0.0, is_stream=False)
             self._failover._purses["m"].hedges.deposit()
+
+    def move(self, host: Host, look: Look) -> None:
+        """The engine does something else from now on, and those who wait are told."""
+        host.now = look
+        host.moved.set()
+        self.changes.tell()
 
     async def ask(self, *, stream: bool = True, **fields) -> "Exchange":
         """Ask, read all of the answer, and settle."""
@@ -271,8 +295,15 @@ class Exchange:
 
     @property
     def text(self) -> str:
+        return self._joined("content")
+
+    @property
+    def reasoning(self) -> str:
+        return self._joined("reasoning_content")
+
+    def _joined(self, name: str) -> str:
         choices = [choice for payload in self.payloads for choice in payload["choices"]]
-        return "".join(choice.get("delta", choice.get("message", {})).get("content") or "" for choice in choices)
+        return "".join(choice.get("delta", choice.get("message", {})).get(name) or "" for choice in choices)
 
 
 def says(text: str, **fields) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from proxy.app.hosts import engine_upstream, looker
 from proxy.clock import SystemClock
 from proxy.config.engines import ExternalConfig, LlamaCppConfig
-from proxy.engines.base import EngineStatus, Load, Looked
+from proxy.engines.base import EngineStatus, Load, Looked, Progress
 from proxy.engines.sharing import Sharing
 from proxy.engines.workshop import Workshop
 from proxy.routing.pressure import Told
@@ -22,7 +22,10 @@ def test_every_change_of_the_engine_is_told_and_nothing_is_made_anew_without_one
     engine.looked = Looked(Load(running=3, waiting=2), at_s=7.0, in_flight=1)
     assert look().told == Told(running=3, waiting=2, at_s=7.0, our_in_flight=1)
     assert look() is look()
+    engine.status = EngineStatus("starting", progress=Progress("loading the weights", 0.5))
+    assert (look().phase, look().done) == ("loading the weights", 0.5)
     engine.status = EngineStatus("sleeping")
+    assert (look().phase, look().done) == ("", None)
     assert (look().is_ready, look().told.waiting) == (False, 2)
 
 

@@ -3,6 +3,8 @@
 import json
 import time
 from functools import partial
+from types import SimpleNamespace
+from typing import get_args
 
 import aiohttp
 import pytest
@@ -13,7 +15,10 @@ from proxy.config.cards import UNKNOWN, Cards, known_cards
 from proxy.config.engines import VllmConfig
 from proxy.config.evals import EvalFile, EvalScore, to_json
 from proxy.config.load import parse
+from proxy.engines.base import EngineStatus
+from proxy.engines.life import State
 from proxy.errors import ConfigError
+from proxy.protocol.models import Status
 from proxy.routing.targets import Target
 from tests.fakes import proxy
 from tests.fakes.upstream import ScenarioUpstream, answers
@@ -122,6 +127,13 @@ async def test_what_somebody_elses_engine_lists_is_asked_for_by_that_name():
                 async with session.post(f"{url}/v1/chat/completions", json=body) as response:
                     status, told = response.status, await response.json()
             assert told["choices"][0]["message"]["content"] == "from there"
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_every_state_of_an_engine_is_a_status_of_its_models(state):
+    told = names.statuses({"r1": SimpleNamespace(engine=SimpleNamespace(status=EngineStatus(state)))})["r1"]()
+    assert told in get_args(Status)
+    assert (told == "loaded") is (state in {"ready", "draining"})
 
 
 def leaks(setting):

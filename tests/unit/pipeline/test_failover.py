@@ -44,11 +44,13 @@ def worlds(draw):
     for host in hosts:
         host.play(*draw(st.lists(streams if is_stream else wholes, min_size=1, max_size=3)))
         host.is_starting = draw(st.sampled_from([False, False, False, True]))
+        host.loading = draw(st.sampled_from([0, 0, 3]))
     settings = {
         "hedge": draw(st.booleans()),
         "on_stream_failure": draw(st.sampled_from(["error", "continue"])),
         "concurrency": draw(st.sampled_from([None, 1])),
         "engines": draw(st.sampled_from(["", "a", "ab"])),
+        "progress_in": draw(st.sampled_from([None, "reasoning_content"])),
     }
     requests = draw(
         st.lists(st.tuples(st.integers(0, 8), st.lists(moments, max_size=2)), min_size=1, max_size=3), label="requests"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.protocol.models import ModelCard, list_to_json, parse_list
+from proxy.protocol.models import ModelCard, best_status, list_to_json, parse_list
 
 DATA = Path(__file__).parents[2] / "data" / "recorded"
 
@@ -16,6 +16,26 @@ DATA = Path(__file__).parents[2] / "data" / "recorded"
 def test_a_card_has_openais_four_fields():
     card = ModelCard(id="a/b", owned_by="host", created=7)
     assert json.loads(card.to_json()) == {"id": "a/b", "object": "model", "created": 7, "owned_by": "host"}
+
+
+def test_the_card_of_a_model_with_an_engine_says_how_far_it_is_loaded():
+    card = ModelCard(id="a", owned_by="host", created=7, status="loading")
+    assert json.loads(card.to_json())["status"] == "loading"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "best"),
+    [
+        ([], None),
+        (["failed"], "failed"),
+        (["failed", "unloaded"], "unloaded"),
+        (["unloaded", "sleeping", "failed"], "sleeping"),
+        (["sleeping", "loading"], "loading"),
+        (["loading", "loaded", "sleeping"], "loaded"),
+    ],
+)
+def test_the_best_engine_of_a_model_counts(statuses, best):
+    assert best_status(statuses) == best
 
 
 def test_a_list_holds_cards():

@@ -1,6 +1,7 @@
 """Which targets a model name means, and in which order."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -126,6 +127,26 @@ async def test_every_model_is_listed_once_configured_ones_first():
     cards = await router.cards()
     assert [(card.id, card.owned_by) for card in cards] == [("m", "tidegate"), ("a", "one"), ("b", "two")]
     assert cards[0].created == 7
+
+
+async def test_models_with_engines_say_how_far_they_are_loaded():
+    """By name, in the list, an adapter, and what somebody else's engine lists; nothing is said of hosts elsewhere."""
+    states = {"r1": "sleeping", "stack": "loaded"}
+    router = router_of(
+        Source("far", "a"),
+        Source("stack", "theirs"),
+        models={"m": [Target("far", "x"), Target("r1", "r1")], "n": [Target("r1", "r1"), Target("stack", "y")]},
+        engines={"r1": Card()},
+        adapters=lambda: ["r1/sql"],
+        local={name: partial(states.get, name) for name in states},
+    )
+    listed = {card.id: card.status for card in await router.cards()}
+    assert listed == {"m": "sleeping", "n": "loaded", "r1/sql": "sleeping", "a": None, "theirs": "loaded"}
+    assert {name: (await router.card(name)).status for name in listed} == listed
+    assert (await router.card("r1/other")).status == "sleeping"
+    assert (await router.card("far/other")).status is None
+    states["r1"] = "failed"
+    assert (await router.card("m")).status == "failed"
 
 
 async def test_one_model_has_its_card():

@@ -1,0 +1,98 @@
+"""`Waiting`: what a streamed request tells its caller while it waits for an engine (`models.NAME.progress_in`)."""
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from proxy.routing.planner import Look
+from proxy.streaming.preface import Preface
+
+_STEPS = 10  # a share is told as often at most
+_START, _WAKE, _BUSY = "starting the model", "waking the model", "waiting for the model"
+_PHASES: Mapping[str, str] = {
+    "sleeping": _WAKE,
+    "draining": _BUSY,
+    "stopping": _BUSY,
+    "failed": "starting the model again",
+}
+
+
+class EngineChanges:
+    """Calls its listeners whenever the status of any engine has changed. Owner of the list of listeners."""
+
+    def __init__(self) -> None:
+        self._listeners: set[Callable[[], None]] = set()
+
+    def tell(self) -> None:
+        """The status of an engine has changed."""
+        for listener in tuple(self._listeners):
+            listener()
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call `listener` for each change from now on, until the block is left."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+
+class Waiting:
+    """The waits of one request for engines. Owner of what was told of them.
+
+    Args:
+        preface: where it is told.
+        changes: when to look at an engine again.
+
+    Attributes:
+        moved: set when there may be something new to tell.
+    """
+
+    def __init__(self, preface: Preface, changes: EngineChanges) -> None:
+        self.preface = preface
+        self.moved = asyncio.Event()
+        self._changes = changes
+        self._looks: list[Callable[[], Look]] = []
+        self._is_waking = False
+        self._told = ""
+
+    @contextmanager
+    def at(self, look: Callable[[], Look]) -> Iterator[None]:
+        """The request waits for an engine until the block is left.
+
+        Args:
+            look: what the engine does now.
+        """
+        self._looks.append(look)
+        self._is_waking = False
+        self.moved.set()
+        try:
+            with self._changes.heard_by(self.moved.set):
+                yield
+        finally:
+            self._looks.remove(look)
+            self._is_waking = False
+
+    def tell(self) -> None:
+        """Tell the preface what is waited for, if anything is, and if that is not what was told last."""
+        if not self._looks or (look := self._looks[-1]()).is_ready:
+            return
+        self._is_waking = look.state == "sleeping" or (self._is_waking and look.state == "starting")
+        told = describe(look, is_waking=self._is_waking)
+        if told != self._told:
+            self._told = told
+            self.preface.tell(f"{told}\n")
+
+
+def describe(look: Look, *, is_waking: bool = False) -> str:
+    """What an engine that is not ready does, and which share of that is done, in tenths.
+
+    Args:
+        look: at the engine.
+        is_waking: it has slept, as far as this request has seen.
+    """
+    phase = look.phase or _PHASES.get(look.state) or (_WAKE if is_waking else _START)
+    share = "" if look.done is None else f": {math.floor(look.done * _STEPS) * 100 // _STEPS} %"
+    return f"{phase[:1].upper()}{phase[1:]}{share}"
