@@ -147,9 +147,11 @@ class EngineStatus(Struct, frozen=True):
 
     Attributes:
         reason: why it is not ready.
-        restarts: starts after a crash, since Tidegate started.
+        restarts: how often it came down by itself after having been ready, and so had to be started again, since
+            Tidegate started; a failed start is none.
         progress: of a start.
-        left_s: about how long the start will still take, in seconds; None where unknown.
+        left_s: about how long the whole start will still take, in seconds; None where that is unknown.
+        attempts: starts begun since Tidegate started, those that failed included.
     """
 
     state: State
@@ -157,6 +159,7 @@ class EngineStatus(Struct, frozen=True):
     restarts: int = 0
     progress: Progress | None = None
     left_s: float | None = None
+    attempts: int = 0
 
 
 class Engine(Protocol):

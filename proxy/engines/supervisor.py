@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from proxy.clock import Clock
 from proxy.engines.base import (
@@ -214,7 +214,7 @@ class Supervisor:
                 self._log.info("engine stopped", engine=self.name)
                 self._move("stop", self._why_stopped, restarts)
                 continue
-            restarts += 1
+            restarts += ready_s is not None
             await self._after_crash(reason, restarts, ready_s, is_hopeless=is_hopeless)
 
     async def _end_process(self, reason: str) -> None:
@@ -448,12 +448,13 @@ class Supervisor:
             self._log.info("engine loading", engine=self.name, phase=progress.phase)
         self._told_s = now_s
         left_s = _left_s(progress, now_s - self._phase_s)
-        self._set(EngineStatus(status.state, status.reason, status.restarts, progress, left_s))
+        self._set(structs.replace(status, progress=progress, left_s=left_s))
 
     def _move(self, event: Event, reason: str, restarts: int | None = None) -> None:
         state = after(self.status.state, event)
         count = self.status.restarts if restarts is None else restarts
-        self._set(EngineStatus(state, reason, count))
+        attempts = self.status.attempts + (event == "start")
+        self._set(EngineStatus(state, reason, count, attempts=attempts))
 
     def _set(self, status: EngineStatus) -> None:
         self.status = status

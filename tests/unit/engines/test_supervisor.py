@@ -137,8 +137,18 @@ async def test_an_engine_that_cannot_start_says_why_in_its_own_words_and_is_trie
         status = await states.until("failed")
         assert status.reason == "it ended with status 3; 0.0 E srv: cannot open the tensor file"
         assert logged(log, "engine down") == [{"engine": "e", "reason": status.reason, "restart_in_s": 0.001}]
-        assert (await states.until("ready")).restarts == 1
+        ready = await states.until("ready")
+        assert (ready.restarts, ready.attempts) == (0, 2)
         (await supervisor.enter(can_wait=False))()
+
+
+async def test_only_an_engine_that_was_ready_is_restarted():
+    """A failed start that is tried again is another attempt."""
+    async with supervised(FakeKind("broken", "dies", "broken", "well")) as (_, states, _log):
+        told = [await states.until("failed") for _ in range(3)]
+        assert [(status.restarts, status.attempts) for status in told] == [(0, 1), (1, 2), (1, 3)]
+        ready = await states.until("ready")
+        assert (ready.restarts, ready.attempts) == (1, 4)
 
 
 async def test_the_cause_of_death_is_told_with_its_cure():
@@ -152,7 +162,7 @@ async def test_an_engine_that_ends_unasked_has_crashed_whatever_its_status():
     """VLLM ends with 0 when its engine core has died."""
     async with supervised(FakeKind("exits0", "well")) as (_, states, _log):
         assert (await states.until("failed")).reason.startswith("it ended with status 0")
-        assert (await states.until("ready")).restarts == 1
+        assert (await states.until("ready")).attempts == 2
 
 
 async def test_what_cannot_help_is_not_tried_again():
