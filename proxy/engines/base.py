@@ -96,8 +96,13 @@ class EngineKind(Protocol):
     def progress(self, line: str) -> Progress | None:
         """What a line of its output says of the start; None: nothing."""
 
-    def explain(self, lines: Sequence[str]) -> EngineError | None:
-        """Why it has ended, read from the end of its output, with the cure; None where that is not plain."""
+    def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
+        """Why it has ended, read from its output, with the cure; None where that is not plain.
+
+        Args:
+            lines: of the whole start, or those since it was last well.
+            has_run: whether it has been ready; the lines can hold texts of callers then, which are not passed on.
+        """
 
 
 class Control(Protocol):

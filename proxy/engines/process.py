@@ -5,13 +5,12 @@ import contextlib
 import os
 import re
 import sys
-from collections import deque
 from collections.abc import Callable
 
 from proxy.engines import warden
 from proxy.engines.base import Command
+from proxy.engines.lines import KeptLines
 
-_KEPT_LINES = 400
 _MAX_LINE = 4096
 _READ_BYTES = 65536
 _LAST_WORDS_S = 1.0
@@ -20,7 +19,7 @@ _WARDEN = (sys.executable, "-I", "-S", warden.__file__)
 
 
 class EngineProcess:
-    """Runs one command behind the warden (see `warden`); owner of the process and of the end of its output.
+    """Runs one command behind the warden (see `warden`); owner of the process and of what is kept of its output.
 
     Starting and ending are tasks of their own, so that the cancellation of a caller does not interrupt them. A process
     that was started is ended by `end`.
@@ -36,7 +35,7 @@ class EngineProcess:
         self._lifeline: int | None = None
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
-        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.lines = KeptLines()
 
     @property
     def pid(self) -> int | None:
@@ -54,7 +53,7 @@ class EngineProcess:
         Raises:
             OSError: there is no such program.
         """
-        self.lines.clear()
+        self.lines.begin()
         # shielded: a cancellation during the spawn would kill the warden, not the engine
         self._starting = asyncio.create_task(self._spawn(command))
         await asyncio.shield(self._starting)
@@ -138,7 +137,7 @@ class EngineProcess:
             self._lifeline = None
 
     def _keep(self, line: str) -> None:
-        self.lines.append(line)
+        self.lines.add(line)
         self._on_line(line)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import secrets
-import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,6 +21,7 @@ from proxy.engines.base import (
     Progress,
     Room,
 )
+from proxy.engines.endings import SENT, signal_of, tell_signal
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
 from proxy.engines.process import EngineProcess
@@ -36,7 +36,6 @@ _MAX_REASON = 1000
 _MAX_BACKOFF_S = 60.0
 _RETRY_S = 5.0
 _LAST_WORDS_S = 1.0
-_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -119,7 +118,7 @@ class Supervisor:
     @property
     def lines(self) -> list[str]:
         """The end of its output."""
-        return list(self._process.lines)
+        return list(self._process.lines.last)
 
     async def enter(self, *, can_wait: bool) -> Leave:
         """Take a place in the engine, which is woken if need be; what is returned gives it back, once.
@@ -245,7 +244,10 @@ class Supervisor:
         """Knock until there is an answer, an end, or no more patience; one that slept has its adapters still."""
         limit_s = self.kind.start_timeout_s
         until_s = self._clock.monotonic_s() + limit_s
+        lines = self._process.lines
+        asked_at = lines.number
         while not await control.answers():
+            asked_at = lines.number
             if self._process.has_ended:
                 raise await self._ended()
             if self._clock.monotonic_s() > until_s:
@@ -253,6 +255,7 @@ class Supervisor:
             if self._goal == "stop":
                 return
             await asyncio.sleep(self._settings.poll_s)
+        lines.saw_well(asked_at)
         if is_new:
             await control.restore()
         self.places.open()
@@ -282,9 +285,12 @@ class Supervisor:
 
     async def _look(self, watch: Watch) -> None:
         """See how it is doing; one that seems to stand still is out of routing until a token has come (half-open)."""
+        asked_at = self._process.lines.number
         complaint = await watch.look(self.places.taken)
         self.looked = watch.looked
         if complaint is None:
+            if await watch.is_well():
+                self._process.lines.saw_well(asked_at)
             return
         self._log.warning("engine suspected", engine=self.name, reason=complaint)
         self._move("drain", complaint)
@@ -376,15 +382,21 @@ class Supervisor:
     async def _ended(self) -> EngineError:
         status = await self._process.wait()
         await self._process.read_out()
-        if status in _KILLED:  # its last words are about something else
-            return EngineError("it was killed: by somebody, or by the system when the memory was full, see dmesg")
-        return self.kind.explain(self.lines) or EngineError(self._told(f"it ended with status {status}"))
+        number, lines = signal_of(status), self._process.lines
+        if number in SENT:
+            return EngineError(tell_signal(number))
+        if (error := self.kind.explain(lines.since_well, has_run=lines.was_well)) is not None:
+            return error
+        return EngineError(self._told(f"it ended with status {status}") if number is None else tell_signal(number))
 
     def _told(self, what: str) -> str:
-        """`what`, and what the output says about it: the lines marked as errors, or else the last one."""
-        said = [line for line in self._process.lines if "WARNING" not in line]  # "failed with error …, goes on"
+        """`what`, and what the output of a start says about it: the lines marked as errors, or else the last one."""
+        lines = self._process.lines
+        if lines.was_well:  # a line may hold a caller's text, and reasons are told to others
+            return f"{what}; its last words: tidegate engines logs {self.name}"
+        said = [line for line in lines.since_well if "WARNING" not in line]  # "failed with error …, goes on"
         errors = [line for line in said if " E " in line or "rror" in line]
-        return "; ".join([what, *(errors[-3:] or self.lines[-1:])])
+        return "; ".join([what, *(errors[-3:] or lines.since_well[-1:])])
 
     # --- small things ---------------------------------------------------------------------------------------------
 

@@ -135,7 +135,9 @@ class _Engines(Collector):
     def collect(self) -> Iterator[Metric]:
         ready = GaugeMetricFamily("tidegate_engine_ready", "1 where the engine answers.", labels=("engine",))
         restarts = CounterMetricFamily(
-            "tidegate_engine_restarts", "Ends by itself after having been ready; failed starts are none.", labels=("engine",)
+            "tidegate_engine_restarts",
+            "How often it came down by itself after having been ready; failed starts do not count.",
+            labels=("engine",),
         )
         in_flight = GaugeMetricFamily(
             "tidegate_engine_requests_in_flight", "Ours, in the engine or its queue.", labels=("engine",)
