@@ -27,6 +27,7 @@ Requests get in while it is ready. The modules:
     process       one child in a session of its own; owns it
     lines         what is kept of its output; owns that
     warden        the script between us and an engine: when either is gone, the whole session is killed
+    orphans       the mark of an engine's processes; ends those that a killed Tidegate and its wardens have left
     sockets       the folder of its socket, and what a killed Tidegate left of such
 
     sharing       who holds how much of which GPU, and who waits; owns that

@@ -7,13 +7,14 @@ import re
 import sys
 from collections.abc import Callable
 
-from proxy.engines import warden
+from proxy.engines import orphans, warden
 from proxy.engines.base import Command
 from proxy.engines.lines import KeptLines
 
 _MAX_LINE = 4096
 _READ_BYTES = 65536
 _LAST_WORDS_S = 1.0
+_WARDEN_S = 5.0  # it kills in about one
 _LINE_END = re.compile(rb"[\r\n]")
 _WARDEN = (sys.executable, "-I", "-S", warden.__file__)
 
@@ -26,9 +27,11 @@ class EngineProcess:
 
     Args:
         on_line: told of each line of the output, standard error included.
+        name: the engine's, for its mark (see `orphans`).
     """
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+    def __init__(self, on_line: Callable[[str], None], name: str = "engine") -> None:
+        self._name = name
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
         self._output: OutputReader | None = None
@@ -81,7 +84,8 @@ class EngineProcess:
     async def _spawn(self, command: Command) -> None:
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             # pipes of our own: with asyncio's, `wait` returns only when every process that inherited an end has ended
-            output, output_end = os.pipe()
+            mark = orphans.make_mark(self._name)
+            output, output_end = orphans.open_pipe(mark)
             ours.callback(os.close, output)
             theirs.callback(os.close, output_end)
             lifeline_end, lifeline = os.pipe()
@@ -90,7 +94,7 @@ class EngineProcess:
             self._process = await asyncio.create_subprocess_exec(
                 *_WARDEN,
                 *command.argv,
-                env=os.environ | dict(command.environment),
+                env=os.environ | dict(command.environment) | ({} if mark is None else {orphans.VARIABLE: str(mark)}),
                 stdin=lifeline_end,
                 stdout=output_end,
                 stderr=asyncio.subprocess.STDOUT,
@@ -105,6 +109,7 @@ class EngineProcess:
             if self._starting is not None:
                 await asyncio.wait((self._starting,))
             await self._ask_to_end(grace_s)
+            await self._kill_rest()
         finally:  # also if this task is cancelled, as when the event loop closes
             process = self._kill()
             self._ending = None
@@ -119,6 +124,15 @@ class EngineProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._process.wait()
+
+    async def _kill_rest(self) -> None:
+        """Have every process left in its session killed, by the warden where it still runs."""
+        if self._process is not None:
+            self._cut_lifeline()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WARDEN_S):
+                    await self._process.wait()
+            await asyncio.to_thread(warden.kill_session, self._process.pid)
 
     def _kill(self) -> asyncio.subprocess.Process | None:
         """Kill every process left in its session, and close the descriptors."""

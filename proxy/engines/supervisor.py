@@ -104,7 +104,7 @@ class Supervisor:
         self._on_change = on_change
         self._folder = SocketFolder()
         self.socket_path = self._folder.socket_path
-        self._process = EngineProcess(self._read_line)
+        self._process = EngineProcess(self._read_line, name)
         self._goal: Goal = "run" if settings.starts_at_once else "stop"
         self._is_held = False  # stopped by the administrator: no request starts it
         self._wanted = asyncio.Event()
