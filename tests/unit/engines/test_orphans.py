@@ -30,8 +30,9 @@ reading, writing = open_pipe(mark)
 leader = "import subprocess, sys; engine = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); engine.wait()"
 child = subprocess.Popen([sys.executable, "-c", leader, engine], stdout=writing, start_new_session=True,
                          env=os.environ | {VARIABLE: str(mark)})
-pid = int(os.read(reading, 100)) if not os.set_blocking(reading, True) else 0
-print(child.pid, pid, flush=True)
+os.set_blocking(reading, True)
+output = open(reading)
+print(child.pid, int(output.readline()), flush=True)
 signal.pause()
 """
 TELLS = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
