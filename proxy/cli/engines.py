@@ -177,7 +177,8 @@ def _wait(server: Server, first: EngineReport, awaited: Sequence[State]) -> Engi
         while (report := server.report(name)).state not in awaited:
             if interrupt.has_come:
                 raise Interrupted(f"not waiting any longer; {name} goes on")
-            if report.state == "failed" and report.restarts != first.restarts:
+            has_failed_since = first.state != "failed" or report.attempts != first.attempts
+            if report.state == "failed" and has_failed_since:
                 raise Refused(f"{name}: failed: {report.reason}")
             if report.state == "ready" and "draining" in seen:
                 raise Refused(f"{name}: it stays, as somebody wants it")

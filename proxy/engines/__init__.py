@@ -24,8 +24,10 @@ Requests get in while it is ready. The modules:
     scrape        what its metrics mean; the same passed on under a label
     adapters      LoRA adapters that come and go; owns the list of those, which an engine forgets
 
-    process       one child in a session of its own; owns it and the end of its output
+    process       one child in a session of its own; owns it
+    lines         what is kept of its output; owns that
     warden        the script between us and an engine: when either is gone, the whole session is killed
+    orphans       the mark of an engine's processes; ends those that a killed Tidegate and its wardens have left
     sockets       the folder of its socket, and what a killed Tidegate left of such; free ports
 
     sharing       who holds how much of which GPU, and who waits; owns that
@@ -40,6 +42,7 @@ Requests get in while it is ready. The modules:
     checkpoint    what is known of a model without loading it
     families      which parsers understand it; `deepseek` for those
     output        what lines of output mean: how far, and why it ended, with the cure; pure
+    endings       why one has ended that had been ready: signals, and what it says of its processes; pure
     vllm_server   the script that runs in vLLM's Python, where nothing of ours is
     llamacpp      the kind llama.cpp; `llamacpp_server` is its child
     gguf          what a model's file says: whether its template knows tools, the size of its cache

@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 
 from proxy.clock import Clock
 from proxy.config.engines import EngineConfig, VllmConfig
+from proxy.engines import orphans
 from proxy.engines.base import Engine, EngineStatus
 from proxy.engines.changes import Changes, changes
 from proxy.engines.gpus import Gpu
@@ -67,6 +68,8 @@ class Engines:
         self._workshop = Workshop(self._sharing, clock=clock, log=log, on_change=self._tell, gpus=gpus)
         self._waiting: list[str] = list(configs)  # those that are not open yet
         self._is_closed = False
+        self._sweeping: asyncio.Task[None] | None = None
+        self._is_swept = False  # see `orphans`
         self._hold({name: self._workshop.make(name, config, keys.get(name, ())) for name, config in configs.items()})
 
     @property
@@ -101,6 +104,8 @@ class Engines:
     async def close(self) -> None:
         """Stop the engines, those too that are on their way out, close the connections; never raises."""
         self._waiting, self._is_closed = [], True
+        if self._sweeping is not None:  # its thread goes on
+            self._sweeping.cancel()
         engines = [assembled.engine.close() for assembled in self.by_name.values()]
         await asyncio.gather(self._retirement.close(), *engines)
         await asyncio.gather(*(wire.close() for piece in self._pieces.values() for wire in piece.wires))
@@ -168,7 +173,11 @@ class Engines:
         self.by_name: Mapping[str, Assembled] = {name: piece.assembled for name, piece in pieces.items()}
 
     def _open_waiting(self) -> None:
-        """Open those in whose way no process stands that has their name."""
+        """Open those in whose way no process stands that has their name; the first ours when no orphan is left."""
+        if self._sweeping is None and any(self._pieces[name].process is not None for name in self._waiting):
+            self._sweeping = asyncio.create_task(self._sweep(), name="engines orphaned")
+        if self._sweeping is not None and not self._is_swept:
+            return
         free = [
             name for name in self._waiting if self._pieces[name].process is None or not self._retirement.holds(name)
         ]
@@ -176,6 +185,11 @@ class Engines:
         for name in free:
             self._admit(self._pieces[name])
             self._pieces[name].assembled.engine.open(self._pieces[name].control)
+
+    async def _sweep(self) -> None:
+        await orphans.sweep(self._log)
+        self._is_swept = True
+        self._open_waiting()
 
     def _admit(self, piece: Piece) -> None:
         if piece.process is not None:

@@ -113,8 +113,13 @@ class EngineKind(Protocol):
     def progress(self, line: str) -> Progress | None:
         """What a line of its output says of the start; None: nothing."""
 
-    def explain(self, lines: Sequence[str]) -> EngineError | None:
-        """Why it has ended, read from the end of its output, with the cure; None where that is not plain."""
+    def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
+        """Why it has ended, read from its output, with the cure; None where that is not plain.
+
+        Args:
+            lines: of the whole start, or those since it was last well.
+            has_run: whether it has been ready; the lines can hold texts of callers then, which are not passed on.
+        """
 
 
 class Control(Protocol):
@@ -167,9 +172,11 @@ class EngineStatus(Struct, frozen=True):
 
     Attributes:
         reason: why it is not ready.
-        restarts: starts after a crash, since Tidegate started.
+        restarts: how often it came down by itself after having been ready, and so had to be started again, since
+            Tidegate started; a failed start is none.
         progress: of a start.
-        left_s: about how long the start will still take, in seconds; None where unknown.
+        left_s: about how long the whole start will still take, in seconds; None where that is unknown.
+        attempts: starts begun since Tidegate started, those that failed included.
     """
 
     state: State
@@ -177,6 +184,7 @@ class EngineStatus(Struct, frozen=True):
     restarts: int = 0
     progress: Progress | None = None
     left_s: float | None = None
+    attempts: int = 0
 
 
 class Engine(Protocol):

@@ -98,7 +98,7 @@ class CommandEngine:
         plain = "".join(each for each in _ESCAPE.sub("", line) if each.isprintable()).strip()
         return Progress("starting", line=plain[:_MAX_LINE]) if plain else None
 
-    def explain(self, lines: Sequence[str]) -> EngineError | None:  # noqa: ARG002 - nothing is known of its output
+    def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:  # noqa: ARG002 - its output is unknown
         return None
 
     def _check_program(self) -> None:

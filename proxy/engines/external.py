@@ -88,21 +88,23 @@ class ExternalEngine:
         restarts = 0
         while True:
             self._move("start", "it does not answer")
+            has_answered = False
             try:
-                await self._until_it_answers(control, restarts)
+                await self._until_it_answers(control)
+                has_answered = True
                 reason = await self._until_still(control)
             except Exception as error:  # noqa: BLE001 - watching must go on
                 self._log.exception("engine watch failed", engine=self.name)
                 reason = f"{type(error).__name__}: {error}"
                 await asyncio.sleep(self._look_s)
-            restarts += 1
+            restarts += has_answered
             self._log.error("engine down", engine=self.name, reason=reason)
             self._move("crash", reason, restarts)
 
-    async def _until_it_answers(self, control: Control, restarts: int) -> None:
+    async def _until_it_answers(self, control: Control) -> None:
         while not await control.answers():  # noqa: ASYNC110 - the engine is not ours, so nothing notifies us
             await asyncio.sleep(self._look_s)
-        self._move("answers", "", restarts)
+        self._move("answers", "")
         self._log.info("engine ready", engine=self.name)
 
     async def _until_still(self, control: Control) -> str:
@@ -120,7 +122,8 @@ class ExternalEngine:
 
     def _move(self, event: Event, reason: str, restarts: int | None = None) -> None:
         count = self.status.restarts if restarts is None else restarts
-        self.status = EngineStatus(after(self.status.state, event), reason, count)
+        attempts = self.status.attempts + (event == "start")
+        self.status = EngineStatus(after(self.status.state, event), reason, count, attempts=attempts)
         if self._on_change is not None:
             try:
                 self._on_change(self.status)

@@ -100,8 +100,8 @@ class LlamaCpp:
     def progress(self, line: str) -> Progress | None:  # noqa: ARG002 - it says nothing on the way
         return None
 
-    def explain(self, lines: Sequence[str]) -> EngineError | None:
-        return output.explain(lines)
+    def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
+        return output.explain(lines, has_run=has_run)
 
 
 def find_model(source: str) -> Path:

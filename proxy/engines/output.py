@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from proxy.engines.base import EngineError, Hopeless, Progress
+from proxy.engines.endings import explain_end
 
 _MAX_TOLD = 300
 _BAR = re.compile(r"^(?P<what>[^|%]*?):?\s*(?P<percent>\d{1,3})%(?: Completed)?\s*(?:\||\(|$)")
 _PREFIX = re.compile(r"^(?:\([^()]*\bpid=\d+\)\s*)+")
 _STAMP = re.compile(r"^(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s?")
 _CALM = re.compile(r"^(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
+# of requests, and may hold their texts; what the server says of its core stays
+_OF_REQUESTS = re.compile(r"^\(APIServer[^()]*\) ERROR \S+ \S+ \[(?!core_client\.py)")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception): .+")
 
 _BARS: Sequence[tuple[re.Pattern[str], str]] = tuple(
@@ -157,6 +160,23 @@ _CAUSES = (
         "set quantization",
     ),
     _passing(
+        r"CUDA error: (?:an illegal memory access|unspecified launch failure|device-side assert|misaligned address)",
+        "a kernel failed on the GPU: see dmesg for the driver's Xid; another version of vLLM, or enforce_eager: true "
+        "under args, may go round it",
+    ),
+    _passing(
+        r"CUDA error: (?:uncorrectable ECC|hardware stack error)|GPU is lost|GPU has fallen off the bus",
+        "the GPU itself failed: see nvidia-smi, and dmesg for the driver's Xid",
+    ),
+    _passing(
+        r"Watchdog caught collective operation timeout|^(?:torch\.distributed\.)?DistBackendError: NCCL error",
+        "its GPUs lost one another (NCCL): see the line before, nvidia-smi topo -m, and dmesg",
+    ),
+    _passing(
+        r"^TimeoutError: RPC call to \w+ timed out",
+        "a worker did not answer in time: see VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, under environment",
+    ),
+    _passing(
         r"DefaultCPUAllocator: (?:can't|not enough)|std::bad_alloc|^MemoryError|Cannot allocate memory",
         "the machine's memory is full: end something, or take a smaller model",
     ),
@@ -250,15 +270,23 @@ def read_progress(line: str) -> Progress | None:
     return None if phase is None else Progress(phase)
 
 
-def explain(lines: Sequence[str]) -> EngineError | None:
-    """Why an engine has ended, with the cure; None where its output does not say."""
-    said = [_said(line) for line in lines if not _CALM.match(_PREFIX.sub("", line))]
+def explain(lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
+    """Why an engine has ended, with the cure; None where its output does not say.
+
+    Args:
+        lines: of its start, or since it was last well.
+        has_run: whether it has been ready; what a start would have met is then no reason, and no line is quoted.
+    """
+    heard = [line for line in lines if not (has_run and _OF_REQUESTS.match(line))]
+    said = [_said(line) for line in heard if not _CALM.match(_PREFIX.sub("", line))]
     for cause in _CAUSES:
+        if has_run and cause.is_hopeless:
+            continue
         for line in said:
             if (found := cause.pattern.search(line)) is not None:
                 told = _tell(cause.told, found.groupdict())
                 return Hopeless(told) if cause.is_hopeless else EngineError(told)
-    return _root(said)
+    return explain_end([_said(line) for line in lines]) if has_run else _root(said)
 
 
 def _root(said: Sequence[str]) -> EngineError | None:

@@ -5,32 +5,34 @@ import contextlib
 import os
 import re
 import sys
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from proxy.engines import warden
+from proxy.engines import orphans, warden
 from proxy.engines.base import Command
+from proxy.engines.lines import KeptLines
 from proxy.telemetry.redaction import mask
 
-_KEPT_LINES = 400
 _MAX_LINE = 4096
 _READ_BYTES = 65536
 _LAST_WORDS_S = 1.0
+_WARDEN_S = 5.0  # it kills in about one
 _LINE_END = re.compile(rb"[\r\n]")
 _WARDEN = (sys.executable, "-I", "-S", warden.__file__)
 
 
 class EngineProcess:
-    """Runs one command behind the warden (see `warden`); owner of the process and of the end of its output.
+    """Runs one command behind the warden (see `warden`); owner of the process and of what is kept of its output.
 
     Starting and ending are tasks of their own, so that the cancellation of a caller does not interrupt them. A process
     that was started is ended by `end`.
 
     Args:
         on_line: told of each line of the output, standard error included.
+        name: the engine's, for its mark (see `orphans`).
     """
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+    def __init__(self, on_line: Callable[[str], None], name: str = "engine") -> None:
+        self._name = name
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
         self._output: OutputReader | None = None
@@ -38,7 +40,7 @@ class EngineProcess:
         self._secrets: Sequence[str] = ()
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
-        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.lines = KeptLines()
 
     @property
     def pid(self) -> int | None:
@@ -56,7 +58,7 @@ class EngineProcess:
         Raises:
             OSError: there is no such program.
         """
-        self.lines.clear()
+        self.lines.begin()
         self._secrets = command.secrets
         # shielded: a cancellation during the spawn would kill the warden, not the engine
         self._starting = asyncio.create_task(self._spawn(command))
@@ -85,7 +87,8 @@ class EngineProcess:
     async def _spawn(self, command: Command) -> None:
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             # pipes of our own: with asyncio's, `wait` returns only when every process that inherited an end has ended
-            output, output_end = os.pipe()
+            mark = orphans.make_mark(self._name)
+            output, output_end = orphans.open_pipe(mark)
             ours.callback(os.close, output)
             theirs.callback(os.close, output_end)
             lifeline_end, lifeline = os.pipe()
@@ -94,7 +97,7 @@ class EngineProcess:
             self._process = await asyncio.create_subprocess_exec(
                 *_WARDEN,
                 *command.argv,
-                env=os.environ | dict(command.environment) | warden.told(command.stop),
+                env=_environment(command, mark),
                 stdin=lifeline_end,
                 stdout=output_end,
                 stderr=asyncio.subprocess.STDOUT,
@@ -109,6 +112,7 @@ class EngineProcess:
             if self._starting is not None:
                 await asyncio.wait((self._starting,))
             await self._ask_to_end(grace_s)
+            await self._kill_rest()
         finally:  # also if this task is cancelled, as when the event loop closes
             process = self._kill()
             self._ending = None
@@ -123,6 +127,15 @@ class EngineProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._process.wait()
+
+    async def _kill_rest(self) -> None:
+        """Have every process left in its session killed, by the warden where it still runs."""
+        if self._process is not None:
+            self._cut_lifeline()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WARDEN_S):
+                    await self._process.wait()
+            await asyncio.to_thread(warden.kill_session, self._process.pid)
 
     def _kill(self) -> asyncio.subprocess.Process | None:
         """Kill every process left in its session, and close the descriptors."""
@@ -142,8 +155,13 @@ class EngineProcess:
 
     def _keep(self, line: str) -> None:
         line = mask(line, self._secrets) if self._secrets else line
-        self.lines.append(line)
+        self.lines.add(line)
         self._on_line(line)
+
+
+def _environment(command: Command, mark: orphans.Mark | None) -> Mapping[str, str]:
+    own = {} if mark is None else {orphans.VARIABLE: str(mark)}
+    return os.environ | dict(command.environment) | own | warden.told(command.stop)
 
 
 class OutputReader:

@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import secrets
-import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from proxy.clock import Clock
 from proxy.engines.base import (
@@ -22,6 +21,7 @@ from proxy.engines.base import (
     Progress,
     Room,
 )
+from proxy.engines.endings import SENT, signal_of, tell_signal
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
 from proxy.engines.process import EngineProcess
@@ -36,7 +36,6 @@ _MAX_REASON = 1000
 _MAX_BACKOFF_S = 60.0
 _RETRY_S = 5.0
 _LAST_WORDS_S = 1.0
-_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -105,7 +104,7 @@ class Supervisor:
         self._on_change = on_change
         self._folder = SocketFolder()
         self.socket_path = self._folder.socket_path
-        self._process = EngineProcess(self._read_line)
+        self._process = EngineProcess(self._read_line, name)
         self._goal: Goal = "run" if settings.starts_at_once else "stop"
         self._is_held = False  # stopped by the administrator: no request starts it
         self._wanted = asyncio.Event()
@@ -119,7 +118,7 @@ class Supervisor:
     @property
     def lines(self) -> list[str]:
         """The end of its output."""
-        return list(self._process.lines)
+        return list(self._process.lines.last)
 
     async def enter(self, *, can_wait: bool) -> Leave:
         """Take a place in the engine, which is woken if need be; what is returned gives it back, once.
@@ -214,7 +213,7 @@ class Supervisor:
                 self._log.info("engine stopped", engine=self.name)
                 self._move("stop", self._why_stopped, restarts)
                 continue
-            restarts += 1
+            restarts += ready_s is not None
             await self._after_crash(reason, restarts, ready_s, is_hopeless=is_hopeless)
 
     async def _end_process(self, reason: str) -> None:
@@ -247,7 +246,10 @@ class Supervisor:
         """Knock until there is an answer, an end, or no more patience; one that slept has its adapters still."""
         limit_s = self.kind.start_timeout_s
         until_s = self._clock.monotonic_s() + limit_s
+        lines = self._process.lines
+        asked_at = lines.number
         while not await control.answers():
+            asked_at = lines.number
             if self._process.has_ended:
                 raise await self._ended()
             if self._clock.monotonic_s() > until_s:
@@ -255,6 +257,7 @@ class Supervisor:
             if self._goal == "stop":
                 return
             await asyncio.sleep(self._settings.poll_s)
+        lines.saw_well(asked_at)
         if is_new:
             await control.restore()
         self.places.open()
@@ -284,9 +287,12 @@ class Supervisor:
 
     async def _look(self, watch: Watch) -> None:
         """See how it is doing; one that seems to stand still is out of routing until a token has come (half-open)."""
+        asked_at = self._process.lines.number
         complaint = await watch.look(self.places.taken)
         self.looked = watch.looked
         if complaint is None:
+            if await watch.is_well():
+                self._process.lines.saw_well(asked_at)
             return
         self._log.warning("engine suspected", engine=self.name, reason=complaint)
         self._move("drain", complaint)
@@ -378,15 +384,21 @@ class Supervisor:
     async def _ended(self) -> EngineError:
         status = await self._process.wait()
         await self._process.read_out()
-        if status in _KILLED:  # its last words are about something else
-            return EngineError("it was killed: by somebody, or by the system when the memory was full, see dmesg")
-        return self.kind.explain(self.lines) or EngineError(self._told(f"it ended with status {status}"))
+        number, lines = signal_of(status), self._process.lines
+        if number in SENT:
+            return EngineError(tell_signal(number))
+        if (error := self.kind.explain(lines.since_well, has_run=lines.was_well)) is not None:
+            return error
+        return EngineError(self._told(f"it ended with status {status}") if number is None else tell_signal(number))
 
     def _told(self, what: str) -> str:
-        """`what`, and what the output says about it: the lines marked as errors, or else the last one."""
-        said = [line for line in self._process.lines if "WARNING" not in line]  # "failed with error …, goes on"
+        """`what`, and what the output of a start says about it: the lines marked as errors, or else the last one."""
+        lines = self._process.lines
+        if lines.was_well:  # a line may hold a caller's text, and reasons are told to others
+            return f"{what}; its last words: tidegate engines logs {self.name}"
+        said = [line for line in lines.since_well if "WARNING" not in line]  # "failed with error …, goes on"
         errors = [line for line in said if " E " in line or "rror" in line]
-        return "; ".join([what, *(errors[-3:] or self.lines[-1:])])
+        return "; ".join([what, *(errors[-3:] or lines.since_well[-1:])])
 
     # --- small things ---------------------------------------------------------------------------------------------
 
@@ -450,12 +462,13 @@ class Supervisor:
             self._log.info("engine loading", engine=self.name, phase=progress.phase)
         self._told_s = now_s
         left_s = _left_s(progress, now_s - self._phase_s)
-        self._set(EngineStatus(status.state, status.reason, status.restarts, progress, left_s))
+        self._set(structs.replace(status, progress=progress, left_s=left_s))
 
     def _move(self, event: Event, reason: str, restarts: int | None = None) -> None:
         state = after(self.status.state, event)
         count = self.status.restarts if restarts is None else restarts
-        self._set(EngineStatus(state, reason, count))
+        attempts = self.status.attempts + (event == "start")
+        self._set(EngineStatus(state, reason, count, attempts=attempts))
 
     def _set(self, status: EngineStatus) -> None:
         self.status = status

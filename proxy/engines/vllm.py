@@ -113,8 +113,8 @@ class Vllm:
     def progress(self, line: str) -> Progress | None:
         return output.read_progress(line)
 
-    def explain(self, lines: Sequence[str]) -> EngineError | None:
-        return output.explain(lines)
+    def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
+        return output.explain(lines, has_run=has_run)
 
     def _place(self, machine: Machine, checkpoint: Checkpoint) -> Placement:
         return place(

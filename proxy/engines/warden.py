@@ -8,26 +8,37 @@ is killed: vLLM's parent process that is killed leaves its EngineCore behind, wi
 `vllm.md`, section 4). SIGTERM is passed on to the engine alone, which stops its own children; an engine that has a
 command for that is ended by it, also when it has ended by itself or Tidegate is gone: `docker stop` for a container,
 which is no process of the session.
+
+What killed processes leave in `/dev/shm` is removed: Python's resource trackers have a moment to do so, as they know
+best; then what the processes themselves had open.
 """
 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _PROC = Path("/proc")
 _STOP_VARIABLE = "TIDEGATE_STOP"
 _STOP_S = 30.0  # where nobody else has a limit
 _PID = "${PID}"
+_SHARED = "/dev/shm/"  # noqa: S108 - where shm_open makes its files
+# what is named otherwise may be a user's own, such as weights: vLLM, PyTorch, NCCL, OpenMP and Python make these
+_MADE = re.compile(r"psm_[0-9a-f]+|sem\.mp-\w+|nccl-\w+|torch_\d+_\d+_\d+|vllm_\w+\.mmap|__KMP_REGISTERED_LIB_\d+_\d+")
+_TRACKER = b"multiprocessing.resource_tracker"
+_TRACKER_S = 1.0
+_POLL_S = 0.01
 
 
 def kill_session(session: int, *, spared: int = 0) -> None:
-    """Kill every process of a session (Linux), or of the group of its leader (elsewhere).
+    """Kill every process of a session (Linux), or of the group of its leader (elsewhere); blocks for a second at most.
 
     Args:
         session: its id, that is the pid of its leader, which may be gone.
@@ -36,15 +47,76 @@ def kill_session(session: int, *, spared: int = 0) -> None:
     with contextlib.suppress(ProcessLookupError):
         if not _PROC.exists():
             os.killpg(session, signal.SIGKILL)
-    for pid in _members(session):
-        if pid != spared:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    pids = _members(session, spared)
+    held = shared_memory(pids)
+    trackers = list(filter(_is_tracker, pids))
+    _kill(pid for pid in pids if pid not in trackers)
+    until_s = time.monotonic() + _TRACKER_S
+    while any(map(_is_tracker, trackers)) and time.monotonic() < until_s:
+        time.sleep(_POLL_S)
+    left = _members(session, spared)  # also what has been started meanwhile
+    _kill(left)
+    remove_shared(held, {*pids, *left})
 
 
-def _members(session: int) -> list[int]:
-    names = [directory.name for directory in _PROC.glob("[0-9]*")]
-    return [int(name) for name in names if _session_of(int(name)) == session]
+def shared_memory(pids: Iterable[int]) -> Mapping[str, tuple[int, int]]:
+    """The files of shared memory that the processes have open or mapped, with device and inode; no others' files."""
+    held = {}
+    for name in {name for pid in pids for name in _shared_names(pid)}:
+        if _MADE.fullmatch(name):
+            with contextlib.suppress(OSError):
+                status = os.stat(_SHARED + name)  # noqa: PTH116 - no path to build
+                # what others may open, they can have open without our seeing it
+                if status.st_uid == os.getuid() and not status.st_mode & 0o077:
+                    held[name] = (status.st_dev, status.st_ino)
+    return held
+
+
+def remove_shared(held: Mapping[str, tuple[int, int]], dead: Collection[int]) -> None:
+    """Remove the files that no process but the dead ones has."""
+    if not held:
+        return
+    used = shared_memory(pid for pid in _pids() if pid not in dead)
+    for name, identity in held.items():
+        if name not in used:
+            with contextlib.suppress(OSError):
+                status = os.stat(_SHARED + name)  # noqa: PTH116 - as above
+                if (status.st_dev, status.st_ino) == identity:
+                    os.unlink(_SHARED + name)  # noqa: PTH108 - as above
+
+
+def _shared_names(pid: int) -> Iterator[str]:
+    """Without those that are removed already: after their names stands ` (deleted)`, which no name of ours has."""
+    process = _PROC / str(pid)
+    with contextlib.suppress(OSError):
+        for line in (process / "maps").read_bytes().splitlines():
+            yield os.fsdecode(line.rpartition(b" " + _SHARED.encode())[2])
+    with contextlib.suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield str(descriptor.readlink()).removeprefix(_SHARED)
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_tracker(pid: int) -> bool:
+    """Whether it is Python's process that removes what others leave; one that has ended is none."""
+    try:
+        return _TRACKER in (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _members(session: int, spared: int = 0) -> list[int]:
+    return [pid for pid in _pids() if pid != spared and _session_of(pid) == session]
+
+
+def _pids() -> list[int]:
+    return [int(directory.name) for directory in _PROC.glob("[0-9]*")]
 
 
 def _session_of(pid: int) -> int | None:
@@ -120,19 +192,22 @@ def main(command: list[str]) -> int:
     ending = Ending(engine, stop)
     signal.signal(signal.SIGTERM, lambda *_: ending.ask())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_wait_for_parent, args=(ending,), daemon=True).start()
+    killing = threading.Lock()
+    threading.Thread(target=_wait_for_parent, args=(ending, killing), daemon=True).start()
     status = engine.wait()
     ending.clear_up()
-    kill_session(os.getsid(0), spared=own)
+    with killing:
+        kill_session(os.getsid(0), spared=own)
     return 128 - status if status < 0 else status
 
 
-def _wait_for_parent(ending: Ending) -> None:
+def _wait_for_parent(ending: Ending, killing: threading.Lock) -> None:
     while os.read(0, 4096):
         pass
     ending.run(_STOP_S)
-    kill_session(os.getsid(0), spared=os.getpid())
-    os._exit(1)
+    with killing:  # the end of the engine must not end this process half way
+        kill_session(os.getsid(0), spared=os.getpid())
+        os._exit(1)
 
 
 if __name__ == "__main__":

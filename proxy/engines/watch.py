@@ -27,6 +27,7 @@ class Watch:
         self._clock = clock
         self._pause_s = pause_s
         self._vitals = Vitals(clock)
+        self._was_answered = False
 
     async def look(self, in_flight: int) -> str | None:
         """Ask for its metrics; what is wrong with it, or None."""
@@ -34,10 +35,16 @@ class Watch:
         try:
             await self._look(in_flight)
         except ProxyError as error:
+            self._was_answered = False
             self._vitals.missed(error)
         else:
+            self._was_answered = True
             self._vitals.saw(self.looked.load)
         return self._vitals.complaint()
+
+    async def is_well(self) -> bool:
+        """Whether the last look was answered, and its health route is fine: a vLLM tells metrics without its core."""
+        return self._was_answered and await self._control.answers()
 
     async def generates(self) -> bool:
         """The second look: whether one more token comes, or at least a step of the work that it has.

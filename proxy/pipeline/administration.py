@@ -51,6 +51,7 @@ class EngineReport(Struct, frozen=True, kw_only=True):
     restarts: int
     in_flight: int
     load: Load
+    attempts: int = 0  # a server of an older version does not tell them
 
 
 class EngineList(Struct, frozen=True):
@@ -174,6 +175,7 @@ def _report(name: str, entry: Entry) -> EngineReport:
         progress=status.progress,
         left_s=status.left_s,
         restarts=status.restarts,
+        attempts=status.attempts,
         in_flight=entry.engine.places.taken,
         load=entry.engine.looked.load,
     )

@@ -99,7 +99,7 @@ class EngineStatus(Protocol):
 
     @property
     def restarts(self) -> int:
-        """After a crash, since Tidegate started."""
+        """How often it came down by itself after having been ready, since Tidegate started."""
 
 
 class Places(Protocol):
@@ -134,7 +134,11 @@ class _Engines(Collector):
 
     def collect(self) -> Iterator[Metric]:
         ready = GaugeMetricFamily("tidegate_engine_ready", "1 where the engine answers.", labels=("engine",))
-        restarts = CounterMetricFamily("tidegate_engine_restarts", "Starts after a crash.", labels=("engine",))
+        restarts = CounterMetricFamily(
+            "tidegate_engine_restarts",
+            "How often it came down by itself after having been ready; failed starts do not count.",
+            labels=("engine",),
+        )
         in_flight = GaugeMetricFamily(
             "tidegate_engine_requests_in_flight", "Ours, in the engine or its queue.", labels=("engine",)
         )

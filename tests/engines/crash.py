@@ -13,6 +13,11 @@ from tests.engines.sessions import find, gone
 from tests.engines.stage import ENDLESS, Stage
 
 _CODES = {"vllm_server.py": "upstream_unreachable"}  # the server says itself what has become of the others
+_REASONS = {
+    "vllm_server.py": "it was killed (SIGKILL)",
+    "VLLM::EngineCore": "its core was ended by a signal",
+    "VLLM::Worker": "a worker of it ",
+}
 
 
 async def crash(stage: Stage, engine: str, victim: str) -> None:
@@ -28,7 +33,8 @@ async def crash(stage: Stage, engine: str, victim: str) -> None:
         assert (caught.value.type, caught.value.code) == ("upstream_error", _CODES.get(victim, "upstream_failed"))
     with pytest.raises(openai.InternalServerError):
         await whole
-    await stage.line(engine, "engine down")
+    down = await stage.line(engine, "engine down")
+    assert _REASONS[victim] in down["reason"]
     await gone(*old)
     await stage.ready(engine)
     print(f"ready {time.perf_counter() - killed_s:.1f} s after the end of {victim}")

@@ -34,5 +34,5 @@ class FakeKind:
     def progress(self, line: str) -> Progress | None:
         return Progress("loading", float(line.split()[1])) if line.startswith("loading ") else None
 
-    def explain(self, lines) -> EngineError | None:
+    def explain(self, lines, *, has_run=False) -> EngineError | None:
         return EngineError("out of memory; take a smaller model") if "out of memory" in lines else None

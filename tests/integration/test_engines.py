@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import openai
 import pytest
+from msgspec import structs
 
 from tests.fakes import proxy
 from tests.fakes.clock import FakeClock
@@ -17,6 +18,9 @@ from tests.fakes.vllm_engine import gone, house, is_running, until
 from tests.fakes.wire import completion, text_stream
 
 WHOLE = "w3 w4 w5 w6 "  # after two tokens of thought
+CORE_IS_GONE = (
+    "(APIServer pid=1) WARNING 11-30 19:01:21 [core_client.py:817] [shutdown] MPClient: engine core exited unexpectedly"
+)
 
 
 @pytest.fixture
@@ -410,7 +414,36 @@ async def test_an_engine_that_dies_by_itself_is_started_again(vllm, phase):
         await vllm.next_start()
         await made.until("ready")
         assert (await made.ask()).choices[0].message.content == WHOLE
-        assert made.engine().status.restarts == 1
+        status = made.engine().status
+        assert (status.restarts, status.attempts) == (int(phase == "when it is ready"), 2)
+
+
+@pytest.mark.parametrize(
+    ("ends_by", "reason"),
+    [
+        ("a signal", "it crashed (SIGSEGV)"),
+        ("its status", "it ended with status 0; its last words: tidegate engines logs r1"),
+        ("its core", "its core was ended by a signal"),
+    ],
+)
+async def test_an_older_error_is_not_told_as_the_reason_of_an_end(vllm, ends_by, reason):
+    """One of a request, with whatever its caller wrote; the engine was well after that."""
+    async with house({"r1": vllm.config()}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        engine = made.engine()
+        engine._settings = structs.replace(engine._settings, backoff_s=3600)
+        start.tell("say", line="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+        await until(lambda: "CUDA out of memory" in engine.lines[-1])
+        await start.looks(3)
+        if ends_by == "its core":
+            start.tell("say", line=CORE_IS_GONE)
+        if ends_by == "a signal":
+            os.kill(start.pid, signal.SIGSEGV)
+        else:
+            start.tell("exit", status=0)
+        await until(lambda: engine.status.state == "failed")
+        assert engine.status.reason.startswith(reason)
 
 
 async def test_an_engine_that_never_comes_up_is_given_up_with_its_reason(vllm):

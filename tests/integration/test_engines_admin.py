@@ -122,7 +122,8 @@ async def test_an_engine_of_somebody_else_is_seen_and_asked_by_its_own_names_but
         assert sent["model"] == "an/adapter"
         async with session.get(f"{url}/readyz") as response:
             told = (await response.json())["engines"]["stack"]
-            assert told == {"state": "ready", "reason": "", "restarts": 0, "progress": None, "left_s": None}
+            counts = {"restarts": 0, "attempts": 1}
+            assert told == {"state": "ready", "reason": "", "progress": None, "left_s": None} | counts
 
 
 # --- waiting, against a server that says what the test wants ------------------------------------------------------
@@ -142,7 +143,10 @@ def reports(**fields):
 async def test_start_waits_until_the_engine_is_ready(server):
     upstream, at = server
     upstream.play(
-        reports(state="failed", restarts=3), reports(state="failed", restarts=3), reports(), reports(state="ready")
+        reports(state="failed", attempts=3),
+        reports(state="failed", attempts=3),
+        reports(attempts=4),
+        reports(state="ready", attempts=4),
     )
     assert await engines("start", "r1", *at, "--key", "sk-1") == (0, "r1: ready\n", "")
     assert [(call.method, call.path) for call in upstream.calls] == [
@@ -154,7 +158,14 @@ async def test_start_waits_until_the_engine_is_ready(server):
 
 async def test_a_start_that_fails_is_told_with_the_reason(server):
     upstream, at = server
-    upstream.play(reports(), reports(state="failed", reason="out of memory", restarts=1))
+    upstream.play(reports(), reports(state="failed", reason="out of memory"))
+    assert await engines("start", "r1", *at) == (1, "", "tidegate: r1: failed: out of memory\n")
+
+
+async def test_a_second_start_that_fails_at_once_is_told_too(server):
+    """It is `failed` at every look; only the number of attempts tells that there was another."""
+    upstream, at = server
+    upstream.play(reports(state="failed", attempts=1), reports(state="failed", reason="out of memory", attempts=2))
     assert await engines("start", "r1", *at) == (1, "", "tidegate: r1: failed: out of memory\n")
 
 

@@ -118,7 +118,8 @@ def held() -> Counter:
     counted = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())
     for file in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            counted[str(file.readlink()).partition(":")[0]] += 1
+            # the pipe that an engine writes to has a name of its own
+            counted[str(file.readlink()).partition(":")[0].partition("tidegate-engine-")[0]] += 1
     for thread in Path("/proc/self/task").iterdir():
         counted["process"] += len((thread / "children").read_text().split())
     return counted

@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes import proxy
 from tests.fakes.upstream import SSE_HEAD, Call, answers
+from tests.fakes.vllm_engine import is_running
 from tests.fakes.wire import chunk, completion
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -130,6 +131,24 @@ async def test_the_engine_ends_when_its_parent_is_killed(session, moment):
         running.process.kill()
         await running.process.wait()
         await gone(pid)
+
+
+async def test_the_next_start_ends_an_engine_whose_tidegate_and_warden_were_killed_together(tmp_path):
+    """It would hold the GPU's memory for ever."""
+    path = tmp_path / "tidegate.yaml"
+    path.write_text("engines: {another: {kind: llamacpp, model: absent.gguf}}")
+    async with proxy.process() as running:
+        warden = (await running.line("engine ready"))["pid"]
+        engine = int(Path(f"/proc/{warden}/task/{warden}/children").read_text())  # noqa: ASYNC240 - no file
+        os.kill(warden, signal.SIGSTOP)  # it would see the end of Tidegate before its own
+        running.process.kill()
+        os.kill(warden, signal.SIGKILL)
+        await running.process.wait()
+        await gone(warden)
+        assert is_running(engine)
+    async with proxy.process("--config", str(path)) as running:
+        await running.line("engine down", engine="another")
+        assert not is_running(engine)
 
 
 @pytest.mark.parametrize("victim", ["engine", "warden"])

@@ -98,6 +98,20 @@ async def test_one_that_is_gone_is_failed_and_then_looked_for_again():
     assert host.log.events == ["engine ready", "engine down", "engine ready"]
 
 
+async def test_a_watch_that_failed_before_it_answered_is_no_restart():
+    host = Host()
+
+    async def answers():
+        del host.control.answers  # from the next time on as always
+        raise ValueError
+
+    host.control.answers = answers
+    async with opened(host):
+        assert (await host.until("failed")).restarts == 0
+        ready = await host.until("ready")
+        assert (ready.restarts, ready.attempts) == (0, 2)
+
+
 async def test_one_that_only_seems_to_stand_still_is_readmitted():
     host = Host()
     async with opened(host):

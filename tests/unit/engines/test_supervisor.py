@@ -137,8 +137,18 @@ async def test_an_engine_that_cannot_start_says_why_in_its_own_words_and_is_trie
         status = await states.until("failed")
         assert status.reason == "it ended with status 3; 0.0 E srv: cannot open the tensor file"
         assert logged(log, "engine down") == [{"engine": "e", "reason": status.reason, "restart_in_s": 0.001}]
-        assert (await states.until("ready")).restarts == 1
+        ready = await states.until("ready")
+        assert (ready.restarts, ready.attempts) == (0, 2)
         (await supervisor.enter(can_wait=False))()
+
+
+async def test_only_an_engine_that_was_ready_is_restarted():
+    """A failed start that is tried again is another attempt."""
+    async with supervised(FakeKind("broken", "dies", "broken", "well")) as (_, states, _log):
+        told = [await states.until("failed") for _ in range(3)]
+        assert [(status.restarts, status.attempts) for status in told] == [(0, 1), (1, 2), (1, 3)]
+        ready = await states.until("ready")
+        assert (ready.restarts, ready.attempts) == (1, 4)
 
 
 async def test_the_cause_of_death_is_told_with_its_cure():
@@ -152,7 +162,7 @@ async def test_an_engine_that_ends_unasked_has_crashed_whatever_its_status():
     """VLLM ends with 0 when its engine core has died."""
     async with supervised(FakeKind("exits0", "well")) as (_, states, _log):
         assert (await states.until("failed")).reason.startswith("it ended with status 0")
-        assert (await states.until("ready")).restarts == 1
+        assert (await states.until("ready")).attempts == 2
 
 
 async def test_what_cannot_help_is_not_tried_again():
@@ -171,10 +181,10 @@ async def test_what_cannot_help_is_not_tried_again():
 
 
 async def test_what_has_run_can_run_again_whatever_its_output_told():
-    """A loading of an adapter may have failed long before: that would meet nothing again."""
+    """What would keep another from starting has not kept this one."""
 
     class Talkative(FakeKind):
-        def explain(self, lines):
+        def explain(self, lines, *, has_run=False):
             return Hopeless("an adapter has rank 64")
 
     async with supervised(Talkative("dies", "well")) as (_, states, log):
@@ -186,13 +196,77 @@ async def test_what_has_run_can_run_again_whatever_its_output_told():
 
 async def test_an_engine_that_was_killed_did_not_die_of_what_it_last_said():
     async with supervised(FakeKind("shows_progress,silent")) as (supervisor, states, _log):
-        supervisor.kind.explain = lambda _lines: EngineError("out of memory")
+        supervisor.kind.explain = lambda _lines, **_: EngineError("out of memory")
         while supervisor.status.progress is None:
             await states.seen.get()
         leader = supervisor._process.pid
         [engine] = [pid for pid in warden._members(leader) if pid != leader]
         os.kill(engine, signal.SIGKILL)
-        assert (await states.until("failed")).reason.startswith("it was killed: by somebody, or by the system")
+        assert (await states.until("failed")).reason.startswith("it was killed (SIGKILL): by another program")
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGKILL, "it was killed (SIGKILL): by another program, or by the kernel"),
+        (signal.SIGINT, "it was told to end by another program (SIGINT)"),
+        (signal.SIGSEGV, "it crashed (SIGSEGV)"),
+        (signal.SIGABRT, "it crashed (SIGABRT)"),
+        (signal.SIGBUS, "it crashed (SIGBUS)"),
+    ],
+)
+async def test_a_signal_that_we_did_not_send_is_told_as_that(number, told):
+    async with supervised(FakeKind("well")) as (supervisor, states, _log):
+        await states.until("ready")
+        [engine] = members(supervisor)
+        os.kill(engine, number)
+        assert (await states.until("failed")).reason.startswith(told)
+
+
+async def test_what_was_said_before_the_last_good_look_is_no_reason():
+    """A request that failed an hour ago, for one; what is said since then counts."""
+    heard = []
+
+    class Listening(FakeKind):
+        def explain(self, lines, *, has_run=False):
+            heard.append((list(lines), has_run))
+
+    async with supervised(Listening("well")) as (supervisor, states, _log):
+        await states.until("ready")
+        kept = supervisor._process.lines
+        supervisor._read_line("ValueError: of a request")
+        kept.add("ValueError: of a request")
+        while kept.since_well:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        [engine] = members(supervisor)
+        os.kill(engine, signal.SIGABRT)
+        assert "of a request" not in (await states.until("failed")).reason
+    assert heard == [([], True)]
+
+
+async def test_the_whole_start_counts_until_the_first_answer():
+    heard = []
+
+    class Listening(FakeKind):
+        def explain(self, lines, *, has_run=False):
+            heard.append((list(lines), has_run))
+
+    async with supervised(Listening("broken", "well")) as (_, states, _log):
+        await states.until("ready")
+    [(lines, has_run)] = heard
+    assert lines[0] == "loading 0.1"
+    assert not has_run
+
+
+async def test_an_engine_that_has_callers_is_not_quoted():
+    """A line may hold a text of theirs, and reasons are told to others."""
+    async with supervised(FakeKind("dies", "well")) as (supervisor, states, _log):
+        supervisor.kind.explain = lambda _lines, **_: None
+        await states.until("ready")
+        reason = (await states.until("failed")).reason
+        assert reason == "it ended with status 9; its last words: tidegate engines logs e"
+        await states.until("ready")
+        assert "out of memory" in supervisor.lines
 
 
 async def test_each_pause_is_longer_than_the_one_before_and_a_crash_loop_ends():

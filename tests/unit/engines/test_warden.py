@@ -1,9 +1,12 @@
 """The small process between us and an engine, run for real."""
 
 import asyncio
+import mmap
 import os
+import secrets
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -144,3 +147,120 @@ async def test_it_is_ended_by_its_command_when_the_other_end_of_its_input_is_gon
 
 def test_a_session_that_is_nobodys_is_no_error():
     warden.kill_session(2**22 + 1)
+
+
+# --- shared memory ------------------------------------------------------------------------------------------------
+
+# a child that has shared memory and heeds no SIGTERM; its name is told, as soon as it has it
+SHARING = """
+import os, mmap, signal, subprocess, sys
+code = "import mmap, os, signal; file = os.open(sys.argv[1], os.O_RDWR); kept = mmap.mmap(file, 0); os.close(file); "
+code = "import sys; " + code + "print(1, flush=True); signal.pause()"
+child = subprocess.Popen([sys.executable, "-c", code, sys.argv[1]], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(1, flush=True)
+signal.pause()
+"""
+TRACKED = """
+import signal
+from multiprocessing import shared_memory
+memory = shared_memory.SharedMemory(create=True, size=64)
+print("/dev/shm/" + memory.name, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def shared():
+    """Makes a file of shared memory, which is not there after the test."""
+    made = []
+
+    def make(name: str, mode: int = 0o600) -> Path:
+        path = Path("/dev/shm") / name
+        path.write_bytes(bytes(64))
+        path.chmod(mode)
+        made.append(path)
+        return path
+
+    yield make
+    for path in made:
+        path.unlink(missing_ok=True)
+
+
+def psm() -> str:
+    return f"psm_{secrets.token_hex(4)}"
+
+
+async def holding(path: Path):
+    process = await asyncio.create_subprocess_exec(
+        *WARDEN, SHARING, str(path), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    assert await process.stdout.readline() == b"1\n"
+    return process
+
+
+def engine_of(process) -> int:
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+
+
+@pytest.mark.parametrize("ends_by", ["the engine's end", "the end of Tidegate"])
+async def test_shared_memory_of_killed_processes_is_removed(shared, ends_by):
+    path = shared(psm())
+    process = await holding(path)
+    if ends_by == "the engine's end":
+        os.kill(engine_of(process), signal.SIGKILL)
+    else:
+        process.stdin.close()
+    await process.wait()
+    assert not path.exists()
+
+
+async def test_what_an_engine_had_that_has_no_process_left_with_it_is_removed_by_pythons_tracker():
+    """The engine itself is gone before its memory could be seen."""
+    process = await start(TRACKED)
+    path = Path((await process.stdout.readline()).decode().strip())
+    assert path.exists()  # noqa: ASYNC240 - no file
+    os.kill(engine_of(process), signal.SIGKILL)
+    await process.wait()
+    assert not path.exists()  # noqa: ASYNC240 - no file
+
+
+async def test_shared_memory_that_another_program_has_too_stays(shared):
+    path = shared(psm())
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+        process = await holding(path)
+        os.kill(engine_of(process), signal.SIGKILL)
+        await process.wait()
+        assert path.exists()
+
+
+@pytest.mark.parametrize(("name", "mode"), [("weights", 0o600), (None, 0o666)], ids=["a user's", "open to others"])
+async def test_files_that_may_be_anothers_stay(shared, name, mode):
+    """Weights are put there too, to be read quickly."""
+    path = shared(psm() if name is None else f"{name}-{secrets.token_hex(4)}", mode)
+    process = await holding(path)
+    os.kill(engine_of(process), signal.SIGKILL)
+    await process.wait()
+    assert path.exists()
+
+
+async def test_a_tracker_that_does_not_end_is_killed(with_tracker):
+    process, tracker = with_tracker
+    process.stdin.close()
+    await process.wait()
+    await gone(tracker)
+
+
+@pytest.fixture
+async def with_tracker():
+    """A warden whose engine has a child that looks like Python's tracker, and its pid."""
+    code = (
+        "import subprocess, sys, signal; child = subprocess.Popen([sys.executable, '-c', "
+        "'import signal; signal.pause()  # multiprocessing.resource_tracker']); print(child.pid, flush=True); "
+        "signal.pause()"
+    )
+    process = await start(code)
+    yield process, int(await process.stdout.readline())
+    with suppress(ProcessLookupError):
+        process.kill()

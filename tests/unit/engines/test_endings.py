@@ -1,0 +1,102 @@
+"""Ends of engines that had been ready: `tests/data/engines/ends.yaml` has what vLLM wrote, word by word."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from proxy.engines.endings import SENT, explain_end, signal_of, tell_signal
+from proxy.engines.output import explain
+
+ENDS = yaml.safe_load((Path(__file__).parents[2] / "data" / "engines" / "ends.yaml").read_text(encoding="utf-8"))
+SECRET = "the caller's text: CUDA out of memory, No space left on device, died unexpectedly"
+# what vLLM logs of requests that it refuses, or that fail
+OF_REQUESTS = [
+    f"(APIServer pid=1) ERROR 11-30 19:02:21 [serving.py:929] ValueError: {SECRET}",
+    f"(APIServer pid=1) ERROR 11-30 19:02:21 [serving.py:929] torch.OutOfMemoryError: {SECRET}",
+    f"(APIServer pid=1) WARNING 11-30 19:02:21 [hf.py:839] Chat template rejected the request: {SECRET}",
+    f"(APIServer pid=1) ERROR 11-30 19:02:21 [serving.py:929]   Value error, {SECRET} [type=value_error, input_value=A",
+]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end["name"])
+@pytest.mark.parametrize("before", [[], OF_REQUESTS], ids=["alone", "after errors of requests"])
+def test_the_end_of_a_process_of_vllm_is_told_as_what_it_was(end, before):
+    number = signal_of(end["status"])
+    error = explain([*before, *end["lines"]], has_run=True)
+    told = tell_signal(number) if number is not None and error is None else str(error)
+    assert end["told"].removeprefix("it ") in told
+    assert "caller" not in told
+
+
+@pytest.mark.parametrize("before", [[], OF_REQUESTS])
+def test_what_requests_fail_with_is_no_reason(before):
+    assert explain(before, has_run=True) is None
+
+
+AT = "ERROR 11-30 19:02:21"
+WORKER = f"(EngineCore pid=7) {AT} [multiproc_executor.py:283] Worker proc VllmWorker-0 died unexpectedly, shutting"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (f"(Worker pid=7) {AT} [x.py:1] torch.OutOfMemoryError: CUDA out of memory.", "memory is full"),
+        ("RuntimeError: CUDA error: an illegal memory access was encountered", "a kernel failed on the GPU"),
+        (f"(EngineCore pid=7) {AT} [core.py:1] TimeoutError: RPC call to execute_model timed out.", "in time"),
+        ("[rank0]:[E1130 ProcessGroupNCCL.cpp:632] Watchdog caught collective operation timeout", "NCCL"),
+        ("Fatal Python error: Aborted", "a process of it crashed (SIGABRT)"),
+        (f"(APIServer pid=7) {AT} [core_client.py:562] Engine core proc EngineCore_0 died unexpectedly", "by a signal"),
+        (WORKER, "a worker of it ended unexpectedly"),
+        (f"(APIServer pid=7) {AT} [x.py:1] vllm.v1.engine.exceptions.EngineDeadError: EngineCore", "its core failed"),
+    ],
+)
+def test_other_last_words_are_understood_too(line, told):
+    assert told in str(explain([*OF_REQUESTS, line], has_run=True))
+
+
+def test_of_a_core_that_failed_the_kind_of_exception_is_told_and_not_its_text():
+    """A grammar that the core cannot use is a caller's text."""
+    lines = [
+        "(EngineCore pid=7) ERROR 11-25 01:44:57 [core.py:1510] EngineCore encountered a fatal error.",
+        "(EngineCore pid=7) ERROR 11-25 01:44:57 [core.py:1510] Traceback (most recent call last):",
+        f"(EngineCore pid=7) ERROR 11-25 01:44:57 [core.py:1510] xgrammar.GrammarError: {SECRET[:20]}",
+    ]
+    told = "its core failed (xgrammar.GrammarError); `tidegate engines logs` shows its last words"
+    assert str(explain(lines, has_run=True)) == told
+
+
+def test_what_a_start_would_have_met_is_no_reason_for_one_that_ran():
+    line = "ValueError: LoRA rank 64 is greater than max_lora_rank 16."
+    assert "rank 64" in str(explain([line]))
+    assert explain([line], has_run=True) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "number"),
+    [
+        (-9, signal.SIGKILL),
+        (137, signal.SIGKILL),
+        (-11, signal.SIGSEGV),
+        (143, signal.SIGTERM),
+        (0, None),
+        (3, None),
+        (128, None),
+        (255, None),
+    ],
+)
+def test_an_exit_status_tells_the_signal(status, number):
+    assert signal_of(status) == number
+
+
+def test_each_signal_is_told_as_what_it_is():
+    assert tell_signal(signal.SIGKILL).startswith("it was killed (SIGKILL): by another program, or by the kernel")
+    assert tell_signal(signal.SIGTERM, "its core") == "its core was told to end by another program (SIGTERM)"
+    for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS):
+        assert tell_signal(number).startswith(f"it crashed ({number.name})")
+        assert number not in SENT
+
+
+def test_nothing_said_explains_nothing():
+    assert explain_end([]) is None
