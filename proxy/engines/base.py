@@ -101,7 +101,7 @@ class EngineKind(Protocol):
     stop_s: float
 
     def command(self, socket_path: str, api_key: str) -> Command:
-        """What serves on `socket_path`, in the foreground, until SIGTERM.
+        """What serves on `socket_path` or at the port that it says, in the foreground, until SIGTERM.
 
         Raises:
             EngineError: what it needs is not there.

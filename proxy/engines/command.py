@@ -54,14 +54,16 @@ class CommandEngine:
         self.health_path = config.health_path
         self.metrics_path = config.metrics_path
         self.always_streams = config.dialect == "llamacpp"  # as the kind of that name
-        self.sleep_level = None if config.sleep_path is None else 1
+        self.uses_port = needs_port(config)
+        self.sleep_paths = _pair(config.sleep_path, config.wake_path)
+        self.sleep_level = None if self.sleep_paths is None else 1
         self.stop_s = config.stop_timeout_s
         self.start_timeout_s = config.start_timeout_s or self._patience_s()
 
     def command(self, socket_path: str, api_key: str) -> Command:
         self._check_program()
         words = split(self._config.cmd)
-        port = self._find_port() if needs_port(self._config) else None
+        port = self._find_port() if self.uses_port else None
         gpus = select(self._config.gpus, self._environment) if self._config.gpus else {}
         values = {
             "SOCKET": socket_path,
@@ -111,6 +113,10 @@ class CommandEngine:
         """How long a start may take: by the size of what is read; longer where it may have to be downloaded first."""
         size = self.model_bytes()
         return _START_S + (size / _READ_BYTES_S if size else _DOWNLOAD_S)
+
+
+def _pair(first: str | None, second: str | None) -> tuple[str, str] | None:
+    return None if first is None or second is None else (first, second)
 
 
 def _at_home(word: str) -> str:

@@ -19,6 +19,14 @@ class Kind(EngineKind, Protocol):
     """
 
     @property
+    def uses_port(self) -> bool:
+        """Whether it listens on a port of the loopback address, in place of its socket (see `base.Command`)."""
+
+    @property
+    def sleep_paths(self) -> tuple[str, str] | None:
+        """Where a POST puts it to sleep and where one wakes it, beside `/v1`; None: at vLLM's, if it can sleep."""
+
+    @property
     def knows_tools(self) -> bool:
         """False if the model's chat template is known not to read tools."""
 

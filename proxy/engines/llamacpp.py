@@ -50,6 +50,8 @@ class LlamaCpp:
     health_path = "/health"
     metrics_path: str | None = "/metrics"
     always_streams = True
+    uses_port = False
+    sleep_paths = None
     parses_thinking = False
     sleep_level: int | None = None
     stop_s = 5.0

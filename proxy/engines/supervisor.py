@@ -144,7 +144,7 @@ class Supervisor:
             EngineError: it cannot sleep.
         """
         if goal == "sleep" and self.kind.sleep_level is None:
-            raise EngineError(f"the engine {self.name} has no sleep_level, so it cannot sleep; stop it")
+            raise EngineError(f"the engine {self.name} has no sleep_level or sleep_path, so it cannot sleep; stop it")
         if goal == "sleep" and self.status.state in {"stopping", "stopped", "failed"}:
             raise EngineError(f"the engine {self.name} does not run, so it cannot sleep")
         self._is_held = goal == "stop"

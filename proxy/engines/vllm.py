@@ -54,6 +54,8 @@ class Vllm:
     health_path = "/health"
     metrics_path: str | None = "/metrics"
     always_streams = False
+    uses_port = False
+    sleep_paths = None
     knows_tools = True
 
     def __init__(

@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import Struct, structs
 
 from proxy.clock import Clock
-from proxy.config import commands
-from proxy.config.engines import CommandConfig, EngineConfig, ExternalConfig, ManagedConfig, VllmConfig, served_name
+from proxy.config.engines import EngineConfig, ExternalConfig, ManagedConfig, VllmConfig, served_name
 from proxy.engines.adapters import Adapters
 from proxy.engines.base import Engine, EngineError, EngineStatus, Hopeless
 from proxy.engines.control import HttpControl
@@ -118,9 +117,8 @@ class Workshop:
     def _managed(self, name: str, config: ManagedConfig) -> Piece:
         kind = make_kind(name, config, self._find_gpus(config))
         process = self._process(name, config, kind)
-        is_on_port = isinstance(config, CommandConfig) and commands.needs_port(config)
-        url = _LOOPBACK_URL if is_on_port else _ENGINE_URL
-        socket_path = None if is_on_port else process.supervisor.socket_path
+        url = _LOOPBACK_URL if kind.uses_port else _ENGINE_URL
+        socket_path = None if kind.uses_port else process.supervisor.socket_path
         transport = self._wire(f"{url}/v1", config, socket_path=socket_path)
         root = self._wire(url, config, socket_path=socket_path)
         comes_and_goes = isinstance(config, VllmConfig) and config.runtime_adapters
@@ -144,7 +142,7 @@ class Workshop:
             root,
             kind.health_path,
             kind.metrics_path,
-            sleep_paths=_sleep_paths(config),
+            sleep_paths=kind.sleep_paths,
             restore=restore,
         )
         return Piece(assembled=assembled, control=control, root=root, process=process)
@@ -266,12 +264,6 @@ def _parses_thinking(kind: Kind) -> bool:
         return kind.parses_thinking
     except Hopeless:  # its start will say the same
         return False
-
-
-def _sleep_paths(config: ManagedConfig) -> tuple[str, str] | None:
-    if not isinstance(config, CommandConfig) or config.sleep_path is None or config.wake_path is None:
-        return None
-    return config.sleep_path, config.wake_path
 
 
 def _settings(config: ManagedConfig) -> Settings:

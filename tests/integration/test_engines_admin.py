@@ -81,7 +81,7 @@ async def test_what_cannot_be_done_is_told_in_one_line(live):
     at = ("--url", live.url)
     for arguments, told in (
         (("stop", "tinny"), "There is no engine 'tinny' here."),
-        (("sleep", "tiny"), "The engine tiny has no sleep_level, so it cannot sleep; stop it."),
+        (("sleep", "tiny"), "The engine tiny has no sleep_level or sleep_path, so it cannot sleep; stop it."),
     ):
         assert await engines(*arguments, *at) == (1, "", f"tidegate: {told}\n")
     status, _, err = await engines("list", "--url", "http://127.0.0.1:1")

@@ -10,6 +10,7 @@ import aiohttp
 import openai
 import pytest
 
+from proxy.engines.base import EngineError
 from proxy.engines.llamacpp import find_model
 from tests.fakes.clock import FakeClock
 from tests.fakes.vllm_engine import FakeVllm, gone, house, until
@@ -193,6 +194,30 @@ async def test_one_without_metrics_that_refuses_connections_is_started_again(vll
         await until(lambda: made.engine().status.restarts == 1)
         assert await text(made.ask()) == WHOLE
         await gone(start.pid)
+
+
+async def test_one_that_its_command_does_not_end_is_killed_in_the_end(vllm):
+    async with house({"r1": fake(vllm, cmd_stop="true", stop_timeout_s=0.1)}) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        made.engine().want("stop")
+        await made.until("stopped")
+        await gone(start.pid)
+
+
+async def test_the_administrator_tells_it_to_sleep_and_to_wake(vllm):
+    """One that has no routes for that says so."""
+    keys = {"sleep_path": "/sleep?level=1", "wake_path": "/wake_up"}
+    async with house({"r1": fake(vllm, **keys)}) as made:
+        await made.until("ready")
+        made.engine().want("sleep")
+        await made.until("sleeping")
+        made.engine().want("run")
+        await made.until("ready")
+    async with house({"r1": fake(vllm)}) as made:
+        await made.until("ready")
+        with pytest.raises(EngineError, match="no sleep_level or sleep_path, so it cannot sleep"):
+            made.engine().want("sleep")
 
 
 async def test_what_it_has_started_elsewhere_ends_with_it(vllm, tmp_path):

@@ -96,7 +96,8 @@ def test_a_gpu_that_the_machine_lacks_is_said():
 
 def test_it_sleeps_where_it_has_a_route_for_that():
     assert engine().sleep_level is None
-    assert engine(sleep_path="/s", wake_path="/w").sleep_level == 1
+    made = engine(sleep_path="/s", wake_path="/w")
+    assert (made.sleep_level, made.sleep_paths) == (1, ("/s", "/w"))
 
 
 def test_only_a_llama_server_has_to_be_asked_for_streams():

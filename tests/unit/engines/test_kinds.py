@@ -25,6 +25,7 @@ def test_each_says_what_it_takes_and_how_it_is_asked(config):
     kind = make_kind("e", config, ())
     assert kind.needs() == Needs()
     assert (kind.health_path, kind.knows_tools, kind.model_card()) == ("/health", True, None)
+    assert (kind.uses_port, kind.sleep_paths, kind.parses_thinking) == (False, None, False)
 
 
 def test_gpus_are_looked_for_where_it_matters():

@@ -6,7 +6,7 @@ import tempfile
 import pytest
 from msgspec import structs
 
-from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.engines.sharing import Sharing
 from proxy.engines.workshop import Workshop, check, going_on, treat
 from proxy.errors import ConfigError
@@ -59,3 +59,22 @@ def test_the_keys_of_somebody_elses_engine_are_others_on_the_same_wires(workshop
     piece = going_on(workshop.make("theirs", THEIRS, ["sk-old"]), workshop.make("theirs", THEIRS, ["sk-new"]))
     treat(piece)
     assert [wire.credentials.choose().shown.ready()["authorization"] for wire in piece.wires] == ["Bearer sk-new"] * 2
+
+
+def test_a_command_is_asked_at_its_port_or_its_socket_by_the_name_that_it_has_for_its_model(workshop):
+    for address, is_on_port in (("${PORT}", True), ("${SOCKET}", False)):
+        config = CommandConfig(cmd=(sys.executable, address), model="org/m", dialect="sglang")
+        piece = workshop.make("e", config, ())
+        socket_path = piece.process.supervisor.socket_path
+        assert [wire._socket_path for wire in piece.wires] == [None if is_on_port else socket_path] * 2
+        piece.control.use_port(4711)
+        urls = ["http://127.0.0.1:4711/v1", "http://127.0.0.1:4711"]
+        assert [wire._base_url for wire in piece.wires] == urls or not is_on_port
+        assert (piece.control._model, piece.assembled.dialect) == ("org/m", "sglang")
+
+
+def test_a_program_that_is_not_here_is_told_before_it_is_started(workshop):
+    piece = workshop.make("e", CommandConfig(cmd="nowhere-serve ${PORT}"), ())
+    assert piece.process.refusal == "there is no program nowhere-serve: install it, or mend the key cmd"
+    with pytest.raises(ConfigError, match=r"^c\.yaml: engines\.e: there is no program nowhere-serve"):
+        check("e", piece, "c.yaml")
