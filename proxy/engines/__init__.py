@@ -42,6 +42,7 @@ Requests get in while it is ready. The modules:
     checkpoint    what is known of a model without loading it
     families      which parsers understand it; `deepseek` for those
     output        what lines of output mean: how far, and why it ended, with the cure; pure
+    estimate      how long a start will still take, from earlier ones; owns what those took
     endings       why one has ended that had been ready: signals, and what it says of its processes; pure
     vllm_server   the script that runs in vLLM's Python, where nothing of ours is
     llamacpp      the kind llama.cpp; `llamacpp_server` is its child

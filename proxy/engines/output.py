@@ -13,6 +13,9 @@ from msgspec import Struct
 from proxy.engines.base import EngineError, Hopeless, Progress
 from proxy.engines.endings import explain_end
 
+# after these only seconds follow: vLLM loads, compiles and prepares kernels before
+LAST_PHASES = frozenset({"capturing CUDA graphs"})
+
 _MAX_TOLD = 300
 _BAR = re.compile(r"^(?P<what>[^|%]*?):?\s*(?P<percent>\d{1,3})%(?: Completed)?\s*(?:\||\(|$)")
 _PREFIX = re.compile(r"^(?:\([^()]*\bpid=\d+\)\s*)+")

@@ -22,6 +22,7 @@ from proxy.engines.base import (
     Room,
 )
 from proxy.engines.endings import SENT, signal_of, tell_signal
+from proxy.engines.estimate import Estimate
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
 from proxy.engines.process import EngineProcess
@@ -35,6 +36,7 @@ _SCRAPE_S = 1.0
 _MAX_REASON = 1000
 _MAX_BACKOFF_S = 60.0
 _RETRY_S = 5.0
+_COUNT_S = 1.0
 _LAST_WORDS_S = 1.0
 
 
@@ -110,7 +112,8 @@ class Supervisor:
         self._wanted = asyncio.Event()
         self._settled = asyncio.Event()  # ready, or not on the way there
         self._crashes = 0
-        self._started_s = self._phase_s = self._told_s = 0.0
+        self._started_s = 0.0
+        self._estimate = Estimate()
         self._task: asyncio.Task[None] | None = None
 
     # --- what others ask ------------------------------------------------------------------------------------------
@@ -236,6 +239,7 @@ class Supervisor:
         if command.port is not None:
             control.use_port(command.port)
         self._started_s = self._clock.monotonic_s()
+        self._estimate.begin(self._started_s)
         try:
             await self._process.start(command)
         except OSError as error:
@@ -256,12 +260,14 @@ class Supervisor:
                 raise EngineError(self._told(f"no answer in {limit_s:g} s"))
             if self._goal == "stop":
                 return
+            self._count_down()
             await asyncio.sleep(self._settings.poll_s)
         lines.saw_well(asked_at)
         if is_new:
             await control.restore()
         self.places.open()
         self._move("answers", "")
+        self._estimate.end(self._clock.monotonic_s())
         took_s = self._clock.monotonic_s() - self._started_s
         self._log.info("engine ready", engine=self.name, pid=self._process.pid, took_s=round(took_s, 1))
 
@@ -325,6 +331,7 @@ class Supervisor:
             return
         await self._room.claim(self.name)
         self._started_s = self._clock.monotonic_s()
+        self._estimate.begin(self._started_s, is_wake=True)
         self._move("wake", "it is being woken")
         await control.wake(level)
         await self._until_ready(control, is_new=False)
@@ -446,7 +453,8 @@ class Supervisor:
         if status.progress is not None:
             share = "" if status.progress.done is None else f" {status.progress.done:.0%}"
             told += f", {status.progress.phase}{share}"
-        return EngineUnavailable(told, retry_after_s=max(1.0, status.left_s or _RETRY_S))
+        at_least_s = self._estimate.phase_left_s(self._clock.monotonic_s()) or 0.0
+        return EngineUnavailable(told, retry_after_s=max(1.0, status.left_s or max(at_least_s, _RETRY_S)))
 
     def _read_line(self, line: str) -> None:
         if self.status.state != "starting":
@@ -457,12 +465,15 @@ class Supervisor:
     def _tell_progress(self, progress: Progress) -> None:
         status, now_s = self.status, self._clock.monotonic_s()
         if status.progress is None or progress.phase != status.progress.phase:
-            # a phase begins where the one before was last heard of
-            self._phase_s = self._started_s if status.progress is None else self._told_s
             self._log.info("engine loading", engine=self.name, phase=progress.phase)
-        self._told_s = now_s
-        left_s = _left_s(progress, now_s - self._phase_s)
-        self._set(structs.replace(status, progress=progress, left_s=left_s))
+        self._estimate.tell(progress, now_s)
+        self._set(structs.replace(status, progress=progress, left_s=self._estimate.left_s(now_s)))
+
+    def _count_down(self) -> None:
+        """Tell how long the start still takes, whenever that has changed by a second: not every phase writes lines."""
+        told_s, left_s = self.status.left_s, self._estimate.left_s(self._clock.monotonic_s())
+        if left_s is not None and (told_s is None or abs(told_s - left_s) >= _COUNT_S):
+            self._set(structs.replace(self.status, left_s=left_s))
 
     def _move(self, event: Event, reason: str, restarts: int | None = None) -> None:
         state = after(self.status.state, event)
@@ -478,8 +489,3 @@ class Supervisor:
                 self._on_change(status)
             except Exception:  # noqa: BLE001 - a failing callback must end neither the supervision nor the engine
                 self._log.exception("engine status not told", engine=self.name)
-
-
-def _left_s(progress: Progress, taken_s: float) -> float | None:
-    """From the rate so far, where a share is told."""
-    return taken_s / progress.done - taken_s if progress.done else None

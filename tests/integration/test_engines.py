@@ -94,6 +94,10 @@ async def test_while_it_starts_callers_get_a_503_that_says_how_far_it_is(vllm, s
         assert int(told.value.response.headers["retry-after"]) >= 1
         ready = await readyz(session, made.url)
         assert ready["engines"]["r1"]["progress"] == {"phase": "loading the weights", "done": 0.25}
+        assert ready["engines"]["r1"]["left_s"] is None  # it is unknown what follows
+        start.tell("say", line="Capturing CUDA graphs (decode, FULL):  10%|#   | 5/51 [00:03<00:30,  7.36it/s]")
+        await until(lambda: made.engine().status.left_s is not None)
+        ready = await readyz(session, made.url)
         assert ready["engines"]["r1"]["left_s"] > 0
         start.tell("listen")
         await made.until("ready")

@@ -118,10 +118,27 @@ async def test_progress_is_read_from_the_output_and_told_to_callers():
         while supervisor.status.progress is None:
             await states.seen.get()
         assert supervisor.status.progress.done == 0.5
-        assert supervisor.status.left_s > 0
+        assert supervisor.status.left_s is None  # what follows is unknown
         with pytest.raises(EngineUnavailable, match="loading 50%") as caught:
             await supervisor.enter(can_wait=False)
         assert caught.value.retry_after_s >= 1
+
+
+async def test_how_long_a_second_start_will_take_is_known_from_the_first():
+    clock = FakeClock()
+    kind = FakeKind("shows_progress", "shows_progress,silent")
+    async with supervised(kind, clock=clock) as (supervisor, states, _log):
+        while supervisor.status.progress is None:
+            await states.seen.get()
+        clock.advance(60)
+        took_s = clock.monotonic_s()
+        await states.until("ready")
+        supervisor.want("stop")
+        await states.until("stopped")
+        supervisor.want("run")
+        while supervisor.status.left_s is None:
+            await states.seen.get()
+        assert 0 <= supervisor.status.left_s <= took_s
 
 
 async def test_an_engine_that_never_answers_is_given_up():
@@ -570,7 +587,7 @@ class Started:
     def __init__(self) -> None:
         self.clock, self.log = FakeClock(), CapturingLogger()
         self.supervisor = Supervisor("e", Kind(), Settings(), room=Sharing(), clock=self.clock, log=self.log)
-        self.supervisor._started_s = self.clock.monotonic_s()
+        self.supervisor._estimate.begin(self.clock.monotonic_s())
         self.supervisor.status = EngineStatus("starting")
 
     def left_s(self, line: str) -> float | None:
@@ -594,19 +611,28 @@ def test_each_phase_is_logged_once(started):
     ]
 
 
-def test_what_is_left_is_reckoned_from_the_phase_alone(started):
-    """Imports and downloads say nothing of how fast weights are read."""
-    started.clock.advance(30)
-    assert started.left_s("downloading") is None
+def test_what_is_left_of_a_phase_is_not_told_as_what_is_left_of_the_start(started):
     started.clock.advance(10)
-    assert started.left_s("loading 0.25") == 30
-    started.clock.advance(10)
-    assert started.left_s("loading 0.5") == 20
+    assert started.left_s("downloading 0.25") is None
+    assert started.supervisor._unavailable().retry_after_s == 30  # it takes that long at least
 
 
-def test_the_first_phase_began_with_the_engine(started):
-    started.clock.advance(30)
-    assert started.left_s("loading 0.75") == 10
+def test_what_an_earlier_start_took_is_told_from_the_beginning_and_counted_down(started):
+    clock, supervisor = started.clock, started.supervisor
+    clock.advance(40)
+    started.left_s("compiling")
+    clock.advance(60)
+    supervisor._estimate.end(clock.monotonic_s())
+    supervisor._estimate.begin(clock.monotonic_s())
+    supervisor.status = EngineStatus("starting")
+    supervisor._count_down()
+    assert supervisor.status.left_s == 100
+    clock.advance(30)
+    supervisor._count_down()
+    assert supervisor.status.left_s == 70
+    assert supervisor._unavailable().retry_after_s == 70
+    assert started.left_s("compiling") == 60
+    assert supervisor._unavailable().retry_after_s == 60
 
 
 def test_an_engine_that_has_failed_is_stopped_at_once(started):
