@@ -75,7 +75,7 @@ def engine_upstream(name: str, assembled: Assembled) -> Upstream:
         transport=assembled.transport,
         enter=assembled.engine.enter,
         always_streams=assembled.always_streams,
-        look=looker(assembled.engine),
+        look=looker(assembled.engine, assembled.calls_tools),
     )
 
 
@@ -88,17 +88,20 @@ def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[st
     return gates
 
 
-def looker(engine: Engine) -> Callable[[], Look]:
-    """What the engine does now, as routing wants it; put into routing's words when something has changed."""
+def looker(engine: Engine, calls_tools: Callable[[], bool] = lambda: True) -> Callable[[], Look]:
+    """What the engine does now, as routing wants it; put into routing's words when something has changed.
+
+    `calls_tools` is asked when the status has changed: each start of an engine may be with other flags.
+    """
     seen, status = engine.looked, engine.status
-    known = Look(status.state == "ready", status.state)
+    known = Look(status.state == "ready", status.state, calls_tools=calls_tools())
 
     def look() -> Look:
         nonlocal seen, status, known
         if engine.looked is not seen or engine.status is not status:
             told = known.told if engine.looked is seen else _told(engine.looked)
             seen, status = engine.looked, engine.status
-            known = Look(status.state == "ready", status.state, told)
+            known = Look(status.state == "ready", status.state, told, calls_tools=calls_tools())
         return known
 
     return look

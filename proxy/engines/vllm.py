@@ -14,7 +14,15 @@ from proxy.config.engines import VllmConfig
 from proxy.engines import output
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
 from proxy.engines.checkpoint import Checkpoint, read_adapter_rank, read_checkpoint
-from proxy.engines.command import SHUTDOWN_S, Machine, build_command, has_reasoning_parser, is_spread, to_check
+from proxy.engines.command import (
+    SHUTDOWN_S,
+    Machine,
+    build_command,
+    calls_tools,
+    has_reasoning_parser,
+    is_spread,
+    to_check,
+)
 from proxy.engines.deepseek import CARDS, generation_of
 from proxy.engines.gpus import Gpu
 from proxy.engines.placement import Placement, place
@@ -24,6 +32,7 @@ _READ_BYTES_S = 50e6  # a slow disk
 _DOWNLOAD_S = 7200.0  # a model of unknown size over an unknown network
 _TEARDOWN_S = 10.0  # after the requests' end (reference vllm.md, section 4)
 _BUILD = re.compile(r"vllm(?P<name>\w*)-(?P<version>[^-]+)\.dist-info")
+_RELEASE = re.compile(r"\d+(?:\.\d+)*")
 _PACKAGES = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
 
 
@@ -38,6 +47,12 @@ class Build(Struct, frozen=True):
     version: str
     is_cpu: bool
 
+    @property
+    def release(self) -> tuple[int, ...]:
+        """The numbers that the version begins with."""
+        found = _RELEASE.match(self.version)
+        return () if found is None else tuple(map(int, found[0].split(".")))
+
 
 class Vllm:
     """A checkpoint served by vLLM; implements `base.EngineKind`.
@@ -47,6 +62,9 @@ class Vllm:
         config: see there.
         gpus: the machine's.
         environment: the one that the engine inherits; None: ours.
+
+    Attributes:
+        calls_tools: whether it reads its model's tool calls: as it was last started or, before that, would be.
     """
 
     dialect = "vllm"
@@ -67,11 +85,14 @@ class Vllm:
         self._environment = os.environ if environment is None else environment
         self.sleep_level: int | None = config.sleep_level
         self.stop_s = _seconds(config.args.get("shutdown_timeout", SHUTDOWN_S)) + _TEARDOWN_S
-        self.start_timeout_s = _patience(config, self._known())
+        checkpoint = self._known()
+        self.start_timeout_s = _patience(config, checkpoint)
+        self.calls_tools = self._calls_tools(checkpoint)
 
     def command(self, socket_path: str, api_key: str) -> Command:
         checkpoint = self._read()
         self.start_timeout_s = _patience(self._config, checkpoint)
+        self.calls_tools = self._calls_tools(checkpoint)
         machine = self._machine()
         machine = structs.replace(machine, gpus=self._place(machine, checkpoint).gpus)
         return build_command(self._name, self._config, checkpoint, machine, socket_path=socket_path, api_key=api_key)
@@ -111,6 +132,12 @@ class Vllm:
     def explain(self, lines: Sequence[str]) -> EngineError | None:
         return output.explain(lines)
 
+    def _calls_tools(self, checkpoint: Checkpoint) -> bool:
+        try:
+            return calls_tools(self._config, checkpoint)
+        except Hopeless:  # its start will say the same
+            return True
+
     def _place(self, machine: Machine, checkpoint: Checkpoint) -> Placement:
         return place(
             self._config,
@@ -149,6 +176,7 @@ class Vllm:
             is_cpu=build is not None and build.is_cpu,
             environment=self._environment,
             adapter_rank=max((rank for rank in ranks if rank is not None), default=None),
+            release=() if build is None else build.release,
         )
 
 

@@ -41,6 +41,7 @@ class Ask:
 
     Attributes:
         task: the kind of work it is, as far as targets may be good at one and bad at another.
+        needs_tools: its answer may be a tool call: tools are offered, and not forbidden by its choice.
         prompt_tokens: about how many the prompt has, at least 1; a picture counts as a few hundred, whatever its bytes.
         answer_tokens: about how many the answers will have: a middling number, at most what the caller allows, for each
             of `n`. What answers were lately is not looked at: one caller's long one would be everybody's price.
@@ -64,6 +65,7 @@ class Ask:
         self._fields: Fields = request.fields
         self._session = session
         self.task = _find_task(request)
+        self.needs_tools = self.task == "tools" and not _forbids_calls(request.fields)
         self.prompt_tokens = _prompt_tokens(request.fields)
         self.answer_tokens = _answer_tokens(request.fields)
 
@@ -104,6 +106,16 @@ def _find_task(request: ModelRequest) -> Task:
     if (wanted := fields.get("response_format")) is None:
         return "chat"
     return "json" if as_text(as_object(wanted).get("type")) in {"json_object", "json_schema"} else "chat"
+
+
+def _forbids_calls(fields: Fields) -> bool:
+    """Whether the choice is `none`; `functions` and their choice outweigh `tools`, as in `dialects.tools`."""
+    has_functions = "functions" in fields and bool(as_list(fields["functions"]))
+    choice = fields.get("function_call" if has_functions else "tool_choice")
+    if choice is None:
+        return False
+    kind = choice if json_type(choice) == "string" else as_object(choice).get("type")
+    return as_text(kind) == "none"
 
 
 def _prompt_tokens(fields: Fields) -> int:
