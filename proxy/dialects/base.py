@@ -29,7 +29,7 @@ from proxy.dialects import (
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.prefill import Prefill, put_message, put_prompt
-from proxy.errors import MalformedRequest, UpstreamLacksModel
+from proxy.errors import MalformedRequest, UpstreamLacksOperation
 from proxy.protocol.chat import Chunk, Reading, TopLevel
 from proxy.protocol.raw import as_list, as_text
 from proxy.protocol.request import Endpoint, ModelRequest, is_null, json_type
@@ -270,7 +270,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         Raises:
             UnsupportedParameter: the request needs what the host does not have.
             MalformedRequest: what only some hosts look into cannot be read.
-            UpstreamLacksModel: the host does not have the endpoint, another target may.
+            UpstreamLacksOperation: the host does not have the endpoint, another target may.
+            UpstreamLacksModel: it cannot go on with an answer that has begun, another target may.
         """
         fields = {name: value for name, value in request.fields.items() if not is_null(value)}
         draft = Draft(
@@ -313,12 +314,13 @@ class Dialect(Struct, frozen=True, kw_only=True):
         """Where `endpoint` is below the base URL.
 
         Raises:
-            UpstreamLacksModel: the host does not have it, another target may.
+            UpstreamLacksOperation: the host does not have it, another target may.
         """
         try:
             path = self.paths[endpoint]
         except KeyError:
-            raise UpstreamLacksModel(f"The upstream for this model does not serve {endpoint}.") from None
+            told = f"The upstream for this model does not serve {endpoint}."
+            raise UpstreamLacksOperation(told, param="model") from None
         if api_version is None:
             return path
         return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"

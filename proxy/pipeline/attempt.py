@@ -171,7 +171,13 @@ class Attempt:
         try:
             received_s = self._context.clock.now_s()
             said = await response.read_complaint()
-            error = failures.parse_error(response.status, response.headers, said, received_s=received_s)
+            error = failures.parse_error(
+                response.status,
+                response.headers,
+                said,
+                received_s=received_s,
+                engine_endpoint=self._request.endpoint if self._target.is_local else None,
+            )
             if isinstance(error, UpstreamRefusedUs):
                 credential.refused(response.status, model)
             elif isinstance(error, UpstreamRateLimited) and error.is_told and error.retry_after_s is not None:

@@ -366,7 +366,7 @@ async def test_a_crash_that_ends_in_an_orderly_done_is_told_as_an_error(vllm, se
         start.steps(1)
         stream = await asking
         os.kill(await start.core(), signal.SIGKILL)
-        with pytest.raises(openai.APIError, match="EngineCore encountered an issue") as told:
+        with pytest.raises(openai.APIError, match="The upstream failed while it worked on the request") as told:
             await content(stream)
         assert told.value.body["type"] == "upstream_error"
         assert told.value.code == "upstream_failed"

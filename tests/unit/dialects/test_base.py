@@ -7,7 +7,7 @@ import pytest
 from proxy.config.cards import Card, Cards, known_cards
 from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
-from proxy.errors import UnsupportedParameter, UpstreamLacksModel
+from proxy.errors import UnsupportedParameter, UpstreamLacksOperation
 from proxy.protocol import chat, completions, embeddings
 
 PLAIN = Dialect(name="plain")
@@ -242,7 +242,7 @@ def test_endpoints_have_their_paths():
 
 
 def test_an_endpoint_that_a_host_does_not_have_may_be_had_elsewhere():
-    with pytest.raises(UpstreamLacksModel, match="does not serve embeddings") as caught:
+    with pytest.raises(UpstreamLacksOperation, match="does not serve embeddings") as caught:
         Dialect(name="x", paths={"chat": "/chat"}).path("embeddings", "m")
     assert caught.value.may_try_another_target
 
