@@ -89,6 +89,9 @@ def parse_error(
     """The error for an HTTP answer with a status that is not 2xx.
 
     Args:
+        status: the answer's.
+        headers: the answer's, by their names in lower case.
+        body: as far as it came.
         received_s: the time of receipt in seconds since the epoch. Dates refer to it if there is no `Date` header.
         engine_endpoint: what an engine of ours was asked for; None: a host elsewhere.
     """

@@ -67,6 +67,7 @@ async def test_what_vllm_is_told_is_what_it_needs(vllm):
             "enable-request-id-headers": True,
             "enable-prompt-tokens-details": True,
             "disable-uvicorn-access-log": True,
+            "exclude-tools-when-tool-choice-none": True,
             "reasoning-parser": "deepseek_r1",
             "max-model-len": "4096",
             "enable-sleep-mode": True,

@@ -1,0 +1,96 @@
+"""What an engine cannot do is done elsewhere, or told in plain words; it is no failure of the engine."""
+
+import json
+
+import openai
+import pytest
+
+from tests.fakes.upstream import answers
+from tests.fakes.vllm_engine import house
+from tests.fakes.wire import completion
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+MARKUP = "Well:\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+VECTORS = {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}], "model": "there"}
+NEEDING = pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [TOOL]},
+        {"tools": [TOOL], "tool_choice": "required"},
+        {"tools": [TOOL], "tool_choice": NAMED},
+        {"functions": [TOOL["function"]]},
+    ],
+    ids=["auto", "required", "named", "functions"],
+)
+
+
+def health(made, name="r1/r1") -> str:
+    """What is thought of the target."""
+    return made.app._furniture.land.board._kept[name].health.state
+
+
+@NEEDING
+async def test_tools_go_past_an_engine_without_a_tool_parser(vllm, upstream, fields):
+    upstream.play(answers(completion("from the host")))
+    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+        await made.until("ready")
+        assert (await made.ask(**fields)).choices[0].message.content == "from the host"
+        assert health(made) == "ok"
+
+
+@NEEDING
+@pytest.mark.parametrize("headers", [{}, {"x-tidegate-reach": "local_only"}], ids=["any", "local_only"])
+async def test_alone_it_is_the_request_that_cannot_be_served(vllm, fields, headers):
+    async with house({"r1": vllm.config()}) as made:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await made.ask(**fields, extra_headers=headers)
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
+        assert "The model 'm' does not support tools" in caught.value.message
+
+
+async def test_tools_that_may_not_be_called_are_no_matter(vllm):
+    async with house({"r1": vllm.config()}) as made:
+        await made.until("ready")
+        for fields in ({"tools": [TOOL], "tool_choice": "none"}, {"tools": []}):
+            assert (await made.ask(**fields)).choices[0].message.content
+
+
+async def test_an_engine_that_was_given_a_tool_parser_is_asked(vllm):
+    async with house({"r1": vllm.config(args={"tool_call_parser": "hermes"})}) as made:
+        await made.until("ready")
+        assert (await made.ask(tools=[TOOL])).choices[0].message.content
+
+
+async def test_embeddings_of_a_chat_engine_are_400_in_our_words(vllm):
+    async with house({"r1": vllm.config()}) as made:
+        await made.until("ready")
+        for _ in range(4):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await made.client.embeddings.create(model="m", input="Hi")
+        assert (caught.value.code, caught.value.type) == ("unsupported_operation", "invalid_request_error")
+        assert "This model has no embeddings" in caught.value.message
+        assert health(made) == "ok"
+        assert (await made.ask()).choices[0].message.content
+
+
+async def test_embeddings_are_had_where_they_are(vllm, upstream):
+    upstream.play(answers(json.dumps(VECTORS).encode()))
+    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+        await made.until("ready")
+        told = await made.client.embeddings.create(model="m", input="Hi", encoding_format="float")
+        assert told.data[0].embedding == [0.5]
+        assert health(made) == "ok"
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
+async def test_markup_that_was_not_asked_for_is_text_and_ejects_nothing(vllm, upstream, reason):
+    body = json.loads(completion(MARKUP))
+    body["choices"][0]["finish_reason"] = reason
+    upstream.play(*[answers(json.dumps(body).encode())] * 4)
+    config = {"m": {"targets": [{"upstream": "host", "model": "there"}]}}
+    async with house({"r1": vllm.config(start="on_demand")}, config, upstream=upstream) as made:
+        for _ in range(4):
+            choice = (await made.ask(tools=[TOOL], tool_choice="none")).choices[0]
+            assert (choice.message.content, choice.finish_reason) == (MARKUP, "stop")
+        assert health(made, "host/there") == "ok"
