@@ -20,6 +20,7 @@ from proxy.config.root import Config, unnamed_engines
 from proxy.deadline import Deadlines
 from proxy.engines.assembly import Engines
 from proxy.engines.base import EngineStatus
+from proxy.engines.faults import check_settings, notes
 from proxy.engines.workshop import OnEngineChange
 from proxy.entrypoints import asgi
 from proxy.entrypoints.http.door import Door
@@ -71,7 +72,7 @@ class App:
         config: what holds now.
 
     Raises:
-        ConfigError: a secret cannot be read.
+        ConfigError: a secret cannot be read, or an engine is given what may never be set.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class App:
         self._reread = reread or (lambda: (config, source))
         self._log = structlog.get_logger("tidegate")
         self._on_engine_change = on_engine_change
+        check_settings(config.engines, source)
         self.engines = Engines(
             config.engines,
             keys=keys.external_keys(config, source),
@@ -115,6 +117,8 @@ class App:
 
     def start(self) -> None:
         """Start the engines; returns at once, they become ready by and by."""
+        for line in notes(self.config.engines):
+            self._log.warning("config note", note=line)
         self.engines.open()
         self._furniture.prober.open()
 
@@ -156,7 +160,7 @@ class App:
             self.engines.prepare, config.engines, keys.external_keys(config, source), source=source
         )
         lines, fixed = reloaded(self._started_with, self.config, config)
-        notes = advise(config)
+        noted = [*advise(config), *notes(config.engines)]
         self.engines.apply(prepared)
         for name, found in fetched.credentials.items():
             fetched.wires[name].credentials.replace(found)
@@ -168,8 +172,8 @@ class App:
         task = asyncio.create_task(self._see_off(old), name="old config leaves")
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
-        self._log.info("reloaded", source=source, changed=lines, needs_restart=fixed, notes=notes)
-        return ReloadReport(lines, fixed, notes)
+        self._log.info("reloaded", source=source, changed=lines, needs_restart=fixed, notes=noted)
+        return ReloadReport(lines, fixed, noted)
 
     async def _see_off(self, old: "Furniture") -> None:
         """Close what only the requests of before need, when they have ended."""

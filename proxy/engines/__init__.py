@@ -40,6 +40,7 @@ Requests get in while it is ready. The modules:
     output        what lines of output mean: how far, and why it ended, with the cure; pure
     vllm_server   the script that runs in vLLM's Python, where nothing of ours is
     llamacpp      the kind llama.cpp; `llamacpp_server` is its child
+    faults        what the config says of engines that no machine could start, or that does nothing
     gguf          whether the chat template in a model's file knows tools
 
 The facts of vLLM that all this rests on are in the reference `vllm.md`, sections 4 to 6.

@@ -103,6 +103,16 @@ def build_command(
     return Command(argv, _environment(config, machine, api_key))
 
 
+def check_settings(config: VllmConfig) -> None:
+    """See whether `args` and `environment` hold only what may be set there.
+
+    Raises:
+        Hopeless: they do not.
+    """
+    _own_args(config)
+    _check_environment(config)
+
+
 def to_check(command: Command) -> Command:
     """The command that starts nothing, but has vLLM's own parser read the flags; status 0 where it takes them."""
     python, server, *rest = command.argv
@@ -232,9 +242,13 @@ def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
 
 
-def _environment(config: VllmConfig, machine: Machine, api_key: str) -> dict[str, str]:
+def _check_environment(config: VllmConfig) -> None:
     if "VLLM_API_KEY" in config.environment:
         raise Hopeless("environment: VLLM_API_KEY cannot be set there: Tidegate makes a new key for each start")
+
+
+def _environment(config: VllmConfig, machine: Machine, api_key: str) -> dict[str, str]:
+    _check_environment(config)
     variables = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

@@ -4,7 +4,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from proxy.engines.command import (
     Machine,
     build_command,
     calls_tools,
+    check_settings,
     has_reasoning_parser,
     is_spread,
     to_check,
@@ -113,6 +115,41 @@ class Vllm:
         """
         return to_check(self.command("/tmp/engine.sock", ""))  # noqa: S108 - nothing is made there
 
+    def check_settings(self) -> None:
+        """See whether `args` and `environment` hold only what may be set there.
+
+        Raises:
+            Hopeless: they do not; the message begins with the key.
+        """
+        check_settings(self._config)
+
+    def faults(self) -> Iterator[str]:
+        """What no machine could start: forbidden settings, and paths where nothing is; each with its key."""
+        yield from _told("", self.check_settings)
+        yield from _told("python: ", lambda: find_python(self._config.python))
+        yield from _told("model: ", self._check_model)
+        for name, path in self._config.adapters.items():
+            yield from _told(f"adapters.{name}: ", partial(read_adapter_rank, path, environment=self._inherited()))
+
+    def notes(self) -> Iterator[str]:
+        """What does nothing, or perhaps not what was meant; each with its key."""
+        try:
+            machine, checkpoint = self._machine(), self._read()
+        except Hopeless:  # a fault, or for another machine
+            return
+        if self._config.gpus is not None and machine.is_cpu:
+            yield "gpus: does nothing with vLLM's build for the CPU; take it out"
+        is_told = any(
+            key.replace("_", "-").endswith(("tool-call-parser", "chat-template")) for key in self._config.args
+        )
+        may_chat = checkpoint.folder is None or bool(checkpoint.template)
+        if may_chat and not (self.calls_tools or is_told):
+            family = checkpoint.model_type or "which is not known before it is here"
+            yield (
+                f"args: no tool-call parser is known for its model (model type: {family}), so requests that need tools "
+                "go to other targets, or are refused; set tool-call-parser"
+            )
+
     @property
     def parses_thinking(self) -> bool:
         """Whether it is started with a parser that takes thinking apart."""
@@ -131,6 +168,12 @@ class Vllm:
 
     def explain(self, lines: Sequence[str]) -> EngineError | None:
         return output.explain(lines)
+
+    def _check_model(self) -> None:
+        model = Path(self._config.model).expanduser()
+        is_path = model.parent != Path() and model.parent.is_dir()
+        if self._read().folder is None and is_path:
+            raise Hopeless(f"the folder {self._config.model} does not exist: mend the path")
 
     def _calls_tools(self, checkpoint: Checkpoint) -> bool:
         try:
@@ -178,6 +221,14 @@ class Vllm:
             adapter_rank=max((rank for rank in ranks if rank is not None), default=None),
             release=() if build is None else build.release,
         )
+
+
+def _told(where: str, check: Callable[[], object]) -> Iterator[str]:
+    """What the check has against it, if anything."""
+    try:
+        check()
+    except Hopeless as error:
+        yield f"{where}{error}"
 
 
 def find_python(python: str | None) -> str:

@@ -135,7 +135,7 @@ class Workshop:
             model_bytes=kind.model_bytes(),
             model_card=kind.model_card() if isinstance(kind, Vllm) else None,
             adapters=adapters,
-            calls_tools=(lambda: kind.calls_tools) if isinstance(kind, Vllm) else lambda: True,
+            calls_tools=lambda: kind.calls_tools,
         )
         control = make_control(name, transport, root, kind.health_path, kind.metrics_path, restore=restore)
         return Piece(assembled=assembled, control=control, root=root, process=process)
