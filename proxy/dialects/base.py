@@ -139,6 +139,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         tool_choices: the forms that it knows, of `tools.ALL_CHOICES`.
         required: its word for a tool that must be called.
         knows_tools: whether the model's chat template knows tools; otherwise they are emulated (`emulated_tools`).
+        calls_tools: whether it reads its model's tool calls; otherwise tools that might be called are refused.
         knows_tool_types: whether it knows custom tools and `allowed_tools`.
         needs_parameters: whether it refuses a function without `parameters`, which to OpenAI has no arguments.
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
@@ -192,6 +193,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     tool_choices: frozenset[str] = tools.ALL_CHOICES
     required: str = "required"
     knows_tools: bool = True
+    calls_tools: bool = True
     knows_tool_types: bool = False
     needs_parameters: bool = False
     forces_tools_while_thinking: bool = True
@@ -369,6 +371,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if not (self.knows_tool_types and self.fetches_urls):
             tools.plain_tools(draft)
         tools.choose(draft, self.tool_choices, required=self.required)
+        if not self.calls_tools:
+            tools.leave_out(draft)
         if not self.knows_tools:
             emulated_tools.emulate(draft)
 

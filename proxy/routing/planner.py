@@ -295,8 +295,9 @@ def _nobody(ask: Ask, refused: Sequence[Refused], *, is_offline: bool) -> ProxyE
     is_hopeless = all(each.is_final for each in refused)
     should_retry = False if is_hopeless else None
     if is_hopeless and any(each.lacks_tools for each in refused):
-        message = f"The model '{model}' does not support tools: send the request without them, or take another model."
-        return UnsupportedParameter(message, param="tools")
+        field = ask.tools_field
+        told = f"Unsupported parameter: '{field}' is not supported with the model '{model}'."
+        return UnsupportedParameter(told, param=field)
     if ask.reach == "local_only" or is_offline:
         line = "may not leave" if ask.reach == "local_only" else "cannot leave, as Tidegate is offline"
         if any(each.target.is_local for each in refused):

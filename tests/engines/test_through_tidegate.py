@@ -88,7 +88,7 @@ async def test_a_model_without_a_tool_parser_is_not_asked_to_call_tools(stage, f
     with pytest.raises(openai.BadRequestError) as caught:
         await stage.say("smollm2", PARIS, tools=[WEATHER_TOOL], max_tokens=4, **fields)
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
-    assert "The model 'smollm2' does not support tools" in caught.value.message
+    assert "'tools' is not supported with the model 'smollm2'" in caught.value.message
 
 
 async def test_nor_is_it_refused_tools_that_it_may_not_call(stage):

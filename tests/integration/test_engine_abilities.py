@@ -4,7 +4,9 @@ import json
 
 import openai
 import pytest
+from openai import AsyncOpenAI
 
+from tests.fakes import proxy
 from tests.fakes.upstream import answers
 from tests.fakes.vllm_engine import house
 from tests.fakes.wire import completion
@@ -45,8 +47,24 @@ async def test_alone_it_is_the_request_that_cannot_be_served(vllm, fields, heade
     async with house({"r1": vllm.config()}) as made:
         with pytest.raises(openai.BadRequestError) as caught:
             await made.ask(**fields, extra_headers=headers)
-        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
-        assert "The model 'm' does not support tools" in caught.value.message
+        (field,) = {"tools", "functions"} & fields.keys()
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", field)
+        assert f"'{field}' is not supported with the model 'm'" in caught.value.message
+
+
+@NEEDING
+async def test_a_caller_may_have_them_dropped(vllm, fields):
+    async with house({"r1": vllm.config()}) as made:
+        await made.until("ready")
+        raw = await made.client.chat.completions.with_raw_response.create(
+            model="m",
+            messages=[{"role": "user", "content": "Hi"}],
+            **fields,
+            extra_headers={"x-tidegate-drop-params": "true"},
+        )
+        (field,) = {"tools", "functions"} & fields.keys()
+        assert f"{field}=dropped" in raw.headers["x-tidegate-adjusted"]
+        assert raw.parse().choices[0].message.content
 
 
 async def test_tools_that_may_not_be_called_are_no_matter(vllm):
@@ -54,6 +72,26 @@ async def test_tools_that_may_not_be_called_are_no_matter(vllm):
         await made.until("ready")
         for fields in ({"tools": [TOOL], "tool_choice": "none"}, {"tools": []}):
             assert (await made.ask(**fields)).choices[0].message.content
+
+
+async def test_the_cure_is_in_the_log_once_and_is_not_in_the_way(vllm, tmp_path):
+    config = tmp_path / "tidegate.yaml"
+    config.write_text(json.dumps({"engines": {"r1": vllm.config(start="on_demand")}}))
+    async with proxy.process("--config", str(config)) as running:
+        told = await running.line("config note")
+        assert told["note"].startswith(
+            "engines.r1.args: no tool-call parser is known for its model (model type: qwen2)"
+        )
+        assert told["note"].endswith("; set tool-call-parser")
+        async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key="-", max_retries=0) as client:
+            for _ in range(2):
+                with pytest.raises(openai.BadRequestError):
+                    await client.chat.completions.create(
+                        model="r1", messages=[{"role": "user", "content": "Hi"}], tools=[TOOL]
+                    )
+        running.process.terminate()
+        while raw := await running.process.stdout.readline():
+            assert json.loads(raw)["event"] != "config note"
 
 
 async def test_an_engine_that_was_given_a_tool_parser_is_asked(vllm):

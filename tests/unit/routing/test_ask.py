@@ -59,6 +59,7 @@ NAMED = {"type": "function", "function": {"name": "f"}}
 )
 def test_tools_are_needed_where_one_may_be_called(fields, needs_tools):
     assert ask(fields).needs_tools is needs_tools
+    assert not ask(fields, drops_params=True).needs_tools
 
 
 @pytest.mark.parametrize(

@@ -336,9 +336,7 @@ def test_where_no_target_ever_calls_tools_the_request_is_at_fault(targets, reach
     world.looks["n"] = Look(calls_tools=False)
     refusal = world.refusal(reach, tools=TOOLS)
     assert (refusal.status, refusal.code, refusal.param) == (400, "unsupported_parameter", "tools")
-    assert refusal.message == (
-        "The model 'm' does not support tools: send the request without them, or take another model."
-    )
+    assert refusal.message == "Unsupported parameter: 'tools' is not supported with the model 'm'."
 
 
 def test_a_target_with_tools_that_may_come_back_makes_it_no_fault_of_the_request():
