@@ -2,6 +2,7 @@
 
 import json
 
+import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -132,3 +133,16 @@ async def test_markup_that_was_not_asked_for_is_text_and_ejects_nothing(vllm, up
             choice = (await made.ask(tools=[TOOL], tool_choice="none")).choices[0]
             assert (choice.message.content, choice.finish_reason) == (MARKUP, "stop")
         assert health(made, "host/there") == "ok"
+
+
+@pytest.mark.parametrize("name", ["an/adapter", "two words", ".hidden", "x" * 65])
+async def test_an_adapter_has_a_usable_name(vllm, name):
+    async with (
+        house({"r1": vllm.config(runtime_adapters=True, start="on_demand")}) as made,
+        aiohttp.ClientSession(made.url) as session,
+        session.post("/admin/engines/r1/adapters", json={"name": name, "path": "/a"}) as told,
+    ):
+        error = (await told.json())["error"]
+        assert (told.status, error["param"]) == (400, "name")
+        assert error["message"].endswith("is not a usable name: take letters, digits, dot, dash, underscore.")
+        assert made.engine().status.state == "stopped"  # it was not started for that
