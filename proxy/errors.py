@@ -178,10 +178,12 @@ class UpstreamError(ProxyError):
     Attributes:
         is_unconnected: there was no connection at all: refused, no such host, nobody there in time.
         is_told: `retry_after_s` is what the host itself said; else it is made up, for the caller.
+        original: the host's own words, for the log, where the message has ours in place of them.
     """
 
     is_unconnected: bool = False
     is_told: bool = False
+    original: str = ""
 
     source = "upstream"
     default_status = 502
@@ -262,6 +264,14 @@ class UpstreamLacksModel(UpstreamError):
     default_status = 404
     type = "invalid_request_error"
     default_code = "model_not_found"
+
+
+class UpstreamLacksOperation(UpstreamError):
+    """The model is there, but not for this endpoint: embeddings of a chat model, or the other way round."""
+
+    default_status = 400
+    type = "invalid_request_error"
+    default_code = "unsupported_operation"
 
 
 class UpstreamRejected(UpstreamError):

@@ -76,7 +76,7 @@ def engine_upstream(name: str, assembled: Assembled) -> Upstream:
         transport=assembled.transport,
         enter=assembled.engine.enter,
         always_streams=assembled.always_streams,
-        look=looker(assembled.engine),
+        look=looker(assembled.engine, assembled.calls_tools),
     )
 
 
@@ -89,25 +89,35 @@ def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[st
     return gates
 
 
-def looker(engine: Engine) -> Callable[[], Look]:
-    """What the engine does now, as routing wants it; put into routing's words when something has changed."""
+def looker(engine: Engine, calls_tools: Callable[[], bool] = lambda: True) -> Callable[[], Look]:
+    """What the engine does now, as routing wants it; put into routing's words when something has changed.
+
+    `calls_tools` is asked when the status has changed: each start of an engine may be with other flags.
+    """
     seen, status = engine.looked, engine.status
-    known = _look(status, None)
+    known = _look(status, None, calls_tools=calls_tools())
 
     def look() -> Look:
         nonlocal seen, status, known
         if engine.looked is not seen or engine.status is not status:
             told = known.told if engine.looked is seen else _told(engine.looked)
             seen, status = engine.looked, engine.status
-            known = _look(status, told)
+            known = _look(status, told, calls_tools=calls_tools())
         return known
 
     return look
 
 
-def _look(status: EngineStatus, told: Told | None) -> Look:
+def _look(status: EngineStatus, told: Told | None, *, calls_tools: bool) -> Look:
     progress = status.progress or _NO_PROGRESS
-    return Look(status.state == "ready", status.state, told, phase=progress.phase, done=progress.done)
+    return Look(
+        status.state == "ready",
+        status.state,
+        told,
+        phase=progress.phase,
+        done=progress.done,
+        calls_tools=calls_tools,
+    )
 
 
 def listers(wires: Mapping[str, Transport]) -> dict[str, Fetch]:

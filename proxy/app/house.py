@@ -20,6 +20,7 @@ from proxy.config.root import Config, unnamed_engines
 from proxy.deadline import Deadlines
 from proxy.engines.assembly import Engines
 from proxy.engines.base import EngineStatus
+from proxy.engines.faults import check_settings, notes
 from proxy.engines.workshop import OnEngineChange
 from proxy.entrypoints import asgi
 from proxy.entrypoints.http.door import Door
@@ -72,7 +73,7 @@ class App:
         config: what holds now.
 
     Raises:
-        ConfigError: a secret cannot be read.
+        ConfigError: a secret cannot be read, or an engine is given what may never be set.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class App:
         self._log = structlog.get_logger("tidegate")
         self._on_engine_change = on_engine_change
         self._engine_changes = EngineChanges()
+        check_settings(config.engines, source)
         self.engines = Engines(
             config.engines,
             keys=keys.external_keys(config, source),
@@ -117,6 +119,8 @@ class App:
 
     def start(self) -> None:
         """Start the engines; returns at once, they become ready by and by."""
+        for line in notes(self.config.engines):
+            self._log.warning("config note", note=line)
         self.engines.open()
         self._furniture.prober.open()
 
@@ -158,7 +162,7 @@ class App:
             self.engines.prepare, config.engines, keys.external_keys(config, source), source=source
         )
         lines, fixed = reloaded(self._started_with, self.config, config)
-        notes = advise(config)
+        noted = [*advise(config), *notes(config.engines)]
         self.engines.apply(prepared)
         for name, found in fetched.credentials.items():
             fetched.wires[name].credentials.replace(found)
@@ -170,8 +174,8 @@ class App:
         task = asyncio.create_task(self._see_off(old), name="old config leaves")
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
-        self._log.info("reloaded", source=source, changed=lines, needs_restart=fixed, notes=notes)
-        return ReloadReport(lines, fixed, notes)
+        self._log.info("reloaded", source=source, changed=lines, needs_restart=fixed, notes=noted)
+        return ReloadReport(lines, fixed, noted)
 
     async def _see_off(self, old: "Furniture") -> None:
         """Close what only the requests of before need, when they have ended."""

@@ -7,6 +7,7 @@ import click
 from proxy.app.advice import advise
 from proxy.app.house import App
 from proxy.config import load, reference
+from proxy.engines.faults import faults, notes
 
 
 @click.command()
@@ -14,12 +15,19 @@ from proxy.config import load, reference
 def check(file: Path) -> None:
     """Validate FILE and print what it means, every default spelt out; secrets show as the references they are.
 
-    What is right, but cannot run on this machine or does nothing, is said beside it.
+    What is right, but cannot run on this machine or does nothing, is said beside it. An engine that no machine could
+    start is an error.
     """
     config = load.load(file)
     built = App(config, source=str(file))
-    for line in advise(config):
+    found = list(faults(config.engines))
+    for line in (*advise(config), *notes(config.engines)):
         click.echo(f"{file}: note: {line}", err=True)
     for name, reason in built.engines.refusals.items():
-        click.echo(f"{file}: engines.{name}: not on this machine: {reason}", err=True)
+        if not any(fault.startswith(f"engines.{name}.") for fault in found):
+            click.echo(f"{file}: engines.{name}: not on this machine: {reason}", err=True)
+    for fault in found:
+        click.echo(f"tidegate: {file}: {fault}", err=True)
+    if found:
+        raise SystemExit(2)
     click.echo(reference.dump(config), nl=False)

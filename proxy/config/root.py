@@ -20,6 +20,7 @@ from proxy.config.upstreams import UpstreamConfig, url_fault
 from proxy.errors import ConfigError
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+NAME_CURE = "take letters, digits, dot, dash, underscore"
 
 _MANY = 24
 
@@ -76,20 +77,34 @@ def _faults(config: Config) -> Iterator[str]:
             yield f"upstreams.{name}.api_version: only azure has one; take it out"
         yield from (f"upstreams.{name}.credentials{fault}" for fault in credentials.faults(upstream.credentials))
     for name, engine in config.engines.items():
-        if isinstance(engine, ExternalConfig) and (fault := url_fault(engine.base_url)) is not None:
-            yield f"engines.{name}.base_url: {fault}"
-        if isinstance(engine, CommandConfig):
-            yield from (f"engines.{name}{fault}" for fault in commands.faults(engine))
-        if isinstance(engine, VllmConfig) and engine.sleep_level == 2 and (engine.adapters or engine.runtime_adapters):
-            yield (
-                f"engines.{name}.sleep_level: 2 would drop the adapters' weights, which vLLM does not read "
-                "again; set 1, or leave it out, so that the engine stops to make room"
-            )
+        yield from (f"engines.{name}{fault}" for fault in _engine_faults(engine))
     yield from (f"routing{fault}" for fault in routing.faults(config.routing))
     for name, model in config.models.items():
         for index, target in enumerate(model.targets):
             yield from (f"models.{name}.targets[{index}]{fault}" for fault in _target_faults(target, config))
         yield from (f"models.{name}{fault}" for fault in models.faults(model))
+
+
+def _engine_faults(engine: EngineConfig) -> Iterator[str]:
+    if isinstance(engine, ExternalConfig):
+        if (fault := url_fault(engine.base_url)) is not None:
+            yield f".base_url: {fault}"
+    elif isinstance(engine, CommandConfig):
+        yield from commands.faults(engine)
+    elif isinstance(engine, VllmConfig):
+        for adapter in engine.adapters:
+            if not is_name(adapter):
+                yield f".adapters.{adapter[:80]}: not a usable name; {NAME_CURE}"
+        if engine.sleep_level == 2 and (engine.adapters or engine.runtime_adapters):
+            yield (
+                ".sleep_level: 2 would drop the adapters' weights, which vLLM does not read again; set 1, or leave it "
+                "out, so that the engine stops to make room"
+            )
+
+
+def is_name(name: str) -> bool:
+    """Whether an upstream, engine, caller or adapter may be called so."""
+    return _NAME.fullmatch(name) is not None
 
 
 def unnamed_engines(config: Config) -> Sequence[str]:
@@ -105,14 +120,12 @@ def unnamed_engines(config: Config) -> Sequence[str]:
 def _check_names(config: Config, source: str) -> None:
     for section, names in (("upstreams", config.upstreams), ("engines", config.engines)):
         for name in names:
-            if not _NAME.fullmatch(name):
-                raise ConfigError(
-                    f"{source}: {section}.{name[:80]}: not a usable name; take letters, digits, dot, dash, underscore"
-                )
+            if not is_name(name):
+                raise ConfigError(f"{source}: {section}.{name[:80]}: not a usable name; {NAME_CURE}")
     for name in config.upstreams.keys() & config.engines.keys():
         raise ConfigError(f"{source}: engines.{name}: an upstream has this name too; rename one of them")
     for name in config.auth.callers:
-        if not _NAME.fullmatch(name) or name in {"anonymous", "admin"}:
+        if not is_name(name) or name in {"anonymous", "admin"}:
             raise ConfigError(f"{source}: auth.callers.{name[:80]}: not a usable name; take another")
 
 

@@ -29,7 +29,7 @@ from proxy.dialects import (
 from proxy.dialects.draft import Draft
 from proxy.dialects.messages import Rules
 from proxy.dialects.prefill import Prefill, put_message, put_prompt
-from proxy.errors import MalformedRequest, UpstreamLacksModel
+from proxy.errors import MalformedRequest, UpstreamLacksOperation
 from proxy.protocol.chat import Chunk, Reading, TopLevel
 from proxy.protocol.raw import as_list, as_text
 from proxy.protocol.request import Endpoint, ModelRequest, is_null, json_type
@@ -139,6 +139,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         tool_choices: the forms that it knows, of `tools.ALL_CHOICES`.
         required: its word for a tool that must be called.
         knows_tools: whether the model's chat template knows tools; otherwise they are emulated (`emulated_tools`).
+        calls_tools: whether it reads its model's tool calls; otherwise tools that might be called are refused.
         knows_tool_types: whether it knows custom tools and `allowed_tools`.
         needs_parameters: whether it refuses a function without `parameters`, which to OpenAI has no arguments.
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
@@ -192,6 +193,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     tool_choices: frozenset[str] = tools.ALL_CHOICES
     required: str = "required"
     knows_tools: bool = True
+    calls_tools: bool = True
     knows_tool_types: bool = False
     needs_parameters: bool = False
     forces_tools_while_thinking: bool = True
@@ -270,7 +272,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         Raises:
             UnsupportedParameter: the request needs what the host does not have.
             MalformedRequest: what only some hosts look into cannot be read.
-            UpstreamLacksModel: the host does not have the endpoint, another target may.
+            UpstreamLacksOperation: the host does not have the endpoint, another target may.
+            UpstreamLacksModel: it cannot go on with an answer that has begun, another target may.
         """
         fields = {name: value for name, value in request.fields.items() if not is_null(value)}
         draft = Draft(
@@ -313,12 +316,13 @@ class Dialect(Struct, frozen=True, kw_only=True):
         """Where `endpoint` is below the base URL.
 
         Raises:
-            UpstreamLacksModel: the host does not have it, another target may.
+            UpstreamLacksOperation: the host does not have it, another target may.
         """
         try:
             path = self.paths[endpoint]
         except KeyError:
-            raise UpstreamLacksModel(f"The upstream for this model does not serve {endpoint}.") from None
+            told = f"The upstream for this model does not serve {endpoint}."
+            raise UpstreamLacksOperation(told, param="model") from None
         if api_version is None:
             return path
         return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"
@@ -367,6 +371,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if not (self.knows_tool_types and self.fetches_urls):
             tools.plain_tools(draft)
         tools.choose(draft, self.tool_choices, required=self.required)
+        if not self.calls_tools:
+            tools.leave_out(draft)
         if not self.knows_tools:
             emulated_tools.emulate(draft)
 

@@ -11,11 +11,13 @@ from proxy.errors import (
     UpstreamError,
     UpstreamFailed,
     UpstreamLacksModel,
+    UpstreamLacksOperation,
     UpstreamRateLimited,
     UpstreamRefusedUs,
     UpstreamRejected,
     UpstreamTimeout,
 )
+from proxy.protocol.request import Endpoint
 
 _MAX_BODY = 1024 * 1024  # bytes; what is longer tells nothing that could be passed on
 _MAX_MESSAGE = 2048
@@ -27,6 +29,7 @@ _LOADING_RETRY_S = 5.0
 _QUOTA_RETRY_S = 60.0
 _TIMEOUTS = frozenset({408, 504, 522, 524})
 _OVERLOADED = frozenset({498, 503, 529})  # 498 is Groq's
+_LACKING = frozenset({400, 404, 405, 501})
 _CALLERS_FAULT = frozenset({400, 405, 411, 413, 415, 422, 501})
 # HTTP statuses for MiniMax's codes in `base_resp`
 _MINIMAX_STATUSES = {
@@ -48,6 +51,20 @@ _CALLERS_WORDS = re.compile(
     r"\d+ validation errors?:(?!\s+\{.*?'loc': \('response')"
     r"|(image|audio|video) input is not supported|Failed to parse tools"
 )
+# What engines say of themselves in their errors: nothing that a caller can do anything with.
+_INTERNALS = re.compile(
+    r"EngineCore|EngineDead|Engine core|stack ?trace|Traceback \(most recent|cannot schedule new futures", re.IGNORECASE
+)
+_MAX_ORIGINAL = 300
+# What engines answer where they do not serve an endpoint: FastAPI's (vLLM, SGLang) and llama.cpp's words for a path
+# that is not there, and vLLM's and llama.cpp's for a model that is not made for it
+_NO_PATH = frozenset({"Not Found", "File Not Found"})
+_NOT_MADE_FOR = re.compile(r"(model|server) does not support (the )?(chat )?(completions|embeddings)\b", re.IGNORECASE)
+_OPERATIONS: Mapping[Endpoint, str] = {
+    "chat": "This model does not serve chat completions: take one that does, or another endpoint.",
+    "completions": "This model does not serve completions: take one that does, or another endpoint.",
+    "embeddings": "This model has no embeddings: take one that is made for them.",
+}
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # without white space and the escape of colours
 # llama.cpp's advice to who started it, which is nothing that a caller can do
 _ADVICE = re.compile(r" Start it with `--[^`]*`|, try increasing it")
@@ -61,12 +78,26 @@ _TYPES = frozenset({"str", "int", "float", "bool", "dict"})
 _INPUTS = frozenset({"messages", "prompt", "input"})
 
 
-def parse_error(status: int, headers: Mapping[str, str], body: bytes, *, received_s: float | None = None) -> ProxyError:
+def parse_error(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    received_s: float | None = None,
+    engine_endpoint: Endpoint | None = None,
+) -> ProxyError:
     """The error for an HTTP answer with a status that is not 2xx.
 
-    `received_s` is the time of receipt in seconds since the epoch. Dates refer to it if there is no `Date` header.
+    Args:
+        status: the answer's.
+        headers: the answer's, by their names in lower case.
+        body: as far as it came.
+        received_s: the time of receipt in seconds since the epoch. Dates refer to it if there is no `Date` header.
+        engine_endpoint: what an engine of ours was asked for; None: a host elsewhere.
     """
     told = _read(body)
+    if engine_endpoint is not None and status in _LACKING and told.lacks_operation:
+        return UpstreamLacksOperation(_OPERATIONS[engine_endpoint], param="model")
     if status == 403 and told.is_moderated:
         message: str = told.message or "The upstream's moderation refused the request."
         return UpstreamRejected(message, code="content_policy_violation", is_quoted=True)
@@ -74,7 +105,10 @@ def parse_error(status: int, headers: Mapping[str, str], body: bytes, *, receive
         return _refused_us(status)
     if {told.code, told.type} & _OUR_KEY:
         return _refused_us(402 if "insufficient_quota" in {told.code, told.type} else 401)
-    return _failed(status, told, headers, received_s)
+    error = _failed(status, told, headers, received_s)
+    if told.is_internal and isinstance(error, UpstreamError) and not isinstance(error, UpstreamRejected):
+        _reword(error)
+    return error
 
 
 def parse_embedded(body: bytes) -> ProxyError:
@@ -85,6 +119,14 @@ def parse_embedded(body: bytes) -> ProxyError:
         return parse_error(int(told.code), {}, body)
     is_callers = "invalidrequest" in kind or "badrequest" in kind or told.is_too_long
     return parse_error(400 if is_callers else 500, {}, body)
+
+
+def _reword(error: UpstreamError) -> None:
+    """Our words for the caller in place of what an engine says of its inside; the first line of that for the log."""
+    error.original = error.message[:_MAX_ORIGINAL].partition("\n")[0]
+    error.message = "The upstream failed while it worked on the request."
+    error.args = (error.message,)
+    error.is_quoted = False
 
 
 def _refused_us(status: int) -> ProxyError:
@@ -134,12 +176,24 @@ def _rate_limited(told: "_Told", message: str, pause_s: float | None) -> Upstrea
 class _Told:
     """What a body says about the error; empty or None where it says nothing."""
 
-    __slots__ = ("code", "is_callers_fault", "is_moderated", "is_too_long", "message", "param", "type")
+    __slots__ = (
+        "code",
+        "is_callers_fault",
+        "is_internal",
+        "is_moderated",
+        "is_too_long",
+        "lacks_operation",
+        "message",
+        "param",
+        "type",
+    )
 
     def __init__(self, message: str | None, source: Mapping[str, Any]) -> None:
         text = _ADVICE.sub("", _sound(message or "")[:_MAX_MESSAGE])
         self.message, place = _first_finding(text)
         self.is_callers_fault = _CALLERS_WORDS.match(text) is not None
+        self.is_internal = _INTERNALS.search(text) is not None
+        self.lacks_operation = text in _NO_PATH or _NOT_MADE_FOR.search(text) is not None
         self.type = _text(source.get("type"))
         self.param = _field(_text(source.get("param")) or _text(place))
         code = next((code for name in _CODES if (code := _text(source.get(name))) is not None), None)

@@ -153,6 +153,17 @@ def choose(draft: Draft, known: frozenset[str], *, required: str = "required") -
         draft.put("tool_choice", required)
 
 
+def leave_out(draft: Draft) -> None:
+    """Leave tools out that might be called.
+
+    Raises:
+        UnsupportedParameter: the caller does not allow it.
+    """
+    if may_be_called(draft) is not UNSET:
+        draft.refuse("tools")
+        tidy(draft)
+
+
 def is_forced(draft: Draft) -> bool:
     """Whether the model must call a tool."""
     choice = _choice(draft)

@@ -46,6 +46,7 @@ Requests get in while it is ready. The modules:
     endings       why one has ended that had been ready: signals, and what it says of its processes; pure
     vllm_server   the script that runs in vLLM's Python, where nothing of ours is
     llamacpp      the kind llama.cpp; `llamacpp_server` is its child
+    faults        what the config says of engines that no machine could start, or that does nothing
     gguf          what a model's file says: whether its template knows tools, the size of its cache
 
 The facts of vLLM that all this rests on are in the reference `vllm.md`, sections 4 to 6.

@@ -86,6 +86,7 @@ class EngineKind(Protocol):
         dialect: its accent, by name.
         health_path: beside `/v1`; 200 means that it answers.
         metrics_path: beside `/v1`, in Prometheus' text format; None where it has none.
+        calls_tools: False: as it was last started, or would be, it refuses requests that need tools.
         always_streams: it does not notice a caller who leaves a unary request, so it is asked for a stream.
         sleep_level: how it can make room without being stopped; None: it cannot.
         start_timeout_s: a start that takes longer is a failed one.
@@ -95,6 +96,7 @@ class EngineKind(Protocol):
     dialect: str
     health_path: str
     metrics_path: str | None
+    calls_tools: bool
     always_streams: bool
     sleep_level: int | None
     start_timeout_s: float

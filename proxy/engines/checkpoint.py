@@ -15,6 +15,9 @@ _PATH = ("/", ".", "~")
 _REMOTE = "://"
 _INDEX = "model.safetensors.index.json"
 _TEMPLATE_FILE = "chat_template.jinja"
+_TEMPLATES = ("tokenizer_config.json", "chat_template.json")  # the latter is of models that see
+# of mistral_common; the tokenizers of versions 1 and 2 have no token for tool calls
+_MISTRAL_TOKENIZERS = ("tekken.json", "tokenizer.model.v[3-9]*", "tokenizer.model.v1[0-9]*")
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
@@ -31,6 +34,8 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
         max_tokens: the longest text that its positions allow.
         quantization: the method by which it was made smaller.
         template: the chat template's source.
+        has_mistral_format: it has the files of Mistral's own format too, with a tokenizer that knows tool calls; vLLM
+            prefers them.
         size_bytes: the weights that are there.
         is_complete: nothing of it has to be downloaded.
     """
@@ -46,6 +51,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     quantization: str | None = None
     template: str = ""
+    has_mistral_format: bool = False
     size_bytes: int = 0
     is_complete: bool = False
 
@@ -110,6 +116,7 @@ def read_checkpoint(model: str, *, environment: Mapping[str, str], revision: str
         max_tokens=facts.max_position_embeddings,
         quantization=None if facts.quantization_config is None else facts.quantization_config.quant_method,
         template=_read_template(folder),
+        has_mistral_format=_has_mistral_format(folder),
         size_bytes=sum(file.stat().st_size for file in present),
         is_complete=is_local or (bool(files) and len(present) == len(files)),
     )
@@ -195,11 +202,22 @@ def _read_template(folder: Path) -> str:
         return (folder / _TEMPLATE_FILE).read_text(encoding="utf-8")
     except (OSError, ValueError):
         pass
+    return next(filter(None, (_template_in(folder / name) for name in _TEMPLATES)), "")
+
+
+def _template_in(file: Path) -> str:
     try:
-        facts = msgspec.json.decode((folder / "tokenizer_config.json").read_bytes(), type=_TokenizerFacts)
+        facts = msgspec.json.decode(file.read_bytes(), type=_TokenizerFacts)
     except (OSError, msgspec.MsgspecError):
         return ""
     if isinstance(facts.chat_template, list):  # several, by name
         named = {each.get("name"): each.get("template", "") for each in facts.chat_template}
         return named.get("tool_use") or named.get("default") or ""
     return facts.chat_template or ""
+
+
+def _has_mistral_format(folder: Path) -> bool:
+    """As vLLM looks for it (`is_mistral_model_repo`, and the files of its tokenizer)."""
+    if not any(folder.glob("consolidated*.safetensors")):
+        return False
+    return any(any(folder.glob(pattern)) for pattern in _MISTRAL_TOKENIZERS)

@@ -36,6 +36,7 @@ class CommandEngine:
 
     parses_thinking = False
     knows_tools = True
+    calls_tools = True  # nothing is known of its flags
 
     def __init__(
         self,

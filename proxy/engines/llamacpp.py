@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class LlamaCpp:
     uses_port = False
     sleep_paths = None
     parses_thinking = False
+    calls_tools = True  # in the prompt, where the template knows none
     sleep_level: int | None = None
     stop_s = 5.0
 
@@ -78,6 +79,13 @@ class LlamaCpp:
         )
         told = {SPEC_VARIABLE: msgspec.json.encode(spec).decode()}
         return Command((sys.executable, "-m", "proxy.engines.llamacpp_server"), told)
+
+    def faults(self) -> Iterator[str]:
+        """What no machine could start, with its key."""
+        try:
+            find_model(self._config.model)
+        except Hopeless as error:
+            yield f"model: {error}"
 
     @property
     def knows_tools(self) -> bool:
@@ -114,8 +122,10 @@ def find_model(source: str) -> Path:
     """
     if not source.startswith(_PACKAGE):
         path = Path(source).expanduser()
+        if path.is_dir():
+            raise Hopeless(f"{source} is a folder, where a GGUF file is wanted: name the file in it")
         if not path.is_file():
-            raise Hopeless(f"the model file {source} does not exist")
+            raise Hopeless(f"the model file {source} does not exist: mend the path")
         return path.absolute()
     package = source.removeprefix(_PACKAGE)
     try:
@@ -123,10 +133,10 @@ def find_model(source: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise Hopeless(f"the package {package}, which carries the model, is not installed")
+        raise Hopeless(f"the package {package}, which carries the model, is not installed: install it, or name a file")
     found = sorted(file for place in spec.submodule_search_locations for file in Path(place).rglob("*.gguf"))
     if len(found) != 1:
-        raise Hopeless(f"the package {package} carries {len(found)} GGUF files, where one is wanted")
+        raise Hopeless(f"the package {package} carries {len(found)} GGUF files, where one is wanted: name a file")
     return found[0]
 
 

@@ -4,7 +4,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,13 +19,23 @@ from proxy.engines.deepseek import CARDS, generation_of
 from proxy.engines.gpus import Gpu
 from proxy.engines.placement import Placement, place
 from proxy.engines.sharing import Needs
-from proxy.engines.vllm_command import SHUTDOWN_S, Machine, build_command, has_reasoning_parser, is_spread, to_check
+from proxy.engines.vllm_command import (
+    SHUTDOWN_S,
+    Machine,
+    build_command,
+    calls_tools,
+    check_settings,
+    has_reasoning_parser,
+    is_spread,
+    to_check,
+)
 
 _START_S = 600.0  # imports, compilation, graph capture
 _READ_BYTES_S = 50e6  # a slow disk
 _DOWNLOAD_S = 7200.0  # a model of unknown size over an unknown network
 _TEARDOWN_S = 10.0  # after the requests' end (reference vllm.md, section 4)
 _BUILD = re.compile(r"vllm(?P<name>\w*)-(?P<version>[^-]+)\.dist-info")
+_RELEASE = re.compile(r"\d+(?:\.\d+)*")
 _PACKAGES = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
 
 
@@ -39,6 +50,12 @@ class Build(Struct, frozen=True):
     version: str
     is_cpu: bool
 
+    @property
+    def release(self) -> tuple[int, ...]:
+        """The numbers that the version begins with."""
+        found = _RELEASE.match(self.version)
+        return () if found is None else tuple(map(int, found[0].split(".")))
+
 
 class Vllm:
     """A checkpoint served by vLLM; implements `base.EngineKind`.
@@ -48,6 +65,9 @@ class Vllm:
         config: see there.
         gpus: the machine's.
         environment: the one that the engine inherits; None: ours.
+
+    Attributes:
+        calls_tools: whether it reads its model's tool calls: as it was last started or, before that, would be.
     """
 
     dialect = "vllm"
@@ -71,11 +91,14 @@ class Vllm:
         self._environment = os.environ if environment is None else environment
         self.sleep_level: int | None = config.sleep_level
         self.stop_s = _seconds(config.args.get("shutdown_timeout", SHUTDOWN_S)) + _TEARDOWN_S
-        self.start_timeout_s = _patience(config, self._known())
+        checkpoint = self._known()
+        self.start_timeout_s = _patience(config, checkpoint)
+        self.calls_tools = self._calls_tools(checkpoint)
 
     def command(self, socket_path: str, api_key: str) -> Command:
         checkpoint = self._read()
         self.start_timeout_s = _patience(self._config, checkpoint)
+        self.calls_tools = self._calls_tools(checkpoint)
         machine = self._machine()
         machine = structs.replace(machine, gpus=self._place(machine, checkpoint).gpus)
         return build_command(self._name, self._config, checkpoint, machine, socket_path=socket_path, api_key=api_key)
@@ -99,6 +122,41 @@ class Vllm:
         """
         return to_check(self.command("/tmp/engine.sock", ""))  # noqa: S108 - nothing is made there
 
+    def check_settings(self) -> None:
+        """See whether `args` and `environment` hold only what may be set there.
+
+        Raises:
+            Hopeless: they do not; the message begins with the key.
+        """
+        check_settings(self._config)
+
+    def faults(self) -> Iterator[str]:
+        """What no machine could start: forbidden settings, and paths where nothing is; each with its key."""
+        yield from _told("", self.check_settings)
+        yield from _told("python: ", lambda: find_python(self._config.python))
+        yield from _told("model: ", self._check_model)
+        for name, path in self._config.adapters.items():
+            yield from _told(f"adapters.{name}: ", partial(read_adapter_rank, path, environment=self._inherited()))
+
+    def notes(self) -> Iterator[str]:
+        """What does nothing, or perhaps not what was meant; each with its key."""
+        try:
+            machine, checkpoint = self._machine(), self._read()
+        except Hopeless:  # a fault, or for another machine
+            return
+        if self._config.gpus is not None and machine.is_cpu:
+            yield "gpus: does nothing with vLLM's build for the CPU; take it out"
+        is_told = any(
+            key.replace("_", "-").endswith(("tool-call-parser", "chat-template")) for key in self._config.args
+        )
+        may_chat = checkpoint.folder is None or bool(checkpoint.template)
+        if may_chat and not (self.calls_tools or is_told):
+            family = checkpoint.model_type or "which is not known before it is here"
+            yield (
+                f"args: no tool-call parser is known for its model (model type: {family}), so requests that need tools "
+                "go to other targets, or are refused; set tool-call-parser"
+            )
+
     @property
     def parses_thinking(self) -> bool:
         """Whether it is started with a parser that takes thinking apart."""
@@ -117,6 +175,18 @@ class Vllm:
 
     def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
         return output.explain(lines, has_run=has_run)
+
+    def _check_model(self) -> None:
+        model = Path(self._config.model).expanduser()
+        is_path = model.parent != Path() and model.parent.is_dir()
+        if self._read().folder is None and is_path:
+            raise Hopeless(f"the folder {self._config.model} does not exist: mend the path")
+
+    def _calls_tools(self, checkpoint: Checkpoint) -> bool:
+        try:
+            return calls_tools(self._config, checkpoint)
+        except Hopeless:  # its start will say the same
+            return True
 
     def _place(self, machine: Machine, checkpoint: Checkpoint) -> Placement:
         return place(
@@ -156,7 +226,16 @@ class Vllm:
             is_cpu=build is not None and build.is_cpu,
             environment=self._environment,
             adapter_rank=max((rank for rank in ranks if rank is not None), default=None),
+            release=() if build is None else build.release,
         )
+
+
+def _told(where: str, check: Callable[[], object]) -> Iterator[str]:
+    """What the check has against it, if anything."""
+    try:
+        check()
+    except Hopeless as error:
+        yield f"{where}{error}"
 
 
 def find_python(python: str | None) -> str:

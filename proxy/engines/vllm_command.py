@@ -56,6 +56,7 @@ _TYPED = (
     "enable_expert_parallel",
 )
 _REFUSED |= {key.replace("_", "-"): f"it is the key {key} of the engine" for key in _TYPED}
+_EXCLUDES_TOOLS = (0, 10)  # the first release that has the flag (vllm-project/vllm#20544)
 _UNSAID = VllmConfig(model="-")  # whatever has its default is left to vLLM
 
 # one of these, and the engine is a part of something on several machines
@@ -71,6 +72,7 @@ class Machine(Struct, frozen=True, kw_only=True):
         gpus: which ones, by number (see `placement`); empty: vLLM is not told.
         environment: the one that the engine inherits.
         adapter_rank: the highest of the adapters', where known.
+        release: of vLLM, as numbers; empty: not known.
     """
 
     python: str
@@ -78,6 +80,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     gpus: Sequence[int] = ()
     environment: Mapping[str, str] = {}
     adapter_rank: int | None = None
+    release: tuple[int, ...] = ()
 
 
 def build_command(
@@ -100,6 +103,16 @@ def build_command(
     return Command(argv, _environment(config, machine, api_key))
 
 
+def check_settings(config: VllmConfig) -> None:
+    """See whether `args` and `environment` hold only what may be set there.
+
+    Raises:
+        Hopeless: they do not.
+    """
+    _own_args(config)
+    _check_environment(config)
+
+
 def to_check(command: Command) -> Command:
     """The command that starts nothing, but has vLLM's own parser read the flags; status 0 where it takes them."""
     python, server, *rest = command.argv
@@ -113,6 +126,18 @@ def has_reasoning_parser(config: VllmConfig, checkpoint: Checkpoint) -> bool:
         Hopeless: as `build_command`.
     """
     return (_markup(checkpoint) | _own_args(config)).get("reasoning-parser") is not None
+
+
+def calls_tools(config: VllmConfig, checkpoint: Checkpoint) -> bool:
+    """Whether it is told how to read tool calls; without that vLLM refuses requests that need them.
+
+    That is: tools with a `tool_choice` that is absent, `auto`, `required` or named (vLLM 0.26 to 0.32).
+
+    Raises:
+        Hopeless: as `build_command`.
+    """
+    flags = _markup(checkpoint) | _own_args(config)
+    return flags.get("tool-call-parser") is not None and bool(flags.get("enable-auto-tool-choice", True))
 
 
 def is_spread(config: VllmConfig) -> bool:
@@ -132,6 +157,8 @@ def _chosen(
         "enable-prompt-tokens-details": True,  # row 38
         "disable-uvicorn-access-log": True,  # a line for each of our looks would bury why it died
     }
+    if machine.release >= _EXCLUDES_TOOLS:
+        flags["exclude-tools-when-tool-choice-none"] = True  # a model that sees tools may call them all the same
     flags |= _markup(checkpoint)
     flags |= {_flag(key): value for key in _TYPED if (value := getattr(config, key)) != getattr(_UNSAID, key)}
     if config.distributed is not None:
@@ -215,9 +242,13 @@ def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
 
 
-def _environment(config: VllmConfig, machine: Machine, api_key: str) -> dict[str, str]:
+def _check_environment(config: VllmConfig) -> None:
     if "VLLM_API_KEY" in config.environment:
         raise Hopeless("environment: VLLM_API_KEY cannot be set there: Tidegate makes a new key for each start")
+
+
+def _environment(config: VllmConfig, machine: Machine, api_key: str) -> dict[str, str]:
+    _check_environment(config)
     variables = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

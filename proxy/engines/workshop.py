@@ -40,6 +40,7 @@ class Assembled(Struct, frozen=True):
         model_bytes: what it has to load; 0 where unknown.
         model_card: the name of the card that fits it, where its checkpoint tells.
         adapters: how they come and go; None where the config does not let them.
+        calls_tools: whether it reads the tool calls of its model; of each start anew, as a checkpoint may come later.
     """
 
     engine: Engine
@@ -52,6 +53,7 @@ class Assembled(Struct, frozen=True):
     model_bytes: int = 0
     model_card: str | None = None
     adapters: Adapters | None = None
+    calls_tools: Callable[[], bool] = lambda: True
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -135,6 +137,7 @@ class Workshop:
             model_bytes=kind.model_bytes(),
             model_card=kind.model_card(),
             adapters=adapters,
+            calls_tools=lambda: kind.calls_tools,
         )
         control = make_control(
             served_name(name, config),

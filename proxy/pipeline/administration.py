@@ -6,9 +6,10 @@ from typing import Protocol
 from msgspec import Struct
 
 from proxy.config.engines import EngineConfig, EngineKindName, ExternalConfig, kind_of, source_of
+from proxy.config.root import NAME_CURE, is_name
 from proxy.engines.base import Engine, EngineError, Goal, Load, Progress
 from proxy.engines.life import State
-from proxy.errors import Conflict, EngineNotFound
+from proxy.errors import Conflict, EngineNotFound, MalformedRequest
 from proxy.telemetry.logs import Log
 
 
@@ -130,10 +131,13 @@ class Administration:
 
         Raises:
             EngineNotFound, Conflict: no such engine, or none whose adapters come and go.
+            MalformedRequest: it may not be called so.
             EngineUnavailable, UpstreamError: it does not run, does not want it, or failed.
         """
         entry = self._find(name)
         adapters = _adapters(name, entry)
+        if not is_name(adapter):
+            raise MalformedRequest(f"'{adapter[:80]}' is not a usable name: {NAME_CURE}.", param="name")
         leave = await entry.engine.enter(can_wait=True)
         try:
             told = await adapters.load(adapter, path)

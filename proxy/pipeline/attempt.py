@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from msgspec import structs
+
 from proxy.auth import ANONYMOUS
 from proxy.dialects import emulated_tools, failures, history
-from proxy.dialects.base import HostRequest
+from proxy.dialects.base import Dialect, HostRequest
 from proxy.errors import StreamBroken, UpstreamFailed, UpstreamRateLimited, UpstreamRefusedUs
 from proxy.memory import Memory
 from proxy.pipeline import shapes
@@ -28,6 +30,7 @@ from proxy.streaming.text_calls import TextCallReader
 from proxy.telemetry.redaction import mask
 
 _MAX_ID = 128  # a host may say anything
+_TOOLS = frozenset({"tools", "functions"})
 _NOBODY = (None, ANONYMOUS)
 _NOTHING: Mapping[str, str] = {}
 _IN_HOUSE = "\0local_only"  # behind the caller's name: what was thought of requests that may not leave
@@ -131,8 +134,8 @@ class Attempt:
             raise
 
     async def _translate(self, request: ModelRequest) -> HostRequest:
-        upstream, target, context = self._upstream, self._target, self._context
-        dialect, remembered = upstream.dialect, _NOTHING
+        target, context = self._target, self._context
+        dialect, remembered = self._dialect(request), _NOTHING
         if request.endpoint == "chat" and dialect.remembers(target.card):
             remembered = await self._recall(request)
         return dialect.build_request(
@@ -142,9 +145,16 @@ class Attempt:
             card=target.card,
             drops_params=context.drops_params,
             remembered=remembered,
-            api_version=upstream.api_version,
+            api_version=self._upstream.api_version,
             tenant="" if context.principal in _NOBODY else context.caller,
         )
+
+    def _dialect(self, request: ModelRequest) -> Dialect:
+        """The host's, without tools where its engine, as it runs now, reads no calls."""
+        upstream = self._upstream
+        if upstream.look is None or _TOOLS.isdisjoint(request.fields) or upstream.look().calls_tools:
+            return upstream.dialect
+        return structs.replace(upstream.dialect, calls_tools=False)
 
     async def _recall(self, request: ModelRequest) -> Mapping[str, str]:
         """What was thought in the turns of the request, as far as the target may know it."""
@@ -176,7 +186,13 @@ class Attempt:
         try:
             received_s = self._context.clock.now_s()
             said = await response.read_complaint()
-            error = failures.parse_error(response.status, response.headers, said, received_s=received_s)
+            error = failures.parse_error(
+                response.status,
+                response.headers,
+                said,
+                received_s=received_s,
+                engine_endpoint=self._request.endpoint if self._target.is_local else None,
+            )
             if isinstance(error, UpstreamRefusedUs):
                 credential.refused(response.status, model)
             elif isinstance(error, UpstreamRateLimited) and error.is_told and error.retry_after_s is not None:

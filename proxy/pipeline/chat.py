@@ -95,4 +95,5 @@ def ask_of(request: ModelRequest, context: RequestContext) -> Ask:
         priority=context.priority,
         session=context.wishes.session,
         caller=context.caller,
+        drops_params=context.drops_params,
     )

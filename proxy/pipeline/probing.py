@@ -20,6 +20,7 @@ from proxy.errors import (
     ProxyError,
     UpstreamFailed,
     UpstreamLacksModel,
+    UpstreamLacksOperation,
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -167,9 +168,9 @@ class Prober:
             return False
 
     async def _answers_to_any(self, standing: Standing, upstream: Upstream) -> bool:
-        """What it answered last comes first; a 404 says that it has no such endpoint, or no such model."""
+        """What it answered last comes first; it may not have the endpoint, or not the model."""
         for endpoint in sorted(_QUESTIONS, key=lambda endpoint: endpoint != standing.endpoint):
-            with contextlib.suppress(UpstreamLacksModel):
+            with contextlib.suppress(UpstreamLacksModel, UpstreamLacksOperation):
                 await self._ask(standing.target, endpoint, upstream)
                 return True
         return False

@@ -5,7 +5,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from proxy.errors import GOING_DOWN, ClientGone, EngineUnavailable, InternalError, ProxyError, ShuttingDown, TargetBusy
+from proxy.errors import (
+    GOING_DOWN,
+    ClientGone,
+    EngineUnavailable,
+    InternalError,
+    ProxyError,
+    ShuttingDown,
+    TargetBusy,
+    UpstreamError,
+)
 from proxy.pipeline.context import RequestContext, Tried
 from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics, Series
@@ -161,4 +170,6 @@ def _why(failure: ProxyError) -> dict[str, Any]:
 
 
 def _loggable(error: ProxyError) -> str:
+    if isinstance(error, UpstreamError) and error.original:
+        return error.original
     return "(not logged: may quote the request)" if error.is_quoted else error.message

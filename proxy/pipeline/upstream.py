@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from proxy.dialects.base import Dialect
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.pipeline.context import Credential
 from proxy.protocol.routing import Priority
 from proxy.routing.planner import Look
@@ -151,6 +151,8 @@ class Upstreams(Mapping[str, Upstream]):
         error.message = mask(error.message, secrets)
         error.param = error.param and mask(error.param, secrets)
         error.code = error.code and mask(error.code, secrets)
+        if isinstance(error, UpstreamError) and error.original:
+            error.original = mask(error.original, secrets)
         error.args = (error.message,)  # shown in tracebacks
 
     def look(self, target: Target) -> Look:

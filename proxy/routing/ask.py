@@ -38,9 +38,12 @@ class Ask:
     Args:
         session: what the caller calls the conversation (`x-tidegate-session`); empty: see `affinity`.
         caller: the principal's name; sessions of one are not those of another.
+        drops_params: the caller would rather miss its tools than the answer.
 
     Attributes:
         task: the kind of work it is, as far as targets may be good at one and bad at another.
+        needs_tools: its answer may be a tool call: tools are offered, not forbidden by its choice, and may not be
+            dropped.
         prompt_tokens: about how many the prompt has, at least 1; a picture counts as a few hundred, whatever its bytes.
         answer_tokens: about how many the answers will have: a middling number, at most what the caller allows, for each
             of `n`. What answers were lately is not looked at: one caller's long one would be everybody's price.
@@ -54,6 +57,7 @@ class Ask:
         priority: Priority = "default",
         session: str = "",
         caller: str = "",
+        drops_params: bool = False,
     ) -> None:
         self.model = request.model
         self.endpoint = request.endpoint
@@ -64,6 +68,7 @@ class Ask:
         self._fields: Fields = request.fields
         self._session = session
         self.task = _find_task(request)
+        self.needs_tools = self.task == "tools" and not (drops_params or _forbids_calls(request.fields))
         self.prompt_tokens = _prompt_tokens(request.fields)
         self.answer_tokens = _answer_tokens(request.fields)
 
@@ -71,6 +76,11 @@ class Ask:
     def tokens(self) -> int:
         """Of prompt and answer together, about."""
         return self.prompt_tokens + self.answer_tokens
+
+    @property
+    def tools_field(self) -> str:
+        """Where the tools are."""
+        return "functions" if _has_functions(self._fields) else "tools"
 
     @property
     def session(self) -> str:
@@ -104,6 +114,19 @@ def _find_task(request: ModelRequest) -> Task:
     if (wanted := fields.get("response_format")) is None:
         return "chat"
     return "json" if as_text(as_object(wanted).get("type")) in {"json_object", "json_schema"} else "chat"
+
+
+def _forbids_calls(fields: Fields) -> bool:
+    """Whether the choice is `none`; `functions` and their choice outweigh `tools`, as in `dialects.tools`."""
+    choice = fields.get("function_call" if _has_functions(fields) else "tool_choice")
+    if choice is None:
+        return False
+    kind = choice if json_type(choice) == "string" else as_object(choice).get("type")
+    return as_text(kind) == "none"
+
+
+def _has_functions(fields: Fields) -> bool:
+    return "functions" in fields and bool(as_list(fields["functions"]))
 
 
 def _prompt_tokens(fields: Fields) -> int:

@@ -22,6 +22,7 @@ from proxy.errors import (
     ProxyError,
     TargetBusy,
     UpstreamLacksModel,
+    UpstreamLacksOperation,
     UpstreamRateLimited,
     UpstreamRefusedUs,
     UpstreamUnreachable,
@@ -32,8 +33,8 @@ from proxy.routing.targets import Target
 PATIENCE_S = 10.0  # who takes longer to fail is not asked again for the same request
 
 _NOT_TRIED = (EngineUnavailable, TargetBusy)
-_FREE = (*_NOT_TRIED, UpstreamUnreachable, UpstreamRateLimited)
-_FINAL = (AnswerMisfit, UpstreamLacksModel, UpstreamRefusedUs)
+_FREE = (*_NOT_TRIED, UpstreamUnreachable, UpstreamRateLimited, UpstreamLacksOperation)
+_FINAL = (AnswerMisfit, UpstreamLacksModel, UpstreamLacksOperation, UpstreamRefusedUs)
 
 
 class Step(Struct, frozen=True):

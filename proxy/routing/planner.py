@@ -9,7 +9,7 @@ from msgspec import Struct
 from proxy.clock import Clock
 from proxy.config.models import ModelConfig
 from proxy.config.routing import RoutingConfig
-from proxy.errors import LocalModelUnavailable, NoTarget, ProxyError, UpstreamRateLimited
+from proxy.errors import LocalModelUnavailable, NoTarget, ProxyError, UnsupportedParameter, UpstreamRateLimited
 from proxy.protocol.routing import Reach
 from proxy.routing import affinity
 from proxy.routing.ask import Ask
@@ -37,6 +37,7 @@ class Look(Struct, frozen=True):
         phase: of a start, in a few words; empty where the engine tells none.
         done: the share of that phase that is done, 0 to 1; None where the engine does not tell.
         told: what an engine last said of its load; None where it says nothing.
+        calls_tools: False if it is known to refuse requests whose answer may be a tool call.
         limited_for_s: 0, or the seconds until one of the credentials may be used again.
         refused_for_s: 0, or the seconds for which it is not likely to take any of our credentials for that model.
     """
@@ -44,6 +45,7 @@ class Look(Struct, frozen=True):
     is_ready: bool = True
     state: str = ""
     told: Told | None = None
+    calls_tools: bool = True
     limited_for_s: float = 0.0
     refused_for_s: float = 0.0
     phase: str = ""
@@ -91,6 +93,7 @@ class Refused(Struct, frozen=True):
         for_s: how many seconds that lasts, where it is known.
         is_limited: its host wants no more of us for so long.
         is_final: no such request will ever do better.
+        lacks_tools: without its tools the request might.
     """
 
     target: Target
@@ -98,6 +101,7 @@ class Refused(Struct, frozen=True):
     for_s: float | None = None
     is_limited: bool = False
     is_final: bool = False
+    lacks_tools: bool = False
 
 
 class Plan(Struct, frozen=True):
@@ -168,6 +172,7 @@ class Planner:
             ModelNotFound: nobody knows the name.
             LocalModelUnavailable: it may not leave the house, and no engine here has the model.
             UpstreamRateLimited, NoTarget: there are targets, and none may take it.
+            UnsupportedParameter: none will ever take it, but one might without its tools.
         """
         plan = await self.consider(ask, looks_at_all=False)
         if not plan.placed:
@@ -217,6 +222,8 @@ class Planner:
     def _bar(self, ask: Ask, standing: Standing, look: Look, settings: ModelConfig) -> Refused | None:
         """Why the target may not have the request, however well it does; None where it may."""
         target = standing.target
+        if ask.needs_tools and not look.calls_tools:
+            return Refused(target, "it does not support tools", is_final=True, lacks_tools=True)
         if not target.is_local:
             if ask.reach == "local_only":
                 return Refused(target, "the request may not leave this house (reach local_only)", is_final=True)
@@ -291,6 +298,10 @@ def _nobody(ask: Ask, refused: Sequence[Refused], *, is_offline: bool) -> ProxyE
     waits_s = [each.for_s for each in refused if each.for_s is not None]
     is_hopeless = all(each.is_final for each in refused)
     should_retry = False if is_hopeless else None
+    if is_hopeless and any(each.lacks_tools for each in refused):
+        field = ask.tools_field
+        told = f"Unsupported parameter: '{field}' is not supported with the model '{model}'."
+        return UnsupportedParameter(told, param=field)
     if ask.reach == "local_only" or is_offline:
         line = "may not leave" if ask.reach == "local_only" else "cannot leave, as Tidegate is offline"
         if any(each.target.is_local for each in refused):

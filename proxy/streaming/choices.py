@@ -126,7 +126,7 @@ class ChoiceStream:
         Raises:
             UpstreamFailed: the answer holds no choice.
             StreamBroken: a choice has no finish reason, so the answer is not whole (R-TAIL).
-            ToolCallUnparsable: the finish reason promises a tool call, and the host sent none.
+            ToolCallUnparsable: the finish reason promises a tool call that was allowed, and the host sent none.
         """
         if not self._states:
             raise UpstreamFailed("The upstream's answer holds no choices.")
@@ -433,7 +433,8 @@ class ChoiceStream:
         """R-FR: the finish reason by the tool calls that were passed on.
 
         Raises:
-            ToolCallUnparsable: the host's finish reason says tool calls, and the host sent none (row 76j).
+            ToolCallUnparsable: the host's finish reason says tool calls, which were allowed, and the host sent none
+                (row 76j).
         """
         if mapped == "function_call" and state.has_function_call:
             return mapped
@@ -441,7 +442,7 @@ class ChoiceStream:
             return mapped
         if state.slots:
             return "length" if self._has_reached_limit and state.slots[-1].is_cut else "tool_calls"
-        if mapped == "tool_calls" and not state.has_answered:
+        if mapped == "tool_calls" and not state.has_answered and self._reading.may_call:
             raise ToolCallUnparsable("The upstream says that its model called a tool, but sent no call.")
         return "stop"
 

@@ -8,6 +8,8 @@ from proxy.config.cards import Card
 from proxy.dialects.registry import DIALECTS
 from proxy.errors import MalformedRequest, UnsupportedParameter
 from proxy.protocol import chat, embeddings
+from tests.fakes.sink import RecordingSink
+from tests.unit.chunks import chunk, tell
 
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -329,3 +331,25 @@ def test_what_only_the_operator_may_set_is_stripped(dialect):
     """Row 76o."""
     internal = ["request_id", "priority", "kv_transfer_params", "vllm_xargs", "cache_salt", "id_slot", "lora_path"]
     assert not set(internal) & build(dialect, **dict.fromkeys(internal, 1))[0].keys()
+
+
+V3_CALL = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+DSML_CALL = '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>'
+JSON_CALL = '{"name": "f", "arguments": {}}'
+
+
+@every
+@pytest.mark.parametrize("markup", [V3_CALL, DSML_CALL, JSON_CALL])
+def test_markup_is_text_where_no_tool_may_be_called(dialect, markup):
+    """Byte for byte, in pieces of any size, whatever the host says at the end."""
+    text = f"Well:\n{markup}\n"
+    functions = {"functions": [TOOL["function"]], "function_call": "none"}
+    for choice in ({"tools": [TOOL], "tool_choice": "none"}, functions):
+        request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | choice).encode())
+        built = dialect.build_request(request, model="m", is_stream=True, card=Card(leaks_markup=True))
+        for size, reason in ((1, "stop"), (7, "tool_calls"), (len(text), "tool_calls")):
+            pieces = [chunk({"content": text[at : at + size]}) for at in range(0, len(text), size)]
+            sink = RecordingSink()
+            assert tell(sink, *pieces, chunk(finish=reason), reading=built.reading) is None
+            assert "".join(call[2] for call in sink.calls if call[0] == "content") == text
+            assert (sink.calls[-1], built.text_calls) == (("finish", 0, "stop"), None)

@@ -38,6 +38,11 @@ class Vllm:
             assert answer.status == 200, await answer.text()
             return (await answer.json())["choices"][0]["message"]
 
+    async def status(self, **fields) -> int:
+        """That of an answer of one token at most."""
+        async with self.session.post("/v1/chat/completions", json={"model": "m", "max_tokens": 1, **fields}) as answer:
+            return answer.status
+
     async def stop(self) -> int:
         """SIGTERM; the exit status."""
         self.process.terminate()

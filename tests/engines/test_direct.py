@@ -12,6 +12,13 @@ _FLAGS = {
         *("--reasoning-parser", "deepseek_v4", "--tool-call-parser", "deepseek_v4"),
     ),
 }
+_CHOICES = (
+    {},
+    {"tool_choice": "auto"},
+    {"tool_choice": "required"},
+    {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}},
+    {"tool_choice": "none"},
+)
 _COMMON = ("--enable-auto-tool-choice", "--shutdown-timeout", "30")
 
 
@@ -42,4 +49,7 @@ async def test_smollm2_talks(vllm_python, smollm2, tmp_path):
     async with serving(vllm_python, smollm2, tmp_path) as vllm:
         message = await vllm.chat(messages=asks("What is the capital of France?"), max_tokens=16)
         assert len(message["content"].split()) > 3
+        asked = {"messages": PARIS, "tools": [WEATHER_TOOL]}
+        statuses = [await vllm.status(**asked, **choice) for choice in _CHOICES]
+        assert statuses == [400, 400, 400, 400, 200]  # without a tool parser; `Ask.needs_tools` goes by that
         assert await vllm.stop() == 0

@@ -20,6 +20,7 @@ from tests.engines.models.dialogues import (
 )
 
 _OFF = {"thinking": {"type": "disabled"}}
+_NAMED = {"type": "function", "function": {"name": "get_weather"}}
 _FRANCE = asks("What is the capital of France?")
 
 
@@ -68,6 +69,39 @@ async def test_tools_are_called_in_a_stream(stage, wire, messages):
     assert cities(choice.message.tool_calls) == said(messages).cities
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", "")
     assert choice.message.reasoning_content.strip() == said(messages).thinking
+
+
+async def test_tools_that_may_not_be_called_cost_an_engine_nothing(stage, wire):
+    """A DeepSeek may write its markup all the same."""
+    for number in range(4):
+        choice = await final(stage, wire, is_stream=number % 2 == 1, tools=[WEATHER_TOOL], tool_choice="none")
+        assert (choice.finish_reason, choice.message.tool_calls) == ("stop", None)
+        assert choice.message.content or choice.message.reasoning_content
+    assert (await stage.status(wire))["state"] == "ready"
+    assert (await stage.say(wire, PARIS, tools=[WEATHER_TOOL])).choices[0].message.tool_calls
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"tool_choice": "required"}, {"tool_choice": _NAMED}], ids=["auto", "must", "named"]
+)
+async def test_a_model_without_a_tool_parser_is_not_asked_to_call_tools(stage, fields):
+    with pytest.raises(openai.BadRequestError) as caught:
+        await stage.say("smollm2", PARIS, tools=[WEATHER_TOOL], max_tokens=4, **fields)
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
+    assert "'tools' is not supported with the model 'smollm2'" in caught.value.message
+
+
+async def test_nor_is_it_refused_tools_that_it_may_not_call(stage):
+    answer = await stage.say("smollm2", PARIS, tools=[WEATHER_TOOL], max_tokens=4, tool_choice="none")
+    assert answer.choices[0].message.content
+
+
+async def test_a_chat_model_has_no_embeddings_and_is_none_the_worse(stage):
+    for _ in range(4):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await stage.client.embeddings.create(model="smollm2", input="Hi")
+    assert (caught.value.code, caught.value.param) == ("unsupported_operation", "model")
+    assert (await stage.say("smollm2", _FRANCE, max_tokens=4)).choices[0].message.content
 
 
 async def test_the_turn_after_a_tool_is_answered_with_the_thinking_put_back(stage, wire):
@@ -156,6 +190,14 @@ async def test_adapters_come_and_go_while_it_runs(stage, adapter):
         assert told.status == 200
     with pytest.raises(openai.NotFoundError):
         await stage.say("smollm2/late", _FRANCE, max_tokens=4)
+
+
+async def final(stage, model: str, *, is_stream: bool, **fields):
+    """The choice of the answer to the question for Paris."""
+    if not is_stream:
+        return (await stage.say(model, PARIS, **fields)).choices[0]
+    async with stage.client.chat.completions.stream(model=model, messages=PARIS, temperature=0, **fields) as stream:
+        return (await stream.get_final_completion()).choices[0]
 
 
 def cities(calls) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ def candidate(name="a", *, is_local=False, weight=1.0, **known) -> Candidate:
     return Candidate(target=Target(name, "m", is_local=is_local, weight=weight), **known)
 
 
-def ask(system="You are helpful.", *, session="", caller="", answer_tokens=100) -> Ask:
+def ask(system="You are helpful.", *, session="", caller="", answer_tokens=100, **fields) -> Ask:
     messages = [{"role": "system", "content": system}, {"role": "user", "content": "Hi."}]
-    body = {"model": "m", "messages": messages, "max_tokens": answer_tokens}
+    body = {"model": "m", "messages": messages, "max_tokens": answer_tokens} | fields
     return Ask(chat.parse_request(json.dumps(body).encode()), session=session, caller=caller)
 
 

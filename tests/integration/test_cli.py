@@ -86,6 +86,14 @@ async def test_nothing_to_serve_is_said_with_the_cure(tmp_path):
             "upstreams: {a: {base_url: 'http://h'}}\nauth: {keys: [env:NOT_SET_ANYWHERE]}",
             "auth.keys[0]: the environment variable NOT_SET_ANYWHERE is not set",
         ),
+        (
+            "engines: {r1: {kind: vllm, model: a/b, args: {port: 1}}}",
+            "engines.r1.args: port cannot be set there: Tidegate says where the engine listens",
+        ),
+        (
+            "engines: {r1: {kind: vllm, model: a/b, adapters: {a/b: c/d}}}",
+            "engines.r1.adapters.a/b: not a usable name; take letters, digits, dot, dash, underscore",
+        ),
         ("server: {workers: 2}", "server.workers: 2 workers would need state"),
     ],
 )
@@ -98,6 +106,16 @@ async def test_a_config_that_cannot_work_is_refused_with_file_path_and_cure(tmp_
         assert err.startswith(f"tidegate: {path}: ")
         assert told in err
         assert "sk-1234567" not in out + err
+
+
+async def test_check_finds_every_engine_that_no_machine_could_start(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("engines: {a: {kind: llamacpp, model: /no.gguf}, b: {kind: vllm, model: x/y, python: /no/python}}")
+    status, out, err = await run("check", str(path))
+    assert (status, out) == (2, "")
+    assert f"tidegate: {path}: engines.a.model: the model file /no.gguf does not exist: mend the path\n" in err
+    assert f"tidegate: {path}: engines.b.python: there is no Python at /no/python: mend the key python\n" in err
+    assert "not on this machine" not in err
 
 
 async def test_check_prints_the_whole_config_without_secrets(tmp_path):

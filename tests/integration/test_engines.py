@@ -71,6 +71,7 @@ async def test_what_vllm_is_told_is_what_it_needs(vllm):
             "enable-request-id-headers": True,
             "enable-prompt-tokens-details": True,
             "disable-uvicorn-access-log": True,
+            "exclude-tools-when-tool-choice-none": True,
             "reasoning-parser": "deepseek_r1",
             "max-model-len": "4096",
             "enable-sleep-mode": True,
@@ -374,7 +375,7 @@ async def test_a_crash_that_ends_in_an_orderly_done_is_told_as_an_error(vllm, se
         start.steps(1)
         stream = await asking
         os.kill(await start.core(), signal.SIGKILL)
-        with pytest.raises(openai.APIError, match="EngineCore encountered an issue") as told:
+        with pytest.raises(openai.APIError, match="The upstream failed while it worked on the request") as told:
             await content(stream)
         assert told.value.body["type"] == "upstream_error"
         assert told.value.code == "upstream_failed"

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.app.hosts import engine_upstream, looker
 from proxy.clock import SystemClock
-from proxy.config.engines import ExternalConfig, LlamaCppConfig
+from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.engines.base import EngineStatus, Load, Looked, Progress
 from proxy.engines.sharing import Sharing
 from proxy.engines.workshop import Workshop
@@ -27,6 +27,25 @@ def test_every_change_of_the_engine_is_told_and_nothing_is_made_anew_without_one
     engine.status = EngineStatus("sleeping")
     assert (look().phase, look().done) == ("", None)
     assert (look().is_ready, look().told.waiting) == (False, 2)
+
+
+def test_whether_it_calls_tools_is_asked_with_every_change_of_its_status():
+    calls = [False, True]
+    engine = SimpleNamespace(status=EngineStatus("starting"), looked=Looked())
+    look = looker(engine, lambda: calls.pop(0))
+    assert not look().calls_tools
+    engine.status = EngineStatus("ready")
+    assert look().calls_tools
+    assert look().calls_tools
+
+
+def test_an_engine_without_a_tool_parser_is_known_as_such():
+    workshop = Workshop(Sharing(), clock=SystemClock(), log=None, on_change=lambda *_: None, gpus=())
+    configs = (VllmConfig(model="org/name"), VllmConfig(model="org/name", args={"tool_call_parser": "hermes"}))
+    assert [engine_upstream("e", workshop.make("e", each, ()).assembled).look().calls_tools for each in configs] == [
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(

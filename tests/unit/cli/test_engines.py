@@ -90,7 +90,7 @@ def test_what_a_shell_would_read_is_quoted():
     ("name", "told"),
     [
         ("theirs", "theirs is run by somebody else at http://10.0.0.1:8000/v1; there is no command"),
-        ("gone", "the model file absent.gguf does not exist"),
+        ("gone", "the model file absent.gguf does not exist: mend the path"),
         ("tinny", "no engine is called tinny; did you mean tiny?"),
     ],
 )

@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from msgspec import structs
 
 from proxy.config.cards import Card, Cards, known_cards
 from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
-from proxy.errors import UnsupportedParameter, UpstreamLacksModel
+from proxy.errors import UnsupportedParameter, UpstreamLacksOperation
 from proxy.protocol import chat, completions, embeddings
 
 PLAIN = Dialect(name="plain")
@@ -242,7 +243,7 @@ def test_endpoints_have_their_paths():
 
 
 def test_an_endpoint_that_a_host_does_not_have_may_be_had_elsewhere():
-    with pytest.raises(UpstreamLacksModel, match="does not serve embeddings") as caught:
+    with pytest.raises(UpstreamLacksOperation, match="does not serve embeddings") as caught:
         Dialect(name="x", paths={"chat": "/chat"}).path("embeddings", "m")
     assert caught.value.may_try_another_target
 
@@ -543,3 +544,33 @@ def test_markup_can_be_a_call_only_of_tools_that_may_be_called(choice, names):
     tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
     offered = fit("generic", "m", tools=tools, tool_choice=choice).reading.tools
     assert [tool["function"]["name"] for tool in json.loads(bytes(offered))] == names
+
+
+# --- a host that reads no tool calls ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"tools": [TOOL]}, None),
+        ({"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}, None),
+        ({"functions": [TOOL["function"]]}, None),
+        ({"tools": [TOOL], "tool_choice": "none"}, {"tools": [TOOL], "tool_choice": "none"}),
+        ({}, {}),
+    ],
+)
+def test_tools_that_might_be_called_are_refused_or_dropped_where_no_call_is_read(fields, sent):
+    dialect = structs.replace(DIALECTS["vllm"], calls_tools=False)
+    request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
+
+    def built(*, drops_params):
+        body = json.loads(dialect.build_request(request, model="m", is_stream=False, drops_params=drops_params).body)
+        return {name: value for name, value in body.items() if name not in {"model", "messages"}}
+
+    if sent is None:
+        with pytest.raises(UnsupportedParameter) as caught:
+            built(drops_params=False)
+        assert caught.value.param == next(iter(fields))
+        assert built(drops_params=True) == {}
+    else:
+        assert built(drops_params=False) == sent

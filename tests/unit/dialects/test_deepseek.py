@@ -5,7 +5,7 @@ import json
 import pytest
 
 from proxy.dialects.deepseek import DIALECT
-from proxy.errors import UnsupportedParameter, UpstreamLacksModel
+from proxy.errors import UnsupportedParameter, UpstreamLacksOperation
 from proxy.protocol import chat
 
 USER = {"role": "user", "content": "hi"}
@@ -91,5 +91,5 @@ def test_what_it_does_not_have_is_refused(fields):
 
 def test_completions_are_at_the_beta_path_and_embeddings_nowhere():
     assert DIALECT.path("completions", "m") == "/beta/completions"
-    with pytest.raises(UpstreamLacksModel):
+    with pytest.raises(UpstreamLacksOperation):
         DIALECT.path("embeddings", "m")

@@ -12,6 +12,7 @@ from proxy.errors import (
     ProxyError,
     UpstreamFailed,
     UpstreamLacksModel,
+    UpstreamLacksOperation,
     UpstreamRateLimited,
     UpstreamRefusedUs,
     UpstreamRejected,
@@ -438,3 +439,56 @@ def test_a_filter_that_let_all_pass_is_none():
     passed = {"content_filter_results": {"hate": {"filtered": False}, "jailbreak": {"detected": False}}}
     answer = {"choices": [passed, "odd"], "prompt_filter_results": [passed, {"content_filter_results": []}]}
     assert parse_error(400, {}, json.dumps(answer).encode()).code != "content_filter"
+
+
+NO_ROUTE = b'{"detail":"Not Found"}'
+NO_EMBEDDINGS = (
+    b'{"error":{"code":501,"message":"This server does not support embeddings. Start it with `--embeddings`",'
+    b'"type":"not_supported_error"}}'
+)
+NO_CHAT = b'{"error":{"message":"The model does not support Chat Completions API","type":"BadRequestError","code":400}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "endpoint", "told"),
+    [
+        (404, NO_ROUTE, "embeddings", "This model has no embeddings"),
+        (501, NO_EMBEDDINGS, "embeddings", "This model has no embeddings"),
+        (404, NO_ROUTE, "chat", "This model does not serve chat completions"),
+        (400, NO_CHAT, "chat", "This model does not serve chat completions"),
+        (404, NO_ROUTE, "completions", "This model does not serve completions"),
+    ],
+)
+def test_an_engine_without_the_endpoint_says_what_the_model_is_not_for(status, body, endpoint, told):
+    error = parse_error(status, {}, body, engine_endpoint=endpoint)
+    assert type(error) is UpstreamLacksOperation
+    assert (error.status, error.type, error.code) == (400, "invalid_request_error", "unsupported_operation")
+    assert error.message.startswith(told)
+    assert error.may_try_another_target
+
+
+def test_a_model_that_is_not_there_is_told_as_such_by_engines_too():
+    body = b'{"error":{"message":"The model `x` does not exist.","type":"NotFoundError","code":404}}'
+    assert type(parse_error(404, {}, body, engine_endpoint="chat")) is UpstreamLacksModel
+    assert type(parse_error(404, {}, NO_ROUTE)) is UpstreamLacksModel  # a host elsewhere: its address may be wrong
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "EngineCore encountered an issue. See stack trace (above) for the root cause.",
+        "Worker failed with error 'x', please check the stack trace above for the root cause",
+        "cannot schedule new futures after shutdown",
+        'Traceback (most recent call last):\n  File "/opt/x.py", line 1',
+    ],
+)
+@pytest.mark.parametrize("status", [500, 503])
+def test_what_an_engine_says_of_its_inside_is_for_the_log(words, status):
+    error = parse_error(status, {}, json.dumps({"error": {"message": words, "type": "InternalServerError"}}).encode())
+    assert error.message == "The upstream failed while it worked on the request."
+    assert (error.original, error.is_quoted) == (words.partition("\n")[0], False)
+
+
+def test_other_words_of_a_failure_stay():
+    error = parse_error(500, {}, b'{"error":{"message":"The moon is full."}}')
+    assert (error.message, error.original) == ("The moon is full.", "")

