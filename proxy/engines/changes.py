@@ -21,6 +21,7 @@ _TREATMENT = frozenset(
         "drain_timeout_s",
         "idle_unload_s",
         "pinned",
+        "hooks",
         "api_keys",  # what somebody else's engine is shown
     }
 )
