@@ -211,10 +211,12 @@ class House:
 
 
 @asynccontextmanager
-async def house(engines: dict, targets: dict | None = None, *, upstream=None, clock=None, grace_s: float = 5.0):
+async def house(
+    engines: dict, targets: dict | None = None, *, upstream=None, clock=None, grace_s: float = 5.0, swap=None
+):
     """Tidegate with these engines; by default `m` is the first of them and then, where there is one, the upstream."""
     listed = [{"engine": name} for name in engines][:1]
-    config = {"engines": engines}
+    config = {"engines": engines, "swap": swap or {}}
     if upstream is not None:
         config["upstreams"] = {"host": {"base_url": upstream.url, "keepalive_s": 0.5}}
         listed.append({"upstream": "host", "model": "there"})
