@@ -1,7 +1,7 @@
 """`Machine`: engines that change places on GPUs, with time of its own; nothing waits.
 
-What is decided comes from outside (`proxy.engines.turns.decide`); the machine only lets the time go by. Whatever
-happens at one moment, it asserts that no GPU is taken over its whole and that exclusive engines are not loaded together.
+What is decided comes from outside (`proxy.engines.turns.decide`); the machine only lets the time go by. At each moment
+it asserts that no GPU is taken over its whole, and that exclusive engines are not loaded together.
 """
 
 from collections import Counter
@@ -12,7 +12,6 @@ from typing import NamedTuple
 from proxy.config.swap import SwapConfig
 from proxy.engines.plan import Seat, rivals
 from proxy.engines.turns import Standing, Turn
-
 
 _TICK_S = 1e-6  # time goes by with every look
 
@@ -28,7 +27,9 @@ class Arrival(NamedTuple):
 class Engine:
     """One engine; `goes_to` and `until_s` say where it is on its way to, and when it is there."""
 
-    def __init__(self, name: str, *, awake, asleep=None, load_s=20.0, wake_s=3.0, slots=10_000, is_pinned=False) -> None:
+    def __init__(
+        self, name: str, *, awake, asleep=None, load_s=20.0, wake_s=3.0, slots=10_000, is_pinned=False
+    ) -> None:
         self.name = name
         self.seat = Seat(name=name, state="out", awake=awake, asleep=asleep or {}, is_pinned=is_pinned)
         self.load_s = load_s
@@ -152,7 +153,9 @@ class Machine:
                 return inf if turn.look_in_s is None else turn.look_in_s
 
     def _look(self) -> Turn:
-        turn = self.decide(self.claims, {name: one.standing(self.now_s) for name, one in self.engines.items()}, self.swap)
+        turn = self.decide(
+            self.claims, {name: one.standing(self.now_s) for name, one in self.engines.items()}, self.swap
+        )
         assert not turn.never
         for engine in self.engines.values():
             if engine.is_closed and engine.goes_to is None and engine.name not in turn.moves:

@@ -68,20 +68,19 @@ SINGLE = "a group has at least two engines; add another, or take the group out"
         ),
         (
             f"{TWO.replace('}', ', pinned: true}', 2)}swap: {{exclusive: [[tiny, large]]}}",
-            (
-                "f: swap.exclusive[0]: tiny and large are pinned, so neither makes room for the other; "
-                "unpin one of them"
-            ),
+            ("f: swap.exclusive[0]: tiny and large are pinned, so neither makes room for the other; unpin one of them"),
         ),
         (
-            "engines: {a: {kind: llamacpp, model: x}, b: {kind: external, base_url: http://h/v1}}\n"
-            "swap: {exclusive: [[a, b]]}",
+            (
+                "engines: {a: {kind: llamacpp, model: x}, b: {kind: external, base_url: http://h/v1}}\n"
+                "swap: {exclusive: [[a, b]]}"
+            ),
             "f: swap.exclusive[0]: b is not started by Tidegate, so it cannot make room; take it out",
         ),
         (
-            "engines: {a: {kind: llamacpp, model: x, hooks: {after_load: \"echo 'a\"}}}",
+            'engines: {a: {kind: llamacpp, model: x, hooks: {after_load: "echo \'a"}}}',
             (
-                "f: engines.a.hooks.after_load: these are no words of a command: \"echo 'a\"; close the quotation, "
+                'f: engines.a.hooks.after_load: these are no words of a command: "echo \'a"; close the quotation, '
                 "or write a list"
             ),
         ),

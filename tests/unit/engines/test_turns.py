@@ -89,9 +89,7 @@ def test_idle_ones_go_before_those_with_requests():
 
 def test_the_choice_does_not_change_while_a_closed_one_has_answers():
     closed = one("loaded", awake=0.5, loaded_s=100, in_flight=1, is_closed=True, last_used_s=9)
-    turn = decided(
-        a=closed, c=one("loaded", awake=0.5, loaded_s=100, in_flight=1), b=one(awake=0.5, waited_s=60.0)
-    )
+    turn = decided(a=closed, c=one("loaded", awake=0.5, loaded_s=100, in_flight=1), b=one(awake=0.5, waited_s=60.0))
     assert turn.moves == {"a": Move("out", "b")}
 
 
@@ -190,7 +188,9 @@ def machines(draw):
 
 
 ARRIVALS = st.lists(
-    st.builds(Arrival, st.integers(0, 400).map(lambda half: half / 2), st.sampled_from("abcd"), st.floats(0.1, LONGEST_S)),
+    st.builds(
+        Arrival, st.integers(0, 400).map(lambda half: half / 2), st.sampled_from("abcd"), st.floats(0.1, LONGEST_S)
+    ),
     max_size=60,
 )
 
@@ -232,7 +232,9 @@ def test_without_a_limit_the_second_engine_would_wait_for_ever():
 
 
 @pytest.mark.parametrize("sleeps", [False, True])
-@pytest.mark.parametrize(("load", "fewest", "shortest"), [("in turn, 5 s each", inf, 0.04), ("in turn, 1 s each", 1, 1)])
+@pytest.mark.parametrize(
+    ("load", "fewest", "shortest"), [("in turn, 5 s each", inf, 0.04), ("in turn, 1 s each", 1, 1)]
+)
 def test_an_alternating_load_swaps_no_more_often_and_waits_shorter_than_by_the_rule_before(
     sleeps, load, fewest, shortest
 ):

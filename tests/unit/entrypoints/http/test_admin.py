@@ -165,6 +165,7 @@ async def test_every_engine_is_listed_with_what_it_does_and_how_busy_it_is(stage
         "restarts": 0,
         "in_flight": 1,
         "load": load,
+        "waiting": 0,
     }
     assert (tiny["state"], tiny["reason"], tiny["restarts"]) == ("starting", "the model is being loaded", 1)
     assert (tiny["progress"], tiny["left_s"]) == ({"phase": "loading weights", "done": 0.25}, 90.0)
