@@ -149,6 +149,13 @@ def test_of_two_exclusive_claims_one_is_met():
     assert (turn.load, turn.moves) == ({"a"}, {})
 
 
+def test_an_exclusive_claim_does_not_overtake_one_that_waits_for_a_gpu():
+    """It would have its room at once, and be in the way of the other."""
+    busy = one("loaded", loaded_s=100, in_flight=1)
+    turn = decided("a b", swap=APART, c=busy, a=one(waited_s=5.0), b=one(awake=0, waited_s=4.0))
+    assert (turn.load, turn.moves) == (set(), {})
+
+
 def test_an_exclusive_one_beside_a_pinned_one_never_comes():
     turn = decided(swap=APART, a=one("loaded", awake=0, is_pinned=True), b=one(awake=0, waited_s=0.0))
     assert turn.never == {"b"}
