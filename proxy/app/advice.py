@@ -24,7 +24,7 @@ _NEAR_NAMES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".svc"
 def advise(config: Config) -> Sequence[str]:
     """A line for each: the key's path, what about it, and the cure."""
     targets = targets_of(config, Cards(config.cards, known_cards()), {})
-    found = [*_advise_on_hosts(config)]
+    found = [*_advise_on_hosts(config), *_advise_on_swaps(config)]
     for name, model in config.models.items():
         found += [f"models.{name}{line}" for line in _advise_on(model, targets[name], config)]
     return found
@@ -56,6 +56,26 @@ def _advise_on_hosts(config: Config) -> Iterator[str]:
             if url is not None and _is_in_the_clear(url):
                 where = f"upstreams.{name}.credentials[{index}].token_url"
                 yield f"{where}: the client's secret crosses the net in the clear; write https://"
+
+
+def _advise_on_swaps(config: Config) -> Iterator[str]:
+    ours = {name: engine for name, engine in config.engines.items() if not isinstance(engine, ExternalConfig)}
+    for index, group in enumerate(config.swap.exclusive):
+        where = f"swap.exclusive[{index}]"
+        eager = [name for name in group if ours[name].start == "eager"]
+        if len(eager) > 1:
+            cure = "so that they are loaded one after another; set start: on_demand for all but one"
+            yield f"{where}: {' and '.join(eager)} start with the server, {cure}"
+        for name in group:
+            if ours[name].pinned:
+                yield f"{where}: {name} is pinned, so the others are never loaded once it is; take pinned out"
+    for name, engine in ours.items():
+        if len(ours) > 1 and engine.queue_timeout_s <= config.swap.max_wait_s:
+            cure = f"before an engine with requests makes room ({config.swap.max_wait_s:g} s); set it lower"
+            yield (
+                f"swap.max_wait_s: requests for {name} wait {engine.queue_timeout_s:g} s "
+                f"(engines.{name}.queue_timeout_s) and give up {cure}"
+            )
 
 
 def _is_in_the_clear(url: str) -> bool:

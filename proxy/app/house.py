@@ -102,6 +102,7 @@ class App:
             clock=self._clock,
             log=self._log,
             on_change=self._engine_changed,
+            swap=config.swap,
         )
         self._metrics = Metrics(_names(config))
         self._metrics.add_log(dropped_lines)
@@ -159,7 +160,11 @@ class App:
         if not (config.upstreams or config.engines):  # a file that is being written may be empty for a moment
             raise ConfigError(f"{source}: no upstreams and no engines, so there is nothing to serve; add one of them")
         prepared = await asyncio.to_thread(
-            self.engines.prepare, config.engines, keys.external_keys(config, source), source=source
+            self.engines.prepare,
+            config.engines,
+            keys.external_keys(config, source),
+            swap=config.swap,
+            source=source,
         )
         lines, fixed = reloaded(self._started_with, self.config, config)
         noted = [*advise(config), *notes(config.engines)]

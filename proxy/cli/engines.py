@@ -134,7 +134,7 @@ def shell_line(command: Command) -> str:
 
 
 def table(reports: Iterable[EngineReport]) -> Iterable[str]:
-    """A row for each engine and, where it is not ready, a line that says why and how far it is."""
+    """A row for each engine and, where it takes no requests, a line that says why, how far it is, and what waits."""
     reports = list(reports)
     rows = [_COLUMNS, *(_row(report) for report in reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
@@ -162,7 +162,8 @@ def _row(report: EngineReport) -> tuple[str, ...]:
 
 
 def _why(report: EngineReport) -> str:
-    return ", ".join(part for part in (report.reason, describe(report.progress, report.left_s)) if part)
+    waiting = f"requests that wait for it: {report.waiting}" if report.waiting else ""
+    return ", ".join(part for part in (report.reason, describe(report.progress, report.left_s), waiting) if part)
 
 
 def _wait(server: Server, first: EngineReport, awaited: Sequence[State]) -> EngineReport:

@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 
 from proxy.config.admission import AdmissionConfig
 from proxy.config.cards import Tokens
+from proxy.config.hooks import HooksConfig
 from proxy.config.secret import Secret
 from proxy.config.server import Seconds
 from proxy.config.upstreams import BASE_URL, DialectName
@@ -46,6 +47,7 @@ class _Managed(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Seconds | None, Meta(description="Sleep, or stop, after so long without a request; null: never.")
     ] = None
     pinned: Annotated[bool, Meta(description="true: it never makes room for another engine.")] = False
+    hooks: Annotated[HooksConfig, Meta(description="Commands that run around its load.")] = HooksConfig()
 
 
 class LlamaCppConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="llamacpp"):

@@ -8,13 +8,14 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from proxy.config import commands, credentials, models, routing
+from proxy.config import commands, credentials, hooks, models, routing
 from proxy.config.auth import AuthConfig
 from proxy.config.cards import Card, known_cards
 from proxy.config.engines import CommandConfig, EngineConfig, ExternalConfig, VllmConfig
 from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
 from proxy.config.routing import RoutingConfig
 from proxy.config.server import ServerConfig
+from proxy.config.swap import SwapConfig
 from proxy.config.telemetry import TelemetryConfig
 from proxy.config.upstreams import UpstreamConfig, url_fault
 from proxy.errors import ConfigError
@@ -43,6 +44,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engines: Annotated[
         Mapping[str, EngineConfig], Meta(description="Local model servers, by a name of your choice.")
     ] = {}
+    swap: Annotated[SwapConfig, Meta(description="When a loaded engine makes room for another one.")] = SwapConfig()
     models: Annotated[
         Mapping[str, ModelConfig],
         Meta(description="The names that callers use; what is not here is looked up upstream."),
@@ -78,6 +80,8 @@ def _faults(config: Config) -> Iterator[str]:
         yield from (f"upstreams.{name}.credentials{fault}" for fault in credentials.faults(upstream.credentials))
     for name, engine in config.engines.items():
         yield from (f"engines.{name}{fault}" for fault in _engine_faults(engine))
+    for index, group in enumerate(config.swap.exclusive):
+        yield from (f"swap.exclusive[{index}]: {fault}" for fault in _group_faults(group, config.engines))
     yield from (f"routing{fault}" for fault in routing.faults(config.routing))
     for name, model in config.models.items():
         for index, target in enumerate(model.targets):
@@ -100,11 +104,29 @@ def _engine_faults(engine: EngineConfig) -> Iterator[str]:
                 ".sleep_level: 2 would drop the adapters' weights, which vLLM does not read again; set 1, or leave it "
                 "out, so that the engine stops to make room"
             )
+    if not isinstance(engine, ExternalConfig):
+        yield from (f".hooks{fault}" for fault in hooks.faults(engine.hooks))
 
 
 def is_name(name: str) -> bool:
     """Whether an upstream, engine, caller or adapter may be called so."""
     return _NAME.fullmatch(name) is not None
+
+
+def _group_faults(group: Sequence[str], engines: Mapping[str, EngineConfig]) -> Iterator[str]:
+    """What is wrong with one group of engines that may not be loaded together."""
+    for name in dict.fromkeys(group):
+        if name not in engines:
+            yield f"no engine is called {name}; {did_you_mean(name, engines)}"
+        elif isinstance(engines[name], ExternalConfig):
+            yield f"{name} is not started by Tidegate, so it cannot make room; take it out"
+        if group.count(name) > 1:
+            yield f"{name} stands there twice; take one out"
+    if len(group) < 2:
+        yield "a group has at least two engines; add another, or take the group out"
+    pinned = [name for name in group if getattr(engines.get(name), "pinned", False)]
+    if len(pinned) > 1:
+        yield f"{' and '.join(pinned)} are pinned, so neither makes room for the other; unpin one of them"
 
 
 def unnamed_engines(config: Config) -> Sequence[str]:

@@ -17,7 +17,8 @@ Requests get in while it is ready. The modules:
     supervisor    one engine whose process is ours; owns its status, and one task that makes what is wanted of it
     external      one that somebody else runs: the same looks, no orders
     life          states and events, one table
-    places        who is in an engine, and since when nobody is
+    places        which requests an engine has and which wait for it, and since when it has none
+    hooks         the commands that run around its load; owns their processes
     watch         looks at a running one, tries one that is suspected; owns what it last told
     vitals        whether what was seen is progress; decides, and acts on nothing
     control       its health, metrics, sleep and one token, over the connection that only we have
@@ -30,7 +31,8 @@ Requests get in while it is ready. The modules:
     orphans       the mark of an engine's processes; ends those that a killed Tidegate and its wardens have left
     sockets       the folder of its socket, and what a killed Tidegate left of such; free ports
 
-    sharing       who holds how much of which GPU, and who waits; owns that
+    sharing       who holds how much of which GPU, and who waits; owns that, and acts on
+    turns         which engine is loaded next, and when others close and make room for it; pure
     plan          who goes so that another can come; pure
     placement     which GPUs an engine takes; pure
     gpus          what GPUs there are

@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 
 from proxy.clock import Clock
 from proxy.config.engines import EngineConfig, VllmConfig
+from proxy.config.swap import SwapConfig
 from proxy.engines import orphans
 from proxy.engines.base import Engine, EngineStatus
 from proxy.engines.changes import Changes, changes
@@ -19,6 +20,7 @@ from proxy.engines.workshop import Assembled, OnEngineChange, Piece, Workshop, c
 from proxy.errors import ConfigError
 from proxy.telemetry.logs import Log
 
+_SWAP = SwapConfig()
 _TELLING: frozenset[State] = frozenset({"ready", "draining"})
 
 
@@ -30,12 +32,14 @@ class Prepared(Struct, frozen=True, kw_only=True):
         before: the set that it was compared with.
         names: all of them, in the order of the config.
         made: those that are added, changed or adjusted.
+        swap: how engines make room for each other from then on; None: as before.
     """
 
     changes: Changes
     before: Mapping[str, Piece]
     names: Sequence[str]
     made: Mapping[str, Piece]
+    swap: SwapConfig | None = None
 
 
 class Engines:
@@ -46,6 +50,7 @@ class Engines:
         keys: of those that somebody else runs, by name.
         on_change: told the name and the new status of an engine; not of one whose name another one has now.
         gpus: the machine's; where omitted they are looked for.
+        swap: how engines make room for each other.
 
     Attributes:
         by_name: the engines; another mapping after each `apply`.
@@ -60,10 +65,11 @@ class Engines:
         log: Log,
         on_change: OnEngineChange,
         gpus: Sequence[Gpu] | None = None,
+        swap: SwapConfig = _SWAP,
     ) -> None:
         self._log = log
         self._on_change = on_change
-        self._sharing = Sharing()
+        self._sharing = Sharing(swap)
         self._retirement = Retirement(self._sharing, self._open_waiting)
         self._workshop = Workshop(self._sharing, clock=clock, log=log, on_change=self._tell, gpus=gpus)
         self._waiting: list[str] = list(configs)  # those that are not open yet
@@ -111,13 +117,19 @@ class Engines:
         await asyncio.gather(*(wire.close() for piece in self._pieces.values() for wire in piece.wires))
 
     def prepare(
-        self, configs: Mapping[str, EngineConfig], keys: Mapping[str, Sequence[str]], *, source: str = "config"
+        self,
+        configs: Mapping[str, EngineConfig],
+        keys: Mapping[str, Sequence[str]],
+        *,
+        swap: SwapConfig | None = None,
+        source: str = "config",
     ) -> Prepared:
         """Make what another config wants; blocks while checkpoints are looked at, and changes nothing.
 
         Args:
             configs: by name; all of them, as at first.
             keys: as at first; others than before go on being sent to an engine that is otherwise kept.
+            swap: see `Prepared`.
             source: where they come from, for refusals.
 
         Raises:
@@ -137,7 +149,7 @@ class Engines:
         }
         for name in (*found.added, *found.changed):
             check(name, made[name], source)
-        return Prepared(changes=found, before=self._pieces, names=list(configs), made=made)
+        return Prepared(changes=found, before=self._pieces, names=list(configs), made=made, swap=swap)
 
     def apply(self, prepared: Prepared) -> None:
         """Have the prepared set from now on; returns at once.
@@ -154,6 +166,8 @@ class Engines:
             raise ConfigError("the server is going down")
         if prepared.before is not before:
             raise ConfigError("the engines were changed meanwhile; reload once more")
+        if prepared.swap is not None:
+            self._sharing.use(prepared.swap)
         staying = {name: going_on(before[name], prepared.made[name]) for name in found.adjusted}
         self._hold({name: staying.get(name) or prepared.made.get(name) or before[name] for name in prepared.names})
         self._waiting = [name for name in prepared.names if name in (*found.added, *found.changed, *self._waiting)]

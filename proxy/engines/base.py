@@ -158,8 +158,11 @@ class Control(Protocol):
 class Room(Protocol):
     """Who shares out the memory of the GPUs (see `sharing.Sharing`)."""
 
-    async def claim(self, name: str) -> None:
+    async def claim(self, name: str) -> bool:
         """Wait until there is room for the engine; others may have to go first.
+
+        Returns:
+            False where it was asleep and has to stop first, so that another one can come: it may claim again then.
 
         Raises:
             EngineError: there will be none.

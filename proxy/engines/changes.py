@@ -23,6 +23,7 @@ _TREATMENT = frozenset(
         "pinned",
         "stop_timeout_s",
         "gpu_share",
+        "hooks",
         "api_keys",  # what somebody else's engine is shown
     }
 )

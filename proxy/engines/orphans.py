@@ -23,7 +23,7 @@ from msgspec import Struct
 from proxy.engines import warden
 from proxy.telemetry.logs import Log
 
-VARIABLE = "TIDEGATE_ENGINE"
+VARIABLE = "TIDEGATE_ENGINE_MARK"
 
 _PROC = Path("/proc")
 _MARK = re.compile(r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<space>\d+)-(?P<name>[\w.-]+)")

@@ -1,18 +1,42 @@
-"""`Places`: who is in an engine, and since when nobody is."""
+"""`Places`: which requests an engine has and which wait for it, and since when it has had none."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from proxy.clock import Clock
 
 
 class Places:
-    """Counts the requests that we have in one engine; owner of the count."""
+    """Counts the requests that we have in one engine, and those that wait for it; owner of both counts.
+
+    Attributes:
+        waiting: requests that wait until the engine takes requests.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._emptied = asyncio.Event()
+        self._waited_since_s = 0.0
+        self._opened_s = self._last_came_s = clock.monotonic_s()
         self.taken = 0
+        self.waiting = 0
         self.last_used_s = clock.monotonic_s()
+
+    def came(self) -> None:
+        """A request has come, whether it gets a place now, later or never."""
+        self._last_came_s = self._clock.monotonic_s()
+
+    @contextmanager
+    def one_waits(self) -> Iterator[None]:
+        """Count one more request as waiting, as long as the block runs."""
+        if not self.waiting:
+            self._waited_since_s = self._clock.monotonic_s()
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
 
     def take(self) -> None:
         """Somebody comes."""
@@ -29,7 +53,25 @@ class Places:
 
     def open(self) -> None:
         """There are places from now on: nobody could have used them before."""
-        self.last_used_s = self._clock.monotonic_s()
+        self.last_used_s = self._opened_s = self._clock.monotonic_s()
+
+    @property
+    def waited_s(self) -> float | None:
+        """For how long at least one request has waited without a break; None while none waits.
+
+        Seconds; not the age of the oldest one, so that callers that give up and ask again count.
+        """
+        return self._clock.monotonic_s() - self._waited_since_s if self.waiting else None
+
+    @property
+    def open_s(self) -> float:
+        """Seconds since there are places."""
+        return self._clock.monotonic_s() - self._opened_s
+
+    @property
+    def has_further(self) -> bool:
+        """Whether requests have come since there are places, beside those that were waiting then."""
+        return self._last_came_s > self._opened_s
 
     @property
     def idle_s(self) -> float:

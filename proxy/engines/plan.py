@@ -1,9 +1,12 @@
 """Which engines make room so that another can be loaded: a pure function of who is there.
 
 Memory is counted in shares of each GPU, as vLLM takes it (`gpu_memory_utilization`). Engines on the CPU take none.
+Engines of an exclusive group are not loaded together, whatever they take; one that sleeps counts as not loaded, and is
+in the way only by the memory that it still takes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Literal
 
 from msgspec import Struct
@@ -21,6 +24,7 @@ class Seat(Struct, frozen=True, kw_only=True):
         state: loaded (or about to be), asleep, or out.
         awake: what it takes loaded.
         asleep: what it still takes asleep; nothing where it cannot sleep.
+        can_sleep: it can sleep though it takes no share of a GPU asleep.
         is_busy: it has requests, or is on its way up or down.
         is_pinned: it makes room for nobody.
         last_used_s: when it was last asked, for who goes first.
@@ -30,9 +34,15 @@ class Seat(Struct, frozen=True, kw_only=True):
     state: State
     awake: Shares
     asleep: Shares = {}
+    can_sleep: bool = False
     is_busy: bool = False
     is_pinned: bool = False
     last_used_s: float = 0.0
+
+    @property
+    def makes_room_by(self) -> State:
+        """What it comes down to first, if it is loaded."""
+        return "asleep" if self.asleep or self.can_sleep else "out"
 
     def held(self, state: State) -> Shares:
         """What it takes in that state."""
@@ -52,44 +62,89 @@ class Plan(Struct, frozen=True):
     moves: Mapping[str, State] = {}
 
 
-def plan(wanted: str, seats: Sequence[Seat], *, total: float = 1.0) -> Plan:
+def rivals(name: str, names: Collection[str], exclusive: Sequence[Sequence[str]]) -> AbstractSet[str]:
+    """Those of `names` that may not be loaded beside `name`.
+
+    A group names engines of the config: of each all replicas, which are called `engine#2` and so on. Replicas of one
+    engine are no rivals.
+    """
+    own = _engine_of(name)
+    listed = {member for group in exclusive if own in group for member in group} - {own}
+    return {other for other in names if _engine_of(other) in listed}
+
+
+def _engine_of(name: str) -> str:
+    return name.partition("#")[0]
+
+
+def plan(wanted: str, seats: Sequence[Seat], *, rivals: AbstractSet[str] = frozenset(), total: float = 1.0) -> Plan:
     """How `wanted`, one of `seats`, gets its memory, if it can; no more is moved than has to be.
 
     Args:
         wanted: its name.
         seats: everybody's.
+        rivals: the names of those that may not be loaded beside it.
         total: share of each GPU that may be given out.
     """
-    need = next(seat.awake for seat in seats if seat.name == wanted)
+    need = _Need(next(seat.awake for seat in seats if seat.name == wanted), rivals, total)
     others = sorted((seat for seat in seats if seat.name != wanted), key=lambda seat: seat.last_used_s)
-    if not _fits(need, others, {seat.name: "out" for seat in others if not seat.is_pinned}, total):
+    if not need.fits(others, {seat.name: "out" for seat in others if not seat.is_pinned}):
         return Plan("never")
     moves: dict[str, State] = {}
     steps = _steps(need, others)
-    while not _fits(need, others, moves, total):
+    while not need.fits(others, moves):
         step = next(steps, None)
         if step is None:
             return Plan("wait")
         moves |= step
-    return Plan("go", _fewest(need, others, moves, total))
+    return Plan("go", _fewest(need, others, moves))
 
 
-def _steps(need: Shares, others: Sequence[Seat]) -> Iterator[dict[str, State]]:
+class _Need(Struct, frozen=True):
+    """What the engine that is wanted asks of the others.
+
+    Attributes:
+        shares: of each GPU, for itself.
+        rivals: who may not be loaded beside it.
+        total: share of each GPU that may be given out.
+    """
+
+    shares: Shares
+    rivals: AbstractSet[str]
+    total: float
+
+    def concerns(self, seat: Seat) -> bool:
+        """Whether an engine can be in its way."""
+        return seat.name in self.rivals or bool(seat.awake.keys() & self.shares.keys())
+
+    def fits(self, others: Sequence[Seat], moves: Mapping[str, State]) -> bool:
+        """Whether there is room once the `others` have moved."""
+        states = {seat.name: moves.get(seat.name, seat.state) for seat in others}
+        if any(states[name] == "loaded" for name in self.rivals & states.keys()):
+            return False
+        held = [seat.held(states[seat.name]) for seat in others]
+        return all(
+            share + sum(one.get(gpu, 0.0) for one in held) <= self.total + _ROUNDING
+            for gpu, share in self.shares.items()
+        )
+
+
+def _steps(need: _Need, others: Sequence[Seat]) -> Iterator[dict[str, State]]:
     """First the loaded ones fall asleep (or out, if they cannot sleep), then the sleeping ones out."""
-    movable = [seat for seat in others if not (seat.is_busy or seat.is_pinned) and seat.awake.keys() & need.keys()]
+    movable = [seat for seat in others if not (seat.is_busy or seat.is_pinned) and need.concerns(seat)]
     for seat in movable:
         if seat.state == "loaded":
-            yield {seat.name: "asleep" if seat.asleep else "out"}
+            yield {seat.name: seat.makes_room_by}
     for seat in movable:
-        if seat.asleep and seat.state != "out":
+        if seat.makes_room_by == "asleep" and seat.state != "out":
             yield {seat.name: "out"}
 
 
-def _fewest(need: Shares, others: Sequence[Seat], moves: dict[str, State], total: float) -> dict[str, State]:
+def _fewest(need: _Need, others: Sequence[Seat], moves: dict[str, State]) -> dict[str, State]:
     """Without what was done on the way, but proved needless; those used last are spared first."""
     for seat in reversed(others):
         for lesser in _lesser(seat, moves):
-            if _fits(need, others, lesser, total):
+            if need.fits(others, lesser):
                 moves = lesser
                 break
     return moves
@@ -99,10 +154,5 @@ def _lesser(seat: Seat, moves: dict[str, State]) -> Iterator[dict[str, State]]:
     """Moves that ask less of one engine: nothing, or sleep in place of going out."""
     if seat.name in moves:
         yield {name: state for name, state in moves.items() if name != seat.name}
-        if moves[seat.name] == "out" and seat.state == "loaded" and seat.asleep:
+        if moves[seat.name] == "out" and seat.state == "loaded" and seat.makes_room_by == "asleep":
             yield moves | {seat.name: "asleep"}
-
-
-def _fits(need: Shares, others: Sequence[Seat], moves: Mapping[str, State], total: float) -> bool:
-    held = [seat.held(moves.get(seat.name, seat.state)) for seat in others]
-    return all(share + sum(one.get(gpu, 0.0) for one in held) <= total + _ROUNDING for gpu, share in need.items())

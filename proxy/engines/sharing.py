@@ -1,4 +1,4 @@
-"""`Sharing`: who holds how much of the GPUs, and who goes so that another can come."""
+"""`Sharing`: which engine holds how much of the GPUs, and which ones make room for another."""
 
 import asyncio
 import contextlib
@@ -6,11 +6,14 @@ from typing import Protocol
 
 from msgspec import Struct, structs
 
+from proxy.config.swap import SwapConfig
 from proxy.engines.base import EngineStatus, Hopeless
 from proxy.engines.places import Places
-from proxy.engines.plan import Seat, Shares, State, plan
+from proxy.engines.plan import Seat, Shares, State
+from proxy.engines.turns import Move, Standing, Turn, decide
 
 _LOOK_S = 0.25
+_SWAP = SwapConfig()
 
 
 class Needs(Struct, frozen=True, kw_only=True):
@@ -18,6 +21,7 @@ class Needs(Struct, frozen=True, kw_only=True):
 
     awake: Shares = {}
     asleep: Shares = {}
+    can_sleep: bool = False
     is_pinned: bool = False
 
 
@@ -28,30 +32,46 @@ class Tenant(Protocol):
     status: EngineStatus
     places: Places
 
+    def close_for(self, wanted: str) -> None:
+        """Let new requests wait, as it is to make room for the engine `wanted`, until it has, or `reopen`.
+
+        May be asked again.
+        """
+
+    def reopen(self) -> None:
+        """Take requests again, as the room is not wanted any more."""
+
     def make_room(self, *, may_sleep: bool = True) -> None:
-        """Sleep if it can and may, or stop, and release what was claimed, unless a request comes first.
+        """Sleep if it can and may, or stop, and release what was claimed.
 
         May be asked again.
         """
 
 
 class Sharing:
-    """Implements `base.Room`; owner of who holds what.
+    """Implements `base.Room`; owner of which engine holds what, and of which engines are closed to make room.
 
-    Claims for the same GPUs are met in the order of their coming, except that those who sleep go before those who are
-    out: they hold memory that nobody could take from them while they wait, so that each might wait for the other.
+    What is to be done is decided by `turns.decide`, which has the rules; this class asks it and acts.
 
     Args:
-        look_s: between two looks at whether somebody has fallen idle, which nobody tells.
+        swap: see `use`.
+        look_s: seconds between two looks at whether an engine has fallen idle, which nothing tells.
     """
 
-    def __init__(self, *, look_s: float = _LOOK_S) -> None:
+    def __init__(self, swap: SwapConfig = _SWAP, *, look_s: float = _LOOK_S) -> None:
+        self._swap = swap
         self._look_s = look_s
         self._needs: dict[str, Needs] = {}
         self._tenants: dict[str, Tenant] = {}
         self._held: dict[str, State] = {}
         self._claims: list[str] = []
+        self._closed: set[str] = set()
         self._changed = asyncio.Event()
+
+    def use(self, swap: SwapConfig) -> None:
+        """Be so patient from now on, and keep apart what is exclusive; what is loaded already stays loaded."""
+        self._swap = swap
+        self._changed.set()
 
     def admit(self, tenant: Tenant, needs: Needs) -> None:
         """Let an engine take part, before it claims; or change what it needs."""
@@ -69,60 +89,102 @@ class Sharing:
         if self._tenants.get(tenant.name) is tenant:
             del self._tenants[tenant.name], self._needs[tenant.name]
             self._held.pop(tenant.name, None)
+            self._closed.discard(tenant.name)
             self._changed.set()
 
-    async def claim(self, name: str) -> None:
-        """Wait until there is room for the engine; the longest idle ones go first, none with requests.
+    async def claim(self, name: str) -> bool:
+        """Wait until there is room for the engine; others make room by the rules of `turns`.
+
+        Returns:
+            False where it was asleep and has to stop first, so that another one can come: it may claim again then.
 
         Raises:
             Hopeless: there will be none.
         """
         self._claims.append(name)
         try:
-            while not self._has_room(name):
-                self._changed.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._look_s):
-                        await self._changed.wait()
-            self._held[name] = "loaded"
+            while True:
+                turn = self._look()
+                if name in turn.never:
+                    raise Hopeless(self._why_never(name))
+                if name in turn.load:
+                    self._held[name] = "loaded"
+                    return True
+                if (move := turn.moves.get(name)) is not None:
+                    self._ask(name, move)
+                    return False
+                await self._wait_change(turn.look_in_s)
         finally:
             self._claims.remove(name)
+            self._reopen_others(self._decide())
             self._changed.set()
 
     def release(self, name: str, *, is_asleep: bool = False) -> None:
         """The engine holds nothing any more, or only what it holds asleep."""
         self._held[name] = "asleep" if is_asleep else "out"
+        self._closed.discard(name)
         self._changed.set()
 
-    def _has_room(self, name: str) -> bool:
-        """Whether it may come now; where others have to go first, they are asked to."""
-        if not self._needs[name].awake:
-            return True
-        if not self._is_first(name):
-            return False
-        made = plan(name, [self._seat(other) for other in self._tenants])
-        if made.verdict == "never":
-            raise Hopeless(f"no room for {name} beside the pinned engines: lower its gpu_memory_utilization, or theirs")
-        for other, state in made.moves.items():
-            self._tenants[other].make_room(may_sleep=state == "asleep")
-        return made.verdict == "go" and not made.moves
+    def _look(self) -> Turn:
+        """Decide, and ask those to make room that are to; one that claims is asked at its own look."""
+        turn = self._decide()
+        self._reopen_others(turn)
+        for name, move in turn.moves.items():
+            if name not in self._claims:
+                self._ask(name, move)
+        return turn
 
-    def _is_first(self, name: str) -> bool:
-        if self._held.get(name) == "asleep":
-            return True
-        ahead = self._claims[: self._claims.index(name)]
-        return not any(self._needs[other].awake.keys() & self._needs[name].awake.keys() for other in ahead)
+    def _decide(self) -> Turn:
+        claims = [name for name in self._claims if name in self._tenants]
+        return decide(claims, {name: self._standing(name) for name in self._tenants}, self._swap)
 
-    def _seat(self, name: str) -> Seat:
+    def _ask(self, name: str, move: Move) -> None:
+        tenant = self._tenants[name]
+        self._closed.add(name)
+        tenant.close_for(move.wanted)
+        if not tenant.places.taken:
+            tenant.make_room(may_sleep=move.to == "asleep")
+
+    def _reopen_others(self, turn: Turn) -> None:
+        """Those that need not make room any more; one that is about to do so while others wait does it."""
+        for name in [name for name in self._closed if name not in turn.moves]:
+            if self._is_settled(name) or not self._claims:
+                self._closed.discard(name)
+                self._tenants[name].reopen()
+
+    async def _wait_change(self, limit_s: float | None) -> None:
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._look_s if limit_s is None else min(self._look_s, limit_s)):
+                await self._changed.wait()
+
+    def _why_never(self, name: str) -> str:
+        if self._needs[name].awake:
+            return f"no room for {name} beside the pinned engines: lower its gpu_memory_utilization, or theirs"
+        return f"{name} may not be loaded beside a pinned engine: see swap.exclusive"
+
+    def _is_settled(self, name: str) -> bool:
+        state = self._tenants[name].status.state
+        settled = {"loaded": "ready", "asleep": "sleeping"}.get(self._held.get(name, "out"))
+        return settled is None or state == settled
+
+    def _standing(self, name: str) -> Standing:
         tenant, needs = self._tenants[name], self._needs[name]
-        held = self._held.get(name, "out")
-        settled = {"loaded": "ready", "asleep": "sleeping"}.get(held)
-        return Seat(
+        seat = Seat(
             name=name,
-            state=held,
+            state=self._held.get(name, "out"),
             awake=needs.awake,
             asleep=needs.asleep,
-            is_busy=bool(tenant.places.taken) or name in self._claims or tenant.status.state != settled,
+            can_sleep=needs.can_sleep,
             is_pinned=needs.is_pinned,
             last_used_s=tenant.places.last_used_s,
+        )
+        return Standing(
+            seat=seat,
+            is_settled=self._is_settled(name),
+            is_closed=name in self._closed,
+            in_flight=tenant.places.taken,
+            waited_s=tenant.places.waited_s,
+            loaded_s=tenant.places.open_s,
+            has_further=tenant.places.has_further,
         )

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from proxy.clock import Clock
+from proxy.config.hooks import HooksConfig
 from proxy.engines.base import (
     Control,
     EngineError,
@@ -23,6 +24,7 @@ from proxy.engines.base import (
 )
 from proxy.engines.endings import SENT, signal_of, tell_signal
 from proxy.engines.estimate import Estimate
+from proxy.engines.hooks import Hooks
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
 from proxy.engines.process import EngineProcess
@@ -48,6 +50,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         queue_timeout_s: how long a request waits for it.
         drain_timeout_s: how long running answers may go on when it is to stop.
         idle_unload_s: it makes room by itself after so long without a request.
+        hooks: what is run around its load.
         backoff_s: the first pause before a restart; each further one is twice as long, up to a minute, until the engine
             has been ready for `steady_s`.
         steady_s: see there.
@@ -60,6 +63,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
     idle_unload_s: float | None = None
+    hooks: HooksConfig = HooksConfig()
     backoff_s: float = 1.0
     steady_s: float = 60.0
     max_crashes: int = 5
@@ -107,8 +111,10 @@ class Supervisor:
         self._folder = SocketFolder()
         self.socket_path = self._folder.socket_path
         self._process = EngineProcess(self._read_line, name)
+        self._hooks = Hooks(name, log)
         self._goal: Goal = "run" if settings.starts_at_once else "stop"
         self._is_held = False  # stopped by the administrator: no request starts it
+        self._closed_for: str | None = None  # the engine that it is to make room for: new requests wait
         self._wanted = asyncio.Event()
         self._settled = asyncio.Event()  # ready, or not on the way there
         self._crashes = 0
@@ -132,11 +138,13 @@ class Supervisor:
         Raises:
             EngineUnavailable: it does not answer; the message says why.
         """
-        if not self._is_ready:
+        self.places.came()
+        if not self._is_open:
             self._ask()
             if not (can_wait and self._is_coming):
                 raise self._unavailable()
-            await self._wait_ready()
+            with self.places.one_waits():
+                await self._wait_ready()
         self.places.take()
         return self.places.leave
 
@@ -159,6 +167,19 @@ class Supervisor:
     def make_room(self, *, may_sleep: bool = True) -> None:
         """Sleep, or stop: another engine needs the memory, or nobody needs this one. The next request wakes it."""
         self._set_goal("sleep" if may_sleep and self.kind.sleep_level is not None else "stop")
+
+    def close_for(self, wanted: str) -> None:
+        """Let new requests wait until it has made room for the engine `wanted`, or `reopen`."""
+        if self._closed_for is None:
+            self._log.info("engine closes for another", engine=self.name, wanted=wanted)
+        self._closed_for = wanted
+
+    def reopen(self) -> None:
+        """Take requests again: the room is not wanted any more."""
+        self._closed_for = None
+        if self.places.waiting or self.status.state == "ready":
+            self._ask()
+        self._settled.set()
 
     def treat(self, kind: EngineKind, settings: Settings) -> None:
         """From now on so; `kind` differs from the one before in its patience alone, as the engine goes on."""
@@ -201,9 +222,12 @@ class Supervisor:
                 await self._room.claim(self.name)
                 if self._goal != "stop":  # it may have taken long
                     self._move("start", "the model is being loaded", restarts)
+                    await self._hooks.before_load(self._settings.hooks)
                     await self._launch(control)
                     await self._until_ready(control)
                     ready_s = self._clock.monotonic_s()
+                    if self._is_ready:
+                        self._hooks.after_load(self._settings.hooks)
                     await self._live(control)
             except EngineError as error:
                 # what has run can run again; what its output told earlier need not be why it ended
@@ -223,8 +247,16 @@ class Supervisor:
         """End the process and its children; release its GPU memory for others only when they have ended."""
         if not self._process.has_ended:
             self._move("end", reason[:_MAX_REASON])
+        await self._hooks.end()
         await self._process.end(self.kind.stop_s)
-        self._room.release(self.name)
+        self._give_room()
+
+    def _give_room(self, *, is_asleep: bool = False) -> None:
+        """Release what it has claimed; it will claim again where requests wait for it."""
+        self._closed_for = None
+        self._room.release(self.name, is_asleep=is_asleep)
+        if self.places.waiting:
+            self._ask()
 
     async def _until_wanted(self) -> None:
         while self._goal == "stop" or (self._goal == "sleep" and self._process.has_ended):
@@ -323,13 +355,14 @@ class Supervisor:
             return
         await control.sleep(level)
         self._move("sleep", "it sleeps until it is needed")
-        self._room.release(self.name, is_asleep=True)
+        self._give_room(is_asleep=True)
         self._log.info("engine asleep", engine=self.name, level=level)
         while self._goal == "sleep":
             await self._wait_change(None)
         if self._goal == "stop":
             return
-        await self._room.claim(self.name)
+        if not await self._room.claim(self.name) or self._goal == "stop":
+            return
         self._started_s = self._clock.monotonic_s()
         self._estimate.begin(self._started_s, is_wake=True)
         self._move("wake", "it is being woken")
@@ -414,18 +447,24 @@ class Supervisor:
         return self.status.state == "ready"
 
     @property
+    def _is_open(self) -> bool:
+        """Whether it takes requests."""
+        return self._is_ready and self._closed_for is None
+
+    @property
     def _is_coming(self) -> bool:
         """Also after one crash; who crashes again is not waited for."""
         is_looping = self.status.state == "failed" and self._crashes > 1
-        return self._goal == "run" and not self._is_held and not is_looping
+        is_wanted = self._goal == "run" or self._closed_for is not None
+        return is_wanted and not self._is_held and not is_looping
 
     @property
     def _why_stopped(self) -> str:
         return f"it was told to stop: tidegate engines start {self.name}" if self._is_held else "it is not loaded"
 
     def _ask(self) -> None:
-        """A request wants the engine."""
-        if self._goal != "run" and not self._is_held:
+        """A request wants the engine; where it is to make room, it does so first."""
+        if self._goal != "run" and not self._is_held and self._closed_for is None:
             self._set_goal("run")
 
     def _set_goal(self, goal: Goal) -> None:
@@ -445,10 +484,13 @@ class Supervisor:
         """Wait for the next change."""
         self._settled.clear()
         await self._settled.wait()
-        return self._is_ready
+        return self._is_open
 
     def _unavailable(self) -> EngineUnavailable:
         status = self.status
+        if self._is_ready and self._closed_for is not None:
+            told = f"The engine '{self.name}' makes room for another one."
+            return EngineUnavailable(told, retry_after_s=_RETRY_S)
         told = f"The engine '{self.name}' is not ready ({status.state}): {status.reason}"
         if status.progress is not None:
             share = "" if status.progress.done is None else f" {status.progress.done:.0%}"

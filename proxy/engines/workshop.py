@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 
 from proxy.clock import Clock
 from proxy.config.engines import EngineConfig, ExternalConfig, ManagedConfig, VllmConfig, served_name
+from proxy.engines import hooks
 from proxy.engines.adapters import Adapters
 from proxy.engines.base import Engine, EngineError, EngineStatus, Hopeless
 from proxy.engines.control import HttpControl
@@ -156,6 +157,7 @@ class Workshop:
             name, kind, settings, room=self._room, clock=self._clock, log=self._log, on_change=self._teller(name)
         )
         needs, refusal = _needs(kind)
+        refusal = refusal or hooks.refusal(config.hooks)
         return Process(supervisor=supervisor, kind=kind, settings=settings, needs=needs, refusal=refusal)
 
     def _external(self, name: str, config: ExternalConfig, keys: Sequence[str]) -> Piece:
@@ -257,7 +259,7 @@ def timeouts_of(config: EngineConfig) -> Timeouts:
 def _needs(kind: Kind) -> tuple[Needs, str | None]:
     """Of the GPUs, and why it gets none: its start will say the same, and the others go on."""
     try:
-        return kind.needs(), None
+        return structs.replace(kind.needs(), can_sleep=kind.sleep_level is not None), None
     except Hopeless as error:
         return Needs(), str(error)
 
@@ -275,4 +277,5 @@ def _settings(config: ManagedConfig) -> Settings:
         queue_timeout_s=config.queue_timeout_s,
         drain_timeout_s=config.drain_timeout_s,
         idle_unload_s=config.idle_unload_s,
+        hooks=config.hooks,
     )

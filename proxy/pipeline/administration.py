@@ -40,7 +40,13 @@ class Entry(Protocol):
 
 
 class EngineReport(Struct, frozen=True, kw_only=True):
-    """What is known of one engine, see `EngineStatus` and `Load`; `in_flight` is how many of our requests are in it."""
+    """What is known of one engine, see `EngineStatus` and `Load`.
+
+    Attributes:
+        in_flight: how many of our requests are in it.
+        load: what it says itself.
+        waiting: how many of our requests wait until it takes requests: it loads, or makes room for another engine.
+    """
 
     name: str
     kind: EngineKindName
@@ -52,7 +58,8 @@ class EngineReport(Struct, frozen=True, kw_only=True):
     restarts: int
     in_flight: int
     load: Load
-    attempts: int = 0  # a server of an older version does not tell them
+    waiting: int = 0  # a server of an older version tells neither this
+    attempts: int = 0  # nor that
 
 
 class EngineList(Struct, frozen=True):
@@ -182,6 +189,7 @@ def _report(name: str, entry: Entry) -> EngineReport:
         attempts=status.attempts,
         in_flight=entry.engine.places.taken,
         load=entry.engine.looked.load,
+        waiting=entry.engine.places.waiting,
     )
 
 

@@ -212,11 +212,18 @@ class House:
 
 @asynccontextmanager
 async def house(
-    engines: dict, targets: dict | None = None, *, upstream=None, clock=None, grace_s: float = 5.0, server=None
+    engines: dict,
+    targets: dict | None = None,
+    *,
+    upstream=None,
+    clock=None,
+    grace_s: float = 5.0,
+    server=None,
+    swap=None,
 ):
     """Tidegate with these engines; by default `m` is the first of them and then, where there is one, the upstream."""
     listed = [{"engine": name} for name in engines][:1]
-    config = {"engines": engines, "server": server or {}}
+    config = {"engines": engines, "server": server or {}, "swap": swap or {}}
     if upstream is not None:
         config["upstreams"] = {"host": {"base_url": upstream.url, "keepalive_s": 0.5}}
         listed.append({"upstream": "host", "model": "there"})

@@ -152,3 +152,37 @@ upstreams:
 )
 def test_nothing_is_to_be_said_of_our_own_examples(name, request):
     assert list(advise(load(request.config.rootpath / "configs" / f"{name}.yaml"))) == []
+
+
+def swaps(engines: str, swap: str = "") -> list[str]:
+    return advice(f"engines: {{{engines}}}\nswap: {{{swap}}}\n")
+
+
+def tiny(name: str, fields: str = "start: on_demand") -> str:
+    return f"{name}: {{kind: llamacpp, model: x, {fields}}}"
+
+
+def test_exclusive_engines_that_start_at_once_or_stay_for_ever_are_told():
+    group = "exclusive: [[a, b, c]]"
+    assert swaps(f"{tiny('a', 'start: eager')}, {tiny('b', 'start: eager')}, {tiny('c')}", group) == [
+        (
+            "swap.exclusive[0]: a and b start with the server, so that they are loaded one after another; "
+            "set start: on_demand for all but one"
+        )
+    ]
+    assert swaps(f"{tiny('a', 'start: eager, pinned: true')}, {tiny('b')}, {tiny('c')}", group) == [
+        "swap.exclusive[0]: a is pinned, so the others are never loaded once it is; take pinned out"
+    ]
+
+
+def test_requests_that_give_up_before_an_engine_makes_room_for_them_are_told():
+    """Where there is another engine that could."""
+    short = tiny("a", "queue_timeout_s: 5")
+    assert swaps(f"{short}, {tiny('b')}", "max_wait_s: 8") == [
+        (
+            "swap.max_wait_s: requests for a wait 5 s (engines.a.queue_timeout_s) and give up before an engine with "
+            "requests makes room (8 s); set it lower"
+        )
+    ]
+    assert swaps(f"{short}, {tiny('b')}", "max_wait_s: 4") == []
+    assert swaps(short, "max_wait_s: 8") == []

@@ -47,11 +47,14 @@ def test_engines_are_listed_in_columns_with_the_reason_below():
         progress=Progress("loading weights", 0.5),
         left_s=12,
     )
-    assert list(table([busy, loading])) == [
+    closed = report(name="v3", model="m", state="ready", in_flight=1, waiting=3)
+    assert list(table([busy, loading, closed])) == [
         "NAME   KIND  STATE     IN FLIGHT  RUNNING  WAITING  KV   RESTARTS  MODEL",
         "r1     vllm  ready     7          5        2        62%  0         deepseek-ai/R1",
         "coder  vllm  starting  0          0        0        -    1         m",
         "  the model is being loaded, loading weights 50%, about 12 s left",
+        "v3     vllm  ready     1          0        0        -    0         m",
+        "  requests that wait for it: 3",
     ]
 
 

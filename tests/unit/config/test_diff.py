@@ -41,6 +41,14 @@ def test_what_may_hold_a_token_as_it_is_is_not_told():
     ]
 
 
+def test_nor_is_what_a_hook_runs():
+    engine = "engines: {a: {kind: llamacpp, model: x, hooks: {before_load: [curl, key-1], timeout_s: 5}}}"
+    assert lines(engine, engine.replace("key-1", "key-2").replace("5", "6")) == [
+        "engines.a.hooks.before_load: changed",
+        "engines.a.hooks.timeout_s: 5.0 -> 6.0",
+    ]
+
+
 def test_what_has_a_name_comes_and_goes_in_one_line():
     more = BASE.replace("upstreams: {", 'upstreams: {near: {base_url: "https://near/v1"}, ')
     assert lines(BASE, more) == ["upstreams.near: added"]

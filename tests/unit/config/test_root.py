@@ -7,6 +7,8 @@ from proxy.config.root import did_you_mean, is_loopback, unnamed_engines
 from tests.fakes.configs import refusal
 
 HOST = "{base_url: https://api.example/v1}"
+TWO = "engines: {tiny: {kind: llamacpp, model: x}, large: {kind: llamacpp, model: y}}\n"
+SINGLE = "a group has at least two engines; add another, or take the group out"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,34 @@ HOST = "{base_url: https://api.example/v1}"
             (
                 "f: models.m.reach: local_only, but no target is an engine, so that nothing could ever take a request; "
                 "add one"
+            ),
+        ),
+        (
+            f"{TWO}swap: {{exclusive: [[tiny, larg]]}}",
+            "f: swap.exclusive[0]: no engine is called larg; did you mean large?",
+        ),
+        (f"{TWO}swap: {{exclusive: [[tiny, large], [tiny]]}}", f"f: swap.exclusive[1]: {SINGLE}"),
+        (f"{TWO}swap: {{exclusive: [[]]}}", f"f: swap.exclusive[0]: {SINGLE}"),
+        (
+            f"{TWO}swap: {{exclusive: [[tiny, large, tiny]]}}",
+            "f: swap.exclusive[0]: tiny stands there twice; take one out",
+        ),
+        (
+            f"{TWO.replace('}', ', pinned: true}', 2)}swap: {{exclusive: [[tiny, large]]}}",
+            ("f: swap.exclusive[0]: tiny and large are pinned, so neither makes room for the other; unpin one of them"),
+        ),
+        (
+            (
+                "engines: {a: {kind: llamacpp, model: x}, b: {kind: external, base_url: http://h/v1}}\n"
+                "swap: {exclusive: [[a, b]]}"
+            ),
+            "f: swap.exclusive[0]: b is not started by Tidegate, so it cannot make room; take it out",
+        ),
+        (
+            'engines: {a: {kind: llamacpp, model: x, hooks: {after_load: "echo \'a"}}}',
+            (
+                'f: engines.a.hooks.after_load: these are no words of a command: "echo \'a"; close the quotation, '
+                "or write a list"
             ),
         ),
         (

@@ -6,6 +6,7 @@ from msgspec import structs
 
 from proxy.config.admission import AdmissionConfig
 from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.config.hooks import HooksConfig
 from proxy.config.secret import Secret
 from proxy.engines.changes import Changes, changes
 
@@ -24,6 +25,7 @@ TREATED = {
     "drain_timeout_s": 1.0,
     "idle_unload_s": 1.0,
     "pinned": True,
+    "hooks": HooksConfig(after_load="/bin/true"),
 }
 
 

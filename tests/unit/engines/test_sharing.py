@@ -1,9 +1,11 @@
 """Who gets the GPUs when: claims of engines that are doubles, moved by hand."""
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
+from proxy.config.swap import SwapConfig
 from proxy.engines.base import EngineError, EngineStatus
 from proxy.engines.places import Places
 from proxy.engines.sharing import Needs, Sharing
@@ -21,6 +23,13 @@ class Tenant:
         self.status = EngineStatus("stopped")
         self.places = Places(clock)
         self.asked = []
+        self.closed_for = None
+
+    def close_for(self, wanted):
+        self.closed_for = wanted
+
+    def reopen(self):
+        self.closed_for = None
 
     def make_room(self, *, may_sleep=True):
         self.asked.append("sleep" if may_sleep else "stop")
@@ -31,7 +40,7 @@ class House:
 
     def __init__(self, **needs):
         self.clock = FakeClock()
-        self.sharing = Sharing(look_s=0)
+        self.sharing = Sharing(SwapConfig(max_wait_s=10, min_loaded_s=5), look_s=0)
         self.tenants = {name: Tenant(name, self.clock) for name in needs}
         for name, tenant in self.tenants.items():
             self.sharing.admit(tenant, needs[name])
@@ -50,6 +59,7 @@ class House:
         self.claim(name)
         await self.claims.pop(name)
         self.become(name, "ready")
+        self.tenants[name].places.open()
         self.clock.advance(1)
         self.tenants[name].places.take()
         self.tenants[name].places.leave()
@@ -66,6 +76,12 @@ class House:
 
     def become(self, name, state):
         self.tenants[name].status = EngineStatus(state)
+
+    def wait_for(self, name):
+        """A request waits for it, until what is returned is closed."""
+        waiting = ExitStack()
+        waiting.enter_context(self.tenants[name].places.one_waits())
+        return waiting
 
     def waiting(self):
         return [name for name, claim in self.claims.items() if not claim.done()]
@@ -192,20 +208,107 @@ async def test_who_would_be_in_the_way_asleep_is_stopped_at_once(house):
     assert house.asked("stubborn") == ["stop"]
 
 
-async def test_a_sleeper_that_is_wanted_again_goes_before_the_one_that_waits_for_it():
+async def test_a_sleeper_that_is_wanted_again_and_is_in_the_way_of_an_earlier_one_stops_for_it():
     """Else each would wait for the other."""
-    house = House(old=STUBBORN, new=LARGE)
+    house = House(old=STUBBORN, new=LARGE, third=Needs(awake={0: 0.6}))
     await house.load("old")
     await house.sleep("old")
+    await house.load("third")
+    house.tenants["third"].places.take()
     house.claim("new")
     await house.settle()
     house.claim("old")
     await house.settle()
-    assert house.waiting() == ["new"]
-    house.become("old", "ready")
+    assert house.waiting() == ["new", "old"]
+    house.tenants["third"].places.leave()
     await house.settle()
+    await house.stop("third")
+    assert (house.waiting(), await house.claims["old"], house.asked("old")) == (["new"], False, ["stop"])
     await house.stop("old")
+    assert (house.waiting(), await house.claims["new"]) == ([], True)
+    await house.close()
+
+
+async def test_an_engine_with_requests_closes_for_another_that_was_waited_for_long_enough(house):
+    """It is told to go when its last answer has ended, and not before."""
+    await house.load("a")
+    house.tenants["a"].places.take()
+    with house.wait_for("b"):
+        house.claim("b")
+        await house.settle()
+        assert house.tenants["a"].closed_for is None
+        house.clock.advance(10)
+        await house.settle()
+        assert (house.tenants["a"].closed_for, house.asked("a")) == ("b", [])
+        house.tenants["a"].places.leave()
+        await house.settle()
+        assert house.asked("a") == ["sleep"]
+        await house.sleep("a")
+        assert house.waiting() == []
+
+
+async def test_it_opens_again_where_no_request_waits_any_more(house):
+    await house.load("a")
+    house.tenants["a"].places.take()
+    with house.wait_for("b"):
+        house.claim("b")
+        house.clock.advance(10)
+        await house.settle()
+        assert house.tenants["a"].closed_for == "b"
+    await house.settle()
+    assert (house.tenants["a"].closed_for, house.waiting()) == (None, ["b"])
+
+
+async def test_it_opens_again_where_the_other_one_is_given_up_even_if_it_is_just_being_looked_at(house):
+    """A suspected engine drains too; nothing would look at it later, as nothing claims."""
+    await house.load("a")
+    house.tenants["a"].places.take()
+    with house.wait_for("b"):
+        house.claim("b")
+        house.clock.advance(10)
+        await house.settle()
+        house.become("a", "draining")
+        house.claims["b"].cancel()
+        await house.settle()
+    assert house.tenants["a"].closed_for is None
+
+
+async def test_one_that_is_on_its_way_down_stays_closed(house):
+    await house.load("a")
+    with house.wait_for("b"):
+        house.claim("b")
+        await house.settle()
+        assert (house.tenants["a"].closed_for, house.asked("a")) == ("b", ["sleep"])
+        house.become("a", "draining")
+        await house.settle()
+        assert house.tenants["a"].closed_for == "b"
+
+
+async def test_other_rules_hold_at_once(house):
+    await house.load("a")
+    house.tenants["a"].places.take()
+    with house.wait_for("b"):
+        house.claim("b")
+        house.clock.advance(8)
+        await house.settle()
+        assert house.tenants["a"].closed_for is None
+        house.sharing.use(SwapConfig(max_wait_s=8, min_loaded_s=0))
+        await house.settle()
+        assert house.tenants["a"].closed_for == "b"
+
+
+async def test_exclusive_engines_that_need_no_gpu_take_turns():
+    house = House(x=Needs(), y=Needs(), z=Needs(is_pinned=True), w=Needs())
+    house.sharing.use(SwapConfig(exclusive=(("x", "y"), ("z", "w"))))
+    await house.load("x")
+    house.claim("y")
+    await house.settle()
+    assert (house.asked("x"), house.waiting()) == (["stop"], ["y"])
+    await house.stop("x")
     assert house.waiting() == []
+    await house.load("z")
+    with pytest.raises(EngineError, match=r"w may not be loaded beside a pinned engine: see swap\.exclusive"):
+        await house.sharing.claim("w")
     await house.close()
 
 

@@ -3,13 +3,17 @@
 import asyncio
 import os
 import signal
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from structlog.testing import CapturingLogger
 
 from proxy.clock import SystemClock
+from proxy.config.hooks import HooksConfig
+from proxy.config.swap import SwapConfig
 from proxy.engines import warden
 from proxy.engines.base import EngineError, EngineStatus, Hopeless, Progress
 from proxy.engines.sharing import Needs, Sharing
@@ -411,6 +415,131 @@ async def test_an_engine_that_fits_nowhere_says_so():
         await states.until("ready")
         with pytest.raises(EngineUnavailable, match="no room for b beside the pinned engines"):
             await second.enter(can_wait=True)
+
+
+async def test_requests_wait_while_it_makes_room_and_get_its_next_turn():
+    """And those that may not wait are told so, as they have another target."""
+    room = Sharing(SwapConfig(max_wait_s=0, min_loaded_s=0))
+    lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60)
+    async with (
+        supervised(FakeKind("well"), lazy, room, "a", needs=LARGE) as (first, first_states, log),
+        supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
+    ):
+        leave = await first.enter(can_wait=True)
+        waiting = asyncio.create_task(second.enter(can_wait=True))
+        while first._closed_for != "b":  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        assert first.status.state == "ready"
+        with pytest.raises(EngineUnavailable, match="The engine 'a' makes room for another one") as caught:
+            await first.enter(can_wait=False)
+        assert caught.value.retry_after_s >= 1
+        again = asyncio.create_task(first.enter(can_wait=True))
+        while not first.places.waiting:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        leave()
+        await first_states.until("stopped")
+        (await waiting)()
+        (await again)()
+        assert (first.status.state, second.status.state) == ("ready", "stopped")
+        assert logged(log, "engine closes for another") == [{"engine": "a", "wanted": "b"}]
+
+
+async def test_a_request_that_waits_for_its_next_turn_does_not_wait_for_ever():
+    quick = Settings(poll_s=0.01, scrape_s=0.01, queue_timeout_s=0.05)
+    async with supervised(FakeKind("well"), quick) as (supervisor, states, _log):
+        await states.until("ready")
+        supervisor.close_for("b")
+        with pytest.raises(EngineUnavailable, match="makes room for another one"):
+            await supervisor.enter(can_wait=True)
+        assert supervisor.places.waiting == 0
+        supervisor.reopen()
+        (await supervisor.enter(can_wait=False))()
+
+
+@pytest.mark.parametrize("sleep_level", [None, 1])
+async def test_a_request_that_waits_goes_on_at_once_where_it_need_not_make_room(sleep_level):
+    kind = FakeKind("sleeps", sleep_level=sleep_level)
+    async with supervised(kind) as (supervisor, states, _log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        supervisor.close_for("b")
+        waiting = asyncio.create_task(supervisor.enter(can_wait=True))
+        while not supervisor.places.waiting:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        supervisor.reopen()
+        (await waiting)()
+        leave()
+        assert kind.starts == 1
+
+
+async def test_one_that_is_told_to_stop_while_it_is_closed_leaves_nobody_waiting():
+    async with supervised(FakeKind("well")) as (supervisor, states, _log):
+        await states.until("ready")
+        supervisor.close_for("b")
+        waiting = asyncio.create_task(supervisor.enter(can_wait=True))
+        while not supervisor.places.waiting:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        supervisor.want("stop")
+        with pytest.raises(EngineUnavailable):
+            await waiting
+        await states.until("stopped")
+
+
+# --- hooks ------------------------------------------------------------------------------------------------------------
+
+
+def hooked(**hooks) -> Settings:
+    return structs.replace(QUICK, hooks=HooksConfig(**hooks))
+
+
+async def test_hooks_run_before_the_process_starts_and_when_it_is_ready(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    settings = hooked(before_load=("mkdir", str(before)), after_load=("mkdir", str(after)))
+    kind = FakeKind("well")
+    command, seen = kind.command, []
+
+    def noted(*parts):
+        seen.append((before.exists(), after.exists()))
+        return command(*parts)
+
+    kind.command = noted
+    async with supervised(kind, settings) as (_, states, _log):
+        await states.until("ready")
+        while not after.exists():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        assert seen == [(True, False)]
+
+
+async def test_a_hook_that_fails_before_the_load_is_a_failed_start_that_says_so(tmp_path):
+    """The next start tries it again."""
+    made = tmp_path / "made"
+    settings = hooked(before_load=("mkdir", str(made / "below")))
+    kind = FakeKind("well")
+    async with supervised(kind, settings) as (_, states, _log):
+        reason = (await states.until("failed")).reason
+        assert reason.startswith("hooks.before_load ended with status 1: mkdir:")
+        assert kind.starts == 0
+        made.mkdir()
+        await states.until("ready")
+
+
+async def test_a_hook_that_fails_after_the_load_leaves_the_engine_as_it_is():
+    async with supervised(FakeKind("well"), hooked(after_load="false")) as (supervisor, states, log):
+        await states.until("ready")
+        while not logged(log, "hook failed"):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        assert logged(log, "hook failed") == [{"engine": "e", "reason": "hooks.after_load ended with status 1"}]
+        (await supervisor.enter(can_wait=False))()
+
+
+@pytest.mark.parametrize("hook", ["before_load", "after_load"])
+async def test_a_hook_that_still_runs_at_the_end_is_ended(hook, tmp_path):
+    path = tmp_path / "pid"
+    code = f"import os, time; print(os.getpid(), file=open({str(path)!r}, 'w'), flush=True); time.sleep(1000000)"
+    async with supervised(FakeKind("well"), hooked(**{hook: (sys.executable, "-c", code)})) as (_supervisor, _, _log):
+        while not (path.exists() and path.read_text()):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    await gone(int(path.read_text()))
 
 
 # --- ending -----------------------------------------------------------------------------------------------------------

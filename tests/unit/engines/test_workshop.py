@@ -7,12 +7,14 @@ import pytest
 from msgspec import structs
 
 from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.config.hooks import HooksConfig
 from proxy.engines.sharing import Sharing
 from proxy.engines.workshop import Workshop, check, going_on, treat
 from proxy.errors import ConfigError
 from tests.fakes.clock import FakeClock
 
 VLLM = VllmConfig(model="m", python=sys.executable, runtime_adapters=True)
+HOOKS = HooksConfig(before_load="/nowhere/hook --now")
 THEIRS = ExternalConfig(base_url="http://127.0.0.1:1/v1")
 
 
@@ -34,9 +36,17 @@ def test_what_could_not_be_started_is_told_with_its_place_and_the_cure(workshop)
     for name, config, told in (
         ("r1", VllmConfig(model="m", python="/nowhere/python"), "there is no Python at /nowhere/python"),
         ("tiny", LlamaCppConfig(model="/nowhere.gguf"), "the model file /nowhere.gguf does not exist"),
+        ("hooked", LlamaCppConfig(model="x", hooks=HOOKS), "hooks.before_load: there is no program /nowhere/hook on"),
     ):
         with pytest.raises(ConfigError, match=rf"^c\.yaml: engines\.{name}: {told}"):
             check(name, workshop.make(name, config, ()), "c.yaml")
+
+
+def test_an_engine_has_the_hooks_of_its_config_and_is_known_to_sleep_where_it_can(workshop):
+    """Also where it takes no share of a GPU, asleep or not."""
+    made = [workshop.make("r1", structs.replace(VLLM, sleep_level=level, hooks=HOOKS), ()) for level in (None, 1)]
+    assert [piece.process.settings.hooks for piece in made] == [HOOKS, HOOKS]
+    assert [piece.process.needs.can_sleep for piece in made] == [False, True]
 
 
 def test_nothing_is_known_against_what_somebody_else_runs(workshop):

@@ -166,6 +166,7 @@ async def test_every_engine_is_listed_with_what_it_does_and_how_busy_it_is(stage
         "in_flight": 1,
         "load": load,
         "attempts": 0,
+        "waiting": 0,
     }
     assert (tiny["state"], tiny["reason"], tiny["restarts"]) == ("starting", "the model is being loaded", 1)
     assert (tiny["progress"], tiny["left_s"]) == ({"phase": "loading weights", "done": 0.25}, 90.0)

@@ -1,0 +1,87 @@
+"""Two engines that do not fit together, asked by turns: how often they change places, and how long requests wait.
+
+    python -m tests.benchmarks.swaps
+
+Simulated (`tests.fakes.swapping`), with the decisions that Tidegate makes, and with those that it made before
+(`before`): there is no noise, and no time passes.
+"""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import NamedTuple
+
+from msgspec import structs
+
+from proxy.config.swap import SwapConfig
+from proxy.engines.plan import plan
+from proxy.engines.turns import Move, Standing, Turn, decide
+from tests.fakes.swapping import Arrival, Engine, Machine
+
+LAST_S = 1800.0
+SEED = 1
+
+
+class Result(NamedTuple):
+    """What became of one load; times in seconds."""
+
+    swaps: int
+    p50_s: float
+    p99_s: float
+
+
+def before(claims: Sequence[str], standings: Mapping[str, Standing], _: SwapConfig) -> Turn:
+    """The rule until now: an idle engine goes at once, one with requests never; claims in order, sleepers first."""
+    asleep = [name for name in claims if standings[name].seat.state == "asleep"]
+    for name in [*asleep, *claims[:1]]:
+        seats = [structs.replace(one.seat, is_busy=_is_busy(one, claims)) for one in standings.values()]
+        made = plan(name, seats)
+        if made.verdict == "go" and not made.moves:
+            return Turn(load={name})
+        if made.verdict == "go":
+            return Turn(moves={other: Move(state, name) for other, state in made.moves.items()})
+    return Turn()
+
+
+def _is_busy(one: Standing, claims: Sequence[str]) -> bool:
+    is_entered = one.waited_s is not None and one.seat.state == "loaded"
+    return one.in_flight > 0 or not one.is_settled or is_entered or one.seat.name in claims
+
+
+def loads() -> dict[str, list[Arrival]]:
+    """Arrivals for `a` and `b`, about one in two seconds."""
+    dice = Random(SEED)
+    at_s = [index * 2.0 for index in range(int(LAST_S / 2))]
+    return {
+        "in turn, 1 s each": [Arrival(each_s, "ab"[index % 2], 1.0) for index, each_s in enumerate(at_s)],
+        "in turn, 5 s each": [Arrival(each_s, "ab"[index % 2], 5.0) for index, each_s in enumerate(at_s)],
+        "at random, 3 s each on average": [
+            Arrival(dice.uniform(0, LAST_S), dice.choice("ab"), dice.expovariate(1 / 3)) for _ in at_s
+        ],
+    }
+
+
+def played(arrivals: Sequence[Arrival], *, sleeps: bool, is_new: bool) -> Result:
+    """How it goes where a load takes 20 s and the end of a process one, or falling asleep and waking 3 s each."""
+    asleep = {0: 0.05} if sleeps else None
+    engines = [Engine(name, awake={0: 0.8}, asleep=asleep, load_s=20.0, wake_s=3.0) for name in "ab"]
+    machine = Machine(engines, decide if is_new else before, SwapConfig())
+    machine.play(arrivals, until_s=LAST_S)
+    waits_s = sorted(machine.waits_s)
+    return Result(machine.swaps, waits_s[len(waits_s) // 2], waits_s[int(len(waits_s) * 0.99)])
+
+
+def main() -> None:
+    """Print the table of the README."""
+    print("| load | an engine makes room by | swaps | wait p50 | wait p99 |\n| --- | --- | --: | --: | --: |")
+    for name, arrivals in loads().items():
+        for sleeps in (False, True):
+            old, new = (played(arrivals, sleeps=sleeps, is_new=is_new) for is_new in (False, True))
+            how = "sleeping" if sleeps else "stopping"
+            print(
+                f"| {name} | {how} | {old.swaps} → {new.swaps} | {old.p50_s:.0f} s → {new.p50_s:.0f} s "
+                f"| {old.p99_s:.0f} s → {new.p99_s:.0f} s |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Engines that do not fit together while both are asked without a pause; as their callers see it."""
+
+import asyncio
+import json
+
+import openai
+import pytest
+
+from proxy.config import load
+from tests.fakes.upstream import answers
+from tests.fakes.vllm_engine import FakeVllm, gone, house, until
+from tests.fakes.wire import completion
+
+WHOLE = "w3 w4 w5 w6 "
+BOTH = {name: {"targets": [{"engine": name}]} for name in ("r1", "v3")}
+SOON = {"max_wait_s": 0.05, "min_loaded_s": 0}
+APART = SOON | {"exclusive": [["r1", "v3"]]}
+
+
+@pytest.fixture
+async def other(vllm):
+    """A second engine, `v3`."""
+    async with FakeVllm("v3", vllm.home).listening() as fake:
+        yield fake
+
+
+def sharing(vllm, other, **keys) -> dict:
+    """Each takes most of the one GPU there is, so that only one of them is there at a time."""
+    keys |= {"gpus": [0], "gpu_memory_utilization": 0.8, "start": "on_demand"}
+    return {"r1": vllm.config(**keys), "v3": other.config(**keys)}
+
+
+async def text(answer) -> str:
+    return (await answer).choices[0].message.content
+
+
+async def a_stream(made, start, model="r1"):
+    """One that the engine does not end before it is told to."""
+    asking = asyncio.create_task(made.ask(model, stream=True))
+    await start.until("came")
+    start.steps(1)
+    return await asking
+
+
+async def closed_for(made, wanted: str, name="r1") -> None:
+    await until(lambda: made.engine(name)._closed_for == wanted)
+
+
+@pytest.mark.parametrize("level", [None, 1])
+async def test_an_engine_that_is_never_idle_makes_room_and_comes_back(vllm, other, level):
+    """Its running answer ends whole; what comes meanwhile waits for its next turn, and the other one has its own."""
+    vllm.habits = ["holds", ""]
+    keys = {} if level is None else {"sleep_level": level}
+    async with house(sharing(vllm, other, **keys), BOTH, swap=SOON) as made:
+        waking = asyncio.create_task(made.ask("r1", max_tokens=1))
+        start = await vllm.next_start()
+        await start.until("came")
+        start.steps(1)
+        await waking
+        asking = asyncio.create_task(made.ask("r1", stream=True))
+        await start.until("came", 2)
+        start.steps(1)
+        stream = await asking
+        waiting = asyncio.create_task(text(made.ask("v3")))
+        await closed_for(made, "v3")
+        late = asyncio.create_task(text(made.ask("r1")))
+        await until(lambda: made.engine().places.waiting == 1)
+        assert (made.engine().status.state, len(start.all("came")), other.starts) == ("ready", 2, [])
+        start.steps()
+        assert [chunk async for chunk in stream][-1].choices[0].finish_reason == "stop"
+        assert await asyncio.gather(waiting, late) == [WHOLE, WHOLE]
+    assert (len(vllm.starts), len(other.starts)) == (2 if level is None else 1, 1)
+
+
+async def test_what_has_another_target_goes_there_and_does_not_wait(vllm, other, upstream):
+    vllm.habits = ["holds", ""]
+    upstream.scripts = [answers(completion("from the host"))]
+    targets = BOTH | {"m": {"targets": [{"engine": "r1"}, {"upstream": "host", "model": "there"}]}}
+    async with house(sharing(vllm, other), targets, upstream=upstream, swap=SOON) as made:
+        asking = asyncio.create_task(made.ask("r1", stream=True))
+        start = await vllm.next_start()
+        await start.until("came")
+        start.steps(1)
+        stream = await asking
+        waiting = asyncio.create_task(text(made.ask("v3")))
+        await closed_for(made, "v3")
+        assert await text(made.ask("m")) == "from the host"
+        start.steps()
+        assert [chunk async for chunk in stream]
+        assert await waiting == WHOLE
+
+
+async def test_what_waits_too_long_for_its_next_turn_is_told_when_to_come_again(vllm, other):
+    vllm.habits = ["holds", ""]
+    engines = sharing(vllm, other)
+    async with house(engines, BOTH, swap=SOON) as made:
+        asking = asyncio.create_task(made.ask("r1", stream=True))
+        start = await vllm.next_start()
+        await start.until("came")
+        start.steps(1)
+        stream = await asking
+        waiting = asyncio.create_task(text(made.ask("v3")))
+        await closed_for(made, "v3")
+        made.engine()._settings = made.engine()._settings.__class__(queue_timeout_s=0.05, scrape_s=0.02, poll_s=0.01)
+        with pytest.raises(openai.InternalServerError) as told:
+            await text(made.ask("r1"))
+        assert (told.value.status_code, int(told.value.response.headers["retry-after"]) >= 1) == (503, True)
+        start.steps()
+        assert [chunk async for chunk in stream]
+        assert await waiting == WHOLE
+
+
+async def test_a_caller_that_gives_up_has_the_loaded_engine_open_again(vllm, other):
+    vllm.habits = ["holds", ""]
+    async with house(sharing(vllm, other), BOTH, swap=SOON) as made:
+        asking = asyncio.create_task(made.ask("r1", stream=True))
+        start = await vllm.next_start()
+        await start.until("came")
+        start.steps(1)
+        stream = await asking
+        client = made.another_client()
+        messages = [{"role": "user", "content": "Hi"}]
+        waiting = asyncio.create_task(client.chat.completions.create(model="v3", messages=messages))
+        await closed_for(made, "v3")
+        waiting.cancel()
+        await client.close()
+        await until(lambda: made.engine()._closed_for is None)
+        start.steps()
+        assert await text(made.ask("r1")) == WHOLE
+        assert [chunk async for chunk in stream]
+    assert len(vllm.starts) == 1
+
+
+async def test_exclusive_engines_on_the_cpu_are_never_loaded_together(vllm, other):
+    """They take no share of a GPU."""
+    engines = {"r1": vllm.config(start="on_demand"), "v3": other.config(start="on_demand")}
+    async with house(engines, BOTH, swap=APART) as made:
+        assert made.app.engines._pieces["r1"].process.needs.awake == {}
+        assert await text(made.ask("r1")) == WHOLE
+        first = await vllm.next_start()
+        assert await text(made.ask("v3")) == WHOLE
+        await gone(first.pid, await first.core())
+        assert made.engine("r1").status.state == "stopped"
+        asked = [text(made.ask(name)) for _ in range(5) for name in ("r1", "v3")]
+        assert await asyncio.gather(*asked) == [WHOLE] * 10
+
+
+async def test_a_reload_changes_the_rules_and_touches_no_engine(vllm, other):
+    engines = {"r1": vllm.config(start="on_demand"), "v3": other.config(start="on_demand")}
+    async with house(engines, BOTH) as made:
+        assert [await text(made.ask(name)) for name in BOTH] == [WHOLE, WHOLE]
+        assert [made.engine(name).status.state for name in BOTH] == ["ready", "ready"]
+        engines["v3"] |= {"hooks": {"after_load": "true"}}
+        config = json.dumps({"engines": engines, "models": BOTH, "swap": APART})
+        made.app._reread = lambda: (load.parse(config, "new.yaml"), "new.yaml")
+        report = await made.app.reload()
+        assert "engines.v3.hooks.after_load: changed" in report.changed
+        assert 'swap.exclusive: [] -> [["r1","v3"]]' in report.changed
+        assert report.needs_restart == []
+        assert [made.engine(name).status.state for name in BOTH] == ["ready", "ready"]
+        made.engine("r1").want("stop")
+        await made.until("stopped", "r1")
+        made.engine("r1").want("run")
+        await made.until("stopped", "v3")
+        await made.until("ready", "r1")
+    assert (len(vllm.starts), len(other.starts)) == (2, 1)
+
+
+async def test_a_hook_of_the_config_runs_and_its_failure_is_the_reason(vllm):
+    async with house({"r1": vllm.config(hooks={"before_load": "false"})}) as made:
+        await until(lambda: made.engine().status.reason.startswith("hooks.before_load ended with status 1"))
+    assert vllm.starts == []
