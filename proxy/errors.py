@@ -267,7 +267,7 @@ class UpstreamLacksModel(UpstreamError):
 
 
 class UpstreamLacksOperation(UpstreamError):
-    """The model is there, but not for this endpoint: embeddings of a chat model, or the other way round."""
+    """The model is there, but not for this: embeddings of a chat model, or tools where no call is read."""
 
     default_status = 400
     type = "invalid_request_error"

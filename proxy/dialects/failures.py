@@ -60,6 +60,8 @@ _MAX_ORIGINAL = 300
 # that is not there, and vLLM's and llama.cpp's for a model that is not made for it
 _NO_PATH = frozenset({"Not Found", "File Not Found"})
 _NOT_MADE_FOR = re.compile(r"(model|server) does not support (the )?(chat )?(completions|embeddings)\b", re.IGNORECASE)
+# vLLM's words where it was started without a tool-call parser (`renderers/online_renderer.py`)
+_NO_TOOLS = re.compile(r"requires (--enable-auto-tool-choice and )?--tool-call-parser to be set")
 _OPERATIONS: Mapping[Endpoint, str] = {
     "chat": "This model does not serve chat completions: take one that does, or another endpoint.",
     "completions": "This model does not serve completions: take one that does, or another endpoint.",
@@ -98,6 +100,14 @@ def parse_error(
     told = _read(body)
     if engine_endpoint is not None and status in _LACKING and told.lacks_operation:
         return UpstreamLacksOperation(_OPERATIONS[engine_endpoint], param="model")
+    if status == 400 and told.lacks_tools:
+        lacks = UpstreamLacksOperation(
+            "Unsupported parameter: 'tools' is not supported with this model.",
+            param="tools",
+            code="unsupported_parameter",
+        )
+        lacks.original = told.message or ""
+        return lacks
     if status == 403 and told.is_moderated:
         message: str = told.message or "The upstream's moderation refused the request."
         return UpstreamRejected(message, code="content_policy_violation", is_quoted=True)
@@ -183,6 +193,7 @@ class _Told:
         "is_moderated",
         "is_too_long",
         "lacks_operation",
+        "lacks_tools",
         "message",
         "param",
         "type",
@@ -193,6 +204,7 @@ class _Told:
         self.message, place = _first_finding(text)
         self.is_callers_fault = _CALLERS_WORDS.match(text) is not None
         self.is_internal = _INTERNALS.search(text) is not None
+        self.lacks_tools = _NO_TOOLS.search(text) is not None
         self.lacks_operation = text in _NO_PATH or _NOT_MADE_FOR.search(text) is not None
         self.type = _text(source.get("type"))
         self.param = _field(_text(source.get("param")) or _text(place))

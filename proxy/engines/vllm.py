@@ -146,11 +146,9 @@ class Vllm:
             return
         if self._config.gpus is not None and machine.is_cpu:
             yield "gpus: does nothing with vLLM's build for the CPU; take it out"
-        is_told = any(
-            key.replace("_", "-").endswith(("tool-call-parser", "chat-template")) for key in self._config.args
-        )
-        may_chat = checkpoint.folder is None or bool(checkpoint.template)
-        if may_chat and not (self.calls_tools or is_told):
+        told = {key.removeprefix("--").replace("_", "-") for key in self._config.args}
+        may_chat = checkpoint.folder is None or bool(checkpoint.template) or "chat-template" in told
+        if may_chat and not self.calls_tools and "tool-call-parser" not in told:
             family = checkpoint.model_type or "which is not known before it is here"
             yield (
                 f"args: no tool-call parser is known for its model (model type: {family}), so requests that need tools "

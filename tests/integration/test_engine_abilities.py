@@ -42,6 +42,15 @@ async def test_tools_go_past_an_engine_without_a_tool_parser(vllm, upstream, fie
         assert health(made) == "ok"
 
 
+async def test_why_is_explained(vllm, upstream):
+    async with house({"r1": vllm.config(start="on_demand")}, upstream=upstream) as made:
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [TOOL]}
+        async with aiohttp.ClientSession(made.url) as session, session.post("/admin/explain", json=body) as told:
+            candidates = (await told.json())["candidates"]
+    assert [each["target"] for each in candidates] == ["host/there", "r1/r1"]
+    assert (candidates[1]["why"], "place" in candidates[1]) == ("it does not support tools", False)
+
+
 @NEEDING
 @pytest.mark.parametrize("headers", [{}, {"x-tidegate-reach": "local_only"}], ids=["any", "local_only"])
 async def test_alone_it_is_the_request_that_cannot_be_served(vllm, fields, headers):

@@ -492,3 +492,18 @@ def test_what_an_engine_says_of_its_inside_is_for_the_log(words, status):
 def test_other_words_of_a_failure_stay():
     error = parse_error(500, {}, b'{"error":{"message":"The moon is full."}}')
     assert (error.message, error.original) == ("The moon is full.", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+        'tool_choice="required" requires --tool-call-parser to be set',
+        'tool_choice=function "f" requires --tool-call-parser to be set',
+    ],
+)
+def test_a_vllm_of_somebody_else_without_a_tool_parser_is_told_in_our_words(words):
+    error = parse_error(400, {}, json.dumps({"error": {"message": words, "type": "BadRequestError"}}).encode())
+    assert (error.status, error.code, error.param) == (400, "unsupported_parameter", "tools")
+    assert error.message == "Unsupported parameter: 'tools' is not supported with this model."
+    assert (error.original, error.may_try_another_target) == (words, True)

@@ -96,6 +96,7 @@ def test_gpus_are_noted_where_vllm_runs_on_none(tmp_path):
         ("{{ messages }}", {"model_type": "phi3"}, {"tool-call-parser": None}, False),
         ("<tool_call>", {"model_type": "qwen3"}, {}, False),
         ("", {"model_type": "bert"}, {}, False),  # it does not chat
+        ("", {"model_type": "phi3"}, {"chat_template": "/own.jinja"}, True),
     ],
 )
 def test_a_model_of_an_unknown_family_is_noted_with_the_cure(tmp_path, template, facts, args, is_noted):
