@@ -18,6 +18,8 @@ _START_S = 600.0
 _READ_BYTES_S = 50e6  # a slow disk
 _DOWNLOAD_S = 7200.0  # of a model or a container image of unknown size
 _MAX_LINE = 200  # characters
+_TOLD_LINES = 3
+_FAULT = re.compile(r"(?i)error|cannot|could not|can't|fail|fatal|invalid|unknown|no such|not found|denied|in use")
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _SECRET = re.compile(r"(?i)(key|token|secret|password)$")
 _LEAST_SECRET = 8  # characters; a shorter value may be a word of the output
@@ -98,11 +100,12 @@ class CommandEngine:
 
     def progress(self, line: str) -> Progress | None:
         """What every server tells: the last line of its output."""
-        plain = "".join(each for each in _ESCAPE.sub("", line) if each.isprintable()).strip()
-        return Progress("starting", line=plain[:_MAX_LINE]) if plain else None
+        return Progress("starting", line=plain) if (plain := _plain(line)) else None
 
-    def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:  # noqa: ARG002 - its output is unknown
-        return None
+    def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
+        """In its own words, where a line sounds like a reason; which exit status goes with them is of no use."""
+        said = [] if has_run else [_plain(line) for line in lines if _FAULT.search(line)]
+        return EngineError(f"it ended, and says: {'; '.join(said[-_TOLD_LINES:])}") if said else None
 
     def _check_program(self) -> None:
         program = _at_home(split(self._config.cmd)[0])
@@ -114,6 +117,11 @@ class CommandEngine:
         """How long a start may take: by the size of what is read; longer where it may have to be downloaded first."""
         size = self.model_bytes()
         return _START_S + (size / _READ_BYTES_S if size else _DOWNLOAD_S)
+
+
+def _plain(line: str) -> str:
+    """What a terminal would show, as far as it is short."""
+    return "".join(each for each in _ESCAPE.sub("", line) if each.isprintable()).strip()[:_MAX_LINE]
 
 
 def _pair(first: str | None, second: str | None) -> tuple[str, str] | None:

@@ -154,11 +154,14 @@ class Ending:
             self._engine.send_signal(signal.SIGTERM)
 
     def clear_up(self) -> None:
-        """The engine has ended: what it has left elsewhere, such as a container, ends as well."""
-        if not self._has_pid:  # another process may have that number now
-            self.run(_STOP_S)
+        """The engine has ended: what it has left elsewhere, such as a container, ends as well, if there is anything.
 
-    def run(self, limit_s: float | None = None) -> bool:
+        Nothing is said of that: the last words are those of the engine.
+        """
+        if not self._has_pid:  # another process may have that number now
+            self.run(_STOP_S, is_quiet=True)
+
+    def run(self, limit_s: float | None = None, *, is_quiet: bool = False) -> bool:
         """Run its command, unless there is none or it has run; whether it came to a good end within that time."""
         if not self._lock.acquire(timeout=-1 if limit_s is None else limit_s):
             return False
@@ -166,22 +169,25 @@ class Ending:
             held.callback(self._lock.release)
             if self._stop and not self._has_run:
                 self._has_run = True
-                self._is_done = self._run(limit_s)
+                fault = self._run(limit_s, subprocess.DEVNULL if is_quiet else None)
+                self._is_done = fault is None
+                if fault is not None and not is_quiet:
+                    print(f"cmd_stop: {fault}", flush=True)  # noqa: T201 - our output is the engine's
             return self._is_done
 
     def _ask(self) -> None:
         if not self.run():  # without a limit of its own: whoever asks to end has one, and kills then
             self._engine.send_signal(signal.SIGTERM)
 
-    def _run(self, limit_s: float | None) -> bool:
+    def _run(self, limit_s: float | None, output: int | None) -> str | None:
+        """What went wrong; None: nothing."""
         try:
-            done = subprocess.run(self._stop, stdin=subprocess.DEVNULL, timeout=limit_s, check=False)  # noqa: S603 - the operator's own
+            done = subprocess.run(  # noqa: S603 - the operator's own
+                self._stop, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=limit_s, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
-            print(f"cmd_stop: {error}", flush=True)  # noqa: T201 - our output is the engine's
-            return False
-        if done.returncode:
-            print(f"cmd_stop ended with status {done.returncode}", flush=True)  # noqa: T201 - the same
-        return not done.returncode
+            return str(error)
+        return f"it ended with status {done.returncode}" if done.returncode else None
 
 
 def main(command: list[str]) -> int:

@@ -141,8 +141,18 @@ def test_keys_are_not_shown_in_its_output():
     assert made.secrets == ["sk-key", "hf_0123456789"]
 
 
-def test_nothing_is_known_of_what_its_output_means():
-    assert engine().explain(["CUDA out of memory"]) is None
+def test_a_start_that_failed_is_told_in_its_own_words():
+    """Docker's last line is about its help."""
+    lines = ["pulling", "docker: Cannot connect to the Docker daemon.", "Run 'docker run --help' for more information"]
+    assert str(engine().explain(lines)) == "it ended, and says: docker: Cannot connect to the Docker daemon."
+    lines = [f"\x1b[31merror {number}" for number in range(9)]
+    assert str(engine().explain(lines)) == "it ended, and says: error 6; error 7; error 8"
+    assert engine().explain(["going down"]) is None
+
+
+def test_what_a_server_that_had_callers_says_is_not_passed_on():
+    """Their texts may be in it."""
+    assert engine().explain(["error in 'my secret prompt'"], has_run=True) is None
 
 
 async def test_a_port_that_another_process_has_taken_meanwhile_is_not_tried_again():

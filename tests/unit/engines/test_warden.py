@@ -115,7 +115,8 @@ async def test_an_engine_with_a_command_for_it_is_ended_by_that():
 
 
 @pytest.mark.parametrize(
-    ("stop", "told"), [(("sh", "-c", "exit 3"), b"cmd_stop ended with status 3"), (("/nowhere/stop",), b"cmd_stop: ")]
+    ("stop", "told"),
+    [(("sh", "-c", "exit 3"), b"cmd_stop: it ended with status 3"), (("/nowhere/stop",), b"cmd_stop: ")],
 )
 async def test_where_that_command_fails_it_gets_sigterm_all_the_same(stop, told):
     process = await start("print(1, flush=True)\nimport signal; signal.pause()", *stop)
@@ -126,9 +127,14 @@ async def test_where_that_command_fails_it_gets_sigterm_all_the_same(stop, told)
 
 
 async def test_what_an_engine_that_has_died_left_elsewhere_is_ended(tmp_path):
-    """Once, and only where it is not known by the number of its process, which another one may have by now."""
-    process = await start("raise SystemExit(3)", "sh", "-c", f"echo x >> {tmp_path}/stopped")
+    """Once, and only where it is not known by the number of its process, which another one may have by now.
+
+    What that command says, where there is nothing to end, does not bury the engine's last words.
+    """
+    engine = "print('my reason', flush=True); raise SystemExit(3)"
+    process = await start(engine, "sh", "-c", f"echo x >> {tmp_path}/stopped; echo no such container; exit 1")
     assert await process.wait() == 3
+    assert await process.stdout.read() == b"my reason\n"
     assert (tmp_path / "stopped").read_text() == "x\n"
     process = await start("raise SystemExit(3)", "sh", "-c", f"echo ${{PID}} >> {tmp_path}/by_pid")
     assert await process.wait() == 3
