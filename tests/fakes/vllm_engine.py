@@ -136,7 +136,7 @@ class FakeVllm:
 
     def config(self, **keys) -> dict:
         """Its entry under `engines`."""
-        told = {"kind": "vllm", "model": self.home.model, "python": self.home.python}
+        told = {"kind": "vllm", "model": self.home.model, "python": self.home.python, "idle_canary_s": 0}
         return told | {"environment": {"FAKE_CONTROL": self._socket}} | keys
 
     async def next_start(self) -> Start:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.engines.base import EngineError
+from proxy.engines.doubt import REFUSED
 from proxy.engines.external import ExternalEngine
 from proxy.errors import EngineUnavailable, UpstreamUnreachable
 from tests.fakes.clock import FakeClock
@@ -86,12 +87,10 @@ async def test_one_that_is_gone_is_failed_and_then_looked_for_again():
     async with opened(host):
         await host.until("ready")
         host.control.is_up = False
-        host.token = UpstreamUnreachable("refused")
         host.answer = UpstreamUnreachable("refused")
-        await host.until("draining")
-        failed = await host.until("failed")
-        assert failed.reason == "it refused the connection 3 times, and it generates nothing"
-        await host.until("starting")
+        assert (await host.until("failed")).reason == REFUSED
+        with pytest.raises(EngineUnavailable, match="failed"):
+            await host.engine.enter(can_wait=True)
         host.answer = None
         host.control.is_up = True
         assert (await host.until("ready")).restarts == 1

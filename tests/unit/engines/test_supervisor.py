@@ -12,6 +12,7 @@ from structlog.testing import CapturingLogger
 from proxy.clock import SystemClock
 from proxy.engines import warden
 from proxy.engines.base import EngineError, EngineStatus, Hopeless, Progress
+from proxy.engines.doubt import BREAKS_OFF, REFUSED
 from proxy.engines.sharing import Needs, Sharing
 from proxy.engines.supervisor import Settings, Supervisor
 from proxy.engines.vitals import FIRST_S
@@ -26,6 +27,9 @@ ALONE, LARGE = Needs(), Needs(awake={0: 0.9})
 QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=60, queue_timeout_s=60)
 
 
+KNOWN_BEFORE = (REFUSED, BREAKS_OFF)
+
+
 class States:
     """Every status, waited for."""
 
@@ -33,7 +37,8 @@ class States:
         self.seen: asyncio.Queue = asyncio.Queue()
 
     async def until(self, state: str):
-        while (status := await self.seen.get()).state != state:
+        """The next status of that state; not a failure that is known before the process has told its reason."""
+        while (status := await self.seen.get()).state != state or status.reason in KNOWN_BEFORE:
             pass
         return status
 
