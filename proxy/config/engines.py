@@ -48,7 +48,8 @@ class _Managed(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=86400,
-            description="Without a request it is asked for one token this often, so that a hang is seen; 0: never.",
+            description="An idle engine is asked for a token this often, so that a hang is seen; 0: never. "
+            "Not those of kind external: it could wake one that is scaled to zero.",
         ),
     ] = 60.0
     pinned: Annotated[bool, Meta(description="true: it never makes room for another engine.")] = False

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -18,8 +19,9 @@ import pytest
 from msgspec import Struct, structs
 
 from tests.fakes import proxy
+from tests.fakes.clock import FakeClock
 from tests.fakes.upstream import streams
-from tests.fakes.vllm_engine import config_of, gone, house
+from tests.fakes.vllm_engine import config_of, gone, house, until
 from tests.fakes.wire import text_stream
 
 _READING, _PREFILL = 15, 5
@@ -195,3 +197,59 @@ class Other(Stage):
             stage = cls(("--config", str(file)), stack, session)
             await stage.start_again()
             yield stage
+
+
+# --- what is left ---------------------------------------------------------------------------------------------------
+
+
+async def test_kills_leave_nothing_in_tidegate(vllm, upstream):
+    """No open file, no task, no process, no place taken; each of the three is killed, under callers of every kind."""
+    upstream.play(streams(*text_stream("from ", "the ", "host")))
+    vllm.habits = ["holds"]
+    clock = FakeClock()
+    config = vllm.config(args={"max_num_seqs": 2 * _PREFILL})  # the rest queue
+    async with house({"r1": config}, upstream=upstream, clock=clock) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        await start.looks(2)
+        before = held()
+        for number in range(3):
+            clock.advance(61)  # so that it was steady, and this is no crash loop
+            await start.looks(2)
+            async with aiohttp.ClientSession() as session:
+                stage = Stage(made.url, session)
+                reading = [stage.begin() for _ in range(_PREFILL)]
+                await start.until("came", len(reading))
+                start.steps(3)
+                for _ in reading:
+                    await stage.third.acquire()
+                later = [stage.begin() for _ in range(2 * _PREFILL)]
+                await start.until("came", len(reading + later))
+                core = await start.core()
+                os.kill((start.pid, core, made.engine()._process.pid)[number], signal.SIGKILL)
+                assert await asyncio.gather(*later) == [(_HOST, [], True)] * len(later)
+                assert [len(errors) for _, errors, _ in await asyncio.gather(*reading)] == [1] * len(reading)
+            await gone(start.pid, core)
+            start = await vllm.next_start()
+            await made.until("ready")
+            assert made.engine().places.taken == 0
+        assert await left_over(before) == {}
+
+
+async def left_over(before: Counter) -> Counter:
+    """What this process holds more than before, when connections that are kept for a while had the time to go."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(60):
+            await until(lambda: held() <= before)
+    return held() - before
+
+
+def held() -> Counter:
+    """Open files by their kind, tasks by what they do, and processes."""
+    counted = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            counted[str(file.readlink()).partition(":")[0]] += 1
+    for thread in Path("/proc/self/task").iterdir():
+        counted["process"] += len((thread / "children").read_text().split())
+    return counted
