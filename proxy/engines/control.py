@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from proxy.engines.base import Load
-from proxy.engines.doubt import BREAKS_OFF, REFUSED, is_refusal
+from proxy.engines.doubt import BREAKS_OFF, ILL, REFUSED, is_refusal
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.protocol import models
 
@@ -80,8 +80,8 @@ class HttpControl:
         for _ in range(_TRIES):
             try:
                 await self._get(self._health_path)
-            except UpstreamFailed as error:
-                return f"its health route says that it does not work: {error.message}"
+            except UpstreamFailed:
+                return ILL
             except UpstreamUnreachable as error:
                 if is_refusal(error):
                     return REFUSED

@@ -6,7 +6,8 @@ import contextlib
 from proxy.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamUnreachable
 
 REFUSED = "it refuses connections"
-BREAKS_OFF = "its health route breaks off"
+BREAKS_OFF = "its health check breaks off"
+ILL = "its own health check says that it does not work"
 _VERDICT_S = 1.0  # a health route that takes longer says nothing soon
 
 

@@ -125,13 +125,15 @@ class ExternalEngine:
         watch = Watch(control, self._clock, pause_s=self._look_s)
         while True:
             await self._pause()
+            is_doubted = self._doubt.is_open
             try:
-                finding = await (watch.check() if self._doubt.is_open else watch.look(self.places.taken))
+                finding = await (watch.check() if is_doubted else watch.look(self.places.taken))
                 self.looked = watch.looked
                 if self.status.state == "ready" and finding is not None and finding.is_dead:
                     self._fail(finding.reason)
             finally:
-                self._doubt.close()
+                if is_doubted:  # a doubt that came meanwhile wants a look of its own
+                    self._doubt.close()
             if self.status.state == "failed":  # by that, or by a request that was refused
                 return self.status.reason
             if finding is None:
@@ -157,6 +159,8 @@ class ExternalEngine:
     def _move(self, event: Event, reason: str, restarts: int | None = None) -> None:
         count = self.status.restarts if restarts is None else restarts
         self.status = EngineStatus(after(self.status.state, event), reason, count)
+        if self.status.state != "ready":
+            self._doubt.close()
         if self._on_change is not None:
             try:
                 self._on_change(self.status)

@@ -322,14 +322,16 @@ class Supervisor:
 
     async def _look(self, watch: Watch) -> None:
         """See how it is doing; one that seems to stand still is out of routing until a token has come (half-open)."""
+        is_doubted = self._doubt.is_open
         try:
-            is_brief = self._doubt.is_open or self.kind.metrics_path is None
+            is_brief = is_doubted or self.kind.metrics_path is None
             finding = await (watch.check() if is_brief else watch.look(self.places.taken))
             self.looked = watch.looked
             if self._is_ready and finding is not None and finding.is_dead:
                 self._fail(finding.reason)
         finally:
-            self._doubt.close()
+            if is_doubted:  # a doubt that came meanwhile wants a look of its own
+                self._doubt.close()
         if finding is None or not self._is_ready:  # a request may have found it dead meanwhile
             return
         self._log.warning("engine suspected", engine=self.name, reason=finding.reason)

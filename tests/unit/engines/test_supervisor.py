@@ -12,7 +12,7 @@ from structlog.testing import CapturingLogger
 from proxy.clock import SystemClock
 from proxy.engines import warden
 from proxy.engines.base import EngineError, EngineStatus, Hopeless, Progress
-from proxy.engines.doubt import BREAKS_OFF, REFUSED
+from proxy.engines.doubt import BREAKS_OFF, ILL, REFUSED
 from proxy.engines.sharing import Needs, Sharing
 from proxy.engines.supervisor import Settings, Supervisor
 from proxy.engines.vitals import FIRST_S
@@ -514,7 +514,7 @@ async def test_an_engine_that_says_that_it_is_dead_is_ended_and_started_again():
     settings = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60, ending_s=0.05)
     async with supervised(kind, settings) as (supervisor, states, _log):
         status = await states.until("failed")
-        assert status.reason == "its health route says that it does not work: GET /health answered 503."
+        assert status.reason == ILL
         pid = supervisor._process.pid
         (await supervisor.enter(can_wait=True))()
         assert (kind.starts, supervisor.status.restarts, is_running(pid)) == (2, 1, False)
