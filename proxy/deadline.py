@@ -10,9 +10,14 @@ _PERIOD_S = 0.1
 
 
 class Deadlines:
-    """The waits that share a timer; one per owner and event loop. The timer runs only while there are waits."""
+    """The waits that share a timer; one per owner and event loop. The timer runs only while there are waits.
+
+    Attributes:
+        is_closed: see `close`.
+    """
 
     def __init__(self) -> None:
+        self.is_closed = False
         self._waiting: set[Deadline] = set()
         self._handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -28,7 +33,15 @@ class Deadlines:
         """A wait begins."""
         self._waiting.add(deadline)
         if self._handle is None:
-            self._handle = self.loop.call_later(min(_PERIOD_S, deadline.limit_s), self._look)
+            period_s = 0.0 if self.is_closed else min(_PERIOD_S, deadline.limit_s)
+            self._handle = self.loop.call_later(period_s, self._look)
+
+    def close(self) -> None:
+        """End every wait, whatever its time limit: those that have begun, and later ones as soon as they begin."""
+        self.is_closed = True
+        if self._handle is not None:
+            self._handle.cancel()
+            self._look()
 
     def discard(self, deadline: "Deadline") -> None:
         """It has ended."""
@@ -37,7 +50,7 @@ class Deadlines:
     def _look(self) -> None:
         self._handle = None
         now_s = self.loop.time()
-        for deadline in [deadline for deadline in self._waiting if deadline.due_s <= now_s]:
+        for deadline in [each for each in self._waiting if self.is_closed or each.due_s <= now_s]:
             self._waiting.discard(deadline)
             deadline.expire()
         if self._waiting:
@@ -84,6 +97,11 @@ class Deadline:
         self.limit_s = limit_s
         self._waited_s = 0.0
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether its owner has ended all waits (see `Deadlines.close`)."""
+        return self._deadlines.is_closed
+
     def has_expired(self) -> bool:
         """Whether the cancellation just caught is this deadline's own; asked once, in the cancelled task."""
         if not self._is_expired or self._task is None:
@@ -92,7 +110,7 @@ class Deadline:
         return self._task.uncancel() == 0
 
     def expire(self) -> None:
-        """The wait took too long."""
+        """End the wait: it took too long, or its owner ends all of them."""
         if self._task is not None:
             self._is_expired = True
             self._task.cancel()

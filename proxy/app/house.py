@@ -20,6 +20,7 @@ from proxy.config.root import Config, unnamed_engines
 from proxy.deadline import Deadlines
 from proxy.engines.assembly import Engines
 from proxy.engines.base import EngineStatus
+from proxy.engines.changes import Changes
 from proxy.engines.faults import check_settings, notes
 from proxy.engines.workshop import OnEngineChange
 from proxy.entrypoints import asgi
@@ -169,6 +170,7 @@ class App:
         lines, fixed = reloaded(self._started_with, self.config, config)
         noted = [*advise(config), *notes(config.engines)]
         self.engines.apply(prepared)
+        self._close_gates(prepared.changes)
         for name, found in fetched.credentials.items():
             fetched.wires[name].credentials.replace(found)
         self._furniture = self._furnish(config, fetched, old)
@@ -211,6 +213,13 @@ class App:
             else:
                 wires[name] = hosts.open_wire(name, host, source, self._clock)
         return Fetched(key_ring, evals, wires, credentials)
+
+    def _close_gates(self, changes: Changes) -> None:
+        """What waits for a place at an engine that goes moves on; one that takes its name has a gate of its own."""
+        going = {*changes.removed, *changes.changed}
+        for name in going:
+            self._gates[name].close()
+        self._gates = {name: gate for name, gate in self._gates.items() if name not in going}
 
     def _furnish(self, config: Config, fetched: "Fetched", old: "Furniture | None") -> "Furniture":
         """What a config decides, put together anew; nothing is connected yet."""

@@ -20,6 +20,7 @@ _TREATMENT = frozenset(
         "queue_timeout_s",
         "drain_timeout_s",
         "idle_unload_s",
+        "idle_canary_s",
         "pinned",
         "stop_timeout_s",
         "gpu_share",

@@ -1,7 +1,7 @@
 """`Places`: which requests an engine has and which wait for it, and since when it has had none."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from proxy.clock import Clock
@@ -12,6 +12,8 @@ class Places:
 
     Attributes:
         waiting: requests that wait until the engine takes requests.
+        movable: requests that wait for their first content and have another target left, each as the function that ends
+            its wait and is told why. Each request adds and discards its own.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -21,6 +23,7 @@ class Places:
         self._opened_s = self._last_came_s = clock.monotonic_s()
         self.taken = 0
         self.waiting = 0
+        self.movable: set[Callable[[str], None]] = set()
         self.last_used_s = clock.monotonic_s()
 
     def came(self) -> None:
@@ -50,6 +53,11 @@ class Places:
         self.last_used_s = self._clock.monotonic_s()
         if not self.taken:
             self._emptied.set()
+
+    def move(self, reason: str) -> None:
+        """End the wait of every request that can go elsewhere."""
+        for move in list(self.movable):
+            move(reason)
 
     def open(self) -> None:
         """There are places from now on: nobody could have used them before."""

@@ -278,4 +278,5 @@ def _settings(config: ManagedConfig) -> Settings:
         drain_timeout_s=config.drain_timeout_s,
         idle_unload_s=config.idle_unload_s,
         hooks=config.hooks,
+        idle_canary_s=config.idle_canary_s,
     )

@@ -106,6 +106,7 @@ class Gate:
         self._pace = Pace()
         self._queue: FairQueue[_Waiter] = FairQueue(config.queue)
         self._gradient: Gradient2 | None = None
+        self._is_closed = False
         self.resize(config)
 
     @property
@@ -141,6 +142,12 @@ class Gate:
             self._limit = inf if config.concurrency is None else config.concurrency
         self._give_away()
 
+    def close(self) -> None:
+        """The target goes away: refuse the requests that wait, and let no later one wait. Those inside stay."""
+        self._is_closed = True
+        while (waiter := self._queue.pop()) is not None:
+            self._refuse(waiter, "goes away")
+
     async def enter(
         self,
         *,
@@ -168,7 +175,7 @@ class Gate:
         wait_s = self._config.queue_timeout_s
         if deadline_s is not None:
             wait_s = min(wait_s, deadline_s - now_s)
-        if not can_wait or wait_s <= 0:
+        if not can_wait or self._is_closed or wait_s <= 0:
             raise self._busy("has no place free")
         waiter = _Waiter(priority, now_s)
         self._join(waiter, caller, tokens)

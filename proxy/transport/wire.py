@@ -5,6 +5,7 @@ HTTP/1.1 keep-alive is shorter than the upstream's own; what else is fixed stand
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NoReturn
 
 import aiohttp
 import msgspec
@@ -13,7 +14,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from proxy.deadline import Deadline, Deadlines
-from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.protocol.chat import MAX_ANSWER_BYTES
 from proxy.transport.credentials import Chosen, Credentials
 from proxy.transport.decoding import Decoder, decoder_for
@@ -94,7 +95,7 @@ class Response:
         Raises:
             UpstreamTimeout: no event (see `got_event`) for the idle time, or until the first for the time it has; no
                 content within the time for an answer.
-            UpstreamUnreachable: the connection broke.
+            UpstreamUnreachable: the connection broke, or the transport was closed.
             UpstreamFailed: the body is compressed and cannot be decoded.
         """
         if self._pieces is not None and (piece := next(self._pieces, b"")):
@@ -107,10 +108,10 @@ class Response:
                 data = await self._answer.content.readany()
             except asyncio.CancelledError:
                 if self._deadline.has_expired():
-                    raise UpstreamTimeout("The upstream fell silent in the middle of its answer.") from None
+                    raise _ended(self._deadline, "The upstream fell silent in the middle of its answer.") from None
                 raise
-            except (aiohttp.ClientError, OSError) as error:
-                raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
+            except (aiohttp.ClientError, OSError, RuntimeError) as error:
+                self._break_off(error)
             finally:
                 self._deadline.stop()
             if not self._has_content:
@@ -122,6 +123,13 @@ class Response:
                 return data
             if (decoded := self._decode(data)) or not data:
                 return decoded
+
+    def _break_off(self, error: aiohttp.ClientError | OSError | RuntimeError) -> NoReturn:
+        if self._deadline.is_cut:
+            raise _closed() from error
+        if isinstance(error, RuntimeError):  # aiohttp's for a read that begins when the connection has been closed
+            raise error
+        raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
 
     async def read_all(self) -> bytes:
         """The whole body.
@@ -303,8 +311,12 @@ class Transport:
         return await _body(await self._show(hdrs.METH_GET, path, None, self._timeouts.first_byte_s), f"GET {path}")
 
     async def close(self) -> None:
-        """Close every connection, for good: whoever comes late gets `UpstreamUnreachable`."""
+        """Close every connection, for good: who waits for an answer, and who comes late, gets `UpstreamUnreachable`.
+
+        aiohttp tells readers of a body nothing when it closes their connection, so the waits are ended here.
+        """
         self._is_closed = True
+        self._deadlines.close()
         await self.credentials.close()
         if self._session is not None:
             await self._session.close()
@@ -369,7 +381,7 @@ class Transport:
             )
         except asyncio.CancelledError:
             if deadline.has_expired():
-                raise UpstreamTimeout("The upstream did not begin to answer in time.") from None
+                raise _ended(deadline, "The upstream did not begin to answer in time.") from None
             raise
         except (aiohttp.ClientError, OSError) as error:
             raise translate(error) from error
@@ -385,7 +397,7 @@ class Transport:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._is_closed:
-            late = UpstreamUnreachable("The connections to the upstream were closed.")
+            late = _closed()
             late.is_unconnected = True
             raise late
         if self._session is None:
@@ -394,6 +406,17 @@ class Transport:
             )
             self._session = open_session(connector, _NO_TIMEOUT)
         return self._session
+
+
+def _ended(deadline: Deadline, told: str) -> UpstreamError:
+    """Why a wait was ended: the transport was closed, or else it took too long, which `told` says."""
+    if deadline.is_cut:
+        return _closed()
+    return UpstreamTimeout(told)
+
+
+def _closed() -> UpstreamUnreachable:
+    return UpstreamUnreachable("The connections to the upstream were closed.")
 
 
 async def _body(response: Response, asked: str) -> bytes:

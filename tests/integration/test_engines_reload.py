@@ -17,7 +17,9 @@ from proxy.config.engines import VllmConfig
 from proxy.engines.assembly import Engines
 from proxy.errors import ConfigError
 from tests.fakes.clock import FakeClock
+from tests.fakes.upstream import answers
 from tests.fakes.vllm_engine import FakeVllm, gone, house, is_running, until
+from tests.fakes.wire import completion
 
 WHOLE = "w3 w4 w5 w6 "
 
@@ -262,3 +264,53 @@ async def test_what_could_not_start_changes_nothing(vllm):
             await follow(made, {"r1": r1 | {"python": "/nowhere"}})
         assert await text(made.ask("r1")) == WHOLE
         assert is_running(start.pid)
+
+
+@pytest.mark.parametrize("goes", ["removed", "changed"])
+async def test_who_is_still_in_an_engine_that_goes_is_told_at_once_or_moved(vllm, other, upstream, goes):
+    """Not after `idle_timeout_s`: a stream that has begun breaks, what has sent nothing goes to the next target."""
+    upstream.play(answers(completion("from the host")))
+    vllm.habits = ["holds", ""]
+    both = [{"engine": "r1"}, {"upstream": "host", "model": "there"}]
+    models = {"m": {"targets": both}, "alone": targets("r1")["r1"]}
+    v3, keys = other.config(), {"drain_timeout_s": 0.1, "args": {"shutdown_timeout": 0.05}}
+    async with house({"r1": vllm.config(**keys), "v3": v3}, models, upstream=upstream) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        stream = asyncio.create_task(made.ask("alone", stream=True))
+        await start.until("came")
+        start.steps(1)
+        stream, asking = await stream, [asyncio.create_task(text(made.ask("m"))) for _ in range(2)]
+        await start.until("came", 3)
+        left = {"r1": vllm.config(**keys, max_model_len=4096)} if goes == "changed" else {}
+        await follow(made, left | {"v3": v3}, "v3")
+        with pytest.raises(openai.APIError) as told:
+            [chunk async for chunk in stream]
+        assert told.value.code == "upstream_unreachable"
+        assert await asyncio.gather(*asking) == ["from the host"] * 2
+        await until(lambda: not leavers(made))
+        await gone(start.pid, await start.core())
+
+
+@pytest.mark.parametrize("goes", ["removed", "changed"])
+async def test_who_waits_for_a_place_or_for_the_start_of_an_engine_that_goes_waits_no_longer(
+    vllm, other, upstream, goes
+):
+    upstream.play(answers(completion("from the host")))
+    vllm.habits = ["holds", ""]
+    hosts = [{"engine": "r1"}, {"upstream": "host", "model": "there"}]
+    models = {"m": {"targets": hosts}, "local": {"targets": hosts, "policy": "local_first"}, "v3": targets("v3")["v3"]}
+    v3, keys = other.config(start="on_demand"), {"admission": {"concurrency": 1, "queue_timeout_s": 600}}
+    async with house({"r1": vllm.config(**keys), "v3": v3}, models, upstream=upstream) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        inside = asyncio.create_task(text(made.ask("m")))
+        await start.until("came")
+        queued = asyncio.create_task(text(made.ask("local")))
+        await until(lambda: made.app._gates["r1"].waiting == 1)
+        left = {"r1": vllm.config(**keys, max_model_len=4096)} if goes == "changed" else {}
+        await follow(made, left | {"v3": v3}, "v3")
+        assert await queued == "from the host"
+        assert is_running(start.pid)
+        start.steps()
+        assert await inside == WHOLE

@@ -105,3 +105,25 @@ async def test_a_cancellation_from_elsewhere_is_not_ours():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@on_virtual_time
+async def test_who_closes_ends_every_wait_and_those_that_begin_later():
+    deadlines = Deadlines()
+
+    async def waits() -> bool:
+        deadline = Deadline(deadlines, 600)
+        deadline.start()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return deadline.has_expired() and deadline.is_cut
+        finally:
+            deadline.stop()
+
+    waiting = [asyncio.create_task(waits()) for _ in range(3)]
+    await asyncio.sleep(0)
+    deadlines.close()
+    began_s = asyncio.get_running_loop().time()
+    assert await asyncio.gather(*waiting, waits()) == [True] * 4
+    assert asyncio.get_running_loop().time() == began_s

@@ -288,6 +288,22 @@ async def test_a_new_config_keeps_those_inside_and_those_who_wait():
     assert (house.gate.limit, house.numbers()) == (None, (2, 0))
 
 
+async def test_who_waits_at_a_gate_that_closes_is_told_at_once_and_nobody_waits_there_again():
+    house = House(concurrency=1)
+    place = await house.gate.enter()
+    waiting = [
+        await house.comes(caller=name, priority=priority) for name, priority in (("a", "batch"), ("b", "default"))
+    ]
+    house.gate.close()
+    for task in (*waiting, await house.comes()):
+        with pytest.raises(TargetBusy, match=r"goes away|no place free"):
+            await task
+    assert house.numbers() == (1, 0)
+    place.leave()
+    (await house.gate.enter()).leave()
+    assert house.numbers() == (0, 0)
+
+
 async def test_those_who_came_before_there_was_a_limit_count():
     house = House()
     await house.gate.enter()

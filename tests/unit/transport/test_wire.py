@@ -9,7 +9,7 @@ import uvloop
 from proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from proxy.transport.wire import Timeouts, Transport
 from tests.fakes.resolver import FakeResolver
-from tests.fakes.upstream import ScenarioUpstream, answers
+from tests.fakes.upstream import SSE_HEAD, ScenarioUpstream, answers
 
 TIMEOUTS = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
 BRIEF = Timeouts(connect_s=0.05, first_byte_s=60, answer_s=60, idle_s=60)
@@ -113,6 +113,56 @@ async def test_requests_go_to_the_port_that_holds_when_they_begin(transport):
         transport.use_port(host.port)
         assert await transport.get("/models") == b'{"from": "the other"}'
         assert transport._base_url == host.url
+
+
+async def begins(call) -> None:
+    await call.write(SSE_HEAD)
+    await call.event(b"1")
+    await call.gone.wait()
+
+
+async def never(call) -> None:
+    await call.gone.wait()
+
+
+@pytest.mark.parametrize("script", [never, begins], ids=["head", "body"])
+async def test_who_waits_for_an_answer_is_told_when_the_wire_is_closed(script):
+    """Not when the time for an answer is over, as aiohttp says nothing."""
+    host = ScenarioUpstream()
+    host.play(script)
+    async with host.running():
+        transport = Transport(host.url, timeouts=TIMEOUTS)
+
+        async def read() -> None:
+            response = await transport.post("/a", b"{}", is_stream=True)
+            try:
+                assert await response.read_some() == b"data: 1\n\n"
+                reading.set()
+                await response.read_some()
+            finally:
+                response.close()
+
+        reading = asyncio.Event()
+        asking = asyncio.create_task(read())
+        await host.next_call()
+        if script is begins:
+            await reading.wait()
+        await transport.close()
+        with pytest.raises(UpstreamUnreachable, match="were closed"):
+            await asyncio.wait_for(asking, TIMEOUTS.idle_s / 2)
+
+
+async def test_who_comes_back_to_an_answer_after_the_wire_was_closed_is_told_too():
+    host = ScenarioUpstream()
+    host.play(begins)
+    async with host.running():
+        transport = Transport(host.url, timeouts=TIMEOUTS)
+        response = await transport.post("/a", b"{}", is_stream=True)
+        await response.read_some()
+        await transport.close()
+        with pytest.raises(UpstreamUnreachable, match="were closed"):
+            await asyncio.wait_for(response.read_some(), TIMEOUTS.idle_s / 2)
+        response.close()
 
 
 async def test_requests_have_the_times_that_hold_when_they_begin(transport):
