@@ -721,7 +721,7 @@ async def test_an_engine_that_refuses_a_request_is_out_of_routing_at_once_and_ba
     async with supervised(kind, DOUBTED) as (supervisor, states, _log):
         await states.until("ready")
         supervisor.doubt(refused())
-        assert supervisor.status == EngineStatus("failed", REFUSED)
+        assert supervisor.status == EngineStatus("failed", REFUSED, attempts=1)
         with pytest.raises(EngineUnavailable, match="failed"):
             await supervisor.enter(can_wait=False)
         (await supervisor.enter(can_wait=True))()
