@@ -203,6 +203,12 @@ class UpstreamTimeout(UpstreamError):
     default_code = "upstream_timeout"
 
 
+class EngineStalled(UpstreamTimeout):
+    """An engine that stands still had not begun to answer, and another target was left: the request moved there."""
+
+    default_code = "upstream_timeout"
+
+
 class UpstreamRateLimited(UpstreamError):
     """The host's 429.
 

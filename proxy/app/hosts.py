@@ -76,6 +76,8 @@ def engine_upstream(name: str, assembled: Assembled) -> Upstream:
         enter=assembled.engine.enter,
         always_streams=assembled.always_streams,
         look=looker(assembled.engine),
+        doubt=assembled.engine.doubt,
+        movable=assembled.engine.places.movable,
     )
 
 

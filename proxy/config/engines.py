@@ -43,6 +43,15 @@ class _Managed(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idle_unload_s: Annotated[
         Seconds | None, Meta(description="Sleep, or stop, after so long without a request; null: never.")
     ] = None
+    idle_canary_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86400,
+            description="An idle engine is asked for a token this often, so that a hang is seen; 0: never. "
+            "Not those of kind external: it could wake one that is scaled to zero.",
+        ),
+    ] = 60.0
     pinned: Annotated[bool, Meta(description="true: it never makes room for another engine.")] = False
 
 

@@ -8,7 +8,9 @@ An engine's life, of which `life` has every step:
                             └─────────────────────────── wake ────────────────────────────────┘
 
 From each of the live ones `end` leads to stopping: the process was asked to end and still runs. `stop` leads to
-stopped, and an end that was not asked for, whatever its exit status, to failed; `start` leads out of the last two.
+stopped, and an end that was not asked for, whatever its exit status, to failed; `start` leads out of the last two. An
+engine that refuses connections, or whose health route says that it is dead, is failed while its process still runs; it
+has a few seconds to end by itself.
 Requests get in while it is ready. The modules:
 
     base          the words: a kind of engine, its control, progress, load, status; an `Engine`, whoever runs it
@@ -18,7 +20,8 @@ Requests get in while it is ready. The modules:
     external      one that somebody else runs: the same looks, no orders
     life          states and events, one table
     places        who is in an engine, and since when nobody is
-    watch         looks at a running one, tries one that is suspected; owns what it last told
+    watch         looks at a running one, tries one that is suspected or idle; owns what it last told
+    doubt         whether a request failed in a way that may mean that the engine is dead, so that a look is wanted
     vitals        whether what was seen is progress; decides, and acts on nothing
     control       its health, metrics, sleep and one token, over the connection that only we have
     scrape        what its metrics mean; the same passed on under a label

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from proxy.engines.life import State
 from proxy.engines.places import Places
+from proxy.errors import ProxyError
 
 Leave = Callable[[], None]
 Goal = Literal["run", "sleep", "stop"]
@@ -112,6 +113,12 @@ class Control(Protocol):
     async def answers(self) -> bool:
         """Whether its health route says so; never raises."""
 
+    async def fault(self) -> str | None:
+        """Why it cannot work, by its health route: it refuses connections, or answers another status than 200.
+
+        None where it says nothing of the kind, also where no answer comes in time. Never raises.
+        """
+
     async def load(self) -> Load:
         """Its metrics."""
 
@@ -185,6 +192,9 @@ class Engine(Protocol):
 
     def open(self, control: Control) -> None:
         """Begin; called once."""
+
+    def doubt(self, error: ProxyError) -> None:
+        """A request failed there with `error`: look at once where that may mean that the engine is dead."""
 
     async def drained(self) -> None:
         """Let nobody in any more; returns when running answers have ended, or their time is over."""

@@ -20,6 +20,7 @@ _TREATMENT = frozenset(
         "queue_timeout_s",
         "drain_timeout_s",
         "idle_unload_s",
+        "idle_canary_s",
         "pinned",
         "api_keys",  # what somebody else's engine is shown
     }

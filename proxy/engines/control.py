@@ -7,10 +7,12 @@ from typing import Protocol
 import msgspec
 
 from proxy.engines.base import Load
-from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout
+from proxy.engines.doubt import BREAKS_OFF, ILL, REFUSED, is_refusal
+from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.protocol import models
 
 _LOOK_S = 5.0
+_TRIES = 3  # of a health route that breaks off, as when a server closes connections that it kept
 _MOVE_S = 120.0  # weights to the machine's memory and back, or from the disk anew
 
 
@@ -73,6 +75,21 @@ class HttpControl:
         except ProxyError:
             return False
         return True
+
+    async def fault(self) -> str | None:
+        for _ in range(_TRIES):
+            try:
+                await self._get(self._health_path)
+            except UpstreamFailed:
+                return ILL
+            except UpstreamUnreachable as error:
+                if is_refusal(error):
+                    return REFUSED
+            except ProxyError:
+                return None
+            else:
+                return None
+        return BREAKS_OFF
 
     async def load(self) -> Load:
         if self._metrics_path is None:

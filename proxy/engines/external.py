@@ -1,14 +1,16 @@
 """`ExternalEngine`: one that somebody else runs (production-stack, llm-d, Ray Serve, …): watched, never touched."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from proxy.clock import Clock
 from proxy.engines.base import Control, EngineError, EngineStatus, Goal, Leave, Looked
+from proxy.engines.doubt import REFUSED, Doubt, is_refusal, may_be_dead
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
 from proxy.engines.watch import Watch
-from proxy.errors import EngineUnavailable
+from proxy.errors import EngineUnavailable, ProxyError
 from proxy.telemetry.logs import Log
 
 _LOOK_S = 1.0
@@ -40,6 +42,8 @@ class ExternalEngine:
         self.looked = Looked()
         self.lines: list[str] = []
         self.places = Places(clock)
+        self._doubt = Doubt()
+        self._doubted = asyncio.Event()
         self._clock = clock
         self._log = log
         self._on_change = on_change
@@ -52,6 +56,8 @@ class ExternalEngine:
         Raises:
             EngineUnavailable: it does not answer; the message says why.
         """
+        if self._doubt.is_open:
+            await self._doubt.settled()
         status = self.status
         if status.state != "ready":
             raise EngineUnavailable(
@@ -59,6 +65,16 @@ class ExternalEngine:
             )
         self.places.take()
         return self.places.leave
+
+    def doubt(self, error: ProxyError) -> None:
+        """A request failed in the engine: see `Supervisor.doubt`."""
+        if self.status.state != "ready" or not may_be_dead(error):
+            return
+        if is_refusal(error):
+            self._fail(REFUSED)
+        else:
+            self._doubt.open()
+        self._doubted.set()
 
     def want(self, goal: Goal) -> None:
         """Refuse: somebody else runs it.
@@ -86,8 +102,8 @@ class ExternalEngine:
 
     async def _watch(self, control: Control) -> None:
         restarts = 0
+        self._move("start", "it does not answer")
         while True:
-            self._move("start", "it does not answer")
             try:
                 await self._until_it_answers(control, restarts)
                 reason = await self._until_still(control)
@@ -97,7 +113,7 @@ class ExternalEngine:
                 await asyncio.sleep(self._look_s)
             restarts += 1
             self._log.error("engine down", engine=self.name, reason=reason)
-            self._move("crash", reason, restarts)
+            self._move("crash", reason, restarts)  # and shown as that until it answers again
 
     async def _until_it_answers(self, control: Control, restarts: int) -> None:
         while not await control.answers():  # noqa: ASYNC110 - the engine is not ours, so nothing notifies us
@@ -108,19 +124,43 @@ class ExternalEngine:
     async def _until_still(self, control: Control) -> str:
         watch = Watch(control, self._clock, pause_s=self._look_s)
         while True:
-            await asyncio.sleep(self._look_s)
-            complaint = await watch.look(self.places.taken)
-            self.looked = watch.looked
-            if complaint is None:
+            await self._pause()
+            is_doubted = self._doubt.is_open
+            try:
+                finding = await (watch.check() if is_doubted else watch.look(self.places.taken))
+                self.looked = watch.looked
+                if self.status.state == "ready" and finding is not None and finding.is_dead:
+                    self._fail(finding.reason)
+            finally:
+                if is_doubted:  # a doubt that came meanwhile wants a look of its own
+                    self._doubt.close()
+            if self.status.state == "failed":  # by that, or by a request that was refused
+                return self.status.reason
+            if finding is None:
                 continue
-            self._move("drain", complaint)
+            self._move("drain", finding.reason)
+            self.places.move(finding.reason)
             if not await watch.generates():
-                return f"{complaint}, and it generates nothing"
+                return f"{finding.reason}, and it generates nothing"
             self._move("readmit", "")
+
+    async def _pause(self) -> None:
+        """Until the next look."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._look_s):
+                await self._doubted.wait()
+        self._doubted.clear()
+
+    def _fail(self, reason: str) -> None:
+        """It is dead: out of routing at once."""
+        self._move("crash", reason)
+        self.places.move(reason)
 
     def _move(self, event: Event, reason: str, restarts: int | None = None) -> None:
         count = self.status.restarts if restarts is None else restarts
         self.status = EngineStatus(after(self.status.state, event), reason, count)
+        if self.status.state != "ready":
+            self._doubt.close()
         if self._on_change is not None:
             try:
                 self._on_change(self.status)

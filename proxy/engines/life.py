@@ -11,6 +11,9 @@ _LIVE: tuple[State, ...] = ("starting", "ready", "sleeping", "draining", "stoppi
 TRANSITIONS: Mapping[tuple[State, Event], State] = {
     ("stopped", "start"): "starting",
     ("failed", "start"): "starting",
+    # a failure is known before the process has ended, which may tell another reason; or it answers again after all
+    ("failed", "crash"): "failed",
+    ("failed", "answers"): "ready",
     ("starting", "answers"): "ready",
     ("ready", "drain"): "draining",
     ("draining", "readmit"): "ready",

@@ -22,12 +22,13 @@ from proxy.engines.base import (
     Progress,
     Room,
 )
+from proxy.engines.doubt import REFUSED, Doubt, is_refusal, may_be_dead
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
 from proxy.engines.process import EngineProcess
 from proxy.engines.sockets import SocketFolder
 from proxy.engines.watch import Watch
-from proxy.errors import EngineUnavailable
+from proxy.errors import EngineUnavailable, ProxyError
 from proxy.telemetry.logs import Log
 
 _POLL_S = 0.05
@@ -40,13 +41,15 @@ _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """How an engine is to be treated; all but the last five come from the config.
+    """How an engine is to be treated; all but the last six come from the config.
 
     Attributes:
         starts_at_once: with Tidegate; else when the first request asks for it.
         queue_timeout_s: how long a request waits for it.
         drain_timeout_s: how long running answers may go on when it is to stop.
         idle_unload_s: it makes room by itself after so long without a request.
+        idle_canary_s: it is asked for one token after so long without a request, and so often from then on; 0: never.
+        ending_s: how long an engine that says that it is dead may take to end by itself.
         backoff_s: the first pause before a restart; each further one is twice as long, up to a minute, until the engine
             has been ready for `steady_s`.
         steady_s: see there.
@@ -59,6 +62,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
     idle_unload_s: float | None = None
+    idle_canary_s: float = 0.0
+    ending_s: float = 3.0
     backoff_s: float = 1.0
     steady_s: float = 60.0
     max_crashes: int = 5
@@ -98,6 +103,7 @@ class Supervisor:
         self.status = EngineStatus("stopped", "it is about to start" if settings.starts_at_once else "it is not loaded")
         self.looked = Looked()
         self.places = Places(clock)
+        self._doubt = Doubt()
         self._settings = settings
         self._room = room
         self._clock = clock
@@ -130,6 +136,8 @@ class Supervisor:
         Raises:
             EngineUnavailable: it does not answer; the message says why.
         """
+        if self._doubt.is_open:
+            await self._doubt.settled()
         if not self._is_ready:
             self._ask()
             if not (can_wait and self._is_coming):
@@ -137,6 +145,20 @@ class Supervisor:
             await self._wait_ready()
         self.places.take()
         return self.places.leave
+
+    def doubt(self, error: ProxyError) -> None:
+        """A request failed in the engine: it is looked at, at once, where that may mean that it is dead.
+
+        Until that has been done `enter` waits, at most a second. An engine that refused the connection is out of
+        routing when this returns.
+        """
+        if not self._is_ready or not may_be_dead(error):
+            return
+        if is_refusal(error):
+            self._fail(REFUSED)
+        else:
+            self._doubt.open()
+        self._wanted.set()
 
     def want(self, goal: Goal) -> None:
         """Say what the engine is to do from now on; the administrator's word, which requests do not overrule.
@@ -151,7 +173,7 @@ class Supervisor:
         self._is_held = goal == "stop"
         self._crashes = 0
         self._set_goal(goal)
-        if goal == "stop" and self.status.state == "failed":  # nothing runs that would have to end first
+        if goal == "stop" and self.status.state == "failed" and self._process.has_ended:  # nothing has to end first
             self._move("stop", self._why_stopped)
 
     def make_room(self, *, may_sleep: bool = True) -> None:
@@ -176,6 +198,7 @@ class Supervisor:
         """
         self._is_held = True
         self._set_goal("stop")
+        self._settled.set()  # requests that wait for it need not
         while self.status.state in {"ready", "draining", "stopping"}:
             self._settled.clear()
             await self._settled.wait()
@@ -219,9 +242,12 @@ class Supervisor:
 
     async def _end_process(self, reason: str) -> None:
         """End the process and its children; release its GPU memory for others only when they have ended."""
-        if not self._process.has_ended:
+        grace_s = self.kind.stop_s
+        if self.status.state == "failed":  # it has had its time to end, and is shown as failed until it starts again
+            grace_s = min(grace_s, self._settings.ending_s)
+        elif not self._process.has_ended:
             self._move("end", reason[:_MAX_REASON])
-        await self._process.end(self.kind.stop_s)
+        await self._process.end(grace_s)
         self._room.release(self.name)
 
     async def _until_wanted(self) -> None:
@@ -267,32 +293,75 @@ class Supervisor:
             EngineError: it ended, or stands still.
         """
         watch = Watch(control, self._clock, pause_s=self._settings.scrape_s)
-        while self._goal != "stop":
-            if self._goal == "sleep":
-                await self._sleep(control)
-                continue
-            await self._wait_change(self._settings.scrape_s)
-            if self.kind.metrics_path is not None and not self._wanted.is_set():
-                await self._look(watch)
-            limit_s = self._settings.idle_unload_s
-            if limit_s is not None and self.places.idle_s >= limit_s:
-                self.make_room()
+        try:
+            while self._goal != "stop":
+                if self.status.state == "failed":
+                    await self._see_it_end(control)
+                elif self._goal == "sleep":
+                    watch.rest()
+                    await self._sleep(control)
+                else:
+                    await self._stay(watch)
+        finally:
+            watch.rest()
         if self.status.state == "ready":
             await self._drain("it is stopping")
 
+    async def _stay(self, watch: Watch) -> None:
+        """Until the next look, and that look; then see to an engine without requests."""
+        if not self._doubt.is_open:
+            await self._wait_change(self._settings.scrape_s)
+        if self._doubt.is_open or not self._wanted.is_set():
+            await self._look(watch)
+        idle_s, limit_s = self.places.idle_s, self._settings.idle_unload_s
+        if limit_s is not None and idle_s >= limit_s:
+            self.make_room()
+        every_s = self._settings.idle_canary_s
+        if every_s and idle_s >= every_s and self._is_ready and self._goal == "run":
+            watch.try_idle(every_s)
+
     async def _look(self, watch: Watch) -> None:
         """See how it is doing; one that seems to stand still is out of routing until a token has come (half-open)."""
-        complaint = await watch.look(self.places.taken)
-        self.looked = watch.looked
-        if complaint is None:
+        is_doubted = self._doubt.is_open
+        try:
+            is_brief = is_doubted or self.kind.metrics_path is None
+            finding = await (watch.check() if is_brief else watch.look(self.places.taken))
+            self.looked = watch.looked
+            if self._is_ready and finding is not None and finding.is_dead:
+                self._fail(finding.reason)
+        finally:
+            if is_doubted:  # a doubt that came meanwhile wants a look of its own
+                self._doubt.close()
+        if finding is None or not self._is_ready:  # a request may have found it dead meanwhile
             return
-        self._log.warning("engine suspected", engine=self.name, reason=complaint)
-        self._move("drain", complaint)
-        if not await watch.generates():
+        self._log.warning("engine suspected", engine=self.name, reason=finding.reason)
+        self._move("drain", finding.reason)
+        self.places.move(finding.reason)
+        if await watch.generates(lambda: self._goal != "stop") is False:
             # it may be ending just now, and its last words would say more
             await self._unless_it_ends(asyncio.sleep(_LAST_WORDS_S), None)
-            raise EngineError(f"{complaint}, and it generates nothing")
+            raise EngineError(f"{finding.reason}, and it generates nothing")
         self._move("readmit", "")
+
+    def _fail(self, reason: str) -> None:
+        """It is dead, though its process may not have ended: out of routing at once."""
+        self._log.warning("engine failed", engine=self.name, reason=reason)
+        self._move("crash", reason)
+        self.places.move(reason)
+
+    async def _see_it_end(self, control: Control) -> None:
+        """A process whose engine is dead ends by itself in a while, and its last words tell why.
+
+        Raises:
+            EngineError: it has ended, or it has not and does not answer again either.
+        """
+        reason = self.status.reason
+        await self._wait_change(self._settings.ending_s)
+        if self._goal == "stop":
+            return
+        if not await control.answers():
+            raise EngineError(self._told(f"{reason}, and its process did not end by itself"))
+        self._move("answers", "")
 
     async def _sleep(self, control: Control) -> None:
         """Let it sleep until it is wanted; stays awake where requests came in between."""
@@ -361,7 +430,7 @@ class Supervisor:
         gives_up = is_hopeless or self._crashes >= self._settings.max_crashes
         pause_s = min(self._settings.backoff_s * 2 ** (self._crashes - 1), _MAX_BACKOFF_S)
         self._log.error("engine down", engine=self.name, reason=reason, restart_in_s=None if gives_up else pause_s)
-        if self.status.state in {"stopped", "failed"}:  # it came to no start
+        if self.status.state == "stopped":  # it came to no start
             self._move("start", "", restarts)
         if gives_up:
             self._goal = "stop"
@@ -458,6 +527,8 @@ class Supervisor:
     def _set(self, status: EngineStatus) -> None:
         self.status = status
         self._settled.set()
+        if status.state != "ready":
+            self._doubt.close()
         if self._on_change is not None:
             try:
                 self._on_change(status)

@@ -1,7 +1,10 @@
-"""`Watch`: looks at a running engine, and tries one that seems to stand still."""
+"""`Watch`: looks at a running engine, tries one that seems to stand still, and from time to time one that is idle."""
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+
+from msgspec import Struct
 
 from proxy.clock import Clock
 from proxy.engines.base import Control, Looked
@@ -10,6 +13,17 @@ from proxy.errors import ProxyError, UpstreamUnreachable
 
 SECOND_LOOK_S = 80.0  # from suspicion to death: two minutes without a step, as for the first one
 _PAUSE_S = 1.0
+
+
+class Finding(Struct, frozen=True):
+    """What is wrong with an engine, in words.
+
+    Attributes:
+        is_dead: it says so itself, so that no second look is needed.
+    """
+
+    reason: str
+    is_dead: bool = False
 
 
 class Watch:
@@ -27,27 +41,56 @@ class Watch:
         self._clock = clock
         self._pause_s = pause_s
         self._vitals = Vitals(clock)
+        self._canary: asyncio.Task[None] | None = None
+        self._canary_s = float("-inf")
 
-    async def look(self, in_flight: int) -> str | None:
-        """Ask for its metrics; what is wrong with it, or None."""
+    async def look(self, in_flight: int) -> Finding | None:
+        """Ask for its health and its metrics; what is wrong with it, or None. A canary that runs counts as work."""
+        in_flight += self._is_trying
         self._vitals.in_flight = in_flight
-        try:
-            await self._look(in_flight)
-        except ProxyError as error:
-            self._vitals.missed(error)
-        else:
-            self._vitals.saw(self.looked.load)
-        return self._vitals.complaint()
+        finding, _ = await asyncio.gather(self.check(), self._measure(in_flight))
+        complaint = self._vitals.complaint()
+        return finding or (None if complaint is None else Finding(complaint))
 
-    async def generates(self) -> bool:
+    async def check(self) -> Finding | None:
+        """Ask for its health alone."""
+        fault = await self._control.fault()
+        return None if fault is None else Finding(fault, is_dead=True)
+
+    def try_idle(self, every_s: float) -> None:
+        """Have an idle engine make a token, unless it is at that, or was within `every_s` seconds; returns at once.
+
+        What comes of it is seen by `look`: an engine that hangs has work, and makes no step.
+        """
+        now_s = self._clock.monotonic_s()
+        if not self._is_trying and now_s - self._canary_s >= every_s:
+            self._canary_s = now_s
+            self._canary = asyncio.create_task(self._try_once())
+
+    def rest(self) -> None:
+        """End the canary that runs, if any; returns at once."""
+        if self._canary is not None:
+            self._canary.cancel()
+            self._canary = None
+
+    @property
+    def _is_trying(self) -> bool:
+        return self._canary is not None and not self._canary.done()
+
+    async def generates(self, is_wanted: Callable[[], bool] = lambda: True) -> bool | None:
         """The second look: whether one more token comes, or at least a step of the work that it has.
+
+        None: it is not wanted any more, which is asked about once a look.
 
         It takes its time, since an engine that is only slow must not be restarted; new requests are kept out meanwhile.
         """
+        self.rest()
         before, until_s = self.looked.load.steps, self._clock.monotonic_s() + SECOND_LOOK_S
         canary = asyncio.create_task(self._try())
         try:
             while self._clock.monotonic_s() < until_s:
+                if not is_wanted():
+                    return None
                 await asyncio.wait((canary,), timeout=self._pause_s)
                 if canary.done():
                     break
@@ -66,6 +109,19 @@ class Watch:
         finally:
             canary.cancel()
             await asyncio.gather(canary, return_exceptions=True)
+
+    async def _measure(self, in_flight: int) -> None:
+        try:
+            await self._look(in_flight)
+        except ProxyError as error:
+            self._vitals.missed(error)
+        else:
+            self._vitals.saw(self.looked.load)
+
+    async def _try_once(self) -> None:
+        """Another answer than a token is as good: the engine moves."""
+        with contextlib.suppress(ProxyError):
+            await self._control.generate()
 
     async def _look(self, in_flight: int) -> None:
         self.looked = Looked(await self._control.load(), self._clock.monotonic_s(), in_flight)

@@ -265,4 +265,5 @@ def _settings(config: ManagedConfig) -> Settings:
         queue_timeout_s=config.queue_timeout_s,
         drain_timeout_s=config.drain_timeout_s,
         idle_unload_s=config.idle_unload_s,
+        idle_canary_s=config.idle_canary_s,
     )

@@ -1,20 +1,23 @@
 """One try at one target: translate, send, read. Its `Answer` is good from the first content on."""
 
+import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from proxy.auth import ANONYMOUS
 from proxy.dialects import emulated_tools, failures, history
 from proxy.dialects.base import HostRequest
-from proxy.errors import StreamBroken, UpstreamFailed, UpstreamRateLimited, UpstreamRefusedUs
+from proxy.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamRateLimited, UpstreamRefusedUs
 from proxy.memory import Memory
 from proxy.pipeline import shapes
 from proxy.pipeline.answers import Closable, Replayed, Streamed, Whole, no_connection
 from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.joint import Joint
+from proxy.pipeline.moving import Move
 from proxy.pipeline.source import Source, TurnMemory
 from proxy.pipeline.structured import Structured
-from proxy.pipeline.upstream import Response, Upstream, nothing_to_leave
+from proxy.pipeline.upstream import Leave, Response, Upstream, nothing_to_leave
 from proxy.protocol import embeddings
 from proxy.protocol.chat import MAX_ANSWER_BYTES
 from proxy.protocol.request import ModelRequest
@@ -84,26 +87,50 @@ class Attempt:
         self._memory = memory
         self._joint = joint
 
-    async def run(self, *, can_wait: bool) -> Closable:
+    async def run(self, *, can_wait: bool, can_move: bool = False) -> Closable:
         """Send the request and wait for the first content (for the whole of a unary answer).
 
         Args:
             can_wait: whether to wait for an engine that has to be started first, as nobody else is left to try.
+            can_move: whether the wait may be ended when the engine stands still, as another target is left to try.
 
         Raises:
             ProxyError: it came to nothing; whether another target may be tried is the error's to say.
         """
         leave = await self._upstream.enter(can_wait=can_wait)
         try:
-            answer = await self._run()
-        except BaseException:
+            movable = self._upstream.movable if can_move else None
+            answer = await (self._run() if movable is None else self._run_among(movable))
+        except BaseException as error:
             leave()
+            self._tell_engine(error)
             raise
         if not isinstance(answer, Streamed):
             self._tried.is_whole = True
         if leave is not nothing_to_leave:
-            answer.close = _in_turn(answer.close, leave)
+            answer.close = _in_turn(answer.close, partial(self._leave, leave))
         return answer
+
+    def _leave(self, leave: Leave) -> None:
+        leave()
+        self._tell_engine(self._tried.failure)
+
+    def _tell_engine(self, failure: BaseException | None) -> None:
+        """A failure may mean that the engine is dead."""
+        if isinstance(failure, ProxyError) and self._upstream.doubt is not None:
+            self._upstream.doubt(failure)
+
+    async def _run_among(self, movable: set[Callable[[str], None]]) -> Closable:
+        move = Move()
+        movable.add(move)
+        try:
+            return await self._run()
+        except asyncio.CancelledError:
+            if (error := move.error()) is None:
+                raise
+            raise error from None
+        finally:
+            movable.discard(move)
 
     async def _run(self) -> Closable:
         host_request = await self._translate(self._request)

@@ -128,6 +128,9 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
             caller who leaves a unary request (llama.cpp).
         api_version: of Azure's deployment URLs.
         look: what an engine does now; None for a host elsewhere.
+        doubt: told of the failure of a request at an engine, which may be dead; None for a host elsewhere.
+        movable: where requests that could go elsewhere say how their wait for an engine is ended (see
+            `proxy.engines.places`); None for a host elsewhere.
     """
 
     name: str
@@ -137,6 +140,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     always_streams: bool = False
     api_version: str | None = None
     look: Callable[[], Look] | None = None
+    doubt: Callable[[ProxyError], None] | None = None
+    movable: set[Callable[[str], None]] | None = None
 
 
 class Upstreams(Mapping[str, Upstream]):

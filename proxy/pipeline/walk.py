@@ -209,7 +209,7 @@ class Walk:
             memory=land.memory,
             joint=joint,
         )
-        return await attempt.run(can_wait=step.can_wait)
+        return await attempt.run(can_wait=step.can_wait, can_move=step.can_move)
 
     async def _place(self, step: Step) -> Place | None:
         gate = self._grounds.land.gates.get(step.target.upstream)

@@ -6,8 +6,8 @@ first targets are favoured (engines of ours, `local_first`), and one of them is 
 queue before it goes to those that are not. What failed may be repeated after a random pause, unless it took long to
 fail, asks for a longer pause than we make, or would fail again.
 
-Going on to another target costs nothing where the first one has no part in the work (it was not there, or said that it
-is over its limit); every other try takes from the model's budget, so that an outage is not multiplied.
+Going on to another target costs nothing where the first one has no part in the work (it was not there, stood still, or
+said that it is over its limit); every other try takes from the model's budget, so that an outage is not multiplied.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from msgspec import Struct
 from proxy.config.routing import RetryConfig
 from proxy.errors import (
     AnswerMisfit,
+    EngineStalled,
     EngineUnavailable,
     ProxyError,
     TargetBusy,
@@ -32,7 +33,7 @@ from proxy.routing.targets import Target
 PATIENCE_S = 10.0  # who takes longer to fail is not asked again for the same request
 
 _NOT_TRIED = (EngineUnavailable, TargetBusy)
-_FREE = (*_NOT_TRIED, UpstreamUnreachable, UpstreamRateLimited)
+_FREE = (*_NOT_TRIED, UpstreamUnreachable, UpstreamRateLimited, EngineStalled)
 _FINAL = (AnswerMisfit, UpstreamLacksModel, UpstreamRefusedUs)
 
 
@@ -41,11 +42,13 @@ class Step(Struct, frozen=True):
 
     Attributes:
         can_wait: it is the last resort, and may be waited for: in its queue, or until its engine has started.
+        can_move: another target is left, so that the request may leave this one while nothing has come of it.
         can_queue: it may be waited for in its queue, for as long as others are not to be preferred.
     """
 
     target: Target
     can_wait: bool = False
+    can_move: bool = False
     can_queue: bool = False
     pause_s: float = 0.0
 
@@ -129,7 +132,7 @@ class Itinerary:
         """The first of the favoured ones that is merely full; once."""
         full = next((stop for stop in self._stops[: self._favoured] if stop.is_full), None)
         self._favoured = 0
-        return None if full is None else Step(full.target, can_queue=True)
+        return None if full is None else Step(full.target, can_queue=True, can_move=self._next < len(self._stops))
 
     def _visit(self) -> Step | None:
         if not (self._is_free or self._withdraw()):
@@ -137,7 +140,7 @@ class Itinerary:
             return None
         stop = self._stops[self._next]
         self._next += 1
-        return Step(stop.target, can_wait=len(self._stops) == 1)
+        return Step(stop.target, can_wait=len(self._stops) == 1, can_move=self._next < len(self._stops))
 
     def _repeat(self, now_s: float) -> Step | None:
         repeatable = [stop for stop in self._stops if stop.may_repeat]

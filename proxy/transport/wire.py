@@ -5,6 +5,7 @@ HTTP/1.1 keep-alive is shorter than the upstream's own; what else is fixed stand
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NoReturn
 
 import aiohttp
 import msgspec
@@ -109,12 +110,8 @@ class Response:
                 if self._deadline.has_expired():
                     raise _ended(self._deadline, "The upstream fell silent in the middle of its answer.") from None
                 raise
-            except (aiohttp.ClientError, OSError) as error:
-                raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
-            except RuntimeError as error:  # aiohttp's for a read that begins when the connection has been closed
-                if not self._deadline.is_cut:
-                    raise
-                raise _closed() from error
+            except (aiohttp.ClientError, OSError, RuntimeError) as error:
+                self._break_off(error)
             finally:
                 self._deadline.stop()
             if not self._has_content:
@@ -126,6 +123,13 @@ class Response:
                 return data
             if (decoded := self._decode(data)) or not data:
                 return decoded
+
+    def _break_off(self, error: aiohttp.ClientError | OSError | RuntimeError) -> NoReturn:
+        if self._deadline.is_cut:
+            raise _closed() from error
+        if isinstance(error, RuntimeError):  # aiohttp's for a read that begins when the connection has been closed
+            raise error
+        raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
 
     async def read_all(self) -> bytes:
         """The whole body.
@@ -302,7 +306,7 @@ class Transport:
         return await _body(await self._show(hdrs.METH_GET, path, None, self._timeouts.first_byte_s), f"GET {path}")
 
     async def close(self) -> None:
-        """Close every connection, for good: requests that wait for an answer, and later ones, get `UpstreamUnreachable`.
+        """Close every connection, for good: who waits for an answer, and who comes late, gets `UpstreamUnreachable`.
 
         aiohttp tells readers of a body nothing when it closes their connection, so the waits are ended here.
         """

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.engines.base import Load
+from proxy.engines.doubt import REFUSED
 from proxy.errors import UpstreamTimeout
 
 
@@ -28,6 +29,9 @@ class FakeControl:
 
     async def answers(self):
         return self.is_up
+
+    async def fault(self):
+        return None if self.is_up else REFUSED
 
     async def load(self):
         self.clock.advance(self.look_s)

@@ -7,6 +7,8 @@ others queue.
 - broken: it cannot load. exits0: it ends by itself once it was asked for its health, with status 0.
 - dies: the same with status 9. silent: it never answers. stubborn: it ignores SIGTERM.
 - leaves_child: its core is a child that ignores SIGTERM; when that dies, it tells its callers and ends with status 0.
+- lingers: it does not end when its core has died: its health says 503, and requests fail. ill: its health says 503 once
+  it was looked at twice.
 - floods: it writes without end. shows_progress: it loads in steps.
 - hangs: its health is fine, but it makes no step. slow: it makes a step only every fourth time it is looked at.
 - sleeps: it has /sleep and /wake_up. dies_awake: it does not survive the latter.
@@ -223,8 +225,9 @@ class FakeEngine:
         self.is_dead = True
         for request in self.generating:
             request.tokens.put_nowait(None)
-        await asyncio.sleep(_LAST_WORDS_S)
-        os._exit(0)
+        if "lingers" not in self.habits:
+            await asyncio.sleep(_LAST_WORDS_S)
+            os._exit(0)
 
     async def stop(self) -> None:
         """SIGTERM: nothing new, and what runs has its time; with a timeout of 0 callers get nothing any more."""
@@ -281,7 +284,8 @@ class FakeEngine:
         if path.endswith("/completions"):
             await self.generate(fields, writer, is_chat="/chat/" in path)
         elif path == "/health":
-            _send(writer, 503 if self.is_dead else 200, {})
+            is_ill = self.is_dead or ("ill" in self.habits and self.looks >= 2)
+            _send(writer, 503 if is_ill else 200, {})
         elif path == "/metrics":
             _send(writer, 200, self._metrics())
         elif path == "/v1/models":

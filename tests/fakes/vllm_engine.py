@@ -136,7 +136,7 @@ class FakeVllm:
 
     def config(self, **keys) -> dict:
         """Its entry under `engines`."""
-        told = {"kind": "vllm", "model": self.home.model, "python": self.home.python}
+        told = {"kind": "vllm", "model": self.home.model, "python": self.home.python, "idle_canary_s": 0}
         return told | {"environment": {"FAKE_CONTROL": self._socket}} | keys
 
     async def next_start(self) -> Start:
@@ -211,18 +211,25 @@ class House:
 
 
 @asynccontextmanager
-async def house(engines: dict, targets: dict | None = None, *, upstream=None, clock=None, grace_s: float = 5.0):
+async def house(
+    engines: dict, targets: dict | None = None, *, upstream=None, clock=None, grace_s: float = 5.0, repeats: int = 0
+):
     """Tidegate with these engines; by default `m` is the first of them and then, where there is one, the upstream."""
+    config = config_of(engines, targets, upstream) | {"routing": {"retry": {"repeats": repeats}}}
+    async with proxy.house(json.dumps(config), grace_s=grace_s, clock=clock, prepare=_hurry) as (url, app):
+        made = House(url, app)
+        async with made.client:
+            yield made
+
+
+def config_of(engines: dict, targets: dict | None = None, upstream=None) -> dict:
+    """The config of such a house."""
     listed = [{"engine": name} for name in engines][:1]
     config = {"engines": engines}
     if upstream is not None:
         config["upstreams"] = {"host": {"base_url": upstream.url, "keepalive_s": 0.5}}
         listed.append({"upstream": "host", "model": "there"})
-    config["models"] = targets or {"m": {"targets": listed}}
-    async with proxy.house(json.dumps(config), grace_s=grace_s, clock=clock, prepare=_hurry) as (url, app):
-        made = House(url, app)
-        async with made.client:
-            yield made
+    return config | {"models": targets or {"m": {"targets": listed}}}
 
 
 def _hurry(app) -> None:

@@ -9,9 +9,9 @@ import pytest
 from proxy.engines.watch import SECOND_LOOK_S
 from proxy.errors import UpstreamTimeout
 from tests.fakes.clock import FakeClock
-from tests.fakes.upstream import answers
-from tests.fakes.vllm_engine import house
-from tests.fakes.wire import completion
+from tests.fakes.upstream import answers, streams
+from tests.fakes.vllm_engine import house, until
+from tests.fakes.wire import completion, text_stream
 
 WHOLE = "w3 w4 w5 w6 "
 
@@ -114,8 +114,8 @@ async def test_an_engine_that_closes_its_socket_some_time_before_it_ends_says_wh
         await made.until("ready")
         start.tell("say", line="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
         start.tell("quit", status=1)
-        await made.until("failed")
-        assert made.engine().status.reason.startswith("the GPU's memory is full")
+        await until(lambda: made.engine().status.reason.startswith("the GPU's memory is full"))
+        assert made.engine().status.state == "failed"
 
 
 def fill(path: str) -> list[socket.socket]:
@@ -128,3 +128,85 @@ def fill(path: str) -> list[socket.socket]:
             crowd[-1].connect(path)
         except BlockingIOError:
             return crowd
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "unary"])
+async def test_who_waits_for_a_first_token_of_a_hung_engine_moves_when_it_is_suspected(vllm, upstream, stream):
+    """All of them, also when the budget for retries is small; who has no other target waits on."""
+    upstream.play(streams(*text_stream("from the host")) if stream else answers(completion("from the host")))
+    vllm.habits = ["holds"]
+    clock = FakeClock()
+    both = [{"engine": "r1"}, {"upstream": "host", "model": "there"}]
+    models = {"m": {"targets": both}, "alone": {"targets": both[:1]}}
+    async with house({"r1": vllm.config()}, models, upstream=upstream, clock=clock) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        first = asyncio.create_task(made.ask("alone", max_tokens=1))
+        await start.until("came")
+        start.steps(1)
+        await first
+        alone = asyncio.create_task(made.ask("alone"))
+        asking = [asyncio.create_task(text_of(made, stream=stream)) for _ in range(30)]
+        await start.until("came", 32)
+        while made.engine().status.state == "ready":
+            clock.advance(1)
+            await start.looks(1)
+        assert await asyncio.gather(*asking) == ["from the host"] * 30
+        await start.until("left", 30)
+        assert made.engine().places.taken == 1
+        start.steps()
+        assert (await alone).choices[0].message.content == WHOLE
+        await made.until("ready")
+        assert made.engine().status.restarts == 0
+        assert (await made.ask("alone")).choices[0].message.content == WHOLE
+
+
+async def text_of(made, *, stream: bool) -> str:
+    answer = await made.ask(stream=stream)
+    if not stream:
+        return answer.choices[0].message.content
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in answer])
+
+
+async def test_a_hang_while_idle_is_seen_without_a_caller(vllm):
+    vllm.habits = ["holds", ""]
+    clock = FakeClock()
+    keys = {"idle_canary_s": 60, "args": {"shutdown_timeout": 0.05}}
+    async with house({"r1": vllm.config(**keys)}, clock=clock) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        start.steps(1)
+        clock.advance(61)
+        await start.until("came")  # the first canary is answered
+        await start.until("stepped")
+        used_s = made.engine().places.last_used_s
+        clock.advance(61)
+        await start.until("came", 2)
+        while made.engine().status.state == "ready":
+            clock.advance(1)
+            await start.looks(1)
+        assert made.engine().status.reason.startswith("it has work, but has not made a step for")
+        assert made.engine().places.last_used_s == used_s
+        clock.advance(SECOND_LOOK_S)
+        await vllm.next_start()
+        await made.until("ready")
+
+
+async def test_a_canary_does_not_keep_an_idle_engine_awake_nor_wake_it(vllm):
+    vllm.habits = ["holds"]
+    clock = FakeClock()
+    keys = {"idle_canary_s": 60, "idle_unload_s": 100, "sleep_level": 1}
+    async with house({"r1": vllm.config(**keys)}, clock=clock) as made:
+        start = await vllm.next_start()
+        await made.until("ready")
+        clock.advance(61)
+        await start.until("came")
+        clock.advance(41)
+        await made.until("sleeping")
+        await start.until("left")  # it ran still
+        clock.advance(600)
+        await start.until("told")
+        made.engine().want("run")
+        await made.until("ready")
+        assert [told["path"] for told in start.all("told")] == ["/sleep?level=1", "/wake_up"]
+        assert len(start.all("came")) == 1

@@ -22,6 +22,7 @@ TREATED = {
     "queue_timeout_s": 1.0,
     "drain_timeout_s": 1.0,
     "idle_unload_s": 1.0,
+    "idle_canary_s": 5,
     "pinned": True,
 }
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from proxy.engines.control import HttpControl
+from proxy.engines.doubt import BREAKS_OFF, ILL, REFUSED
 from proxy.engines.scrape import read_load
-from proxy.errors import UpstreamFailed, UpstreamUnreachable
+from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 
 METRICS = b"llamacpp:n_decode_total 5\n"
 
@@ -45,6 +46,26 @@ def control(root, api=None, *, metrics_path="/metrics", model="m"):
 async def test_health_is_a_yes_or_a_no():
     assert await control(Wire()).answers()
     assert not await control(Wire(health=UpstreamUnreachable("refused"))).answers()
+
+
+def refused() -> UpstreamUnreachable:
+    error = UpstreamUnreachable("refused")
+    error.is_unconnected = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"", None),
+        (refused(), REFUSED),
+        (UpstreamFailed("GET /health answered 503."), ILL),
+        (UpstreamUnreachable("broke"), BREAKS_OFF),
+        (UpstreamTimeout("no room"), None),
+    ],
+)
+async def test_its_health_tells_whether_it_is_dead_and_silence_tells_nothing(answer, expected):
+    assert await control(Wire(health=answer)).fault() == expected
 
 
 async def test_the_metrics_are_kept_as_they_came():

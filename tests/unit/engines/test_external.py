@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.engines.base import EngineError
+from proxy.engines.doubt import REFUSED
 from proxy.engines.external import ExternalEngine
-from proxy.errors import EngineUnavailable, UpstreamUnreachable
+from proxy.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from tests.fakes.clock import FakeClock
 from tests.fakes.control import FakeControl, working
 
@@ -86,16 +87,43 @@ async def test_one_that_is_gone_is_failed_and_then_looked_for_again():
     async with opened(host):
         await host.until("ready")
         host.control.is_up = False
-        host.token = UpstreamUnreachable("refused")
         host.answer = UpstreamUnreachable("refused")
-        await host.until("draining")
-        failed = await host.until("failed")
-        assert failed.reason == "it refused the connection 3 times, and it generates nothing"
-        await host.until("starting")
+        assert (await host.until("failed")).reason == REFUSED
+        with pytest.raises(EngineUnavailable, match="failed"):
+            await host.engine.enter(can_wait=True)
         host.answer = None
         host.control.is_up = True
         assert (await host.until("ready")).restarts == 1
     assert host.log.events == ["engine ready", "engine down", "engine ready"]
+
+
+async def test_one_that_refuses_a_request_is_out_of_routing_at_once():
+    host = Host()
+    host.engine._look_s = 600
+    refused = UpstreamUnreachable("refused")
+    refused.is_unconnected = True
+    async with opened(host):
+        await host.until("ready")
+        host.control.is_up = False
+        host.engine.doubt(UpstreamRejected("the caller's fault"))
+        assert host.engine.status.state == "ready"
+        host.engine.doubt(refused)
+        assert host.engine.status.state == "failed"
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_one_that_a_request_failed_at_is_looked_at_before_the_next_one(is_up):
+    host = Host()
+    host.engine._look_s = 600
+    async with opened(host):
+        await host.until("ready")
+        host.control.is_up = is_up
+        host.engine.doubt(UpstreamFailed("500"))
+        if is_up:
+            (await host.engine.enter(can_wait=False))()
+        else:
+            with pytest.raises(EngineUnavailable, match="failed"):
+                await host.engine.enter(can_wait=False)
 
 
 async def test_one_that_only_seems_to_stand_still_is_readmitted():

@@ -38,6 +38,7 @@ def test_only_an_engine_that_answers_is_ready():
     assert {key for key, state in TRANSITIONS.items() if state == "ready"} == {
         ("starting", "answers"),
         ("draining", "readmit"),
+        ("failed", "answers"),
     }
 
 

@@ -12,18 +12,23 @@ from structlog.testing import CapturingLogger
 from proxy.clock import SystemClock
 from proxy.engines import warden
 from proxy.engines.base import EngineError, EngineStatus, Hopeless, Progress
+from proxy.engines.doubt import BREAKS_OFF, ILL, REFUSED
 from proxy.engines.sharing import Needs, Sharing
 from proxy.engines.supervisor import Settings, Supervisor
 from proxy.engines.vitals import FIRST_S
 from proxy.engines.watch import SECOND_LOOK_S
 from proxy.engines.workshop import make_control
-from proxy.errors import EngineUnavailable
+from proxy.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from proxy.transport.wire import Timeouts, Transport
 from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
 
 ALONE, LARGE = Needs(), Needs(awake={0: 0.9})
 QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=60, queue_timeout_s=60)
+
+
+TIMEOUTS = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
+KNOWN_BEFORE = (REFUSED, BREAKS_OFF)
 
 
 class States:
@@ -33,7 +38,8 @@ class States:
         self.seen: asyncio.Queue = asyncio.Queue()
 
     async def until(self, state: str):
-        while (status := await self.seen.get()).state != state:
+        """The next status of that state; not a failure that is known before the process has told its reason."""
+        while (status := await self.seen.get()).state != state or status.reason in KNOWN_BEFORE:
             pass
         return status
 
@@ -50,9 +56,8 @@ async def supervised(kind, settings=QUICK, room=None, name="e", clock=None, need
         name, kind, settings, room=room, clock=clock or SystemClock(), log=log, on_change=states.seen.put_nowait
     )
     room.admit(supervisor, needs)
-    timeouts = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
     root, models = (
-        Transport(url, timeouts=timeouts, socket_path=supervisor.socket_path)
+        Transport(url, timeouts=TIMEOUTS, socket_path=supervisor.socket_path)
         for url in ("http://engine", "http://engine/v1")
     )
     supervisor.open(make_control(name, models, root, kind.health_path, kind.metrics_path))
@@ -470,6 +475,79 @@ async def test_a_slow_engine_is_left_alone():
         leave()
         assert supervisor.status.state == "ready"
         assert logged(log, "engine suspected") == []
+
+
+# --- doubt --------------------------------------------------------------------------------------------------------
+
+DOUBTED = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=600, queue_timeout_s=60, ending_s=0.05)
+
+
+def refused() -> UpstreamUnreachable:
+    error = UpstreamUnreachable("refused")
+    error.is_unconnected = True
+    return error
+
+
+async def metrics_of(supervisor, *, times: int) -> None:
+    """Ask an engine for its metrics."""
+    wire = Transport("http://engine", timeouts=TIMEOUTS, socket_path=supervisor.socket_path)
+    for _ in range(times):
+        await wire.get("/metrics")
+    await wire.close()
+
+
+async def test_an_engine_that_refuses_a_request_is_out_of_routing_at_once_and_back_if_it_answers_after_all():
+    kind = FakeKind("well")
+    async with supervised(kind, DOUBTED) as (supervisor, states, _log):
+        await states.until("ready")
+        supervisor.doubt(refused())
+        assert supervisor.status == EngineStatus("failed", REFUSED)
+        with pytest.raises(EngineUnavailable, match="failed"):
+            await supervisor.enter(can_wait=False)
+        (await supervisor.enter(can_wait=True))()
+        assert (kind.starts, supervisor.status) == (1, EngineStatus("ready"))
+
+
+async def test_an_engine_that_says_that_it_is_dead_is_ended_and_started_again():
+    """Its process goes on, and requests wait for the next one."""
+    kind = FakeKind("ill,stubborn", "well")
+    settings = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60, ending_s=0.05)
+    async with supervised(kind, settings) as (supervisor, states, _log):
+        status = await states.until("failed")
+        assert status.reason == ILL
+        pid = supervisor._process.pid
+        (await supervisor.enter(can_wait=True))()
+        assert (kind.starts, supervisor.status.restarts, is_running(pid)) == (2, 1, False)
+
+
+async def test_before_the_next_try_of_a_request_that_failed_the_engine_is_looked_at():
+    async with supervised(FakeKind("well"), DOUBTED) as (supervisor, states, log):
+        await states.until("ready")
+        supervisor.doubt(UpstreamRejected("the caller's fault"))
+        assert not supervisor._doubt.is_open
+        supervisor.doubt(UpstreamFailed("500"))
+        (await supervisor.enter(can_wait=False))()
+        assert not supervisor._doubt.is_open
+        assert logged(log, "engine failed") == []
+
+
+async def test_a_dead_engine_is_known_before_the_next_try():
+    """Here by the request alone: nothing looks at it for ten minutes."""
+    async with supervised(FakeKind("ill", "well"), DOUBTED) as (supervisor, states, _log):
+        await states.until("ready")
+        await metrics_of(supervisor, times=2)
+        supervisor.doubt(UpstreamFailed("500"))
+        with pytest.raises(EngineUnavailable, match="failed"):
+            await supervisor.enter(can_wait=False)
+
+
+async def test_an_engine_that_has_failed_can_be_stopped_before_its_process_has_ended():
+    slow = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=600, ending_s=600)
+    async with supervised(FakeKind("well"), slow) as (supervisor, states, _log):
+        await states.until("ready")
+        supervisor.doubt(refused())
+        supervisor.want("stop")
+        await states.until("stopped")
 
 
 def test_errors_of_engines_are_one_family():

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from proxy.engines.base import Load
-from proxy.engines.watch import Watch
+from proxy.engines.doubt import REFUSED
+from proxy.engines.watch import Finding, Watch
 from proxy.errors import UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from tests.fakes.clock import FakeClock
 from tests.fakes.control import FakeControl, too_slow, working
@@ -113,3 +114,61 @@ async def test_an_engine_that_says_something_at_last_is_not_thereby_moving():
     await until_suspected(watch)
     assert watch.looked.load.steps is None
     assert not await watch.generates()
+
+
+# --- health ---------------------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_says_that_it_is_dead_needs_no_second_look():
+    watch, control = watched(lambda: working(3))
+    control.is_up = False
+    assert await watch.look(1) == await watch.check() == Finding(REFUSED, is_dead=True)
+
+
+async def test_a_second_look_that_is_not_wanted_any_more_ends():
+    watch, _ = watched(lambda: working(3))
+    await until_suspected(watch)
+    wanted = iter([True, True, False])
+    assert await watch.generates(lambda: next(wanted)) is None
+
+
+# --- canaries -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_idle_engine_is_asked_for_a_token_every_so_often_and_never_for_two_at_once():
+    watch, control = watched(lambda: Load(steps=3))
+    for _ in range(10):
+        watch.try_idle(60)
+        await watch.look(0)
+    assert control.canaries == 1  # it hangs
+    control.clock.advance(600)
+    watch.try_idle(60)
+    await watch.look(0)
+    assert control.canaries == 1
+    watch.rest()
+    control.token = lambda: None
+    for _ in range(180):
+        watch.try_idle(60)
+        await watch.look(0)
+    assert control.canaries == 4
+
+
+async def test_an_engine_that_hangs_while_idle_is_suspected_as_soon_as_one_with_a_request():
+    watch, control = watched(lambda: Load(steps=3))
+    await watch.look(0)
+    since_s = control.clock.monotonic_s()
+    watch.try_idle(60)
+    while (found := await watch.look(0)) is None:
+        pass
+    assert found.reason.startswith("it has work, but has not made a step for")
+    assert 40 <= control.clock.monotonic_s() - since_s <= 60
+    assert not await watch.generates()
+    assert control.canaries == 2
+
+
+async def test_another_answer_to_a_canary_than_a_token_is_as_good():
+    watch, control = watched(lambda: Load(steps=3), token=lambda: UpstreamRejected("an embedding model"))
+    for _ in range(120):
+        watch.try_idle(60)
+        assert await watch.look(0) is None
+    assert control.canaries == 2

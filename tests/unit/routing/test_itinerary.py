@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxy.config.routing import RetryConfig
 from proxy.errors import (
     AnswerMisfit,
+    EngineStalled,
     EngineUnavailable,
     TargetBusy,
     UpstreamFailed,
@@ -24,6 +25,7 @@ from proxy.routing.targets import Target
 A, B, C = (Target(name, "m") for name in "abc")
 ERRORS = [
     AnswerMisfit,
+    EngineStalled,
     EngineUnavailable,
     TargetBusy,
     UpstreamFailed,
@@ -214,3 +216,22 @@ def test_any_way_ends_and_keeps_its_word(targets, repeats, purse, failures, favo
         trip.fail(step, kind("no"), took_s=took_s, has_other_key=has_other_key)
     assert len(tried) == trip.way.tries <= targets + repeats
     assert trip.withdrawn <= purse
+
+
+def test_a_request_may_leave_a_target_while_another_one_is_left():
+    trip = Trip(A, B)
+    moves = []
+    for _ in range(2):
+        step = trip.step()
+        moves.append((step.target, step.can_move))
+        trip.fail(step)
+    assert moves == [(A, True), (B, False)]
+    assert trip.step().can_move is False  # a repeat is the last resort
+    assert Trip(A).step().can_move is False
+
+
+def test_leaving_an_engine_that_stands_still_costs_nothing():
+    """Or an engine that hangs under fifty callers would lose most of them."""
+    trip = Trip(A, B, purse=0)
+    trip.fail(trip.step(), EngineStalled("moved"), took_s=41)
+    assert trip.step().target is B

@@ -1,0 +1,27 @@
+"""`Move`: ends the wait of an attempt whose engine stands still, so that the request goes to its next target."""
+
+import asyncio
+
+from proxy.errors import EngineStalled
+
+
+class Move:
+    """The wait of the task that makes this; called with the reason, from outside the task, it ends the wait."""
+
+    __slots__ = ("_reason", "_task")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._reason: str | None = None
+
+    def __call__(self, reason: str) -> None:
+        """End the wait: the task is cancelled, which it has to catch and ask `error` about."""
+        if self._task is not None and self._reason is None:
+            self._reason = reason
+            self._task.cancel()
+
+    def error(self) -> EngineStalled | None:
+        """What to raise in place of the cancellation just caught; None: it is not ours. Asked once."""
+        if self._reason is None or self._task is None or self._task.uncancel():
+            return None
+        return EngineStalled("The engine does not answer for now, and had not begun this answer.")

@@ -1,0 +1,63 @@
+"""Which failures of a request may mean that its engine is dead, and the wait for the look that tells."""
+
+import asyncio
+
+import pytest
+
+from proxy.engines.doubt import Doubt, is_refusal, may_be_dead
+from proxy.errors import (
+    EngineStalled,
+    EngineUnavailable,
+    StreamBroken,
+    ToolCallUnparsable,
+    UpstreamFailed,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+
+
+def unconnected(error):
+    error.is_unconnected = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (unconnected(UpstreamUnreachable("refused")), (True, True)),
+        (UpstreamUnreachable("broke"), (True, False)),
+        (UpstreamFailed("EngineCore encountered an issue."), (True, False)),
+        (StreamBroken("no end"), (True, False)),
+        (unconnected(UpstreamTimeout("no room")), (False, False)),
+        (EngineStalled("moved"), (False, False)),
+        (UpstreamRateLimited("full"), (False, False)),
+        (UpstreamRejected("bad prompt"), (False, False)),
+        (ToolCallUnparsable("what the model wrote"), (False, False)),
+        (EngineUnavailable("loading"), (False, False)),
+    ],
+)
+def test_what_a_failure_may_mean(error, expected):
+    assert (may_be_dead(error), is_refusal(error)) == expected
+
+
+async def test_who_waits_for_the_look_goes_on_when_it_has_been_made():
+    doubt = Doubt()
+    await doubt.settled()  # nothing to wait for
+    doubt.open()
+    doubt.open()
+    waiting = asyncio.create_task(doubt.settled())
+    await asyncio.sleep(0)
+    assert doubt.is_open
+    doubt.close()
+    doubt.close()
+    await waiting
+    assert not doubt.is_open
+
+
+async def test_nobody_waits_long_for_a_look():
+    doubt = Doubt()
+    doubt.open()
+    await asyncio.wait_for(doubt.settled(), 60)
+    assert doubt.is_open

@@ -1,0 +1,48 @@
+"""A wait that others end, told apart from a caller who leaves."""
+
+import asyncio
+
+import pytest
+
+from proxy.errors import EngineStalled
+from proxy.pipeline.moving import Move
+
+
+class Waiter:
+    """A task that waits, and may be moved."""
+
+    def __init__(self) -> None:
+        self.move: Move | None = None
+        self.task = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        self.move = Move()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if (error := self.move.error()) is None:
+                raise
+            raise error from None
+
+
+@pytest.fixture
+async def waiter():
+    made = Waiter()
+    await asyncio.sleep(0)
+    return made
+
+
+async def test_a_wait_that_is_ended_from_outside_fails_with_what_happened(waiter):
+    waiter.move("no step for 41 s")
+    waiter.move("no step for 42 s")
+    with pytest.raises(EngineStalled, match="does not answer for now"):
+        await waiter.task
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+async def test_a_caller_who_leaves_is_gone_whether_moved_or_not(waiter, is_moved):
+    if is_moved:
+        waiter.move("no step for 41 s")
+    waiter.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter.task
