@@ -1,5 +1,9 @@
 """A real vLLM of four processes: server, engine core, worker, and what keeps track of their resources."""
 
+import os
+import signal
+import time
+
 import pytest
 
 from tests.engines import cpu
@@ -8,7 +12,7 @@ from tests.engines.models.dialogues import SUM, said
 from tests.engines.sessions import find, gone
 from tests.engines.stage import running
 
-_WORKER = "VLLM::Worker"
+_CORE, _WORKER = "VLLM::EngineCore", "VLLM::Worker"
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +20,7 @@ async def stage(vllm_python, tiny_deepseek, tmp_path_factory):
     """One engine, `many`, ready."""
     args = cpu.ARGS | {"distributed_executor_backend": "mp"}
     environment = cpu.ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    engine = cpu.engine(vllm_python, tiny_deepseek, args=args, environment=environment)
+    engine = cpu.engine(vllm_python, tiny_deepseek, args=args, environment=environment, queue_timeout_s=600)
     async with running({"many": engine}, tmp_path_factory.mktemp("many")) as made:
         await made.ready("many")
         yield made
@@ -25,6 +29,21 @@ async def stage(vllm_python, tiny_deepseek, tmp_path_factory):
 async def test_a_killed_worker_takes_the_engine_along_which_comes_back(stage):
     await crash(stage, "many", _WORKER)
     assert (await stage.say("many", SUM)).choices[0].message.content == said(SUM).content
+
+
+@pytest.mark.timeout(900)
+async def test_an_idle_engine_whose_core_is_killed_has_failed_soon_and_its_next_caller_waits_for_the_restart(stage):
+    """Not when its server ends, which takes it some five seconds."""
+    old, killed_s = stage.processes("many"), time.perf_counter()
+    os.kill(find(stage.leader("many"), _CORE), signal.SIGKILL)
+    await stage.told("many", "failed")
+    print(f"failed {time.perf_counter() - killed_s:.1f} s after the end of its core")
+    assert (await stage.say("many", SUM, timeout=600)).choices[0].message.content == said(SUM).content
+    print(f"answered {time.perf_counter() - killed_s:.1f} s after the end of its core")
+    await stage.line("many", "engine failed")
+    print((await stage.line("many", "engine down"))["reason"])
+    await gone(*old)
+    await stage.ready("many")
 
 
 async def test_nothing_is_left_when_tidegate_is_killed(stage):
