@@ -175,9 +175,9 @@ def _marks_of(pid: int) -> Iterator[Mark]:
         with contextlib.suppress(OSError):
             yield from read_marks(str((process / descriptor).readlink()))
     with contextlib.suppress(OSError):
-        for variable in (process / "environ").read_bytes().split(b"\0"):
-            if variable.startswith(f"{VARIABLE}=".encode()):
-                yield from read_marks(os.fsdecode(variable))
+        _, found, behind = (b"\0" + (process / "environ").read_bytes()).partition(f"\0{VARIABLE}=".encode())
+        if found:
+            yield from read_marks(os.fsdecode(behind.partition(b"\0")[0]))
 
 
 def _lives(mark: Mark) -> bool:
