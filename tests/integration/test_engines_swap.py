@@ -131,6 +131,19 @@ async def test_a_caller_that_gives_up_has_the_loaded_engine_open_again(vllm, oth
     assert len(vllm.starts) == 1
 
 
+async def test_callers_of_both_that_never_pause_all_get_their_answers(vllm, other):
+    """Requests come while an engine closes, falls asleep, sleeps and wakes."""
+    engines = sharing(vllm, other, sleep_level=1)
+
+    async def ask_often(made, name: str) -> list[str]:
+        return [await text(made.ask(name)) for _ in range(3)]
+
+    async with house(engines, BOTH, swap=SOON) as made:
+        answered = await asyncio.gather(*(ask_often(made, name) for name in ("r1", "v3") * 3))
+    assert answered == [[WHOLE] * 3] * 6
+    assert (len(vllm.starts), len(other.starts)) == (1, 1)
+
+
 async def test_exclusive_engines_on_the_cpu_are_never_loaded_together(vllm, other):
     """They take no share of a GPU."""
     engines = {"r1": vllm.config(start="on_demand"), "v3": other.config(start="on_demand")}
