@@ -725,7 +725,7 @@ async def test_an_engine_that_refuses_a_request_is_out_of_routing_at_once_and_ba
         with pytest.raises(EngineUnavailable, match="failed"):
             await supervisor.enter(can_wait=False)
         (await supervisor.enter(can_wait=True))()
-        assert (kind.starts, supervisor.status) == (1, EngineStatus("ready"))
+        assert (kind.starts, supervisor.status) == (1, EngineStatus("ready", attempts=1))
 
 
 async def test_an_engine_that_says_that_it_is_dead_is_ended_and_started_again():
