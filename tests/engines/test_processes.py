@@ -31,14 +31,13 @@ async def test_a_killed_worker_takes_the_engine_along_which_comes_back(stage):
     assert (await stage.say("many", SUM)).choices[0].message.content == said(SUM).content
 
 
-@pytest.mark.timeout(900)
 async def test_an_idle_engine_whose_core_is_killed_has_failed_soon_and_its_next_caller_waits_for_the_restart(stage):
     """Not when its server ends, which takes it some five seconds."""
     old, killed_s = stage.processes("many"), time.perf_counter()
     os.kill(find(stage.leader("many"), _CORE), signal.SIGKILL)
     await stage.told("many", "failed")
     print(f"failed {time.perf_counter() - killed_s:.1f} s after the end of its core")
-    assert (await stage.say("many", SUM, timeout=600)).choices[0].message.content == said(SUM).content
+    assert (await stage.say("many", SUM)).choices[0].message.content == said(SUM).content
     print(f"answered {time.perf_counter() - killed_s:.1f} s after the end of its core")
     await stage.line("many", "engine failed")
     print((await stage.line("many", "engine down"))["reason"])
