@@ -76,12 +76,17 @@ def engine_upstream(name: str, assembled: Assembled) -> Upstream:
         enter=assembled.engine.enter,
         always_streams=assembled.always_streams,
         look=looker(assembled.engine),
+        in_flight=lambda: assembled.engine.places.taken,
+        load=assembled.engine.load,
     )
 
 
-def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[str, Gate]:
-    """Those of all upstreams and engines; who is at one of the `old` ones stays there."""
-    doors = {name: place.admission for name, place in (*config.upstreams.items(), *config.engines.items())}
+def open_gates(
+    config: Config, engines: Mapping[str, Assembled], clock: Clock, old: Mapping[str, Gate]
+) -> dict[str, Gate]:
+    """Those of all upstreams and engines, of each replica one; who is at one of the `old` ones stays there."""
+    doors = {name: host.admission for name, host in config.upstreams.items()}
+    doors |= {name: assembled.config.admission for name, assembled in engines.items()}
     gates = {name: old.get(name) or Gate(name, door, clock) for name, door in doors.items()}
     for name, gate in gates.items():
         gate.resize(doors[name])
@@ -91,14 +96,16 @@ def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[st
 def looker(engine: Engine) -> Callable[[], Look]:
     """What the engine does now, as routing wants it; put into routing's words when something has changed."""
     seen, status = engine.looked, engine.status
-    known = Look(status.state == "ready", status.state)
+    known = Look(status.state == "ready", status.state, outlook=engine.outlook)
 
     def look() -> Look:
         nonlocal seen, status, known
-        if engine.looked is not seen or engine.status is not status:
+        # of one that does not answer, what is wanted of it may change before its status does
+        is_other = engine.status is not status or (not known.is_ready and engine.outlook != known.outlook)
+        if engine.looked is not seen or is_other:
             told = known.told if engine.looked is seen else _told(engine.looked)
             seen, status = engine.looked, engine.status
-            known = Look(status.state == "ready", status.state, told)
+            known = Look(status.state == "ready", status.state, told, outlook=engine.outlook)
         return known
 
     return look

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from proxy.config import credentials, models, routing
+from proxy.config import credentials, models, replicas, routing
 from proxy.config.auth import AuthConfig
 from proxy.config.cards import Card, known_cards
 from proxy.config.engines import EngineConfig, ExternalConfig, VllmConfig
@@ -78,6 +78,7 @@ def _faults(config: Config) -> Iterator[str]:
     for name, engine in config.engines.items():
         if isinstance(engine, ExternalConfig) and (fault := url_fault(engine.base_url)) is not None:
             yield f"engines.{name}.base_url: {fault}"
+        yield from (f"engines.{name}{fault}" for fault in replicas.faults(engine))
         if isinstance(engine, VllmConfig) and engine.sleep_level == 2 and (engine.adapters or engine.runtime_adapters):
             yield (
                 f"engines.{name}.sleep_level: 2 would drop the adapters' weights, which vLLM does not read "

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.clock import Clock
-from proxy.engines.base import Control, EngineError, EngineStatus, Goal, Leave, Looked
+from proxy.engines.base import Control, EngineError, EngineStatus, Goal, Leave, Looked, Outlook
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
 from proxy.engines.watch import Watch
@@ -59,6 +59,14 @@ class ExternalEngine:
             )
         self.places.take()
         return self.places.leave
+
+    @property
+    def outlook(self) -> Outlook:
+        """Whether it answers; what its operator plans is not known."""
+        return "ready" if self.status.state == "ready" else "unavailable"
+
+    def load(self) -> None:
+        """Do nothing: its operator loads it."""
 
     def want(self, goal: Goal) -> None:
         """Refuse: somebody else runs it.

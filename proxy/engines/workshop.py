@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 
 from proxy.clock import Clock
 from proxy.config.engines import EngineConfig, ExternalConfig, LlamaCppConfig, ManagedConfig, VllmConfig
+from proxy.config.replicas import engine_of
 from proxy.engines.adapters import Adapters
 from proxy.engines.base import Engine, EngineError, EngineKind, EngineStatus, Hopeless
 from proxy.engines.control import HttpControl
@@ -134,7 +135,7 @@ class Workshop:
             model_card=kind.model_card() if isinstance(kind, Vllm) else None,
             adapters=adapters,
         )
-        control = make_control(name, transport, root, kind.health_path, kind.metrics_path, restore=restore)
+        control = make_control(engine_of(name), transport, root, kind.health_path, kind.metrics_path, restore=restore)
         return Piece(assembled=assembled, control=control, root=root, process=process)
 
     def _process(self, name: str, config: ManagedConfig, kind: EngineKind) -> Process:

@@ -128,6 +128,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
             caller who leaves a unary request (llama.cpp).
         api_version: of Azure's deployment URLs.
         look: what an engine does now; None for a host elsewhere.
+        in_flight: how many requests of ours are in an engine.
+        load: have an engine loaded, if it is not; returns at once.
     """
 
     name: str
@@ -137,6 +139,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     always_streams: bool = False
     api_version: str | None = None
     look: Callable[[], Look] | None = None
+    in_flight: Callable[[], int] = int
+    load: Callable[[], None] = nothing_to_leave
 
 
 class Upstreams(Mapping[str, Upstream]):
@@ -163,6 +167,10 @@ class Upstreams(Mapping[str, Upstream]):
         return msgspec.structs.replace(
             seen, limited_for_s=wire.free_in_s(), refused_for_s=wire.refused_for_s(target.model)
         )
+
+    def in_flight(self, target: Target) -> int:
+        """Requests of ours in the target's engine, whatever they ask it for."""
+        return self._upstreams[target.upstream].in_flight()
 
     def __getitem__(self, name: str) -> Upstream:
         return self._upstreams[name]

@@ -59,3 +59,10 @@ def test_the_keys_of_somebody_elses_engine_are_others_on_the_same_wires(workshop
     piece = going_on(workshop.make("theirs", THEIRS, ["sk-old"]), workshop.make("theirs", THEIRS, ["sk-new"]))
     treat(piece)
     assert [wire.credentials.choose().shown.ready()["authorization"] for wire in piece.wires] == ["Bearer sk-new"] * 2
+
+
+def test_replicas_are_asked_and_served_by_the_one_name(workshop):
+    piece = workshop.make("r1:2", VLLM, ())
+    argv = piece.process.kind.command("s", "k").argv
+    assert argv[argv.index("--served-model-name") + 1] == "r1"
+    assert (piece.assembled.engine.name, piece.control._model) == ("r1:2", "r1")
