@@ -13,6 +13,7 @@ from proxy.config.cards import Cards, known_cards
 from proxy.config.credentials import ApiKeyConfig
 from proxy.config.engines import CommandConfig, ExternalConfig, dialect_of
 from proxy.config.models import BalanceConfig, ModelConfig
+from proxy.config.replicas import replicas_of
 from proxy.config.root import Config
 from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
@@ -91,7 +92,7 @@ def _advise_on(model: ModelConfig, targets: Sequence[Target], config: Config) ->
         yield f".overflow_ttft_s: does nothing with policy {model.policy}, {cure}"
     if model.balance != BalanceConfig() and model.policy != "balanced":
         yield f".balance: does nothing with policy {model.policy}; set policy: balanced"
-    if model.hedge and len(targets) < 2:
+    if model.hedge and _places(targets, config) < 2:
         yield ".hedge: does nothing with one target; add another"
     if model.on_stream_failure == "continue":
         yield from _advise_on_continuing(targets, config)
@@ -108,10 +109,15 @@ def _advise_on(model: ModelConfig, targets: Sequence[Target], config: Config) ->
 
 def _advise_on_continuing(targets: Sequence[Target], config: Config) -> Iterator[str]:
     able = [target for target in targets if _dialect_of(target.upstream, config).can_go_on("chat")]
-    if len(targets) < 2:
+    if _places(targets, config) < 2:
         yield ".on_stream_failure: continue does nothing with one target; add another"
     elif not able:
         yield ".on_stream_failure: continue does nothing for chat, as no target can take up an answer in the middle"
+
+
+def _places(targets: Sequence[Target], config: Config) -> int:
+    """How many there are, replicas one by one."""
+    return sum(replicas_of(config.engines.get(target.upstream)) for target in targets)
 
 
 def _dialect_of(place: str, config: Config) -> Dialect:

@@ -11,7 +11,7 @@ from proxy.config.root import Config
 from proxy.config.upstreams import UpstreamConfig
 from proxy.dialects.base import Dialect
 from proxy.dialects.registry import DIALECTS
-from proxy.engines.base import Engine, EngineStatus, Looked, Progress
+from proxy.engines.base import Engine, Looked, Progress
 from proxy.engines.workshop import Assembled
 from proxy.errors import UpstreamFailed
 from proxy.limits.gate import Gate
@@ -79,12 +79,17 @@ def engine_upstream(name: str, assembled: Assembled) -> Upstream:
         look=looker(assembled.engine, assembled.calls_tools),
         doubt=assembled.engine.doubt,
         movable=assembled.engine.places.movable,
+        in_flight=lambda: assembled.engine.places.taken,
+        load=assembled.engine.load,
     )
 
 
-def open_gates(config: Config, clock: Clock, old: Mapping[str, Gate]) -> dict[str, Gate]:
-    """Those of all upstreams and engines; who is at one of the `old` ones stays there."""
-    doors = {name: place.admission for name, place in (*config.upstreams.items(), *config.engines.items())}
+def open_gates(
+    config: Config, engines: Mapping[str, Assembled], clock: Clock, old: Mapping[str, Gate]
+) -> dict[str, Gate]:
+    """Those of all upstreams and engines, of each replica one; who is at one of the `old` ones stays there."""
+    doors = {name: host.admission for name, host in config.upstreams.items()}
+    doors |= {name: assembled.config.admission for name, assembled in engines.items()}
     gates = {name: old.get(name) or Gate(name, door, clock) for name, door in doors.items()}
     for name, gate in gates.items():
         gate.resize(doors[name])
@@ -97,20 +102,23 @@ def looker(engine: Engine, calls_tools: Callable[[], bool] = lambda: True) -> Ca
     `calls_tools` is asked when the status has changed: each start of an engine may be with other flags.
     """
     seen, status = engine.looked, engine.status
-    known = _look(status, None, calls_tools=calls_tools())
+    known = _look(engine, None, calls_tools=calls_tools())
 
     def look() -> Look:
         nonlocal seen, status, known
-        if engine.looked is not seen or engine.status is not status:
+        # of one that does not answer, what is wanted of it may change before its status does
+        is_other = engine.status is not status or (not known.is_ready and engine.outlook != known.outlook)
+        if engine.looked is not seen or is_other:
             told = known.told if engine.looked is seen else _told(engine.looked)
             seen, status = engine.looked, engine.status
-            known = _look(status, told, calls_tools=calls_tools())
+            known = _look(engine, told, calls_tools=calls_tools())
         return known
 
     return look
 
 
-def _look(status: EngineStatus, told: Told | None, *, calls_tools: bool) -> Look:
+def _look(engine: Engine, told: Told | None, *, calls_tools: bool) -> Look:
+    status = engine.status
     progress = status.progress or _NO_PROGRESS
     return Look(
         status.state == "ready",
@@ -119,6 +127,7 @@ def _look(status: EngineStatus, told: Told | None, *, calls_tools: bool) -> Look
         phase=progress.phase,
         done=progress.done,
         calls_tools=calls_tools,
+        outlook=engine.outlook,
     )
 
 

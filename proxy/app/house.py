@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -16,13 +17,13 @@ from proxy.config.cards import Cards, known_cards
 from proxy.config.diff import reloaded
 from proxy.config.engines import ExternalConfig
 from proxy.config.evals import EvalFile, read_evals
+from proxy.config.replicas import expand, groups
 from proxy.config.root import Config, unnamed_engines
 from proxy.deadline import Deadlines
 from proxy.engines.assembly import Engines
 from proxy.engines.base import EngineStatus
-from proxy.engines.changes import Changes
 from proxy.engines.faults import check_settings, notes
-from proxy.engines.workshop import OnEngineChange
+from proxy.engines.workshop import Assembled, OnEngineChange
 from proxy.entrypoints import asgi
 from proxy.entrypoints.http.door import Door
 from proxy.entrypoints.http.lifeline import Running
@@ -98,12 +99,13 @@ class App:
         self._engine_changes = EngineChanges()
         check_settings(config.engines, source)
         self.engines = Engines(
-            config.engines,
+            expand(config.engines),
             keys=keys.external_keys(config, source),
             clock=self._clock,
             log=self._log,
             on_change=self._engine_changed,
             swap=config.swap,
+            on_replaced=self._replicas_replaced,
         )
         self._metrics = Metrics(_names(config))
         self._metrics.add_log(dropped_lines)
@@ -114,7 +116,10 @@ class App:
         self._memory = ProcessMemory(self._clock)
         self._is_reloading = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
+        self._reassembling: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
         self._gates: Mapping[str, Gate] = {}
+        self._gated: Mapping[str, Assembled] = {}  # the engines that the gates are of
         self._furniture = self._furnish(config, self._fetch(config, source, {}), None)
         self._metrics.add_targets(self._configured_targets)
         self.asgi = asgi.Entrance(asgi.build(self._furniture.door))
@@ -128,9 +133,11 @@ class App:
 
     async def stop(self) -> None:
         """Stop the engines, close the connections."""
-        for task in self._leaving:
+        self._is_stopping = True
+        tasks = self._leaving | self._reassembling
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._furniture.prober.close()
         await self._furniture.catalogue.close()
         await self.engines.close()
@@ -160,29 +167,38 @@ class App:
         fetched = self._fetch(config, source, old.wires)
         if not (config.upstreams or config.engines):  # a file that is being written may be empty for a moment
             raise ConfigError(f"{source}: no upstreams and no engines, so there is nothing to serve; add one of them")
-        prepared = await asyncio.to_thread(
-            self.engines.prepare,
-            config.engines,
-            keys.external_keys(config, source),
-            swap=config.swap,
-            source=source,
-        )
+        wanted, external_keys = expand(config.engines), keys.external_keys(config, source)
+        prepare = partial(self.engines.prepare, wanted, external_keys, swap=config.swap, source=source)
+        prepared = await asyncio.to_thread(prepare)
+        while not self.engines.is_current(prepared):  # meanwhile the turn of a replica came
+            prepared = await asyncio.to_thread(prepare)
         lines, fixed = reloaded(self._started_with, self.config, config)
         noted = [*advise(config), *notes(config.engines)]
         self.engines.apply(prepared)
-        self._close_gates(prepared.changes)
         for name, found in fetched.credentials.items():
             fetched.wires[name].credentials.replace(found)
-        self._furniture = self._furnish(config, fetched, old)
+        self._switch_to(self._furnish(config, fetched, old))
         self.config = config
         self._metrics.use_models(_names(config))
-        self.asgi.application = asgi.build(self._furniture.door)
-        self._furniture.prober.open()
-        task = asyncio.create_task(self._see_off(old), name="old config leaves")
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
         self._log.info("reloaded", source=source, changed=lines, needs_restart=fixed, notes=noted)
         return ReloadReport(lines, fixed, noted)
+
+    def _replicas_replaced(self) -> None:
+        """Other engines stand under their names: have new requests go there."""
+        if not self._is_stopping:
+            _keep(self._reassembling, asyncio.create_task(self._reassemble(), name="replicas replaced"))
+
+    async def _reassemble(self) -> None:
+        async with self._is_reloading:
+            old = self._furniture
+            self._switch_to(self._furnish(self.config, old.fetched, old))
+
+    def _switch_to(self, new: "Furniture") -> None:
+        """New requests have this one from now on; those in flight keep theirs."""
+        old, self._furniture = self._furniture, new
+        self.asgi.application = asgi.build(new.door)
+        new.prober.open()
+        _keep(self._leaving, asyncio.create_task(self._see_off(old), name="old config leaves"))
 
     async def _see_off(self, old: "Furniture") -> None:
         """Close what only the requests of before need, when they have ended."""
@@ -214,12 +230,14 @@ class App:
                 wires[name] = hosts.open_wire(name, host, source, self._clock)
         return Fetched(key_ring, evals, wires, credentials)
 
-    def _close_gates(self, changes: Changes) -> None:
+    def _close_gates(self) -> None:
         """What waits for a place at an engine that goes moves on; one that takes its name has a gate of its own."""
-        going = {*changes.removed, *changes.changed}
-        for name in going:
-            self._gates[name].close()
-        self._gates = {name: gate for name, gate in self._gates.items() if name not in going}
+        before, self._gated = self._gated, self.engines.by_name
+        for name, was in before.items():
+            now = self._gated.get(name)
+            if now is None or now.engine is not was.engine:
+                self._gates[name].close()
+                self._gates = {each: gate for each, gate in self._gates.items() if each != name}
 
     def _furnish(self, config: Config, fetched: "Fetched", old: "Furniture | None") -> "Furniture":
         """What a config decides, put together anew; nothing is connected yet."""
@@ -251,7 +269,7 @@ class App:
             deadlines=Deadlines(),
         )
         prober = Prober(land, config=config.routing.health, clock=clock, log=self._log)
-        return Furniture(config, land, door, prober, catalogue, fetched.wires)
+        return Furniture(config, land, door, prober, catalogue, fetched)
 
     def _survey(self, config: Config, wires: Mapping[str, Transport], old: Landscape | None) -> Landscape:
         """What there is; what is known of it stays known, unless it is to be found out in another way."""
@@ -259,7 +277,8 @@ class App:
             name: hosts.host_upstream(name, host, wires[name]) for name, host in config.upstreams.items()
         }
         upstreams |= {name: hosts.engine_upstream(name, each) for name, each in self.engines.by_name.items()}
-        self._gates = hosts.open_gates(config, self._clock, self._gates)
+        self._close_gates()
+        self._gates = hosts.open_gates(config, self.engines.by_name, self._clock, self._gates)
         for wire in (*wires.values(), *(each.transport for each in self.engines.by_name.values())):
             wire.credentials.use_health(config.routing.health)
         board = Board(self._clock, config.routing.health)
@@ -286,11 +305,11 @@ class App:
             hosts.listers(listing), self._clock, may_ask=lambda name: name in external or not offline.is_offline
         )
         cards = Cards(config.cards, known_cards())
-        loaded = names.loaded_cards(engines, cards)
+        loaded, replicas = names.loaded_cards(engines, cards), groups(engines)
         router = Router(
-            names.targets_of(config, cards, loaded),
+            names.targets_of(config, cards, loaded, replicas),
             upstreams=[*config.upstreams, *external],
-            engines=loaded,
+            engines=names.own_targets(config, cards, loaded, replicas),
             local=names.statuses(engines),
             adapters=self.engines.adapter_names,
             catalogue=catalogue,
@@ -325,14 +344,25 @@ class Fetched(Struct, frozen=True):
 
 
 class Furniture(Struct, frozen=True):
-    """What one config has made."""
+    """What one config has made, of what it has fetched."""
 
     config: Config
     land: Landscape
     door: Door
     prober: Prober
     catalogue: Catalogue
-    wires: Mapping[str, Transport]
+    fetched: Fetched
+
+    @property
+    def wires(self) -> Mapping[str, Transport]:
+        """To hosts elsewhere."""
+        return self.fetched.wires
+
+
+def _keep(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+    """In `tasks`, until it is done."""
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 def _names(config: Config) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """What names mean: models and their targets, and what is known of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from msgspec import structs
@@ -8,11 +8,12 @@ from msgspec import structs
 from proxy.config.cards import UNKNOWN, Card, Cards
 from proxy.config.engines import CommandConfig, EngineConfig, VllmConfig, served_name
 from proxy.config.models import ModelConfig, TargetConfig
+from proxy.config.replicas import engine_of, groups
 from proxy.config.root import Config, unnamed_engines
 from proxy.engines.base import Engine
 from proxy.engines.life import State
 from proxy.engines.workshop import Assembled
-from proxy.protocol.models import Status
+from proxy.protocol.models import Status, best_status
 from proxy.routing.targets import Target
 
 _STATUSES: Mapping[State, Status] = {
@@ -26,23 +27,42 @@ _STATUSES: Mapping[State, Status] = {
 }
 
 
-def targets_of(config: Config, cards: Cards, loaded: Mapping[str, Card]) -> dict[str, list[Target]]:
-    """Every name that is ours to give."""
+def targets_of(
+    config: Config, cards: Cards, loaded: Mapping[str, Card], replicas: Mapping[str, Sequence[str]] = {}
+) -> dict[str, list[Target]]:
+    """Every name that is ours to give; `replicas` are those of the engines that have several, by engine."""
     named = {
-        name: [_with_settings(_target(each, config.engines, cards, loaded), model) for each in model.targets]
+        name: [
+            _with_settings(one, model)
+            for each in model.targets
+            for one in _targets(each, config.engines, cards, loaded, replicas)
+        ]
         for name, model in config.models.items()
     }
-    own = {name: TargetConfig(engine=name) for name in unnamed_engines(config)}
-    return named | {name: [_target(each, config.engines, cards, loaded)] for name, each in own.items()}
+    unnamed = {
+        name: list(_targets(TargetConfig(engine=name), config.engines, cards, loaded, replicas))
+        for name in unnamed_engines(config)
+    }
+    return named | unnamed
+
+
+def own_targets(
+    config: Config, cards: Cards, loaded: Mapping[str, Card], replicas: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[Target]]:
+    """By engine that may have several models, the targets of a model there whose name is the engine's."""
+    return {name: list(_targets(TargetConfig(engine=name), config.engines, cards, loaded, replicas)) for name in loaded}
 
 
 def loaded_cards(engines: Mapping[str, Assembled], cards: Cards) -> dict[str, Card]:
-    """What is known of what each vLLM has loaded: by its name or, where that says nothing, by its checkpoint."""
-    return {
-        name: card_of(assembled.config, assembled.model_card, cards)
-        for name, assembled in engines.items()
-        if isinstance(assembled.config, VllmConfig)
-    }
+    """What is known of what each vLLM has loaded: by its name or, where that says nothing, by its checkpoint.
+
+    Of several replicas the first one tells: when they are replaced one at a time, it is of the new config.
+    """
+    found: dict[str, Card] = {}
+    for name, assembled in engines.items():
+        if isinstance(assembled.config, VllmConfig) and engine_of(name) not in found:
+            found[engine_of(name)] = card_of(assembled.config, assembled.model_card, cards)
+    return found
 
 
 def card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
@@ -54,12 +74,13 @@ def card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
 
 
 def statuses(engines: Mapping[str, Assembled]) -> dict[str, Callable[[], Status]]:
-    """By engine, how far it is loaded now."""
-    return {name: partial(_status_of, assembled.engine) for name, assembled in engines.items()}
+    """By engine and by replica, how far it is loaded now; an engine is as far as the best of its replicas."""
+    members = {**{name: [name] for name in engines}, **groups(engines)}
+    return {name: partial(_status_of, [engines[each].engine for each in names]) for name, names in members.items()}
 
 
-def _status_of(engine: Engine) -> Status:
-    return _STATUSES[engine.status.state]
+def _status_of(replicas: Sequence[Engine]) -> Status:
+    return best_status([_STATUSES[engine.status.state] for engine in replicas])
 
 
 def _with_settings(target: Target, model: ModelConfig) -> Target:
@@ -67,6 +88,23 @@ def _with_settings(target: Target, model: ModelConfig) -> Target:
     if model.repairs_tool_markup:
         return target
     return structs.replace(target, card=structs.replace(target.card, leaks_markup=False))
+
+
+def _targets(
+    target: TargetConfig,
+    engines: Mapping[str, EngineConfig],
+    cards: Cards,
+    loaded: Mapping[str, Card],
+    replicas: Mapping[str, Sequence[str]],
+) -> Iterator[Target]:
+    """One, or one for each replica of its engine."""
+    whole = _target(target, engines, cards, loaded)
+    engine = whole.upstream
+    if target.engine is None or engine not in replicas:
+        yield whole
+        return
+    for name in replicas[engine]:
+        yield structs.replace(whole, upstream=name, group=engine)
 
 
 def _target(

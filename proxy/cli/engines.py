@@ -18,6 +18,7 @@ from proxy.cli.remote import Interrupted, Refused, Server, check_url
 from proxy.config import load
 from proxy.config.engines import ExternalConfig
 from proxy.config.environment import discover
+from proxy.config.replicas import expand, members
 from proxy.config.root import did_you_mean
 from proxy.engines.base import Command, EngineError
 from proxy.engines.gpus import find_gpus
@@ -81,10 +82,9 @@ def _add_order(order: str, about: str, awaited: Sequence[State]) -> None:
     @click.option("--no-wait", is_flag=True, help="Say it and leave.")
     @_on_server
     def tell(server: Server, name: str, *, no_wait: bool) -> None:
-        report = server.tell(name, order)
-        if not no_wait:
-            report = _wait(server, report, awaited)
-        click.echo(f"{name}: {report.state}")
+        for report in server.tell(name, order):
+            ended = report if no_wait else _wait(server, report, awaited)
+            click.echo(f"{ended.name}: {ended.state}")
 
 
 for _order, (_about, _awaited) in _ORDERS.items():
@@ -102,7 +102,8 @@ def command(name: str, file: Path | None, *, check: bool) -> None:
 
     The real one has a key and a socket or port of its own at each start, in place of API_KEY and engine.sock.
     """
-    configured = (discover(os.environ).config if file is None else load.load(file)).engines
+    configured = expand((discover(os.environ).config if file is None else load.load(file)).engines)
+    name = next(iter(members(name, configured)), name)  # of several replicas the first one
     if (config := configured.get(name)) is None:
         raise Refused(f"no engine is called {name}; {did_you_mean(name, configured)}")
     if isinstance(config, ExternalConfig):
@@ -175,7 +176,7 @@ def _wait(server: Server, first: EngineReport, awaited: Sequence[State]) -> Engi
     name, seen = first.name, {first.state}
     interrupt = _Interrupt()
     try:
-        while (report := server.report(name)).state not in awaited:
+        while (report := server.report(name)[0]).state not in awaited:
             if interrupt.has_come:
                 raise Interrupted(f"not waiting any longer; {name} goes on")
             has_failed_since = first.state != "failed" or report.attempts != first.attempts

@@ -58,13 +58,13 @@ class Server:
         """Every engine; raises `Refused`."""
         return self._decode(self.ask("GET", "engines"), EngineList).engines
 
-    def report(self, name: str) -> EngineReport:
-        """One engine; raises `Refused`."""
-        return self._decode(self.ask("GET", "engines", name), EngineReport)
+    def report(self, name: str) -> Sequence[EngineReport]:
+        """One engine, or its replicas; raises `Refused`."""
+        return self._reports(self.ask("GET", "engines", name))
 
-    def tell(self, name: str, order: str) -> EngineReport:
-        """Say what an engine is to do; raises `Refused`."""
-        return self._decode(self.ask("POST", "engines", name, order), EngineReport)
+    def tell(self, name: str, order: str) -> Sequence[EngineReport]:
+        """Say what an engine, or each of its replicas, is to do; raises `Refused`."""
+        return self._reports(self.ask("POST", "engines", name, order))
 
     def ask(self, method: str, *path: str) -> bytes:
         """The body of a good answer.
@@ -87,6 +87,12 @@ class Server:
         if response.status >= 300:
             self._refuse(response.status, body)
         return body
+
+    def _reports(self, body: bytes) -> Sequence[EngineReport]:
+        try:
+            return msgspec.json.decode(body, type=EngineList).engines
+        except msgspec.DecodeError:  # it has no replicas
+            return [self._decode(body, EngineReport)]
 
     def _connection(self) -> HTTPConnection:
         kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection

@@ -25,7 +25,9 @@ class _Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
 
     first_byte_timeout_s: Annotated[Seconds, Meta(description="Until the first token: prefill and queue.")] = 600.0
     idle_timeout_s: Annotated[Seconds, Meta(description="Silence in the middle of an answer.")] = 120.0
-    admission: Annotated[AdmissionConfig, Meta(description="How many requests it has at once.")] = AdmissionConfig()
+    admission: Annotated[
+        AdmissionConfig, Meta(description="How many requests it has at once; each of its replicas, where it has any.")
+    ] = AdmissionConfig()
 
 
 class _Managed(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +61,19 @@ class _Managed(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hooks: Annotated[HooksConfig, Meta(description="Commands that run around its load.")] = HooksConfig()
 
 
+class Replicated(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every engine has of which there may be several alike under one name (see `config.replicas`)."""
+
+    replicas: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="So many of it under one name, each on GPUs of its own: those of gpus, or the first ones.",
+        ),
+    ] = 1
+
+
 class LlamaCppConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="llamacpp"):
     """llama.cpp's server on the CPU, from the package xllamacpp."""
 
@@ -86,7 +101,7 @@ class LlamaCppConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
 
 
-class VllmConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="vllm"):
+class VllmConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="vllm"):
     """vLLM, in a Python environment of its own or in ours."""
 
     model: Annotated[str, Meta(min_length=1, description="A hub id, or a folder with a checkpoint.")]
@@ -104,7 +119,10 @@ class VllmConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = None
     gpus: Annotated[
         tuple[Gpu, ...] | None,
-        Meta(description="Which GPUs of the machine, by number; null: as many of the first ones as it needs."),
+        Meta(
+            description="Which GPUs of the machine, by number, those of the first replica first; null: as many of the"
+            " first ones as it needs."
+        ),
     ] = None
     max_model_len: Annotated[Tokens | None, Meta(description="The window in tokens; null: the model's.")] = None
     kv_cache_dtype: Annotated[str | None, Meta(description="fp8 halves the cache; null: the model's own.")] = None
@@ -131,7 +149,7 @@ class VllmConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = False
 
 
-class CommandConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="command"):
+class CommandConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="command"):
     """Any model server with OpenAI's API, by the command that starts it: llama-server, SGLang, trtllm-serve, docker."""
 
     cmd: Annotated[

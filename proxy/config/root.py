@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from proxy.config import commands, credentials, hooks, models, routing
+from proxy.config import commands, credentials, hooks, models, replicas, routing
 from proxy.config.auth import AuthConfig
 from proxy.config.cards import Card, known_cards
 from proxy.config.engines import CommandConfig, EngineConfig, ExternalConfig, VllmConfig
@@ -80,6 +80,7 @@ def _faults(config: Config) -> Iterator[str]:
         yield from (f"upstreams.{name}.credentials{fault}" for fault in credentials.faults(upstream.credentials))
     for name, engine in config.engines.items():
         yield from (f"engines.{name}{fault}" for fault in _engine_faults(engine))
+        yield from (f"engines.{name}{fault}" for fault in replicas.faults(engine))
     for index, group in enumerate(config.swap.exclusive):
         yield from (f"swap.exclusive[{index}]: {fault}" for fault in _group_faults(group, config.engines))
     yield from (f"routing{fault}" for fault in routing.faults(config.routing))

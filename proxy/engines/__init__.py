@@ -15,6 +15,7 @@ Requests get in while it is ready. The modules:
 
     base          the words: a kind of engine, its control, progress, load, status; an `Engine`, whoever runs it
     assembly      every engine of the config put together with its wires: `Engines`, the door of this package
+    rollout       which replicas of an engine go next when its config has changed; pure
 
     supervisor    one engine whose process is ours; owns its status, and one task that makes what is wanted of it
     external      one that somebody else runs: the same looks, no orders

@@ -1,6 +1,6 @@
 """`Adapters`: LoRA adapters of a running vLLM, through the routes that it has for them and no caller reaches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -64,6 +64,15 @@ class Adapters:
         told = await self._ask("/unload_lora_adapter", {"lora_name": name})
         self._paths.pop(name, None)
         return told
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """Where those came from that were loaded here, by name."""
+        return self._paths
+
+    def adopt(self, paths: Mapping[str, str]) -> None:
+        """Have those of another replica too, from the next start on."""
+        self._paths |= paths
 
     async def restore(self) -> None:
         """Load them into an engine that has just started; one that it does not take is given up. Never raises."""

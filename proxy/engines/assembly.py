@@ -1,12 +1,16 @@
-"""`Engines`: every engine of the config put together, with its wires; and another set of them while they run."""
+"""`Engines`: every engine of the config put together, with its wires; and another set of them while they run.
+
+Each replica is an engine of its own here (`config.replicas`); those of one engine are replaced one at a time.
+"""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct, structs
 
 from proxy.clock import Clock
 from proxy.config.engines import EngineConfig, VllmConfig
+from proxy.config.replicas import engine_of, members
 from proxy.config.swap import SwapConfig
 from proxy.engines import orphans
 from proxy.engines.base import Engine, EngineStatus
@@ -14,6 +18,7 @@ from proxy.engines.changes import Changes, changes
 from proxy.engines.gpus import Gpu
 from proxy.engines.life import State
 from proxy.engines.retirement import Retirement
+from proxy.engines.rollout import Replica, next_to_retire, standing_of
 from proxy.engines.scrape import relabelled
 from proxy.engines.sharing import Sharing
 from proxy.engines.workshop import Assembled, OnEngineChange, Piece, Workshop, check, going_on, treat
@@ -46,14 +51,15 @@ class Engines:
     """Owner of the engines and of their wires; `open` and `close` are called once each.
 
     Args:
-        configs: by name.
+        configs: by name, replicas one by one.
         keys: of those that somebody else runs, by name.
         on_change: told the name and the new status of an engine; not of one whose name another one has now.
+        on_replaced: called whenever `by_name` has become another one by itself: a replica's turn to be replaced came.
         gpus: the machine's; where omitted they are looked for.
         swap: how engines make room for each other.
 
     Attributes:
-        by_name: the engines; another mapping after each `apply`.
+        by_name: the engines; another mapping after each `apply` and before each `on_replaced`.
     """
 
     def __init__(
@@ -64,15 +70,20 @@ class Engines:
         clock: Clock,
         log: Log,
         on_change: OnEngineChange,
+        on_replaced: Callable[[], None] = lambda: None,
         gpus: Sequence[Gpu] | None = None,
         swap: SwapConfig = _SWAP,
     ) -> None:
         self._log = log
         self._on_change = on_change
+        self._on_replaced = on_replaced
         self._sharing = Sharing(swap)
-        self._retirement = Retirement(self._sharing, self._open_waiting)
+        self._retirement = Retirement(self._sharing, self._go_on)
         self._workshop = Workshop(self._sharing, clock=clock, log=log, on_change=self._tell, gpus=gpus)
         self._waiting: list[str] = list(configs)  # those that are not open yet
+        self._old: list[str] = []  # replicas that are to go, each in its turn
+        self._next: dict[str, Piece] = {}  # what comes in their place, by the name of both
+        self._halted: set[str] = set()  # engines whose new replicas do not come up, as the log has said
         self._is_closed = False
         self._sweeping: asyncio.Task[None] | None = None
         self._is_swept = False  # see `orphans`
@@ -101,7 +112,8 @@ class Engines:
 
     def adapter_names(self) -> Sequence[str]:
         """The LoRA adapters that can be asked for now, as `engine/name`."""
-        return [f"{name}/{adapter}" for name, assembled in self.by_name.items() for adapter in _names(assembled)]
+        names = (f"{engine_of(name)}/{each}" for name, one in self.by_name.items() for each in _names(one))
+        return list(dict.fromkeys(names))
 
     def open(self) -> None:
         """Start those that start at once; returns at once, they become ready by and by."""
@@ -109,7 +121,7 @@ class Engines:
 
     async def close(self) -> None:
         """Stop the engines, those too that are on their way out, close the connections; never raises."""
-        self._waiting, self._is_closed = [], True
+        self._waiting, self._old, self._is_closed = [], [], True
         if self._sweeping is not None:  # its thread goes on
             self._sweeping.cancel()
         engines = [assembled.engine.close() for assembled in self.by_name.values()]
@@ -151,11 +163,16 @@ class Engines:
             check(name, made[name], source)
         return Prepared(changes=found, before=self._pieces, names=list(configs), made=made, swap=swap)
 
+    def is_current(self, prepared: Prepared) -> bool:
+        """Whether the engines are still those that it was compared with."""
+        return prepared.before is self._pieces
+
     def apply(self, prepared: Prepared) -> None:
         """Have the prepared set from now on; returns at once.
 
         Those that go are out of routing and end by and by; one that is changed starts when the old one has ended, as
-        both might not fit. Those that are kept are not touched.
+        both might not fit. Of several replicas one goes after the other (`rollout`), and stands in `by_name` until its
+        turn. Those that are kept are not touched.
 
         Raises:
             ConfigError: there is another set meanwhile than the one it was compared with, or they were closed;
@@ -164,14 +181,21 @@ class Engines:
         before, found = self._pieces, prepared.changes
         if self._is_closed:
             raise ConfigError("the server is going down")
-        if prepared.before is not before:
+        if not self.is_current(prepared):
             raise ConfigError("the engines were changed meanwhile; reload once more")
         if prepared.swap is not None:
             self._sharing.use(prepared.swap)
         staying = {name: going_on(before[name], prepared.made[name]) for name in found.adjusted}
-        self._hold({name: staying.get(name) or prepared.made.get(name) or before[name] for name in prepared.names})
-        self._waiting = [name for name in prepared.names if name in (*found.added, *found.changed, *self._waiting)]
-        for name in (*found.removed, *found.changed):
+        self._old = [name for name in (*found.changed, *found.removed) if _is_in_turn(name, before, prepared.names)]
+        self._next = {name: prepared.made[name] for name in found.changed if name in self._old}
+        pieces = {**before, **prepared.made, **staying, **{name: before[name] for name in self._old}}
+        self._hold({name: pieces[name] for name in dict.fromkeys((*prepared.names, *self._old))})
+        for name in found.added:
+            self._adopt_adapters(name)
+        at_once = [name for name in (*found.removed, *found.changed) if name not in self._old]
+        waiting = (*self._waiting, *found.added, *at_once)
+        self._waiting = [name for name in self._pieces if name in waiting]
+        for name in at_once:
             self._retirement.begin(before[name])
         for name, piece in staying.items():
             treat(piece)
@@ -180,7 +204,79 @@ class Engines:
         for change in ("added", "removed", "changed", "adjusted"):
             for name in getattr(found, change):
                 self._log.info(f"engine {change}", engine=name)
+        self._advance_rollouts()
         self._open_waiting()
+
+    # --- replicas, one at a time ----------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Something has changed that others may have waited for."""
+        has_retired = self._advance_rollouts()
+        self._open_waiting()
+        if has_retired:
+            self._on_replaced()
+
+    def _advance_rollouts(self) -> bool:
+        """Have those replicas go whose turn it is; whether there were any."""
+        have_gone = False
+        for engine in dict.fromkeys(map(engine_of, self._old)):
+            while going := self._next_of(engine):
+                have_gone = True
+                for name in going:
+                    self._retire(name)
+        return have_gone
+
+    def _next_of(self, engine: str) -> Sequence[str]:
+        """The replicas of the engine that may go now."""
+        names = members(engine, self._pieces)
+        old = [self._replica(name) for name in names if name in self._old]
+        staying = [self._replica(name) for name in names if name not in self._old and not self._is_blocked(name)]
+        failed = next((replica.name for replica in staying if replica.standing == "failed"), None)
+        if failed is None:
+            self._halted.discard(engine)
+        elif old and engine not in self._halted:
+            self._halted.add(engine)
+            self._log.error("replicas wait", engine=engine, reason=f"{failed} has failed; the others stay as they were")
+        return next_to_retire(old, staying)
+
+    def _replica(self, name: str) -> Replica:
+        engine = self.by_name[name].engine
+        return Replica(name, standing_of(engine.status.state, engine.outlook))
+
+    def _retire(self, name: str) -> None:
+        """Let a replica go, and have another one take its place, if one is to."""
+        old, new = self._pieces[name], self._next.pop(name, None)
+        self._old.remove(name)
+        self._waiting = [each for each in self._waiting if each != name]
+        pieces = {each: piece for each, piece in self._pieces.items() if each != name or new is not None}
+        if new is not None:
+            self._hold(pieces | {name: new})
+            self._waiting.append(name)
+            self._adopt_adapters(name)
+            if old.assembled.engine.status.state == "ready":  # also where it would be loaded on demand: there is some
+                new.assembled.engine.load()
+        else:
+            self._hold(pieces)
+        self._retirement.begin(old)
+        self._log.info("replica leaves", engine=name, is_replaced=new is not None)
+
+    def _adopt_adapters(self, name: str) -> None:
+        """Have a new replica load the adapters that the administrator has loaded into the others."""
+        new = self.by_name[name].adapters
+        others = [self.by_name[other].adapters for other in members(engine_of(name), self.by_name) if other != name]
+        loaded = next((other.paths for other in others if other is not None and other.paths), {})
+        if new is not None:
+            new.adopt(loaded)
+
+    def _is_blocked(self, name: str) -> bool:
+        """Whether it waits for the GPUs of a replica that is to go in its turn."""
+        if name not in self._waiting:
+            return False
+        gpus = _gpus_of(self._pieces[name])
+        olds = [old for old in self._old if old != name and engine_of(old) == engine_of(name)]
+        return any(gpus & _gpus_of(self._pieces[old]) for old in olds)
+
+    # --- all engines ----------------------------------------------------------------------------------------------
 
     def _hold(self, pieces: Mapping[str, Piece]) -> None:
         self._pieces = pieces
@@ -193,7 +289,9 @@ class Engines:
         if self._sweeping is not None and not self._is_swept:
             return
         free = [
-            name for name in self._waiting if self._pieces[name].process is None or not self._retirement.holds(name)
+            name
+            for name in self._waiting
+            if self._pieces[name].process is None or not (self._retirement.holds(name) or self._is_blocked(name))
         ]
         self._waiting = [name for name in self._waiting if name not in free]
         for name in free:
@@ -214,6 +312,18 @@ class Engines:
         piece = self._pieces.get(name)
         if piece is None or piece.assembled.engine.status is status:
             self._on_change(name, status)
+        if self._old:
+            self._go_on()
+
+
+def _is_in_turn(name: str, before: Mapping[str, Piece], after: Sequence[str]) -> bool:
+    """Whether others of its engine answer while it is replaced or taken away: it has replicas, and some stay."""
+    engine = engine_of(name)
+    return bool(members(engine, after)) and len({*members(engine, before), *members(engine, after)}) > 1
+
+
+def _gpus_of(piece: Piece) -> frozenset[int]:
+    return frozenset() if piece.process is None else frozenset(piece.process.needs.awake)
 
 
 def _names(assembled: Assembled) -> Sequence[str]:

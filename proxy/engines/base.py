@@ -11,6 +11,7 @@ from proxy.errors import ProxyError
 
 Leave = Callable[[], None]
 Goal = Literal["run", "sleep", "stop"]
+Outlook = Literal["ready", "loading", "unloaded", "unavailable"]
 
 
 class EngineError(Exception):
@@ -217,8 +218,15 @@ class Engine(Protocol):
     def lines(self) -> list[str]:
         """See above."""
 
+    @property
+    def outlook(self) -> Outlook:
+        """Ready; loading: it is to be ready soon; unloaded: a request loads it; unavailable: none of these."""
+
     async def enter(self, *, can_wait: bool) -> Leave:
         """Take a place; raises `EngineUnavailable`."""
+
+    def load(self) -> None:
+        """Load it, if it is unloaded, as a request would; returns at once."""
 
     def want(self, goal: Goal) -> None:
         """Say what it is to do; raises `EngineError` where it cannot be told."""

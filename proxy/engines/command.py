@@ -71,7 +71,7 @@ class CommandEngine:
         values = {
             "SOCKET": socket_path,
             "MODEL": _at_home(self._config.model or ""),
-            "NAME": self._name,
+            "NAME": self._name.replace(":", "-"),  # of a replica; no name of a container has a colon
             "GPUS": gpus.get(VISIBLE, ""),
             "API_KEY": api_key,
         } | ({} if port is None else {"PORT": str(port)})

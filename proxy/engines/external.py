@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 
 from proxy.clock import Clock
-from proxy.engines.base import Control, EngineError, EngineStatus, Goal, Leave, Looked
+from proxy.engines.base import Control, EngineError, EngineStatus, Goal, Leave, Looked, Outlook
 from proxy.engines.doubt import REFUSED, Doubt, is_refusal, may_be_dead
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
@@ -75,6 +75,14 @@ class ExternalEngine:
         else:
             self._doubt.open()
         self._doubted.set()
+
+    @property
+    def outlook(self) -> Outlook:
+        """Whether it answers; what its operator plans is not known."""
+        return "ready" if self.status.state == "ready" else "unavailable"
+
+    def load(self) -> None:
+        """Do nothing: its operator loads it."""
 
     def want(self, goal: Goal) -> None:
         """Refuse: somebody else runs it.

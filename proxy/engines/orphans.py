@@ -26,7 +26,7 @@ from proxy.telemetry.logs import Log
 VARIABLE = "TIDEGATE_ENGINE_MARK"
 
 _PROC = Path("/proc")
-_MARK = re.compile(r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<space>\d+)-(?P<name>[\w.-]+)")
+_MARK = re.compile(r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<space>\d+)-(?P<name>[\w.:-]+)")
 _END = "~"  # in no engine's name
 _STARTED = 19  # field 22 of /proc/PID/stat, counted from the state behind the program's name
 _DEAD = frozenset("ZX")

@@ -32,9 +32,14 @@ class Placement(Struct, frozen=True):
 
 
 def place(
-    config: VllmConfig, gpus: Sequence[Gpu], *, attention_heads: int | None = None, is_spread: bool = False
+    config: VllmConfig,
+    gpus: Sequence[Gpu],
+    *,
+    attention_heads: int | None = None,
+    is_spread: bool = False,
+    number: int = 1,
 ) -> Placement:
-    """The GPUs that the config names, or as many of the first ones as it needs.
+    """The GPUs that the config names, or as many of the first ones as it needs, past those of replicas before it.
 
     Where no GPU is known, those that the config names are believed to be there.
 
@@ -43,6 +48,7 @@ def place(
         gpus: the machine's, see `gpus.find_gpus`; none for vLLM's build for CPUs.
         attention_heads: of the model, where known.
         is_spread: only a part of it runs here, so that it takes all that it may.
+        number: which replica it is, from 1 on.
 
     Raises:
         Hopeless: the machine does not have what the config asks for.
@@ -51,7 +57,7 @@ def place(
     if config.distributed is not None:
         return Placement(needs=Needs(is_pinned=config.pinned))  # Ray knows which machine's
     known = tuple(gpu.index for gpu in gpus)
-    numbers = _numbers(config, known, is_spread=is_spread)
+    numbers = _numbers(config, known, is_spread=is_spread, number=number)
     if config.gpus is not None:
         _check_numbers(config.gpus, known)
     return Placement(numbers, _needs(config, numbers, gpus))
@@ -71,21 +77,24 @@ def place_command(config: CommandConfig, gpus: Sequence[Gpu]) -> Needs:
     return Needs(awake=dict.fromkeys(numbers, config.gpu_share), asleep=asleep, is_pinned=config.pinned)
 
 
-def _numbers(config: VllmConfig, known: tuple[int, ...], *, is_spread: bool) -> tuple[int, ...]:
+def _numbers(config: VllmConfig, known: tuple[int, ...], *, is_spread: bool, number: int) -> tuple[int, ...]:
     named = known if config.gpus is None else config.gpus
     if is_spread or (config.gpus is None and not known):
         return named
     needed = config.tensor_parallel_size * config.pipeline_parallel_size * config.data_parallel_size
     if config.gpus is not None and len(named) != needed:
         raise Hopeless(
-            f"gpus names {_count(len(named))}, and {_sizes(config)} needs {needed}: name as many as are needed"
+            f"gpus names {_count(len(named))}, and {_sizes(config, number)} needs {needed}: name as many as are needed"
         )
-    if len(named) < needed:
+    if config.gpus is not None:
+        return named
+    if len(named) < number * needed:
+        sizes = "the sizes" if number == 1 else "replicas, or the sizes"
         raise Hopeless(
-            f"{_sizes(config)} needs {_count(needed)}, and the machine has {len(named)}: lower the sizes, "
-            "or set distributed: ray for GPUs of several machines"
+            f"{_sizes(config, number)} needs {_count(number * needed)}, and the machine has {len(named)}: "
+            f"lower {sizes}, or set distributed: ray for GPUs of several machines"
         )
-    return named[:needed]
+    return named[(number - 1) * needed : number * needed]
 
 
 def _check_numbers(named: Sequence[int], known: Sequence[int]) -> None:
@@ -118,9 +127,10 @@ def _asleep(total_bytes: int, share: float) -> float:
     return min(share, ASLEEP_BYTES / total_bytes if total_bytes else ASLEEP_SHARE)
 
 
-def _sizes(config: VllmConfig) -> str:
-    """The parallel sizes that are not 1, as the config names them."""
+def _sizes(config: VllmConfig, number: int) -> str:
+    """The replica and the parallel sizes that are not 1, as the config names them."""
     sizes = {
+        "replica": number,
         "tensor_parallel_size": config.tensor_parallel_size,
         "pipeline_parallel_size": config.pipeline_parallel_size,
         "data_parallel_size": config.data_parallel_size,

@@ -11,6 +11,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from proxy.config.replicas import engine_of
+
 Shares = Mapping[int, float]  # of each GPU, by its number, 0 to 1
 State = Literal["loaded", "asleep", "out"]
 
@@ -65,16 +67,12 @@ class Plan(Struct, frozen=True):
 def rivals(name: str, names: Collection[str], exclusive: Sequence[Sequence[str]]) -> AbstractSet[str]:
     """Those of `names` that may not be loaded beside `name`.
 
-    A group names engines of the config: of each all replicas, which are called `engine#2` and so on. Replicas of one
-    engine are no rivals.
+    A group names engines of the config, of each all replicas (`proxy.config.replicas`). Replicas of one engine are no
+    rivals.
     """
-    own = _engine_of(name)
+    own = engine_of(name)
     listed = {member for group in exclusive if own in group for member in group} - {own}
-    return {other for other in names if _engine_of(other) in listed}
-
-
-def _engine_of(name: str) -> str:
-    return name.partition("#")[0]
+    return {other for other in names if engine_of(other) in listed}
 
 
 def plan(wanted: str, seats: Sequence[Seat], *, rivals: AbstractSet[str] = frozenset(), total: float = 1.0) -> Plan:

@@ -19,6 +19,7 @@ from proxy.engines.base import (
     Hopeless,
     Leave,
     Looked,
+    Outlook,
     Progress,
     Room,
 )
@@ -135,6 +136,15 @@ class Supervisor:
         """The end of its output."""
         return list(self._process.lines.last)
 
+    @property
+    def outlook(self) -> Outlook:
+        """What may be expected of it, see `base.Engine`."""
+        if self._is_ready:
+            return "ready"
+        if self._is_coming:
+            return "loading"
+        return "unloaded" if self.status.state in {"stopped", "sleeping"} and not self._is_held else "unavailable"
+
     async def enter(self, *, can_wait: bool) -> Leave:
         """Take a place in the engine, which is woken if need be; what is returned gives it back, once.
 
@@ -169,6 +179,10 @@ class Supervisor:
         else:
             self._doubt.open()
         self._wanted.set()
+
+    def load(self) -> None:
+        """Load it, if it is not loaded, as a request would; returns at once."""
+        self._ask()
 
     def want(self, goal: Goal) -> None:
         """Say what the engine is to do from now on; the administrator's word, which requests do not overrule.

@@ -12,6 +12,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from proxy.config.engines import VllmConfig
+from proxy.config.replicas import engine_of, number_of
 from proxy.engines import output
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
 from proxy.engines.checkpoint import Checkpoint, read_adapter_rank, read_checkpoint
@@ -61,7 +62,7 @@ class Vllm:
     """A checkpoint served by vLLM; implements `base.EngineKind`.
 
     Args:
-        name: the engine's, by which the model is served too.
+        name: the engine's; the model is served by the name that it has in the config, which all replicas share.
         config: see there.
         gpus: the machine's.
         environment: the one that the engine inherits; None: ours.
@@ -85,7 +86,8 @@ class Vllm:
         gpus: Sequence[Gpu] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._name = name
+        self._name = engine_of(name)
+        self._number = number_of(name)
         self._config = config
         self._gpus = gpus
         self._environment = os.environ if environment is None else environment
@@ -192,6 +194,7 @@ class Vllm:
             () if machine.is_cpu else self._gpus,
             attention_heads=checkpoint.attention_heads,
             is_spread=is_spread(self._config),
+            number=self._number,
         )
 
     def _read(self) -> Checkpoint:

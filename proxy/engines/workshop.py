@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 
 from proxy.clock import Clock
 from proxy.config.engines import EngineConfig, ExternalConfig, ManagedConfig, VllmConfig, served_name
+from proxy.config.replicas import engine_of
 from proxy.engines import hooks
 from proxy.engines.adapters import Adapters
 from proxy.engines.base import Engine, EngineError, EngineStatus, Hopeless
@@ -141,7 +142,7 @@ class Workshop:
             calls_tools=lambda: kind.calls_tools,
         )
         control = make_control(
-            served_name(name, config),
+            served_name(engine_of(name), config),
             transport,
             root,
             kind.health_path,

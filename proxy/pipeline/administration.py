@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from proxy.config.engines import EngineConfig, EngineKindName, ExternalConfig, kind_of, source_of
+from proxy.config.replicas import members
 from proxy.config.root import NAME_CURE, is_name
 from proxy.engines.base import Engine, EngineError, Goal, Load, Progress
 from proxy.engines.life import State
@@ -63,7 +64,7 @@ class EngineReport(Struct, frozen=True, kw_only=True):
 
 
 class EngineList(Struct, frozen=True):
-    """Every engine, in the order of the config."""
+    """Every engine, or every replica of one, in the order of the config."""
 
     engines: Sequence[EngineReport]
 
@@ -85,8 +86,10 @@ class ReloadReport(Struct, frozen=True):
 class Administration:
     """Reads and tells; holds nothing of its own. Whoever calls has made sure that the administrator asks.
 
+    The name of an engine that has replicas means all of them, the name of a replica that one.
+
     Args:
-        engines: by name.
+        engines: by name, replicas one by one.
         log: keeps what they were told.
     """
 
@@ -98,28 +101,31 @@ class Administration:
         """Every engine."""
         return EngineList([_report(name, entry) for name, entry in self._engines.items()])
 
-    def report(self, name: str) -> EngineReport:
-        """One engine.
+    def report(self, name: str) -> EngineReport | EngineList:
+        """One engine, or its replicas.
 
         Raises:
             EngineNotFound: there is none of that name.
         """
-        return _report(name, self._find(name))
+        return _reports(name, self._find(name))
 
-    def tell(self, name: str, goal: Goal) -> EngineReport:
+    def tell(self, name: str, goal: Goal) -> EngineReport | EngineList:
         """Say what the engine is to do; it does so by and by.
 
         Raises:
             EngineNotFound: there is none of that name.
-            Conflict: this one cannot be told so.
+            Conflict: this one, or none of its replicas, can be told so.
         """
-        entry = self._find(name)
-        try:
-            entry.engine.want(goal)
-        except EngineError as error:
-            raise Conflict(_sentence(error)) from error
+        found, refusals = self._find(name), []
+        for entry in found.values():
+            try:
+                entry.engine.want(goal)
+            except EngineError as error:
+                refusals.append(error)
+        if len(refusals) == len(found):
+            raise Conflict(_sentence(refusals[0])) from refusals[0]
         self._log.info("engine told", engine=name, goal=goal)
-        return _report(name, entry)
+        return _reports(name, found)
 
     def output(self, name: str) -> str:
         """The end of what the engine has written.
@@ -128,29 +134,33 @@ class Administration:
             EngineNotFound: there is none of that name.
             Conflict: it writes elsewhere.
         """
-        entry = self._find(name)
-        if isinstance(entry.config, ExternalConfig):
+        found = self._find(name)
+        if any(isinstance(entry.config, ExternalConfig) for entry in found.values()):
             raise Conflict(f"The engine {name} is run by somebody else, who has its output.")
-        return "".join(f"{line}\n" for line in entry.engine.lines)
+        lines = []
+        for each, entry in found.items():
+            lines += [f"==> {each} <=="] * (each != name) + list(entry.engine.lines)
+        return "".join(f"{line}\n" for line in lines)
 
     async def load_adapter(self, name: str, adapter: str, path: str) -> str:
-        """Load a LoRA adapter into the engine, which is started if need be; what it says to that.
+        """Load a LoRA adapter into the engine, each replica of it, which is started if need be; what it says to that.
 
         Raises:
             EngineNotFound, Conflict: no such engine, or none whose adapters come and go.
             MalformedRequest: it may not be called so.
             EngineUnavailable, UpstreamError: it does not run, does not want it, or failed.
         """
-        entry = self._find(name)
-        adapters = _adapters(name, entry)
-        if not is_name(adapter):
-            raise MalformedRequest(f"'{adapter[:80]}' is not a usable name: {NAME_CURE}.", param="name")
-        leave = await entry.engine.enter(can_wait=True)
-        try:
-            told = await adapters.load(adapter, path)
-        finally:
-            leave()
-        self._log.info("adapter loaded", engine=name, adapter=adapter)
+        told = ""
+        for each, entry in self._find(name).items():
+            adapters = _adapters(each, entry)
+            if not is_name(adapter):
+                raise MalformedRequest(f"'{adapter[:80]}' is not a usable name: {NAME_CURE}.", param="name")
+            leave = await entry.engine.enter(can_wait=True)
+            try:
+                told = await adapters.load(adapter, path)
+            finally:
+                leave()
+            self._log.info("adapter loaded", engine=each, adapter=adapter)
         return told
 
     async def unload_adapter(self, name: str, adapter: str) -> str:
@@ -159,20 +169,28 @@ class Administration:
         Raises:
             ProxyError: as `load_adapter`.
         """
-        entry = self._find(name)
-        adapters = _adapters(name, entry)
-        leave = await entry.engine.enter(can_wait=True)
-        try:
-            told = await adapters.unload(adapter)
-        finally:
-            leave()
-        self._log.info("adapter unloaded", engine=name, adapter=adapter)
+        told = ""
+        for each, entry in self._find(name).items():
+            adapters = _adapters(each, entry)
+            leave = await entry.engine.enter(can_wait=True)
+            try:
+                told = await adapters.unload(adapter)
+            finally:
+                leave()
+            self._log.info("adapter unloaded", engine=each, adapter=adapter)
         return told
 
-    def _find(self, name: str) -> Entry:
-        if (entry := self._engines.get(name)) is None:
+    def _find(self, name: str) -> Mapping[str, Entry]:
+        """The engine or its replicas, by their own names."""
+        found = {each: self._engines[each] for each in members(name, self._engines)}
+        if not found:
             raise EngineNotFound(f"There is no engine '{name[:64]}' here.")
-        return entry
+        return found
+
+
+def _reports(name: str, found: Mapping[str, Entry]) -> EngineReport | EngineList:
+    reports = [_report(each, entry) for each, entry in found.items()]
+    return reports[0] if list(found) == [name] else EngineList(reports)
 
 
 def _report(name: str, entry: Entry) -> EngineReport:

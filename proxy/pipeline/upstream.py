@@ -131,6 +131,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
         doubt: told of the failure of a request at an engine, which may be dead; None for a host elsewhere.
         movable: where requests that could go elsewhere say how their wait for an engine is ended (see
             `proxy.engines.places`); None for a host elsewhere.
+        in_flight: how many requests of ours are in an engine.
+        load: have an engine loaded, if it is not; returns at once.
     """
 
     name: str
@@ -142,6 +144,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     look: Callable[[], Look] | None = None
     doubt: Callable[[ProxyError], None] | None = None
     movable: set[Callable[[str], None]] | None = None
+    in_flight: Callable[[], int] = int
+    load: Callable[[], None] = nothing_to_leave
 
 
 class Upstreams(Mapping[str, Upstream]):
@@ -170,6 +174,10 @@ class Upstreams(Mapping[str, Upstream]):
         return msgspec.structs.replace(
             seen, limited_for_s=wire.free_in_s(), refused_for_s=wire.refused_for_s(target.model)
         )
+
+    def in_flight(self, target: Target) -> int:
+        """Requests of ours in the target's engine, whatever they ask it for."""
+        return self._upstreams[target.upstream].in_flight()
 
     def __getitem__(self, name: str) -> Upstream:
         return self._upstreams[name]

@@ -123,6 +123,8 @@ class Walk:
         Raises:
             ProxyError: what the last target failed with, or the first error that another target would not mend.
         """
+        for target in self._plan.loads:
+            self._grounds.land.upstreams[target.upstream].load()
         try:
             answer = await self._first_answer()
         except BaseException as error:

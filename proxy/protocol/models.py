@@ -35,9 +35,9 @@ class ModelCard(Struct, frozen=True, gc=False):
         return _encode({**own, **self.extras, **status})
 
 
-def best_status(statuses: Iterable[Status]) -> Status | None:
-    """The best of a model's engines; None where it has none."""
-    return min(statuses, key=_STATUSES.index, default=None)
+def best_status(statuses: Iterable[Status]) -> Status:
+    """The best of a model's engines, at least one."""
+    return min(statuses, key=_STATUSES.index)
 
 
 class _HostList(Struct):

@@ -44,8 +44,13 @@ def stay(placed: Sequence[Placed], ask: Ask, *, max_load: float) -> Sequence[Pla
 
 def luck(target: Target, key: bytes) -> float:
     """What `target` draws for the session `key`, all of one length: above 0, greater by its weight."""
-    drawn = int.from_bytes(blake2b(key + target.name.encode(), digest_size=8).digest(), "big") >> _SPARE
-    return target.weight / -log((drawn + 0.5) / _RANGE)
+    return target.weight * draw(target.shared_name, key)
+
+
+def draw(name: str, key: bytes) -> float:
+    """What something called `name` draws for the session `key`, all of one length: above 0."""
+    drawn = int.from_bytes(blake2b(key + name.encode(), digest_size=8).digest(), "big") >> _SPARE
+    return 1.0 / -log((drawn + 0.5) / _RANGE)
 
 
 def _is_by_head(first: Placed, ask: Ask) -> bool:

@@ -11,10 +11,10 @@ from proxy.config.models import ModelConfig
 from proxy.config.routing import RoutingConfig
 from proxy.errors import LocalModelUnavailable, NoTarget, ProxyError, UnsupportedParameter, UpstreamRateLimited
 from proxy.protocol.routing import Reach
-from proxy.routing import affinity
+from proxy.routing import affinity, replicas
 from proxy.routing.ask import Ask
 from proxy.routing.board import Board, Standing
-from proxy.routing.candidate import SIGNALS, Candidate, Placed, Policy, Signals
+from proxy.routing.candidate import SIGNALS, Candidate, Placed, Policy, Readiness, Signals
 from proxy.routing.health import available
 from proxy.routing.offline import Offline
 from proxy.routing.policies import registry
@@ -25,6 +25,7 @@ from proxy.routing.targets import Target
 
 _PLAIN = ModelConfig(targets=())  # how a name is served that nobody configured
 _SIDES = {"local_first": locals_first, "online_first": online_first}
+_READY: Readiness = "ready"
 _OFFLINE_S = 5.0  # by then hosts have been asked again whether they are there
 
 
@@ -36,6 +37,7 @@ class Look(Struct, frozen=True):
         state: what an engine does, a word for people; empty for a host.
         phase: of a start, in a few words; empty where the engine tells none.
         done: the share of that phase that is done, 0 to 1; None where the engine does not tell.
+        outlook: what may be expected of an engine that is not ready, see `candidate.Candidate`.
         told: what an engine last said of its load; None where it says nothing.
         calls_tools: False if it is known to refuse requests whose answer may be a tool call.
         limited_for_s: 0, or the seconds until one of the credentials may be used again.
@@ -50,6 +52,7 @@ class Look(Struct, frozen=True):
     refused_for_s: float = 0.0
     phase: str = ""
     done: float | None = None
+    outlook: Readiness = "unavailable"
 
 
 class Surroundings(Protocol):
@@ -57,6 +60,9 @@ class Surroundings(Protocol):
 
     def look(self, target: Target) -> Look:
         """At the engine or host, for the target's model."""
+
+    def in_flight(self, target: Target) -> int:
+        """Requests of ours in the target's engine, whatever they ask it for."""
 
 
 class Names(Protocol):
@@ -112,12 +118,14 @@ class Plan(Struct, frozen=True):
         placed: the targets to be tried, in order; at least one.
         refused: the others.
         is_panic: too many are out of order for that to count.
+        loads: replicas that are to be loaded, as those of the first target that answer have work already.
     """
 
     settings: ModelConfig
     placed: Sequence[Placed]
     refused: Sequence[Refused] = ()
     is_panic: bool = False
+    loads: Sequence[Target] = ()
 
     @property
     def targets(self) -> Sequence[Target]:
@@ -212,7 +220,16 @@ class Planner:
             candidates = [each for each, _ in doubtful]  # it may be over
         elif doubtful:
             refused += [Refused(each.target, "its host has refused our credentials", for_s) for each, for_s in doubtful]
-        return Plan(settings, self._place(ask, candidates, policy, settings), refused, is_panic)
+        if not any(candidate.target.group for candidate in candidates):
+            return Plan(settings, self._place(ask, candidates, policy, settings), refused, is_panic)
+        key = _key(ask, settings)
+        groups = replicas.group(candidates, key, max_load=self._routing.sticky_load)
+        placed = self._place(ask, [each.order[0] for each in groups.values()], policy, settings)
+        for found in groups.values():
+            refused += [Refused(each.target, "it is not loaded, and need not be") for each in found.spared]
+        first = groups[placed[0].candidate.target.shared_name].wanted if placed else None
+        loads = () if first is None else (first.target,)
+        return Plan(settings, replicas.ungroup(placed, groups), refused, is_panic, loads)
 
     def _only(self, ask: Ask, target: Target, settings: ModelConfig) -> Plan:
         """The plan where there is nothing to choose, without the price of choosing."""
@@ -267,6 +284,11 @@ class Planner:
             price_usd = target.price_usd(ask.prompt_tokens, ask.answer_tokens)
         if "quality" in reads:
             quality = self._qualities.mean(target, ask.task, now_s)
+        work, readiness = 0.0, _READY
+        if target.group:
+            ours = max(standing.in_flight, self._surroundings.in_flight(target))  # at its gate, and of other models
+            work = ours + (0.0 if look.told is None else look.told.not_ours(ours, now_s))
+            readiness = _READY if look.is_ready else look.outlook
         return Candidate(
             target=target,
             in_flight=standing.in_flight,
@@ -277,6 +299,8 @@ class Planner:
             quality=quality,
             share=standing.health.share,
             is_pressed=is_pressed,
+            work=work,
+            readiness=readiness,
         )
 
     def _place(
@@ -290,6 +314,11 @@ class Planner:
         if policy.sticks and settings.sticky and len(placed) > 1:
             placed = affinity.stay(placed, ask, max_load=self._routing.sticky_load)
         return placed
+
+
+def _key(ask: Ask, settings: ModelConfig) -> bytes:
+    """What a request sticks to a replica by; empty: nothing. Embeddings generate nothing, so nothing is cached."""
+    return ask.affinity if settings.sticky and (ask.session or ask.endpoint != "embeddings") else b""
 
 
 def _nobody(ask: Ask, refused: Sequence[Refused], *, is_offline: bool) -> ProxyError:

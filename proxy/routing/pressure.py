@@ -69,6 +69,15 @@ class Told(Struct, frozen=True, kw_only=True):
             crowding = _FULL_FACTOR * (min(self.kv_used, 1.0) - _FULL) / (1.0 - _FULL)
             structs.force_setattr(self, "crowding", crowding)
 
+    def not_ours(self, ours: int, now_s: float) -> float:
+        """What is there beside our requests, of which there are `ours` now, as far as that can still be believed.
+
+        It may be of our own making: vLLM counts each prompt of a completion and each of `n` answers.
+        """
+        # ours may have come while it was asked, or have ended since
+        others = self.running + self.waiting - max(self.our_in_flight, ours)
+        return others * _belief(now_s - self.at_s) if others > 0 else 0.0
+
 
 class Pressure:
     """What of ours waits at one engine, and how fast it starts things; owner of both. Every call is O(1).

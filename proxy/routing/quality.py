@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from proxy.clock import Clock
 from proxy.config.evals import EvalFile
+from proxy.config.replicas import engine_of
 from proxy.protocol.routing import TASKS, Task
 from proxy.routing.targets import Target
 
@@ -119,7 +120,10 @@ class Quality(Struct, frozen=True, kw_only=True):
 
 
 class Qualities:
-    """Owner of the posteriors, by target name and task. The one that was noted longest ago goes when it is full."""
+    """Owner of the posteriors, by target name and task; the replicas of an engine, which has one model, share theirs.
+
+    The one that was noted longest ago goes when it is full.
+    """
 
     def __init__(
         self, clock: Clock, *, half_life_s: float = _HALF_LIFE_S, max_posteriors: int = _MAX_POSTERIORS
@@ -135,7 +139,7 @@ class Qualities:
 
     def correct(self, target_name: str, task: Task, before: float, after: float, source: Source) -> None:
         """What was noted of one answer as `before`, lately, is `after`."""
-        if (posterior := self._posteriors.get((target_name, task))) is not None:
+        if (posterior := self._posteriors.get((_shared(target_name), task))) is not None:
             posterior.correct(before, after, WEIGHTS[source], source, self._clock.monotonic_s())
 
     def mean(self, target: Target, task: Task, now_s: float | None = None) -> float:
@@ -144,7 +148,7 @@ class Qualities:
         `now_s` is what the clock says, where the caller has looked.
         """
         prior = _PRIOR if target.quality is None else target.quality
-        posterior = self._posteriors.get((target.name, task))
+        posterior = self._posteriors.get((target.shared_name, task))
         if posterior is None:
             return prior
         return posterior.mean(prior, self._clock.monotonic_s() if now_s is None else now_s)
@@ -169,11 +173,11 @@ class Qualities:
         """What is known of `target`, by task; nothing where nothing is."""
         prior = _PRIOR if target.quality is None else target.quality
         now_s = self._clock.monotonic_s()
-        found = [(task, self._posteriors.get((target.name, task))) for task in TASKS]
+        found = [(task, self._posteriors.get((target.shared_name, task))) for task in TASKS]
         return [_quality(target.name, task, each, prior, now_s) for task, each in found if each is not None]
 
     def _note(self, name: str, task: Task, good: float, source: Source, weight: float) -> None:
-        now_s = self._clock.monotonic_s()
+        name, now_s = _shared(name), self._clock.monotonic_s()
         posterior = self._posteriors.get((name, task))
         if posterior is None:
             if len(self._posteriors) >= self._max:
@@ -181,6 +185,12 @@ class Qualities:
             posterior = self._posteriors[name, task] = Posterior(now_s, self._half_life_s)
         self._posteriors.move_to_end((name, task))
         posterior.note(good, weight, source, now_s)
+
+
+def _shared(target_name: str) -> str:
+    """`Target.shared_name` of the target of that name."""
+    place, slash, model = target_name.partition("/")
+    return f"{engine_of(place)}{slash}{model}"
 
 
 def _quality(name: str, task: Task, posterior: Posterior, prior: float, now_s: float) -> Quality:

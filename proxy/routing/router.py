@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import structs
 
-from proxy.config.cards import Card, Cards
+from proxy.config.cards import Cards
 from proxy.errors import ModelNotFound
 from proxy.protocol.models import ModelCard, Status, best_status
 from proxy.protocol.routing import Reach
@@ -24,7 +24,7 @@ class Router:
     Args:
         models: by public name, the targets in order of preference.
         upstreams: the names that may stand before a slash.
-        engines: further ones, whose models all have the same card.
+        engines: further ones, of whose models all but the name is known: a target for each replica.
         local: those of all these names that are engines, ours or on our machines, and how far each is loaded now.
         adapters: the names of the form `engine/name` that can be asked for now.
         cards: what is known of models that are not configured.
@@ -38,13 +38,16 @@ class Router:
         catalogue: Catalogue,
         cards: Cards,
         created: int,
-        engines: Mapping[str, Card] = {},
+        engines: Mapping[str, Sequence[Target]] = {},
         local: Mapping[str, Callable[[], Status]] = {},
         adapters: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._cards = cards
         self._models = models
         self._targets = {target.name: target for targets in models.values() for target in targets}
+        self._shared: dict[str, list[Target]] = {}
+        for target in self._targets.values():
+            self._shared.setdefault(target.shared_name, []).append(target)
         self._upstreams = frozenset(upstreams)
         self._engines = engines
         self._local = local
@@ -65,13 +68,15 @@ class Router:
         """
         if (targets := self._models.get(model)) is not None:
             return targets
+        if (targets := self._shared.get(model)) is not None:
+            return targets
         if (target := self._targets.get(model)) is not None:
             return [target]
         upstream, slash, name = model.partition("/")
         if slash and name and upstream in self._upstreams:
             return [self._target(upstream, name)]
         if slash and name and upstream in self._engines:
-            return [Target(upstream, name, self._engines[upstream], is_local=True)]
+            return [structs.replace(target, model=name) for target in self._engines[upstream]]
         for card in await self._listed(reach):
             if card.id == model:
                 return [self._target(card.owned_by, model)]
@@ -94,7 +99,7 @@ class Router:
             return own
         targets = await self.candidates(model, reach=reach)
         found = next((card for card in await self._listed(reach) if card.id == model), None)
-        card = found or ModelCard(id=model, owned_by=targets[0].upstream, created=0)
+        card = found or ModelCard(id=model, owned_by=targets[0].group or targets[0].upstream, created=0)
         return self._with_status(card, [target.upstream for target in targets])
 
     async def _listed(self, reach: Reach) -> Sequence[ModelCard]:

@@ -14,9 +14,11 @@ class Target(Struct, frozen=True):
         is_local: an engine of ours, or one that runs on our machines; only such ones may see `local_only` requests.
         weight: its share under `weighted`, beside those of the model's other targets.
         quality: what the operator says of its answers, 0 to 1; None: nothing.
+        group: the engine of the config that this is a replica of; empty: it is none.
         name: `upstream/model`, for people.
+        shared_name: the same for all replicas of an engine: `group/model`.
 
-    The name and the prices (as floats, of a million tokens) are kept, as every plan asks for them.
+    The names and the prices (as floats, of a million tokens) are kept, as every plan asks for them.
     """
 
     upstream: str
@@ -25,11 +27,14 @@ class Target(Struct, frozen=True):
     is_local: bool = False
     weight: float = 1.0
     quality: float | None = None
+    group: str = ""
     name: str = ""
+    shared_name: str = ""
     _usd_per_mtok: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         structs.force_setattr(self, "name", f"{self.upstream}/{self.model}")
+        structs.force_setattr(self, "shared_name", f"{self.group}/{self.model}" if self.group else self.name)
         structs.force_setattr(self, "_usd_per_mtok", (0.0, 0.0) if self.is_local else _usd_per_mtok(self.card.price))
 
     def price_usd(self, prompt_tokens: int, answer_tokens: int) -> float | None:

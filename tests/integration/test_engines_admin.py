@@ -156,6 +156,21 @@ async def test_start_waits_until_the_engine_is_ready(server):
     assert {call.headers["authorization"] for call in upstream.calls} == {"Bearer sk-1"}
 
 
+async def test_an_order_to_an_engine_with_replicas_is_waited_for_at_each(server):
+    upstream, at = server
+
+    def report(name, state):
+        return LOADING | {"name": name, "state": state}
+
+    both = {"engines": [report("r1:1", "starting"), report("r1:2", "ready")]}
+    upstream.play(
+        answers(json.dumps(both).encode()),
+        *(answers(json.dumps(report(name, "ready")).encode()) for name in ("r1:1", "r1:2")),
+    )
+    assert await engines("start", "r1", *at) == (0, "r1:1: ready\nr1:2: ready\n", "")
+    assert [call.path for call in upstream.calls[1:]] == ["/admin/engines/r1%3A1", "/admin/engines/r1%3A2"]
+
+
 async def test_a_start_that_fails_is_told_with_the_reason(server):
     upstream, at = server
     upstream.play(reports(), reports(state="failed", reason="out of memory"))

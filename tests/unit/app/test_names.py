@@ -15,6 +15,7 @@ from proxy.config.cards import UNKNOWN, Cards, known_cards
 from proxy.config.engines import VllmConfig
 from proxy.config.evals import EvalFile, EvalScore, to_json
 from proxy.config.load import parse
+from proxy.config.replicas import expand, groups
 from proxy.engines.base import EngineStatus
 from proxy.engines.life import State
 from proxy.errors import ConfigError
@@ -152,3 +153,19 @@ models: {{m: {{repair_tool_markup: {setting}, targets: [{{upstream: host, model:
 def test_an_operator_can_switch_the_repair_of_tool_markup_off():
     """For one model; else the card and the dialect decide."""
     assert [leaks(word) for word in ("auto", '"off"', "off", "false", "true")] == [None, False, False, False, None]
+
+
+def test_a_target_stands_for_each_replica_of_its_engine():
+    config = parse(
+        "engines: {gpu: {kind: vllm, model: deepseek-r1, replicas: 2}, r1: {kind: vllm, model: m, replicas: 2}}\n"
+        "models: {chat: {targets: [{engine: gpu, weight: 3}]}}",
+        "f",
+    )
+    replicas = groups(expand(config.engines))
+    assert names.targets_of(config, CARDS, {}, replicas) == {
+        "chat": [local(f"gpu:{number}", "gpu", weight=3, group="gpu") for number in (1, 2)],
+        "r1": [local(f"r1:{number}", "r1", group="r1") for number in (1, 2)],
+    }
+    assert names.own_targets(CARDS, {"gpu": UNKNOWN}, replicas) == {
+        "gpu": [local(f"gpu:{number}", "gpu", group="gpu") for number in (1, 2)]
+    }

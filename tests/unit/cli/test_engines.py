@@ -1,5 +1,6 @@
 """`tidegate engines`, as far as it needs no server."""
 
+import json
 import sys
 
 import pytest
@@ -129,3 +130,14 @@ def test_the_engines_own_parser_may_read_the_flags_first(tmp_path, script, told)
     result = CliRunner().invoke(main, ["engines", "command", "r1", "--check", "--config", str(path)])
     assert told in result.output
     assert (result.exit_code == 0) == (script == "exit 0")
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("r1", "3"), ("r1:1", "3"), ("r1:2", "1")])
+def test_of_an_engine_with_replicas_the_command_of_the_first_is_shown(tmp_path, name, gpu):
+    config = {"kind": "vllm", "model": "org/m", "python": sys.executable, "replicas": 2, "gpus": [3, 1]}
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps({"engines": {"r1": config}}))
+    done = CliRunner().invoke(main, ["engines", "command", name, "--config", str(path)])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "--served-model-name r1 " in done.stdout
+    assert f"CUDA_VISIBLE_DEVICES={gpu} " in done.stdout

@@ -5,8 +5,10 @@ import sys
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec import structs
 
 from proxy.config.engines import ExternalConfig, VllmConfig
+from proxy.config.replicas import expand
 from proxy.engines.assembly import Engines
 from proxy.engines.base import EngineStatus
 from proxy.engines.gpus import Gpu
@@ -162,3 +164,83 @@ async def test_what_an_engine_says_whose_name_another_one_has_is_not_passed_on()
     old._move("stop", "of the old one")
     assert [status.reason for _, status in told] == []
     await engines.close()
+
+
+# --- replicas -----------------------------------------------------------------------------------------------------
+
+
+def replicated(count, **fields):
+    config = VllmConfig(model="m", python=sys.executable, start="on_demand", replicas=count, **fields)
+    return expand({"gpu": config})
+
+
+async def test_adapters_of_replicas_are_told_once_by_the_one_name():
+    async with assembled(**replicated(2, adapters={"sql": "org/sql"})) as engines:
+        assert engines.adapter_names() == ["gpu/sql"]
+
+
+async def test_a_new_replica_has_the_adapters_that_were_loaded_into_the_others():
+    """Of another number of replicas, or of another config."""
+    async with assembled(**replicated(2, runtime_adapters=True)) as engines:
+        for one in engines.by_name.values():
+            one.adapters._paths["law"] = "/b"
+        engines.apply(engines.prepare(replicated(3, runtime_adapters=True), {}))
+        assert list(engines.by_name["gpu:3"].adapters.names) == ["law"]
+        engines.by_name["gpu:2"].engine.status = EngineStatus("ready")
+        engines.apply(engines.prepare(replicated(3, runtime_adapters=True, max_model_len=2048), {}))
+        assert [list(one.adapters.names) for one in engines.by_name.values()] == [["law"]] * 3
+
+
+async def test_gpus_are_dealt_out_and_a_replica_without_says_why_while_the_others_go_on(tmp_path):
+    (tmp_path / "lib/python3.12/site-packages/vllm-0.33.0.dist-info").mkdir(parents=True)
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    config = VllmConfig(model="m", python=str(python), start="on_demand", replicas=2, tensor_parallel_size=2)
+    async with assembled(gpus=[Gpu(index=index) for index in range(3)], **expand({"gpu": config})) as engines:
+        assert list(engines._pieces["gpu:1"].process.needs.awake) == [0, 1]
+        assert list(engines.refusals) == ["gpu:2"]
+        assert "replica 2 by tensor_parallel_size 2 needs 4 GPUs" in engines.refusals["gpu:2"]
+
+
+async def test_of_replicas_that_answer_one_is_replaced_and_the_others_stand_there_until_its_turn():
+    told = []
+    engines = Engines(
+        replicated(2),
+        keys={},
+        clock=FakeClock(),
+        log=Log(),
+        on_change=lambda *_: None,
+        on_replaced=lambda: told.append(list(engines.by_name)),
+        gpus=(),
+    )
+    for assembled in engines.by_name.values():
+        assembled.engine.status = EngineStatus("ready")
+    first, second = (assembled.engine for assembled in engines.by_name.values())
+    prepared = engines.prepare(replicated(2, max_model_len=2048), {})
+    assert engines.is_current(prepared)
+    engines.apply(prepared)
+    assert not engines.is_current(prepared)
+    assert engines.by_name["gpu:1"].engine is not first
+    assert engines.by_name["gpu:2"].engine is second
+    assert (told, engines.by_name["gpu:1"].engine.outlook) == ([], "loading")
+    engines.by_name["gpu:1"].engine.status = EngineStatus("ready")
+    engines._go_on()
+    assert engines.by_name["gpu:2"].engine is not second
+    assert told == [["gpu:1", "gpu:2"]]
+    await engines.close()
+
+
+async def test_a_replica_whose_gpus_one_has_that_is_to_go_later_waits_for_that():
+    """One engine on GPU 0 becomes two: the one on GPU 1 comes first, the other when the old one has gone."""
+    alone = VllmConfig(model="m", python=sys.executable, start="on_demand", gpus=(0,))
+    async with assembled(gpu=alone) as engines:
+        engines.open()
+        engines.by_name["gpu"].engine.status = EngineStatus("ready")
+        pair = {name: structs.replace(config, start="eager") for name, config in replicated(2, gpus=(0, 1)).items()}
+        engines.apply(engines.prepare(pair, {}))
+        assert list(engines.by_name) == ["gpu:1", "gpu:2", "gpu"]
+        assert engines._waiting == ["gpu:1"]
+        engines.by_name["gpu:2"].engine._move("start", "")
+        engines.by_name["gpu:2"].engine._move("answers", "")
+        assert list(engines.by_name) == ["gpu:1", "gpu:2"]

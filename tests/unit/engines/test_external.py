@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.engines.base import EngineError
+from proxy.engines.base import EngineError, EngineStatus
 from proxy.engines.doubt import REFUSED
 from proxy.engines.external import ExternalEngine
 from proxy.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
@@ -208,3 +208,11 @@ async def test_one_that_goes_lets_nobody_in_and_waits_for_our_answers():
         assert not going.done()
         leave()
         await going
+
+
+def test_what_may_be_expected_of_it_is_what_it_does():
+    engine = ExternalEngine("e", clock=FakeClock(), log=None)
+    engine.load()
+    assert engine.outlook == "unavailable"
+    engine.status = EngineStatus("ready")
+    assert engine.outlook == "ready"

@@ -102,3 +102,44 @@ def test_heads_that_cannot_be_shared_out_are_said():
     with pytest.raises(Hopeless, match=r"2 GPUs cannot share out the 9 attention heads of org/m evenly: .* 1, 3, 9"):
         place(config(tensor_parallel_size=2), machine(2), attention_heads=9)
     assert place(config(tensor_parallel_size=2), machine(2), attention_heads=8).gpus == (0, 1)
+
+
+# --- replicas -----------------------------------------------------------------------------------------------------
+
+
+def test_replicas_take_the_machines_gpus_one_after_the_other():
+    pair = config(tensor_parallel_size=2)
+    assert [place(pair, machine(4), number=number).gpus for number in (1, 2)] == [(0, 1), (2, 3)]
+
+
+def test_a_replica_takes_what_was_dealt_to_it():
+    assert place(config(gpus=(3, 1), tensor_parallel_size=2), machine(4), number=2).gpus == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "gpus", "number", "told"),
+    [
+        ({}, 1, 2, "replica 2 needs 2 GPUs, and the machine has 1: lower replicas, or the sizes"),
+        (
+            {"tensor_parallel_size": 2},
+            3,
+            2,
+            "replica 2 by tensor_parallel_size 2 needs 4 GPUs, and the machine has 3: lower replicas, or the sizes",
+        ),
+        (
+            {"tensor_parallel_size": 2, "gpus": (1,)},
+            4,
+            2,
+            "gpus names 1 GPU, and replica 2 by tensor_parallel_size 2 needs 2: name as many as are needed",
+        ),
+    ],
+)
+def test_a_replica_without_gpus_says_what_to_do(fields, gpus, number, told):
+    with pytest.raises(Hopeless) as caught:
+        place(config(**fields), machine(gpus), number=number)
+    assert str(caught.value).startswith(told)
+
+
+def test_without_gpus_and_with_ray_there_is_nothing_to_deal():
+    assert place(config(), [], number=2).gpus == ()
+    assert place(config(distributed="ray", tensor_parallel_size=8), machine(1), number=2).gpus == ()

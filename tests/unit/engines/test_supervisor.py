@@ -858,3 +858,33 @@ def test_an_engine_that_cannot_sleep_says_so(started, level, state, told):
     started.supervisor.status = EngineStatus(state)
     with pytest.raises(EngineError, match=told):
         started.supervisor.want("sleep")
+
+
+@pytest.mark.parametrize(
+    ("goal", "state", "is_held", "crashes", "outlook"),
+    [
+        ("run", "ready", False, 0, "ready"),
+        ("stop", "stopped", False, 0, "unloaded"),
+        ("sleep", "sleeping", False, 0, "unloaded"),
+        ("run", "stopped", False, 0, "loading"),
+        ("run", "starting", False, 0, "loading"),
+        ("run", "failed", False, 1, "loading"),
+        ("run", "failed", False, 2, "unavailable"),
+        ("stop", "stopped", True, 0, "unavailable"),
+        ("stop", "draining", False, 0, "unavailable"),
+    ],
+)
+def test_what_may_be_expected_of_it(started, goal, state, is_held, crashes, outlook):
+    started.supervisor.status = EngineStatus(state)
+    started.supervisor._goal, started.supervisor._is_held, started.supervisor._crashes = goal, is_held, crashes
+    assert started.supervisor.outlook == outlook
+
+
+def test_one_that_is_to_be_loaded_is_loaded_unless_the_administrator_has_stopped_it(started):
+    supervisor = started.supervisor
+    supervisor.status, supervisor._goal = EngineStatus("stopped"), "stop"
+    supervisor.load()
+    assert supervisor.outlook == "loading"
+    supervisor._goal, supervisor._is_held = "stop", True
+    supervisor.load()
+    assert supervisor.outlook == "unavailable"

@@ -162,8 +162,8 @@ def test_an_exclusive_one_beside_a_pinned_one_never_comes():
 
 
 def test_a_group_means_all_replicas_of_its_engines():
-    names = ["a", "a#2", "b", "b#2", "c"]
-    assert rivals("a#2", names, [("a", "b")]) == {"b", "b#2"}
+    names = ["a", "a:2", "b", "b:2", "c"]
+    assert rivals("a:2", names, [("a", "b")]) == {"b", "b:2"}
     assert rivals("c", names, [("a", "b")]) == set()
 
 

@@ -88,3 +88,10 @@ def test_a_program_that_is_not_here_is_told_before_it_is_started(workshop):
     assert piece.process.refusal == "there is no program nowhere-serve: install it, or mend the key cmd"
     with pytest.raises(ConfigError, match=r"^c\.yaml: engines\.e: there is no program nowhere-serve"):
         check("e", piece, "c.yaml")
+
+
+def test_replicas_are_asked_and_served_by_the_one_name(workshop):
+    piece = workshop.make("r1:2", VLLM, ())
+    argv = piece.process.kind.command("s", "k").argv
+    assert argv[argv.index("--served-model-name") + 1] == "r1"
+    assert (piece.assembled.engine.name, piece.control._model) == ("r1:2", "r1")

@@ -39,3 +39,9 @@ def test_an_engine_tells_what_it_does_whatever_its_key_is():
         (Wire(0.0, 7.0), Look(is_ready=False, state="sleeping", refused_for_s=7.0)),
     ]:
         assert Upstreams({"here": upstream("here", wire, lambda: asleep)}).look(HERE) == expected
+
+
+def test_what_is_in_an_engine_is_told_and_a_host_has_nothing():
+    busy = Upstream(name="here", dialect=SimpleNamespace(), transport=Wire(), in_flight=lambda: 3)
+    upstreams = Upstreams({"here": busy, "there": upstream("there", Wire())})
+    assert (upstreams.in_flight(HERE), upstreams.in_flight(THERE)) == (3, 0)

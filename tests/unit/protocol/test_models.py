@@ -26,7 +26,6 @@ def test_the_card_of_a_model_with_an_engine_says_how_far_it_is_loaded():
 @pytest.mark.parametrize(
     ("statuses", "best"),
     [
-        ([], None),
         (["failed"], "failed"),
         (["failed", "unloaded"], "unloaded"),
         (["unloaded", "sleeping", "failed"], "sleeping"),

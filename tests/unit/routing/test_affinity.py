@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.routing.affinity import luck, stay
+from proxy.routing.targets import Target
 from tests.fakes.candidates import ask, candidate, crowds, names, placed
 
 UNBOUNDED = 1e9
@@ -106,3 +107,8 @@ def test_it_never_moves_a_request_onto_one_that_is_pressed_or_in_slow_start():
 def test_one_in_slow_start_keeps_what_the_policy_gives_it():
     crowd = [candidate("a", share=0.5), candidate("b"), candidate("c")]
     assert {home(crowd, str(number)) for number in range(50)} == {"a"}
+
+
+def test_a_session_is_drawn_for_an_engine_whichever_of_its_replicas_stands_for_it():
+    one, two = (Target(f"g:{number}", "m", is_local=True, group="g") for number in (1, 2))
+    assert luck(one, b"s") == luck(two, b"s") != luck(Target("h", "m", is_local=True), b"s")

@@ -40,6 +40,7 @@ class World:
         self.looks = {}
         self.limited = {}
         self.refused = {}
+        self.there = {}
         self.board = Board(self.clock, HEALTH)
         self.offline = Offline(self.clock, forced=offline, names=[each.upstream for each in targets])
         health = structs.replace(HEALTH, max_ejected=max_ejected)
@@ -63,6 +64,9 @@ class World:
             limited_for_s=self.limited.get(target.upstream, 0.0),
             refused_for_s=self.refused.get(target.upstream, 0.0),
         )
+
+    def in_flight(self, target):
+        return self.there.get(target.upstream, 0)
 
     def fail(self, target):
         self.board.begin(target, ask()).end(UpstreamFailed("no"))
@@ -344,3 +348,95 @@ def test_a_target_with_tools_that_may_come_back_makes_it_no_fault_of_the_request
     world.looks["n"] = Look(calls_tools=False)
     world.limited["f"] = 7.0
     assert isinstance(world.refusal(tools=TOOLS), UpstreamRateLimited)
+
+
+# --- replicas -----------------------------------------------------------------------------------------------------
+
+
+def replica(number, model="m", **fields):
+    return Target(f"{number}", model, is_local=True, group="e", **fields)
+
+
+ONE, TWO = replica(1), replica(2)
+READY, UNLOADED = Look(state="ready"), Look(is_ready=False, state="stopped", outlook="unloaded")
+
+
+def busy(world, target, requests):
+    for _ in range(requests):
+        world.board.begin(target, ask())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_replicas_are_tried_one_after_the_other_whatever_the_policy(policy):
+    world = World(FAR, ONE, FARTHER, TWO, policy=policy)
+    for number in range(10):
+        order = world.order(session=str(number))
+        assert sorted(order) == ["1", "2", "f", "g"]
+        assert "12" in order or "21" in order
+
+
+def test_the_one_with_the_least_work_is_first_where_nothing_sticks():
+    world = World(ONE, TWO, sticky=False)
+    busy(world, ONE, 2)
+    assert world.order() == "21"
+    busy(world, TWO, 3)
+    assert world.order() == "12"
+
+
+def test_work_is_what_the_engine_has_whatever_it_was_asked_for():
+    """Requests for its adapters are at other targets; a request may be several to the engine."""
+    world = World(ONE, TWO, sticky=False)
+    world.there["1"] = 1
+    assert world.order() == "21"
+    told = Told(running=9, waiting=1, at_s=world.clock.monotonic_s(), our_in_flight=1)
+    world.looks["2"] = structs.replace(READY, told=told)
+    assert world.order() == "12"
+
+
+def test_a_session_stays_at_its_replica_also_where_the_policy_has_an_order():
+    world = World(ONE, TWO, FAR)
+    homes = {session: world.order(session=session) for session in map(str, range(20))}
+    assert set(homes.values()) == {"12f", "21f"}
+    assert homes == {session: world.order(session=session) for session in homes}
+
+
+def test_a_session_of_a_model_that_is_not_configured_stays_too():
+    world = World(ONE, TWO)
+    world.planner._models = {}
+    assert {world.order(session=str(number)) for number in range(20)} == {"12", "21"}
+    assert len({world.order(session="s") for _ in range(5)}) == 1
+
+
+def test_the_weight_of_an_engine_is_that_of_all_its_replicas():
+    world = World(ONE, TWO, FAR, policy="weighted", sticky=False)
+    firsts = [world.order()[0] for _ in range(2000)]
+    assert firsts.count("f") / 2000 == pytest.approx(0.5, abs=0.05)
+
+
+def test_an_engine_has_room_while_one_of_its_replicas_has():
+    world = World(ONE, TWO, FAR, policy="local_first")
+    world.looks["1"] = Look(is_ready=False, state="starting", outlook="loading")
+    assert (world.order(), world.consider().favoured) == ("21f", 1)
+    world.looks["2"] = world.looks["1"]
+    assert world.order() == "f12"
+
+
+def test_an_ejected_replica_is_left_out():
+    world = World(ONE, TWO)
+    world.fail(ONE)
+    assert world.order() == "2"
+    assert [refused.target for refused in world.consider().refused] == [ONE]
+
+
+def test_a_replica_is_loaded_when_the_others_have_work():
+    world = World(ONE, TWO, replica(3))
+    world.looks |= {"2": UNLOADED, "3": UNLOADED}
+    plan = world.consider()
+    assert ([target.upstream for target in plan.targets], plan.loads) == (["1", "2"], ())
+    assert [(refused.target.upstream, refused.why) for refused in plan.refused] == [
+        ("3", "it is not loaded, and need not be")
+    ]
+    busy(world, ONE, 1)
+    assert world.consider().loads == (TWO,)
+    world.targets = (FAR, *world.targets)
+    assert world.consider().loads == ()

@@ -192,3 +192,14 @@ def test_it_is_what_adding_up_all_that_is_left_of_each_note_gives(told):
     kept = [(good, 0.5 ** ((now_s - at_s) / HALF_LIFE_S)) for good, at_s in seen]
     expected = (0.5 * 4 + sum(good * left for good, left in kept)) / (4 + sum(left for _, left in kept))
     assert posterior.mean(0.5, now_s) == pytest.approx(expected)
+
+
+def test_the_replicas_of_an_engine_are_as_good_as_each_other(qualities):
+    """They have one model; evals know only the engine's name."""
+    one, two = (Target(f"gpu:{number}", "m", is_local=True, group="gpu") for number in (1, 2))
+    for name in ("gpu/m", "gpu:1/m", "gpu:2/m"):
+        qualities.note(name, "chat", 1.0, "eval")
+    assert qualities.mean(one, "chat") == qualities.mean(two, "chat") == pytest.approx(5 / 7)
+    qualities.correct("gpu:2/m", "chat", 1.0, 0.0, "eval")
+    assert qualities.mean(one, "chat") == pytest.approx(4 / 7)
+    assert [quality.target for quality in qualities.report(two)] == ["gpu:2/m"]

@@ -95,7 +95,11 @@ async def test_a_configured_name_goes_before_a_slash():
 async def test_an_engines_adapters_are_models_with_the_card_of_what_it_has_loaded():
     """They come and go, and are listed while they are there; who is not listed may still be asked for."""
     card, loaded = Card(thinking="always"), ["r1/sql"]
-    router = router_of(models={"r1": [Target("r1", "r1", card)]}, engines={"r1": card}, adapters=lambda: loaded)
+    router = router_of(
+        models={"r1": [Target("r1", "r1", card)]},
+        engines={"r1": [Target("r1", "r1", card, is_local=True)]},
+        adapters=lambda: loaded,
+    )
     assert await router.candidates("r1/sql") == [Target("r1", "sql", card, is_local=True)]
     assert ids(await router.cards()) == ["r1", "r1/sql"]
     assert (await router.card("r1/sql")).owned_by == "tidegate"
@@ -246,3 +250,18 @@ async def test_closing_gives_up_what_is_being_asked():
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert asyncio.all_tasks() - before == set()
+
+
+async def test_an_engines_name_means_all_of_its_replicas():
+    """Also before a slash; a replica's own name means that one alone."""
+    one, two = (Target(f"gpu:{number}", "gpu", is_local=True, group="gpu") for number in (1, 2))
+    router = router_of(models={"m": [one, two]}, engines={"gpu": [one, two]})
+    assert await router.candidates("m") == [one, two]
+    assert await router.candidates("gpu/gpu") == [one, two]
+    assert await router.candidates("gpu:2/gpu") == [two]
+    adapters = await router.candidates("gpu/sql")
+    assert [(target.name, target.shared_name) for target in adapters] == [
+        ("gpu:1/sql", "gpu/sql"),
+        ("gpu:2/sql", "gpu/sql"),
+    ]
+    assert ids(await router.cards()) == ["m"]

@@ -95,7 +95,7 @@ class Stage:
         self.log = CapturingLogger()
         vllm = VllmConfig(model="deepseek-ai/R1", runtime_adapters=True)
         external = ExternalConfig(base_url="http://10.0.0.1/v1")
-        entries = {
+        entries = self.entries = {
             "r1": Assembled(self.r1, vllm, None, "vllm", adapters=self.adapters),
             "tiny": Assembled(self.tiny, LlamaCppConfig(model="package:x"), None, "llamacpp"),
             "theirs": Assembled(self.theirs, external, None, "vllm"),
@@ -317,3 +317,44 @@ async def test_an_adapter_needs_a_name_and_a_path_and_nothing_else(stage, body):
     status, _, _ = await stage.ask("POST", "/engines/r1/adapters", body, JSON)
     assert status == 400
     assert stage.adapters.asked == []
+
+
+# --- replicas -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def replicas(stage):
+    """Two replicas of an engine `gpu`, of which the second has given up."""
+    made = [Engine("gpu:1", EngineStatus("ready")), Engine("gpu:2", EngineStatus("failed"), refusal="it cannot")]
+    config = VllmConfig(model="m", runtime_adapters=True)
+    for engine in made:
+        stage.entries[engine.name] = Assembled(engine, config, None, "vllm", adapters=Adapters(engine))
+    return made
+
+
+async def test_an_engines_name_means_all_of_its_replicas(stage, replicas):
+    status, body, _ = await stage.ask("GET", "/engines/gpu")
+    assert (status, [each["name"] for each in json.loads(body)["engines"]]) == (200, ["gpu:1", "gpu:2"])
+    status, body, _ = await stage.ask("POST", "/engines/gpu/stop", headers=JSON)
+    assert (status, len(json.loads(body)["engines"])) == (202, 2)
+    assert [engine.goals for engine in replicas] == [["stop"], []]
+    replicas[1].status, replicas[1]._refusal = EngineStatus("ready"), ""
+    await stage.ask("POST", "/engines/gpu/adapters", b'{"name": "sql", "path": "/a/sql"}', JSON)
+    await stage.ask("DELETE", "/engines/gpu/adapters/sql")
+    for engine in replicas:
+        assert stage.entries[engine.name].adapters.asked == [("load", "sql", "/a/sql"), ("unload", "sql")]
+
+
+async def test_a_replicas_name_means_that_one(stage, replicas):
+    assert json.loads((await stage.ask("GET", "/engines/gpu:1"))[1])["name"] == "gpu:1"
+    await stage.ask("POST", "/engines/gpu:1/stop", headers=JSON)
+    assert [engine.goals for engine in replicas] == [["stop"], []]
+    assert await stage.code("POST", "/engines/gpu:2/stop", headers=JSON) == (409, "conflict")
+    assert await stage.code("GET", "/engines/gpu:3") == (404, "engine_not_found")
+
+
+async def test_the_output_of_all_replicas_says_whose_it_is(stage, replicas):
+    replicas[1].lines = ["other"]
+    body = (await stage.ask("GET", "/engines/gpu/logs"))[1].decode()
+    assert body == "==> gpu:1 <==\nloading\ngrößer\n==> gpu:2 <==\nother\n"
+    assert (await stage.ask("GET", "/engines/gpu:2/logs"))[1] == b"other\n"

@@ -1,0 +1,101 @@
+"""Several engines alike under one name: `replicas: 3` of the engine `gpu` means the engines `gpu:1`, `gpu:2`, `gpu:3`.
+
+Each is an engine of its own, with its own process, health and GPUs. Callers and the rest of the config use the one
+name. No engine's name in a config may hold a colon, so the names of replicas collide with no other; a colon needs no
+quotes in a shell and no escape in a URL.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from msgspec import structs
+
+from proxy.config.engines import EngineConfig, Replicated, VllmConfig
+
+_MARK = ":"
+
+# an engine with one of these is a part of something larger, or listens at an address that only one can have
+_UNSHARED_ARGS = frozenset(
+    {
+        "nnodes",
+        "node-rank",
+        "master-addr",
+        "master-port",
+        "data-parallel-address",
+        "data-parallel-rpc-port",
+        "data-parallel-rank",
+        "data-parallel-start-rank",
+        "data-parallel-size-local",
+        "kv-events-config",
+    }
+)
+_UNSHARED_VARIABLES = frozenset({"CUDA_VISIBLE_DEVICES", "VLLM_NIXL_SIDE_CHANNEL_PORT"})
+
+
+def engine_of(name: str) -> str:
+    """The name in the config of the engine or replica `name`."""
+    return name.partition(_MARK)[0]
+
+
+def number_of(name: str) -> int:
+    """Which replica `name` is, from 1 on; 1 also for an engine without replicas."""
+    return int(name.partition(_MARK)[2] or 1)
+
+
+def members(engine: str, names: Iterable[str]) -> Sequence[str]:
+    """Those of `names` that the engine of the config stands for; of a replica's name, itself."""
+    return [name for name in names if engine in {name, engine_of(name)}]
+
+
+def groups(names: Iterable[str]) -> Mapping[str, Sequence[str]]:
+    """By engine of the config, the names of its replicas; engines without replicas are left out."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(engine_of(name), []).append(name)
+    return {engine: each for engine, each in found.items() if each != [engine]}
+
+
+def replicas_of(config: EngineConfig | None) -> int:
+    """How many of it there are to be."""
+    return config.replicas if isinstance(config, Replicated) else 1
+
+
+def expand(engines: Mapping[str, EngineConfig]) -> Mapping[str, EngineConfig]:
+    """Every engine by its own name, replicas one by one, with its part of the GPUs that the config names."""
+    return {name: one for engine, config in engines.items() for name, one in _expand(engine, config)}
+
+
+def _expand(engine: str, config: EngineConfig) -> Iterator[tuple[str, EngineConfig]]:
+    count = replicas_of(config)
+    if count == 1:
+        yield engine, config
+        return
+    # one config does not say how many others there are: a new number is no reason to start the others anew
+    alone = structs.replace(config, replicas=1)
+    gpus = getattr(config, "gpus", None)
+    for number in range(count):
+        dealt = {} if gpus is None else {"gpus": _part(gpus, number, count)}
+        yield f"{engine}{_MARK}{number + 1}", structs.replace(alone, **dealt)
+
+
+def _part(gpus: Sequence[int], number: int, count: int) -> tuple[int, ...]:
+    size = len(gpus) // count
+    return tuple(gpus[number * size : (number + 1) * size])
+
+
+def faults(config: EngineConfig) -> Iterator[str]:
+    """What replicas cannot share: key, fault and cure, to be set behind the engine's path."""
+    count = replicas_of(config)
+    if count == 1:
+        return
+    gpus = getattr(config, "gpus", None)
+    if gpus is not None and len(gpus) % count:
+        yield f".gpus: {len(gpus)} cannot be dealt out evenly to {count} replicas; name as many for each"
+    if not isinstance(config, VllmConfig):
+        return
+    for key in config.args:
+        if key.removeprefix("--").partition(".")[0].replace("_", "-") in _UNSHARED_ARGS:
+            yield f".args.{key}: {count} replicas cannot share it; take it out, or write several engines"
+    for key in config.environment:
+        if key in _UNSHARED_VARIABLES:
+            cure = "name the GPUs of all under gpus" if key == "CUDA_VISIBLE_DEVICES" else "write several engines"
+            yield f".environment.{key}: {count} replicas cannot share it; take it out, or {cure}"
