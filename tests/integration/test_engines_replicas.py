@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from proxy.config import load
+from tests.fakes.clock import FakeClock
 from tests.fakes.vllm_engine import Start, gone, house, is_running, until
 
 WHOLE = "w3 w4 w5 w6 "
@@ -71,7 +72,7 @@ async def follow(made, engines: dict) -> None:
 async def test_requests_are_balanced_by_the_work_in_flight(vllm):
     """None has more than its part times `sticky_load`, whatever their prompts are."""
     vllm.habits = ["holds"]
-    async with house({"r1": vllm.config(replicas=3)}) as made:
+    async with house({"r1": vllm.config(replicas=3)}, clock=FakeClock()) as made:  # none is suspected of hanging
         replicas = Replicas(vllm, made)
         await replicas.ready("r1:1", "r1:2", "r1:3")
         asking = [asyncio.create_task(asked(made, f"s{number}")) for number in range(60)]
@@ -155,7 +156,7 @@ async def test_the_operator_tells_all_replicas_or_one(vllm):
 
 async def test_on_demand_a_second_one_is_loaded_when_the_first_has_work(vllm):
     vllm.habits = ["holds"]
-    async with house({"r1": vllm.config(replicas=3, start="on_demand")}) as made:
+    async with house({"r1": vllm.config(replicas=3, start="on_demand")}, clock=FakeClock()) as made:
         replicas = Replicas(vllm, made)
         first = asyncio.create_task(asked(made, "a"))
         start = await vllm.next_start()

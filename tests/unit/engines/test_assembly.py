@@ -236,6 +236,8 @@ async def test_a_replica_whose_gpus_one_has_that_is_to_go_later_waits_for_that()
     alone = VllmConfig(model="m", python=sys.executable, start="on_demand", gpus=(0,))
     async with assembled(gpu=alone) as engines:
         engines.open()
+        while engines._waiting:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
         engines.by_name["gpu"].engine.status = EngineStatus("ready")
         pair = {name: structs.replace(config, start="eager") for name, config in replicated(2, gpus=(0, 1)).items()}
         engines.apply(engines.prepare(pair, {}))
