@@ -31,7 +31,7 @@ def test_every_change_of_the_engine_is_told_and_nothing_is_made_anew_without_one
 
 def test_whether_it_calls_tools_is_asked_with_every_change_of_its_status():
     calls = [False, True]
-    engine = SimpleNamespace(status=EngineStatus("starting"), looked=Looked())
+    engine = SimpleNamespace(status=EngineStatus("starting"), looked=Looked(), outlook="loading")
     look = looker(engine, lambda: calls.pop(0))
     assert not look().calls_tools
     engine.status = EngineStatus("ready")

@@ -166,6 +166,6 @@ def test_a_target_stands_for_each_replica_of_its_engine():
         "chat": [local(f"gpu:{number}", "gpu", weight=3, group="gpu") for number in (1, 2)],
         "r1": [local(f"r1:{number}", "r1", group="r1") for number in (1, 2)],
     }
-    assert names.own_targets(CARDS, {"gpu": UNKNOWN}, replicas) == {
+    assert names.own_targets(config, CARDS, {"gpu": UNKNOWN}, replicas) == {
         "gpu": [local(f"gpu:{number}", "gpu", group="gpu") for number in (1, 2)]
     }

@@ -140,7 +140,7 @@ async def test_models_with_engines_say_how_far_they_are_loaded():
         Source("far", "a"),
         Source("stack", "theirs"),
         models={"m": [Target("far", "x"), Target("r1", "r1")], "n": [Target("r1", "r1"), Target("stack", "y")]},
-        engines={"r1": Card()},
+        engines={"r1": [Target("r1", "r1", Card(), is_local=True)]},
         adapters=lambda: ["r1/sql"],
         local={name: partial(states.get, name) for name in states},
     )
