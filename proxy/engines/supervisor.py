@@ -374,7 +374,7 @@ class Supervisor:
         if limit_s is not None and idle_s >= limit_s:
             self.make_room()
         every_s = self._settings.idle_canary_s
-        if every_s and idle_s >= every_s and self._is_ready and self._goal == "run":
+        if every_s and idle_s >= every_s and self._is_open and self._goal == "run":
             watch.try_idle(every_s)
 
     async def _look(self, watch: Watch) -> None:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from proxy.clock import Clock
 from proxy.engines.base import Control, Looked
-from proxy.engines.vitals import Vitals
+from proxy.engines.vitals import STILL_S, Vitals
 from proxy.errors import ProxyError, UpstreamUnreachable
 
 SECOND_LOOK_S = 80.0  # from suspicion to death: two minutes without a step, as for the first one
@@ -54,7 +54,7 @@ class Watch:
         self._vitals.in_flight = in_flight
         finding, is_answered = await asyncio.gather(self.check(), self._measure(in_flight))
         self.is_well = finding is None and is_answered
-        complaint = self._vitals.complaint()
+        complaint = self._vitals.complaint() or self._canary_complaint()
         return finding or (None if complaint is None else Finding(complaint))
 
     async def check(self) -> Finding | None:
@@ -78,6 +78,13 @@ class Watch:
         if self._canary is not None:
             self._canary.cancel()
             self._canary = None
+
+    def _canary_complaint(self) -> str | None:
+        """That the canary takes too long, where the engine counts no steps; else `Vitals` sees it stand still."""
+        taken_s = self._clock.monotonic_s() - self._canary_s
+        if not self._is_trying or self.looked.load.steps is not None or taken_s < STILL_S:
+            return None
+        return f"it was idle, and has made no token for {taken_s:.0f} s"
 
     @property
     def _is_trying(self) -> bool:

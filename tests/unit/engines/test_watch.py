@@ -166,6 +166,20 @@ async def test_an_engine_that_hangs_while_idle_is_suspected_as_soon_as_one_with_
     assert control.canaries == 2
 
 
+async def test_an_idle_engine_without_a_count_of_steps_is_suspected_by_its_canary_alone():
+    watch, control = watched(Load)
+    since_s = control.clock.monotonic_s()
+    watch.try_idle(60)
+    while (found := await watch.look(0)) is None:
+        pass
+    assert found.reason == "it was idle, and has made no token for 40 s"
+    assert control.clock.monotonic_s() - since_s == 40
+    assert not await watch.generates()
+    control.token = lambda: None
+    assert await watch.generates()
+    assert await watch.look(0) is None
+
+
 async def test_another_answer_to_a_canary_than_a_token_is_as_good():
     watch, control = watched(lambda: Load(steps=3), token=lambda: UpstreamRejected("an embedding model"))
     for _ in range(120):
