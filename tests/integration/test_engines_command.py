@@ -47,8 +47,8 @@ def fake(engine: FakeVllm, **keys) -> dict:
 
 
 def pid_of(engine) -> int:
-    """Of the server, as it says itself."""
-    return next(int(line.split()[1]) for line in engine.lines if line.startswith("pid "))
+    """Of the last server, as it says itself; the lines of those before it are kept."""
+    return next(int(line.split()[1]) for line in reversed(engine.lines) if line.startswith("pid "))
 
 
 def environment_of(pid: int) -> list[str]:
