@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from proxy.config.engines import CommandConfig
 
-STARTING = ("PORT", "SOCKET", "MODEL", "NAME", "GPUS", "API_KEY")
+STARTING = ("PORT", "SOCKET", "MODEL", "NAME", "REPLICA", "GPUS", "API_KEY")
 STOPPING = (*STARTING, "PID")
 
 _NAME = re.compile(r"\$\{([^}]*)\}")
@@ -52,7 +52,8 @@ def faults(config: CommandConfig) -> Iterator[str]:
     yield from _name_faults("cmd_stop", stopping, STOPPING)
     yield from _address_faults(starting | variables)
     yield from _missing(config, starting | variables | stopping)
-    if config.gpus is not None and len(set(config.gpus)) < len(config.gpus):
+    yield from _replica_faults(config)
+    if config.replicas == 1 and config.gpus is not None and len(set(config.gpus)) < len(config.gpus):
         yield ".gpus: one is named twice; name each once"
 
 
@@ -75,6 +76,27 @@ def _word_fault(command: str | Sequence[str]) -> str | None:
         return "empty; write the program and its arguments"
     if isinstance(command, str) and (strange := next((word for word in words if word in _OF_A_SHELL), None)):
         return f"no shell runs it, so that {strange} would be an argument; write [sh, -c, '…'] where one is wanted"
+    return None
+
+
+def _replica_faults(config: CommandConfig) -> Iterator[str]:
+    container = _container_name(split(config.cmd))
+    if config.replicas == 1 or container is None:
+        return
+    cure = f"{config.replicas} replicas cannot share the container's name; end it in -${{REPLICA}}"
+    if "REPLICA" not in names([container]):
+        yield f".cmd: {cure}"
+    elif config.cmd_stop is not None and not {"REPLICA", "PID"} & names(split(config.cmd_stop)):
+        yield f".cmd_stop: {cure}"
+
+
+def _container_name(words: Sequence[str]) -> str | None:
+    """What a command calls the container that it starts; None where it starts none, or does not say."""
+    if words[0].rpartition("/")[2] not in _CONTAINERS:
+        return None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--name" or word.startswith("--name="):
+            return word.partition("=")[2] or following
     return None
 
 

@@ -156,7 +156,8 @@ class CommandConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields
         CommandLine,
         Meta(
             description="Text, split into words as a shell would, or a list of words; no shell runs it. Replaced are"
-            " ${PORT} or ${SOCKET} (one of them has to be there), ${MODEL}, ${NAME}, ${GPUS}, ${API_KEY}."
+            " ${PORT} or ${SOCKET} (one of them has to be there), ${MODEL}, ${NAME}, ${GPUS}, ${API_KEY},"
+            " ${REPLICA} (its number, from 1 on)."
         ),
     ]
     cmd_stop: Annotated[

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from proxy.config.commands import fill, needs_port, split
 from proxy.config.engines import CommandConfig
+from proxy.config.replicas import engine_of, number_of
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
 from proxy.engines.gpus import VISIBLE, Gpu, select
 from proxy.engines.placement import place_command
@@ -29,7 +30,7 @@ class CommandEngine:
     """A model server started by a command; implements `kinds.Kind`.
 
     Args:
-        name: the engine's.
+        name: the engine's; ${NAME} is the one that it has in the config, which all replicas share.
         config: checked, see `proxy.config.commands.faults`.
         gpus: the machine's.
         environment: the one that the engine inherits; None: ours.
@@ -48,7 +49,8 @@ class CommandEngine:
         environment: Mapping[str, str] | None = None,
         find_port: Callable[[], int] = free_port,
     ) -> None:
-        self._name = name
+        self._name = engine_of(name)
+        self._number = number_of(name)
         self._config = config
         self._gpus = gpus
         self._environment = os.environ if environment is None else environment
@@ -71,7 +73,8 @@ class CommandEngine:
         values = {
             "SOCKET": socket_path,
             "MODEL": _at_home(self._config.model or ""),
-            "NAME": self._name.replace(":", "-"),  # of a replica; no name of a container has a colon
+            "NAME": self._name,
+            "REPLICA": str(self._number),
             "GPUS": gpus.get(VISIBLE, ""),
             "API_KEY": api_key,
         } | ({} if port is None else {"PORT": str(port)})

@@ -47,8 +47,8 @@ def fake(engine: FakeVllm, **keys) -> dict:
 
 
 def pid_of(engine) -> int:
-    """Of the server, as it says itself."""
-    return next(int(line.split()[1]) for line in engine.lines if line.startswith("pid "))
+    """Of the last server, as it says itself; the lines of those before it are kept."""
+    return next(int(line.split()[1]) for line in reversed(engine.lines) if line.startswith("pid "))
 
 
 def environment_of(pid: int) -> list[str]:
@@ -158,6 +158,18 @@ async def test_it_shares_a_gpu_with_others(vllm, other):
         await gone(first.pid)
         assert made.engine("r1").status.state == "stopped"
         assert await text(made.ask("r1")) == WHOLE
+
+
+async def test_its_replicas_are_dealt_out_over_the_gpus_and_answer_by_one_name(vllm):
+    async with house({"r1": fake(vllm, replicas=2, gpus=[1, 0])}) as made:
+        for name in ("r1:1", "r1:2"):
+            await made.until("ready", name)
+        seen = [next(word for word in environment_of(start.pid) if "VISIBLE" in word) for start in vllm.starts]
+        assert sorted(seen) == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
+        assert await text(made.ask()) == WHOLE
+        made.engine("r1:1").want("stop")
+        await gone(vllm.starts[seen.index("CUDA_VISIBLE_DEVICES=1")].pid)
+        assert await text(made.ask()) == WHOLE
 
 
 async def test_it_sleeps_where_it_has_routes_for_that(vllm, other):

@@ -60,6 +60,16 @@ def test_names_are_found_wherever_they_stand():
         ("cmd: 'serve ${PORT} ${MODEL}'", r"model: missing"),
         ("cmd: 'serve ${PORT} ${GPUS}'", r"gpus: missing"),
         ("cmd: 'serve ${PORT}', gpus: [0, 0]", r"gpus: one is named twice"),
+        (
+            "cmd: 'docker run --name x-${NAME} -p 127.0.0.1:${PORT}:80 x', replicas: 2",
+            r"cmd: 2 replicas cannot share the container's name; end it in -\$\{REPLICA\}",
+        ),
+        ("cmd: 'podman run --name=x -p 127.0.0.1:${PORT}:80 x', replicas: 2", r"cmd: 2 replicas cannot share"),
+        (
+            "cmd: 'docker run --name x-${REPLICA} -p 127.0.0.1:${PORT}:80 x', cmd_stop: docker stop x, replicas: 2",
+            r"cmd_stop: 2 replicas cannot share the container's name",
+        ),
+        ("cmd: 'serve ${PORT}', replicas: 2, gpus: [0]", r"gpus: 1 cannot be dealt out evenly to 2 replicas"),
         ("cmd: 'serve ${PORT}', sleep_path: /sleep", r"wake_path: missing"),
         ("cmd: 'serve ${PORT}', wake_path: /wake_up", r"sleep_path: missing"),
         ('cmd: "serve \'${PORT}"', r"cmd: a quotation mark is not closed"),
@@ -83,6 +93,9 @@ def test_what_cannot_work_is_refused_with_its_key_and_the_cure(keys, told):
         "cmd: [sh, -c, 'cd /x && exec serve ${PORT} | tee log']",
         "cmd: 'serve ${PORT} ${NAME} ${API_KEY} ${GPUS}', gpus: [1, 0]",
         "cmd: 'serve ${PORT}', sleep_path: '/sleep?level=1', wake_path: /wake_up",
+        "cmd: 'docker run --name ${NAME}-${REPLICA} -p 127.0.0.1:${PORT}:80 x', replicas: 2",
+        "cmd: 'docker run -p 127.0.0.1:${PORT}:80 x', replicas: 2",
+        "cmd: 'serve ${PORT} --name x', replicas: 2, gpus: [0, 0], gpu_share: 0.4",
     ],
 )
 def test_what_can_work_is_taken(keys):

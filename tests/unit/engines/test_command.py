@@ -47,6 +47,13 @@ def test_the_names_are_replaced_wherever_they_stand():
     assert made.port == 4711
 
 
+def test_replicas_have_one_name_and_a_number():
+    for name, number in (("e", "1"), ("e:2", "2")):
+        config = CommandConfig(cmd=(sys.executable, "${PORT}", "${NAME}", "${REPLICA}"))
+        made = CommandEngine(name, config, find_port=lambda: 4711).command("/run/e.sock", "sk-key")
+        assert made.argv[2:] == ["e", number]
+
+
 def test_one_on_a_socket_has_no_port():
     made = command(cmd=(sys.executable, "--host", "${SOCKET}"))
     assert (made.argv[2], made.port) == ("/run/e.sock", None)
