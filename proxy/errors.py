@@ -239,6 +239,12 @@ class UpstreamFailed(UpstreamError):
     """The host answered with a failure of its own, or with something that is no answer."""
 
 
+class EngineDied(UpstreamFailed):
+    """The process of a model server that computes has ended, so that every request in it has failed."""
+
+    default_code = "upstream_failed"
+
+
 class AnswerMisfit(UpstreamError):
     """The host's answer does not fit the caller's schema: nobody says that the host is at fault."""
 

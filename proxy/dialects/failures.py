@@ -7,6 +7,7 @@ from typing import Any
 
 from proxy.dialects import pauses
 from proxy.errors import (
+    EngineDied,
     ProxyError,
     UpstreamError,
     UpstreamFailed,
@@ -55,6 +56,8 @@ _CALLERS_WORDS = re.compile(
 _INTERNALS = re.compile(
     r"EngineCore|EngineDead|Engine core|stack ?trace|Traceback \(most recent|cannot schedule new futures", re.IGNORECASE
 )
+# What vLLM answers every request with after its core has ended
+_DEAD = re.compile(r"EngineCore encountered an issue|EngineDead")
 _MAX_ORIGINAL = 300
 # What engines answer where they do not serve an endpoint: FastAPI's (vLLM, SGLang) and llama.cpp's words for a path
 # that is not there, and vLLM's and llama.cpp's for a model that is not made for it
@@ -117,6 +120,8 @@ def parse_error(
         return _refused_us(402 if "insufficient_quota" in {told.code, told.type} else 401)
     error = _failed(status, told, headers, received_s)
     if told.is_internal and isinstance(error, UpstreamError) and not isinstance(error, UpstreamRejected):
+        if told.is_dead and type(error) is UpstreamFailed:
+            error = EngineDied(error.message)
         _reword(error)
     return error
 
@@ -189,6 +194,7 @@ class _Told:
     __slots__ = (
         "code",
         "is_callers_fault",
+        "is_dead",
         "is_internal",
         "is_moderated",
         "is_too_long",
@@ -204,6 +210,7 @@ class _Told:
         self.message, place = _first_finding(text)
         self.is_callers_fault = _CALLERS_WORDS.match(text) is not None
         self.is_internal = _INTERNALS.search(text) is not None
+        self.is_dead = _DEAD.search(text) is not None
         self.lacks_tools = _NO_TOOLS.search(text) is not None
         self.lacks_operation = text in _NO_PATH or _NOT_MADE_FOR.search(text) is not None
         self.type = _text(source.get("type"))

@@ -6,8 +6,9 @@ first targets are favoured (engines of ours, `local_first`), and one of them is 
 queue before it goes to those that are not. What failed may be repeated after a random pause, unless it took long to
 fail, asks for a longer pause than we make, or would fail again.
 
-Going on to another target costs nothing where the first one has no part in the work (it was not there, stood still, or
-said that it is over its limit); every other try takes from the model's budget, so that an outage is not multiplied.
+Going on to another target costs nothing where the first one has no part in the work (it was not there, died, stood
+still, or said that it is over its limit); every other try takes from the model's budget, so that an outage is not
+multiplied.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from msgspec import Struct
 from proxy.config.routing import RetryConfig
 from proxy.errors import (
     AnswerMisfit,
+    EngineDied,
     EngineStalled,
     EngineUnavailable,
     ProxyError,
@@ -34,7 +36,7 @@ from proxy.routing.targets import Target
 PATIENCE_S = 10.0  # who takes longer to fail is not asked again for the same request
 
 _NOT_TRIED = (EngineUnavailable, TargetBusy)
-_FREE = (*_NOT_TRIED, UpstreamUnreachable, UpstreamRateLimited, UpstreamLacksOperation, EngineStalled)
+_FREE = (*_NOT_TRIED, UpstreamUnreachable, UpstreamRateLimited, UpstreamLacksOperation, EngineStalled, EngineDied)
 _FINAL = (AnswerMisfit, UpstreamLacksModel, UpstreamLacksOperation, UpstreamRefusedUs)
 
 

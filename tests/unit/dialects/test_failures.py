@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects.failures import parse_embedded, parse_error
 from proxy.errors import (
+    EngineDied,
     ProxyError,
     UpstreamFailed,
     UpstreamLacksModel,
@@ -487,6 +488,19 @@ def test_what_an_engine_says_of_its_inside_is_for_the_log(words, status):
     error = parse_error(status, {}, json.dumps({"error": {"message": words, "type": "InternalServerError"}}).encode())
     assert error.message == "The upstream failed while it worked on the request."
     assert (error.original, error.is_quoted) == (words.partition("\n")[0], False)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("EngineCore encountered an issue. See stack trace (above) for the root cause.", EngineDied),
+        ("EngineDeadError", EngineDied),
+        ("Worker failed with error 'x', please check the stack trace above for the root cause", UpstreamFailed),
+    ],
+)
+def test_an_engine_that_is_dead_is_told_from_one_that_failed(words, kind):
+    body = json.dumps({"error": {"message": words, "type": "InternalServerError", "code": 500}}).encode()
+    assert type(parse_error(500, {}, body)) is type(parse_embedded(body)) is kind
 
 
 def test_other_words_of_a_failure_stay():

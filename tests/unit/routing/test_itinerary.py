@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxy.config.routing import RetryConfig
 from proxy.errors import (
     AnswerMisfit,
+    EngineDied,
     EngineStalled,
     EngineUnavailable,
     TargetBusy,
@@ -232,8 +233,9 @@ def test_a_request_may_leave_a_target_while_another_one_is_left():
     assert Trip(A).step().can_move is False
 
 
-def test_leaving_an_engine_that_stands_still_costs_nothing():
-    """Or an engine that hangs under fifty callers would lose most of them."""
+@pytest.mark.parametrize("error", [EngineStalled("moved"), EngineDied("its core is gone")])
+def test_leaving_an_engine_that_stands_still_or_died_costs_nothing(error):
+    """Or an engine that hangs or dies under fifty callers would lose most of them."""
     trip = Trip(A, B, purse=0)
-    trip.fail(trip.step(), EngineStalled("moved"), took_s=41)
+    trip.fail(trip.step(), error, took_s=41)
     assert trip.step().target is B
