@@ -447,7 +447,7 @@ async def test_an_older_error_is_not_told_as_the_reason_of_an_end(vllm, ends_by,
             os.kill(start.pid, signal.SIGSEGV)
         else:
             start.tell("exit", status=0)
-        await until(lambda: engine.status.state == "failed")
+        await until(lambda: engine.status.restarts == 1)  # it may be `failed` before its process has ended
         assert engine.status.reason.startswith(reason)
 
 
