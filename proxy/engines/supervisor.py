@@ -106,7 +106,8 @@ class Supervisor:
     ) -> None:
         self.name = name
         self.kind = kind
-        self.status = EngineStatus("stopped", "it is about to start" if settings.starts_at_once else "it is not loaded")
+        self._told = "it is about to start" if settings.starts_at_once else "it is not loaded"  # of the reason, callers
+        self.status = EngineStatus("stopped", self._told)
         self.looked = Looked()
         self.places = Places(clock)
         self._doubt = Doubt()
@@ -246,7 +247,9 @@ class Supervisor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._end_process("it is shut down")  # the cancelled supervision may not have finished it
+            await self._end_process(
+                EngineError("it is shut down")
+            )  # the cancelled supervision may not have finished it
         self._move("stop", "it is shut down")
         self._folder.remove()
 
@@ -254,7 +257,7 @@ class Supervisor:
         restarts = 0
         while True:
             await self._until_wanted()
-            ready_s, reason, is_hopeless = None, "", False
+            ready_s, crash, is_hopeless = None, None, False
             try:
                 await self._room.claim(self.name)
                 if self._goal != "stop":  # it may have taken long
@@ -268,25 +271,25 @@ class Supervisor:
                     await self._live(control)
             except EngineError as error:
                 # what has run can run again; what its output told earlier need not be why it ended
-                reason, is_hopeless = str(error), isinstance(error, Hopeless) and ready_s is None
+                crash, is_hopeless = error, isinstance(error, Hopeless) and ready_s is None
             except Exception as error:  # noqa: BLE001 - one of the three broad clauses: supervision must go on
-                reason = f"{type(error).__name__}: {error}"
+                crash = EngineError("it failed unexpectedly", [f"{type(error).__name__}: {error}"])
             finally:
-                await self._end_process(reason or "it is stopping")
-            if not reason:
+                await self._end_process(crash or "it is stopping")
+            if crash is None:
                 self._log.info("engine stopped", engine=self.name)
                 self._move("stop", self._why_stopped, restarts)
                 continue
             restarts += ready_s is not None
-            await self._after_crash(reason, restarts, ready_s, is_hopeless=is_hopeless)
+            await self._after_crash(crash, restarts, ready_s, is_hopeless=is_hopeless)
 
-    async def _end_process(self, reason: str) -> None:
+    async def _end_process(self, why: str | EngineError) -> None:
         """End the process and its children; release its GPU memory for others only when they have ended."""
         grace_s = self.kind.stop_s
         if self.status.state == "failed":  # it has had its time to end, and is shown as failed until it starts again
             grace_s = min(grace_s, self._settings.ending_s)
         elif not self._process.has_ended:
-            self._move("end", reason[:_MAX_REASON])
+            self._move("end", why)
         await self._hooks.end()
         await self._process.end(grace_s)
         self._give_room()
@@ -329,7 +332,7 @@ class Supervisor:
             if self._process.has_ended:
                 raise await self._ended()
             if self._clock.monotonic_s() > until_s:
-                raise EngineError(self._told(f"no answer in {limit_s:g} s"))
+                raise self._error(f"no answer in {limit_s:g} s")
             if self._goal == "stop":
                 return
             self._count_down()
@@ -419,7 +422,7 @@ class Supervisor:
         if self._goal == "stop":
             return
         if not await control.answers():
-            raise EngineError(self._told(f"{reason}, and its process did not end by itself"))
+            raise self._error(f"{reason}, and its process did not end by itself")
         self._move("answers", "")
 
     async def _sleep(self, control: Control) -> None:
@@ -485,19 +488,22 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _after_crash(self, reason: str, restarts: int, ready_s: float | None, *, is_hopeless: bool) -> None:
+    async def _after_crash(
+        self, crash: EngineError, restarts: int, ready_s: float | None, *, is_hopeless: bool
+    ) -> None:
         was_steady = ready_s is not None and self._clock.monotonic_s() - ready_s >= self._settings.steady_s
         self._crashes = 1 if was_steady else self._crashes + 1
         gives_up = is_hopeless or self._crashes >= self._settings.max_crashes
         pause_s = min(self._settings.backoff_s * 2 ** (self._crashes - 1), _MAX_BACKOFF_S)
-        self._log.error("engine down", engine=self.name, reason=reason, restart_in_s=None if gives_up else pause_s)
+        self._log.error("engine down", engine=self.name, reason=str(crash), restart_in_s=None if gives_up else pause_s)
         if self.status.state == "stopped":  # it came to no start
             self._move("start", "", restarts)
         if gives_up:
             self._goal = "stop"
             self._is_held = True
-            reason = f"{reason} (it is not started again by itself: tidegate engines start {self.name})"
-        self._move("crash", reason[:_MAX_REASON], restarts)
+            hint = f" (it is not started again by itself: tidegate engines start {self.name})"
+            crash = EngineError(crash.message + hint, crash.output)
+        self._move("crash", crash, restarts)
         if not gives_up:
             self._wanted.clear()
             with contextlib.suppress(TimeoutError):
@@ -511,16 +517,16 @@ class Supervisor:
             return EngineError(tell_signal(number))
         if (error := self.kind.explain(lines.since_well, has_run=lines.was_well)) is not None:
             return error
-        return EngineError(self._told(f"it ended with status {status}") if number is None else tell_signal(number))
+        return self._error(f"it ended with status {status}") if number is None else EngineError(tell_signal(number))
 
-    def _told(self, what: str) -> str:
+    def _error(self, what: str) -> EngineError:
         """`what`, and what the output of a start says about it: the lines marked as errors, or else the last one."""
         lines = self._process.lines
-        if lines.was_well:  # a line may hold a caller's text, and reasons are told to others
-            return f"{what}; its last words: tidegate engines logs {self.name}"
+        if lines.was_well:  # a line may hold a caller's text, and reasons stay in logs
+            return EngineError(f"{what}; its last words: tidegate engines logs {self.name}")
         said = [line for line in lines.since_well if "WARNING" not in line]  # "failed with error …, goes on"
         errors = [line for line in said if " E " in line or "rror" in line]
-        return "; ".join([what, *(errors[-3:] or lines.since_well[-1:])])
+        return EngineError(what, errors[-3:] or lines.since_well[-1:])
 
     # --- small things ---------------------------------------------------------------------------------------------
 
@@ -573,7 +579,7 @@ class Supervisor:
         if self._is_ready and self._closed_for is not None:
             told = f"The engine '{self.name}' makes room for another one."
             return EngineUnavailable(told, retry_after_s=_RETRY_S)
-        told = f"The engine '{self.name}' is not ready ({status.state}): {status.reason}"
+        told = f"The engine '{self.name}' is not ready ({status.state}): {self._told}"
         if status.progress is not None:
             share = "" if status.progress.done is None else f" {status.progress.done:.0%}"
             told += f", {status.progress.phase}{share}"
@@ -599,11 +605,12 @@ class Supervisor:
         if left_s is not None and (told_s is None or abs(told_s - left_s) >= _COUNT_S):
             self._set(structs.replace(self.status, left_s=left_s))
 
-    def _move(self, event: Event, reason: str, restarts: int | None = None) -> None:
+    def _move(self, event: Event, why: str | EngineError, restarts: int | None = None) -> None:
         state = after(self.status.state, event)
         count = self.status.restarts if restarts is None else restarts
         attempts = self.status.attempts + (event == "start")
-        self._set(EngineStatus(state, reason, count, attempts=attempts))
+        self._told = (why.message if isinstance(why, EngineError) else why)[:_MAX_REASON]
+        self._set(EngineStatus(state, str(why)[:_MAX_REASON], count, attempts=attempts))
 
     def _set(self, status: EngineStatus) -> None:
         self.status = status

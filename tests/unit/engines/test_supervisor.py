@@ -161,7 +161,7 @@ async def test_an_engine_that_never_answers_is_given_up():
 async def test_an_engine_that_cannot_start_says_why_in_its_own_words_and_is_tried_again():
     async with supervised(FakeKind("broken", "well")) as (supervisor, states, log):
         status = await states.until("failed")
-        assert status.reason == "it ended with status 3; 0.0 E srv: cannot open the tensor file"
+        assert status.reason == "it ended with status 3: 0.0 E srv: cannot open the tensor file"
         assert logged(log, "engine down") == [{"engine": "e", "reason": status.reason, "restart_in_s": 0.001}]
         ready = await states.until("ready")
         assert (ready.restarts, ready.attempts) == (0, 2)
@@ -189,6 +189,34 @@ async def test_an_engine_that_ends_unasked_has_crashed_whatever_its_status():
     async with supervised(FakeKind("exits0", "well")) as (_, states, _log):
         assert (await states.until("failed")).reason.startswith("it ended with status 0")
         assert (await states.until("ready")).attempts == 2
+
+
+async def told_to_callers(supervisor) -> str:
+    with pytest.raises(EngineUnavailable) as caught:
+        await supervisor.enter(can_wait=False)
+    return caught.value.message
+
+
+async def test_callers_are_not_told_what_the_output_says():
+    once = structs.replace(QUICK, max_crashes=1)
+    async with supervised(FakeKind("broken"), once) as (supervisor, states, _log):
+        reason = (await states.until("failed")).reason
+        hint = "it ended with status 3 (it is not started again by itself: tidegate engines start e)"
+        assert reason == f"{hint}: 0.0 E srv: cannot open the tensor file"
+        assert await told_to_callers(supervisor) == f"The engine 'e' is not ready (failed): {hint}"
+
+
+async def test_callers_are_not_told_of_an_unexpected_exception():
+    class Faulty(FakeKind):
+        def command(self, socket_path, api_key):
+            raise ValueError("/srv/secret")
+
+    once = structs.replace(QUICK, max_crashes=1)
+    async with supervised(Faulty("well"), once) as (supervisor, states, _log):
+        reason = (await states.until("failed")).reason
+        assert reason.startswith("it failed unexpectedly (it is not started again by itself")
+        assert reason.endswith(": ValueError: /srv/secret")
+        assert "ValueError" not in await told_to_callers(supervisor)
 
 
 async def test_what_cannot_help_is_not_tried_again():
@@ -575,7 +603,8 @@ async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwa
             await states.seen.get()
         engines = members(supervisor)
         clock.advance(31)
-        assert (await states.until("stopping")).reason.startswith("no answer in 30 s")
+        assert (await states.until("stopping")).reason == "no answer in 30 s: loading 0.5"
+        assert await told_to_callers(supervisor) == "The engine 'e' is not ready (stopping): no answer in 30 s"
         assert room._held["e"] == "loaded"
         await supervisor.close()
         assert supervisor.status.state == "stopped"
