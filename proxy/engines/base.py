@@ -217,22 +217,25 @@ class EngineStatus(Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """One engine, whoever runs it (see `supervisor.Supervisor` and `external.ExternalEngine`).
-
-    Attributes:
-        looked: what it last said of itself, and when.
-        lines: the end of its output.
-        places: who is in it.
-    """
+    """One engine, whoever runs it (see `supervisor.Supervisor` and `external.ExternalEngine`)."""
 
     name: str
-    status: EngineStatus
-    looked: Looked
-    places: Places
+
+    @property
+    def status(self) -> EngineStatus:
+        """What it does now."""
+
+    @property
+    def looked(self) -> Looked:
+        """What it last said of itself, and when."""
+
+    @property
+    def places(self) -> Places:
+        """Who is in it."""
 
     @property
     def lines(self) -> list[str]:
-        """See above."""
+        """The end of its output."""
 
     @property
     def outlook(self) -> Outlook:

@@ -14,9 +14,10 @@ from proxy.engines.base import Hopeless, Progress
 from proxy.engines.command import CommandEngine
 from proxy.engines.gpus import Gpu
 from proxy.engines.placement import ASLEEP_BYTES
+from proxy.engines.settings import Settings
 from proxy.engines.sharing import Needs, Sharing
 from proxy.engines.sockets import free_port
-from proxy.engines.supervisor import Settings, Supervisor
+from proxy.engines.supervisor import Supervisor
 from proxy.engines.workshop import make_control
 from proxy.transport.wire import Timeouts, Transport
 
