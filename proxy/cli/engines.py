@@ -125,7 +125,7 @@ def _check_flags(kind: Vllm) -> None:
     )
     if done.returncode:
         lines = (done.stdout + done.stderr).splitlines()
-        raise kind.explain(lines) or EngineError(lines[-1] if lines else f"vLLM ended with status {done.returncode}")
+        raise kind.explain(lines) or EngineError(f"vLLM ended with status {done.returncode}", lines[-1:])
 
 
 def shell_line(command: Command) -> str:

@@ -34,6 +34,16 @@ def names(texts: Iterable[str]) -> set[str]:
     return {name for text in texts for name in _NAME.findall(text)}
 
 
+def program_of(words: Sequence[str]) -> str:
+    """The name of the program, without its folder."""
+    return words[0].rpartition("/")[2]
+
+
+def runs_container(words: Sequence[str]) -> bool:
+    """Whether the command starts a container, so that its paths are those of another file system."""
+    return program_of(words) in _CONTAINERS
+
+
 def needs_port(config: CommandConfig) -> bool:
     """Whether its server listens on a port, in place of a Unix socket."""
     return "PORT" in names([*split(config.cmd), *config.environment.values()])
@@ -60,10 +70,9 @@ def faults(config: CommandConfig) -> Iterator[str]:
 def advice(config: CommandConfig) -> Iterator[str]:
     """What may be meant, but seldom is: others than this machine could ask the server, past Tidegate."""
     words = split(config.cmd)
-    is_container = words[0].rpartition("/")[2] in _CONTAINERS
     if any(word.startswith("${PORT}:") for word in words):
         yield ".cmd: a port published without an address is open to other machines; write 127.0.0.1:${PORT}:…"
-    elif not is_container and any(_EVERYWHERE.fullmatch(word) for word in words):
+    elif not runs_container(words) and any(_EVERYWHERE.fullmatch(word) for word in words):
         yield ".cmd: its server listens for other machines too, past Tidegate; 127.0.0.1 is enough"
 
 
@@ -92,7 +101,7 @@ def _replica_faults(config: CommandConfig) -> Iterator[str]:
 
 def _container_name(words: Sequence[str]) -> str | None:
     """What a command calls the container that it starts; None where it starts none, or does not say."""
-    if words[0].rpartition("/")[2] not in _CONTAINERS:
+    if not runs_container(words):
         return None
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "--name" or word.startswith("--name="):

@@ -17,7 +17,13 @@ Requests get in while it is ready. The modules:
     assembly      every engine of the config put together with its wires: `Engines`, the door of this package
     rollout       which replicas of an engine go next when its config has changed; pure
 
-    supervisor    one engine whose process is ours; owns its status, and one task that makes what is wanted of it
+    supervisor    one engine whose process is ours: puts the next six together; owns the task that makes what is wanted
+    settings      how an engine is to be treated, and how one is treated now
+    orders        what is wanted of it; owns the goal
+    status        what it does now, and how far its start is; owns the status, and tells of changes
+    entrance      lets requests in, has them wait, or says why not; owns whether it is closed for another engine
+    child         its process over all its starts, and why that has ended; owns the process
+    running       a started one until it is to stop: knocked at, looked at, suspected, asleep, awake again
     external      one that somebody else runs: the same looks, no orders
     life          states and events, one table
     places        which requests an engine has and which wait for it, and since when it has none

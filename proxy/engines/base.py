@@ -15,7 +15,23 @@ Outlook = Literal["ready", "loading", "unloaded", "unavailable"]
 
 
 class EngineError(Exception):
-    """An engine cannot start or go on; the message says why and how to mend it."""
+    """An engine cannot start or go on.
+
+    Its text is the message with the output behind it: for the administrator, as the log and the engine's status are.
+
+    Args:
+        message: why, and how to mend it, in our words; callers are told it.
+        output: what the engine, a hook or a library said of it; may hold paths and other internals, so callers are not
+            told it.
+    """
+
+    def __init__(self, message: str, output: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.output = tuple(output)
+
+    def __str__(self) -> str:
+        return f"{self.message}: {'; '.join(self.output)}" if self.output else self.message
 
 
 class Hopeless(EngineError):
@@ -184,7 +200,7 @@ class EngineStatus(Struct, frozen=True):
     """What an engine does now.
 
     Attributes:
-        reason: why it is not ready.
+        reason: why it is not ready; for the administrator, as it may quote output (see `EngineError`).
         restarts: how often it came down by itself after having been ready, and so had to be started again, since
             Tidegate started; a failed start is none.
         progress: of a start.
@@ -201,22 +217,25 @@ class EngineStatus(Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """One engine, whoever runs it (see `supervisor.Supervisor` and `external.ExternalEngine`).
-
-    Attributes:
-        looked: what it last said of itself, and when.
-        lines: the end of its output.
-        places: who is in it.
-    """
+    """One engine, whoever runs it (see `supervisor.Supervisor` and `external.ExternalEngine`)."""
 
     name: str
-    status: EngineStatus
-    looked: Looked
-    places: Places
+
+    @property
+    def status(self) -> EngineStatus:
+        """What it does now."""
+
+    @property
+    def looked(self) -> Looked:
+        """What it last said of itself, and when."""
+
+    @property
+    def places(self) -> Places:
+        """Who is in it."""
 
     @property
     def lines(self) -> list[str]:
-        """See above."""
+        """The end of its output."""
 
     @property
     def outlook(self) -> Outlook:

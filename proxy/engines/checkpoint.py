@@ -182,7 +182,7 @@ def _read_facts(file: Path) -> _Facts:
         # a model that sees has the facts of its language model one floor below
         inner = msgspec.convert(facts.text_config, type=_Facts)
     except (OSError, msgspec.MsgspecError) as error:
-        raise Hopeless(f"{file} cannot be read: {error}") from error
+        raise Hopeless(f"{file} cannot be read", [str(error)]) from error
     inner.model_type, inner.architectures = facts.model_type, facts.architectures
     inner.quantization_config = facts.quantization_config or inner.quantization_config
     return inner

@@ -3,10 +3,10 @@
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from proxy.config.commands import fill, needs_port, split
+from proxy.config.commands import fill, names, needs_port, program_of, runs_container, split
 from proxy.config.engines import CommandConfig
 from proxy.config.replicas import engine_of, number_of
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
@@ -23,6 +23,10 @@ _TOLD_LINES = 3
 _FAULT = re.compile(r"(?i)error|cannot|could not|can't|fail|fatal|invalid|unknown|no such|not found|denied|in use")
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _SECRET = re.compile(r"(?i)(key|token|secret|password)$")
+# programs whose arguments may be a command for a container, another machine or another user
+_RUN_OTHERS = frozenset(
+    {"sh", "bash", "dash", "zsh", "env", "sudo", "ssh", "srun", "systemd-run", "apptainer", "singularity"}
+)
 _LEAST_SECRET = 8  # characters; a shorter value may be a word of the output
 
 
@@ -108,7 +112,40 @@ class CommandEngine:
     def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
         """In its own words, where a line sounds like a reason; which exit status goes with them is of no use."""
         said = [] if has_run else [_plain(line) for line in lines if _FAULT.search(line)]
-        return EngineError(f"it ended, and says: {'; '.join(said[-_TOLD_LINES:])}") if said else None
+        return EngineError("it ended", said[-_TOLD_LINES:]) if said else None
+
+    def faults(self) -> Iterator[str]:
+        """What no machine could start, with its key: paths where nothing is.
+
+        A program named without a folder is none: it is looked for in the PATH of the machine that starts it.
+        """
+        if Path(_at_home(split(self._config.cmd)[0])).is_absolute():
+            try:
+                self._check_program()
+            except Hopeless as error:
+                yield f"cmd: {error}"
+        if self._model_is_missing() and not self._model_may_be_elsewhere():
+            yield f"model: {self._config.model} does not exist: mend the path"
+
+    def notes(self) -> Iterator[str]:
+        """What is perhaps not what was meant, with its key."""
+        words = split(self._config.cmd)
+        if self._model_is_missing() and self._model_may_be_elsewhere() and not runs_container(words):
+            yield f"model: {self._config.model} does not exist here: mend the path, if the server is to read it here"
+
+    def _model_is_missing(self) -> bool:
+        """Whether it is written as a path, and nothing is there."""
+        model = self._config.model or ""
+        try:
+            return model.startswith(("/", "~/")) and not Path(_at_home(model)).exists()
+        except (OSError, ValueError):
+            return True
+
+    def _model_may_be_elsewhere(self) -> bool:
+        """Whether the server may see other files than we do, or does not get the path at all."""
+        words = split(self._config.cmd)
+        is_told = "MODEL" in names([*words, *self._config.environment.values()])
+        return not is_told or runs_container(words) or program_of(words) in _RUN_OTHERS
 
     def _check_program(self) -> None:
         program = _at_home(split(self._config.cmd)[0])

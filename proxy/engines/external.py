@@ -38,7 +38,8 @@ class ExternalEngine:
         look_s: float = _LOOK_S,
     ) -> None:
         self.name = name
-        self.status = EngineStatus("stopped", "nobody has looked yet")
+        self._told = "nobody has looked yet"  # of the reason, callers
+        self.status = EngineStatus("stopped", self._told)
         self.looked = Looked()
         self.lines: list[str] = []
         self.places = Places(clock)
@@ -61,7 +62,7 @@ class ExternalEngine:
         status = self.status
         if status.state != "ready":
             raise EngineUnavailable(
-                f"The engine '{self.name}' is not ready ({status.state}): {status.reason}", retry_after_s=_RETRY_S
+                f"The engine '{self.name}' is not ready ({status.state}): {self._told}", retry_after_s=_RETRY_S
             )
         self.places.take()
         return self.places.leave
@@ -116,14 +117,14 @@ class ExternalEngine:
             try:
                 await self._until_it_answers(control)
                 has_answered = True
-                reason = await self._until_still(control)
+                why = EngineError(await self._until_still(control))
             except Exception as error:  # noqa: BLE001 - watching must go on
                 self._log.exception("engine watch failed", engine=self.name)
-                reason = f"{type(error).__name__}: {error}"
+                why = EngineError("it could not be watched", [f"{type(error).__name__}: {error}"])
                 await asyncio.sleep(self._look_s)
             restarts += has_answered
-            self._log.error("engine down", engine=self.name, reason=reason)
-            self._move("crash", reason, restarts)  # and shown as that until it answers again
+            self._log.error("engine down", engine=self.name, reason=str(why))
+            self._move("crash", why, restarts)  # and shown as that until it answers again
 
     async def _until_it_answers(self, control: Control) -> None:
         while not await control.answers():  # noqa: ASYNC110 - the engine is not ours, so nothing notifies us
@@ -166,9 +167,10 @@ class ExternalEngine:
         self._move("crash", reason)
         self.places.move(reason)
 
-    def _move(self, event: Event, reason: str, restarts: int | None = None) -> None:
+    def _move(self, event: Event, why: str | EngineError, restarts: int | None = None) -> None:
         count = self.status.restarts if restarts is None else restarts
-        self.status = EngineStatus(after(self.status.state, event), reason, count)
+        self._told = why.message if isinstance(why, EngineError) else why
+        self.status = EngineStatus(after(self.status.state, event), str(why), count)
         if self.status.state != "ready":
             self._doubt.close()
         if self._on_change is not None:

@@ -5,8 +5,9 @@ What only this machine lacks (a GPU, vLLM itself) is neither: see `assembly.Engi
 
 from collections.abc import Iterator, Mapping
 
-from proxy.config.engines import EngineConfig, LlamaCppConfig, VllmConfig
+from proxy.config.engines import CommandConfig, EngineConfig, LlamaCppConfig, VllmConfig
 from proxy.engines.base import Hopeless
+from proxy.engines.command import CommandEngine
 from proxy.engines.llamacpp import LlamaCpp
 from proxy.engines.vllm import Vllm
 from proxy.errors import ConfigError
@@ -19,6 +20,8 @@ def faults(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
             yield from _at(name, LlamaCpp(name, config).faults())
         elif isinstance(config, VllmConfig):
             yield from _at(name, Vllm(name, config).faults())
+        elif isinstance(config, CommandConfig):
+            yield from _at(name, CommandEngine(name, config).faults())
 
 
 def notes(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
@@ -26,6 +29,8 @@ def notes(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
     for name, config in engines.items():
         if isinstance(config, VllmConfig):
             yield from _at(name, Vllm(name, config).notes())
+        elif isinstance(config, CommandConfig):
+            yield from _at(name, CommandEngine(name, config).notes())
 
 
 def check_settings(engines: Mapping[str, EngineConfig], source: str) -> None:

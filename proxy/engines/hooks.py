@@ -72,8 +72,7 @@ class Hooks:
         finally:
             await process.end(_GRACE_S)
         if status:
-            last = process.lines.last[-1:]
-            raise EngineError(": ".join([f"hooks.{name} ended with status {status}", *last]))
+            raise EngineError(f"hooks.{name} ended with status {status}", process.lines.last[-1:])
 
 
 def refusal(hooks: HooksConfig) -> str | None:

@@ -54,7 +54,12 @@ _PHRASES: Sequence[tuple[re.Pattern[str], str]] = tuple(
 
 
 class _Cause(Struct, frozen=True):
-    """A line that tells why, and what is told of it: a format of the groups of the pattern."""
+    """A line that tells why, and what is told of it.
+
+    Attributes:
+        pattern: its groups are numbers and plain names; one called `output` may be any text, a path for one.
+        told: a format of the groups; `output` is not in it, as only the administrator sees that.
+    """
 
     pattern: re.Pattern[str]
     told: str
@@ -69,6 +74,8 @@ def _passing(pattern: str, told: str) -> _Cause:
     return _Cause(re.compile(pattern), told, is_hopeless=False)
 
 
+_BAD_FLAG = "vLLM refuses a flag, see the key args"
+_NO_GGUF = "llama.cpp cannot read the model; check that it is a whole GGUF file, and of an architecture that it knows"
 _NO_HUB = "the hub could not be reached and the model is not on this machine: mend the network, or give its folder"
 
 # the first that is found counts: those that others follow from stand above them
@@ -80,18 +87,18 @@ _CAUSES = (
     ),
     _hopeless(r"^ModuleNotFoundError: No module named 'ray'", "Ray is not installed beside vLLM: pip install ray"),
     _hopeless(
-        r"^ModuleNotFoundError: No module named '(?P<what>[^']+)'",
-        "vLLM misses the package {what}: install it into the same environment",
+        r"^ModuleNotFoundError: No module named '(?P<package>[\w.]+)'",
+        "vLLM misses the package {package}: install it into the same environment",
     ),
     _hopeless(
-        r"^FileNotFoundError: \[Errno 2\] No such file or directory: '(?P<what>[^']*python[^'/]*)'",
-        "there is no Python at {what}: mend the key python",
+        r"^FileNotFoundError: \[Errno 2\] No such file or directory: '(?P<output>[^']*python[^'/]*)'",
+        "there is no Python where the key python says, mend it",
     ),
     # what it was told
-    _hopeless(r"^vllm(?: serve)?: error: (?P<what>.+)", "vLLM refuses a flag: {what}; see the key args"),
+    _hopeless(r"^vllm(?: serve)?: error: (?P<output>.+)", _BAD_FLAG),
     _hopeless(
-        r"^KeyError: ['\"](?P<what>invalid [\w ]+ parser: \S+|(?:Reasoning|Tool) parser '[^']*' not found)",
-        "vLLM refuses a flag: {what}; see the key args",
+        r"^KeyError: ['\"](?P<output>invalid [\w ]+ parser: \S+|(?:Reasoning|Tool) parser '[^']*' not found)",
+        _BAD_FLAG,
     ),
     _hopeless(
         r"Total number of attention heads \((?P<heads>\d+)\) must be divisible by tensor parallel size "
@@ -132,8 +139,8 @@ _CAUSES = (
     ),
     _hopeless(r"CUDA error: invalid device ordinal", "a GPU that the key gpus names is not there: see nvidia-smi"),
     _hopeless(
-        r"(?P<what>lib(?:cuda|cudart|nccl|cublas|torch\w*)[\w.-]*\.so[\w.]*): cannot open shared object file",
-        "{what} is missing: vLLM's build does not fit the CUDA that is installed; install the one that does",
+        r"(?P<library>lib(?:cuda|cudart|nccl|cublas|torch\w*)[\w.-]*\.so[\w.]*): cannot open shared object file",
+        "{library} is missing: vLLM's build does not fit the CUDA that is installed; install the one that does",
     ),
     # memory
     _hopeless(
@@ -208,8 +215,8 @@ _CAUSES = (
     ),
     _passing(r"No space left on device", "the disk is full: make room, or move the cache by HF_HOME under environment"),
     _hopeless(
-        r"Cannot find any model weights with `(?P<what>[^`]*)`",
-        "there are no weights in {what}: it wants *.safetensors files",
+        r"Cannot find any model weights with `(?P<output>[^`]*)`",
+        "the model's folder has no weights, which are *.safetensors files",
     ),
     _hopeless(
         r"SafetensorError|Error while deserializing header",
@@ -221,36 +228,36 @@ _CAUSES = (
     ),
     # what the model is
     _hopeless(
-        r"Model architectures \[(?P<what>.*?)\] are not supported for now",
-        "this vLLM does not know the architecture {what}: install a newer one, or take another model",
+        r"Model architectures \[(?P<names>['\w, ]*)\] are not supported for now",
+        "this vLLM does not know the architecture {names}: install a newer one, or take another model",
     ),
     _hopeless(
-        r"model type `(?P<what>[^`]*)` but Transformers does not recognize",
-        "the model type {what} is unknown here: install a newer vLLM and transformers",
+        r"model type `(?P<name>[\w.-]*)` but Transformers does not recognize",
+        "the model type {name} is unknown here: install a newer vLLM and transformers",
     ),
     _hopeless(
         r"(?:pass the argument|consider setting) `trust_remote_code=True`",
         "the model brings code of its own: if you trust its owner, set trust_remote_code: true under args",
     ),
     _hopeless(
-        r"Unknown quantization method: (?P<what>[^\s.]+)", "there is no quantization {what}: mend the key quantization"
+        r"Unknown quantization method: (?P<name>[\w-]+)", "there is no quantization {name}: mend the key quantization"
     ),
     _hopeless(
-        r"Quantization method specified in the model config \((?P<what>\w+)\) does not match",
-        "the checkpoint is quantized by {what}: leave the key quantization out",
+        r"Quantization method specified in the model config \((?P<name>\w+)\) does not match",
+        "the checkpoint is quantized by {name}: leave the key quantization out",
     ),
     _hopeless(
-        r"[Tt]he quantization method (?P<what>\S+) is not supported for the current GPU|"
-        r"(?P<other>\S+) quantization is currently not supported (?:in|on)",
+        r"[Tt]he quantization method \S+ is not supported for the current GPU|"
+        r"\S+ quantization is currently not supported (?:in|on)",
         "the quantization does not work on this device: take a checkpoint of another one",
     ),
     _hopeless(
-        r"(?:^|: )error loading model: (?P<what>.+)",
-        "llama.cpp cannot read the model ({what}): is it a whole GGUF file, and of an architecture that it knows?",
+        r"(?:^|: )error loading model: (?P<output>.+)",
+        _NO_GGUF,
     ),
     _hopeless(
         r"failed to load model",
-        "llama.cpp cannot read the model: is it a whole GGUF file, and of an architecture that it knows?",
+        _NO_GGUF,
     ),
     # where it runs
     _passing(
@@ -258,7 +265,7 @@ _CAUSES = (
         "there is no Ray cluster on this machine: start one with `ray start`, or set RAY_ADDRESS under environment",
     ),
     # in vLLM's own words
-    _hopeless(r"^\s*Value error, (?P<what>.+?)(?: \[type=|$)", "vLLM refuses the settings: {what}"),
+    _hopeless(r"^\s*Value error, (?P<output>.+?)(?: \[type=|$)", "vLLM refuses the settings"),
 )
 
 
@@ -287,8 +294,7 @@ def explain(lines: Sequence[str], *, has_run: bool = False) -> EngineError | Non
             continue
         for line in said:
             if (found := cause.pattern.search(line)) is not None:
-                told = _tell(cause.told, found.groupdict())
-                return Hopeless(told) if cause.is_hopeless else EngineError(told)
+                return _error(cause, found.groupdict())
     return explain_end([_said(line) for line in lines]) if has_run else _root(said)
 
 
@@ -298,7 +304,7 @@ def _root(said: Sequence[str]) -> EngineError | None:
         return None
     errors = [line for line in said if _ERROR.match(line)]
     own = [line for line in errors if "Engine core" not in line and "EngineCore" not in line]
-    return EngineError(f"its core failed: {own[0][:_MAX_TOLD]}") if own else EngineError("its core failed")
+    return EngineError("its core failed", [line[:_MAX_TOLD] for line in own[:1]])
 
 
 def _said(line: str) -> str:
@@ -306,5 +312,7 @@ def _said(line: str) -> str:
     return _STAMP.sub("", _PREFIX.sub("", line))
 
 
-def _tell(told: str, groups: Mapping[str, str | None]) -> str:
-    return told.format(**{name: (value or "")[:_MAX_TOLD] for name, value in groups.items()})
+def _error(cause: _Cause, groups: Mapping[str, str | None]) -> EngineError:
+    found = {name: value[:_MAX_TOLD] for name, value in groups.items() if value is not None}
+    output = [found.pop("output")] if "output" in found else []
+    return (Hopeless if cause.is_hopeless else EngineError)(cause.told.format(**found), output)

@@ -29,8 +29,14 @@ class Tenant(Protocol):
     """An engine that can make room (see `supervisor.Supervisor`)."""
 
     name: str
-    status: EngineStatus
-    places: Places
+
+    @property
+    def status(self) -> EngineStatus:
+        """What it does now."""
+
+    @property
+    def places(self) -> Places:
+        """Who is in it, and who waits for it."""
 
     def close_for(self, wanted: str) -> None:
         """Let new requests wait, as it is to make room for the engine `wanted`, until it has, or `reopen`.

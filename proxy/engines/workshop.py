@@ -16,8 +16,9 @@ from proxy.engines.external import ExternalEngine
 from proxy.engines.gpus import Gpu, find_gpus
 from proxy.engines.kinds import Kind, make_kind, uses_gpus
 from proxy.engines.scrape import read_load
+from proxy.engines.settings import Settings
 from proxy.engines.sharing import Needs, Sharing
-from proxy.engines.supervisor import Settings, Supervisor
+from proxy.engines.supervisor import Supervisor
 from proxy.errors import ConfigError
 from proxy.telemetry.logs import Log
 from proxy.transport.credentials import Credentials

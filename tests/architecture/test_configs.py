@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from proxy.cli.main import main
 from proxy.config.commands import split
-from proxy.config.engines import VllmConfig
+from proxy.config.engines import CommandConfig, VllmConfig
 from proxy.config.load import load, parse
 from proxy.engines.checkpoint import Checkpoint
 from proxy.engines.vllm_command import Machine, build_command
@@ -79,15 +79,23 @@ def test_what_the_readme_shows_is_a_config():
     assert all(parse(sample, "README.md").engines for sample in samples)
 
 
+def make_program(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o700)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
 def test_tidegate_check_takes_every_example(path, tmp_path):
     """It says of each engine what this machine lacks for it, and what it notes; the files that it names are made."""
-    python = tmp_path / "vllm/bin/python"
-    python.parent.mkdir(parents=True)
-    python.touch(mode=0o700)
+    make_program(tmp_path / "vllm/bin/python")
     checkpoint = tmp_path / "models/DeepSeek-V3.1"
     checkpoint.mkdir(parents=True)
     (checkpoint / "config.json").write_text("{}")
+    for engine in load(path).engines.values():
+        if isinstance(engine, CommandConfig):
+            for word in (split(engine.cmd)[0], engine.model or ""):
+                if word.startswith("~/"):
+                    make_program(tmp_path / word.removeprefix("~/"))
     keys = dict.fromkeys(re.findall(r"env:(\w+)", path.read_text(encoding="utf-8")), "sk-example-key")
     done = CliRunner().invoke(main, ["check", str(path)], env={**keys, "HOME": str(tmp_path)})
     assert done.exit_code == 0, done.stderr

@@ -12,10 +12,10 @@ from tests.engines.models.dialogues import SUM
 from tests.engines.stage import running
 
 _CURES = {
-    "flag": r"vLLM refuses a flag: .*--no-such-flag.*; see the key args",
+    "flag": r"vLLM refuses a flag, see the key args: .*--no-such-flag",
     "cache": r"a window of 2048 tokens needs .* of KV cache and .* are free: set max_model_len to \d+ or less",
     "window": r"max_model_len 999999 is more than the model's \d+: lower it",
-    "weights": r"there are no weights in .*: it wants \*\.safetensors files",
+    "weights": r"the model's folder has no weights, which are \*\.safetensors files: ",
 }
 
 

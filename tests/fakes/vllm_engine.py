@@ -245,7 +245,8 @@ def _hurry(app) -> None:
     """Looks and pauses are short, since nothing here takes its time."""
     for assembled in app.engines.by_name.values():
         supervisor = assembled.engine
-        supervisor._settings = structs.replace(supervisor._settings, backoff_s=0.01, poll_s=0.01, scrape_s=0.02)
+        hurried = structs.replace(supervisor.settings, backoff_s=0.01, poll_s=0.01, scrape_s=0.02)
+        supervisor.treat(supervisor.kind, hurried)
 
 
 def is_running(pid: int) -> bool:

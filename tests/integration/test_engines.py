@@ -437,7 +437,7 @@ async def test_an_older_error_is_not_told_as_the_reason_of_an_end(vllm, ends_by,
         start = await vllm.next_start()
         await made.until("ready")
         engine = made.engine()
-        engine._settings = structs.replace(engine._settings, backoff_s=3600)
+        engine.treat(engine.kind, structs.replace(engine.settings, backoff_s=3600))
         start.tell("say", line="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
         await until(lambda: "CUDA out of memory" in engine.lines[-1])
         await start.looks(3)

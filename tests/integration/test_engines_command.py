@@ -144,6 +144,22 @@ async def test_the_last_line_of_its_output_is_its_progress_and_no_key_is_in_it()
         assert "layer" not in told.value.message
 
 
+@pytest.mark.parametrize("reach", ["any", "local_only"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_start_that_fails_is_told_to_callers_without_its_output(reach, stream):
+    """That may hold paths and other internals; the administrator sees it."""
+    line = "error: /srv/secret/weights.bin is damaged"
+    config = {"kind": "command", "cmd": ["sh", "-c", f"echo '{line}' ${{PORT}}; exit 3"]}
+    models = {"m": {"targets": [{"engine": "e"}], "progress_in": "reasoning_content"}}
+    async with house({"e": config}, models) as made:
+        await until(lambda: "not started again by itself" in made.engine("e").status.reason)
+        with pytest.raises(openai.InternalServerError, match="it ended") as told:
+            await made.ask(stream=stream, extra_headers={"x-tidegate-reach": reach})
+        assert (told.value.status_code, "secret" in str(told.value)) == (503, False)
+        _, listed = await get(f"{made.url}/admin/engines")
+        assert line in listed
+
+
 # --- the same life ------------------------------------------------------------------------------------------------
 
 

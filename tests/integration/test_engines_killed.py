@@ -137,7 +137,7 @@ class This(Stage):
     @property
     def pid(self) -> int:
         """The warden's."""
-        return self._inside.engine()._process.pid
+        return self._inside.engine()._child.pid
 
     async def ready(self) -> None:
         await self._inside.until("ready")
@@ -163,7 +163,8 @@ class This(Stage):
     @asynccontextmanager
     async def opened(cls, engines: dict, upstream, _folder):
         async with house(engines, upstream=upstream, repeats=2) as inside, aiohttp.ClientSession() as session:
-            inside.engine()._settings = structs.replace(inside.engine()._settings, ending_s=0.2)
+            engine = inside.engine()
+            engine.treat(engine.kind, structs.replace(engine.settings, ending_s=0.2))
             stage = cls(inside, session)
             comparing = asyncio.create_task(stage.compare())
             yield stage
@@ -226,7 +227,7 @@ async def test_kills_leave_nothing_in_tidegate(vllm, upstream):
                 later = [stage.begin() for _ in range(2 * _PREFILL)]
                 await start.until("came", len(reading + later))
                 core = await start.core()
-                os.kill((start.pid, core, made.engine()._process.pid)[number], signal.SIGKILL)
+                os.kill((start.pid, core, made.engine()._child.pid)[number], signal.SIGKILL)
                 assert await asyncio.gather(*later) == [(_HOST, [], True)] * len(later)
                 assert [len(errors) for _, errors, _ in await asyncio.gather(*reading)] == [1] * len(reading)
             await gone(start.pid, core)

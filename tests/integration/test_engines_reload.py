@@ -160,7 +160,7 @@ async def test_an_engine_that_is_treated_otherwise_keeps_its_process(vllm):
         assert {"engines.r1.drain_timeout_s", "engines.r1.pinned", "engines.r1.idle_timeout_s"} <= keys
         assert await text(made.ask("r1")) == WHOLE
         assert (len(vllm.starts), is_running(start.pid)) == (1, True)
-        assert made.engine("r1")._settings.drain_timeout_s == 3
+        assert made.engine("r1").settings.drain_timeout_s == 3
 
 
 async def test_an_engine_that_was_stopped_by_hand_stays_so(vllm, other):

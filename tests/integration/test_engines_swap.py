@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from proxy.config import load
+from proxy.engines.settings import Settings
 from tests.fakes.upstream import answers
 from tests.fakes.vllm_engine import FakeVllm, gone, house, until
 from tests.fakes.wire import completion
@@ -43,7 +44,7 @@ async def a_stream(made, start, model="r1"):
 
 
 async def closed_for(made, wanted: str, name="r1") -> None:
-    await until(lambda: made.engine(name)._closed_for == wanted)
+    await until(lambda: made.engine(name)._entrance.closed_for == wanted)
 
 
 @pytest.mark.parametrize("level", [None, 1])
@@ -101,7 +102,8 @@ async def test_what_waits_too_long_for_its_next_turn_is_told_when_to_come_again(
         stream = await asking
         waiting = asyncio.create_task(text(made.ask("v3")))
         await closed_for(made, "v3")
-        made.engine()._settings = made.engine()._settings.__class__(queue_timeout_s=0.05, scrape_s=0.02, poll_s=0.01)
+        engine = made.engine()
+        engine.treat(engine.kind, Settings(queue_timeout_s=0.05, scrape_s=0.02, poll_s=0.01))
         with pytest.raises(openai.InternalServerError) as told:
             await text(made.ask("r1"))
         assert (told.value.status_code, int(told.value.response.headers["retry-after"]) >= 1) == (503, True)
@@ -124,7 +126,7 @@ async def test_a_caller_that_gives_up_has_the_loaded_engine_open_again(vllm, oth
         await closed_for(made, "v3")
         waiting.cancel()
         await client.close()
-        await until(lambda: made.engine()._closed_for is None)
+        await until(lambda: made.engine()._entrance.closed_for is None)
         start.steps()
         assert await text(made.ask("r1")) == WHOLE
         assert [chunk async for chunk in stream]

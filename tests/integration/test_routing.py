@@ -420,7 +420,7 @@ async def test_an_engine_killed_under_load_fails_nobody_and_comes_back(upstream)
         asks = [asyncio.create_task(stage.ask(**told)) for _ in range(12)]
         while engine.places.taken < 12:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
-        os.kill(engine._process.pid, signal.SIGKILL)
+        os.kill(engine._child.pid, signal.SIGKILL)
         for answer in await asyncio.gather(*asks):
             assert answer.choices[0].message.content
         assert upstream.calls

@@ -186,7 +186,7 @@ async def test_a_new_replica_has_the_adapters_that_were_loaded_into_the_others()
             one.adapters._paths["law"] = "/b"
         engines.apply(engines.prepare(replicated(3, runtime_adapters=True), {}))
         assert list(engines.by_name["gpu:3"].adapters.names) == ["law"]
-        engines.by_name["gpu:2"].engine.status = EngineStatus("ready")
+        engines.by_name["gpu:2"].engine._status.now = EngineStatus("ready")
         engines.apply(engines.prepare(replicated(3, runtime_adapters=True, max_model_len=2048), {}))
         assert [list(one.adapters.names) for one in engines.by_name.values()] == [["law"]] * 3
 
@@ -215,7 +215,7 @@ async def test_of_replicas_that_answer_one_is_replaced_and_the_others_stand_ther
         gpus=(),
     )
     for assembled in engines.by_name.values():
-        assembled.engine.status = EngineStatus("ready")
+        assembled.engine._status.now = EngineStatus("ready")
     first, second = (assembled.engine for assembled in engines.by_name.values())
     prepared = engines.prepare(replicated(2, max_model_len=2048), {})
     assert engines.is_current(prepared)
@@ -224,7 +224,7 @@ async def test_of_replicas_that_answer_one_is_replaced_and_the_others_stand_ther
     assert engines.by_name["gpu:1"].engine is not first
     assert engines.by_name["gpu:2"].engine is second
     assert (told, engines.by_name["gpu:1"].engine.outlook) == ([], "loading")
-    engines.by_name["gpu:1"].engine.status = EngineStatus("ready")
+    engines.by_name["gpu:1"].engine._status.now = EngineStatus("ready")
     engines._go_on()
     assert engines.by_name["gpu:2"].engine is not second
     assert told == [["gpu:1", "gpu:2"]]
@@ -238,11 +238,11 @@ async def test_a_replica_whose_gpus_one_has_that_is_to_go_later_waits_for_that()
         engines.open()
         while engines._waiting:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
-        engines.by_name["gpu"].engine.status = EngineStatus("ready")
+        engines.by_name["gpu"].engine._status.now = EngineStatus("ready")
         pair = {name: structs.replace(config, start="eager") for name, config in replicated(2, gpus=(0, 1)).items()}
         engines.apply(engines.prepare(pair, {}))
         assert list(engines.by_name) == ["gpu:1", "gpu:2", "gpu"]
         assert engines._waiting == ["gpu:1"]
-        engines.by_name["gpu:2"].engine._move("start", "")
-        engines.by_name["gpu:2"].engine._move("answers", "")
+        engines.by_name["gpu:2"].engine._status.move("start", "")
+        engines.by_name["gpu:2"].engine._status.move("answers", "")
         assert list(engines.by_name) == ["gpu:1", "gpu:2"]

@@ -14,9 +14,10 @@ from proxy.engines.base import Hopeless, Progress
 from proxy.engines.command import CommandEngine
 from proxy.engines.gpus import Gpu
 from proxy.engines.placement import ASLEEP_BYTES
+from proxy.engines.settings import Settings
 from proxy.engines.sharing import Needs, Sharing
 from proxy.engines.sockets import free_port
-from proxy.engines.supervisor import Settings, Supervisor
+from proxy.engines.supervisor import Supervisor
 from proxy.engines.workshop import make_control
 from proxy.transport.wire import Timeouts, Transport
 
@@ -151,9 +152,10 @@ def test_keys_are_not_shown_in_its_output():
 def test_a_start_that_failed_is_told_in_its_own_words():
     """Docker's last line is about its help."""
     lines = ["pulling", "docker: Cannot connect to the Docker daemon.", "Run 'docker run --help' for more information"]
-    assert str(engine().explain(lines)) == "it ended, and says: docker: Cannot connect to the Docker daemon."
+    assert str(engine().explain(lines)) == "it ended: docker: Cannot connect to the Docker daemon."
     lines = [f"\x1b[31merror {number}" for number in range(9)]
-    assert str(engine().explain(lines)) == "it ended, and says: error 6; error 7; error 8"
+    assert str(engine().explain(lines)) == "it ended: error 6; error 7; error 8"
+    assert engine().explain(lines).message == "it ended"
     assert engine().explain(["going down"]) is None
 
 

@@ -164,7 +164,10 @@ async def test_an_unexpected_exception_does_not_end_the_watch(moment):
         if moment == "looked at":
             await host.until("ready")
             host.answer = ValueError("a fault of ours")
-        assert (await host.until("failed")).reason == "ValueError: a fault of ours"
+        assert (await host.until("failed")).reason == "it could not be watched: ValueError: a fault of ours"
+        if moment == "looked for":  # else it answers again soon
+            with pytest.raises(EngineUnavailable, match=r"\(failed\): it could not be watched$"):
+                await host.engine.enter(can_wait=False)
         host.answer, host.control.answers = None, answers
         await host.until("ready")
     assert "engine watch failed" in host.log.events

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
 from proxy.engines.faults import check_settings, faults, notes
 from proxy.errors import ConfigError
 from tests.unit.engines.test_vllm import make_environment
@@ -13,6 +13,10 @@ from tests.unit.engines.test_vllm import make_environment
 
 def vllm(**fields):
     return VllmConfig(model=fields.pop("model", "org/name"), python=fields.pop("python", sys.executable), **fields)
+
+
+def command(cmd="serve ${MODEL} ${PORT}", **fields):
+    return CommandConfig(cmd=cmd, **fields)
 
 
 def checkpoint(folder, template="", **facts):
@@ -47,6 +51,11 @@ def here(tmp_path, monkeypatch):
         (vllm(adapters={"sql": "/nowhere"}), "adapters.sql: the folder /nowhere does not exist"),
         (vllm(adapters={"sql": "models"}), "adapters.sql: models has no adapter_config.json"),
         (vllm(python="/nowhere/python"), "python: there is no Python at /nowhere/python: mend the key python"),
+        (command("/nowhere/serve ${PORT}"), "cmd: there is no program /nowhere/serve: install it, or mend the key cmd"),
+        (command("~/no/such/serve ${PORT}"), "cmd: there is no program "),
+        (command(model="/nowhere/m"), "model: /nowhere/m does not exist: mend the path"),
+        (command(model="~/no/such/m"), "model: ~/no/such/m does not exist: mend the path"),
+        (command(model="/no\0where"), "model: /no\0where does not exist: mend the path"),
         (vllm(args={"port": 1}), "args: port cannot be set there: Tidegate says where the engine listens"),
         (vllm(environment={"VLLM_API_KEY": "x"}), "environment: VLLM_API_KEY cannot be set there"),
     ],
@@ -66,11 +75,35 @@ def test_what_no_machine_could_start_is_told_with_its_key_and_the_cure(here, con
         vllm(model="s3://bucket/model"),
         vllm(adapters={"sql": "org/sql"}),
         vllm(args={"max_num_seqs": 4}, environment={"HF_TOKEN": "x"}),
+        command(),  # it may be on the machine that starts it
+        command((sys.executable, "${PORT}")),
+        command(model="org/name"),
+        command(model="models/m"),  # a hub's id looks the same
+        command(model="/"),
+        command("docker run ${MODEL} ${PORT}", model="/nowhere/m"),
+        command("/usr/bin/env podman run ${MODEL} ${PORT}", model="/nowhere/m"),
+        command("serve ${PORT}", model="/nowhere/m"),
         ExternalConfig(base_url="http://127.0.0.1:9/v1"),
     ],
 )
 def test_nothing_is_known_against_the_others(here, config):
     assert list(faults({"e": config})) == []
+
+
+@pytest.mark.parametrize(
+    ("cmd", "is_noted"),
+    [
+        ("sudo docker run ${MODEL} ${PORT}", True),
+        ("ssh gpu serve ${MODEL} ${PORT}", True),
+        ("serve ${PORT}", True),  # it is told nothing of it
+        ("docker run ${MODEL} ${PORT}", False),
+        ("serve ${MODEL} ${PORT}", False),  # a fault
+    ],
+)
+def test_a_model_that_may_be_elsewhere_is_noted_where_it_is_not_here(cmd, is_noted):
+    told = "engines.e.model: /nowhere/m does not exist here: mend the path, if the server is to read it here"
+    assert list(notes({"e": command(cmd, model="/nowhere/m")})) == [told] * is_noted
+    assert list(notes({"e": command(cmd, model="/")})) == []
 
 
 def test_forbidden_settings_are_refused_whatever_is_installed():

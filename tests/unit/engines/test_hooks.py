@@ -49,8 +49,9 @@ async def test_a_hook_knows_its_engine_and_no_shell_reads_it(hooks, tmp_path, is
 
 
 async def test_a_failure_is_told_with_what_the_hook_said_last(hooks):
-    with pytest.raises(EngineError, match=r"^hooks\.before_load ended with status 3: the disk is full$"):
+    with pytest.raises(EngineError, match=r"^hooks\.before_load ended with status 3: the disk is full$") as caught:
         await hooks.before_load(HooksConfig(before_load=python("print('the disk is full'); raise SystemExit(3)")))
+    assert caught.value.message == "hooks.before_load ended with status 3"  # what callers are told
 
 
 async def test_a_hook_that_takes_too_long_is_ended_with_its_children(hooks, tmp_path):

@@ -22,7 +22,8 @@ def test_a_line_tells_how_far_the_start_is(said):
 def test_a_line_tells_why_with_the_cure(said):
     error = explain(["INFO 11-25 01:44:32 [x.py:1] before", said["line"], LAST])
     assert type(error) is (Hopeless if said["is_hopeless"] else EngineError)
-    assert said["told"] in str(error)
+    assert said["told"] in error.message
+    assert error.output == ((said["output"],) if "output" in said else ())
     assert len(str(error)) < 500
 
 
@@ -49,6 +50,13 @@ def test_a_cause_that_is_new_is_told_in_its_own_words():
     ]
     assert str(explain(lines)) == "its core failed: AssertionError: kernels of the moon"
     assert str(explain([LAST])) == "its core failed"
+
+
+def test_a_line_that_is_quoted_is_for_the_administrator_alone():
+    lines = ["FileNotFoundError: [Errno 2] No such file or directory: '/home/a/secret'", LAST]
+    error = explain(lines)
+    assert error.message == "its core failed"
+    assert error.output == (lines[0],)
 
 
 def test_nothing_said_explains_nothing():

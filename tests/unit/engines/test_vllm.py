@@ -214,7 +214,7 @@ def test_a_check_refuses_as_vllm_would(run, tmp_path, arguments, told):
     done = run("--check", "org/name", *arguments)
     assert done.returncode == 2
     error = kind_of(tmp_path).explain(done.stderr.splitlines())
-    assert str(error) == f"vLLM refuses a flag: {told}; see the key args"
+    assert str(error) == f"vLLM refuses a flag, see the key args: {told}"
 
 
 def test_a_download_is_measured_in_the_cache(tmp_path):

@@ -61,7 +61,7 @@ def test_an_engine_that_goes_on_keeps_what_runs_and_has_the_new_word(workshop):
     supervisor = piece.process.supervisor
     assert (piece.assembled.engine, piece.control, piece.wires) == (old.assembled.engine, old.control, old.wires)
     assert (supervisor, piece.assembled.adapters) == (old.assembled.engine, old.assembled.adapters)
-    assert (supervisor.kind.start_timeout_s, supervisor._settings.drain_timeout_s) == (8, 9)
+    assert (supervisor.kind.start_timeout_s, supervisor.settings.drain_timeout_s) == (8, 9)
     assert [wire._timeouts.idle_s for wire in piece.wires] == [7, 7]
 
 

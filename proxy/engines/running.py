@@ -1,0 +1,221 @@
+"""`Running`: one engine from the start of its process until it is to stop: knocked at, watched, put to sleep, woken."""
+
+import asyncio
+
+from proxy.clock import Clock
+from proxy.engines.base import Control, EngineError, Looked, Room
+from proxy.engines.child import Child
+from proxy.engines.entrance import Entrance
+from proxy.engines.orders import Orders
+from proxy.engines.settings import Treatment
+from proxy.engines.status import StatusOwner
+from proxy.engines.watch import Watch
+from proxy.telemetry.logs import Log
+
+_LAST_WORDS_S = 1.0
+
+
+class Running:
+    """Takes a process that was started through the states from starting to draining; owns what was last seen of it.
+
+    Each method is awaited by the supervisor's one task, and raises `EngineError` where the engine cannot go on.
+
+    Args:
+        child: its process.
+        status: moved here.
+        orders: what is wanted of it.
+        entrance: who is in it, and whether others get in.
+        treatment: its kind and its times.
+        room: which it gives back when it sleeps.
+        clock: for its patience.
+        log: for suspicion and sleep.
+
+    Attributes:
+        looked: what was last seen.
+    """
+
+    def __init__(
+        self,
+        *,
+        child: Child,
+        status: StatusOwner,
+        orders: Orders,
+        entrance: Entrance,
+        treatment: Treatment,
+        room: Room,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        self.looked = Looked()
+        self._child = child
+        self._status = status
+        self._orders = orders
+        self._entrance = entrance
+        self._places = entrance.places
+        self._treatment = treatment
+        self._room = room
+        self._clock = clock
+        self._log = log
+
+    async def until_ready(self, control: Control, *, is_new: bool = True) -> None:
+        """Knock until there is an answer, an end, or no more patience; one that slept has its adapters still.
+
+        Raises:
+            EngineError: it ended, or took too long.
+        """
+        limit_s = self._treatment.kind.start_timeout_s
+        until_s = self._clock.monotonic_s() + limit_s
+        lines = self._child.lines
+        asked_at = lines.number
+        while not await control.answers():
+            asked_at = lines.number
+            if self._child.has_ended:
+                raise await self._child.ended()
+            if self._clock.monotonic_s() > until_s:
+                raise self._child.error(f"no answer in {limit_s:g} s")
+            if self._orders.goal == "stop":
+                return
+            self._status.count_down()
+            await asyncio.sleep(self._treatment.settings.poll_s)
+        lines.saw_well(asked_at)
+        if is_new:
+            await control.restore()
+        self._places.open()
+        self._status.move("answers", "")
+        took_s = self._status.end_start()
+        self._log.info("engine ready", engine=self._status.name, pid=self._child.pid, took_s=round(took_s, 1))
+
+    async def live(self, control: Control) -> None:
+        """From ready on, until it is to stop.
+
+        Raises:
+            EngineError: it ended, or stands still.
+        """
+        watch = Watch(control, self._clock, pause_s=self._treatment.settings.scrape_s)
+        try:
+            while self._orders.goal != "stop":
+                if self._status.now.state == "failed":
+                    await self._see_it_end(control)
+                elif self._orders.goal == "sleep":
+                    watch.rest()
+                    await self._sleep(control)
+                else:
+                    await self._stay(watch)
+        finally:
+            watch.rest()
+        if self._status.is_ready:
+            await self._drain("it is stopping")
+
+    def make_room(self, *, may_sleep: bool = True) -> None:
+        """Sleep, or stop, by and by."""
+        can_sleep = may_sleep and self._treatment.kind.sleep_level is not None
+        self._orders.set("sleep" if can_sleep else "stop")
+
+    def give_room(self, *, is_asleep: bool = False) -> None:
+        """Release what it has claimed; it will claim again where requests wait for it."""
+        self._room.release(self._status.name, is_asleep=is_asleep)
+        self._entrance.gave_room()
+
+    # --- awake ------------------------------------------------------------------------------------------------------
+
+    async def _stay(self, watch: Watch) -> None:
+        """Until the next look, and that look; then see to an engine without requests."""
+        if not self._status.doubt.is_open:
+            await self._wait_change(self._treatment.settings.scrape_s)
+        if self._status.doubt.is_open or not self._orders.changed.is_set():
+            await self._look(watch)
+        idle_s, settings = self._places.idle_s, self._treatment.settings
+        if settings.idle_unload_s is not None and idle_s >= settings.idle_unload_s:
+            self.make_room()
+        every_s = settings.idle_canary_s
+        if every_s and idle_s >= every_s and self._entrance.is_open and self._orders.goal == "run":
+            watch.try_idle(every_s)
+
+    async def _look(self, watch: Watch) -> None:
+        """See how it is doing; one that seems to stand still is out of routing until a token has come (half-open)."""
+        asked_at = self._child.lines.number
+        doubt = self._status.doubt
+        is_doubted = doubt.is_open
+        try:
+            finding = await (watch.check() if is_doubted else watch.look(self._places.taken))
+            self.looked = watch.looked
+            if self._status.is_ready and finding is not None and finding.is_dead:
+                self._entrance.fail(finding.reason)
+        finally:
+            if is_doubted:  # a doubt that came meanwhile wants a look of its own
+                doubt.close()
+        if finding is None and watch.is_well:
+            self._child.lines.saw_well(asked_at)
+        if finding is None or not self._status.is_ready:  # a request may have found it dead meanwhile
+            return
+        self._log.warning("engine suspected", engine=self._status.name, reason=finding.reason)
+        self._status.move("drain", finding.reason)
+        self._places.move(finding.reason)
+        if await watch.generates(lambda: self._orders.goal != "stop") is False:
+            # it may be ending just now, and its last words would say more
+            await self._child.unless_it_ends(asyncio.sleep(_LAST_WORDS_S), None)
+            raise EngineError(f"{finding.reason}, and it generates nothing")
+        self._status.move("readmit", "")
+
+    async def _see_it_end(self, control: Control) -> None:
+        """A process whose engine is dead ends by itself in a while, and its last words tell why.
+
+        Raises:
+            EngineError: it has ended, or it has not and does not answer again either.
+        """
+        reason = self._status.told
+        await self._wait_change(self._treatment.settings.ending_s)
+        if self._orders.goal == "stop":
+            return
+        if not await control.answers():
+            raise self._child.error(f"{reason}, and its process did not end by itself")
+        self._status.move("answers", "")
+
+    # --- on its way out ---------------------------------------------------------------------------------------------
+
+    async def _sleep(self, control: Control) -> None:
+        """Let it sleep until it is wanted; stays awake where requests came in between."""
+        level = self._treatment.kind.sleep_level
+        if not self._status.is_ready or level is None:
+            self._orders.set("stop")
+            return
+        await self._drain("it is going to sleep")
+        if self._orders.goal == "stop":  # meanwhile; and whoever is still there has had the time that there is
+            return
+        if self._places.taken or self._orders.goal == "run":  # somebody is still there, or has come meanwhile
+            self._orders.goal = "run"
+            self._status.move("readmit", "")
+            return
+        await control.sleep(level)
+        self._status.move("sleep", "it sleeps until it is needed")
+        self.give_room(is_asleep=True)
+        self._log.info("engine asleep", engine=self._status.name, level=level)
+        while self._orders.goal == "sleep":
+            await self._wait_change(None)
+        if self._orders.goal == "stop":
+            return
+        if not await self._room.claim(self._status.name) or self._orders.goal == "stop":
+            return
+        self._status.begin_start(is_wake=True)
+        self._status.move("wake", "it is being woken")
+        await control.wake(level)
+        await self.until_ready(control, is_new=False)
+
+    async def _drain(self, reason: str) -> None:
+        """Out of routing at once; then running answers have their time.
+
+        Raises:
+            EngineError: it ended.
+        """
+        self._status.move("drain", reason)
+        timeout_s = self._treatment.settings.drain_timeout_s
+        await self._child.unless_it_ends(self._places.until_empty(), timeout_s)
+
+    async def _wait_change(self, timeout_s: float | None) -> None:
+        """Until something else is wanted, or the time is over.
+
+        Raises:
+            EngineError: the process ended meanwhile.
+        """
+        self._orders.changed.clear()
+        await self._child.unless_it_ends(self._orders.changed.wait(), timeout_s)

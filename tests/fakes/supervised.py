@@ -1,0 +1,95 @@
+"""`supervised`: a supervisor over a `FakeKind`, with what it tells."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import CapturingLogger
+
+from proxy.clock import SystemClock
+from proxy.engines import warden
+from proxy.engines.doubt import BREAKS_OFF, REFUSED
+from proxy.engines.settings import Settings
+from proxy.engines.sharing import Needs, Sharing
+from proxy.engines.supervisor import Supervisor
+from proxy.engines.workshop import make_control
+from proxy.errors import EngineUnavailable, UpstreamUnreachable
+from proxy.transport.wire import Timeouts, Transport
+
+ALONE, LARGE = Needs(), Needs(awake={0: 0.9})
+QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=60, queue_timeout_s=60)
+
+
+TIMEOUTS = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
+KNOWN_BEFORE = (REFUSED, BREAKS_OFF)
+
+
+class States:
+    """Every status, waited for."""
+
+    def __init__(self) -> None:
+        self.seen: asyncio.Queue = asyncio.Queue()
+
+    async def until(self, state: str):
+        """The next status of that state; not a failure that is known before the process has told its reason."""
+        while (status := await self.seen.get()).state != state or status.reason in KNOWN_BEFORE:
+            pass
+        return status
+
+
+def logged(log: CapturingLogger, event: str) -> list[dict]:
+    return [call.kwargs for call in log.calls if call.args == (event,)]
+
+
+@asynccontextmanager
+async def supervised(kind, settings=QUICK, room=None, name="e", clock=None, needs=ALONE):
+    states, log = States(), CapturingLogger()
+    room = room or Sharing()
+    supervisor = Supervisor(
+        name, kind, settings, room=room, clock=clock or SystemClock(), log=log, on_change=states.seen.put_nowait
+    )
+    room.admit(supervisor, needs)
+    root, models = (
+        Transport(url, timeouts=TIMEOUTS, socket_path=supervisor.socket_path)
+        for url in ("http://engine", "http://engine/v1")
+    )
+    supervisor.open(make_control(name, models, root, kind.health_path, kind.metrics_path))
+    try:
+        yield supervisor, states, log
+    finally:
+        await supervisor.close()
+        await root.close()
+        await models.close()
+
+
+async def told_to_callers(supervisor) -> str:
+    with pytest.raises(EngineUnavailable) as caught:
+        await supervisor.enter(can_wait=False)
+    return caught.value.message
+
+
+def is_running(pid: int) -> bool:
+    """A process that has ended, but was not waited for by its parent, does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def gone(pid: int) -> None:
+    """Wait until init has buried it."""
+    while is_running(pid):  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+
+
+def members(supervisor: Supervisor) -> list[int]:
+    """The engine's own processes, without the warden."""
+    leader = supervisor._child.pid
+    return [] if leader is None else [pid for pid in warden._members(leader) if pid != leader]
+
+
+def refused() -> UpstreamUnreachable:
+    error = UpstreamUnreachable("refused")
+    error.is_unconnected = True
+    return error
