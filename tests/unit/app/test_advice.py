@@ -110,8 +110,8 @@ def test_an_engine_far_away_may_be_somebody_elses(url, near):
 @pytest.mark.parametrize(
     ("cmd", "told"),
     [
-        ("serve --host 0.0.0.0 --port ${PORT}", "listens for other machines too, past Tidegate"),
-        ("serve --listen=[::] --port ${PORT}", "listens for other machines too, past Tidegate"),
+        ("serve --host 0.0.0.0 --port ${PORT}", "other machines can reach the server without Tidegate"),
+        ("serve --listen=[::] --port ${PORT}", "other machines can reach the server without Tidegate"),
         ("docker run -p ${PORT}:8000 image --host 0.0.0.0", "write 127.0.0.1:${PORT}:"),
         ("/usr/bin/docker run -p 127.0.0.1:${PORT}:8000 image --host 0.0.0.0", None),
         ("serve --host 127.0.0.1 --port ${PORT}", None),

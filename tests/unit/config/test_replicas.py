@@ -64,7 +64,7 @@ def test_only_kinds_whose_processes_are_ours_and_many_have_replicas():
         ("replicas: 2, args: {kv_events_config.x: 1}", r"engines\.gpu\.args\.kv_events_config\.x: 2 replicas cannot"),
         (
             "replicas: 2, environment: {CUDA_VISIBLE_DEVICES: '0'}",
-            r"engines\.gpu\.environment\.CUDA_VISIBLE_DEVICES: .* name the GPUs of all under gpus",
+            r"engines\.gpu\.environment\.CUDA_VISIBLE_DEVICES: .* name all GPUs under gpus",
         ),
     ],
 )
