@@ -16,7 +16,7 @@ from proxy.pipeline import shapes
 from proxy.pipeline.answers import Closable, Replayed, Streamed, Whole, no_connection
 from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.joint import Joint
-from proxy.pipeline.moving import Move
+from proxy.pipeline.moving import MovableWait
 from proxy.pipeline.source import Source, TurnMemory
 from proxy.pipeline.structured import Structured
 from proxy.pipeline.upstream import Leave, Response, Upstream, nothing_to_leave
@@ -108,10 +108,10 @@ class Attempt:
                 leave = await self._upstream.enter(can_wait=True)
         try:
             movable = self._upstream.movable if can_move else None
-            answer = await (self._run() if movable is None else self._run_among(movable))
+            answer = await (self._run() if movable is None else self._run_movable(movable))
         except BaseException as error:
             leave()
-            self._tell_engine(error)
+            self._report_failure(error)
             raise
         if not isinstance(answer, Streamed):
             self._tried.is_whole = True
@@ -121,15 +121,15 @@ class Attempt:
 
     def _leave(self, leave: Leave) -> None:
         leave()
-        self._tell_engine(self._tried.failure)
+        self._report_failure(self._tried.failure)
 
-    def _tell_engine(self, failure: BaseException | None) -> None:
+    def _report_failure(self, failure: BaseException | None) -> None:
         """A failure may mean that the engine is dead."""
         if isinstance(failure, ProxyError) and self._upstream.doubt is not None:
             self._upstream.doubt(failure)
 
-    async def _run_among(self, movable: set[Callable[[str], None]]) -> Closable:
-        move = Move()
+    async def _run_movable(self, movable: set[Callable[[str], None]]) -> Closable:
+        move = MovableWait()
         movable.add(move)
         try:
             return await self._run()
@@ -245,7 +245,7 @@ class Attempt:
             return Whole(assembler.to_json(), response.close, self._tried)
         if self._joint is None:
             writer = shapes.writer_for(request, context)
-            sink = shapes.behind_preface(self._formatted(writer, host_request), writer, context)
+            sink = shapes.after_preface(self._formatted(writer, host_request), writer, context)
         else:
             writer, sink = self._joint.writer, self._joint.splice
         streamed = Streamed(self._source(response, host_request, sink), writer, self._tried, context)
@@ -282,7 +282,7 @@ class Attempt:
             first.replay(self._formatted(assembler, host_request))
             return Whole(assembler.to_json(), no_connection, self._tried)
         writer = shapes.writer_for(self._request, self._context)
-        first.replay(shapes.behind_preface(self._formatted(writer, host_request), writer, self._context))
+        first.replay(shapes.after_preface(self._formatted(writer, host_request), writer, self._context))
         return Replayed(writer, self._tried)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:

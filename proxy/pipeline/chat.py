@@ -10,7 +10,7 @@ from proxy.pipeline.admission import Admission
 from proxy.pipeline.attempt import Answer
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.failover import Failover
-from proxy.pipeline.loading import telling
+from proxy.pipeline.loading import with_progress
 from proxy.pipeline.preferences import Preferences
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.waiting import EngineChanges
@@ -76,7 +76,7 @@ class Pipeline:
             plan = await self._planner.plan(ask)
             coming = self._failover.first_to_answer(plan, ask, request, context)
             tells = plan.settings.progress_in is not None
-            answer = await (telling(coming, request, context, self._changes) if tells else coming)
+            answer = await (with_progress(coming, request, context, self._changes) if tells else coming)
             try:
                 yield answer
             except UpstreamError as error:

@@ -13,7 +13,7 @@ from proxy.protocol.request import ModelRequest
 from proxy.streaming.preface import Preface
 
 
-async def telling(
+async def with_progress(
     coming: Coroutine[Any, Any, Answer], request: ModelRequest, context: RequestContext, changes: EngineChanges
 ) -> Answer:
     """What `coming` returns or, as soon as a streamed chat request waits for an engine, an answer that tells of it.
@@ -33,10 +33,10 @@ async def telling(
     preface = Preface(envelope_of(request, context), wants_usage=request.wants_usage, form=form)
     context.waiting = Waiting(preface, changes)
     task = asyncio.create_task(coming, name=f"answer to {context.id}")
-    return await _Awaited(task, context.waiting, context).begin()
+    return await _AwaitedAnswer(task, context.waiting, context).begin()
 
 
-class _Awaited:
+class _AwaitedAnswer:
     """An `attempt.Answer` that first tells what it waits for. Owner of the task that gets the answer itself.
 
     Nothing of that answer has left meanwhile, so failover is as free as ever. What comes of the task is raised by
@@ -48,7 +48,7 @@ class _Awaited:
         self._waiting = waiting
         self._context = context
         self._answer: Answer | None = None
-        task.add_done_callback(lambda _: waiting.moved.set())
+        task.add_done_callback(lambda _: waiting.changed.set())
 
     async def begin(self) -> Answer:
         """The answer itself, if it comes before there is something to tell; else this one."""
@@ -56,7 +56,7 @@ class _Awaited:
             self._waiting.tell()
             if self._waiting.preface.text:
                 return self
-            await self._move()
+            await self._wait_change()
         return self._task.result()
 
     @property
@@ -72,7 +72,7 @@ class _Awaited:
             if self._task.done():
                 self._answer = self._task.result()
             else:
-                await self._move()
+                await self._wait_change()
         return await self._answer.read()
 
     def heartbeat(self) -> bytes:
@@ -84,11 +84,11 @@ class _Awaited:
         else:
             self._answer.close()
 
-    async def _move(self) -> None:
+    async def _wait_change(self) -> None:
         """Wait until there may be something to tell, or the task has ended; it is cancelled with the wait."""
-        self._waiting.moved.clear()
+        self._waiting.changed.clear()
         try:
-            await self._waiting.moved.wait()
+            await self._waiting.changed.wait()
         except BaseException:
             await drop([self._task])
             raise

@@ -1,11 +1,11 @@
-"""`Move`: ends the wait of an attempt whose engine stands still, so that the request goes to its next target."""
+"""`MovableWait`: ends the wait of an attempt whose engine stands still, so that the request goes to its next target."""
 
 import asyncio
 
 from proxy.errors import EngineStalled
 
 
-class Move:
+class MovableWait:
     """The wait of the task that makes this; called with the reason, from outside the task, it ends the wait."""
 
     __slots__ = ("_reason", "_task")

@@ -27,9 +27,9 @@ def writer_for(request: ModelRequest, context: RequestContext) -> Writer:
     return CompletionWriter(envelope, wants_usage=request.wants_usage)
 
 
-def behind_preface(sink: Sink, writer: Writer, context: RequestContext) -> Sink:
+def after_preface(sink: Sink, writer: Writer, context: RequestContext) -> Sink:
     """`sink`, which leads to the writer, behind what the caller was told before the answer."""
-    return sink if context.waiting is None else context.waiting.preface.before(sink, writer)
+    return sink if context.waiting is None else context.waiting.preface.sink_after(sink, writer)
 
 
 def assembler_for(request: ModelRequest, context: RequestContext) -> Assembler:

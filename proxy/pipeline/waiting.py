@@ -30,7 +30,7 @@ class EngineChanges:
             listener()
 
     @contextmanager
-    def heard_by(self, listener: Callable[[], None]) -> Iterator[None]:
+    def calling(self, listener: Callable[[], None]) -> Iterator[None]:
         """Call `listener` for each change from now on, until the block is left."""
         self._listeners.add(listener)
         try:
@@ -52,7 +52,7 @@ class Waiting:
 
     def __init__(self, preface: Preface, changes: EngineChanges) -> None:
         self.preface = preface
-        self.moved = asyncio.Event()
+        self.changed = asyncio.Event()
         self._changes = changes
         self._looks: list[Callable[[], Look]] = []
         self._is_waking = False
@@ -67,9 +67,9 @@ class Waiting:
         """
         self._looks.append(look)
         self._is_waking = False
-        self.moved.set()
+        self.changed.set()
         try:
-            with self._changes.heard_by(self.moved.set):
+            with self._changes.calling(self.changed.set):
                 yield
         finally:
             self._looks.remove(look)

@@ -14,7 +14,7 @@ from proxy.protocol.routing import Reach
 from proxy.routing import affinity, replicas
 from proxy.routing.ask import Ask
 from proxy.routing.board import Board, Standing
-from proxy.routing.candidate import SIGNALS, Candidate, Placed, Policy, Readiness, Signals
+from proxy.routing.candidate import SIGNALS, Availability, Candidate, Placed, Policy, Signals
 from proxy.routing.health import available
 from proxy.routing.offline import Offline
 from proxy.routing.policies import registry
@@ -25,7 +25,7 @@ from proxy.routing.targets import Target
 
 _PLAIN = ModelConfig(targets=())  # how a name is served that nobody configured
 _SIDES = {"local_first": locals_first, "online_first": online_first}
-_READY: Readiness = "ready"
+_READY: Availability = "ready"
 _OFFLINE_S = 5.0  # by then hosts have been asked again whether they are there
 
 
@@ -37,7 +37,7 @@ class Look(Struct, frozen=True):
         state: what an engine does, a word for people; empty for a host.
         phase: of a start, in a few words; empty where the engine tells none.
         done: the share of that phase that is done, 0 to 1; None where the engine does not tell.
-        outlook: what may be expected of an engine that is not ready, see `candidate.Candidate`.
+        availability: what may be expected of an engine that is not ready, see `candidate.Candidate`.
         told: what an engine last said of its load; None where it says nothing.
         calls_tools: False if it is known to refuse requests whose answer may be a tool call.
         limited_for_s: 0, or the seconds until one of the credentials may be used again.
@@ -52,7 +52,7 @@ class Look(Struct, frozen=True):
     refused_for_s: float = 0.0
     phase: str = ""
     done: float | None = None
-    outlook: Readiness = "unavailable"
+    availability: Availability = "unavailable"
 
 
 class Surroundings(Protocol):
@@ -284,11 +284,11 @@ class Planner:
             price_usd = target.price_usd(ask.prompt_tokens, ask.answer_tokens)
         if "quality" in reads:
             quality = self._qualities.mean(target, ask.task, now_s)
-        work, readiness = 0.0, _READY
+        work, availability = 0.0, _READY
         if target.group:
             ours = max(standing.in_flight, self._surroundings.in_flight(target))  # at its gate, and of other models
             work = ours + (0.0 if look.told is None else look.told.not_ours(ours, now_s))
-            readiness = _READY if look.is_ready else look.outlook
+            availability = _READY if look.is_ready else look.availability
         return Candidate(
             target=target,
             in_flight=standing.in_flight,
@@ -300,7 +300,7 @@ class Planner:
             share=standing.health.share,
             is_pressed=is_pressed,
             work=work,
-            readiness=readiness,
+            availability=availability,
         )
 
     def _place(

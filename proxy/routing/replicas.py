@@ -76,7 +76,7 @@ def arrange(members: Sequence[Candidate], key: bytes, *, max_load: float) -> Gro
         return Group(members)
     by: dict[str, list[Candidate]] = {"ready": [], "loading": [], "unloaded": [], "unavailable": []}
     for candidate in members:
-        by[candidate.readiness].append(candidate)
+        by[candidate.availability].append(candidate)
     ready, unloaded = sorted(by["ready"], key=_rank), by["unloaded"]
     sticky = _sticky(ready, key, max_load) if key else None
     if sticky is not None:

@@ -31,12 +31,12 @@ class Preface:
         self.text += text
         self._sink.reasoning(0, text)
 
-    def before(self, sink: Sink, writer: Writer) -> Sink:
+    def sink_after(self, sink: Sink, writer: Writer) -> Sink:
         """What an answer is to be told to: `sink`, which leads to `writer`, behind what is told until then."""
-        return _Behind(sink, writer, self)
+        return _AfterPreface(sink, writer, self)
 
 
-class _Behind(Filter):
+class _AfterPreface(Filter):
     """Takes the sinks of an answer to where the preface has ended: its payloads have left, and are not made again.
 
     So the role is told once, and thinking that the preface has begun in tags goes on in the same ones.

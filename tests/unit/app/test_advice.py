@@ -166,12 +166,12 @@ def test_exclusive_engines_that_start_at_once_or_stay_for_ever_are_told():
     group = "exclusive: [[a, b, c]]"
     assert swaps(f"{tiny('a', 'start: eager')}, {tiny('b', 'start: eager')}, {tiny('c')}", group) == [
         (
-            "swap.exclusive[0]: a and b start with the server, so that they are loaded one after another; "
+            "swap.exclusive[0]: a and b start with the server, but may not be loaded together; "
             "set start: on_demand for all but one"
         )
     ]
     assert swaps(f"{tiny('a', 'start: eager, pinned: true')}, {tiny('b')}, {tiny('c')}", group) == [
-        "swap.exclusive[0]: a is pinned, so the others are never loaded once it is; take pinned out"
+        "swap.exclusive[0]: a is pinned, so the others cannot be loaded after it; take pinned out"
     ]
 
 

@@ -51,9 +51,9 @@ def test_an_engine_without_a_tool_parser_is_known_as_such():
 def test_what_may_be_expected_of_an_engine_that_is_not_ready_is_told_though_its_status_stays():
     engine = SimpleNamespace(status=EngineStatus("stopped"), looked=Looked(), outlook="unloaded")
     look = looker(engine)
-    assert look().outlook == "unloaded"
+    assert look().availability == "unloaded"
     engine.outlook = "loading"
-    assert look().outlook == "loading"
+    assert look().availability == "loading"
     assert look() is look()
 
 

@@ -225,7 +225,7 @@ async def test_of_replicas_that_answer_one_is_replaced_and_the_others_stand_ther
     assert engines.by_name["gpu:2"].engine is second
     assert (told, engines.by_name["gpu:1"].engine.outlook) == ([], "loading")
     engines.by_name["gpu:1"].engine.status = EngineStatus("ready")
-    engines._go_on()
+    engines._continue()
     assert engines.by_name["gpu:2"].engine is not second
     assert told == [["gpu:1", "gpu:2"]]
     await engines.close()

@@ -151,9 +151,9 @@ def test_keys_are_not_shown_in_its_output():
 def test_a_start_that_failed_is_told_in_its_own_words():
     """Docker's last line is about its help."""
     lines = ["pulling", "docker: Cannot connect to the Docker daemon.", "Run 'docker run --help' for more information"]
-    assert str(engine().explain(lines)) == "it ended, and says: docker: Cannot connect to the Docker daemon."
+    assert str(engine().explain(lines)) == "it ended; its output says: docker: Cannot connect to the Docker daemon."
     lines = [f"\x1b[31merror {number}" for number in range(9)]
-    assert str(engine().explain(lines)) == "it ended, and says: error 6; error 7; error 8"
+    assert str(engine().explain(lines)) == "it ended; its output says: error 6; error 7; error 8"
     assert engine().explain(["going down"]) is None
 
 

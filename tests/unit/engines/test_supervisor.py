@@ -16,7 +16,7 @@ from proxy.config.hooks import HooksConfig
 from proxy.config.swap import SwapConfig
 from proxy.engines import warden
 from proxy.engines.base import EngineError, EngineStatus, Hopeless, Progress
-from proxy.engines.doubt import BREAKS_OFF, ILL, REFUSED
+from proxy.engines.doubt import NO_ANSWER, REFUSED, UNHEALTHY
 from proxy.engines.sharing import Needs, Sharing
 from proxy.engines.supervisor import Settings, Supervisor
 from proxy.engines.vitals import FIRST_S
@@ -32,7 +32,7 @@ QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=60
 
 
 TIMEOUTS = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
-KNOWN_BEFORE = (REFUSED, BREAKS_OFF)
+KNOWN_BEFORE = (REFUSED, NO_ANSWER)
 
 
 class States:
@@ -734,7 +734,7 @@ async def test_an_engine_that_says_that_it_is_dead_is_ended_and_started_again():
     settings = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60, ending_s=0.05)
     async with supervised(kind, settings) as (supervisor, states, _log):
         status = await states.until("failed")
-        assert status.reason == ILL
+        assert status.reason == UNHEALTHY
         pid = supervisor._process.pid
         (await supervisor.enter(can_wait=True))()
         assert (kind.starts, supervisor.status.restarts, is_running(pid)) == (2, 1, False)

@@ -28,7 +28,7 @@ async def start(code: str, *stop: str):
     return await asyncio.create_subprocess_exec(
         *WARDEN,
         code,
-        env=os.environ | warden.told(stop),
+        env=os.environ | warden.stop_variable(stop),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,

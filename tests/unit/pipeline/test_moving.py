@@ -5,18 +5,18 @@ import asyncio
 import pytest
 
 from proxy.errors import EngineStalled
-from proxy.pipeline.moving import Move
+from proxy.pipeline.moving import MovableWait
 
 
 class Waiter:
     """A task that waits, and may be moved."""
 
     def __init__(self) -> None:
-        self.move: Move | None = None
+        self.move: MovableWait | None = None
         self.task = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
-        self.move = Move()
+        self.move = MovableWait()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

@@ -358,7 +358,7 @@ def replica(number, model="m", **fields):
 
 
 ONE, TWO = replica(1), replica(2)
-READY, UNLOADED = Look(state="ready"), Look(is_ready=False, state="stopped", outlook="unloaded")
+READY, UNLOADED = Look(state="ready"), Look(is_ready=False, state="stopped", availability="unloaded")
 
 
 def busy(world, target, requests):
@@ -415,7 +415,7 @@ def test_the_weight_of_an_engine_is_that_of_all_its_replicas():
 
 def test_an_engine_has_room_while_one_of_its_replicas_has():
     world = World(ONE, TWO, FAR, policy="local_first")
-    world.looks["1"] = Look(is_ready=False, state="starting", outlook="loading")
+    world.looks["1"] = Look(is_ready=False, state="starting", availability="loading")
     assert (world.order(), world.consider().favoured) == ("21f", 1)
     world.looks["2"] = world.looks["1"]
     assert world.order() == "f12"

@@ -32,7 +32,7 @@ def stream(form: str, *told: str, wants_usage: bool = False, tell_answer=answer)
         preface.tell(text)
     payloads = preface.take()
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage, form=form)
-    tell_answer(preface.before(in_format(writer, form), writer))
+    tell_answer(preface.sink_after(in_format(writer, form), writer))
     return [json.loads(payload) for payload in (*payloads, *writer.take())]
 
 
