@@ -95,7 +95,7 @@ class Attempt:
 
         Args:
             can_wait: whether to wait for an engine that has to be started first, as nobody else is left to try.
-            can_move: whether the wait may be ended when the engine stands still, as another target is left to try.
+            can_move: whether the wait may be ended when the engine hangs, as another target is left to try.
 
         Raises:
             ProxyError: it came to nothing; whether another target may be tried is the error's to say.
@@ -124,7 +124,7 @@ class Attempt:
         self._report_failure(self._tried.failure)
 
     def _report_failure(self, failure: BaseException | None) -> None:
-        """A failure may mean that the engine is dead."""
+        """Report a failure to the engine, which may be dead."""
         if isinstance(failure, ProxyError) and self._upstream.doubt is not None:
             self._upstream.doubt(failure)
 
@@ -177,7 +177,7 @@ class Attempt:
         )
 
     def _dialect(self, request: ModelRequest) -> Dialect:
-        """The host's, without tools where its engine, as it runs now, reads no calls."""
+        """The host's dialect; without tools, where the engine was started without a tool-call parser."""
         upstream = self._upstream
         if upstream.look is None or _TOOLS.isdisjoint(request.fields) or upstream.look().calls_tools:
             return upstream.dialect

@@ -74,13 +74,14 @@ class Pipeline:
             ask = ask_of(request, context)
             context.task = ask.task
             plan = await self._planner.plan(ask)
-            coming = self._failover.first_to_answer(plan, ask, request, context)
-            tells = plan.settings.progress_in is not None
-            answer = await (with_progress(coming, request, context, self._changes) if tells else coming)
+            answering = self._failover.first_to_answer(plan, ask, request, context)
+            if plan.settings.progress_in is not None:
+                answering = with_progress(answering, request, context, self._changes)
+            answer = await answering
             try:
                 yield answer
             except UpstreamError as error:
-                if answer.tried.failure is error:  # failover has noted those that came before an answer
+                if answer.tried.failure is error:  # failover has noted failures before an answer already
                     self._failover.failed(context, answer.tried, error)
                 raise
             finally:

@@ -48,7 +48,7 @@ async def test_why_is_explained(vllm, upstream):
         async with aiohttp.ClientSession(made.url) as session, session.post("/admin/explain", json=body) as told:
             candidates = (await told.json())["candidates"]
     assert [each["target"] for each in candidates] == ["host/there", "r1/r1"]
-    assert (candidates[1]["why"], "place" in candidates[1]) == ("it does not support tools", False)
+    assert (candidates[1]["why"], "place" in candidates[1]) == ("it has no tool-call parser", False)
 
 
 @NEEDING
@@ -117,7 +117,7 @@ async def test_embeddings_of_a_chat_engine_are_400_in_our_words(vllm):
             with pytest.raises(openai.BadRequestError) as caught:
                 await made.client.embeddings.create(model="m", input="Hi")
         assert (caught.value.code, caught.value.type) == ("unsupported_operation", "invalid_request_error")
-        assert "This model has no embeddings" in caught.value.message
+        assert "This model does not serve embeddings" in caught.value.message
         assert health(made) == "ok"
         assert (await made.ask()).choices[0].message.content
 

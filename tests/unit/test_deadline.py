@@ -117,7 +117,7 @@ async def test_who_closes_ends_every_wait_and_those_that_begin_later():
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            return deadline.has_expired() and deadline.is_cut
+            return deadline.has_expired() and deadline.is_closed
         finally:
             deadline.stop()
 

@@ -453,8 +453,8 @@ NO_CHAT = b'{"error":{"message":"The model does not support Chat Completions API
 @pytest.mark.parametrize(
     ("status", "body", "endpoint", "told"),
     [
-        (404, NO_ROUTE, "embeddings", "This model has no embeddings"),
-        (501, NO_EMBEDDINGS, "embeddings", "This model has no embeddings"),
+        (404, NO_ROUTE, "embeddings", "This model does not serve embeddings"),
+        (501, NO_EMBEDDINGS, "embeddings", "This model does not serve embeddings"),
         (404, NO_ROUTE, "chat", "This model does not serve chat completions"),
         (400, NO_CHAT, "chat", "This model does not serve chat completions"),
         (404, NO_ROUTE, "completions", "This model does not serve completions"),

@@ -296,7 +296,7 @@ async def test_who_waits_at_a_gate_that_closes_is_told_at_once_and_nobody_waits_
     ]
     house.gate.close()
     for task in (*waiting, await house.comes()):
-        with pytest.raises(TargetBusy, match=r"goes away|no place free"):
+        with pytest.raises(TargetBusy, match=r"is being removed|no place free"):
             await task
     assert house.numbers() == (1, 0)
     place.leave()
