@@ -49,6 +49,7 @@ Requests get in while it is ready. The modules:
     families      which parsers understand it; `deepseek` for those
     output        what lines of output mean: how far, and why it ended, with the cure; pure
     estimate      how long a start will still take, from the start before; owns what that took
+    start_limit   how long a start may take, by the size of the model; pure
     endings       why an engine that had been ready has ended: its exit status, and what its output says; pure
     vllm_server   the script that runs in vLLM's Python, where nothing of ours is
     llamacpp      the kind llama.cpp; `llamacpp_server` is its child

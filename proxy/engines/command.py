@@ -15,10 +15,9 @@ from proxy.engines.gpus import VISIBLE, Gpu, select
 from proxy.engines.placement import place_command
 from proxy.engines.sharing import Needs
 from proxy.engines.sockets import free_port
+from proxy.engines.start_limit import start_limit_s
 
 _START_S = 600.0
-_READ_BYTES_S = 50e6  # a slow disk
-_DOWNLOAD_S = 7200.0  # of a model or a container image of unknown size
 _MAX_LINE = 200  # characters
 _MAX_QUOTED = 3  # lines
 _ERROR_WORDS = re.compile(
@@ -122,7 +121,7 @@ class CommandEngine:
     def _default_start_timeout_s(self) -> float:
         """By the size of the model's file; longer where the size is unknown, as it may have to be downloaded."""
         size = self.model_bytes()
-        return _START_S + (size / _READ_BYTES_S if size else _DOWNLOAD_S)
+        return start_limit_s(_START_S, size, may_download=not size)
 
 
 def _plain(line: str) -> str:

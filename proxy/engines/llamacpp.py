@@ -14,12 +14,12 @@ from proxy.engines import gguf, output
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
 from proxy.engines.gpus import Gpu
 from proxy.engines.sharing import Needs
+from proxy.engines.start_limit import start_limit_s
 
 SPEC_VARIABLE = "TIDEGATE_LLAMACPP"
 
 _PACKAGE = "package:"
 _START_S = 300.0
-_READ_BYTES_S = 50e6  # a slow disk
 _SYS_CPU = Path("/sys/devices/system/cpu")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -60,7 +60,7 @@ class LlamaCpp:
     def __init__(self, name: str, config: LlamaCppConfig, gpus: Sequence[Gpu] = ()) -> None:  # noqa: ARG002 - see `kinds`
         self._name = name
         self._config = config
-        self.start_timeout_s = config.start_timeout_s or _START_S + self.model_bytes() / _READ_BYTES_S
+        self.start_timeout_s = config.start_timeout_s or start_limit_s(_START_S, self.model_bytes())
 
     def command(self, socket_path: str, api_key: str) -> Command:
         if find_spec("xllamacpp") is None:

@@ -20,6 +20,7 @@ from proxy.engines.deepseek import CARDS, generation_of
 from proxy.engines.gpus import Gpu
 from proxy.engines.placement import Placement, place
 from proxy.engines.sharing import Needs
+from proxy.engines.start_limit import start_limit_s
 from proxy.engines.vllm_command import (
     SHUTDOWN_S,
     Machine,
@@ -32,8 +33,6 @@ from proxy.engines.vllm_command import (
 )
 
 _START_S = 600.0  # imports, compilation, graph capture
-_READ_BYTES_S = 50e6  # a slow disk
-_DOWNLOAD_S = 7200.0  # a model of unknown size over an unknown network
 _TEARDOWN_S = 10.0  # after the requests' end (reference vllm.md, section 4)
 _BUILD = re.compile(r"vllm(?P<name>\w*)-(?P<version>[^-]+)\.dist-info")
 _RELEASE = re.compile(r"\d+(?:\.\d+)*")
@@ -268,8 +267,7 @@ def _patience(config: VllmConfig, checkpoint: Checkpoint) -> float:
     """How long a start may take: by the size of what is read, and longer where it has to be downloaded first."""
     if config.start_timeout_s is not None:
         return config.start_timeout_s
-    download_s = 0.0 if checkpoint.is_complete else _DOWNLOAD_S
-    return _START_S + download_s + checkpoint.size_bytes / _READ_BYTES_S
+    return start_limit_s(_START_S, checkpoint.size_bytes, may_download=not checkpoint.is_complete)
 
 
 def _seconds(value: object) -> float:

@@ -77,7 +77,7 @@ def test_what_cannot_work_is_refused_with_its_key_and_the_cure(keys, told):
         "cmd: 'serve ${PORT} --name x', replicas: 2, gpus: [0, 0], gpu_share: 0.4",
     ],
 )
-def test_what_can_work_is_taken(keys):
+def test_valid_configs_are_accepted(keys):
     parse(f"engines: {{e: {{kind: command, {keys}}}}}", "f.yaml")
 
 

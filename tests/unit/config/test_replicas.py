@@ -17,7 +17,7 @@ def vllm(**keys):
     return VllmConfig(model="m", **keys)
 
 
-def test_an_engine_of_one_is_what_it_was():
+def test_one_replica_keeps_the_engines_own_name():
     engines = {"gpu": vllm(gpus=(1, 0)), "tiny": TINY, "theirs": THEIRS}
     assert expand(engines) == engines
 

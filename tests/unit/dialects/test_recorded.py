@@ -16,7 +16,7 @@ import pytest
 
 from proxy.dialects import failures
 from proxy.dialects.registry import DIALECTS
-from proxy.errors import StreamBroken, ToolCallUnparsable, UpstreamFailed
+from proxy.errors import EngineDied, StreamBroken, ToolCallUnparsable, UpstreamFailed
 from proxy.protocol import chat, completions, models
 from proxy.protocol.errors import to_json
 from proxy.protocol.sse import DONE, EventParser, frame
@@ -113,7 +113,7 @@ ERRORS: dict[tuple[int, str | None, str | None], list[str]] = {
 ERROR_FILES = [(name, *outcome) for outcome, names in ERRORS.items() for name in names]
 # what a 200 holds that is no answer, or no whole one
 BROKEN = {
-    "vllm/failure_kill9_engine.sse": (UpstreamFailed, "upstream_failed"),
+    "vllm/failure_kill9_engine.sse": (EngineDied, "upstream_failed"),
     "vllm/failure_sigterm_timeout0.sse": (StreamBroken, "upstream_disconnected"),
     "llamacpp/python_err_prompt_too_long.sse": (UpstreamFailed, "upstream_failed"),
     # the parser lost the call, and the server says that there is one (76j)

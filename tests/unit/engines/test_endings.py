@@ -67,7 +67,7 @@ def test_of_a_core_that_failed_the_kind_of_exception_is_told_and_not_its_text():
     assert str(explain(lines, has_run=True)) == told
 
 
-def test_what_a_start_would_have_met_is_no_reason_for_one_that_ran():
+def test_causes_that_only_a_start_can_have_do_not_explain_a_later_end():
     line = "ValueError: LoRA rank 64 is greater than max_lora_rank 16."
     assert "rank 64" in str(explain([line]))
     assert explain([line], has_run=True) is None
@@ -98,5 +98,5 @@ def test_each_signal_is_told_as_what_it_is():
         assert number not in SENT
 
 
-def test_nothing_said_explains_nothing():
+def test_without_output_there_is_no_reason():
     assert explain_end([]) is None

@@ -31,7 +31,7 @@ def test_it_keeps_the_end_and_the_first_and_last_lines_since_it_was_well(steps, 
         assert kept.was_well == was_well
 
 
-def test_the_words_of_a_core_are_kept_though_each_request_has_its_own():
+def test_lines_of_the_core_are_kept_among_those_of_requests():
     kept = KeptLines()
     kept.saw_well(kept.number)
     for line in ["the core is gone", *["of a request"] * 2800, "the server ends"]:

@@ -106,7 +106,7 @@ async def test_what_a_living_tidegate_has_is_not_touched():
         assert is_running(pid)
 
 
-async def test_a_tidegate_that_nobody_has_waited_for_is_gone():
+async def test_a_tidegate_that_is_a_zombie_does_not_run():
     """As under a container's first process that waits for none."""
     async with tidegate(TELLS) as (process, leader, pid, namespace):
         os.kill(process.pid, signal.SIGKILL)

@@ -51,5 +51,5 @@ def test_a_cause_that_is_new_is_told_in_its_own_words():
     assert str(explain([LAST])) == "its core failed"
 
 
-def test_nothing_said_explains_nothing():
+def test_without_output_there_is_no_reason():
     assert explain([]) is None

@@ -477,7 +477,7 @@ async def test_a_request_that_waits_goes_on_at_once_where_it_need_not_make_room(
         assert kind.starts == 1
 
 
-async def test_one_that_is_told_to_stop_while_it_is_closed_leaves_nobody_waiting():
+async def test_a_closed_engine_that_is_told_to_stop_leaves_no_request_waiting():
     async with supervised(FakeKind("well")) as (supervisor, states, _log):
         await states.until("ready")
         supervisor.close_for("b")
@@ -874,7 +874,7 @@ def test_an_engine_that_cannot_sleep_says_so(started, level, state, told):
         ("stop", "draining", False, 0, "unavailable"),
     ],
 )
-def test_what_may_be_expected_of_it(started, goal, state, is_held, crashes, outlook):
+def test_the_outlook_of_an_engine(started, goal, state, is_held, crashes, outlook):
     started.supervisor.status = EngineStatus(state)
     started.supervisor._goal, started.supervisor._is_held, started.supervisor._crashes = goal, is_held, crashes
     assert started.supervisor.outlook == outlook

@@ -72,7 +72,7 @@ def test_an_engine_whose_requests_have_not_entered_yet_is_not_idle():
     assert turn.moves == {}
 
 
-def test_nobody_is_disturbed_for_an_engine_that_no_request_waits_for():
+def test_an_engine_that_no_request_waits_for_disturbs_no_other():
     """It is to be loaded by the administrator's word, or with the server."""
     turn = decided(a=one("loaded", loaded_s=100, in_flight=1), b=one())
     assert (turn.moves, turn.look_in_s) == ({}, None)
@@ -103,13 +103,13 @@ def test_claims_that_do_not_compete_are_met_together():
     assert decided("a b c", a=one(), b=other, c=one(awake=0)).load == {"a", "b", "c"}
 
 
-def test_a_sleeper_that_waits_is_put_out_for_the_one_before_it():
+def test_a_sleeping_engine_that_claims_stops_for_an_earlier_claim():
     sleeper = one("asleep", asleep=0.3, waited_s=1.0)
     assert decided("b a", a=sleeper, b=one(waited_s=2.0)).moves == {"a": Move("out", "b")}
     assert decided("b a", a=sleeper, b=one(waited_s=0.5)).load == {"a"}
 
 
-def test_what_is_asked_of_one_engine_for_two_is_the_most_of_it():
+def test_an_engine_stops_for_two_others_if_one_needs_that():
     wide = Seat(name="", state="loaded", awake={0: 0.5, 1: 0.5}, asleep={0: 0.1, 1: 0.1})
     turn = decided(
         "b c",
@@ -222,7 +222,7 @@ def test_every_engine_that_is_waited_for_gets_its_turn_within_the_bound(machine,
 
 @settings(max_examples=60, deadline=None)
 @given(machines(), st.floats(0.25, 2.0), st.floats(0.1, LONGEST_S))
-def test_also_when_all_are_asked_without_a_pause(machine, every_s, takes_s):
+def test_engines_under_constant_load_all_get_their_turn(machine, every_s, takes_s):
     arrivals = [Arrival(index * every_s, name, takes_s) for index in range(200) for name in machine.engines]
     machine.play(arrivals)
     assert len(machine.waits_s) == len(arrivals)

@@ -40,7 +40,7 @@ async def test_a_wait_that_is_ended_from_outside_fails_with_what_happened(waiter
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
-async def test_a_caller_who_leaves_is_gone_whether_moved_or_not(waiter, is_moved):
+async def test_a_cancelled_caller_stays_cancelled_whether_the_wait_was_moved_or_not(waiter, is_moved):
     if is_moved:
         waiter.move("no step for 41 s")
     waiter.task.cancel()

@@ -75,7 +75,7 @@ def test_a_replica_that_leaves_moves_its_own_sessions_only(key, gone):
 
 
 @given(several(), st.binary(max_size=4), st.floats(1, 3))
-def test_everyone_comes_once_and_the_bound_holds(members, key, max_load):
+def test_every_engine_is_loaded_once_within_the_bound(members, key, max_load):
     made = arrange(members, key, max_load=max_load)
     assert sorted(numbers([*made.order, *made.spared])) == sorted(numbers(members))
     ready = [one for one in members if one.availability == "ready"]
