@@ -14,8 +14,8 @@ _TOLD_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # sent by another program, so earlier errors in the output are not the reason
 SENT = frozenset({signal.SIGKILL, *_TOLD_TO_END})
 
-_KILLED = "by another program, or by the kernel because the machine's memory was full, see dmesg"
-_LAST_WORDS = "see `tidegate engines logs`"
+_KILLED = "by another program, or by the kernel because the machine's memory was full (see dmesg)"
+_SEE_LOGS = "see `tidegate engines logs`"
 
 _WORKER = re.compile(r"^\w*Worker\w*(?: proc)? \S+ died unexpectedly(?: \(exit code: (?P<status>-?\d+|None)\))?")
 _CRASH = re.compile(
@@ -31,7 +31,7 @@ _CRASHES = {
 }
 _FAILED = re.compile(r"^EngineCore encountered a fatal error")
 _EXCEPTION = re.compile(r"^(?P<what>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): ")
-_GONE = re.compile(r"engine core exited unexpectedly|^Engine core proc \S+ died unexpectedly")
+_CORE_ENDED = re.compile(r"engine core exited unexpectedly|^Engine core proc \S+ died unexpectedly")
 _ASKED = re.compile(r"^\[shutdown\] EngineCore: trigger received signal=(?P<what>SIG[A-Z]+)$")
 _DEAD = "EngineDeadError"
 _SHUTS_DOWN = re.compile(r"^INFO:\s+Shutting down$|^\[shutdown\] API server: shutdown triggered")
@@ -52,7 +52,7 @@ def tell_signal(number: signal.Signals, what: str = "it") -> str:
         return f"{what} was killed (SIGKILL): {_KILLED}"
     if number in _TOLD_TO_END:
         return f"{what} was told to end by another program ({number.name})"
-    return f"{what} crashed ({number.name}), by a fault in native code or in a driver: see dmesg; {_LAST_WORDS}"
+    return f"{what} crashed ({number.name}), by a fault in native code or in a driver: see dmesg and `tidegate engines logs`"
 
 
 def explain_end(lines: Sequence[str]) -> EngineError | None:
@@ -78,7 +78,7 @@ def _worker(lines: Sequence[str]) -> str | None:
     number = None if status in {None, "None"} else signal_of(int(status))
     if number is not None:
         return tell_signal(number, "one of its workers")
-    return _crash(lines) or f"one of its workers ended unexpectedly: it failed, or was killed {_KILLED}; {_LAST_WORDS}"
+    return _crash(lines) or f"one of its workers ended unexpectedly: it failed, or was killed {_KILLED}; {_SEE_LOGS}"
 
 
 def _crash(lines: Sequence[str]) -> str | None:
@@ -92,10 +92,10 @@ def _core(lines: Sequence[str]) -> str | None:
     if failed is not None:
         found = next((found for line in lines[failed:] if (found := _EXCEPTION.match(line)) is not None), None)
         what = "" if found is None else f" ({found['what']})"
-        return f"its core failed{what}; {_LAST_WORDS}"
-    if any(_GONE.search(line) for line in lines):
+        return f"its core failed{what}; {_SEE_LOGS}"
+    if any(_CORE_ENDED.search(line) for line in lines):
         asked = next((found for line in lines if (found := _ASKED.search(line)) is not None), None)
         if asked is not None:
             return f"its core was told to end by another program ({asked['what']})"
         return f"its core was ended by a signal, with no output: killed {_KILLED}"
-    return f"its core failed; {_LAST_WORDS}" if any(_DEAD in line for line in lines) else None
+    return f"its core failed; {_SEE_LOGS}" if any(_DEAD in line for line in lines) else None

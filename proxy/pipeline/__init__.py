@@ -15,7 +15,7 @@
             report                               what became of it, to routing's board
         show progress meanwhile                  loading, waiting: if the model is configured so, a stream that waits
                                                  for an engine begins with the progress of the load, as reasoning
-        move                                     moving: a request without a first token leaves an engine that hangs
+        move meanwhile                           moving: a request without a first token leaves an engine that hangs
         go on                                    continuation: where the model wants it, the rest from another target
         (                                        what is yielded: the answer, closed on every exit
         )
