@@ -52,7 +52,7 @@ def tell_signal(number: signal.Signals, what: str = "it") -> str:
         return f"{what} was killed (SIGKILL): {_KILLED}"
     if number in _TOLD_TO_END:
         return f"{what} was told to end by another program ({number.name})"
-    return f"{what} crashed ({number.name}), by a fault in native code or a driver: see dmesg and `tidegate engines logs`"
+    return f"{what} crashed ({number.name}), by a fault of native code or a driver: see dmesg, `tidegate engines logs`"
 
 
 def explain_end(lines: Sequence[str]) -> EngineError | None:
