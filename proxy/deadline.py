@@ -13,7 +13,7 @@ class Deadlines:
     """The waits that share a timer; one per owner and event loop. The timer runs only while there are waits.
 
     Attributes:
-        is_closed: see `close`.
+        is_closed: whether `close` was called.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Deadlines:
             self._handle = self.loop.call_later(period_s, self._look)
 
     def close(self) -> None:
-        """End every wait, whatever its time limit: those that have begun, and later ones as soon as they begin."""
+        """End every wait before its time limit: those that have begun now, later ones as soon as they begin."""
         self.is_closed = True
         if self._handle is not None:
             self._handle.cancel()
@@ -98,8 +98,8 @@ class Deadline:
         self._waited_s = 0.0
 
     @property
-    def is_cut(self) -> bool:
-        """Whether its owner has ended all waits (see `Deadlines.close`)."""
+    def is_closed(self) -> bool:
+        """Whether all waits were ended (see `Deadlines.close`)."""
         return self._deadlines.is_closed
 
     def has_expired(self) -> bool:
@@ -110,7 +110,7 @@ class Deadline:
         return self._task.uncancel() == 0
 
     def expire(self) -> None:
-        """End the wait: it took too long, or its owner ends all of them."""
+        """End the wait: its time limit is over, or all waits are ended."""
         if self._task is not None:
             self._is_expired = True
             self._task.cancel()

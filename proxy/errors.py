@@ -178,7 +178,7 @@ class UpstreamError(ProxyError):
     Attributes:
         is_unconnected: there was no connection at all: refused, no such host, nobody there in time.
         is_told: `retry_after_s` is what the host itself said; else it is made up, for the caller.
-        original: the host's own words, for the log, where the message has ours in place of them.
+        original: the host's own message, for the log, where `message` is ours; else empty.
     """
 
     is_unconnected: bool = False
@@ -206,7 +206,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class EngineStalled(UpstreamTimeout):
-    """An engine that stands still had not begun to answer, and another target was left: the request moved there."""
+    """The request left an engine that hangs before an answer had begun, as another target was left."""
 
     default_code = "upstream_timeout"
 
@@ -240,7 +240,7 @@ class UpstreamFailed(UpstreamError):
 
 
 class EngineDied(UpstreamFailed):
-    """The process of a model server that computes has ended, so that every request in it has failed."""
+    """The engine reports that its core has ended: every request in it has failed."""
 
     default_code = "upstream_failed"
 
@@ -279,7 +279,7 @@ class UpstreamLacksModel(UpstreamError):
 
 
 class UpstreamLacksOperation(UpstreamError):
-    """The model is there, but not for this: embeddings of a chat model, or tools where no call is read."""
+    """The host has the model, but not for this request: embeddings of a chat model, or tools without their parser."""
 
     default_status = 400
     type = "invalid_request_error"

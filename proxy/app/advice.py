@@ -65,11 +65,11 @@ def _advise_on_swaps(config: Config) -> Iterator[str]:
         where = f"swap.exclusive[{index}]"
         eager = [name for name in group if ours[name].start == "eager"]
         if len(eager) > 1:
-            cure = "so that they are loaded one after another; set start: on_demand for all but one"
+            cure = "but may not be loaded together; set start: on_demand for all but one"
             yield f"{where}: {' and '.join(eager)} start with the server, {cure}"
         for name in group:
             if ours[name].pinned:
-                yield f"{where}: {name} is pinned, so the others are never loaded once it is; take pinned out"
+                yield f"{where}: {name} is pinned, so the others cannot be loaded after it; take pinned out"
     for name, engine in ours.items():
         if len(ours) > 1 and engine.queue_timeout_s <= config.swap.max_wait_s:
             cure = f"before an engine with requests makes room ({config.swap.max_wait_s:g} s); set it lower"
@@ -92,7 +92,7 @@ def _advise_on(model: ModelConfig, targets: Sequence[Target], config: Config) ->
         yield f".overflow_ttft_s: does nothing with policy {model.policy}, {cure}"
     if model.balance != BalanceConfig() and model.policy != "balanced":
         yield f".balance: does nothing with policy {model.policy}; set policy: balanced"
-    if model.hedge and _places(targets, config) < 2:
+    if model.hedge and _count_targets(targets, config) < 2:
         yield ".hedge: does nothing with one target; add another"
     if model.on_stream_failure == "continue":
         yield from _advise_on_continuing(targets, config)
@@ -109,14 +109,14 @@ def _advise_on(model: ModelConfig, targets: Sequence[Target], config: Config) ->
 
 def _advise_on_continuing(targets: Sequence[Target], config: Config) -> Iterator[str]:
     able = [target for target in targets if _dialect_of(target.upstream, config).can_go_on("chat")]
-    if _places(targets, config) < 2:
+    if _count_targets(targets, config) < 2:
         yield ".on_stream_failure: continue does nothing with one target; add another"
     elif not able:
         yield ".on_stream_failure: continue does nothing for chat, as no target can take up an answer in the middle"
 
 
-def _places(targets: Sequence[Target], config: Config) -> int:
-    """How many there are, replicas one by one."""
+def _count_targets(targets: Sequence[Target], config: Config) -> int:
+    """How many targets there are; each replica counts."""
     return sum(replicas_of(config.engines.get(target.upstream)) for target in targets)
 
 

@@ -87,7 +87,7 @@ def engine_upstream(name: str, assembled: Assembled) -> Upstream:
 def open_gates(
     config: Config, engines: Mapping[str, Assembled], clock: Clock, old: Mapping[str, Gate]
 ) -> dict[str, Gate]:
-    """Those of all upstreams and engines, of each replica one; who is at one of the `old` ones stays there."""
+    """The gates of all upstreams, engines and replicas. A gate of `old` is kept, with the requests at it."""
     doors = {name: host.admission for name, host in config.upstreams.items()}
     doors |= {name: assembled.config.admission for name, assembled in engines.items()}
     gates = {name: old.get(name) or Gate(name, door, clock) for name, door in doors.items()}
@@ -97,18 +97,18 @@ def open_gates(
 
 
 def looker(engine: Engine, calls_tools: Callable[[], bool] = lambda: True) -> Callable[[], Look]:
-    """What the engine does now, as routing wants it; put into routing's words when something has changed.
+    """A function that returns the engine's state for routing; it makes a new `Look` only when something has changed.
 
-    `calls_tools` is asked when the status has changed: each start of an engine may be with other flags.
+    `calls_tools` is asked again when the status has changed, as each start of an engine may have other flags.
     """
     seen, status = engine.looked, engine.status
     known = _look(engine, None, calls_tools=calls_tools())
 
     def look() -> Look:
         nonlocal seen, status, known
-        # of one that does not answer, what is wanted of it may change before its status does
-        is_other = engine.status is not status or (not known.is_ready and engine.outlook != known.outlook)
-        if engine.looked is not seen or is_other:
+        # the availability of an engine that is not ready can change before its status does
+        has_changed = engine.status is not status or (not known.is_ready and engine.availability != known.availability)
+        if engine.looked is not seen or has_changed:
             told = known.told if engine.looked is seen else _told(engine.looked)
             seen, status = engine.looked, engine.status
             known = _look(engine, told, calls_tools=calls_tools())
@@ -127,7 +127,7 @@ def _look(engine: Engine, told: Told | None, *, calls_tools: bool) -> Look:
         phase=progress.phase,
         done=progress.done,
         calls_tools=calls_tools,
-        outlook=engine.outlook,
+        availability=engine.availability,
     )
 
 

@@ -75,7 +75,7 @@ class App:
         config: what holds now.
 
     Raises:
-        ConfigError: a secret cannot be read, or an engine is given what may never be set.
+        ConfigError: a secret cannot be read, or `args` or `environment` of an engine hold what may not be set there.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class App:
         self._reassembling: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._gates: Mapping[str, Gate] = {}
-        self._gated: Mapping[str, Assembled] = {}  # the engines that the gates are of
+        self._gated: Mapping[str, Assembled] = {}  # the engines that `_gates` belong to
         self._furniture = self._furnish(config, self._fetch(config, source, {}), None)
         self._metrics.add_targets(self._configured_targets)
         self.asgi = asgi.Entrance(asgi.build(self._furniture.door))
@@ -170,7 +170,7 @@ class App:
         wanted, external_keys = expand(config.engines), keys.external_keys(config, source)
         prepare = partial(self.engines.prepare, wanted, external_keys, swap=config.swap, source=source)
         prepared = await asyncio.to_thread(prepare)
-        while not self.engines.is_current(prepared):  # meanwhile the turn of a replica came
+        while not self.engines.is_current(prepared):  # a replica was replaced meanwhile
             prepared = await asyncio.to_thread(prepare)
         lines, fixed = reloaded(self._started_with, self.config, config)
         noted = [*advise(config), *notes(config.engines)]
@@ -184,9 +184,9 @@ class App:
         return ReloadReport(lines, fixed, noted)
 
     def _replicas_replaced(self) -> None:
-        """Other engines stand under their names: have new requests go there."""
+        """Other engines have taken the names of replicas: send new requests to those."""
         if not self._is_stopping:
-            _keep(self._reassembling, asyncio.create_task(self._reassemble(), name="replicas replaced"))
+            _keep_until_done(self._reassembling, asyncio.create_task(self._reassemble(), name="replicas replaced"))
 
     async def _reassemble(self) -> None:
         async with self._is_reloading:
@@ -194,11 +194,11 @@ class App:
             self._switch_to(self._furnish(self.config, old.fetched, old))
 
     def _switch_to(self, new: "Furniture") -> None:
-        """New requests have this one from now on; those in flight keep theirs."""
+        """Use this one for new requests from now on; running requests keep the one that they began with."""
         old, self._furniture = self._furniture, new
         self.asgi.application = asgi.build(new.door)
         new.prober.open()
-        _keep(self._leaving, asyncio.create_task(self._see_off(old), name="old config leaves"))
+        _keep_until_done(self._leaving, asyncio.create_task(self._see_off(old), name="old config leaves"))
 
     async def _see_off(self, old: "Furniture") -> None:
         """Close what only the requests of before need, when they have ended."""
@@ -231,7 +231,7 @@ class App:
         return Fetched(key_ring, evals, wires, credentials)
 
     def _close_gates(self) -> None:
-        """What waits for a place at an engine that goes moves on; one that takes its name has a gate of its own."""
+        """Close the gates of engines that were removed or replaced, so that requests which wait there move on."""
         before, self._gated = self._gated, self.engines.by_name
         for name, was in before.items():
             now = self._gated.get(name)
@@ -344,7 +344,7 @@ class Fetched(Struct, frozen=True):
 
 
 class Furniture(Struct, frozen=True):
-    """What one config has made, of what it has fetched."""
+    """What was put together for one config; `fetched` is what that was made of."""
 
     config: Config
     land: Landscape
@@ -355,12 +355,12 @@ class Furniture(Struct, frozen=True):
 
     @property
     def wires(self) -> Mapping[str, Transport]:
-        """To hosts elsewhere."""
+        """The connections to upstreams."""
         return self.fetched.wires
 
 
-def _keep(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
-    """In `tasks`, until it is done."""
+def _keep_until_done(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+    """Keep the task in `tasks` until it is done: the event loop has only weak references to tasks."""
     tasks.add(task)
     task.add_done_callback(tasks.discard)
 

@@ -30,7 +30,7 @@ _STATUSES: Mapping[State, Status] = {
 def targets_of(
     config: Config, cards: Cards, loaded: Mapping[str, Card], replicas: Mapping[str, Sequence[str]] = {}
 ) -> dict[str, list[Target]]:
-    """Every name that is ours to give; `replicas` are those of the engines that have several, by engine."""
+    """The targets of every model by its name; `replicas` are the names of replicas, by engine (`replicas.groups`)."""
     named = {
         name: [
             _with_settings(one, model)
@@ -49,14 +49,14 @@ def targets_of(
 def own_targets(
     config: Config, cards: Cards, loaded: Mapping[str, Card], replicas: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[Target]]:
-    """By engine that may have several models, the targets of a model there whose name is the engine's."""
+    """For each engine of `loaded`, the targets of the model that has the engine's name."""
     return {name: list(_targets(TargetConfig(engine=name), config.engines, cards, loaded, replicas)) for name in loaded}
 
 
 def loaded_cards(engines: Mapping[str, Assembled], cards: Cards) -> dict[str, Card]:
     """What is known of what each vLLM has loaded: by its name or, where that says nothing, by its checkpoint.
 
-    Of several replicas the first one tells: when they are replaced one at a time, it is of the new config.
+    For replicas the first one counts: when they are replaced one at a time, it has the new config first.
     """
     found: dict[str, Card] = {}
     for name, assembled in engines.items():
@@ -74,7 +74,7 @@ def card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
 
 
 def statuses(engines: Mapping[str, Assembled]) -> dict[str, Callable[[], Status]]:
-    """By engine and by replica, how far it is loaded now; an engine is as far as the best of its replicas."""
+    """The status of each engine and each replica, as functions; an engine has the status of its best replica."""
     members = {**{name: [name] for name in engines}, **groups(engines)}
     return {name: partial(_status_of, [engines[each].engine for each in names]) for name, names in members.items()}
 
@@ -97,7 +97,7 @@ def _targets(
     loaded: Mapping[str, Card],
     replicas: Mapping[str, Sequence[str]],
 ) -> Iterator[Target]:
-    """One, or one for each replica of its engine."""
+    """The target, or one for each replica of its engine."""
     whole = _target(target, engines, cards, loaded)
     engine = whole.upstream
     if target.engine is None or engine not in replicas:

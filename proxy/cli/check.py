@@ -15,8 +15,8 @@ from proxy.engines.faults import faults, notes
 def check(file: Path) -> None:
     """Validate FILE and print what it means, every default spelt out; secrets show as the references they are.
 
-    What is right, but cannot run on this machine or does nothing, is said beside it. An engine that no machine could
-    start is an error.
+    A setting that is valid, but does nothing or cannot work on this machine, is noted. A setting with which an engine
+    could start on no machine is an error.
     """
     config = load.load(file)
     built = App(config, source=str(file))

@@ -103,7 +103,7 @@ def command(name: str, file: Path | None, *, check: bool) -> None:
     The real one has a key and a socket or port of its own at each start, in place of API_KEY and engine.sock.
     """
     configured = expand((discover(os.environ).config if file is None else load.load(file)).engines)
-    name = next(iter(members(name, configured)), name)  # of several replicas the first one
+    name = next(iter(members(name, configured)), name)  # the first replica
     if (config := configured.get(name)) is None:
         raise Refused(f"no engine is called {name}; {did_you_mean(name, configured)}")
     if isinstance(config, ExternalConfig):
@@ -135,7 +135,7 @@ def shell_line(command: Command) -> str:
 
 
 def table(reports: Iterable[EngineReport]) -> Iterable[str]:
-    """A row for each engine and, where it takes no requests, a line that says why, how far it is, and what waits."""
+    """A row for each engine and, where it takes no requests, a line with the reason, progress and waiting requests."""
     reports = list(reports)
     rows = [_COLUMNS, *(_row(report) for report in reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
@@ -163,7 +163,7 @@ def _row(report: EngineReport) -> tuple[str, ...]:
 
 
 def _why(report: EngineReport) -> str:
-    waiting = f"requests that wait for it: {report.waiting}" if report.waiting else ""
+    waiting = f"{report.waiting} requests waiting" if report.waiting else ""
     return ", ".join(part for part in (report.reason, describe(report.progress, report.left_s), waiting) if part)
 
 

@@ -63,7 +63,7 @@ class Server:
         return self._reports(self.ask("GET", "engines", name))
 
     def tell(self, name: str, order: str) -> Sequence[EngineReport]:
-        """Say what an engine, or each of its replicas, is to do; raises `Refused`."""
+        """Give an order to an engine, or to each of its replicas; raises `Refused`."""
         return self._reports(self.ask("POST", "engines", name, order))
 
     def ask(self, method: str, *path: str) -> bytes:
@@ -91,7 +91,7 @@ class Server:
     def _reports(self, body: bytes) -> Sequence[EngineReport]:
         try:
             return msgspec.json.decode(body, type=EngineList).engines
-        except msgspec.DecodeError:  # it has no replicas
+        except msgspec.DecodeError:  # a single report: the engine has no replicas
             return [self._decode(body, EngineReport)]
 
     def _connection(self) -> HTTPConnection:

@@ -1,36 +1,28 @@
-"""The words of a command line under `engines`, and the names in them that only a start can replace; pure."""
+"""Names in the commands of a `kind: command` that each start replaces, such as `${PORT}`; faults of such a config."""
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from proxy.config import command_line
+from proxy.config.command_line import split
 from proxy.config.engines import CommandConfig
 
-STARTING = ("PORT", "SOCKET", "MODEL", "NAME", "REPLICA", "GPUS", "API_KEY")
-STOPPING = (*STARTING, "PID")
+NAMES = ("PORT", "SOCKET", "MODEL", "NAME", "REPLICA", "GPUS", "API_KEY")
+NAMES_OF_STOP = (*NAMES, "PID")
 
 _NAME = re.compile(r"\$\{([^}]*)\}")
-_OF_A_SHELL = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
-_CONTAINERS = frozenset({"docker", "podman", "nerdctl"})
-_EVERYWHERE = re.compile(r"(?:.*=)?(?:0\.0\.0\.0|::|\[::\])")
-
-
-def split(command: str | Sequence[str]) -> list[str]:
-    """The words; of a text those that a shell would make of it, with a backslash at the end of a line or without.
-
-    Raises:
-        ValueError: a quotation mark is not closed.
-    """
-    return shlex.split(command.replace("\\\n", " ")) if isinstance(command, str) else list(command)
+_SHELL_OPERATORS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
+_CONTAINER_PROGRAMS = frozenset({"docker", "podman", "nerdctl"})
+_ALL_ADDRESSES = re.compile(r"(?:.*=)?(?:0\.0\.0\.0|::|\[::\])")
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """`text` with a value for each `${NAME}`; one that has none stays."""
+    """`text` with each `${NAME}` replaced by its value; a name without a value stays as it is."""
     return _NAME.sub(lambda found: values.get(found[1], found[0]), text)
 
 
 def names(texts: Iterable[str]) -> set[str]:
-    """The names that stand in them as `${NAME}`."""
+    """The names that occur in the texts as `${NAME}`."""
     return {name for text in texts for name in _NAME.findall(text)}
 
 
@@ -41,51 +33,48 @@ def program_of(words: Sequence[str]) -> str:
 
 def runs_container(words: Sequence[str]) -> bool:
     """Whether the command starts a container, so that its paths are those of another file system."""
-    return program_of(words) in _CONTAINERS
+    return program_of(words) in _CONTAINER_PROGRAMS
 
 
 def needs_port(config: CommandConfig) -> bool:
-    """Whether its server listens on a port, in place of a Unix socket."""
+    """Whether the server listens on a port and not on a Unix socket."""
     return "PORT" in names([*split(config.cmd), *config.environment.values()])
 
 
 def faults(config: CommandConfig) -> Iterator[str]:
-    """What cannot work: key, fault and cure, to be set behind the engine's path."""
+    """Settings that cannot work: each as key, fault and cure, to be appended to the engine's path."""
     for key, command in (("cmd", config.cmd), ("cmd_stop", config.cmd_stop)):
-        if command is not None and (fault := _word_fault(command)) is not None:
+        if command is not None and (fault := _command_fault(command)) is not None:
             yield f".{key}: {fault}"
             return
     starting, variables = names(split(config.cmd)), names(config.environment.values())
     stopping = names(split(config.cmd_stop or ()))
-    yield from _name_faults("cmd", starting, STARTING)
-    yield from _name_faults("environment", variables, STARTING)
-    yield from _name_faults("cmd_stop", stopping, STOPPING)
+    yield from _name_faults("cmd", starting, NAMES)
+    yield from _name_faults("environment", variables, NAMES)
+    yield from _name_faults("cmd_stop", stopping, NAMES_OF_STOP)
     yield from _address_faults(starting | variables)
     yield from _missing(config, starting | variables | stopping)
     yield from _replica_faults(config)
     if config.replicas == 1 and config.gpus is not None and len(set(config.gpus)) < len(config.gpus):
-        yield ".gpus: one is named twice; name each once"
+        yield ".gpus: a GPU is named twice; name each once"
 
 
 def advice(config: CommandConfig) -> Iterator[str]:
-    """What may be meant, but seldom is: others than this machine could ask the server, past Tidegate."""
+    """Notes on servers that other machines can reach without Tidegate: possible, but seldom intended."""
     words = split(config.cmd)
     if any(word.startswith("${PORT}:") for word in words):
         yield ".cmd: a port published without an address is open to other machines; write 127.0.0.1:${PORT}:…"
-    elif not runs_container(words) and any(_EVERYWHERE.fullmatch(word) for word in words):
-        yield ".cmd: its server listens for other machines too, past Tidegate; 127.0.0.1 is enough"
+    elif not runs_container(words) and any(_ALL_ADDRESSES.fullmatch(word) for word in words):
+        yield ".cmd: other machines can reach the server without Tidegate; let it listen on 127.0.0.1"
 
 
-def _word_fault(command: str | Sequence[str]) -> str | None:
-    try:
-        words = split(command)
-    except ValueError:
-        return "a quotation mark is not closed; close it, or write a list of words"
-    if not words or not words[0].strip():
-        return "empty; write the program and its arguments"
-    if isinstance(command, str) and (strange := next((word for word in words if word in _OF_A_SHELL), None)):
-        return f"no shell runs it, so that {strange} would be an argument; write [sh, -c, '…'] where one is wanted"
-    return None
+def _command_fault(command: str | Sequence[str]) -> str | None:
+    if (fault := command_line.fault(command)) is not None or not isinstance(command, str):
+        return fault
+    operator = next((word for word in split(command) if word in _SHELL_OPERATORS), None)
+    if operator is None:
+        return None
+    return f"no shell runs it, so {operator} would be an argument; write [sh, -c, '…'] to use a shell"
 
 
 def _replica_faults(config: CommandConfig) -> Iterator[str]:
@@ -100,7 +89,7 @@ def _replica_faults(config: CommandConfig) -> Iterator[str]:
 
 
 def _container_name(words: Sequence[str]) -> str | None:
-    """What a command calls the container that it starts; None where it starts none, or does not say."""
+    """The name that a command gives the container that it starts; None: it starts none, or gives no name."""
     if not runs_container(words):
         return None
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -119,19 +108,19 @@ def _name_faults(key: str, used: set[str], known: Sequence[str]) -> Iterator[str
 
 def _address_faults(used: set[str]) -> Iterator[str]:
     if {"PORT", "SOCKET"} <= used:
-        yield ".cmd: both ${PORT} and ${SOCKET}, but it is asked at one address; keep ${SOCKET} if it can listen there"
+        yield ".cmd: has both ${PORT} and ${SOCKET}; take one out, and keep ${SOCKET} if the server can listen there"
     elif not {"PORT", "SOCKET"} & used:
         yield (
-            ".cmd: neither ${PORT} nor ${SOCKET}, so that it would not be found: write --port ${PORT}, or the flag "
-            "for a Unix socket with ${SOCKET}"
+            ".cmd: has neither ${PORT} nor ${SOCKET}, so Tidegate could not reach the server; write --port ${PORT}, or "
+            "the flag for a Unix socket with ${SOCKET}"
         )
 
 
 def _missing(config: CommandConfig, used: set[str]) -> Iterator[str]:
     if "MODEL" in used and config.model is None:
-        yield ".model: missing, as ${MODEL} stands for it; set it, or write the model into the command"
+        yield ".model: missing, but ${MODEL} is used; set it, or write the model into the command"
     if "GPUS" in used and config.gpus is None:
-        yield ".gpus: missing, as ${GPUS} stands for them; name the GPUs by number"
+        yield ".gpus: missing, but ${GPUS} is used; name the GPUs by number"
     if (config.sleep_path is None) != (config.wake_path is None):
         missing = "sleep_path" if config.sleep_path is None else "wake_path"
-        yield f".{missing}: missing; one that can sleep needs sleep_path and wake_path, else set neither"
+        yield f".{missing}: missing; an engine that can sleep needs sleep_path and wake_path; set both or neither"

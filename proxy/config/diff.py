@@ -9,7 +9,7 @@ from proxy.config.reference import reference_of
 from proxy.config.root import Config
 
 _ENTRIES = frozenset({"upstreams", "engines", "models", "cards", "auth.callers"})  # maps of things with names
-# of an engine: tokens may stand in there as they are
+# of an engine: their values may hold secrets
 _UNTOLD = frozenset({"environment", "args", "before_load", "after_load"})
 _FIXED = ("server.host", "server.port", "server.workers", "telemetry.")
 

@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 
 from proxy.config.admission import AdmissionConfig
 from proxy.config.cards import Tokens
+from proxy.config.command_line import CommandLine
 from proxy.config.hooks import HooksConfig
 from proxy.config.secret import Secret
 from proxy.config.server import Seconds
@@ -17,7 +18,6 @@ Distributed = Literal["ray"]
 SleepLevel = Literal[1, 2]
 Size = Annotated[int, Meta(ge=1, le=4096)]
 Gpu = Annotated[int, Meta(ge=0, le=1023)]
-CommandLine = Annotated[str, Meta(min_length=1)] | Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 class _Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -26,7 +26,7 @@ class _Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
     first_byte_timeout_s: Annotated[Seconds, Meta(description="Until the first token: prefill and queue.")] = 600.0
     idle_timeout_s: Annotated[Seconds, Meta(description="Silence in the middle of an answer.")] = 120.0
     admission: Annotated[
-        AdmissionConfig, Meta(description="How many requests it has at once; each of its replicas, where it has any.")
+        AdmissionConfig, Meta(description="How many requests it has at once; of replicas, each of them.")
     ] = AdmissionConfig()
 
 
@@ -53,23 +53,23 @@ class _Managed(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=86400,
-            description="An idle engine is asked for a token this often, so that a hang is seen; 0: never. "
-            "Not those of kind external: it could wake one that is scaled to zero.",
+            description="An idle engine is asked for one token this often, so that a hang is noticed before a"
+            " caller meets it; 0: never.",
         ),
     ] = 60.0
     pinned: Annotated[bool, Meta(description="true: it never makes room for another engine.")] = False
-    hooks: Annotated[HooksConfig, Meta(description="Commands that run around its load.")] = HooksConfig()
+    hooks: Annotated[HooksConfig, Meta(description="Commands that run before and after its load.")] = HooksConfig()
 
 
 class Replicated(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every engine has of which there may be several alike under one name (see `config.replicas`)."""
+    """What every engine has that can run as several replicas under one name (see `config.replicas`)."""
 
     replicas: Annotated[
         int,
         Meta(
             ge=1,
             le=64,
-            description="So many of it under one name, each on GPUs of its own: those of gpus, or the first ones.",
+            description="How many run under the one name, each on its own GPUs: its part of gpus, or the first ones.",
         ),
     ] = 1
 
@@ -89,14 +89,14 @@ class LlamaCppConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             ge=128,
             le=10_000_000,
-            description="The window of one request, at most the model's; each of the parallel ones has one of its own.",
+            description="The window of each request in tokens, at most the model's; parallel requests do not share it.",
         ),
     ] = 8192
     parallel: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | None,
         Meta(
             description="Requests answered at once, further ones queue; null: 4, or fewer where their windows would"
-            " take over a quarter of the machine's memory."
+            " take more than a quarter of the machine's memory."
         ),
     ] = None
 
@@ -120,8 +120,8 @@ class VllmConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gpus: Annotated[
         tuple[Gpu, ...] | None,
         Meta(
-            description="Which GPUs of the machine, by number, those of the first replica first; null: as many of the"
-            " first ones as it needs."
+            description="Which GPUs of the machine, by number, dealt out to the replicas in this order; null: as many"
+            " of the first ones as it needs."
         ),
     ] = None
     max_model_len: Annotated[Tokens | None, Meta(description="The window in tokens; null: the model's.")] = None
@@ -150,56 +150,60 @@ class VllmConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class CommandConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="command"):
-    """Any model server with OpenAI's API, by the command that starts it: llama-server, SGLang, trtllm-serve, docker."""
+    """Any model server with OpenAI's API, started by a command: llama-server, SGLang, trtllm-serve, docker."""
 
     cmd: Annotated[
         CommandLine,
         Meta(
-            description="Text, split into words as a shell would, or a list of words; no shell runs it. Replaced are"
-            " ${PORT} or ${SOCKET} (one of them has to be there), ${MODEL}, ${NAME}, ${GPUS}, ${API_KEY},"
-            " ${REPLICA} (its number, from 1 on)."
+            description="Starts the server: a text, split into words as a shell would, or a list of words; without a"
+            " shell. Replaced at each start: ${PORT} or ${SOCKET} (one of them is required), ${MODEL}, ${NAME},"
+            " ${GPUS}, ${API_KEY}, ${REPLICA} (the replica's number, from 1 on)."
         ),
     ]
     cmd_stop: Annotated[
         CommandLine | None,
         Meta(
-            description="Ends it in place of SIGTERM, as docker stop does; ${PID} is the process of cmd."
-            " null: SIGTERM. What is still there after stop_timeout_s is killed."
+            description="Stops the server in place of SIGTERM, for example docker stop; ${PID} is the process of cmd."
+            " null: SIGTERM. What still runs after stop_timeout_s is killed."
         ),
     ] = None
     environment: Annotated[
-        Mapping[str, str], Meta(description="Environment variables of both commands; the same is replaced in them.")
+        Mapping[str, str], Meta(description="Environment variables of cmd and cmd_stop; the same names are replaced.")
     ] = {}
     model: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
-        Meta(description="What ${MODEL} stands for: a path, a hub id, or any name; null: cmd says it."),
+        Meta(description="The value of ${MODEL}: a path, a hub id, or any name; null: cmd names the model itself."),
     ] = None
     served_name: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
-        Meta(description="What the server calls the model; null: as model or, where that is a path or null, ${NAME}."),
+        Meta(
+            description="The model's name in the server; null: model or, if that is a path or null, the engine's name."
+        ),
     ] = None
     dialect: Annotated[DialectName, Meta(description="The server's accent.")] = "generic"
     health_path: Annotated[str, Meta(pattern="^/", description="200 means that it answers; beside /v1.")] = "/health"
     metrics_path: Annotated[
         Annotated[str, Meta(pattern="^/")] | None,
-        Meta(description="Its metrics for Prometheus, beside /v1; null: it has none, and its health is asked for."),
+        Meta(
+            description="Its metrics for Prometheus, beside /v1; null: it has none, and health_path is asked instead."
+        ),
     ] = "/metrics"
     sleep_path: Annotated[
         Annotated[str, Meta(pattern="^/")] | None,
-        Meta(description="A POST there frees the GPU's memory, so that it can make room; null: it stops."),
+        Meta(description="A POST there frees the GPU's memory; null: it cannot sleep, and is stopped to make room."),
     ] = None
     wake_path: Annotated[
-        Annotated[str, Meta(pattern="^/")] | None, Meta(description="A POST there takes the memory back.")
+        Annotated[str, Meta(pattern="^/")] | None, Meta(description="A POST there loads the model again after sleep.")
     ] = None
     gpus: Annotated[
         tuple[Gpu, ...] | None,
-        Meta(description="The GPUs that it uses, by number, for planning and for CUDA_VISIBLE_DEVICES; null: none."),
+        Meta(description="The GPUs that it uses, by number, for the plan and for CUDA_VISIBLE_DEVICES; null: none."),
     ] = None
     gpu_share: Annotated[
         Annotated[float, Meta(gt=0, le=1)],
-        Meta(description="Share of each of these GPUs' memory that it takes, for planning; cmd has to keep to it."),
+        Meta(description="Share of each of these GPUs' memory that it takes, for the plan; cmd has to keep to it."),
     ] = 1.0
-    stop_timeout_s: Annotated[Seconds, Meta(description="How long it may take to end when nothing runs in it.")] = 30.0
+    stop_timeout_s: Annotated[Seconds, Meta(description="How long it may take to end when it has no requests.")] = 30.0
 
 
 class ExternalConfig(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="external"):
@@ -228,12 +232,12 @@ def kind_of(config: EngineConfig) -> EngineKindName:
 
 
 def dialect_of(config: EngineConfig) -> str:
-    """The accent of its API, by name."""
+    """The name of its API's dialect."""
     return config.dialect if isinstance(config, ExternalConfig | CommandConfig) else kind_of(config)
 
 
 def source_of(config: EngineConfig) -> str:
-    """What it loads or, where only its command says that, its program; where somebody else runs it, its address."""
+    """What it loads; of a command without `model`, its program; of an external engine, its address."""
     if isinstance(config, ExternalConfig):
         return config.base_url
     if isinstance(config, CommandConfig):
@@ -242,7 +246,7 @@ def source_of(config: EngineConfig) -> str:
 
 
 def served_name(name: str, config: EngineConfig) -> str:
-    """What the server of the engine `name` calls its model, where a target does not say so."""
+    """The name of the model in the server of the engine `name`, where the target does not give one."""
     if not isinstance(config, CommandConfig):
         return name
     model = None if config.model is None or config.model.startswith(("/", "~", ".")) else config.model

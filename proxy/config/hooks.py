@@ -1,45 +1,32 @@
-"""`engines.NAME.hooks:` commands that run around the load of an engine."""
+"""`engines.NAME.hooks:` commands that run before and after the load of an engine."""
 
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from proxy.config.command_line import CommandLine, fault
 from proxy.config.server import Seconds
-
-HookCommand = (
-    Annotated[str, Meta(min_length=1)] | Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
-)
 
 
 class HooksConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Commands around the load of an engine, without a shell; a string is split into words as a shell would."""
+    """The commands; see `command_line` for their form."""
 
     before_load: Annotated[
-        HookCommand | None, Meta(description="Before the process is started; its failure is that of the start.")
+        CommandLine | None,
+        Meta(description="Runs before the process is started; if it fails, so does the start."),
     ] = None
     after_load: Annotated[
-        HookCommand | None, Meta(description="Once the engine answers; its failure is logged, and the engine goes on.")
+        CommandLine | None,
+        Meta(description="Runs when the engine answers; if it fails, that is logged and the engine stays."),
     ] = None
-    timeout_s: Annotated[Seconds, Meta(description="A hook that takes longer has failed; its processes are ended.")] = (
+    timeout_s: Annotated[Seconds, Meta(description="A hook that runs longer has failed; its processes are killed.")] = (
         30.0
     )
 
 
-def argv_of(command: HookCommand) -> Sequence[str]:
-    """Its words; none where a quotation has no end (see `faults`)."""
-    if not isinstance(command, str):
-        return command
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return ()
-
-
 def faults(hooks: HooksConfig) -> Iterator[str]:
-    """What cannot be run, each with the path of its key."""
-    for name in ("before_load", "after_load"):
-        command = getattr(hooks, name)
-        if command is not None and not argv_of(command):
-            yield f".{name}: these are no words of a command: {command!r}; close the quotation, or write a list"
+    """Hooks that cannot be run: each as key, fault and cure, to be appended to the path of the hooks."""
+    for key, command in (("before_load", hooks.before_load), ("after_load", hooks.after_load)):
+        if command is not None and (found := fault(command)) is not None:
+            yield f".{key}: {found}"

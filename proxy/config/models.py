@@ -90,9 +90,9 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     progress_in: Annotated[
         ProgressIn | None,
         Meta(
-            description="reasoning_content: a chat stream that waits for an engine to load or wake tells phase and"
-            " share as reasoning, in the caller's format; the status is 200 by then, so a failure to load is told in"
-            " the stream; null: nothing."
+            description="reasoning_content: a chat stream that waits for an engine to load or wake shows phase and"
+            " percentage as reasoning, in the caller's format; its status is then 200, so a failed load is reported in"
+            " the stream. null: nothing is shown."
         ),
     ] = None
     drop_params: Annotated[

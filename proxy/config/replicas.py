@@ -1,8 +1,8 @@
-"""Several engines alike under one name: `replicas: 3` of the engine `gpu` means the engines `gpu:1`, `gpu:2`, `gpu:3`.
+"""Replicas: an engine `gpu` with `replicas: 3` becomes the engines `gpu:1`, `gpu:2`, `gpu:3`.
 
-Each is an engine of its own, with its own process, health and GPUs. Callers and the rest of the config use the one
-name. No engine's name in a config may hold a colon, so the names of replicas collide with no other; a colon needs no
-quotes in a shell and no escape in a URL.
+Each has its own process, health and GPUs. Callers and the rest of the config use the name `gpu`. An engine's name in a
+config may not hold a colon, so the names of replicas are unique. A colon needs no quotes in a shell and no escape in a
+URL.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,9 +11,9 @@ from msgspec import structs
 
 from proxy.config.engines import EngineConfig, Replicated, VllmConfig
 
-_MARK = ":"
+_SEPARATOR = ":"
 
-# an engine with one of these is a part of something larger, or listens at an address that only one can have
+# with one of these an engine is part of something larger, or listens at an address that only one process can have
 _UNSHARED_ARGS = frozenset(
     {
         "nnodes",
@@ -32,22 +32,22 @@ _UNSHARED_VARIABLES = frozenset({"CUDA_VISIBLE_DEVICES", "VLLM_NIXL_SIDE_CHANNEL
 
 
 def engine_of(name: str) -> str:
-    """The name in the config of the engine or replica `name`."""
-    return name.partition(_MARK)[0]
+    """The engine's name in the config; `name` is that of the engine or of one of its replicas."""
+    return name.partition(_SEPARATOR)[0]
 
 
 def number_of(name: str) -> int:
-    """Which replica `name` is, from 1 on; 1 also for an engine without replicas."""
-    return int(name.partition(_MARK)[2] or 1)
+    """The number of the replica `name`, from 1 on; 1 for an engine without replicas."""
+    return int(name.partition(_SEPARATOR)[2] or 1)
 
 
 def members(engine: str, names: Iterable[str]) -> Sequence[str]:
-    """Those of `names` that the engine of the config stands for; of a replica's name, itself."""
+    """Those of `names` that are replicas of `engine`, or `engine` itself; it may be the name of one replica."""
     return [name for name in names if engine in {name, engine_of(name)}]
 
 
 def groups(names: Iterable[str]) -> Mapping[str, Sequence[str]]:
-    """By engine of the config, the names of its replicas; engines without replicas are left out."""
+    """The names of the replicas of each engine, by its name in the config; engines without replicas are left out."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(engine_of(name), []).append(name)
@@ -55,12 +55,12 @@ def groups(names: Iterable[str]) -> Mapping[str, Sequence[str]]:
 
 
 def replicas_of(config: EngineConfig | None) -> int:
-    """How many of it there are to be."""
+    """How many replicas the config asks for; 1 where it has no such key."""
     return config.replicas if isinstance(config, Replicated) else 1
 
 
 def expand(engines: Mapping[str, EngineConfig]) -> Mapping[str, EngineConfig]:
-    """Every engine by its own name, replicas one by one, with its part of the GPUs that the config names."""
+    """The engines with each replica as an engine of its own, which has its part of the configured GPUs."""
     return {name: one for engine, config in engines.items() for name, one in _expand(engine, config)}
 
 
@@ -69,12 +69,12 @@ def _expand(engine: str, config: EngineConfig) -> Iterator[tuple[str, EngineConf
     if count == 1:
         yield engine, config
         return
-    # one config does not say how many others there are: a new number is no reason to start the others anew
+    # without the number of replicas: a change of that number alone must not restart the existing ones
     alone = structs.replace(config, replicas=1)
     gpus = getattr(config, "gpus", None)
     for number in range(count):
         dealt = {} if gpus is None else {"gpus": _part(gpus, number, count)}
-        yield f"{engine}{_MARK}{number + 1}", structs.replace(alone, **dealt)
+        yield f"{engine}{_SEPARATOR}{number + 1}", structs.replace(alone, **dealt)
 
 
 def _part(gpus: Sequence[int], number: int, count: int) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ def _part(gpus: Sequence[int], number: int, count: int) -> tuple[int, ...]:
 
 
 def faults(config: EngineConfig) -> Iterator[str]:
-    """What replicas cannot share: key, fault and cure, to be set behind the engine's path."""
+    """Settings that replicas cannot share: each as key, fault and cure, to be appended to the engine's path."""
     count = replicas_of(config)
     if count == 1:
         return
@@ -97,5 +97,5 @@ def faults(config: EngineConfig) -> Iterator[str]:
             yield f".args.{key}: {count} replicas cannot share it; take it out, or write several engines"
     for key in config.environment:
         if key in _UNSHARED_VARIABLES:
-            cure = "name the GPUs of all under gpus" if key == "CUDA_VISIBLE_DEVICES" else "write several engines"
+            cure = "name all GPUs under gpus" if key == "CUDA_VISIBLE_DEVICES" else "write several engines"
             yield f".environment.{key}: {count} replicas cannot share it; take it out, or {cure}"

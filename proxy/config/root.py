@@ -110,7 +110,7 @@ def _engine_faults(engine: EngineConfig) -> Iterator[str]:
 
 
 def is_name(name: str) -> bool:
-    """Whether an upstream, engine, caller or adapter may be called so."""
+    """Whether it is allowed as the name of an upstream, engine, caller or adapter."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -122,7 +122,7 @@ def _group_faults(group: Sequence[str], engines: Mapping[str, EngineConfig]) -> 
         elif isinstance(engines[name], ExternalConfig):
             yield f"{name} is not started by Tidegate, so it cannot make room; take it out"
         if group.count(name) > 1:
-            yield f"{name} stands there twice; take one out"
+            yield f"{name} is named twice; take one out"
     if len(group) < 2:
         yield "a group has at least two engines; add another, or take the group out"
     pinned = [name for name in group if getattr(engines.get(name), "pinned", False)]

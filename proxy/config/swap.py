@@ -1,21 +1,21 @@
-"""`swap:` when a loaded engine makes room for another one that requests wait for."""
+"""`swap:` when a loaded engine makes room for another one."""
 
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-Patience = Annotated[float, Meta(ge=0, le=86400)]
+Wait = Annotated[float, Meta(ge=0, le=86400)]
 
 
 class SwapConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When engines that do not fit together change places; see `proxy.engines.turns` for the rules."""
+    """When engines that cannot be loaded together take turns; `proxy.engines.turns` has the rules."""
 
     max_wait_s: Annotated[
-        Patience,
-        Meta(description="Once a request has waited so long for an engine, the loaded ones in its way close for it."),
+        Wait,
+        Meta(description="After a request has waited this long for an engine, those in its way close and make room."),
     ] = 10.0
     min_loaded_s: Annotated[
-        Patience, Meta(description="An engine stays loaded at least so long while it gets requests.")
+        Wait, Meta(description="An engine that gets requests stays loaded for at least this long.")
     ] = 10.0
     exclusive: Annotated[
         tuple[tuple[str, ...], ...],

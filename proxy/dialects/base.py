@@ -139,7 +139,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         tool_choices: the forms that it knows, of `tools.ALL_CHOICES`.
         required: its word for a tool that must be called.
         knows_tools: whether the model's chat template knows tools; otherwise they are emulated (`emulated_tools`).
-        calls_tools: whether it reads its model's tool calls; otherwise tools that might be called are refused.
+        calls_tools: whether it reads its model's tool calls; otherwise tools that may be called are refused.
         knows_tool_types: whether it knows custom tools and `allowed_tools`.
         needs_parameters: whether it refuses a function without `parameters`, which to OpenAI has no arguments.
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).

@@ -52,23 +52,23 @@ _CALLERS_WORDS = re.compile(
     r"\d+ validation errors?:(?!\s+\{.*?'loc': \('response')"
     r"|(image|audio|video) input is not supported|Failed to parse tools"
 )
-# What engines say of themselves in their errors: nothing that a caller can do anything with.
+# Internals of engines in their errors, of no use to callers
 _INTERNALS = re.compile(
     r"EngineCore|EngineDead|Engine core|stack ?trace|Traceback \(most recent|cannot schedule new futures", re.IGNORECASE
 )
-# What vLLM answers every request with after its core has ended
+# vLLM's answer to every request after its core has ended
 _DEAD = re.compile(r"EngineCore encountered an issue|EngineDead")
 _MAX_ORIGINAL = 300
-# What engines answer where they do not serve an endpoint: FastAPI's (vLLM, SGLang) and llama.cpp's words for a path
-# that is not there, and vLLM's and llama.cpp's for a model that is not made for it
+# Answers of engines that do not serve an endpoint: of FastAPI (vLLM, SGLang) and llama.cpp for an unknown path, of vLLM
+# and llama.cpp for a model of another task
 _NO_PATH = frozenset({"Not Found", "File Not Found"})
 _NOT_MADE_FOR = re.compile(r"(model|server) does not support (the )?(chat )?(completions|embeddings)\b", re.IGNORECASE)
-# vLLM's words where it was started without a tool-call parser (`renderers/online_renderer.py`)
+# vLLM's answer where it was started without a tool-call parser (`renderers/online_renderer.py`)
 _NO_TOOLS = re.compile(r"requires (--enable-auto-tool-choice and )?--tool-call-parser to be set")
 _OPERATIONS: Mapping[Endpoint, str] = {
-    "chat": "This model does not serve chat completions: take one that does, or another endpoint.",
-    "completions": "This model does not serve completions: take one that does, or another endpoint.",
-    "embeddings": "This model has no embeddings: take one that is made for them.",
+    "chat": "This model does not serve chat completions; use another model or endpoint.",
+    "completions": "This model does not serve completions; use another model or endpoint.",
+    "embeddings": "This model does not serve embeddings; use an embedding model.",
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # without white space and the escape of colours
 # llama.cpp's advice to who started it, which is nothing that a caller can do
@@ -96,9 +96,9 @@ def parse_error(
     Args:
         status: the answer's.
         headers: the answer's, by their names in lower case.
-        body: as far as it came.
+        body: as much of it as was read.
         received_s: the time of receipt in seconds since the epoch. Dates refer to it if there is no `Date` header.
-        engine_endpoint: what an engine of ours was asked for; None: a host elsewhere.
+        engine_endpoint: the endpoint that an engine of ours was asked for; None: the answer is from a host elsewhere.
     """
     told = _read(body)
     if engine_endpoint is not None and status in _LACKING and told.lacks_operation:
@@ -137,7 +137,7 @@ def parse_embedded(body: bytes) -> ProxyError:
 
 
 def _reword(error: UpstreamError) -> None:
-    """Our words for the caller in place of what an engine says of its inside; the first line of that for the log."""
+    """Replace an engine's message about its internals by ours; keep its first line for the log."""
     error.original = error.message[:_MAX_ORIGINAL].partition("\n")[0]
     error.message = "The upstream failed while it worked on the request."
     error.args = (error.message,)

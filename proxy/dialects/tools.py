@@ -154,10 +154,10 @@ def choose(draft: Draft, known: frozenset[str], *, required: str = "required") -
 
 
 def leave_out(draft: Draft) -> None:
-    """Leave tools out that might be called.
+    """Drop tools that may be called, for an engine that reads no tool calls.
 
     Raises:
-        UnsupportedParameter: the caller does not allow it.
+        UnsupportedParameter: the caller does not let parameters be dropped.
     """
     if may_be_called(draft) is not UNSET:
         draft.refuse("tools")

@@ -67,11 +67,11 @@ class Adapters:
 
     @property
     def paths(self) -> Mapping[str, str]:
-        """Where those came from that were loaded here, by name."""
+        """The paths of the adapters that were loaded by `load`, by name."""
         return self._paths
 
     def adopt(self, paths: Mapping[str, str]) -> None:
-        """Have those of another replica too, from the next start on."""
+        """Load these too at the next start; they are those of another replica."""
         self._paths |= paths
 
     async def restore(self) -> None:

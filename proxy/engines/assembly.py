@@ -18,7 +18,7 @@ from proxy.engines.changes import Changes, changes
 from proxy.engines.gpus import Gpu
 from proxy.engines.life import State
 from proxy.engines.retirement import Retirement
-from proxy.engines.rollout import Replica, next_to_retire, standing_of
+from proxy.engines.rollout import Replica, next_to_retire, replica_state
 from proxy.engines.scrape import relabelled
 from proxy.engines.sharing import Sharing
 from proxy.engines.workshop import Assembled, OnEngineChange, Piece, Workshop, check, going_on, treat
@@ -54,7 +54,7 @@ class Engines:
         configs: by name, replicas one by one.
         keys: of those that somebody else runs, by name.
         on_change: told the name and the new status of an engine; not of one whose name another one has now.
-        on_replaced: called whenever `by_name` has become another one by itself: a replica's turn to be replaced came.
+        on_replaced: called after `by_name` has changed without `apply`: a replica was replaced in its turn.
         gpus: the machine's; where omitted they are looked for.
         swap: how engines make room for each other.
 
@@ -78,15 +78,15 @@ class Engines:
         self._on_change = on_change
         self._on_replaced = on_replaced
         self._sharing = Sharing(swap)
-        self._retirement = Retirement(self._sharing, self._go_on)
+        self._retirement = Retirement(self._sharing, self._continue)
         self._workshop = Workshop(self._sharing, clock=clock, log=log, on_change=self._tell, gpus=gpus)
         self._waiting: list[str] = list(configs)  # those that are not open yet
-        self._old: list[str] = []  # replicas that are to go, each in its turn
-        self._next: dict[str, Piece] = {}  # what comes in their place, by the name of both
-        self._halted: set[str] = set()  # engines whose new replicas do not come up, as the log has said
+        self._old: list[str] = []  # replicas that are to be retired, each in its turn
+        self._next: dict[str, Piece] = {}  # what replaces them, by name
+        self._halted: set[str] = set()  # engines whose new replicas failed, as was logged
         self._is_closed = False
         self._sweeping: asyncio.Task[None] | None = None
-        self._is_swept = False  # see `orphans`
+        self._is_swept = False  # orphaned engines were looked for
         self._hold({name: self._workshop.make(name, config, keys.get(name, ())) for name, config in configs.items()})
 
     @property
@@ -122,7 +122,7 @@ class Engines:
     async def close(self) -> None:
         """Stop the engines, those too that are on their way out, close the connections; never raises."""
         self._waiting, self._old, self._is_closed = [], [], True
-        if self._sweeping is not None:  # its thread goes on
+        if self._sweeping is not None:  # ends the wait; its thread runs to its end
             self._sweeping.cancel()
         engines = [assembled.engine.close() for assembled in self.by_name.values()]
         await asyncio.gather(self._retirement.close(), *engines)
@@ -171,8 +171,8 @@ class Engines:
         """Have the prepared set from now on; returns at once.
 
         Those that go are out of routing and end by and by; one that is changed starts when the old one has ended, as
-        both might not fit. Of several replicas one goes after the other (`rollout`), and stands in `by_name` until its
-        turn. Those that are kept are not touched.
+        both might not fit. Replicas are replaced one at a time (`rollout`); each stays in `by_name` until its turn.
+        Those that are kept are not touched.
 
         Raises:
             ConfigError: there is another set meanwhile than the one it was compared with, or they were closed;
@@ -209,42 +209,44 @@ class Engines:
 
     # --- replicas, one at a time ----------------------------------------------------------------------------------
 
-    def _go_on(self) -> None:
-        """Something has changed that others may have waited for."""
+    def _continue(self) -> None:
+        """Do what may have become possible: retire the next replicas, open the engines that wait."""
         has_retired = self._advance_rollouts()
         self._open_waiting()
         if has_retired:
             self._on_replaced()
 
     def _advance_rollouts(self) -> bool:
-        """Have those replicas go whose turn it is; whether there were any."""
-        have_gone = False
+        """Retire the replicas whose turn it is; returns whether there were any."""
+        has_retired = False
         for engine in dict.fromkeys(map(engine_of, self._old)):
-            while going := self._next_of(engine):
-                have_gone = True
-                for name in going:
+            while names := self._next_of(engine):
+                has_retired = True
+                for name in names:
                     self._retire(name)
-        return have_gone
+        return has_retired
 
     def _next_of(self, engine: str) -> Sequence[str]:
-        """The replicas of the engine that may go now."""
+        """The replicas of the engine that may be retired now."""
         names = members(engine, self._pieces)
         old = [self._replica(name) for name in names if name in self._old]
         staying = [self._replica(name) for name in names if name not in self._old and not self._is_blocked(name)]
-        failed = next((replica.name for replica in staying if replica.standing == "failed"), None)
+        failed = next((replica.name for replica in staying if replica.state == "failed"), None)
         if failed is None:
             self._halted.discard(engine)
         elif old and engine not in self._halted:
             self._halted.add(engine)
-            self._log.error("replicas wait", engine=engine, reason=f"{failed} has failed; the others stay as they were")
+            self._log.error(
+                "replicas not replaced", engine=engine, reason=f"{failed} has failed; the others stay as they were"
+            )
         return next_to_retire(old, staying)
 
     def _replica(self, name: str) -> Replica:
         engine = self.by_name[name].engine
-        return Replica(name, standing_of(engine.status.state, engine.outlook))
+        return Replica(name, replica_state(engine.status.state, engine.availability))
 
     def _retire(self, name: str) -> None:
-        """Let a replica go, and have another one take its place, if one is to."""
+        """Retire a replica, and put its successor in its place, if there is one."""
         old, new = self._pieces[name], self._next.pop(name, None)
         self._old.remove(name)
         self._waiting = [each for each in self._waiting if each != name]
@@ -253,12 +255,12 @@ class Engines:
             self._hold(pieces | {name: new})
             self._waiting.append(name)
             self._adopt_adapters(name)
-            if old.assembled.engine.status.state == "ready":  # also where it would be loaded on demand: there is some
+            if old.assembled.engine.status.state == "ready":  # also one that starts on demand: the old one was in use
                 new.assembled.engine.load()
         else:
             self._hold(pieces)
         self._retirement.begin(old)
-        self._log.info("replica leaves", engine=name, is_replaced=new is not None)
+        self._log.info("replica retired", engine=name, is_replaced=new is not None)
 
     def _adopt_adapters(self, name: str) -> None:
         """Have a new replica load the adapters that the administrator has loaded into the others."""
@@ -269,7 +271,7 @@ class Engines:
             new.adopt(loaded)
 
     def _is_blocked(self, name: str) -> bool:
-        """Whether it waits for the GPUs of a replica that is to go in its turn."""
+        """Whether it waits for the GPUs of a replica that is not retired yet."""
         if name not in self._waiting:
             return False
         gpus = _gpus_of(self._pieces[name])
@@ -283,7 +285,7 @@ class Engines:
         self.by_name: Mapping[str, Assembled] = {name: piece.assembled for name, piece in pieces.items()}
 
     def _open_waiting(self) -> None:
-        """Open those in whose way no process stands that has their name; the first ours when no orphan is left."""
+        """Open those whose name no process that ends still has; processes of ours only after orphans were ended."""
         if self._sweeping is None and any(self._pieces[name].process is not None for name in self._waiting):
             self._sweeping = asyncio.create_task(self._sweep(), name="engines orphaned")
         if self._sweeping is not None and not self._is_swept:
@@ -313,11 +315,11 @@ class Engines:
         if piece is None or piece.assembled.engine.status is status:
             self._on_change(name, status)
         if self._old:
-            self._go_on()
+            self._continue()
 
 
 def _is_in_turn(name: str, before: Mapping[str, Piece], after: Sequence[str]) -> bool:
-    """Whether others of its engine answer while it is replaced or taken away: it has replicas, and some stay."""
+    """Whether it is retired in its turn: it is one of several replicas, and some of them stay."""
     engine = engine_of(name)
     return bool(members(engine, after)) and len({*members(engine, before), *members(engine, after)}) > 1
 

@@ -11,7 +11,7 @@ from proxy.errors import ProxyError
 
 Leave = Callable[[], None]
 Goal = Literal["run", "sleep", "stop"]
-Outlook = Literal["ready", "loading", "unloaded", "unavailable"]
+Availability = Literal["ready", "loading", "unloaded", "unavailable"]
 
 
 class EngineError(Exception):
@@ -43,9 +43,9 @@ class Command(Struct, frozen=True):
 
     Attributes:
         environment: comes on top of ours.
-        stop: what ends the engine in place of SIGTERM, as words; `${PID}` in them is the process of `argv`.
-        port: where it listens on the loopback address; None: on its socket.
-        secrets: what its output may not show.
+        stop: the command that stops the engine in place of SIGTERM; `${PID}` in it is the process of `argv`.
+        port: the port of the loopback address where it listens; None: it listens on its socket.
+        secrets: texts that are masked in its output.
     """
 
     argv: Sequence[str]
@@ -60,8 +60,8 @@ class Progress(Struct, frozen=True):
 
     Attributes:
         phase: what is being done, in a few words of ours.
-        done: which share of that, 0 to 1, where it is told.
-        line: the last line of output, where nothing else is known; for the administrator alone.
+        done: the share of the phase that is done, 0 to 1; None where unknown.
+        line: the last line of output, where nothing else is known; only the administrator may see it.
     """
 
     phase: str
@@ -104,7 +104,7 @@ class EngineKind(Protocol):
         dialect: its accent, by name.
         health_path: beside `/v1`; 200 means that it answers.
         metrics_path: beside `/v1`, in Prometheus' text format; None where it has none.
-        calls_tools: False: as it was last started, or would be, it refuses requests that need tools.
+        calls_tools: False: with the flags of its last start, or of the next one, it refuses requests that need tools.
         always_streams: it does not notice a caller who leaves a unary request, so it is asked for a stream.
         sleep_level: how it can make room without being stopped; None: it cannot.
         start_timeout_s: a start that takes longer is a failed one.
@@ -121,7 +121,7 @@ class EngineKind(Protocol):
     stop_s: float
 
     def command(self, socket_path: str, api_key: str) -> Command:
-        """What serves on `socket_path` or at the port that it says, in the foreground, until SIGTERM.
+        """The command that serves on `socket_path`, or on the port that it names, in the foreground, until SIGTERM.
 
         Raises:
             EngineError: what it needs is not there.
@@ -137,8 +137,8 @@ class EngineKind(Protocol):
         """Why it has ended, read from its output, with the cure; None where that is not plain.
 
         Args:
-            lines: of the whole start, or those since it was last well.
-            has_run: whether it has been ready; the lines can hold texts of callers then, which are not passed on.
+            lines: those of the start; of an engine that has been ready, those since its last good health check.
+            has_run: whether it has been ready; its lines may then quote callers, so they are not passed on.
         """
 
 
@@ -152,19 +152,19 @@ class Control(Protocol):
         """The key of this start."""
 
     def use_port(self, port: int) -> None:
-        """Where the engine listens in this start."""
+        """The port where the engine listens in this start."""
 
     async def answers(self) -> bool:
         """Whether its health route says so; never raises."""
 
     async def fault(self) -> str | None:
-        """Why it cannot work, by its health route: it refuses connections, or answers another status than 200.
+        """Why it cannot work: it refuses connections, or its health route answers another status than 200.
 
-        None where it says nothing of the kind, also where no answer comes in time. Never raises.
+        None: no such reason, also where no answer comes in time. Never raises.
         """
 
     async def load(self) -> Load:
-        """Its metrics; where it has none its health is asked for, and nothing is known."""
+        """What its metrics say; where it has none, its health route is asked and the result is empty."""
 
     async def restore(self) -> None:
         """Load again what was loaded before its last end; never raises."""
@@ -186,7 +186,7 @@ class Room(Protocol):
         """Wait until there is room for the engine; others may have to go first.
 
         Returns:
-            False where it was asleep and has to stop first, so that another one can come: it may claim again then.
+            False: it was asleep and has to stop first, as another engine is loaded before it; it may claim again then.
 
         Raises:
             EngineError: there will be none.
@@ -201,11 +201,11 @@ class EngineStatus(Struct, frozen=True):
 
     Attributes:
         reason: why it is not ready; for the administrator, as it may quote output (see `EngineError`).
-        restarts: how often it came down by itself after having been ready, and so had to be started again, since
-            Tidegate started; a failed start is none.
+        restarts: how often it has ended unasked after having been ready, since Tidegate started; failed starts do not
+            count.
         progress: of a start.
-        left_s: about how long the whole start will still take, in seconds; None where that is unknown.
-        attempts: starts begun since Tidegate started, those that failed included.
+        left_s: about how long the whole start will still take, in seconds; None where unknown.
+        attempts: starts since Tidegate started, failed ones included.
     """
 
     state: State
@@ -238,14 +238,14 @@ class Engine(Protocol):
         """The end of its output."""
 
     @property
-    def outlook(self) -> Outlook:
-        """Ready; loading: it is to be ready soon; unloaded: a request loads it; unavailable: none of these."""
+    def availability(self) -> Availability:
+        """Ready; loading: it will be ready soon; unloaded: a request loads it; unavailable: none of these."""
 
     async def enter(self, *, can_wait: bool) -> Leave:
         """Take a place; raises `EngineUnavailable`."""
 
     def load(self) -> None:
-        """Load it, if it is unloaded, as a request would; returns at once."""
+        """Load it, if it is unloaded, as a request would do; returns at once."""
 
     def want(self, goal: Goal) -> None:
         """Say what it is to do; raises `EngineError` where it cannot be told."""
@@ -254,7 +254,7 @@ class Engine(Protocol):
         """Begin; called once."""
 
     def doubt(self, error: ProxyError) -> None:
-        """A request failed there with `error`: look at once where that may mean that the engine is dead."""
+        """A request to it failed with `error`: check its health at once if that may mean that it is dead."""
 
     async def drained(self) -> None:
         """Let nobody in any more; returns when running answers have ended, or their time is over."""

@@ -15,8 +15,8 @@ _PATH = ("/", ".", "~")
 _REMOTE = "://"
 _INDEX = "model.safetensors.index.json"
 _TEMPLATE_FILE = "chat_template.jinja"
-_TEMPLATES = ("tokenizer_config.json", "chat_template.json")  # the latter is of models that see
-# of mistral_common; the tokenizers of versions 1 and 2 have no token for tool calls
+_TEMPLATES = ("tokenizer_config.json", "chat_template.json")  # the latter belongs to models that read images
+# the files of mistral_common; its tokenizers of versions 1 and 2 have no token for tool calls
 _MISTRAL_TOKENIZERS = ("tekken.json", "tokenizer.model.v[3-9]*", "tokenizer.model.v1[0-9]*")
 
 
@@ -34,8 +34,8 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
         max_tokens: the longest text that its positions allow.
         quantization: the method by which it was made smaller.
         template: the chat template's source.
-        has_mistral_format: it has the files of Mistral's own format too, with a tokenizer that knows tool calls; vLLM
-            prefers them.
+        has_mistral_format: it also has the files of Mistral's own format, which vLLM prefers, and their tokenizer knows
+            tool calls.
         size_bytes: the weights that are there.
         is_complete: nothing of it has to be downloaded.
     """
@@ -217,7 +217,7 @@ def _template_in(file: Path) -> str:
 
 
 def _has_mistral_format(folder: Path) -> bool:
-    """As vLLM looks for it (`is_mistral_model_repo`, and the files of its tokenizer)."""
+    """Found as vLLM finds it (`is_mistral_model_repo`, and the files of its tokenizer)."""
     if not any(folder.glob("consolidated*.safetensors")):
         return False
     return any(any(folder.glob(pattern)) for pattern in _MISTRAL_TOKENIZERS)

@@ -103,15 +103,17 @@ class Child:
         number = signal_of(status)
         if number in SENT:
             return EngineError(tell_signal(number))
-        if (error := self._treatment.kind.explain(self.lines.since_well, has_run=self.lines.was_well)) is not None:
+        if (
+            error := self._treatment.kind.explain(self.lines.since_healthy, has_run=self.lines.was_healthy)
+        ) is not None:
             return error
         return self.error(f"it ended with status {status}") if number is None else EngineError(tell_signal(number))
 
     def error(self, what: str) -> EngineError:
         """`what`, and what the output of a start says about it: the lines marked as errors, or else the last one."""
-        if self.lines.was_well:  # a line may hold a caller's text, and reasons stay in logs
-            return EngineError(f"{what}; its last words: tidegate engines logs {self._status.name}")
-        lines = self.lines.since_well
+        if self.lines.was_healthy:  # a line may hold a caller's text, and reasons stay in logs
+            return EngineError(f"{what}; see tidegate engines logs {self._status.name}")
+        lines = self.lines.since_healthy
         said = [line for line in lines if "WARNING" not in line]  # "failed with error …, goes on"
         errors = [line for line in said if " E " in line or "rror" in line]
         return EngineError(what, errors[-_TOLD_LINES:] or lines[-1:])

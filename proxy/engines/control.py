@@ -7,12 +7,12 @@ from typing import Protocol
 import msgspec
 
 from proxy.engines.base import Load
-from proxy.engines.doubt import BREAKS_OFF, ILL, REFUSED, is_refusal
+from proxy.engines.doubt import NO_ANSWER, REFUSED, UNHEALTHY, is_refusal
 from proxy.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from proxy.protocol import models
 
 _LOOK_S = 5.0
-_TRIES = 3  # of a health route that breaks off, as when a server closes connections that it kept
+_TRIES = 3  # of a health route whose connection breaks, as when the server closes idle connections
 _MOVE_S = 120.0  # weights to the machine's memory and back, or from the disk anew
 _EMPTY = b"{}"  # SGLang refuses a POST that has no body
 
@@ -42,7 +42,7 @@ class HttpControl:
         health_path, metrics_path: of the kind.
         read_load: what its metrics say, see `scrape`.
         model: what it calls the model that it is tried with; None: the first that it lists.
-        sleep_paths: where a POST puts it to sleep, and where one wakes it; None: vLLM's routes.
+        sleep_paths: the paths of the POST requests that put it to sleep and wake it; None: vLLM's.
         restore: see `base.Control`.
 
     Attributes:
@@ -92,7 +92,7 @@ class HttpControl:
             try:
                 await self._get(self._health_path)
             except UpstreamFailed:
-                return ILL
+                return UNHEALTHY
             except UpstreamUnreachable as error:
                 if is_refusal(error):
                     return REFUSED
@@ -100,7 +100,7 @@ class HttpControl:
                 return None
             else:
                 return None
-        return BREAKS_OFF
+        return NO_ANSWER
 
     async def load(self) -> Load:
         if self._metrics_path is None:

@@ -3,7 +3,7 @@
 import asyncio
 
 from proxy.clock import Clock
-from proxy.engines.base import Leave, Outlook
+from proxy.engines.base import Availability, Leave
 from proxy.engines.doubt import REFUSED, is_refusal, may_be_dead
 from proxy.engines.orders import Orders
 from proxy.engines.places import Places
@@ -43,23 +43,23 @@ class Entrance:
         return self._status.is_ready and self.closed_for is None
 
     @property
-    def outlook(self) -> Outlook:
+    def availability(self) -> Availability:
         """What may be expected of the engine, see `base.Engine`."""
         if self._status.is_ready:
             return "ready"
-        if self._is_coming:
+        if self._will_be_ready:
             return "loading"
         is_down = self._status.now.state in {"stopped", "sleeping"}
         return "unloaded" if is_down and not self._orders.is_held else "unavailable"
 
     async def enter(self, *, can_wait: bool) -> Leave:
         """Take a place, see `Supervisor.enter`."""
-        self.places.came()
+        self.places.request_came()
         if self._status.doubt.is_open:
             await self._status.doubt.settled()
         if not self.is_open:
             self.ask()
-            if not (can_wait and self._is_coming):
+            if not (can_wait and self._will_be_ready):
                 raise self._unavailable()
             with self.places.one_waits():
                 await self._wait_open()
@@ -74,7 +74,7 @@ class Entrance:
     def close_for(self, wanted: str) -> None:
         """Let new requests wait until it has made room for the engine `wanted`, or `reopen`."""
         if self.closed_for is None:
-            self._log.info("engine closes for another", engine=self._status.name, wanted=wanted)
+            self._log.info("engine closed to make room", engine=self._status.name, wanted=wanted)
         self.closed_for = wanted
 
     def reopen(self) -> None:
@@ -107,7 +107,7 @@ class Entrance:
         self.places.move(reason)
 
     @property
-    def _is_coming(self) -> bool:
+    def _will_be_ready(self) -> bool:
         """Also after one crash; an engine that crashes again is not waited for."""
         is_looping = self._status.now.state == "failed" and self._status.crashes > 1
         is_wanted = self._orders.goal == "run" or self.closed_for is not None
@@ -120,14 +120,14 @@ class Entrance:
                     await self._status.until_changed()
                     if self.is_open:
                         return
-                    if not self._is_coming:
+                    if not self._will_be_ready:
                         raise self._unavailable()
         except TimeoutError:
             raise self._unavailable() from None
 
     def _unavailable(self) -> EngineUnavailable:
         if self._status.is_ready and self.closed_for is not None:
-            told = f"The engine '{self._status.name}' makes room for another one."
+            told = f"The engine '{self._status.name}' is being unloaded to make room for another engine."
             return EngineUnavailable(told, retry_after_s=_RETRY_S)
         status = self._status.now
         told = f"The engine '{self._status.name}' is not ready ({status.state}): {self._status.told}"

@@ -1,8 +1,9 @@
-"""How long the whole start of an engine will still take, from what is known; no I/O.
+"""How long the whole start of an engine will still take; no I/O.
 
-Known are the phases of the last whole start of the same engine in this process, and the share of a phase that its
-output tells. A share says nothing of the phases that follow: after a download the weights are loaded, code is compiled,
-graphs are captured. So without an earlier start the time left is known only in a phase after which nothing long comes.
+The estimate has two sources: how long the phases of the engine's last complete start took, and the share of the current
+phase that is done, by its output. That share says nothing about later phases: after a download the weights are loaded,
+code is compiled, graphs are captured. So without an earlier start the time left is known only in a phase after which
+nothing long follows (`output.LAST_PHASES`).
 """
 
 from collections.abc import Mapping
@@ -14,11 +15,11 @@ from proxy.engines.output import LAST_PHASES
 
 
 class Took(Struct, frozen=True):
-    """A whole start, in seconds since it began.
+    """How long one complete start took, in seconds since it began.
 
     Attributes:
-        phases: when each was told first and last, in their order; what comes before the first one has no name.
-        whole_s: when it was ready.
+        phases: when the output told each phase first and last, in order; the time before the first one is the phase "".
+        whole_s: when the engine was ready.
     """
 
     phases: Mapping[str, tuple[float, float]]
@@ -26,13 +27,13 @@ class Took(Struct, frozen=True):
 
 
 def left_s(phase: str, since_s: float, phase_left_s: float | None, earlier: Took | None) -> float | None:
-    """Of the whole start, in seconds; None where nothing honest can be said, never negative.
+    """The time left of the whole start, in seconds; None where it cannot be known, never negative.
 
     Args:
-        phase: the one that goes on.
-        since_s: how long ago it was told first, or its share last.
-        phase_left_s: what was left of it then, by its share; None: it has told none.
-        earlier: the start before.
+        phase: the current one.
+        since_s: how long ago its share was told last or, if none was, the phase was told first.
+        phase_left_s: what was left of the phase then, by its share; None: no share was told.
+        earlier: the last complete start.
     """
     if earlier is None or phase not in earlier.phases:
         is_all = phase_left_s is not None and phase in LAST_PHASES
@@ -45,32 +46,31 @@ def left_s(phase: str, since_s: float, phase_left_s: float | None, earlier: Took
 
 
 class Estimate:
-    """Owner of the phases of one engine's start, and of how long those of the last whole one took.
+    """Owner of the phases of one engine's start, and of how long those of its last complete one took.
 
-    A wake from sleep is no start: each of the two has its own earlier one. Times are those of a monotonic clock, in
-    seconds.
+    Starts and wakes from sleep are compared only with their like. Times are seconds of a monotonic clock.
     """
 
     def __init__(self) -> None:
-        self._earlier: dict[bool, Took] = {}  # of wakes and of starts
+        self._earlier: dict[bool, Took] = {}  # by whether it was a wake
         self._is_wake = False
         self._is_going_on = False
         self._started_s = self._heard_s = self._began_s = 0.0
         self._phases: dict[str, tuple[float, float]] = {"": (0.0, 0.0)}
-        self._share: tuple[float, float] | None = None  # when it was told, and what was left of the phase then
+        self._share: tuple[float, float] | None = None  # when it was told, and the seconds left of the phase then
 
     def begin(self, now_s: float, *, is_wake: bool = False) -> None:
-        """A start begins, or a wake; what an unfinished one has told is forgotten."""
+        """A start or a wake begins; what was told by one that did not finish is forgotten."""
         self._is_wake, self._is_going_on = is_wake, True
         self._started_s = self._heard_s = now_s
         self._phases = {"": (0.0, 0.0)}
         self._share = None
 
     def tell(self, progress: Progress, now_s: float) -> None:
-        """The engine has told how far it is; a phase that it comes back to is taken for a part of the last one."""
+        """The engine has told how far it is; a phase that is told again later counts as part of the last one."""
         at_s = now_s - self._started_s
         if progress.phase not in self._phases:
-            # for its rate it begins where the one before was last heard of: a bar is shown when something is done
+            # its rate counts from the last line of the phase before: a progress bar appears after its first step
             self._began_s = self._heard_s
             self._phases[progress.phase] = (at_s, at_s)
             self._share = None
@@ -87,14 +87,14 @@ class Estimate:
         self._is_going_on = False
 
     def left_s(self, now_s: float) -> float | None:
-        """Of the whole start; None where that is unknown, or none goes on."""
+        """The time left of the whole start; None where it is unknown, or no start goes on."""
         if not self._is_going_on:
             return None
         told_s, phase_left_s = self._share or (self._started_s + self._phases[self._phase][0], None)
         return left_s(self._phase, now_s - told_s, phase_left_s, self._earlier.get(self._is_wake))
 
     def phase_left_s(self, now_s: float) -> float | None:
-        """Of the phase that goes on, by the share that it has told: the start takes at least so long."""
+        """The time left of the current phase, by its share: the start takes at least this long. None where unknown."""
         if self._share is None or not self._is_going_on:
             return None
         told_s, phase_left_s = self._share

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 
 from proxy.clock import Clock
-from proxy.engines.base import Control, EngineError, EngineStatus, Goal, Leave, Looked, Outlook
+from proxy.engines.base import Availability, Control, EngineError, EngineStatus, Goal, Leave, Looked
 from proxy.engines.doubt import REFUSED, Doubt, is_refusal, may_be_dead
 from proxy.engines.life import Event, after
 from proxy.engines.places import Places
@@ -68,7 +68,7 @@ class ExternalEngine:
         return self.places.leave
 
     def doubt(self, error: ProxyError) -> None:
-        """A request failed in the engine: see `Supervisor.doubt`."""
+        """See `base.Engine`; also `Supervisor.doubt`."""
         if self.status.state != "ready" or not may_be_dead(error):
             return
         if is_refusal(error):
@@ -78,8 +78,8 @@ class ExternalEngine:
         self._doubted.set()
 
     @property
-    def outlook(self) -> Outlook:
-        """Whether it answers; what its operator plans is not known."""
+    def availability(self) -> Availability:
+        """Ready or unavailable: whether it is being loaded is not known here."""
         return "ready" if self.status.state == "ready" else "unavailable"
 
     def load(self) -> None:
@@ -124,7 +124,7 @@ class ExternalEngine:
                 await asyncio.sleep(self._look_s)
             restarts += has_answered
             self._log.error("engine down", engine=self.name, reason=str(why))
-            self._move("crash", why, restarts)  # and shown as that until it answers again
+            self._move("crash", why, restarts)  # it is failed until it answers again
 
     async def _until_it_answers(self, control: Control) -> None:
         while not await control.answers():  # noqa: ASYNC110 - the engine is not ours, so nothing notifies us
@@ -143,9 +143,9 @@ class ExternalEngine:
                 if self.status.state == "ready" and finding is not None and finding.is_dead:
                     self._fail(finding.reason)
             finally:
-                if is_doubted:  # a doubt that came meanwhile wants a look of its own
+                if is_doubted:  # a request that failed during the check needs another check
                     self._doubt.close()
-            if self.status.state == "failed":  # by that, or by a request that was refused
+            if self.status.state == "failed":  # by this check, or by a refused connection
                 return self.status.reason
             if finding is None:
                 continue
@@ -156,14 +156,14 @@ class ExternalEngine:
             self._move("readmit", "")
 
     async def _pause(self) -> None:
-        """Until the next look."""
+        """Wait until the next look is due."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._look_s):
                 await self._doubted.wait()
         self._doubted.clear()
 
     def _fail(self, reason: str) -> None:
-        """It is dead: out of routing at once."""
+        """Take a dead engine out of routing at once."""
         self._move("crash", reason)
         self.places.move(reason)
 

@@ -2,17 +2,17 @@
 
 The sources are vLLM's pages on tool calling and on reasoning (0.26 to 0.32), the model strings in its parsers
 (`vllm/tool_parsers`, `vllm/parser`, `vllm/reasoning`), and the cards of the models. A model that is not here gets no
-parser: its owner names one under `args`.
+parser; the operator can set one under `args`.
 
 The model type names the family, and the chat template shows which markup this model writes: Qwen3's coders write calls
-as XML, its other models as JSON; a Llama of somebody's own training may write Hermes' markup. A parser whose markup is
-not in the template is not chosen: the model would not write it, and vLLM refuses to start with some parsers whose
-tokens the tokenizer lacks. Where `FAMILIES` has the empty string as markup, the model type alone is certain.
+as XML, its other models as JSON; a finetuned Llama may write Hermes' markup. A parser whose markup is not in the
+template is not chosen: the model would not write it, and with some parsers vLLM refuses to start if the tokenizer lacks
+their tokens. Where `FAMILIES` has the empty string as markup, the model type alone decides.
 
 - Gemma 3 has no markup for calls of its own; FunctionGemma, of the same model type, has.
 - Llama 4 has templates of two kinds: JSON, as Llama 3, and pythonic calls.
-- Models that always think (Qwen3's `Thinking` models) begin their answer in the middle of it: their cards name
-  `deepseek_r1`, which takes all up to `</think>` as thinking. `qwen3` goes by the switch `enable_thinking`.
+- Models that always think (Qwen3's `Thinking` models) begin their answer inside the thinking: their cards name
+  `deepseek_r1`, which takes all text up to `</think>` as thinking. `qwen3` follows the switch `enable_thinking`.
 - The `minimax_m2_append_think` that vLLM's page names leaves the thinking in the content; `minimax_m2` takes it out.
 - Mistral's own format (`consolidated*.safetensors`) has no chat template. vLLM finds it, and the flags for it, by
   itself; its tokenizers know `[TOOL_CALLS]` from version 3 on.
@@ -30,7 +30,7 @@ from proxy.engines import deepseek
 from proxy.engines.checkpoint import Checkpoint
 from proxy.engines.deepseek import Choices
 
-_ALWAYS = ""  # a part of every template
+_ALWAYS = ""  # in every template
 _HERMES = {"<tool_call>": "hermes"}
 _THINK = "<think>"
 _BEGINS_THINKING = r"assistant\n<think>"  # as the source of a template has it, with a backslash
@@ -38,7 +38,7 @@ _LLAMA_JSON = '{"name": function name, "parameters": '  # what Meta's templates 
 
 
 class Family(Struct, frozen=True):
-    """Parsers by the markup that a chat template shows; the first that is there counts."""
+    """Parsers by the markup in a chat template; the first markup that the template has counts."""
 
     tools: Mapping[str, str] = {}
     reasoning: Mapping[str, str] = {}
@@ -122,18 +122,18 @@ def choose(checkpoint: Checkpoint) -> Choices:
     template = checkpoint.template
     return Choices(
         reasoning_parser=_find(family.reasoning, template) or _reasoning_by_name(checkpoint),
-        tool_call_parser=_find(family.tools, template) or _tools_otherwise(checkpoint),
+        tool_call_parser=_find(family.tools, template) or _tools_by_name(checkpoint),
     )
 
 
 def reasoning_parsers() -> frozenset[str]:
-    """Every one that may be chosen."""
+    """All that `choose` can return."""
     of_deepseek = {each.reasoning_parser for each in deepseek.CHOICES.values() if each.reasoning_parser is not None}
     return frozenset({"mistral"}.union(of_deepseek, *(family.reasoning.values() for family in FAMILIES.values())))
 
 
 def tool_call_parsers() -> frozenset[str]:
-    """Every one that may be chosen."""
+    """All that `choose` can return."""
     of_deepseek = {each.tool_call_parser for each in deepseek.CHOICES.values() if each.tool_call_parser is not None}
     return frozenset(of_deepseek.union(*(family.tools.values() for family in FAMILIES.values())))
 
@@ -149,7 +149,7 @@ def _find(parsers: Mapping[str, str], template: str) -> str | None:
 
 
 def _reasoning_by_name(checkpoint: Checkpoint) -> str | None:
-    """Where the template does not tell, or is not there."""
+    """The parser by the model's name, where the template does not decide or is missing."""
     name, family = checkpoint.name.lower(), checkpoint.model_type
     if family == "qwen2" and "qwq" in name:
         return "deepseek_r1"
@@ -158,8 +158,8 @@ def _reasoning_by_name(checkpoint: Checkpoint) -> str | None:
     return "mistral" if checkpoint.has_mistral_format and "magistral" in name else None
 
 
-def _tools_otherwise(checkpoint: Checkpoint) -> str | None:
-    """Where there is no template that shows it."""
+def _tools_by_name(checkpoint: Checkpoint) -> str | None:
+    """The parser where no template decides."""
     if checkpoint.has_mistral_format:
         return "mistral"
     is_llama = checkpoint.model_type == "llama" and not checkpoint.template

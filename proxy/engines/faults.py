@@ -1,6 +1,6 @@
-"""What the config says of engines that no machine could start, or that does nothing; nothing is started for it.
+"""Settings of engines that could work on no machine, or that do nothing; found without starting an engine.
 
-What only this machine lacks (a GPU, vLLM itself) is neither: see `assembly.Engines.refusals`.
+What only this machine lacks (a GPU, vLLM itself) is no fault: see `assembly.Engines.refusals`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from proxy.errors import ConfigError
 
 
 def faults(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
-    """What no machine could start: the key's path, what is wrong and the cure."""
+    """Settings with which an engine could start on no machine: each as the key's path, the fault and the cure."""
     for name, config in engines.items():
         if isinstance(config, LlamaCppConfig):
             yield from _at(name, LlamaCpp(name, config).faults())
@@ -25,7 +25,7 @@ def faults(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
 
 
 def notes(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
-    """What does nothing, or perhaps not what was meant: the same."""
+    """Settings that do nothing, or perhaps not what was meant: each as the key's path, what about it and the cure."""
     for name, config in engines.items():
         if isinstance(config, VllmConfig):
             yield from _at(name, Vllm(name, config).notes())
@@ -34,10 +34,10 @@ def notes(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
 
 
 def check_settings(engines: Mapping[str, EngineConfig], source: str) -> None:
-    """Refuse what may never be set in an engine's command or environment.
+    """Check that `args` and `environment` of engines hold only what may be set there.
 
     Raises:
-        ConfigError: with `source`, the key's path, what is wrong and the cure.
+        ConfigError: they do not; the message has `source`, the key's path, the fault and the cure.
     """
     for name, config in engines.items():
         if not isinstance(config, VllmConfig):
@@ -48,5 +48,5 @@ def check_settings(engines: Mapping[str, EngineConfig], source: str) -> None:
             raise ConfigError(f"{source}: engines.{name}.{error}") from error
 
 
-def _at(name: str, told: Iterator[str]) -> Iterator[str]:
-    return (f"engines.{name}.{each}" for each in told)
+def _at(name: str, found: Iterator[str]) -> Iterator[str]:
+    return (f"engines.{name}.{each}" for each in found)

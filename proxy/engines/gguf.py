@@ -19,7 +19,7 @@ _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}  
 _MAX_DEPTH = 4  # of arrays in arrays
 _MAX_LAYERS = 4096  # of an array with a number for each layer
 _TEMPLATE = b"tokenizer.chat_template"  # further templates have a suffix: `tokenizer.chat_template.tool_use`
-_SIZING = (  # behind the name of the architecture
+_SIZING = (  # keys without the name of the architecture, which stands before them
     "block_count",
     "context_length",
     "embedding_length",
@@ -78,7 +78,7 @@ def kv_bytes_per_token(path: Path) -> int | None:
 
 
 def trained_window(path: Path) -> int | None:
-    """The tokens that the model was trained to see at once. None if the file cannot be read, or does not say."""
+    """The window in tokens that the model was trained for. None if the file cannot be read, or does not say."""
     metadata = _read(path)
     return (metadata and _number(metadata, "context_length")) or None
 
@@ -130,7 +130,7 @@ def _entries(data: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _integers(data: mmap.mmap, at: int, kind: int) -> tuple[int, ...]:
-    """The integer at an offset, or the integers of an array there; none where there are others."""
+    """The integer at an offset, or those of an array there; empty for values of another type."""
     count = 1
     if kind == _ARRAY:
         kind, count = _ARRAY_HEAD.unpack_from(data, at)

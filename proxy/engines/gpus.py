@@ -74,11 +74,11 @@ def find_gpus(
 
 
 def select(gpus: Sequence[int], environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables by which a process sees these GPUs alone, by their numbers (see `Gpu.index`).
+    """The environment variables with which a process sees only these GPUs.
 
     Args:
-        gpus: in the order in which it is to see them.
-        environment: ours, which may hide some.
+        gpus: their numbers (`Gpu.index`), in the order in which the process is to see them.
+        environment: ours, which may hide some GPUs.
     """
     visible = environment.get(VISIBLE)
     seen = visible.split(",") if visible else None

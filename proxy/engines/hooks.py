@@ -1,9 +1,10 @@
-"""`Hooks`: runs the commands of `engines.NAME.hooks` around the load of an engine."""
+"""`Hooks`: runs the commands of `engines.NAME.hooks` before and after the load of an engine."""
 
 import asyncio
 import shutil
 
-from proxy.config.hooks import HookCommand, HooksConfig, argv_of
+from proxy.config.command_line import CommandLine, split
+from proxy.config.hooks import HooksConfig
 from proxy.engines.base import Command, EngineError, Hopeless
 from proxy.engines.process import EngineProcess
 from proxy.telemetry.logs import Log
@@ -15,7 +16,7 @@ class Hooks:
     """The hooks of one engine; owner of their processes.
 
     A hook runs without a shell, in a session of its own, with the engine's name in `TIDEGATE_ENGINE`. When it has
-    ended, or its time is over, every process that is left in its session is killed.
+    ended, or `timeout_s` is over, every process that is left in its session is killed.
 
     Args:
         engine: its name.
@@ -44,25 +45,25 @@ class Hooks:
             )
 
     async def end(self) -> None:
-        """End what still runs; never raises but for the caller's own cancellation."""
+        """End a hook that still runs; raises nothing but the cancellation of the caller."""
         task, self._after = self._after, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _run_logged(self, name: str, command: HookCommand, timeout_s: float) -> None:
+    async def _run_logged(self, name: str, command: CommandLine, timeout_s: float) -> None:
         try:
             await self._run(name, command, timeout_s)
         except EngineError as error:
             self._log.warning("hook failed", engine=self._engine, reason=str(error))
 
-    async def _run(self, name: str, command: HookCommand, timeout_s: float) -> None:
+    async def _run(self, name: str, command: CommandLine, timeout_s: float) -> None:
         if (reason := missing(name, command)) is not None:
             raise Hopeless(reason)
         process = EngineProcess(lambda _line: None, self._engine)
         try:
             async with asyncio.timeout(timeout_s):
-                await process.start(Command(argv_of(command), {"TIDEGATE_ENGINE": self._engine}))
+                await process.start(Command(split(command), {"TIDEGATE_ENGINE": self._engine}))
                 status = await process.wait()
                 await process.read_out()
         except TimeoutError:
@@ -76,13 +77,13 @@ class Hooks:
 
 
 def refusal(hooks: HooksConfig) -> str | None:
-    """Why the hooks cannot run on this machine; None: nothing is known against them."""
+    """Why the hooks cannot run on this machine; None: their programs are there."""
     commands = {"before_load": hooks.before_load, "after_load": hooks.after_load}
     reasons = [missing(name, command) for name, command in commands.items() if command is not None]
     return next(filter(None, reasons), None)
 
 
-def missing(name: str, command: HookCommand) -> str | None:
-    """That the program of a hook is not on this machine; None where it is."""
-    program = next(iter(argv_of(command)), "")
+def missing(name: str, command: CommandLine) -> str | None:
+    """The refusal for a hook whose program is not on this machine; None: it is there."""
+    program = split(command)[0]
     return None if shutil.which(program) else f"hooks.{name}: there is no program {program} on this machine"

@@ -1,4 +1,4 @@
-"""Every kind of engine whose process is ours, by the class of its config: a new one is a file and a line here."""
+"""Every kind of engine whose process is ours, by the class of its config; a new kind is a file and a line here."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,18 +13,18 @@ from proxy.engines.vllm import Vllm
 
 
 class Kind(EngineKind, Protocol):
-    """A kind of engine, and what is known of one before it is started.
+    """A kind of engine, with what `Workshop` needs to know before its start.
 
-    A property or method that looks at the model or the machine may raise `Hopeless`; the start will say the same.
+    A property or method that reads the model or the machine may raise `Hopeless`; the start then fails with it too.
     """
 
     @property
     def uses_port(self) -> bool:
-        """Whether it listens on a port of the loopback address, in place of its socket (see `base.Command`)."""
+        """Whether it listens on a port of the loopback address and not on its socket (see `base.Command`)."""
 
     @property
     def sleep_paths(self) -> tuple[str, str] | None:
-        """Where a POST puts it to sleep and where one wakes it, beside `/v1`; None: at vLLM's, if it can sleep."""
+        """The paths, beside `/v1`, of the POST requests that put it to sleep and wake it; None: vLLM's paths."""
 
     @property
     def knows_tools(self) -> bool:
@@ -32,10 +32,10 @@ class Kind(EngineKind, Protocol):
 
     @property
     def parses_thinking(self) -> bool:
-        """Whether it takes thinking apart itself, whatever the model's template begins with."""
+        """Whether its answers have thinking apart from the content already."""
 
     def model_card(self) -> str | None:
-        """The name of the card that fits what it loads; None where that is not known."""
+        """The name of the card of the model that it loads; None where that is not known."""
 
     def needs(self) -> Needs:
         """What it takes of the GPUs.
@@ -53,10 +53,10 @@ _KINDS: Mapping[type, Callable[[str, Any, Sequence[Gpu]], Kind]] = {
 
 
 def make_kind(name: str, config: ManagedConfig, gpus: Sequence[Gpu]) -> Kind:
-    """The engine's command line and habits; `gpus` are the machine's."""
+    """The kind of the engine `name`; `gpus` are the machine's."""
     return _KINDS[type(config)](name, config, gpus)
 
 
 def uses_gpus(config: ManagedConfig) -> bool:
-    """Whether it matters to an engine what GPUs the machine has; looking for them takes the driver its time."""
+    """Whether the engine depends on the machine's GPUs; they are not searched for others, as that takes a while."""
     return isinstance(config, VllmConfig) or (isinstance(config, CommandConfig) and config.gpus is not None)

@@ -11,7 +11,7 @@ _LIVE: tuple[State, ...] = ("starting", "ready", "sleeping", "draining", "stoppi
 TRANSITIONS: Mapping[tuple[State, Event], State] = {
     ("stopped", "start"): "starting",
     ("failed", "start"): "starting",
-    # a failure is known before the process has ended, which may tell another reason; or it answers again after all
+    # a failed engine's process may still run: it ends, which may give another reason, or answers again
     ("failed", "crash"): "failed",
     ("failed", "answers"): "ready",
     ("starting", "answers"): "ready",

@@ -1,4 +1,4 @@
-"""`KeptLines`: what is kept of an engine's output."""
+"""`KeptLines`: the lines of an engine's output that are kept."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ _KEPT = 400
 
 
 class KeptLines:
-    """Owner of the last lines of an engine, over all its starts, and of those since it was last seen well.
+    """Owner of an engine's last lines, over all its starts, and of the first ones since its last good health check.
 
-    Of the latter the first ones are kept too: the cause of an end stands before what follows from it, and a vLLM whose
-    core is gone writes 28 lines for each request that it had.
+    The first ones are kept because the cause of an end comes before its consequences, and a vLLM whose core has ended
+    writes 28 lines for each request that it had.
 
     Attributes:
-        was_well: whether it was seen well in this start.
-        number: of all lines until now; see `saw_well`.
+        was_healthy: whether a health check was good in this start.
+        number: how many lines there have been; see `saw_healthy`.
     """
 
     def __init__(self) -> None:
-        self.was_well = False
+        self.was_healthy = False
         self.number = 0
         self._last: deque[str] = deque(maxlen=_KEPT)
         self._first: list[str] = []  # since `_since`, as many as are kept
@@ -26,31 +26,31 @@ class KeptLines:
 
     @property
     def last(self) -> Sequence[str]:
-        """The last lines, also of earlier starts: the last words of one that has ended stay readable."""
+        """The last lines, also those of earlier starts."""
         return list(self._last)
 
     @property
-    def since_well(self) -> Sequence[str]:
-        """The first and the last lines since it was last seen well, or since this start began."""
+    def since_healthy(self) -> Sequence[str]:
+        """The first and the last lines since the last good health check, or since this start began."""
         later = self.number - self._since - len(self._first)
         return [*self._first, *(list(self._last)[-later:] if later else ())]
 
     def begin(self) -> None:
         """A start begins."""
-        self.was_well = False
+        self.was_healthy = False
         self._forget(self.number)
 
-    def saw_well(self, at: int) -> None:
-        """It was seen well, so nothing that it has said before is about its end.
+    def saw_healthy(self, at: int) -> None:
+        """A health check was good, so earlier lines do not say why it ends.
 
         Args:
-            at: `number` before it was asked: it may have told its end while it answered.
+            at: `number` before the check: lines written during the check may already be about the end.
         """
-        self.was_well = True
+        self.was_healthy = True
         self._forget(max(at, self._since))
 
     def add(self, line: str) -> None:
-        """It has said another line."""
+        """It has written another line."""
         self._last.append(line)
         self.number += 1
         if len(self._first) < _KEPT:

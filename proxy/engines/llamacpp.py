@@ -14,17 +14,17 @@ from proxy.engines import gguf, output
 from proxy.engines.base import Command, EngineError, Hopeless, Progress
 from proxy.engines.gpus import Gpu
 from proxy.engines.sharing import Needs
+from proxy.engines.start_limit import start_limit_s
 
 SPEC_VARIABLE = "TIDEGATE_LLAMACPP"
 
 _PACKAGE = "package:"
 _START_S = 300.0
-_READ_BYTES_S = 50e6  # a slow disk
 _SYS_CPU = Path("/sys/devices/system/cpu")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _PARALLEL = 4
-_CACHE_SHARE = 4  # of the machine's memory, one part in so many may be cache, where the config names no `parallel`
+_CACHE_SHARE = 4  # the cache may take a quarter of the machine's memory, where the config sets no `parallel`
 
 
 class ServerSpec(msgspec.Struct, frozen=True):
@@ -53,20 +53,20 @@ class LlamaCpp:
     uses_port = False
     sleep_paths = None
     parses_thinking = False
-    calls_tools = True  # in the prompt, where the template knows none
+    calls_tools = True  # emulated in the prompt, where the chat template has none
     sleep_level: int | None = None
     stop_s = 5.0
 
     def __init__(self, name: str, config: LlamaCppConfig, gpus: Sequence[Gpu] = ()) -> None:  # noqa: ARG002 - see `kinds`
         self._name = name
         self._config = config
-        self.start_timeout_s = config.start_timeout_s or _START_S + self.model_bytes() / _READ_BYTES_S
+        self.start_timeout_s = config.start_timeout_s or start_limit_s(_START_S, self.model_bytes())
 
     def command(self, socket_path: str, api_key: str) -> Command:
         if find_spec("xllamacpp") is None:
             raise Hopeless("the package xllamacpp is not installed: pip install 'tidegate[embedded]'")
         model = find_model(self._config.model)
-        # llama.cpp lets no request have more, but would take the memory
+        # llama.cpp would take memory for a larger window, and use none of it
         window = min(self._config.context_tokens, gguf.trained_window(model) or self._config.context_tokens)
         spec = ServerSpec(
             model=str(model),
@@ -81,7 +81,7 @@ class LlamaCpp:
         return Command((sys.executable, "-m", "proxy.engines.llamacpp_server"), told)
 
     def faults(self) -> Iterator[str]:
-        """What no machine could start, with its key."""
+        """Settings with which it could start on no machine: each as key and fault."""
         try:
             find_model(self._config.model)
         except Hopeless as error:
@@ -142,24 +142,24 @@ def find_model(source: str) -> Path:
 
 def _default_parallel(model: Path, context_tokens: int) -> int:
     token_bytes, memory = gguf.kv_bytes_per_token(model), memory_bytes()
-    return _PARALLEL if token_bytes is None else parallel_in(memory, token_bytes * context_tokens)
+    return _PARALLEL if token_bytes is None else parallel_for(memory, token_bytes * context_tokens)
 
 
-def parallel_in(memory: int, window_bytes: int) -> int:
+def parallel_for(memory: int, window_bytes: int) -> int:
     """How many requests are answered at once: 4, or fewer where their windows would take over a quarter of `memory`.
 
     Args:
-        memory: of the machine, in bytes.
-        window_bytes: the key-value cache of one request, in bytes.
+        memory: the machine's, in bytes.
+        window_bytes: the size of the key-value cache of one request.
     """
     return max(1, min(_PARALLEL, memory // _CACHE_SHARE // window_bytes))
 
 
 def memory_bytes(limits: Sequence[Path] = _CGROUP_MEMORY) -> int:
-    """The machine's memory or, where that is less, the container's.
+    """The machine's memory in bytes, or the container's limit where that is less.
 
     Args:
-        limits: the files that may hold the container's, in bytes: those of cgroup v2 and v1.
+        limits: the files that may hold the limit, of cgroup v2 and v1.
     """
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for limit in limits:

@@ -33,7 +33,7 @@ def _params(spec: ServerSpec) -> xllamacpp.CommonParams:
     params.cpuparams_batch.n_threads = spec.threads
     params.n_ctx = spec.context_tokens * spec.parallel
     params.n_parallel = spec.parallel
-    params.kv_unified = False  # each request has its own part of the cache: when a shared one is full, all of them fail
+    params.kv_unified = False  # a cache of its own for each request: when a shared one is full, all requests fail
     params.use_jinja = True
     params.endpoint_slots = False  # it would show what others ask
     params.endpoint_metrics = True

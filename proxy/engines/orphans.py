@@ -1,9 +1,9 @@
-"""Engines whose Tidegate and wardens were killed together: they are found by their mark, and ended.
+"""Finds engines whose Tidegate and wardens were killed together, by a mark, and ends them.
 
-Every process of an engine carries a mark that names the Tidegate that started it, by its pid and the time when it was
-started, so that another process of the same pid is not taken for it. The mark is an environment variable, and the name
-of the pipe that the engine writes to: a process that changes its title, as vLLM's core and workers do, overwrites what
-`/proc` shows of its environment. Where there is no `/proc` there is no mark, and nothing is found.
+Every process of an engine has a mark that names the Tidegate that started it: by pid and start time, as a pid may be
+used again. The mark is an environment variable, and also the name of the pipe that the engine writes its output to: a
+process that changes its title, as vLLM's core and workers do, overwrites its environment in `/proc`. Without `/proc`
+there are no marks, and nothing is found.
 """
 
 import asyncio
@@ -26,31 +26,31 @@ from proxy.telemetry.logs import Log
 VARIABLE = "TIDEGATE_ENGINE_MARK"
 
 _PROC = Path("/proc")
-_MARK = re.compile(r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<space>\d+)-(?P<name>[\w.:-]+)")
-_END = "~"  # in no engine's name
-_STARTED = 19  # field 22 of /proc/PID/stat, counted from the state behind the program's name
+_MARK = re.compile(r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<namespace>\d+)-(?P<name>[\w.:-]+)")
+_MARK_END = "~"  # in no engine's name
+_STARTED = 19  # the start time, field 22 of /proc/PID/stat; counted from field 3, which follows the program's name
 _DEAD = frozenset("ZX")
 _GONE_S = 10.0
 _POLL_S = 0.05
 
 
 class Mark(Struct, frozen=True):
-    """Whose a process is.
+    """Names the Tidegate that started a process.
 
     Attributes:
-        pid: of the Tidegate that started it.
-        started: when that was, in ticks since the machine was.
-        space: the namespace that the pid is of; those of another one mean nothing here.
+        pid: of that Tidegate.
+        started: when that Tidegate was started, in clock ticks since the machine was.
+        namespace: the pid namespace; pids of another one cannot be looked up here.
         name: the engine's.
     """
 
     pid: int
     started: int
-    space: int
+    namespace: int
     name: str
 
     def __str__(self) -> str:
-        return f"tidegate-engine-{self.pid}-{self.started}-{self.space}-{self.name}"
+        return f"tidegate-engine-{self.pid}-{self.started}-{self.namespace}-{self.name}"
 
 
 class Orphan(Struct, frozen=True):
@@ -62,26 +62,26 @@ class Orphan(Struct, frozen=True):
 
 
 def make_mark(name: str) -> Mark | None:
-    """The mark of an engine of ours; None where there is no `/proc`."""
+    """The mark of an engine that this process starts; None where there is no `/proc`."""
     pid = os.getpid()
     with contextlib.suppress(OSError, ValueError):
         state = _state(pid)
         if state is not None:
-            return Mark(pid, state[1], _space(), name)
+            return Mark(pid, state[1], _namespace(), name)
     return None
 
 
 def read_marks(text: str) -> Iterator[Mark]:
-    """Those in a text; strange ones are passed over."""
+    """The marks in a text."""
     for found in _MARK.finditer(text):
         with contextlib.suppress(ValueError):
-            yield Mark(int(found["pid"]), int(found["started"]), int(found["space"]), found["name"])
+            yield Mark(int(found["pid"]), int(found["started"]), int(found["namespace"]), found["name"])
 
 
 def open_pipe(mark: Mark | None) -> tuple[int, int]:
-    """A pipe whose ends are known by the mark: the end to read from, which does not block, and the one to write to."""
+    """A pipe that has the mark in its name: the end to read from, which does not block, and the end to write to."""
     if mark is not None:
-        path = Path(tempfile.gettempdir()) / f"{mark}{_END}{secrets.token_hex(8)}"
+        path = Path(tempfile.gettempdir()) / f"{mark}{_MARK_END}{secrets.token_hex(8)}"
         with contextlib.suppress(OSError):  # not every file system has named pipes
             os.mkfifo(path, 0o600)
             try:
@@ -100,15 +100,16 @@ def _open_or_close(path: Path, reading: int) -> int:
         raise
 
 
-def find_orphans(space: int | None = None) -> Sequence[Orphan]:
+def find_orphans(namespace: int | None = None) -> Sequence[Orphan]:
     """The processes of our user whose mark names a Tidegate that is gone.
 
     Args:
-        space: of the marks that are meant; None: our own.
+        namespace: only marks of this pid namespace count; None: our own.
     """
     if (own := make_mark("")) is None:
         return []
-    inherited = set(read_marks(os.environ.get(VARIABLE, "")))  # where we are an engine ourselves
+    namespace = own.namespace if namespace is None else namespace
+    inherited = set(read_marks(os.environ.get(VARIABLE, "")))  # if this Tidegate runs inside an engine
     spared = {own.pid, *_ancestors(own.pid)}
     orphans = []
     for pid in (int(folder.name) for folder in _PROC.glob("[0-9]*")):
@@ -116,29 +117,26 @@ def find_orphans(space: int | None = None) -> Sequence[Orphan]:
             if pid in spared or (_PROC / str(pid)).stat().st_uid != os.geteuid():
                 continue
             marks = set(_marks_of(pid)) - inherited
-            left = [
-                mark for mark in marks if mark.space == (own.space if space is None else space) and not _lives(mark)
-            ]
-            if left and len(left) == len(marks):
-                orphans.append(Orphan(pid, os.getsid(pid), left[0]))
+            if marks and all(mark.namespace == namespace and not _lives(mark) for mark in marks):
+                orphans.append(Orphan(pid, os.getsid(pid), next(iter(marks))))
     return orphans
 
 
-def end_orphans(space: int | None = None) -> Sequence[Orphan]:
-    """Kill them with their sessions, and wait until they are gone, for ten seconds at most.
+def end_orphans(namespace: int | None = None) -> Sequence[Orphan]:
+    """Kill the orphans with their sessions, and wait until they have ended, ten seconds at most.
 
     Args:
-        space: as in `find_orphans`.
+        namespace: as in `find_orphans`.
 
     Returns:
-        Those that were found.
+        The orphans that were found.
     """
     ended: dict[int, Orphan] = {}
     until_s = time.monotonic() + _GONE_S
-    while (found := find_orphans(space)) and time.monotonic() < until_s:
+    while (found := find_orphans(namespace)) and time.monotonic() < until_s:
         marked = {orphan.pid for orphan in found}
         for session in {orphan.session for orphan in found}:
-            # one that a process of ours leads, or that has no leader any more, is an engine's
+            # a session is an engine's if its leader is marked, or has ended
             if session in marked or not _runs(_state(session)):
                 warden.kill_session(session)
         for orphan in found:
@@ -149,17 +147,17 @@ def end_orphans(space: int | None = None) -> Sequence[Orphan]:
     return list(ended.values())
 
 
-async def sweep(log: Log, space: int | None = None) -> None:
-    """End the engines that a killed Tidegate has left, and tell of them; in a thread, and never raises.
+async def sweep(log: Log, namespace: int | None = None) -> None:
+    """End the orphans in a thread, and log them; never raises.
 
     Args:
-        log: for what was found.
-        space: as in `find_orphans`.
+        log: for the orphans that were found.
+        namespace: as in `find_orphans`.
     """
     try:
-        ended = await asyncio.to_thread(end_orphans, space)
+        ended = await asyncio.to_thread(end_orphans, namespace)
     except Exception:
-        log.exception("orphans not looked for")
+        log.exception("search for orphaned engines failed")
         return
     by_mark: dict[Mark, list[int]] = defaultdict(list)
     for orphan in ended:
@@ -169,7 +167,7 @@ async def sweep(log: Log, space: int | None = None) -> None:
 
 
 def _marks_of(pid: int) -> Iterator[Mark]:
-    """Read from where it writes, and its environment: what it was started with, as far as it has not overwritten it."""
+    """The marks in the names of its output pipes and in its environment, unless it has overwritten that."""
     process = _PROC / str(pid)
     for descriptor in ("fd/1", "fd/2"):
         with contextlib.suppress(OSError):
@@ -181,7 +179,7 @@ def _marks_of(pid: int) -> Iterator[Mark]:
 
 
 def _lives(mark: Mark) -> bool:
-    """Whether the Tidegate that it names runs; one that was not waited for by its parent does not."""
+    """Whether the Tidegate of the mark runs; a zombie does not."""
     state = _state(mark.pid)
     return state is not None and _runs(state) and state[1] == mark.started
 
@@ -191,23 +189,25 @@ def _runs(state: tuple[str, int] | None) -> bool:
 
 
 def _state(pid: int) -> tuple[str, int] | None:
-    """Of a process: the letter of its state, and when it was started."""
+    """The letter of a process's state, and its start time; None where there is no such process."""
+    fields = _stat(pid)
+    return None if fields is None else (fields[0], int(fields[_STARTED]))
+
+
+def _stat(pid: int) -> Sequence[str] | None:
+    """The fields of `/proc/PID/stat` from the third on; None where there is no such process."""
     try:
-        fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return fields[0], int(fields[_STARTED])
+    return text.rpartition(")")[2].split()
 
 
-def _space() -> int:
+def _namespace() -> int:
     return (_PROC / "self/ns/pid").stat().st_ino
 
 
 def _ancestors(pid: int) -> Iterator[int]:
-    while pid > 1:
-        try:
-            fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-        except OSError:
-            return
-        pid = int(fields.split()[1])
+    while pid > 1 and (fields := _stat(pid)) is not None:
+        pid = int(fields[1])
         yield pid

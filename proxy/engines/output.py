@@ -13,7 +13,7 @@ from msgspec import Struct
 from proxy.engines.base import EngineError, Hopeless, Progress
 from proxy.engines.endings import explain_end
 
-# after these only seconds follow: vLLM loads, compiles and prepares kernels before
+# only seconds follow them: vLLM loads, compiles and warms kernels up earlier
 LAST_PHASES = frozenset({"capturing CUDA graphs"})
 
 _MAX_TOLD = 300
@@ -21,7 +21,7 @@ _BAR = re.compile(r"^(?P<what>[^|%]*?):?\s*(?P<percent>\d{1,3})%(?: Completed)?\
 _PREFIX = re.compile(r"^(?:\([^()]*\bpid=\d+\)\s*)+")
 _STAMP = re.compile(r"^(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s?")
 _CALM = re.compile(r"^(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
-# of requests, and may hold their texts; what the server says of its core stays
+# errors of requests, which may quote callers; the server's own lines about its core are kept
 _OF_REQUESTS = re.compile(r"^\(APIServer[^()]*\) ERROR \S+ \S+ \[(?!core_client\.py)")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception): .+")
 
@@ -172,7 +172,7 @@ _CAUSES = (
     _passing(
         r"CUDA error: (?:an illegal memory access|unspecified launch failure|device-side assert|misaligned address)",
         "a kernel failed on the GPU: see dmesg for the driver's Xid; another version of vLLM, or enforce_eager: true "
-        "under args, may go round it",
+        "under args, may avoid it",
     ),
     _passing(
         r"CUDA error: (?:uncorrectable ECC|hardware stack error)|GPU is lost|GPU has fallen off the bus",
@@ -180,7 +180,7 @@ _CAUSES = (
     ),
     _passing(
         r"Watchdog caught collective operation timeout|^(?:torch\.distributed\.)?DistBackendError: NCCL error",
-        "its GPUs lost one another (NCCL): see the line before, nvidia-smi topo -m, and dmesg",
+        "the communication between its GPUs failed (NCCL): see the line before, nvidia-smi topo -m, and dmesg",
     ),
     _passing(
         r"^TimeoutError: RPC call to \w+ timed out",
@@ -284,8 +284,8 @@ def explain(lines: Sequence[str], *, has_run: bool = False) -> EngineError | Non
     """Why an engine has ended, with the cure; None where its output does not say.
 
     Args:
-        lines: of its start, or since it was last well.
-        has_run: whether it has been ready; what a start would have met is then no reason, and no line is quoted.
+        lines: of its start, or since its last good health check.
+        has_run: whether it has been ready; causes that only a start can have are then left out, and no line is quoted.
     """
     heard = [line for line in lines if not (has_run and _OF_REQUESTS.match(line))]
     said = [_said(line) for line in heard if not _CALM.match(_PREFIX.sub("", line))]

@@ -39,7 +39,7 @@ def place(
     is_spread: bool = False,
     number: int = 1,
 ) -> Placement:
-    """The GPUs that the config names, or as many of the first ones as it needs, past those of replicas before it.
+    """The GPUs that the config names, or the first ones that it needs; a replica's follow those of the replica before.
 
     Where no GPU is known, those that the config names are believed to be there.
 
@@ -64,7 +64,7 @@ def place(
 
 
 def place_command(config: CommandConfig, gpus: Sequence[Gpu]) -> Needs:
-    """What an engine takes that is any command: its share of the GPUs that the config names.
+    """What a `kind: command` takes: its share of the GPUs that the config names.
 
     Raises:
         Hopeless: the machine does not have them.
@@ -128,7 +128,7 @@ def _asleep(total_bytes: int, share: float) -> float:
 
 
 def _sizes(config: VllmConfig, number: int) -> str:
-    """The replica and the parallel sizes that are not 1, as the config names them."""
+    """The replica's number and the parallel sizes, as far as they are not 1, by their names in the config."""
     sizes = {
         "replica": number,
         "tensor_parallel_size": config.tensor_parallel_size,

@@ -1,4 +1,4 @@
-"""`Places`: which requests an engine has and which wait for it, and since when it has had none."""
+"""`Places`: counts the requests in an engine and those that wait for it, and since when it has had none."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -11,28 +11,28 @@ class Places:
     """Counts the requests that we have in one engine, and those that wait for it; owner of both counts.
 
     Attributes:
-        waiting: requests that wait until the engine takes requests.
-        movable: requests that wait for their first content and have another target left, each as the function that ends
-            its wait and is told why. Each request adds and discards its own.
+        waiting: how many requests wait until the engine takes requests.
+        movable: for each request that waits for its first content and has another target left, the function that ends
+            its wait; it is called with the reason. Each request adds and discards its own.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._emptied = asyncio.Event()
         self._waited_since_s = 0.0
-        self._opened_s = self._last_came_s = clock.monotonic_s()
+        self._opened_s = self._last_request_s = clock.monotonic_s()
         self.taken = 0
         self.waiting = 0
         self.movable: set[Callable[[str], None]] = set()
         self.last_used_s = clock.monotonic_s()
 
-    def came(self) -> None:
-        """A request has come, whether it gets a place now, later or never."""
-        self._last_came_s = self._clock.monotonic_s()
+    def request_came(self) -> None:
+        """A request has come; whether it gets a place does not matter here."""
+        self._last_request_s = self._clock.monotonic_s()
 
     @contextmanager
     def one_waits(self) -> Iterator[None]:
-        """Count one more request as waiting, as long as the block runs."""
+        """Count one more waiting request while the block runs."""
         if not self.waiting:
             self._waited_since_s = self._clock.monotonic_s()
         self.waiting += 1
@@ -55,7 +55,7 @@ class Places:
             self._emptied.set()
 
     def move(self, reason: str) -> None:
-        """End the wait of every request that can go elsewhere."""
+        """Move every request that can go to another target there."""
         for move in list(self.movable):
             move(reason)
 
@@ -65,21 +65,21 @@ class Places:
 
     @property
     def waited_s(self) -> float | None:
-        """For how long at least one request has waited without a break; None while none waits.
+        """For how many seconds at least one request has been waiting; None while none waits.
 
-        Seconds; not the age of the oldest one, so that callers that give up and ask again count.
+        This is not the age of the oldest request: callers that give up and ask again do not reset it.
         """
         return self._clock.monotonic_s() - self._waited_since_s if self.waiting else None
 
     @property
     def open_s(self) -> float:
-        """Seconds since there are places."""
+        """Seconds since the engine last became ready."""
         return self._clock.monotonic_s() - self._opened_s
 
     @property
-    def has_further(self) -> bool:
-        """Whether requests have come since there are places, beside those that were waiting then."""
-        return self._last_came_s > self._opened_s
+    def has_new_requests(self) -> bool:
+        """Whether requests have come since the engine last became ready, beside those that were waiting then."""
+        return self._last_request_s > self._opened_s
 
     @property
     def idle_s(self) -> float:

@@ -1,8 +1,8 @@
 """Which engines make room so that another can be loaded: a pure function of who is there.
 
 Memory is counted in shares of each GPU, as vLLM takes it (`gpu_memory_utilization`). Engines on the CPU take none.
-Engines of an exclusive group are not loaded together, whatever they take; one that sleeps counts as not loaded, and is
-in the way only by the memory that it still takes.
+Engines of an exclusive group are not loaded together, whatever they take. One that sleeps counts as not loaded, but
+its memory still counts.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ class Seat(Struct, frozen=True, kw_only=True):
         state: loaded (or about to be), asleep, or out.
         awake: what it takes loaded.
         asleep: what it still takes asleep; nothing where it cannot sleep.
-        can_sleep: it can sleep though it takes no share of a GPU asleep.
+        can_sleep: it can sleep, and takes nothing of the GPUs then.
         is_busy: it has requests, or is on its way up or down.
         is_pinned: it makes room for nobody.
         last_used_s: when it was last asked, for who goes first.
@@ -43,7 +43,7 @@ class Seat(Struct, frozen=True, kw_only=True):
 
     @property
     def makes_room_by(self) -> State:
-        """What it comes down to first, if it is loaded."""
+        """The state to which it goes first to make room, if it is loaded."""
         return "asleep" if self.asleep or self.can_sleep else "out"
 
     def held(self, state: State) -> Shares:
@@ -65,10 +65,9 @@ class Plan(Struct, frozen=True):
 
 
 def rivals(name: str, names: Collection[str], exclusive: Sequence[Sequence[str]]) -> AbstractSet[str]:
-    """Those of `names` that may not be loaded beside `name`.
+    """Those of `names` that may not be loaded together with `name`.
 
-    A group names engines of the config, of each all replicas (`proxy.config.replicas`). Replicas of one engine are no
-    rivals.
+    Groups hold names of engines in the config, which mean all their replicas. Replicas of one engine are no rivals.
     """
     own = engine_of(name)
     listed = {member for group in exclusive if own in group for member in group} - {own}
@@ -81,7 +80,7 @@ def plan(wanted: str, seats: Sequence[Seat], *, rivals: AbstractSet[str] = froze
     Args:
         wanted: its name.
         seats: everybody's.
-        rivals: the names of those that may not be loaded beside it.
+        rivals: the names of engines that may not be loaded together with it.
         total: share of each GPU that may be given out.
     """
     need = _Need(next(seat.awake for seat in seats if seat.name == wanted), rivals, total)
@@ -99,11 +98,11 @@ def plan(wanted: str, seats: Sequence[Seat], *, rivals: AbstractSet[str] = froze
 
 
 class _Need(Struct, frozen=True):
-    """What the engine that is wanted asks of the others.
+    """What the engine that is to be loaded needs.
 
     Attributes:
-        shares: of each GPU, for itself.
-        rivals: who may not be loaded beside it.
+        shares: of each GPU.
+        rivals: the names of engines that may not be loaded together with it.
         total: share of each GPU that may be given out.
     """
 
@@ -116,7 +115,7 @@ class _Need(Struct, frozen=True):
         return seat.name in self.rivals or bool(seat.awake.keys() & self.shares.keys())
 
     def fits(self, others: Sequence[Seat], moves: Mapping[str, State]) -> bool:
-        """Whether there is room once the `others` have moved."""
+        """Whether there is room when `moves` have been made."""
         states = {seat.name: moves.get(seat.name, seat.state) for seat in others}
         if any(states[name] == "loaded" for name in self.rivals & states.keys()):
             return False

@@ -15,7 +15,7 @@ from proxy.telemetry.redaction import mask
 _MAX_LINE = 4096
 _READ_BYTES = 65536
 _LAST_WORDS_S = 1.0
-_WARDEN_S = 5.0  # it kills in about one
+_WARDEN_S = 5.0  # it needs about one to kill a session
 _LINE_END = re.compile(rb"[\r\n]")
 _WARDEN = (sys.executable, "-I", "-S", warden.__file__)
 
@@ -76,7 +76,7 @@ class EngineProcess:
                 await asyncio.wait_for(self._output.has_ended.wait(), _LAST_WORDS_S)
 
     async def end(self, grace_s: float) -> None:
-        """SIGTERM, or its own command, then SIGKILL after `grace_s`; then every process of its session.
+        """SIGTERM or the command's `stop`, then SIGKILL after `grace_s`; then every process of its session is killed.
 
         Raises only the caller's own cancellation; a second call then waits for the same end.
         """
@@ -129,7 +129,7 @@ class EngineProcess:
                 await self._process.wait()
 
     async def _kill_rest(self) -> None:
-        """Have every process left in its session killed, by the warden where it still runs."""
+        """Kill every process left in its session; the warden does, if it still runs."""
         if self._process is not None:
             self._cut_lifeline()
             with contextlib.suppress(TimeoutError):
@@ -161,7 +161,7 @@ class EngineProcess:
 
 def _environment(command: Command, mark: orphans.Mark | None) -> Mapping[str, str]:
     own = {} if mark is None else {orphans.VARIABLE: str(mark)}
-    return os.environ | dict(command.environment) | own | warden.told(command.stop)
+    return os.environ | dict(command.environment) | own | warden.stop_variable(command.stop)
 
 
 class OutputReader:

@@ -1,9 +1,8 @@
-"""Which replicas of an engine are replaced next, when its config has changed: one at a time, so that the others answer.
+"""Which replicas of an engine are retired next, when its config has changed: one at a time, so that the others answer.
 
-Replicas that do not answer are replaced at once, since no request loses by it. Of those that answer the next one is
-replaced only when every other replica that stays has settled: it answers, or it is not loaded and nothing asks for it.
-A new replica that does not come up therefore keeps the rest of the old ones in service, until it, or the config, is
-mended. Pure.
+Replicas that do not answer are retired at once, since no request is lost by that. One that answers is retired only when
+no other replica is starting, stopping or failed. So if a new replica fails, the old ones that are left stay in service
+until it or the config is corrected. Pure.
 """
 
 from collections.abc import Sequence
@@ -11,37 +10,37 @@ from typing import Literal
 
 from msgspec import Struct
 
-from proxy.engines.base import Outlook
+from proxy.engines.base import Availability
 from proxy.engines.life import State
 
-Standing = Literal["serving", "idle", "changing", "failed"]
+ReplicaState = Literal["serving", "idle", "changing", "failed"]
 
 
 class Replica(Struct, frozen=True):
-    """One replica: it answers; is not loaded, and nothing asks for it; is on its way up or down; or has failed."""
+    """One replica: it answers (serving), need not be loaded (idle), starts or stops (changing), or has failed."""
 
     name: str
-    standing: Standing
+    state: ReplicaState
 
 
-def standing_of(state: State, outlook: Outlook) -> Standing:
-    """How an engine stands."""
+def replica_state(state: State, availability: Availability) -> ReplicaState:
+    """The state of a replica, for `next_to_retire`."""
     if state == "ready":
         return "serving"
     if state == "failed":
         return "failed"
-    return "idle" if outlook != "loading" and state in {"stopped", "sleeping"} else "changing"
+    return "idle" if availability != "loading" and state in {"stopped", "sleeping"} else "changing"
 
 
 def next_to_retire(old: Sequence[Replica], staying: Sequence[Replica]) -> Sequence[str]:
-    """Those of `old` that may be retired now, by name; empty where others have to settle first.
+    """The names of those of `old` that may be retired now.
 
     Args:
-        old: those that are to be retired, in the order in which they are to.
-        staying: the others, without those that wait for the GPUs of one of `old`.
+        old: the replicas that are to be retired, in that order.
+        staying: the other replicas, without those that wait for the GPUs of one of `old`.
     """
-    silent = [replica.name for replica in old if replica.standing != "serving"]
+    silent = [replica.name for replica in old if replica.state != "serving"]
     if silent:
         return silent
-    has_settled = all(replica.standing in {"serving", "idle"} for replica in staying)
+    has_settled = all(replica.state in {"serving", "idle"} for replica in staying)
     return [replica.name for replica in old[:1]] if has_settled else []

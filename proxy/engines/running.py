@@ -77,7 +77,7 @@ class Running:
                 return
             self._status.count_down()
             await asyncio.sleep(self._treatment.settings.poll_s)
-        lines.saw_well(asked_at)
+        lines.saw_healthy(asked_at)
         if is_new:
             await control.restore()
         self._places.open()
@@ -95,12 +95,12 @@ class Running:
         try:
             while self._orders.goal != "stop":
                 if self._status.now.state == "failed":
-                    await self._see_it_end(control)
+                    await self._await_end(control)
                 elif self._orders.goal == "sleep":
                     watch.rest()
                     await self._sleep(control)
                 else:
-                    await self._stay(watch)
+                    await self._run_until_next_look(watch)
         finally:
             watch.rest()
         if self._status.is_ready:
@@ -118,7 +118,7 @@ class Running:
 
     # --- awake ------------------------------------------------------------------------------------------------------
 
-    async def _stay(self, watch: Watch) -> None:
+    async def _run_until_next_look(self, watch: Watch) -> None:
         """Until the next look, and that look; then see to an engine without requests."""
         if not self._status.doubt.is_open:
             await self._wait_change(self._treatment.settings.scrape_s)
@@ -144,8 +144,8 @@ class Running:
         finally:
             if is_doubted:  # a doubt that came meanwhile wants a look of its own
                 doubt.close()
-        if finding is None and watch.is_well:
-            self._child.lines.saw_well(asked_at)
+        if finding is None and watch.is_healthy:
+            self._child.lines.saw_healthy(asked_at)
         if finding is None or not self._status.is_ready:  # a request may have found it dead meanwhile
             return
         self._log.warning("engine suspected", engine=self._status.name, reason=finding.reason)
@@ -157,7 +157,7 @@ class Running:
             raise EngineError(f"{finding.reason}, and it generates nothing")
         self._status.move("readmit", "")
 
-    async def _see_it_end(self, control: Control) -> None:
+    async def _await_end(self, control: Control) -> None:
         """A process whose engine is dead ends by itself in a while, and its last words tell why.
 
         Raises:

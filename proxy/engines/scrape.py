@@ -27,7 +27,7 @@ _KV_USED = (
     "sglang:token_usage",
     "trtllm_kv_cache_utilization",
 )
-# none of TensorRT-LLM: its counters move only when a request ends
+# TensorRT-LLM has none: its counters change only when a request ends
 _STEPS = ("vllm:iteration_tokens_total_count", "llamacpp:n_decode_total", "sglang:generation_tokens_total")
 _HITS, _QUERIES = ("vllm:prefix_cache_hits_total",), ("vllm:prefix_cache_queries_total",)
 _TTFT = "vllm:time_to_first_token_seconds"
@@ -36,7 +36,7 @@ _SAMPLE = re.compile(
     rf"|{_TTFT}_sum|{_TTFT}_count)(?:\{{[^\n]*\}})? {_NUMBER}",
     re.MULTILINE,
 )
-# what else a server may answer would spoil ours
+# other lines, such as HTML, would make our metrics unreadable
 _IS_SAMPLE = re.compile(r"[A-Za-z_:][\w:]*(?:\{.*\})?[ \t]+[-+]?(?:[0-9.]|NaN|Inf)")
 _OWN_LABEL = re.compile(r'(^|,)engine="')
 

@@ -10,7 +10,7 @@ from proxy.config.swap import SwapConfig
 from proxy.engines.base import EngineStatus, Hopeless
 from proxy.engines.places import Places
 from proxy.engines.plan import Seat, Shares, State
-from proxy.engines.turns import Move, Standing, Turn, decide
+from proxy.engines.turns import Decision, Move, Snapshot, decide
 
 _LOOK_S = 0.25
 _SWAP = SwapConfig()
@@ -39,29 +39,29 @@ class Tenant(Protocol):
         """Who is in it, and who waits for it."""
 
     def close_for(self, wanted: str) -> None:
-        """Let new requests wait, as it is to make room for the engine `wanted`, until it has, or `reopen`.
+        """Let new requests wait, as it is to make room for the engine `wanted`, until it has or is reopened.
 
-        May be asked again.
+        May be called again.
         """
 
     def reopen(self) -> None:
-        """Take requests again, as the room is not wanted any more."""
+        """Take requests again: it need not make room any more."""
 
     def make_room(self, *, may_sleep: bool = True) -> None:
         """Sleep if it can and may, or stop, and release what was claimed.
 
-        May be asked again.
+        May be called again.
         """
 
 
 class Sharing:
     """Implements `base.Room`; owner of which engine holds what, and of which engines are closed to make room.
 
-    What is to be done is decided by `turns.decide`, which has the rules; this class asks it and acts.
+    `turns.decide` has the rules and decides; this class carries its decisions out.
 
     Args:
-        swap: see `use`.
-        look_s: seconds between two looks at whether an engine has fallen idle, which nothing tells.
+        swap: how engines take turns; see `use`.
+        look_s: seconds between two decisions while claims wait: no event tells that an engine has become idle.
     """
 
     def __init__(self, swap: SwapConfig = _SWAP, *, look_s: float = _LOOK_S) -> None:
@@ -75,7 +75,7 @@ class Sharing:
         self._changed = asyncio.Event()
 
     def use(self, swap: SwapConfig) -> None:
-        """Be so patient from now on, and keep apart what is exclusive; what is loaded already stays loaded."""
+        """Follow these settings from now on; engines that are loaded already stay loaded."""
         self._swap = swap
         self._changed.set()
 
@@ -110,16 +110,16 @@ class Sharing:
         self._claims.append(name)
         try:
             while True:
-                turn = self._look()
-                if name in turn.never:
+                decision = self._look()
+                if name in decision.never:
                     raise Hopeless(self._why_never(name))
-                if name in turn.load:
+                if name in decision.load:
                     self._held[name] = "loaded"
                     return True
-                if (move := turn.moves.get(name)) is not None:
+                if (move := decision.moves.get(name)) is not None:
                     self._ask(name, move)
                     return False
-                await self._wait_change(turn.look_in_s)
+                await self._wait_change(decision.look_in_s)
         finally:
             self._claims.remove(name)
             self._reopen_others(self._decide())
@@ -131,18 +131,18 @@ class Sharing:
         self._closed.discard(name)
         self._changed.set()
 
-    def _look(self) -> Turn:
-        """Decide, and ask those to make room that are to; one that claims is asked at its own look."""
-        turn = self._decide()
-        self._reopen_others(turn)
-        for name, move in turn.moves.items():
+    def _look(self) -> Decision:
+        """Decide, and ask the engines that are to make room. A claiming one is asked by its own `claim`."""
+        decision = self._decide()
+        self._reopen_others(decision)
+        for name, move in decision.moves.items():
             if name not in self._claims:
                 self._ask(name, move)
-        return turn
+        return decision
 
-    def _decide(self) -> Turn:
+    def _decide(self) -> Decision:
         claims = [name for name in self._claims if name in self._tenants]
-        return decide(claims, {name: self._standing(name) for name in self._tenants}, self._swap)
+        return decide(claims, {name: self._snapshot(name) for name in self._tenants}, self._swap)
 
     def _ask(self, name: str, move: Move) -> None:
         tenant = self._tenants[name]
@@ -151,9 +151,9 @@ class Sharing:
         if not tenant.places.taken:
             tenant.make_room(may_sleep=move.to == "asleep")
 
-    def _reopen_others(self, turn: Turn) -> None:
-        """Those that need not make room any more; one that is about to do so while others wait does it."""
-        for name in [name for name in self._closed if name not in turn.moves]:
+    def _reopen_others(self, decision: Decision) -> None:
+        """Reopen those that need not make room any more; one that has begun to do so finishes while claims wait."""
+        for name in [name for name in self._closed if name not in decision.moves]:
             if self._is_settled(name) or not self._claims:
                 self._closed.discard(name)
                 self._tenants[name].reopen()
@@ -174,7 +174,7 @@ class Sharing:
         settled = {"loaded": "ready", "asleep": "sleeping"}.get(self._held.get(name, "out"))
         return settled is None or state == settled
 
-    def _standing(self, name: str) -> Standing:
+    def _snapshot(self, name: str) -> Snapshot:
         tenant, needs = self._tenants[name], self._needs[name]
         seat = Seat(
             name=name,
@@ -185,12 +185,12 @@ class Sharing:
             is_pinned=needs.is_pinned,
             last_used_s=tenant.places.last_used_s,
         )
-        return Standing(
+        return Snapshot(
             seat=seat,
             is_settled=self._is_settled(name),
             is_closed=name in self._closed,
             in_flight=tenant.places.taken,
             waited_s=tenant.places.waited_s,
             loaded_s=tenant.places.open_s,
-            has_further=tenant.places.has_further,
+            has_new_requests=tenant.places.has_new_requests,
         )

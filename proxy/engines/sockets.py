@@ -48,7 +48,7 @@ class SocketFolder:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address where nothing listens now; another process may take it before the engine does.
+    """A TCP port of the loopback address on which nothing listens; another process may take it before the engine does.
 
     Raises:
         OSError: there is none.

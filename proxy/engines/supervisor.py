@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from proxy.clock import Clock
 from proxy.engines.base import (
+    Availability,
     Control,
     EngineError,
     EngineKind,
@@ -14,7 +15,6 @@ from proxy.engines.base import (
     Hopeless,
     Leave,
     Looked,
-    Outlook,
     Room,
 )
 from proxy.engines.child import Child
@@ -119,9 +119,9 @@ class Supervisor:
         return list(self._child.lines.last)
 
     @property
-    def outlook(self) -> Outlook:
+    def availability(self) -> Availability:
         """What may be expected of it, see `base.Engine`."""
-        return self._entrance.outlook
+        return self._entrance.availability
 
     async def enter(self, *, can_wait: bool) -> Leave:
         """Take a place in the engine, which is woken if need be; what is returned gives it back, once.

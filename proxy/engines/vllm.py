@@ -20,6 +20,7 @@ from proxy.engines.deepseek import CARDS, generation_of
 from proxy.engines.gpus import Gpu
 from proxy.engines.placement import Placement, place
 from proxy.engines.sharing import Needs
+from proxy.engines.start_limit import start_limit_s
 from proxy.engines.vllm_command import (
     SHUTDOWN_S,
     Machine,
@@ -32,8 +33,6 @@ from proxy.engines.vllm_command import (
 )
 
 _START_S = 600.0  # imports, compilation, graph capture
-_READ_BYTES_S = 50e6  # a slow disk
-_DOWNLOAD_S = 7200.0  # a model of unknown size over an unknown network
 _TEARDOWN_S = 10.0  # after the requests' end (reference vllm.md, section 4)
 _BUILD = re.compile(r"vllm(?P<name>\w*)-(?P<version>[^-]+)\.dist-info")
 _RELEASE = re.compile(r"\d+(?:\.\d+)*")
@@ -53,7 +52,7 @@ class Build(Struct, frozen=True):
 
     @property
     def release(self) -> tuple[int, ...]:
-        """The numbers that the version begins with."""
+        """The version as numbers, as far as it begins with such."""
         found = _RELEASE.match(self.version)
         return () if found is None else tuple(map(int, found[0].split(".")))
 
@@ -62,13 +61,13 @@ class Vllm:
     """A checkpoint served by vLLM; implements `base.EngineKind`.
 
     Args:
-        name: the engine's; the model is served by the name that it has in the config, which all replicas share.
+        name: the engine's, or the replica's; the model is served under the engine's name in the config.
         config: see there.
         gpus: the machine's.
         environment: the one that the engine inherits; None: ours.
 
     Attributes:
-        calls_tools: whether it reads its model's tool calls: as it was last started or, before that, would be.
+        calls_tools: whether it reads its model's tool calls, with the flags of its last start or of the next one.
     """
 
     dialect = "vllm"
@@ -125,7 +124,7 @@ class Vllm:
         return to_check(self.command("/tmp/engine.sock", ""))  # noqa: S108 - nothing is made there
 
     def check_settings(self) -> None:
-        """See whether `args` and `environment` hold only what may be set there.
+        """Check that `args` and `environment` hold only what may be set there.
 
         Raises:
             Hopeless: they do not; the message begins with the key.
@@ -133,25 +132,25 @@ class Vllm:
         check_settings(self._config)
 
     def faults(self) -> Iterator[str]:
-        """What no machine could start: forbidden settings, and paths where nothing is; each with its key."""
-        yield from _told("", self.check_settings)
-        yield from _told("python: ", lambda: find_python(self._config.python))
-        yield from _told("model: ", self._check_model)
+        """Settings with which it could start on no machine, such as a wrong path: each as key and fault."""
+        yield from _refusals("", self.check_settings)
+        yield from _refusals("python: ", lambda: find_python(self._config.python))
+        yield from _refusals("model: ", self._check_model)
         for name, path in self._config.adapters.items():
-            yield from _told(f"adapters.{name}: ", partial(read_adapter_rank, path, environment=self._inherited()))
+            yield from _refusals(f"adapters.{name}: ", partial(read_adapter_rank, path, environment=self._inherited()))
 
     def notes(self) -> Iterator[str]:
-        """What does nothing, or perhaps not what was meant; each with its key."""
+        """Settings that do nothing, or perhaps not what was meant: each as key, what about it and the cure."""
         try:
             machine, checkpoint = self._machine(), self._read()
-        except Hopeless:  # a fault, or for another machine
+        except Hopeless:  # `faults` or the start reports it
             return
         if self._config.gpus is not None and machine.is_cpu:
             yield "gpus: does nothing with vLLM's build for the CPU; take it out"
         told = {key.removeprefix("--").replace("_", "-") for key in self._config.args}
         may_chat = checkpoint.folder is None or bool(checkpoint.template) or "chat-template" in told
         if may_chat and not self.calls_tools and "tool-call-parser" not in told:
-            family = checkpoint.model_type or "which is not known before it is here"
+            family = checkpoint.model_type or "not known before the download"
             yield (
                 f"args: no tool-call parser is known for its model (model type: {family}), so requests that need tools "
                 "go to other targets, or are refused; set tool-call-parser"
@@ -231,8 +230,8 @@ class Vllm:
         )
 
 
-def _told(where: str, check: Callable[[], object]) -> Iterator[str]:
-    """What the check has against it, if anything."""
+def _refusals(where: str, check: Callable[[], object]) -> Iterator[str]:
+    """The message of the `Hopeless` that the check raises, if it does."""
     try:
         check()
     except Hopeless as error:
@@ -268,8 +267,7 @@ def _patience(config: VllmConfig, checkpoint: Checkpoint) -> float:
     """How long a start may take: by the size of what is read, and longer where it has to be downloaded first."""
     if config.start_timeout_s is not None:
         return config.start_timeout_s
-    download_s = 0.0 if checkpoint.is_complete else _DOWNLOAD_S
-    return _START_S + download_s + checkpoint.size_bytes / _READ_BYTES_S
+    return start_limit_s(_START_S, checkpoint.size_bytes, may_download=not checkpoint.is_complete)
 
 
 def _seconds(value: object) -> float:

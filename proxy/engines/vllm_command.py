@@ -104,7 +104,7 @@ def build_command(
 
 
 def check_settings(config: VllmConfig) -> None:
-    """See whether `args` and `environment` hold only what may be set there.
+    """Check that `args` and `environment` hold only what may be set there.
 
     Raises:
         Hopeless: they do not.
@@ -129,9 +129,9 @@ def has_reasoning_parser(config: VllmConfig, checkpoint: Checkpoint) -> bool:
 
 
 def calls_tools(config: VllmConfig, checkpoint: Checkpoint) -> bool:
-    """Whether it is told how to read tool calls; without that vLLM refuses requests that need them.
+    """Whether it has a parser for tool calls; otherwise vLLM refuses requests that need one.
 
-    That is: tools with a `tool_choice` that is absent, `auto`, `required` or named (vLLM 0.26 to 0.32).
+    These are requests with tools whose `tool_choice` is absent, `auto`, `required` or named (vLLM 0.26 to 0.32).
 
     Raises:
         Hopeless: as `build_command`.
@@ -158,7 +158,7 @@ def _chosen(
         "disable-uvicorn-access-log": True,  # a line for each of our looks would bury why it died
     }
     if machine.release >= _EXCLUDES_TOOLS:
-        flags["exclude-tools-when-tool-choice-none"] = True  # a model that sees tools may call them all the same
+        flags["exclude-tools-when-tool-choice-none"] = True  # a model that sees tools may call them against the choice
     flags |= _markup(checkpoint)
     flags |= {_flag(key): value for key in _TYPED if (value := getattr(config, key)) != getattr(_UNSAID, key)}
     if config.distributed is not None:

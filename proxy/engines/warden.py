@@ -5,12 +5,12 @@
 Between Tidegate and an engine stands this small process. It ends with the engine, by the engine's exit status. When its
 standard input ends, Tidegate is gone, however it went, and so is the engine. In both cases every process of the session
 is killed: vLLM's parent process that is killed leaves its EngineCore behind, with the GPU's memory (reference
-`vllm.md`, section 4). SIGTERM is passed on to the engine alone, which stops its own children; an engine that has a
-command for that is ended by it, also when it has ended by itself or Tidegate is gone: `docker stop` for a container,
-which is no process of the session.
+`vllm.md`, section 4). SIGTERM is passed on to the engine alone, which stops its own children. If the
+engine has a stop command, that is run instead, and also when the engine has ended by itself or Tidegate is gone:
+`docker stop` for a container, which is no process of the session.
 
-What killed processes leave in `/dev/shm` is removed: Python's resource trackers have a moment to do so, as they know
-best; then what the processes themselves had open.
+Files that killed processes leave in `/dev/shm` are removed: first Python's resource trackers get a second to do so,
+then this script removes the files that the processes had open.
 """
 
 import contextlib
@@ -27,11 +27,13 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _STOP_VARIABLE = "TIDEGATE_STOP"
-_STOP_S = 30.0  # where nobody else has a limit
+_STOP_S = 30.0  # for a stop command that has no other limit
 _PID = "${PID}"
-_SHARED = "/dev/shm/"  # noqa: S108 - where shm_open makes its files
-# what is named otherwise may be a user's own, such as weights: vLLM, PyTorch, NCCL, OpenMP and Python make these
-_MADE = re.compile(r"psm_[0-9a-f]+|sem\.mp-\w+|nccl-\w+|torch_\d+_\d+_\d+|vllm_\w+\.mmap|__KMP_REGISTERED_LIB_\d+_\d+")
+_SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - where shm_open makes its files
+# names that vLLM, PyTorch, NCCL, OpenMP and Python give their files; other files may be the user's, such as weights
+_KNOWN_NAMES = re.compile(
+    r"psm_[0-9a-f]+|sem\.mp-\w+|nccl-\w+|torch_\d+_\d+_\d+|vllm_\w+\.mmap|__KMP_REGISTERED_LIB_\d+_\d+"
+)
 _TRACKER = b"multiprocessing.resource_tracker"
 _TRACKER_S = 1.0
 _POLL_S = 0.01
@@ -54,47 +56,50 @@ def kill_session(session: int, *, spared: int = 0) -> None:
     until_s = time.monotonic() + _TRACKER_S
     while any(map(_is_tracker, trackers)) and time.monotonic() < until_s:
         time.sleep(_POLL_S)
-    left = _members(session, spared)  # also what has been started meanwhile
+    left = _members(session, spared)  # and those started meanwhile
     _kill(left)
     remove_shared(held, {*pids, *left})
 
 
 def shared_memory(pids: Iterable[int]) -> Mapping[str, tuple[int, int]]:
-    """The files of shared memory that the processes have open or mapped, with device and inode; no others' files."""
+    """The names of shared memory files that the processes have open or mapped, with device and inode.
+
+    Only files that belong to our user alone, and have a name that engines give them.
+    """
     held = {}
     for name in {name for pid in pids for name in _shared_names(pid)}:
-        if _MADE.fullmatch(name):
+        if _KNOWN_NAMES.fullmatch(name):
             with contextlib.suppress(OSError):
-                status = os.stat(_SHARED + name)  # noqa: PTH116 - no path to build
-                # what others may open, they can have open without our seeing it
+                status = os.stat(_SHARED_MEMORY + name)  # noqa: PTH116 - no path to build
+                # a file that other users may open can be in use without our seeing it
                 if status.st_uid == os.getuid() and not status.st_mode & 0o077:
                     held[name] = (status.st_dev, status.st_ino)
     return held
 
 
 def remove_shared(held: Mapping[str, tuple[int, int]], dead: Collection[int]) -> None:
-    """Remove the files that no process but the dead ones has."""
+    """Remove those files that only the dead processes had open."""
     if not held:
         return
     used = shared_memory(pid for pid in _pids() if pid not in dead)
     for name, identity in held.items():
         if name not in used:
             with contextlib.suppress(OSError):
-                status = os.stat(_SHARED + name)  # noqa: PTH116 - as above
+                status = os.stat(_SHARED_MEMORY + name)  # noqa: PTH116 - as above
                 if (status.st_dev, status.st_ino) == identity:
-                    os.unlink(_SHARED + name)  # noqa: PTH108 - as above
+                    os.unlink(_SHARED_MEMORY + name)  # noqa: PTH108 - as above
 
 
 def _shared_names(pid: int) -> Iterator[str]:
-    """Without those that are removed already: after their names stands ` (deleted)`, which no name of ours has."""
+    """The names of the files that a process has open or mapped; a removed file's ends with ` (deleted)`."""
     process = _PROC / str(pid)
     with contextlib.suppress(OSError):
         for line in (process / "maps").read_bytes().splitlines():
-            yield os.fsdecode(line.rpartition(b" " + _SHARED.encode())[2])
+            yield os.fsdecode(line.rpartition(b" " + _SHARED_MEMORY.encode())[2])
     with contextlib.suppress(OSError):
         for descriptor in (process / "fd").iterdir():
             with contextlib.suppress(OSError):
-                yield str(descriptor.readlink()).removeprefix(_SHARED)
+                yield str(descriptor.readlink()).removeprefix(_SHARED_MEMORY)
 
 
 def _kill(pids: Iterable[int]) -> None:
@@ -104,7 +109,7 @@ def _kill(pids: Iterable[int]) -> None:
 
 
 def _is_tracker(pid: int) -> bool:
-    """Whether it is Python's process that removes what others leave; one that has ended is none."""
+    """Whether it is a running resource tracker of Python, which removes what other processes leave."""
     try:
         return _TRACKER in (_PROC / str(pid) / "cmdline").read_bytes()
     except OSError:
@@ -126,17 +131,17 @@ def _session_of(pid: int) -> int | None:
         return None
 
 
-def told(stop: Sequence[str]) -> dict[str, str]:
-    """The variable that tells this script what ends the engine; none where SIGTERM does."""
+def stop_variable(stop: Sequence[str]) -> dict[str, str]:
+    """The environment variable that gives this script the engine's stop command; empty where there is none."""
     return {_STOP_VARIABLE: json.dumps(list(stop))} if stop else {}
 
 
-class Ending:
-    """Ends the engine: by its own command where it has one, else by SIGTERM; owner of that command's outcome.
+class EngineStop:
+    """Stops the engine: by its stop command if it has one, else by SIGTERM; owner of that command's outcome.
 
     Args:
         engine: the process.
-        stop: the command's words, `${PID}` in them being the engine's process.
+        stop: the words of the command; `${PID}` in them is the pid of the engine's process. Empty: there is none.
     """
 
     def __init__(self, engine: subprocess.Popen[bytes], stop: Sequence[str]) -> None:
@@ -154,15 +159,15 @@ class Ending:
             self._engine.send_signal(signal.SIGTERM)
 
     def clear_up(self) -> None:
-        """The engine has ended: what it has left elsewhere, such as a container, ends as well, if there is anything.
+        """Stop what an engine that has ended may have left, such as a container.
 
-        Nothing is said of that: the last words are those of the engine.
+        The command's output is discarded, so that the engine's own lines are the last ones.
         """
         if not self._has_pid:  # another process may have that number now
             self.run(_STOP_S, is_quiet=True)
 
     def run(self, limit_s: float | None = None, *, is_quiet: bool = False) -> bool:
-        """Run its command, unless there is none or it has run; whether it came to a good end within that time."""
+        """Run the stop command, unless there is none or it has run; whether it has ended with status 0 in time."""
         if not self._lock.acquire(timeout=-1 if limit_s is None else limit_s):
             return False
         with contextlib.ExitStack() as held:
@@ -176,11 +181,11 @@ class Ending:
             return self._is_done
 
     def _ask(self) -> None:
-        if not self.run():  # without a limit of its own: whoever asks to end has one, and kills then
+        if not self.run():  # without a limit: Tidegate has one, and kills the engine then
             self._engine.send_signal(signal.SIGTERM)
 
     def _run(self, limit_s: float | None, output: int | None) -> str | None:
-        """What went wrong; None: nothing."""
+        """Why the command failed; None: it did not."""
         try:
             done = subprocess.run(  # noqa: S603 - the operator's own
                 self._stop, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=limit_s, check=False
@@ -195,7 +200,7 @@ def main(command: list[str]) -> int:
     own = os.getpid()
     stop = json.loads(os.environ.pop(_STOP_VARIABLE, "[]"))
     engine = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - that is what it is for
-    ending = Ending(engine, stop)
+    ending = EngineStop(engine, stop)
     signal.signal(signal.SIGTERM, lambda *_: ending.ask())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     killing = threading.Lock()
@@ -207,11 +212,11 @@ def main(command: list[str]) -> int:
     return 128 - status if status < 0 else status
 
 
-def _wait_for_parent(ending: Ending, killing: threading.Lock) -> None:
+def _wait_for_parent(ending: EngineStop, killing: threading.Lock) -> None:
     while os.read(0, 4096):
         pass
     ending.run(_STOP_S)
-    with killing:  # the end of the engine must not end this process half way
+    with killing:  # `main` must not return while the session is being killed
         kill_session(os.getsid(0), spared=os.getpid())
         os._exit(1)
 

@@ -1,4 +1,4 @@
-"""`Watch`: looks at a running engine, tries one that seems to stand still, and from time to time one that is idle."""
+"""`Watch`: checks a running engine, and asks one that seems to hang, or is idle, for a token."""
 
 import asyncio
 import contextlib
@@ -16,10 +16,10 @@ _PAUSE_S = 1.0
 
 
 class Finding(Struct, frozen=True):
-    """What is wrong with an engine, in words.
+    """What is wrong with an engine.
 
     Attributes:
-        is_dead: it says so itself, so that no second look is needed.
+        is_dead: its health route reports it, or it refuses connections: no second look is needed.
     """
 
     reason: str
@@ -35,7 +35,7 @@ class Watch:
         pause_s: between two looks at one that is suspected.
 
     Attributes:
-        is_well: whether the last look found its health and its metrics good: a vLLM tells metrics without its core.
+        is_healthy: whether health and metrics were good at the last look; vLLM has metrics also without its core.
     """
 
     def __init__(self, control: Control, clock: Clock, *, pause_s: float = _PAUSE_S) -> None:
@@ -46,27 +46,27 @@ class Watch:
         self._vitals = Vitals(clock)
         self._canary: asyncio.Task[None] | None = None
         self._canary_s = float("-inf")
-        self.is_well = False
+        self.is_healthy = False
 
     async def look(self, in_flight: int) -> Finding | None:
-        """Ask for its health and its metrics; what is wrong with it, or None. A canary that runs counts as work."""
+        """Ask for its health and its metrics; returns what is wrong, or None. A running canary counts as work."""
         in_flight += self._is_trying
         self._vitals.in_flight = in_flight
         finding, is_answered = await asyncio.gather(self.check(), self._measure(in_flight))
-        self.is_well = finding is None and is_answered
+        self.is_healthy = finding is None and is_answered
         complaint = self._vitals.complaint() or self._canary_complaint()
         return finding or (None if complaint is None else Finding(complaint))
 
     async def check(self) -> Finding | None:
-        """Ask for its health alone."""
+        """Ask for its health only; returns what is wrong with it, or None."""
         fault = await self._control.fault()
-        self.is_well = False
+        self.is_healthy = False
         return None if fault is None else Finding(fault, is_dead=True)
 
     def try_idle(self, every_s: float) -> None:
-        """Have an idle engine make a token, unless it is at that, or was within `every_s` seconds; returns at once.
+        """Ask an idle engine for one token (a canary), unless that was done in the last `every_s` seconds.
 
-        What comes of it is seen by `look`: an engine that hangs has work, and makes no step.
+        Returns at once. `look` sees the outcome: an engine that hangs has work, and makes no step.
         """
         now_s = self._clock.monotonic_s()
         if not self._is_trying and now_s - self._canary_s >= every_s:
@@ -80,7 +80,7 @@ class Watch:
             self._canary = None
 
     def _canary_complaint(self) -> str | None:
-        """That the canary takes too long, where the engine counts no steps; else `Vitals` sees it stand still."""
+        """The complaint about a canary that takes too long, of engines without a count of steps (else see `Vitals`)."""
         taken_s = self._clock.monotonic_s() - self._canary_s
         if not self._is_trying or self.looked.load.steps is not None or taken_s < STILL_S:
             return None
@@ -93,7 +93,7 @@ class Watch:
     async def generates(self, is_wanted: Callable[[], bool] = lambda: True) -> bool | None:
         """The second look: whether one more token comes, or at least a step of the work that it has.
 
-        None: it is not wanted any more, which is asked about once a look.
+        Returns None as soon as `is_wanted`, which is asked at each look, says that the outcome does not matter.
 
         It takes its time, since an engine that is only slow must not be restarted; new requests are kept out meanwhile.
         """
@@ -134,7 +134,7 @@ class Watch:
         return True
 
     async def _try_once(self) -> None:
-        """Another answer than a token is as good: the engine moves."""
+        """An error counts as well as a token: the engine answers."""
         with contextlib.suppress(ProxyError):
             await self._control.generate()
 

@@ -26,7 +26,7 @@ from proxy.transport.specs import of_keys
 from proxy.transport.wire import Timeouts, Transport
 
 _ENGINE_URL = "http://engine"
-_LOOPBACK_URL = "http://127.0.0.1:1"  # until a start says which port
+_LOOPBACK_URL = "http://127.0.0.1:1"  # each start replaces the port
 _CONNECT_S = 5.0
 
 OnEngineChange = Callable[[str, EngineStatus], None]
@@ -43,7 +43,7 @@ class Assembled(Struct, frozen=True):
         model_bytes: what it has to load; 0 where unknown.
         model_card: the name of the card that fits it, where its checkpoint tells.
         adapters: how they come and go; None where the config does not let them.
-        calls_tools: whether it reads the tool calls of its model; of each start anew, as a checkpoint may come later.
+        calls_tools: whether it reads its model's tool calls; may differ after each start, when the checkpoint is there.
     """
 
     engine: Engine

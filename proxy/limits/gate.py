@@ -143,10 +143,10 @@ class Gate:
         self._give_away()
 
     def close(self) -> None:
-        """The target goes away: refuse the requests that wait, and let no later one wait. Those inside stay."""
+        """The target is removed: refuse the requests that wait, and let no later one wait. Those inside stay."""
         self._is_closed = True
         while (waiter := self._queue.pop()) is not None:
-            self._refuse(waiter, "goes away")
+            self._refuse(waiter, "is being removed")
 
     async def enter(
         self,

@@ -13,8 +13,9 @@
                 enter                            a place in an engine of ours: at once or, at the last resort,
                                                  when it has been loaded or woken; given back with the answer
             report                               what became of it, to routing's board
-        tell meanwhile                           loading, waiting: where the model wants it, a stream that waits for an
-                                                 engine begins with how far that is, as reasoning
+        show progress meanwhile                  loading, waiting: if the model is configured so, a stream that waits
+                                                 for an engine begins with the progress of the load, as reasoning
+        move meanwhile                           moving: a request without a first token leaves an engine that hangs
         go on                                    continuation: where the model wants it, the rest from another target
         (                                        what is yielded: the answer, closed on every exit
         )

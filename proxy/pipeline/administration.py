@@ -45,8 +45,8 @@ class EngineReport(Struct, frozen=True, kw_only=True):
 
     Attributes:
         in_flight: how many of our requests are in it.
-        load: what it says itself.
-        waiting: how many of our requests wait until it takes requests: it loads, or makes room for another engine.
+        load: what its metrics say.
+        waiting: how many of our requests wait until it takes requests, as it loads or makes room for another engine.
     """
 
     name: str
@@ -59,12 +59,12 @@ class EngineReport(Struct, frozen=True, kw_only=True):
     restarts: int
     in_flight: int
     load: Load
-    waiting: int = 0  # a server of an older version tells neither this
-    attempts: int = 0  # nor that
+    waiting: int = 0  # servers of older versions have neither this field
+    attempts: int = 0  # nor this one
 
 
 class EngineList(Struct, frozen=True):
-    """Every engine, or every replica of one, in the order of the config."""
+    """Reports of every engine, or of every replica of one, in the order of the config."""
 
     engines: Sequence[EngineReport]
 
@@ -143,11 +143,11 @@ class Administration:
         return "".join(f"{line}\n" for line in lines)
 
     async def load_adapter(self, name: str, adapter: str, path: str) -> str:
-        """Load a LoRA adapter into the engine, each replica of it, which is started if need be; what it says to that.
+        """Load a LoRA adapter into the engine, or each of its replicas, started if need be; returns its answer.
 
         Raises:
             EngineNotFound, Conflict: no such engine, or none whose adapters come and go.
-            MalformedRequest: it may not be called so.
+            MalformedRequest: the adapter's name is not allowed.
             EngineUnavailable, UpstreamError: it does not run, does not want it, or failed.
         """
         told = ""

@@ -16,7 +16,7 @@ from proxy.pipeline import shapes
 from proxy.pipeline.answers import Closable, Replayed, Streamed, Whole, no_connection
 from proxy.pipeline.context import RequestContext, Tried
 from proxy.pipeline.joint import Joint
-from proxy.pipeline.moving import Move
+from proxy.pipeline.moving import MovableWait
 from proxy.pipeline.source import Source, TurnMemory
 from proxy.pipeline.structured import Structured
 from proxy.pipeline.upstream import Leave, Response, Upstream, nothing_to_leave
@@ -95,7 +95,7 @@ class Attempt:
 
         Args:
             can_wait: whether to wait for an engine that has to be started first, as nobody else is left to try.
-            can_move: whether the wait may be ended when the engine stands still, as another target is left to try.
+            can_move: whether the wait may be ended when the engine hangs, as another target is left to try.
 
         Raises:
             ProxyError: it came to nothing; whether another target may be tried is the error's to say.
@@ -108,10 +108,10 @@ class Attempt:
                 leave = await self._upstream.enter(can_wait=True)
         try:
             movable = self._upstream.movable if can_move else None
-            answer = await (self._run() if movable is None else self._run_among(movable))
+            answer = await (self._run() if movable is None else self._run_movable(movable))
         except BaseException as error:
             leave()
-            self._tell_engine(error)
+            self._report_failure(error)
             raise
         if not isinstance(answer, Streamed):
             self._tried.is_whole = True
@@ -121,15 +121,15 @@ class Attempt:
 
     def _leave(self, leave: Leave) -> None:
         leave()
-        self._tell_engine(self._tried.failure)
+        self._report_failure(self._tried.failure)
 
-    def _tell_engine(self, failure: BaseException | None) -> None:
-        """A failure may mean that the engine is dead."""
+    def _report_failure(self, failure: BaseException | None) -> None:
+        """Report a failure to the engine, which may be dead."""
         if isinstance(failure, ProxyError) and self._upstream.doubt is not None:
             self._upstream.doubt(failure)
 
-    async def _run_among(self, movable: set[Callable[[str], None]]) -> Closable:
-        move = Move()
+    async def _run_movable(self, movable: set[Callable[[str], None]]) -> Closable:
+        move = MovableWait()
         movable.add(move)
         try:
             return await self._run()
@@ -177,7 +177,7 @@ class Attempt:
         )
 
     def _dialect(self, request: ModelRequest) -> Dialect:
-        """The host's, without tools where its engine, as it runs now, reads no calls."""
+        """The host's dialect; without tools, where the engine was started without a tool-call parser."""
         upstream = self._upstream
         if upstream.look is None or _TOOLS.isdisjoint(request.fields) or upstream.look().calls_tools:
             return upstream.dialect
@@ -245,7 +245,7 @@ class Attempt:
             return Whole(assembler.to_json(), response.close, self._tried)
         if self._joint is None:
             writer = shapes.writer_for(request, context)
-            sink = shapes.behind_preface(self._formatted(writer, host_request), writer, context)
+            sink = shapes.after_preface(self._formatted(writer, host_request), writer, context)
         else:
             writer, sink = self._joint.writer, self._joint.splice
         streamed = Streamed(self._source(response, host_request, sink), writer, self._tried, context)
@@ -282,7 +282,7 @@ class Attempt:
             first.replay(self._formatted(assembler, host_request))
             return Whole(assembler.to_json(), no_connection, self._tried)
         writer = shapes.writer_for(self._request, self._context)
-        first.replay(shapes.behind_preface(self._formatted(writer, host_request), writer, self._context))
+        first.replay(shapes.after_preface(self._formatted(writer, host_request), writer, self._context))
         return Replayed(writer, self._tried)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:

@@ -10,7 +10,7 @@ from proxy.pipeline.admission import Admission
 from proxy.pipeline.attempt import Answer
 from proxy.pipeline.context import RequestContext
 from proxy.pipeline.failover import Failover
-from proxy.pipeline.loading import telling
+from proxy.pipeline.loading import with_progress
 from proxy.pipeline.preferences import Preferences
 from proxy.pipeline.settlement import Settlement
 from proxy.pipeline.waiting import EngineChanges
@@ -74,13 +74,14 @@ class Pipeline:
             ask = ask_of(request, context)
             context.task = ask.task
             plan = await self._planner.plan(ask)
-            coming = self._failover.first_to_answer(plan, ask, request, context)
-            tells = plan.settings.progress_in is not None
-            answer = await (telling(coming, request, context, self._changes) if tells else coming)
+            answering = self._failover.first_to_answer(plan, ask, request, context)
+            if plan.settings.progress_in is not None:
+                answering = with_progress(answering, request, context, self._changes)
+            answer = await answering
             try:
                 yield answer
             except UpstreamError as error:
-                if answer.tried.failure is error:  # failover has noted those that came before an answer
+                if answer.tried.failure is error:  # failover has noted failures before an answer already
                     self._failover.failed(context, answer.tried, error)
                 raise
             finally:

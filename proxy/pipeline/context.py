@@ -144,7 +144,7 @@ class RequestContext:
         has_begun: set by the door when a status line has left: errors from now on are told in band.
         is_client_gone: set by the door before it cancels the task.
         is_aborted: set by the server when the grace time is over.
-        waiting: what its caller is told while it waits for an engine; None where that is nothing.
+        waiting: shows its caller the progress of an engine that it waits for; None: nothing is shown.
         joined_usage: of all parts of an answer that may go on elsewhere; None where it may not.
     """
 

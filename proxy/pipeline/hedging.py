@@ -65,7 +65,7 @@ async def drop(tasks: Sequence[asyncio.Task[T]]) -> None:
 
 
 def abandon(task: asyncio.Task[T]) -> None:
-    """Cancel the task; if it ends with an answer all the same, or has, that is closed."""
+    """Cancel the task. If it still ends with an answer, or has done so, the answer is closed."""
     if task.done():
         _close(task)
     else:

@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Raw
 
 from proxy.pipeline.context import RequestContext
-from proxy.pipeline.shapes import behind_preface, writer_for
+from proxy.pipeline.shapes import after_preface, writer_for
 from proxy.protocol.request import Fields, ModelRequest, json_type
 from proxy.streaming.filters import in_format
 from proxy.streaming.splice import Splice
@@ -24,7 +24,7 @@ class Joint:
         self.writer = writer_for(request, context)
         is_chat = request.endpoint == "chat"
         sink = in_format(self.writer, context.reasoning_format) if is_chat else self.writer
-        self.splice = Splice(behind_preface(sink, self.writer, context))
+        self.splice = Splice(after_preface(sink, self.writer, context))
 
     def join(self, request: ModelRequest) -> ModelRequest:
         """What to ask for the rest of the answer to `request`; what is told from now on is that rest."""

@@ -1,4 +1,4 @@
-"""An answer that is waited for: its stream begins with what the engine does meanwhile (`models.NAME.progress_in`)."""
+"""Shows the progress of an engine's load in the stream that waits for it (`models.NAME.progress_in`)."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -13,34 +13,34 @@ from proxy.protocol.request import ModelRequest
 from proxy.streaming.preface import Preface
 
 
-async def telling(
-    coming: Coroutine[Any, Any, Answer], request: ModelRequest, context: RequestContext, changes: EngineChanges
+async def with_progress(
+    answering: Coroutine[Any, Any, Answer], request: ModelRequest, context: RequestContext, changes: EngineChanges
 ) -> Answer:
-    """What `coming` returns or, as soon as a streamed chat request waits for an engine, an answer that tells of it.
+    """The answer of `answering`; for a streamed chat request that waits for an engine, one that shows progress first.
 
     Args:
-        coming: the way to the answer, not begun.
+        answering: gets the answer; not started.
         request: the caller's.
         context: its `waiting` is set here.
-        changes: of the status of engines.
+        changes: calls when the status of an engine has changed.
 
     Raises:
-        ProxyError: what `coming` raises, before anything was told.
+        ProxyError: what `answering` raises, before any progress was shown.
     """
     form = context.reasoning_format
     if not request.is_stream or request.endpoint != "chat" or form == "hidden":
-        return await coming
+        return await answering
     preface = Preface(envelope_of(request, context), wants_usage=request.wants_usage, form=form)
     context.waiting = Waiting(preface, changes)
-    task = asyncio.create_task(coming, name=f"answer to {context.id}")
-    return await _Awaited(task, context.waiting, context).begin()
+    task = asyncio.create_task(answering, name=f"answer to {context.id}")
+    return await _AwaitedAnswer(task, context.waiting, context).begin()
 
 
-class _Awaited:
-    """An `attempt.Answer` that first tells what it waits for. Owner of the task that gets the answer itself.
+class _AwaitedAnswer:
+    """An `attempt.Answer` that shows progress until the answer is there. Owner of the task that gets the answer.
 
-    Nothing of that answer has left meanwhile, so failover is as free as ever. What comes of the task is raised by
-    `read`: by then the caller has a status line.
+    No content has left for the caller until then, so failover is free. An error of the task is raised by `read`, as the
+    caller has a status line by then.
     """
 
     def __init__(self, task: asyncio.Task[Answer], waiting: Waiting, context: RequestContext) -> None:
@@ -48,20 +48,20 @@ class _Awaited:
         self._waiting = waiting
         self._context = context
         self._answer: Answer | None = None
-        task.add_done_callback(lambda _: waiting.moved.set())
+        task.add_done_callback(lambda _: waiting.changed.set())
 
     async def begin(self) -> Answer:
-        """The answer itself, if it comes before there is something to tell; else this one."""
+        """Wait for the answer or for progress; returns the answer, or this object if progress comes first."""
         while not self._task.done():
             self._waiting.tell()
             if self._waiting.preface.text:
                 return self
-            await self._move()
+            await self._wait_change()
         return self._task.result()
 
     @property
     def tried(self) -> Tried:
-        """The record of the attempt that answers; until then, or if none does, that of the last failure."""
+        """The record of the attempt that answers; before that, the record of the last one."""
         return self._context.tried if self._answer is None else self._answer.tried
 
     async def read(self) -> list[bytes]:
@@ -72,7 +72,7 @@ class _Awaited:
             if self._task.done():
                 self._answer = self._task.result()
             else:
-                await self._move()
+                await self._wait_change()
         return await self._answer.read()
 
     def heartbeat(self) -> bytes:
@@ -84,11 +84,11 @@ class _Awaited:
         else:
             self._answer.close()
 
-    async def _move(self) -> None:
-        """Wait until there may be something to tell, or the task has ended; it is cancelled with the wait."""
-        self._waiting.moved.clear()
+    async def _wait_change(self) -> None:
+        """Wait until there may be new progress, or the task has ended. If the wait is cancelled, so is the task."""
+        self._waiting.changed.clear()
         try:
-            await self._waiting.moved.wait()
+            await self._waiting.changed.wait()
         except BaseException:
             await drop([self._task])
             raise

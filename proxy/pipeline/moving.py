@@ -1,12 +1,12 @@
-"""`Move`: ends the wait of an attempt whose engine stands still, so that the request goes to its next target."""
+"""`MovableWait`: ends the wait of an attempt whose engine hangs, so that the request goes to its next target."""
 
 import asyncio
 
 from proxy.errors import EngineStalled
 
 
-class Move:
-    """The wait of the task that makes this; called with the reason, from outside the task, it ends the wait."""
+class MovableWait:
+    """The wait of the current task. A call from outside the task, with the reason, ends the wait."""
 
     __slots__ = ("_reason", "_task")
 
@@ -15,13 +15,13 @@ class Move:
         self._reason: str | None = None
 
     def __call__(self, reason: str) -> None:
-        """End the wait: the task is cancelled, which it has to catch and ask `error` about."""
+        """End the wait by cancelling the task, which has to catch that and ask `error`."""
         if self._task is not None and self._reason is None:
             self._reason = reason
             self._task.cancel()
 
     def error(self) -> EngineStalled | None:
-        """What to raise in place of the cancellation just caught; None: it is not ours. Asked once."""
+        """The error to raise in place of the cancellation just caught; None: it has another cause. Asked once."""
         if self._reason is None or self._task is None or self._task.uncancel():
             return None
         return EngineStalled("The engine does not answer for now, and had not begun this answer.")

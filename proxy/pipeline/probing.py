@@ -168,7 +168,7 @@ class Prober:
             return False
 
     async def _answers_to_any(self, standing: Standing, upstream: Upstream) -> bool:
-        """What it answered last comes first; it may not have the endpoint, or not the model."""
+        """The endpoint that it answered last is tried first; it may lack an endpoint or the model."""
         for endpoint in sorted(_QUESTIONS, key=lambda endpoint: endpoint != standing.endpoint):
             with contextlib.suppress(UpstreamLacksModel, UpstreamLacksOperation):
                 await self._ask(standing.target, endpoint, upstream)

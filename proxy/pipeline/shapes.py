@@ -12,7 +12,7 @@ _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"
 
 
 def envelope_of(request: ModelRequest, context: RequestContext) -> Envelope:
-    """Of a new answer, under an id of its own; of what the caller was told before it, where there is that."""
+    """The envelope of the preface, if the caller may have been shown progress; else a new one, with a new id."""
     if context.waiting is not None:
         return context.waiting.preface.envelope
     answer_id = f"{_ID_PREFIXES[request.endpoint]}{random.getrandbits(112):028x}"
@@ -27,9 +27,9 @@ def writer_for(request: ModelRequest, context: RequestContext) -> Writer:
     return CompletionWriter(envelope, wants_usage=request.wants_usage)
 
 
-def behind_preface(sink: Sink, writer: Writer, context: RequestContext) -> Sink:
-    """`sink`, which leads to the writer, behind what the caller was told before the answer."""
-    return sink if context.waiting is None else context.waiting.preface.before(sink, writer)
+def after_preface(sink: Sink, writer: Writer, context: RequestContext) -> Sink:
+    """`sink`, which leads to `writer`, continued after the preface, if there is one."""
+    return sink if context.waiting is None else context.waiting.preface.sink_after(sink, writer)
 
 
 def assembler_for(request: ModelRequest, context: RequestContext) -> Assembler:

@@ -128,11 +128,11 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
             caller who leaves a unary request (llama.cpp).
         api_version: of Azure's deployment URLs.
         look: what an engine does now; None for a host elsewhere.
-        doubt: told of the failure of a request at an engine, which may be dead; None for a host elsewhere.
-        movable: where requests that could go elsewhere say how their wait for an engine is ended (see
-            `proxy.engines.places`); None for a host elsewhere.
-        in_flight: how many requests of ours are in an engine.
-        load: have an engine loaded, if it is not; returns at once.
+        doubt: is told that a request to the engine failed, as the engine may be dead; None for a host elsewhere.
+        movable: the waits for the engine that may be ended when it hangs (see `proxy.engines.places`); None for a host
+            elsewhere.
+        in_flight: how many requests of ours are in the engine.
+        load: loads the engine, if it is not loaded; returns at once.
     """
 
     name: str
@@ -176,7 +176,7 @@ class Upstreams(Mapping[str, Upstream]):
         )
 
     def in_flight(self, target: Target) -> int:
-        """Requests of ours in the target's engine, whatever they ask it for."""
+        """Requests of ours in the target's engine, for any of its models."""
         return self._upstreams[target.upstream].in_flight()
 
     def __getitem__(self, name: str) -> Upstream:

@@ -1,4 +1,4 @@
-"""`Waiting`: what a streamed request tells its caller while it waits for an engine (`models.NAME.progress_in`)."""
+"""`Waiting`: shows the caller of a stream what the engine does that it waits for (`models.NAME.progress_in`)."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from proxy.routing.planner import Look
 from proxy.streaming.preface import Preface
 
-_STEPS = 10  # a share is told as often at most
+_STEPS = 10  # a share is shown at most as often
 _START, _WAKE, _BUSY = "starting the model", "waking the model", "waiting for the model"
 _PHASES: Mapping[str, str] = {
     "sleeping": _WAKE,
@@ -30,7 +30,7 @@ class EngineChanges:
             listener()
 
     @contextmanager
-    def heard_by(self, listener: Callable[[], None]) -> Iterator[None]:
+    def calling(self, listener: Callable[[], None]) -> Iterator[None]:
         """Call `listener` for each change from now on, until the block is left."""
         self._listeners.add(listener)
         try:
@@ -40,19 +40,19 @@ class EngineChanges:
 
 
 class Waiting:
-    """The waits of one request for engines. Owner of what was told of them.
+    """The waits of one request for engines. Owner of the text that was shown last.
 
     Args:
-        preface: where it is told.
-        changes: when to look at an engine again.
+        preface: where the progress is shown.
+        changes: calls when the status of an engine has changed.
 
     Attributes:
-        moved: set when there may be something new to tell.
+        changed: set when there may be something new to show.
     """
 
     def __init__(self, preface: Preface, changes: EngineChanges) -> None:
         self.preface = preface
-        self.moved = asyncio.Event()
+        self.changed = asyncio.Event()
         self._changes = changes
         self._looks: list[Callable[[], Look]] = []
         self._is_waking = False
@@ -63,20 +63,20 @@ class Waiting:
         """The request waits for an engine until the block is left.
 
         Args:
-            look: what the engine does now.
+            look: returns the engine's current state.
         """
         self._looks.append(look)
         self._is_waking = False
-        self.moved.set()
+        self.changed.set()
         try:
-            with self._changes.heard_by(self.moved.set):
+            with self._changes.calling(self.changed.set):
                 yield
         finally:
             self._looks.remove(look)
             self._is_waking = False
 
     def tell(self) -> None:
-        """Tell the preface what is waited for, if anything is, and if that is not what was told last."""
+        """Add the engine's current state to the preface, if the request waits for one and the text has changed."""
         if not self._looks or (look := self._looks[-1]()).is_ready:
             return
         self._is_waking = look.state == "sleeping" or (self._is_waking and look.state == "starting")
@@ -87,11 +87,11 @@ class Waiting:
 
 
 def describe(look: Look, *, is_waking: bool = False) -> str:
-    """What an engine that is not ready does, and which share of that is done, in tenths.
+    """The phase of an engine that is not ready, and the percentage that is done, in tens.
 
     Args:
-        look: at the engine.
-        is_waking: it has slept, as far as this request has seen.
+        look: the engine's state.
+        is_waking: whether this request has seen it asleep.
     """
     phase = look.phase or _PHASES.get(look.state) or (_WAKE if is_waking else _START)
     share = "" if look.done is None else f": {math.floor(look.done * _STEPS) * 100 // _STEPS} %"

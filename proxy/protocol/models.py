@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import msgspec
 from msgspec import Raw, Struct
 
-# How far a model is loaded, the best first: `loaded` answers at once; `loading` and `sleeping` will after a while;
-# `unloaded` will, if its engine starts when it is asked; `failed` has an engine that cannot run, or is started again.
+# How far a model is loaded, the best first. `loaded`: it answers at once; `loading`, `sleeping`: it answers after a
+# while; `unloaded`: it answers if its engine starts on demand; `failed`: its engine failed, and may be started again.
 Status = Literal["loaded", "loading", "sleeping", "unloaded", "failed"]
 
 _STATUSES: Sequence[Status] = get_args(Status)
@@ -19,7 +19,7 @@ class ModelCard(Struct, frozen=True, gc=False):
     """A model that can be asked for: OpenAI's four fields, and the few facts of the host that tools read.
 
     Attributes:
-        status: of the best of its engines; None, and left out of the JSON, where only hosts elsewhere have it.
+        status: that of its best engine; None, and left out of the JSON, if only hosts elsewhere have the model.
     """
 
     id: str
@@ -36,7 +36,7 @@ class ModelCard(Struct, frozen=True, gc=False):
 
 
 def best_status(statuses: Iterable[Status]) -> Status:
-    """The best of a model's engines, at least one."""
+    """The best status of a model's engines, of which there is at least one."""
     return min(statuses, key=_STATUSES.index)
 
 

@@ -6,7 +6,7 @@
         reach             the privacy line: what may go where
         policies/         one pure file each: candidates in, an order out
         affinity          which target a session stays at
-        replicas          which replica of an engine has it, and which one is loaded beside those that are
+        replicas          which replica of an engine gets a request, and whether a further one is to be loaded
     board                 what is known of each target, and the one place where attempts report
         latency           how fast it answers, by the length of prompts
         pressure          how long a prompt would wait at an engine of ours now

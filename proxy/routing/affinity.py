@@ -48,7 +48,7 @@ def luck(target: Target, key: bytes) -> float:
 
 
 def draw(name: str, key: bytes) -> float:
-    """What something called `name` draws for the session `key`, all of one length: above 0."""
+    """The draw of `name` for the session `key`, above 0; all keys have one length."""
     drawn = int.from_bytes(blake2b(key + name.encode(), digest_size=8).digest(), "big") >> _SPARE
     return 1.0 / -log((drawn + 0.5) / _RANGE)
 

@@ -38,12 +38,12 @@ class Ask:
     Args:
         session: what the caller calls the conversation (`x-tidegate-session`); empty: see `affinity`.
         caller: the principal's name; sessions of one are not those of another.
-        drops_params: the caller would rather miss its tools than the answer.
+        drops_params: the caller lets parameters be dropped, so its tools too.
 
     Attributes:
         task: the kind of work it is, as far as targets may be good at one and bad at another.
-        needs_tools: its answer may be a tool call: tools are offered, not forbidden by its choice, and may not be
-            dropped.
+        needs_tools: the answer may be a tool call: it has tools, does not forbid their use (`tool_choice: none`), and
+            does not let them be dropped.
         prompt_tokens: about how many the prompt has, at least 1; a picture counts as a few hundred, whatever its bytes.
         answer_tokens: about how many the answers will have: a middling number, at most what the caller allows, for each
             of `n`. What answers were lately is not looked at: one caller's long one would be everybody's price.
@@ -79,7 +79,7 @@ class Ask:
 
     @property
     def tools_field(self) -> str:
-        """Where the tools are."""
+        """The request's field that has the tools."""
         return "functions" if _has_functions(self._fields) else "tools"
 
     @property
@@ -117,7 +117,7 @@ def _find_task(request: ModelRequest) -> Task:
 
 
 def _forbids_calls(fields: Fields) -> bool:
-    """Whether the choice is `none`; `functions` and their choice outweigh `tools`, as in `dialects.tools`."""
+    """Whether the tool choice is `none`; with `functions`, their choice counts, as in `dialects.tools`."""
     choice = fields.get("function_call" if _has_functions(fields) else "tool_choice")
     if choice is None:
         return False

@@ -11,7 +11,7 @@ from proxy.routing.targets import Target
 
 Signal = Literal["latency", "price", "quality"]
 Signals = frozenset[Signal]
-Readiness = Literal["ready", "loading", "unloaded", "unavailable"]
+Availability = Literal["ready", "loading", "unloaded", "unavailable"]
 
 SIGNALS: Signals = frozenset({"latency", "price", "quality"})
 
@@ -31,8 +31,8 @@ class Candidate(Struct, frozen=True, kw_only=True, gc=False):
         quality: how good its answers to such a task are, 0 to 1.
         share: how much of its part it may take: 1, or less after it was ejected (slow start).
         is_pressed: an engine of ours whose `ttft_s` is over what the model allows, or which is not ready.
-        work: requests at a replica of an engine, ours and others'; 0 of other targets.
-        readiness: of a replica: ready; loading: soon ready; unloaded: a request loads it; unavailable: none of these.
+        work: requests in a replica of an engine, ours and others'; 0 for other targets.
+        availability: of a replica: ready, soon ready (loading), loaded by a request (unloaded), or unavailable.
     """
 
     target: Target
@@ -45,7 +45,7 @@ class Candidate(Struct, frozen=True, kw_only=True, gc=False):
     share: float = 1.0
     is_pressed: bool = False
     work: float = 0.0
-    readiness: Readiness = "ready"
+    availability: Availability = "ready"
 
 
 class Placed(Struct, frozen=True, gc=False):

@@ -6,8 +6,8 @@ first targets are favoured (engines of ours, `local_first`), and one of them is 
 queue before it goes to those that are not. What failed may be repeated after a random pause, unless it took long to
 fail, asks for a longer pause than we make, or would fail again.
 
-Going on to another target costs nothing where the first one has no part in the work (it was not there, died, stood
-still, or said that it is over its limit); every other try takes from the model's budget, so that an outage is not
+Going on to another target costs nothing where the first one does no work for the request (it was not there, died,
+hangs, or said that it is over its limit); every other try takes from the model's budget, so that an outage is not
 multiplied.
 """
 
@@ -45,7 +45,7 @@ class Step(Struct, frozen=True):
 
     Attributes:
         can_wait: it is the last resort, and may be waited for: in its queue, or until its engine has started.
-        can_move: another target is left, so that the request may leave this one while nothing has come of it.
+        can_move: another target is left, so the request may leave this one before its first token.
         can_queue: it may be waited for in its queue, for as long as others are not to be preferred.
     """
 

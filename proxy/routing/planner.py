@@ -14,7 +14,7 @@ from proxy.protocol.routing import Reach
 from proxy.routing import affinity, replicas
 from proxy.routing.ask import Ask
 from proxy.routing.board import Board, Standing
-from proxy.routing.candidate import SIGNALS, Candidate, Placed, Policy, Readiness, Signals
+from proxy.routing.candidate import SIGNALS, Availability, Candidate, Placed, Policy, Signals
 from proxy.routing.health import available
 from proxy.routing.offline import Offline
 from proxy.routing.policies import registry
@@ -25,7 +25,7 @@ from proxy.routing.targets import Target
 
 _PLAIN = ModelConfig(targets=())  # how a name is served that nobody configured
 _SIDES = {"local_first": locals_first, "online_first": online_first}
-_READY: Readiness = "ready"
+_READY: Availability = "ready"
 _OFFLINE_S = 5.0  # by then hosts have been asked again whether they are there
 
 
@@ -36,10 +36,10 @@ class Look(Struct, frozen=True):
         is_ready: it answers; of a host elsewhere nobody knows.
         state: what an engine does, a word for people; empty for a host.
         phase: of a start, in a few words; empty where the engine tells none.
-        done: the share of that phase that is done, 0 to 1; None where the engine does not tell.
-        outlook: what may be expected of an engine that is not ready, see `candidate.Candidate`.
+        done: the share of that phase that is done, 0 to 1; None where unknown.
+        availability: of an engine that is not ready, see `candidate.Candidate`.
         told: what an engine last said of its load; None where it says nothing.
-        calls_tools: False if it is known to refuse requests whose answer may be a tool call.
+        calls_tools: False if it refuses requests whose answer may be a tool call.
         limited_for_s: 0, or the seconds until one of the credentials may be used again.
         refused_for_s: 0, or the seconds for which it is not likely to take any of our credentials for that model.
     """
@@ -52,7 +52,7 @@ class Look(Struct, frozen=True):
     refused_for_s: float = 0.0
     phase: str = ""
     done: float | None = None
-    outlook: Readiness = "unavailable"
+    availability: Availability = "unavailable"
 
 
 class Surroundings(Protocol):
@@ -62,7 +62,7 @@ class Surroundings(Protocol):
         """At the engine or host, for the target's model."""
 
     def in_flight(self, target: Target) -> int:
-        """Requests of ours in the target's engine, whatever they ask it for."""
+        """Requests of ours in the target's engine, for any of its models."""
 
 
 class Names(Protocol):
@@ -99,7 +99,7 @@ class Refused(Struct, frozen=True):
         for_s: how many seconds that lasts, where it is known.
         is_limited: its host wants no more of us for so long.
         is_final: no such request will ever do better.
-        lacks_tools: without its tools the request might.
+        lacks_tools: it is refused only because of its tools.
     """
 
     target: Target
@@ -118,7 +118,7 @@ class Plan(Struct, frozen=True):
         placed: the targets to be tried, in order; at least one.
         refused: the others.
         is_panic: too many are out of order for that to count.
-        loads: replicas that are to be loaded, as those of the first target that answer have work already.
+        loads: replicas that are to be loaded, as every ready replica of the first target has work.
     """
 
     settings: ModelConfig
@@ -180,7 +180,7 @@ class Planner:
             ModelNotFound: nobody knows the name.
             LocalModelUnavailable: it may not leave the house, and no engine here has the model.
             UpstreamRateLimited, NoTarget: there are targets, and none may take it.
-            UnsupportedParameter: none will ever take it, but one might without its tools.
+            UnsupportedParameter: no target can ever take it with its tools.
         """
         plan = await self.consider(ask, looks_at_all=False)
         if not plan.placed:
@@ -226,7 +226,7 @@ class Planner:
         groups = replicas.group(candidates, key, max_load=self._routing.sticky_load)
         placed = self._place(ask, [each.order[0] for each in groups.values()], policy, settings)
         for found in groups.values():
-            refused += [Refused(each.target, "it is not loaded, and need not be") for each in found.spared]
+            refused += [Refused(each.target, "a replica that is not loaded, and need not be") for each in found.spared]
         first = groups[placed[0].candidate.target.shared_name].wanted if placed else None
         loads = () if first is None else (first.target,)
         return Plan(settings, replicas.ungroup(placed, groups), refused, is_panic, loads)
@@ -240,7 +240,7 @@ class Planner:
         """Why the target may not have the request, however well it does; None where it may."""
         target = standing.target
         if ask.needs_tools and not look.calls_tools:
-            return Refused(target, "it does not support tools", is_final=True, lacks_tools=True)
+            return Refused(target, "it has no tool-call parser", is_final=True, lacks_tools=True)
         if not target.is_local:
             if ask.reach == "local_only":
                 return Refused(target, "the request may not leave this house (reach local_only)", is_final=True)
@@ -284,11 +284,13 @@ class Planner:
             price_usd = target.price_usd(ask.prompt_tokens, ask.answer_tokens)
         if "quality" in reads:
             quality = self._qualities.mean(target, ask.task, now_s)
-        work, readiness = 0.0, _READY
+        work, availability = 0.0, _READY
         if target.group:
-            ours = max(standing.in_flight, self._surroundings.in_flight(target))  # at its gate, and of other models
+            ours = max(
+                standing.in_flight, self._surroundings.in_flight(target)
+            )  # requests at its gate, and those for other models
             work = ours + (0.0 if look.told is None else look.told.not_ours(ours, now_s))
-            readiness = _READY if look.is_ready else look.outlook
+            availability = _READY if look.is_ready else look.availability
         return Candidate(
             target=target,
             in_flight=standing.in_flight,
@@ -300,7 +302,7 @@ class Planner:
             share=standing.health.share,
             is_pressed=is_pressed,
             work=work,
-            readiness=readiness,
+            availability=availability,
         )
 
     def _place(
@@ -317,7 +319,7 @@ class Planner:
 
 
 def _key(ask: Ask, settings: ModelConfig) -> bytes:
-    """What a request sticks to a replica by; empty: nothing. Embeddings generate nothing, so nothing is cached."""
+    """The key by which a request stays at a replica; empty: at none, as for embeddings, which have no prefix cache."""
     return ask.affinity if settings.sticky and (ask.session or ask.endpoint != "embeddings") else b""
 
 

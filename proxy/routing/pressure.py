@@ -70,11 +70,11 @@ class Told(Struct, frozen=True, kw_only=True):
             structs.force_setattr(self, "crowding", crowding)
 
     def not_ours(self, ours: int, now_s: float) -> float:
-        """What is there beside our requests, of which there are `ours` now, as far as that can still be believed.
+        """How many requests of others are in the engine, weighted by the age of its metrics; `ours` is our count now.
 
-        It may be of our own making: vLLM counts each prompt of a completion and each of `n` answers.
+        Some of them may be ours: vLLM counts each prompt of a completion and each of `n` answers.
         """
-        # ours may have come while it was asked, or have ended since
+        # our requests may have come while the metrics were read, or have ended since
         others = self.running + self.waiting - max(self.our_in_flight, ours)
         return others * _belief(now_s - self.at_s) if others > 0 else 0.0
 

@@ -120,7 +120,7 @@ class Quality(Struct, frozen=True, kw_only=True):
 
 
 class Qualities:
-    """Owner of the posteriors, by target name and task; the replicas of an engine, which has one model, share theirs.
+    """Owner of the posteriors, by target name and task; replicas of an engine have the same model and share them.
 
     The one that was noted longest ago goes when it is full.
     """
@@ -188,7 +188,7 @@ class Qualities:
 
 
 def _shared(target_name: str) -> str:
-    """`Target.shared_name` of the target of that name."""
+    """The `Target.shared_name` for a `Target.name`."""
     place, slash, model = target_name.partition("/")
     return f"{engine_of(place)}{slash}{model}"
 

@@ -1,17 +1,17 @@
-"""Which replica of an engine gets a request, and which one is loaded beside those that are. Pure.
+"""Which replica of an engine gets a request, and whether a further one is to be loaded. Pure.
 
-For policies the replicas of an engine are one candidate: the replica that would get the request stands for all, so that
-a target's weight, order and side of the local/online line hold for the whole engine. The other replicas follow it
-directly, before the next target.
+For policies the replicas of an engine are one candidate: the replica that would get the request represents them, so
+that a target's weight, order and `local_first` hold for the whole engine. The other replicas follow it in the plan,
+before the next target.
 
 Among replicas that answer, the turns of a conversation stay at one, whose prefix cache has them: the one with the
-highest rendezvous draw (`affinity`), so that a replica that leaves moves its own sessions only. A replica that has more
-than its part of the work, times `max_load`, and more than one request more than the least busy one, passes a session on
-to the next highest draw: few requests need not be spread, and would miss the cache. Without a session, and for
-the order of the others, the least work comes first. In slow start a replica's part is smaller by its share.
+highest rendezvous draw (`affinity`), so that only the sessions of a removed replica move. A session goes to the next
+highest draw if its replica has more than `max_load` times its part of the work, and more than one request more than the
+least busy one: a few requests need not be spread, and would miss the cache. Without a session, and for the order of the
+others, the least work comes first. In slow start a replica's part is smaller by its share.
 
-A replica that is not loaded is loaded only when each of those that answer has work, one at a time. Until then one such
-replica stands behind the others as a reserve; none does while another one is loading.
+A further replica is loaded only when each replica that answers has work, one at a time. Until then one unloaded replica
+comes last in the order, as a reserve; none does while another one is loading.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,9 @@ class Group(Struct, frozen=True):
     """The replicas of one engine, for one request.
 
     Attributes:
-        order: the one to be tried first in front.
-        is_sticky: the first one is where the session stays.
-        wanted: a replica to be loaded beside those that answer.
+        order: the replicas to be tried, in order.
+        is_sticky: the session stays at the first one.
+        wanted: a replica that is to be loaded in addition; None: none is.
         spared: replicas that are not loaded, and need not be.
     """
 
@@ -41,13 +41,13 @@ class Group(Struct, frozen=True):
 
 
 def group(candidates: Sequence[Candidate], key: bytes, *, max_load: float) -> Mapping[str, Group]:
-    """The replicas by their targets' `shared_name`, in the order in which the first of each came.
+    """The candidates grouped by their targets' `shared_name`, in the order of the first one of each group.
 
     A candidate that is no replica is a group of its own.
 
     Args:
-        candidates: every target's.
-        key: what the request sticks by; empty: it may go to any replica.
+        candidates: of every target.
+        key: the session's; empty: the request may go to any replica.
         max_load: how many times its part of the work a replica may have and still get more; at least 1.
     """
     groups: dict[str, list[Candidate]] = {}
@@ -57,14 +57,14 @@ def group(candidates: Sequence[Candidate], key: bytes, *, max_load: float) -> Ma
 
 
 def ungroup(placed: Sequence[Placed], groups: Mapping[str, Group]) -> Sequence[Placed]:
-    """Every group in the place that a policy has given to its first member."""
+    """All candidates: each group takes the place that a policy has given to its first one."""
     ungrouped: list[Placed] = []
     for first in placed:
         found = groups[first.candidate.target.shared_name]
         if len(found.order) == 1:
             ungrouped.append(first)
             continue
-        why = first.why or ("its session is here" if found.is_sticky else "of the replicas the one with the least work")
+        why = first.why or ("its session is here" if found.is_sticky else "the replica with the least work")
         ungrouped.append(Placed(first.candidate, first.score, why))
         ungrouped += [Placed(other, None, "the next replica, by its work") for other in found.order[1:]]
     return ungrouped
@@ -76,12 +76,14 @@ def arrange(members: Sequence[Candidate], key: bytes, *, max_load: float) -> Gro
         return Group(members)
     by: dict[str, list[Candidate]] = {"ready": [], "loading": [], "unloaded": [], "unavailable": []}
     for candidate in members:
-        by[candidate.readiness].append(candidate)
+        by[candidate.availability].append(candidate)
     ready, unloaded = sorted(by["ready"], key=_rank), by["unloaded"]
     sticky = _sticky(ready, key, max_load) if key else None
     if sticky is not None:
         ready = [sticky, *(one for one in ready if one is not sticky)]
-    reserve = [] if by["loading"] else unloaded[:1]  # always the first: several requests must not load several replicas
+    reserve = (
+        [] if by["loading"] else unloaded[:1]
+    )  # always the first: otherwise several requests would load several replicas
     is_needed = bool(ready) and all(one.work for one in ready)
     return Group(
         [*ready, *by["loading"], *reserve, *by["unavailable"]],
@@ -96,7 +98,7 @@ def _rank(candidate: Candidate) -> tuple[bool, float]:
 
 
 def _sticky(ready: Sequence[Candidate], key: bytes, max_load: float) -> Candidate | None:
-    """The highest draw with room, of those that are not pressed if there are any."""
+    """The highest draw of those with room; of those that are not pressed, if there are any."""
     fit = [one for one in ready if not one.is_pressed] or ready
     if len(fit) < 2:
         return None

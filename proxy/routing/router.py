@@ -24,8 +24,9 @@ class Router:
     Args:
         models: by public name, the targets in order of preference.
         upstreams: the names that may stand before a slash.
-        engines: further ones, of whose models all but the name is known: a target for each replica.
-        local: those of all these names that are engines, ours or on our machines, and how far each is loaded now.
+        engines: further names that may stand before a slash: for each engine its targets, one for each replica, whose
+            `model` is replaced by the name after the slash.
+        local: those of all these names that are engines, ours or on our machines, with a function for the status.
         adapters: the names of the form `engine/name` that can be asked for now.
         cards: what is known of models that are not configured.
     """
@@ -117,6 +118,6 @@ class Router:
         }
 
     def _with_status(self, card: ModelCard, upstreams: Iterable[str]) -> ModelCard:
-        """The card of a model that these have."""
+        """The card, with the best status of the engines among the upstreams; unchanged if there are none."""
         found = [self._local[name]() for name in upstreams if name in self._local]
         return structs.replace(card, status=best_status(found)) if found else card

@@ -14,9 +14,9 @@ class Target(Struct, frozen=True):
         is_local: an engine of ours, or one that runs on our machines; only such ones may see `local_only` requests.
         weight: its share under `weighted`, beside those of the model's other targets.
         quality: what the operator says of its answers, 0 to 1; None: nothing.
-        group: the engine of the config that this is a replica of; empty: it is none.
+        group: the name in the config of the engine of which this is a replica; empty: it is none.
         name: `upstream/model`, for people.
-        shared_name: the same for all replicas of an engine: `group/model`.
+        shared_name: one name for all replicas of an engine, `group/model`; else as `name`.
 
     The names and the prices (as floats, of a million tokens) are kept, as every plan asks for them.
     """

@@ -1,4 +1,4 @@
-"""`Preface`: what a stream tells as thinking before its answer comes, and the answer told behind it as one stream."""
+"""`Preface`: text that a stream shows as reasoning before its answer, and the answer after it in the same stream."""
 
 from proxy.protocol.reasoning import ReasoningFormat
 from proxy.streaming.chat import ChatWriter
@@ -10,8 +10,8 @@ class Preface:
     """Reasoning in the first choice of a stream, ahead of the answer. Owned by one request, sans-I/O.
 
     Attributes:
-        envelope: that of the answer too.
-        text: everything that was told; empty while nothing was.
+        envelope: also that of the answer.
+        text: all text so far.
     """
 
     __slots__ = ("_sink", "_writer", "envelope", "heartbeat", "take", "text")
@@ -25,21 +25,21 @@ class Preface:
         self.heartbeat = self._writer.heartbeat
 
     def tell(self, text: str) -> None:
-        """Add to the reasoning; the payloads are there for `take`."""
+        """Add text to the reasoning; `take` returns its payloads."""
         if not self.text:
             self._sink.open(0)
         self.text += text
         self._sink.reasoning(0, text)
 
-    def before(self, sink: Sink, writer: Writer) -> Sink:
-        """What an answer is to be told to: `sink`, which leads to `writer`, behind what is told until then."""
-        return _Behind(sink, writer, self)
+    def sink_after(self, sink: Sink, writer: Writer) -> Sink:
+        """The sink for the answer: `sink`, which leads to `writer`, continued after the preface."""
+        return _AfterPreface(sink, writer, self)
 
 
-class _Behind(Filter):
-    """Takes the sinks of an answer to where the preface has ended: its payloads have left, and are not made again.
+class _AfterPreface(Filter):
+    """Brings the sinks of an answer to the state after the preface, whose payloads have left and are not sent twice.
 
-    So the role is told once, and thinking that the preface has begun in tags goes on in the same ones.
+    So the role is sent once, and reasoning that the preface has begun in tags goes on within the same tags.
     """
 
     __slots__ = ("_preface", "_writer")

@@ -81,7 +81,7 @@ class Writer(Sink, Protocol):
 
     Attributes:
         mark: what the last chunk of the choice says beside, as a field in JSON (`"name":value`).
-        payloads: those since the last `take`.
+        payloads: the payloads since the last `take`.
     """
 
     mark: bytes

@@ -99,7 +99,7 @@ class EngineStatus(Protocol):
 
     @property
     def restarts(self) -> int:
-        """How often it came down by itself after having been ready, since Tidegate started."""
+        """How often it has ended unasked after having been ready, since Tidegate started."""
 
 
 class Places(Protocol):
@@ -136,7 +136,7 @@ class _Engines(Collector):
         ready = GaugeMetricFamily("tidegate_engine_ready", "1 where the engine answers.", labels=("engine",))
         restarts = CounterMetricFamily(
             "tidegate_engine_restarts",
-            "How often it came down by itself after having been ready; failed starts do not count.",
+            "Unasked ends after having been ready; failed starts do not count.",
             labels=("engine",),
         )
         in_flight = GaugeMetricFamily(

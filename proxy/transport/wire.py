@@ -125,9 +125,9 @@ class Response:
                 return decoded
 
     def _break_off(self, error: aiohttp.ClientError | OSError | RuntimeError) -> NoReturn:
-        if self._deadline.is_cut:
+        if self._deadline.is_closed:
             raise _closed() from error
-        if isinstance(error, RuntimeError):  # aiohttp's for a read that begins when the connection has been closed
+        if isinstance(error, RuntimeError):  # aiohttp raises it for a read after the connection was closed
             raise error
         raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
 
@@ -274,7 +274,7 @@ class Transport:
         self.credentials.replace(of_keys(api_keys))
 
     def use_port(self, port: int) -> None:
-        """The port that new requests go to; the base URL stays what it is otherwise."""
+        """Send new requests to this port; the rest of the base URL stays the same."""
         self._base_url = str(URL(self._base_url, encoded=True).with_port(port))
         self._urls.clear()
 
@@ -311,9 +311,9 @@ class Transport:
         return await _body(await self._show(hdrs.METH_GET, path, None, self._timeouts.first_byte_s), f"GET {path}")
 
     async def close(self) -> None:
-        """Close every connection, for good: who waits for an answer, and who comes late, gets `UpstreamUnreachable`.
+        """Close every connection, for good: running and later requests get `UpstreamUnreachable`.
 
-        aiohttp tells readers of a body nothing when it closes their connection, so the waits are ended here.
+        aiohttp does not wake the readers of a body when it closes their connection, so the waits are ended here.
         """
         self._is_closed = True
         self._deadlines.close()
@@ -409,8 +409,8 @@ class Transport:
 
 
 def _ended(deadline: Deadline, told: str) -> UpstreamError:
-    """Why a wait was ended: the transport was closed, or else it took too long, which `told` says."""
-    if deadline.is_cut:
+    """The error for a wait that was ended: the transport was closed, or it took too long, with the message `told`."""
+    if deadline.is_closed:
         return _closed()
     return UpstreamTimeout(told)
 

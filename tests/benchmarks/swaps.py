@@ -14,7 +14,7 @@ from msgspec import structs
 
 from proxy.config.swap import SwapConfig
 from proxy.engines.plan import plan
-from proxy.engines.turns import Move, Standing, Turn, decide
+from proxy.engines.turns import Decision, Move, Snapshot, decide
 from tests.fakes.swapping import Arrival, Engine, Machine
 
 LAST_S = 1800.0
@@ -29,20 +29,20 @@ class Result(NamedTuple):
     p99_s: float
 
 
-def before(claims: Sequence[str], standings: Mapping[str, Standing], _: SwapConfig) -> Turn:
+def before(claims: Sequence[str], snapshots: Mapping[str, Snapshot], _: SwapConfig) -> Decision:
     """The rule until now: an idle engine goes at once, one with requests never; claims in order, sleepers first."""
-    asleep = [name for name in claims if standings[name].seat.state == "asleep"]
+    asleep = [name for name in claims if snapshots[name].seat.state == "asleep"]
     for name in [*asleep, *claims[:1]]:
-        seats = [structs.replace(one.seat, is_busy=_is_busy(one, claims)) for one in standings.values()]
+        seats = [structs.replace(one.seat, is_busy=_is_busy(one, claims)) for one in snapshots.values()]
         made = plan(name, seats)
         if made.verdict == "go" and not made.moves:
-            return Turn(load={name})
+            return Decision(load={name})
         if made.verdict == "go":
-            return Turn(moves={other: Move(state, name) for other, state in made.moves.items()})
-    return Turn()
+            return Decision(moves={other: Move(state, name) for other, state in made.moves.items()})
+    return Decision()
 
 
-def _is_busy(one: Standing, claims: Sequence[str]) -> bool:
+def _is_busy(one: Snapshot, claims: Sequence[str]) -> bool:
     is_entered = one.waited_s is not None and one.seat.state == "loaded"
     return one.in_flight > 0 or not one.is_settled or is_entered or one.seat.name in claims
 

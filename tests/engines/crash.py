@@ -16,7 +16,7 @@ _CODES = {"vllm_server.py": "upstream_unreachable"}  # the server says itself wh
 _REASONS = {
     "vllm_server.py": "it was killed (SIGKILL)",
     "VLLM::EngineCore": "its core was ended by a signal",
-    "VLLM::Worker": "a worker of it ",
+    "VLLM::Worker": "one of its workers ",
 }
 
 

@@ -96,7 +96,7 @@ async def test_nor_is_it_refused_tools_that_it_may_not_call(stage):
     assert answer.choices[0].message.content
 
 
-async def test_a_chat_model_has_no_embeddings_and_is_none_the_worse(stage):
+async def test_embeddings_of_a_chat_model_are_refused_and_do_not_eject_it(stage):
     for _ in range(4):
         with pytest.raises(openai.BadRequestError) as caught:
             await stage.client.embeddings.create(model="smollm2", input="Hi")

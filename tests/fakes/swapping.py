@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from proxy.config.swap import SwapConfig
 from proxy.engines.plan import Seat, rivals
-from proxy.engines.turns import Standing, Turn
+from proxy.engines.turns import Decision, Snapshot
 
 _TICK_S = 1e-6  # time goes by with every look
 
@@ -59,7 +59,7 @@ class Engine:
         begins_s = now_s if len(free) < self.slots else max(now_s, free[-self.slots])
         self.ends_s.append(begins_s + arrival.takes_s)
 
-    def standing(self, now_s: float) -> Standing:
+    def snapshot(self, now_s: float) -> Snapshot:
         seat = Seat(
             name=self.name,
             state=self.held,
@@ -68,14 +68,14 @@ class Engine:
             is_pinned=self.seat.is_pinned,
             last_used_s=self.last_used_s,
         )
-        return Standing(
+        return Snapshot(
             seat=seat,
             is_settled=self.goes_to is None,
             is_closed=self.is_closed,
             in_flight=len(self.ends_s),
             waited_s=now_s - self.waiting[0].at_s if self.waiting else None,
             loaded_s=now_s - self.opened_s,
-            has_further=self.last_came_s > self.opened_s,
+            has_new_requests=self.last_came_s > self.opened_s,
         )
 
 
@@ -88,7 +88,7 @@ class Machine:
         swap: its rules.
     """
 
-    def __init__(self, engines: Sequence[Engine], decide: Callable[..., Turn], swap: SwapConfig) -> None:
+    def __init__(self, engines: Sequence[Engine], decide: Callable[..., Decision], swap: SwapConfig) -> None:
         self.engines = {engine.name: engine for engine in engines}
         self.decide = decide
         self.swap = swap
@@ -152,9 +152,9 @@ class Machine:
             if self._picture() == before:
                 return inf if turn.look_in_s is None else turn.look_in_s
 
-    def _look(self) -> Turn:
+    def _look(self) -> Decision:
         turn = self.decide(
-            self.claims, {name: one.standing(self.now_s) for name, one in self.engines.items()}, self.swap
+            self.claims, {name: one.snapshot(self.now_s) for name, one in self.engines.items()}, self.swap
         )
         assert not turn.never
         for engine in self.engines.values():

@@ -118,7 +118,7 @@ def test_what_the_engine_cannot_do_is_an_openai_error(client):
     with pytest.raises(openai.BadRequestError) as caught:
         client.embeddings.create(model=MODEL, input="x")
     assert caught.value.code == "unsupported_operation"
-    assert "This model has no embeddings" in caught.value.message
+    assert "This model does not serve embeddings" in caught.value.message
 
 
 def test_the_paths_work_without_v1(live):

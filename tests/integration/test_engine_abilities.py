@@ -42,18 +42,18 @@ async def test_tools_go_past_an_engine_without_a_tool_parser(vllm, upstream, fie
         assert health(made) == "ok"
 
 
-async def test_why_is_explained(vllm, upstream):
+async def test_explain_says_why_a_target_is_left_out(vllm, upstream):
     async with house({"r1": vllm.config(start="on_demand")}, upstream=upstream) as made:
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [TOOL]}
         async with aiohttp.ClientSession(made.url) as session, session.post("/admin/explain", json=body) as told:
             candidates = (await told.json())["candidates"]
     assert [each["target"] for each in candidates] == ["host/there", "r1/r1"]
-    assert (candidates[1]["why"], "place" in candidates[1]) == ("it does not support tools", False)
+    assert (candidates[1]["why"], "place" in candidates[1]) == ("it has no tool-call parser", False)
 
 
 @NEEDING
 @pytest.mark.parametrize("headers", [{}, {"x-tidegate-reach": "local_only"}], ids=["any", "local_only"])
-async def test_alone_it_is_the_request_that_cannot_be_served(vllm, fields, headers):
+async def test_tools_for_a_single_target_without_a_tool_parser_are_400(vllm, fields, headers):
     async with house({"r1": vllm.config()}) as made:
         with pytest.raises(openai.BadRequestError) as caught:
             await made.ask(**fields, extra_headers=headers)
@@ -77,7 +77,7 @@ async def test_a_caller_may_have_them_dropped(vllm, fields):
         assert raw.parse().choices[0].message.content
 
 
-async def test_tools_that_may_not_be_called_are_no_matter(vllm):
+async def test_tools_that_may_not_be_called_are_passed_on(vllm):
     async with house({"r1": vllm.config()}) as made:
         await made.until("ready")
         for fields in ({"tools": [TOOL], "tool_choice": "none"}, {"tools": []}):
@@ -117,7 +117,7 @@ async def test_embeddings_of_a_chat_engine_are_400_in_our_words(vllm):
             with pytest.raises(openai.BadRequestError) as caught:
                 await made.client.embeddings.create(model="m", input="Hi")
         assert (caught.value.code, caught.value.type) == ("unsupported_operation", "invalid_request_error")
-        assert "This model has no embeddings" in caught.value.message
+        assert "This model does not serve embeddings" in caught.value.message
         assert health(made) == "ok"
         assert (await made.ask()).choices[0].message.content
 

@@ -427,7 +427,7 @@ async def test_an_engine_that_dies_by_itself_is_started_again(vllm, phase):
     ("ends_by", "reason"),
     [
         ("a signal", "it crashed (SIGSEGV)"),
-        ("its status", "it ended with status 0; its last words: tidegate engines logs r1"),
+        ("its status", "it ended with status 0; see tidegate engines logs r1"),
         ("its core", "its core was ended by a signal"),
     ],
 )

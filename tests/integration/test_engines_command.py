@@ -200,7 +200,7 @@ async def test_it_sleeps_where_it_has_routes_for_that(vllm, other):
     assert (len(vllm.starts), len(other.starts)) == (1, 1)
 
 
-async def test_it_goes_when_it_is_not_wanted_and_comes_back(vllm):
+async def test_it_is_unloaded_when_idle_and_loaded_again_by_a_request(vllm):
     clock = FakeClock()
     config = fake(vllm, idle_unload_s=900, start="on_demand", queue_timeout_s=200)
     async with house({"r1": config}, clock=clock) as made:

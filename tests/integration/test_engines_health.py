@@ -131,7 +131,7 @@ def fill(path: str) -> list[socket.socket]:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "unary"])
-async def test_who_waits_for_a_first_token_of_a_hung_engine_moves_when_it_is_suspected(vllm, upstream, stream):
+async def test_requests_without_a_first_token_move_when_their_engine_is_suspected(vllm, upstream, stream):
     """All of them, also when the budget for retries is small; who has no other target waits on."""
     upstream.play(streams(*text_stream("from the host")) if stream else answers(completion("from the host")))
     vllm.habits = ["holds"]

@@ -203,7 +203,7 @@ class Other(Stage):
 # --- what is left ---------------------------------------------------------------------------------------------------
 
 
-async def test_kills_leave_nothing_in_tidegate(vllm, upstream):
+async def test_no_request_is_left_in_tidegate_after_a_kill(vllm, upstream):
     """No open file, no task, no process, no place taken; each of the three is killed, under callers of every kind."""
     upstream.play(streams(*text_stream("from ", "the ", "host")))
     vllm.habits = ["holds"]

@@ -267,7 +267,7 @@ async def test_what_could_not_start_changes_nothing(vllm):
 
 
 @pytest.mark.parametrize("goes", ["removed", "changed"])
-async def test_who_is_still_in_an_engine_that_goes_is_told_at_once_or_moved(vllm, other, upstream, goes):
+async def test_requests_in_an_engine_that_is_removed_end_or_move_at_once(vllm, other, upstream, goes):
     """Not after `idle_timeout_s`: a stream that has begun breaks, what has sent nothing goes to the next target."""
     upstream.play(answers(completion("from the host")))
     vllm.habits = ["holds", ""]
@@ -293,9 +293,7 @@ async def test_who_is_still_in_an_engine_that_goes_is_told_at_once_or_moved(vllm
 
 
 @pytest.mark.parametrize("goes", ["removed", "changed"])
-async def test_who_waits_for_a_place_or_for_the_start_of_an_engine_that_goes_waits_no_longer(
-    vllm, other, upstream, goes
-):
+async def test_requests_that_wait_for_an_engine_that_is_removed_stop_waiting(vllm, other, upstream, goes):
     upstream.play(answers(completion("from the host")))
     vllm.habits = ["holds", ""]
     hosts = [{"engine": "r1"}, {"upstream": "host", "model": "there"}]

@@ -32,7 +32,7 @@ class Replicas:
         for name in names:
             await self.made.until("ready", name)
 
-    def came(self) -> dict[str, int]:
+    def request_came(self) -> dict[str, int]:
         """How many requests each replica has had."""
         return {name: len(self.start(name).all("came")) for name in self.made.app.engines.by_name}
 
@@ -76,8 +76,8 @@ async def test_requests_are_balanced_by_the_work_in_flight(vllm):
         replicas = Replicas(vllm, made)
         await replicas.ready("r1:1", "r1:2", "r1:3")
         asking = [asyncio.create_task(asked(made, f"s{number}")) for number in range(60)]
-        await until(lambda: sum(replicas.came().values()) == 60)
-        assert max(replicas.came().values()) <= 26
+        await until(lambda: sum(replicas.request_came().values()) == 60)
+        assert max(replicas.request_came().values()) <= 26
         for start in vllm.starts:
             start.steps()
         answered = await asyncio.gather(*asking)

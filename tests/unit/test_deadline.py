@@ -108,7 +108,7 @@ async def test_a_cancellation_from_elsewhere_is_not_ours():
 
 
 @on_virtual_time
-async def test_who_closes_ends_every_wait_and_those_that_begin_later():
+async def test_closing_ends_every_wait_and_those_that_begin_later():
     deadlines = Deadlines()
 
     async def waits() -> bool:
@@ -117,7 +117,7 @@ async def test_who_closes_ends_every_wait_and_those_that_begin_later():
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            return deadline.has_expired() and deadline.is_cut
+            return deadline.has_expired() and deadline.is_closed
         finally:
             deadline.stop()
 

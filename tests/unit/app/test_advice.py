@@ -110,8 +110,8 @@ def test_an_engine_far_away_may_be_somebody_elses(url, near):
 @pytest.mark.parametrize(
     ("cmd", "told"),
     [
-        ("serve --host 0.0.0.0 --port ${PORT}", "listens for other machines too, past Tidegate"),
-        ("serve --listen=[::] --port ${PORT}", "listens for other machines too, past Tidegate"),
+        ("serve --host 0.0.0.0 --port ${PORT}", "other machines can reach the server without Tidegate"),
+        ("serve --listen=[::] --port ${PORT}", "other machines can reach the server without Tidegate"),
         ("docker run -p ${PORT}:8000 image --host 0.0.0.0", "write 127.0.0.1:${PORT}:"),
         ("/usr/bin/docker run -p 127.0.0.1:${PORT}:8000 image --host 0.0.0.0", None),
         ("serve --host 127.0.0.1 --port ${PORT}", None),
@@ -166,12 +166,12 @@ def test_exclusive_engines_that_start_at_once_or_stay_for_ever_are_told():
     group = "exclusive: [[a, b, c]]"
     assert swaps(f"{tiny('a', 'start: eager')}, {tiny('b', 'start: eager')}, {tiny('c')}", group) == [
         (
-            "swap.exclusive[0]: a and b start with the server, so that they are loaded one after another; "
+            "swap.exclusive[0]: a and b start with the server, but may not be loaded together; "
             "set start: on_demand for all but one"
         )
     ]
     assert swaps(f"{tiny('a', 'start: eager, pinned: true')}, {tiny('b')}, {tiny('c')}", group) == [
-        "swap.exclusive[0]: a is pinned, so the others are never loaded once it is; take pinned out"
+        "swap.exclusive[0]: a is pinned, so the others cannot be loaded after it; take pinned out"
     ]
 
 

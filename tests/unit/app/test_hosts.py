@@ -14,7 +14,7 @@ from proxy.routing.pressure import Told
 
 
 def test_every_change_of_the_engine_is_told_and_nothing_is_made_anew_without_one():
-    engine = SimpleNamespace(status=EngineStatus("starting"), looked=Looked(), outlook="loading")
+    engine = SimpleNamespace(status=EngineStatus("starting"), looked=Looked(), availability="loading")
     look = looker(engine)
     assert (look().is_ready, look().state, look().told) == (False, "starting", None)
     engine.status = EngineStatus("ready")
@@ -31,7 +31,7 @@ def test_every_change_of_the_engine_is_told_and_nothing_is_made_anew_without_one
 
 def test_whether_it_calls_tools_is_asked_with_every_change_of_its_status():
     calls = [False, True]
-    engine = SimpleNamespace(status=EngineStatus("starting"), looked=Looked(), outlook="loading")
+    engine = SimpleNamespace(status=EngineStatus("starting"), looked=Looked(), availability="loading")
     look = looker(engine, lambda: calls.pop(0))
     assert not look().calls_tools
     engine.status = EngineStatus("ready")
@@ -49,11 +49,11 @@ def test_an_engine_without_a_tool_parser_is_known_as_such():
 
 
 def test_what_may_be_expected_of_an_engine_that_is_not_ready_is_told_though_its_status_stays():
-    engine = SimpleNamespace(status=EngineStatus("stopped"), looked=Looked(), outlook="unloaded")
+    engine = SimpleNamespace(status=EngineStatus("stopped"), looked=Looked(), availability="unloaded")
     look = looker(engine)
-    assert look().outlook == "unloaded"
-    engine.outlook = "loading"
-    assert look().outlook == "loading"
+    assert look().availability == "unloaded"
+    engine.availability = "loading"
+    assert look().availability == "loading"
     assert look() is look()
 
 

@@ -55,7 +55,7 @@ def test_engines_are_listed_in_columns_with_the_reason_below():
         "coder  vllm  starting  0          0        0        -    1         m",
         "  the model is being loaded, loading weights 50%, about 12 s left",
         "v3     vllm  ready     1          0        0        -    0         m",
-        "  requests that wait for it: 3",
+        "  3 requests waiting",
     ]
 
 

@@ -1,12 +1,11 @@
-"""The words of commands, and what is wrong with them."""
-
-import shlex
+"""Names in the commands of `kind: command`, and faults of its config."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.commands import fill, names, split
+from proxy.config.command_line import split
+from proxy.config.commands import fill, names
 from proxy.config.engines import CommandConfig, dialect_of, served_name, source_of
 from proxy.config.load import load, parse
 from proxy.errors import ConfigError
@@ -14,26 +13,6 @@ from proxy.errors import ConfigError
 
 def config(**keys):
     return CommandConfig(**{"cmd": "serve --port ${PORT}"} | keys)
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("serve --port ${PORT}", ["serve", "--port", "${PORT}"]),
-        ("serve 'a b' \"c d\" e\\ f", ["serve", "a b", "c d", "e f"]),
-        ("serve \\\n  --port 1\n  --host h\n", ["serve", "--port", "1", "--host", "h"]),
-        (("serve", "a b", ""), ["serve", "a b", ""]),
-        ((), []),
-    ],
-)
-def test_a_text_is_split_as_a_shell_would_and_a_list_is_not(command, words):
-    assert split(command) == words
-
-
-@given(st.lists(st.text()))
-def test_words_that_are_quoted_for_a_shell_stay_what_they_are(words):
-    line = shlex.join(words)
-    assert split(line) == [word.replace("\\\n", " ") for word in words]
 
 
 @given(st.text(), st.dictionaries(st.sampled_from(["PORT", "MODEL", "X"]), st.text()))
@@ -50,8 +29,8 @@ def test_names_are_found_wherever_they_stand():
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ("cmd: serve", r"cmd: neither \$\{PORT\} nor \$\{SOCKET\}"),
-        ("cmd: 'serve ${PORT} ${SOCKET}'", r"cmd: both \$\{PORT\} and \$\{SOCKET\}"),
+        ("cmd: serve", r"cmd: has neither \$\{PORT\} nor \$\{SOCKET\}"),
+        ("cmd: 'serve ${PORT} ${SOCKET}'", r"cmd: has both \$\{PORT\} and \$\{SOCKET\}"),
         ("cmd: 'serve ${PORT} ${HOST}'", r"cmd: \$\{HOST\} means nothing here: known are PORT, SOCKET, MODEL"),
         ("cmd: 'serve ${PORT} ${PID}'", r"cmd: \$\{PID\} means nothing here"),
         ("cmd: 'serve ${PORT} ${}'", r"cmd: \$\{\} means nothing here"),
@@ -59,7 +38,7 @@ def test_names_are_found_wherever_they_stand():
         ("cmd: 'serve ${PORT}', cmd_stop: 'stop ${HOST}'", r"cmd_stop: \$\{HOST\} means nothing here: .*PID"),
         ("cmd: 'serve ${PORT} ${MODEL}'", r"model: missing"),
         ("cmd: 'serve ${PORT} ${GPUS}'", r"gpus: missing"),
-        ("cmd: 'serve ${PORT}', gpus: [0, 0]", r"gpus: one is named twice"),
+        ("cmd: 'serve ${PORT}', gpus: [0, 0]", r"gpus: a GPU is named twice"),
         (
             "cmd: 'docker run --name x-${NAME} -p 127.0.0.1:${PORT}:80 x', replicas: 2",
             r"cmd: 2 replicas cannot share the container's name; end it in -\$\{REPLICA\}",
@@ -75,7 +54,7 @@ def test_names_are_found_wherever_they_stand():
         ('cmd: "serve \'${PORT}"', r"cmd: a quotation mark is not closed"),
         ("cmd: ' '", r"cmd: empty"),
         ("cmd: ['']", r"cmd: empty"),
-        ("cmd: 'cd /x && serve ${PORT}'", r"cmd: no shell runs it, so that && would be an argument"),
+        ("cmd: 'cd /x && serve ${PORT}'", r"cmd: no shell runs it, so && would be an argument"),
         ("cmd: 'serve ${PORT}', cmd_stop: 'a | b'", r"cmd_stop: no shell runs it"),
     ],
 )
@@ -98,7 +77,7 @@ def test_what_cannot_work_is_refused_with_its_key_and_the_cure(keys, told):
         "cmd: 'serve ${PORT} --name x', replicas: 2, gpus: [0, 0], gpu_share: 0.4",
     ],
 )
-def test_what_can_work_is_taken(keys):
+def test_valid_configs_are_accepted(keys):
     parse(f"engines: {{e: {{kind: command, {keys}}}}}", "f.yaml")
 
 

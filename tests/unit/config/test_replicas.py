@@ -17,7 +17,7 @@ def vllm(**keys):
     return VllmConfig(model="m", **keys)
 
 
-def test_an_engine_of_one_is_what_it_was():
+def test_one_replica_keeps_the_engines_own_name():
     engines = {"gpu": vllm(gpus=(1, 0)), "tiny": TINY, "theirs": THEIRS}
     assert expand(engines) == engines
 
@@ -64,7 +64,7 @@ def test_only_kinds_whose_processes_are_ours_and_many_have_replicas():
         ("replicas: 2, args: {kv_events_config.x: 1}", r"engines\.gpu\.args\.kv_events_config\.x: 2 replicas cannot"),
         (
             "replicas: 2, environment: {CUDA_VISIBLE_DEVICES: '0'}",
-            r"engines\.gpu\.environment\.CUDA_VISIBLE_DEVICES: .* name the GPUs of all under gpus",
+            r"engines\.gpu\.environment\.CUDA_VISIBLE_DEVICES: .* name all GPUs under gpus",
         ),
     ],
 )

@@ -64,7 +64,7 @@ SINGLE = "a group has at least two engines; add another, or take the group out"
         (f"{TWO}swap: {{exclusive: [[]]}}", f"f: swap.exclusive[0]: {SINGLE}"),
         (
             f"{TWO}swap: {{exclusive: [[tiny, large, tiny]]}}",
-            "f: swap.exclusive[0]: tiny stands there twice; take one out",
+            "f: swap.exclusive[0]: tiny is named twice; take one out",
         ),
         (
             f"{TWO.replace('}', ', pinned: true}', 2)}swap: {{exclusive: [[tiny, large]]}}",
@@ -79,10 +79,7 @@ SINGLE = "a group has at least two engines; add another, or take the group out"
         ),
         (
             'engines: {a: {kind: llamacpp, model: x, hooks: {after_load: "echo \'a"}}}',
-            (
-                'f: engines.a.hooks.after_load: these are no words of a command: "echo \'a"; close the quotation, '
-                "or write a list"
-            ),
+            "f: engines.a.hooks.after_load: a quotation mark is not closed; close it, or write a list of words",
         ),
         (
             "engines: {a: {kind: vllm, model: x}}\nmodels: {m: {policy: weighted, targets: [{engine: a, weight: 0}]}}",

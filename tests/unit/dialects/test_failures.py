@@ -453,8 +453,8 @@ NO_CHAT = b'{"error":{"message":"The model does not support Chat Completions API
 @pytest.mark.parametrize(
     ("status", "body", "endpoint", "told"),
     [
-        (404, NO_ROUTE, "embeddings", "This model has no embeddings"),
-        (501, NO_EMBEDDINGS, "embeddings", "This model has no embeddings"),
+        (404, NO_ROUTE, "embeddings", "This model does not serve embeddings"),
+        (501, NO_EMBEDDINGS, "embeddings", "This model does not serve embeddings"),
         (404, NO_ROUTE, "chat", "This model does not serve chat completions"),
         (400, NO_CHAT, "chat", "This model does not serve chat completions"),
         (404, NO_ROUTE, "completions", "This model does not serve completions"),
@@ -516,7 +516,7 @@ def test_other_words_of_a_failure_stay():
         'tool_choice=function "f" requires --tool-call-parser to be set',
     ],
 )
-def test_a_vllm_of_somebody_else_without_a_tool_parser_is_told_in_our_words(words):
+def test_an_external_vllm_without_a_tool_parser_is_reported_in_our_words(words):
     error = parse_error(400, {}, json.dumps({"error": {"message": words, "type": "BadRequestError"}}).encode())
     assert (error.status, error.code, error.param) == (400, "unsupported_parameter", "tools")
     assert error.message == "Unsupported parameter: 'tools' is not supported with this model."

@@ -223,9 +223,9 @@ async def test_of_replicas_that_answer_one_is_replaced_and_the_others_stand_ther
     assert not engines.is_current(prepared)
     assert engines.by_name["gpu:1"].engine is not first
     assert engines.by_name["gpu:2"].engine is second
-    assert (told, engines.by_name["gpu:1"].engine.outlook) == ([], "loading")
+    assert (told, engines.by_name["gpu:1"].engine.availability) == ([], "loading")
     engines.by_name["gpu:1"].engine._status.now = EngineStatus("ready")
-    engines._go_on()
+    engines._continue()
     assert engines.by_name["gpu:2"].engine is not second
     assert told == [["gpu:1", "gpu:2"]]
     await engines.close()

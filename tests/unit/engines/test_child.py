@@ -72,7 +72,7 @@ async def test_what_was_said_before_the_last_good_look_is_no_reason():
         kept = supervisor._child.lines
         supervisor._child.read_line("ValueError: of a request")
         kept.add("ValueError: of a request")
-        while kept.since_well:  # noqa: ASYNC110 - nobody tells
+        while kept.since_healthy:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
         [engine] = members(supervisor)
         os.kill(engine, signal.SIGABRT)
@@ -100,7 +100,7 @@ async def test_an_engine_that_has_callers_is_not_quoted():
         supervisor.kind.explain = lambda _lines, **_: None
         await states.until("ready")
         reason = (await states.until("failed")).reason
-        assert reason == "it ended with status 9; its last words: tidegate engines logs e"
+        assert reason == "it ended with status 9; see tidegate engines logs e"
         await states.until("ready")
         assert "out of memory" in supervisor.lines
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from proxy.engines.control import HttpControl
-from proxy.engines.doubt import BREAKS_OFF, ILL, REFUSED
+from proxy.engines.doubt import NO_ANSWER, REFUSED, UNHEALTHY
 from proxy.engines.scrape import read_load
 from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 
@@ -68,8 +68,8 @@ def refused() -> UpstreamUnreachable:
     [
         (b"", None),
         (refused(), REFUSED),
-        (UpstreamFailed("GET /health answered 503."), ILL),
-        (UpstreamUnreachable("broke"), BREAKS_OFF),
+        (UpstreamFailed("GET /health answered 503."), UNHEALTHY),
+        (UpstreamUnreachable("broke"), NO_ANSWER),
         (UpstreamTimeout("no room"), None),
     ],
 )

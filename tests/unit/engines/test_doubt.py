@@ -38,11 +38,11 @@ def unconnected(error):
         (EngineUnavailable("loading"), (False, False)),
     ],
 )
-def test_what_a_failure_may_mean(error, expected):
+def test_which_failures_may_mean_a_dead_engine(error, expected):
     assert (may_be_dead(error), is_refusal(error)) == expected
 
 
-async def test_who_waits_for_the_look_goes_on_when_it_has_been_made():
+async def test_requests_wait_until_the_health_check_has_been_made():
     doubt = Doubt()
     await doubt.settled()  # nothing to wait for
     doubt.open()
@@ -56,7 +56,7 @@ async def test_who_waits_for_the_look_goes_on_when_it_has_been_made():
     assert not doubt.is_open
 
 
-async def test_nobody_waits_long_for_a_look():
+async def test_a_request_waits_at_most_a_second_for_a_health_check():
     doubt = Doubt()
     doubt.open()
     await asyncio.wait_for(doubt.settled(), 60)

@@ -46,9 +46,9 @@ WORKER = f"(EngineCore pid=7) {AT} [multiproc_executor.py:283] Worker proc VllmW
         ("RuntimeError: CUDA error: an illegal memory access was encountered", "a kernel failed on the GPU"),
         (f"(EngineCore pid=7) {AT} [core.py:1] TimeoutError: RPC call to execute_model timed out.", "in time"),
         ("[rank0]:[E1130 ProcessGroupNCCL.cpp:632] Watchdog caught collective operation timeout", "NCCL"),
-        ("Fatal Python error: Aborted", "a process of it crashed (SIGABRT)"),
+        ("Fatal Python error: Aborted", "one of its processes crashed (SIGABRT)"),
         (f"(APIServer pid=7) {AT} [core_client.py:562] Engine core proc EngineCore_0 died unexpectedly", "by a signal"),
-        (WORKER, "a worker of it ended unexpectedly"),
+        (WORKER, "one of its workers ended unexpectedly"),
         (f"(APIServer pid=7) {AT} [x.py:1] vllm.v1.engine.exceptions.EngineDeadError: EngineCore", "its core failed"),
     ],
 )
@@ -63,11 +63,11 @@ def test_of_a_core_that_failed_the_kind_of_exception_is_told_and_not_its_text():
         "(EngineCore pid=7) ERROR 11-25 01:44:57 [core.py:1510] Traceback (most recent call last):",
         f"(EngineCore pid=7) ERROR 11-25 01:44:57 [core.py:1510] xgrammar.GrammarError: {SECRET[:20]}",
     ]
-    told = "its core failed (xgrammar.GrammarError); `tidegate engines logs` shows its last words"
+    told = "its core failed (xgrammar.GrammarError); see `tidegate engines logs`"
     assert str(explain(lines, has_run=True)) == told
 
 
-def test_what_a_start_would_have_met_is_no_reason_for_one_that_ran():
+def test_causes_that_only_a_start_can_have_do_not_explain_a_later_end():
     line = "ValueError: LoRA rank 64 is greater than max_lora_rank 16."
     assert "rank 64" in str(explain([line]))
     assert explain([line], has_run=True) is None
@@ -98,5 +98,5 @@ def test_each_signal_is_told_as_what_it_is():
         assert number not in SENT
 
 
-def test_nothing_said_explains_nothing():
+def test_without_output_there_is_no_reason():
     assert explain_end([]) is None

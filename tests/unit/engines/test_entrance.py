@@ -109,7 +109,7 @@ async def test_requests_wait_while_it_makes_room_and_get_its_next_turn():
         (await waiting)()
         (await again)()
         assert (first.status.state, second.status.state) == ("ready", "stopped")
-        assert logged(log, "engine closes for another") == [{"engine": "a", "wanted": "b"}]
+        assert logged(log, "engine closed to make room") == [{"engine": "a", "wanted": "b"}]
 
 
 async def test_a_request_that_waits_for_its_next_turn_does_not_wait_for_ever():
@@ -206,7 +206,7 @@ def expected_of(goal, state, is_held, crashes=0):
 
 
 @pytest.mark.parametrize(
-    ("goal", "state", "is_held", "crashes", "outlook"),
+    ("goal", "state", "is_held", "crashes", "availability"),
     [
         ("run", "ready", False, 0, "ready"),
         ("stop", "stopped", False, 0, "unloaded"),
@@ -219,13 +219,13 @@ def expected_of(goal, state, is_held, crashes=0):
         ("stop", "draining", False, 0, "unavailable"),
     ],
 )
-def test_what_may_be_expected_of_it(goal, state, is_held, crashes, outlook):
+def test_what_may_be_expected_of_it(goal, state, is_held, crashes, availability):
     entrance, _ = expected_of(goal, state, is_held, crashes)
-    assert entrance.outlook == outlook
+    assert entrance.availability == availability
 
 
-@pytest.mark.parametrize(("is_held", "outlook"), [(False, "loading"), (True, "unavailable")])
-def test_one_that_is_asked_for_is_loaded_unless_the_administrator_has_stopped_it(is_held, outlook):
+@pytest.mark.parametrize(("is_held", "availability"), [(False, "loading"), (True, "unavailable")])
+def test_one_that_is_asked_for_is_loaded_unless_the_administrator_has_stopped_it(is_held, availability):
     entrance, orders = expected_of("stop", "stopped", is_held)
     entrance.ask()
-    assert (entrance.outlook, orders.changed.is_set()) == (outlook, not is_held)
+    assert (entrance.availability, orders.changed.is_set()) == (availability, not is_held)

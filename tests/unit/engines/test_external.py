@@ -126,7 +126,7 @@ async def test_one_that_refuses_a_request_is_out_of_routing_at_once():
 
 
 @pytest.mark.parametrize("is_up", [True, False])
-async def test_one_that_a_request_failed_at_is_looked_at_before_the_next_one(is_up):
+async def test_after_a_failed_request_health_is_checked_before_the_next_request(is_up):
     host = Host()
     host.engine._look_s = 600
     async with opened(host):
@@ -213,9 +213,9 @@ async def test_one_that_goes_lets_nobody_in_and_waits_for_our_answers():
         await going
 
 
-def test_what_may_be_expected_of_it_is_what_it_does():
+def test_the_availability_of_an_external_engine_is_whether_it_answers():
     engine = ExternalEngine("e", clock=FakeClock(), log=None)
     engine.load()
-    assert engine.outlook == "unavailable"
+    assert engine.availability == "unavailable"
     engine.status = EngineStatus("ready")
-    assert engine.outlook == "ready"
+    assert engine.availability == "ready"

@@ -7,7 +7,7 @@ import sys
 import pytest
 from structlog.testing import CapturingLogger
 
-from proxy.config.hooks import HooksConfig, argv_of
+from proxy.config.hooks import HooksConfig
 from proxy.engines.base import EngineError, Hopeless
 from proxy.engines.hooks import Hooks, refusal
 from tests.fakes.vllm_engine import gone
@@ -109,7 +109,3 @@ async def test_without_hooks_nothing_runs(hooks):
     hooks.after_load(HooksConfig())
     assert (hooks._after, refusal(HooksConfig())) == (None, None)
     assert os.environ.get("TIDEGATE_ENGINE") is None
-
-
-def test_a_quotation_without_an_end_is_no_command():
-    assert argv_of("a 'b") == ()

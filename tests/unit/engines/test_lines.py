@@ -12,7 +12,7 @@ KEPT = 400
 def test_it_keeps_the_end_and_the_first_and_last_lines_since_it_was_well(steps, late):
     """`late` lines came while it was asked."""
     kept, said, since, number = KeptLines(), [], [], 0
-    was_well = False
+    was_healthy = False
     for step in steps:
         if isinstance(step, int):
             lines = [str(number + place) for place in range(step)]
@@ -22,19 +22,19 @@ def test_it_keeps_the_end_and_the_first_and_last_lines_since_it_was_well(steps, 
             for line in lines:
                 kept.add(line)
         else:
-            was_well = step == "well"
-            at = number - late if was_well else number
+            was_healthy = step == "well"
+            at = number - late if was_healthy else number
             since = [line for line in since if int(line) >= at]
-            kept.saw_well(at) if was_well else kept.begin()
+            kept.saw_healthy(at) if was_healthy else kept.begin()
         assert kept.last == said[-KEPT:]
-        assert kept.since_well == (since if len(since) <= 2 * KEPT else since[:KEPT] + since[-KEPT:])
-        assert kept.was_well == was_well
+        assert kept.since_healthy == (since if len(since) <= 2 * KEPT else since[:KEPT] + since[-KEPT:])
+        assert kept.was_healthy == was_healthy
 
 
-def test_the_words_of_a_core_are_kept_though_each_request_has_its_own():
+def test_lines_of_the_core_are_kept_among_those_of_requests():
     kept = KeptLines()
-    kept.saw_well(kept.number)
+    kept.saw_healthy(kept.number)
     for line in ["the core is gone", *["of a request"] * 2800, "the server ends"]:
         kept.add(line)
-    assert kept.since_well[0] == "the core is gone"
-    assert kept.since_well[-1] == "the server ends"
+    assert kept.since_healthy[0] == "the core is gone"
+    assert kept.since_healthy[-1] == "the server ends"

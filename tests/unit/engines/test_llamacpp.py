@@ -16,7 +16,7 @@ from proxy.engines.llamacpp import (
     default_threads,
     find_model,
     memory_bytes,
-    parallel_in,
+    parallel_for,
 )
 
 LLAMA = {"block_count": 30, "embedding_length": 576, "attention.head_count": 9, "attention.head_count_kv": 3}
@@ -94,7 +94,7 @@ def test_the_command_tells_the_child_everything(tmp_path):
     [(0.1, 4), (0.5, 4), (0.51, 3), (1, 2), (1.9, 1), (2, 1), (50, 1)],
 )
 def test_so_many_requests_run_at_once_as_have_their_windows_in_a_quarter_of_the_memory(window_gb, parallel):
-    assert parallel_in(8_000_000_000, int(window_gb * 1e9)) == parallel
+    assert parallel_for(8_000_000_000, int(window_gb * 1e9)) == parallel
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ TIDEGATE = """
 import os, signal, subprocess, sys
 from proxy.engines.orphans import VARIABLE, Mark, make_mark, open_pipe
 from msgspec import structs
-space, engine = int(sys.argv[1]), sys.argv[2]
-mark = structs.replace(make_mark("r1"), space=space)
+namespace, engine = int(sys.argv[1]), sys.argv[2]
+mark = structs.replace(make_mark("r1"), namespace=namespace)
 reading, writing = open_pipe(mark)
 leader = "import subprocess, sys; engine = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); engine.wait()"
 child = subprocess.Popen([sys.executable, "-c", leader, engine], stdout=writing, start_new_session=True,
@@ -72,13 +72,13 @@ async def gone(pid: int) -> None:
 @asynccontextmanager
 async def tidegate(engine: str):
     """Another Tidegate with an engine: its process, the engine's leader and pid, and the namespace of the marks."""
-    space = secrets.randbits(48)
+    namespace = secrets.randbits(48)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", TIDEGATE, str(space), engine, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", TIDEGATE, str(namespace), engine, stdout=asyncio.subprocess.PIPE
     )
     leader, pid = map(int, (await process.stdout.readline()).split())
     try:
-        yield process, leader, pid, space
+        yield process, leader, pid, namespace
     finally:
         for each in (process.pid, leader, pid):
             with suppress(ProcessLookupError):
@@ -88,36 +88,36 @@ async def tidegate(engine: str):
 
 @pytest.mark.parametrize("engine", [TELLS, RETITLED, SILENT], ids=["plain", "another title", "another output"])
 async def test_what_a_killed_tidegate_and_its_warden_leave_is_ended(engine):
-    async with tidegate(engine) as (process, leader, pid, space):
+    async with tidegate(engine) as (process, leader, pid, namespace):
         process.kill()
         os.kill(leader, signal.SIGKILL)
         await process.wait()
         await gone(leader)
         assert is_running(pid)
-        ended = await asyncio.to_thread(end_orphans, space)
+        ended = await asyncio.to_thread(end_orphans, namespace)
         assert [(orphan.pid, orphan.session, orphan.mark.name) for orphan in ended] == [(pid, leader, "r1")]
         await gone(pid)
-        assert find_orphans(space) == []
+        assert find_orphans(namespace) == []
 
 
 async def test_what_a_living_tidegate_has_is_not_touched():
-    async with tidegate(TELLS) as (_, _leader, pid, space):
-        assert end_orphans(space) == []
+    async with tidegate(TELLS) as (_, _leader, pid, namespace):
+        assert end_orphans(namespace) == []
         assert is_running(pid)
 
 
-async def test_a_tidegate_that_nobody_has_waited_for_is_gone():
+async def test_a_tidegate_that_is_a_zombie_does_not_run():
     """As under a container's first process that waits for none."""
-    async with tidegate(TELLS) as (process, leader, pid, space):
+    async with tidegate(TELLS) as (process, leader, pid, namespace):
         os.kill(process.pid, signal.SIGKILL)
         while is_running(process.pid):  # the event loop would wait for it
             pass
-        assert {orphan.pid for orphan in find_orphans(space)} == {leader, pid}
+        assert {orphan.pid for orphan in find_orphans(namespace)} == {leader, pid}
 
 
 async def test_marks_of_another_namespace_mean_nothing():
     """Of a container, for one: its pids are others here."""
-    async with tidegate(TELLS) as (process, _leader, pid, _space):
+    async with tidegate(TELLS) as (process, _leader, pid, _namespace):
         process.kill()
         await process.wait()
         assert pid not in {orphan.pid for orphan in find_orphans()}
@@ -125,12 +125,12 @@ async def test_marks_of_another_namespace_mean_nothing():
 
 async def test_a_pid_that_another_process_has_now_is_not_the_owners():
     own = make_mark("r1")
-    space = secrets.randbits(48)
+    namespace = secrets.randbits(48)
     for started, found in ((own.started, False), (own.started - 1, True)):
-        mark = Mark(own.pid, started, space, "r1")
+        mark = Mark(own.pid, started, namespace, "r1")
         child = await asyncio.create_subprocess_exec("sleep", "1000000", env=os.environ | {VARIABLE: str(mark)})
         try:
-            assert bool(find_orphans(space)) == found
+            assert bool(find_orphans(namespace)) == found
         finally:
             child.kill()
             await child.wait()
@@ -150,10 +150,10 @@ async def test_each_process_of_an_engine_carries_our_mark():
 
 async def test_the_log_tells_of_each_engine_that_was_left():
     log = CapturingLogger()
-    async with tidegate(TELLS) as (process, leader, pid, space):
+    async with tidegate(TELLS) as (process, leader, pid, namespace):
         process.kill()
         await process.wait()
-        await orphans.sweep(log, space)
+        await orphans.sweep(log, namespace)
     [call] = log.calls
     assert call.args == ("orphaned engine killed",)
     assert call.kwargs == {"engine": "r1", "pids": sorted((leader, pid)), "owner": process.pid}

@@ -59,5 +59,5 @@ def test_a_line_that_is_quoted_is_for_the_administrator_alone():
     assert error.output == (lines[0],)
 
 
-def test_nothing_said_explains_nothing():
+def test_without_output_there_is_no_reason():
     assert explain([]) is None

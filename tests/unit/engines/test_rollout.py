@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.engines.rollout import Replica, next_to_retire, standing_of
+from proxy.engines.rollout import Replica, next_to_retire, replica_state
 
-STANDINGS = ["serving", "idle", "changing", "failed"]
+STATES = ["serving", "idle", "changing", "failed"]
 
 
-def replicas(**standings):
-    return [Replica(name, standing) for name, standing in standings.items()]
+def replicas(**states):
+    return [Replica(name, state) for name, state in states.items()]
 
 
 def test_of_those_that_answer_one_goes_at_a_time():
@@ -36,7 +36,7 @@ def test_one_that_has_failed_keeps_the_rest_in_service():
 
 
 @pytest.mark.parametrize(
-    ("state", "outlook", "standing"),
+    ("life", "availability", "expected"),
     [
         ("ready", "ready", "serving"),
         ("starting", "loading", "changing"),
@@ -51,16 +51,16 @@ def test_one_that_has_failed_keeps_the_rest_in_service():
         ("failed", "unavailable", "failed"),
     ],
 )
-def test_how_an_engine_stands(state, outlook, standing):
-    assert standing_of(state, outlook) == standing
+def test_the_state_of_a_replica_follows_from_its_life_and_availability(life, availability, expected):
+    assert replica_state(life, availability) == expected
 
 
-@given(st.lists(st.sampled_from(STANDINGS), min_size=1, max_size=6), st.sets(st.integers(0, 5)), st.data())
-def test_all_are_replaced_and_no_two_that_answer_are_away_together(standings, broken, data):
+@given(st.lists(st.sampled_from(STATES), min_size=1, max_size=6), st.sets(st.integers(0, 5)), st.data())
+def test_all_are_replaced_and_no_two_that_answer_are_away_together(states, broken, data):
     """Whenever the new ones come up; those that answer wait behind one that does not."""
-    old = {f"{number}": standing for number, standing in enumerate(standings)}
+    old = {f"{number}": state for number, state in enumerate(states)}
     new: dict[str, str] = {}
-    answering = sum(standing == "serving" for standing in standings)
+    answering = sum(state == "serving" for state in states)
     for _ in range(50):
         while going := next_to_retire(replicas(**old), replicas(**new)):
             for name in going:
@@ -68,7 +68,7 @@ def test_all_are_replaced_and_no_two_that_answer_are_away_together(standings, br
                 new[name] = "changing"
         serving = sum(each == "serving" for each in (*old.values(), *new.values()))
         assert serving >= answering - 1
-        coming = [name for name, standing in new.items() if standing == "changing"]
+        coming = [name for name, state in new.items() if state == "changing"]
         if not coming:
             break
         name = data.draw(st.sampled_from(coming))

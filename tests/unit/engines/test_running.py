@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proxy.engines.doubt import ILL
+from proxy.engines.doubt import UNHEALTHY
 from proxy.engines.settings import Settings
 from proxy.engines.vitals import FIRST_S
 from proxy.engines.watch import SECOND_LOOK_S
@@ -135,7 +135,7 @@ async def test_an_engine_that_says_that_it_is_dead_is_ended_and_started_again():
     settings = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60, ending_s=0.05)
     async with supervised(kind, settings) as (supervisor, states, _log):
         status = await states.until("failed")
-        assert status.reason == ILL
+        assert status.reason == UNHEALTHY
         pid = supervisor._child.pid
         (await supervisor.enter(can_wait=True))()
         assert (kind.starts, supervisor.status.restarts, is_running(pid)) == (2, 1, False)

@@ -208,7 +208,7 @@ async def test_who_would_be_in_the_way_asleep_is_stopped_at_once(house):
     assert house.asked("stubborn") == ["stop"]
 
 
-async def test_a_sleeper_that_is_wanted_again_and_is_in_the_way_of_an_earlier_one_stops_for_it():
+async def test_a_sleeping_engine_that_is_wanted_again_stops_for_an_earlier_claim():
     """Else each would wait for the other."""
     house = House(old=STUBBORN, new=LARGE, third=Needs(awake={0: 0.6}))
     await house.load("old")
@@ -259,7 +259,7 @@ async def test_it_opens_again_where_no_request_waits_any_more(house):
     assert (house.tenants["a"].closed_for, house.waiting()) == (None, ["b"])
 
 
-async def test_it_opens_again_where_the_other_one_is_given_up_even_if_it_is_just_being_looked_at(house):
+async def test_a_closed_engine_reopens_when_the_other_claim_ends_even_during_a_look(house):
     """A suspected engine drains too; nothing would look at it later, as nothing claims."""
     await house.load("a")
     house.tenants["a"].places.take()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.config.swap import SwapConfig
 from proxy.engines.plan import Seat, rivals
-from proxy.engines.turns import Move, Standing, Turn, decide
+from proxy.engines.turns import Decision, Move, Snapshot, decide
 from tests.benchmarks import swaps
 from tests.fakes.swapping import Arrival, Engine, Machine
 
@@ -27,19 +27,19 @@ def one(state="out", *, awake=0.8, asleep=0.0, last_used_s=0.0, can_sleep=False,
         is_pinned=is_pinned,
         last_used_s=last_used_s,
     )
-    return Standing(seat=seat, **fields)
+    return Snapshot(seat=seat, **fields)
 
 
-def decided(claims="b", swap=SWAP, **standings):
+def decided(claims="b", swap=SWAP, **snapshots):
     named = {
-        name: Standing(**{field: getattr(each, field) for field in each.__struct_fields__} | {"seat": seat(name, each)})
-        for name, each in standings.items()
+        name: Snapshot(**{field: getattr(each, field) for field in each.__struct_fields__} | {"seat": seat(name, each)})
+        for name, each in snapshots.items()
     }
     return decide(claims.split(), named, swap)
 
 
-def seat(name, standing):
-    return Seat(**{field: getattr(standing.seat, field) for field in standing.seat.__struct_fields__} | {"name": name})
+def seat(name, snapshot):
+    return Seat(**{field: getattr(snapshot.seat, field) for field in snapshot.seat.__struct_fields__} | {"name": name})
 
 
 def test_an_idle_engine_makes_room_at_once():
@@ -48,9 +48,9 @@ def test_an_idle_engine_makes_room_at_once():
 
 
 def test_an_engine_to_which_further_requests_came_stays_its_minimum_time():
-    turn = decided(a=one("loaded", loaded_s=1, has_further=True), b=one(waited_s=0.0))
+    turn = decided(a=one("loaded", loaded_s=1, has_new_requests=True), b=one(waited_s=0.0))
     assert (turn.moves, turn.look_in_s) == ({}, 4)
-    turn = decided(a=one("loaded", loaded_s=5, has_further=True), b=one(waited_s=4.0))
+    turn = decided(a=one("loaded", loaded_s=5, has_new_requests=True), b=one(waited_s=4.0))
     assert turn.moves == {"a": Move("out", "b")}
 
 
@@ -72,7 +72,7 @@ def test_an_engine_whose_requests_have_not_entered_yet_is_not_idle():
     assert turn.moves == {}
 
 
-def test_nobody_is_disturbed_for_an_engine_that_no_request_waits_for():
+def test_an_engine_that_no_request_waits_for_disturbs_no_other():
     """It is to be loaded by the administrator's word, or with the server."""
     turn = decided(a=one("loaded", loaded_s=100, in_flight=1), b=one())
     assert (turn.moves, turn.look_in_s) == ({}, None)
@@ -94,28 +94,28 @@ def test_the_choice_does_not_change_while_a_closed_one_has_answers():
 
 
 def test_the_longest_wait_comes_first_and_those_that_no_request_waits_for_last():
-    standings = {"a": one(), "b": one(waited_s=3.0), "c": one(waited_s=4.0)}
-    assert decided("a b c", **standings).load == {"c"}
+    snapshots = {"a": one(), "b": one(waited_s=3.0), "c": one(waited_s=4.0)}
+    assert decided("a b c", **snapshots).load == {"c"}
 
 
 def test_claims_that_do_not_compete_are_met_together():
-    other = Standing(seat=Seat(name="", state="out", awake={1: 0.9}))
+    other = Snapshot(seat=Seat(name="", state="out", awake={1: 0.9}))
     assert decided("a b c", a=one(), b=other, c=one(awake=0)).load == {"a", "b", "c"}
 
 
-def test_a_sleeper_that_waits_is_put_out_for_the_one_before_it():
+def test_a_sleeping_engine_that_claims_stops_for_an_earlier_claim():
     sleeper = one("asleep", asleep=0.3, waited_s=1.0)
     assert decided("b a", a=sleeper, b=one(waited_s=2.0)).moves == {"a": Move("out", "b")}
     assert decided("b a", a=sleeper, b=one(waited_s=0.5)).load == {"a"}
 
 
-def test_what_is_asked_of_one_engine_for_two_is_the_most_of_it():
+def test_an_engine_stops_for_two_others_if_one_needs_that():
     wide = Seat(name="", state="loaded", awake={0: 0.5, 1: 0.5}, asleep={0: 0.1, 1: 0.1})
     turn = decided(
         "b c",
-        a=Standing(seat=wide),
+        a=Snapshot(seat=wide),
         b=one(awake=0.85),
-        c=Standing(seat=Seat(name="", state="out", awake={1: 0.95})),
+        c=Snapshot(seat=Seat(name="", state="out", awake={1: 0.95})),
     )
     assert turn.moves == {"a": Move("out", "c")}
 
@@ -168,7 +168,7 @@ def test_a_group_means_all_replicas_of_its_engines():
 
 
 def test_nothing_is_to_do_without_claims():
-    assert decided("", a=one("loaded")) == Turn()
+    assert decided("", a=one("loaded")) == Decision()
 
 
 # --- any arrivals -------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_every_engine_that_is_waited_for_gets_its_turn_within_the_bound(machine,
 
 @settings(max_examples=60, deadline=None)
 @given(machines(), st.floats(0.25, 2.0), st.floats(0.1, LONGEST_S))
-def test_also_when_all_are_asked_without_a_pause(machine, every_s, takes_s):
+def test_engines_under_constant_load_all_get_their_turn(machine, every_s, takes_s):
     arrivals = [Arrival(index * every_s, name, takes_s) for index in range(200) for name in machine.engines]
     machine.play(arrivals)
     assert len(machine.waits_s) == len(arrivals)

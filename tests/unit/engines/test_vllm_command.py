@@ -63,7 +63,7 @@ def variables(machine=GPU, **config):
     return {name: found.get(name) for name in names if found.get(name) != ALWAYS_SET.get(name)}
 
 
-def test_the_command_whole():
+def test_the_whole_command():
     command = build()
     assert command.argv == [
         "/venv/bin/python",
@@ -105,7 +105,7 @@ def test_the_key_is_in_no_argument():
         ("runtime_adapters", True, "--enable-lora"),
     ],
 )
-def test_a_key_is_a_flag(key, value, flag):
+def test_a_key_of_the_config_becomes_a_flag(key, value, flag):
     assert flags(**{key: value}) == [flag]
 
 
@@ -197,7 +197,7 @@ def test_a_parser_for_calls_is_used_where_one_is_named():
     assert flags(args={"tool_call_parser": "hermes"}) == ["--tool-call-parser hermes", "--enable-auto-tool-choice"]
 
 
-def test_what_is_always_there_can_be_taken_back():
+def test_flags_that_are_always_set_can_be_unset():
     assert "--enable-prompt-tokens-details" not in build(args={"enable_prompt_tokens_details": None}).argv
     assert "--no-enable-prompt-tokens-details" in build(args={"no-enable-prompt-tokens-details": True}).argv
 
@@ -260,7 +260,7 @@ def test_whatever_is_set_it_listens_where_we_say(args):
         ({"environment": {"CUDA_VISIBLE_DEVICES": "MIG-1"}}, {"CUDA_VISIBLE_DEVICES": "MIG-1"}),
     ],
 )
-def test_a_key_is_a_variable(config, set_too):
+def test_a_key_of_the_config_becomes_an_environment_variable(config, set_too):
     assert variables(**config) == set_too
 
 

@@ -28,7 +28,7 @@ async def start(code: str, *stop: str):
     return await asyncio.create_subprocess_exec(
         *WARDEN,
         code,
-        env=os.environ | warden.told(stop),
+        env=os.environ | warden.stop_variable(stop),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
@@ -242,7 +242,7 @@ async def test_shared_memory_that_another_program_has_too_stays(shared):
 
 
 @pytest.mark.parametrize(("name", "mode"), [("weights", 0o600), (None, 0o666)], ids=["a user's", "open to others"])
-async def test_files_that_may_be_anothers_stay(shared, name, mode):
+async def test_files_that_others_may_use_are_kept(shared, name, mode):
     """Weights are put there too, to be read quickly."""
     path = shared(psm() if name is None else f"{name}-{secrets.token_hex(4)}", mode)
     process = await holding(path)

@@ -236,7 +236,7 @@ async def test_an_answer_that_broke_goes_on_elsewhere():
 
 @pytest.mark.parametrize("leaves", range(1, 24))
 @pytest.mark.parametrize("concurrency", [None, 1])
-async def test_a_caller_who_leaves_frees_everything_at_once(leaves, concurrency):
+async def test_everything_is_freed_when_the_caller_leaves(leaves, concurrency):
     """While nothing was told, while the engine loads, just as it is ready, and while it answers."""
     host = host_of("a", 2, says("w1 "), 1, says("w2"), stops())
     stage = stage_of(host, concurrency=concurrency)
@@ -266,7 +266,7 @@ async def test_the_log_says_which_engine_had_the_request_of_a_caller_who_left():
     assert (line["upstream"], line["status"]) == ("a", 499)
 
 
-async def test_an_answer_that_nobody_reads_is_closed():
+async def test_an_answer_that_is_not_read_is_closed():
     """The caller's front door fails on what was told, so that nothing is read any more."""
     host = host_of("a")
     stage = stage_of(host)

@@ -5,18 +5,18 @@ import asyncio
 import pytest
 
 from proxy.errors import EngineStalled
-from proxy.pipeline.moving import Move
+from proxy.pipeline.moving import MovableWait
 
 
 class Waiter:
     """A task that waits, and may be moved."""
 
     def __init__(self) -> None:
-        self.move: Move | None = None
+        self.move: MovableWait | None = None
         self.task = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
-        self.move = Move()
+        self.move = MovableWait()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -40,7 +40,7 @@ async def test_a_wait_that_is_ended_from_outside_fails_with_what_happened(waiter
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
-async def test_a_caller_who_leaves_is_gone_whether_moved_or_not(waiter, is_moved):
+async def test_a_cancelled_caller_stays_cancelled_whether_the_wait_was_moved_or_not(waiter, is_moved):
     if is_moved:
         waiter.move("no step for 41 s")
     waiter.task.cancel()

@@ -83,13 +83,13 @@ def test_an_engine_that_slept_is_woken_until_it_does_something_else(waiting, cha
 def test_every_change_of_an_engine_is_a_reason_to_look_while_one_is_waited_for(waiting, changes):
     engine = Engine(changes, "starting")
     with waiting.at(engine.look):
-        assert waiting.moved.is_set()
-        waiting.moved.clear()
+        assert waiting.changed.is_set()
+        waiting.changed.clear()
         changes.tell()
-        assert waiting.moved.is_set()
-    waiting.moved.clear()
+        assert waiting.changed.is_set()
+    waiting.changed.clear()
     changes.tell()
-    assert not waiting.moved.is_set()
+    assert not waiting.changed.is_set()
 
 
 def test_nothing_is_told_where_nothing_is_waited_for(waiting, changes):

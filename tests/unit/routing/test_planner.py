@@ -331,7 +331,7 @@ def test_an_engine_that_calls_no_tools_is_left_out_where_they_are_needed():
     assert world.order(tools=TOOLS) == "f"
     assert world.order(tools=TOOLS, tool_choice="none") == "nf"
     (refused,) = world.consider(tools=TOOLS).refused
-    assert (refused.target, refused.why, refused.is_final) == (NEAR, "it does not support tools", True)
+    assert (refused.target, refused.why, refused.is_final) == (NEAR, "it has no tool-call parser", True)
 
 
 @pytest.mark.parametrize(("targets", "reach"), [((NEAR,), "any"), ((NEAR,), "local_only"), ((NEAR, FAR), "local_only")])
@@ -358,7 +358,7 @@ def replica(number, model="m", **fields):
 
 
 ONE, TWO = replica(1), replica(2)
-READY, UNLOADED = Look(state="ready"), Look(is_ready=False, state="stopped", outlook="unloaded")
+READY, UNLOADED = Look(state="ready"), Look(is_ready=False, state="stopped", availability="unloaded")
 
 
 def busy(world, target, requests):
@@ -415,7 +415,7 @@ def test_the_weight_of_an_engine_is_that_of_all_its_replicas():
 
 def test_an_engine_has_room_while_one_of_its_replicas_has():
     world = World(ONE, TWO, FAR, policy="local_first")
-    world.looks["1"] = Look(is_ready=False, state="starting", outlook="loading")
+    world.looks["1"] = Look(is_ready=False, state="starting", availability="loading")
     assert (world.order(), world.consider().favoured) == ("21f", 1)
     world.looks["2"] = world.looks["1"]
     assert world.order() == "f12"
@@ -434,7 +434,7 @@ def test_a_replica_is_loaded_when_the_others_have_work():
     plan = world.consider()
     assert ([target.upstream for target in plan.targets], plan.loads) == (["1", "2"], ())
     assert [(refused.target.upstream, refused.why) for refused in plan.refused] == [
-        ("3", "it is not loaded, and need not be")
+        ("3", "a replica that is not loaded, and need not be")
     ]
     busy(world, ONE, 1)
     assert world.consider().loads == (TWO,)

@@ -143,7 +143,7 @@ TestMachine.settings = settings(max_examples=60, stateful_step_count=25)
     ("running", "ours_then", "ours", "age_s", "others"),
     [(3, 3, 3, 0, 0), (5, 3, 3, 0, 2), (5, 3, 5, 0, 0), (5, 5, 1, 0, 0), (8, 1, 1, 6.5, 3.5), (8, 1, 1, 10, 0)],
 )
-def test_what_is_there_beside_our_requests(running, ours_then, ours, age_s, others):
+def test_requests_of_others_are_what_the_metrics_count_beyond_ours(running, ours_then, ours, age_s, others):
     """None of ours that have come or gone since."""
     told = Told(running=running, waiting=0, at_s=5.0, our_in_flight=ours_then)
     assert told.not_ours(ours, 5.0 + age_s) == pytest.approx(others)

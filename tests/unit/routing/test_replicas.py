@@ -34,7 +34,7 @@ def several(draw, group="g"):
             work=draw(st.floats(0, 100)),
             share=draw(st.sampled_from([1.0, 1.0, 0.5, 0.0])),
             is_pressed=draw(st.booleans()),
-            readiness=draw(st.sampled_from(["ready", "ready", "loading", "unloaded", "unavailable"])),
+            availability=draw(st.sampled_from(["ready", "ready", "loading", "unloaded", "unavailable"])),
         )
         for number in range(1, draw(st.integers(2, 6)))
     ]
@@ -45,7 +45,7 @@ def test_without_a_session_the_one_with_the_least_work_is_first():
 
 
 def test_those_that_do_not_answer_come_last():
-    members = [replica(1, readiness="unavailable"), replica(2, readiness="loading"), replica(3, work=9)]
+    members = [replica(1, availability="unavailable"), replica(2, availability="loading"), replica(3, work=9)]
     assert order(*members) == "321"
 
 
@@ -75,12 +75,12 @@ def test_a_replica_that_leaves_moves_its_own_sessions_only(key, gone):
 
 
 @given(several(), st.binary(max_size=4), st.floats(1, 3))
-def test_everyone_comes_once_and_the_bound_holds(members, key, max_load):
+def test_every_engine_is_loaded_once_within_the_bound(members, key, max_load):
     made = arrange(members, key, max_load=max_load)
     assert sorted(numbers([*made.order, *made.spared])) == sorted(numbers(members))
-    ready = [one for one in members if one.readiness == "ready"]
-    assert [one.readiness == "ready" for one in made.order[: len(ready)]] == [True] * len(ready)
-    assert sum(one.readiness == "unloaded" for one in made.order) <= 1
+    ready = [one for one in members if one.availability == "ready"]
+    assert [one.availability == "ready" for one in made.order[: len(ready)]] == [True] * len(ready)
+    assert sum(one.availability == "unloaded" for one in made.order) <= 1
     fit = [one for one in ready if not one.is_pressed] or ready
     if made.is_sticky:
         first = made.order[0]
@@ -114,22 +114,22 @@ def test_a_second_request_of_a_session_beside_the_first_stays_with_it_and_a_thir
 
 
 def test_one_alone_is_loaded_by_the_first_request():
-    made = arrange([replica(number, readiness="unloaded") for number in (1, 2, 3)], b"s", max_load=1.25)
+    made = arrange([replica(number, availability="unloaded") for number in (1, 2, 3)], b"s", max_load=1.25)
     assert (numbers(made.order), made.wanted, numbers(made.spared)) == ("1", None, "23")
 
 
 def test_none_is_loaded_beside_one_that_comes():
-    made = arrange([replica(1, readiness="loading"), replica(2, readiness="unloaded")], b"s", max_load=1.25)
+    made = arrange([replica(1, availability="loading"), replica(2, availability="unloaded")], b"s", max_load=1.25)
     assert (numbers(made.order), made.wanted, numbers(made.spared)) == ("1", None, "2")
 
 
 def test_a_further_one_is_loaded_when_all_that_answer_have_work():
     loaded, idle = replica(1, work=1), replica(2)
-    others = [replica(number, readiness="unloaded") for number in (3, 4)]
+    others = [replica(number, availability="unloaded") for number in (3, 4)]
     assert arrange([loaded, idle, *others], b"s", max_load=1.25).wanted is None
     made = arrange([loaded, *others], b"s", max_load=1.25)
     assert (numbers(made.order), made.wanted, numbers(made.spared)) == ("13", others[0], "4")
-    coming = replica(5, readiness="loading")
+    coming = replica(5, availability="loading")
     assert arrange([loaded, coming, *others], b"s", max_load=1.25).wanted is None
 
 

@@ -32,7 +32,7 @@ def stream(form: str, *told: str, wants_usage: bool = False, tell_answer=answer)
         preface.tell(text)
     payloads = preface.take()
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage, form=form)
-    tell_answer(preface.before(in_format(writer, form), writer))
+    tell_answer(preface.sink_after(in_format(writer, form), writer))
     return [json.loads(payload) for payload in (*payloads, *writer.take())]
 
 
@@ -109,7 +109,7 @@ def test_what_the_answer_tells_before_it_opens_is_kept():
     assert [chunk["moderation"] for chunk in chunks if "moderation" in chunk] == [{"results": []}]
 
 
-def test_without_a_word_the_answer_is_as_ever():
+def test_an_empty_preface_leaves_the_answer_unchanged():
     writer = ChatWriter(ENVELOPE, wants_usage=False)
     answer(writer)
     assert stream("reasoning_content") == [json.loads(payload) for payload in writer.take()]

@@ -126,7 +126,7 @@ async def never(call) -> None:
 
 
 @pytest.mark.parametrize("script", [never, begins], ids=["head", "body"])
-async def test_who_waits_for_an_answer_is_told_when_the_wire_is_closed(script):
+async def test_a_read_that_waits_ends_when_the_wire_is_closed(script):
     """Not when the time for an answer is over, as aiohttp says nothing."""
     host = ScenarioUpstream()
     host.play(script)
@@ -152,7 +152,7 @@ async def test_who_waits_for_an_answer_is_told_when_the_wire_is_closed(script):
             await asyncio.wait_for(asking, TIMEOUTS.idle_s / 2)
 
 
-async def test_who_comes_back_to_an_answer_after_the_wire_was_closed_is_told_too():
+async def test_a_read_after_the_wire_was_closed_fails():
     host = ScenarioUpstream()
     host.play(begins)
     async with host.running():
