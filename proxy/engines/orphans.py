@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import signal
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from proxy.engines import warden
+from proxy.engines.sockets import temporary
 from proxy.telemetry.logs import Log
 
 VARIABLE = "TIDEGATE_ENGINE_MARK"
@@ -81,7 +81,7 @@ def read_marks(text: str) -> Iterator[Mark]:
 def open_pipe(mark: Mark | None) -> tuple[int, int]:
     """A pipe whose ends are known by the mark: the end to read from, which does not block, and the one to write to."""
     if mark is not None:
-        path = Path(tempfile.gettempdir()) / f"{mark}{_END}{secrets.token_hex(8)}"
+        path = temporary() / f"{mark}{_END}{secrets.token_hex(8)}"
         with contextlib.suppress(OSError):  # not every file system has named pipes
             os.mkfifo(path, 0o600)
             try:
