@@ -1,9 +1,11 @@
-"""Engines whose Tidegate and wardens were killed together: they are found by their mark, and ended.
+"""Processes of engines that no warden finds: they are found by their mark, and ended.
 
-Every process of an engine carries a mark that names the Tidegate that started it, by its pid and the time when it was
-started, so that another process of the same pid is not taken for it. The mark is an environment variable, and the name
-of the pipe that the engine writes to: a process that changes its title, as vLLM's core and workers do, overwrites what
-`/proc` shows of its environment. Where there is no `/proc` there is no mark, and nothing is found.
+Those of a Tidegate that was killed together with its wardens, and those that have left the session of their engine, as
+a daemon does. Every process of an engine carries a mark that names the Tidegate that started it, by its pid and the
+time when it was started, so that another process of the same pid is not taken for it. The mark is an environment
+variable, and the name of the pipe that the engine writes to: a process that changes its title, as vLLM's core and
+workers do, overwrites what `/proc` shows of its environment. Where there is no `/proc` there is no mark, and nothing is
+found.
 """
 
 import asyncio
@@ -14,7 +16,8 @@ import secrets
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from msgspec import Struct
@@ -26,8 +29,11 @@ from proxy.telemetry.logs import Log
 VARIABLE = "TIDEGATE_ENGINE_MARK"
 
 _PROC = Path("/proc")
-_MARK = re.compile(r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<space>\d+)-(?P<name>[\w.:-]+)")
+_MARK = re.compile(
+    r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<space>\d+)-(?P<name>[\w.:-]+)(?:~(?P<start>[0-9a-f]{16}))?"
+)
 _END = "~"  # in no engine's name
+_START_BYTES = 8
 _STARTED = 19  # field 22 of /proc/PID/stat, counted from the state behind the program's name
 _DEAD = frozenset("ZX")
 _GONE_S = 10.0
@@ -42,15 +48,18 @@ class Mark(Struct, frozen=True):
         started: when that was, in ticks since the machine was.
         space: the namespace that the pid is of; those of another one mean nothing here.
         name: the engine's.
+        start: which of its starts, as a random number in hexadecimal digits; empty where that is not said.
     """
 
     pid: int
     started: int
     space: int
     name: str
+    start: str = ""
 
     def __str__(self) -> str:
-        return f"tidegate-engine-{self.pid}-{self.started}-{self.space}-{self.name}"
+        start = self.start and f"{_END}{self.start}"
+        return f"tidegate-engine-{self.pid}-{self.started}-{self.space}-{self.name}{start}"
 
 
 class Orphan(Struct, frozen=True):
@@ -62,12 +71,12 @@ class Orphan(Struct, frozen=True):
 
 
 def make_mark(name: str) -> Mark | None:
-    """The mark of an engine of ours; None where there is no `/proc`."""
+    """The mark of a new start of an engine of ours; None where there is no `/proc`."""
     pid = os.getpid()
     with contextlib.suppress(OSError, ValueError):
         state = _state(pid)
         if state is not None:
-            return Mark(pid, state[1], _space(), name)
+            return Mark(pid, state[1], _space(), name, secrets.token_hex(_START_BYTES))
     return None
 
 
@@ -75,13 +84,15 @@ def read_marks(text: str) -> Iterator[Mark]:
     """Those in a text; strange ones are passed over."""
     for found in _MARK.finditer(text):
         with contextlib.suppress(ValueError):
-            yield Mark(int(found["pid"]), int(found["started"]), int(found["space"]), found["name"])
+            yield Mark(
+                int(found["pid"]), int(found["started"]), int(found["space"]), found["name"], found["start"] or ""
+            )
 
 
 def open_pipe(mark: Mark | None) -> tuple[int, int]:
     """A pipe whose ends are known by the mark: the end to read from, which does not block, and the one to write to."""
     if mark is not None:
-        path = temporary() / f"{mark}{_END}{secrets.token_hex(8)}"
+        path = temporary() / f"{mark}{_END}pipe{secrets.token_hex(4)}"
         with contextlib.suppress(OSError):  # not every file system has named pipes
             os.mkfifo(path, 0o600)
             try:
@@ -109,19 +120,37 @@ def find_orphans(space: int | None = None) -> Sequence[Orphan]:
     if (own := make_mark("")) is None:
         return []
     inherited = set(read_marks(os.environ.get(VARIABLE, "")))  # where we are an engine ourselves
-    spared = {own.pid, *_ancestors(own.pid)}
+    space = own.space if space is None else space
     orphans = []
-    for pid in (int(folder.name) for folder in _PROC.glob("[0-9]*")):
-        with contextlib.suppress(OSError):
-            if pid in spared or (_PROC / str(pid)).stat().st_uid != os.geteuid():
-                continue
-            marks = set(_marks_of(pid)) - inherited
-            left = [
-                mark for mark in marks if mark.space == (own.space if space is None else space) and not _lives(mark)
-            ]
-            if left and len(left) == len(marks):
+    for pid, all_marks in _marked(own.pid):
+        marks = all_marks - inherited
+        left = [mark for mark in marks if mark.space == space and not _lives(mark)]
+        if left and len(left) == len(marks):
+            with contextlib.suppress(OSError):
                 orphans.append(Orphan(pid, os.getsid(pid), left[0]))
     return orphans
+
+
+def end_start(mark: Mark | None) -> None:
+    """Kill what is left of one start of an engine, in whatever session, and wait until it is gone, as `end_orphans`."""
+    if mark is not None:
+        _end(lambda: list(_left_of(mark)))
+
+
+def _left_of(mark: Mark) -> Iterator[Orphan]:
+    for pid, marks in _marked(mark.pid):
+        if mark in marks:
+            with contextlib.suppress(OSError):
+                yield Orphan(pid, os.getsid(pid), mark)
+
+
+def _marked(own: int) -> Iterator[tuple[int, AbstractSet[Mark]]]:
+    """The processes of our user, but for ourselves and those above us, with the marks that they carry."""
+    spared = {own, *_ancestors(own)}
+    for pid in (int(folder.name) for folder in _PROC.glob("[0-9]*")):
+        with contextlib.suppress(OSError):
+            if pid not in spared and (_PROC / str(pid)).stat().st_uid == os.geteuid():
+                yield pid, set(_marks_of(pid))
 
 
 def end_orphans(space: int | None = None) -> Sequence[Orphan]:
@@ -133,9 +162,13 @@ def end_orphans(space: int | None = None) -> Sequence[Orphan]:
     Returns:
         Those that were found.
     """
+    return _end(lambda: find_orphans(space))
+
+
+def _end(find: Callable[[], Sequence[Orphan]]) -> Sequence[Orphan]:
     ended: dict[int, Orphan] = {}
     until_s = time.monotonic() + _GONE_S
-    while (found := find_orphans(space)) and time.monotonic() < until_s:
+    while (found := find()) and time.monotonic() < until_s:
         marked = {orphan.pid for orphan in found}
         for session in {orphan.session for orphan in found}:
             # one that a process of ours leads, or that has no leader any more, is an engine's
