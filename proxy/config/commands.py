@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from proxy.config.engines import CommandConfig
 
@@ -12,6 +13,7 @@ STOPPING = (*STARTING, "PID")
 _NAME = re.compile(r"\$\{([^}]*)\}")
 _OF_A_SHELL = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
 _CONTAINERS = frozenset({"docker", "podman", "nerdctl"})
+_DETACHED = re.compile(r"-[it]*d[it]*|--detach(?:=true)?")
 _EVERYWHERE = re.compile(r"(?:.*=)?(?:0\.0\.0\.0|::|\[::\])")
 
 
@@ -63,7 +65,9 @@ def advice(config: CommandConfig) -> Iterator[str]:
     is_container = words[0].rpartition("/")[2] in _CONTAINERS
     if any(word.startswith("${PORT}:") for word in words):
         yield ".cmd: a port published without an address is open to other machines; write 127.0.0.1:${PORT}:…"
-    elif not is_container and any(_EVERYWHERE.fullmatch(word) for word in words):
+    if is_container and _is_detached(words):
+        yield ".cmd: with -d the command ends at once, and an engine ends with its command; take it out"
+    if not is_container and any(_EVERYWHERE.fullmatch(word) for word in words):
         yield ".cmd: its server listens for other machines too, past Tidegate; 127.0.0.1 is enough"
 
 
@@ -88,6 +92,12 @@ def _replica_faults(config: CommandConfig) -> Iterator[str]:
         yield f".cmd: {cure}"
     elif config.cmd_stop is not None and not {"REPLICA", "PID"} & names(split(config.cmd_stop)):
         yield f".cmd_stop: {cure}"
+
+
+def _is_detached(words: Sequence[str]) -> bool:
+    """Whether a container runs in the background, as far as that stands in front of the image."""
+    flags = takewhile(lambda word: word.startswith("-"), words[words.index("run") + 1 :] if "run" in words else ())
+    return any(_DETACHED.fullmatch(word) for word in flags)
 
 
 def _container_name(words: Sequence[str]) -> str | None:
