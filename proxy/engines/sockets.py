@@ -41,10 +41,12 @@ class SocketFolder:
     def clear(self) -> None:
         """Make it, or empty it: no engine removes its socket, and none starts on an old one (`vllm.md`, section 4).
 
+        It is made anew where it is gone, as when somebody clears the place up.
+
         Raises:
             OSError: it cannot be made, or somebody else has made one of that name.
         """
-        if not self._is_made:
+        if not (self._is_made and self._folder.is_dir()):
             self._folder.mkdir(mode=0o700)
             self._is_made = True
         Path(self.socket_path).unlink(missing_ok=True)

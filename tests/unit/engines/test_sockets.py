@@ -52,6 +52,14 @@ def test_an_old_socket_is_removed(tmp_path):
     assert not Path(folder.socket_path).exists()
 
 
+def test_a_folder_that_was_cleared_away_is_made_anew(tmp_path):
+    folder = SocketFolder(tmp_path)
+    folder.clear()
+    Path(folder.socket_path).parent.rmdir()
+    folder.clear()
+    assert Path(folder.socket_path).parent.stat().st_mode & 0o777 == 0o700
+
+
 def test_folders_of_those_that_are_gone_are_swept(tmp_path):
     """What others have made, and what belongs to somebody who lives, stays."""
     own = Path("/proc/self/ns/pid").stat().st_ino
