@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from proxy.config import command_line
 from proxy.config.command_line import split
@@ -13,6 +14,7 @@ NAMES_OF_STOP = (*NAMES, "PID")
 _NAME = re.compile(r"\$\{([^}]*)\}")
 _SHELL_OPERATORS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
 _CONTAINER_PROGRAMS = frozenset({"docker", "podman", "nerdctl"})
+_DETACHED = re.compile(r"-[it]*d[it]*|--detach(?:=true)?")
 _ALL_ADDRESSES = re.compile(r"(?:.*=)?(?:0\.0\.0\.0|::|\[::\])")
 
 
@@ -64,7 +66,9 @@ def advice(config: CommandConfig) -> Iterator[str]:
     words = split(config.cmd)
     if any(word.startswith("${PORT}:") for word in words):
         yield ".cmd: a port published without an address is open to other machines; write 127.0.0.1:${PORT}:…"
-    elif not runs_container(words) and any(_ALL_ADDRESSES.fullmatch(word) for word in words):
+    if runs_container(words) and _is_detached(words):
+        yield ".cmd: with -d the command ends at once, and an engine ends with its command; take it out"
+    if not runs_container(words) and any(_ALL_ADDRESSES.fullmatch(word) for word in words):
         yield ".cmd: other machines can reach the server without Tidegate; let it listen on 127.0.0.1"
 
 
@@ -86,6 +90,12 @@ def _replica_faults(config: CommandConfig) -> Iterator[str]:
         yield f".cmd: {cure}"
     elif config.cmd_stop is not None and not {"REPLICA", "PID"} & names(split(config.cmd_stop)):
         yield f".cmd_stop: {cure}"
+
+
+def _is_detached(words: Sequence[str]) -> bool:
+    """Whether a container runs in the background, as far as that stands in front of the image."""
+    flags = takewhile(lambda word: word.startswith("-"), words[words.index("run") + 1 :] if "run" in words else ())
+    return any(_DETACHED.fullmatch(word) for word in flags)
 
 
 def _container_name(words: Sequence[str]) -> str | None:

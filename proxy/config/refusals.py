@@ -10,8 +10,8 @@ import msgspec
 from proxy.config.auth import CallerConfig
 from proxy.config.cards import Card, History, Structured, Thinks
 from proxy.config.credentials import Algorithm, AuthMethod, CredentialKindName
-from proxy.config.engines import EngineConfig, EngineKindName
-from proxy.config.models import ModelConfig, OnStreamFailure, Policy
+from proxy.config.engines import Distributed, EngineConfig, EngineKindName, Start
+from proxy.config.models import ModelConfig, OnStreamFailure, Policy, ProgressIn
 from proxy.config.root import Config, did_you_mean
 from proxy.config.secret import Secret
 from proxy.config.telemetry import LogFormat, LogLevel
@@ -55,6 +55,9 @@ _CHOICES: Mapping[str, Any] = {
     "log_level": LogLevel,
     "policy": Policy,
     "on_stream_failure": OnStreamFailure,
+    "progress_in": ProgressIn,
+    "start": Start,
+    "distributed": Distributed,
     "reach": Reach,
     "priority": Priority,
     "concurrency": Literal["adaptive"],
@@ -63,6 +66,7 @@ _CHOICES: Mapping[str, Any] = {
     "reasoning_history": History,
     "structured_output": Structured,
 }
+_PATHS = frozenset({"health_path", "metrics_path", "sleep_path", "wake_path"})
 
 
 def read_secret(kind: type, value: Any) -> Any:  # noqa: ANN401 - msgspec's signature
@@ -115,6 +119,8 @@ def _cure(path: str, what: str) -> str:
         return did_you_mean(match["value"], words)
     if words:
         return did_you_mean("", words)
+    if field in _PATHS:
+        return "it begins with /, as in /health"
     if field == "token_url":
         return "write it as https://HOST/PATH, without a user name or fragment"
     if field == "base_url":

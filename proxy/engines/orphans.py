@@ -1,9 +1,10 @@
-"""Finds engines whose Tidegate and wardens were killed together, by a mark, and ends them.
+"""Finds processes of engines that no warden ends, by a mark, and ends them.
 
-Every process of an engine has a mark that names the Tidegate that started it: by pid and start time, as a pid may be
-used again. The mark is an environment variable, and also the name of the pipe that the engine writes its output to: a
-process that changes its title, as vLLM's core and workers do, overwrites its environment in `/proc`. Without `/proc`
-there are no marks, and nothing is found.
+They are those of a Tidegate that was killed together with its wardens, and those that have left the session of their
+engine, as a daemon does. Every process of an engine has a mark that names the Tidegate that started it: by pid and
+start time, as a pid may be used again. The mark is an environment variable, and also the name of the pipe that the
+engine writes its output to: a process that changes its title, as vLLM's core and workers do, overwrites its environment
+in `/proc`. Without `/proc` there are no marks, and nothing is found.
 """
 
 import asyncio
@@ -12,22 +13,26 @@ import os
 import re
 import secrets
 import signal
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from msgspec import Struct
 
 from proxy.engines import warden
+from proxy.engines.sockets import temporary
 from proxy.telemetry.logs import Log
 
 VARIABLE = "TIDEGATE_ENGINE_MARK"
 
 _PROC = Path("/proc")
-_MARK = re.compile(r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<namespace>\d+)-(?P<name>[\w.:-]+)")
+_MARK = re.compile(
+    r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<namespace>\d+)-(?P<name>[\w.:-]+)(?:~(?P<start>[0-9a-f]{16}))?"
+)
 _MARK_END = "~"  # in no engine's name
+_START_BYTES = 8
 _STARTED = 19  # the start time, field 22 of /proc/PID/stat; counted from field 3, which follows the program's name
 _DEAD = frozenset("ZX")
 _GONE_S = 10.0
@@ -42,15 +47,18 @@ class Mark(Struct, frozen=True):
         started: when that Tidegate was started, in clock ticks since the machine was.
         namespace: the pid namespace; pids of another one cannot be looked up here.
         name: the engine's.
+        start: which of its starts, as a random number in hexadecimal digits; empty where that is not said.
     """
 
     pid: int
     started: int
     namespace: int
     name: str
+    start: str = ""
 
     def __str__(self) -> str:
-        return f"tidegate-engine-{self.pid}-{self.started}-{self.namespace}-{self.name}"
+        start = self.start and f"{_MARK_END}{self.start}"
+        return f"tidegate-engine-{self.pid}-{self.started}-{self.namespace}-{self.name}{start}"
 
 
 class Orphan(Struct, frozen=True):
@@ -62,12 +70,12 @@ class Orphan(Struct, frozen=True):
 
 
 def make_mark(name: str) -> Mark | None:
-    """The mark of an engine that this process starts; None where there is no `/proc`."""
+    """The mark of a new start of an engine by this process; None where there is no `/proc`."""
     pid = os.getpid()
     with contextlib.suppress(OSError, ValueError):
         state = _state(pid)
         if state is not None:
-            return Mark(pid, state[1], _namespace(), name)
+            return Mark(pid, state[1], _namespace(), name, secrets.token_hex(_START_BYTES))
     return None
 
 
@@ -75,13 +83,14 @@ def read_marks(text: str) -> Iterator[Mark]:
     """The marks in a text."""
     for found in _MARK.finditer(text):
         with contextlib.suppress(ValueError):
-            yield Mark(int(found["pid"]), int(found["started"]), int(found["namespace"]), found["name"])
+            numbers = int(found["pid"]), int(found["started"]), int(found["namespace"])
+            yield Mark(*numbers, found["name"], found["start"] or "")
 
 
 def open_pipe(mark: Mark | None) -> tuple[int, int]:
     """A pipe that has the mark in its name: the end to read from, which does not block, and the end to write to."""
     if mark is not None:
-        path = Path(tempfile.gettempdir()) / f"{mark}{_MARK_END}{secrets.token_hex(8)}"
+        path = temporary() / f"{mark}{_MARK_END}pipe{secrets.token_hex(4)}"
         with contextlib.suppress(OSError):  # not every file system has named pipes
             os.mkfifo(path, 0o600)
             try:
@@ -110,16 +119,35 @@ def find_orphans(namespace: int | None = None) -> Sequence[Orphan]:
         return []
     namespace = own.namespace if namespace is None else namespace
     inherited = set(read_marks(os.environ.get(VARIABLE, "")))  # if this Tidegate runs inside an engine
-    spared = {own.pid, *_ancestors(own.pid)}
     orphans = []
-    for pid in (int(folder.name) for folder in _PROC.glob("[0-9]*")):
-        with contextlib.suppress(OSError):
-            if pid in spared or (_PROC / str(pid)).stat().st_uid != os.geteuid():
-                continue
-            marks = set(_marks_of(pid)) - inherited
-            if marks and all(mark.namespace == namespace and not _lives(mark) for mark in marks):
+    for pid, all_marks in _marked(own.pid):
+        marks = all_marks - inherited
+        if marks and all(mark.namespace == namespace and not _lives(mark) for mark in marks):
+            with contextlib.suppress(OSError):
                 orphans.append(Orphan(pid, os.getsid(pid), next(iter(marks))))
     return orphans
+
+
+def end_start(mark: Mark | None) -> None:
+    """Kill what is left of one start of an engine, in any session, and wait until it has ended, as `end_orphans`."""
+    if mark is not None:
+        _end(lambda: list(_left_of(mark)))
+
+
+def _left_of(mark: Mark) -> Iterator[Orphan]:
+    for pid, marks in _marked(mark.pid):
+        if mark in marks:
+            with contextlib.suppress(OSError):
+                yield Orphan(pid, os.getsid(pid), mark)
+
+
+def _marked(own: int) -> Iterator[tuple[int, AbstractSet[Mark]]]:
+    """The processes of our user, without this one and its ancestors, and the marks that they have."""
+    spared = {own, *_ancestors(own)}
+    for pid in (int(folder.name) for folder in _PROC.glob("[0-9]*")):
+        with contextlib.suppress(OSError):
+            if pid not in spared and (_PROC / str(pid)).stat().st_uid == os.geteuid():
+                yield pid, set(_marks_of(pid))
 
 
 def end_orphans(namespace: int | None = None) -> Sequence[Orphan]:
@@ -131,9 +159,13 @@ def end_orphans(namespace: int | None = None) -> Sequence[Orphan]:
     Returns:
         The orphans that were found.
     """
+    return _end(lambda: find_orphans(namespace))
+
+
+def _end(find: Callable[[], Sequence[Orphan]]) -> Sequence[Orphan]:
     ended: dict[int, Orphan] = {}
     until_s = time.monotonic() + _GONE_S
-    while (found := find_orphans(namespace)) and time.monotonic() < until_s:
+    while (found := find()) and time.monotonic() < until_s:
         marked = {orphan.pid for orphan in found}
         for session in {orphan.session for orphan in found}:
             # a session is an engine's if its leader is marked, or has ended

@@ -37,6 +37,7 @@ class EngineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._output: OutputReader | None = None
         self._lifeline: int | None = None
+        self._mark: orphans.Mark | None = None
         self._secrets: Sequence[str] = ()
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -76,7 +77,7 @@ class EngineProcess:
                 await asyncio.wait_for(self._output.has_ended.wait(), _LAST_WORDS_S)
 
     async def end(self, grace_s: float) -> None:
-        """SIGTERM or the command's `stop`, then SIGKILL after `grace_s`; then every process of its session is killed.
+        """SIGTERM or the stop command, then SIGKILL after `grace_s`; then all processes that it has started are killed.
 
         Raises only the caller's own cancellation; a second call then waits for the same end.
         """
@@ -87,8 +88,8 @@ class EngineProcess:
     async def _spawn(self, command: Command) -> None:
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             # pipes of our own: with asyncio's, `wait` returns only when every process that inherited an end has ended
-            mark = orphans.make_mark(self._name)
-            output, output_end = orphans.open_pipe(mark)
+            self._mark = orphans.make_mark(self._name)
+            output, output_end = orphans.open_pipe(self._mark)
             ours.callback(os.close, output)
             theirs.callback(os.close, output_end)
             lifeline_end, lifeline = os.pipe()
@@ -97,7 +98,7 @@ class EngineProcess:
             self._process = await asyncio.create_subprocess_exec(
                 *_WARDEN,
                 *command.argv,
-                env=_environment(command, mark),
+                env=_environment(command, self._mark),
                 stdin=lifeline_end,
                 stdout=output_end,
                 stderr=asyncio.subprocess.STDOUT,
@@ -129,13 +130,14 @@ class EngineProcess:
                 await self._process.wait()
 
     async def _kill_rest(self) -> None:
-        """Kill every process left in its session; the warden does, if it still runs."""
+        """Kill what is left of it: in its session by the warden, if that still runs, then in any other session."""
         if self._process is not None:
             self._cut_lifeline()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WARDEN_S):
                     await self._process.wait()
             await asyncio.to_thread(warden.kill_session, self._process.pid)
+            await asyncio.to_thread(orphans.end_start, self._mark)
 
     def _kill(self) -> asyncio.subprocess.Process | None:
         """Kill every process left in its session, and close the descriptors."""

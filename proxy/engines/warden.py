@@ -132,8 +132,8 @@ def _session_of(pid: int) -> int | None:
 
 
 def stop_variable(stop: Sequence[str]) -> dict[str, str]:
-    """The environment variable that gives this script the engine's stop command; empty where there is none."""
-    return {_STOP_VARIABLE: json.dumps(list(stop))} if stop else {}
+    """The environment variable that gives this script the engine's stop command; it replaces one of the operator's."""
+    return {_STOP_VARIABLE: json.dumps(list(stop))}
 
 
 class EngineStop:

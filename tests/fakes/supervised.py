@@ -9,7 +9,7 @@ from structlog.testing import CapturingLogger
 
 from proxy.clock import SystemClock
 from proxy.engines import warden
-from proxy.engines.doubt import BREAKS_OFF, REFUSED
+from proxy.engines.doubt import NO_ANSWER, REFUSED
 from proxy.engines.settings import Settings
 from proxy.engines.sharing import Needs, Sharing
 from proxy.engines.supervisor import Supervisor
@@ -22,7 +22,7 @@ QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=60
 
 
 TIMEOUTS = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
-KNOWN_BEFORE = (REFUSED, BREAKS_OFF)
+KNOWN_BEFORE = (REFUSED, NO_ANSWER)
 
 
 class States:

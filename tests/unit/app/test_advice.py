@@ -115,9 +115,13 @@ def test_an_engine_far_away_may_be_somebody_elses(url, near):
         ("docker run -p ${PORT}:8000 image --host 0.0.0.0", "write 127.0.0.1:${PORT}:"),
         ("/usr/bin/docker run -p 127.0.0.1:${PORT}:8000 image --host 0.0.0.0", None),
         ("serve --host 127.0.0.1 --port ${PORT}", None),
+        ("docker run -d --name x -p 127.0.0.1:${PORT}:8000 image", "with -d the command ends at once"),
+        ("podman run --rm -itd -p 127.0.0.1:${PORT}:8000 image", "with -d the command ends at once"),
+        ("docker run --detach=true -p 127.0.0.1:${PORT}:8000 image", "with -d the command ends at once"),
+        ("docker run --rm -p 127.0.0.1:${PORT}:8000 image -d", None),
     ],
 )
-def test_a_server_that_others_could_ask_past_us_is_told(cmd, told):
+def test_a_command_that_may_not_do_what_was_meant_is_told(cmd, told):
     lines = advice(f"engines: {{e: {{kind: command, cmd: '{cmd}'}}}}")
     assert [line.startswith("engines.e.cmd: ") and told in line for line in lines] == [True] * (told is not None)
 

@@ -83,6 +83,18 @@ from tests.fakes.configs import HOST, refusal
             "routing.reach: must be text, not nothing",
             "known here: any, local_first, local_only, online_first",
         ),
+        (
+            "models: {m: {targets: [{upstream: a}], progress_in: reasoning}}",
+            "models.m.progress_in: 'reasoning' means nothing here",
+            "did you mean reasoning_content?",
+        ),
+        ("engines: {a: {kind: vllm, model: x, start: lazy}}", "engines.a.start: ", "known here: eager, on_demand"),
+        ("engines: {a: {kind: vllm, model: x, distributed: rays}}", "engines.a.distributed: ", "did you mean ray?"),
+        (
+            "engines: {a: {kind: command, cmd: 'x ${PORT}', health_path: health}}",
+            "engines.a.health_path: must be text of another form",
+            "it begins with /",
+        ),
         ("upstreams: []", "upstreams: must be a mapping, not a list", "configs/tidegate.yaml"),
         ("[1]", "the whole file: ", "a config is a mapping"),
         ("just text", "the whole file: ", "a config is a mapping"),

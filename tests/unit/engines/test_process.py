@@ -85,6 +85,40 @@ async def test_nothing_is_held_open_after_the_end():
     assert open_files() <= before
 
 
+# it goes to a session of its own, where its output is its own too, as a daemon does
+DAEMON = """
+import os, signal, sys
+output = os.dup(1)
+reading, writing = os.pipe()
+if os.fork():
+    os.close(writing)
+    os.read(reading, 1)
+    signal.pause() if sys.argv[1] == "stays" else os._exit(0)
+os.setsid()
+null = os.open(os.devnull, os.O_RDWR)
+os.dup2(null, 1), os.dup2(null, 2)
+os.write(output, b"%d\\n" % os.getpid())
+os.close(output), os.close(writing)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("parent", ["stays", "ends"])
+async def test_what_has_left_its_session_is_ended_too(parent):
+    told = asyncio.get_running_loop().create_future()
+    process, other = EngineProcess(lambda line: told.set_result(int(line)), "r1"), EngineProcess(lambda _: None, "r1")
+    await process.start(Command((sys.executable, "-c", DAEMON, parent)))
+    await other.start(Command(("sleep", "1000000")))
+    daemon = await told
+    if parent == "ends":
+        await process.wait()
+        assert is_running(daemon)
+    await process.end(1)
+    assert not is_running(daemon)
+    assert not other.has_ended
+    await other.end(1)
+
+
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_start_that_is_cancelled_leaves_nothing(turns):
     """Cancelled at any await, it leaves no open descriptor, and no process after `end`."""
