@@ -108,8 +108,8 @@ class Entrance:
 
     @property
     def _will_be_ready(self) -> bool:
-        """Also after one crash; an engine that crashes again is not waited for."""
-        is_looping = self._status.now.state == "failed" and self._status.crashes > 1
+        """Also after a crash and one failed start; an engine whose starts fail again is not waited for."""
+        is_looping = self._status.now.state == "failed" and self._status.failed_starts > 1
         is_wanted = self._orders.goal == "run" or self.closed_for is not None
         return is_wanted and not self._orders.is_held and not is_looping
 

@@ -167,7 +167,7 @@ def _end(find: Callable[[], Sequence[Orphan]]) -> Sequence[Orphan]:
     until_s = time.monotonic() + _GONE_S
     while (found := find()) and time.monotonic() < until_s:
         marked = {orphan.pid for orphan in found}
-        for session in {orphan.session for orphan in found}:
+        for session in {orphan.session for orphan in found} - {os.getsid(0)}:
             # a session is an engine's if its leader is marked, or has ended
             if session in marked or not _runs(_state(session)):
                 warden.kill_session(session)

@@ -33,6 +33,7 @@ class StatusOwner:
         told: its reason as callers may be told it, without output (see `base.EngineError`).
         doubt: whether it is to be looked at, as a request has failed; closed when the engine is not ready any more.
         crashes: how often it has crashed without having been steady in between.
+        failed_starts: how many starts in a row have failed; 0 once it has been ready.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class StatusOwner:
         self.now = EngineStatus("stopped", reason)
         self.told = reason
         self.doubt = Doubt()
-        self.crashes = 0
+        self.crashes = self.failed_starts = 0
         self._clock = clock
         self._log = log
         self._on_change = on_change

@@ -157,7 +157,7 @@ class Supervisor:
         if goal == "sleep" and self.status.state in {"stopping", "stopped", "failed"}:
             raise EngineError(f"the engine {self.name} does not run, so it cannot sleep")
         self._orders.is_held = goal == "stop"
-        self._status.crashes = 0
+        self._status.crashes = self._status.failed_starts = 0
         self._orders.set(goal)
         if goal == "stop" and self.status.state == "failed" and self._child.has_ended:  # nothing has to end first
             self._status.move("stop", self._why_stopped)
@@ -257,6 +257,7 @@ class Supervisor:
     ) -> None:
         was_steady = ready_s is not None and self._clock.monotonic_s() - ready_s >= self.settings.steady_s
         self._status.crashes = crashes = 1 if was_steady else self._status.crashes + 1
+        self._status.failed_starts = self._status.failed_starts + 1 if ready_s is None else 0
         gives_up = is_hopeless or crashes >= self.settings.max_crashes
         pause_s = min(self.settings.backoff_s * 2 ** (crashes - 1), _MAX_BACKOFF_S)
         restart_in_s = None if gives_up else pause_s

@@ -35,12 +35,12 @@ _KNOWN_NAMES = re.compile(
     r"psm_[0-9a-f]+|sem\.mp-\w+|nccl-\w+|torch_\d+_\d+_\d+|vllm_\w+\.mmap|__KMP_REGISTERED_LIB_\d+_\d+"
 )
 _TRACKER = b"multiprocessing.resource_tracker"
-_TRACKER_S = 1.0
+_TRACKER_S = 5.0  # it takes some ms, on a busy machine more
 _POLL_S = 0.01
 
 
 def kill_session(session: int, *, spared: int = 0) -> None:
-    """Kill every process of a session (Linux), or of the group of its leader (elsewhere); blocks for a second at most.
+    """Kill every process of a session (Linux), or of the group of its leader (elsewhere); blocks for 5 s at most.
 
     Args:
         session: its id, that is the pid of its leader, which may be gone.

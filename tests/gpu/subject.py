@@ -60,7 +60,7 @@ class Subject:
         """Tell the engine what to do; how many seconds it took to be in the state."""
         begun_s = time.monotonic()
         self._server.tell(ENGINE, order)
-        while self._server.report(ENGINE).state != state:
+        while self._server.report(ENGINE)[0].state != state:
             if time.monotonic() - begun_s > _ORDER_S:
                 raise TimeoutError(f"the engine is not {state} after {_ORDER_S:g} s")
             time.sleep(_POLL_S)

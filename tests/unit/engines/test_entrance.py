@@ -98,7 +98,7 @@ async def test_requests_wait_while_it_makes_room_and_get_its_next_turn():
         while first._entrance.closed_for != "b":  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
         assert first.status.state == "ready"
-        with pytest.raises(EngineUnavailable, match="The engine 'a' makes room for another one") as caught:
+        with pytest.raises(EngineUnavailable, match="The engine 'a' is being unloaded to make room") as caught:
             await first.enter(can_wait=False)
         assert caught.value.retry_after_s >= 1
         again = asyncio.create_task(first.enter(can_wait=True))
@@ -117,7 +117,7 @@ async def test_a_request_that_waits_for_its_next_turn_does_not_wait_for_ever():
     async with supervised(FakeKind("well"), quick) as (supervisor, states, _log):
         await states.until("ready")
         supervisor.close_for("b")
-        with pytest.raises(EngineUnavailable, match="makes room for another one"):
+        with pytest.raises(EngineUnavailable, match="to make room for another engine"):
             await supervisor.enter(can_wait=True)
         assert supervisor.places.waiting == 0
         supervisor.reopen()
@@ -197,16 +197,16 @@ async def test_a_dead_engine_is_known_before_the_next_try():
             await supervisor.enter(can_wait=False)
 
 
-def expected_of(goal, state, is_held, crashes=0):
+def expected_of(goal, state, is_held, failed_starts=0):
     """An entrance without an engine behind it, and its orders."""
     clock, log = FakeClock(), CapturingLogger()
     status, orders = StatusOwner("e", "", clock=clock, log=log), Orders(goal)
-    status.now, status.crashes, orders.is_held = EngineStatus(state), crashes, is_held
+    status.now, status.failed_starts, orders.is_held = EngineStatus(state), failed_starts, is_held
     return Entrance(status, orders, Treatment(FakeKind("well"), Settings()), clock=clock, log=log), orders
 
 
 @pytest.mark.parametrize(
-    ("goal", "state", "is_held", "crashes", "availability"),
+    ("goal", "state", "is_held", "failed_starts", "availability"),
     [
         ("run", "ready", False, 0, "ready"),
         ("stop", "stopped", False, 0, "unloaded"),
@@ -219,8 +219,8 @@ def expected_of(goal, state, is_held, crashes=0):
         ("stop", "draining", False, 0, "unavailable"),
     ],
 )
-def test_what_may_be_expected_of_it(goal, state, is_held, crashes, availability):
-    entrance, _ = expected_of(goal, state, is_held, crashes)
+def test_what_may_be_expected_of_it(goal, state, is_held, failed_starts, availability):
+    entrance, _ = expected_of(goal, state, is_held, failed_starts)
     assert entrance.availability == availability
 
 
