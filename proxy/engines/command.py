@@ -109,7 +109,7 @@ class CommandEngine:
 
     def progress(self, line: str) -> Progress | None:
         """The last line of its output, which every server has."""
-        return Progress("starting", line=plain) if (plain := _plain(line)) else None
+        return Progress("starting the model", line=plain) if (plain := _plain(line)) else None
 
     def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
         """Its last lines that have a word for an error; they say more than its exit status."""

@@ -137,7 +137,7 @@ async def test_the_last_line_of_its_output_is_its_progress_and_no_key_is_in_it()
         await until(lambda: engine.status.progress is not None)
         line = "layer 3 of 9 key *** ***"
         _, ready = await get(f"{made.url}/readyz")
-        assert f'"phase":"starting","done":null,"line":"{line}"' in ready
+        assert f'"phase":"starting the model","done":null,"line":"{line}"' in ready
         assert engine.lines == [f"\x1b[32m{line[:12]}\x1b[0m{line[12:]}"]
         with pytest.raises(openai.InternalServerError, match=r"\(starting\)") as told:
             await made.ask()

@@ -134,7 +134,7 @@ def test_a_start_may_take_as_long_as_the_model_is_large(tmp_path):
     ],
 )
 def test_the_last_line_is_the_progress(line, shown):
-    assert engine().progress(line) == Progress("starting", line=shown)
+    assert engine().progress(line) == Progress("starting the model", line=shown)
 
 
 @given(st.text())
