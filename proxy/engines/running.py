@@ -72,7 +72,8 @@ class Running:
             if self._child.has_ended:
                 raise await self._child.ended()
             if self._clock.monotonic_s() > until_s:
-                raise self._child.error(f"no answer in {limit_s:g} s")
+                fault = await control.fault()  # it may listen elsewhere, or have another health route
+                raise self._child.error(f"no answer in {limit_s:g} s" + (f", as {fault}" if fault else ""))
             if self._orders.goal == "stop":
                 return
             self._status.count_down()

@@ -231,8 +231,11 @@ async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwa
             await states.seen.get()
         engines = members(supervisor)
         clock.advance(31)
-        assert (await states.until("stopping")).reason == "no answer in 30 s: loading 0.5"
-        assert await told_to_callers(supervisor) == "The engine 'e' is not ready (stopping): no answer in 30 s"
+        assert (await states.until("stopping")).reason == "no answer in 30 s, as it refuses connections: loading 0.5"
+        assert (
+            await told_to_callers(supervisor)
+            == "The engine 'e' is not ready (stopping): no answer in 30 s, as it refuses connections"
+        )
         assert room._held["e"] == "loaded"
         await supervisor.close()
         assert supervisor.status.state == "stopped"
