@@ -57,7 +57,8 @@ async def test_what_another_start_would_meet_again_is_told_with_its_cure_and_not
     assert re.search(_CURES[engine], down["reason"])
     assert down["restart_in_s"] is None
     status = await stage.told(engine, "failed")
-    assert (down["reason"] in status["reason"], status["attempts"]) == (True, 1)
+    ours, _, _output = down["reason"].partition(": ")
+    assert (status["reason"].startswith(ours), status["attempts"]) == (True, 1)
     with pytest.raises(openai.InternalServerError) as caught:
         await stage.say(engine, SUM)
     assert (caught.value.status_code, caught.value.code) == (503, "engine_unavailable")
