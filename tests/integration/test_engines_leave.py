@@ -55,6 +55,7 @@ async def test_a_caller_who_leaves_while_the_engine_starts_asks_it_for_nothing(v
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+        await until(lambda: not made.engine().places.waiting)
         start.tell("listen")
         assert (await made.ask()).choices[0].message.content
         assert len(start.all("came")) == 1
