@@ -6,6 +6,7 @@ What only this machine lacks (a GPU, vLLM itself) is no fault: see `assembly.Eng
 from collections.abc import Iterator, Mapping
 
 from proxy.config.engines import CommandConfig, EngineConfig, LlamaCppConfig, VllmConfig
+from proxy.engines import vllm_command
 from proxy.engines.base import Hopeless
 from proxy.engines.command import CommandEngine
 from proxy.engines.llamacpp import LlamaCpp
@@ -43,7 +44,7 @@ def check_settings(engines: Mapping[str, EngineConfig], source: str) -> None:
         if not isinstance(config, VllmConfig):
             continue
         try:
-            Vllm(name, config).check_settings()
+            vllm_command.check_settings(config)
         except Hopeless as error:
             raise ConfigError(f"{source}: engines.{name}.{error}") from error
 

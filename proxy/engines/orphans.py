@@ -22,7 +22,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from proxy.engines import warden
-from proxy.engines.sockets import temporary
+from proxy.engines.sockets import pid_namespace, temporary
 from proxy.telemetry.logs import Log
 
 VARIABLE = "TIDEGATE_ENGINE_MARK"
@@ -75,7 +75,7 @@ def make_mark(name: str) -> Mark | None:
     with contextlib.suppress(OSError, ValueError):
         state = _state(pid)
         if state is not None:
-            return Mark(pid, state[1], _namespace(), name, secrets.token_hex(_START_BYTES))
+            return Mark(pid, state[1], pid_namespace(), name, secrets.token_hex(_START_BYTES))
     return None
 
 
@@ -233,10 +233,6 @@ def _stat(pid: int) -> Sequence[str] | None:
     except OSError:
         return None
     return text.rpartition(")")[2].split()
-
-
-def _namespace() -> int:
-    return (_PROC / "self/ns/pid").stat().st_ino
 
 
 def _ancestors(pid: int) -> Iterator[int]:

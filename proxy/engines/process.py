@@ -15,7 +15,7 @@ from proxy.telemetry.redaction import mask
 _MAX_LINE = 4096
 _READ_BYTES = 65536
 _LAST_WORDS_S = 1.0
-_WARDEN_S = 5.0  # it needs about one to kill a session
+_WARDEN_S = 5.0  # after that the session is killed from here
 _LINE_END = re.compile(rb"[\r\n]")
 _WARDEN = (sys.executable, "-I", "-S", warden.__file__)
 

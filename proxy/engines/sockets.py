@@ -28,7 +28,7 @@ class SocketFolder:
     """
 
     def __init__(self, place: Path | None = None) -> None:
-        name = f"{_PREFIX}{os.getpid()}-{_namespace()}-{secrets.token_hex(4)}"
+        name = f"{_PREFIX}{os.getpid()}-{pid_namespace()}-{secrets.token_hex(4)}"
         place = place or temporary()
         _sweep(place)
         if len(os.fsencode(place / name / _SOCKET)) > _MAX_PATH:
@@ -78,8 +78,8 @@ def free_port() -> int:
         return port
 
 
-def _namespace() -> int:
-    """That of our pid: in another container the same number is another process. 0 where there is no `/proc`."""
+def pid_namespace() -> int:
+    """The namespace of our pid: in another one the same number is another process. 0 where there is no `/proc`."""
     try:
         return (_PROC / "self/ns/pid").stat().st_ino
     except OSError:
@@ -91,7 +91,7 @@ def _sweep(place: Path) -> None:
 
     Containers may share the place: whether a process of another namespace is gone cannot be seen here.
     """
-    for folder in place.glob(f"{_PREFIX}*-{_namespace()}-*"):
+    for folder in place.glob(f"{_PREFIX}*-{pid_namespace()}-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
             is_ours = folder.stat().st_uid == os.getuid()

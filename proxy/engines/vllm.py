@@ -123,17 +123,9 @@ class Vllm:
         """
         return to_check(self.command("/tmp/engine.sock", ""))  # noqa: S108 - nothing is made there
 
-    def check_settings(self) -> None:
-        """Check that `args` and `environment` hold only what may be set there.
-
-        Raises:
-            Hopeless: they do not; the message begins with the key.
-        """
-        check_settings(self._config)
-
     def faults(self) -> Iterator[str]:
         """Settings with which it could start on no machine, such as a wrong path: each as key and fault."""
-        yield from _refusals("", self.check_settings)
+        yield from _refusals("", partial(check_settings, self._config))
         yield from _refusals("python: ", lambda: find_python(self._config.python))
         yield from _refusals("model: ", self._check_model)
         for name, path in self._config.adapters.items():

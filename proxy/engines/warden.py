@@ -9,8 +9,8 @@ is killed: vLLM's parent process that is killed leaves its EngineCore behind, wi
 engine has a stop command, that is run instead, and also when the engine has ended by itself or Tidegate is gone:
 `docker stop` for a container, which is no process of the session.
 
-Files that killed processes leave in `/dev/shm` are removed: first Python's resource trackers get a second to do so,
-then this script removes the files that the processes had open.
+Files that killed processes leave in `/dev/shm` are removed: first Python's resource trackers get a few seconds, then
+this script removes the files that the processes had open.
 """
 
 import contextlib

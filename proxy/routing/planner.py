@@ -286,9 +286,8 @@ class Planner:
             quality = self._qualities.mean(target, ask.task, now_s)
         work, availability = 0.0, _READY
         if target.group:
-            ours = max(
-                standing.in_flight, self._surroundings.in_flight(target)
-            )  # requests at its gate, and those for other models
+            # the one has the requests at its gate, the other those for other models of the engine
+            ours = max(standing.in_flight, self._surroundings.in_flight(target))
             work = ours + (0.0 if look.told is None else look.told.not_ours(ours, now_s))
             availability = _READY if look.is_ready else look.availability
         return Candidate(

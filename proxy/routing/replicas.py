@@ -81,9 +81,8 @@ def arrange(members: Sequence[Candidate], key: bytes, *, max_load: float) -> Gro
     sticky = _sticky(ready, key, max_load) if key else None
     if sticky is not None:
         ready = [sticky, *(one for one in ready if one is not sticky)]
-    reserve = (
-        [] if by["loading"] else unloaded[:1]
-    )  # always the first: otherwise several requests would load several replicas
+    # always the first: otherwise several requests would load several replicas
+    reserve = [] if by["loading"] else unloaded[:1]
     is_needed = bool(ready) and all(one.work for one in ready)
     return Group(
         [*ready, *by["loading"], *reserve, *by["unavailable"]],
