@@ -1,4 +1,4 @@
-"""`Child`: the process of one engine over all its starts, and why it has ended."""
+"""`Child`: the process of one engine through all its starts, and the reason of its end."""
 
 import asyncio
 import secrets
@@ -38,7 +38,7 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is none, or no more."""
+        """Whether no process runs."""
         return self._process.has_ended
 
     @property
@@ -47,10 +47,10 @@ class Child:
         return self._process.lines
 
     async def start(self, control: Control) -> None:
-        """Start it with a key of its own, which `control` is given.
+        """Start it with a new key, which `control` gets too.
 
         Raises:
-            EngineError: its kind lacks something.
+            EngineError: something that its kind needs is missing.
             Hopeless: there is no such program.
         """
         api_key = secrets.token_urlsafe(24)
@@ -74,7 +74,7 @@ class Child:
         self._folder.remove()
 
     def read_line(self, line: str) -> None:
-        """Show what a line of its output says of its start."""
+        """Show the progress that a line of its output tells."""
         if self._status.now.state != "starting":
             return
         if (progress := self._treatment.kind.progress(line)) is not None:
@@ -97,7 +97,7 @@ class Child:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def ended(self) -> EngineError:
-        """Why it has ended, unasked."""
+        """The reason of an end that was not ordered."""
         status = await self._process.wait()
         await self._process.read_out()
         number = signal_of(status)

@@ -21,7 +21,7 @@ class Entrance:
     Args:
         status: what the engine does.
         orders: where requests that need the engine say so.
-        treatment: how long a request waits.
+        treatment: its settings say how long a request waits.
         clock: for idleness.
         log: for closings and failures.
 
@@ -67,7 +67,7 @@ class Entrance:
         return self.places.leave
 
     def ask(self) -> None:
-        """A request wants the engine; where that is to make room, it does so first."""
+        """A request needs the engine: it is to run, unless it is making room, which it then does first."""
         if self._orders.goal != "run" and not self._orders.is_held and self.closed_for is None:
             self._orders.set("run")
 
@@ -78,14 +78,14 @@ class Entrance:
         self.closed_for = wanted
 
     def reopen(self) -> None:
-        """Take requests again: the room is not wanted any more."""
+        """Take requests again: no other engine needs the room any more."""
         self.closed_for = None
         if self.places.waiting or self._status.is_ready:
             self.ask()
         self._status.release_waiting()
 
     def gave_room(self) -> None:
-        """The engine has made room; it is wanted again where requests wait for it."""
+        """The engine has made room; it is to run again if requests wait for it."""
         self.closed_for = None
         if self.places.waiting:
             self.ask()
@@ -101,7 +101,7 @@ class Entrance:
         self._orders.changed.set()
 
     def fail(self, reason: str) -> None:
-        """The engine is dead, though its process may not have ended: out of routing at once."""
+        """Take a dead engine out of routing at once; its process may still run."""
         self._log.warning("engine failed", engine=self._status.name, reason=reason)
         self._status.move("crash", reason)
         self.places.move(reason)

@@ -11,8 +11,7 @@ class Orders:
     Attributes:
         goal: what the supervisor is to make of the engine.
         is_held: stopped by the administrator, or given up; no request starts it.
-        changed: set by whatever the supervisor's task is to look at: another goal, or a request that failed. The task
-            clears it before it waits.
+        changed: set when another goal is set, or a request has failed. The supervisor's task clears it before it waits.
     """
 
     def __init__(self, goal: Goal) -> None:

@@ -1,4 +1,4 @@
-"""`Running`: one engine from the start of its process until it is to stop: knocked at, watched, put to sleep, woken."""
+"""`Running`: one engine from the start of its process until it is to stop: becoming ready, watched, asleep."""
 
 import asyncio
 
@@ -12,26 +12,26 @@ from proxy.engines.status import StatusOwner
 from proxy.engines.watch import Watch
 from proxy.telemetry.logs import Log
 
-_LAST_WORDS_S = 1.0
+_END_WAIT_S = 1.0
 
 
 class Running:
-    """Takes a process that was started through the states from starting to draining; owns what was last seen of it.
+    """Takes a process that was started through the states from starting to draining; owns its last metrics.
 
     Each method is awaited by the supervisor's one task, and raises `EngineError` where the engine cannot go on.
 
     Args:
         child: its process.
-        status: moved here.
+        status: which this class moves.
         orders: what is wanted of it.
-        entrance: who is in it, and whether others get in.
-        treatment: its kind and its times.
+        entrance: the requests in it, and whether it takes others.
+        treatment: its kind and its settings.
         room: which it gives back when it sleeps.
-        clock: for its patience.
+        clock: for time limits.
         log: for suspicion and sleep.
 
     Attributes:
-        looked: what was last seen.
+        looked: its last metrics.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Running:
         self._log = log
 
     async def until_ready(self, control: Control, *, is_new: bool = True) -> None:
-        """Knock until there is an answer, an end, or no more patience; one that slept has its adapters still.
+        """Ask its health route until it answers, ends, or takes too long; one that slept still has its adapters.
 
         Raises:
             EngineError: it ended, or took too long.
@@ -108,19 +108,19 @@ class Running:
             await self._drain("it is stopping")
 
     def make_room(self, *, may_sleep: bool = True) -> None:
-        """Sleep, or stop, by and by."""
+        """Have it sleep or stop; returns at once."""
         can_sleep = may_sleep and self._treatment.kind.sleep_level is not None
         self._orders.set("sleep" if can_sleep else "stop")
 
     def give_room(self, *, is_asleep: bool = False) -> None:
-        """Release what it has claimed; it will claim again where requests wait for it."""
+        """Release its GPUs; it claims them again if requests wait for it."""
         self._room.release(self._status.name, is_asleep=is_asleep)
         self._entrance.gave_room()
 
     # --- awake ------------------------------------------------------------------------------------------------------
 
     async def _run_until_next_look(self, watch: Watch) -> None:
-        """Until the next look, and that look; then see to an engine without requests."""
+        """Wait for the next look, make it, and unload or ask for a token if the engine is idle."""
         if not self._status.doubt.is_open:
             await self._wait_change(self._treatment.settings.scrape_s)
         if self._status.doubt.is_open or not self._orders.changed.is_set():
@@ -133,7 +133,7 @@ class Running:
             watch.try_idle(every_s)
 
     async def _look(self, watch: Watch) -> None:
-        """See how it is doing; one that seems to stand still is out of routing until a token has come (half-open)."""
+        """Check health and metrics; an engine that seems to hang leaves routing until it makes a token (half-open)."""
         asked_at = self._child.lines.number
         doubt = self._status.doubt
         is_doubted = doubt.is_open
@@ -143,7 +143,7 @@ class Running:
             if self._status.is_ready and finding is not None and finding.is_dead:
                 self._entrance.fail(finding.reason)
         finally:
-            if is_doubted:  # a doubt that came meanwhile wants a look of its own
+            if is_doubted:  # a request that failed during the check needs another check
                 doubt.close()
         if finding is None and watch.is_healthy:
             self._child.lines.saw_healthy(asked_at)
@@ -153,13 +153,13 @@ class Running:
         self._status.move("drain", finding.reason)
         self._places.move(finding.reason)
         if await watch.generates(lambda: self._orders.goal != "stop") is False:
-            # it may be ending just now, and its last words would say more
-            await self._child.unless_it_ends(asyncio.sleep(_LAST_WORDS_S), None)
+            # it may be ending just now, and the end of its output would say more
+            await self._child.unless_it_ends(asyncio.sleep(_END_WAIT_S), None)
             raise EngineError(f"{finding.reason}, and it generates nothing")
         self._status.move("readmit", "")
 
     async def _await_end(self, control: Control) -> None:
-        """A process whose engine is dead ends by itself in a while, and its last words tell why.
+        """Wait for the end of a process whose engine is dead, as the end of its output says why.
 
         Raises:
             EngineError: it has ended, or it has not and does not answer again either.
@@ -175,15 +175,15 @@ class Running:
     # --- on its way out ---------------------------------------------------------------------------------------------
 
     async def _sleep(self, control: Control) -> None:
-        """Let it sleep until it is wanted; stays awake where requests came in between."""
+        """Let it sleep until it is wanted; it stays awake if requests came meanwhile."""
         level = self._treatment.kind.sleep_level
         if not self._status.is_ready or level is None:
             self._orders.set("stop")
             return
         await self._drain("it is going to sleep")
-        if self._orders.goal == "stop":  # meanwhile; and whoever is still there has had the time that there is
+        if self._orders.goal == "stop":  # ordered meanwhile; running requests have had their time
             return
-        if self._places.taken or self._orders.goal == "run":  # somebody is still there, or has come meanwhile
+        if self._places.taken or self._orders.goal == "run":  # requests are still running, or came meanwhile
             self._orders.goal = "run"
             self._status.move("readmit", "")
             return
@@ -203,7 +203,7 @@ class Running:
         await self.until_ready(control, is_new=False)
 
     async def _drain(self, reason: str) -> None:
-        """Out of routing at once; then running answers have their time.
+        """Take it out of routing at once, and let running answers end within their time.
 
         Raises:
             EngineError: it ended.
@@ -213,7 +213,7 @@ class Running:
         await self._child.unless_it_ends(self._places.until_empty(), timeout_s)
 
     async def _wait_change(self, timeout_s: float | None) -> None:
-        """Until something else is wanted, or the time is over.
+        """Wait until another goal is set, or the time is over.
 
         Raises:
             EngineError: the process ended meanwhile.

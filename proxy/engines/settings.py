@@ -1,4 +1,4 @@
-"""`Settings`: how an engine is to be treated; `Treatment`: how one is treated now."""
+"""`Settings`: how an engine is run; `Treatment`: the current kind and settings of one."""
 
 from msgspec import Struct
 
@@ -10,7 +10,7 @@ _SCRAPE_S = 1.0
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """How an engine is to be treated; all but the last six come from the config.
+    """How an engine is run; all but the last six come from the config.
 
     Attributes:
         starts_at_once: with Tidegate; else when the first request asks for it.
@@ -18,14 +18,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         drain_timeout_s: how long running answers may go on when it is to stop.
         idle_unload_s: it makes room by itself after so long without a request.
         hooks: what is run around its load.
-        idle_canary_s: it is asked for one token after so long without a request, and so often from then on; 0: never.
-        ending_s: how long an engine that says that it is dead may take to end by itself.
+        idle_canary_s: it is asked for one token after so long without a request, and again each time; 0: never.
+        ending_s: how long an engine whose health route reports a failure may take to end by itself.
         backoff_s: the first pause before a restart; each further one is twice as long, up to a minute, until the engine
             has been ready for `steady_s`.
         steady_s: see there.
         max_crashes: so many crashes without having been steady in between, and it is not started again by itself.
-        poll_s: between two looks at an engine that starts.
-        scrape_s: between two looks at one that runs.
+        poll_s: between two health checks of an engine that starts.
+        scrape_s: between two looks at an engine that runs.
     """
 
     starts_at_once: bool = True

@@ -1,4 +1,4 @@
-"""`StatusOwner`: what one engine does now, how far its start is, and who is told of changes."""
+"""`StatusOwner`: what one engine does now, how far its start is, and waiting for changes of that."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,13 +25,13 @@ class StatusOwner:
         reason: why it is stopped at the beginning.
         clock: for what a start takes.
         log: for phases of a start.
-        on_change: told of every new status.
+        on_change: called with every new status.
 
     Attributes:
         name: the engine's.
         now: the status.
         told: its reason as callers may be told it, without output (see `base.EngineError`).
-        doubt: whether it is to be looked at, as a request has failed; closed when the engine is not ready any more.
+        doubt: whether a health check is due, as a request has failed; closed when the engine is not ready any more.
         crashes: how often it has crashed without having been steady in between.
         failed_starts: how many starts in a row have failed; 0 once it has been ready.
     """
@@ -68,10 +68,10 @@ class StatusOwner:
         Args:
             event: what has happened.
             why: the reason of the new state; empty for one that is ready.
-            restarts: where that count is another one now.
+            restarts: the new count; None: it stays.
 
         Raises:
-            ImpossibleChange: a fault of ours.
+            ImpossibleChange: the table has no such row.
         """
         state = after(self.now.state, event)
         count = self.now.restarts if restarts is None else restarts
@@ -93,7 +93,7 @@ class StatusOwner:
         return now_s - self._started_s
 
     def show(self, progress: Progress) -> None:
-        """The start is so far; each phase is logged once."""
+        """Show the progress of the start; each phase is logged once."""
         now_s = self._clock.monotonic_s()
         if self.now.progress is None or progress.phase != self.now.progress.phase:
             self._log.info("engine loading", engine=self.name, phase=progress.phase)
@@ -101,14 +101,14 @@ class StatusOwner:
         self._set(structs.replace(self.now, progress=progress, left_s=self._estimate.left_s(now_s)))
 
     def count_down(self) -> None:
-        """Tell how long the start still takes, whenever that has changed by a second: not every phase writes lines."""
+        """Update the time left whenever it has changed by a second, as not every phase writes lines."""
         told_s, left_s = self.now.left_s, self._estimate.left_s(self._clock.monotonic_s())
         if left_s is not None and (told_s is None or abs(told_s - left_s) >= _COUNT_S):
             self._set(structs.replace(self.now, left_s=left_s))
 
     @property
     def retry_after_s(self) -> float:
-        """When a request may be sent again that finds it not ready, in seconds from now."""
+        """After how many seconds a request that finds it not ready may be sent again."""
         at_least_s = self._estimate.phase_left_s(self._clock.monotonic_s()) or 0.0
         return max(1.0, self.now.left_s or max(at_least_s, _RETRY_S))
 
@@ -120,7 +120,7 @@ class StatusOwner:
         await self._changed.wait()
 
     def release_waiting(self) -> None:
-        """Let those go on who wait for a change, though the status is the same."""
+        """End every `until_changed`, though the status is the same."""
         self._changed.set()
 
     def _set(self, status: EngineStatus) -> None:

@@ -32,19 +32,19 @@ _MAX_BACKOFF_S = 60.0
 
 
 class Supervisor:
-    """Puts the parts of one engine together, and owns the task that makes of the engine what is wanted of it.
+    """Puts the parts of one engine together, and owns the task that brings the engine to its goal.
 
     `open` and `close` are called once each. In between the task (`_supervise`) claims room, starts the process, has it
-    run (`running.Running`), ends it and starts it again; everything else only says what is wanted (`orders.Orders`).
+    run (`running.Running`), ends it and starts it again; every other method only sets the goal (`orders.Orders`).
 
     Args:
         name: the engine's.
         kind: its command line and habits.
         settings: see there.
-        room: who shares out the GPUs.
+        room: allocates the GPUs.
         clock: for idleness, backoff and health.
         log: for starts, ends and reasons.
-        on_change: told of every new status.
+        on_change: called with every new status.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Supervisor:
         self._hooks = Hooks(name, log)
         self._task: asyncio.Task[None] | None = None
 
-    # --- what others ask ------------------------------------------------------------------------------------------
+    # --- requests and orders ---------------------------------------------------------------------------------------
 
     @property
     def status(self) -> EngineStatus:
@@ -100,12 +100,12 @@ class Supervisor:
 
     @property
     def places(self) -> Places:
-        """Who is in it, and who waits for it."""
+        """The requests in it, and those that wait for it."""
         return self._entrance.places
 
     @property
     def looked(self) -> Looked:
-        """What it last said of itself, and when."""
+        """Its last metrics, and when they came."""
         return self._running.looked
 
     @property
@@ -135,9 +135,9 @@ class Supervisor:
         return await self._entrance.enter(can_wait=can_wait)
 
     def doubt(self, error: ProxyError) -> None:
-        """A request failed in the engine: it is looked at, at once, where that may mean that it is dead.
+        """A request failed in the engine: its health is checked at once if it may be dead.
 
-        Until that has been done `enter` waits, at most a second. An engine that refused the connection is out of
+        `enter` waits for that check, at most a second. An engine that refused the connection is out of
         routing when this returns.
         """
         self._entrance.doubt(error)
@@ -147,7 +147,7 @@ class Supervisor:
         self._entrance.ask()
 
     def want(self, goal: Goal) -> None:
-        """Say what the engine is to do from now on; the administrator's word, which requests do not overrule.
+        """Set the goal by order of the administrator, which requests do not overrule.
 
         Raises:
             EngineError: it cannot sleep.
@@ -163,7 +163,7 @@ class Supervisor:
             self._status.move("stop", self._why_stopped)
 
     def make_room(self, *, may_sleep: bool = True) -> None:
-        """Sleep, or stop: another engine needs the memory, or nobody needs this one. The next request wakes it."""
+        """Sleep, or stop: another engine needs the memory, or no request needs this one. The next request wakes it."""
         self._running.make_room(may_sleep=may_sleep)
 
     def close_for(self, wanted: str) -> None:
@@ -175,14 +175,14 @@ class Supervisor:
         self._entrance.reopen()
 
     def treat(self, kind: EngineKind, settings: Settings) -> None:
-        """From now on so; `kind` differs from the one before in its patience alone, as the engine goes on."""
+        """Use these from now on; the new kind differs only in its time limits, as the engine goes on."""
         self._treatment.kind = kind
         self._treatment.settings = settings
 
-    # --- its life -------------------------------------------------------------------------------------------------
+    # --- its task -------------------------------------------------------------------------------------------------
 
     def open(self, control: Control) -> None:
-        """Begin; returns at once, the engine becomes ready by and by."""
+        """Begin; returns at once, the engine becomes ready later."""
         self._task = asyncio.create_task(self._supervise(control), name=f"engine {self.name}")
 
     async def drained(self) -> None:
