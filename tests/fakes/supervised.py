@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from structlog.testing import CapturingLogger
@@ -67,20 +66,6 @@ async def told_to_callers(supervisor) -> str:
     with pytest.raises(EngineUnavailable) as caught:
         await supervisor.enter(can_wait=False)
     return caught.value.message
-
-
-def is_running(pid: int) -> bool:
-    """A process that has ended, but was not waited for by its parent, does not run."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def gone(pid: int) -> None:
-    """Wait until init has buried it."""
-    while is_running(pid):  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(0.01)
 
 
 def members(supervisor: Supervisor) -> list[int]:

@@ -8,7 +8,6 @@ flag.
 import asyncio
 import json
 import venv
-from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from msgspec import structs
 from openai import AsyncOpenAI
 
 from tests.fakes import proxy
+from tests.fakes.processes import until
 
 _SERVE = """
 import os
@@ -55,6 +55,7 @@ _MODULES = {
 }
 _R1 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "num_attention_heads": 4}
 _R1_TEMPLATE = "{% if add_generation_prompt %}{{'<｜Assistant｜><think>\\n'}}{% endif %}"
+BOTH = {name: {"targets": [{"engine": name}]} for name in ("r1", "v3")}  # each engine behind a model of its name
 
 
 def make_environment(folder: Path) -> str:
@@ -210,6 +211,17 @@ class House:
         return self.client.chat.completions.create(model=model, messages=[message], stream=stream, **fields)
 
 
+def sharing(vllm, other, **keys) -> dict:
+    """The engines `r1` and `v3`: each takes most of the one GPU there is, so only one of them is loaded at a time."""
+    keys |= {"gpus": [0], "gpu_memory_utilization": 0.8, "start": "on_demand"}
+    return {"r1": vllm.config(**keys), "v3": other.config(**keys)}
+
+
+async def text(answer) -> str:
+    """The content of an answer that is not streamed."""
+    return (await answer).choices[0].message.content
+
+
 @asynccontextmanager
 async def house(
     engines: dict,
@@ -247,22 +259,3 @@ def _hurry(app) -> None:
         supervisor = assembled.engine
         hurried = structs.replace(supervisor.settings, backoff_s=0.01, poll_s=0.01, scrape_s=0.02)
         supervisor.treat(supervisor.kind, hurried)
-
-
-def is_running(pid: int) -> bool:
-    """A process that has ended, but was not waited for by its parent, does not run."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-async def gone(*pids: int) -> None:
-    """Wait until they have ended."""
-    await until(lambda: not any(map(is_running, pids)))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what nobody tells."""
-    while not holds():  # noqa: ASYNC110 - see above
-        await asyncio.sleep(0.005)

@@ -57,3 +57,10 @@ async def vllm(tmp_path, vllm_python):
     """An engine, `r1`."""
     async with FakeVllm("r1", Home(tmp_path, vllm_python)).listening() as fake:
         yield fake
+
+
+@pytest.fixture
+async def other(vllm):
+    """A second engine, `v3`."""
+    async with FakeVllm("v3", vllm.home).listening() as fake:
+        yield fake

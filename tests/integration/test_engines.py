@@ -13,8 +13,9 @@ from msgspec import structs
 
 from tests.fakes import proxy
 from tests.fakes.clock import FakeClock
+from tests.fakes.processes import gone, is_running, until
 from tests.fakes.upstream import answers, streams
-from tests.fakes.vllm_engine import gone, house, is_running, until
+from tests.fakes.vllm_engine import house
 from tests.fakes.wire import completion, text_stream
 
 WHOLE = "w3 w4 w5 w6 "  # after two tokens of thought

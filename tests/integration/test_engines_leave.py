@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.fakes.vllm_engine import house, until
+from tests.fakes.processes import until
+from tests.fakes.vllm_engine import house
 
 _TRIES = 5
 

@@ -17,18 +17,12 @@ from proxy.config.engines import VllmConfig
 from proxy.engines.assembly import Engines
 from proxy.errors import ConfigError
 from tests.fakes.clock import FakeClock
+from tests.fakes.processes import gone, is_running, until
 from tests.fakes.upstream import answers
-from tests.fakes.vllm_engine import FakeVllm, gone, house, is_running, until
+from tests.fakes.vllm_engine import house, text
 from tests.fakes.wire import completion
 
 WHOLE = "w3 w4 w5 w6 "
-
-
-@pytest.fixture
-async def other(vllm):
-    """A second engine, `v3`."""
-    async with FakeVllm("v3", vllm.home).listening() as fake:
-        yield fake
 
 
 def targets(*names: str) -> dict:
@@ -40,10 +34,6 @@ async def follow(made, engines: dict, *models: str):
     config = {"engines": engines, "models": targets(*(models or engines)), "routing": {"retry": {"repeats": 0}}}
     made.app._reread = lambda: (load.parse(json.dumps(config), "new.yaml"), "new.yaml")
     return await made.app.reload()
-
-
-async def text(answer) -> str:
-    return (await answer).choices[0].message.content
 
 
 def folders() -> list[str]:

@@ -11,7 +11,8 @@ import pytest
 
 from proxy.config import load
 from tests.fakes.clock import FakeClock
-from tests.fakes.vllm_engine import Start, gone, house, is_running, until
+from tests.fakes.processes import gone, is_running, until
+from tests.fakes.vllm_engine import Start, house
 
 WHOLE = "w3 w4 w5 w6 "
 

@@ -6,27 +6,10 @@ import openai
 import pytest
 
 from tests.fakes.clock import FakeClock
-from tests.fakes.vllm_engine import FakeVllm, gone, house, until
+from tests.fakes.processes import gone, until
+from tests.fakes.vllm_engine import BOTH, house, sharing, text
 
 WHOLE = "w3 w4 w5 w6 "
-BOTH = {name: {"targets": [{"engine": name}]} for name in ("r1", "v3")}
-
-
-@pytest.fixture
-async def other(vllm):
-    """A second engine, `v3`."""
-    async with FakeVllm("v3", vllm.home).listening() as fake:
-        yield fake
-
-
-def sharing(vllm, other, **keys) -> dict:
-    """Each takes most of the one GPU there is, so that only one of them is there at a time."""
-    keys |= {"gpus": [0], "gpu_memory_utilization": 0.8, "start": "on_demand"}
-    return {"r1": vllm.config(**keys), "v3": other.config(**keys)}
-
-
-async def text(answer) -> str:
-    return (await answer).choices[0].message.content
 
 
 async def test_two_engines_take_turns_on_one_gpu(vllm, other):

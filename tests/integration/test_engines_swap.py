@@ -8,39 +8,23 @@ import pytest
 
 from proxy.config import load
 from proxy.engines.settings import Settings
+from tests.fakes.processes import gone, until
 from tests.fakes.upstream import answers
-from tests.fakes.vllm_engine import FakeVllm, gone, house, until
+from tests.fakes.vllm_engine import BOTH, house, sharing, text
 from tests.fakes.wire import completion
 
 WHOLE = "w3 w4 w5 w6 "
-BOTH = {name: {"targets": [{"engine": name}]} for name in ("r1", "v3")}
 SOON = {"max_wait_s": 0.05, "min_loaded_s": 0}
 APART = SOON | {"exclusive": [["r1", "v3"]]}
 
 
-@pytest.fixture
-async def other(vllm):
-    """A second engine, `v3`."""
-    async with FakeVllm("v3", vllm.home).listening() as fake:
-        yield fake
-
-
-def sharing(vllm, other, **keys) -> dict:
-    """Each takes most of the one GPU there is, so that only one of them is there at a time."""
-    keys |= {"gpus": [0], "gpu_memory_utilization": 0.8, "start": "on_demand"}
-    return {"r1": vllm.config(**keys), "v3": other.config(**keys)}
-
-
-async def text(answer) -> str:
-    return (await answer).choices[0].message.content
-
-
-async def a_stream(made, start, model="r1"):
-    """One that the engine does not end before it is told to."""
-    asking = asyncio.create_task(made.ask(model, stream=True))
+async def begun(made, vllm):
+    """The start of `r1`, and a stream that it has begun and does not end before it is told to."""
+    asking = asyncio.create_task(made.ask("r1", stream=True))
+    start = await vllm.next_start()
     await start.until("came")
     start.steps(1)
-    return await asking
+    return start, await asking
 
 
 async def closed_for(made, wanted: str, name="r1") -> None:
@@ -78,11 +62,7 @@ async def test_what_has_another_target_goes_there_and_does_not_wait(vllm, other,
     upstream.scripts = [answers(completion("from the host"))]
     targets = BOTH | {"m": {"targets": [{"engine": "r1"}, {"upstream": "host", "model": "there"}]}}
     async with house(sharing(vllm, other), targets, upstream=upstream, swap=SOON) as made:
-        asking = asyncio.create_task(made.ask("r1", stream=True))
-        start = await vllm.next_start()
-        await start.until("came")
-        start.steps(1)
-        stream = await asking
+        start, stream = await begun(made, vllm)
         waiting = asyncio.create_task(text(made.ask("v3")))
         await closed_for(made, "v3")
         assert await text(made.ask("m")) == "from the host"
@@ -95,11 +75,7 @@ async def test_what_waits_too_long_for_its_next_turn_is_told_when_to_come_again(
     vllm.habits = ["holds", ""]
     engines = sharing(vllm, other)
     async with house(engines, BOTH, swap=SOON) as made:
-        asking = asyncio.create_task(made.ask("r1", stream=True))
-        start = await vllm.next_start()
-        await start.until("came")
-        start.steps(1)
-        stream = await asking
+        start, stream = await begun(made, vllm)
         waiting = asyncio.create_task(text(made.ask("v3")))
         await closed_for(made, "v3")
         engine = made.engine()
@@ -115,11 +91,7 @@ async def test_what_waits_too_long_for_its_next_turn_is_told_when_to_come_again(
 async def test_a_caller_that_gives_up_has_the_loaded_engine_open_again(vllm, other):
     vllm.habits = ["holds", ""]
     async with house(sharing(vllm, other), BOTH, swap=SOON) as made:
-        asking = asyncio.create_task(made.ask("r1", stream=True))
-        start = await vllm.next_start()
-        await start.until("came")
-        start.steps(1)
-        stream = await asking
+        start, stream = await begun(made, vllm)
         client = made.another_client()
         messages = [{"role": "user", "content": "Hi"}]
         waiting = asyncio.create_task(client.chat.completions.create(model="v3", messages=messages))

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 
 from tests.fakes import proxy
+from tests.fakes.processes import is_running
 from tests.fakes.upstream import SSE_HEAD, Call, answers
-from tests.fakes.vllm_engine import is_running
 from tests.fakes.wire import chunk, completion
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}

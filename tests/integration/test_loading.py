@@ -7,7 +7,8 @@ import aiohttp
 import openai
 import pytest
 
-from tests.fakes.vllm_engine import FakeVllm, house, until
+from tests.fakes.processes import until
+from tests.fakes.vllm_engine import FakeVllm, house
 
 THOUGHTS, WHOLE = "t1 t2 ", "w3 w4 w5 w6 "
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}

@@ -8,7 +8,8 @@ import pytest
 
 from proxy.config import load
 from proxy.errors import ConfigError
-from tests.fakes.vllm_engine import gone, house, is_running
+from tests.fakes.processes import gone, is_running
+from tests.fakes.vllm_engine import house
 
 WHOLE = "w3 w4 w5 w6 "
 

@@ -9,11 +9,8 @@ import pytest
 from proxy.engines import warden
 from proxy.engines.base import EngineError
 from tests.fakes.engine import FakeKind
-from tests.fakes.supervised import (
-    gone,
-    members,
-    supervised,
-)
+from tests.fakes.processes import gone
+from tests.fakes.supervised import members, supervised
 
 
 async def test_the_cause_of_death_is_told_with_its_cure():

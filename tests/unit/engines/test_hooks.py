@@ -10,7 +10,7 @@ from structlog.testing import CapturingLogger
 from proxy.config.hooks import HooksConfig
 from proxy.engines.base import EngineError, Hopeless
 from proxy.engines.hooks import Hooks, refusal
-from tests.fakes.vllm_engine import gone
+from tests.fakes.processes import gone
 
 LEAVES_CHILD = "import subprocess, os; print(subprocess.Popen(['sleep', '1000000']).pid, file=open({path!r}, 'w'))"
 

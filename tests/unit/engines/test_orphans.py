@@ -18,6 +18,7 @@ from proxy.engines import orphans
 from proxy.engines.base import Command
 from proxy.engines.orphans import VARIABLE, Mark, end_orphans, find_orphans, make_mark, open_pipe, read_marks
 from proxy.engines.process import EngineProcess
+from tests.fakes.processes import gone, is_running
 
 # a Tidegate: it starts an engine in a session of its own, through a leader that may be killed, and tells the pids
 TIDEGATE = """
@@ -54,19 +55,6 @@ os.dup2(null, 1)
 os.dup2(null, 2)
 signal.pause()
 """
-
-
-def is_running(pid: int) -> bool:
-    """A process that has ended, but was not waited for by its parent, does not run."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-async def gone(pid: int) -> None:
-    while is_running(pid):  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

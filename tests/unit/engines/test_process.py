@@ -10,6 +10,7 @@ import pytest
 
 from proxy.engines.base import Command
 from proxy.engines.process import EngineProcess
+from tests.fakes.processes import gone, is_running
 
 
 async def output_of(code: str, environment=None) -> tuple[int, list[str]]:
@@ -195,20 +196,6 @@ async def stubborn() -> tuple[EngineProcess, int]:
     code = "import os, signal; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); signal.pause()"
     await process.start(Command((sys.executable, "-c", code)))
     return process, await told
-
-
-async def gone(pid: int) -> None:
-    """Wait until it has ended."""
-    while is_running(pid):  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    """A process that has ended, but was not waited for by its parent, does not run."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def children() -> set[int]:

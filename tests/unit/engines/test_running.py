@@ -11,12 +11,8 @@ from proxy.engines.watch import SECOND_LOOK_S
 from proxy.errors import EngineUnavailable
 from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
-from tests.fakes.supervised import (
-    is_running,
-    logged,
-    refused,
-    supervised,
-)
+from tests.fakes.processes import is_running
+from tests.fakes.supervised import logged, refused, supervised
 
 
 async def test_an_engine_that_never_answers_is_given_up():

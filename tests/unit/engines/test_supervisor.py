@@ -17,16 +17,8 @@ from proxy.engines.supervisor import Supervisor
 from proxy.errors import EngineUnavailable
 from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
-from tests.fakes.supervised import (
-    LARGE,
-    QUICK,
-    gone,
-    is_running,
-    logged,
-    members,
-    supervised,
-    told_to_callers,
-)
+from tests.fakes.processes import gone, is_running
+from tests.fakes.supervised import LARGE, QUICK, logged, members, supervised, told_to_callers
 
 
 async def test_an_engine_on_demand_starts_with_the_first_request():

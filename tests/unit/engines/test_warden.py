@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.engines import warden
+from tests.fakes.processes import gone
 
 WARDEN = (sys.executable, "-I", "-S", warden.__file__, sys.executable, "-c")
 # a child that heeds no SIGTERM, and whose pid is told
@@ -33,19 +34,6 @@ async def start(code: str, *stop: str):
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
-
-
-def is_running(pid: int) -> bool:
-    """What has ended, but was not waited for, does not run."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def gone(pid: int) -> None:
-    while is_running(pid):  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
