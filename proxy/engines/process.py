@@ -114,8 +114,13 @@ class EngineProcess:
                 await asyncio.wait((self._starting,))
             await self._ask_to_end(grace_s)
             await self._kill_rest()
-        finally:  # also if this task is cancelled, as when the event loop closes
-            process = self._kill()
+        except BaseException:  # this task is cancelled, as when the event loop closes
+            if self._process is not None:
+                warden.kill_session(self._process.pid)
+            raise
+        finally:
+            process, self._process = self._process, None
+            self._close_pipes()
             self._ending = None
         if process is not None:
             await process.wait()
@@ -139,15 +144,10 @@ class EngineProcess:
             await asyncio.to_thread(warden.kill_session, self._process.pid)
             await asyncio.to_thread(orphans.end_start, self._mark)
 
-    def _kill(self) -> asyncio.subprocess.Process | None:
-        """Kill every process left in its session, and close the descriptors."""
-        process, self._process = self._process, None
-        if process is not None:
-            warden.kill_session(process.pid)
+    def _close_pipes(self) -> None:
         self._cut_lifeline()
         if self._output is not None:
             self._output.close()
-        return process
 
     def _cut_lifeline(self) -> None:
         """What the warden holds the other end of; it is cut as well when we are gone, however that came."""
