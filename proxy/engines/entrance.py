@@ -101,7 +101,9 @@ class Entrance:
         self._orders.changed.set()
 
     def fail(self, reason: str) -> None:
-        """Take a dead engine out of routing at once; its process may still run."""
+        """Take a dead engine out of routing at once, if it is ready; its process may still run."""
+        if not self._status.is_ready:
+            return
         self._log.warning("engine failed", engine=self._status.name, reason=reason)
         self._status.move("crash", reason)
         self.places.move(reason)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from proxy.clock import Clock
 from proxy.engines.base import Availability, Control, EngineError, EngineStatus, Goal, Leave, Looked
-from proxy.engines.doubt import REFUSED, Doubt, is_refusal, may_be_dead
-from proxy.engines.life import Event, after
+from proxy.engines.doubt import REFUSED, is_refusal, may_be_dead
 from proxy.engines.places import Places
+from proxy.engines.status import StatusOwner
 from proxy.engines.watch import Watch
 from proxy.errors import EngineUnavailable, ProxyError
 from proxy.telemetry.logs import Log
@@ -38,18 +38,20 @@ class ExternalEngine:
         look_s: float = _LOOK_S,
     ) -> None:
         self.name = name
-        self._told = "nobody has looked yet"  # of the reason, callers
-        self.status = EngineStatus("stopped", self._told)
+        self._status = StatusOwner(name, "nobody has looked yet", clock=clock, log=log, on_change=on_change)
         self.looked = Looked()
         self.lines: list[str] = []
         self.places = Places(clock)
-        self._doubt = Doubt()
         self._doubted = asyncio.Event()
         self._clock = clock
         self._log = log
-        self._on_change = on_change
         self._look_s = look_s
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def status(self) -> EngineStatus:
+        """What it does now, as far as is known here."""
+        return self._status.now
 
     async def enter(self, *, can_wait: bool) -> Leave:  # noqa: ARG002 - nobody here can start it
         """Take a place in the engine; what is returned gives it back, once.
@@ -57,30 +59,28 @@ class ExternalEngine:
         Raises:
             EngineUnavailable: it does not answer; the message says why.
         """
-        if self._doubt.is_open:
-            await self._doubt.settled()
-        status = self.status
-        if status.state != "ready":
-            raise EngineUnavailable(
-                f"The engine '{self.name}' is not ready ({status.state}): {self._told}", retry_after_s=_RETRY_S
-            )
+        if self._status.doubt.is_open:
+            await self._status.doubt.settled()
+        if not self._status.is_ready:
+            told = f"The engine '{self.name}' is not ready ({self.status.state}): {self._status.told}"
+            raise EngineUnavailable(told, retry_after_s=_RETRY_S)
         self.places.take()
         return self.places.leave
 
     def doubt(self, error: ProxyError) -> None:
         """See `base.Engine`; also `Supervisor.doubt`."""
-        if self.status.state != "ready" or not may_be_dead(error):
+        if not self._status.is_ready or not may_be_dead(error):
             return
         if is_refusal(error):
             self._fail(REFUSED)
         else:
-            self._doubt.open()
+            self._status.doubt.open()
         self._doubted.set()
 
     @property
     def availability(self) -> Availability:
         """Ready or unavailable: whether it is being loaded is not known here."""
-        return "ready" if self.status.state == "ready" else "unavailable"
+        return "ready" if self._status.is_ready else "unavailable"
 
     def load(self) -> None:
         """Do nothing: its operator loads it."""
@@ -107,11 +107,11 @@ class ExternalEngine:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._move("stop", "it is looked at no more")
+        self._status.move("stop", "it is looked at no more")
 
     async def _watch(self, control: Control) -> None:
         restarts = 0
-        self._move("start", "it does not answer")
+        self._status.move("start", "it does not answer")
         while True:
             has_answered = False
             try:
@@ -124,36 +124,29 @@ class ExternalEngine:
                 await asyncio.sleep(self._look_s)
             restarts += has_answered
             self._log.error("engine down", engine=self.name, reason=str(why))
-            self._move("crash", why, restarts)  # it is failed until it answers again
+            self._status.move("crash", why, restarts)  # it is failed until it answers again
 
     async def _until_it_answers(self, control: Control) -> None:
         while not await control.answers():  # noqa: ASYNC110 - the engine is not ours, so nothing notifies us
             await asyncio.sleep(self._look_s)
-        self._move("answers", "")
+        self._status.move("answers", "")
         self._log.info("engine ready", engine=self.name)
 
     async def _until_still(self, control: Control) -> str:
         watch = Watch(control, self._clock, pause_s=self._look_s)
         while True:
             await self._pause()
-            is_doubted = self._doubt.is_open
-            try:
-                finding = await (watch.check() if is_doubted else watch.look(self.places.taken))
-                self.looked = watch.looked
-                if self.status.state == "ready" and finding is not None and finding.is_dead:
-                    self._fail(finding.reason)
-            finally:
-                if is_doubted:  # a request that failed during the check needs another check
-                    self._doubt.close()
+            finding = await watch.examine(self.places.taken, self._status.doubt, self._fail)
+            self.looked = watch.looked
             if self.status.state == "failed":  # by this check, or by a refused connection
                 return self.status.reason
             if finding is None:
                 continue
-            self._move("drain", finding.reason)
+            self._status.move("drain", finding.reason)
             self.places.move(finding.reason)
             if not await watch.generates():
                 return f"{finding.reason}, and it generates nothing"
-            self._move("readmit", "")
+            self._status.move("readmit", "")
 
     async def _pause(self) -> None:
         """Wait until the next look is due."""
@@ -163,18 +156,8 @@ class ExternalEngine:
         self._doubted.clear()
 
     def _fail(self, reason: str) -> None:
-        """Take a dead engine out of routing at once."""
-        self._move("crash", reason)
+        """Take a dead engine out of routing at once, if it is ready."""
+        if not self._status.is_ready:
+            return
+        self._status.move("crash", reason)
         self.places.move(reason)
-
-    def _move(self, event: Event, why: str | EngineError, restarts: int | None = None) -> None:
-        count = self.status.restarts if restarts is None else restarts
-        self._told = why.message if isinstance(why, EngineError) else why
-        self.status = EngineStatus(after(self.status.state, event), str(why), count)
-        if self.status.state != "ready":
-            self._doubt.close()
-        if self._on_change is not None:
-            try:
-                self._on_change(self.status)
-            except Exception:  # noqa: BLE001 - a failing callback must not end the watch
-                self._log.exception("engine status not told", engine=self.name)

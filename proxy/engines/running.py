@@ -135,16 +135,8 @@ class Running:
     async def _look(self, watch: Watch) -> None:
         """Check health and metrics; an engine that seems to hang leaves routing until it makes a token (half-open)."""
         asked_at = self._child.lines.number
-        doubt = self._status.doubt
-        is_doubted = doubt.is_open
-        try:
-            finding = await (watch.check() if is_doubted else watch.look(self._places.taken))
-            self.looked = watch.looked
-            if self._status.is_ready and finding is not None and finding.is_dead:
-                self._entrance.fail(finding.reason)
-        finally:
-            if is_doubted:  # a request that failed during the check needs another check
-                doubt.close()
+        finding = await watch.examine(self._places.taken, self._status.doubt, self._entrance.fail)
+        self.looked = watch.looked
         if finding is None and watch.is_healthy:
             self._child.lines.saw_healthy(asked_at)
         if finding is None or not self._status.is_ready:  # a request may have found it dead meanwhile

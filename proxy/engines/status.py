@@ -50,6 +50,7 @@ class StatusOwner:
         self.told = reason
         self.doubt = Doubt()
         self.crashes = self.failed_starts = 0
+        self._attempts = 0
         self._clock = clock
         self._log = log
         self._on_change = on_change
@@ -75,9 +76,13 @@ class StatusOwner:
         """
         state = after(self.now.state, event)
         count = self.now.restarts if restarts is None else restarts
-        attempts = self.now.attempts + (event == "start")
         self.told = (why.message if isinstance(why, EngineError) else why)[:_MAX_REASON]
-        self._set(EngineStatus(state, str(why)[:_MAX_REASON], count, attempts=attempts))
+        self._set(EngineStatus(state, str(why)[:_MAX_REASON], count, attempts=self._attempts))
+
+    def attempt(self, why: str, restarts: int) -> None:
+        """Go on to a new attempt to start the engine; the arguments as for `move`."""
+        self._attempts += 1
+        self.move("start", why, restarts)
 
     # --- a start ----------------------------------------------------------------------------------------------------
 

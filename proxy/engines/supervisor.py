@@ -213,7 +213,7 @@ class Supervisor:
             try:
                 await self._room.claim(self.name)
                 if self._orders.goal != "stop":  # it may have taken long
-                    self._status.move("start", "the model is being loaded", restarts)
+                    self._status.attempt("the model is being loaded", restarts)
                     await self._hooks.before_load(self.settings.hooks)
                     await self._child.start(control)
                     self._log.info("engine starting", engine=self.name, pid=self._child.pid)
@@ -263,7 +263,7 @@ class Supervisor:
         restart_in_s = None if gives_up else pause_s
         self._log.error("engine down", engine=self.name, reason=str(crash), restart_in_s=restart_in_s)
         if self.status.state == "stopped":  # it came to no start
-            self._status.move("start", "", restarts)
+            self._status.attempt("", restarts)
         if gives_up:
             self._orders.hold()
             hint = f" (it is not started again by itself: tidegate engines start {self.name})"

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from proxy.clock import Clock
 from proxy.engines.base import Control, Looked
+from proxy.engines.doubt import Doubt
 from proxy.engines.vitals import STILL_S, Vitals
 from proxy.errors import ProxyError, UpstreamUnreachable
 
@@ -62,6 +63,24 @@ class Watch:
         fault = await self._control.fault()
         self.is_healthy = False
         return None if fault is None else Finding(fault, is_dead=True)
+
+    async def examine(self, in_flight: int, doubt: Doubt, fail: Callable[[str], None]) -> Finding | None:
+        """`check` if a request has failed, else `look`. Closes the doubt after the check.
+
+        Args:
+            in_flight: as for `look`.
+            doubt: whether a request has failed.
+            fail: called with the reason if the engine is dead, before the doubt is closed.
+        """
+        is_doubted = doubt.is_open
+        try:
+            finding = await (self.check() if is_doubted else self.look(in_flight))
+            if finding is not None and finding.is_dead:
+                fail(finding.reason)
+        finally:
+            if is_doubted:  # a request that failed during the check needs another check
+                doubt.close()
+        return finding
 
     def try_idle(self, every_s: float) -> None:
         """Ask an idle engine for one token (a canary), unless that was done in the last `every_s` seconds.

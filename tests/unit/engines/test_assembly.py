@@ -44,7 +44,7 @@ async def test_only_engines_that_run_tell_their_metrics():
     async with assembled(a=THEIRS, b=THEIRS, c=THEIRS) as engines:
         for name, state in (("a", "ready"), ("b", "draining"), ("c", "failed")):
             engines._pieces[name].control.metrics = b"steps 1\n"
-            engines.by_name[name].engine.status = EngineStatus(state)
+            engines.by_name[name].engine._status.now = EngineStatus(state)
         assert engines.metrics() == b'steps{engine="a"} 1\nsteps{engine="b"} 1\n'
 
 
@@ -161,7 +161,7 @@ async def test_what_an_engine_says_whose_name_another_one_has_is_not_passed_on()
     engines.open()
     old = engines.by_name["a"].engine
     engines.apply(engines.prepare({"a": ExternalConfig(base_url="http://127.0.0.1:2/v1")}, {}))
-    old._move("stop", "of the old one")
+    old._status.move("stop", "of the old one")
     assert [status.reason for _, status in told] == []
     await engines.close()
 

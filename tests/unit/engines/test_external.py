@@ -217,5 +217,5 @@ def test_the_availability_of_an_external_engine_is_whether_it_answers():
     engine = ExternalEngine("e", clock=FakeClock(), log=None)
     engine.load()
     assert engine.availability == "unavailable"
-    engine.status = EngineStatus("ready")
+    engine._status.now = EngineStatus("ready")
     assert engine.availability == "ready"
