@@ -35,6 +35,7 @@ _KNOWN_NAMES = re.compile(
     r"psm_[0-9a-f]+|sem\.mp-\w+|nccl-\w+|torch_\d+_\d+_\d+|vllm_\w+\.mmap|__KMP_REGISTERED_LIB_\d+_\d+"
 )
 _TRACKER = b"multiprocessing.resource_tracker"
+_ENDED = (b"Z", b"X")
 _TRACKER_S = 5.0  # it takes some ms, on a busy machine more
 _POLL_S = 0.01
 
@@ -51,10 +52,10 @@ def kill_session(session: int, *, spared: int = 0) -> None:
             os.killpg(session, signal.SIGKILL)
     pids = _members(session, spared)
     held = shared_memory(pids)
-    trackers = list(filter(_is_tracker, pids))
+    trackers = list(filter(_may_be_tracker, pids))
     _kill(pid for pid in pids if pid not in trackers)
     until_s = time.monotonic() + _TRACKER_S
-    while any(map(_is_tracker, trackers)) and time.monotonic() < until_s:
+    while any(map(_may_be_tracker, trackers)) and time.monotonic() < until_s:
         time.sleep(_POLL_S)
     left = _members(session, spared)  # and those started meanwhile
     _kill(left)
@@ -108,12 +109,24 @@ def _kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _is_tracker(pid: int) -> bool:
-    """Whether it is a running resource tracker of Python, which removes what other processes leave."""
+def _may_be_tracker(pid: int) -> bool:
+    """Whether a process is, or may become, a resource tracker of Python, which removes what other processes leave."""
     try:
-        return _TRACKER in (_PROC / str(pid) / "cmdline").read_bytes()
+        directory = _PROC / str(pid)
+        return is_tracker((directory / "cmdline").read_bytes(), (directory / "stat").read_bytes())
     except OSError:
         return False
+
+
+def is_tracker(command_line: bytes, stat: bytes) -> bool:
+    """Whether `/proc/PID/cmdline` and `/proc/PID/stat` are those of a tracker, or of a process that may become one.
+
+    In the middle of `execve` a process has an empty command line. One that has ended has an empty one as well, and the
+    state Z or X, the word behind the name in parentheses (proc_pid_stat(5)).
+    """
+    if command_line:
+        return _TRACKER in command_line
+    return stat.rpartition(b")")[2].split()[0] not in _ENDED
 
 
 def _members(session: int, spared: int = 0) -> list[int]:

@@ -239,6 +239,21 @@ async def test_files_that_others_may_use_are_kept(shared, name, mode):
     assert path.exists()
 
 
+@pytest.mark.parametrize(
+    ("command_line", "state", "expected"),
+    [
+        (b"python\0-c\0from multiprocessing.resource_tracker import main;main(5)\0", "S", True),
+        (b"vllm\0serve\0", "S", False),
+        (b"", "R", True),  # in the middle of execve: it may become one
+        (b"", "D", True),
+        (b"", "Z", False),  # ended, and waits for its parent
+        (b"", "X", False),
+    ],
+)
+def test_a_tracker_is_known_by_its_command_line_as_soon_as_it_has_one(command_line, state, expected):
+    assert warden.is_tracker(command_line, f"71 (a ) Z name) {state} 1 71 71 0".encode()) is expected
+
+
 async def test_a_tracker_that_does_not_end_is_killed(with_tracker):
     process, tracker = with_tracker
     process.stdin.close()
