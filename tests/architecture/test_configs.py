@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-
-from proxy.cli.main import main
-from proxy.config.commands import split
-from proxy.config.engines import CommandConfig, VllmConfig
-from proxy.config.load import load, parse
-from proxy.engines.checkpoint import Checkpoint
-from proxy.engines.vllm_command import Machine, build_command
+from tidegate.cli.main import main
+from tidegate.config.commands import split
+from tidegate.config.engines import CommandConfig, VllmConfig
+from tidegate.config.load import load, parse
+from tidegate.engines.vllm.checkpoint import Checkpoint
+from tidegate.engines.vllm.command import Machine, build_command
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))
@@ -50,7 +49,7 @@ def test_unit_tests_mirror_the_source():
     """`tests/unit/x/test_y.py` is about `proxy/x/y.py`; recordings are about all dialects."""
     unit = ROOT / "tests" / "unit"
     for path in sorted(unit.rglob("test_*.py")):
-        source = ROOT / "proxy" / path.relative_to(unit).with_name(path.name.removeprefix("test_"))
+        source = ROOT / "proxy" / "tidegate" / path.relative_to(unit).with_name(path.name.removeprefix("test_"))
         assert source.exists() or path.name == "test_recorded.py", name_of(path)
 
 

@@ -11,35 +11,34 @@ from random import Random
 
 import msgspec
 from msgspec import structs
-
-from proxy.app.hosts import looker
-from proxy.clock import SystemClock
-from proxy.config.admission import AdmissionConfig
-from proxy.config.cards import Card, Price
-from proxy.config.models import ModelConfig, TargetConfig
-from proxy.config.routing import HealthConfig, RoutingConfig
-from proxy.dialects import events
-from proxy.dialects.registry import DIALECTS
-from proxy.engines.base import EngineStatus, Load, Looked
-from proxy.limits.gate import Gate
-from proxy.pipeline.upstream import Upstream, Upstreams
-from proxy.protocol import chat, sse
-from proxy.protocol.chat import Reading
-from proxy.protocol.request import MAX_DEPTH, is_deeper_than
-from proxy.protocol.usage import Usage
-from proxy.routing.ask import Ask
-from proxy.routing.board import Board
-from proxy.routing.offline import Offline
-from proxy.routing.planner import Planner
-from proxy.routing.policies.registry import POLICIES
-from proxy.routing.quality import Qualities
-from proxy.routing.targets import Target
-from proxy.streaming.chat import ChatAssembler, ChatWriter
-from proxy.streaming.choices import ChoiceStream
-from proxy.streaming.sinks import Envelope
-from proxy.transport.credentials import Credentials
-from proxy.transport.specs import of_keys
-from proxy.transport.wire import Timeouts, Transport
+from tidegate.app.upstreams import looker
+from tidegate.clock import SystemClock
+from tidegate.config.cards import Card, Price
+from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.models import ModelConfig, TargetConfig
+from tidegate.config.routing import HealthConfig, RoutingConfig
+from tidegate.dialects import events
+from tidegate.dialects.registry import DIALECTS
+from tidegate.engines.base import EngineStatus, Load, Looked
+from tidegate.limits.concurrency import Gate
+from tidegate.pipeline.upstream import Upstream, Upstreams
+from tidegate.protocol import chat, sse
+from tidegate.protocol.chat import Reading
+from tidegate.protocol.request import MAX_DEPTH, is_deeper_than
+from tidegate.protocol.usage import Usage
+from tidegate.routing.offline import Offline
+from tidegate.routing.planner import Planner
+from tidegate.routing.policies.registry import POLICIES
+from tidegate.routing.quality import Qualities
+from tidegate.routing.request import Ask
+from tidegate.routing.target_registry import Board
+from tidegate.routing.targets import Target
+from tidegate.streaming.chat import ChatAssembler, ChatWriter
+from tidegate.streaming.choices import ChoiceStream
+from tidegate.streaming.sinks import Envelope
+from tidegate.transport.credential_specs import of_keys
+from tidegate.transport.credentials import Credentials
+from tidegate.transport.wire import Timeouts, Transport
 
 _ENVELOPE = Envelope("chatcmpl-0123456789abcdef01234567", 1_700_000_000, "model")
 _CHUNK = (

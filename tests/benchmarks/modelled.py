@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
-from proxy.routing.targets import Target
+from tidegate.routing.targets import Target
 
 REFUSAL_S = 0.001
 FAILURE_S = 0.05  # a 5xx takes a round trip
@@ -17,7 +17,7 @@ Mood = Callable[[float], str]  # the time -> well, refuses, fails or hangs
 
 
 class World:
-    """A `proxy.clock.Clock` whose time is that of the event at hand; owner of the events to come."""
+    """A `tidegate.clock.Clock` whose time is that of the event at hand; owner of the events to come."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -136,7 +136,7 @@ class Modelled:
 
 @dataclass(frozen=True)
 class Wish:
-    """What policies read of a `proxy.routing.ask.Ask`."""
+    """What policies read of a `tidegate.routing.request.Ask`."""
 
     prompt_tokens: int
     answer_tokens: int

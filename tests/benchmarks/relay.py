@@ -10,9 +10,8 @@ from typing import Any
 
 import aiohttp
 import uvloop
+from tidegate.entrypoints import server
 from yarl import URL
-
-from proxy.entrypoints import server
 
 _HEADERS = {"content-type": "application/json"}
 

@@ -16,14 +16,15 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from proxy.config.models import BalanceConfig, ModelConfig, TargetConfig
-from proxy.config.routing import HealthConfig
-from proxy.routing.candidate import Candidate, Placed, Policy
-from proxy.routing.health import Health, available
-from proxy.routing.latency import Latency
-from proxy.routing.policies import registry
-from proxy.routing.pressure import Pressure, Told
-from proxy.routing.targets import Target
+from tidegate.config.models import BalanceConfig, ModelConfig, TargetConfig
+from tidegate.config.routing import HealthConfig
+from tidegate.routing.candidate import Candidate, Placed, Policy
+from tidegate.routing.health import Health, available
+from tidegate.routing.latency import Latency
+from tidegate.routing.policies import registry
+from tidegate.routing.pressure import Pressure, Told
+from tidegate.routing.targets import Target
+
 from tests.benchmarks.modelled import Job, Modelled, Wish, World, arrivals, bursts, flaps
 
 FIRST_TOKEN_S = 10.0  # then a try has failed

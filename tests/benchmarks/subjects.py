@@ -81,7 +81,7 @@ def tidegate(directory: Path, mock_port: int) -> Iterator[Subject]:
     key_file, config = directory / "key", directory / f"tidegate-{port}.yaml"
     key_file.write_text(KEY)
     config.write_text(_CONFIG.format(port=port, key_file=key_file, mock=mock_port, closed=free_port()))
-    command = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
+    command = [sys.executable, "-m", "tidegate", "serve", "--config", str(config)]
     with running(command, directory / f"tidegate-{port}.out") as pid:
         wait_for(port, "POST", "/v1/chat/completions", body=body("json"), key=KEY)
         yield Subject("tidegate", port, pid)

@@ -11,10 +11,10 @@ from random import Random
 from typing import NamedTuple
 
 from msgspec import structs
+from tidegate.config.swap import SwapConfig
+from tidegate.engines.gpus.eviction import plan
+from tidegate.engines.gpus.swap import Decision, Move, Snapshot, decide
 
-from proxy.config.swap import SwapConfig
-from proxy.engines.plan import plan
-from proxy.engines.turns import Decision, Move, Snapshot, decide
 from tests.fakes.swapping import Arrival, Engine, Machine
 
 LAST_S = 1800.0

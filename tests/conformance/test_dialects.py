@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from tidegate.config.cards import Card
+from tidegate.dialects.registry import DIALECTS
+from tidegate.errors import MalformedRequest, UnsupportedParameter
+from tidegate.protocol import chat, embeddings
 
-from proxy.config.cards import Card
-from proxy.dialects.registry import DIALECTS
-from proxy.errors import MalformedRequest, UnsupportedParameter
-from proxy.protocol import chat, embeddings
 from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import chunk, tell
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tidegate.config.models import ModelConfig, TargetConfig
+from tidegate.routing.policies.registry import POLICIES, make
 
-from proxy.config.models import ModelConfig, TargetConfig
-from proxy.routing.policies.registry import POLICIES, make
 from tests.fakes.candidates import ask, candidate, crowds
 
 ASK = ask()

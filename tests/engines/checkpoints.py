@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from proxy.engines.llamacpp import find_model
+from tidegate.engines.llamacpp.engine import find_model
+
 from tests.engines.cache import kept
 from tests.engines.environment import HERE, LOCK, run
 

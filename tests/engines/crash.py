@@ -12,9 +12,9 @@ from tests.engines.models.dialogues import STORY
 from tests.engines.sessions import find, gone
 from tests.engines.stage import ENDLESS, Stage
 
-_CODES = {"vllm_server.py": "upstream_unreachable"}  # the server says itself what has become of the others
+_CODES = {"vllm/server.py": "upstream_unreachable"}  # the server says itself what has become of the others
 _REASONS = {
-    "vllm_server.py": "it was killed (SIGKILL)",
+    "vllm/server.py": "it was killed (SIGKILL)",
     "VLLM::EngineCore": "its core was ended by a signal",
     "VLLM::Worker": "one of its workers ",
 }

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
+from tidegate.engines.vllm import server as vllm_server
 
-from proxy.engines import vllm_server
 from tests.engines import cpu
 
 _POLL_S = 0.2

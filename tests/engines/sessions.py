@@ -14,7 +14,7 @@ def members(leader: int) -> list[int]:
 
 
 def find(leader: int, title: str) -> int:
-    """The one of that title: `vllm_server.py`, `VLLM::EngineCore`, `VLLM::Worker`."""
+    """The one of that title: `vllm/server.py`, `VLLM::EngineCore`, `VLLM::Worker`."""
     return next(pid for pid in members(leader) if pid != leader and _has(title, _arguments(pid)))
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 from click.testing import CliRunner
 from openai import AsyncOpenAI
+from tidegate.cli.main import main
 
-from proxy.cli.main import main
 from tests.engines import sessions
 from tests.fakes import proxy
 

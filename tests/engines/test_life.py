@@ -68,7 +68,7 @@ async def test_a_stop_lets_answers_end_and_a_start_is_told_while_it_goes_on(stag
     assert (await stage.say("r1", SUM)).choices[0].message.content == said(SUM).content
 
 
-@pytest.mark.parametrize("victim", ["vllm_server.py", "VLLM::EngineCore"])
+@pytest.mark.parametrize("victim", ["vllm/server.py", "VLLM::EngineCore"])
 async def test_a_killed_engine_is_told_to_callers_and_comes_back_with_nothing_left_of_it(stage, victim):
     restarts = (await stage.status("r1"))["restarts"]
     await crash(stage, "r1", victim)

@@ -5,8 +5,8 @@ import os
 import signal
 
 import pytest
+from tidegate.engines.process.orphans import end_orphans
 
-from proxy.engines.orphans import end_orphans
 from tests.engines import cpu
 from tests.engines.sessions import find, gone
 from tests.engines.stage import running
@@ -32,7 +32,7 @@ def shared() -> set[str]:
 async def test_what_is_left_when_both_are_killed_is_ended_with_its_shared_memory(stage):
     made = shared()
     leader = stage.leader("many")
-    server, core = find(leader, "vllm_server.py"), find(leader, "VLLM::EngineCore")
+    server, core = find(leader, "vllm/server.py"), find(leader, "VLLM::EngineCore")
     for number in (signal.SIGSTOP, signal.SIGKILL):  # it would see the end of Tidegate before its own
         os.kill(leader, number)
         stage.process.send_signal(number)

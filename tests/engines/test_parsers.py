@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from proxy.engines import families
+from tidegate.engines.vllm import families
 
 _LISTED = """
 import json

@@ -4,11 +4,10 @@ import json
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
-
-from proxy.protocol import chat
-from proxy.routing.ask import Ask
-from proxy.routing.candidate import Candidate, Placed
-from proxy.routing.targets import Target
+from tidegate.protocol import chat
+from tidegate.routing.candidate import Candidate, Placed
+from tidegate.routing.request import Ask
+from tidegate.routing.targets import Target
 
 
 def candidate(name="a", *, is_local=False, weight=1.0, **known) -> Candidate:

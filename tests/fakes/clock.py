@@ -4,7 +4,7 @@ import asyncio
 
 
 class FakeClock:
-    """A `proxy.clock.Clock`; both readings move together."""
+    """A `tidegate.clock.Clock`; both readings move together."""
 
     def __init__(self, *, now_s: float = 1_700_000_000.0, monotonic_s: float = 1000.0) -> None:
         self._now_s = now_s

@@ -1,9 +1,8 @@
 """Configs that are not taken."""
 
 import pytest
-
-from proxy.config.load import parse
-from proxy.errors import ConfigError
+from tidegate.config.load import parse
+from tidegate.errors import ConfigError
 
 HOST = "base_url: https://api.example/v1"
 

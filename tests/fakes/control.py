@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable
 
-from proxy.engines.base import Load
-from proxy.engines.doubt import REFUSED
-from proxy.errors import UpstreamTimeout
+from tidegate.engines.base import Load
+from tidegate.engines.supervision.doubt import REFUSED
+from tidegate.errors import UpstreamTimeout
 
 
 class FakeControl:
-    """A `proxy.engines.base.Control` over a clock that moves with every look.
+    """A `tidegate.engines.base.Control` over a clock that moves with every look.
 
     `tell` gives the load or an error, `token` None or an error; where it returns `NEVER`, nothing comes.
     """

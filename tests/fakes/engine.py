@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from proxy.engines.base import Command, EngineError, Progress
+from tidegate.engines.base import Command, EngineError, Progress
 
 _CHILD = str(Path(__file__).with_name("engine_process.py"))
 

@@ -5,29 +5,30 @@ import json
 from collections.abc import Sequence
 from random import Random
 
-from proxy.auth import ANONYMOUS, Credentials
-from proxy.config.admission import AdmissionConfig
-from proxy.config.models import DefaultsConfig, ModelConfig, TargetConfig
-from proxy.config.routing import HealthConfig, RetryConfig
-from proxy.dialects.registry import DIALECTS
-from proxy.errors import EngineUnavailable
-from proxy.limits.gate import Gate
-from proxy.memory import ProcessMemory
-from proxy.pipeline.admission import Admission
-from proxy.pipeline.chat import Pipeline
-from proxy.pipeline.context import RequestContext
-from proxy.pipeline.failover import Failover
-from proxy.pipeline.landscape import Landscape
-from proxy.pipeline.preferences import Preferences
-from proxy.pipeline.settlement import Settlement
-from proxy.pipeline.upstream import Upstream, Upstreams, always_open
-from proxy.pipeline.waiting import EngineChanges
-from proxy.protocol import chat
-from proxy.routing.board import Board
-from proxy.routing.offline import Offline
-from proxy.routing.planner import Look, Plan
-from proxy.routing.quality import Qualities
-from proxy.telemetry.metrics import Metrics
+from tidegate.auth import ANONYMOUS, Credentials
+from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.models import DefaultsConfig, ModelConfig, TargetConfig
+from tidegate.config.routing import HealthConfig, RetryConfig
+from tidegate.dialects.registry import DIALECTS
+from tidegate.errors import EngineUnavailable
+from tidegate.limits.concurrency import Gate
+from tidegate.pipeline.admission import Admission
+from tidegate.pipeline.context import RequestContext
+from tidegate.pipeline.failover import Failover
+from tidegate.pipeline.load_progress import EngineChanges
+from tidegate.pipeline.preferences import Preferences
+from tidegate.pipeline.request import Pipeline
+from tidegate.pipeline.serving_state import Landscape
+from tidegate.pipeline.settlement import Settlement
+from tidegate.pipeline.upstream import Upstream, Upstreams, always_open
+from tidegate.protocol import chat
+from tidegate.reasoning_memory import ProcessMemory
+from tidegate.routing.offline import Offline
+from tidegate.routing.planner import Look, Plan
+from tidegate.routing.quality import Qualities
+from tidegate.routing.target_registry import Board
+from tidegate.telemetry.metrics import Metrics
+
 from tests.fakes.candidates import candidate, placed
 from tests.fakes.clock import FakeClock
 from tests.fakes.wire import chunk, event

@@ -8,11 +8,10 @@ import sys
 from contextlib import asynccontextmanager
 
 import msgspec
-
-from proxy.app.house import App
-from proxy.config import load
-from proxy.config.routing import RetryConfig, RoutingConfig
-from proxy.entrypoints import server
+from tidegate.app.app import App
+from tidegate.config import load
+from tidegate.config.routing import RetryConfig, RoutingConfig
+from tidegate.entrypoints import server
 
 # Nothing of the surroundings may decide what a test's Tidegate finds.
 _HIDDEN = re.compile(r"(_API_KEY|_BASE_URL|OLLAMA_HOST|TIDEGATE_.*)$")
@@ -96,7 +95,7 @@ async def start(
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "proxy",
+        "tidegate",
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=stdout,

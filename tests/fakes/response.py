@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 
-from proxy.errors import ProxyError
+from tidegate.errors import ProxyError
+
 from tests.fakes.clock import FakeClock
 
 
 class ScriptedResponse:
-    """A `proxy.pipeline.upstream.Response`; each read of a piece takes `pause_s` of the clock's time."""
+    """A `tidegate.pipeline.upstream.Response`; each read of a piece takes `pause_s` of the clock's time."""
 
     status = 200
 

@@ -22,9 +22,9 @@ import aiohttp
 import msgspec
 import structlog
 import yaml
+from tidegate.config.cards import Card
+from tidegate.config.upstreams import DialectName
 
-from proxy.config.cards import Card
-from proxy.config.upstreams import DialectName
 from tests.fakes import proxy
 from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, answers, streams
 from tests.fakes.wire import chunk, completion, event, text_stream

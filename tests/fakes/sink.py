@@ -2,7 +2,7 @@
 
 
 class RecordingSink:
-    """A `proxy.streaming.choices.Sink`; `calls` holds the name and the arguments of each call, in order."""
+    """A `tidegate.streaming.choices.Sink`; `calls` holds the name and the arguments of each call, in order."""
 
     def __init__(self) -> None:
         self.calls = []

@@ -5,16 +5,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 from structlog.testing import CapturingLogger
-
-from proxy.clock import SystemClock
-from proxy.engines import warden
-from proxy.engines.doubt import NO_ANSWER, REFUSED
-from proxy.engines.settings import Settings
-from proxy.engines.sharing import Needs, Sharing
-from proxy.engines.supervisor import Supervisor
-from proxy.engines.workshop import make_control
-from proxy.errors import EngineUnavailable, UpstreamUnreachable
-from proxy.transport.wire import Timeouts, Transport
+from tidegate.clock import SystemClock
+from tidegate.engines.factory import make_control
+from tidegate.engines.gpus.allocator import Needs, Sharing
+from tidegate.engines.process import warden
+from tidegate.engines.supervision.doubt import NO_ANSWER, REFUSED
+from tidegate.engines.supervision.settings import Settings
+from tidegate.engines.supervision.supervisor import Supervisor
+from tidegate.errors import EngineUnavailable, UpstreamUnreachable
+from tidegate.transport.wire import Timeouts, Transport
 
 ALONE, LARGE = Needs(), Needs(awake={0: 0.9})
 QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=60, queue_timeout_s=60)

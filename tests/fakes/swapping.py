@@ -1,7 +1,7 @@
 """`Machine`: engines that change places on GPUs, with time of its own; nothing waits.
 
-What is decided comes from outside (`proxy.engines.turns.decide`); the machine only lets the time go by. At each moment
-it asserts that no GPU is taken over its whole, and that exclusive engines are not loaded together.
+What is decided comes from outside (`tidegate.engines.gpus.swap.decide`); the machine only lets the time go by. At each
+moment it asserts that no GPU is taken over its whole, and that exclusive engines are not loaded together.
 """
 
 from collections import Counter
@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import NamedTuple
 
-from proxy.config.swap import SwapConfig
-from proxy.engines.plan import Seat, rivals
-from proxy.engines.turns import Decision, Snapshot
+from tidegate.config.swap import SwapConfig
+from tidegate.engines.gpus.eviction import Seat, rivals
+from tidegate.engines.gpus.swap import Decision, Snapshot
 
 _TICK_S = 1e-6  # time goes by with every look
 

@@ -1,11 +1,12 @@
-"""Where tokens come from: an endpoint on a real socket, and a double of `proxy.transport.oauth.TokenClient`."""
+"""Where tokens come from: an endpoint on a real socket, and a double of `tidegate.transport.oauth.TokenClient`."""
 
 import asyncio
 import json
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
-from proxy.transport.shown import Token
+from tidegate.transport.auth_headers import Token
+
 from tests.fakes.upstream import Call, ScenarioUpstream, answers
 
 

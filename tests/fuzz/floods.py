@@ -11,15 +11,14 @@ from itertools import repeat
 from pathlib import Path
 
 from msgspec import Raw
-
-from proxy.dialects import events
-from proxy.errors import ProxyError
-from proxy.protocol.chat import Reading
-from proxy.protocol.sse import EventParser
-from proxy.streaming.chat import ChatWriter
-from proxy.streaming.choices import ChoiceStream
-from proxy.streaming.filters import Remembering
-from proxy.streaming.sinks import Envelope
+from tidegate.dialects import events
+from tidegate.errors import ProxyError
+from tidegate.protocol.chat import Reading
+from tidegate.protocol.sse import EventParser
+from tidegate.streaming.chat import ChatWriter
+from tidegate.streaming.choices import ChoiceStream
+from tidegate.streaming.filters import Remembering
+from tidegate.streaming.sinks import Envelope
 
 _SIZE = 100 * 1024 * 1024
 _READ = 64 * 1024

@@ -17,7 +17,7 @@ from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["proxy"]):
+with atheris.instrument_imports(include=["tidegate"]):
     from tests.fuzz.targets import TARGETS
 
 _HERE = Path(__file__).parent

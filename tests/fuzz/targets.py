@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
 from msgspec import Raw
+from tidegate.config.cards import UNKNOWN, Card
+from tidegate.dialects import events, failures, history
+from tidegate.dialects.registry import DIALECTS
+from tidegate.errors import ProxyError
+from tidegate.protocol import chat, completions, embeddings
+from tidegate.protocol.chat import Chunk, Reading
+from tidegate.protocol.errors import to_headers, to_json
+from tidegate.protocol.reasoning import ReasoningFormat, reasoning_names, take_format
+from tidegate.protocol.request import ModelRequest
+from tidegate.protocol.sse import EventParser, frame, objects_in
+from tidegate.streaming.chat import ChatAssembler, ChatWriter
+from tidegate.streaming.choices import ChoiceStream
+from tidegate.streaming.completions import CompletionAssembler, CompletionWriter
+from tidegate.streaming.filters import AsFunctionCall, Remembering, in_format
+from tidegate.streaming.sinks import Envelope, Sink
 
-from proxy.config.cards import UNKNOWN, Card
-from proxy.dialects import events, failures, history
-from proxy.dialects.registry import DIALECTS
-from proxy.errors import ProxyError
-from proxy.protocol import chat, completions, embeddings
-from proxy.protocol.chat import Chunk, Reading
-from proxy.protocol.errors import to_headers, to_json
-from proxy.protocol.reasoning import ReasoningFormat, reasoning_names, take_format
-from proxy.protocol.request import ModelRequest
-from proxy.protocol.sse import EventParser, frame, objects_in
-from proxy.streaming.chat import ChatAssembler, ChatWriter
-from proxy.streaming.choices import ChoiceStream
-from proxy.streaming.completions import CompletionAssembler, CompletionWriter
-from proxy.streaming.filters import AsFunctionCall, Remembering, in_format
-from proxy.streaming.sinks import Envelope, Sink
 from tests.fakes import canonical
 from tests.unit import chunks
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from tidegate.cli.remote import Server
 
-from proxy.cli.remote import Server
 from tests.benchmarks.processes import free_port
 
 ENGINE = "engine"
@@ -86,7 +86,7 @@ def running(engine: Mapping[str, Any], folder: Path) -> Iterator[Subject]:
     config = folder / "tidegate.yaml"
     config.write_text(json.dumps(_config(engine)), encoding="utf-8")  # JSON is YAML
     port, log = free_port(), folder / "tidegate.log"
-    command = [sys.executable, "-m", "proxy", "serve", "--config", str(config), "--port", str(port)]
+    command = [sys.executable, "-m", "tidegate", "serve", "--config", str(config), "--port", str(port)]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
     try:

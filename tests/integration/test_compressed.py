@@ -7,9 +7,9 @@ import zlib
 import openai
 import pytest
 import zstandard
+from tidegate.errors import UpstreamFailed
+from tidegate.transport.oauth import TokenClient
 
-from proxy.errors import UpstreamFailed
-from proxy.transport.oauth import TokenClient
 from tests.fakes import proxy
 from tests.fakes.upstream import PAUSE, ScenarioUpstream, answers, streams
 from tests.fakes.wire import completion, text_stream

@@ -7,14 +7,14 @@ from collections import Counter
 import openai
 import pytest
 from joserfc import jwk, jwt
+from tidegate.config.credentials import ApiKeyConfig, OAuth2Config
+from tidegate.config.secret import Secret
+from tidegate.errors import UpstreamRateLimited, UpstreamTimeout
+from tidegate.transport.credential_specs import Spec, of_keys
+from tidegate.transport.credentials import Credentials
+from tidegate.transport.oauth import TokenClient
+from tidegate.transport.wire import Timeouts, Transport
 
-from proxy.config.credentials import ApiKeyConfig, OAuth2Config
-from proxy.config.secret import Secret
-from proxy.errors import UpstreamRateLimited, UpstreamTimeout
-from proxy.transport.credentials import Credentials
-from proxy.transport.oauth import TokenClient
-from proxy.transport.specs import Spec, of_keys
-from proxy.transport.wire import Timeouts, Transport
 from tests.fakes import proxy
 from tests.fakes.clock import FakeClock
 from tests.fakes.tokens import TokenEndpoint

@@ -7,8 +7,8 @@ import signal
 import aiohttp
 import pytest
 from click.testing import CliRunner
+from tidegate.cli.main import main
 
-from proxy.cli.main import main
 from tests.fakes import proxy
 from tests.fakes.upstream import ScenarioUpstream, answers
 from tests.fakes.wire import completion

@@ -9,9 +9,9 @@ from pathlib import Path
 import aiohttp
 import openai
 import pytest
+from tidegate.engines.base import EngineError
+from tidegate.engines.llamacpp.engine import find_model
 
-from proxy.engines.base import EngineError
-from proxy.engines.llamacpp import find_model
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, until
 from tests.fakes.vllm_engine import BOTH, FakeVllm, house, text

@@ -5,9 +5,9 @@ import socket
 
 import openai
 import pytest
+from tidegate.engines.supervision.watch import SECOND_LOOK_S
+from tidegate.errors import UpstreamTimeout
 
-from proxy.engines.watch import SECOND_LOOK_S
-from proxy.errors import UpstreamTimeout
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import until
 from tests.fakes.upstream import answers, streams

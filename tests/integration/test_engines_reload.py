@@ -10,12 +10,12 @@ import msgspec
 import openai
 import pytest
 import structlog
+from tidegate.clock import SystemClock
+from tidegate.config import load
+from tidegate.config.engines import VllmConfig
+from tidegate.engines.assembly import Engines
+from tidegate.errors import ConfigError
 
-from proxy.clock import SystemClock
-from proxy.config import load
-from proxy.config.engines import VllmConfig
-from proxy.engines.assembly import Engines
-from proxy.errors import ConfigError
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, is_running, until
 from tests.fakes.upstream import answers

@@ -8,8 +8,8 @@ from os import kill
 import aiohttp
 import openai
 import pytest
+from tidegate.config import load
 
-from proxy.config import load
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, is_running, until
 from tests.fakes.vllm_engine import Start, house

@@ -5,9 +5,9 @@ import json
 
 import openai
 import pytest
+from tidegate.config import load
+from tidegate.engines.supervision.settings import Settings
 
-from proxy.config import load
-from proxy.engines.settings import Settings
 from tests.fakes.processes import gone, until
 from tests.fakes.upstream import answers
 from tests.fakes.vllm_engine import BOTH, house, sharing, text

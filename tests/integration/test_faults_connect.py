@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
+from tidegate.transport.wire import Timeouts
 
-from proxy.transport.wire import Timeouts
 from tests.fakes import certificates, proxy
 from tests.fakes.canonical import read_answer, read_error
 from tests.fakes.fault_proxy import (

@@ -2,8 +2,8 @@
 
 import aiohttp
 import pytest
+from tidegate.routing.targets import Target
 
-from proxy.routing.targets import Target
 from tests.fakes import proxy
 from tests.fakes.upstream import answers
 from tests.fakes.wire import completion

@@ -9,11 +9,11 @@ import aiohttp
 import openai
 import pytest
 from click.testing import CliRunner
+from tidegate.cli.main import main
+from tidegate.config import load
+from tidegate.config.evals import EvalFile, EvalScore, to_json
+from tidegate.routing.targets import Target
 
-from proxy.cli.main import main
-from proxy.config import load
-from proxy.config.evals import EvalFile, EvalScore, to_json
-from proxy.routing.targets import Target
 from tests.fakes import proxy
 from tests.fakes.upstream import PAUSE, ScenarioUpstream, answers, streams
 from tests.fakes.wire import chunk, completion, event, text_stream

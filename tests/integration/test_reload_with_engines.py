@@ -5,9 +5,9 @@ import json
 
 import msgspec
 import pytest
+from tidegate.config import load
+from tidegate.errors import ConfigError
 
-from proxy.config import load
-from proxy.errors import ConfigError
 from tests.fakes.processes import gone, is_running
 from tests.fakes.vllm_engine import house
 

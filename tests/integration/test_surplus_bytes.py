@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from tidegate.transport.wire import Timeouts, Transport
 
-from proxy.transport.wire import Timeouts, Transport
 from tests.fakes import certificates, proxy
 from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, Script, answers, streams
 from tests.fakes.wire import completion, text_stream

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import aiohttp
 import pytest
+from tidegate.entrypoints.server import choose_address
 
-from proxy.entrypoints.server import choose_address
 from tests.fakes import proxy
 from tests.fakes.upstream import answers
 from tests.fakes.wire import completion
@@ -99,6 +99,6 @@ async def test_requests_are_answered_though_the_banner_cannot_be_written(file, k
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
 async def test_nor_that_it_is_started_without_the_standard_descriptors(file, closed):
     host, port = choose_address("127.0.0.1", 0)
-    command = f'exec "$0" -m proxy serve --port {port} --config "$1" {closed}'
+    command = f'exec "$0" -m tidegate serve --port {port} --config "$1" {closed}'
     serving = await asyncio.create_subprocess_exec("sh", "-c", command, sys.executable, file, env=proxy.environment())
     await answers_and_ends_well(serving, host, port)

@@ -7,13 +7,12 @@ import msgspec
 from openai._models import construct_type
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-
-from proxy.dialects import events
-from proxy.errors import ProxyError
-from proxy.protocol.chat import Reading
-from proxy.protocol.sse import EventParser
-from proxy.streaming.choices import ChoiceStream
-from proxy.streaming.sinks import Envelope
+from tidegate.dialects import events
+from tidegate.errors import ProxyError
+from tidegate.protocol.chat import Reading
+from tidegate.protocol.sse import EventParser
+from tidegate.streaming.choices import ChoiceStream
+from tidegate.streaming.sinks import Envelope
 
 ENVELOPE = Envelope("chatcmpl-own", 1_700_000_000, "public-name")
 REASONS = {"stop", "length", "tool_calls", "content_filter", "function_call"}

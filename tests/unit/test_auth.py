@@ -5,9 +5,8 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.auth import ADMIN, ANONYMOUS, Credentials, KeyRing
-from proxy.errors import NotAuthenticated, NotPermitted
+from tidegate.auth import ADMIN, ANONYMOUS, Credentials, KeyRing
+from tidegate.errors import NotAuthenticated, NotPermitted
 
 
 def show(key, *, is_local=False, host="127.0.0.1:8000"):

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-
-from proxy.cooldown import Cooldown
+from tidegate.cooldown import Cooldown
 
 
 @pytest.fixture

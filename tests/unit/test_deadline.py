@@ -4,8 +4,8 @@ import asyncio
 import functools
 
 import pytest
+from tidegate.deadline import Deadline, Deadlines
 
-from proxy.deadline import Deadline, Deadlines
 from tests.fakes.loop import run
 
 

@@ -1,9 +1,8 @@
 """What in a config does nothing, or not what was meant."""
 
 import pytest
-
-from proxy.app.advice import advise, is_near
-from proxy.config.load import load, parse
+from tidegate.app.advice import advise, is_near
+from tidegate.config.load import load, parse
 
 PLACES = """
 upstreams:

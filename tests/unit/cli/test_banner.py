@@ -3,8 +3,8 @@
 import io
 from pathlib import Path
 
-from proxy.cli.banner import nothing_found, show
-from proxy.config.environment import discover
+from tidegate.cli.banner import nothing_found, show
+from tidegate.config.environment import discover
 
 
 def nothing(_package: str) -> bool:

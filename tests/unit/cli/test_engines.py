@@ -5,11 +5,10 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-
-from proxy.cli.engines import shell_line, table
-from proxy.cli.main import main
-from proxy.engines.base import Command, Load, Progress
-from proxy.pipeline.administration import EngineReport
+from tidegate.cli.engines import shell_line, table
+from tidegate.cli.main import main
+from tidegate.engines.base import Command, Load, Progress
+from tidegate.operations.administration import EngineReport
 
 CONFIG = """
 engines:
@@ -72,7 +71,7 @@ def test_the_command_of_an_engine_can_be_pasted(run):
     assert '"api_key":"API_KEY"' in variable
     assert '"socket_path":"engine.sock"' in variable
     assert '"threads":2' in variable
-    assert started == f"{sys.executable} -m proxy.engines.llamacpp_server\n"
+    assert started == f"{sys.executable} -m tidegate.engines.llamacpp.server\n"
 
 
 def test_a_command_is_shown_with_its_names_replaced(tmp_path):

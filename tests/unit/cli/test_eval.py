@@ -2,12 +2,11 @@
 
 import pytest
 from click.testing import CliRunner
-
-from proxy.cli.eval import table, targets_of
-from proxy.cli.main import main
-from proxy.cli.remote import Refused
-from proxy.config import load
-from proxy.evals.run import Outcome
+from tidegate.cli.eval import table, targets_of
+from tidegate.cli.main import main
+from tidegate.cli.remote import Refused
+from tidegate.config import load
+from tidegate.evals.run import Outcome
 
 CONFIG = """
 upstreams: {host: {base_url: "http://127.0.0.1:9/v1"}}

@@ -3,9 +3,9 @@
 import io
 
 import pytest
+from tidegate.cli.progress import EngineProgress, describe
+from tidegate.engines.base import EngineStatus, Progress
 
-from proxy.cli.progress import EngineProgress, describe
-from proxy.engines.base import EngineStatus, Progress
 from tests.fakes.clock import FakeClock
 
 

@@ -5,8 +5,7 @@ import re
 from decimal import Decimal
 
 import pytest
-
-from proxy.config.cards import UNKNOWN, Card, Cards, known_cards
+from tidegate.config.cards import UNKNOWN, Card, Cards, known_cards
 
 KNOWN = known_cards()
 CARDS = Cards({}, KNOWN)

@@ -5,8 +5,7 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.config.command_line import fault, split
+from tidegate.config.command_line import fault, split
 
 
 @pytest.mark.parametrize(

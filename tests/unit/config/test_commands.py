@@ -3,12 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.config.command_line import split
-from proxy.config.commands import fill, names
-from proxy.config.engines import CommandConfig, dialect_of, served_name, source_of
-from proxy.config.load import load, parse
-from proxy.errors import ConfigError
+from tidegate.config.command_line import split
+from tidegate.config.commands import fill, names
+from tidegate.config.engines import CommandConfig, dialect_of, served_name, source_of
+from tidegate.config.load import load, parse
+from tidegate.errors import ConfigError
 
 
 def config(**keys):

@@ -1,12 +1,11 @@
 """`credentials:` of an upstream; every refusal names the key and the cure."""
 
 import pytest
-
-from proxy.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
-from proxy.config.load import parse
-from proxy.config.reference import dump
-from proxy.config.secret import Secret
-from proxy.errors import ConfigError
+from tidegate.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
+from tidegate.config.load import parse
+from tidegate.config.reference import dump
+from tidegate.config.secret import Secret
+from tidegate.errors import ConfigError
 
 OAUTH = "kind: oauth2, token_url: https://t/x, client_id: c, client_secret: env:S"
 JWT = "kind: private_key_jwt, key: file:/k.pem, issuer: c"

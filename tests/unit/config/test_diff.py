@@ -2,10 +2,9 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.config.diff import differences, reloaded
-from proxy.config.load import parse
-from proxy.config.root import Config
+from tidegate.config.diff import differences, reloaded
+from tidegate.config.load import parse
+from tidegate.config.root import Config
 
 BASE = """
 upstreams: {far: {base_url: "https://far/v1", api_keys: ["env:A"]}}

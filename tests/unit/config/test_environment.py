@@ -1,11 +1,10 @@
 """No file: what the environment offers."""
 
 import pytest
-
-from proxy.config.environment import EMBEDDED_ENGINE, EMBEDDED_MODEL, discover
-from proxy.config.root import Config
-from proxy.config.secret import Secret
-from proxy.errors import ConfigError
+from tidegate.config.environment import EMBEDDED_ENGINE, EMBEDDED_MODEL, discover
+from tidegate.config.root import Config
+from tidegate.config.secret import Secret
+from tidegate.errors import ConfigError
 
 
 def nothing_installed(_package: str) -> bool:

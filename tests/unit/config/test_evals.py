@@ -1,9 +1,8 @@
 """The eval file."""
 
 import pytest
-
-from proxy.config.evals import EvalFile, EvalScore, read_evals, to_json
-from proxy.errors import ConfigError
+from tidegate.config.evals import EvalFile, EvalScore, read_evals, to_json
+from tidegate.errors import ConfigError
 
 FOUND = EvalFile("1", 1_700_000_000.0, (EvalScore("host/m", "json", 20, 17),))
 

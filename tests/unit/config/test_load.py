@@ -4,11 +4,11 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tidegate.config.load import load, parse
+from tidegate.config.root import Config
+from tidegate.config.secret import Secret
+from tidegate.errors import ConfigError
 
-from proxy.config.load import load, parse
-from proxy.config.root import Config
-from proxy.config.secret import Secret
-from proxy.errors import ConfigError
 from tests.fakes.configs import HOST, refusal
 
 

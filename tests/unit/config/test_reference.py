@@ -6,14 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
-
-from proxy.config.auth import AuthConfig
-from proxy.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
-from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
-from proxy.config.environment import discover
-from proxy.config.load import parse
-from proxy.config.models import ModelConfig, TargetConfig
-from proxy.config.reference import (
+from tidegate.config.auth import AuthConfig
+from tidegate.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
+from tidegate.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
+from tidegate.config.environment import discover
+from tidegate.config.load import parse
+from tidegate.config.models import ModelConfig, TargetConfig
+from tidegate.config.reference import (
     CARDS_SCHEMA_NAME,
     REFERENCE_NAME,
     SCHEMA_NAME,
@@ -23,11 +22,11 @@ from proxy.config.reference import (
     reference,
     schema,
 )
-from proxy.config.root import Config
-from proxy.config.secret import Secret
-from proxy.config.server import ServerConfig
-from proxy.config.telemetry import TelemetryConfig
-from proxy.config.upstreams import UpstreamConfig
+from tidegate.config.root import Config
+from tidegate.config.secret import Secret
+from tidegate.config.server import ServerConfig
+from tidegate.config.telemetry import TelemetryConfig
+from tidegate.config.upstreams import UpstreamConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 STRUCTS = [ServerConfig, AuthConfig, TelemetryConfig, UpstreamConfig, ModelConfig, TargetConfig]
@@ -44,7 +43,7 @@ def uncommented() -> str:
     ("name", "made"), [(REFERENCE_NAME, reference), (SCHEMA_NAME, schema), (CARDS_SCHEMA_NAME, cards_schema)]
 )
 def test_the_committed_file_is_what_is_made(name, made):
-    """Where this fails: `python -m proxy.config.reference configs`."""
+    """Where this fails: `python -m tidegate.config.reference configs`."""
     assert (CONFIGS / name).read_text(encoding="utf-8") == made()
 
 

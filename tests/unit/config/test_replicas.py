@@ -3,11 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
-from proxy.config.load import parse
-from proxy.config.replicas import engine_of, expand, groups, members, number_of, replicas_of
-from proxy.errors import ConfigError
+from tidegate.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from tidegate.config.load import parse
+from tidegate.config.replicas import engine_of, expand, groups, members, number_of, replicas_of
+from tidegate.errors import ConfigError
 
 TINY = LlamaCppConfig(model="package:x")
 THEIRS = ExternalConfig(base_url="http://127.0.0.1:1/v1")

@@ -1,9 +1,9 @@
 """What no single section can check."""
 
 import pytest
+from tidegate.config.load import parse
+from tidegate.config.root import did_you_mean, is_loopback, unnamed_engines
 
-from proxy.config.load import parse
-from proxy.config.root import did_you_mean, is_loopback, unnamed_engines
 from tests.fakes.configs import refusal
 
 HOST = "{base_url: https://api.example/v1}"

@@ -3,8 +3,7 @@
 import pickle
 
 import pytest
-
-from proxy.config.secret import Secret
+from tidegate.config.secret import Secret
 
 
 @pytest.mark.parametrize("reference", ["env:NAME", "file:/run/secrets/key", "file:relative:with:colons", "env:a b"])

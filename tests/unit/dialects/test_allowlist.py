@@ -6,10 +6,9 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from proxy.dialects.registry import DIALECTS
-from proxy.errors import MalformedRequest, ProxyError, UnsupportedParameter
-from proxy.protocol import chat, completions, embeddings
+from tidegate.dialects.registry import DIALECTS
+from tidegate.errors import MalformedRequest, ProxyError, UnsupportedParameter
+from tidegate.protocol import chat, completions, embeddings
 
 EVIL = "http://10.0.0.1/a"
 PARSERS = {"chat": chat, "completions": completions, "embeddings": embeddings}

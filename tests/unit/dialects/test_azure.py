@@ -3,9 +3,8 @@
 import json
 
 import pytest
-
-from proxy.dialects.azure import DIALECT
-from proxy.protocol import chat
+from tidegate.dialects.azure import DIALECT
+from tidegate.protocol import chat
 
 
 @pytest.mark.parametrize("given", ["max_tokens", "max_completion_tokens"])

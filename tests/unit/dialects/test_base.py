@@ -4,12 +4,11 @@ import json
 
 import pytest
 from msgspec import structs
-
-from proxy.config.cards import Card, Cards, known_cards
-from proxy.dialects.base import Dialect
-from proxy.dialects.registry import DIALECTS
-from proxy.errors import UnsupportedParameter, UpstreamLacksOperation
-from proxy.protocol import chat, completions, embeddings
+from tidegate.config.cards import Card, Cards, known_cards
+from tidegate.dialects.base import Dialect
+from tidegate.dialects.registry import DIALECTS
+from tidegate.errors import UnsupportedParameter, UpstreamLacksOperation
+from tidegate.protocol import chat, completions, embeddings
 
 PLAIN = Dialect(name="plain")
 TOOL = {"type": "function", "function": {"name": "f"}}

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-
-from proxy.dialects.deepseek import DIALECT
-from proxy.errors import UnsupportedParameter, UpstreamLacksOperation
-from proxy.protocol import chat
+from tidegate.dialects.deepseek import DIALECT
+from tidegate.errors import UnsupportedParameter, UpstreamLacksOperation
+from tidegate.protocol import chat
 
 USER = {"role": "user", "content": "hi"}
 

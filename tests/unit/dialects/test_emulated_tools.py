@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
-
-from proxy.config.cards import Card
-from proxy.dialects.emulated_tools import point_to_tools
-from proxy.dialects.llamacpp import DIALECT
-from proxy.errors import MalformedRequest, UnsupportedParameter, UpstreamFailed, UpstreamRejected
-from proxy.protocol import chat
-from proxy.protocol.text_calls import TextCalls
+from tidegate.config.cards import Card
+from tidegate.dialects.emulated_tools import point_to_tools
+from tidegate.dialects.llamacpp import DIALECT
+from tidegate.errors import MalformedRequest, UnsupportedParameter, UpstreamFailed, UpstreamRejected
+from tidegate.protocol import chat
+from tidegate.protocol.text_calls import TextCalls
 
 EMBEDDED = structs.replace(DIALECT, knows_tools=False)
 CHOOSER = Card(tools_in_prompt=True)

@@ -4,11 +4,10 @@ import json
 
 import pytest
 from msgspec import Raw
-
-from proxy.config.cards import Card
-from proxy.dialects import engine_messages
-from proxy.dialects.draft import Draft
-from proxy.errors import MalformedRequest
+from tidegate.config.cards import Card
+from tidegate.dialects import engine_messages
+from tidegate.dialects.draft import Draft
+from tidegate.errors import MalformedRequest
 
 PNG = "data:image/png;base64,AA=="
 EVIL = "http://10.0.0.1/a"

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET
-
-from proxy.dialects import events
-from proxy.dialects.meta_llama import parse_native
-from proxy.errors import ProxyError, UpstreamFailed, UpstreamLacksModel, UpstreamRateLimited, UpstreamRejected
-from proxy.protocol.chat import UNCLEAR_REASON
-from proxy.streaming.logprobs import canonical_logprobs
+from tidegate.dialects import events
+from tidegate.dialects.meta_llama import parse_native
+from tidegate.errors import ProxyError, UpstreamFailed, UpstreamLacksModel, UpstreamRateLimited, UpstreamRejected
+from tidegate.protocol.chat import UNCLEAR_REASON
+from tidegate.streaming.logprobs import canonical_logprobs
 
 
 def content(body: bytes) -> str | None:

@@ -6,9 +6,8 @@ import json
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from proxy.dialects.failures import parse_embedded, parse_error
-from proxy.errors import (
+from tidegate.dialects.failures import parse_embedded, parse_error
+from tidegate.errors import (
     EngineDied,
     ProxyError,
     UpstreamFailed,
@@ -19,7 +18,7 @@ from proxy.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
-from proxy.protocol.errors import to_headers, to_json
+from tidegate.protocol.errors import to_headers, to_json
 
 NESTED = b'{"error":{"message":"boom","type":"their_type","param":null,"code":null}}'
 

@@ -2,8 +2,8 @@
 
 import json
 
-from proxy.dialects.generic import DIALECT
-from proxy.protocol import chat
+from tidegate.dialects.generic import DIALECT
+from tidegate.protocol import chat
 
 
 def test_messages_are_plain():

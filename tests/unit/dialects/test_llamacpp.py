@@ -3,10 +3,9 @@
 import json
 
 import pytest
-
-from proxy.dialects.llamacpp import DIALECT
-from proxy.errors import MalformedRequest, UnsupportedParameter
-from proxy.protocol import chat, completions
+from tidegate.dialects.llamacpp import DIALECT
+from tidegate.errors import MalformedRequest, UnsupportedParameter
+from tidegate.protocol import chat, completions
 
 USER = {"role": "user", "content": "hi"}
 F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}

@@ -5,11 +5,10 @@ import json
 import msgspec
 import pytest
 from msgspec import Raw
-
-from proxy.config.cards import Card
-from proxy.dialects import messages
-from proxy.dialects.draft import Draft, ignore_note
-from proxy.dialects.messages import Rules
+from tidegate.config.cards import Card
+from tidegate.dialects import messages
+from tidegate.dialects.draft import Draft, ignore_note
+from tidegate.dialects.messages import Rules
 
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}

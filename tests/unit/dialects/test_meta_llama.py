@@ -1,9 +1,8 @@
 """Meta's Llama API: what its native events hold (contract B.11)."""
 
 import pytest
-
-from proxy.dialects.meta_llama import parse_native
-from proxy.errors import UpstreamFailed
+from tidegate.dialects.meta_llama import parse_native
+from tidegate.errors import UpstreamFailed
 
 
 def event(delta: bytes) -> bytes:

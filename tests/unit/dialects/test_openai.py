@@ -2,8 +2,8 @@
 
 import json
 
-from proxy.dialects.openai import DIALECT
-from proxy.protocol import chat
+from tidegate.dialects.openai import DIALECT
+from tidegate.protocol import chat
 
 
 def test_a_request_in_openais_form_stays_what_it_is():

@@ -4,9 +4,8 @@ import json
 
 import pytest
 from msgspec import Raw
-
-from proxy.dialects import parts
-from proxy.errors import MalformedRequest, UnsupportedParameter
+from tidegate.dialects import parts
+from tidegate.errors import MalformedRequest, UnsupportedParameter
 
 TEXT = {"type": "text", "text": "a"}
 

@@ -4,11 +4,10 @@ import json
 
 import pytest
 from msgspec.structs import replace
-
-from proxy.config.cards import Card
-from proxy.dialects.registry import DIALECTS
-from proxy.errors import UpstreamLacksModel
-from proxy.protocol import chat, completions
+from tidegate.config.cards import Card
+from tidegate.dialects.registry import DIALECTS
+from tidegate.errors import UpstreamLacksModel
+from tidegate.protocol import chat, completions
 
 ASK = {"model": "m", "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]}
 SAID = "It was a dark and stormy"

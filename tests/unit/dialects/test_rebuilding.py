@@ -4,10 +4,9 @@ import json
 
 import pytest
 from msgspec import Raw
-
-from proxy.dialects import rebuilding
-from proxy.dialects.rebuilding import address, either, fields, has_address, items, scalar, schema, text, word
-from proxy.errors import MalformedRequest
+from tidegate.dialects import rebuilding
+from tidegate.dialects.rebuilding import address, either, fields, has_address, items, scalar, schema, text, word
+from tidegate.errors import MalformedRequest
 
 
 def rebuild(rule, value):

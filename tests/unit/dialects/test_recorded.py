@@ -13,16 +13,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tidegate.dialects import failures
+from tidegate.dialects.registry import DIALECTS
+from tidegate.errors import EngineDied, StreamBroken, ToolCallUnparsable, UpstreamFailed
+from tidegate.protocol import chat, completions, models
+from tidegate.protocol.errors import to_json
+from tidegate.protocol.sse import DONE, EventParser, frame
+from tidegate.streaming.chat import ChatAssembler, ChatWriter
+from tidegate.streaming.completions import CompletionAssembler, CompletionWriter
+from tidegate.streaming.sinks import Envelope
 
-from proxy.dialects import failures
-from proxy.dialects.registry import DIALECTS
-from proxy.errors import EngineDied, StreamBroken, ToolCallUnparsable, UpstreamFailed
-from proxy.protocol import chat, completions, models
-from proxy.protocol.errors import to_json
-from proxy.protocol.sse import DONE, EventParser, frame
-from proxy.streaming.chat import ChatAssembler, ChatWriter
-from proxy.streaming.completions import CompletionAssembler, CompletionWriter
-from proxy.streaming.sinks import Envelope
 from tests.fakes.canonical import read_answer, read_error, read_stream
 from tests.unit.chunks import accumulate, check, tell, tell_bytes
 

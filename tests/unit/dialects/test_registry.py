@@ -3,10 +3,9 @@
 from typing import get_args
 
 import pytest
-
-from proxy.config.upstreams import DialectName
-from proxy.dialects.base import Dialect
-from proxy.dialects.registry import DIALECTS
+from tidegate.config.upstreams import DialectName
+from tidegate.dialects.base import Dialect
+from tidegate.dialects.registry import DIALECTS
 
 
 def test_the_config_and_the_registry_name_the_same_dialects():

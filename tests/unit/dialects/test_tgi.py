@@ -4,11 +4,10 @@ import json
 
 import pytest
 from msgspec import Raw
-
-from proxy.dialects.tgi import DIALECT
-from proxy.errors import UpstreamFailed, UpstreamRateLimited, UpstreamRejected
-from proxy.protocol import chat, completions
-from proxy.protocol.request import ModelRequest
+from tidegate.dialects.tgi import DIALECT
+from tidegate.errors import UpstreamFailed, UpstreamRateLimited, UpstreamRejected
+from tidegate.protocol import chat, completions
+from tidegate.protocol.request import ModelRequest
 
 
 def test_ids_of_calls_are_ours():

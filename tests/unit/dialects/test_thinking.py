@@ -4,13 +4,12 @@ import json
 
 import pytest
 from msgspec import Raw
-
-from proxy.config.cards import UNKNOWN, Card
-from proxy.dialects import thinking
-from proxy.dialects.draft import Draft
-from proxy.dialects.registry import DIALECTS
-from proxy.dialects.thinking import Thinking
-from proxy.protocol import chat
+from tidegate.config.cards import UNKNOWN, Card
+from tidegate.dialects import thinking
+from tidegate.dialects.draft import Draft
+from tidegate.dialects.registry import DIALECTS
+from tidegate.dialects.thinking import Thinking
+from tidegate.protocol import chat
 
 
 def draft(card=UNKNOWN, **fields):

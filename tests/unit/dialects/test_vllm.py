@@ -3,11 +3,10 @@
 import json
 
 import pytest
-
-from proxy.config.cards import Card
-from proxy.dialects.registry import DIALECTS
-from proxy.dialects.vllm import DIALECT
-from proxy.protocol import chat, completions, embeddings
+from tidegate.config.cards import Card
+from tidegate.dialects.registry import DIALECTS
+from tidegate.dialects.vllm import DIALECT
+from tidegate.protocol import chat, completions, embeddings
 
 USER = {"role": "user", "content": "hi"}
 

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 from msgspec import structs
+from tidegate.config.engines import ExternalConfig, VllmConfig
+from tidegate.config.replicas import expand
+from tidegate.engines.assembly import Engines
+from tidegate.engines.base import EngineStatus
+from tidegate.engines.gpus.devices import Gpu
+from tidegate.errors import ConfigError
 
-from proxy.config.engines import ExternalConfig, VllmConfig
-from proxy.config.replicas import expand
-from proxy.engines.assembly import Engines
-from proxy.engines.base import EngineStatus
-from proxy.engines.gpus import Gpu
-from proxy.errors import ConfigError
 from tests.fakes.clock import FakeClock
 
 THEIRS = ExternalConfig(base_url="http://127.0.0.1:1/v1")

@@ -1,6 +1,6 @@
 """The words that the engines package shares."""
 
-from proxy.engines.base import EngineError, Hopeless
+from tidegate.engines.base import EngineError, Hopeless
 
 
 def test_an_error_is_its_message_with_the_output_behind_it():

@@ -3,12 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
-
-from proxy.config.admission import AdmissionConfig
-from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
-from proxy.config.hooks import HooksConfig
-from proxy.config.secret import Secret
-from proxy.engines.changes import Changes, changes
+from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
+from tidegate.config.hooks import HooksConfig
+from tidegate.config.secret import Secret
+from tidegate.engines.changes import Changes, changes
 
 VLLM = VllmConfig(model="org/r1")
 LLAMA = LlamaCppConfig(model="package:x")

@@ -7,19 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import CapturingLogger
-
-from proxy.clock import SystemClock
-from proxy.config.engines import CommandConfig
-from proxy.engines.base import Hopeless, Progress
-from proxy.engines.command import CommandEngine
-from proxy.engines.gpus import Gpu
-from proxy.engines.placement import ASLEEP_BYTES
-from proxy.engines.settings import Settings
-from proxy.engines.sharing import Needs, Sharing
-from proxy.engines.sockets import free_port
-from proxy.engines.supervisor import Supervisor
-from proxy.engines.workshop import make_control
-from proxy.transport.wire import Timeouts, Transport
+from tidegate.clock import SystemClock
+from tidegate.config.engines import CommandConfig
+from tidegate.engines.base import Hopeless, Progress
+from tidegate.engines.command import CommandEngine
+from tidegate.engines.factory import make_control
+from tidegate.engines.gpus.allocator import Needs, Sharing
+from tidegate.engines.gpus.devices import Gpu
+from tidegate.engines.gpus.placement import ASLEEP_BYTES
+from tidegate.engines.process.sockets import free_port
+from tidegate.engines.supervision.settings import Settings
+from tidegate.engines.supervision.supervisor import Supervisor
+from tidegate.transport.wire import Timeouts, Transport
 
 GPUS = [Gpu(index=index, total_bytes=80 << 30) for index in range(2)]
 

@@ -3,11 +3,10 @@
 import json
 
 import pytest
-
-from proxy.engines.control import HttpControl
-from proxy.engines.doubt import NO_ANSWER, REFUSED, UNHEALTHY
-from proxy.engines.scrape import read_load
-from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from tidegate.engines.control import HttpControl
+from tidegate.engines.scrape import read_load
+from tidegate.engines.supervision.doubt import NO_ANSWER, REFUSED, UNHEALTHY
+from tidegate.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 
 METRICS = b"llamacpp:n_decode_total 5\n"
 

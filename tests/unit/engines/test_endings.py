@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from proxy.engines.endings import SENT, explain_end, signal_of, tell_signal
-from proxy.engines.output import explain
+from tidegate.engines.endings import SENT, explain_end, signal_of, tell_signal
+from tidegate.engines.output import explain
 
 ENDS = yaml.safe_load((Path(__file__).parents[2] / "data" / "engines" / "ends.yaml").read_text(encoding="utf-8"))
 SECRET = "the caller's text: CUDA out of memory, No space left on device, died unexpectedly"

@@ -4,11 +4,11 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+from tidegate.engines.base import EngineError, EngineStatus
+from tidegate.engines.external import ExternalEngine
+from tidegate.engines.supervision.doubt import REFUSED
+from tidegate.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 
-from proxy.engines.base import EngineError, EngineStatus
-from proxy.engines.doubt import REFUSED
-from proxy.engines.external import ExternalEngine
-from proxy.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from tests.fakes.clock import FakeClock
 from tests.fakes.control import FakeControl, working
 

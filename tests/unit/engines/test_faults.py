@@ -4,11 +4,10 @@ import json
 import sys
 
 import pytest
-
-from proxy.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
-from proxy.engines.faults import check_settings, faults, notes
-from proxy.errors import ConfigError
 from tests.unit.engines.test_vllm import make_environment
+from tidegate.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
+from tidegate.engines.faults import check_settings, faults, notes
+from tidegate.errors import ConfigError
 
 
 def vllm(**fields):

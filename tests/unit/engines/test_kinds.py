@@ -4,10 +4,9 @@ import sys
 from typing import get_args
 
 import pytest
-
-from proxy.config.engines import CommandConfig, LlamaCppConfig, ManagedConfig, VllmConfig
-from proxy.engines.kinds import make_kind, uses_gpus
-from proxy.engines.sharing import Needs
+from tidegate.config.engines import CommandConfig, LlamaCppConfig, ManagedConfig, VllmConfig
+from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.kinds import make_kind, uses_gpus
 
 CONFIGS = [
     LlamaCppConfig(model="/nowhere.gguf"),

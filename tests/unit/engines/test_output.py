@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from proxy.engines.base import EngineError, Hopeless, Progress
-from proxy.engines.output import explain, read_progress
+from tidegate.engines.base import EngineError, Hopeless, Progress
+from tidegate.engines.output import explain, read_progress
 
 SAID = yaml.safe_load((Path(__file__).parents[2] / "data" / "engines" / "output.yaml").read_text(encoding="utf-8"))
 LAST = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"

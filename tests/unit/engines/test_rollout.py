@@ -3,8 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.engines.rollout import Replica, next_to_retire, replica_state
+from tidegate.engines.rollout import Replica, next_to_retire, replica_state
 
 STATES = ["serving", "idle", "changing", "failed"]
 

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-
-from proxy.engines.base import Load
-from proxy.engines.scrape import read_load, relabelled
+from tidegate.engines.base import Load
+from tidegate.engines.scrape import read_load, relabelled
 
 RECORDED = Path(__file__).parents[2] / "data" / "engines"
 VLLM = (RECORDED / "vllm_metrics.txt").read_bytes()

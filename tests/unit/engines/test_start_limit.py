@@ -1,8 +1,7 @@
 """How long a start may take."""
 
 import pytest
-
-from proxy.engines.start_limit import start_limit_s
+from tidegate.engines.start_limit import start_limit_s
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """From headers to credentials."""
 
 import pytest
-
-from proxy.entrypoints.credentials import read_credentials
+from tidegate.entrypoints.credentials import read_credentials
 
 HERE = ("127.0.0.1", 5000)
 

@@ -4,9 +4,8 @@ import asyncio
 import socket
 
 import pytest
-
-from proxy.entrypoints.server import choose_address, serve
-from proxy.errors import ConfigError
+from tidegate.entrypoints.server import choose_address, serve
+from tidegate.errors import ConfigError
 
 
 def test_port_0_is_a_free_port():

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-
-from proxy.evals.asking import NotAnswered, read_answer, request_body
-from proxy.evals.grading import Answer, Made
-from proxy.evals.items import shipped
+from tidegate.evals.asking import NotAnswered, read_answer, request_body
+from tidegate.evals.grading import Answer, Made
+from tidegate.evals.items import shipped
 
 SET = shipped()
 

@@ -5,9 +5,8 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from proxy.evals.grading import Answer, Made, is_right, normalise
-from proxy.evals.items import Call, Item
+from tidegate.evals.grading import Answer, Made, is_right, normalise
+from tidegate.evals.items import Call, Item
 
 
 def item(**wanted):

@@ -5,9 +5,8 @@ import re
 from collections import Counter
 
 import pytest
-
-from proxy.evals.grading import Answer, Made, is_right
-from proxy.evals.items import shipped
+from tidegate.evals.grading import Answer, Made, is_right
+from tidegate.evals.items import shipped
 
 ITEMS = shipped().items
 KINDS = ("words", "number", "pattern", "json", "call")

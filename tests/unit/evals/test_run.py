@@ -3,12 +3,11 @@
 import asyncio
 
 import pytest
-
-from proxy.config.evals import EvalScore
-from proxy.evals.asking import NotAnswered
-from proxy.evals.grading import Answer
-from proxy.evals.items import Item
-from proxy.evals.run import run
+from tidegate.config.evals import EvalScore
+from tidegate.evals.asking import NotAnswered
+from tidegate.evals.grading import Answer
+from tidegate.evals.items import Item
+from tidegate.evals.run import run
 
 ITEMS = [
     Item(id="a", task="chat", ask="a", words=("yes",)),

@@ -5,8 +5,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from proxy.limits.gradient import Gradient2
+from tidegate.limits.gradient import Gradient2
 
 USUAL_S = 0.5
 SAMPLE = st.tuples(

@@ -3,8 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from proxy.limits.shedding import Pace, Shedder
+from tidegate.limits.shedding import Pace, Shedder
 
 
 def test_a_burst_is_waited_out():

@@ -3,13 +3,13 @@
 import json
 
 import pytest
+from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
+from tidegate.pipeline.attempt.stream_continuation import Joint
+from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.continuation import MAX_CONTINUATIONS, Continuing, may_continue
+from tidegate.protocol import chat, completions, embeddings
+from tidegate.protocol.usage import Usage
 
-from proxy.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
-from proxy.pipeline.context import RequestContext, Tried
-from proxy.pipeline.continuation import MAX_CONTINUATIONS, Continuing, may_continue
-from proxy.pipeline.joint import Joint
-from proxy.protocol import chat, completions, embeddings
-from proxy.protocol.usage import Usage
 from tests.fakes.clock import FakeClock
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}

@@ -10,8 +10,8 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 
-from proxy.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from tests.fakes.hosts import Exchange, Host, Stage, says, stops
 from tests.fakes.wire import completion
 

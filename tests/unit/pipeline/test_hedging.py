@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-
-from proxy.pipeline.hedging import race
+from tidegate.pipeline.hedging import race
 
 
 class Answer:

@@ -4,13 +4,13 @@ import asyncio
 from contextlib import contextmanager
 
 import pytest
+from tidegate import errors
+from tidegate.auth import ANONYMOUS
+from tidegate.pipeline.context import RequestContext
+from tidegate.pipeline.settlement import Settlement
+from tidegate.protocol.usage import Usage, parse_usage
+from tidegate.telemetry.metrics import Metrics
 
-from proxy import errors
-from proxy.auth import ANONYMOUS
-from proxy.pipeline.context import RequestContext
-from proxy.pipeline.settlement import Settlement
-from proxy.protocol.usage import Usage, parse_usage
-from proxy.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
 
 

@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
-from proxy.pipeline.upstream import Upstream, Upstreams
-from proxy.routing.planner import Look
-from proxy.routing.targets import Target
+from tidegate.pipeline.upstream import Upstream, Upstreams
+from tidegate.routing.planner import Look
+from tidegate.routing.targets import Target
 
 HERE, THERE = Target("here", "m", is_local=True), Target("there", "m")
 

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-
-from proxy.errors import MalformedRequest
-from proxy.protocol.chat import parse_request
+from tidegate.errors import MalformedRequest
+from tidegate.protocol.chat import parse_request
 
 USER = {"role": "user", "content": "hi"}
 FUNCTION = {"name": "f"}

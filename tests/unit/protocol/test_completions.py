@@ -3,9 +3,8 @@
 import json
 
 import pytest
-
-from proxy.errors import MalformedRequest
-from proxy.protocol.completions import parse_request
+from tidegate.errors import MalformedRequest
+from tidegate.protocol.completions import parse_request
 
 
 def parse(**fields):

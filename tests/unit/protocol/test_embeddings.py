@@ -7,9 +7,8 @@ import struct
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from proxy.errors import MalformedRequest, UpstreamFailed
-from proxy.protocol.embeddings import count_inputs, parse_request, rebuild
+from tidegate.errors import MalformedRequest, UpstreamFailed
+from tidegate.protocol.embeddings import count_inputs, parse_request, rebuild
 
 VECTOR = [0.5, -1.25, 3.0]
 BASE64 = base64.b64encode(struct.pack("<3f", *VECTOR)).decode()

@@ -5,9 +5,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy import errors
-from proxy.protocol.errors import to_headers, to_json
+from tidegate import errors
+from tidegate.protocol.errors import to_headers, to_json
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ import json
 
 import pytest
 from msgspec import Raw
-
-from proxy.errors import MalformedRequest
-from proxy.protocol import json_schema
+from tidegate.errors import MalformedRequest
+from tidegate.protocol import json_schema
 
 ENDLESS = "^(a+)+$"  # as a regular expression
 LONG = "a" * 60 + "!"

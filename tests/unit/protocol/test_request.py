@@ -7,10 +7,9 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from proxy.errors import MalformedRequest
-from proxy.protocol import chat, completions, embeddings
-from proxy.protocol.request import MAX_DEPTH, decode, is_deeper_than, json_type, missing, wrong_type
+from tidegate.errors import MalformedRequest
+from tidegate.protocol import chat, completions, embeddings
+from tidegate.protocol.request import MAX_DEPTH, decode, is_deeper_than, json_type, missing, wrong_type
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text('[]{}"\\ab\n', max_size=12)
 anything = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text('[]{}"\\a'), inner))

@@ -7,10 +7,9 @@ import re
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from proxy.errors import UpstreamFailed
-from proxy.protocol import sse
-from proxy.protocol.sse import EventParser
+from tidegate.errors import UpstreamFailed
+from tidegate.protocol import sse
+from tidegate.protocol.sse import EventParser
 
 
 def read(*pieces: bytes) -> list[bytes]:

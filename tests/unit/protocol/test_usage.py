@@ -4,8 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.protocol.usage import counts_anything, parse_usage
+from tidegate.protocol.usage import counts_anything, parse_usage
 
 
 def read(raw, **options):

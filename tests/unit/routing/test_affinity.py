@@ -6,9 +6,9 @@ from math import ceil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidegate.routing.affinity import luck, stay
+from tidegate.routing.targets import Target
 
-from proxy.routing.affinity import luck, stay
-from proxy.routing.targets import Target
 from tests.fakes.candidates import ask, candidate, crowds, names, placed
 
 UNBOUNDED = 1e9

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tidegate.config.routing import HealthConfig
+from tidegate.routing.health import Health, available
 
-from proxy.config.routing import HealthConfig
-from proxy.routing.health import Health, available
 from tests.fakes.clock import FakeClock
 
 CONFIG = HealthConfig(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tidegate.routing.latency import Latency
 
-from proxy.routing.latency import Latency
 from tests.fakes.clock import FakeClock
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tidegate.routing.offline import Offline
 
-from proxy.routing.offline import Offline
 from tests.fakes.clock import FakeClock
 
 

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+from tidegate.config.cards import Card, Price
+from tidegate.config.models import ModelConfig
+from tidegate.config.routing import HealthConfig, RoutingConfig
+from tidegate.errors import LocalModelUnavailable, NoTarget, ProxyError, UpstreamFailed, UpstreamRateLimited
+from tidegate.protocol.routing import REACHES
+from tidegate.routing.offline import Offline
+from tidegate.routing.planner import Look, Planner
+from tidegate.routing.policies.registry import POLICIES
+from tidegate.routing.pressure import Told
+from tidegate.routing.quality import Qualities
+from tidegate.routing.target_registry import Board
+from tidegate.routing.targets import Target
 
-from proxy.config.cards import Card, Price
-from proxy.config.models import ModelConfig
-from proxy.config.routing import HealthConfig, RoutingConfig
-from proxy.errors import LocalModelUnavailable, NoTarget, ProxyError, UpstreamFailed, UpstreamRateLimited
-from proxy.protocol.routing import REACHES
-from proxy.routing.board import Board
-from proxy.routing.offline import Offline
-from proxy.routing.planner import Look, Planner
-from proxy.routing.policies.registry import POLICIES
-from proxy.routing.pressure import Told
-from proxy.routing.quality import Qualities
-from proxy.routing.targets import Target
 from tests.fakes.candidates import ask
 from tests.fakes.clock import FakeClock
 

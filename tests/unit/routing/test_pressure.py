@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tidegate.routing.pressure import Pressure, Told
 
-from proxy.routing.pressure import Pressure, Told
 from tests.fakes.clock import FakeClock
 
 

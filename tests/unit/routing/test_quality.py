@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidegate.config.evals import EvalFile, EvalScore
+from tidegate.routing.quality import SOURCES, WEIGHTS, Posterior, Qualities
+from tidegate.routing.targets import Target
 
-from proxy.config.evals import EvalFile, EvalScore
-from proxy.routing.quality import SOURCES, WEIGHTS, Posterior, Qualities
-from proxy.routing.targets import Target
 from tests.fakes.clock import FakeClock
 
 DAY_S = 86_400.0

@@ -3,10 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.errors import NotPermitted
-from proxy.protocol.routing import REACHES
-from proxy.routing import reach
+from tidegate.errors import NotPermitted
+from tidegate.protocol.routing import REACHES
+from tidegate.routing import reach
 
 SAID = st.sampled_from([None, *REACHES])
 

@@ -4,10 +4,10 @@ from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidegate.routing.candidate import Candidate, Placed
+from tidegate.routing.replicas import arrange, group, ungroup
+from tidegate.routing.targets import Target
 
-from proxy.routing.candidate import Candidate, Placed
-from proxy.routing.replicas import arrange, group, ungroup
-from proxy.routing.targets import Target
 from tests.fakes.candidates import candidate, names, placed
 
 UNBOUNDED = 1e9

@@ -4,13 +4,13 @@ import asyncio
 from functools import partial
 
 import pytest
+from tidegate.config.cards import Card, Cards
+from tidegate.errors import ModelNotFound, UpstreamUnreachable
+from tidegate.protocol.models import ModelCard
+from tidegate.routing.catalogue import Catalogue
+from tidegate.routing.router import Router
+from tidegate.routing.targets import Target
 
-from proxy.config.cards import Card, Cards
-from proxy.errors import ModelNotFound, UpstreamUnreachable
-from proxy.protocol.models import ModelCard
-from proxy.routing.catalogue import Catalogue
-from proxy.routing.router import Router
-from proxy.routing.targets import Target
 from tests.fakes.clock import FakeClock
 
 

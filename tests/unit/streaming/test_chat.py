@@ -5,9 +5,9 @@ import json
 import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
+from tidegate.errors import ProxyError
+from tidegate.streaming.chat import ChatAssembler, ChatWriter
 
-from proxy.errors import ProxyError
-from proxy.streaming.chat import ChatAssembler, ChatWriter
 from tests.unit.chunks import ENVELOPE, accumulate, call, check, chunk, tell
 
 STOP = chunk(finish="stop")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
+from tidegate.protocol.request import decode_fields
+from tidegate.streaming.checks import check
+from tidegate.streaming.sinks import ToolPiece
 
-from proxy.protocol.request import decode_fields
-from proxy.streaming.checks import check
-from proxy.streaming.sinks import ToolPiece
 from tests.fakes.sink import RecordingSink
 
 TOOLS = {"tools": [{"type": "function", "function": {"name": "weather"}}]}

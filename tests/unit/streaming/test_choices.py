@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
+from tidegate.dialects import events
+from tidegate.errors import ProxyError, StreamBroken, ToolCallUnparsable, UpstreamFailed
+from tidegate.protocol.chat import Chunk, Reading
+from tidegate.protocol.usage import Usage
+from tidegate.streaming.choices import ChoiceStream
+from tidegate.streaming.sinks import ToolPiece
 
-from proxy.dialects import events
-from proxy.errors import ProxyError, StreamBroken, ToolCallUnparsable, UpstreamFailed
-from proxy.protocol.chat import Chunk, Reading
-from proxy.protocol.usage import Usage
-from proxy.streaming.choices import ChoiceStream
-from proxy.streaming.sinks import ToolPiece
 from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import call, chunk, tell
 

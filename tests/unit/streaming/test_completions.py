@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai._models import construct_type
 from openai.types import Completion
+from tidegate.errors import ProxyError
+from tidegate.streaming.completions import CompletionAssembler, CompletionWriter
 
-from proxy.errors import ProxyError
-from proxy.streaming.completions import CompletionAssembler, CompletionWriter
 from tests.unit.chunks import ENVELOPE, tell
 
 HEAD = b'{"id":"chatcmpl-own","object":"text_completion","created":1700000000,"model":"public-name","choices":['

@@ -4,8 +4,7 @@ import json
 
 import pytest
 from msgspec import Raw
-
-from proxy.streaming.extras import is_call, joined, merged, objects_in, thought_in
+from tidegate.streaming.extras import is_call, joined, merged, objects_in, thought_in
 
 
 def raws(*values):

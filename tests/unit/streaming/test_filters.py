@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tidegate.streaming.filters import AsFunctionCall, Remembering, Turn, in_format
+from tidegate.streaming.sinks import ToolPiece
 
-from proxy.streaming.filters import AsFunctionCall, Remembering, Turn, in_format
-from proxy.streaming.sinks import ToolPiece
 from tests.fakes.sink import RecordingSink
 
 

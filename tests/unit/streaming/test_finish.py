@@ -1,9 +1,8 @@
 """Finish reasons of every host as OpenAI's five (contract B.15)."""
 
 import pytest
-
-from proxy.errors import ToolCallUnparsable, UpstreamFailed
-from proxy.streaming.finish import canonical, failure_of
+from tidegate.errors import ToolCallUnparsable, UpstreamFailed
+from tidegate.streaming.finish import canonical, failure_of
 
 
 @pytest.mark.parametrize(

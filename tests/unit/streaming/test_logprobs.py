@@ -4,9 +4,8 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from proxy.streaming.logprobs import canonical_logprobs, legacy_logprobs
-from proxy.streaming.sinks import joined_logprobs
+from tidegate.streaming.logprobs import canonical_logprobs, legacy_logprobs
+from tidegate.streaming.sinks import joined_logprobs
 
 
 def entry(text="a", logprob=-0.5, given_bytes=(97,), tops=()):

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
+from tidegate.dialects.registry import DIALECTS
+from tidegate.protocol import chat
+from tidegate.streaming.markup import Call, MarkupReader, is_tag, names_of, trailing_tag
 
-from proxy.dialects.registry import DIALECTS
-from proxy.protocol import chat
-from proxy.streaming.markup import Call, MarkupReader, is_tag, names_of, trailing_tag
 from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import chunk, tell
 

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
-
-from proxy.protocol.usage import Usage
-from proxy.streaming.chat import ChatWriter
-from proxy.streaming.filters import in_format
-from proxy.streaming.preface import Preface
-from proxy.streaming.sinks import Envelope
+from tidegate.protocol.usage import Usage
+from tidegate.streaming.chat import ChatWriter
+from tidegate.streaming.filters import in_format
+from tidegate.streaming.preface import Preface
+from tidegate.streaming.sinks import Envelope
 
 ENVELOPE = Envelope("chatcmpl-1", 7, "m")
 FORMS = ["reasoning_content", "reasoning", "both", "think_tags"]

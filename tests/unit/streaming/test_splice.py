@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
+from tidegate.errors import StreamBroken
+from tidegate.protocol.usage import Usage
+from tidegate.streaming.chat import ChatWriter
+from tidegate.streaming.filters import Tagged
+from tidegate.streaming.sinks import ToolPiece
+from tidegate.streaming.splice import MAX_OVERLAP, Splice, may_overlap_more, overlap, with_parts
 
-from proxy.errors import StreamBroken
-from proxy.protocol.usage import Usage
-from proxy.streaming.chat import ChatWriter
-from proxy.streaming.filters import Tagged
-from proxy.streaming.sinks import ToolPiece
-from proxy.streaming.splice import MAX_OVERLAP, Splice, may_overlap_more, overlap, with_parts
 from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import ENVELOPE, accumulate, check
 

@@ -2,10 +2,9 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.protocol.chat import Delta
-from proxy.protocol.lenient import valid_unicode
-from proxy.streaming.surrogates import SurrogateJoiner
+from tidegate.protocol.chat import Delta
+from tidegate.protocol.lenient import valid_unicode
+from tidegate.streaming.surrogates import SurrogateJoiner
 
 
 def test_a_high_surrogate_is_held_back_for_its_low_surrogate():

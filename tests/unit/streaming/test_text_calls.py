@@ -5,9 +5,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tidegate.protocol.text_calls import TextCalls
+from tidegate.streaming.text_calls import TextCallReader
 
-from proxy.protocol.text_calls import TextCalls
-from proxy.streaming.text_calls import TextCallReader
 from tests.fakes.sink import RecordingSink
 
 FORCED = TextCalls(names=frozenset({"f", "g"}), is_forced=True)

@@ -3,9 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.protocol.chat import Reading
-from proxy.streaming.thoughts import EosReader, ThoughtReader
+from tidegate.protocol.chat import Reading
+from tidegate.streaming.thoughts import EosReader, ThoughtReader
 
 THINKS = Reading(thought_tags=("think", "reasoning"))
 PREFILLED = Reading(thought_tags=("think",), begins_in_thought=True)

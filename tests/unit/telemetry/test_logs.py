@@ -6,9 +6,8 @@ import threading
 
 import pytest
 import structlog
-
-from proxy.telemetry import logs
-from proxy.telemetry.output import Output
+from tidegate.telemetry import logs
+from tidegate.telemetry.output import Output
 
 
 class Logged:

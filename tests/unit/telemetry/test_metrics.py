@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-
-from proxy.telemetry.metrics import Metrics
+from tidegate.telemetry.metrics import Metrics
 
 
 def families(metrics):

@@ -10,8 +10,7 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from proxy.telemetry.output import Output, open_output, plain_notice
+from tidegate.telemetry.output import Output, open_output, plain_notice
 
 LIMIT_S = 30.0
 
@@ -214,7 +213,7 @@ def test_every_line_is_written_in_its_place_or_counted_there(steps):
 
 SERVER = """
 import sys, warnings, threading
-from proxy.telemetry.output import redirect_output
+from tidegate.telemetry.output import redirect_output
 
 stdout, stderr = redirect_output()
 print("printed")

@@ -3,8 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-
-from proxy.telemetry.metrics import Metrics
+from tidegate.telemetry.metrics import Metrics
 
 
 def target(name, health="ok", *, in_flight=0, queue=None, failure_rate=0.0):

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tidegate.config.credentials import ApiKeyConfig, OAuth2Config
+from tidegate.config.routing import HealthConfig
+from tidegate.config.secret import Secret
+from tidegate.cooldown import Cooldown
+from tidegate.errors import UpstreamFailed, UpstreamRateLimited, UpstreamUnreachable
+from tidegate.transport.credential_specs import Spec, of_keys
+from tidegate.transport.credentials import Credentials, Trial
 
-from proxy.config.credentials import ApiKeyConfig, OAuth2Config
-from proxy.config.routing import HealthConfig
-from proxy.config.secret import Secret
-from proxy.cooldown import Cooldown
-from proxy.errors import UpstreamFailed, UpstreamRateLimited, UpstreamUnreachable
-from proxy.transport.credentials import Credentials, Trial
-from proxy.transport.specs import Spec, of_keys
 from tests.fakes.clock import FakeClock
 from tests.fakes.tokens import ScriptedClient
 

@@ -8,9 +8,8 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from proxy.errors import UpstreamFailed
-from proxy.transport.decoding import CODINGS, Decoder, decode, decoder_for
+from tidegate.errors import UpstreamFailed
+from tidegate.transport.decoding import CODINGS, Decoder, decode, decoder_for
 
 TEXT = b'{"choices": [{"message": {"content": "Hi"}}]}'
 EVENTS = b'data: {"choices": []}\n\n' * 3 + b"data: [DONE]\n\n"

@@ -4,10 +4,9 @@ import json
 
 import pytest
 from joserfc import jwk, jwt
-
-from proxy.config.credentials import PrivateKeyJwtConfig
-from proxy.config.secret import Secret
-from proxy.transport.jwt import Signer
+from tidegate.config.credentials import PrivateKeyJwtConfig
+from tidegate.config.secret import Secret
+from tidegate.transport.jwt import Signer
 
 KEYS = {
     "RS256": jwk.RSAKey.generate_key(2048),

@@ -6,12 +6,12 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidegate.config.credentials import OAuth2Config, PrivateKeyJwtConfig
+from tidegate.config.secret import Secret
+from tidegate.errors import UpstreamFailed, UpstreamRefusedUs, UpstreamTimeout, UpstreamUnreachable
+from tidegate.transport.auth_headers import Token
+from tidegate.transport.oauth import TokenClient, client_credentials, parse, signed
 
-from proxy.config.credentials import OAuth2Config, PrivateKeyJwtConfig
-from proxy.config.secret import Secret
-from proxy.errors import UpstreamFailed, UpstreamRefusedUs, UpstreamTimeout, UpstreamUnreachable
-from proxy.transport.oauth import TokenClient, client_credentials, parse, signed
-from proxy.transport.shown import Token
 from tests.fakes.clock import FakeClock
 from tests.fakes.tokens import TokenEndpoint
 from tests.fakes.upstream import answers, hangs, hangs_up

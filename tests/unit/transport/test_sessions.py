@@ -5,9 +5,8 @@ import errno
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
-
-from proxy.errors import UpstreamTimeout, UpstreamUnreachable
-from proxy.transport.sessions import base_headers, reason, translate
+from tidegate.errors import UpstreamTimeout, UpstreamUnreachable
+from tidegate.transport.sessions import base_headers, reason, translate
 
 KEY = ConnectionKey("10.0.0.7", 80, False, True, None, None, None)  # noqa: FBT003 - aiohttp's order
 

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 import uvloop
+from tidegate.errors import UpstreamTimeout, UpstreamUnreachable
+from tidegate.transport.wire import Timeouts, Transport
 
-from proxy.errors import UpstreamTimeout, UpstreamUnreachable
-from proxy.transport.wire import Timeouts, Transport
 from tests.fakes.resolver import FakeResolver
 from tests.fakes.upstream import SSE_HEAD, ScenarioUpstream, answers
 

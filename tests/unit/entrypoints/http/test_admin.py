@@ -4,22 +4,21 @@ import json
 
 import pytest
 from structlog.testing import CapturingLogger
-
-from proxy.auth import KeyRing
-from proxy.clock import SystemClock
-from proxy.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
-from proxy.config.server import ServerConfig
-from proxy.deadline import Deadlines
-from proxy.engines.base import EngineError, EngineStatus, Load, Looked, Progress
-from proxy.engines.places import Places
-from proxy.engines.workshop import Assembled
-from proxy.entrypoints.http.admin import AdminHandler
-from proxy.entrypoints.http.door import Door
-from proxy.entrypoints.http.lifeline import Running
-from proxy.errors import EngineUnavailable, UpstreamRejected
-from proxy.pipeline.administration import Administration
-from proxy.pipeline.readiness import Readiness
-from proxy.routing.offline import Offline
+from tidegate.auth import KeyRing
+from tidegate.clock import SystemClock
+from tidegate.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
+from tidegate.config.server import ServerConfig
+from tidegate.deadline import Deadlines
+from tidegate.engines.base import EngineError, EngineStatus, Load, Looked, Progress
+from tidegate.engines.factory import Assembled
+from tidegate.engines.slots import Places
+from tidegate.entrypoints.http.admin import AdminHandler
+from tidegate.entrypoints.http.request_scope import Running
+from tidegate.entrypoints.http.services import Door
+from tidegate.errors import EngineUnavailable, UpstreamRejected
+from tidegate.operations.administration import Administration
+from tidegate.operations.readiness import Readiness
+from tidegate.routing.offline import Offline
 
 JSON = [(b"content-type", b"application/json")]
 KEY = [(b"authorization", b"Bearer sk-admin")]

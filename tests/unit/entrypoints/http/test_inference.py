@@ -3,13 +3,13 @@
 import json
 from contextlib import asynccontextmanager
 
-from proxy.clock import SystemClock
-from proxy.config.server import ServerConfig
-from proxy.deadline import Deadlines
-from proxy.entrypoints.http.door import Door
-from proxy.entrypoints.http.inference import InferenceHandler
-from proxy.entrypoints.http.lifeline import Running
-from proxy.protocol.chat import parse_request
+from tidegate.clock import SystemClock
+from tidegate.config.server import ServerConfig
+from tidegate.deadline import Deadlines
+from tidegate.entrypoints.http.inference import InferenceHandler
+from tidegate.entrypoints.http.request_scope import Running
+from tidegate.entrypoints.http.services import Door
+from tidegate.protocol.chat import parse_request
 
 
 class CrashingPipeline:

@@ -5,9 +5,9 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidegate.config.models import BalanceConfig
+from tidegate.routing.policies.balanced import Balanced, weigh
 
-from proxy.config.models import BalanceConfig
-from proxy.routing.policies.balanced import Balanced, weigh
 from tests.fakes.candidates import ask, candidate, names
 
 NOTHING = {"latency": 0.0, "cost": 0.0, "quality": 0.0, "failures": 0.0}

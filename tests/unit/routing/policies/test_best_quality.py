@@ -2,7 +2,8 @@
 
 from random import Random
 
-from proxy.routing.policies.best_quality import BestQuality
+from tidegate.routing.policies.best_quality import BestQuality
+
 from tests.fakes.candidates import ask, candidate, names
 
 

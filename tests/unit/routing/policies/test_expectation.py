@@ -3,8 +3,8 @@
 from math import inf
 
 import pytest
+from tidegate.routing.policies.expectation import expected_s
 
-from proxy.routing.policies.expectation import expected_s
 from tests.fakes.candidates import ask, candidate
 
 ASK = ask(answer_tokens=100)

@@ -2,7 +2,8 @@
 
 from random import Random
 
-from proxy.routing.policies.least_cost import LeastCost
+from tidegate.routing.policies.least_cost import LeastCost
+
 from tests.fakes.candidates import ask, candidate, names
 
 

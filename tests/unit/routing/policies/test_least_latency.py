@@ -4,8 +4,8 @@ from collections import Counter
 from random import Random
 
 import pytest
+from tidegate.routing.policies.least_latency import LeastLatency
 
-from proxy.routing.policies.least_latency import LeastLatency
 from tests.fakes.candidates import ask, candidate, names
 
 ASK = ask()

@@ -3,8 +3,8 @@
 from random import Random
 
 from hypothesis import given, settings
+from tidegate.routing.policies.local_first import LocalFirst, locals_first, online_first
 
-from proxy.routing.policies.local_first import LocalFirst, locals_first, online_first
 from tests.fakes.candidates import ask, candidate, crowds, names, placed
 
 CROWD = [

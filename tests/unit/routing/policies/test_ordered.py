@@ -2,7 +2,8 @@
 
 from random import Random
 
-from proxy.routing.policies.ordered import Ordered
+from tidegate.routing.policies.ordered import Ordered
+
 from tests.fakes.candidates import ask, candidate, names
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+from tidegate.config.models import BalanceConfig, ModelConfig, Policy, TargetConfig
+from tidegate.routing.policies.balanced import Balanced
+from tidegate.routing.policies.registry import POLICIES, make
 
-from proxy.config.models import BalanceConfig, ModelConfig, Policy, TargetConfig
-from proxy.routing.policies.balanced import Balanced
-from proxy.routing.policies.registry import POLICIES, make
 from tests.fakes.candidates import ask, crowds
 
 FIELDS = {

@@ -2,7 +2,8 @@
 
 from random import Random
 
-from proxy.routing.policies.slow_start import ease_in
+from tidegate.routing.policies.slow_start import ease_in
+
 from tests.fakes.candidates import candidate, names, placed
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 from random import Random
 
 import pytest
+from tidegate.routing.policies.weighted import Weighted
 
-from proxy.routing.policies.weighted import Weighted
 from tests.fakes.candidates import ask, candidate, names
 
 ASK = ask()

@@ -1,0 +1,158 @@
+"""`tidegate eval run`: ask every target of a running server the shipped items, and write down how it did."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from tidegate.cli.progress import redraw
+from tidegate.cli.remote import Interrupted, Refused, check_url
+from tidegate.clock import SystemClock
+from tidegate.config import load
+from tidegate.config.environment import discover
+from tidegate.config.evals import EvalFile, EvalScore, to_json
+from tidegate.config.models import ModelConfig, TargetConfig
+from tidegate.config.root import Config, did_you_mean, unnamed_engines
+from tidegate.evals.asking import Asker, NotAnswered
+from tidegate.evals.items import shipped
+from tidegate.evals.run import Outcome, run
+from tidegate.transport.credential_specs import of_keys
+from tidegate.transport.credentials import Credentials
+from tidegate.transport.wire import Timeouts, Transport
+
+_TIMEOUTS = Timeouts(connect_s=10.0, first_byte_s=600.0, answer_s=600.0, idle_s=600.0)
+_COLUMNS = ("TARGET", "TASK", "RIGHT", "ASKED")
+
+
+@click.group("eval")
+def eval_() -> None:
+    """Measure how good the targets of a running server are."""
+
+
+@eval_.command("run")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="The server's config; without it, the environment decides.",
+)
+@click.option(
+    "--url", default="http://127.0.0.1:8000", show_default=True, callback=check_url, help="Where the server is."
+)
+@click.option("--key", envvar="TIDEGATE_API_KEY", show_envvar=True, help="A key of the server's, if it has any.")
+@click.option("--model", "models", multiple=True, help="Only this model, or target as upstream/name; may be repeated.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="evals.json", show_default=True, help="For routing.evals."
+)
+@click.option("--at-once", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at a time.")
+def run_(file: Path | None, url: str, key: str | None, models: Sequence[str], out: Path, at_once: int) -> None:
+    """Ask each target of each model the shipped items, and write how many it got right.
+
+    Every item is a request that is paid for like any other. Set routing.evals to the file that is written.
+    """
+    try:
+        config = discover(os.environ).config if file is None else load.load(file)
+        targets = targets_of(config, models, "what the environment offers" if file is None else str(file))
+        _check_out(out)
+        outcomes = asyncio.run(_ask_all(url, key, targets, at_once))
+        found = EvalFile(shipped().version, SystemClock().now_s(), tuple(_scores(outcomes)))
+        click.echo("\n".join(table(outcomes)))
+        if not found.scores:
+            raise Refused(f"no target answered; {out} is not written")
+        _write(out, to_json(found))
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {out} is not written") from None
+    click.echo(f"\nwritten to {out}")
+
+
+def targets_of(config: Config, models: Sequence[str], source: str) -> Sequence[str]:
+    """The names by which the targets of `models` can be asked for, each once; of all models where none is named.
+
+    `source` is where the config comes from, for refusals.
+
+    Raises:
+        Refused: there is no such model, or none at all.
+    """
+    known = dict(config.models)
+    known |= {name: ModelConfig(targets=(TargetConfig(engine=name),)) for name in unnamed_engines(config)}
+    names: dict[str, None] = {}
+    for model in models or known:
+        if model in known:
+            names |= dict.fromkeys(_name(target) for target in known[model].targets)
+        elif model.partition("/")[0] in config.upstreams.keys() | config.engines.keys() and "/" in model:
+            names[model] = None
+        else:
+            cure = "set --config to the server's file, or say --model upstream/name"
+            raise Refused(f"no model is called {model} in {source}; {did_you_mean(model, known)} (or {cure})")
+    if not names:
+        raise Refused(f"{source} names no model; say --model upstream/name")
+    return list(names)
+
+
+def table(outcomes: Iterable[Outcome]) -> Iterable[str]:
+    """A row for each target and task, and a line for what got no answer."""
+    outcomes = list(outcomes)
+    scores = _scores(outcomes)
+    rows = [_COLUMNS, *((score.target, score.task, str(score.right), str(score.asked)) for score in scores)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    yield from ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    for outcome in outcomes:
+        found = outcome.scores()
+        if found and not any(score.right for score in found):
+            yield f"{outcome.target}: nothing was right; does it answer as the model that was meant?"
+        if outcome.failed:
+            why = " ".join(outcome.why.split())[:200]
+            yield f"{outcome.target}: {outcome.failed} without an answer, the first: {why}"
+
+
+def _name(target: TargetConfig) -> str:
+    place = target.upstream or target.engine or ""
+    return f"{place}/{target.model or place}"
+
+
+def _scores(outcomes: Iterable[Outcome]) -> list[EvalScore]:
+    return [score for outcome in outcomes for score in outcome.scores()]
+
+
+async def _ask_all(url: str, key: str | None, targets: Sequence[str], at_once: int) -> Sequence[Outcome]:
+    items = shipped()
+    count = len(items.items) * len(targets)
+    transport = Transport(
+        url.rstrip("/") + "/v1", timeouts=_TIMEOUTS, credentials=Credentials(of_keys([key] if key else []))
+    )
+    try:
+        asker = Asker(transport, items)
+        return await run(asker, targets, items.items, at_once=at_once, on_progress=lambda done: _show(done, count))
+    except NotAnswered as error:
+        cure = " Set TIDEGATE_API_KEY." if error.status == 401 else ""
+        raise Refused(f"{url}: {error}{cure}") from error
+    except ValueError as error:
+        raise Refused("the key cannot stand in a header") from error
+    finally:
+        _show(count, count)
+        await transport.close()
+
+
+def _show(done: int, count: int) -> None:
+    if sys.stderr.isatty():
+        redraw(sys.stderr, f"  {done} of {count} asked" if done < count else "")
+
+
+def _check_out(out: Path) -> None:
+    """Before anything is paid for.
+
+    Raises:
+        Refused: nothing can be written there.
+    """
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise Refused(f"{out} cannot be written")
+
+
+def _write(out: Path, body: bytes) -> None:
+    try:
+        out.write_bytes(body)
+    except OSError as error:
+        raise Refused(f"{out} cannot be written: {error.strerror}") from error

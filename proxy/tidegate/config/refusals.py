@@ -1,0 +1,192 @@
+"""From msgspec's words for what is wrong with a config to ours: the key's path, the fault, the cure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from tidegate.config.auth import CallerConfig
+from tidegate.config.cards import Card, History, Structured, Thinks
+from tidegate.config.credentials import Algorithm, AuthMethod, CredentialKindName
+from tidegate.config.engines import Distributed, EngineConfig, EngineKindName, Start
+from tidegate.config.models import ModelConfig, OnStreamFailure, Policy, ProgressIn
+from tidegate.config.root import Config, did_you_mean
+from tidegate.config.secret import Secret
+from tidegate.config.telemetry import LogFormat, LogLevel
+from tidegate.config.upstreams import DialectName, UpstreamConfig
+from tidegate.protocol.reasoning import ReasoningFormat
+from tidegate.protocol.routing import Priority, Reach
+
+_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
+_ENUM = re.compile(r"Invalid (?:enum )?value '(?P<value>.*)'$")
+_STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.+)`$")
+_MISSING = re.compile(r"Object missing required field `(?P<field>.+)`$")
+_WANTED = re.compile(
+    r"Expected `(?P<kind>[^`]+)`(?P<length> of length)?(?: (?P<sign>[<>]=?) (?P<bound>[\d.]+))?"
+    r"(?: matching regex .*)?(?:, got `(?P<got>[^`]+)`)?$"
+)
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "object": "a mapping",
+    "array": "a list",
+    "null": "nothing",
+}
+_SIGNS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_ENTRIES: Mapping[str, Any] = {
+    "upstreams": UpstreamConfig,
+    "engines": EngineConfig,
+    "models": ModelConfig,
+    "cards": Card,
+    "auth.callers": CallerConfig,
+}
+_CHOICES: Mapping[str, Any] = {
+    "dialect": DialectName,
+    "upstreams.kind": CredentialKindName,
+    "kind": EngineKindName,
+    "algorithm": Algorithm,
+    "auth_method": AuthMethod,
+    "log_format": LogFormat,
+    "log_level": LogLevel,
+    "policy": Policy,
+    "on_stream_failure": OnStreamFailure,
+    "progress_in": ProgressIn,
+    "start": Start,
+    "distributed": Distributed,
+    "reach": Reach,
+    "priority": Priority,
+    "concurrency": Literal["adaptive"],
+    "reasoning_format": ReasoningFormat,
+    "thinking": Thinks,
+    "reasoning_history": History,
+    "structured_output": Structured,
+}
+_PATHS = frozenset({"health_path", "metrics_path", "sleep_path", "wake_path"})
+
+
+def read_secret(kind: type, value: Any) -> Any:  # noqa: ANN401 - msgspec's signature
+    """For `msgspec.convert`: a reference to a secret; raises `ValueError`."""
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise ValueError("a secret is written env:NAME or file:PATH")
+
+
+def explain(message: str, loaded: object) -> str:
+    """Path, fault and cure of what msgspec says in `message` of `loaded`, which is the whole file."""
+    at = _PLACE.search(message)
+    path = at["path"] if at else ""
+    what = message[: at.start()] if at else message
+    if match := _UNKNOWN.match(what):
+        field = match["field"]
+        full = f"{path}.{field}" if path else field
+        return f"{_named(full, loaded)}: unknown key; {did_you_mean(field, _fields_at(path, loaded))}"
+    if not path:
+        return f"the whole file: {_worded(what)}; a config is a mapping, see configs/tidegate.yaml"
+    return f"{_named(path, loaded)}: {_worded(what)}; {_cure(path, what)}"
+
+
+def _worded(what: str) -> str:
+    """The fault, without a schema's words."""
+    if match := _MISSING.match(what):
+        return f"{match['field']} is missing"
+    if match := _ENUM.match(what):
+        return f"'{match['value']}' means nothing here"
+    if (match := _WANTED.match(what)) is None:
+        return what[0].lower() + what[1:]
+    kinds = " or ".join(_KINDS.get(kind, kind) for kind in match["kind"].split(" | ") if kind != "null")
+    bound = ""
+    if match["sign"]:
+        number = f"{float(match['bound']):g}"
+        bound = (
+            f" with {_SIGNS[match['sign']]} {number} in it"
+            if match["length"]
+            else f", {_SIGNS[match['sign']]} {number}"
+        )
+    got = f", not {_KINDS.get(match['got'], match['got'])}" if match["got"] else ""
+    form = " of another form" if "matching regex" in what else ""
+    return f"must be {kinds}{form}{bound}{got}"
+
+
+def _cure(path: str, what: str) -> str:
+    section, field = path.partition("[")[0], path.rpartition(".")[2]
+    words = get_args(_CHOICES.get(f"{section}.{field}") or _CHOICES.get(field, Any))
+    if match := _ENUM.match(what):
+        return did_you_mean(match["value"], words)
+    if words:
+        return did_you_mean("", words)
+    if field in _PATHS:
+        return "it begins with /, as in /health"
+    if field == "token_url":
+        return "write it as https://HOST/PATH, without a user name or fragment"
+    if field == "base_url":
+        return "write it as https://HOST/v1, without a user name, query or fragment"
+    return "configs/tidegate.yaml shows every key"
+
+
+def _named(path: str, loaded: object) -> str:
+    """`upstreams[...].x` with the real key in place of the dots, where only one entry can be meant."""
+    section, dots, _ = path.partition("[...]")
+    guilty = _guilty(section, _walk(loaded, section)) if dots else None
+    return path if guilty is None else path.replace("[...]", f".{guilty[0]}", 1)
+
+
+def _walk(loaded: object, path: str) -> object:
+    for name in path.split("."):
+        loaded = loaded.get(name) if isinstance(loaded, Mapping) else None
+    return loaded
+
+
+def _guilty(section: str, entries: object) -> tuple[str, object] | None:
+    """The entry that was refused, by its name; None where that cannot be told."""
+    if section not in _ENTRIES or not isinstance(entries, Mapping):
+        return None
+    return next(((name, entry) for name, entry in entries.items() if not _is_good(section, entry)), None)
+
+
+def _is_good(section: str, entry: object) -> bool:
+    try:
+        msgspec.convert(entry, _ENTRIES[section], dec_hook=read_secret)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _fields_at(path: str, loaded: object) -> Sequence[str]:
+    """The keys that the struct at `path` knows: of a union, the one of the kind that stands there."""
+    kind: Any = Config
+    walked: list[str] = []
+    for step in _STEP.findall(path):
+        kind = _members(kind) if step.startswith("[") else get_type_hints(kind)[step]
+        if step == "[...]":
+            guilty = _guilty(".".join(walked), loaded)
+            loaded = None if guilty is None else guilty[1]
+        else:
+            loaded = _at(loaded, step)
+        walked.append(step)
+        if get_origin(kind) in {Union, UnionType}:
+            kind = _struct_in(kind, loaded.get("kind") if isinstance(loaded, Mapping) else None)
+    fields: Sequence[str] = kind.__struct_fields__
+    return fields
+
+
+def _at(loaded: object, step: str) -> object:
+    if isinstance(loaded, Mapping):
+        return loaded.get(step)
+    return loaded[int(step[1:-1])] if isinstance(loaded, list) and step[1:-1].isdigit() else None
+
+
+def _members(kind: Any) -> Any:  # noqa: ANN401 - a type
+    """What a mapping's values or a tuple's items are."""
+    arguments = get_args(kind)
+    return arguments[0] if get_origin(kind) is tuple else arguments[-1]
+
+
+def _struct_in(union: Any, tag: object) -> Any:  # noqa: ANN401 - a type
+    """The struct of that tag, or the only one."""
+    structs = [one for one in get_args(union) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+    return next((one for one in structs if one.__struct_config__.tag == tag), structs[0])

@@ -1,0 +1,34 @@
+"""Azure OpenAI and AI Foundry (contract B.13): OpenAI under other URLs.
+
+With `api_version` the older ones, `/openai/deployments/NAME/…?api-version=…` below the resource's address; without it
+the newer `/openai/v1`, which belongs into the base URL.
+"""
+
+from tidegate.dialects.base import OPENAI_PARTS, Dialect
+from tidegate.dialects.draft import Draft
+from tidegate.dialects.messages import Rules
+
+_RENAMED = "2024-09"  # `max_completion_tokens` exists since 2024-09-01-preview
+
+
+def _adjust(draft: Draft) -> None:
+    """Older API versions know only `max_tokens`, which all their models take."""
+    if draft.api_version is not None and draft.api_version < _RENAMED:
+        limit = draft.fields.pop("max_completion_tokens", None)
+        if limit is not None:
+            draft.fields["max_tokens"] = limit
+
+
+DIALECT = Dialect(
+    name="azure",
+    rules=Rules(is_reference=True),
+    max_tokens="max_completion_tokens",  # reasoning models refuse `max_tokens`
+    knows_tool_types=True,
+    parts=OPENAI_PARTS,
+    thought_tags=(),
+    top_level=frozenset({"system_fingerprint"}),
+    first_byte_timeout_s=60.0,
+    keepalive_s=30.0,
+    key_header="api-key",  # row 180
+    adjust=_adjust,
+)

@@ -1,0 +1,22 @@
+"""llama-cpp-python's server (contract B.5)."""
+
+from msgspec import Raw
+
+from tidegate.dialects.base import ONLY_OPENAI, Dialect
+from tidegate.dialects.messages import Rules
+from tidegate.dialects.thinking import put_nothing
+
+DIALECT = Dialect(
+    name="llama_cpp_python",
+    rules=Rules(merges_system=True, takes_null_content=False),
+    lacks=ONLY_OPENAI | {"n", "best_of", "chat_template_kwargs"},  # row 110: ignored in silence
+    max_tokens="max_tokens",
+    default_max_tokens=4096,  # row 109: without one it goes on to the end of its window
+    defaults={"repeat_penalty": Raw(b"1.0")},  # row 110: its own is 1.1, which punishes what nobody asked it to
+    fetches_urls=False,
+    structured="json_object",
+    may_lack_parser=True,
+    leaks_markup=True,
+    put_thinking=put_nothing,
+    asks_usage=False,
+)

@@ -1,0 +1,89 @@
+"""llama.cpp's server (contract B.4)."""
+
+from msgspec import Raw
+
+from tidegate.dialects.base import ONLY_OPENAI, TEXT_AND_IMAGES, Dialect
+from tidegate.dialects.draft import Draft, Message
+from tidegate.dialects.messages import Rules, role_of, set_text, text_of
+from tidegate.dialects.thinking import Thinking, put_effort, put_template_switch
+from tidegate.dialects.tools import ALL_CHOICES
+from tidegate.errors import MalformedRequest
+from tidegate.protocol.raw import as_object
+
+_put_effort = put_effort(off=None)
+_BOOLEANS = {b'"true"': Raw(b"true"), b'"false"': Raw(b"false")}
+
+
+def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+    """The template listens: to its switch, and some to an effort."""
+    _put_effort(draft, thinking)
+    if thinking.is_on is not None:
+        put_template_switch(draft, ("enable_thinking",), is_on=thinking.is_on)
+    if thinking.budget is not None:
+        draft.fields["thinking_budget_tokens"], thinking.budget = thinking.budget, None
+
+
+def _adjust(draft: Draft) -> None:
+    _mend_switch(draft)
+    _drop_logprobs(draft)
+    _join_tail(draft)
+
+
+def _mend_switch(draft: Draft) -> None:
+    """Row 105b: a switch that is no boolean is refused."""
+    switches = as_object(draft.fields.get("chat_template_kwargs"))
+    boolean = _BOOLEANS.get(bytes(switches.get("enable_thinking", b"")))
+    if boolean is not None:
+        draft.put("chat_template_kwargs", switches | {"enable_thinking": boolean})
+
+
+def _drop_logprobs(draft: Draft) -> None:
+    """Row 100: a stream cannot have them beside tools.
+
+    Raises:
+        UnsupportedParameter: the caller wants both.
+    """
+    if draft.is_stream and "tools" in draft.fields and bytes(draft.fields.get("logprobs", b"")) == b"true":
+        for name in ("logprobs", "top_logprobs"):
+            if name in draft.fields:
+                draft.refuse(name, why="is not supported together with 'tools' with this model")
+
+
+def _join_tail(draft: Draft) -> None:
+    """Row 101: an assistant message at the end is gone on with; two are refused, and so is one that calls tools.
+
+    Raises:
+        MalformedRequest: it calls tools.
+    """
+    messages = draft.messages
+    if role_of(messages[-1]) == "assistant" and "tool_calls" in messages[-1]:
+        raise MalformedRequest("The last message calls tools, but no message holds their results.", param="messages")
+    begin = len(messages)
+    while begin and _is_answer(messages[begin - 1]):
+        begin -= 1
+    if texts := [text_of(message) or "" for message in messages[begin:]]:
+        if len(texts) > 1:
+            draft.note("messages", "joined")
+        set_text(messages[begin], "\n".join(texts))
+        del messages[begin + 1 :]
+
+
+def _is_answer(message: Message) -> bool:
+    return role_of(message) == "assistant" and text_of(message) is not None and "tool_calls" not in message
+
+
+DIALECT = Dialect(
+    name="llamacpp",
+    rules=Rules(reasoning="reasoning_content", merges_system=True),
+    lacks=ONLY_OPENAI | {"best_of", "suffix"},  # row 104
+    max_tokens="max_tokens",
+    tool_choices=ALL_CHOICES - {"named"},  # row 98: it would be read as "auto"
+    parts=TEXT_AND_IMAGES | {"input_audio", "input_video", "video_url"},
+    fetches_urls=False,
+    leaves_template=True,
+    may_lack_parser=True,
+    leaks_markup=True,
+    put_thinking=_put_thinking,
+    prefill="vllm",  # row 101: an assistant's last word is gone on with; newer ones know the fields too
+    adjust=_adjust,
+)

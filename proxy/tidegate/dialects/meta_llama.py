@@ -1,0 +1,148 @@
+"""Meta's Llama API (contract B.11): its OpenAI-compatible endpoint, and its native one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tidegate.dialects import answer_shapes, events, failures
+from tidegate.dialects.base import ONLY_OPENAI, Dialect
+from tidegate.dialects.draft import Draft
+from tidegate.dialects.thinking import put_nothing
+from tidegate.protocol.chat import Choice, Chunk, Delta, Function, ToolCall
+from tidegate.protocol.lenient import TextPiece
+from tidegate.protocol.raw import as_object, as_text
+
+_LACKS = (
+    ONLY_OPENAI
+    | {"chat_template_kwargs", "stop", "n", "presence_penalty", "frequency_penalty", "seed", "logit_bias"}
+    | {"logprobs", "top_logprobs", "parallel_tool_calls"}
+)
+
+
+def _adjust(draft: Draft) -> None:
+    """Row 168: the only form that an answer can be held to is a schema."""
+    if as_text(as_object(draft.fields.get("response_format")).get("type")) == "json_object":
+        draft.refuse("response_format")
+
+
+class _Content(Struct, gc=False):
+    text: TextPiece | None = None
+
+
+class _Message(Struct, gc=False):
+    content: TextPiece | _Content | None = None
+    tool_calls: list[ToolCall] | None = None
+    stop_reason: str | None = None
+
+
+class _Piece(Struct, gc=False):
+    """A delta of an event: a text, or a piece of a tool call."""
+
+    type: str | None = None
+    text: TextPiece | None = None
+    id: str | None = None
+    function: Function | None = None
+
+
+class _Event(Struct, gc=False):
+    event_type: str | None = None
+    delta: _Piece | None = None
+    stop_reason: str | None = None
+    metrics: list[dict[str, Any]] | None = None
+
+
+class _Native(Struct, gc=False):
+    completion_message: _Message | None = None
+    event: _Event | None = None
+    metrics: list[dict[str, Any]] | None = None
+    stop_reason: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Native, strict=False).decode
+
+
+def parse_native(data: bytes) -> Chunk:
+    """Rows 165-167 and 169: one answer, or one event of a stream, as a `Chunk`.
+
+    Raises:
+        ProxyError: it is an error object.
+        UpstreamFailed: it is neither.
+    """
+    events.check_size(data)
+    try:
+        native, is_mended = _decode(data), False
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        native, is_mended = events.read_leniently(data, _Native, _mend), True
+    if native.completion_message is not None:
+        chunk = _from_message(native.completion_message, native)
+    elif native.event is not None:
+        chunk = _from_event(native.event)
+    else:
+        raise failures.parse_embedded(data)
+    chunk.is_mended = is_mended
+    return chunk
+
+
+def _mend(value: dict[str, Any]) -> None:
+    message, event = value.get("completion_message"), value.get("event")
+    if isinstance(message, dict):
+        if isinstance(message.get("content"), list):
+            message["content"] = answer_shapes.text_in(message["content"])
+        for call in message.get("tool_calls") or ():
+            if isinstance(call, dict):
+                answer_shapes.reshape_call(call)
+    if isinstance(event, dict) and isinstance(event.get("delta"), dict):
+        answer_shapes.reshape_call(event["delta"])
+
+
+def _from_message(message: _Message, native: _Native) -> Chunk:
+    content = message.content.text if isinstance(message.content, _Content) else message.content
+    choice = Choice(
+        message=Delta(content=content, tool_calls=message.tool_calls),
+        finish_reason=message.stop_reason or native.stop_reason or "stop",
+    )
+    return Chunk(choices=[choice], usage=_usage(native.metrics))
+
+
+def _from_event(event: _Event) -> Chunk:
+    piece, usage = event.delta, _usage(event.metrics)
+    if event.event_type == "metrics":
+        return Chunk(choices=[], usage=usage)
+    delta = Delta()
+    if piece is not None and piece.type == "tool_call":
+        delta.tool_calls = [ToolCall(id=piece.id, function=piece.function)]
+    elif piece is not None:
+        delta.content = piece.text
+    return Chunk(choices=[Choice(delta=delta, finish_reason=event.stop_reason)], usage=usage)
+
+
+def _usage(metrics: list[Mapping[str, Any]] | list[dict[str, Any]] | None) -> dict[str, Any] | None:
+    """`[{"metric": "num_prompt_tokens", "value": 9, "unit": "tokens"}, …]` as one mapping."""
+    if not metrics:
+        return None
+    return {str(item["metric"]): item.get("value") for item in metrics if "metric" in item}
+
+
+COMPAT = Dialect(
+    name="meta_llama",
+    lacks=_LACKS,
+    max_tokens="max_completion_tokens",
+    put_thinking=put_nothing,  # its models do not think
+    first_byte_timeout_s=60.0,
+    keepalive_s=30.0,
+    adjust=_adjust,
+)
+NATIVE = Dialect(
+    name="meta_llama_native",
+    paths={"chat": "/chat/completions"},
+    lacks=_LACKS,
+    max_tokens="max_completion_tokens",
+    put_thinking=put_nothing,  # its models do not think
+    asks_usage=False,
+    first_byte_timeout_s=60.0,
+    keepalive_s=30.0,
+    adjust=_adjust,
+    parse=parse_native,
+)

@@ -1,0 +1,16 @@
+"""api.openai.com: the reference, so almost nothing is changed (contract rows 193-196)."""
+
+from tidegate.dialects.base import OPENAI_PARTS, Dialect
+from tidegate.dialects.messages import Rules
+
+DIALECT = Dialect(
+    name="openai",
+    rules=Rules(is_reference=True),
+    max_tokens="max_completion_tokens",  # row 193; the old name is refused by models that reason
+    knows_tool_types=True,
+    parts=OPENAI_PARTS,
+    thought_tags=(),
+    top_level=frozenset({"system_fingerprint"}),
+    first_byte_timeout_s=60.0,
+    keepalive_s=30.0,
+)

@@ -1,0 +1,42 @@
+"""openrouter.ai (contract B.12): a router in front of many, which knows most of what OpenAI knows."""
+
+from tidegate.dialects.base import OPENAI_PARTS, Dialect
+from tidegate.dialects.draft import Draft
+from tidegate.dialects.messages import Rules
+from tidegate.dialects.thinking import Thinking, word
+
+_EFFORTS = {"max": "xhigh"}
+
+
+def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+    settings: dict[str, object] = dict(thinking.rest)
+    if thinking.is_on is False:
+        settings["enabled"] = False
+    elif thinking.effort is not None:
+        settings["effort"] = word(draft, thinking.effort, _EFFORTS)
+    elif thinking.budget is not None:
+        settings["max_tokens"], thinking.budget = thinking.budget, None
+    elif thinking.is_on:
+        settings["enabled"] = True
+    thinking.rest = {}
+    if settings:
+        draft.put("reasoning", settings)
+
+
+DIALECT = Dialect(
+    name="openrouter",
+    rules=Rules(
+        reasoning="reasoning",  # rows 174, 179
+        keeps_reasoning_details=True,
+        keeps_extra_content=True,
+        keeps_cache_control=True,  # without it the models of Anthropic cache nothing
+    ),
+    lacks=frozenset({"chat_template_kwargs"}),
+    knows_tool_types=True,
+    parts=OPENAI_PARTS | {"video_url", "input_video"},
+    put_thinking=_put_thinking,
+    stand_in=" ",
+    first_byte_timeout_s=60.0,
+    keepalive_s=30.0,
+    id_header="x-generation-id",  # row 178
+)

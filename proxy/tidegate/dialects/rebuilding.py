@@ -1,0 +1,202 @@
+"""Rules that rebuild a JSON value by an allow-list: what a `Rule` does not know is dropped.
+
+Every object is written anew, so that a duplicate key cannot hide a value.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tidegate.dialects import media
+from tidegate.errors import MalformedRequest
+from tidegate.protocol.raw import as_list, as_object, as_text
+from tidegate.protocol.request import json_type
+
+# Args: the value; its path, such as `messages[0].content`; a set that gets the names of dropped fields.
+# Returns: the rebuilt value; None: it is dropped. A rule may raise `MalformedRequest`.
+Rule = Callable[[Raw, str, set[str]], Raw | None]
+
+_encode = msgspec.json.Encoder().encode
+_WORD = re.compile(r"[\w+-]{0,64}", re.ASCII)
+_ADDRESS = re.compile(
+    r"\s*(?:[a-z][a-z0-9+.-]*:\s*[/\\]|(?:file|data|ftp|https?|blob|s3|gs|hf):|[/\\]{2}|[a-z]:\\"
+    r"|~?/[^/\s]+/\S|\.{1,2}[/\\])",
+    re.IGNORECASE,
+)
+_REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+_MAY_HOLD_REFERENCE = (*(name.encode() for name in _REFERENCES), b"\\u00")  # a key may be written with escapes
+
+
+def text(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
+    """A string that only the model reads."""
+    return raw if json_type(raw) == "string" else None
+
+
+def word(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
+    """A string of letters, digits, `_`, `+` and `-`."""
+    return raw if _WORD.fullmatch(as_text(raw) or " ") else None
+
+
+def scalar(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
+    """A number or a boolean."""
+    return raw if json_type(raw) in {"number", "boolean"} else None
+
+
+def schema(raw: Raw, at: str, _dropped: set[str]) -> Raw:
+    """Any JSON, such as a schema, whose references all point into the same document.
+
+    Raises:
+        MalformedRequest: a reference points elsewhere.
+    """
+    data = bytes(raw)
+    if not any(mark in data for mark in _MAY_HOLD_REFERENCE):
+        return raw
+    value = msgspec.json.decode(data)
+    if _refers_elsewhere(value):
+        raise MalformedRequest(
+            f"'{at}' refers to another document, which this model does not look up; use references that begin "
+            "with '#'.",
+            param=at,
+            code="unsupported_reference",
+        )
+    return Raw(_encode(value))  # encoded anew: of duplicate keys only the checked one stays
+
+
+def fields(**known: Rule) -> Rule:
+    """An object with these fields."""
+
+    def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
+        return None if json_type(raw) != "object" else Raw(_encode(keep_known(as_object(raw), known, at, dropped)))
+
+    return apply
+
+
+def keep_known(given: Mapping[str, Raw], known: Mapping[str, Rule], at: str, dropped: set[str]) -> dict[str, Raw]:
+    """The fields of an object for which there is a rule, rebuilt."""
+    kept = {}
+    for name, value in given.items():
+        rule = known.get(name)
+        found = None if rule is None else rule(value, f"{at}.{name}", dropped)
+        if found is None:
+            dropped.add(name)
+        else:
+            kept[name] = found
+    return kept
+
+
+def items(rule: Rule) -> Rule:
+    """An array of items for which there is one rule."""
+
+    def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
+        if json_type(raw) != "array":
+            return None
+        found = [rule(item, f"{at}[{place}]", dropped) for place, item in enumerate(as_list(raw))]
+        return Raw(_encode([item for item in found if item is not None]))
+
+    return apply
+
+
+def unchanged_if(decoder: msgspec.json.Decoder[Any], rule: Rule) -> Rule:
+    """A value that the strict `decoder` accepts is kept unchanged, which is fast; any other is rebuilt by `rule`."""
+
+    def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
+        data = bytes(raw)
+        if not any(mark in data for mark in _MAY_HOLD_REFERENCE):
+            with suppress(msgspec.ValidationError):
+                decoder.decode(data)
+                return raw
+        return rule(raw, at, dropped)
+
+    return apply
+
+
+def either(*rules: Rule) -> Rule:
+    """The first of these rules that does not drop the value."""
+
+    def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
+        return next((found for each in rules if (found := each(raw, at, dropped)) is not None), None)
+
+    return apply
+
+
+def address(raw: Raw, at: str, dropped: set[str]) -> Raw:
+    """An object whose `url` is a `data:` URL; a bare string becomes such an object.
+
+    Raises:
+        MalformedRequest: the URL is missing, or no `data:` URL.
+    """
+    given = {"url": raw} if json_type(raw) == "string" else as_object(raw)
+    kept = keep_known(given, _OF_ADDRESS, at, dropped)
+    url = media.data_url(as_text(kept.get("url")) or "")
+    if url is None:
+        raise not_inline(at)
+    return Raw(_encode(kept | {"url": url}))
+
+
+_OF_ADDRESS: Mapping[str, Rule] = {
+    "url": text,
+    "detail": word,
+    "max_dynamic_patch": scalar,  # SGLang's
+    "min_dynamic_patch": scalar,
+}
+
+
+def base64_text(raw: Raw, at: str, _dropped: set[str]) -> Raw:
+    """Base64.
+
+    Raises:
+        MalformedRequest: the value is no base64.
+    """
+    found = media.plain_base64(as_text(raw) or "-.")
+    if found is None:
+        raise not_inline(at)
+    return Raw(_encode(found))
+
+
+def not_inline(at: str) -> MalformedRequest:
+    """The error for media that are not sent as bytes inside the request."""
+    return MalformedRequest(
+        "This model runs on a local engine, which may not open addresses or files. Send the bytes: "
+        "'data:TYPE;base64,...' as a URL, base64 as data.",
+        param=at,
+        code=f"unsupported_{at.rpartition('.')[2]}",
+    )
+
+
+def has_address(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
+    """Whether any string in the value looks like a URL or a file path."""
+    if isinstance(value, str):
+        return _ADDRESS.match(value.lstrip()) is not None
+    if isinstance(value, list):
+        return any(map(has_address, value))
+    return isinstance(value, dict) and any(has_address(item) for pair in value.items() for item in pair)
+
+
+def _refers_elsewhere(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
+    """Whether a reference points outside the document; strings may hold schemas too (SGLang, vLLM)."""
+    if isinstance(value, str):
+        text = value.lstrip().lstrip("\ufeff")
+        return text.startswith("{") and _text_refers_elsewhere(text)
+    if isinstance(value, list):
+        return any(map(_refers_elsewhere, value))
+    if not isinstance(value, dict):
+        return False
+    return any((name in _REFERENCES and _is_elsewhere(item)) or _refers_elsewhere(item) for name, item in value.items())
+
+
+def _is_elsewhere(reference: Any) -> bool:  # noqa: ANN401 - JSON of any form
+    """Whether a reference, or any of a list of them, points outside the document; no standard allows a list."""
+    named = reference if isinstance(reference, list) else [reference]
+    return any(isinstance(each, str) and not each.startswith("#") for each in named)
+
+
+def _text_refers_elsewhere(text: str) -> bool:
+    """Text that is no strict JSON is searched for the keys, as the engine's parser may be more lenient."""
+    try:
+        return _refers_elsewhere(msgspec.json.decode(text))
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return any(f'"{name}"' in text for name in _REFERENCES)

@@ -1,0 +1,30 @@
+"""SGLang's OpenAI server (contract B.3)."""
+
+from tidegate.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
+from tidegate.dialects.draft import Draft
+from tidegate.dialects.messages import Rules
+from tidegate.dialects.thinking import Thinking, put_effort, put_template_switch
+
+_put_effort = put_effort(off=None)
+
+
+def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+    _put_effort(draft, thinking)
+    if thinking.is_on is not None:
+        put_template_switch(draft, ("thinking", "enable_thinking"), is_on=thinking.is_on)
+
+
+DIALECT = Dialect(
+    name="sglang",
+    rules=Rules(reasoning="reasoning_content", merges_system=True),
+    lacks=ONLY_OPENAI,
+    parts=ENGINE_PARTS,
+    fetches_urls=False,
+    structured_with_forced_tool=False,  # row 86
+    leaves_template=True,
+    may_lack_parser=True,
+    leaks_markup=True,
+    put_thinking=_put_thinking,
+    prefill="vllm",
+    repairs_silence=True,
+)

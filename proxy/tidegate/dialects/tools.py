@@ -1,0 +1,241 @@
+"""Tools, `tool_choice` and what they replaced, in each host's way (contract Q-TOOLS, rows 52, 98, 115, 163, 185)."""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from tidegate.dialects.draft import Draft, compact
+from tidegate.errors import MalformedRequest
+from tidegate.protocol.raw import as_list, as_object, as_text
+from tidegate.protocol.request import json_type
+
+FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
+ALL_CHOICES = frozenset({"none", "auto", "required", "named"})
+_WORDS = {"none": "none", "auto": "auto", "required": "required", "any": "required"}
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+class _Schema(Struct, gc=False):
+    type: Raw | UnsetType = UNSET
+
+
+class _Function(Struct, gc=False):
+    parameters: _Schema | None = None
+
+
+class _Tool(Struct, gc=False):
+    function: _Function | UnsetType = UNSET
+
+
+_decode_tools = msgspec.json.Decoder(list[_Tool]).decode
+
+
+def modernise(draft: Draft) -> None:
+    """`functions` and `function_call`, which tools replaced: tools of which one at most is called at a time."""
+    fields = draft.fields
+    functions, call = as_list(fields.pop("functions", None)), fields.pop("function_call", None)
+    if not functions:
+        return
+    draft.asks_functions = True
+    draft.put("tools", [{"type": "function", "function": function} for function in functions])
+    fields["parallel_tool_calls"] = Raw(b"false")
+    fields.pop("tool_choice", None)
+    if call is not None:
+        is_named = json_type(call) == "object"
+        draft.put("tool_choice", {"type": "function", "function": call} if is_named else call)
+
+
+def normalise_choice(draft: Draft) -> None:
+    """Put a `tool_choice` of another API into the form of OpenAI's chat completions.
+
+    Some clients send `{"type": "auto"}`, or `any` for `required` (Anthropic, Mistral). `{"type": "function", "name"}`
+    is of the Responses API, `{"type": "tool", "name"}` Anthropic's.
+    """
+    choice = _choice(draft)
+    kind = choice if isinstance(choice, str) else as_text((choice or {}).get("type"))
+    if (named := _WORDS.get(kind or "")) is not None:
+        draft.put("tool_choice", named)
+    elif isinstance(choice, dict) and kind in {"function", "tool"} and "function" not in choice and "name" in choice:
+        draft.put("tool_choice", {"type": "function", "function": {"name": choice["name"]}})
+
+
+def drop_cache_control(draft: Draft) -> None:
+    """Drop the `cache_control` of tools and of their functions."""
+    given = [as_object(tool) for tool in as_list(draft.fields["tools"])]
+    is_marked = False
+    for tool in given:
+        function = as_object(tool.get("function"))
+        if function.pop("cache_control", None) is not None:
+            tool["function"] = Raw(msgspec.json.encode(function))
+            is_marked = True
+        is_marked = tool.pop("cache_control", None) is not None or is_marked
+    if is_marked:
+        draft.put("tools", given)
+        draft.note("cache_control", "dropped")
+
+
+def tidy(draft: Draft) -> None:
+    """Q-TOOLS: empty lists mean absent, and hosts answer 400 to them."""
+    fields = draft.fields
+    if "tools" in fields and compact(fields["tools"]) == b"[]":
+        del fields["tools"]
+    if "tools" not in fields:
+        fields.pop("tool_choice", None)
+        fields.pop("parallel_tool_calls", None)
+
+
+def fill_parameters(draft: Draft) -> None:
+    """Give a function without parameters the schema of an empty object, and parameters without a type that type."""
+    try:
+        typed = _decode_tools(draft.fields.get("tools", b"[]"))
+    except msgspec.DecodeError:  # the host reports the error
+        return
+    bare = {number for number, tool in enumerate(typed) if _lacks_schema(tool)}
+    if not bare:
+        return
+    tools = [as_object(tool) for tool in as_list(draft.fields["tools"])]
+    for number in bare:
+        function = as_object(tools[number]["function"])
+        parameters = _NO_PARAMETERS | as_object(function.get("parameters"))
+        tools[number]["function"] = Raw(msgspec.json.encode(function | {"parameters": parameters}))
+    draft.put("tools", tools)
+
+
+def _lacks_schema(tool: _Tool) -> bool:
+    function = tool.function
+    return function is not UNSET and (function.parameters is None or function.parameters.type is UNSET)
+
+
+def plain_tools(draft: Draft) -> None:
+    """For hosts that know functions only: no custom tools, no `allowed_tools`.
+
+    Raises:
+        UnsupportedParameter: a custom tool.
+        MalformedRequest: the choice names what is not there.
+    """
+    if "tools" not in draft.fields:
+        return
+    tools = as_list(draft.fields["tools"])
+    kept = [tool for tool in tools if _kind(tool) == "function"]
+    if len(kept) < len(tools):
+        draft.refuse(
+            "tools", instead=kept or None, why="of other types than 'function' are not supported with this model"
+        )
+        tidy(draft)
+    choice = _choice(draft)
+    if isinstance(choice, dict) and as_text(choice.get("type")) == "allowed_tools":
+        _allow(draft, as_object(choice.get("allowed_tools")))
+
+
+def choose(draft: Draft, known: frozenset[str], *, required: str = "required") -> None:
+    """Say the choice in a form that the host knows.
+
+    Raises:
+        UnsupportedParameter: there is none.
+        MalformedRequest: the choice names what is not there.
+    """
+    choice = _choice(draft)
+    if choice is None:
+        return
+    form = choice if isinstance(choice, str) else "named"
+    if form == "named" and (form not in known or not draft.card.named_tool_choice) and "required" in known:
+        _keep(draft, [_name_of_choice(choice)])
+        form = "required"
+        draft.put("tool_choice", required)
+    elif form not in known and form == "none":
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            draft.fields.pop(name, None)
+        draft.note("tools", "dropped")
+    elif form not in known:
+        draft.refuse("tool_choice", instead="auto", word="auto")
+    elif form == "required":
+        draft.put("tool_choice", required)
+
+
+def leave_out(draft: Draft) -> None:
+    """Drop tools that may be called, for an engine that reads no tool calls.
+
+    Raises:
+        UnsupportedParameter: the caller does not let parameters be dropped.
+    """
+    if may_be_called(draft) is not UNSET:
+        draft.refuse("tools")
+        tidy(draft)
+
+
+def is_forced(draft: Draft) -> bool:
+    """Whether the model must call a tool."""
+    choice = _choice(draft)
+    return choice is not None and choice not in ("none", "auto")
+
+
+def may_be_called(draft: Draft) -> Raw | UnsetType:
+    """The tools that `tool_choice` lets the model call; unset where it may call none."""
+    tools, choice = draft.fields.get("tools", UNSET), _choice(draft)
+    if isinstance(tools, UnsetType) or choice == "none":
+        return UNSET
+    if not isinstance(choice, dict):
+        return tools
+    allowed = as_object(choice.get("allowed_tools")).get("tools")
+    wanted = {_name_of(tool) for tool in ([choice] if allowed is None else map(as_object, as_list(allowed)))}
+    return Raw(msgspec.json.encode([tool for tool in as_list(tools) if _name_of(as_object(tool)) in wanted]))
+
+
+def strip_strict(draft: Draft) -> None:
+    """Row 15: `strict` is known at DeepSeek's beta address only."""
+    if "tools" not in draft.fields:
+        return
+    tools = [as_object(tool) for tool in as_list(draft.fields["tools"])]
+    was_strict = False
+    for tool in tools:
+        function = as_object(tool.get("function"))
+        if (strict := function.pop("strict", None)) is not None:
+            was_strict = was_strict or bytes(strict) == b"true"
+            tool["function"] = Raw(msgspec.json.encode(function))
+    draft.put("tools", tools)
+    if was_strict:
+        draft.note("tools.strict", "dropped")
+
+
+def _allow(draft: Draft, allowed: dict[str, Raw]) -> None:
+    names = [_name_of_choice(as_object(tool)) for tool in as_list(allowed.get("tools"))]
+    _keep(draft, names)
+    draft.put("tool_choice", "required" if as_text(allowed.get("mode")) == "required" else "auto")
+
+
+def _keep(draft: Draft, names: list[str]) -> None:
+    tools, wanted = as_list(draft.fields["tools"]), set(names)
+    kept = [tool for tool in tools if _name_of(as_object(tool)) in wanted]
+    if not kept:
+        raise MalformedRequest(f"Tool choice '{', '.join(names)[:128]}' is not among 'tools'.", param="tool_choice")
+    if len(kept) < len(tools):
+        draft.note("tools", "filtered")
+    draft.put("tools", kept)
+
+
+def _choice(draft: Draft) -> str | dict[str, Raw] | None:
+    raw = draft.fields.get("tool_choice")
+    if raw is None:
+        return None
+    return as_text(raw) if json_type(raw) == "string" else as_object(raw)
+
+
+def _name_of_choice(choice: str | dict[str, Raw]) -> str:
+    function = as_object(choice.get("function")) if isinstance(choice, dict) else {}
+    name = as_text(function.get("name"))
+    if name is None:
+        raise MalformedRequest(
+            "Missing required parameter: 'tool_choice.function.name'.",
+            param="tool_choice.function.name",
+            code="missing_required_parameter",
+        )
+    return name
+
+
+def _name_of(tool: Mapping[str, Raw]) -> str | None:
+    return as_text(as_object(tool.get("function")).get("name"))
+
+
+def _kind(tool: Raw) -> str | None:
+    return as_text(as_object(tool).get("type")) or "function"

@@ -1,0 +1,179 @@
+"""The kind `command`: any model server, started by a command of the config whose names are replaced at each start."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tidegate.config.command_line import split
+from tidegate.config.commands import fill, names, needs_port, program_of, runs_container
+from tidegate.config.engines import CommandConfig
+from tidegate.config.replicas import engine_of, number_of
+from tidegate.engines.base import Command, EngineError, Hopeless, Progress
+from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.gpus.devices import VISIBLE, Gpu, select
+from tidegate.engines.gpus.placement import place_command
+from tidegate.engines.process.sockets import free_port
+from tidegate.engines.start_limit import start_limit_s
+
+_START_S = 600.0
+_MAX_LINE = 200  # characters
+_MAX_QUOTED = 3  # lines
+_ERROR_WORDS = re.compile(
+    r"(?i)error|cannot|could not|can't|fail|fatal|invalid|unknown|no such|not found|denied|in use"
+)
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_SECRET_NAME = re.compile(r"(?i)(key|token|secret|password)$")
+_MIN_SECRET = 8  # characters; a shorter value may occur in the output by chance
+# programs whose arguments may be a command for a container, another machine or another user
+_RUN_OTHERS = frozenset(
+    {"sh", "bash", "dash", "zsh", "env", "sudo", "ssh", "srun", "systemd-run", "apptainer", "singularity"}
+)
+
+
+class CommandEngine:
+    """A model server started by a command; implements `kinds.Kind`.
+
+    Args:
+        name: the engine's, or the replica's; ${NAME} is the engine's name in the config.
+        config: without faults, see `tidegate.config.commands.faults`.
+        gpus: the machine's.
+        environment: the one that the engine inherits; None: ours.
+        find_port: finds a free port of the loopback address.
+    """
+
+    parses_thinking = False
+    knows_tools = True
+    calls_tools = True  # its flags are not known
+
+    def __init__(
+        self,
+        name: str,
+        config: CommandConfig,
+        gpus: Sequence[Gpu] = (),
+        environment: Mapping[str, str] | None = None,
+        find_port: Callable[[], int] = free_port,
+    ) -> None:
+        self._name = engine_of(name)
+        self._number = number_of(name)
+        self._config = config
+        self._gpus = gpus
+        self._environment = os.environ if environment is None else environment
+        self._find_port = find_port
+        self.dialect: str = config.dialect
+        self.health_path = config.health_path
+        self.metrics_path = config.metrics_path
+        self.always_streams = config.dialect == "llamacpp"  # as for the kind llamacpp
+        self.uses_port = needs_port(config)
+        self.sleep_paths = _pair(config.sleep_path, config.wake_path)
+        self.sleep_level = None if self.sleep_paths is None else 1
+        self.stop_s = config.stop_timeout_s
+        self.start_timeout_s = config.start_timeout_s or self._default_start_timeout_s()
+
+    def command(self, socket_path: str, api_key: str) -> Command:
+        self._check_program()
+        words = split(self._config.cmd)
+        port = self._find_port() if self.uses_port else None
+        gpus = select(self._config.gpus, self._environment) if self._config.gpus else {}
+        values = {
+            "SOCKET": socket_path,
+            "MODEL": _expand_home(self._config.model or ""),
+            "NAME": self._name,
+            "REPLICA": str(self._number),
+            "GPUS": gpus.get(VISIBLE, ""),
+            "API_KEY": api_key,
+        } | ({} if port is None else {"PORT": str(port)})
+        own = {key: fill(value, values) for key, value in self._config.environment.items()}
+        return Command(
+            [_expand_home(fill(word, values)) for word in words],
+            gpus | own,
+            stop=[_expand_home(fill(word, values)) for word in split(self._config.cmd_stop or ())],
+            port=port,
+            secrets=[api_key, *(value for key, value in own.items() if _is_secret(key, value))],
+        )
+
+    def needs(self) -> Needs:
+        self._check_program()
+        return place_command(self._config, self._gpus)
+
+    def model_card(self) -> str | None:
+        return None
+
+    def model_bytes(self) -> int:
+        try:
+            path = Path(_expand_home(self._config.model or ""))
+            return path.stat().st_size if path.is_file() else 0
+        except (OSError, ValueError):
+            return 0
+
+    def progress(self, line: str) -> Progress | None:
+        """The last line of its output, which every server has."""
+        return Progress("starting the model", line=plain) if (plain := _plain(line)) else None
+
+    def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
+        """Its last lines that have a word for an error; they say more than its exit status."""
+        said = [] if has_run else [_plain(line) for line in lines if _ERROR_WORDS.search(line)]
+        return EngineError("it ended", said[-_MAX_QUOTED:]) if said else None
+
+    def faults(self) -> Iterator[str]:
+        """What no machine could start, with its key: paths where nothing is.
+
+        A program named without a folder is none: it is looked for in the PATH of the machine that starts it.
+        """
+        if Path(_expand_home(split(self._config.cmd)[0])).is_absolute():
+            try:
+                self._check_program()
+            except Hopeless as error:
+                yield f"cmd: {error}"
+        if self._model_is_missing() and not self._model_may_be_elsewhere():
+            yield f"model: {self._config.model} does not exist: mend the path"
+
+    def notes(self) -> Iterator[str]:
+        """What is perhaps not what was meant, with its key."""
+        words = split(self._config.cmd)
+        if self._model_is_missing() and self._model_may_be_elsewhere() and not runs_container(words):
+            yield f"model: {self._config.model} does not exist here: mend the path, if the server is to read it here"
+
+    def _model_is_missing(self) -> bool:
+        """Whether it is written as a path, and nothing is there."""
+        model = self._config.model or ""
+        try:
+            return model.startswith(("/", "~/")) and not Path(_expand_home(model)).exists()
+        except (OSError, ValueError):
+            return True
+
+    def _model_may_be_elsewhere(self) -> bool:
+        """Whether the server may see other files than we do, or does not get the path at all."""
+        words = split(self._config.cmd)
+        is_told = "MODEL" in names([*words, *self._config.environment.values()])
+        return not is_told or runs_container(words) or program_of(words) in _RUN_OTHERS
+
+    def _check_program(self) -> None:
+        program = _expand_home(split(self._config.cmd)[0])
+        path = {**self._environment, **self._config.environment}.get("PATH")
+        if shutil.which(program, path=path) is None:
+            raise Hopeless(f"there is no program {program}: install it, or mend the key cmd")
+
+    def _default_start_timeout_s(self) -> float:
+        """By the size of the model's file; longer where the size is unknown, as it may have to be downloaded."""
+        size = self.model_bytes()
+        return start_limit_s(_START_S, size, may_download=not size)
+
+
+def _plain(line: str) -> str:
+    """The line without colours and control characters, cut to `_MAX_LINE`."""
+    return "".join(each for each in _ESCAPE.sub("", line) if each.isprintable()).strip()[:_MAX_LINE]
+
+
+def _pair(first: str | None, second: str | None) -> tuple[str, str] | None:
+    return None if first is None or second is None else (first, second)
+
+
+def _expand_home(word: str) -> str:
+    """`word` with a leading `~/` replaced by the home folder, as a shell does."""
+    return str(Path(word).expanduser()) if word.startswith("~/") else word
+
+
+def _is_secret(key: str, value: str) -> bool:
+    return len(value) >= _MIN_SECRET and _SECRET_NAME.search(key) is not None

@@ -1,0 +1,101 @@
+"""Why an engine that had been ready has ended: its exit status, and what its output says of its processes; no I/O.
+
+The patterns fit the output of vLLM 0.26 to 0.32. Only names of signals and exceptions are passed on from a line, as the
+lines of an engine that has callers may quote them.
+"""
+
+import re
+import signal
+from collections.abc import Sequence
+
+from tidegate.engines.base import EngineError
+
+_TOLD_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+# sent by another program, so earlier errors in the output are not the reason
+SENT = frozenset({signal.SIGKILL, *_TOLD_TO_END})
+
+_KILLED = "by another program, or by the kernel because the machine's memory was full (see dmesg)"
+_SEE_LOGS = "see `tidegate engines logs`"
+
+_WORKER = re.compile(r"^\w*Worker\w*(?: proc)? \S+ died unexpectedly(?: \(exit code: (?P<status>-?\d+|None)\))?")
+_CRASH = re.compile(
+    r"^!+ Segfault encountered !+$|"
+    r"^Fatal Python error: (?P<what>Segmentation fault|Aborted|Bus error|Illegal instruction)"
+)
+_CRASHES = {
+    None: signal.SIGSEGV,
+    "Segmentation fault": signal.SIGSEGV,
+    "Aborted": signal.SIGABRT,
+    "Bus error": signal.SIGBUS,
+    "Illegal instruction": signal.SIGILL,
+}
+_FAILED = re.compile(r"^EngineCore encountered a fatal error")
+_EXCEPTION = re.compile(r"^(?P<what>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): ")
+_CORE_ENDED = re.compile(r"engine core exited unexpectedly|^Engine core proc \S+ died unexpectedly")
+_ASKED = re.compile(r"^\[shutdown\] EngineCore: trigger received signal=(?P<what>SIG[A-Z]+)$")
+_DEAD = "EngineDeadError"
+_SHUTS_DOWN = re.compile(r"^INFO:\s+Shutting down$|^\[shutdown\] API server: shutdown triggered")
+
+
+def signal_of(status: int) -> signal.Signals | None:
+    """The signal in an exit status: a negative number, as Python has it, or 128 plus its number; None: no signal."""
+    number = -status if status < 0 else status - 128
+    try:
+        return signal.Signals(number)
+    except ValueError:
+        return None
+
+
+def tell_signal(number: signal.Signals, what: str = "it") -> str:
+    """The reason for an end by a signal that Tidegate has not sent; `what` is the process, as the subject."""
+    if number == signal.SIGKILL:
+        return f"{what} was killed (SIGKILL): {_KILLED}"
+    if number in _TOLD_TO_END:
+        return f"{what} was told to end by another program ({number.name})"
+    return f"{what} crashed ({number.name}), by a fault of native code or a driver: see dmesg, `tidegate engines logs`"
+
+
+def explain_end(lines: Sequence[str]) -> EngineError | None:
+    """Why an engine has ended, by what its output says of its processes; None where it says nothing.
+
+    Args:
+        lines: since its last good health check, without the process names and times in front.
+    """
+    for told in (_worker(lines), _crash(lines), _core(lines)):
+        if told is not None:
+            return EngineError(told)
+    if any(_SHUTS_DOWN.search(line) for line in lines):
+        return EngineError("it was told to end by another program (SIGTERM or SIGINT)")
+    return None
+
+
+def _worker(lines: Sequence[str]) -> str | None:
+    """Why the first worker ended; vLLM does not always know the exit status when it reports that."""
+    found = next((found for line in lines if (found := _WORKER.search(line)) is not None), None)
+    if found is None:
+        return None
+    status = found["status"]
+    number = None if status in {None, "None"} else signal_of(int(status))
+    if number is not None:
+        return tell_signal(number, "one of its workers")
+    return _crash(lines) or f"one of its workers ended unexpectedly: it failed, or was killed {_KILLED}; {_SEE_LOGS}"
+
+
+def _crash(lines: Sequence[str]) -> str | None:
+    found = next((found for line in lines if (found := _CRASH.search(line)) is not None), None)
+    return None if found is None else tell_signal(_CRASHES[found["what"]], "one of its processes")
+
+
+def _core(lines: Sequence[str]) -> str | None:
+    """Why its core ended; a core that ended without any output was killed."""
+    failed = next((place for place, line in enumerate(lines) if _FAILED.search(line)), None)
+    if failed is not None:
+        found = next((found for line in lines[failed:] if (found := _EXCEPTION.match(line)) is not None), None)
+        what = "" if found is None else f" ({found['what']})"
+        return f"its core failed{what}; {_SEE_LOGS}"
+    if any(_CORE_ENDED.search(line) for line in lines):
+        asked = next((found for line in lines if (found := _ASKED.search(line)) is not None), None)
+        if asked is not None:
+            return f"its core was told to end by another program ({asked['what']})"
+        return f"its core was ended by a signal, with no output: killed {_KILLED}"
+    return f"its core failed; {_SEE_LOGS}" if any(_DEAD in line for line in lines) else None

@@ -1,0 +1,53 @@
+"""Settings of engines that could work on no machine, or that do nothing; found without starting an engine.
+
+What only this machine lacks (a GPU, vLLM itself) is no fault: see `assembly.Engines.refusals`.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from tidegate.config.engines import CommandConfig, EngineConfig, LlamaCppConfig, VllmConfig
+from tidegate.engines.base import Hopeless
+from tidegate.engines.command import CommandEngine
+from tidegate.engines.llamacpp.engine import LlamaCpp
+from tidegate.engines.vllm import command as vllm_command
+from tidegate.engines.vllm.engine import Vllm
+from tidegate.errors import ConfigError
+
+
+def faults(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
+    """Settings with which an engine could start on no machine: each as the key's path, the fault and the cure."""
+    for name, config in engines.items():
+        if isinstance(config, LlamaCppConfig):
+            yield from _at(name, LlamaCpp(name, config).faults())
+        elif isinstance(config, VllmConfig):
+            yield from _at(name, Vllm(name, config).faults())
+        elif isinstance(config, CommandConfig):
+            yield from _at(name, CommandEngine(name, config).faults())
+
+
+def notes(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
+    """Settings that do nothing, or perhaps not what was meant: each as the key's path, what about it and the cure."""
+    for name, config in engines.items():
+        if isinstance(config, VllmConfig):
+            yield from _at(name, Vllm(name, config).notes())
+        elif isinstance(config, CommandConfig):
+            yield from _at(name, CommandEngine(name, config).notes())
+
+
+def check_settings(engines: Mapping[str, EngineConfig], source: str) -> None:
+    """Check that `args` and `environment` of engines hold only what may be set there.
+
+    Raises:
+        ConfigError: they do not; the message has `source`, the key's path, the fault and the cure.
+    """
+    for name, config in engines.items():
+        if not isinstance(config, VllmConfig):
+            continue
+        try:
+            vllm_command.check_settings(config)
+        except Hopeless as error:
+            raise ConfigError(f"{source}: engines.{name}.{error}") from error
+
+
+def _at(name: str, found: Iterator[str]) -> Iterator[str]:
+    return (f"engines.{name}.{each}" for each in found)

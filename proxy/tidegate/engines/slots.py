@@ -1,0 +1,92 @@
+"""`Places`: counts the requests in an engine and those that wait for it, and since when it has had none."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tidegate.clock import Clock
+
+
+class Places:
+    """Counts the requests that we have in one engine, and those that wait for it; owner of both counts.
+
+    Attributes:
+        waiting: how many requests wait until the engine takes requests.
+        movable: for each request that waits for its first content and has another target left, the function that ends
+            its wait; it is called with the reason. Each request adds and discards its own.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._emptied = asyncio.Event()
+        self._waited_since_s = 0.0
+        self._opened_s = self._last_request_s = clock.monotonic_s()
+        self.taken = 0
+        self.waiting = 0
+        self.movable: set[Callable[[str], None]] = set()
+        self.last_used_s = clock.monotonic_s()
+
+    def request_came(self) -> None:
+        """A request has come; whether it gets a place does not matter here."""
+        self._last_request_s = self._clock.monotonic_s()
+
+    @contextmanager
+    def one_waits(self) -> Iterator[None]:
+        """Count one more waiting request while the block runs."""
+        if not self.waiting:
+            self._waited_since_s = self._clock.monotonic_s()
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+
+    def take(self) -> None:
+        """Somebody comes."""
+        self.taken += 1
+        self._emptied.clear()
+        self.last_used_s = self._clock.monotonic_s()
+
+    def leave(self) -> None:
+        """Somebody goes; called once for each who came."""
+        self.taken -= 1
+        self.last_used_s = self._clock.monotonic_s()
+        if not self.taken:
+            self._emptied.set()
+
+    def move(self, reason: str) -> None:
+        """Move every request that can go to another target there."""
+        for move in list(self.movable):
+            move(reason)
+
+    def open(self) -> None:
+        """There are places from now on: nobody could have used them before."""
+        self.last_used_s = self._opened_s = self._clock.monotonic_s()
+
+    @property
+    def waited_s(self) -> float | None:
+        """For how many seconds at least one request has been waiting; None while none waits.
+
+        This is not the age of the oldest request: callers that give up and ask again do not reset it.
+        """
+        return self._clock.monotonic_s() - self._waited_since_s if self.waiting else None
+
+    @property
+    def open_s(self) -> float:
+        """Seconds since the engine last became ready."""
+        return self._clock.monotonic_s() - self._opened_s
+
+    @property
+    def has_new_requests(self) -> bool:
+        """Whether requests have come since the engine last became ready, beside those that were waiting then."""
+        return self._last_request_s > self._opened_s
+
+    @property
+    def idle_s(self) -> float:
+        """How long there were places and nobody has been there; 0 while somebody is."""
+        return 0.0 if self.taken else self._clock.monotonic_s() - self.last_used_s
+
+    async def until_empty(self) -> None:
+        """Wait until nobody is there; others must be kept out meanwhile."""
+        if self.taken:
+            await self._emptied.wait()

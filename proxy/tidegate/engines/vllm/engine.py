@@ -1,0 +1,266 @@
+"""vLLM, run by a Python that has it; `tidegate.engines.vllm.server` is what that Python is given."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from msgspec import Struct, structs
+
+from tidegate.config.engines import VllmConfig
+from tidegate.config.replicas import engine_of, number_of
+from tidegate.engines import output
+from tidegate.engines.base import Command, EngineError, Hopeless, Progress
+from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.gpus.devices import Gpu
+from tidegate.engines.gpus.placement import Placement, place
+from tidegate.engines.start_limit import start_limit_s
+from tidegate.engines.vllm.checkpoint import Checkpoint, read_adapter_rank, read_checkpoint
+from tidegate.engines.vllm.command import (
+    SHUTDOWN_S,
+    Machine,
+    build_command,
+    calls_tools,
+    check_settings,
+    has_reasoning_parser,
+    is_spread,
+    to_check,
+)
+from tidegate.engines.vllm.deepseek import CARDS, generation_of
+
+_START_S = 600.0  # imports, compilation, graph capture
+_TEARDOWN_S = 10.0  # after the requests' end (reference vllm.md, section 4)
+_BUILD = re.compile(r"vllm(?P<name>\w*)-(?P<version>[^-]+)\.dist-info")
+_RELEASE = re.compile(r"\d+(?:\.\d+)*")
+_PACKAGES = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
+
+
+class Build(Struct, frozen=True):
+    """A vLLM that is installed.
+
+    Attributes:
+        version: as its distribution says.
+        is_cpu: it runs on no GPU.
+    """
+
+    version: str
+    is_cpu: bool
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """The version as numbers, as far as it begins with such."""
+        found = _RELEASE.match(self.version)
+        return () if found is None else tuple(map(int, found[0].split(".")))
+
+
+class Vllm:
+    """A checkpoint served by vLLM; implements `base.EngineKind`.
+
+    Args:
+        name: the engine's, or the replica's; the model is served under the engine's name in the config.
+        config: see there.
+        gpus: the machine's.
+        environment: the one that the engine inherits; None: ours.
+
+    Attributes:
+        calls_tools: whether it reads its model's tool calls, with the flags of its last start or of the next one.
+    """
+
+    dialect = "vllm"
+    health_path = "/health"
+    metrics_path: str | None = "/metrics"
+    always_streams = False
+    uses_port = False
+    sleep_paths = None
+    knows_tools = True
+
+    def __init__(
+        self,
+        name: str,
+        config: VllmConfig,
+        gpus: Sequence[Gpu] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._name = engine_of(name)
+        self._number = number_of(name)
+        self._config = config
+        self._gpus = gpus
+        self._environment = os.environ if environment is None else environment
+        self.sleep_level: int | None = config.sleep_level
+        self.stop_s = _seconds(config.args.get("shutdown_timeout", SHUTDOWN_S)) + _TEARDOWN_S
+        checkpoint = self._known()
+        self.start_timeout_s = _patience(config, checkpoint)
+        self.calls_tools = self._calls_tools(checkpoint)
+
+    def command(self, socket_path: str, api_key: str) -> Command:
+        checkpoint = self._read()
+        self.start_timeout_s = _patience(self._config, checkpoint)
+        self.calls_tools = self._calls_tools(checkpoint)
+        machine = self._machine()
+        machine = structs.replace(machine, gpus=self._place(machine, checkpoint).gpus)
+        return build_command(self._name, self._config, checkpoint, machine, socket_path=socket_path, api_key=api_key)
+
+    def place(self) -> Placement:
+        """Which GPUs it takes, and how much of them.
+
+        Raises:
+            Hopeless: the machine does not have what it needs.
+        """
+        return self._place(self._machine(), self._known())
+
+    def needs(self) -> Needs:
+        return self.place().needs
+
+    def check(self) -> Command:
+        """What starts nothing, but has vLLM's own parser read the flags; status 0 where it takes them.
+
+        Raises:
+            EngineError: what it needs is not there.
+        """
+        return to_check(self.command("/tmp/engine.sock", ""))  # noqa: S108 - nothing is made there
+
+    def faults(self) -> Iterator[str]:
+        """Settings with which it could start on no machine, such as a wrong path: each as key and fault."""
+        yield from _refusals("", partial(check_settings, self._config))
+        yield from _refusals("python: ", lambda: find_python(self._config.python))
+        yield from _refusals("model: ", self._check_model)
+        for name, path in self._config.adapters.items():
+            yield from _refusals(f"adapters.{name}: ", partial(read_adapter_rank, path, environment=self._inherited()))
+
+    def notes(self) -> Iterator[str]:
+        """Settings that do nothing, or perhaps not what was meant: each as key, what about it and the cure."""
+        try:
+            machine, checkpoint = self._machine(), self._read()
+        except Hopeless:  # `faults` or the start reports it
+            return
+        if self._config.gpus is not None and machine.is_cpu:
+            yield "gpus: does nothing with vLLM's build for the CPU; take it out"
+        told = {key.removeprefix("--").replace("_", "-") for key in self._config.args}
+        may_chat = checkpoint.folder is None or bool(checkpoint.template) or "chat-template" in told
+        if may_chat and not self.calls_tools and "tool-call-parser" not in told:
+            family = checkpoint.model_type or "not known before the download"
+            yield (
+                f"args: no tool-call parser is known for its model (model type: {family}), so requests that need tools "
+                "go to other targets, or are refused; set tool-call-parser"
+            )
+
+    @property
+    def parses_thinking(self) -> bool:
+        """Whether it is started with a parser that takes thinking apart."""
+        return has_reasoning_parser(self._config, self._known())
+
+    def model_bytes(self) -> int:
+        return self._known().size_bytes
+
+    def model_card(self) -> str | None:
+        """The name of the card that fits what it loads, read from the checkpoint; None where that does not tell."""
+        generation = generation_of(self._known())
+        return None if generation is None else CARDS[generation]
+
+    def progress(self, line: str) -> Progress | None:
+        return output.read_progress(line)
+
+    def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
+        return output.explain(lines, has_run=has_run)
+
+    def _check_model(self) -> None:
+        model = Path(self._config.model).expanduser()
+        is_path = model.parent != Path() and model.parent.is_dir()
+        if self._read().folder is None and is_path:
+            raise Hopeless(f"the folder {self._config.model} does not exist: mend the path")
+
+    def _calls_tools(self, checkpoint: Checkpoint) -> bool:
+        try:
+            return calls_tools(self._config, checkpoint)
+        except Hopeless:  # its start will say the same
+            return True
+
+    def _place(self, machine: Machine, checkpoint: Checkpoint) -> Placement:
+        return place(
+            self._config,
+            () if machine.is_cpu else self._gpus,
+            attention_heads=checkpoint.attention_heads,
+            is_spread=is_spread(self._config),
+            number=self._number,
+        )
+
+    def _read(self) -> Checkpoint:
+        revision = self._config.args.get("revision")
+        return read_checkpoint(
+            self._config.model, environment=self._inherited(), revision=None if revision is None else str(revision)
+        )
+
+    def _known(self) -> Checkpoint:
+        try:
+            return self._read()
+        except EngineError:
+            return Checkpoint(name=self._config.model)
+
+    def _inherited(self) -> Mapping[str, str]:
+        return {**self._environment, **self._config.environment}
+
+    def _machine(self) -> Machine:
+        python = find_python(self._config.python)
+        build = find_build(python)
+        has_own_path = "PYTHONPATH" in self._inherited()
+        if build is None and self._config.python is None and not has_own_path and find_spec("vllm") is None:
+            raise Hopeless(
+                "vLLM is not installed beside Tidegate: pip install vllm, or point the key python at the Python of an "
+                "environment that has it"
+            )
+        ranks = [read_adapter_rank(path, environment=self._inherited()) for path in self._config.adapters.values()]
+        return Machine(
+            python=python,
+            is_cpu=build is not None and build.is_cpu,
+            environment=self._environment,
+            adapter_rank=max((rank for rank in ranks if rank is not None), default=None),
+            release=() if build is None else build.release,
+        )
+
+
+def _refusals(where: str, check: Callable[[], object]) -> Iterator[str]:
+    """The message of the `Hopeless` that the check raises, if it does."""
+    try:
+        check()
+    except Hopeless as error:
+        yield f"{where}{error}"
+
+
+def find_python(python: str | None) -> str:
+    """The program that `python` means; None: the one that runs us.
+
+    Raises:
+        Hopeless: there is none.
+    """
+    if python is None:
+        return sys.executable
+    found = shutil.which(Path(python).expanduser())
+    if found is None:
+        raise Hopeless(f"there is no Python at {python}: mend the key python")
+    return str(Path(found).absolute())  # not resolved: a virtual environment is known by the link
+
+
+def find_build(python: str) -> Build | None:
+    """The vLLM that lies beside `python`; None where none is seen, which does not mean that it has none."""
+    prefix = Path(python).parent.parent
+    for packages in _PACKAGES:
+        for folder in sorted(prefix.glob(f"{packages}/vllm*.dist-info")):
+            if (found := _BUILD.fullmatch(folder.name)) is not None and found["name"] in {"", "_cpu"}:
+                # vLLM itself looks for the word in its version
+                return Build(found["version"], is_cpu="cpu" in found["name"] + found["version"])
+    return None
+
+
+def _patience(config: VllmConfig, checkpoint: Checkpoint) -> float:
+    """How long a start may take: by the size of what is read, and longer where it has to be downloaded first."""
+    if config.start_timeout_s is not None:
+        return config.start_timeout_s
+    return start_limit_s(_START_S, checkpoint.size_bytes, may_download=not checkpoint.is_complete)
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float(SHUTDOWN_S)

@@ -1,0 +1,37 @@
+"""`GET` the list of models, or one of them."""
+
+from urllib.parse import unquote
+
+from tidegate.entrypoints.http.exchange import Exchange, Receive, Scope, Send
+from tidegate.entrypoints.http.services import Door
+from tidegate.errors import PathNotFound, ProxyError
+from tidegate.protocol import models
+
+
+class ModelsHandler:
+    """An ASGI application for `/models` and `/models/{id}`; ids hold slashes, percent-encoded or not."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, endpoint="models", clock=self._door.clock)
+        listing, credentials, context = self._door.listing, exchange.credentials, exchange.context
+        # mounted, so the path is what stands behind /models, and /modelsfoo comes here too
+        behind = unquote(scope["raw_path"].decode("latin-1")).partition("/models")[2]
+        model = behind.strip("/")
+
+        def check() -> None:
+            exchange.allow("GET", "HEAD")
+            if behind and not behind.startswith("/"):
+                raise PathNotFound("Unknown request URL. Check the path.")
+
+        try:
+            if model:
+                body = (await listing.one(model, credentials, check, context)).to_json()
+            else:
+                body = models.list_to_json(list(await listing.all(credentials, check, context)))
+        except ProxyError as error:
+            await exchange.send_error(error)
+        else:
+            await exchange.send_json(200, body)

@@ -1,0 +1,116 @@
+"""An item as a request to one target, through a running Tidegate."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tidegate.errors import ProxyError, UpstreamTimeout
+from tidegate.evals.grading import Answer, Made
+from tidegate.evals.items import Item, ItemSet
+from tidegate.protocol.errors import ErrorBody
+from tidegate.transport.wire import Transport
+
+_MAX_TOKENS = 2048  # for those that think first
+_encode = msgspec.json.Encoder().encode
+
+
+class NotAnswered(Exception):
+    """The target could not be asked; the message says why, `status` is 0 where there is no Tidegate to be asked."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Function(Struct, frozen=True):
+    name: str = ""
+    arguments: str = ""
+
+
+class _Call(Struct):
+    function: _Function = _Function()
+
+
+class _Message(Struct):
+    content: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(Struct):
+    message: _Message
+
+
+class _Completion(Struct):
+    choices: list[_Choice]
+
+
+class Asker:
+    """Asks through `transport`, whose base is a Tidegate's `/v1`."""
+
+    def __init__(self, transport: Transport, items: ItemSet) -> None:
+        self._transport = transport
+        self._items = items
+
+    async def ask(self, target: str, item: Item) -> Answer:
+        """What `target` answers.
+
+        Raises:
+            NotAnswered: nothing that can be graded.
+        """
+        try:
+            response = await self._transport.post(
+                "/chat/completions", _encode(request_body(target, item, self._items)), is_stream=False
+            )
+            try:
+                body = await response.read_all()
+            finally:
+                response.close()
+        except UpstreamTimeout as error:
+            raise NotAnswered(error.message, error.status) from error
+        except ProxyError as error:
+            raise NotAnswered("it does not answer; is it running?") from error
+        return read_answer(response.status, body)
+
+
+def request_body(target: str, item: Item, items: ItemSet) -> dict[str, Any]:
+    """The chat request that asks `item`."""
+    body: dict[str, Any] = {
+        "model": target,
+        "messages": [{"role": "system", "content": _order(item)}, {"role": "user", "content": item.ask}],
+        "temperature": 0,
+        "max_tokens": _MAX_TOKENS,
+    }
+    if item.task == "json":
+        body["response_format"] = {"type": "json_object"}
+    if item.task == "tools":
+        body["tools"] = items.tools
+    return body
+
+
+def read_answer(status: int, body: bytes) -> Answer:
+    """The answer in what came back.
+
+    Raises:
+        NotAnswered: an error, or what no Tidegate says.
+    """
+    try:
+        if status != 200:
+            raise NotAnswered(msgspec.json.decode(body, type=ErrorBody).error.message, status)
+        message = msgspec.json.decode(body, type=_Completion).choices[0].message
+    except (msgspec.DecodeError, UnicodeError, RecursionError, IndexError) as error:
+        raise NotAnswered("what answers there is not Tidegate, or of another version", status) from error
+    calls = [Made(call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+    return Answer(message.content or "", tuple(calls))
+
+
+def _order(item: Item) -> str:
+    if item.task == "tools":
+        return "You have tools. Call the one that fits; where none does, answer in one word."
+    if item.json is not None:
+        return "Answer with one JSON object and nothing else."
+    if item.number is not None:
+        return "Answer with the number and nothing else."
+    if item.words is not None:
+        return "Answer with one word or name and nothing else."
+    return "Answer with exactly what is asked for and nothing else."

@@ -1,0 +1,1 @@
+"""What Tidegate does besides model requests: lists, feedback, readiness, administration, explanations, probes."""

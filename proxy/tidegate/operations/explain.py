@@ -1,0 +1,210 @@
+"""Where a request would go and why, without sending it; and how every target stands."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from tidegate.config.models import Policy
+from tidegate.pipeline.context import RequestContext
+from tidegate.pipeline.preferences import Preferences
+from tidegate.pipeline.request import ask_of
+from tidegate.pipeline.serving_state import Landscape
+from tidegate.protocol.request import ModelRequest
+from tidegate.protocol.routing import Priority, Reach, Task
+from tidegate.routing.candidate import Placed
+from tidegate.routing.health import State
+from tidegate.routing.planner import Plan, Refused
+from tidegate.routing.quality import Quality
+from tidegate.routing.request import Ask
+from tidegate.routing.target_registry import Standing
+
+_PLACED_BY: Mapping[Policy, str] = {
+    "ordered": "its place in the config",
+    "weighted": "drawn by its weight, anew for each request",
+    "least_latency": "of two drawn at random the one with the least expected time, then the others by theirs",
+    "least_cost": "by its price for this request",
+    "best_quality": "by the quality of its answers to such tasks",
+    "local_first": "engines of ours with room, hosts elsewhere, engines without",
+    "balanced": "by the weighted sum of its signals",
+}
+
+_SIDES: Mapping[Reach, str] = {"local_first": "engines of ours first", "online_first": "hosts elsewhere first"}
+
+
+class Planner(Protocol):
+    """Makes plans (see `tidegate.routing.planner`)."""
+
+    async def consider(self, ask: Ask) -> Plan:
+        """Also one without targets; raises `ModelNotFound`."""
+
+
+class CandidateReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One target, as it stands for this request.
+
+    Attributes:
+        place: 1 is tried first; none where it is not tried.
+        why: why it is there, or is not tried.
+        is_full: its places are taken now (`admission`): the request would be passed on, or wait; `queue` do so.
+        score: what it was placed by, lower is better.
+        for_s: for how many seconds it is not tried, where that is known.
+        signals: see `tidegate.routing.candidate.Candidate`.
+    """
+
+    target: str
+    is_local: bool
+    place: int | None = None
+    why: str
+    is_full: bool = False
+    queue: int = 0
+    score: float | None = None
+    for_s: float | None = None
+    signals: Mapping[str, float | bool | None] = {}
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """What would be done with a request."""
+
+    model: str
+    policy: Policy
+    reach: Reach
+    priority: Priority
+    task: Task
+    prompt_tokens: int
+    answer_tokens: int
+    is_offline: bool
+    is_panic: bool
+    candidates: Sequence[CandidateReport]
+
+
+class TargetReport(Struct, frozen=True, kw_only=True):
+    """How one target stands.
+
+    Attributes:
+        engine: what its engine does; none where it is a host elsewhere.
+        out_for_s: seconds until it may be tried again.
+        limited_for_s: seconds of cooldown left, of all our credentials for its host or of this target.
+        queue: who waits at its door; none where everybody is let in.
+        health: ok; ejected: left out; trial: the next request tries it; ramping: it comes back by and by (`share`).
+        share: of the requests that it would get, how many it may; less than 1 while it comes back.
+        ttft_s: time to first token of late, of short prompts; failures count as long ones; 0 is not known.
+    """
+
+    target: str
+    is_local: bool
+    engine: str | None
+    health: State
+    out_for_s: float
+    limited_for_s: float
+    share: float
+    in_flight: int
+    queue: int | None
+    concurrency: int | None
+    ttft_s: float
+    per_token_s: float
+    failure_rate: float
+    quality: Sequence[Quality]
+
+
+class TargetList(Struct, frozen=True):
+    """Every target that was asked, or that the config names."""
+
+    is_offline: bool
+    targets: Sequence[TargetReport]
+
+
+class Explaining:
+    """Reads; changes nothing. Whoever calls has made sure that the administrator asks."""
+
+    def __init__(self, planner: Planner, preferences: Preferences, land: Landscape) -> None:
+        self._planner = planner
+        self._preferences = preferences
+        self._land = land
+
+    async def explain(self, request: ModelRequest, context: RequestContext) -> Explanation:
+        """Where the request would go.
+
+        Raises:
+            ModelNotFound, RequestError: it would go nowhere at all.
+        """
+        self._preferences.choose(request, context)
+        ask = ask_of(request, context)
+        plan = await self._planner.consider(ask)
+        placed = [self._placed(place, each, plan, ask) for place, each in enumerate(plan.placed, start=1)]
+        return Explanation(
+            model=ask.model,
+            policy=plan.settings.policy,
+            reach=ask.reach,
+            priority=ask.priority,
+            task=ask.task,
+            prompt_tokens=ask.prompt_tokens,
+            answer_tokens=ask.answer_tokens,
+            is_offline=self._land.offline.is_offline,
+            is_panic=plan.is_panic,
+            candidates=[*placed, *map(_refused, plan.refused)],
+        )
+
+    def targets(self) -> TargetList:
+        """How every target stands that was asked, or that the config names."""
+        return self._list(each for each in self._land.board.all() if each.target.upstream in self._land.upstreams)
+
+    def configured(self) -> TargetList:
+        """How those stand that the config names."""
+        return self._list(self._land.board.kept())
+
+    def _list(self, standings: Iterable[Standing]) -> TargetList:
+        return TargetList(self._land.offline.is_offline, list(map(self._report, standings)))
+
+    def _placed(self, place: int, placed: Placed, plan: Plan, ask: Ask) -> CandidateReport:
+        candidate = placed.candidate
+        signals = {name: getattr(candidate, name) for name in candidate.__struct_fields__ if name != "target"}
+        gate = self._land.gates.get(candidate.target.upstream)
+        is_full = gate is not None and not gate.has_room(ask.priority)
+        return CandidateReport(
+            target=candidate.target.name,
+            is_local=candidate.target.is_local,
+            place=place,
+            why=self._why(placed, plan, ask),
+            is_full=is_full,
+            queue=0 if gate is None else gate.waiting,
+            score=placed.score,
+            signals=signals,
+        )
+
+    def _why(self, placed: Placed, plan: Plan, ask: Ask) -> str:
+        candidate = placed.candidate
+        look = self._land.upstreams.look(candidate.target)
+        if not look.is_ready:
+            return f"its engine is {look.state}"
+        if candidate.is_pressed:
+            return "its first token would take longer than overflow_ttft_s"
+        if placed.why:
+            return placed.why
+        side = f", {_SIDES[ask.reach]} (reach {ask.reach})" if ask.reach in _SIDES else ""
+        return f"{plan.settings.policy}: {_PLACED_BY[plan.settings.policy]}{side}"
+
+    def _report(self, standing: Standing) -> TargetReport:
+        target, latency = standing.target, standing.latency
+        look, gate = self._land.upstreams.look(target), self._land.gates.get(target.upstream)
+        return TargetReport(
+            target=target.name,
+            is_local=target.is_local,
+            engine=look.state or None,
+            health=standing.health.state,
+            out_for_s=standing.health.out_for_s,
+            limited_for_s=max(look.limited_for_s, standing.cooldown_s),
+            share=standing.health.share,
+            in_flight=standing.in_flight,
+            queue=None if gate is None else gate.waiting,
+            concurrency=None if gate is None else gate.limit,
+            ttft_s=latency.ttft_s(1),
+            per_token_s=latency.per_token_s,
+            failure_rate=latency.failure_rate,
+            quality=self._land.qualities.report(target),
+        )
+
+
+def _refused(refused: Refused) -> CandidateReport:
+    return CandidateReport(
+        target=refused.target.name, is_local=refused.target.is_local, why=refused.why, for_s=refused.for_s
+    )

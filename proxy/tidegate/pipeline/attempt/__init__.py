@@ -1,0 +1,1 @@
+"""One attempt at one target: translate the request, send it, read the answer."""

@@ -1,0 +1,96 @@
+"""`HeldAnswer`: the answer of one attempt, with everything that the attempt must give back at its end."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tidegate.errors import ProxyError
+from tidegate.pipeline.attempt.attempt import Answer
+from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.upstream import Place
+from tidegate.routing.request import Ask
+from tidegate.routing.target_registry import Flight
+
+
+class HeldAnswer:
+    """An `attempt.Answer` that owns everything one attempt holds at its target, from before the request is sent.
+
+    That is the count of requests in flight at the board, the place at the gate, and the answer with its connection and
+    its place in an engine. A failed attempt ends with `give_back`, an answer with `close`. The first of these calls
+    gives everything back, even if a part of that raises; further calls do nothing.
+
+    Attributes:
+        tried: the record of the attempt.
+        place: the place at the gate, set when it was given; None if the target has no gate.
+        read, heartbeat: the answer's own methods (see `attempt.Answer`), set by `set_answer`.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_ask",
+        "_context",
+        "_flight",
+        "_is_over",
+        "_reading_s_before",
+        "heartbeat",
+        "place",
+        "read",
+        "tried",
+    )
+
+    read: Callable[[], Coroutine[Any, Any, list[bytes]]]
+    heartbeat: Callable[[], bytes]
+
+    def __init__(self, tried: Tried, flight: Flight, ask: Ask, context: RequestContext) -> None:
+        self.tried = tried
+        self.place: Place | None = None
+        self._flight = flight
+        self._ask = ask
+        self._context = context
+        self._reading_s_before = 0.0  # `context.reading_s` when the answer began
+        self._answer: Answer | None = None
+        self._is_over = False
+
+    def set_answer(self, answer: Answer) -> None:
+        """The attempt has yielded this answer."""
+        self._answer = answer
+        self.read, self.heartbeat = answer.read, answer.heartbeat
+        self._reading_s_before = self._context.reading_s
+        if self.place is not None and self.tried.first_content_s:
+            self.place.began(self.tried.first_content_s - self.tried.sent_s, self._ask.prompt_tokens)
+
+    def close(self) -> None:
+        """The answer has ended, whole or not; `tried` holds the outcome."""
+        self.give_back(self.tried.failure)
+
+    def give_back(self, error: ProxyError | None = None) -> None:
+        """The attempt has ended.
+
+        Args:
+            error: the failure; None if it succeeded or was cancelled.
+        """
+        if self._is_over:
+            return
+        self._is_over = True
+        try:
+            if self._answer is not None:
+                self._answer.close()
+        finally:
+            self._report(error)
+
+    def _report(self, error: ProxyError | None) -> None:
+        tried, place = self.tried, self.place
+        try:
+            ttft_s = self._flight.end(
+                error,
+                sent_s=tried.sent_s,
+                first_s=tried.first_content_s,
+                reading_s=self._context.reading_s - self._reading_s_before,
+                usage=tried.usage,
+                is_whole=tried.is_whole and self._answer is not None,
+            )
+            # with a time of the first content, `set_answer` has reported it
+            if place is not None and ttft_s is not None and not tried.first_content_s:
+                place.began(ttft_s, self._ask.prompt_tokens)
+        finally:
+            if place is not None:
+                place.leave()

@@ -1,0 +1,175 @@
+"""The closing bracket: on every exit, one log line and the metrics. Never raises."""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from tidegate.errors import (
+    GOING_DOWN,
+    ClientGone,
+    EngineUnavailable,
+    InternalError,
+    ProxyError,
+    ShuttingDown,
+    TargetBusy,
+    UpstreamError,
+)
+from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.telemetry.logs import Log
+from tidegate.telemetry.metrics import Metrics, Series
+
+
+class Settlement:
+    """Writes the books; shared by all requests.
+
+    Args:
+        on_answered: told of each request that has its answer, or whose caller had seen enough of it.
+    """
+
+    def __init__(self, metrics: Metrics, log: Log, on_answered: Callable[[RequestContext], None] | None = None) -> None:
+        self.metrics = metrics
+        self.log = log
+        self.on_answered = on_answered
+
+    def settle(self, context: RequestContext) -> "Account":
+        """The bracket around one request."""
+        return Account(self, context)
+
+    def failed_attempt(self, context: RequestContext, tried: Tried, error: ProxyError) -> None:
+        """An attempt came to nothing; another may follow."""
+        self.metrics.upstream_errors.labels(tried.upstream, type(error).__name__).inc()
+        was_sent = not isinstance(error, EngineUnavailable | TargetBusy)
+        tell, event = (self.log.warning, "upstream failed") if was_sent else (self.log.info, "target not free")
+        tell(
+            event,
+            request_id=context.id,
+            status=error.status,
+            upstream=tried.upstream,
+            upstream_request_id=tried.upstream_id,
+            model=context.model,
+            error=error.code or error.type,
+            reason=_loggable(error),
+            may_try_another=error.may_try_another_target,
+        )
+
+    def continued(self, context: RequestContext, broken: Tried, mended: Tried) -> None:
+        """A stream that broke at one target goes on at another."""
+        self.metrics.continuations.labels(broken.upstream, mended.upstream).inc()
+        self.log.warning(
+            "stream continued",
+            request_id=context.id,
+            model=context.model,
+            broken_upstream=broken.upstream,
+            upstream=mended.upstream,
+        )
+
+
+class Account:
+    """Open from the first byte to the last; says what the exception that passes through it means."""
+
+    __slots__ = ("_context", "_settlement")
+
+    def __init__(self, settlement: Settlement, context: RequestContext) -> None:
+        self._settlement = settlement
+        self._context = context
+
+    def __enter__(self) -> Self:
+        self._settlement.metrics.in_flight += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._settlement.metrics.in_flight -= 1
+        try:
+            self._close(error)
+        except Exception:  # one of the three broad clauses: books must not break an answer
+            self._settlement.log.exception("settlement failed", request_id=self._context.id)
+
+    def _close(self, error: BaseException | None) -> None:
+        context, metrics, log = self._context, self._settlement.metrics, self._settlement.log
+        failure = None if error is None else _failure(error, context)
+        ended_s = context.clock.monotonic_s()
+        is_in_band = context.has_begun and not isinstance(failure, ClientGone)
+        status = 200 if failure is None or is_in_band else failure.status
+        series = metrics.series(context.endpoint, context.model, context.tried.upstream or "none")
+        series.statuses[status] = series.statuses.get(status, 0) + 1
+        if isinstance(failure, ClientGone):
+            metrics.disconnects.labels(context.endpoint).inc()
+        if context.tried.sent_s and isinstance(failure, ClientGone | ShuttingDown):
+            metrics.aborts.labels(context.tried.upstream).inc()
+        fields = _line(context, status, ended_s)
+        if failure is not None:
+            fields |= _why(failure)
+        if isinstance(failure, InternalError) and status == 500:
+            log.error("request", **fields, exc_info=failure.__cause__ or error)
+        else:
+            log.info("request", **fields)
+        if context.tried.sent_s:
+            _observe(series, context, ended_s)
+            is_answered = failure is None or (isinstance(failure, ClientGone) and context.first_content_s > 0)
+            if is_answered and self._settlement.on_answered is not None:
+                self._settlement.on_answered(context)
+
+
+def _observe(series: Series, context: RequestContext, ended_s: float) -> None:
+    series.duration.observe(ended_s - context.started_s)
+    series.overhead.observe((context.first_sent_s or context.tried.sent_s) - context.received_s)
+    usage = context.usage
+    if context.first_content_s:
+        series.ttft.observe(context.first_content_s - context.started_s)
+        if usage is not None and usage.completion_tokens > 1:
+            series.per_token.observe((ended_s - context.first_content_s) / (usage.completion_tokens - 1))
+    if usage is not None:
+        series.tokens_in += usage.prompt_tokens
+        series.tokens_out += usage.completion_tokens
+
+
+def _failure(error: BaseException, context: RequestContext) -> ProxyError:
+    if isinstance(error, ProxyError):
+        return error
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        if context.is_aborted:
+            return ShuttingDown(GOING_DOWN)
+        return ClientGone("The caller left.")
+    return InternalError(f"{type(error).__name__}: {error}")
+
+
+def _line(context: RequestContext, status: int, ended_s: float) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "request_id": context.id,
+        "endpoint": context.endpoint,
+        "status": status,
+        "model": context.model[:128],
+        "stream": context.is_stream,
+        "duration_ms": round((ended_s - context.started_s) * 1000, 2),
+    }
+    if context.principal is not None:
+        fields["principal"] = context.principal.name
+    if context.tried.upstream:
+        fields["upstream"] = context.tried.upstream
+        fields["attempts"] = context.attempts
+    if context.tried.upstream_id:
+        fields["upstream_request_id"] = context.tried.upstream_id
+    if context.first_content_s:
+        fields["ttft_ms"] = round((context.first_content_s - context.started_s) * 1000, 2)
+    if context.usage is not None:
+        fields["prompt_tokens"] = context.usage.prompt_tokens
+        fields["completion_tokens"] = context.usage.completion_tokens
+    if context.caller_retries:
+        fields["caller_retries"] = context.caller_retries
+    return fields
+
+
+def _why(failure: ProxyError) -> dict[str, Any]:
+    fields = {"error": failure.code or failure.type, "source": failure.source, "reason": _loggable(failure)}
+    if failure.param is not None:
+        fields["param"] = failure.param[:128]
+    return fields
+
+
+def _loggable(error: ProxyError) -> str:
+    if isinstance(error, UpstreamError) and error.original:
+        return error.original
+    return "(not logged: may quote the request)" if error.is_quoted else error.message

@@ -1,0 +1,26 @@
+"""`best_quality`: the one whose answers are best; of equally good ones the cheaper, then the sooner done."""
+
+from collections.abc import Sequence
+from random import Random
+
+from tidegate.routing.candidate import Candidate, Placed, Signals
+from tidegate.routing.policies.expectation import expected_s
+from tidegate.routing.policies.least_cost import price_or_most
+from tidegate.routing.policies.slow_start import ease_in
+from tidegate.routing.request import Ask
+
+
+class BestQuality:
+    """Scores are what is missing to perfect quality, 0 to 1."""
+
+    reads: Signals = frozenset({"quality", "price", "latency"})
+    sticks = False
+
+    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
+        answer_tokens = ask.answer_tokens
+
+        def rank(candidate: Candidate) -> tuple[float, float, float]:
+            return -candidate.quality, price_or_most(candidate), expected_s(candidate, answer_tokens)
+
+        ranked = sorted(candidates, key=rank)
+        return ease_in([Placed(candidate, 1.0 - candidate.quality) for candidate in ranked], dice)

@@ -1,0 +1,31 @@
+"""`least_cost`: the cheapest for this request; of equally cheap ones the sooner done. Unknown prices come last."""
+
+from collections.abc import Sequence
+from math import inf
+from random import Random
+
+from tidegate.routing.candidate import Candidate, Placed, Signals
+from tidegate.routing.policies.expectation import expected_s
+from tidegate.routing.policies.slow_start import ease_in
+from tidegate.routing.request import Ask
+
+
+class LeastCost:
+    """Scores are prices in dollars."""
+
+    reads: Signals = frozenset({"price", "latency"})
+    sticks = False
+
+    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
+        answer_tokens = ask.answer_tokens
+
+        def rank(candidate: Candidate) -> tuple[float, float]:
+            return price_or_most(candidate), expected_s(candidate, answer_tokens)
+
+        ranked = sorted(candidates, key=rank)
+        return ease_in([Placed(candidate, candidate.price_usd) for candidate in ranked], dice)
+
+
+def price_or_most(candidate: Candidate) -> float:
+    """The price in dollars; endless where it is not known."""
+    return inf if candidate.price_usd is None else candidate.price_usd

@@ -1,0 +1,18 @@
+"""`ordered`: as the config has them; the next one only when the one before fails."""
+
+from collections.abc import Sequence
+from random import Random
+
+from tidegate.routing.candidate import Candidate, Placed, Signals
+from tidegate.routing.policies.slow_start import ease_in
+from tidegate.routing.request import Ask
+
+
+class Ordered:
+    """Compares nothing."""
+
+    reads: Signals = frozenset()
+    sticks = False
+
+    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
+        return ease_in([Placed(candidate) for candidate in candidates], dice)

@@ -1,0 +1,245 @@
+"""`Board`: what is known of each target, and the one place where attempts report what became of them."""
+
+import math
+from collections.abc import Sequence
+
+from tidegate.clock import Clock
+from tidegate.config.routing import HealthConfig
+from tidegate.cooldown import Cooldown
+from tidegate.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from tidegate.protocol.request import Endpoint
+from tidegate.protocol.usage import Usage
+from tidegate.routing.health import Health
+from tidegate.routing.latency import Latency
+from tidegate.routing.pressure import Pressure
+from tidegate.routing.request import Ask
+from tidegate.routing.targets import Target
+
+_TARGETS_FAULT = (UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, StreamBroken)
+_MAX_STANDINGS = 4096  # callers may name any model as `upstream/model`
+
+
+class Standing:
+    """What is known of one target.
+
+    Attributes:
+        cooldown: how long its host asked not to be sent requests (503 with Retry-After).
+        in_flight: requests that we have there.
+        endpoint: what it last answered, so that a probe asks for the like.
+        shows_first_tokens: also those of answers that are not streamed to the caller.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_used_s",
+        "cooldown",
+        "endpoint",
+        "health",
+        "in_flight",
+        "latency",
+        "pressure",
+        "shows_first_tokens",
+        "target",
+    )
+
+    def __init__(self, target: Target, clock: Clock, config: HealthConfig) -> None:
+        self.target = target
+        self.health = Health(clock, config)
+        self.cooldown = Cooldown(max_s=config.max_cooldown_s, trial_s=config.ejection_s)
+        self.latency = Latency(clock)
+        self.pressure = Pressure(clock)
+        self.in_flight = 0
+        self.shows_first_tokens = False
+        self.endpoint: Endpoint = "chat"
+        self._clock = clock
+        self._used_s = clock.monotonic_s()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds without a request or a probe; 0 while there is one."""
+        return 0.0 if self.in_flight else self._clock.monotonic_s() - self._used_s
+
+    @property
+    def cooldown_s(self) -> float:
+        """Seconds until the cooldown is over; 0 if a request may be sent now, be it as the trial."""
+        cooldown = self.cooldown
+        return 0.0 if cooldown.until_s == -math.inf else cooldown.remaining_s(self._clock.monotonic_s())
+
+    def touch(self) -> None:
+        """Somebody asks it."""
+        self._used_s = self._clock.monotonic_s()
+
+    def note_retry_after(self, error: ProxyError | None, trial: int) -> None:
+        """Extend the cooldown by the error's Retry-After, if it has one; `trial` as in `Cooldown.extend`."""
+        if isinstance(error, UpstreamFailed) and error.is_told and error.retry_after_s is not None:
+            self.cooldown.extend(error.retry_after_s, self._clock.monotonic_s(), trial)
+
+
+class Board:
+    """Owner of all standings; one for all requests.
+
+    Configured targets are kept for good (`keep`). Of the others, whose names callers invent, the idle one that was
+    looked at longest ago is forgotten when there are too many.
+    """
+
+    def __init__(self, clock: Clock, config: HealthConfig) -> None:
+        self._clock = clock
+        self._config = config
+        self._kept: dict[str, Standing] = {}  # both by the target's name: no upstream's has a slash in it
+        self._others: dict[str, Standing] = {}
+
+    def of(self, target: Target) -> Standing:
+        """What is known of the target."""
+        standing = self._kept.get(target.name)
+        if standing is None:
+            standing = self._others.pop(target.name, None) or self._new(target)
+            self._others[target.name] = standing  # the last one to be forgotten
+            self._forget()
+        if standing.target is not target:
+            standing.target = target  # what the config says of it may have changed
+        return standing
+
+    def keep(self, targets: Sequence[Target]) -> None:
+        """The configured ones from now on."""
+        known = self._kept | self._others
+        self._kept = {target.name: known.get(target.name) or self._new(target) for target in targets}
+        self._others = {name: each for name, each in known.items() if name not in self._kept}
+        for target in targets:
+            self._kept[target.name].target = target
+
+    def all(self) -> list[Standing]:
+        """Of every target that is known."""
+        return [*self._kept.values(), *self._others.values()]
+
+    def kept(self) -> list[Standing]:
+        """Of the configured ones."""
+        return list(self._kept.values())
+
+    def begin(self, target: Target, ask: Ask, *, in_panic: bool = False) -> "Flight | None":
+        """A request goes to the target; whoever gets the flight ends it, once.
+
+        With `in_panic` it goes there though the target is out of order; without, None says that it may not: the target
+        is out, or a request on trial is in flight. During a cooldown it may not in any case.
+        """
+        standing = self.of(target)
+        if standing.cooldown_s:
+            return None
+        turn = standing.health.enter(in_panic=in_panic)
+        if turn is None:
+            return None
+        return Flight(standing, ask, self._clock, turn, standing.cooldown.enter(self._clock.monotonic_s()))
+
+    def readmit(self, upstream: str) -> None:
+        """An engine is ready anew: what it did in its last life does not count."""
+        for standing in self.all():
+            if standing.target.upstream == upstream:
+                standing.health.readmit()
+
+    def _new(self, target: Target) -> Standing:
+        return Standing(target, self._clock, self._config)
+
+    def _forget(self) -> None:
+        if len(self._others) > _MAX_STANDINGS:
+            idle = next((name for name, each in self._others.items() if not each.in_flight), None)
+            if idle is not None:
+                del self._others[idle]
+
+
+class Flight:
+    """One attempt at one target, from before it is sent to its end."""
+
+    __slots__ = (
+        "_ask",
+        "_clock",
+        "_has_begun",
+        "_is_counted",
+        "_is_over",
+        "_standing",
+        "_started_s",
+        "_trial",
+        "_turn",
+    )
+
+    def __init__(self, standing: Standing, ask: Ask, clock: Clock, turn: int, trial: int = 0) -> None:
+        self._standing = standing
+        self._ask = ask
+        self._clock = clock
+        self._started_s = clock.monotonic_s()
+        self._has_begun = self._is_over = False
+        self._turn = turn
+        self._trial = trial  # see `Cooldown.enter`
+        standing.in_flight += 1
+        # of an answer that comes whole nobody sees when it stops to wait, so that it must not count as waiting
+        self._is_counted = ask.is_stream or standing.shows_first_tokens
+        if self._is_counted:
+            standing.pressure.sent(ask.prompt_tokens)
+
+    def began(self) -> None:
+        """The first content came: its prompt waits no more."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._standing.shows_first_tokens |= not self._ask.is_stream
+            if self._is_counted:
+                self._standing.pressure.began(self._ask.prompt_tokens)
+            self._standing.health.generated(self._turn)
+            self._standing.cooldown.succeeded(self._trial)
+
+    def end(
+        self,
+        error: ProxyError | None = None,
+        *,
+        sent_s: float = 0.0,
+        first_s: float = 0.0,
+        reading_s: float = 0.0,
+        usage: Usage | None = None,
+        is_whole: bool = False,
+    ) -> float | None:
+        """It is over; further calls do nothing.
+
+        Args:
+            error: what went wrong, whosever fault it is.
+            sent_s: when the request left; 0: it did not.
+            first_s: when its first content came; 0: never, or nobody could see it (an answer that came whole).
+            reading_s: how long the caller made the target wait.
+            usage: what it came to; None where nobody said.
+            is_whole: the answer ended in good order. Without that and an error, somebody has lost interest.
+
+        Returns:
+            How many seconds the first content took, or about so many where it came with all the rest; None where the
+            answer is not whole.
+        """
+        if self._is_over:
+            return None
+        self._is_over = True
+        standing, now_s = self._standing, self._clock.monotonic_s()
+        standing.in_flight -= 1
+        standing.touch()
+        if self._is_counted and not self._has_begun:
+            standing.pressure.left(self._ask.prompt_tokens)
+        standing.note_retry_after(error, self._trial)
+        if isinstance(error, _TARGETS_FAULT):
+            standing.health.failed(self._turn)
+            standing.latency.failed(now_s - self._started_s)
+        elif error is None and is_whole:
+            standing.health.succeeded(self._turn)
+            standing.cooldown.succeeded(self._trial)
+            standing.endpoint = self._ask.endpoint
+            return self._time(now_s - reading_s, sent_s or self._started_s, first_s, usage)
+        else:
+            standing.health.gave_up(self._turn)
+        standing.cooldown.ended(self._trial, now_s)
+        return None
+
+    def _time(self, ended_s: float, sent_s: float, first_s: float, usage: Usage | None) -> float:
+        latency = self._standing.latency
+        prompt_tokens = self._ask.prompt_tokens if usage is None else usage.prompt_tokens
+        answer_tokens = 0 if usage is None else usage.completion_tokens
+        is_stream = self._ask.is_stream
+        latency.waited((first_s or ended_s if is_stream else ended_s) - sent_s, is_stream=is_stream)
+        if first_s:
+            latency.began(prompt_tokens, first_s - sent_s)
+            latency.ended(answer_tokens, ended_s - first_s)
+            return first_s - sent_s
+        ttft_s = latency.whole(prompt_tokens, answer_tokens, ended_s - sent_s)
+        self._standing.pressure.came_whole(prompt_tokens, ttft_s)
+        return ttft_s

@@ -1,0 +1,163 @@
+"""Sinks in front of a sink: they change or note what passes (contract C: forms of reasoning, and its memory)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from tidegate.protocol.chat import TopLevel
+from tidegate.protocol.reasoning import ReasoningFormat
+from tidegate.protocol.usage import Usage
+from tidegate.streaming.allowance import Allowance
+from tidegate.streaming.finish import FinishReason
+from tidegate.streaming.sinks import Extra, Sink, ToolPiece
+
+_encode = msgspec.json.Encoder().encode
+_MAX_THOUGHTS = 8 * 1024 * 1024  # bytes; a longer reasoning is not worth remembering
+
+
+def in_format(sink: Sink, form: ReasoningFormat) -> Sink:
+    """`sink` behind what `form` asks for; the names of the field are the writers' and assemblers' own business."""
+    if form == "think_tags":
+        return Tagged(sink)
+    return Hidden(sink) if form == "hidden" else sink
+
+
+class Filter:
+    """Passes everything on."""
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def top_level(self, name: TopLevel, value: Raw) -> None:
+        self._sink.top_level(name, value)
+
+    def open(self, index: int) -> None:
+        self._sink.open(index)
+
+    def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
+        self._sink.content(index, text, logprobs)
+
+    def reasoning(self, index: int, text: str) -> None:
+        self._sink.reasoning(index, text)
+
+    def refusal(self, index: int, text: str) -> None:
+        self._sink.refusal(index, text)
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        self._sink.tool(index, piece)
+
+    def extra(self, index: int, name: Extra, value: Raw) -> None:
+        self._sink.extra(index, name, value)
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        self._sink.finish(index, reason)
+
+    def usage(self, usage: Usage) -> None:
+        self._sink.usage(usage)
+
+
+class Hidden(Filter):
+    """Without reasoning; its tokens still count."""
+
+    __slots__ = ()
+
+    def reasoning(self, index: int, text: str) -> None:
+        """Nobody is told."""
+
+
+class Tagged(Filter):
+    """Reasoning as part of the content, between `<think>` and `</think>`, for clients that know nothing of it."""
+
+    __slots__ = ("_thinking",)
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(sink)
+        self._thinking: set[int] = set()
+
+    def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
+        if text and index in self._thinking:
+            self._thinking.remove(index)
+            text = "</think>\n\n" + text
+        self._sink.content(index, text, logprobs)
+
+    def reasoning(self, index: int, text: str) -> None:
+        if index not in self._thinking:
+            self._thinking.add(index)
+            text = "<think>" + text
+        self._sink.content(index, text, None)
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        self._shut(index)
+        self._sink.tool(index, piece)
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        self._shut(index)
+        self._sink.finish(index, reason)
+
+    def _shut(self, index: int) -> None:
+        if index in self._thinking:
+            self._thinking.remove(index)
+            self._sink.content(index, "</think>\n\n", None)
+
+
+class AsFunctionCall(Filter):
+    """The one call that is wanted (`Reading.one_call`) as `function_call`, for callers who asked with `functions`."""
+
+    __slots__ = ()
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        if piece.id is not None:
+            self._tell(index, {"name": piece.name, "arguments": ""})
+        if piece.arguments:
+            self._tell(index, {"arguments": piece.arguments})
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        self._sink.finish(index, "function_call" if reason == "tool_calls" else reason)
+
+    def _tell(self, index: int, piece: Mapping[str, str | None]) -> None:
+        self._sink.extra(index, "function_call", Raw(_encode(piece)))
+
+
+class Turn(Struct, frozen=True):
+    """What a model thought before it called tools."""
+
+    call_ids: list[str]
+    reasoning: str
+
+
+class Remembering(Filter):
+    """Notes the reasoning of turns that call tools; `take` hands over those that are complete."""
+
+    __slots__ = ("_allowance", "_call_ids", "_thoughts", "_turns")
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(sink)
+        self._allowance = Allowance(_MAX_THOUGHTS)
+        self._thoughts: dict[int, list[str]] = {}
+        self._call_ids: dict[int, list[str]] = {}
+        self._turns: list[Turn] = []
+
+    def take(self) -> list[Turn]:
+        """The turns since the last call; the caller owns the list."""
+        turns, self._turns = self._turns, []
+        return turns
+
+    def reasoning(self, index: int, text: str) -> None:
+        if self._allowance.take(len(text)):
+            self._thoughts.setdefault(index, []).append(text)
+        self._sink.reasoning(index, text)
+
+    def tool(self, index: int, piece: ToolPiece) -> None:
+        if piece.id is not None:
+            self._call_ids.setdefault(index, []).append(piece.id)
+        self._sink.tool(index, piece)
+
+    def finish(self, index: int, reason: FinishReason) -> None:
+        thoughts, call_ids = self._thoughts.pop(index, []), self._call_ids.pop(index, [])
+        if thoughts and call_ids and not self._allowance.is_spent:
+            self._turns.append(Turn(call_ids, "".join(thoughts)))
+        self._sink.finish(index, reason)

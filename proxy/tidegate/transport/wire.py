@@ -1,0 +1,440 @@
+"""The wire to one upstream: its connections, its timeouts, what it is shown; foreign exceptions become ours here.
+
+HTTP/1.1 keep-alive is shorter than the upstream's own; what else is fixed stands in `sessions`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NoReturn
+
+import aiohttp
+import msgspec
+from aiohttp import hdrs
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from tidegate.deadline import Deadline, Deadlines
+from tidegate.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from tidegate.protocol.chat import MAX_ANSWER_BYTES
+from tidegate.transport.auth_headers import Headers
+from tidegate.transport.credential_specs import of_keys
+from tidegate.transport.credentials import Chosen, Credentials
+from tidegate.transport.decoding import Decoder, decoder_for
+from tidegate.transport.pool import has_connected
+from tidegate.transport.sessions import open_connector, open_session, reason, translate
+
+_READ_BYTES = 256 * 1024
+_DRAIN_S = 1.0
+_COMPLAINT_S, _MAX_COMPLAINT_BYTES = 5.0, 1024 * 1024
+_LEAST_S = 0.001
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)  # `Deadline` waits
+# A path may name a deployment that the caller chose.
+_MAX_URLS = 256
+_MAX_KEPT_PATH = 256
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to wait, in seconds: for a connection, for a stream or an answer to begin, in the middle of one."""
+
+    connect_s: float
+    first_byte_s: float
+    answer_s: float
+    idle_s: float
+
+
+class Response:
+    """An answer whose head has arrived. Whoever holds it closes it; closing early ends the upstream's work.
+
+    Attributes:
+        credential: what the upstream was shown; tell it what came of that (see `credentials`).
+    """
+
+    __slots__ = (
+        "_answer",
+        "_deadline",
+        "_decoder",
+        "_drain",
+        "_has_begun",
+        "_has_content",
+        "_has_event",
+        "_is_over",
+        "_left_s",
+        "_loop",
+        "_pieces",
+        "_timeouts",
+        "credential",
+        "headers",
+        "status",
+    )
+
+    def __init__(
+        self,
+        answer: aiohttp.ClientResponse,
+        credential: Chosen,
+        deadline: Deadline,
+        timeouts: Timeouts,
+        drain: Callable[[aiohttp.ClientResponse], None],
+    ) -> None:
+        self._answer = answer
+        self._deadline = deadline
+        self._timeouts = timeouts
+        self._has_begun = self._has_event = self._has_content = False
+        self._decoder: Decoder | None = None  # None: the body is not compressed
+        self._pieces: Iterator[bytes] | None = None  # the decoded pieces of the last read that are still to be returned
+        self._left_s = timeouts.answer_s  # for all that comes before the first content, or for a whole body
+        self._loop = deadline.loop
+        self._drain = drain
+        self._is_over = False
+        self.credential = credential
+        self.status = answer.status
+        self.headers: Mapping[str, str] = answer.headers
+
+    async def read_some(self) -> bytes:
+        """The bytes that have arrived, decompressed, at least one; empty at the end.
+
+        Raises:
+            UpstreamTimeout: no event (see `got_event`) for the idle time, or until the first for the time it has; no
+                content within the time for an answer.
+            UpstreamUnreachable: the connection broke, or the transport was closed.
+            UpstreamFailed: the body is compressed and cannot be decoded.
+        """
+        if self._pieces is not None and (piece := next(self._pieces, b"")):
+            await asyncio.sleep(0)  # a few bytes may decode to many pieces: let other tasks run
+            return piece
+        while True:
+            begun_s = 0.0 if self._has_content else self._loop.time()
+            self._deadline.start()
+            try:
+                data = await self._answer.content.readany()
+            except asyncio.CancelledError:
+                if self._deadline.has_expired():
+                    raise _ended(self._deadline, "The upstream fell silent in the middle of its answer.") from None
+                raise
+            except (aiohttp.ClientError, OSError, RuntimeError) as error:
+                self._break_off(error)
+            finally:
+                self._deadline.stop()
+            if not self._has_content:
+                self._left_s -= self._loop.time() - begun_s
+            if not self._has_event:
+                # comments before the first event: the host lives, and has the request in its queue
+                self._deadline.limit_s = self._timeouts.answer_s
+            if self._decoder is None and (self._has_begun or not self._begins_compressed(data)):
+                return data
+            if (decoded := self._decode(data)) or not data:
+                return decoded
+
+    def _break_off(self, error: aiohttp.ClientError | OSError | RuntimeError) -> NoReturn:
+        if self._deadline.is_closed:
+            raise _closed() from error
+        if isinstance(error, RuntimeError):  # aiohttp raises it for a read after the connection was closed
+            raise error
+        raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
+
+    async def read_all(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamFailed: it is over `MAX_ANSWER_BYTES`.
+            UpstreamTimeout, UpstreamUnreachable: as `read_some`.
+        """
+        pieces, size = [], 0
+        while (self._decoder is not None or not self._answer.content.at_eof()) and (piece := await self.read_some()):
+            pieces.append(piece)
+            self.got_event()
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
+                raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def read_complaint(self) -> bytes:
+        """The body of an error, as far as it comes soon and in a megabyte: its status says the most of it."""
+        pieces, size, until_s = [], 0, self._loop.time() + min(_COMPLAINT_S, self._timeouts.idle_s)
+        try:
+            while size < _MAX_COMPLAINT_BYTES:
+                self._has_event = True
+                self._deadline.reset(max(until_s - self._loop.time(), _LEAST_S))
+                if not (piece := await self.read_some()):
+                    break
+                pieces.append(piece)
+                size += len(piece)
+        except UpstreamFailed as error:  # the body is compressed and cannot be decoded
+            pieces = [error.message.encode()]
+        except (UpstreamTimeout, UpstreamUnreachable):
+            pass
+        return b"".join(pieces)
+
+    def _begins_compressed(self, data: bytes) -> bool:
+        """Whether the body is compressed, by its first bytes and its header."""
+        self._has_begun = True
+        if data:
+            self._decoder = decoder_for(self._answer.headers.getall(hdrs.CONTENT_ENCODING, ()), data)
+        return self._decoder is not None
+
+    def _decode(self, data: bytes) -> bytes:
+        """The first decoded piece of the data; `_pieces` has the rest. Without data, what is left at the end."""
+        if self._decoder is None:
+            return data
+        if not data:
+            return b"".join(self._decoder.close())
+        self._pieces = self._decoder.feed(data)
+        return next(self._pieces, b"")
+
+    def got_event(self, *, has_content: bool = False) -> None:
+        """What was read held an event; comments alone are a kind of silence.
+
+        Until one `has_content`, all of them together have the time for an answer: a host that goes on saying nothing is
+        none the better for it.
+        """
+        self._has_event = True
+        self._has_content = has_content
+        idle_s = self._timeouts.idle_s
+        self._deadline.reset(idle_s if has_content else min(idle_s, max(self._left_s, _LEAST_S)))
+
+    def expect_end(self) -> None:
+        """Nothing more is wanted, but the body is about to end by itself, so that the connection can be kept."""
+        self._is_over = True
+
+    def close(self) -> None:
+        """The request has ended: tell the credential, and `give_back`. Never raises, never waits."""
+        self.credential.done()
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Give the connection back to the pool if the body has ended, close it if not."""
+        if self._answer.content.at_eof():
+            self._answer.release()
+        elif self._is_over:
+            self._drain(self._answer)
+        else:
+            self._answer.close()
+
+
+class Transport:
+    """The connections to one upstream; owns the session, which is opened at first use, and closes it and `credentials`.
+
+    Args:
+        base_url: without a trailing slash; for a Unix socket any `http://` host.
+        timeouts: see `Timeouts`.
+        credentials: what the upstream is shown; nothing where omitted.
+        socket_path: a Unix socket to connect to instead of the URL's host.
+        max_connections: how many may be open at once; further requests wait for one.
+        keepalive_s: how long an idle connection is kept; less than the upstream's own limit.
+        resolver: turns the host's name into addresses; the system's where omitted.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeouts: Timeouts,
+        credentials: Credentials | None = None,
+        socket_path: str | None = None,
+        max_connections: int = 1000,
+        keepalive_s: float = 4.0,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self.credentials = credentials or Credentials()
+        self._timeouts = timeouts
+        self._socket_path = socket_path
+        self._max_connections = max_connections
+        self._keepalive_s = keepalive_s
+        self._resolver = resolver
+        self._urls: dict[str, URL] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
+        self._deadlines = Deadlines()
+        self._draining: set[asyncio.Task[None]] = set()
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """What no message of the upstream's may show to a caller."""
+        return self.credentials.secrets
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether `free_in_s` or `refused_for_s` may be more than 0."""
+        return self.credentials.is_anyone_benched
+
+    def free_in_s(self) -> float:
+        """0, or the seconds until one of the credentials may be used again."""
+        return self.credentials.free_in_s()
+
+    def refused_for_s(self, model: str) -> float:
+        """0, or the seconds for which each of the credentials is refused, for that model."""
+        return self.credentials.refused_for_s(model)
+
+    def use_timeouts(self, timeouts: Timeouts) -> None:
+        """The times that requests have from now on; `connect_s` stays what it is."""
+        self._timeouts = timeouts
+
+    def use_keys(self, api_keys: Sequence[str]) -> None:
+        """The keys from now on, sent in turn."""
+        self.credentials.replace(of_keys(api_keys))
+
+    def use_port(self, port: int) -> None:
+        """Send new requests to this port; the rest of the base URL stays the same."""
+        self._base_url = str(URL(self._base_url, encoded=True).with_port(port))
+        self._urls.clear()
+
+    async def post(self, path: str, body: bytes, *, is_stream: bool, model: str = "") -> Response:
+        """Send `body` and wait for the head of the answer, whatever its status; a stream's comes before its content.
+
+        `model` is its name at the upstream, which may have refused it to one of our credentials.
+
+        Raises:
+            UpstreamUnreachable: no connection, or it broke.
+            UpstreamTimeout: no connection, or no first byte, in time.
+            UpstreamRateLimited: nothing was sent, as all credentials are limited.
+            UpstreamError: no token is to be had.
+        """
+        wait_s = self._timeouts.first_byte_s if is_stream else self._timeouts.answer_s
+        return await self._show(hdrs.METH_POST, path, body, wait_s, model)
+
+    async def ask(self, path: str, body: bytes) -> bytes:
+        """The body of the answer to a POST.
+
+        Raises:
+            UpstreamFailed: the status is not 200.
+            UpstreamError: as `post`.
+        """
+        return await _body(await self.post(path, body, is_stream=False), f"POST {path}")
+
+    async def get(self, path: str) -> bytes:
+        """The body at `path`.
+
+        Raises:
+            UpstreamFailed: the status is not 200.
+            UpstreamError: as `post`.
+        """
+        return await _body(await self._show(hdrs.METH_GET, path, None, self._timeouts.first_byte_s), f"GET {path}")
+
+    async def close(self) -> None:
+        """Close every connection, for good: running and later requests get `UpstreamUnreachable`.
+
+        aiohttp does not wake the readers of a body when it closes their connection, so the waits are ended here.
+        """
+        self._is_closed = True
+        self._deadlines.close()
+        await self.credentials.close()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _show(self, method: str, path: str, body: bytes | None, wait_s: float, model: str = "") -> Response:
+        """The answer to the next credential; where its token is refused, once more with a new one."""
+        credential = self.credentials.choose(model, may_try=method == hdrs.METH_POST)
+        headers = credential.shown.ready()
+        if headers is None:
+            credential, headers = await self.credentials.fetch(credential, model)
+        try:
+            return await self._send_renewing(method, path, body, wait_s, credential, headers)
+        except BaseException:
+            credential.done()
+            raise
+
+    async def _send_renewing(
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
+    ) -> Response:
+        response = await self._send(method, path, body, wait_s, credential, headers)
+        if response.status == 401 and credential.shown.is_renewable:
+            try:
+                renewed = await credential.shown.renew(headers)
+            except BaseException:
+                response.close()
+                raise
+            if renewed is not None:
+                response.give_back()
+                return await self._send(method, path, body, wait_s, credential, renewed)
+        return response
+
+    async def _send(
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
+    ) -> Response:
+        """The answer, whatever its status.
+
+        A pooled connection that the upstream closed before it answered anything was stale: the request goes out once
+        more, on another connection.
+        """
+        has_connected.set(False)
+        try:
+            return await self._request(method, path, body, wait_s, credential, headers)
+        except UpstreamUnreachable:
+            if has_connected.get():
+                raise
+        return await self._request(method, path, body, wait_s, credential, headers)
+
+    async def _request(
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
+    ) -> Response:
+        url = self._urls.get(path)
+        if url is None:
+            url = URL(self._base_url + path, encoded=True)
+            if len(self._urls) < _MAX_URLS and len(path) < _MAX_KEPT_PATH:
+                self._urls[path] = url
+        deadline = Deadline(self._deadlines, wait_s)
+        deadline.start()
+        try:
+            answer = await self._open_session().request(
+                method, url, data=body, headers=headers, allow_redirects=False, read_bufsize=_READ_BYTES
+            )
+        except asyncio.CancelledError:
+            if deadline.has_expired():
+                raise _ended(deadline, "The upstream did not begin to answer in time.") from None
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            raise translate(error) from error
+        finally:
+            deadline.stop()
+        # many hosts send the head at once and think then: their time for the first event goes on
+        return Response(answer, credential, deadline, self._timeouts, self._drain)
+
+    def _drain(self, answer: aiohttp.ClientResponse) -> None:
+        task = asyncio.create_task(_read_to_end(answer))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._is_closed:
+            late = _closed()
+            late.is_unconnected = True
+            raise late
+        if self._session is None:
+            connector = open_connector(
+                self._socket_path, self._max_connections, self._keepalive_s, self._timeouts.connect_s, self._resolver
+            )
+            self._session = open_session(connector, _NO_TIMEOUT)
+        return self._session
+
+
+def _ended(deadline: Deadline, told: str) -> UpstreamError:
+    """The error for a wait that was ended: the transport was closed, or it took too long, with the message `told`."""
+    if deadline.is_closed:
+        return _closed()
+    return UpstreamTimeout(told)
+
+
+def _closed() -> UpstreamUnreachable:
+    return UpstreamUnreachable("The connections to the upstream were closed.")
+
+
+async def _body(response: Response, asked: str) -> bytes:
+    try:
+        body = await response.read_all()
+    finally:
+        response.close()
+    if response.status != 200:
+        raise UpstreamFailed(f"{asked} answered {response.status}.")
+    return body
+
+
+async def _read_to_end(answer: aiohttp.ClientResponse) -> None:
+    """See the end of a body after its last event; a host that keeps it open loses the connection."""
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while await answer.content.readany():
+                pass
+        answer.release()
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        answer.close()

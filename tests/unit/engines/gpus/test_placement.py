@@ -1,0 +1,144 @@
+"""Which GPUs an engine gets and how much of them, or why it cannot run here and what to do about it."""
+
+import pytest
+from tidegate.config.engines import VllmConfig
+from tidegate.engines.base import Hopeless
+from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.gpus.devices import Gpu
+from tidegate.engines.gpus.placement import Placement, place
+
+GIB = 1 << 30
+FEWER = "lower the sizes, or set distributed: ray for GPUs of several machines"
+
+
+def machine(count, gib=80):
+    return [Gpu(index=index, total_bytes=gib * GIB) for index in range(count)]
+
+
+def config(**fields):
+    return VllmConfig(model="org/m", **fields)
+
+
+def test_an_engine_takes_the_first_gpu_and_vllms_share_of_it():
+    assert place(config(), machine(2)) == Placement((0,), Needs(awake={0: 0.92}))
+
+
+def test_all_sizes_multiply():
+    sizes = config(tensor_parallel_size=2, pipeline_parallel_size=2, data_parallel_size=2)
+    assert place(sizes, machine(9)).gpus == tuple(range(8))
+
+
+def test_the_named_gpus_are_taken_in_their_order():
+    """Ranks follow it."""
+    placement = place(config(gpus=(3, 1), tensor_parallel_size=2, gpu_memory_utilization=0.5), machine(4))
+    assert placement == Placement((3, 1), Needs(awake={3: 0.5, 1: 0.5}))
+
+
+def test_a_pinned_engine_is_said_to_be():
+    assert place(config(pinned=True), machine(1)).needs.is_pinned
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize(("gib", "share"), [(80, 5 / 80), (24, 5 / 24), (0, 0.1)])
+def test_asleep_it_keeps_about_5_gib(level, gib, share):
+    assert place(config(sleep_level=level), machine(1, gib)).needs.asleep == {0: pytest.approx(share)}
+
+
+def test_asleep_it_takes_no_more_than_awake():
+    assert place(config(sleep_level=1, gpu_memory_utilization=0.05), machine(1, 24)).needs.asleep == {0: 0.05}
+
+
+def test_without_gpus_nothing_is_planned():
+    assert place(config(tensor_parallel_size=2), []) == Placement()
+
+
+def test_where_no_gpu_is_known_those_named_are_believed():
+    """A machine without NVIDIA's driver may have others."""
+    assert place(config(gpus=(4,)), []) == Placement((4,), Needs(awake={4: 0.92}))
+
+
+def test_rays_gpus_are_rays_business():
+    assert place(config(distributed="ray", tensor_parallel_size=16), machine(2)) == Placement()
+
+
+def test_a_part_of_something_larger_takes_what_there_is():
+    assert place(config(data_parallel_size=16), machine(2), is_spread=True).gpus == (0, 1)
+    assert place(config(data_parallel_size=16, gpus=(1,)), machine(2), is_spread=True).gpus == (1,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"tensor_parallel_size": 4},
+            f"tensor_parallel_size 4 needs 4 GPUs, and the machine has 2: {FEWER}",
+        ),
+        (
+            {"tensor_parallel_size": 2, "data_parallel_size": 2},
+            f"tensor_parallel_size 2 by data_parallel_size 2 needs 4 GPUs, and the machine has 2: {FEWER}",
+        ),
+        ({"gpus": (2,)}, "gpus: there is no GPU 2: the machine has 0, 1"),
+        (
+            {"gpus": (0, 0), "tensor_parallel_size": 2},
+            "gpus: 0 is named twice: each rank needs a GPU of its own",
+        ),
+        ({"gpus": (0, 1)}, "gpus names 2 GPUs, and one engine needs 1: name as many as are needed"),
+        ({"gpus": ()}, "gpus names 0 GPUs, and one engine needs 1: name as many as are needed"),
+        (
+            {"gpus": (0,), "tensor_parallel_size": 2},
+            "gpus names 1 GPU, and tensor_parallel_size 2 needs 2: name as many as are needed",
+        ),
+    ],
+)
+def test_what_the_machine_does_not_have_is_said_with_a_cure(fields, told):
+    with pytest.raises(Hopeless) as caught:
+        place(config(**fields), machine(2))
+    assert str(caught.value) == told
+
+
+def test_heads_that_cannot_be_shared_out_are_said():
+    """Where vLLM would say so only after a minute of loading."""
+    with pytest.raises(Hopeless, match=r"2 GPUs cannot share out the 9 attention heads of org/m evenly: .* 1, 3, 9"):
+        place(config(tensor_parallel_size=2), machine(2), attention_heads=9)
+    assert place(config(tensor_parallel_size=2), machine(2), attention_heads=8).gpus == (0, 1)
+
+
+# --- replicas -----------------------------------------------------------------------------------------------------
+
+
+def test_replicas_take_the_machines_gpus_one_after_the_other():
+    pair = config(tensor_parallel_size=2)
+    assert [place(pair, machine(4), number=number).gpus for number in (1, 2)] == [(0, 1), (2, 3)]
+
+
+def test_a_replica_takes_what_was_dealt_to_it():
+    assert place(config(gpus=(3, 1), tensor_parallel_size=2), machine(4), number=2).gpus == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "gpus", "number", "told"),
+    [
+        ({}, 1, 2, "replica 2 needs 2 GPUs, and the machine has 1: lower replicas, or the sizes"),
+        (
+            {"tensor_parallel_size": 2},
+            3,
+            2,
+            "replica 2 by tensor_parallel_size 2 needs 4 GPUs, and the machine has 3: lower replicas, or the sizes",
+        ),
+        (
+            {"tensor_parallel_size": 2, "gpus": (1,)},
+            4,
+            2,
+            "gpus names 1 GPU, and replica 2 by tensor_parallel_size 2 needs 2: name as many as are needed",
+        ),
+    ],
+)
+def test_a_replica_without_gpus_says_what_to_do(fields, gpus, number, told):
+    with pytest.raises(Hopeless) as caught:
+        place(config(**fields), machine(gpus), number=number)
+    assert str(caught.value).startswith(told)
+
+
+def test_without_gpus_and_with_ray_there_is_nothing_to_deal():
+    assert place(config(), [], number=2).gpus == ()
+    assert place(config(distributed="ray", tensor_parallel_size=8), machine(1), number=2).gpus == ()

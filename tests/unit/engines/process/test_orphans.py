@@ -1,0 +1,176 @@
+"""Engines that a killed Tidegate has left: real processes, marked with a namespace of the test's own."""
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+from structlog.testing import CapturingLogger
+from tidegate.engines.base import Command
+from tidegate.engines.process import orphans
+from tidegate.engines.process.orphans import VARIABLE, Mark, end_orphans, find_orphans, make_mark, open_pipe, read_marks
+from tidegate.engines.process.process import EngineProcess
+
+from tests.fakes.processes import gone, is_running
+
+# a Tidegate: it starts an engine in a session of its own, through a leader that may be killed, and tells the pids
+TIDEGATE = """
+import os, signal, subprocess, sys
+from tidegate.engines.process.orphans import VARIABLE, Mark, make_mark, open_pipe
+from msgspec import structs
+namespace, engine = int(sys.argv[1]), sys.argv[2]
+mark = structs.replace(make_mark("r1"), namespace=namespace)
+reading, writing = open_pipe(mark)
+leader = "import subprocess, sys; engine = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); engine.wait()"
+child = subprocess.Popen([sys.executable, "-c", leader, engine], stdout=writing, start_new_session=True,
+                         env=os.environ | {VARIABLE: str(mark)})
+os.set_blocking(reading, True)
+output = open(reading)
+print(child.pid, int(output.readline()), flush=True)
+signal.pause()
+"""
+TELLS = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+# as setproctitle does
+RETITLED = """
+import ctypes, os, signal
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+start, end = int(fields[47]), int(fields[48])
+ctypes.memset(start, 0, end - start)
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+# its output goes elsewhere
+SILENT = """
+import os, signal
+print(os.getpid(), flush=True)
+null = os.open(os.devnull, os.O_WRONLY)
+os.dup2(null, 1)
+os.dup2(null, 2)
+signal.pause()
+"""
+
+
+@asynccontextmanager
+async def tidegate(engine: str):
+    """Another Tidegate with an engine: its process, the engine's leader and pid, and the namespace of the marks."""
+    namespace = secrets.randbits(48)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", TIDEGATE, str(namespace), engine, stdout=asyncio.subprocess.PIPE
+    )
+    leader, pid = map(int, (await process.stdout.readline()).split())
+    try:
+        yield process, leader, pid, namespace
+    finally:
+        for each in (process.pid, leader, pid):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        await process.wait()
+
+
+@pytest.mark.parametrize("engine", [TELLS, RETITLED, SILENT], ids=["plain", "another title", "another output"])
+async def test_what_a_killed_tidegate_and_its_warden_leave_is_ended(engine):
+    async with tidegate(engine) as (process, leader, pid, namespace):
+        process.kill()
+        os.kill(leader, signal.SIGKILL)
+        await process.wait()
+        await gone(leader)
+        assert is_running(pid)
+        ended = await asyncio.to_thread(end_orphans, namespace)
+        assert [(orphan.pid, orphan.session, orphan.mark.name) for orphan in ended] == [(pid, leader, "r1")]
+        await gone(pid)
+        assert find_orphans(namespace) == []
+
+
+async def test_what_a_living_tidegate_has_is_not_touched():
+    async with tidegate(TELLS) as (_, _leader, pid, namespace):
+        assert end_orphans(namespace) == []
+        assert is_running(pid)
+
+
+async def test_a_tidegate_that_is_a_zombie_does_not_run():
+    """As under a container's first process that waits for none."""
+    async with tidegate(TELLS) as (process, leader, pid, namespace):
+        os.kill(process.pid, signal.SIGKILL)
+        while is_running(process.pid):  # the event loop would wait for it
+            pass
+        assert {orphan.pid for orphan in find_orphans(namespace)} == {leader, pid}
+
+
+async def test_marks_of_another_namespace_mean_nothing():
+    """Of a container, for one: its pids are others here."""
+    async with tidegate(TELLS) as (process, _leader, pid, _namespace):
+        process.kill()
+        await process.wait()
+        assert pid not in {orphan.pid for orphan in find_orphans()}
+
+
+async def test_a_pid_that_another_process_has_now_is_not_the_owners():
+    own = make_mark("r1")
+    namespace = secrets.randbits(48)
+    for started, found in ((own.started, False), (own.started - 1, True)):
+        mark = Mark(own.pid, started, namespace, "r1")
+        child = await asyncio.create_subprocess_exec("sleep", "1000000", env=os.environ | {VARIABLE: str(mark)})
+        try:
+            assert bool(find_orphans(namespace)) == found
+        finally:
+            child.kill()
+            await child.wait()
+
+
+async def test_each_process_of_an_engine_carries_our_mark():
+    told = asyncio.get_running_loop().create_future()
+    process = EngineProcess(told.set_result, "r1")
+    code = f"import os; print(os.environ['{VARIABLE}'], os.readlink('/proc/self/fd/1'))"
+    await process.start(Command((sys.executable, "-c", code)))
+    variable, link, *_ = (await told).split()
+    [mark] = read_marks(variable)
+    assert mark == structs.replace(make_mark("r1"), start=mark.start)
+    assert str(mark) == variable
+    assert Path(link).name.startswith(f"{variable}~")
+    assert not Path(link).exists()  # noqa: ASYNC240 - no file
+    await process.end(1)
+
+
+async def test_the_log_tells_of_each_engine_that_was_left():
+    log = CapturingLogger()
+    async with tidegate(TELLS) as (process, leader, pid, namespace):
+        process.kill()
+        await process.wait()
+        await orphans.sweep(log, namespace)
+    [call] = log.calls
+    assert call.args == ("orphaned engine killed",)
+    assert call.kwargs == {"engine": "r1", "pids": sorted((leader, pid)), "owner": process.pid}
+
+
+def test_without_a_mark_the_pipe_is_a_plain_one():
+    for mark in (None, structs.replace(make_mark("r1"), name="x" * 300)):
+        reading, writing = open_pipe(mark)
+        os.write(writing, b"1")
+        assert os.read(reading, 10) == b"1"
+        os.close(reading)
+        os.close(writing)
+
+
+NUMBERS = st.integers(0, 2**63)
+
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
+STARTS = st.just("") | st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
+
+
+@given(st.builds(Mark, NUMBERS, NUMBERS, NUMBERS, NAMES, STARTS))
+def test_a_mark_is_read_as_it_was_written(mark):
+    assert list(read_marks(f"{VARIABLE}={mark}")) == [mark]
+    assert list(read_marks(f"/tmp/{mark}~pipe0f (deleted)")) == [mark]
+
+
+@given(st.text())
+def test_any_text_is_read(text):
+    assert list(read_marks(text)) == []

@@ -1,0 +1,231 @@
+"""Requests that come to an engine: real processes that behave as they are told."""
+
+import asyncio
+
+import pytest
+from msgspec import structs
+from structlog.testing import CapturingLogger
+from tidegate.config.swap import SwapConfig
+from tidegate.engines.base import EngineStatus
+from tidegate.engines.gpus.allocator import Sharing
+from tidegate.engines.supervision.doubt import REFUSED
+from tidegate.engines.supervision.entrance import Entrance
+from tidegate.engines.supervision.orders import Orders
+from tidegate.engines.supervision.settings import Settings, Treatment
+from tidegate.engines.supervision.status import StatusOwner
+from tidegate.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected
+from tidegate.transport.wire import Transport
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.engine import FakeKind
+from tests.fakes.supervised import (
+    LARGE,
+    QUICK,
+    TIMEOUTS,
+    logged,
+    refused,
+    supervised,
+    told_to_callers,
+)
+
+
+async def test_an_engine_becomes_ready_by_its_own_health():
+    async with supervised(FakeKind("well")) as (supervisor, states, _):
+        with pytest.raises(EngineUnavailable, match="not ready"):
+            await supervisor.enter(can_wait=False)
+        await states.until("ready")
+        (await supervisor.enter(can_wait=False))()
+
+
+async def test_a_request_waits_for_an_engine_that_starts():
+    async with supervised(FakeKind("well")) as (supervisor, _, _log):
+        leave = await supervisor.enter(can_wait=True)
+        assert supervisor.places.taken == 1
+        leave()
+        assert supervisor.places.taken == 0
+
+
+async def test_a_request_does_not_wait_for_ever():
+    quick = Settings(queue_timeout_s=0.05, poll_s=0.01)
+    async with supervised(FakeKind("silent"), quick) as (supervisor, _, _log):
+        with pytest.raises(EngineUnavailable, match="starting"):
+            await supervisor.enter(can_wait=True)
+
+
+async def test_progress_is_read_from_the_output_and_told_to_callers():
+    async with supervised(FakeKind("shows_progress,silent")) as (supervisor, states, _):
+        while supervisor.status.progress is None:
+            await states.seen.get()
+        assert supervisor.status.progress.done == 0.5
+        assert supervisor.status.left_s is None  # what follows is unknown
+        with pytest.raises(EngineUnavailable, match="loading 50%") as caught:
+            await supervisor.enter(can_wait=False)
+        assert caught.value.retry_after_s >= 1
+
+
+async def test_callers_are_not_told_what_the_output_says():
+    once = structs.replace(QUICK, max_crashes=1)
+    async with supervised(FakeKind("broken"), once) as (supervisor, states, _log):
+        reason = (await states.until("failed")).reason
+        hint = "it ended with status 3 (it is not started again by itself: tidegate engines start e)"
+        assert reason == f"{hint}: 0.0 E srv: cannot open the tensor file"
+        assert await told_to_callers(supervisor) == f"The engine 'e' is not ready (failed): {hint}"
+
+
+async def test_callers_are_not_told_of_an_unexpected_exception():
+    class Faulty(FakeKind):
+        def command(self, socket_path, api_key):
+            raise ValueError("/srv/secret")
+
+    once = structs.replace(QUICK, max_crashes=1)
+    async with supervised(Faulty("well"), once) as (supervisor, states, _log):
+        reason = (await states.until("failed")).reason
+        assert reason.startswith("it failed unexpectedly (it is not started again by itself")
+        assert reason.endswith(": ValueError: /srv/secret")
+        assert "ValueError" not in await told_to_callers(supervisor)
+
+
+async def test_requests_wait_while_it_makes_room_and_get_its_next_turn():
+    """And those that may not wait are told so, as they have another target."""
+    room = Sharing(SwapConfig(max_wait_s=0, min_loaded_s=0))
+    lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60)
+    async with (
+        supervised(FakeKind("well"), lazy, room, "a", needs=LARGE) as (first, first_states, log),
+        supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
+    ):
+        leave = await first.enter(can_wait=True)
+        waiting = asyncio.create_task(second.enter(can_wait=True))
+        while first._entrance.closed_for != "b":  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        assert first.status.state == "ready"
+        with pytest.raises(EngineUnavailable, match="The engine 'a' is being unloaded to make room") as caught:
+            await first.enter(can_wait=False)
+        assert caught.value.retry_after_s >= 1
+        again = asyncio.create_task(first.enter(can_wait=True))
+        while not first.places.waiting:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        leave()
+        await first_states.until("stopped")
+        (await waiting)()
+        (await again)()
+        assert (first.status.state, second.status.state) == ("ready", "stopped")
+        assert logged(log, "engine closed to make room") == [{"engine": "a", "wanted": "b"}]
+
+
+async def test_a_request_that_waits_for_its_next_turn_does_not_wait_for_ever():
+    quick = Settings(poll_s=0.01, scrape_s=0.01, queue_timeout_s=0.05)
+    async with supervised(FakeKind("well"), quick) as (supervisor, states, _log):
+        await states.until("ready")
+        supervisor.close_for("b")
+        with pytest.raises(EngineUnavailable, match="to make room for another engine"):
+            await supervisor.enter(can_wait=True)
+        assert supervisor.places.waiting == 0
+        supervisor.reopen()
+        (await supervisor.enter(can_wait=False))()
+
+
+@pytest.mark.parametrize("sleep_level", [None, 1])
+async def test_a_request_that_waits_goes_on_at_once_where_it_need_not_make_room(sleep_level):
+    kind = FakeKind("sleeps", sleep_level=sleep_level)
+    async with supervised(kind) as (supervisor, states, _log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        supervisor.close_for("b")
+        waiting = asyncio.create_task(supervisor.enter(can_wait=True))
+        while not supervisor.places.waiting:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        supervisor.reopen()
+        (await waiting)()
+        leave()
+        assert kind.starts == 1
+
+
+async def test_one_that_is_told_to_stop_while_it_is_closed_leaves_nobody_waiting():
+    async with supervised(FakeKind("well")) as (supervisor, states, _log):
+        await states.until("ready")
+        supervisor.close_for("b")
+        waiting = asyncio.create_task(supervisor.enter(can_wait=True))
+        while not supervisor.places.waiting:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        supervisor.want("stop")
+        with pytest.raises(EngineUnavailable):
+            await waiting
+        await states.until("stopped")
+
+
+DOUBTED = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=600, queue_timeout_s=60, ending_s=0.05)
+
+
+async def metrics_of(supervisor, *, times: int) -> None:
+    """Ask an engine for its metrics."""
+    wire = Transport("http://engine", timeouts=TIMEOUTS, socket_path=supervisor.socket_path)
+    for _ in range(times):
+        await wire.get("/metrics")
+    await wire.close()
+
+
+async def test_an_engine_that_refuses_a_request_is_out_of_routing_at_once_and_back_if_it_answers_after_all():
+    kind = FakeKind("well")
+    async with supervised(kind, DOUBTED) as (supervisor, states, _log):
+        await states.until("ready")
+        supervisor.doubt(refused())
+        assert supervisor.status == EngineStatus("failed", REFUSED, attempts=1)
+        with pytest.raises(EngineUnavailable, match="failed"):
+            await supervisor.enter(can_wait=False)
+        (await supervisor.enter(can_wait=True))()
+        assert (kind.starts, supervisor.status) == (1, EngineStatus("ready", attempts=1))
+
+
+async def test_before_the_next_try_of_a_request_that_failed_the_engine_is_looked_at():
+    async with supervised(FakeKind("well"), DOUBTED) as (supervisor, states, log):
+        await states.until("ready")
+        supervisor.doubt(UpstreamRejected("the caller's fault"))
+        assert not supervisor._status.doubt.is_open
+        supervisor.doubt(UpstreamFailed("500"))
+        (await supervisor.enter(can_wait=False))()
+        assert not supervisor._status.doubt.is_open
+        assert logged(log, "engine failed") == []
+
+
+async def test_a_dead_engine_is_known_before_the_next_try():
+    """Here by the request alone: nothing looks at it for ten minutes."""
+    async with supervised(FakeKind("ill", "well"), DOUBTED) as (supervisor, states, _log):
+        await states.until("ready")
+        await metrics_of(supervisor, times=2)
+        supervisor.doubt(UpstreamFailed("500"))
+        with pytest.raises(EngineUnavailable, match="failed"):
+            await supervisor.enter(can_wait=False)
+
+
+def expected_of(goal, state, is_held, failed_starts=0):
+    """An entrance without an engine behind it, and its orders."""
+    clock, log = FakeClock(), CapturingLogger()
+    status, orders = StatusOwner("e", "", clock=clock, log=log), Orders(goal)
+    status.now, status.failed_starts, orders.is_held = EngineStatus(state), failed_starts, is_held
+    return Entrance(status, orders, Treatment(FakeKind("well"), Settings()), clock=clock, log=log), orders
+
+
+@pytest.mark.parametrize(
+    ("goal", "state", "is_held", "failed_starts", "availability"),
+    [
+        ("run", "ready", False, 0, "ready"),
+        ("stop", "stopped", False, 0, "unloaded"),
+        ("sleep", "sleeping", False, 0, "unloaded"),
+        ("run", "stopped", False, 0, "loading"),
+        ("run", "starting", False, 0, "loading"),
+        ("run", "failed", False, 1, "loading"),
+        ("run", "failed", False, 2, "unavailable"),
+        ("stop", "stopped", True, 0, "unavailable"),
+        ("stop", "draining", False, 0, "unavailable"),
+    ],
+)
+def test_what_may_be_expected_of_it(goal, state, is_held, failed_starts, availability):
+    entrance, _ = expected_of(goal, state, is_held, failed_starts)
+    assert entrance.availability == availability
+
+
+@pytest.mark.parametrize(("is_held", "availability"), [(False, "loading"), (True, "unavailable")])
+def test_one_that_is_asked_for_is_loaded_unless_the_administrator_has_stopped_it(is_held, availability):
+    entrance, orders = expected_of("stop", "stopped", is_held)
+    entrance.ask()
+    assert (entrance.availability, orders.changed.is_set()) == (availability, not is_held)

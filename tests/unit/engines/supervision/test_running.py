@@ -1,0 +1,146 @@
+"""A started engine until it is to stop: real processes that behave as they are told."""
+
+import asyncio
+
+import pytest
+from tidegate.engines.supervision.doubt import UNHEALTHY
+from tidegate.engines.supervision.settings import Settings
+from tidegate.engines.supervision.vitals import FIRST_S
+from tidegate.engines.supervision.watch import SECOND_LOOK_S
+from tidegate.errors import EngineUnavailable
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.engine import FakeKind
+from tests.fakes.processes import is_running
+from tests.fakes.supervised import logged, refused, supervised
+
+
+async def test_an_engine_that_never_answers_is_given_up():
+    async with supervised(FakeKind("silent", start_timeout_s=0.2)) as (_, states, _log):
+        assert "no answer in 0.2 s" in (await states.until("failed")).reason
+
+
+async def test_an_idle_engine_sleeps_and_the_next_request_wakes_it():
+    settings = Settings(idle_unload_s=0.05, poll_s=0.01, scrape_s=0.01)
+    kind = FakeKind("sleeps", sleep_level=1)
+    async with supervised(kind, settings) as (supervisor, states, _log):
+        await states.until("sleeping")
+        (await supervisor.enter(can_wait=True))()
+        assert kind.starts == 1
+
+
+async def test_an_idle_engine_that_cannot_sleep_is_stopped_and_started_again():
+    settings = Settings(idle_unload_s=0.05, poll_s=0.01, scrape_s=0.01)
+    kind = FakeKind("well")
+    async with supervised(kind, settings) as (supervisor, states, _log):
+        await states.until("ready")
+        await states.until("stopped")
+        (await supervisor.enter(can_wait=True))()
+        assert kind.starts == 2
+
+
+async def test_running_answers_have_their_time_when_an_engine_is_told_to_stop():
+    async with supervised(FakeKind("well")) as (supervisor, states, _log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        supervisor.want("stop")
+        await states.until("draining")
+        with pytest.raises(EngineUnavailable, match="draining"):
+            await supervisor.enter(can_wait=False)
+        leave()
+        await states.until("stopped")
+        with pytest.raises(EngineUnavailable):
+            await supervisor.enter(can_wait=True)
+        supervisor.want("run")
+        await states.until("ready")
+
+
+async def test_one_that_is_stopped_on_its_way_to_sleep_does_not_stay_for_whoever_is_still_there():
+    """Their time was over."""
+    brief = Settings(poll_s=0.01, scrape_s=0.01, drain_timeout_s=0.05)
+    async with supervised(FakeKind("sleeps", sleep_level=1), brief) as (supervisor, states, _log):
+        leave = await supervisor.enter(can_wait=True)
+        supervisor.make_room()
+        await states.until("draining")
+        await supervisor.drained()
+        assert supervisor.status.state == "stopped"
+        leave()
+
+
+async def looked_at(supervisor) -> None:
+    while supervisor.looked.load.steps is None:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.001)
+
+
+LOOKING = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.005, queue_timeout_s=60)
+
+
+async def test_a_hung_engine_is_out_of_routing_and_started_again():
+    """Its health is fine all the time; a token does not come."""
+    clock = FakeClock()
+    async with supervised(FakeKind("hangs", "well"), LOOKING, clock=clock) as (supervisor, states, _log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        await looked_at(supervisor)
+        clock.advance(FIRST_S + 1)
+        draining = await states.until("draining")
+        assert draining.reason.startswith("it has work, but has not made a step for")
+        clock.advance(SECOND_LOOK_S)
+        failed = await states.until("failed")
+        assert failed.reason.endswith("and it generates nothing")
+        leave()
+        await states.until("ready")
+
+
+async def test_an_engine_that_only_seems_to_hang_is_let_in_again():
+    """No step was seen, but a token comes."""
+    clock = FakeClock()
+    kind = FakeKind("well")
+    async with supervised(kind, LOOKING, clock=clock) as (supervisor, states, log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        await looked_at(supervisor)
+        clock.advance(FIRST_S + 1)
+        await states.until("draining")
+        await states.until("ready")
+        leave()
+        assert kind.starts == 1
+        assert len(logged(log, "engine suspected")) == 1
+
+
+async def test_a_slow_engine_is_left_alone():
+    """Ten minutes in which it takes its time for each step."""
+    clock = FakeClock()
+    kind = FakeKind("slow")
+    async with supervised(kind, LOOKING, clock=clock) as (supervisor, states, log):
+        await states.until("ready")
+        leave = await supervisor.enter(can_wait=False)
+        for _ in range(30):
+            before = supervisor.looked.load.steps
+            clock.advance(20)
+            while supervisor.looked.load.steps == before:  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(0.001)
+        leave()
+        assert supervisor.status.state == "ready"
+        assert logged(log, "engine suspected") == []
+
+
+async def test_an_engine_that_says_that_it_is_dead_is_ended_and_started_again():
+    """Its process goes on, and requests wait for the next one."""
+    kind = FakeKind("ill,stubborn", "well")
+    settings = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60, ending_s=0.05)
+    async with supervised(kind, settings) as (supervisor, states, _log):
+        status = await states.until("failed")
+        assert status.reason == UNHEALTHY
+        pid = supervisor._child.pid
+        (await supervisor.enter(can_wait=True))()
+        assert (kind.starts, supervisor.status.restarts, is_running(pid)) == (2, 1, False)
+
+
+async def test_an_engine_that_has_failed_can_be_stopped_before_its_process_has_ended():
+    slow = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=600, ending_s=600)
+    async with supervised(FakeKind("well"), slow) as (supervisor, states, _log):
+        await states.until("ready")
+        supervisor.doubt(refused())
+        supervisor.want("stop")
+        await states.until("stopped")

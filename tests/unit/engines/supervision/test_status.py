@@ -1,0 +1,128 @@
+"""What an engine does now, and who is told."""
+
+import asyncio
+
+import pytest
+from structlog.testing import CapturingLogger
+from tidegate.engines.base import EngineError, Progress
+from tidegate.engines.states import ImpossibleChange
+from tidegate.engines.supervision.status import StatusOwner
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.engine import FakeKind
+from tests.fakes.supervised import (
+    logged,
+    supervised,
+)
+
+
+async def test_an_engine_goes_on_when_its_status_callback_raises():
+    """A terminal that is gone, for one."""
+    async with supervised(FakeKind("well")) as (supervisor, _, log):
+
+        def fail(_status):
+            raise BrokenPipeError
+
+        supervisor._status._on_change = fail
+        (await supervisor.enter(can_wait=True))()
+        assert {"engine": "e"} in logged(log, "engine status not told")
+
+
+async def test_how_long_a_second_start_will_take_is_known_from_the_first():
+    clock = FakeClock()
+    kind = FakeKind("shows_progress", "shows_progress,silent")
+    async with supervised(kind, clock=clock) as (supervisor, states, _log):
+        while supervisor.status.progress is None:
+            await states.seen.get()
+        clock.advance(60)
+        took_s = clock.monotonic_s()
+        await states.until("ready")
+        supervisor.want("stop")
+        await states.until("stopped")
+        supervisor.want("run")
+        while supervisor.status.left_s is None:
+            await states.seen.get()
+        assert 0 <= supervisor.status.left_s <= took_s
+
+
+class Told:
+    """A status of an engine that starts, its clock, its log and every status told."""
+
+    def __init__(self) -> None:
+        self.clock, self.log, self.seen = FakeClock(), CapturingLogger(), []
+        self.status = StatusOwner("e", "", clock=self.clock, log=self.log, on_change=self.seen.append)
+        self.status.begin_start()
+        self.status.move("start", "")
+
+    def left_s(self, phase: str, done: float | None = None) -> float | None:
+        self.status.show(Progress(phase, done))
+        return self.status.now.left_s
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+def test_each_phase_is_logged_once(told):
+    for phase, done in (("loading", 0.1), ("loading", 0.6), ("capturing", None), ("capturing", 0.5)):
+        told.left_s(phase, done)
+    assert [(call.args[0], call.kwargs["phase"]) for call in told.log.calls] == [
+        ("engine loading", "loading"),
+        ("engine loading", "capturing"),
+    ]
+
+
+def test_what_is_left_of_a_phase_is_not_told_as_what_is_left_of_the_start(told):
+    told.clock.advance(10)
+    assert told.left_s("downloading", 0.25) is None
+    assert told.status.retry_after_s == 30  # it takes that long at least
+
+
+def test_what_an_earlier_start_took_is_told_from_the_beginning_and_counted_down(told):
+    clock, status = told.clock, told.status
+    clock.advance(40)
+    told.left_s("compiling")
+    clock.advance(60)
+    assert status.end_start() == 100
+    status.move("crash", "")
+    status.begin_start()
+    status.move("start", "")
+    status.count_down()
+    assert status.now.left_s == 100
+    clock.advance(30)
+    status.count_down()
+    assert status.now.left_s == 70
+    assert status.retry_after_s == 70
+    assert told.left_s("compiling") == 60
+    assert status.retry_after_s == 60
+
+
+def test_a_reason_has_a_part_for_callers_and_one_for_the_administrator(told):
+    told.status.move("crash", EngineError("it ended", ["/srv/secret", "x" * 2000]), 3)
+    assert told.status.told == "it ended"
+    assert told.status.now.reason.startswith("it ended: /srv/secret; xxx")
+    assert (len(told.status.now.reason), told.status.now.restarts) == (1000, 3)
+    assert told.seen[-1] == told.status.now
+
+
+def test_a_doubt_ends_when_the_engine_is_not_ready_any_more(told):
+    told.status.move("answers", "")
+    told.status.doubt.open()
+    told.status.move("drain", "it is stopping")
+    assert not told.status.doubt.is_open
+
+
+def test_a_change_that_the_table_of_states_lacks_is_a_fault_of_ours(told):
+    before = told.status.now
+    with pytest.raises(ImpossibleChange):
+        told.status.move("wake", "")
+    assert told.status.now is before
+
+
+async def test_those_who_wait_for_a_change_are_let_go_without_one(told):
+    waiting = asyncio.create_task(told.status.until_changed())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    told.status.release_waiting()
+    await waiting

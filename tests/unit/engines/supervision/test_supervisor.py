@@ -1,0 +1,284 @@
+"""The supervisor, with real child processes that behave as they are told."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+from structlog.testing import CapturingLogger
+from tidegate.config.hooks import HooksConfig
+from tidegate.engines.base import EngineError, EngineStatus, Hopeless
+from tidegate.engines.gpus.allocator import Needs, Sharing
+from tidegate.engines.supervision.settings import Settings
+from tidegate.engines.supervision.supervisor import Supervisor
+from tidegate.errors import EngineUnavailable
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.engine import FakeKind
+from tests.fakes.processes import gone, is_running
+from tests.fakes.supervised import LARGE, QUICK, logged, members, supervised, told_to_callers
+
+
+async def test_an_engine_on_demand_starts_with_the_first_request():
+    settings = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01)
+    kind = FakeKind("well")
+    async with supervised(kind, settings) as (supervisor, _, _log):
+        assert (supervisor.status.state, kind.starts) == ("stopped", 0)
+        (await supervisor.enter(can_wait=True))()
+        assert kind.starts == 1
+
+
+async def test_an_engine_that_cannot_start_says_why_in_its_own_words_and_is_tried_again():
+    async with supervised(FakeKind("broken", "well")) as (supervisor, states, log):
+        status = await states.until("failed")
+        assert status.reason == "it ended with status 3: 0.0 E srv: cannot open the tensor file"
+        assert logged(log, "engine down") == [{"engine": "e", "reason": status.reason, "restart_in_s": 0.001}]
+        ready = await states.until("ready")
+        assert (ready.restarts, ready.attempts) == (0, 2)
+        (await supervisor.enter(can_wait=False))()
+
+
+async def test_only_an_engine_that_was_ready_is_restarted():
+    """A failed start that is tried again is another attempt."""
+    async with supervised(FakeKind("broken", "dies", "broken", "well")) as (_, states, _log):
+        told = [await states.until("failed") for _ in range(3)]
+        assert [(status.restarts, status.attempts) for status in told] == [(0, 1), (1, 2), (1, 3)]
+        ready = await states.until("ready")
+        assert (ready.restarts, ready.attempts) == (1, 4)
+
+
+async def test_what_cannot_help_is_not_tried_again():
+    class Missing(FakeKind):
+        def command(self, socket_path, api_key):
+            self.starts += 1
+            raise Hopeless("the model file x.gguf does not exist")
+
+    kind = Missing("well")
+    async with supervised(kind) as (supervisor, states, _log):
+        reason = (await states.until("failed")).reason
+        assert reason.startswith("the model file x.gguf does not exist (it is not started again by itself")
+        with pytest.raises(EngineUnavailable, match=r"x\.gguf"):
+            await supervisor.enter(can_wait=True)
+        assert kind.starts == 1
+
+
+async def test_what_has_run_can_run_again_whatever_its_output_told():
+    """What would keep another from starting has not kept this one."""
+
+    class Talkative(FakeKind):
+        def explain(self, lines, *, has_run=False):
+            return Hopeless("an adapter has rank 64")
+
+    async with supervised(Talkative("dies", "well")) as (_, states, log):
+        await states.until("ready")
+        assert (await states.until("failed")).reason == "an adapter has rank 64"
+        await states.until("ready")
+        assert [line["restart_in_s"] for line in logged(log, "engine down")] == [0.001]
+
+
+async def test_each_pause_is_longer_than_the_one_before_and_a_crash_loop_ends():
+    kind = FakeKind("broken")
+    async with supervised(kind) as (supervisor, states, log):
+        for _ in range(QUICK.max_crashes):
+            await states.until("failed")
+        pauses = [line["restart_in_s"] for line in logged(log, "engine down")]
+        assert pauses == [0.001, 0.002, 0.004, 0.008, None]
+        assert "tidegate engines start e" in supervisor.status.reason
+        supervisor.want("run")
+        await states.until("starting")
+
+
+async def test_close_ends_the_process_and_leaves_nothing_behind():
+    async with supervised(FakeKind("well")) as (supervisor, states, log):
+        await states.until("ready")
+        [line] = logged(log, "engine ready")
+        directory = Path(supervisor.socket_path).parent
+        assert directory.stat().st_mode & 0o777 == 0o700
+        await supervisor.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(line["pid"], 0)
+        assert not directory.exists()
+        assert supervisor.status.state == "stopped"
+
+
+async def test_an_engine_that_ignores_the_request_to_stop_is_killed():
+    kind = FakeKind("stubborn")
+    kind.stop_s = 0.1
+    async with supervised(kind) as (supervisor, states, log):
+        await states.until("ready")
+        await supervisor.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(logged(log, "engine ready")[0]["pid"], 0)
+
+
+async def test_two_engines_share_a_gpu_by_turns():
+    """The longest idle one makes room; one with requests never does."""
+    room = Sharing()
+    lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60)
+    async with (
+        supervised(FakeKind("well"), lazy, room, "a", needs=LARGE) as (first, first_states, _),
+        supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
+    ):
+        leave = await first.enter(can_wait=True)
+        waiting = asyncio.create_task(second.enter(can_wait=True))
+        while "b" not in room._claims:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        assert first.status.state == "ready"
+        leave()
+        await first_states.until("stopped")
+        (await waiting)()
+        assert (first.status.state, second.status.state) == ("stopped", "ready")
+
+
+async def test_an_engine_that_fits_nowhere_says_so():
+    room, pinned = Sharing(), Needs(awake={0: 0.9}, is_pinned=True)
+    lazy = Settings(starts_at_once=False, poll_s=0.01)
+    async with (
+        supervised(FakeKind("well"), QUICK, room, "a", needs=pinned) as (_, states, _log),
+        supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
+    ):
+        await states.until("ready")
+        with pytest.raises(EngineUnavailable, match="no room for b beside the pinned engines"):
+            await second.enter(can_wait=True)
+
+
+def hooked(**hooks) -> Settings:
+    return structs.replace(QUICK, hooks=HooksConfig(**hooks))
+
+
+async def test_hooks_run_before_the_process_starts_and_when_it_is_ready(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    settings = hooked(before_load=("mkdir", str(before)), after_load=("mkdir", str(after)))
+    kind = FakeKind("well")
+    command, seen = kind.command, []
+
+    def noted(*parts):
+        seen.append((before.exists(), after.exists()))
+        return command(*parts)
+
+    kind.command = noted
+    async with supervised(kind, settings) as (_, states, _log):
+        await states.until("ready")
+        while not after.exists():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        assert seen == [(True, False)]
+
+
+async def test_a_hook_that_fails_before_the_load_is_a_failed_start_that_says_so(tmp_path):
+    """The next start tries it again."""
+    made = tmp_path / "made"
+    settings = hooked(before_load=("mkdir", str(made / "below")))
+    kind = FakeKind("well")
+    async with supervised(kind, settings) as (_, states, _log):
+        reason = (await states.until("failed")).reason
+        assert reason.startswith("hooks.before_load ended with status 1: mkdir:")
+        assert kind.starts == 0
+        made.mkdir()
+        await states.until("ready")
+
+
+async def test_a_hook_that_fails_after_the_load_leaves_the_engine_as_it_is():
+    async with supervised(FakeKind("well"), hooked(after_load="false")) as (supervisor, states, log):
+        await states.until("ready")
+        while not logged(log, "hook failed"):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        assert logged(log, "hook failed") == [{"engine": "e", "reason": "hooks.after_load ended with status 1"}]
+        (await supervisor.enter(can_wait=False))()
+
+
+@pytest.mark.parametrize("hook", ["before_load", "after_load"])
+async def test_a_hook_that_still_runs_at_the_end_is_ended(hook, tmp_path):
+    path = tmp_path / "pid"
+    code = f"import os, time; print(os.getpid(), file=open({str(path)!r}, 'w'), flush=True); time.sleep(1000000)"
+    async with supervised(FakeKind("well"), hooked(**{hook: (sys.executable, "-c", code)})) as (_supervisor, _, _log):
+        while not (path.exists() and path.read_text()):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    await gone(int(path.read_text()))
+
+
+async def test_an_engine_that_ignores_sigterm_is_stopping_until_it_is_killed():
+    kind = FakeKind("stubborn")
+    kind.stop_s = 0.2
+    async with supervised(kind) as (supervisor, states, _log):
+        await states.until("ready")
+        [engine] = members(supervisor)
+        supervisor.want("stop")
+        assert (await states.until("stopping")).reason == "it is stopping"
+        assert is_running(engine)
+        with pytest.raises(EngineUnavailable, match=r"\(stopping\)"):
+            await supervisor.enter(can_wait=False)
+        await states.until("stopped")
+        await gone(engine)
+
+
+async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwards():
+    """It has not come up in time and ignores SIGTERM: a reload then was the end of the supervision alone."""
+    room, clock = Sharing(), FakeClock()
+    kind = FakeKind("stubborn,shows_progress,silent", start_timeout_s=30)
+    kind.stop_s = 0.3
+    async with supervised(kind, room=room, needs=LARGE, clock=clock) as (supervisor, states, _log):
+        while supervisor.status.progress is None:
+            await states.seen.get()
+        engines = members(supervisor)
+        clock.advance(31)
+        assert (await states.until("stopping")).reason == "no answer in 30 s, as it refuses connections: loading 0.5"
+        assert (
+            await told_to_callers(supervisor)
+            == "The engine 'e' is not ready (stopping): no answer in 30 s, as it refuses connections"
+        )
+        assert room._held["e"] == "loaded"
+        await supervisor.close()
+        assert supervisor.status.state == "stopped"
+        for engine in engines:
+            await gone(engine)
+        assert room._held["e"] == "out"
+
+
+async def test_one_that_goes_lets_its_answers_end_and_nobody_in():
+    async with supervised(FakeKind("well")) as (supervisor, states, _log):
+        leave = await supervisor.enter(can_wait=True)
+        going = asyncio.create_task(supervisor.drained())
+        await states.until("draining")
+        with pytest.raises(EngineUnavailable):
+            await supervisor.enter(can_wait=True)
+        assert not going.done()
+        leave()
+        await going
+        assert supervisor.status.state == "stopped"
+
+
+async def test_one_that_does_not_answer_yet_has_nobody_to_wait_for():
+    async with supervised(FakeKind("silent")) as (supervisor, states, _log):
+        await states.until("starting")
+        await supervisor.drained()
+
+
+# --- orders that it does not take; without a process --------------------------------------------------------------
+
+
+@pytest.fixture
+async def idle():
+    """A supervisor that was not opened."""
+    kind = FakeKind("well")
+    made = Supervisor("e", kind, Settings(), room=Sharing(), clock=FakeClock(), log=CapturingLogger())
+    yield made
+    await made.close()
+
+
+def test_an_engine_that_has_failed_is_stopped_at_once(idle):
+    idle._status.now = EngineStatus("failed", "out of memory", 3)
+    idle.want("stop")
+    assert idle.status == EngineStatus("stopped", "it was told to stop: tidegate engines start e", 3)
+
+
+@pytest.mark.parametrize(
+    ("level", "state", "told"),
+    [(None, "ready", "has no sleep_level"), (1, "stopped", "does not run"), (2, "failed", "does not run")],
+)
+def test_an_engine_that_cannot_sleep_says_so(idle, level, state, told):
+    idle.treat(FakeKind("well", sleep_level=level), Settings())
+    idle._status.now = EngineStatus(state)
+    with pytest.raises(EngineError, match=told):
+        idle.want("sleep")

@@ -1,0 +1,188 @@
+"""The second look: an engine that is suspected dies only if nothing comes of it for two minutes."""
+
+import itertools
+
+import pytest
+from tidegate.engines.base import Load
+from tidegate.engines.supervision.doubt import REFUSED
+from tidegate.engines.supervision.watch import Finding, Watch
+from tidegate.errors import UpstreamFailed, UpstreamRejected, UpstreamUnreachable
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.control import FakeControl, too_slow, working
+
+
+def watched(tell, **answers):
+    """A watch without pauses: each look takes a second of the clock's."""
+    clock = FakeClock()
+    control = FakeControl(clock, tell, **answers)
+    return Watch(control, clock, pause_s=0), control
+
+
+async def until_suspected(watch):
+    while not await watch.look(1):
+        pass
+
+
+async def test_what_it_last_said_is_kept():
+    watch, _ = watched(lambda: working(3))
+    assert watch.looked.load == Load()
+    await watch.look(1)
+    assert watch.looked.load == working(3)
+
+
+async def test_a_failed_look_keeps_what_was_said_before():
+    told = iter([working(3), UpstreamFailed("500")])
+    watch, _ = watched(lambda: next(told))
+    await watch.look(1)
+    await watch.look(1)
+    assert watch.looked.load == working(3)
+
+
+async def test_an_engine_that_gives_a_token_is_well_and_has_its_whole_time_again():
+    """Its caller reads slowly, perhaps: it has our request, and nothing to do."""
+    watch, control = watched(lambda: working(3), token=lambda: None)
+    await until_suspected(watch)
+    assert await watch.generates()
+    assert control.canaries == 1
+    since_s = control.clock.monotonic_s()
+    await until_suspected(watch)
+    assert control.clock.monotonic_s() - since_s >= 40
+
+
+async def test_a_hung_engine_is_dead_two_minutes_after_its_last_step():
+    watch, control = watched(lambda: working(3))
+    since_s = control.clock.monotonic_s()
+    await until_suspected(watch)
+    assert control.clock.monotonic_s() - since_s <= 60
+    assert not await watch.generates()
+    assert 120 <= control.clock.monotonic_s() - since_s <= 125
+
+
+async def test_a_hung_process_is_dead_too():
+    """Its metrics do not come either."""
+    said = itertools.chain([working(3)], iter(too_slow, None))
+    watch, control = watched(lambda: next(said), look_s=5)
+    await until_suspected(watch)
+    assert not await watch.generates()
+    assert control.clock.monotonic_s() - 1000 <= 135
+
+
+async def test_in_ten_minutes_an_engine_with_a_step_a_minute_is_suspected_once_and_never_dead():
+    clock = FakeClock(monotonic_s=0)
+    control = FakeControl(clock, lambda: working(1 + clock.monotonic_s() // 60))
+    watch = Watch(control, clock, pause_s=0)
+    suspicions = 0
+    while clock.monotonic_s() < 600:
+        if await watch.look(1):
+            suspicions += 1
+            assert await watch.generates()
+    assert suspicions == 1
+
+
+@pytest.mark.parametrize("every_s", [1, 5, 30])
+async def test_a_slow_engine_is_never_even_suspected(every_s):
+    clock = FakeClock(monotonic_s=0)
+    watch = Watch(FakeControl(clock, lambda: working(1 + clock.monotonic_s() // every_s)), clock, pause_s=0)
+    while clock.monotonic_s() < 600:
+        assert await watch.look(1) is None
+
+
+async def test_a_refused_connection_needs_no_second_look():
+    def refused():
+        return UpstreamUnreachable("refused")
+
+    watch, control = watched(refused, token=refused)
+    await until_suspected(watch)
+    assert not await watch.generates()
+    assert control.clock.monotonic_s() == 1003
+
+
+async def test_another_answer_than_a_token_says_nothing():
+    """A model that is not for chatting, a full queue: the work that it has may still move."""
+    steps = iter([1] * 50 + [2])
+    watch, control = watched(lambda: working(next(steps)), token=lambda: UpstreamRejected("no"))
+    await until_suspected(watch)
+    assert await watch.generates()
+    assert control.canaries > 1
+
+
+async def test_an_engine_that_says_something_at_last_is_not_thereby_moving():
+    """The server may have come back, and the engine behind it may still hang."""
+    said = itertools.chain(itertools.repeat(too_slow(), 30), itertools.repeat(working(3)))
+    watch, _ = watched(lambda: next(said), look_s=5)
+    await until_suspected(watch)
+    assert watch.looked.load.steps is None
+    assert not await watch.generates()
+
+
+# --- health ---------------------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_says_that_it_is_dead_needs_no_second_look():
+    watch, control = watched(lambda: working(3))
+    control.is_up = False
+    assert await watch.look(1) == await watch.check() == Finding(REFUSED, is_dead=True)
+
+
+async def test_a_second_look_that_is_not_wanted_any_more_ends():
+    watch, _ = watched(lambda: working(3))
+    await until_suspected(watch)
+    wanted = iter([True, True, False])
+    assert await watch.generates(lambda: next(wanted)) is None
+
+
+# --- canaries -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_idle_engine_is_asked_for_a_token_every_so_often_and_never_for_two_at_once():
+    watch, control = watched(lambda: Load(steps=3))
+    for _ in range(10):
+        watch.try_idle(60)
+        await watch.look(0)
+    assert control.canaries == 1  # it hangs
+    control.clock.advance(600)
+    watch.try_idle(60)
+    await watch.look(0)
+    assert control.canaries == 1
+    watch.rest()
+    control.token = lambda: None
+    for _ in range(180):
+        watch.try_idle(60)
+        await watch.look(0)
+    assert control.canaries == 4
+
+
+async def test_an_engine_that_hangs_while_idle_is_suspected_as_soon_as_one_with_a_request():
+    watch, control = watched(lambda: Load(steps=3))
+    await watch.look(0)
+    since_s = control.clock.monotonic_s()
+    watch.try_idle(60)
+    while (found := await watch.look(0)) is None:
+        pass
+    assert found.reason.startswith("it has work, but has not made a step for")
+    assert 40 <= control.clock.monotonic_s() - since_s <= 60
+    assert not await watch.generates()
+    assert control.canaries == 2
+
+
+async def test_an_idle_engine_without_a_count_of_steps_is_suspected_by_its_canary_alone():
+    watch, control = watched(Load)
+    since_s = control.clock.monotonic_s()
+    watch.try_idle(60)
+    while (found := await watch.look(0)) is None:
+        pass
+    assert found.reason == "it was idle, and has made no token for 40 s"
+    assert control.clock.monotonic_s() - since_s == 40
+    assert not await watch.generates()
+    control.token = lambda: None
+    assert await watch.generates()
+    assert await watch.look(0) is None
+
+
+async def test_another_answer_to_a_canary_than_a_token_is_as_good():
+    watch, control = watched(lambda: Load(steps=3), token=lambda: UpstreamRejected("an embedding model"))
+    for _ in range(120):
+        watch.try_idle(60)
+        assert await watch.look(0) is None
+    assert control.canaries == 2

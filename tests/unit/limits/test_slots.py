@@ -1,0 +1,69 @@
+"""Which class a free place is for."""
+
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tidegate.limits.queue import BY_URGENCY
+from tidegate.limits.slots import Places
+
+
+def taken(interactive=0, default=0, batch=0):
+    places = Places()
+    for priority, number in zip(BY_URGENCY, (interactive, default, batch), strict=True):
+        for _ in range(number):
+            places.take(priority)
+    return places
+
+
+@pytest.mark.parametrize(
+    ("places", "priority", "limit", "has_room"),
+    [
+        (taken(), "batch", 1, True),
+        (taken(interactive=9), "interactive", 10, True),
+        (taken(default=9), "default", 10, True),
+        (taken(default=10), "interactive", 10, False),
+        (taken(batch=8), "batch", 10, True),
+        (taken(batch=9), "batch", 10, False),  # a tenth stays free
+        (taken(batch=9), "default", 10, True),
+        (taken(default=9), "batch", 10, True),  # it was not batch that took it
+        (taken(batch=3), "batch", 4, True),
+        (taken(batch=10_000), "batch", inf, True),
+    ],
+)
+def test_idle_parts_are_lent_but_for_a_tenth_to_batch(places, priority, limit, has_room):
+    assert places.has_room(priority, limit) == has_room
+
+
+@pytest.mark.parametrize(
+    ("places", "waiting", "classes"),
+    [
+        (taken(batch=9), ["interactive", "default", "batch"], ["interactive", "default"]),
+        (taken(interactive=7, default=1, batch=1), ["interactive", "default", "batch"], ["default"]),
+        (taken(interactive=7, default=2), ["interactive", "default", "batch"], ["batch"]),
+        (taken(interactive=7, default=2), ["interactive", "default"], ["interactive", "default"]),
+        (taken(interactive=9), ["interactive"], ["interactive"]),
+        (taken(batch=9), ["batch"], []),
+        (taken(interactive=10), ["batch"], []),
+    ],
+)
+def test_who_has_less_than_its_part_comes_before_who_would_borrow(places, waiting, classes):
+    assert places.first(waiting, 10) == classes
+
+
+@given(st.lists(st.sampled_from(BY_URGENCY), max_size=30), st.integers(1, 20))
+@settings(max_examples=50)
+def test_a_free_place_is_for_somebody_and_for_nobody_but_batch_it_stays_free(takers, limit):
+    places = Places()
+    for priority in takers:
+        if places.has_room(priority, limit):
+            places.take(priority)
+    assert places.taken <= limit
+    assert bool(places.first(["interactive", "default", "batch"], limit)) == (places.taken < limit)
+
+
+def test_what_is_given_back_is_free():
+    places = taken(default=2)
+    places.give_back("default")
+    assert (places.taken, places.by_class["default"]) == (1, 1)

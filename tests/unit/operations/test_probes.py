@@ -1,0 +1,108 @@
+"""Probes go on whatever goes wrong with one of them."""
+
+import asyncio
+
+import pytest
+from structlog.testing import CapturingLogger
+from tidegate.config.routing import HealthConfig
+from tidegate.dialects.generic import DIALECT
+from tidegate.errors import UpstreamUnreachable
+from tidegate.operations.probes import Prober
+from tidegate.pipeline.serving_state import Landscape
+from tidegate.pipeline.upstream import Upstream, Upstreams
+from tidegate.reasoning_memory import ProcessMemory
+from tidegate.routing.offline import Offline
+from tidegate.routing.quality import Qualities
+from tidegate.routing.target_registry import Board
+from tidegate.routing.targets import Target
+
+from tests.fakes.clock import FakeClock
+
+
+class Wire:
+    """Raises the given error, and sets an event when it is called."""
+
+    secrets = ()
+    holds_back = False
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Queue()
+        self.failure: Exception = ValueError("a fault of ours")
+
+    async def get(self, path: str) -> bytes:
+        self.asked.put_nowait(path)
+        raise self.failure
+
+    async def post(self, path: str, _body: bytes, **_how):
+        self.asked.put_nowait(path)
+        raise self.failure
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.wire = Wire()
+        self.log = CapturingLogger()
+        self.offline = Offline(self.clock, forced=False, names=["host"])
+        config = HealthConfig()
+        self.land = Landscape(
+            upstreams=Upstreams({"host": Upstream(name="host", dialect=DIALECT, transport=self.wire)}),
+            gates={},
+            board=Board(self.clock, config),
+            offline=self.offline,
+            qualities=Qualities(self.clock),
+            memory=ProcessMemory(self.clock),
+        )
+        self.prober = Prober(self.land, config=config, clock=self.clock, log=self.log, look_s=0)
+
+    def logged(self, event: str) -> list[str]:
+        return [call.method_name for call in self.log.calls if call.args == (event,)]
+
+
+@pytest.fixture
+async def stage():
+    made = Stage()
+    yield made
+    await made.prober.close()
+
+
+async def test_a_failed_check_is_logged_and_checking_goes_on(stage):
+    """Otherwise no target that is out would ever come back."""
+    looks = asyncio.Queue()
+
+    def fail() -> tuple:
+        looks.put_nowait(None)
+        raise ValueError("a fault of ours")
+
+    stage.offline.probe_due = fail
+    stage.prober.open()
+    for _ in range(3):
+        await looks.get()
+    assert stage.logged("probing failed")[:2] == ["exception", "exception"]
+
+
+async def test_a_probe_that_raises_is_logged_and_repeated(stage):
+    for _ in range(3):
+        stage.offline.unreachable("host")
+    stage.prober.open()
+    for number in range(1, 4):
+        stage.clock.advance(60)
+        assert await stage.wire.asked.get() == "/models"
+        while len(stage.logged("probe failed")) < number:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+    stage.wire.failure = UpstreamUnreachable("refused")
+
+
+async def test_a_target_that_cannot_be_probed_stays_out_until_its_next_turn(stage):
+    """An unexpected exception counts as a failed probe, so that it is not repeated at every check."""
+    target = Target(upstream="host", model="there")
+    stage.land.board.keep([target])
+    standing = stage.land.board.of(target)
+    for _ in range(20):
+        standing.health.failed(standing.health.enter(in_panic=True))
+    stage.clock.advance(3600)
+    assert standing.health.needs_probe()
+    await stage.prober.look()
+    assert stage.logged("probe failed") == ["exception"]
+    assert not standing.health.needs_probe()
+    assert standing.health.enter() is None

@@ -1,0 +1,179 @@
+"""What models thought, kept for a while: bounded, forgotten in time, each caller's own (contract C.7)."""
+
+import asyncio
+import gc
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tidegate.reasoning_memory import ProcessMemory
+
+from tests.fakes.clock import FakeClock
+
+
+async def test_what_is_kept_is_found_under_each_call():
+    memory = ProcessMemory(FakeClock())
+    await memory.remember("alice", ["a", "b"], "Hm.")
+    assert await memory.recall("alice", ["b", "c", "a"]) == {"a": "Hm.", "b": "Hm."}
+
+
+async def test_another_caller_finds_nothing():
+    memory = ProcessMemory(FakeClock())
+    await memory.remember("alice", ["a"], "Hm.")
+    assert await memory.recall("bob", ["a"]) == {}
+
+
+async def test_it_is_forgotten_in_time():
+    clock = FakeClock()
+    memory = ProcessMemory(clock, keep_s=60)
+    await memory.remember("alice", ["a"], "Hm.")
+    clock.advance(59)
+    assert await memory.recall("alice", ["a"]) == {"a": "Hm."}
+    clock.advance(1)
+    assert await memory.recall("alice", ["a"]) == {}
+
+
+async def test_what_is_too_old_makes_room():
+    clock = FakeClock()
+    memory = ProcessMemory(clock, keep_s=60)
+    await memory.remember("alice", ["a"], "x" * 10_000)
+    clock.advance(61)
+    await memory.remember("alice", ["b"], "y")
+    assert memory.size_bytes < 1_000
+
+
+async def test_the_oldest_goes_first_when_it_is_full():
+    memory = ProcessMemory(FakeClock(), max_bytes=3_000)
+    for name in "abc":
+        await memory.remember("alice", [name], name * 1_000)
+    assert await memory.recall("alice", ["a", "b", "c"]) == {"b": "b" * 1_000, "c": "c" * 1_000}
+
+
+async def test_a_thought_larger_than_all_is_not_kept():
+    memory = ProcessMemory(FakeClock(), max_bytes=1_000)
+    await memory.remember("alice", ["a"], "x" * 2_000)
+    assert await memory.recall("alice", ["a"]) == {}
+    assert memory.size_bytes == 0
+
+
+@pytest.mark.parametrize("count", [1, 128])
+async def test_the_text_of_a_turn_is_counted_once(count):
+    memory = ProcessMemory(FakeClock())
+    await memory.remember("alice", [f"call_{number}" for number in range(count)], "x" * 10_000)
+    assert 10_000 < memory.size_bytes < 10_000 + count * 500
+
+
+@given(
+    turns=st.lists(
+        st.tuples(
+            st.sampled_from("ab"),
+            st.lists(st.sampled_from("wxyz"), max_size=3),
+            st.text(max_size=900),
+            st.floats(0, 50),
+        ),
+        max_size=30,
+    )
+)
+async def test_it_never_holds_more_than_it_may_and_nothing_of_others(turns):
+    """Whatever is remembered, when and by whom."""
+    clock = FakeClock()
+    memory = ProcessMemory(clock, max_bytes=2_500, keep_s=100)
+    said: dict[tuple[str, str], str] = {}
+    for caller, call_ids, reasoning, later_s in turns:
+        clock.advance(later_s)
+        await memory.remember(caller, call_ids, reasoning)
+        said |= {(caller, call_id): reasoning for call_id in call_ids}
+        assert 0 <= memory.size_bytes <= 2_500
+        for other in "ab":
+            for call_id, text in (await memory.recall(other, list("wxyz"))).items():
+                assert said[other, call_id] == text
+
+
+# --- what is really held --------------------------------------------------------------------------------------------
+
+
+TABLE = 4096  # bytes of a table of a dozen places, which grows as entries come and go
+
+
+def held_bytes(memory: ProcessMemory) -> int:
+    """Everything that the entries reach, each object once, but for the table's first places."""
+    seen, left = {}, [memory._turns]
+    while left:
+        one = left.pop()
+        if id(one) not in seen and not isinstance(one, type):
+            seen[id(one)] = one
+            left += gc.get_referents(one)
+    return sum(map(sys.getsizeof, seen.values())) - TABLE
+
+
+async def test_a_text_is_held_and_counted_until_the_last_of_its_ids_is_gone():
+    memory = ProcessMemory(FakeClock(), max_bytes=100_000)
+    await memory.remember("alice", ["a", "b"], "x" * 50_000)
+    await memory.remember("alice", ["a"], "y")
+    assert memory.size_bytes > 50_000
+    assert memory.size_bytes >= held_bytes(memory)
+    await memory.remember("alice", ["b"], "y")
+    assert memory.size_bytes < 2_000
+    assert held_bytes(memory) < 2_000
+
+
+async def test_the_bound_holds_when_ids_are_remembered_again():
+    """Forty texts of a megabyte, of each of which only the first id is written anew."""
+    memory = ProcessMemory(FakeClock(), max_bytes=1024 * 1024)
+    for number in range(40):
+        await memory.remember("alice", ["same", f"own_{number}"], f"{number}" + "x" * 1_000_000)
+    assert held_bytes(memory) <= memory.size_bytes <= 1024 * 1024
+
+
+@pytest.mark.parametrize("reasoning", ["x" * 10_000 + "\U0001f600", "\u4e2d" * 10_000, "\ud800" + "x" * 10_000])
+async def test_a_text_counts_for_what_it_takes_whatever_its_characters(reasoning):
+    """Also one that is encoded where it was found, as JSON is made of it."""
+    memory = ProcessMemory(FakeClock())
+    await memory.remember("alice", ["call_\u4e2d", "b"], reasoning)
+    assert await memory.recall("alice", ["b"]) == {"b": reasoning}
+    assert held_bytes(memory) <= memory.size_bytes < 35_000
+
+
+class Remembering(RuleBasedStateMachine):
+    """Turns of any size whose ids come again, in any order, while time passes."""
+
+    MAX = 6_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock()
+        self.memory = ProcessMemory(self.clock, max_bytes=self.MAX, keep_s=100)
+        self.said: dict[tuple[str, str], tuple[str, float]] = {}
+
+    @rule(
+        caller=st.sampled_from(["a", "b"]),
+        ids=st.lists(st.sampled_from([*"vwxyz", "\u4e2d"]), max_size=5),
+        text=st.text(max_size=40),
+        times=st.integers(0, 60),
+    )
+    def remember(self, caller, ids, text, times):
+        asyncio.run(self.memory.remember(caller, ids, text * times))
+        until_s = self.clock.monotonic_s() + 100
+        self.said |= {(caller, call_id): (text * times, until_s) for call_id in ids}
+
+    @rule(later_s=st.floats(0, 60))
+    def wait(self, later_s):
+        self.clock.advance(later_s)
+
+    @invariant()
+    def what_is_held_is_counted_and_bounded(self):
+        assert held_bytes(self.memory) <= self.memory.size_bytes <= self.MAX
+
+    @invariant()
+    def what_is_found_is_what_was_said_last(self):
+        for caller in "ab":
+            found = asyncio.run(self.memory.recall(caller, [*"vwxyz", "\u4e2d"]))
+            for call_id, text in found.items():
+                said, until_s = self.said[caller, call_id]
+                assert (text, until_s > self.clock.monotonic_s()) == (said, True)
+
+
+TestRemembering = Remembering.TestCase
+TestRemembering.settings = settings(max_examples=40, stateful_step_count=30)
