@@ -1,6 +1,6 @@
 """What models thought in turns that called tools, kept for a while so that it can be put back (contract C.7).
 
-DeepSeek refuses a conversation in which it is missing, and most clients drop it. The memory is behind `Memory`, so that
+DeepSeek refuses a conversation in which it is missing, and most clients drop it. The memory is behind `ReasoningMemory`, so that
 a shared store can take its place.
 """
 
@@ -16,7 +16,7 @@ _ENTRY_BYTES = 400  # of Python objects for one entry, including its share of th
 _MAX_CHARACTER_BYTES = 8  # Python may keep a string both as characters and as UTF-8
 
 
-class Memory(Protocol):
+class ReasoningMemory(Protocol):
     """Reasoning by caller and tool-call id. A memory that fails remembers nothing; it never raises."""
 
     async def remember(self, caller: str, call_ids: Sequence[str], reasoning: str) -> None:
@@ -46,7 +46,7 @@ class _Turn:
         return self.text.decode("utf-8", "surrogatepass")
 
 
-class ProcessMemory:
+class ProcessReasoningMemory:
     """Kept in this process; owner of its entries. The oldest go first when it is full.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import uvloop
 from callers import Heard, crowd, hear, latencies_s
 from processes import cpu_s, resident_mb
-from subjects import KEY, Bench, Subject, body, tidegate
+from subjects import KEY, RefusalCooldown, Subject, body, tidegate
 
 _CALLERS = 100
 _SHORT_TEXTS = 16
@@ -19,7 +19,7 @@ _STALL_S = 1.0
 _CHUNKS_PER_S = 50
 
 
-def first_token_ms(bench: Bench, *, seconds: float) -> dict[str, tuple[float, float]]:
+def first_token_ms(bench: RefusalCooldown, *, seconds: float) -> dict[str, tuple[float, float]]:
     """Milliseconds to the first chunk at 100 callers of paced streams, p50 and p99, by whom was asked."""
     found = {}
     for subject in (bench.mock, *bench.subjects):
@@ -43,7 +43,7 @@ def switch_ms(subject: Subject) -> tuple[float, float]:
     return (_percentile(second, 50) - usual_s) * 1000, (_percentile(second, 99) - usual_s) * 1000
 
 
-def start_s(bench: Bench) -> float:
+def start_s(bench: RefusalCooldown) -> float:
     """Seconds from the start of `tidegate serve` to its first chat answer, the best of 5."""
     taken = []
     for _ in range(_STARTS):
@@ -53,7 +53,7 @@ def start_s(bench: Bench) -> float:
     return min(taken)
 
 
-def idle_mb(bench: Bench) -> float:
+def idle_mb(bench: RefusalCooldown) -> float:
     """Resident MB of a Tidegate that has given one answer."""
     with tidegate(bench.directory, bench.mock.port) as subject:
         return resident_mb(subject.pid)

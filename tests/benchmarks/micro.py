@@ -14,13 +14,13 @@ from msgspec import structs
 from tidegate.app.upstreams import looker
 from tidegate.clock import SystemClock
 from tidegate.config.cards import Card, Price
-from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.config.models import ModelConfig, TargetConfig
 from tidegate.config.routing import HealthConfig, RoutingConfig
 from tidegate.dialects import events
 from tidegate.dialects.registry import DIALECTS
-from tidegate.engines.base import EngineStatus, Load, Looked
-from tidegate.limits.concurrency import Gate
+from tidegate.engines.base import EngineStatus, Load, ObservedLoad
+from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.pipeline.upstream import Upstream, Upstreams
 from tidegate.protocol import chat, sse
 from tidegate.protocol.chat import Reading
@@ -30,8 +30,8 @@ from tidegate.routing.offline import Offline
 from tidegate.routing.planner import Planner
 from tidegate.routing.policies.registry import POLICIES
 from tidegate.routing.quality import Qualities
-from tidegate.routing.request import Ask
-from tidegate.routing.target_registry import Board
+from tidegate.routing.request import RoutingRequest
+from tidegate.routing.target_registry import TargetRegistry
 from tidegate.routing.targets import Target
 from tidegate.streaming.chat import ChatAssembler, ChatWriter
 from tidegate.streaming.choices import ChoiceStream
@@ -131,7 +131,7 @@ def credential_us() -> float:
     credentials = Credentials(of_keys(["key"]))
 
     def show() -> None:
-        credentials.choose("mock").shown.ready()
+        credentials.choose("mock").auth_headers.ready()
 
     return best_us(show)
 
@@ -153,7 +153,7 @@ class _Engine:
 
     def __init__(self, at_s: float) -> None:
         self.status = EngineStatus("ready")
-        self.looked = Looked(load=Load(running=2, waiting=1), at_s=at_s, in_flight=1)
+        self.observed_load = ObservedLoad(load=Load(running=2, waiting=1), at_s=at_s, in_flight=1)
 
 
 class _Land:
@@ -161,7 +161,7 @@ class _Land:
 
     def __init__(self) -> None:
         clock = SystemClock()
-        self.board = Board(clock, HealthConfig())
+        self.target_registry = TargetRegistry(clock, HealthConfig())
         self.qualities = Qualities(clock)
         self.offline = Offline(clock, forced=False, names=["far", "farther"])
         wires = {name: _upstream(name) for name in ("far", "farther", "near")}
@@ -170,13 +170,13 @@ class _Land:
 
     def learn(self, targets: Iterable[Target]) -> None:
         """The targets have answered before."""
-        self.board.keep(list(targets))
-        for standing in self.board.kept():
-            standing.latency.began(70, 0.3)
-            standing.latency.ended(100, 2.0)
-            standing.pressure.sent(70)
-            standing.pressure.began(70)
-            self.qualities.note(standing.target.name, "chat", 0.9, "checks")
+        self.target_registry.keep(list(targets))
+        for stats in self.target_registry.kept():
+            stats.latency.began(70, 0.3)
+            stats.latency.ended(100, 2.0)
+            stats.pressure.sent(70)
+            stats.pressure.began(70)
+            self.qualities.note(stats.target.name, "chat", 0.9, "checks")
 
 
 def _upstream(name: str) -> Upstream:
@@ -186,40 +186,40 @@ def _upstream(name: str) -> Upstream:
 
 def plan_us(model: str) -> float:
     """A plan: read the request, look at every target, put them in order."""
-    land, names = _Land(), _Names()
-    land.learn(target for targets in names.targets.values() for target in targets)
+    serving, names = _Land(), _Names()
+    serving.learn(target for targets in names.targets.values() for target in targets)
     target = TargetConfig(upstream="far", model="mock")
     models = {name: ModelConfig(targets=(target,), policy=name) for name in POLICIES}
-    planner = Planner(names, land, models=models, routing=RoutingConfig(), clock=SystemClock(), dice=Random(1))
+    planner = Planner(names, serving, models=models, routing=RoutingConfig(), clock=SystemClock(), rng=Random(1))
     request = structs.replace(chat.parse_request(_REQUEST), model=model)
 
     def plan() -> None:
         with suppress(StopIteration):
-            planner.plan(Ask(request)).send(None)
+            planner.plan(RoutingRequest(request)).send(None)
 
     return best_us(plan, 200)
 
 
 def report_us() -> float:
     """What an attempt reports: its beginning, its first token, its end."""
-    land, target, usage = _Land(), Target("far", "mock"), Usage(12, 10, 22)
-    ask = Ask(chat.parse_request(_REQUEST))
+    serving, target, usage = _Land(), Target("far", "mock"), Usage(12, 10, 22)
+    routing_request = RoutingRequest(chat.parse_request(_REQUEST))
 
     def fly() -> None:
-        flight = land.board.begin(target, ask)
-        flight.began()
-        flight.end(sent_s=1.0, first_s=2.0, usage=usage, is_whole=True)
+        in_flight = serving.target_registry.begin(target, routing_request)
+        in_flight.began()
+        in_flight.end(sent_s=1.0, first_s=2.0, usage=usage, is_whole=True)
 
     return best_us(fly, 200)
 
 
-def gate_us(config: AdmissionConfig) -> float:
+def gate_us(config: ConcurrencyConfig) -> float:
     """A place, its first token, and leaving; nobody waits. With what it costs to run a coroutine by hand, 0.15 µs."""
-    gate = Gate("far", config, SystemClock())
+    concurrency_limit = ConcurrencyLimit("far", config, SystemClock())
 
     def pass_through() -> None:
         try:
-            gate.enter(caller="alice", tokens=300).send(None)
+            concurrency_limit.enter(caller="alice", tokens=300).send(None)
         except StopIteration as done:
             done.value.began(0.5, 70)
             done.value.leave()
@@ -238,9 +238,9 @@ def lines() -> list[str]:
         f"| look how deep a request with twenty tools nests | {depth_us():.1f} |",
         f"| normalise a unary answer | {answer_us():.1f} |",
         f"| choose one of one key | {credential_us():.2f} |",
-        f"| a place at a gate without a limit | {gate_us(AdmissionConfig()):.2f} |",
-        f"| a place of eight | {gate_us(AdmissionConfig(concurrency=8)):.2f} |",
-        f"| a place at an adaptive gate | {gate_us(AdmissionConfig(concurrency='adaptive')):.2f} |",
+        f"| a place at a gate without a limit | {gate_us(ConcurrencyConfig()):.2f} |",
+        f"| a place of eight | {gate_us(ConcurrencyConfig(limit=8)):.2f} |",
+        f"| a place at an adaptive gate | {gate_us(ConcurrencyConfig(limit='adaptive')):.2f} |",
         f"| plan for the only target | {plan_us('one'):.1f} |",
         *(f"| plan for three by {name} | {plan_us(name):.1f} |" for name in POLICIES),
         f"| report what became of an attempt | {report_us():.1f} |",

@@ -136,19 +136,19 @@ class Modelled:
 
 @dataclass(frozen=True)
 class Wish:
-    """What policies read of a `tidegate.routing.request.Ask`."""
+    """What policies read of a `tidegate.routing.request.RoutingRequest`."""
 
     prompt_tokens: int
     answer_tokens: int
 
 
-def arrivals(dice: Random, number: int, rate: Callable[[float], float]) -> Iterator[tuple[float, Wish]]:
+def arrivals(rng: Random, number: int, rate: Callable[[float], float]) -> Iterator[tuple[float, Wish]]:
     """A Poisson process of that many requests; most prompts are short, some are very long (log-normal)."""
     at_s = 0.0
     for _ in range(number):
-        at_s += dice.expovariate(rate(at_s))
-        prompt_tokens = min(int(dice.lognormvariate(math.log(700), 1.4)) + 1, 100_000)
-        yield at_s, Wish(prompt_tokens, min(int(dice.expovariate(1 / 200)) + 1, 2_000))
+        at_s += rng.expovariate(rate(at_s))
+        prompt_tokens = min(int(rng.lognormvariate(math.log(700), 1.4)) + 1, 100_000)
+        yield at_s, Wish(prompt_tokens, min(int(rng.expovariate(1 / 200)) + 1, 2_000))
 
 
 def flaps(well_s: float, ill_s: float) -> Mood:

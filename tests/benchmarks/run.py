@@ -14,7 +14,7 @@ import budgets
 import micro
 import nginx
 import table
-from subjects import CHUNKS, Bench, bench
+from subjects import CHUNKS, RefusalCooldown, bench
 
 _HELD = (200, 500, 1000)
 
@@ -39,7 +39,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _report(running: Bench, options: argparse.Namespace) -> Iterator[str]:
+def _report(running: RefusalCooldown, options: argparse.Namespace) -> Iterator[str]:
     parts = {"table": _table, "budgets": _budgets, "micro": _micro}
     for name, part in parts.items():
         if options.only in (None, name):
@@ -47,7 +47,7 @@ def _report(running: Bench, options: argparse.Namespace) -> Iterator[str]:
             yield ""
 
 
-def _table(running: Bench, options: argparse.Namespace) -> Iterator[str]:
+def _table(running: RefusalCooldown, options: argparse.Namespace) -> Iterator[str]:
     limits = table.saturation(running, seconds=options.seconds)
     yield f"The mock by itself: {limits['json']:,.0f} JSON answers/s, {limits['stream']:,.0f} streams/s."
     yield ""
@@ -63,7 +63,7 @@ def _table(running: Bench, options: argparse.Namespace) -> Iterator[str]:
     yield f"A paced chunk through Tidegate: {paced.cpu_us / CHUNKS:.1f} µs of CPU."
 
 
-def _budgets(running: Bench, options: argparse.Namespace) -> Iterator[str]:
+def _budgets(running: RefusalCooldown, options: argparse.Namespace) -> Iterator[str]:
     yield "| budget | measured |"
     yield "| --- | --: |"
     first = budgets.first_token_ms(running, seconds=options.seconds)
@@ -83,7 +83,7 @@ def _budgets(running: Bench, options: argparse.Namespace) -> Iterator[str]:
         yield _held(running, count, options)
 
 
-def _held(running: Bench, count: int, options: argparse.Namespace, *, is_direct: bool = False) -> str:
+def _held(running: RefusalCooldown, count: int, options: argparse.Namespace, *, is_direct: bool = False) -> str:
     subject = running.mock if is_direct else running.tidegate
     found = budgets.hold(subject, count, seconds=options.seconds + 2)
     # the mock is several processes, of which only the first is known here
@@ -91,7 +91,7 @@ def _held(running: Bench, count: int, options: argparse.Namespace, *, is_direct:
     return f"| {count} | {subject.name} | {found['stalled']:.0f} | {found['worst_ms']:.0f} ms | {own} |"
 
 
-def _micro(_running: Bench, _options: argparse.Namespace) -> Iterator[str]:
+def _micro(_running: RefusalCooldown, _options: argparse.Namespace) -> Iterator[str]:
     yield from micro.lines()
 
 

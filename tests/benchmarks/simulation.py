@@ -22,7 +22,7 @@ from tidegate.routing.candidate import Candidate, Placed, Policy
 from tidegate.routing.health import Health, available
 from tidegate.routing.latency import Latency
 from tidegate.routing.policies import registry
-from tidegate.routing.pressure import Pressure, Told
+from tidegate.routing.pressure import LoadReport, Pressure
 from tidegate.routing.targets import Target
 
 from tests.benchmarks.modelled import Job, Modelled, Wish, World, arrivals, bursts, flaps
@@ -40,7 +40,7 @@ class Place:
         self.latency = Latency(world)
         self.pressure = Pressure(world)
         self.health = Health(world, HealthConfig())
-        self.told: Told | None = None
+        self.told: LoadReport | None = None
         self.in_flight = 0
 
     def candidate(self, wish: Wish, overflow_s: float) -> Candidate:
@@ -79,7 +79,7 @@ class Simulation:
         self.cost_usd = 0.0
         self._by_name = {place.server.target.name: place for place in self.places}
         self._policy = policy
-        self._dice = dice(seed)
+        self._rng = rng(seed)
         self._overflow_s = overflow_s
         self._has_breaker = has_breaker
         self._open = True
@@ -103,7 +103,7 @@ class Simulation:
     def _arrive(self, requests: Iterator[tuple[float, Wish]], wish: Wish) -> None:
         self.asked += 1
         candidates = [place.candidate(wish, self._overflow_s) for place in self._allowed()]
-        placed = self._policy.place(candidates, wish, self._dice)
+        placed = self._policy.place(candidates, wish, self._rng)
         Trip(self, wish, [self._by_name[one.candidate.target.name] for one in placed]).go_on()
         self._next(requests)
 
@@ -121,7 +121,7 @@ class Simulation:
                 place.health.probed(ok=server.generates())
             if server.target.is_local and now_s % SCRAPE_EVERY_S < 1:
                 running, waiting = server.busy, len(server.queue)
-                place.told = Told(running=running, waiting=waiting, at_s=now_s, our_in_flight=place.in_flight)
+                place.told = LoadReport(running=running, waiting=waiting, at_s=now_s, our_in_flight=place.in_flight)
         if self._open:
             self.world.after(1.0, self._tick)
 
@@ -192,7 +192,7 @@ class RoundRobin:
     def __init__(self) -> None:
         self._turn = count()
 
-    def place(self, candidates, ask, dice):
+    def place(self, candidates, ask, rng):
         first = next(self._turn) % len(candidates)
         return [Placed(candidate) for candidate in [*candidates[first:], *candidates[:first]]]
 
@@ -203,8 +203,8 @@ class Split:
     def __init__(self, local: float) -> None:
         self._local = local
 
-    def place(self, candidates, ask, dice):
-        local_first = dice.random() < self._local
+    def place(self, candidates, ask, rng):
+        local_first = rng.random() < self._local
         ordered = sorted(candidates, key=lambda candidate: candidate.target.is_local != local_first)
         return [Placed(candidate) for candidate in ordered]
 
@@ -215,7 +215,7 @@ class Spill:
     def __init__(self, most: int) -> None:
         self._most = most
 
-    def place(self, candidates, ask, dice):
+    def place(self, candidates, ask, rng):
         def is_full(candidate):
             return candidate.target.is_local and candidate.in_flight >= self._most
 
@@ -241,7 +241,7 @@ def hosts(world: World) -> list[Modelled]:
     ]
 
 
-def house(world: World) -> list[Modelled]:
+def running_app(world: World) -> list[Modelled]:
     """An engine of ours on one GPU, and one host elsewhere with all the room in the world."""
     return [
         Modelled(world, Target("engine", "model", is_local=True), 48, 0.02, 6_000, 0.02, reads_in_turn=True),
@@ -262,7 +262,7 @@ def policies_table(requests: int, seed: int) -> Iterator[str]:
     rows.append(("balanced, latency: 3", policy("balanced", latency=3.0), True))
     for name, chosen, has_breaker in rows:
         row = Simulation(hosts, chosen, seed=seed, has_breaker=has_breaker)
-        row.run(arrivals(dice(seed), requests, lambda _: 8.0))
+        row.run(arrivals(rng(seed), requests, lambda _: 8.0))
         yield f"| {name} | {times(row)} | {row.errors / row.asked:.2%} | {row.cost_usd / row.asked * 1000:.3f} |"
 
 
@@ -284,12 +284,12 @@ def overflow_table(requests: int, seed: int) -> Iterator[str]:
     ]
     rate = bursts(1.5, 4.5, calm_s=120, busy_s=60)
     for name, chosen, overflow_s in rows:
-        row = Simulation(house, chosen, seed=seed, overflow_s=overflow_s)
-        row.run(arrivals(dice(seed), requests, rate))
+        row = Simulation(running_app, chosen, seed=seed, overflow_s=overflow_s)
+        row.run(arrivals(rng(seed), requests, rate))
         yield f"| {name} | {times(row)} | {row.online / row.asked:.1%} | {row.cost_usd / row.asked * 1000:.3f} |"
 
 
-def dice(seed: int) -> Random:
+def rng(seed: int) -> Random:
     return Random(seed)
 
 

@@ -39,7 +39,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Bench:
+class RefusalCooldown:
     """Everything that runs during a measurement."""
 
     directory: Path
@@ -60,7 +60,7 @@ def body(model: str, *, texts: int | None = None) -> str:
 
 
 @contextmanager
-def bench(directory: Path) -> Iterator[Bench]:
+def bench(directory: Path) -> Iterator[RefusalCooldown]:
     """Start everything, check that each subject answers as it should, end everything."""
     with ExitStack() as stack:
         port = free_port()
@@ -71,7 +71,7 @@ def bench(directory: Path) -> Iterator[Bench]:
         subjects = tuple(stack.enter_context(start(directory, mock.port)) for start in starters)
         for subject in (mock, *subjects):
             _check(subject)
-        yield Bench(directory, mock, subjects)
+        yield RefusalCooldown(directory, mock, subjects)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from msgspec import structs
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.gpus.eviction import plan
-from tidegate.engines.gpus.swap import Decision, Move, Snapshot, decide
+from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
 
 from tests.fakes.swapping import Arrival, Engine, Machine
 
@@ -29,11 +29,11 @@ class Result(NamedTuple):
     p99_s: float
 
 
-def before(claims: Sequence[str], snapshots: Mapping[str, Snapshot], _: SwapConfig) -> Decision:
+def before(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], _: SwapConfig) -> Decision:
     """The rule until now: an idle engine goes at once, one with requests never; claims in order, sleepers first."""
-    asleep = [name for name in claims if snapshots[name].seat.state == "asleep"]
+    asleep = [name for name in claims if snapshots[name].footprint.state == "asleep"]
     for name in [*asleep, *claims[:1]]:
-        seats = [structs.replace(one.seat, is_busy=_is_busy(one, claims)) for one in snapshots.values()]
+        seats = [structs.replace(one.footprint, is_busy=_is_busy(one, claims)) for one in snapshots.values()]
         made = plan(name, seats)
         if made.verdict == "go" and not made.moves:
             return Decision(load={name})
@@ -42,20 +42,20 @@ def before(claims: Sequence[str], snapshots: Mapping[str, Snapshot], _: SwapConf
     return Decision()
 
 
-def _is_busy(one: Snapshot, claims: Sequence[str]) -> bool:
-    is_entered = one.waited_s is not None and one.seat.state == "loaded"
-    return one.in_flight > 0 or not one.is_settled or is_entered or one.seat.name in claims
+def _is_busy(one: SwapCandidate, claims: Sequence[str]) -> bool:
+    is_entered = one.waited_s is not None and one.footprint.state == "loaded"
+    return one.in_flight > 0 or not one.is_settled or is_entered or one.footprint.name in claims
 
 
 def loads() -> dict[str, list[Arrival]]:
     """Arrivals for `a` and `b`, about one in two seconds."""
-    dice = Random(SEED)
+    rng = Random(SEED)
     at_s = [index * 2.0 for index in range(int(LAST_S / 2))]
     return {
         "in turn, 1 s each": [Arrival(each_s, "ab"[index % 2], 1.0) for index, each_s in enumerate(at_s)],
         "in turn, 5 s each": [Arrival(each_s, "ab"[index % 2], 5.0) for index, each_s in enumerate(at_s)],
         "at random, 3 s each on average": [
-            Arrival(dice.uniform(0, LAST_S), dice.choice("ab"), dice.expovariate(1 / 3)) for _ in at_s
+            Arrival(rng.uniform(0, LAST_S), rng.choice("ab"), rng.expovariate(1 / 3)) for _ in at_s
         ],
     }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from callers import crowd
 from nginx import HERE
 from processes import cpu_s
-from subjects import KEY, Bench, Subject, body
+from subjects import KEY, RefusalCooldown, Subject, body
 
 KINDS = ("json", "stream", "paced")
 _CALLERS = 20
@@ -39,17 +39,17 @@ class Row:
     errors: int
 
 
-def measure(bench: Bench, *, seconds: float, rounds: int) -> list[Row]:
+def measure(bench: RefusalCooldown, *, seconds: float, rounds: int) -> list[Row]:
     """Each kind of answer, `rounds` times: the subjects take turns, so that a drifting machine is the same to all."""
     return [row for kind in KINDS for row in _rows(bench, kind, seconds, rounds)]
 
 
-def saturation(bench: Bench, *, seconds: float) -> dict[str, float]:
+def saturation(bench: RefusalCooldown, *, seconds: float) -> dict[str, float]:
     """Answers per second that the mock gives by itself, for the kinds that go as fast as they can."""
     return {kind: _sample(bench.mock, kind, seconds).per_s for kind in ("json", "stream")}
 
 
-def _rows(bench: Bench, kind: str, seconds: float, rounds: int) -> list[Row]:
+def _rows(bench: RefusalCooldown, kind: str, seconds: float, rounds: int) -> list[Row]:
     names = [subject.name for subject in bench.subjects]
     samples: dict[str, list[Sample]] = {name: [] for name in names}
     for number in range(rounds):

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from tidegate.config.models import ModelConfig, TargetConfig
 from tidegate.routing.policies.registry import POLICIES, make
 
-from tests.fakes.candidates import ask, candidate, crowds
+from tests.fakes.candidates import candidate, crowds, routing_request
 
-ASK = ask()
+ASK = routing_request()
 
 
 def policy_of(name):
@@ -25,8 +25,8 @@ def policy(request):
 
 @settings(max_examples=100)
 @given(st.sampled_from(sorted(POLICIES)).map(policy_of), crowds(), st.randoms())
-def test_every_candidate_is_placed_once(policy, crowd, dice):
-    order = [one.candidate for one in policy.place(crowd, ASK, dice)]
+def test_every_candidate_is_placed_once(policy, crowd, rng):
+    order = [one.candidate for one in policy.place(crowd, ASK, rng)]
     assert sorted(one.target.name for one in crowd) == sorted(one.target.name for one in order)
     assert all(one in crowd for one in order)
 
@@ -49,9 +49,9 @@ def test_the_candidates_handed_over_stay_as_they_are(policy):
 
 def test_one_in_slow_start_comes_first_as_often_as_its_share_says(policy):
     """Of two alike; by weight, a share of a fifth beside a whole one is a sixth."""
-    dice, first = Random(3), 0
+    rng, first = Random(3), 0
     for _ in range(4000):
-        order = policy.place([candidate("a", share=0.2), candidate("b")], ASK, dice)
+        order = policy.place([candidate("a", share=0.2), candidate("b")], ASK, rng)
         first += order[0].candidate.target.upstream == "a"
     assert 0.14 < first / 4000 < 0.23
 
@@ -59,7 +59,7 @@ def test_one_in_slow_start_comes_first_as_often_as_its_share_says(policy):
 @pytest.mark.parametrize("name", ["least_latency", "least_cost", "best_quality", "balanced"])
 @settings(max_examples=100)
 @given(crowds(least=1, most=1), st.randoms())
-def test_who_is_better_in_everything_comes_first(name, crowd, dice):
+def test_who_is_better_in_everything_comes_first(name, crowd, rng):
     policy = make(ModelConfig(targets=(TargetConfig(upstream="x"),), policy=name))
     worse = replace(
         crowd[0],
@@ -80,5 +80,5 @@ def test_who_is_better_in_everything_comes_first(name, crowd, dice):
         price_usd=crowd[0].price_usd or 0.0,
         quality=crowd[0].quality / 2 + 0.5,
     )
-    order = policy.place([worse, better], ASK, dice)
+    order = policy.place([worse, better], ASK, rng)
     assert better == order[0].candidate

@@ -51,5 +51,5 @@ async def test_smollm2_talks(vllm_python, smollm2, tmp_path):
         assert len(message["content"].split()) > 3
         asked = {"messages": PARIS, "tools": [WEATHER_TOOL]}
         statuses = [await vllm.status(**asked, **choice) for choice in _CHOICES]
-        assert statuses == [400, 400, 400, 400, 200]  # without a tool parser; `Ask.needs_tools` goes by that
+        assert statuses == [400, 400, 400, 400, 200]  # without a tool parser; `RoutingRequest.needs_tools` goes by that
         assert await vllm.stop() == 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 from tidegate.protocol import chat
 from tidegate.routing.candidate import Candidate, Placed
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 from tidegate.routing.targets import Target
 
 
@@ -14,10 +14,10 @@ def candidate(name="a", *, is_local=False, weight=1.0, **known) -> Candidate:
     return Candidate(target=Target(name, "m", is_local=is_local, weight=weight), **known)
 
 
-def ask(system="You are helpful.", *, session="", caller="", answer_tokens=100, **fields) -> Ask:
+def routing_request(system="You are helpful.", *, session="", caller="", answer_tokens=100, **fields) -> RoutingRequest:
     messages = [{"role": "system", "content": system}, {"role": "user", "content": "Hi."}]
     body = {"model": "m", "messages": messages, "max_tokens": answer_tokens} | fields
-    return Ask(chat.parse_request(json.dumps(body).encode()), session=session, caller=caller)
+    return RoutingRequest(chat.parse_request(json.dumps(body).encode()), session=session, caller=caller)
 
 
 def names(order: Sequence[Placed] | Sequence[Candidate]) -> str:

@@ -43,7 +43,7 @@ Mode = Literal["unary", "stream"]
 
 
 @dataclass(frozen=True)
-class Told:
+class LoadReport:
     """A whole answer, with these choices as `tests/fakes/canonical.py` reads them."""
 
     choices: tuple[Mapping[str, Any], ...]
@@ -68,9 +68,9 @@ class Broken:
     status: int = 200
 
 
-def text(content: str) -> Told:
+def text(content: str) -> LoadReport:
     """One choice that says so, and stops."""
-    return Told(({"content": content, "finish": "stop"},))
+    return LoadReport(({"content": content, "finish": "stop"},))
 
 
 UNREACHABLE = Refused(502, "upstream_unreachable")
@@ -92,12 +92,12 @@ class Row:
 
     plays: Script | None = None
     fault: Fault | None = None
-    unary: Told | Refused
-    stream: Told | Refused | Broken | None = None
+    unary: LoadReport | Refused
+    stream: LoadReport | Refused | Broken | None = None
     short: tuple[str, ...] = ()
     asks: Mapping[str, Any] = field(default_factory=dict)
 
-    def outcome(self, mode: Mode) -> Told | Refused | Broken:
+    def outcome(self, mode: Mode) -> LoadReport | Refused | Broken:
         return self.stream if mode == "stream" and self.stream is not None else self.unary
 
 
@@ -115,16 +115,16 @@ class Heard:
     lines: list[dict[str, Any]]
 
     @property
-    def outcome(self) -> Told | Refused | Broken:
+    def outcome(self) -> LoadReport | Refused | Broken:
         """Read strictly: everything that is not OpenAI's is an `AssertionError`."""
         if self.status != 200:
             return Refused(self.status, read_error(self.body)["code"])
         if self.mode == "unary":
-            return Told(tuple(read_answer(self.body, "chat", "m", ())["choices"]))
+            return LoadReport(tuple(read_answer(self.body, "chat", "m", ())["choices"]))
         told = read_stream(self.body, "chat", "m", (), wants_usage=False)
         if "error" in told:
             return Broken("".join(choice.get("content") or "" for choice in told["choices"]), told["error"]["code"])
-        return Told(tuple(told["choices"]))
+        return LoadReport(tuple(told["choices"]))
 
 
 class Stage:
@@ -213,7 +213,7 @@ async def stage(
         async with first.running(), second.running(), FaultProxy(first.port).running() as faults:
             config = _config(base_url.format(port=faults.port), second.url, targets, short, more)
             config += f"server: {json.dumps(dict(server))}\n"
-            async with proxy.house(config, prepare=prepare) as (url, _):
+            async with proxy.running_app(config, prepare=prepare) as (url, _):
                 yield Stage(url, first, second, faults, log)
 
 
@@ -265,7 +265,9 @@ async def check(
         await check_at(made, row.outcome(mode), mode, targets=count, **row.asks)
 
 
-async def check_at(made: Stage, outcome: Told | Refused | Broken, mode: Mode, *, targets: int = 1, **asks: Any) -> None:
+async def check_at(
+    made: Stage, outcome: LoadReport | Refused | Broken, mode: Mode, *, targets: int = 1, **asks: Any
+) -> None:
     """The same, at a stage that is set already."""
     made.second.calls.clear()
     made.second.play(streams(*text_stream(ELSEWHERE)) if mode == "stream" else answers(completion(ELSEWHERE)))
@@ -277,7 +279,7 @@ async def check_at(made: Stage, outcome: Told | Refused | Broken, mode: Mode, *,
     assert len(made.second.calls) == moves_on
 
 
-def _compare(heard: Heard, expected: Told | Refused | Broken) -> None:
+def _compare(heard: Heard, expected: LoadReport | Refused | Broken) -> None:
     seen = heard.outcome
     if isinstance(expected, Refused):
         expected = Refused(expected.status, expected.code)
@@ -285,4 +287,4 @@ def _compare(heard: Heard, expected: Told | Refused | Broken) -> None:
     assert heard.counted == 1
     (line,) = heard.lines
     assert line["status"] == expected.status
-    assert line.get("error") == (None if isinstance(expected, Told) else expected.code or "invalid_request_error")
+    assert line.get("error") == (None if isinstance(expected, LoadReport) else expected.code or "invalid_request_error")

@@ -6,27 +6,26 @@ from collections.abc import Sequence
 from random import Random
 
 from tidegate.auth import ANONYMOUS, Credentials
-from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.config.models import DefaultsConfig, ModelConfig, TargetConfig
 from tidegate.config.routing import HealthConfig, RetryConfig
 from tidegate.dialects.registry import DIALECTS
 from tidegate.errors import EngineUnavailable
-from tidegate.limits.concurrency import Gate
+from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.pipeline.admission import Admission
 from tidegate.pipeline.context import RequestContext
-from tidegate.pipeline.failover import Failover
+from tidegate.pipeline.failover_context import FailoverContext
 from tidegate.pipeline.load_progress import EngineChanges
 from tidegate.pipeline.preferences import Preferences
 from tidegate.pipeline.request import Pipeline
-from tidegate.pipeline.serving_state import Landscape
 from tidegate.pipeline.settlement import Settlement
-from tidegate.pipeline.upstream import Upstream, Upstreams, always_open
+from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams, always_open
 from tidegate.protocol import chat
-from tidegate.reasoning_memory import ProcessMemory
+from tidegate.reasoning_memory import ProcessReasoningMemory
 from tidegate.routing.offline import Offline
-from tidegate.routing.planner import Look, Plan
+from tidegate.routing.planner import EngineSnapshot, Plan
 from tidegate.routing.quality import Qualities
-from tidegate.routing.target_registry import Board
+from tidegate.routing.target_registry import TargetRegistry
 from tidegate.telemetry.metrics import Metrics
 
 from tests.fakes.candidates import candidate, placed
@@ -34,7 +33,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.wire import chunk, event
 
 # One step of a host's script: wait so many turns of the event loop, or for the event; send the bytes; raise the error.
-Step = int | asyncio.Event | bytes | Exception
+NextAttempt = int | asyncio.Event | bytes | Exception
 SSE, JSON = "text/event-stream", "application/json"
 CALLER = Credentials(None, "127.0.0.1", "localhost")
 
@@ -61,17 +60,17 @@ class Host:
     def __init__(self, name: str, *secrets: str) -> None:
         self.name = name
         self.secrets = secrets
-        self.scripts: list[Sequence[Step]] = []
+        self.scripts: list[Sequence[NextAttempt]] = []
         self.bodies: list[bytes] = []
         self.is_asked = asyncio.Event()
         self.open: set[HostResponse] = set()
         self.inside = 0
         self.is_starting = False
-        self.now = Look(state="ready")
+        self.now = EngineSnapshot(state="ready")
         self.moved = asyncio.Event()
         self.loading = 0
 
-    def play(self, *scripts: Sequence[Step]) -> None:
+    def play(self, *scripts: Sequence[NextAttempt]) -> None:
         self.scripts = list(scripts)
 
     def free_in_s(self) -> float:
@@ -90,7 +89,7 @@ class Host:
         return response
 
     def look(self):
-        return Look(is_ready=False, state="starting") if self.loading else self.now
+        return EngineSnapshot(is_ready=False, state="starting") if self.loading else self.now
 
     async def enter(self, *, can_wait):
         """A place in the engine; it must be given back exactly once."""
@@ -121,7 +120,7 @@ class HostResponse:
 
     status = 200
 
-    def __init__(self, host: Host, steps: list[Step], content_type: str) -> None:
+    def __init__(self, host: Host, steps: list[NextAttempt], content_type: str) -> None:
         self.headers = {"content-type": content_type, "x-request-id": f"{host.name}-{len(host.bodies)}"}
         self.credential = self
         self._host = host
@@ -187,7 +186,7 @@ class Stage:
 
     Args:
         settings: the settings of the model.
-        concurrency: the number of places at each host's gate; without it there are no gates.
+        concurrency: the concurrency limit of each host; without it there is none.
         engines: the names of the hosts that are engines.
     """
 
@@ -199,28 +198,30 @@ class Stage:
         self.changes = EngineChanges()
         self.log = Log()
         self.metrics = Metrics(["m"])
-        self.board = Board(self.clock, HealthConfig(failures=1000))
-        self.gates = {} if concurrency is None else {host.name: self._gate(host, concurrency) for host in hosts}
+        self.target_registry = TargetRegistry(self.clock, HealthConfig(failures=1000))
+        self.concurrency = {} if concurrency is None else {host.name: self._limit(host, concurrency) for host in hosts}
         self.candidates = [candidate(host.name, is_local=host.name in engines) for host in hosts]
-        self.memory = ProcessMemory(self.clock)
-        land = Landscape(
+        self.reasoning_memory = ProcessReasoningMemory(self.clock)
+        serving = ServingState(
             upstreams=Upstreams({host.name: self._upstream(host, engines, dialect) for host in hosts}),
-            gates=self.gates,
-            board=self.board,
+            concurrency=self.concurrency,
+            target_registry=self.target_registry,
             offline=Offline(self.clock, forced=False, names=[host.name for host in hosts]),
             qualities=Qualities(self.clock),
-            memory=self.memory,
+            reasoning_memory=self.reasoning_memory,
         )
         model = ModelConfig(targets=(TargetConfig(upstream=hosts[0].name, model="m"),), **settings)
         retry = RetryConfig(repeats=0, budget_share=1.0, budget_per_s=1000.0)
         settlement = Settlement(self.metrics, self.log)
-        self._failover = Failover(land, settlement, models={"m": model}, retry=retry, clock=self.clock, dice=Random(1))
+        self._failover_context = FailoverContext(
+            serving, settlement, models={"m": model}, retry=retry, clock=self.clock, rng=Random(1)
+        )
         self._plan = Plan(model, placed(*self.candidates))
         preferences = Preferences(DefaultsConfig(), {"m": model})
-        self.pipeline = Pipeline(Admission(self), preferences, self, self._failover, settlement, self.changes)
+        self.pipeline = Pipeline(Admission(self), preferences, self, self._failover_context, settlement, self.changes)
 
-    def _gate(self, host: Host, concurrency: int) -> Gate:
-        return Gate(host.name, AdmissionConfig(concurrency=concurrency, queue=2), self.clock)
+    def _limit(self, host: Host, concurrency: int) -> ConcurrencyLimit:
+        return ConcurrencyLimit(host.name, ConcurrencyConfig(limit=concurrency, queue=2), self.clock)
 
     @staticmethod
     def _upstream(host: Host, engines: str, dialect: str) -> Upstream:
@@ -230,18 +231,18 @@ class Stage:
     def authenticate(self, credentials):
         return ANONYMOUS
 
-    async def plan(self, ask):
+    async def plan(self, routing_request):
         return self._plan
 
     def learn(self) -> None:
         """Make hedging possible: record fast answers of the first host, and a budget for hedges."""
-        latency = self.board.of(self.candidates[0].target).latency
+        latency = self.target_registry.of(self.candidates[0].target).latency
         for _ in range(20):
             latency.waited(0.0, is_stream=True)
             latency.waited(0.0, is_stream=False)
-            self._failover._purses["m"].hedges.deposit()
+            self._failover_context._budgets_by_model["m"].hedges.deposit()
 
-    def move(self, host: Host, look: Look) -> None:
+    def move(self, host: Host, look: EngineSnapshot) -> None:
         """The engine does something else from now on, and those who wait are told."""
         host.now = look
         host.moved.set()
@@ -255,12 +256,12 @@ class Stage:
 
     def held(self) -> dict[str, list[int]]:
         """The resources in use now, by host."""
-        flights = [self.board.of(one.target) for one in self.candidates]
+        in_flights = [self.target_registry.of(one.target) for one in self.candidates]
         return {
-            "in flight": [standing.in_flight for standing in flights],
-            "without a first token": [standing.pressure.waiting for standing in flights],
-            "places": [gate.in_flight for gate in self.gates.values()],
-            "queued": [gate.waiting for gate in self.gates.values()],
+            "in flight": [stats.in_flight for stats in in_flights],
+            "without a first token": [stats.pressure.waiting for stats in in_flights],
+            "places": [concurrency_limit.in_flight for concurrency_limit in self.concurrency.values()],
+            "queued": [concurrency_limit.waiting for concurrency_limit in self.concurrency.values()],
             "in engines": [host.inside for host in self.hosts],
             "responses": [len(host.open) for host in self.hosts],
             "requests": [self.metrics.in_flight],

@@ -24,12 +24,12 @@ def environment(**variables: str) -> dict[str, str]:
 @asynccontextmanager
 async def serving(config_text: str, *, grace_s: float = 5.0):
     """Tidegate with this config in this process; yields its URL (without /v1)."""
-    async with house(config_text, grace_s=grace_s) as (url, _):
+    async with running_app(config_text, grace_s=grace_s) as (url, _):
         yield url
 
 
 @asynccontextmanager
-async def house(config_text: str, *, grace_s: float = 5.0, clock=None, prepare=None):
+async def running_app(config_text: str, *, grace_s: float = 5.0, clock=None, prepare=None):
     """The same; yields its URL and the app, which `prepare` may have changed before it starts.
 
     It repeats nothing at a target that has failed, unless the config has a word on `routing`.

@@ -7,15 +7,15 @@ import pytest
 from structlog.testing import CapturingLogger
 from tidegate.clock import SystemClock
 from tidegate.engines.factory import make_control
-from tidegate.engines.gpus.allocator import Needs, Sharing
+from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
 from tidegate.engines.process import warden
-from tidegate.engines.supervision.doubt import NO_ANSWER, REFUSED
+from tidegate.engines.supervision.due_check import NO_ANSWER, REFUSED
 from tidegate.engines.supervision.settings import Settings
 from tidegate.engines.supervision.supervisor import Supervisor
 from tidegate.errors import EngineUnavailable, UpstreamUnreachable
 from tidegate.transport.wire import Timeouts, Transport
 
-ALONE, LARGE = Needs(), Needs(awake={0: 0.9})
+ALONE, LARGE = GpuNeeds(), GpuNeeds(awake={0: 0.9})
 QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=60, queue_timeout_s=60)
 
 
@@ -41,13 +41,19 @@ def logged(log: CapturingLogger, event: str) -> list[dict]:
 
 
 @asynccontextmanager
-async def supervised(kind, settings=QUICK, room=None, name="e", clock=None, needs=ALONE):
+async def supervised(kind, settings=QUICK, allocator=None, name="e", clock=None, needs=ALONE):
     states, log = States(), CapturingLogger()
-    room = room or Sharing()
+    allocator = allocator or GpuAllocator()
     supervisor = Supervisor(
-        name, kind, settings, room=room, clock=clock or SystemClock(), log=log, on_change=states.seen.put_nowait
+        name,
+        kind,
+        settings,
+        allocator=allocator,
+        clock=clock or SystemClock(),
+        log=log,
+        on_change=states.seen.put_nowait,
     )
-    room.admit(supervisor, needs)
+    allocator.admit(supervisor, needs)
     root, models = (
         Transport(url, timeouts=TIMEOUTS, socket_path=supervisor.socket_path)
         for url in ("http://engine", "http://engine/v1")

@@ -10,8 +10,8 @@ from math import inf
 from typing import NamedTuple
 
 from tidegate.config.swap import SwapConfig
-from tidegate.engines.gpus.eviction import Seat, rivals
-from tidegate.engines.gpus.swap import Decision, Snapshot
+from tidegate.engines.gpus.eviction import GpuFootprint, rivals
+from tidegate.engines.gpus.swap import Decision, SwapCandidate
 
 _TICK_S = 1e-6  # time goes by with every look
 
@@ -31,7 +31,7 @@ class Engine:
         self, name: str, *, awake, asleep=None, load_s=20.0, wake_s=3.0, slots=10_000, is_pinned=False
     ) -> None:
         self.name = name
-        self.seat = Seat(name=name, state="out", awake=awake, asleep=asleep or {}, is_pinned=is_pinned)
+        self.footprint = GpuFootprint(name=name, state="out", awake=awake, asleep=asleep or {}, is_pinned=is_pinned)
         self.load_s = load_s
         self.wake_s = wake_s
         self.slots = slots
@@ -59,17 +59,17 @@ class Engine:
         begins_s = now_s if len(free) < self.slots else max(now_s, free[-self.slots])
         self.ends_s.append(begins_s + arrival.takes_s)
 
-    def snapshot(self, now_s: float) -> Snapshot:
-        seat = Seat(
+    def snapshot(self, now_s: float) -> SwapCandidate:
+        footprint = GpuFootprint(
             name=self.name,
             state=self.held,
-            awake=self.seat.awake,
-            asleep=self.seat.asleep,
-            is_pinned=self.seat.is_pinned,
+            awake=self.footprint.awake,
+            asleep=self.footprint.asleep,
+            is_pinned=self.footprint.is_pinned,
             last_used_s=self.last_used_s,
         )
-        return Snapshot(
-            seat=seat,
+        return SwapCandidate(
+            footprint=footprint,
             is_settled=self.goes_to is None,
             is_closed=self.is_closed,
             in_flight=len(self.ends_s),
@@ -187,7 +187,7 @@ class Machine:
     def _check(self) -> None:
         taken = Counter()
         for engine in self.engines.values():
-            taken.update(engine.seat.held(engine.held))
+            taken.update(engine.footprint.held(engine.held))
         assert all(share <= 1 + 1e-6 for share in taken.values()), taken
         loaded = [engine.name for engine in self.engines.values() if engine.held == "loaded"]
         assert not any(rivals(name, loaded, self.swap.exclusive) for name in loaded), loaded

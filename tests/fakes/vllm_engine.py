@@ -211,7 +211,7 @@ class House:
         return self.client.chat.completions.create(model=model, messages=[message], stream=stream, **fields)
 
 
-def sharing(vllm, other, **keys) -> dict:
+def sharing_gpu(vllm, other, **keys) -> dict:
     """The engines `r1` and `v3`: each takes most of the one GPU there is, so only one of them is loaded at a time."""
     keys |= {"gpus": [0], "gpu_memory_utilization": 0.8, "start": "on_demand"}
     return {"r1": vllm.config(**keys), "v3": other.config(**keys)}
@@ -223,7 +223,7 @@ async def text(answer) -> str:
 
 
 @asynccontextmanager
-async def house(
+async def running_app(
     engines: dict,
     targets: dict | None = None,
     *,
@@ -237,7 +237,7 @@ async def house(
     """Tidegate with these engines; by default `m` is the first of them and then, where there is one, the upstream."""
     config = config_of(engines, targets, upstream) | {"routing": {"retry": {"repeats": repeats}}}
     config |= {"server": server or {}, "swap": swap or {}}
-    async with proxy.house(json.dumps(config), grace_s=grace_s, clock=clock, prepare=_hurry) as (url, app):
+    async with proxy.running_app(json.dumps(config), grace_s=grace_s, clock=clock, prepare=_hurry) as (url, app):
         made = House(url, app)
         async with made.client:
             yield made

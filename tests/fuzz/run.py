@@ -105,19 +105,19 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def main() -> None:
-    name, *wishes = sys.argv[1:]
+    name, *options = sys.argv[1:]
     found, corpus = _FOUND / name, _HERE / "corpus" / name
     for folder in (found, corpus):
         folder.mkdir(parents=True, exist_ok=True)
     bounds = [f"-max_len={_MAX_INPUT}", "-timeout=20", "-rss_limit_mb=2048", f"-artifact_prefix={found}-"]
-    match wishes:
+    match options:
         case ["--merge"]:
             flags = ["-set_cover_merge=1", "-use_counters=0", str(corpus), str(found)]
         case [seconds] if seconds.isdigit():
             sent = [str(path) for path in (_ROOT / "tests" / "data").iterdir() if path.is_dir()]
             flags = [f"-max_total_time={seconds}", str(found), str(corpus), *sent]
         case _:
-            flags = wishes  # a merge runs us once more, with flags of its own
+            flags = options  # a merge runs us once more, with flags of its own
     ourselves = f"{sys.executable} {sys.argv[0]} {name}"
     atheris.Setup([ourselves, *bounds, *flags], TARGETS[name], custom_mutator=Mutator())
     atheris.Fuzz()

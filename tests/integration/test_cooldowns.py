@@ -49,7 +49,7 @@ def stage(upstream, clock):
 upstreams: {{host: {{base_url: "{upstream.url}"}}}}
 models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
 """
-    return proxy.house(config, clock=clock)
+    return proxy.running_app(config, clock=clock)
 
 
 def client_of(url: str) -> openai.AsyncOpenAI:
@@ -188,7 +188,7 @@ models:
   m: {{targets: [{{upstream: first, model: a}}, {{upstream: second, model: b}}]}}
   n: {{targets: [{{upstream: first, model: c}}]}}
 """
-        async with proxy.house(config, clock=clock) as (url, _), client_of(url) as client:
+        async with proxy.running_app(config, clock=clock) as (url, _), client_of(url) as client:
             assert [await ask(client) for _ in range(3)] == [200] * 3
             assert (len(upstream.calls), len(other.calls)) == (1, 3)
             # a key's limit is that of all models, an overload that of one
@@ -206,7 +206,7 @@ async def test_keys_of_one_account_are_limited_together(upstream, clock, tmp_pat
 upstreams: {{host: {{base_url: "{upstream.url}", credentials: [{keys}]}}}}
 models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
 """
-    async with proxy.house(config, clock=clock) as (url, _), client_of(url) as client:
+    async with proxy.running_app(config, clock=clock) as (url, _), client_of(url) as client:
         assert await ask(client) == await ask(client) == 429
         assert len(upstream.calls) == 1
         clock.advance(30)
@@ -221,8 +221,8 @@ routing: {{retry: {{repeats: 0}}, health: {{failures: 1}}}}
 upstreams: {{host: {{base_url: "{upstream.url}"}}}}
 models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
 """
-    async with proxy.house(config, clock=clock) as (url, app), client_of(url) as client:
-        prober = app._furniture.prober
+    async with proxy.running_app(config, clock=clock) as (url, app), client_of(url) as client:
+        prober = app._runtime.prober
         assert await ask(client) == 503
         for seconds in (0, 59):
             clock.advance(seconds)
@@ -244,5 +244,5 @@ async def test_the_administrator_sees_cooldowns(upstream, stage, clock):
     upstream.play(busy(503, b"retry-after: 30"))
     async with stage as (url, app), client_of(url) as client:
         assert await ask(client) == 503
-        (report,) = app._furniture.door.explaining.configured().targets
+        (report,) = app._runtime.door.explaining.configured().targets
     assert report.limited_for_s == 30

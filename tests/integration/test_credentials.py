@@ -10,8 +10,8 @@ from joserfc import jwk, jwt
 from tidegate.config.credentials import ApiKeyConfig, OAuth2Config
 from tidegate.config.secret import Secret
 from tidegate.errors import UpstreamRateLimited, UpstreamTimeout
-from tidegate.transport.credential_specs import Spec, of_keys
-from tidegate.transport.credentials import Credentials
+from tidegate.transport.credential_specs import CredentialSpec, of_keys
+from tidegate.transport.credentials import CredentialPool
 from tidegate.transport.oauth import TokenClient
 from tidegate.transport.wire import Timeouts, Transport
 
@@ -41,8 +41,8 @@ async def transport_of(upstream, clock):
     """A wire to the scenario upstream, with these credentials."""
     made = []
 
-    def make(*specs: Spec, timeout_s: float = 60) -> Transport:
-        credentials = Credentials(specs, clock=clock, client=TokenClient(timeout_s))
+    def make(*specs: CredentialSpec, timeout_s: float = 60) -> Transport:
+        credentials = CredentialPool(specs, clock=clock, client=TokenClient(timeout_s))
         made.append(Transport(upstream.url, timeouts=TIMEOUTS, credentials=credentials))
         return made[-1]
 
@@ -51,8 +51,8 @@ async def transport_of(upstream, clock):
         await transport.close()
 
 
-def oauth(endpoint: TokenEndpoint) -> Spec:
-    return Spec(OAuth2Config(token_url=endpoint.url, client_id="us", client_secret=Secret("env:X")), "s3cret")
+def oauth(endpoint: TokenEndpoint) -> CredentialSpec:
+    return CredentialSpec(OAuth2Config(token_url=endpoint.url, client_id="us", client_secret=Secret("env:X")), "s3cret")
 
 
 async def status_of(transport: Transport, model: str = "") -> int:
@@ -78,7 +78,7 @@ def shown(upstream: ScenarioUpstream) -> list[str]:
 
 async def test_keys_get_their_share(upstream, transport_of):
     config = ApiKeyConfig(key=Secret("env:X"), weight=3)
-    transport = transport_of(Spec(config, "three"), *of_keys(["one"]))
+    transport = transport_of(CredentialSpec(config, "three"), *of_keys(["one"]))
     upstream.play(answers(b"{}"))
     for _ in range(8):
         await status_of(transport)

@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 
 from tests.fakes import proxy
 from tests.fakes.upstream import answers
-from tests.fakes.vllm_engine import house
+from tests.fakes.vllm_engine import running_app
 from tests.fakes.wire import completion
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -30,20 +30,20 @@ NEEDING = pytest.mark.parametrize(
 
 def health(made, name="r1/r1") -> str:
     """What is thought of the target."""
-    return made.app._furniture.land.board._kept[name].health.state
+    return made.app._runtime.serving.target_registry._kept[name].health.state
 
 
 @NEEDING
 async def test_tools_go_past_an_engine_without_a_tool_parser(vllm, upstream, fields):
     upstream.play(answers(completion("from the host")))
-    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+    async with running_app({"r1": vllm.config()}, upstream=upstream) as made:
         await made.until("ready")
         assert (await made.ask(**fields)).choices[0].message.content == "from the host"
         assert health(made) == "ok"
 
 
 async def test_explain_says_why_a_target_is_left_out(vllm, upstream):
-    async with house({"r1": vllm.config(start="on_demand")}, upstream=upstream) as made:
+    async with running_app({"r1": vllm.config(start="on_demand")}, upstream=upstream) as made:
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [TOOL]}
         async with aiohttp.ClientSession(made.url) as session, session.post("/admin/explain", json=body) as told:
             candidates = (await told.json())["candidates"]
@@ -54,7 +54,7 @@ async def test_explain_says_why_a_target_is_left_out(vllm, upstream):
 @NEEDING
 @pytest.mark.parametrize("headers", [{}, {"x-tidegate-reach": "local_only"}], ids=["any", "local_only"])
 async def test_tools_for_a_single_target_without_a_tool_parser_are_400(vllm, fields, headers):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         with pytest.raises(openai.BadRequestError) as caught:
             await made.ask(**fields, extra_headers=headers)
         (field,) = {"tools", "functions"} & fields.keys()
@@ -64,7 +64,7 @@ async def test_tools_for_a_single_target_without_a_tool_parser_are_400(vllm, fie
 
 @NEEDING
 async def test_a_caller_may_have_them_dropped(vllm, fields):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         await made.until("ready")
         raw = await made.client.chat.completions.with_raw_response.create(
             model="m",
@@ -78,7 +78,7 @@ async def test_a_caller_may_have_them_dropped(vllm, fields):
 
 
 async def test_tools_that_may_not_be_called_are_passed_on(vllm):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         await made.until("ready")
         for fields in ({"tools": [TOOL], "tool_choice": "none"}, {"tools": []}):
             assert (await made.ask(**fields)).choices[0].message.content
@@ -105,13 +105,13 @@ async def test_the_cure_is_in_the_log_once_and_is_not_in_the_way(vllm, tmp_path)
 
 
 async def test_an_engine_that_was_given_a_tool_parser_is_asked(vllm):
-    async with house({"r1": vllm.config(args={"tool_call_parser": "hermes"})}) as made:
+    async with running_app({"r1": vllm.config(args={"tool_call_parser": "hermes"})}) as made:
         await made.until("ready")
         assert (await made.ask(tools=[TOOL])).choices[0].message.content
 
 
 async def test_embeddings_of_a_chat_engine_are_400_in_our_words(vllm):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         await made.until("ready")
         for _ in range(4):
             with pytest.raises(openai.BadRequestError) as caught:
@@ -124,7 +124,7 @@ async def test_embeddings_of_a_chat_engine_are_400_in_our_words(vllm):
 
 async def test_embeddings_are_had_where_they_are(vllm, upstream):
     upstream.play(answers(json.dumps(VECTORS).encode()))
-    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+    async with running_app({"r1": vllm.config()}, upstream=upstream) as made:
         await made.until("ready")
         told = await made.client.embeddings.create(model="m", input="Hi", encoding_format="float")
         assert told.data[0].embedding == [0.5]
@@ -137,7 +137,7 @@ async def test_markup_that_was_not_asked_for_is_text_and_ejects_nothing(vllm, up
     body["choices"][0]["finish_reason"] = reason
     upstream.play(*[answers(json.dumps(body).encode())] * 4)
     config = {"m": {"targets": [{"upstream": "host", "model": "there"}]}}
-    async with house({"r1": vllm.config(start="on_demand")}, config, upstream=upstream) as made:
+    async with running_app({"r1": vllm.config(start="on_demand")}, config, upstream=upstream) as made:
         for _ in range(4):
             choice = (await made.ask(tools=[TOOL], tool_choice="none")).choices[0]
             assert (choice.message.content, choice.finish_reason) == (MARKUP, "stop")
@@ -147,7 +147,7 @@ async def test_markup_that_was_not_asked_for_is_text_and_ejects_nothing(vllm, up
 @pytest.mark.parametrize("name", ["an/adapter", "two words", ".hidden", "x" * 65])
 async def test_an_adapter_has_a_usable_name(vllm, name):
     async with (
-        house({"r1": vllm.config(runtime_adapters=True, start="on_demand")}) as made,
+        running_app({"r1": vllm.config(runtime_adapters=True, start="on_demand")}) as made,
         aiohttp.ClientSession(made.url) as session,
         session.post("/admin/engines/r1/adapters", json={"name": name, "path": "/a"}) as told,
     ):

@@ -15,7 +15,7 @@ from tests.fakes import proxy
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, is_running, until
 from tests.fakes.upstream import answers, streams
-from tests.fakes.vllm_engine import house
+from tests.fakes.vllm_engine import running_app
 from tests.fakes.wire import completion, text_stream
 
 WHOLE = "w3 w4 w5 w6 "  # after two tokens of thought
@@ -62,7 +62,7 @@ async def readyz(session, url: str) -> dict:
 async def test_what_vllm_is_told_is_what_it_needs(vllm):
     """The whole way: config, command, warden, launcher, the model's own template; the key is not among the flags."""
     adapters = {"runtime_adapters": True, "max_model_len": 4096, "sleep_level": 1}
-    async with house({"r1": vllm.config(**adapters, args={"max_num_seqs": 7})}) as made:
+    async with running_app({"r1": vllm.config(**adapters, args={"max_num_seqs": 7})}) as made:
         answer = await made.ask()
         flags = (await vllm.next_start()).flags
         assert flags.pop("uds") == made.engine().socket_path
@@ -86,7 +86,7 @@ async def test_what_vllm_is_told_is_what_it_needs(vllm):
 async def test_while_it_starts_callers_get_a_503_that_says_how_far_it_is(vllm, session):
     """And operators the same at /readyz."""
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config(queue_timeout_s=0.01)}) as made:
+    async with running_app({"r1": vllm.config(queue_timeout_s=0.01)}) as made:
         start = await vllm.next_start()
         start.tell("say", line="Loading safetensors checkpoint shards:  25% Completed | 1/4 [00:30<01:30, 30.0s/it]")
         await until(lambda: made.engine().status.progress is not None)
@@ -109,7 +109,7 @@ async def test_while_it_starts_callers_get_a_503_that_says_how_far_it_is(vllm, s
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_request_waits_for_an_engine_that_starts_when_it_is_wanted(vllm, stream):
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config(start="on_demand")}) as made:
+    async with running_app({"r1": vllm.config(start="on_demand")}) as made:
         assert vllm.starts == []
         asking = asyncio.create_task(made.ask(stream=stream))
         (await vllm.next_start()).tell("listen")
@@ -121,7 +121,7 @@ async def test_nobody_waits_who_can_be_served_elsewhere(vllm, upstream):
     """The engine starts all the same, for those who come later."""
     upstream.play(unary())
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config(start="on_demand")}, upstream=upstream) as made:
+    async with running_app({"r1": vllm.config(start="on_demand")}, upstream=upstream) as made:
         assert (await made.ask()).choices[0].message.content == "from the host"
         (await vllm.next_start()).tell("listen")
         await made.until("ready")
@@ -134,7 +134,7 @@ async def test_an_engine_that_took_long_to_start_is_not_idle_from_its_first_mome
     clock = FakeClock()
     vllm.habits = ["waits"]
     config = vllm.config(start="on_demand", idle_unload_s=60)
-    async with house({"r1": config}, upstream=upstream, clock=clock) as made:
+    async with running_app({"r1": config}, upstream=upstream, clock=clock) as made:
         await made.ask()
         start = await vllm.next_start()
         clock.advance(100)
@@ -149,7 +149,7 @@ async def test_an_engine_that_took_long_to_start_is_not_idle_from_its_first_mome
 async def test_an_engine_is_stopped_while_it_starts(vllm):
     """Who waited for it is told."""
     vllm.habits = ["waits", ""]
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         asking = asyncio.create_task(made.ask())
         await made.until("starting")
@@ -164,7 +164,7 @@ async def test_an_engine_is_stopped_while_it_starts(vllm):
 
 async def test_what_the_engine_says_of_itself_is_told_under_its_name(vllm, session):
     vllm.habits = ["holds"]
-    async with house({"r1": vllm.config(args={"max_num_seqs": 2})}) as made:
+    async with running_app({"r1": vllm.config(args={"max_num_seqs": 2})}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         asked = [asyncio.create_task(made.ask()) for _ in range(3)]
@@ -185,7 +185,7 @@ async def test_what_the_engine_says_of_itself_is_told_under_its_name(vllm, sessi
 
 async def test_an_old_socket_file_is_in_nobodys_way(vllm):
     """It is left behind, and vLLM would not start beside it."""
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         first = await vllm.next_start()
         await made.until("ready")
         os.kill(first.pid, signal.SIGKILL)
@@ -196,7 +196,7 @@ async def test_an_old_socket_file_is_in_nobodys_way(vllm):
 
 
 async def test_an_engine_that_ends_unasked_has_crashed_though_its_status_is_0(vllm):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         start.tell("exit", status=0)
@@ -208,7 +208,7 @@ async def test_an_engine_that_ends_unasked_has_crashed_though_its_status_is_0(vl
 @pytest.mark.parametrize("victim", ["engine", "core"])
 async def test_the_core_of_an_engine_that_is_killed_goes_with_it(vllm, victim):
     """Left alone it would hold the GPU's memory for ever."""
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         core = await start.core()
         await made.until("ready")
@@ -220,7 +220,7 @@ async def test_the_core_of_an_engine_that_is_killed_goes_with_it(vllm, victim):
 
 
 async def test_the_core_of_an_engine_that_is_stopped_goes_with_it(vllm):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         made.engine().want("stop")
@@ -251,13 +251,13 @@ async def test_nothing_is_left_of_an_engine_when_tidegate_is_killed(vllm, sessio
             with pytest.raises(aiohttp.ClientError):
                 await asking
     assert folder.exists()
-    async with house({"r1": vllm.config(start="on_demand")}):
+    async with running_app({"r1": vllm.config(start="on_demand")}):
         assert not folder.exists()
 
 
 async def test_an_engine_that_ignores_sigterm_is_killed_with_its_core(vllm):
     vllm.habits = ["stubborn"]
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         made.engine().kind.stop_s = 0.1
@@ -268,7 +268,7 @@ async def test_an_engine_that_ignores_sigterm_is_killed_with_its_core(vllm):
 
 async def test_an_engine_that_writes_without_end_serves(vllm):
     vllm.habits = ["floods"]
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         assert (await made.ask()).choices[0].message.content == WHOLE
         assert sum(map(len, made.engine().lines)) < 4_000_000
 
@@ -279,7 +279,7 @@ async def test_an_engine_that_writes_without_end_serves(vllm):
 async def test_a_stop_lets_those_in_flight_finish_and_nobody_new_in(vllm, upstream):
     upstream.play(unary())
     vllm.habits = ["holds"]
-    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+    async with running_app({"r1": vllm.config()}, upstream=upstream) as made:
         start = await vllm.next_start()
         await made.until("ready")
         stream = asyncio.create_task(made.ask(stream=True))
@@ -301,7 +301,7 @@ async def test_a_caller_in_an_engine_that_is_stopped_is_not_left_hanging(vllm, s
     """Who does not finish in time is told so; with 0, vLLM would let them hang, and wait for them itself."""
     vllm.habits = ["holds"]
     config = vllm.config(drain_timeout_s=0.05, args={"shutdown_timeout": shutdown_timeout})
-    async with house({"r1": config}) as made:
+    async with running_app({"r1": config}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         made.engine().kind.stop_s = 0.2
@@ -347,7 +347,7 @@ async def test_an_engine_told_to_stop_by_somebody_else_sends_nobody_away_who_can
     """While vLLM drains, its health is fine and new requests fail; those in flight finish, and it comes back."""
     upstream.play(unary())
     vllm.habits = ["holds", ""]
-    async with house({"r1": vllm.config()}, upstream=upstream) as made:
+    async with running_app({"r1": vllm.config()}, upstream=upstream) as made:
         start = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(made.ask(stream=True))
@@ -368,7 +368,7 @@ async def test_an_engine_told_to_stop_by_somebody_else_sends_nobody_away_who_can
 async def test_a_crash_that_ends_in_an_orderly_done_is_told_as_an_error(vllm, session):
     """The last words of vLLM: an error object, and `[DONE]` as if all were well."""
     vllm.habits = ["holds", ""]
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(made.ask(stream=True))
@@ -389,7 +389,7 @@ async def test_a_crash_before_the_first_token_sends_the_caller_elsewhere(vllm, u
     """Whether the engine still says so, or is gone at once."""
     vllm.habits = ["holds", "holds"]
     config = vllm.config(args={"max_num_seqs": 1})
-    async with house({"r1": config}, upstream=upstream) as made:
+    async with running_app({"r1": config}, upstream=upstream) as made:
         for dies in ("core", "engine"):
             upstream.play(unary() if how == "unary" else streamed())
             start = await vllm.next_start()
@@ -410,7 +410,7 @@ async def test_a_crash_before_the_first_token_sends_the_caller_elsewhere(vllm, u
 @pytest.mark.parametrize("phase", ["before it listens", "when it is ready"])
 async def test_an_engine_that_dies_by_itself_is_started_again(vllm, phase):
     vllm.habits = ["waits", ""]
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         if phase == "when it is ready":
             start.tell("listen")
@@ -434,7 +434,7 @@ async def test_an_engine_that_dies_by_itself_is_started_again(vllm, phase):
 )
 async def test_an_older_error_is_not_told_as_the_reason_of_an_end(vllm, ends_by, reason):
     """One of a request, with whatever its caller wrote; the engine was well after that."""
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         engine = made.engine()
@@ -454,7 +454,7 @@ async def test_an_older_error_is_not_told_as_the_reason_of_an_end(vllm, ends_by,
 
 async def test_an_engine_that_never_comes_up_is_given_up_with_its_reason(vllm):
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         for _ in range(5):
             start = await vllm.next_start()
             start.tell("say", line="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -469,7 +469,7 @@ async def test_an_engine_that_never_comes_up_is_given_up_with_its_reason(vllm):
 
 
 async def test_an_adapter_is_loaded_while_it_runs_and_asked_by_its_name(vllm, session):
-    async with house({"r1": vllm.config(runtime_adapters=True)}) as made:
+    async with running_app({"r1": vllm.config(runtime_adapters=True)}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         path = f"{made.url}/admin/engines/r1/adapters"
@@ -484,7 +484,7 @@ async def test_an_adapter_is_loaded_while_it_runs_and_asked_by_its_name(vllm, se
 
 async def test_an_adapter_stays_through_sleep_and_crash(vllm, session):
     """An engine that wakes has it still, and one that is started again is given it again."""
-    async with house({"r1": vllm.config(runtime_adapters=True, sleep_level=1)}) as made:
+    async with running_app({"r1": vllm.config(runtime_adapters=True, sleep_level=1)}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         async with session.post(
@@ -503,7 +503,7 @@ async def test_an_adapter_stays_through_sleep_and_crash(vllm, session):
 
 async def test_who_comes_just_after_a_crash_waits_as_if_it_were_starting(vllm):
     """Where nobody else has the model."""
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         os.kill(start.pid, signal.SIGKILL)

@@ -199,15 +199,15 @@ async def test_without_waiting_the_order_is_all(server):
 
 async def test_ctrl_c_ends_the_wait_and_not_the_engine(server):
     upstream, at = server
-    looked = asyncio.Event()
+    observed_load = asyncio.Event()
 
     async def looks(call):
         await reports()(call)
-        looked.set()
+        observed_load.set()
 
     upstream.play(reports(), looks)
     started = await proxy.start("engines", "start", "r1", *at)
-    await looked.wait()
+    await observed_load.wait()
     started.send_signal(signal.SIGINT)
     out, err = await started.communicate()
     assert (started.returncode, out, err) == (130, b"", b"tidegate: not waiting any longer; r1 goes on\n")

@@ -14,7 +14,7 @@ from tidegate.engines.llamacpp.engine import find_model
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, until
-from tests.fakes.vllm_engine import BOTH, FakeVllm, house, text
+from tests.fakes.vllm_engine import BOTH, FakeVllm, running_app, text
 
 FAKES = Path(__file__).parents[1] / "fakes"
 GGUF_SERVER = shlex.join([sys.executable, str(FAKES / "gguf_server.py")])
@@ -60,7 +60,7 @@ async def get(url: str, **headers) -> tuple[int, str]:
 async def test_a_foreign_server_answers_at_its_port_or_its_socket(model, address):
     """Its key is that of this start, and its metrics are under its name."""
     config = foreign(model, address, environment={"LLAMA_API_KEY": "${API_KEY}"})
-    async with house({"llama": config}) as made:
+    async with running_app({"llama": config}) as made:
         await made.until("ready", "llama")
         answer = await made.ask(max_tokens=8, temperature=0)
         stream = await made.ask(stream=True, max_tokens=8, temperature=0)
@@ -70,7 +70,7 @@ async def test_a_foreign_server_answers_at_its_port_or_its_socket(model, address
         assert answer.choices[0].message.content == "".join(
             chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
         )
-        await until(lambda: (engine.looked.load.steps or 0) >= 8)
+        await until(lambda: (engine.observed_load.load.steps or 0) >= 8)
         _, metrics = await get(f"{made.url}/metrics")
         assert 'llamacpp:n_decode_total{engine="llama"}' in metrics
         if "PORT" in address:
@@ -82,7 +82,7 @@ async def test_a_foreign_server_answers_at_its_port_or_its_socket(model, address
 
 async def test_one_that_is_killed_is_started_again_where_there_is_room(model):
     """Its port is another one each time, and requests find it."""
-    async with house({"llama": foreign(model, queue_timeout_s=200)}) as made:
+    async with running_app({"llama": foreign(model, queue_timeout_s=200)}) as made:
         await made.until("ready", "llama")
         first = pid_of(made.engine("llama"))
         os.kill(first, signal.SIGKILL)
@@ -95,7 +95,7 @@ async def test_one_that_is_killed_is_started_again_where_there_is_room(model):
 async def test_its_own_command_ends_it(model, tmp_path):
     """In place of SIGTERM; what it says is in the engine's output."""
     stop = f"sh -c 'echo ending ${{NAME}}; touch {tmp_path}/asked; kill -TERM ${{PID}}'"
-    async with house({"llama": foreign(model, cmd_stop=stop)}) as made:
+    async with running_app({"llama": foreign(model, cmd_stop=stop)}) as made:
         await made.until("ready", "llama")
         engine = made.engine("llama")
         pid = pid_of(engine)
@@ -121,7 +121,7 @@ async def test_the_last_line_of_its_output_is_its_progress_and_no_key_is_in_it()
         "environment": {"PORT": "${PORT}", "HUB_TOKEN": "hf_abcdefgh"},
         "queue_timeout_s": 0.01,
     }
-    async with house({"pulled": config}) as made:
+    async with running_app({"pulled": config}) as made:
         engine = made.engine("pulled")
         await until(lambda: engine.status.progress is not None)
         line = "layer 3 of 9 key *** ***"
@@ -140,7 +140,7 @@ async def test_a_start_that_fails_is_told_to_callers_without_its_output(reach, s
     line = "error: /srv/secret/weights.bin is damaged"
     config = {"kind": "command", "cmd": ["sh", "-c", f"echo '{line}' ${{PORT}}; exit 3"]}
     models = {"m": {"targets": [{"engine": "e"}], "progress_in": "reasoning_content"}}
-    async with house({"e": config}, models) as made:
+    async with running_app({"e": config}, models) as made:
         await until(lambda: "not started again by itself" in made.engine("e").status.reason)
         with pytest.raises(openai.InternalServerError, match="it ended") as told:
             await made.ask(stream=stream, extra_headers={"x-tidegate-reach": reach})
@@ -155,7 +155,7 @@ async def test_a_start_that_fails_is_told_to_callers_without_its_output(reach, s
 async def test_it_shares_a_gpu_with_others(vllm, other):
     """By the shares of its config; it sees that GPU alone."""
     keys = {"gpus": [0], "gpu_share": 0.8, "start": "on_demand", "queue_timeout_s": 200}
-    async with house({"r1": fake(vllm, **keys), "v3": fake(other, **keys)}, BOTH) as made:
+    async with running_app({"r1": fake(vllm, **keys), "v3": fake(other, **keys)}, BOTH) as made:
         assert await text(made.ask("r1")) == WHOLE
         first = await vllm.next_start()
         assert "CUDA_VISIBLE_DEVICES=0" in environment_of(first.pid)
@@ -166,7 +166,7 @@ async def test_it_shares_a_gpu_with_others(vllm, other):
 
 
 async def test_its_replicas_are_dealt_out_over_the_gpus_and_answer_by_one_name(vllm):
-    async with house({"r1": fake(vllm, replicas=2, gpus=[1, 0])}) as made:
+    async with running_app({"r1": fake(vllm, replicas=2, gpus=[1, 0])}) as made:
         for name in ("r1:1", "r1:2"):
             await made.until("ready", name)
         seen = [next(word for word in environment_of(start.pid) if "VISIBLE" in word) for start in vllm.starts]
@@ -179,7 +179,7 @@ async def test_its_replicas_are_dealt_out_over_the_gpus_and_answer_by_one_name(v
 
 async def test_it_sleeps_where_it_has_routes_for_that(vllm, other):
     keys = {"gpus": [0], "start": "on_demand", "sleep_path": "/sleep?level=1", "wake_path": "/wake_up"}
-    async with house({"r1": fake(vllm, **keys), "v3": fake(other, **keys, gpu_share=0.85)}, BOTH) as made:
+    async with running_app({"r1": fake(vllm, **keys), "v3": fake(other, **keys, gpu_share=0.85)}, BOTH) as made:
         assert await text(made.ask("r1")) == WHOLE
         assert await text(made.ask("v3")) == WHOLE
         assert made.engine("r1").status.state == "sleeping"
@@ -192,7 +192,7 @@ async def test_it_sleeps_where_it_has_routes_for_that(vllm, other):
 async def test_it_is_unloaded_when_idle_and_loaded_again_by_a_request(vllm):
     clock = FakeClock()
     config = fake(vllm, idle_unload_s=900, start="on_demand", queue_timeout_s=200)
-    async with house({"r1": config}, clock=clock) as made:
+    async with running_app({"r1": config}, clock=clock) as made:
         assert await text(made.ask()) == WHOLE
         clock.advance(901)
         await made.until("stopped")
@@ -204,7 +204,7 @@ async def test_one_without_metrics_that_refuses_connections_is_started_again(vll
     """Its process lives, and its health is all that can be asked for."""
     vllm.habits = ["", ""]
     config = fake(vllm, metrics_path=None, queue_timeout_s=200, stop_timeout_s=0.1)
-    async with house({"r1": config}) as made:
+    async with running_app({"r1": config}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         start.tell("close")
@@ -214,7 +214,7 @@ async def test_one_without_metrics_that_refuses_connections_is_started_again(vll
 
 
 async def test_one_that_its_command_does_not_end_is_killed_in_the_end(vllm):
-    async with house({"r1": fake(vllm, cmd_stop="true", stop_timeout_s=0.1)}) as made:
+    async with running_app({"r1": fake(vllm, cmd_stop="true", stop_timeout_s=0.1)}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         made.engine().want("stop")
@@ -225,13 +225,13 @@ async def test_one_that_its_command_does_not_end_is_killed_in_the_end(vllm):
 async def test_the_administrator_tells_it_to_sleep_and_to_wake(vllm):
     """One that has no routes for that says so."""
     keys = {"sleep_path": "/sleep?level=1", "wake_path": "/wake_up"}
-    async with house({"r1": fake(vllm, **keys)}) as made:
+    async with running_app({"r1": fake(vllm, **keys)}) as made:
         await made.until("ready")
         made.engine().want("sleep")
         await made.until("sleeping")
         made.engine().want("run")
         await made.until("ready")
-    async with house({"r1": fake(vllm)}) as made:
+    async with running_app({"r1": fake(vllm)}) as made:
         await made.until("ready")
         with pytest.raises(EngineError, match="no sleep_level or sleep_path, so it cannot sleep"):
             made.engine().want("sleep")
@@ -243,7 +243,7 @@ async def test_what_it_has_started_elsewhere_ends_with_it(vllm, tmp_path):
     run = f"setsid {server} & echo $! > {tmp_path}/pid; echo client $$; wait"
     config = fake(vllm, cmd=["sh", "-c", run, "run", "${SOCKET}"])
     config |= {"cmd_stop": ["sh", "-c", f"kill -9 $(cat {tmp_path}/pid)"], "queue_timeout_s": 200}
-    async with house({"r1": config}) as made:
+    async with running_app({"r1": config}) as made:
         container = await vllm.next_start()
         await made.until("ready")
         client = next(int(line.split()[1]) for line in made.engine().lines if line.startswith("client "))
@@ -256,7 +256,7 @@ async def test_what_it_has_started_elsewhere_ends_with_it(vllm, tmp_path):
 
 async def test_a_reload_changes_how_it_is_treated_and_keeps_it(vllm):
     """What its command is made of starts it anew."""
-    async with house({"r1": fake(vllm)}) as made:
+    async with running_app({"r1": fake(vllm)}) as made:
         await made.until("ready")
         engines = made.app.engines
         config = engines.by_name["r1"].config

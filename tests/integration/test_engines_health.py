@@ -11,7 +11,7 @@ from tidegate.errors import UpstreamTimeout
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import until
 from tests.fakes.upstream import answers, streams
-from tests.fakes.vllm_engine import house
+from tests.fakes.vllm_engine import running_app
 from tests.fakes.wire import completion, text_stream
 
 WHOLE = "w3 w4 w5 w6 "
@@ -22,7 +22,9 @@ async def test_a_hung_engine_is_out_of_routing_within_a_minute_and_comes_back(vl
     upstream.play(answers(completion("from the host")))
     vllm.habits = ["holds", ""]
     clock = FakeClock()
-    async with house({"r1": vllm.config(args={"shutdown_timeout": 0.05})}, upstream=upstream, clock=clock) as made:
+    async with running_app(
+        {"r1": vllm.config(args={"shutdown_timeout": 0.05})}, upstream=upstream, clock=clock
+    ) as made:
         start = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(made.ask(stream=True))
@@ -52,7 +54,7 @@ async def test_an_engine_that_is_only_slow_keeps_its_callers_for_ten_minutes(vll
     """39 seconds for each token, and others are sent to it all the while."""
     vllm.habits = ["holds"]
     clock = FakeClock()
-    async with house({"r1": vllm.config()}, upstream=upstream, clock=clock) as made:
+    async with running_app({"r1": vllm.config()}, upstream=upstream, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(made.ask(max_tokens=16))
@@ -71,7 +73,7 @@ async def test_an_engine_that_is_only_slow_keeps_its_callers_for_ten_minutes(vll
 
 async def test_an_engine_without_work_may_stand_still(vllm):
     clock = FakeClock()
-    async with house({"r1": vllm.config()}, clock=clock) as made:
+    async with running_app({"r1": vllm.config()}, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         for _ in range(10):
@@ -84,7 +86,7 @@ async def test_an_engine_that_takes_no_more_connections_is_slow_and_not_dead(vll
     """Its socket is full, so that nobody gets in, and those who come go on to the next target at once."""
     upstream.play(answers(completion("from the host")))
     clock = FakeClock()
-    async with house({"r1": vllm.config()}, upstream=upstream, clock=clock) as made:
+    async with running_app({"r1": vllm.config()}, upstream=upstream, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         assert (await made.ask()).choices[0].message.content == WHOLE
@@ -110,7 +112,7 @@ async def test_an_engine_that_takes_no_more_connections_is_slow_and_not_dead(vll
 async def test_an_engine_that_closes_its_socket_some_time_before_it_ends_says_why_it_ended(vllm):
     """Refused connections alone would only say that it is dead."""
     vllm.habits = ["", "waits"]
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         start.tell("say", line="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -139,7 +141,7 @@ async def test_requests_without_a_first_token_move_when_their_engine_is_suspecte
     clock = FakeClock()
     both = [{"engine": "r1"}, {"upstream": "host", "model": "there"}]
     models = {"m": {"targets": both}, "alone": {"targets": both[:1]}}
-    async with house({"r1": vllm.config()}, models, upstream=upstream, clock=clock) as made:
+    async with running_app({"r1": vllm.config()}, models, upstream=upstream, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         first = asyncio.create_task(made.ask("alone", max_tokens=1))
@@ -154,7 +156,7 @@ async def test_requests_without_a_first_token_move_when_their_engine_is_suspecte
             await start.looks(1)
         assert await asyncio.gather(*asking) == ["from the host"] * 30
         await start.until("left", 30)
-        assert made.engine().places.taken == 1
+        assert made.engine().slots.taken == 1
         start.steps()
         assert (await alone).choices[0].message.content == WHOLE
         await made.until("ready")
@@ -173,21 +175,21 @@ async def test_a_hang_while_idle_is_seen_without_a_caller(vllm):
     vllm.habits = ["holds", ""]
     clock = FakeClock()
     keys = {"idle_canary_s": 60, "args": {"shutdown_timeout": 0.05}}
-    async with house({"r1": vllm.config(**keys)}, clock=clock) as made:
+    async with running_app({"r1": vllm.config(**keys)}, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         start.steps(1)
         clock.advance(61)
         await start.until("came")  # the first canary is answered
         await start.until("stepped")
-        used_s = made.engine().places.last_used_s
+        used_s = made.engine().slots.last_used_s
         clock.advance(61)
         await start.until("came", 2)
         while made.engine().status.state == "ready":
             clock.advance(1)
             await start.looks(1)
         assert made.engine().status.reason.startswith("it has work, but has not made a step for")
-        assert made.engine().places.last_used_s == used_s
+        assert made.engine().slots.last_used_s == used_s
         clock.advance(SECOND_LOOK_S)
         await vllm.next_start()
         await made.until("ready")
@@ -197,7 +199,7 @@ async def test_a_canary_does_not_keep_an_idle_engine_awake_nor_wake_it(vllm):
     vllm.habits = ["holds"]
     clock = FakeClock()
     keys = {"idle_canary_s": 60, "idle_unload_s": 100, "sleep_level": 1}
-    async with house({"r1": vllm.config(**keys)}, clock=clock) as made:
+    async with running_app({"r1": vllm.config(**keys)}, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         clock.advance(61)

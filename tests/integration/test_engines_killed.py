@@ -22,7 +22,7 @@ from tests.fakes import proxy
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, until
 from tests.fakes.upstream import streams
-from tests.fakes.vllm_engine import config_of, house
+from tests.fakes.vllm_engine import config_of, running_app
 from tests.fakes.wire import text_stream
 
 _READING, _PREFILL = 15, 5
@@ -163,7 +163,7 @@ class This(Stage):
     @classmethod
     @asynccontextmanager
     async def opened(cls, engines: dict, upstream, _folder):
-        async with house(engines, upstream=upstream, repeats=2) as inside, aiohttp.ClientSession() as session:
+        async with running_app(engines, upstream=upstream, repeats=2) as inside, aiohttp.ClientSession() as session:
             engine = inside.engine()
             engine.treat(engine.kind, structs.replace(engine.settings, ending_s=0.2))
             stage = cls(inside, session)
@@ -210,7 +210,7 @@ async def test_no_request_is_left_in_tidegate_after_a_kill(vllm, upstream):
     vllm.habits = ["holds"]
     clock = FakeClock()
     config = vllm.config(args={"max_num_seqs": 2 * _PREFILL})  # the rest queue
-    async with house({"r1": config}, upstream=upstream, clock=clock) as made:
+    async with running_app({"r1": config}, upstream=upstream, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         await start.looks(2)

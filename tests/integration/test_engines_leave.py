@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.fakes.processes import until
-from tests.fakes.vllm_engine import house
+from tests.fakes.vllm_engine import running_app
 
 _TRIES = 5
 
@@ -16,7 +16,7 @@ async def test_a_caller_who_leaves_frees_the_engine(vllm, phase, stream, record_
     """The delay is recorded (50 ms are allowed) but not asserted, as a busy machine would decide."""
     vllm.habits = ["holds"]
     config = vllm.config(args={"max_num_seqs": 2 if phase == "queued" else 256})
-    async with house({"r1": config}) as made:
+    async with running_app({"r1": config}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         ahead = [asyncio.create_task(made.ask(stream=True)) for _ in range(2)]
@@ -50,7 +50,7 @@ async def talk(made, *, stream: bool) -> None:
 
 async def test_a_caller_who_leaves_while_the_engine_starts_asks_it_for_nothing(vllm):
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config(start="on_demand")}) as made:
+    async with running_app({"r1": vllm.config(start="on_demand")}) as made:
         asking = asyncio.create_task(made.ask())
         start = await vllm.next_start()
         asking.cancel()
@@ -66,7 +66,7 @@ async def test_a_caller_who_leaves_while_the_engine_starts_asks_it_for_nothing(v
 async def test_a_caller_who_gives_up_is_no_failure_of_the_engine(vllm):
     """And the next one is answered."""
     vllm.habits = ["holds"]
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(made.ask())

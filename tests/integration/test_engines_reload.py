@@ -19,7 +19,7 @@ from tidegate.errors import ConfigError
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, is_running, until
 from tests.fakes.upstream import answers
-from tests.fakes.vllm_engine import house, text
+from tests.fakes.vllm_engine import running_app, text
 from tests.fakes.wire import completion
 
 WHOLE = "w3 w4 w5 w6 "
@@ -32,7 +32,7 @@ def targets(*names: str) -> dict:
 async def follow(made, engines: dict, *models: str):
     """Have the house follow another config."""
     config = {"engines": engines, "models": targets(*(models or engines)), "routing": {"retry": {"repeats": 0}}}
-    made.app._reread = lambda: (load.parse(json.dumps(config), "new.yaml"), "new.yaml")
+    made.app._read_config = lambda: (load.parse(json.dumps(config), "new.yaml"), "new.yaml")
     return await made.app.reload()
 
 
@@ -47,12 +47,12 @@ def descriptors() -> int:
 
 
 def leavers(made):
-    return made.app.engines._retirement._leaving
+    return made.app.engines._drainer._leaving
 
 
 async def test_a_kept_engine_goes_on_and_an_added_one_comes(vllm, other):
     r1 = vllm.config()
-    async with house({"r1": r1}, targets("r1")) as made:
+    async with running_app({"r1": r1}, targets("r1")) as made:
         start = await vllm.next_start()
         await made.until("ready")
         await follow(made, {"v3": other.config(), "r1": r1})
@@ -64,7 +64,7 @@ async def test_a_kept_engine_goes_on_and_an_added_one_comes(vllm, other):
 async def test_a_removed_engine_ends_after_its_stream_has_ended_whole(vllm, other):
     vllm.habits = ["holds"]
     v3 = other.config()
-    async with house({"r1": vllm.config(), "v3": v3}, targets("r1", "v3")) as made:
+    async with running_app({"r1": vllm.config(), "v3": v3}, targets("r1", "v3")) as made:
         start = await vllm.next_start()
         await made.until("ready")
         await made.until("ready", "v3")
@@ -87,7 +87,7 @@ async def test_a_removed_engine_ends_after_its_stream_has_ended_whole(vllm, othe
 async def test_a_removed_engine_waits_no_longer_than_it_may_for_its_answers(vllm, other):
     vllm.habits = ["holds"]
     v3 = other.config()
-    async with house({"r1": vllm.config(drain_timeout_s=0.1), "v3": v3}, targets("r1", "v3")) as made:
+    async with running_app({"r1": vllm.config(drain_timeout_s=0.1), "v3": v3}, targets("r1", "v3")) as made:
         start = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(made.ask("r1"))
@@ -104,7 +104,7 @@ async def test_an_engine_that_ignores_sigterm_past_its_start_time_is_gone_when_t
     vllm.habits = ["waits,stubborn"]
     v3, clock = other.config(), FakeClock()
     config = {"r1": vllm.config(start_timeout_s=60), "v3": v3}
-    async with house(config, targets("r1", "v3"), clock=clock) as made:
+    async with running_app(config, targets("r1", "v3"), clock=clock) as made:
         leaver = made.engine("r1")
         leaver.kind.stop_s = 0.5
         start = await vllm.next_start()
@@ -124,7 +124,7 @@ async def test_an_engine_that_ignores_sigterm_past_its_start_time_is_gone_when_t
 async def test_a_changed_engine_comes_back_with_its_new_flags_when_the_old_one_has_ended(vllm):
     """Who asks meanwhile waits for it."""
     vllm.habits = ["holds", ""]
-    async with house({"r1": vllm.config()}, targets("r1")) as made:
+    async with running_app({"r1": vllm.config()}, targets("r1")) as made:
         first = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(text(made.ask("r1")))
@@ -142,7 +142,7 @@ async def test_a_changed_engine_comes_back_with_its_new_flags_when_the_old_one_h
 
 
 async def test_an_engine_that_is_treated_otherwise_keeps_its_process(vllm):
-    async with house({"r1": vllm.config()}, targets("r1")) as made:
+    async with running_app({"r1": vllm.config()}, targets("r1")) as made:
         start = await vllm.next_start()
         await made.until("ready")
         told = await follow(made, {"r1": vllm.config(drain_timeout_s=3, pinned=True, idle_timeout_s=7)})
@@ -155,7 +155,7 @@ async def test_an_engine_that_is_treated_otherwise_keeps_its_process(vllm):
 
 async def test_an_engine_that_was_stopped_by_hand_stays_so(vllm, other):
     r1 = vllm.config()
-    async with house({"r1": r1}, targets("r1")) as made:
+    async with running_app({"r1": r1}, targets("r1")) as made:
         await made.until("ready")
         made.engine("r1").want("stop")
         await made.until("stopped")
@@ -168,7 +168,7 @@ async def test_an_engine_that_was_stopped_by_hand_stays_so(vllm, other):
 
 async def test_two_changes_on_each_others_heels_end_in_the_last_one(vllm):
     """The one in between comes to no start."""
-    async with house({"r1": vllm.config()}, targets("r1")) as made:
+    async with running_app({"r1": vllm.config()}, targets("r1")) as made:
         await made.until("ready")
         await follow(made, {"r1": vllm.config(max_model_len=1024)})
         await follow(made, {"r1": vllm.config(max_model_len=2048)})
@@ -180,7 +180,7 @@ async def test_two_changes_on_each_others_heels_end_in_the_last_one(vllm):
 
 async def test_an_engine_that_goes_and_comes_again_at_once_is_one_process_at_a_time(vllm, other):
     r1, v3 = vllm.config(), other.config()
-    async with house({"r1": r1, "v3": v3}, targets("r1", "v3")) as made:
+    async with running_app({"r1": r1, "v3": v3}, targets("r1", "v3")) as made:
         first = await vllm.next_start()
         await made.until("ready")
         await follow(made, {"v3": v3})
@@ -193,7 +193,7 @@ async def test_the_new_one_of_a_shared_gpu_waits_until_the_pinned_one_that_goes_
     """It does not despair of it."""
     vllm.habits = ["holds"]
     share = {"gpus": [0], "gpu_memory_utilization": 0.8}
-    async with house({"r1": vllm.config(**share, pinned=True)}, targets("r1")) as made:
+    async with running_app({"r1": vllm.config(**share, pinned=True)}, targets("r1")) as made:
         first = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(text(made.ask("r1")))
@@ -209,7 +209,7 @@ async def test_the_new_one_of_a_shared_gpu_waits_until_the_pinned_one_that_goes_
 
 async def test_the_server_goes_down_while_an_old_engine_has_its_time(vllm, other):
     vllm.habits = ["holds"]
-    async with house({"r1": vllm.config()}, targets("r1"), grace_s=0.05) as made:
+    async with running_app({"r1": vllm.config()}, targets("r1"), grace_s=0.05) as made:
         first = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(made.ask("r1"))
@@ -247,7 +247,7 @@ async def test_nothing_is_left_of_engines_that_have_come_and_gone(vllm, other):
 
 async def test_what_could_not_start_changes_nothing(vllm):
     r1 = vllm.config()
-    async with house({"r1": r1}, targets("r1")) as made:
+    async with running_app({"r1": r1}, targets("r1")) as made:
         start = await vllm.next_start()
         await made.until("ready")
         with pytest.raises(ConfigError, match=r"new\.yaml: engines\.r1: there is no Python at /nowhere"):
@@ -264,7 +264,7 @@ async def test_requests_in_an_engine_that_is_removed_end_or_move_at_once(vllm, o
     both = [{"engine": "r1"}, {"upstream": "host", "model": "there"}]
     models = {"m": {"targets": both}, "alone": targets("r1")["r1"]}
     v3, keys = other.config(), {"drain_timeout_s": 0.1, "args": {"shutdown_timeout": 0.05}}
-    async with house({"r1": vllm.config(**keys), "v3": v3}, models, upstream=upstream) as made:
+    async with running_app({"r1": vllm.config(**keys), "v3": v3}, models, upstream=upstream) as made:
         start = await vllm.next_start()
         await made.until("ready")
         stream = asyncio.create_task(made.ask("alone", stream=True))
@@ -288,8 +288,8 @@ async def test_requests_that_wait_for_an_engine_that_is_removed_stop_waiting(vll
     vllm.habits = ["holds", ""]
     hosts = [{"engine": "r1"}, {"upstream": "host", "model": "there"}]
     models = {"m": {"targets": hosts}, "local": {"targets": hosts, "policy": "local_first"}, "v3": targets("v3")["v3"]}
-    v3, keys = other.config(start="on_demand"), {"admission": {"concurrency": 1, "queue_timeout_s": 600}}
-    async with house({"r1": vllm.config(**keys), "v3": v3}, models, upstream=upstream) as made:
+    v3, keys = other.config(start="on_demand"), {"concurrency": {"limit": 1, "queue_timeout_s": 600}}
+    async with running_app({"r1": vllm.config(**keys), "v3": v3}, models, upstream=upstream) as made:
         start = await vllm.next_start()
         await made.until("ready")
         inside = asyncio.create_task(text(made.ask("m")))

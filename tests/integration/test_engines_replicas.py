@@ -12,7 +12,7 @@ from tidegate.config import load
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, is_running, until
-from tests.fakes.vllm_engine import Start, house
+from tests.fakes.vllm_engine import Start, running_app
 
 WHOLE = "w3 w4 w5 w6 "
 
@@ -66,14 +66,14 @@ async def streamed(made, session: str) -> str:
 async def follow(made, engines: dict) -> None:
     """Have Tidegate read another config."""
     config = {"engines": engines, "models": {"m": {"targets": [{"engine": "r1"}]}}}
-    made.app._reread = lambda: (load.parse(json.dumps(config), "new.yaml"), "new.yaml")
+    made.app._read_config = lambda: (load.parse(json.dumps(config), "new.yaml"), "new.yaml")
     await made.app.reload()
 
 
 async def test_requests_are_balanced_by_the_work_in_flight(vllm):
     """None has more than its part times `sticky_load`, whatever their prompts are."""
     vllm.habits = ["holds"]
-    async with house({"r1": vllm.config(replicas=3)}, clock=FakeClock()) as made:  # none is suspected of hanging
+    async with running_app({"r1": vllm.config(replicas=3)}, clock=FakeClock()) as made:  # none is suspected of hanging
         replicas = Replicas(vllm, made)
         await replicas.ready("r1:1", "r1:2", "r1:3")
         asking = [asyncio.create_task(asked(made, f"s{number}")) for number in range(60)]
@@ -87,7 +87,7 @@ async def test_requests_are_balanced_by_the_work_in_flight(vllm):
 
 async def test_the_turns_of_a_conversation_stay_at_one_replica(vllm):
     """Also for a model that nobody configured, and where the policy is the order of the config."""
-    async with house({"r1": vllm.config(replicas=3)}) as made:
+    async with running_app({"r1": vllm.config(replicas=3)}) as made:
         await Replicas(vllm, made).ready("r1:1", "r1:2", "r1:3")
         homes = [{await asked(made, f"s{number}") for _ in range(3)} for number in range(8)]
         assert [len(home) for home in homes] == [1] * 8
@@ -96,7 +96,7 @@ async def test_the_turns_of_a_conversation_stay_at_one_replica(vllm):
 
 
 async def test_callers_see_one_name_and_operators_each_replica(vllm):
-    async with house({"r1": vllm.config(replicas=2, adapters={"sql": "org/sql"})}) as made:
+    async with running_app({"r1": vllm.config(replicas=2, adapters={"sql": "org/sql"})}) as made:
         await Replicas(vllm, made).ready("r1:1", "r1:2")
         assert [model.id async for model in made.client.models.list()] == ["m", "r1/sql"]
         assert {start.flags["served-model-name"] for start in vllm.starts} == {"r1"}
@@ -120,7 +120,7 @@ async def test_callers_see_one_name_and_operators_each_replica(vllm):
 
 
 async def test_a_replica_that_is_killed_is_taken_over_from_and_comes_back(vllm):
-    async with house({"r1": vllm.config(replicas=2)}) as made:
+    async with running_app({"r1": vllm.config(replicas=2)}) as made:
         replicas = Replicas(vllm, made)
         await replicas.ready("r1:1", "r1:2")
         home = (await asked(made, "s")).partition("/")[0]
@@ -138,7 +138,7 @@ async def test_a_replica_that_is_killed_is_taken_over_from_and_comes_back(vllm):
 
 
 async def test_the_operator_tells_all_replicas_or_one(vllm):
-    async with house({"r1": vllm.config(replicas=2)}) as made:
+    async with running_app({"r1": vllm.config(replicas=2)}) as made:
         await Replicas(vllm, made).ready("r1:1", "r1:2")
         async with aiohttp.ClientSession() as session:
             async with session.post(f"{made.url}/admin/engines/r1:1/stop", json={}) as response:
@@ -157,7 +157,7 @@ async def test_the_operator_tells_all_replicas_or_one(vllm):
 
 async def test_on_demand_a_second_one_is_loaded_when_the_first_has_work(vllm):
     vllm.habits = ["holds"]
-    async with house({"r1": vllm.config(replicas=3, start="on_demand")}, clock=FakeClock()) as made:
+    async with running_app({"r1": vllm.config(replicas=3, start="on_demand")}, clock=FakeClock()) as made:
         replicas = Replicas(vllm, made)
         first = asyncio.create_task(asked(made, "a"))
         start = await vllm.next_start()
@@ -200,7 +200,7 @@ class Traffic:
 
 
 async def test_a_reload_replaces_one_replica_after_the_other_and_no_request_fails(vllm):
-    async with house({"r1": vllm.config(replicas=3)}) as made:
+    async with running_app({"r1": vllm.config(replicas=3)}) as made:
         replicas = Replicas(vllm, made)
         await replicas.ready("r1:1", "r1:2", "r1:3")
         old = [replicas.start(name) for name in ("r1:1", "r1:2", "r1:3")]
@@ -223,7 +223,7 @@ async def test_a_reload_replaces_one_replica_after_the_other_and_no_request_fail
 
 async def test_a_new_replica_that_does_not_come_up_leaves_the_others_as_they_were(vllm):
     """Until the config is mended; what has come up by then is not touched."""
-    async with house({"r1": vllm.config(replicas=2)}) as made:
+    async with running_app({"r1": vllm.config(replicas=2)}) as made:
         replicas = Replicas(vllm, made)
         await replicas.ready("r1:1", "r1:2")
         kept = replicas.start("r1:2")
@@ -243,7 +243,7 @@ async def test_a_new_replica_that_does_not_come_up_leaves_the_others_as_they_wer
 
 async def test_a_reload_in_the_middle_of_another_one_goes_on_from_there(vllm):
     """What has not come up yet goes first; the replicas end with the last config, each started with it once."""
-    async with house({"r1": vllm.config(replicas=2)}) as made:
+    async with running_app({"r1": vllm.config(replicas=2)}) as made:
         replicas = Replicas(vllm, made)
         await replicas.ready("r1:1", "r1:2")
         vllm.habits = ["waits"]
@@ -259,7 +259,7 @@ async def test_a_reload_in_the_middle_of_another_one_goes_on_from_there(vllm):
 
 
 async def test_another_number_of_replicas_touches_none_of_those_that_stay(vllm):
-    async with house({"r1": vllm.config(replicas=2)}) as made:
+    async with running_app({"r1": vllm.config(replicas=2)}) as made:
         replicas = Replicas(vllm, made)
         await replicas.ready("r1:1", "r1:2")
         kept = [replicas.start(name) for name in ("r1:1", "r1:2")]
@@ -275,7 +275,7 @@ async def test_another_number_of_replicas_touches_none_of_those_that_stay(vllm):
 async def test_one_engine_becomes_several_without_a_gap(vllm):
     """And one again. Each name is served by what there was until what comes is ready."""
     share = {"gpus": [0]}
-    async with house({"r1": vllm.config(**share)}) as made:
+    async with running_app({"r1": vllm.config(**share)}) as made:
         replicas = Replicas(vllm, made)
         await replicas.ready("r1")
         alone = replicas.start("r1")

@@ -7,14 +7,14 @@ import pytest
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, until
-from tests.fakes.vllm_engine import BOTH, house, sharing, text
+from tests.fakes.vllm_engine import BOTH, running_app, sharing_gpu, text
 
 WHOLE = "w3 w4 w5 w6 "
 
 
 async def test_two_engines_take_turns_on_one_gpu(vllm, other):
     """The one that is asked is loaded, the other one is gone before that."""
-    async with house(sharing(vllm, other), BOTH) as made:
+    async with running_app(sharing_gpu(vllm, other), BOTH) as made:
         assert await text(made.ask("r1")) == WHOLE
         first = await vllm.next_start()
         assert await text(made.ask("v3")) == WHOLE
@@ -28,7 +28,7 @@ async def test_two_engines_take_turns_on_one_gpu(vllm, other):
 async def test_an_engine_with_requests_never_makes_room(vllm, other):
     """Who waits for the other one waits until the last of them has its answer."""
     vllm.habits = ["holds"]
-    async with house(sharing(vllm, other), BOTH) as made:
+    async with running_app(sharing_gpu(vllm, other), BOTH) as made:
         asking = asyncio.create_task(made.ask("r1", stream=True))
         start = await vllm.next_start()
         await start.until("came")
@@ -45,7 +45,7 @@ async def test_an_engine_with_requests_never_makes_room(vllm, other):
 
 
 async def test_turns_under_a_crowd_of_both_leave_nobody_without_an_answer(vllm, other):
-    async with house(sharing(vllm, other), BOTH) as made:
+    async with running_app(sharing_gpu(vllm, other), BOTH) as made:
         asked = [text(made.ask(name)) for _ in range(10) for name in ("r1", "v3")]
         assert await asyncio.gather(*asked) == [WHOLE] * 20
 
@@ -53,7 +53,7 @@ async def test_turns_under_a_crowd_of_both_leave_nobody_without_an_answer(vllm, 
 @pytest.mark.parametrize("level", [1, 2])
 async def test_an_engine_that_can_sleep_makes_room_by_sleeping_and_wakes_when_it_is_asked(vllm, other, level):
     """Its process stays; its weights are read again where it has forgotten them."""
-    async with house(sharing(vllm, other, sleep_level=level), BOTH) as made:
+    async with running_app(sharing_gpu(vllm, other, sleep_level=level), BOTH) as made:
         assert await text(made.ask("r1")) == WHOLE
         first = await vllm.next_start()
         assert await text(made.ask("v3")) == WHOLE
@@ -65,9 +65,9 @@ async def test_an_engine_that_can_sleep_makes_room_by_sleeping_and_wakes_when_it
 
 
 async def test_an_engine_that_is_pinned_stays_and_the_other_one_says_so(vllm, other):
-    engines = sharing(vllm, other)
+    engines = sharing_gpu(vllm, other)
     engines["r1"] |= {"pinned": True}
-    async with house(engines, BOTH | {"m": {"targets": [{"engine": "v3"}, {"engine": "r1"}]}}) as made:
+    async with running_app(engines, BOTH | {"m": {"targets": [{"engine": "v3"}, {"engine": "r1"}]}}) as made:
         assert await text(made.ask("r1")) == WHOLE
         assert await text(made.ask("m")) == WHOLE  # and is answered by the one that stays
         await made.until("failed", "v3")
@@ -78,7 +78,7 @@ async def test_an_engine_that_is_pinned_stays_and_the_other_one_says_so(vllm, ot
 @pytest.mark.parametrize(("keys", "state"), [({}, "stopped"), ({"sleep_level": 1}, "sleeping")])
 async def test_an_engine_that_nobody_wants_goes_and_comes_back(vllm, keys, state):
     clock = FakeClock()
-    async with house({"r1": vllm.config(idle_unload_s=900, **keys)}, clock=clock) as made:
+    async with running_app({"r1": vllm.config(idle_unload_s=900, **keys)}, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         clock.advance(800)
@@ -95,7 +95,7 @@ async def test_an_engine_that_nobody_wants_goes_and_comes_back(vllm, keys, state
 async def test_an_engine_is_not_idle_while_it_answers(vllm):
     vllm.habits = ["holds"]
     clock = FakeClock()
-    async with house({"r1": vllm.config(idle_unload_s=20)}, clock=clock) as made:
+    async with running_app({"r1": vllm.config(idle_unload_s=20)}, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(text(made.ask()))
@@ -109,7 +109,7 @@ async def test_an_engine_is_not_idle_while_it_answers(vllm):
 
 async def test_an_engine_that_dies_in_its_sleep_comes_back_when_it_is_wanted(vllm):
     clock = FakeClock()
-    async with house({"r1": vllm.config(idle_unload_s=900, sleep_level=1)}, clock=clock) as made:
+    async with running_app({"r1": vllm.config(idle_unload_s=900, sleep_level=1)}, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         clock.advance(901)
@@ -123,7 +123,7 @@ async def test_an_engine_that_dies_in_its_sleep_comes_back_when_it_is_wanted(vll
 async def test_an_engine_that_cannot_be_woken_is_started_again_and_answers(vllm):
     vllm.habits = ["dies_awake", ""]
     clock = FakeClock()
-    async with house({"r1": vllm.config(idle_unload_s=900, sleep_level=1)}, clock=clock) as made:
+    async with running_app({"r1": vllm.config(idle_unload_s=900, sleep_level=1)}, clock=clock) as made:
         await made.until("ready")
         clock.advance(901)
         await made.until("sleeping")
@@ -133,7 +133,7 @@ async def test_an_engine_that_cannot_be_woken_is_started_again_and_answers(vllm)
 
 async def test_an_engine_told_to_sleep_stays_where_somebody_does_not_leave(vllm):
     vllm.habits = ["holds"]
-    async with house({"r1": vllm.config(sleep_level=1, drain_timeout_s=0.05)}) as made:
+    async with running_app({"r1": vllm.config(sleep_level=1, drain_timeout_s=0.05)}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(text(made.ask()))
@@ -154,7 +154,7 @@ async def test_tidegate_ends_well_whatever_its_engine_does(vllm, state):
     """Who is still there is told."""
     vllm.habits = ["waits" if state == "starting" else "holds"]
     config = vllm.config(sleep_level=1, args={"shutdown_timeout": 0.05})
-    async with house({"r1": config}, grace_s=0.05) as made:
+    async with running_app({"r1": config}, grace_s=0.05) as made:
         start = await vllm.next_start()
         client = made.another_client()
         if state != "starting":

@@ -10,7 +10,7 @@ from tidegate.engines.supervision.settings import Settings
 
 from tests.fakes.processes import gone, until
 from tests.fakes.upstream import answers
-from tests.fakes.vllm_engine import BOTH, house, sharing, text
+from tests.fakes.vllm_engine import BOTH, running_app, sharing_gpu, text
 from tests.fakes.wire import completion
 
 WHOLE = "w3 w4 w5 w6 "
@@ -36,7 +36,7 @@ async def test_an_engine_that_is_never_idle_makes_room_and_comes_back(vllm, othe
     """Its running answer ends whole; what comes meanwhile waits for its next turn, and the other one has its own."""
     vllm.habits = ["holds", ""]
     keys = {} if level is None else {"sleep_level": level}
-    async with house(sharing(vllm, other, **keys), BOTH, swap=SOON) as made:
+    async with running_app(sharing_gpu(vllm, other, **keys), BOTH, swap=SOON) as made:
         waking = asyncio.create_task(made.ask("r1", max_tokens=1))
         start = await vllm.next_start()
         await start.until("came")
@@ -49,7 +49,7 @@ async def test_an_engine_that_is_never_idle_makes_room_and_comes_back(vllm, othe
         waiting = asyncio.create_task(text(made.ask("v3")))
         await closed_for(made, "v3")
         late = asyncio.create_task(text(made.ask("r1")))
-        await until(lambda: made.engine().places.waiting == 1)
+        await until(lambda: made.engine().slots.waiting == 1)
         assert (made.engine().status.state, len(start.all("came")), other.starts) == ("ready", 2, [])
         start.steps()
         assert [chunk async for chunk in stream][-1].choices[0].finish_reason == "stop"
@@ -61,7 +61,7 @@ async def test_what_has_another_target_goes_there_and_does_not_wait(vllm, other,
     vllm.habits = ["holds", ""]
     upstream.scripts = [answers(completion("from the host"))]
     targets = BOTH | {"m": {"targets": [{"engine": "r1"}, {"upstream": "host", "model": "there"}]}}
-    async with house(sharing(vllm, other), targets, upstream=upstream, swap=SOON) as made:
+    async with running_app(sharing_gpu(vllm, other), targets, upstream=upstream, swap=SOON) as made:
         start, stream = await begun(made, vllm)
         waiting = asyncio.create_task(text(made.ask("v3")))
         await closed_for(made, "v3")
@@ -73,8 +73,8 @@ async def test_what_has_another_target_goes_there_and_does_not_wait(vllm, other,
 
 async def test_what_waits_too_long_for_its_next_turn_is_told_when_to_come_again(vllm, other):
     vllm.habits = ["holds", ""]
-    engines = sharing(vllm, other)
-    async with house(engines, BOTH, swap=SOON) as made:
+    engines = sharing_gpu(vllm, other)
+    async with running_app(engines, BOTH, swap=SOON) as made:
         start, stream = await begun(made, vllm)
         waiting = asyncio.create_task(text(made.ask("v3")))
         await closed_for(made, "v3")
@@ -90,7 +90,7 @@ async def test_what_waits_too_long_for_its_next_turn_is_told_when_to_come_again(
 
 async def test_a_caller_that_gives_up_has_the_loaded_engine_open_again(vllm, other):
     vllm.habits = ["holds", ""]
-    async with house(sharing(vllm, other), BOTH, swap=SOON) as made:
+    async with running_app(sharing_gpu(vllm, other), BOTH, swap=SOON) as made:
         start, stream = await begun(made, vllm)
         client = made.another_client()
         messages = [{"role": "user", "content": "Hi"}]
@@ -107,12 +107,12 @@ async def test_a_caller_that_gives_up_has_the_loaded_engine_open_again(vllm, oth
 
 async def test_callers_of_both_that_never_pause_all_get_their_answers(vllm, other):
     """Requests come while an engine closes, falls asleep, sleeps and wakes."""
-    engines = sharing(vllm, other, sleep_level=1)
+    engines = sharing_gpu(vllm, other, sleep_level=1)
 
     async def ask_often(made, name: str) -> list[str]:
         return [await text(made.ask(name)) for _ in range(3)]
 
-    async with house(engines, BOTH, swap=SOON) as made:
+    async with running_app(engines, BOTH, swap=SOON) as made:
         answered = await asyncio.gather(*(ask_often(made, name) for name in ("r1", "v3") * 3))
     assert answered == [[WHOLE] * 3] * 6
     assert (len(vllm.starts), len(other.starts)) == (1, 1)
@@ -121,7 +121,7 @@ async def test_callers_of_both_that_never_pause_all_get_their_answers(vllm, othe
 async def test_exclusive_engines_on_the_cpu_are_never_loaded_together(vllm, other):
     """They take no share of a GPU."""
     engines = {"r1": vllm.config(start="on_demand"), "v3": other.config(start="on_demand")}
-    async with house(engines, BOTH, swap=APART) as made:
+    async with running_app(engines, BOTH, swap=APART) as made:
         assert made.app.engines._pieces["r1"].process.needs.awake == {}
         assert await text(made.ask("r1")) == WHOLE
         first = await vllm.next_start()
@@ -134,12 +134,12 @@ async def test_exclusive_engines_on_the_cpu_are_never_loaded_together(vllm, othe
 
 async def test_a_reload_changes_the_rules_and_touches_no_engine(vllm, other):
     engines = {"r1": vllm.config(start="on_demand"), "v3": other.config(start="on_demand")}
-    async with house(engines, BOTH) as made:
+    async with running_app(engines, BOTH) as made:
         assert [await text(made.ask(name)) for name in BOTH] == [WHOLE, WHOLE]
         assert [made.engine(name).status.state for name in BOTH] == ["ready", "ready"]
         engines["v3"] |= {"hooks": {"after_load": "true"}}
         config = json.dumps({"engines": engines, "models": BOTH, "swap": APART})
-        made.app._reread = lambda: (load.parse(config, "new.yaml"), "new.yaml")
+        made.app._read_config = lambda: (load.parse(config, "new.yaml"), "new.yaml")
         report = await made.app.reload()
         assert "engines.v3.hooks.after_load: changed" in report.changed
         assert 'swap.exclusive: [] -> [["r1","v3"]]' in report.changed
@@ -154,6 +154,6 @@ async def test_a_reload_changes_the_rules_and_touches_no_engine(vllm, other):
 
 
 async def test_a_hook_of_the_config_runs_and_its_failure_is_the_reason(vllm):
-    async with house({"r1": vllm.config(hooks={"before_load": "false"})}) as made:
+    async with running_app({"r1": vllm.config(hooks={"before_load": "false"})}) as made:
         await until(lambda: made.engine().status.reason.startswith("hooks.before_load ended with status 1"))
     assert vllm.starts == []

@@ -70,10 +70,10 @@ async def test_every_candidate_is_told_with_its_place_and_why(url, upstream, oth
 
 async def test_who_has_no_place_free_is_told_so(upstream, other):
     upstream.play(hangs)
-    places = "{concurrency: 1, queue: 5}"
+    places = "{limit: 1, queue: 5}"
     text = f"""
 upstreams:
-  far: {{base_url: "{upstream.url}", admission: {places}}}
+  far: {{base_url: "{upstream.url}", concurrency: {places}}}
   open: {{base_url: "{other.url}"}}
 models: {{m: {{targets: [{{upstream: far, model: a}}, {{upstream: open, model: b}}]}}}}
 """

@@ -100,7 +100,7 @@ async def test_a_connection_that_comes_to_nothing(case, mode, targets):
 
 def using(resolver: FakeResolver):
     def prepare(app) -> None:
-        app._furniture.wires["first"]._resolver = resolver
+        app._runtime.wires["first"]._resolver = resolver
 
     return prepare
 
@@ -256,7 +256,7 @@ async def test_10_a_pool_that_stays_full_is_a_silent_host(mode, targets):
         assert given_up in outcomes
         # as the first gives up, one of those who wait may get its place
         assert [outcome for outcome in outcomes if outcome not in (given_up, HI_YOU)] == []
-        apps[0]._furniture.wires["first"].use_timeouts(LONG)
+        apps[0]._runtime.wires["first"].use_timeouts(LONG)
         await check_at(made, HI_YOU, mode)
 
 

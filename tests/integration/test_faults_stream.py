@@ -16,9 +16,9 @@ from tests.fakes.fault_stage import (
     TARGETS,
     UNREACHABLE,
     Broken,
+    LoadReport,
     Refused,
     Row,
-    Told,
     check,
     stage,
     text,
@@ -141,12 +141,12 @@ ROWS = {
         plays=begins(STOP, event(b'{"error": {"message": "boom"}}'), DONE), unary=FAILED, stream=BAD
     ),
     "53 arguments cut, and finished": Row(
-        plays=streams(CALL, event(chunk(finish="tool_calls")), DONE), unary=Told((CALLED,))
+        plays=streams(CALL, event(chunk(finish="tool_calls")), DONE), unary=LoadReport((CALLED,))
     ),
     "54 the second choice first": Row(
         asks={"n": 3},
         plays=streams(choices((1, {"content": "Ho"}, "stop")), choices((0, {"content": "Hi"}, "stop")), DONE),
-        unary=Told(({"content": "Hi", "finish": "stop"}, {"content": "Ho", "finish": "stop"})),
+        unary=LoadReport(({"content": "Hi", "finish": "stop"}, {"content": "Ho", "finish": "stop"})),
     ),
     "54 a choice that never comes": Row(
         asks={"n": 3},

@@ -28,9 +28,9 @@ async def session(upstream):
 
 
 @pytest.fixture
-async def house(config):
+async def running_app(config):
     """The URL, and what is thought of the one target at a task."""
-    async with proxy.house(config) as (address, app):
+    async with proxy.running_app(config) as (address, app):
         yield address, lambda task: app.qualities.mean(Target("host", "there"), task)
 
 
@@ -99,8 +99,8 @@ async def test_a_request_that_failed_has_no_answer_to_be_scored(url, session, up
     assert status == 404
 
 
-async def test_a_score_is_heard(house, session):
-    url, quality = house
+async def test_a_score_is_heard(running_app, session):
+    url, quality = running_app
     await score(session, url, request_id=await ask(session, url), score=1)
     assert quality("chat") > 0.5
 
@@ -113,9 +113,11 @@ async def test_a_score_is_heard(house, session):
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", True),
     ],
 )
-async def test_an_answer_is_looked_at_where_it_was_to_be_of_a_form(house, session, is_stream, wanted, task, is_good):
+async def test_an_answer_is_looked_at_where_it_was_to_be_of_a_form(
+    running_app, session, is_stream, wanted, task, is_good
+):
     """Of a host that answers a greeting, whatever it is asked."""
-    url, quality = house
+    url, quality = running_app
     await ask(session, url, stream=is_stream, **wanted)
     assert (quality(task) > 0.5) == is_good
     assert quality(task) != 0.5

@@ -43,9 +43,9 @@ def config(upstream, other, *, first=None, second=None, server=None, health=None
 
 
 @asynccontextmanager
-async def house(text, **options):
+async def running_app(text, **options):
     async with (
-        proxy.house(text, **options) as (url, app),
+        proxy.running_app(text, **options) as (url, app),
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
         yield url, app, client
@@ -105,7 +105,7 @@ async def test_a_flood_of_nothing_ends_and_the_next_target_answers(upstream, oth
     """It never makes us wait, so that no timeout sees it."""
     upstream.play(floods(piece))
     other.play(FINE_STREAM)
-    async with house(config(upstream, other)) as (_, _, client):
+    async with running_app(config(upstream, other)) as (_, _, client):
         assert await say(client, stream=True) == "fine"
     await upstream.calls[0].gone.wait()
 
@@ -117,7 +117,7 @@ async def test_a_flood_in_the_middle_is_an_error_in_the_stream(upstream, other):
         await until_cut(call, lambda: call.chunk(b": x\n\n" * 2000))
 
     upstream.play(script)
-    async with house(config(upstream, other)) as (_, _, client):
+    async with running_app(config(upstream, other)) as (_, _, client):
         with pytest.raises(openai.APIError, match="bytes that say nothing"):
             await say(client, stream=True)
 
@@ -137,7 +137,7 @@ async def test_a_flood_in_the_middle_is_an_error_in_the_stream(upstream, other):
 async def test_what_drips_does_not_keep_the_next_target_from_being_asked(upstream, other, script, stream):
     upstream.play(script)
     other.play(FINE_STREAM if stream else FINE)
-    async with house(config(upstream, other, first=BRIEF)) as (_, _, client):
+    async with running_app(config(upstream, other, first=BRIEF)) as (_, _, client):
         assert await say(client, stream=stream) == "fine"
     for call in upstream.calls:
         await call.gone.wait()
@@ -152,7 +152,7 @@ async def test_choices_that_nobody_asked_for_are_nobodys(upstream, other, stream
         body = json.loads(completion("fine"))
         body["choices"].append(stray | {"message": {"role": "assistant", "content": "stray"}})
         upstream.play(answers(json.dumps(body).encode()))
-    async with house(config(upstream, other)) as (_, _, client):
+    async with running_app(config(upstream, other)) as (_, _, client):
         answer = await client.chat.completions.create(**ASK, stream=stream)
         told = [each async for each in answer] if stream else [answer]
     assert {choice.index for each in told for choice in each.choices} == {0}
@@ -169,8 +169,8 @@ async def test_who_reads_nothing_gives_its_place_up(upstream, other, beat_s):
 
     upstream.play(endless, FINE)
     server = {"send_timeout_s": 0.2, "empty_chunk_every_s": beat_s}
-    text = config(upstream, other, first={"admission": {"concurrency": 1, "queue": 0}}, server=server)
-    async with house(text) as (url, app, client):
+    text = config(upstream, other, first={"concurrency": {"limit": 1, "queue": 0}}, server=server)
+    async with running_app(text) as (url, app, client):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         reader._transport.pause_reading()
         body = json.dumps(ASK | {"model": "one", "stream": True}).encode()
@@ -187,10 +187,10 @@ async def test_who_reads_nothing_gives_its_place_up(upstream, other, beat_s):
 
 async def test_a_name_of_a_megabyte_is_no_name(upstream, other):
     """Names are kept in several places."""
-    async with house(config(upstream, other)) as (_, app, client):
+    async with running_app(config(upstream, other)) as (_, app, client):
         told = await refusal(client, model="first/" + "x" * 1_000_000)
         assert (told.status_code, told.param) == (400, "model")
-        assert len(app._furniture.land.board.all()) == 2
+        assert len(app._runtime.serving.target_registry.all()) == 2
     assert upstream.calls == []
 
 
@@ -200,24 +200,28 @@ async def test_a_schema_that_nothing_fits_is_not_the_targets_fault(upstream, oth
     schema = {"type": "object", "required": ["b"], "properties": {"b": {"enum": []}}}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     without = {"dialect": "deepseek"}  # a host that cannot be held to a schema
-    async with house(config(upstream, other, first=without, second=without)) as (_, app, client):
+    async with running_app(config(upstream, other, first=without, second=without)) as (_, app, client):
         for _ in range(4):
             told = await refusal(client, response_format=form)
             assert (told.status_code, told.code) == (502, "structured_output_invalid")
-        board = app._furniture.land.board
-        assert [(each.health.state, each.latency.failure_rate) for each in board.kept()] == [("ok", 0.0)] * 2
+        target_registry = app._runtime.serving.target_registry
+        assert [(each.health.state, each.latency.failure_rate) for each in target_registry.kept()] == [("ok", 0.0)] * 2
     assert (len(upstream.calls), len(other.calls)) == (8, 8)  # each asked twice; nobody a third time
 
 
 async def test_invented_names_are_not_probed_and_do_not_push_others_out(upstream, other):
     upstream.play(answers(b'{"error": {"message": "no"}}', status=500))
     clock = FakeClock()
-    async with house(config(upstream, other, health={"failures": 1, "probe": True}), clock=clock) as (_, app, client):
+    async with running_app(config(upstream, other, health={"failures": 1, "probe": True}), clock=clock) as (
+        _,
+        app,
+        client,
+    ):
         for number in range(3):
             await refusal(client, model=f"first/junk{number}")
         asked = len(upstream.calls)
         clock.advance(10)
-        await app._furniture.prober.look()
+        await app._runtime.prober.look()
         assert len(upstream.calls) == asked
 
 
@@ -230,16 +234,20 @@ async def test_what_a_caller_asks_for_does_not_say_how_a_target_is_probed(upstre
 
     upstream.play(answers(b'{"error": {"message": "no"}}', status=500))
     clock = FakeClock()
-    async with house(config(upstream, other, health={"failures": 1, "probe": True}), clock=clock) as (_, app, client):
+    async with running_app(config(upstream, other, health={"failures": 1, "probe": True}), clock=clock) as (
+        _,
+        app,
+        client,
+    ):
         assert await say(client) == "fine"
-        standing = app._furniture.land.board.kept()[0]
-        assert standing.health.state == "ejected"
+        stats = app._runtime.serving.target_registry.kept()[0]
+        assert stats.health.state == "ejected"
         upstream.play(chats)
         with pytest.raises(openai.NotFoundError):
             await client.embeddings.create(model="first/a", input="Hi")
         clock.advance(10)
-        await app._furniture.prober.look()
-        assert standing.health.state == "trial"
+        await app._runtime.prober.look()
+        assert stats.health.state == "trial"
 
 
 async def test_a_probe_that_hangs_keeps_nobody_else_out(upstream, other):
@@ -247,13 +255,17 @@ async def test_a_probe_that_hangs_keeps_nobody_else_out(upstream, other):
     upstream.play(bad)
     other.play(bad)
     clock = FakeClock()
-    async with house(config(upstream, other, health={"failures": 1, "probe": True}), clock=clock) as (_, app, client):
+    async with running_app(config(upstream, other, health={"failures": 1, "probe": True}), clock=clock) as (
+        _,
+        app,
+        client,
+    ):
         await refusal(client)
-        first, second = app._furniture.land.board.kept()
+        first, second = app._runtime.serving.target_registry.kept()
         upstream.play(hangs)
         other.play(FINE)
         clock.advance(10)
-        app._furniture.prober._begin()
+        app._runtime.prober._begin()
         while second.health.state != "trial":  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         assert first.health.state == "ejected"
@@ -297,7 +309,7 @@ async def test_what_was_thought_in_the_house_stays_there(upstream, other, call_i
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": call_id, "content": "5"},
     ]
-    async with house(text) as (_, app, client):
+    async with running_app(text) as (_, app, client):
         while app.engines.by_name["near"].engine.status.state != "ready":  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         await client.chat.completions.create(model="near", messages=turns[:1], tools=tools)
@@ -362,7 +374,7 @@ async def test_no_engine_is_sent_what_it_would_fetch(upstream, dialect, path, fi
     upstream.play(engine)
     near = {"kind": "external", "base_url": upstream.url, "dialect": dialect, "metrics_path": None}
     text = json.dumps({"engines": {"near": near}, "models": {"m": {"targets": [{"engine": "near", "model": "a"}]}}})
-    async with house(text) as (url, app, _), aiohttp.ClientSession() as session:
+    async with running_app(text) as (url, app, _), aiohttp.ClientSession() as session:
         while app.engines.by_name["near"].engine.status.state != "ready":  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         async with session.post(url + path, json=fields | {"model": "m"}) as answer:

@@ -51,7 +51,7 @@ def config(upstream, other, timeout_s=60):
                     "dialect": "vllm",
                     "first_byte_timeout_s": timeout_s,
                     "answer_timeout_s": timeout_s,
-                    "admission": {"concurrency": 1, "queue": 0},
+                    "concurrency": {"limit": 1, "queue": 0},
                 },
                 "second": {"base_url": other.url, "dialect": "vllm"},
             },

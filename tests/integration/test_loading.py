@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.fakes.processes import until
-from tests.fakes.vllm_engine import FakeVllm, house
+from tests.fakes.vllm_engine import FakeVllm, running_app
 
 THOUGHTS, WHOLE = "t1 t2 ", "w3 w4 w5 w6 "
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -55,7 +55,7 @@ async def events(response) -> list[bytes]:
 async def test_a_stream_tells_how_far_the_engine_is_and_goes_on_with_the_answer(vllm):
     """OpenAI's SDK reads it as one answer."""
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config(start="on_demand")}, told_by()) as made:
+    async with running_app({"r1": vllm.config(start="on_demand")}, told_by()) as made:
         stream = await made.ask(stream=True, stream_options={"include_usage": True})
         telling = asyncio.create_task(loads(made, await vllm.next_start(), 20, 24, 50))
         chunks = [chunk async for chunk in stream]
@@ -75,7 +75,7 @@ async def test_a_stream_tells_how_far_the_engine_is_and_goes_on_with_the_answer(
 
 async def test_on_the_wire_all_of_it_is_openais_chunks(vllm, session):
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config()}, told_by()) as made:
+    async with running_app({"r1": vllm.config()}, told_by()) as made:
         start = await vllm.next_start()
         await made.until("starting")
         async with session.post(f"{made.url}/v1/chat/completions", json=ASK) as response:
@@ -107,7 +107,7 @@ async def test_on_the_wire_all_of_it_is_openais_chunks(vllm, session):
 )
 async def test_it_is_told_as_the_caller_wants_its_thinking(vllm, session, form, names, content):
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config()}, told_by(reasoning_format=form)) as made:
+    async with running_app({"r1": vllm.config()}, told_by(reasoning_format=form)) as made:
         start = await vllm.next_start()
         await made.until("starting")
         async with session.post(f"{made.url}/v1/chat/completions", json=ASK) as response:
@@ -123,7 +123,7 @@ async def test_it_is_told_as_the_caller_wants_its_thinking(vllm, session, form, 
 @pytest.mark.parametrize("keys", [{"progress_in": None}, {"reasoning_format": "hidden"}])
 async def test_a_failure_to_load_keeps_its_status_where_nothing_is_told(vllm, keys):
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config(queue_timeout_s=0.05)}, told_by(**keys)) as made:
+    async with running_app({"r1": vllm.config(queue_timeout_s=0.05)}, told_by(**keys)) as made:
         await vllm.next_start()
         await made.until("starting")
         with pytest.raises(openai.InternalServerError, match="is not ready"):
@@ -132,7 +132,7 @@ async def test_a_failure_to_load_keeps_its_status_where_nothing_is_told(vllm, ke
 
 async def test_a_failure_to_load_is_told_in_the_stream(vllm, session):
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config()}, told_by()) as made:
+    async with running_app({"r1": vllm.config()}, told_by()) as made:
         await vllm.next_start()
         await made.until("starting")
         stream = await made.ask(stream=True)
@@ -147,7 +147,7 @@ async def test_a_failure_to_load_is_told_in_the_stream(vllm, session):
 
 
 async def test_an_engine_that_is_loaded_tells_nothing(vllm):
-    async with house({"r1": vllm.config()}, told_by()) as made:
+    async with running_app({"r1": vllm.config()}, told_by()) as made:
         await made.until("ready")
         chunks = [chunk async for chunk in await made.ask(stream=True)]
     told = "".join(getattr(chunk.choices[0].delta, "reasoning_content", None) or "" for chunk in chunks)
@@ -157,7 +157,7 @@ async def test_an_engine_that_is_loaded_tells_nothing(vllm):
 async def test_a_stream_is_kept_alive_while_the_engine_loads(vllm, session):
     vllm.habits = ["waits"]
     server = {"comment_every_s": 0.02, "empty_chunk_every_s": 0.02}
-    async with house({"r1": vllm.config()}, told_by(), server=server) as made:
+    async with running_app({"r1": vllm.config()}, told_by(), server=server) as made:
         start = await vllm.next_start()
         await made.until("starting")
         async with session.post(f"{made.url}/v1/chat/completions", json=ASK) as response:
@@ -172,7 +172,7 @@ async def test_a_stream_is_kept_alive_while_the_engine_loads(vllm, session):
 async def test_a_caller_who_leaves_while_the_engine_loads_is_waited_for_no_more(vllm):
     """And the engine starts all the same, for those who come later."""
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config()}, told_by()) as made:
+    async with running_app({"r1": vllm.config()}, told_by()) as made:
         start = await vllm.next_start()
         await made.until("starting")
         stream = await made.ask(stream=True)
@@ -192,7 +192,7 @@ async def test_waking_and_making_room_are_told_too(vllm):
         keys = {"gpus": [0], "gpu_memory_utilization": 0.8, "start": "on_demand", "sleep_level": 1}
         engines = {"r1": vllm.config(**keys), "v3": other.config(**keys)}
         models = told_by() | {"v3": {"targets": [{"engine": "v3"}]}}
-        async with house(engines, models) as made:
+        async with running_app(engines, models) as made:
             await made.ask()
             await made.ask("v3")
             assert made.engine().status.state == "sleeping"
@@ -215,7 +215,7 @@ async def status(made, model: str = "m") -> str | None:
 async def test_the_list_of_models_says_how_far_each_is_loaded(vllm):
     """OpenAI's SDK reads it as ever."""
     vllm.habits = ["waits"]
-    async with house({"r1": vllm.config(start="on_demand", sleep_level=1)}) as made:
+    async with running_app({"r1": vllm.config(start="on_demand", sleep_level=1)}) as made:
         assert await status(made) == "unloaded"
         asking = asyncio.create_task(made.ask())
         start = await vllm.next_start()
@@ -240,13 +240,13 @@ async def test_the_best_engine_of_a_model_counts_and_hosts_elsewhere_have_no_sta
             "one": {"targets": [{"upstream": "host", "model": "there"}, {"engine": "v3"}]},
             "far": {"targets": [{"upstream": "host", "model": "there"}]},
         }
-        async with house(engines, models, upstream=upstream) as made:
+        async with running_app(engines, models, upstream=upstream) as made:
             await made.until("ready")
             statuses = [await status(made, name) for name in models]
     assert statuses == ["loaded", "unloaded", None]
 
 
 async def test_an_engine_that_cannot_be_started_has_failed(vllm):
-    async with house({"r1": vllm.config(python="/nowhere")}) as made:
+    async with running_app({"r1": vllm.config(python="/nowhere")}) as made:
         await until(lambda: made.engine().status.state == "failed")
         assert await status(made) == "failed"

@@ -110,7 +110,7 @@ def config(upstream, outside, *, policy="ordered", model=None, key=None, routing
                     "base_url": upstream.url,
                     "first_byte_timeout_s": timeout_s,
                     "idle_timeout_s": timeout_s,
-                    "admission": {"concurrency": 1, "queue_timeout_s": timeout_s},
+                    "concurrency": {"limit": 1, "queue_timeout_s": timeout_s},
                 }
             },
             "models": {
@@ -133,7 +133,7 @@ def config(upstream, outside, *, policy="ordered", model=None, key=None, routing
 
 
 @asynccontextmanager
-async def house(text, monkeypatch):
+async def running_app(text, monkeypatch):
     monkeypatch.setenv("ALICE_KEY", "alice-key")
     async with (
         proxy.serving(text) as url,
@@ -169,7 +169,7 @@ async def test_no_byte_of_a_local_request_leaves(upstream, outside, monkeypatch,
     """Not on failover, retry, hedge, overflow or continuation, streamed or not, four at once."""
     settings, headers = WHO_SAYS[who]
     settings = {name: dict(value) for name, value in settings.items()}
-    async with house(config(upstream, outside, policy=policy, **settings), monkeypatch) as session:
+    async with running_app(config(upstream, outside, policy=policy, **settings), monkeypatch) as session:
         for failure in FAILURES.values():
             upstream.play(engine(failure))
             asks = [ask(session, stream=number % 2 == 0, headers=headers) for number in range(3)]
@@ -181,7 +181,7 @@ async def test_no_byte_of_a_local_request_leaves(upstream, outside, monkeypatch,
 
 async def test_nor_while_the_engine_is_left_out_and_probed(upstream, outside, monkeypatch):
     health = {"failures": 1, "ejection_s": 0.001, "max_ejected": 1, "probe_every_s": 0.001}
-    async with house(config(upstream, outside, health=health), monkeypatch) as session:
+    async with running_app(config(upstream, outside, health=health), monkeypatch) as session:
         upstream.play(engine(FAILURES["500"]))
         for _ in range(20):
             status, body, _ = await ask(session, headers={"x-tidegate-reach": "local_only"})
@@ -192,7 +192,7 @@ async def test_nor_while_the_engine_is_left_out_and_probed(upstream, outside, mo
 
 async def test_the_capture_would_see_it(upstream, outside, monkeypatch):
     """The proof above can fail: without the line, the same requests do arrive there."""
-    async with house(config(upstream, outside), monkeypatch) as session:
+    async with running_app(config(upstream, outside), monkeypatch) as session:
         upstream.play(engine(FAILURES["500"]))
         assert "from outside" in (await ask(session))[1]
     assert CANARY.encode() in outside.bytes
@@ -200,7 +200,7 @@ async def test_the_capture_would_see_it(upstream, outside, monkeypatch):
 
 async def test_where_no_engine_can_take_it_the_refusal_says_so(upstream, outside, monkeypatch):
     text = config(upstream, outside, model={"targets": [{"upstream": "far", "model": "x"}]})
-    async with house(text, monkeypatch) as session:
+    async with running_app(text, monkeypatch) as session:
         status, body, _ = await ask(session, headers={"x-tidegate-reach": "local_only"})
     assert (status, json.loads(body)["error"]["code"]) == (503, "local_model_unavailable")
     assert outside.bytes == b""
@@ -210,7 +210,7 @@ async def test_an_engine_that_is_not_ready_is_no_reason_to_leave(upstream, outsi
     text = config(upstream, outside, model={"targets": [{"engine": "gone"}, {"upstream": "far", "model": "x"}]})
     told = json.loads(text)
     told["engines"]["gone"] = {"kind": "external", "base_url": "http://127.0.0.1:9/v1"}
-    async with house(json.dumps(told), monkeypatch) as session:
+    async with running_app(json.dumps(told), monkeypatch) as session:
         status, body, _ = await ask(session, headers={"x-tidegate-reach": "local_only"})
         assert (status, json.loads(body)["error"]["code"]) == (503, "local_model_unavailable")
         assert outside.bytes == b""
@@ -219,7 +219,7 @@ async def test_an_engine_that_is_not_ready_is_no_reason_to_leave(upstream, outsi
 
 
 async def test_a_caller_may_not_widen_what_its_key_allows(upstream, outside, monkeypatch):
-    async with house(config(upstream, outside, key={"reach": "local_only"}), monkeypatch) as session:
+    async with running_app(config(upstream, outside, key={"reach": "local_only"}), monkeypatch) as session:
         for reach in ("local_first", "any", "online_first"):
             status, body, _ = await ask(session, headers={"x-tidegate-reach": reach})
             assert (status, json.loads(body)["error"]["param"]) == (403, "x-tidegate-reach")
@@ -230,7 +230,7 @@ async def test_a_caller_may_not_widen_what_its_key_allows(upstream, outside, mon
 
 async def test_a_reach_that_stands_twice_is_not_the_wider_one(upstream, outside, monkeypatch):
     """Whoever comes between a caller and us may have added one."""
-    async with house(config(upstream, outside), monkeypatch) as session:
+    async with running_app(config(upstream, outside), monkeypatch) as session:
         for words in (["local_only", "any"], ["any", "local_only"]):
             twice = CIMultiDict([("x-tidegate-reach", word) for word in words])
             status, body, _ = await ask(session, headers=twice)
@@ -242,6 +242,6 @@ async def test_a_reach_that_stands_twice_is_not_the_wider_one(upstream, outside,
 async def test_of_the_wider_reaches_each_has_its_side_in_front(upstream, outside, monkeypatch, reach, target):
     upstream.play(engine(answers(completion("from inside"))))
     text = config(upstream, outside, key={"reach": reach}, model={"overflow_ttft_s": None}, timeout_s=60)
-    async with house(text, monkeypatch) as session:
+    async with running_app(text, monkeypatch) as session:
         _, _, headers = await ask(session)
     assert headers["x-tidegate-target"] == target

@@ -61,48 +61,48 @@ def config(upstream, **fields):
 
 
 @pytest.fixture
-async def house(upstream, tmp_path, monkeypatch):
+async def running_app(upstream, tmp_path, monkeypatch):
     monkeypatch.setenv("FAR_KEY", "first-key")
     path = tmp_path / "tidegate.yaml"
     path.write_text(config(upstream), encoding="utf-8")
     upstream.play(answers(completion("the old one")))
 
     def prepare(app):
-        app._reread = lambda: (load.load(path), str(path))
+        app._read_config = lambda: (load.load(path), str(path))
 
-    async with proxy.house(config(upstream), prepare=prepare) as (url, app):
+    async with proxy.running_app(config(upstream), prepare=prepare) as (url, app):
         yield House(path, url, app)
 
 
-async def test_the_new_config_holds_and_says_what_is_new(house, other):
-    assert await house.say() == "the old one"
-    house.path.write_text(config(other), encoding="utf-8")
-    status, told = await house.reload()
+async def test_the_new_config_holds_and_says_what_is_new(running_app, other):
+    assert await running_app.say() == "the old one"
+    running_app.path.write_text(config(other), encoding="utf-8")
+    status, told = await running_app.reload()
     assert status == 200
     assert [line.partition(":")[0] for line in told["changed"]] == ["upstreams.far.base_url"]
     assert told["needs_restart"] == []
-    assert await house.say() == "the new one"
+    assert await running_app.say() == "the new one"
 
 
-async def test_streams_end_whole_on_the_config_they_began_with(house, upstream, other):
+async def test_streams_end_whole_on_the_config_they_began_with(running_app, upstream, other):
     """Fault 75."""
     begin, *rest = text_stream("from ", "the old")[1:]
     upstream.play(streams(event(chunk({"role": "assistant", "content": ""})), begin, PAUSE, *rest))
-    async with openai.AsyncOpenAI(base_url=f"{house.url}/v1", api_key="-", max_retries=0) as client:
+    async with openai.AsyncOpenAI(base_url=f"{running_app.url}/v1", api_key="-", max_retries=0) as client:
         stream = await client.chat.completions.create(**ASK, stream=True)
         chunks = [await anext(stream)]
-        house.path.write_text(config(other), encoding="utf-8")
-        assert (await house.reload())[0] == 200
-        assert await house.say() == "the new one"
+        running_app.path.write_text(config(other), encoding="utf-8")
+        assert (await running_app.reload())[0] == 200
+        assert await running_app.say() == "the new one"
         upstream.calls[0].go.set()
         chunks += [each async for each in stream]
     assert "".join(each.choices[0].delta.content or "" for each in chunks) == "from the old"
-    while house.app._leaving:  # noqa: ASYNC110 - the old connections are closed when nobody needs them
+    while running_app.app._leaving:  # noqa: ASYNC110 - the old connections are closed when nobody needs them
         await asyncio.sleep(0)
 
 
 async def test_who_asks_for_a_model_that_an_upstream_is_just_listing_is_answered_by_the_config_of_before(
-    house, upstream, other
+    running_app, upstream, other
 ):
     listing = json.dumps({"object": "list", "data": [{"id": "fresh", "object": "model", "created": 1}]}).encode()
 
@@ -111,11 +111,11 @@ async def test_who_asks_for_a_model_that_an_upstream_is_just_listing_is_answered
         await answers(listing)(call)
 
     upstream.play(lists, answers(completion("the old one")))
-    asking = asyncio.create_task(house.ask(model="fresh"))
+    asking = asyncio.create_task(running_app.ask(model="fresh"))
     while not upstream.calls:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0)
-    house.path.write_text(config(other), encoding="utf-8")
-    assert (await house.reload())[0] == 200
+    running_app.path.write_text(config(other), encoding="utf-8")
+    assert (await running_app.reload())[0] == 200
     upstream.calls[0].go.set()
     assert (await asking).choices[0].message.content == "the old one"
 
@@ -132,75 +132,75 @@ async def test_who_asks_for_a_model_that_an_upstream_is_just_listing_is_answered
         ("routing: {evals: /nowhere.json}", "routing.evals"),
     ],
 )
-async def test_a_broken_config_leaves_the_old_one_serving_and_says_so(house, text, why):
+async def test_a_broken_config_leaves_the_old_one_serving_and_says_so(running_app, text, why):
     """Fault 76."""
-    house.path.write_text(text, encoding="utf-8")
-    status, told = await house.reload()
+    running_app.path.write_text(text, encoding="utf-8")
+    status, told = await running_app.reload()
     assert (status, told["error"]["code"]) == (409, "conflict")
     assert why in told["error"]["message"]
-    assert await house.say() == "the old one"
+    assert await running_app.say() == "the old one"
 
 
-async def test_a_rotated_key_is_shown_at_once_and_the_connections_stay(house, upstream, monkeypatch):
-    await house.say()
+async def test_a_rotated_key_is_shown_at_once_and_the_connections_stay(running_app, upstream, monkeypatch):
+    await running_app.say()
     monkeypatch.setenv("FAR_KEY", "second-key")
-    assert (await house.reload())[0] == 200
-    await house.say()
+    assert (await running_app.reload())[0] == 200
+    await running_app.say()
     assert [call.headers["authorization"] for call in upstream.calls] == ["Bearer first-key", "Bearer second-key"]
     assert upstream.connections == 1
 
 
-async def test_an_eval_counts_once_however_often_it_is_read(house, upstream, tmp_path):
+async def test_an_eval_counts_once_however_often_it_is_read(running_app, upstream, tmp_path):
     path = tmp_path / "evals.json"
     path.write_bytes(to_json(EvalFile("1", time.time(), (EvalScore("far/there", "chat", 4, 4),))))
     told = json.loads(config(upstream))
     told["routing"]["evals"] = str(path)
-    house.path.write_text(json.dumps(told), encoding="utf-8")
+    running_app.path.write_text(json.dumps(told), encoding="utf-8")
     for _ in range(3):
-        assert (await house.reload())[0] == 200
-    assert house.app.qualities.mean(Target("far", "there"), "chat") == pytest.approx(0.75, abs=1e-3)
-    house.path.write_text(config(upstream), encoding="utf-8")
-    await house.reload()
-    assert house.app.qualities.mean(Target("far", "there"), "chat") == 0.5
+        assert (await running_app.reload())[0] == 200
+    assert running_app.app.qualities.mean(Target("far", "there"), "chat") == pytest.approx(0.75, abs=1e-3)
+    running_app.path.write_text(config(upstream), encoding="utf-8")
+    await running_app.reload()
+    assert running_app.app.qualities.mean(Target("far", "there"), "chat") == 0.5
 
 
-async def test_callers_keys_are_others_at_once(house, upstream, monkeypatch):
+async def test_callers_keys_are_others_at_once(running_app, upstream, monkeypatch):
     monkeypatch.setenv("CALLER_KEY", "secret-caller")
     told = json.loads(config(upstream)) | {"auth": {"keys": ["env:CALLER_KEY"]}}
-    house.path.write_text(json.dumps(told), encoding="utf-8")
-    await house.reload()
+    running_app.path.write_text(json.dumps(told), encoding="utf-8")
+    await running_app.reload()
     with pytest.raises(openai.AuthenticationError):
-        await house.ask()
+        await running_app.ask()
 
 
-async def test_who_may_not_administer_may_not_reload(house):
+async def test_who_may_not_administer_may_not_reload(running_app):
     headers = {"x-forwarded-for": "10.0.0.1"}
     async with (
         aiohttp.ClientSession() as session,
-        session.post(f"{house.url}/admin/reload", json={}, headers=headers) as told,
+        session.post(f"{running_app.url}/admin/reload", json={}, headers=headers) as told,
     ):
         assert told.status == 403
-    async with aiohttp.ClientSession() as session, session.get(f"{house.url}/admin/reload") as told:
+    async with aiohttp.ClientSession() as session, session.get(f"{running_app.url}/admin/reload") as told:
         assert told.status == 405
 
 
-async def test_many_reloads_at_once_are_done_one_after_the_other(house, upstream, other):
-    house.path.write_text(config(other), encoding="utf-8")
-    told = await asyncio.gather(*(house.reload() for _ in range(8)))
+async def test_many_reloads_at_once_are_done_one_after_the_other(running_app, upstream, other):
+    running_app.path.write_text(config(other), encoding="utf-8")
+    told = await asyncio.gather(*(running_app.reload() for _ in range(8)))
     assert {status for status, _ in told} == {200}
     assert sorted(len(body["changed"]) for _, body in told) == [0] * 7 + [1]
-    assert await house.say() == "the new one"
+    assert await running_app.say() == "the new one"
 
 
-async def test_the_command_says_what_has_changed_or_why_not(house, other):
+async def test_the_command_says_what_has_changed_or_why_not(running_app, other):
     def command():
-        return CliRunner().invoke(main, ["reload", "--url", house.url])
+        return CliRunner().invoke(main, ["reload", "--url", running_app.url])
 
     assert "\nnothing has changed\n" in (await asyncio.to_thread(command)).stdout  # the server's log is there too
-    house.path.write_text(config(other, connect_timeout_s=1), encoding="utf-8")
+    running_app.path.write_text(config(other, connect_timeout_s=1), encoding="utf-8")
     done = await asyncio.to_thread(command)
     assert "upstreams.far.connect_timeout_s: 5.0 -> 1.0\n" in done.stdout
-    house.path.write_text("nonsense", encoding="utf-8")
+    running_app.path.write_text("nonsense", encoding="utf-8")
     done = await asyncio.to_thread(command)
     assert done.exit_code == 1
     assert done.stderr.startswith("tidegate: The config is refused, the one before stays: ")
@@ -211,14 +211,14 @@ async def test_sighup_reads_the_file_again(upstream, other, tmp_path):
     path = tmp_path / "tidegate.yaml"
     path.write_text(config(upstream), encoding="utf-8")
     async with proxy.process("--config", str(path), FAR_KEY="k") as running:
-        house = House(path, running.url, None)
-        assert await house.say() == "the old one"
+        running_app = House(path, running.url, None)
+        assert await running_app.say() == "the old one"
         path.write_text("nonsense", encoding="utf-8")
         running.process.send_signal(signal.SIGHUP)
         await running.line("reload refused")
-        assert await house.say() == "the old one"
+        assert await running_app.say() == "the old one"
         path.write_text(config(other), encoding="utf-8")
         running.process.send_signal(signal.SIGHUP)
         line = await running.line("reloaded")
         assert [told.partition(":")[0] for told in line["changed"]] == ["upstreams.far.base_url"]
-        assert await house.say() == "the new one"
+        assert await running_app.say() == "the new one"

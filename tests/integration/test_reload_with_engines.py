@@ -9,7 +9,7 @@ from tidegate.config import load
 from tidegate.errors import ConfigError
 
 from tests.fakes.processes import gone, is_running
-from tests.fakes.vllm_engine import house
+from tests.fakes.vllm_engine import running_app
 
 WHOLE = "w3 w4 w5 w6 "
 
@@ -18,7 +18,7 @@ def serve(made, **engines):
     """Have the next reload read these engines."""
     models = {"m": {"targets": [{"engine": next(iter(engines))}]}}
     config = load.parse(json.dumps({"engines": engines, "models": models}), "new.yaml")
-    made.app._reread = lambda: (msgspec.structs.replace(config, routing=made.app.config.routing), "new.yaml")
+    made.app._read_config = lambda: (msgspec.structs.replace(config, routing=made.app.config.routing), "new.yaml")
 
 
 async def said(made):
@@ -26,7 +26,7 @@ async def said(made):
 
 
 async def test_an_engine_that_is_kept_is_not_touched(vllm):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         engine = made.engine()
@@ -41,7 +41,7 @@ async def test_an_engine_that_is_kept_is_not_touched(vllm):
 
 async def test_an_engine_that_changes_ends_its_answers_and_starts_anew(vllm):
     """The old one ends first: both might not fit."""
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         stream = await made.ask(stream=True)
@@ -58,7 +58,7 @@ async def test_an_engine_that_changes_ends_its_answers_and_starts_anew(vllm):
 
 
 async def test_an_engine_that_is_removed_is_gone_and_one_that_is_added_starts(vllm):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         serve(made, r2=vllm.config())
@@ -76,7 +76,7 @@ async def test_an_engine_that_is_removed_is_gone_and_one_that_is_added_starts(vl
 
 
 async def test_an_engine_that_could_not_start_leaves_the_old_one(vllm):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         serve(made, r1=vllm.config(model="/nowhere/at/all"))
@@ -87,7 +87,7 @@ async def test_an_engine_that_could_not_start_leaves_the_old_one(vllm):
 
 
 async def test_what_is_on_its_way_out_ends_with_tidegate(vllm):
-    async with house({"r1": vllm.config()}) as made:
+    async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
         serve(made, r1=vllm.config(max_model_len=4096))

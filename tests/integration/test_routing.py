@@ -60,9 +60,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def house(text, **options):
+async def running_app(text, **options):
     async with (
-        proxy.house(text, **options) as (url, app),
+        proxy.running_app(text, **options) as (url, app),
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
         yield Stage(url, app, client)
@@ -75,7 +75,7 @@ async def house(text, **options):
 async def test_another_target_first_then_the_same_again(upstream, other, status):
     upstream.play(answers(b'{"error": {"message": "no"}}', status=status), FIRST)
     other.play(BROKEN)
-    async with house(config(upstream, other, routing={"retry": {"repeats": 1, "backoff_s": 0.001}})) as stage:
+    async with running_app(config(upstream, other, routing={"retry": {"repeats": 1, "backoff_s": 0.001}})) as stage:
         raw = await stage.client.chat.completions.with_raw_response.create(**ASK)
     assert (raw.headers["x-tidegate-target"], raw.headers["x-tidegate-attempts"]) == ("first/a", "3")
     assert len(other.calls) == 1
@@ -84,7 +84,7 @@ async def test_another_target_first_then_the_same_again(upstream, other, status)
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_callers_own_fault_goes_nowhere_else(upstream, other, status):
     upstream.play(answers(b'{"error": {"message": "bad temperature"}}', status=status))
-    async with house(config(upstream, other)) as stage:
+    async with running_app(config(upstream, other)) as stage:
         refusal = await stage.refusal()
     assert refusal.status_code in {400, status}
     assert (len(upstream.calls), len(other.calls)) == (1, 0)
@@ -93,7 +93,7 @@ async def test_a_callers_own_fault_goes_nowhere_else(upstream, other, status):
 async def test_who_has_tried_everything_tells_the_sdk_not_to(upstream, other):
     upstream.play(BROKEN)
     other.play(BROKEN)
-    async with house(config(upstream, other)) as stage:
+    async with running_app(config(upstream, other)) as stage:
         refusal = await stage.refusal()
     assert refusal.response.headers["x-should-retry"] == "false"
     assert refusal.status_code == 502
@@ -102,7 +102,7 @@ async def test_who_has_tried_everything_tells_the_sdk_not_to(upstream, other):
 async def test_who_finds_our_keys_refused_everywhere_need_not_try_again(upstream, other):
     upstream.play(answers(b"{}", status=401))
     other.play(answers(b"{}", status=403))
-    async with house(config(upstream, other)) as stage:
+    async with running_app(config(upstream, other)) as stage:
         for model in ("m", "one"):
             refusal = await stage.refusal(model=model)
             assert (refusal.status_code, refusal.code) == (502, "upstream_auth")
@@ -114,7 +114,7 @@ async def test_a_pause_that_we_made_up_is_no_reason_to_try_again(upstream, other
     """After all our tries; one that a host has told is the SDK's to keep."""
     upstream.play(answers(b"{}", status=status))
     other.play(answers(b"{}", status=status))
-    async with house(config(upstream, other)) as stage:
+    async with running_app(config(upstream, other)) as stage:
         refusal = await stage.refusal()
     assert (refusal.status_code, refusal.response.headers["x-should-retry"]) == (status, "false")
 
@@ -122,7 +122,7 @@ async def test_a_pause_that_we_made_up_is_no_reason_to_try_again(upstream, other
 async def test_a_pause_that_the_host_asks_for_is_made_if_it_is_short(upstream, other):
     upstream.play(answers(b"{}", status=429, head=b"retry-after: 1\r\n"), FIRST)
     text = config(upstream, other, routing={"retry": {"repeats": 1}})
-    async with house(text, clock=FakeClock()) as stage:
+    async with running_app(text, clock=FakeClock()) as stage:
         assert await stage.say(model="one") == "first"
     assert len(upstream.calls) == 2
 
@@ -130,7 +130,7 @@ async def test_a_pause_that_the_host_asks_for_is_made_if_it_is_short(upstream, o
 async def test_a_longer_one_is_left_to_the_caller_and_nobody_is_sent_there_meanwhile(upstream, other):
     upstream.play(answers(b"{}", status=429, head=b"retry-after: 50\r\n"), FIRST)
     clock = FakeClock()
-    async with house(config(upstream, other), clock=clock) as stage:
+    async with running_app(config(upstream, other), clock=clock) as stage:
         refusal = await stage.refusal(model="one")
         assert (refusal.status_code, refusal.response.headers["retry-after"]) == (429, "50")
         assert "x-should-retry" not in refusal.response.headers
@@ -148,7 +148,7 @@ async def test_an_outage_is_not_multiplied(upstream, other):
     upstream.play(BROKEN)
     other.play(BROKEN)
     routing = {"retry": {"repeats": 2, "backoff_s": 0.001}, "health": {"failures": 1000, "probe": False}}
-    async with house(config(upstream, other, routing=routing), clock=FakeClock()) as stage:
+    async with running_app(config(upstream, other, routing=routing), clock=FakeClock()) as stage:
         for _ in range(20):
             await asyncio.gather(*(stage.refusal() for _ in range(10)))
     tries = len(upstream.calls) + len(other.calls)
@@ -164,7 +164,7 @@ async def test_a_key_that_is_refused_gives_way_to_the_next(upstream, other, monk
         await (FIRST if good else answers(b"{}", status=401))(call)
 
     upstream.play(picky)
-    async with house(config(upstream, other, first={"api_keys": ["env:KEY_A", "env:KEY_B"]})) as stage:
+    async with running_app(config(upstream, other, first={"api_keys": ["env:KEY_A", "env:KEY_B"]})) as stage:
         assert {await stage.say() for _ in range(6)} <= {"first", "second"}
         assert [await stage.say(model="one") for _ in range(4)] == ["first"] * 4
     refused = [call for call in upstream.calls if call.headers["authorization"] == "Bearer a"]
@@ -174,7 +174,7 @@ async def test_a_key_that_is_refused_gives_way_to_the_next(upstream, other, monk
 async def test_all_tries_together_have_their_deadline(upstream, other):
     upstream.play(hangs)
     other.play(hangs)
-    async with house(config(upstream, other, deadline_s=0.1)) as stage:
+    async with running_app(config(upstream, other, deadline_s=0.1)) as stage:
         refusal = await stage.refusal()
     assert (refusal.status_code, refusal.code) == (504, "upstream_timeout")
     assert refusal.response.headers["x-should-retry"] == "false"
@@ -186,7 +186,7 @@ async def test_all_tries_together_have_their_deadline(upstream, other):
 async def test_a_target_that_fails_in_a_row_is_left_out_and_comes_back(upstream, other):
     upstream.play(BROKEN)
     clock = FakeClock()
-    async with house(config(upstream, other), clock=clock) as stage:
+    async with running_app(config(upstream, other), clock=clock) as stage:
         assert [await stage.say() for _ in range(10)] == ["second"] * 10
         assert len(upstream.calls) == 3
         upstream.play(FIRST)
@@ -201,7 +201,7 @@ async def test_a_target_that_fails_in_a_row_is_left_out_and_comes_back(upstream,
 
 async def test_a_callers_own_faults_leave_nobody_out(upstream, other):
     upstream.play(*[answers(b'{"error": {"message": "bad"}}', status=400)] * 6, FIRST)
-    async with house(config(upstream, other)) as stage:
+    async with running_app(config(upstream, other)) as stage:
         for _ in range(6):
             await stage.refusal()
         assert await stage.say() == "first"
@@ -217,10 +217,10 @@ async def test_a_host_that_lists_its_models_and_generates_nothing_stays_out(upst
     upstream.play(hung)
     clock = FakeClock()
     text = config(upstream, other, routing={"health": {"probe": True}, "retry": {"repeats": 0}})
-    async with house(text, clock=clock) as stage:
+    async with running_app(text, clock=clock) as stage:
         for _ in range(4):
             assert await stage.say() == "second"
-        prober = stage.app._furniture.prober
+        prober = stage.app._runtime.prober
         for _ in range(4):
             clock.advance(200)
             await prober.look()
@@ -246,16 +246,16 @@ async def test_offline_is_entered_by_itself_and_left_by_itself(upstream, other, 
     unreachable = {"base_url": "http://127.0.0.1:9/v1"}
     routing = {"health": {"failures": 1000}, "retry": {"repeats": repeats, "backoff_s": 0.001}}
     text = config(upstream, other, first=unreachable, second=unreachable, routing=routing)
-    async with house(text, clock=clock) as stage:
+    async with running_app(text, clock=clock) as stage:
         for _ in range(3):
             assert (await stage.refusal()).code == "upstream_unreachable"
         refusal = await stage.refusal()
         assert (refusal.status_code, refusal.code) == (503, "local_model_unavailable")
-        hosts = stage.app._furniture.land.upstreams
+        hosts = stage.app._runtime.serving.upstreams
         hosts["first"].transport._base_url = f"http://127.0.0.1:{port}/v1"  # the line is back
         hosts["first"].transport._urls.clear()
         clock.advance(2)
-        await stage.app._furniture.prober.look()
+        await stage.app._runtime.prober.look()
         assert await stage.say() == "first"
 
 
@@ -263,7 +263,7 @@ async def test_a_target_whose_only_key_is_refused_is_left_out(upstream, other, m
     monkeypatch.setenv("KEY_A", "a")
     upstream.play(answers(b"{}", status=401))
     clock = FakeClock()
-    async with house(config(upstream, other, first={"api_keys": ["env:KEY_A"]}), clock=clock) as stage:
+    async with running_app(config(upstream, other, first={"api_keys": ["env:KEY_A"]}), clock=clock) as stage:
         assert [await stage.say() for _ in range(5)] == ["second"] * 5
         assert len(upstream.calls) == 1
         clock.advance(31)
@@ -281,14 +281,14 @@ async def test_a_house_that_nothing_leaves_is_not_ready_without_an_engine(upstre
 
 
 async def test_offline_nobody_is_asked_for_lists_either(upstream, other):
-    async with house(config(upstream, other, routing={"offline": True})) as stage:
+    async with running_app(config(upstream, other, routing={"offline": True})) as stage:
         assert [model.id for model in (await stage.client.models.list()).data] == ["m", "one"]
         assert (await stage.refusal(model="unknown")).status_code == 404
     assert (upstream.calls, other.calls) == ([], [])
 
 
 async def test_offline_by_the_config_starts_and_says_so(upstream, other):
-    async with house(config(upstream, other, routing={"offline": True})) as stage:
+    async with running_app(config(upstream, other, routing={"offline": True})) as stage:
         refusal = await stage.refusal()
         assert (refusal.status_code, refusal.code) == (503, "local_model_unavailable")
     assert (upstream.calls, other.calls) == ([], [])
@@ -310,7 +310,7 @@ def usual(clock, script):
 async def test_a_second_try_beside_a_slow_first_one_wins_and_the_loser_is_cancelled(upstream, other):
     clock = FakeClock()
     upstream.play(usual(clock, streams(*text_stream("first"))))
-    async with house(config(upstream, other, hedge=True), clock=clock) as stage:
+    async with running_app(config(upstream, other, hedge=True), clock=clock) as stage:
         for _ in range(25):
             assert [each async for each in await stage.ask(stream=True)]
         upstream.play(hangs)
@@ -331,7 +331,7 @@ async def test_an_answer_that_is_not_streamed_is_hedged_too(upstream, other, bet
     """Twenty requests in ten minutes allow one."""
     clock = FakeClock()
     upstream.play(usual(clock, FIRST))
-    async with house(config(upstream, other, hedge=True), clock=clock) as stage:
+    async with running_app(config(upstream, other, hedge=True), clock=clock) as stage:
         for _ in range(25):
             assert await stage.say() == "first"
             clock.advance(between_s)
@@ -344,13 +344,13 @@ async def test_an_answer_that_is_not_streamed_is_hedged_too(upstream, other, bet
 async def test_weights_are_shares(upstream, other):
     upstream.play(FIRST)
     targets = [{"upstream": "first", "model": "a", "weight": 0}, {"upstream": "second", "model": "b", "weight": 3}]
-    async with house(config(upstream, other, policy="weighted", targets=targets)) as stage:
+    async with running_app(config(upstream, other, policy="weighted", targets=targets)) as stage:
         assert {await stage.say() for _ in range(10)} == {"second"}
 
 
 async def test_a_named_session_stays_where_it_is(upstream, other):
     upstream.play(FIRST)
-    async with house(config(upstream, other, policy="weighted")) as stage:
+    async with running_app(config(upstream, other, policy="weighted")) as stage:
         for session in "abcdef":
             said = {await stage.say(extra_headers={"x-tidegate-session": session}) for _ in range(8)}
             assert len(said) == 1
@@ -360,7 +360,7 @@ async def test_a_named_session_stays_where_it_is(upstream, other):
 
 async def test_a_target_that_is_full_gives_way_at_once(upstream, other):
     upstream.play(streams(event(chunk({"role": "assistant", "content": "first"})), b""))
-    async with house(config(upstream, other, first={"admission": {"concurrency": 1}})) as stage:
+    async with running_app(config(upstream, other, first={"concurrency": {"limit": 1}})) as stage:
         stream = await stage.ask(stream=True)
         await anext(stream)
         assert await stage.say() == "second"
@@ -370,8 +370,8 @@ async def test_a_target_that_is_full_gives_way_at_once(upstream, other):
 
 async def test_who_finds_everything_full_waits_or_is_told_when_to_come_again(upstream, other):
     upstream.play(streams(event(chunk({"role": "assistant", "content": "first"})), b""), FIRST)
-    door = {"admission": {"concurrency": 1, "queue": 1, "queue_timeout_s": 60}}
-    async with house(config(upstream, other, first=door)) as stage:
+    door = {"concurrency": {"limit": 1, "queue": 1, "queue_timeout_s": 60}}
+    async with running_app(config(upstream, other, first=door)) as stage:
         stream = await stage.ask(stream=True, model="one")
         await anext(stream)
         waiting = asyncio.create_task(stage.say(model="one"))
@@ -388,7 +388,7 @@ async def test_who_finds_everything_full_waits_or_is_told_when_to_come_again(ups
 async def test_a_stream_that_breaks_in_its_head_is_another_targets(upstream, other):
     upstream.play(breaks_off(event(chunk({"role": "assistant", "content": ""}))))
     other.play(streams(*text_stream("second")))
-    async with house(config(upstream, other)) as stage:
+    async with running_app(config(upstream, other)) as stage:
         chunks = [each async for each in await stage.ask(stream=True)]
     assert "".join(each.choices[0].delta.content or "" for each in chunks) == "second"
     assert len({each.id for each in chunks}) == 1
@@ -412,7 +412,7 @@ async def test_an_engine_killed_under_load_fails_nobody_and_comes_back(upstream)
             },
         }
     )
-    async with house(text) as stage:
+    async with running_app(text) as stage:
         engine = stage.app.engines.by_name["tiny"].engine
         while engine.status.state != "ready":  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)

@@ -8,61 +8,61 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from tidegate.reasoning_memory import ProcessMemory
+from tidegate.reasoning_memory import ProcessReasoningMemory
 
 from tests.fakes.clock import FakeClock
 
 
 async def test_what_is_kept_is_found_under_each_call():
-    memory = ProcessMemory(FakeClock())
-    await memory.remember("alice", ["a", "b"], "Hm.")
-    assert await memory.recall("alice", ["b", "c", "a"]) == {"a": "Hm.", "b": "Hm."}
+    reasoning_memory = ProcessReasoningMemory(FakeClock())
+    await reasoning_memory.remember("alice", ["a", "b"], "Hm.")
+    assert await reasoning_memory.recall("alice", ["b", "c", "a"]) == {"a": "Hm.", "b": "Hm."}
 
 
 async def test_another_caller_finds_nothing():
-    memory = ProcessMemory(FakeClock())
-    await memory.remember("alice", ["a"], "Hm.")
-    assert await memory.recall("bob", ["a"]) == {}
+    reasoning_memory = ProcessReasoningMemory(FakeClock())
+    await reasoning_memory.remember("alice", ["a"], "Hm.")
+    assert await reasoning_memory.recall("bob", ["a"]) == {}
 
 
 async def test_it_is_forgotten_in_time():
     clock = FakeClock()
-    memory = ProcessMemory(clock, keep_s=60)
-    await memory.remember("alice", ["a"], "Hm.")
+    reasoning_memory = ProcessReasoningMemory(clock, keep_s=60)
+    await reasoning_memory.remember("alice", ["a"], "Hm.")
     clock.advance(59)
-    assert await memory.recall("alice", ["a"]) == {"a": "Hm."}
+    assert await reasoning_memory.recall("alice", ["a"]) == {"a": "Hm."}
     clock.advance(1)
-    assert await memory.recall("alice", ["a"]) == {}
+    assert await reasoning_memory.recall("alice", ["a"]) == {}
 
 
 async def test_what_is_too_old_makes_room():
     clock = FakeClock()
-    memory = ProcessMemory(clock, keep_s=60)
-    await memory.remember("alice", ["a"], "x" * 10_000)
+    reasoning_memory = ProcessReasoningMemory(clock, keep_s=60)
+    await reasoning_memory.remember("alice", ["a"], "x" * 10_000)
     clock.advance(61)
-    await memory.remember("alice", ["b"], "y")
-    assert memory.size_bytes < 1_000
+    await reasoning_memory.remember("alice", ["b"], "y")
+    assert reasoning_memory.size_bytes < 1_000
 
 
 async def test_the_oldest_goes_first_when_it_is_full():
-    memory = ProcessMemory(FakeClock(), max_bytes=3_000)
+    reasoning_memory = ProcessReasoningMemory(FakeClock(), max_bytes=3_000)
     for name in "abc":
-        await memory.remember("alice", [name], name * 1_000)
-    assert await memory.recall("alice", ["a", "b", "c"]) == {"b": "b" * 1_000, "c": "c" * 1_000}
+        await reasoning_memory.remember("alice", [name], name * 1_000)
+    assert await reasoning_memory.recall("alice", ["a", "b", "c"]) == {"b": "b" * 1_000, "c": "c" * 1_000}
 
 
 async def test_a_thought_larger_than_all_is_not_kept():
-    memory = ProcessMemory(FakeClock(), max_bytes=1_000)
-    await memory.remember("alice", ["a"], "x" * 2_000)
-    assert await memory.recall("alice", ["a"]) == {}
-    assert memory.size_bytes == 0
+    reasoning_memory = ProcessReasoningMemory(FakeClock(), max_bytes=1_000)
+    await reasoning_memory.remember("alice", ["a"], "x" * 2_000)
+    assert await reasoning_memory.recall("alice", ["a"]) == {}
+    assert reasoning_memory.size_bytes == 0
 
 
 @pytest.mark.parametrize("count", [1, 128])
 async def test_the_text_of_a_turn_is_counted_once(count):
-    memory = ProcessMemory(FakeClock())
-    await memory.remember("alice", [f"call_{number}" for number in range(count)], "x" * 10_000)
-    assert 10_000 < memory.size_bytes < 10_000 + count * 500
+    reasoning_memory = ProcessReasoningMemory(FakeClock())
+    await reasoning_memory.remember("alice", [f"call_{number}" for number in range(count)], "x" * 10_000)
+    assert 10_000 < reasoning_memory.size_bytes < 10_000 + count * 500
 
 
 @given(
@@ -79,15 +79,15 @@ async def test_the_text_of_a_turn_is_counted_once(count):
 async def test_it_never_holds_more_than_it_may_and_nothing_of_others(turns):
     """Whatever is remembered, when and by whom."""
     clock = FakeClock()
-    memory = ProcessMemory(clock, max_bytes=2_500, keep_s=100)
+    reasoning_memory = ProcessReasoningMemory(clock, max_bytes=2_500, keep_s=100)
     said: dict[tuple[str, str], str] = {}
     for caller, call_ids, reasoning, later_s in turns:
         clock.advance(later_s)
-        await memory.remember(caller, call_ids, reasoning)
+        await reasoning_memory.remember(caller, call_ids, reasoning)
         said |= {(caller, call_id): reasoning for call_id in call_ids}
-        assert 0 <= memory.size_bytes <= 2_500
+        assert 0 <= reasoning_memory.size_bytes <= 2_500
         for other in "ab":
-            for call_id, text in (await memory.recall(other, list("wxyz"))).items():
+            for call_id, text in (await reasoning_memory.recall(other, list("wxyz"))).items():
                 assert said[other, call_id] == text
 
 
@@ -97,9 +97,9 @@ async def test_it_never_holds_more_than_it_may_and_nothing_of_others(turns):
 TABLE = 4096  # bytes of a table of a dozen places, which grows as entries come and go
 
 
-def held_bytes(memory: ProcessMemory) -> int:
+def held_bytes(reasoning_memory: ProcessReasoningMemory) -> int:
     """Everything that the entries reach, each object once, but for the table's first places."""
-    seen, left = {}, [memory._turns]
+    seen, left = {}, [reasoning_memory._turns]
     while left:
         one = left.pop()
         if id(one) not in seen and not isinstance(one, type):
@@ -109,31 +109,31 @@ def held_bytes(memory: ProcessMemory) -> int:
 
 
 async def test_a_text_is_held_and_counted_until_the_last_of_its_ids_is_gone():
-    memory = ProcessMemory(FakeClock(), max_bytes=100_000)
-    await memory.remember("alice", ["a", "b"], "x" * 50_000)
-    await memory.remember("alice", ["a"], "y")
-    assert memory.size_bytes > 50_000
-    assert memory.size_bytes >= held_bytes(memory)
-    await memory.remember("alice", ["b"], "y")
-    assert memory.size_bytes < 2_000
-    assert held_bytes(memory) < 2_000
+    reasoning_memory = ProcessReasoningMemory(FakeClock(), max_bytes=100_000)
+    await reasoning_memory.remember("alice", ["a", "b"], "x" * 50_000)
+    await reasoning_memory.remember("alice", ["a"], "y")
+    assert reasoning_memory.size_bytes > 50_000
+    assert reasoning_memory.size_bytes >= held_bytes(reasoning_memory)
+    await reasoning_memory.remember("alice", ["b"], "y")
+    assert reasoning_memory.size_bytes < 2_000
+    assert held_bytes(reasoning_memory) < 2_000
 
 
 async def test_the_bound_holds_when_ids_are_remembered_again():
     """Forty texts of a megabyte, of each of which only the first id is written anew."""
-    memory = ProcessMemory(FakeClock(), max_bytes=1024 * 1024)
+    reasoning_memory = ProcessReasoningMemory(FakeClock(), max_bytes=1024 * 1024)
     for number in range(40):
-        await memory.remember("alice", ["same", f"own_{number}"], f"{number}" + "x" * 1_000_000)
-    assert held_bytes(memory) <= memory.size_bytes <= 1024 * 1024
+        await reasoning_memory.remember("alice", ["same", f"own_{number}"], f"{number}" + "x" * 1_000_000)
+    assert held_bytes(reasoning_memory) <= reasoning_memory.size_bytes <= 1024 * 1024
 
 
 @pytest.mark.parametrize("reasoning", ["x" * 10_000 + "\U0001f600", "\u4e2d" * 10_000, "\ud800" + "x" * 10_000])
 async def test_a_text_counts_for_what_it_takes_whatever_its_characters(reasoning):
     """Also one that is encoded where it was found, as JSON is made of it."""
-    memory = ProcessMemory(FakeClock())
-    await memory.remember("alice", ["call_\u4e2d", "b"], reasoning)
-    assert await memory.recall("alice", ["b"]) == {"b": reasoning}
-    assert held_bytes(memory) <= memory.size_bytes < 35_000
+    reasoning_memory = ProcessReasoningMemory(FakeClock())
+    await reasoning_memory.remember("alice", ["call_\u4e2d", "b"], reasoning)
+    assert await reasoning_memory.recall("alice", ["b"]) == {"b": reasoning}
+    assert held_bytes(reasoning_memory) <= reasoning_memory.size_bytes < 35_000
 
 
 class Remembering(RuleBasedStateMachine):
@@ -144,7 +144,7 @@ class Remembering(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = FakeClock()
-        self.memory = ProcessMemory(self.clock, max_bytes=self.MAX, keep_s=100)
+        self.reasoning_memory = ProcessReasoningMemory(self.clock, max_bytes=self.MAX, keep_s=100)
         self.said: dict[tuple[str, str], tuple[str, float]] = {}
 
     @rule(
@@ -154,7 +154,7 @@ class Remembering(RuleBasedStateMachine):
         times=st.integers(0, 60),
     )
     def remember(self, caller, ids, text, times):
-        asyncio.run(self.memory.remember(caller, ids, text * times))
+        asyncio.run(self.reasoning_memory.remember(caller, ids, text * times))
         until_s = self.clock.monotonic_s() + 100
         self.said |= {(caller, call_id): (text * times, until_s) for call_id in ids}
 
@@ -164,12 +164,12 @@ class Remembering(RuleBasedStateMachine):
 
     @invariant()
     def what_is_held_is_counted_and_bounded(self):
-        assert held_bytes(self.memory) <= self.memory.size_bytes <= self.MAX
+        assert held_bytes(self.reasoning_memory) <= self.reasoning_memory.size_bytes <= self.MAX
 
     @invariant()
     def what_is_found_is_what_was_said_last(self):
         for caller in "ab":
-            found = asyncio.run(self.memory.recall(caller, [*"vwxyz", "\u4e2d"]))
+            found = asyncio.run(self.reasoning_memory.recall(caller, [*"vwxyz", "\u4e2d"]))
             for call_id, text in found.items():
                 said, until_s = self.said[caller, call_id]
                 assert (text, until_s > self.clock.monotonic_s()) == (said, True)

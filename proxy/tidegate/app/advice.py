@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from tidegate.app.models import targets_of
-from tidegate.config import commands
+from tidegate.config import commands, renamed
 from tidegate.config.cards import Cards, known_cards
 from tidegate.config.credentials import ApiKeyConfig
 from tidegate.config.engines import CommandConfig, ExternalConfig, dialect_of
@@ -25,7 +25,7 @@ _NEAR_NAMES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".svc"
 def advise(config: Config) -> Sequence[str]:
     """A line for each: the key's path, what about it, and the cure."""
     targets = targets_of(config, Cards(config.cards, known_cards()), {})
-    found = [*_advise_on_hosts(config), *_advise_on_swaps(config)]
+    found = [*renamed.notes(config), *_advise_on_hosts(config), *_advise_on_swaps(config)]
     for name, model in config.models.items():
         found += [f"models.{name}{line}" for line in _advise_on(model, targets[name], config)]
     return found

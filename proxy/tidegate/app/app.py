@@ -24,13 +24,13 @@ from tidegate.config.root import Config, unnamed_engines
 from tidegate.deadline import Deadlines
 from tidegate.engines.assembly import Engines
 from tidegate.engines.base import EngineStatus
-from tidegate.engines.factory import Assembled, OnEngineChange
+from tidegate.engines.factory import ConnectedEngine, OnEngineChange
 from tidegate.engines.faults import check_settings, notes
 from tidegate.entrypoints import asgi
-from tidegate.entrypoints.http.request_scope import Running
-from tidegate.entrypoints.http.services import Door
+from tidegate.entrypoints.http.request_scope import RunningRequests
+from tidegate.entrypoints.http.services import Services
 from tidegate.errors import ConfigError
-from tidegate.limits.concurrency import Gate
+from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.operations.administration import Administration, ReloadReport
 from tidegate.operations.explain import Explaining, TargetList
 from tidegate.operations.feedback import Answered, Feedback
@@ -38,25 +38,24 @@ from tidegate.operations.listing import Listing
 from tidegate.operations.probes import Prober
 from tidegate.operations.readiness import Readiness
 from tidegate.pipeline.admission import Admission
-from tidegate.pipeline.failover import Failover
+from tidegate.pipeline.failover_context import FailoverContext
 from tidegate.pipeline.load_progress import EngineChanges
 from tidegate.pipeline.preferences import Preferences
 from tidegate.pipeline.request import Pipeline
-from tidegate.pipeline.serving_state import Landscape
 from tidegate.pipeline.settlement import Settlement
-from tidegate.pipeline.upstream import Upstream, Upstreams
-from tidegate.reasoning_memory import ProcessMemory
+from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams
+from tidegate.reasoning_memory import ProcessReasoningMemory
 from tidegate.routing.catalogue import Catalogue
 from tidegate.routing.offline import Offline
 from tidegate.routing.planner import Planner
 from tidegate.routing.quality import Qualities
 from tidegate.routing.router import Router
-from tidegate.routing.target_registry import Board
+from tidegate.routing.target_registry import TargetRegistry
 from tidegate.telemetry.metrics import Metrics
-from tidegate.transport.credential_specs import Spec
+from tidegate.transport.credential_specs import CredentialSpec
 from tidegate.transport.wire import Transport
 
-Reread = Callable[[], tuple[Config, str]]
+ReadConfig = Callable[[], tuple[Config, str]]
 
 
 class App:
@@ -88,14 +87,14 @@ class App:
         no_auth: bool = False,
         clock: Clock | None = None,
         on_engine_change: OnEngineChange | None = None,
-        reread: Reread | None = None,
+        read_config: ReadConfig | None = None,
         dropped_lines: Callable[[], int] = int,
     ) -> None:
         self.config = self._started_with = config
-        self.running = Running()
+        self.running = RunningRequests()
         self._clock = clock or SystemClock()
         self._no_auth = no_auth
-        self._reread = reread or (lambda: (config, source))
+        self._read_config = read_config or (lambda: (config, source))
         self._log = structlog.get_logger("tidegate")
         self._on_engine_change = on_engine_change
         self._engine_changes = EngineChanges()
@@ -115,23 +114,23 @@ class App:
         self.qualities = Qualities(self._clock)
         self._answered = Answered(self.qualities, self._clock)
         self._settlement = Settlement(self._metrics, self._log, self._answered.note)
-        self._memory = ProcessMemory(self._clock)
+        self._reasoning_memory = ProcessReasoningMemory(self._clock)
         self._is_reloading = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
         self._reassembling: set[asyncio.Task[None]] = set()
         self._is_stopping = False
-        self._gates: Mapping[str, Gate] = {}
-        self._gated: Mapping[str, Assembled] = {}  # the engines that `_gates` belong to
-        self._furniture = self._furnish(config, self._fetch(config, source, {}), None)
+        self._concurrency: Mapping[str, ConcurrencyLimit] = {}
+        self._limited_engines: Mapping[str, ConnectedEngine] = {}  # the engines that `_concurrency` belong to
+        self._runtime = self._make_runtime(config, self._fetch(config, source, {}), None)
         self._metrics.add_targets(self._configured_targets)
-        self.asgi = asgi.Entrance(asgi.build(self._furniture.door))
+        self.asgi = asgi.AppReference(asgi.build(self._runtime.services))
 
     def start(self) -> None:
         """Start the engines; returns at once, they become ready by and by."""
         for line in notes(self.config.engines):
             self._log.warning("config note", note=line)
         self.engines.open()
-        self._furniture.prober.open()
+        self._runtime.prober.open()
 
     async def stop(self) -> None:
         """Stop the engines, close the connections."""
@@ -140,10 +139,10 @@ class App:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._furniture.prober.close()
-        await self._furniture.catalogue.close()
+        await self._runtime.prober.close()
+        await self._runtime.catalogue.close()
         await self.engines.close()
-        await asyncio.gather(*(wire.close() for wire in self._furniture.wires.values()))
+        await asyncio.gather(*(wire.close() for wire in self._runtime.wires.values()))
 
     async def reload(self) -> ReloadReport:
         """Read the config again and have it hold from now on, all of it or nothing; requests in flight keep theirs.
@@ -162,9 +161,9 @@ class App:
                 raise
 
     async def _reload(self) -> ReloadReport:
-        config, source = self._reread()
+        config, source = self._read_config()
         keys.check_exposure(config, source=source, no_auth=self._no_auth)
-        old = self._furniture
+        old = self._runtime
         # whatever may fail comes first, and changes nothing
         fetched = self._fetch(config, source, old.wires)
         if not (config.upstreams or config.engines):  # a file that is being written may be empty for a moment
@@ -179,7 +178,7 @@ class App:
         self.engines.apply(prepared)
         for name, found in fetched.credentials.items():
             fetched.wires[name].credentials.replace(found)
-        self._switch_to(self._furnish(config, fetched, old))
+        self._switch_to(self._make_runtime(config, fetched, old))
         self.config = config
         self._metrics.use_models(_names(config))
         self._log.info("reloaded", source=source, changed=lines, needs_restart=fixed, notes=noted)
@@ -192,19 +191,19 @@ class App:
 
     async def _reassemble(self) -> None:
         async with self._is_reloading:
-            old = self._furniture
-            self._switch_to(self._furnish(self.config, old.fetched, old))
+            old = self._runtime
+            self._switch_to(self._make_runtime(self.config, old.fetched, old))
 
-    def _switch_to(self, new: "Furniture") -> None:
+    def _switch_to(self, new: "Runtime") -> None:
         """Use this one for new requests from now on; running requests keep the one that they began with."""
-        old, self._furniture = self._furniture, new
-        self.asgi.application = asgi.build(new.door)
+        old, self._runtime = self._runtime, new
+        self.asgi.application = asgi.build(new.services)
         new.prober.open()
-        _keep_until_done(self._leaving, asyncio.create_task(self._see_off(old), name="old config leaves"))
+        _keep_until_done(self._leaving, asyncio.create_task(self._close_unused(old), name="old config leaves"))
 
-    async def _see_off(self, old: "Furniture") -> None:
+    async def _close_unused(self, old: "Runtime") -> None:
         """Close what only the requests of before need, when they have ended."""
-        kept = set(map(id, self._furniture.wires.values()))
+        kept = set(map(id, self._runtime.wires.values()))
         try:
             await old.prober.close()
             await self.running.until_these_have_left()
@@ -213,7 +212,7 @@ class App:
             await old.catalogue.close()
             await asyncio.gather(*(wire.close() for wire in old.wires.values() if id(wire) not in kept))
 
-    def _fetch(self, config: Config, source: str, old: Mapping[str, Transport]) -> "Fetched":
+    def _fetch(self, config: Config, source: str, old: Mapping[str, Transport]) -> "RuntimeInputs":
         """What a config wants from outside: secrets, files; nothing is changed by it.
 
         Raises:
@@ -230,73 +229,83 @@ class App:
                 credentials[name] = hosts.read_credentials(name, host, source)
             else:
                 wires[name] = hosts.open_wire(name, host, source, self._clock)
-        return Fetched(key_ring, evals, wires, credentials)
+        return RuntimeInputs(key_ring, evals, wires, credentials)
 
-    def _close_gates(self) -> None:
+    def _close_removed_limits(self) -> None:
         """Close the gates of engines that were removed or replaced, so that requests which wait there move on."""
-        before, self._gated = self._gated, self.engines.by_name
+        before, self._limited_engines = self._limited_engines, self.engines.by_name
         for name, was in before.items():
-            now = self._gated.get(name)
+            now = self._limited_engines.get(name)
             if now is None or now.engine is not was.engine:
-                self._gates[name].close()
-                self._gates = {each: gate for each, gate in self._gates.items() if each != name}
+                self._concurrency[name].close()
+                self._concurrency = {
+                    each: concurrency_limit for each, concurrency_limit in self._concurrency.items() if each != name
+                }
 
-    def _furnish(self, config: Config, fetched: "Fetched", old: "Furniture | None") -> "Furniture":
+    def _make_runtime(self, config: Config, fetched: "RuntimeInputs", old: "Runtime | None") -> "Runtime":
         """What a config decides, put together anew; nothing is connected yet."""
         clock = self._clock
         self.qualities.load(fetched.evals)
-        land = self._survey(config, fetched.wires, None if old is None else old.land)
-        router, catalogue = self._router(config, fetched.wires, land.offline)
-        land.board.keep(router.configured)
-        dice = Random()  # noqa: S311 - it draws targets and pauses, not secrets
-        planner = Planner(router, land, models=config.models, routing=config.routing, clock=clock, dice=dice)
+        serving = self._make_serving_state(config, fetched.wires, None if old is None else old.serving)
+        router, catalogue = self._router(config, fetched.wires, serving.offline)
+        serving.target_registry.keep(router.configured)
+        rng = Random()  # noqa: S311 - it draws targets and pauses, not secrets
+        planner = Planner(router, serving, models=config.models, routing=config.routing, clock=clock, rng=rng)
         preferences = Preferences(config.defaults, config.models, config.routing)
         admission = Admission(fetched.key_ring)
-        failover = Failover(
-            land, self._settlement, models=config.models, retry=config.routing.retry, clock=clock, dice=dice
+        failover_context = FailoverContext(
+            serving, self._settlement, models=config.models, retry=config.routing.retry, clock=clock, rng=rng
         )
-        door = Door(
-            pipeline=Pipeline(admission, preferences, planner, failover, self._settlement, self._engine_changes),
+        services = Services(
+            pipeline=Pipeline(
+                admission, preferences, planner, failover_context, self._settlement, self._engine_changes
+            ),
             listing=Listing(admission, router, self._settlement, config.routing.reach),
             feedback=Feedback(admission, self._answered, self._settlement),
             readiness=Readiness(
-                fetched.key_ring, self.engines.all, list(config.upstreams), self._metrics, land.offline
+                fetched.key_ring, self.engines.all, list(config.upstreams), self._metrics, serving.offline
             ),
             administration=Administration(self.engines.by_name, self._log),
-            explaining=Explaining(planner, preferences, land),
+            explaining=Explaining(planner, preferences, serving),
             reload=self.reload,
             limits=config.server,
             running=self.running,
             clock=clock,
             deadlines=Deadlines(),
         )
-        prober = Prober(land, config=config.routing.health, clock=clock, log=self._log)
-        return Furniture(config, land, door, prober, catalogue, fetched)
+        prober = Prober(serving, config=config.routing.health, clock=clock, log=self._log)
+        return Runtime(config, serving, services, prober, catalogue, fetched)
 
-    def _survey(self, config: Config, wires: Mapping[str, Transport], old: Landscape | None) -> Landscape:
+    def _make_serving_state(
+        self, config: Config, wires: Mapping[str, Transport], old: ServingState | None
+    ) -> ServingState:
         """What there is; what is known of it stays known, unless it is to be found out in another way."""
         upstreams: dict[str, Upstream] = {
             name: hosts.host_upstream(name, host, wires[name]) for name, host in config.upstreams.items()
         }
         upstreams |= {name: hosts.engine_upstream(name, each) for name, each in self.engines.by_name.items()}
-        self._close_gates()
-        self._gates = hosts.open_gates(config, self.engines.by_name, self._clock, self._gates)
+        self._close_removed_limits()
+        self._concurrency = hosts.open_concurrency_limits(config, self.engines.by_name, self._clock, self._concurrency)
         for wire in (*wires.values(), *(each.transport for each in self.engines.by_name.values())):
             wire.credentials.use_health(config.routing.health)
-        board = Board(self._clock, config.routing.health)
+        target_registry = TargetRegistry(self._clock, config.routing.health)
         if old is not None and self.config.routing.health == config.routing.health:
-            board = old.board
+            target_registry = old.target_registry
         offline = Offline(self._clock, forced=config.routing.offline, names=list(config.upstreams))
         is_as_it_was = self.config.routing.offline == config.routing.offline
         if old is not None and is_as_it_was and list(self.config.upstreams) == list(config.upstreams):
             offline = old.offline
-        return Landscape(
+        return ServingState(
             upstreams=Upstreams(upstreams),
-            gates={name: gate for name, gate in self._gates.items() if gate.limit is not None},
-            board=board,
+            concurrency={
+                name: concurrency_limit
+                for name, concurrency_limit in self._concurrency.items()
+                if concurrency_limit.limit is not None
+            },
+            target_registry=target_registry,
             offline=offline,
             qualities=self.qualities,
-            memory=self._memory,
+            reasoning_memory=self._reasoning_memory,
         )
 
     def _router(self, config: Config, wires: Mapping[str, Transport], offline: Offline) -> tuple[Router, Catalogue]:
@@ -321,17 +330,17 @@ class App:
         return router, catalogue
 
     def _configured_targets(self) -> TargetList:
-        return self._furniture.door.explaining.configured()
+        return self._runtime.services.explaining.configured()
 
     def _engine_changed(self, name: str, status: EngineStatus) -> None:
         if status.state == "ready":
-            self._furniture.land.board.readmit(name)
+            self._runtime.serving.target_registry.readmit(name)
         self._engine_changes.tell()
         if self._on_engine_change is not None:
             self._on_engine_change(name, status)
 
 
-class Fetched(Struct, frozen=True):
+class RuntimeInputs(Struct, frozen=True):
     """What one config wanted from outside.
 
     Attributes:
@@ -342,18 +351,18 @@ class Fetched(Struct, frozen=True):
     key_ring: KeyRing
     evals: EvalFile | None
     wires: Mapping[str, Transport]
-    credentials: Mapping[str, Sequence[Spec]]
+    credentials: Mapping[str, Sequence[CredentialSpec]]
 
 
-class Furniture(Struct, frozen=True):
+class Runtime(Struct, frozen=True):
     """What was put together for one config; `fetched` is what that was made of."""
 
     config: Config
-    land: Landscape
-    door: Door
+    serving: ServingState
+    services: Services
     prober: Prober
     catalogue: Catalogue
-    fetched: Fetched
+    fetched: RuntimeInputs
 
     @property
     def wires(self) -> Mapping[str, Transport]:

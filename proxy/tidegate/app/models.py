@@ -11,7 +11,7 @@ from tidegate.config.models import ModelConfig, TargetConfig
 from tidegate.config.replicas import engine_of, groups
 from tidegate.config.root import Config, unnamed_engines
 from tidegate.engines.base import Engine
-from tidegate.engines.factory import Assembled
+from tidegate.engines.factory import ConnectedEngine
 from tidegate.engines.states import State
 from tidegate.protocol.models import Status, best_status
 from tidegate.routing.targets import Target
@@ -53,15 +53,15 @@ def own_targets(
     return {name: list(_targets(TargetConfig(engine=name), config.engines, cards, loaded, replicas)) for name in loaded}
 
 
-def loaded_cards(engines: Mapping[str, Assembled], cards: Cards) -> dict[str, Card]:
+def loaded_cards(engines: Mapping[str, ConnectedEngine], cards: Cards) -> dict[str, Card]:
     """What is known of what each vLLM has loaded: by its name or, where that says nothing, by its checkpoint.
 
     For replicas the first one counts: when they are replaced one at a time, it has the new config first.
     """
     found: dict[str, Card] = {}
-    for name, assembled in engines.items():
-        if isinstance(assembled.config, VllmConfig) and engine_of(name) not in found:
-            found[engine_of(name)] = card_of(assembled.config, assembled.model_card, cards)
+    for name, connected in engines.items():
+        if isinstance(connected.config, VllmConfig) and engine_of(name) not in found:
+            found[engine_of(name)] = card_of(connected.config, connected.model_card, cards)
     return found
 
 
@@ -73,7 +73,7 @@ def card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
     return card if engine.max_model_len is None else structs.replace(card, context_window=engine.max_model_len)
 
 
-def statuses(engines: Mapping[str, Assembled]) -> dict[str, Callable[[], Status]]:
+def statuses(engines: Mapping[str, ConnectedEngine]) -> dict[str, Callable[[], Status]]:
     """The status of each engine and each replica, as functions; an engine has the status of its best replica."""
     members = {**{name: [name] for name in engines}, **groups(engines)}
     return {name: partial(_status_of, [engines[each].engine for each in names]) for name, names in members.items()}

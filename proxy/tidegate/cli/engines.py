@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from tidegate.cli.progress import describe, redraw
-from tidegate.cli.remote import Interrupted, Refused, Server, check_url
+from tidegate.cli.remote import CommandRefused, Interrupted, Server, check_url
 from tidegate.config import load
 from tidegate.config.engines import ExternalConfig
 from tidegate.config.environment import discover
@@ -105,16 +105,16 @@ def command(name: str, file: Path | None, *, check: bool) -> None:
     configured = expand((discover(os.environ).config if file is None else load.load(file)).engines)
     name = next(iter(members(name, configured)), name)  # the first replica
     if (config := configured.get(name)) is None:
-        raise Refused(f"no engine is called {name}; {did_you_mean(name, configured)}")
+        raise CommandRefused(f"no engine is called {name}; {did_you_mean(name, configured)}")
     if isinstance(config, ExternalConfig):
-        raise Refused(f"{name} is run by somebody else at {config.base_url}; there is no command")
+        raise CommandRefused(f"{name} is run by somebody else at {config.base_url}; there is no command")
     try:
         kind = make_kind(name, config, find_gpus(os.environ))
         made = kind.command("engine.sock", "API_KEY")
         if check and isinstance(kind, Vllm):
             _check_flags(kind)
     except EngineError as error:
-        raise Refused(str(error)) from error
+        raise CommandRefused(str(error)) from error
     click.echo(shell_line(made))
 
 
@@ -181,9 +181,9 @@ def _wait(server: Server, first: EngineReport, awaited: Sequence[State]) -> Engi
                 raise Interrupted(f"not waiting any longer; {name} goes on")
             has_failed_since = first.state != "failed" or report.attempts != first.attempts
             if report.state == "failed" and has_failed_since:
-                raise Refused(f"{name}: failed: {report.reason}")
+                raise CommandRefused(f"{name}: failed: {report.reason}")
             if report.state == "ready" and "draining" in seen:
-                raise Refused(f"{name}: it stays, as somebody wants it")
+                raise CommandRefused(f"{name}: it stays, as somebody wants it")
             seen.add(report.state)
             _show(f"  {name}: {report.state}: {_why(report)}")
             time.sleep(_POLL_S)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from tidegate.cli.progress import redraw
-from tidegate.cli.remote import Interrupted, Refused, check_url
+from tidegate.cli.remote import CommandRefused, Interrupted, check_url
 from tidegate.clock import SystemClock
 from tidegate.config import load
 from tidegate.config.environment import discover
@@ -20,7 +20,7 @@ from tidegate.evals.asking import Asker, NotAnswered
 from tidegate.evals.items import shipped
 from tidegate.evals.run import Outcome, run
 from tidegate.transport.credential_specs import of_keys
-from tidegate.transport.credentials import Credentials
+from tidegate.transport.credentials import CredentialPool
 from tidegate.transport.wire import Timeouts, Transport
 
 _TIMEOUTS = Timeouts(connect_s=10.0, first_byte_s=600.0, answer_s=600.0, idle_s=600.0)
@@ -61,7 +61,7 @@ def run_(file: Path | None, url: str, key: str | None, models: Sequence[str], ou
         found = EvalFile(shipped().version, SystemClock().now_s(), tuple(_scores(outcomes)))
         click.echo("\n".join(table(outcomes)))
         if not found.scores:
-            raise Refused(f"no target answered; {out} is not written")
+            raise CommandRefused(f"no target answered; {out} is not written")
         _write(out, to_json(found))
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {out} is not written") from None
@@ -86,9 +86,9 @@ def targets_of(config: Config, models: Sequence[str], source: str) -> Sequence[s
             names[model] = None
         else:
             cure = "set --config to the server's file, or say --model upstream/name"
-            raise Refused(f"no model is called {model} in {source}; {did_you_mean(model, known)} (or {cure})")
+            raise CommandRefused(f"no model is called {model} in {source}; {did_you_mean(model, known)} (or {cure})")
     if not names:
-        raise Refused(f"{source} names no model; say --model upstream/name")
+        raise CommandRefused(f"{source} names no model; say --model upstream/name")
     return list(names)
 
 
@@ -121,16 +121,16 @@ async def _ask_all(url: str, key: str | None, targets: Sequence[str], at_once: i
     items = shipped()
     count = len(items.items) * len(targets)
     transport = Transport(
-        url.rstrip("/") + "/v1", timeouts=_TIMEOUTS, credentials=Credentials(of_keys([key] if key else []))
+        url.rstrip("/") + "/v1", timeouts=_TIMEOUTS, credentials=CredentialPool(of_keys([key] if key else []))
     )
     try:
         asker = Asker(transport, items)
         return await run(asker, targets, items.items, at_once=at_once, on_progress=lambda done: _show(done, count))
     except NotAnswered as error:
         cure = " Set TIDEGATE_API_KEY." if error.status == 401 else ""
-        raise Refused(f"{url}: {error}{cure}") from error
+        raise CommandRefused(f"{url}: {error}{cure}") from error
     except ValueError as error:
-        raise Refused("the key cannot stand in a header") from error
+        raise CommandRefused("the key cannot stand in a header") from error
     finally:
         _show(count, count)
         await transport.close()
@@ -148,11 +148,11 @@ def _check_out(out: Path) -> None:
         Refused: nothing can be written there.
     """
     if out.is_dir() or not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise Refused(f"{out} cannot be written")
+        raise CommandRefused(f"{out} cannot be written")
 
 
 def _write(out: Path, body: bytes) -> None:
     try:
         out.write_bytes(body)
     except OSError as error:
-        raise Refused(f"{out} cannot be written: {error.strerror}") from error
+        raise CommandRefused(f"{out} cannot be written: {error.strerror}") from error

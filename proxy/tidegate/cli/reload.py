@@ -3,7 +3,7 @@
 import click
 import msgspec
 
-from tidegate.cli.remote import Refused, Server, check_url
+from tidegate.cli.remote import CommandRefused, Server, check_url
 from tidegate.operations.administration import ReloadReport
 
 
@@ -18,7 +18,7 @@ def reload(url: str, key: str | None) -> None:
     try:
         told = msgspec.json.decode(body, type=ReloadReport)
     except msgspec.DecodeError as error:
-        raise Refused(f"what answers at {url} is not Tidegate, or of another version") from error
+        raise CommandRefused(f"what answers at {url} is not Tidegate, or of another version") from error
     for line in told.changed:
         click.echo(f"{line} (from the next start on)" if line in told.needs_restart else line)
     for line in told.notes:

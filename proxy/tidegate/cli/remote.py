@@ -28,14 +28,14 @@ def check_url(_context: click.Context, _parameter: click.Parameter, url: str) ->
     return url
 
 
-class Refused(click.ClickException):
+class CommandRefused(click.ClickException):
     """It could not be done; told in one line."""
 
     def show(self, file: Any = None) -> None:  # noqa: ANN401, ARG002 - click's signature
         click.echo(f"tidegate: {self.message}", err=True)
 
 
-class Interrupted(Refused):
+class Interrupted(CommandRefused):
     """Ctrl-C."""
 
     exit_code = 130
@@ -55,15 +55,15 @@ class Server:
             self._headers["authorization"] = f"Bearer {key}"
 
     def list(self) -> Sequence[EngineReport]:
-        """Every engine; raises `Refused`."""
+        """Every engine; raises `CommandRefused`."""
         return self._decode(self.ask("GET", "engines"), EngineList).engines
 
     def report(self, name: str) -> Sequence[EngineReport]:
-        """One engine, or its replicas; raises `Refused`."""
+        """One engine, or its replicas; raises `CommandRefused`."""
         return self._reports(self.ask("GET", "engines", name))
 
     def tell(self, name: str, order: str) -> Sequence[EngineReport]:
-        """Give an order to an engine, or to each of its replicas; raises `Refused`."""
+        """Give an order to an engine, or to each of its replicas; raises `CommandRefused`."""
         return self._reports(self.ask("POST", "engines", name, order))
 
     def ask(self, method: str, *path: str) -> bytes:
@@ -79,9 +79,9 @@ class Server:
             body = response.read()
         except (OSError, HTTPException) as error:
             reason = str(error) or type(error).__name__
-            raise Refused(f"{self._url} does not answer ({reason}); is it running?") from error
+            raise CommandRefused(f"{self._url} does not answer ({reason}); is it running?") from error
         except ValueError as error:
-            raise Refused("the key cannot stand in a header") from error
+            raise CommandRefused("the key cannot stand in a header") from error
         finally:
             connection.close()
         if response.status >= 300:
@@ -104,10 +104,10 @@ class Server:
     def _refuse(self, status: int, body: bytes) -> NoReturn:
         message = self._decode(body, ErrorBody).error.message
         cure = " Set TIDEGATE_ADMIN_KEY." if status == 401 else ""
-        raise Refused(message + cure)
+        raise CommandRefused(message + cure)
 
     def _decode(self, body: bytes, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
-            raise Refused(f"what answers at {self._url} is not Tidegate, or of another version") from error
+            raise CommandRefused(f"what answers at {self._url} is not Tidegate, or of another version") from error

@@ -66,7 +66,7 @@ async def _run(
     no_auth: bool,
     dropped_lines: Callable[[], int],
 ) -> None:
-    def reread() -> tuple[Config, str]:
+    def read_config() -> tuple[Config, str]:
         found = read()
         return found.config, found.source
 
@@ -77,7 +77,7 @@ async def _run(
         source=discovery.source,
         no_auth=no_auth,
         on_engine_change=progress.tell,
-        reread=reread,
+        read_config=read_config,
         dropped_lines=dropped_lines,
     )
     stop, hurry = asyncio.Event(), asyncio.Event()

@@ -1,18 +1,44 @@
-"""`admission:` how many requests an upstream or engine has at once, and who waits for a place."""
+"""`concurrency:` how many requests an upstream or engine has at once, and which requests wait for a slot."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from tidegate.config.server import Seconds
 
+_Limit = Annotated[int, Meta(ge=1, le=100_000)] | Literal["adaptive"] | None
+_Queue = Annotated[int, Meta(ge=0, le=100_000, description="How many more requests may wait; further ones get 429.")]
+_QueueTimeout = Annotated[Seconds, Meta(description="A request that has waited so long gets 429.")]
+
+LIMIT = "Requests there at once; adaptive: as many as its time to first token allows; null: no limit."
+OLD_NAME = Meta(
+    description="The old name of `concurrency`, with `concurrency` for its `limit`; accepted until 0.3.",
+    extra_json_schema={"deprecated": True},
+)
+
+
+class ConcurrencyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The concurrency limit of one target, and the queue before it."""
+
+    limit: Annotated[_Limit, Meta(description=LIMIT)] = None
+    queue: _Queue = 100
+    queue_timeout_s: _QueueTimeout = 10.0
+
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One target's door."""
+    """The form of `ConcurrencyConfig` before 0.2."""
 
-    concurrency: Annotated[
-        Annotated[int, Meta(ge=1, le=100_000)] | Literal["adaptive"] | None,
-        Meta(description="Requests there at once; adaptive: as many as its time to first token bears; null: all."),
-    ] = None
-    queue: Annotated[int, Meta(ge=0, le=100_000, description="So many more may wait; further ones are 429.")] = 100
-    queue_timeout_s: Annotated[Seconds, Meta(description="Who has waited so long is 429.")] = 10.0
+    concurrency: Annotated[_Limit, Meta(description=LIMIT)] = None
+    queue: _Queue = 100
+    queue_timeout_s: _QueueTimeout = 10.0
+
+    def renamed(self) -> ConcurrencyConfig:
+        """The same settings under their new names."""
+        return ConcurrencyConfig(limit=self.concurrency, queue=self.queue, queue_timeout_s=self.queue_timeout_s)
+
+
+def faults(concurrency: ConcurrencyConfig, admission: AdmissionConfig | None) -> Iterator[str]:
+    """What is wrong with the two keys of one upstream or engine: a path below it, and the cure."""
+    if admission is not None and concurrency != ConcurrencyConfig():
+        yield ".admission: this is the old name of concurrency, which is there too; keep concurrency alone"

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from tidegate.config.cards import Tokens
 from tidegate.config.command_line import CommandLine
-from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.concurrency import OLD_NAME, AdmissionConfig, ConcurrencyConfig
 from tidegate.config.hooks import HooksConfig
 from tidegate.config.secret import Secret
 from tidegate.config.server import Seconds
@@ -25,9 +25,10 @@ class _Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
 
     first_byte_timeout_s: Annotated[Seconds, Meta(description="Until the first token: prefill and queue.")] = 600.0
     idle_timeout_s: Annotated[Seconds, Meta(description="Silence in the middle of an answer.")] = 120.0
-    admission: Annotated[
-        AdmissionConfig, Meta(description="How many requests it has at once; of replicas, each of them.")
-    ] = AdmissionConfig()
+    concurrency: Annotated[
+        ConcurrencyConfig, Meta(description="How many requests it has at once; of replicas, each of them.")
+    ] = ConcurrencyConfig()
+    admission: Annotated[AdmissionConfig | None, OLD_NAME] = None
 
 
 class _Managed(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ import msgspec
 import yaml
 
 from tidegate.config.refusals import explain, read_secret
+from tidegate.config.renamed import renamed
 from tidegate.config.root import Config, check
 from tidegate.errors import ConfigError
 
@@ -72,7 +73,7 @@ def parse(text: str, source: str) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {explain(str(error), loaded)}") from error
     check(config, source)
-    return config
+    return renamed(config)
 
 
 def _without_empty_sections(loaded: object) -> object:

@@ -22,6 +22,7 @@ from tidegate.config.upstreams import UpstreamConfig
 SCHEMA_NAME = "tidegate.schema.json"
 CARDS_SCHEMA_NAME = "models.schema.json"
 REFERENCE_NAME = "tidegate.yaml"
+OLD_NAMES = frozenset({"admission"})  # accepted, but not shown
 
 _HEAD = f"""# yaml-language-server: $schema=./{SCHEMA_NAME}
 # Every key with its default. `tidegate serve --config FILE` reads such a file; what is left out keeps its default.
@@ -99,6 +100,9 @@ def reference() -> str:
 def dump(config: Config) -> str:
     """`config` as YAML, every key spelt out; secrets are the references they were."""
     plain = msgspec.to_builtins(config, enc_hook=reference_of)
+    for target in (*plain["upstreams"].values(), *plain["engines"].values()):
+        for name in OLD_NAMES:
+            del target[name]
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -107,6 +111,8 @@ def _struct_lines(struct: msgspec.Struct) -> Iterator[str]:
     if config.tag is not None:
         yield f'{config.tag_field}: "{config.tag}"  # {type(struct).__doc__}'
     for name, why in _descriptions(type(struct)):
+        if name in OLD_NAMES:
+            continue
         value = getattr(struct, name)
         if isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):
             yield f"{name}:  # {why}"

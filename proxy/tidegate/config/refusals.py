@@ -60,7 +60,8 @@ _CHOICES: Mapping[str, Any] = {
     "distributed": Distributed,
     "reach": Reach,
     "priority": Priority,
-    "concurrency": Literal["adaptive"],
+    "limit": Literal["adaptive"],
+    "concurrency": Literal["adaptive"],  # of `admission`, the old name
     "reasoning_format": ReasoningFormat,
     "thinking": Thinks,
     "reasoning_history": History,

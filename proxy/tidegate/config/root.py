@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from tidegate.config import commands, credentials, hooks, models, replicas, routing
+from tidegate.config import commands, concurrency, credentials, hooks, models, replicas, routing
 from tidegate.config.auth import AuthConfig
 from tidegate.config.cards import Card, known_cards
 from tidegate.config.engines import CommandConfig, EngineConfig, ExternalConfig, VllmConfig
@@ -78,9 +78,13 @@ def _faults(config: Config) -> Iterator[str]:
         if upstream.api_version is not None and upstream.dialect != "azure":
             yield f"upstreams.{name}.api_version: only azure has one; take it out"
         yield from (f"upstreams.{name}.credentials{fault}" for fault in credentials.faults(upstream.credentials))
+        yield from (
+            f"upstreams.{name}{fault}" for fault in concurrency.faults(upstream.concurrency, upstream.admission)
+        )
     for name, engine in config.engines.items():
         yield from (f"engines.{name}{fault}" for fault in _engine_faults(engine))
         yield from (f"engines.{name}{fault}" for fault in replicas.faults(engine))
+        yield from (f"engines.{name}{fault}" for fault in concurrency.faults(engine.concurrency, engine.admission))
     for index, group in enumerate(config.swap.exclusive):
         yield from (f"swap.exclusive[{index}]: {fault}" for fault in _group_faults(group, config.engines))
     yield from (f"routing{fault}" for fault in routing.faults(config.routing))

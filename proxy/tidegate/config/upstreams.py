@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from yarl import URL
 
-from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.concurrency import OLD_NAME, AdmissionConfig, ConcurrencyConfig
 from tidegate.config.credentials import CredentialConfig
 from tidegate.config.secret import Secret
 from tidegate.config.server import Seconds
@@ -80,4 +80,7 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keepalive_s: Annotated[
         Seconds | None, Meta(description="How long an idle connection is kept; null: the dialect's, below the host's.")
     ] = None
-    admission: Annotated[AdmissionConfig, Meta(description="How many requests it has at once.")] = AdmissionConfig()
+    concurrency: Annotated[ConcurrencyConfig, Meta(description="How many requests it has at once.")] = (
+        ConcurrencyConfig()
+    )
+    admission: Annotated[AdmissionConfig | None, OLD_NAME] = None

@@ -71,18 +71,18 @@ _PROMPTS = frozenset({"prompt", "input"})
 _TEMPLATE_SETTINGS = frozenset({"chat_template", "tokenize", "return_dict", "return_tensors", "processor_kwargs"})
 
 
-class _Function(Struct, forbid_unknown_fields=True):
+class _CommonFunction(Struct, forbid_unknown_fields=True):
     name: str | None = None
     description: str | None = None
     parameters: dict[str, Raw] | None = None
     strict: bool | None = None
 
 
-class _Tool(Struct, forbid_unknown_fields=True):
+class _CommonTool(Struct, forbid_unknown_fields=True):
     """A common tool, which is kept unchanged (see `unchanged_if`)."""
 
     type: Literal["function"] | None = None
-    function: _Function | None = None
+    function: _CommonFunction | None = None
 
 
 _NAMED = fields(name=text)
@@ -202,7 +202,7 @@ _RULES: Mapping[str, Rule] = {
         disable_additional_properties=scalar,
         **dict.fromkeys(("json", "regex", "choice", "grammar", "whitespace_pattern", "structural_tag"), schema),
     ),
-    "tools": unchanged_if(msgspec.json.Decoder(list[_Tool]), items(_TOOL)),
+    "tools": unchanged_if(msgspec.json.Decoder(list[_CommonTool]), items(_TOOL)),
     "tool_choice": either(
         text, fields(**_CHOSEN, mode=word, allowed_tools=fields(mode=word, tools=items(fields(**_CHOSEN))))
     ),

@@ -38,7 +38,7 @@ _MAY_CALL = (
 _VALID = "The arguments must be valid against the tool's parameters."
 
 
-class _Tool(Struct, frozen=True):
+class _EmulatedTool(Struct, frozen=True):
     """A function; `parameters` is a schema."""
 
     name: str
@@ -118,7 +118,7 @@ def point_to_tools(error: ProxyError, calls: TextCalls) -> None:
         error.message = f"This model cannot be held to the parameters of a function in '{calls.field}': {error.message}"
 
 
-def _tools(draft: Draft) -> Iterator[_Tool]:
+def _tools(draft: Draft) -> Iterator[_EmulatedTool]:
     field = "functions[{}]" if draft.asks_functions else "tools[{}].function"
     for number, tool in enumerate(as_list(draft.fields.get("tools"))):
         function, at = as_object(as_object(tool).get("function")), field.format(number)
@@ -128,7 +128,7 @@ def _tools(draft: Draft) -> Iterator[_Tool]:
             )
         description = function.get("description")
         has_none = description is None or is_null(description)
-        yield _Tool(name, None if has_none else description, _parameters(function.get("parameters"), at, name))
+        yield _EmulatedTool(name, None if has_none else description, _parameters(function.get("parameters"), at, name))
 
 
 def _parameters(raw: Raw | None, at: str, name: str) -> Raw:
@@ -157,7 +157,7 @@ def _refuse(draft: Draft, *names: str) -> None:
         draft.fields.pop(name, None)
 
 
-def _response_format(offered: Sequence[_Tool]) -> dict[str, object]:
+def _response_format(offered: Sequence[_EmulatedTool]) -> dict[str, object]:
     """The `response_format` that allows a call of one of these tools."""
     definitions: dict[str, object] = {}
     calls = [_call_schema(tool, f"tool_{number}", definitions) for number, tool in enumerate(offered)]
@@ -167,7 +167,7 @@ def _response_format(offered: Sequence[_Tool]) -> dict[str, object]:
     return {"type": "json_schema", "json_schema": {"name": "tool_call", "strict": True, "schema": schema}}
 
 
-def _call_schema(tool: _Tool, key: str, definitions: dict[str, object]) -> dict[str, object]:
+def _call_schema(tool: _EmulatedTool, key: str, definitions: dict[str, object]) -> dict[str, object]:
     """The schema of a call; parameters with references move to `$defs`, where their references still resolve."""
     arguments: object = tool.parameters
     if b'"$ref"' in bytes(tool.parameters):

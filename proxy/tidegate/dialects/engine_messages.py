@@ -34,7 +34,7 @@ class _Called(Struct, forbid_unknown_fields=True):
     arguments: str | None = None
 
 
-class _Call(Struct, forbid_unknown_fields=True):
+class _CommonCall(Struct, forbid_unknown_fields=True):
     """A common tool call, which is kept unchanged (see `unchanged_if`)."""
 
     id: str | None = None
@@ -54,7 +54,7 @@ _MESSAGE_KEYS: Mapping[str, Rule] = {
     "role": text,
     "name": text,
     "tool_call_id": text,
-    "tool_calls": unchanged_if(msgspec.json.Decoder(list[_Call]), items(_CALL)),
+    "tool_calls": unchanged_if(msgspec.json.Decoder(list[_CommonCall]), items(_CALL)),
     "function_call": fields(name=text, arguments=text),
     "refusal": text,
     "reasoning": text,

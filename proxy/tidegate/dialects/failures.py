@@ -156,7 +156,7 @@ def _refused_us(status: int) -> ProxyError:
     return UpstreamRefusedUs("The upstream does not accept the configured credentials.")
 
 
-def _failed(status: int, told: "_Told", headers: Mapping[str, str], received_s: float | None) -> ProxyError:
+def _failed(status: int, told: "_ErrorDetails", headers: Mapping[str, str], received_s: float | None) -> ProxyError:
     is_quoted = bool(told.message)
     message: str = told.message or f"The upstream answered with status {status}."
     if status in _CALLERS_FAULT or (status == 500 and told.is_callers_fault):
@@ -178,7 +178,7 @@ def _failed(status: int, told: "_Told", headers: Mapping[str, str], received_s: 
     return UpstreamFailed(message, is_quoted=is_quoted)
 
 
-def _rate_limited(told: "_Told", message: str, pause_s: float | None) -> UpstreamRateLimited:
+def _rate_limited(told: "_ErrorDetails", message: str, pause_s: float | None) -> UpstreamRateLimited:
     return UpstreamRateLimited(
         message,
         code=told.slug,
@@ -188,7 +188,7 @@ def _rate_limited(told: "_Told", message: str, pause_s: float | None) -> Upstrea
     )
 
 
-class _Told:
+class _ErrorDetails:
     """What a body says about the error; empty or None where it says nothing."""
 
     __slots__ = (
@@ -228,27 +228,27 @@ class _Told:
         return self.code if self.code and re.fullmatch(r"[a-z][a-z0-9_]*", self.code) else None
 
 
-def _read(body: bytes) -> _Told:
+def _read(body: bytes) -> _ErrorDetails:
     if len(body) > _MAX_BODY:
-        return _Told(None, {})
+        return _ErrorDetails(None, {})
     text = body.decode("utf-8", "replace").strip()
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         # neither an HTML page of a load balancer nor binary data helps a caller
-        return _Told(None if text.startswith("<") or _is_binary(text) else text, {})
+        return _ErrorDetails(None if text.startswith("<") or _is_binary(text) else text, {})
     if isinstance(value, list):
         value = value[0] if value else {}
     if not isinstance(value, dict):
-        return _Told(value if isinstance(value, str) else None, {})
+        return _ErrorDetails(value if isinstance(value, str) else None, {})
     inner = value.get("error") or _error_of_answer(value)
     base = value.get("base_resp")
     if isinstance(base, dict) and not inner:
         status = _MINIMAX_STATUSES.get(_text(base.get("status_code")) or "", 500)
-        return _Told(_message({"message": base.get("status_msg")}), {"code": status})
+        return _ErrorDetails(_message({"message": base.get("status_msg")}), {"code": status})
     if isinstance(inner, dict):
-        return _Told(_message(inner) or _message(value), inner)
-    return _Told((inner if isinstance(inner, str) else None) or _message(value), value)
+        return _ErrorDetails(_message(inner) or _message(value), inner)
+    return _ErrorDetails((inner if isinstance(inner, str) else None) or _message(value), value)
 
 
 def _error_of_answer(answer: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON of any shape
@@ -320,7 +320,7 @@ def _sound(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _rejected(status: int, told: _Told, message: str) -> UpstreamError:
+def _rejected(status: int, told: _ErrorDetails, message: str) -> UpstreamError:
     if told.code == "model_not_found":  # llama-cpp-python's 400 (row 107)
         return UpstreamLacksModel(message, param="model", is_quoted=True)
     if status == 413 or told.is_too_long:

@@ -31,7 +31,7 @@ class _Content(Struct, gc=False):
     text: TextPiece | None = None
 
 
-class _Message(Struct, gc=False):
+class _NativeMessage(Struct, gc=False):
     content: TextPiece | _Content | None = None
     tool_calls: list[ToolCall] | None = None
     stop_reason: str | None = None
@@ -54,7 +54,7 @@ class _Event(Struct, gc=False):
 
 
 class _Native(Struct, gc=False):
-    completion_message: _Message | None = None
+    completion_message: _NativeMessage | None = None
     event: _Event | None = None
     metrics: list[dict[str, Any]] | None = None
     stop_reason: str | None = None
@@ -97,7 +97,7 @@ def _mend(value: dict[str, Any]) -> None:
         answer_shapes.reshape_call(event["delta"])
 
 
-def _from_message(message: _Message, native: _Native) -> Chunk:
+def _from_message(message: _NativeMessage, native: _Native) -> Chunk:
     content = message.content.text if isinstance(message.content, _Content) else message.content
     choice = Choice(
         message=Delta(content=content, tool_calls=message.tool_calls),

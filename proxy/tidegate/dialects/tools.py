@@ -20,15 +20,15 @@ class _Schema(Struct, gc=False):
     type: Raw | UnsetType = UNSET
 
 
-class _Function(Struct, gc=False):
+class _FunctionFields(Struct, gc=False):
     parameters: _Schema | None = None
 
 
-class _Tool(Struct, gc=False):
-    function: _Function | UnsetType = UNSET
+class _ToolFields(Struct, gc=False):
+    function: _FunctionFields | UnsetType = UNSET
 
 
-_decode_tools = msgspec.json.Decoder(list[_Tool]).decode
+_decode_tools = msgspec.json.Decoder(list[_ToolFields]).decode
 
 
 def modernise(draft: Draft) -> None:
@@ -102,7 +102,7 @@ def fill_parameters(draft: Draft) -> None:
     draft.put("tools", tools)
 
 
-def _lacks_schema(tool: _Tool) -> bool:
+def _lacks_schema(tool: _ToolFields) -> bool:
     function = tool.function
     return function is not UNSET and (function.parameters is None or function.parameters.type is UNSET)
 

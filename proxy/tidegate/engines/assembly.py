@@ -14,9 +14,9 @@ from tidegate.config.replicas import engine_of, members
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.base import Engine, EngineStatus
 from tidegate.engines.changes import Changes, changes
-from tidegate.engines.drainer import Retirement
-from tidegate.engines.factory import Assembled, OnEngineChange, Piece, Workshop, check, going_on, treat
-from tidegate.engines.gpus.allocator import Sharing
+from tidegate.engines.drainer import EngineDrainer
+from tidegate.engines.factory import ConnectedEngine, EngineFactory, EngineParts, OnEngineChange, check, going_on, treat
+from tidegate.engines.gpus.allocator import GpuAllocator
 from tidegate.engines.gpus.devices import Gpu
 from tidegate.engines.process import orphans
 from tidegate.engines.rollout import Replica, next_to_retire, replica_state
@@ -41,9 +41,9 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """
 
     changes: Changes
-    before: Mapping[str, Piece]
+    before: Mapping[str, EngineParts]
     names: Sequence[str]
-    made: Mapping[str, Piece]
+    made: Mapping[str, EngineParts]
     swap: SwapConfig | None = None
 
 
@@ -77,36 +77,36 @@ class Engines:
         self._log = log
         self._on_change = on_change
         self._on_replaced = on_replaced
-        self._sharing = Sharing(swap)
-        self._retirement = Retirement(self._sharing, self._continue)
-        self._workshop = Workshop(self._sharing, clock=clock, log=log, on_change=self._tell, gpus=gpus)
+        self._allocator = GpuAllocator(swap)
+        self._drainer = EngineDrainer(self._allocator, self._continue)
+        self._factory = EngineFactory(self._allocator, clock=clock, log=log, on_change=self._tell, gpus=gpus)
         self._waiting: list[str] = list(configs)  # those that are not open yet
         self._old: list[str] = []  # replicas that are to be retired, each in its turn
-        self._next: dict[str, Piece] = {}  # what replaces them, by name
+        self._next: dict[str, EngineParts] = {}  # what replaces them, by name
         self._halted: set[str] = set()  # engines whose new replicas failed, as was logged
         self._is_closed = False
         self._sweeping: asyncio.Task[None] | None = None
         self._is_swept = False  # orphaned engines were looked for
-        self._hold({name: self._workshop.make(name, config, keys.get(name, ())) for name, config in configs.items()})
+        self._hold({name: self._factory.make(name, config, keys.get(name, ())) for name, config in configs.items()})
 
     @property
     def all(self) -> Sequence[Engine]:
         """In the order of the config."""
-        return [assembled.engine for assembled in self.by_name.values()]
+        return [connected.engine for connected in self.by_name.values()]
 
     @property
     def refusals(self) -> Mapping[str, str]:
         """By engine, why it cannot run on this machine."""
-        refusals = {name: piece.process.refusal for name, piece in self._pieces.items() if piece.process is not None}
+        refusals = {name: parts.process.refusal for name, parts in self._parts.items() if parts.process is not None}
         return {name: refusal for name, refusal in refusals.items() if refusal is not None}
 
     def metrics(self) -> bytes:
         """What those that run last told of themselves, each sample under its engine's name."""
         return relabelled(
             {
-                name: piece.control.metrics
-                for name, piece in self._pieces.items()
-                if piece.assembled.engine.status.state in _TELLING
+                name: parts.control.metrics
+                for name, parts in self._parts.items()
+                if parts.connected.engine.status.state in _TELLING
             }
         )
 
@@ -124,9 +124,9 @@ class Engines:
         self._waiting, self._old, self._is_closed = [], [], True
         if self._sweeping is not None:  # ends the wait; its thread runs to its end
             self._sweeping.cancel()
-        engines = [assembled.engine.close() for assembled in self.by_name.values()]
-        await asyncio.gather(self._retirement.close(), *engines)
-        await asyncio.gather(*(wire.close() for piece in self._pieces.values() for wire in piece.wires))
+        engines = [connected.engine.close() for connected in self.by_name.values()]
+        await asyncio.gather(self._drainer.close(), *engines)
+        await asyncio.gather(*(wire.close() for parts in self._parts.values() for wire in parts.wires))
 
     def prepare(
         self,
@@ -147,25 +147,25 @@ class Engines:
         Raises:
             ConfigError: an engine that would have to start could not.
         """
-        found = changes({name: assembled.config for name, assembled in self.by_name.items()}, configs)
-        renewed = [name for name in found.kept if list(self._pieces[name].keys) != list(keys.get(name, ()))]
+        found = changes({name: connected.config for name, connected in self.by_name.items()}, configs)
+        renewed = [name for name in found.kept if list(self._parts[name].keys) != list(keys.get(name, ()))]
         found = structs.replace(
             found,
             adjusted=(*found.adjusted, *renewed),
             kept=tuple(name for name in found.kept if name not in renewed),
         )
         made = {
-            name: self._workshop.make(name, config, keys.get(name, ()))
+            name: self._factory.make(name, config, keys.get(name, ()))
             for name, config in configs.items()
             if name not in found.kept
         }
         for name in (*found.added, *found.changed):
             check(name, made[name], source)
-        return Prepared(changes=found, before=self._pieces, names=list(configs), made=made, swap=swap)
+        return Prepared(changes=found, before=self._parts, names=list(configs), made=made, swap=swap)
 
     def is_current(self, prepared: Prepared) -> bool:
         """Whether the engines are still those that it was compared with."""
-        return prepared.before is self._pieces
+        return prepared.before is self._parts
 
     def apply(self, prepared: Prepared) -> None:
         """Have the prepared set from now on; returns at once.
@@ -178,29 +178,29 @@ class Engines:
             ConfigError: there is another set meanwhile than the one it was compared with, or they were closed;
                 nothing was done.
         """
-        before, found = self._pieces, prepared.changes
+        before, found = self._parts, prepared.changes
         if self._is_closed:
             raise ConfigError("the server is going down")
         if not self.is_current(prepared):
             raise ConfigError("the engines were changed meanwhile; reload once more")
         if prepared.swap is not None:
-            self._sharing.use(prepared.swap)
+            self._allocator.use(prepared.swap)
         staying = {name: going_on(before[name], prepared.made[name]) for name in found.adjusted}
         self._old = [name for name in (*found.changed, *found.removed) if _is_in_turn(name, before, prepared.names)]
         self._next = {name: prepared.made[name] for name in found.changed if name in self._old}
-        pieces = {**before, **prepared.made, **staying, **{name: before[name] for name in self._old}}
-        self._hold({name: pieces[name] for name in dict.fromkeys((*prepared.names, *self._old))})
+        all_parts = {**before, **prepared.made, **staying, **{name: before[name] for name in self._old}}
+        self._hold({name: all_parts[name] for name in dict.fromkeys((*prepared.names, *self._old))})
         for name in found.added:
             self._adopt_adapters(name)
         at_once = [name for name in (*found.removed, *found.changed) if name not in self._old]
         waiting = (*self._waiting, *found.added, *at_once)
-        self._waiting = [name for name in self._pieces if name in waiting]
+        self._waiting = [name for name in self._parts if name in waiting]
         for name in at_once:
-            self._retirement.begin(before[name])
-        for name, piece in staying.items():
-            treat(piece)
+            self._drainer.begin(before[name])
+        for name, parts in staying.items():
+            treat(parts)
             if name not in self._waiting:
-                self._admit(piece)
+                self._admit(parts)
         for change in ("added", "removed", "changed", "adjusted"):
             for name in getattr(found, change):
                 self._log.info(f"engine {change}", engine=name)
@@ -228,7 +228,7 @@ class Engines:
 
     def _next_of(self, engine: str) -> Sequence[str]:
         """The replicas of the engine that may be retired now."""
-        names = members(engine, self._pieces)
+        names = members(engine, self._parts)
         old = [self._replica(name) for name in names if name in self._old]
         staying = [self._replica(name) for name in names if name not in self._old and not self._is_blocked(name)]
         failed = next((replica.name for replica in staying if replica.state == "failed"), None)
@@ -247,19 +247,19 @@ class Engines:
 
     def _retire(self, name: str) -> None:
         """Retire a replica, and put its successor in its place, if there is one."""
-        old, new = self._pieces[name], self._next.pop(name, None)
+        old, new = self._parts[name], self._next.pop(name, None)
         self._old.remove(name)
         self._waiting = [each for each in self._waiting if each != name]
-        pieces = {each: piece for each, piece in self._pieces.items() if each != name or new is not None}
+        all_parts = {each: parts for each, parts in self._parts.items() if each != name or new is not None}
         if new is not None:
-            self._hold(pieces | {name: new})
+            self._hold(all_parts | {name: new})
             self._waiting.append(name)
             self._adopt_adapters(name)
-            if old.assembled.engine.status.state == "ready":  # also one that starts on demand: the old one was in use
-                new.assembled.engine.load()
+            if old.connected.engine.status.state == "ready":  # also one that starts on demand: the old one was in use
+                new.connected.engine.load()
         else:
-            self._hold(pieces)
-        self._retirement.begin(old)
+            self._hold(all_parts)
+        self._drainer.begin(old)
         self._log.info("replica retired", engine=name, is_replaced=new is not None)
 
     def _adopt_adapters(self, name: str) -> None:
@@ -274,62 +274,62 @@ class Engines:
         """Whether it waits for the GPUs of a replica that is not retired yet."""
         if name not in self._waiting:
             return False
-        gpus = _gpus_of(self._pieces[name])
+        gpus = _gpus_of(self._parts[name])
         olds = [old for old in self._old if old != name and engine_of(old) == engine_of(name)]
-        return any(gpus & _gpus_of(self._pieces[old]) for old in olds)
+        return any(gpus & _gpus_of(self._parts[old]) for old in olds)
 
     # --- all engines ----------------------------------------------------------------------------------------------
 
-    def _hold(self, pieces: Mapping[str, Piece]) -> None:
-        self._pieces = pieces
-        self.by_name: Mapping[str, Assembled] = {name: piece.assembled for name, piece in pieces.items()}
+    def _hold(self, all_parts: Mapping[str, EngineParts]) -> None:
+        self._parts = all_parts
+        self.by_name: Mapping[str, ConnectedEngine] = {name: parts.connected for name, parts in all_parts.items()}
 
     def _open_waiting(self) -> None:
         """Open those whose name no process that ends still has; processes of ours only after orphans were ended."""
-        if self._sweeping is None and any(self._pieces[name].process is not None for name in self._waiting):
+        if self._sweeping is None and any(self._parts[name].process is not None for name in self._waiting):
             self._sweeping = asyncio.create_task(self._sweep(), name="engines orphaned")
         if self._sweeping is not None and not self._is_swept:
             return
         free = [
             name
             for name in self._waiting
-            if self._pieces[name].process is None or not (self._retirement.holds(name) or self._is_blocked(name))
+            if self._parts[name].process is None or not (self._drainer.holds(name) or self._is_blocked(name))
         ]
         self._waiting = [name for name in self._waiting if name not in free]
         for name in free:
-            self._admit(self._pieces[name])
-            self._pieces[name].assembled.engine.open(self._pieces[name].control)
+            self._admit(self._parts[name])
+            self._parts[name].connected.engine.open(self._parts[name].control)
 
     async def _sweep(self) -> None:
         await orphans.sweep(self._log)
         self._is_swept = True
         self._open_waiting()
 
-    def _admit(self, piece: Piece) -> None:
-        if piece.process is not None:
-            self._sharing.admit(piece.process.supervisor, piece.process.needs)
+    def _admit(self, parts: EngineParts) -> None:
+        if parts.process is not None:
+            self._allocator.admit(parts.process.supervisor, parts.process.needs)
 
     def _tell(self, name: str, status: EngineStatus) -> None:
         """Pass on what an engine says; not what one says whose name another one has now."""
-        piece = self._pieces.get(name)
-        if piece is None or piece.assembled.engine.status is status:
+        parts = self._parts.get(name)
+        if parts is None or parts.connected.engine.status is status:
             self._on_change(name, status)
         if self._old:
             self._continue()
 
 
-def _is_in_turn(name: str, before: Mapping[str, Piece], after: Sequence[str]) -> bool:
+def _is_in_turn(name: str, before: Mapping[str, EngineParts], after: Sequence[str]) -> bool:
     """Whether it is retired in its turn: it is one of several replicas, and some of them stay."""
     engine = engine_of(name)
     return bool(members(engine, after)) and len({*members(engine, before), *members(engine, after)}) > 1
 
 
-def _gpus_of(piece: Piece) -> frozenset[int]:
-    return frozenset() if piece.process is None else frozenset(piece.process.needs.awake)
+def _gpus_of(parts: EngineParts) -> frozenset[int]:
+    return frozenset() if parts.process is None else frozenset(parts.process.needs.awake)
 
 
-def _names(assembled: Assembled) -> Sequence[str]:
+def _names(connected: ConnectedEngine) -> Sequence[str]:
     """Of its adapters: those of the config, then those that were loaded since."""
-    fixed = assembled.config.adapters if isinstance(assembled.config, VllmConfig) else ()
-    loaded = () if assembled.adapters is None else assembled.adapters.names
+    fixed = connected.config.adapters if isinstance(connected.config, VllmConfig) else ()
+    loaded = () if connected.adapters is None else connected.adapters.names
     return list(dict.fromkeys((*fixed, *loaded)))

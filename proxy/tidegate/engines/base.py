@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from tidegate.engines.slots import Places
+from tidegate.engines.slots import Slots
 from tidegate.engines.states import State
 from tidegate.errors import ProxyError
 
@@ -34,7 +34,7 @@ class EngineError(Exception):
         return f"{self.message}: {'; '.join(self.output)}" if self.output else self.message
 
 
-class Hopeless(EngineError):
+class PermanentEngineError(EngineError):
     """And trying again would not help: a flag that is wrong, weights that are missing."""
 
 
@@ -89,7 +89,7 @@ class Load(Struct, frozen=True, kw_only=True):
     steps: float | None = None
 
 
-class Looked(Struct, frozen=True):
+class ObservedLoad(Struct, frozen=True):
     """What was seen at the last look: the load, when (monotonic seconds, 0: never), and how many of ours were in it."""
 
     load: Load = Load()
@@ -179,8 +179,8 @@ class Control(Protocol):
         """One token, to see whether it works."""
 
 
-class Room(Protocol):
-    """Who shares out the memory of the GPUs (see `sharing.Sharing`)."""
+class GpuClaims(Protocol):
+    """Who shares out the memory of the GPUs (see `allocator.GpuAllocator`)."""
 
     async def claim(self, name: str) -> bool:
         """Wait until there is room for the engine; others may have to go first.
@@ -226,11 +226,11 @@ class Engine(Protocol):
         """What it does now."""
 
     @property
-    def looked(self) -> Looked:
+    def observed_load(self) -> ObservedLoad:
         """What it last said of itself, and when."""
 
     @property
-    def places(self) -> Places:
+    def slots(self) -> Slots:
         """Who is in it."""
 
     @property

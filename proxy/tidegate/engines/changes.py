@@ -14,7 +14,8 @@ _TREATMENT = frozenset(
     {
         "first_byte_timeout_s",
         "idle_timeout_s",
-        "admission",
+        "concurrency",
+        "admission",  # the old name of concurrency
         "start",
         "start_timeout_s",
         "queue_timeout_s",

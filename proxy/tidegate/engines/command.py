@@ -10,8 +10,8 @@ from tidegate.config.command_line import split
 from tidegate.config.commands import fill, names, needs_port, program_of, runs_container
 from tidegate.config.engines import CommandConfig
 from tidegate.config.replicas import engine_of, number_of
-from tidegate.engines.base import Command, EngineError, Hopeless, Progress
-from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.base import Command, EngineError, PermanentEngineError, Progress
+from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.gpus.devices import VISIBLE, Gpu, select
 from tidegate.engines.gpus.placement import place_command
 from tidegate.engines.process.sockets import free_port
@@ -93,7 +93,7 @@ class CommandEngine:
             secrets=[api_key, *(value for key, value in own.items() if _is_secret(key, value))],
         )
 
-    def needs(self) -> Needs:
+    def needs(self) -> GpuNeeds:
         self._check_program()
         return place_command(self._config, self._gpus)
 
@@ -124,7 +124,7 @@ class CommandEngine:
         if Path(_expand_home(split(self._config.cmd)[0])).is_absolute():
             try:
                 self._check_program()
-            except Hopeless as error:
+            except PermanentEngineError as error:
                 yield f"cmd: {error}"
         if self._model_is_missing() and not self._model_may_be_elsewhere():
             yield f"model: {self._config.model} does not exist: mend the path"
@@ -153,7 +153,7 @@ class CommandEngine:
         program = _expand_home(split(self._config.cmd)[0])
         path = {**self._environment, **self._config.environment}.get("PATH")
         if shutil.which(program, path=path) is None:
-            raise Hopeless(f"there is no program {program}: install it, or mend the key cmd")
+            raise PermanentEngineError(f"there is no program {program}: install it, or mend the key cmd")
 
     def _default_start_timeout_s(self) -> float:
         """By the size of the model's file; longer where the size is unknown, as it may have to be downloaded."""

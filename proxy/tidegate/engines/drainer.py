@@ -1,14 +1,14 @@
-"""`Retirement`: sees engines off that the config has no more, while the others go on."""
+"""`EngineDrainer`: sees engines off that the config has no more, while the others go on."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tidegate.engines.factory import Piece
-from tidegate.engines.gpus.allocator import Sharing
+from tidegate.engines.factory import EngineParts
+from tidegate.engines.gpus.allocator import GpuAllocator
 
 
-class Retirement:
+class EngineDrainer:
     """Owner of the engines on their way out, and of their wires: a task for each.
 
     Args:
@@ -16,24 +16,24 @@ class Retirement:
         on_end: called whenever one has.
     """
 
-    def __init__(self, room: Sharing, on_end: Callable[[], None]) -> None:
-        self._room = room
+    def __init__(self, allocator: GpuAllocator, on_end: Callable[[], None]) -> None:
+        self._allocator = allocator
         self._on_end = on_end
-        self._leaving: dict[asyncio.Task[None], Piece] = {}
+        self._leaving: dict[asyncio.Task[None], EngineParts] = {}
         self._hurry = asyncio.Event()
 
-    def begin(self, piece: Piece) -> None:
+    def begin(self, parts: EngineParts) -> None:
         """Let an engine go: out of routing at once, then its answers have their time, then it ends."""
-        if piece.process is not None:
-            self._room.unpin(piece.process.supervisor)
-        task = asyncio.create_task(self._see_off(piece), name=f"engine {piece.assembled.engine.name} leaves")
-        self._leaving[task] = piece
+        if parts.process is not None:
+            self._allocator.unpin(parts.process.supervisor)
+        task = asyncio.create_task(self._close_unused(parts), name=f"engine {parts.connected.engine.name} leaves")
+        self._leaving[task] = parts
         task.add_done_callback(self._end)
 
     def holds(self, name: str) -> bool:
         """Whether a process of that name may still be there."""
         return any(
-            piece.process is not None and piece.assembled.engine.name == name for piece in self._leaving.values()
+            parts.process is not None and parts.connected.engine.name == name for parts in self._leaving.values()
         )
 
     async def close(self) -> None:
@@ -42,15 +42,15 @@ class Retirement:
         if self._leaving:
             await asyncio.wait(self._leaving)
 
-    async def _see_off(self, piece: Piece) -> None:
-        engine = piece.assembled.engine
+    async def _close_unused(self, parts: EngineParts) -> None:
+        engine = parts.connected.engine
         try:
             await _until_first(engine.drained(), self._hurry.wait())
             await engine.close()
-            await asyncio.gather(*(wire.close() for wire in piece.wires))
+            await asyncio.gather(*(wire.close() for wire in parts.wires))
         finally:
-            if piece.process is not None:
-                self._room.dismiss(piece.process.supervisor)
+            if parts.process is not None:
+                self._allocator.dismiss(parts.process.supervisor)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         del self._leaving[task]

@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Callable
 
 from tidegate.clock import Clock
-from tidegate.engines.base import Availability, Control, EngineError, EngineStatus, Goal, Leave, Looked
-from tidegate.engines.slots import Places
-from tidegate.engines.supervision.doubt import REFUSED, is_refusal, may_be_dead
+from tidegate.engines.base import Availability, Control, EngineError, EngineStatus, Goal, Leave, ObservedLoad
+from tidegate.engines.slots import Slots
+from tidegate.engines.supervision.due_check import REFUSED, is_refusal, may_be_dead
 from tidegate.engines.supervision.status import StatusOwner
 from tidegate.engines.supervision.watch import Watch
 from tidegate.errors import EngineUnavailable, ProxyError
@@ -39,9 +39,9 @@ class ExternalEngine:
     ) -> None:
         self.name = name
         self._status = StatusOwner(name, "nobody has looked yet", clock=clock, log=log, on_change=on_change)
-        self.looked = Looked()
+        self.observed_load = ObservedLoad()
         self.lines: list[str] = []
-        self.places = Places(clock)
+        self.slots = Slots(clock)
         self._doubted = asyncio.Event()
         self._clock = clock
         self._log = log
@@ -64,8 +64,8 @@ class ExternalEngine:
         if not self._status.is_ready:
             told = f"The engine '{self.name}' is not ready ({self.status.state}): {self._status.told}"
             raise EngineUnavailable(told, retry_after_s=_RETRY_S)
-        self.places.take()
-        return self.places.leave
+        self.slots.take()
+        return self.slots.leave
 
     def doubt(self, error: ProxyError) -> None:
         """See `base.Engine`; also `Supervisor.doubt`."""
@@ -100,7 +100,7 @@ class ExternalEngine:
     async def drained(self) -> None:
         """Go out of routing, for good; returns when our answers there have ended, however long they take."""
         await self.close()
-        await self.places.until_empty()
+        await self.slots.until_empty()
 
     async def close(self) -> None:
         """Watch no more; never raises, and may be called again."""
@@ -136,16 +136,16 @@ class ExternalEngine:
         watch = Watch(control, self._clock, pause_s=self._look_s)
         while True:
             await self._pause()
-            finding = await watch.examine(self.places.taken, self._status.doubt, self._fail)
-            self.looked = watch.looked
+            engine_fault = await watch.examine(self.slots.taken, self._status.doubt, self._fail)
+            self.observed_load = watch.observed_load
             if self.status.state == "failed":  # by this check, or by a refused connection
                 return self.status.reason
-            if finding is None:
+            if engine_fault is None:
                 continue
-            self._status.move("drain", finding.reason)
-            self.places.move(finding.reason)
+            self._status.move("drain", engine_fault.reason)
+            self.slots.move(engine_fault.reason)
             if not await watch.generates():
-                return f"{finding.reason}, and it generates nothing"
+                return f"{engine_fault.reason}, and it generates nothing"
             self._status.move("readmit", "")
 
     async def _pause(self) -> None:
@@ -160,4 +160,4 @@ class ExternalEngine:
         if not self._status.is_ready:
             return
         self._status.move("crash", reason)
-        self.places.move(reason)
+        self.slots.move(reason)

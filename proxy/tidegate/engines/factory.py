@@ -1,4 +1,4 @@
-"""`Workshop`: makes one engine of the config, with its wires and all that belongs to it; starts nothing."""
+"""`EngineFactory`: makes one engine of the config, with its wires and all that belongs to it; starts nothing."""
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,10 +8,10 @@ from msgspec import Struct, structs
 from tidegate.clock import Clock
 from tidegate.config.engines import EngineConfig, ExternalConfig, ManagedConfig, VllmConfig, served_name
 from tidegate.config.replicas import engine_of
-from tidegate.engines.base import Engine, EngineError, EngineStatus, Hopeless
+from tidegate.engines.base import Engine, EngineError, EngineStatus, PermanentEngineError
 from tidegate.engines.control import HttpControl
 from tidegate.engines.external import ExternalEngine
-from tidegate.engines.gpus.allocator import Needs, Sharing
+from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
 from tidegate.engines.gpus.devices import Gpu, find_gpus
 from tidegate.engines.kinds import Kind, make_kind, uses_gpus
 from tidegate.engines.scrape import read_load
@@ -22,7 +22,7 @@ from tidegate.engines.vllm.adapters import Adapters
 from tidegate.errors import ConfigError
 from tidegate.telemetry.logs import Log
 from tidegate.transport.credential_specs import of_keys
-from tidegate.transport.credentials import Credentials
+from tidegate.transport.credentials import CredentialPool
 from tidegate.transport.wire import Timeouts, Transport
 
 _ENGINE_URL = "http://engine"
@@ -32,7 +32,7 @@ _CONNECT_S = 5.0
 OnEngineChange = Callable[[str, EngineStatus], None]
 
 
-class Assembled(Struct, frozen=True):
+class ConnectedEngine(Struct, frozen=True):
     """One engine, and what leads to it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Assembled(Struct, frozen=True):
     calls_tools: Callable[[], bool] = lambda: True
 
 
-class Process(Struct, frozen=True, kw_only=True):
+class OwnProcess(Struct, frozen=True, kw_only=True):
     """What an engine has whose process is ours.
 
     Attributes:
@@ -70,11 +70,11 @@ class Process(Struct, frozen=True, kw_only=True):
     supervisor: Supervisor
     kind: Kind
     settings: Settings
-    needs: Needs
+    needs: GpuNeeds
     refusal: str | None
 
 
-class Piece(Struct, frozen=True, kw_only=True):
+class EngineParts(Struct, frozen=True, kw_only=True):
     """One engine as `assembly.Engines` holds it: what everybody may see, and what is its own.
 
     Attributes:
@@ -83,19 +83,19 @@ class Piece(Struct, frozen=True, kw_only=True):
         process: None where it is somebody else's.
     """
 
-    assembled: Assembled
+    connected: ConnectedEngine
     control: HttpControl
     root: Transport
     keys: Sequence[str] = ()
-    process: Process | None = None
+    process: OwnProcess | None = None
 
     @property
     def wires(self) -> Sequence[Transport]:
         """Both."""
-        return self.assembled.transport, self.root
+        return self.connected.transport, self.root
 
 
-class Workshop:
+class EngineFactory:
     """Owner of what is known of the machine's GPUs.
 
     Args:
@@ -105,21 +105,27 @@ class Workshop:
     """
 
     def __init__(
-        self, room: Sharing, *, clock: Clock, log: Log, on_change: OnEngineChange, gpus: Sequence[Gpu] | None = None
+        self,
+        allocator: GpuAllocator,
+        *,
+        clock: Clock,
+        log: Log,
+        on_change: OnEngineChange,
+        gpus: Sequence[Gpu] | None = None,
     ) -> None:
-        self._room = room
+        self._allocator = allocator
         self._clock = clock
         self._log = log
         self._on_change = on_change
         self._gpus = gpus
 
-    def make(self, name: str, config: EngineConfig, keys: Sequence[str]) -> Piece:
+    def make(self, name: str, config: EngineConfig, keys: Sequence[str]) -> EngineParts:
         """The engine; files are read, nothing is written, opened or started."""
         if isinstance(config, ExternalConfig):
             return self._external(name, config, keys)
         return self._managed(name, config)
 
-    def _managed(self, name: str, config: ManagedConfig) -> Piece:
+    def _managed(self, name: str, config: ManagedConfig) -> EngineParts:
         kind = make_kind(name, config, self._find_gpus(config))
         process = self._process(name, config, kind)
         url = _LOOPBACK_URL if kind.uses_port else _ENGINE_URL
@@ -129,7 +135,7 @@ class Workshop:
         comes_and_goes = isinstance(config, VllmConfig) and config.runtime_adapters
         adapters = Adapters(transport, self._log) if comes_and_goes else None
         restore = None if adapters is None else adapters.restore
-        assembled = Assembled(
+        connected = ConnectedEngine(
             process.supervisor,
             config,
             transport,
@@ -151,31 +157,37 @@ class Workshop:
             sleep_paths=kind.sleep_paths,
             restore=restore,
         )
-        return Piece(assembled=assembled, control=control, root=root, process=process)
+        return EngineParts(connected=connected, control=control, root=root, process=process)
 
-    def _process(self, name: str, config: ManagedConfig, kind: Kind) -> Process:
+    def _process(self, name: str, config: ManagedConfig, kind: Kind) -> OwnProcess:
         settings = _settings(config)
         supervisor = Supervisor(
-            name, kind, settings, room=self._room, clock=self._clock, log=self._log, on_change=self._teller(name)
+            name,
+            kind,
+            settings,
+            allocator=self._allocator,
+            clock=self._clock,
+            log=self._log,
+            on_change=self._teller(name),
         )
         needs, refusal = _needs(kind)
         refusal = refusal or hooks.refusal(config.hooks)
-        return Process(supervisor=supervisor, kind=kind, settings=settings, needs=needs, refusal=refusal)
+        return OwnProcess(supervisor=supervisor, kind=kind, settings=settings, needs=needs, refusal=refusal)
 
-    def _external(self, name: str, config: ExternalConfig, keys: Sequence[str]) -> Piece:
+    def _external(self, name: str, config: ExternalConfig, keys: Sequence[str]) -> EngineParts:
         engine = ExternalEngine(name, clock=self._clock, log=self._log, on_change=self._teller(name))
         transport = self._wire(config.base_url, config, keys=keys)
         root = self._wire(config.base_url.rstrip("/").removesuffix("/v1"), config, keys=keys)
         control = make_control(None, transport, root, config.health_path, config.metrics_path)
-        assembled = Assembled(engine, config, transport, config.dialect)
-        return Piece(assembled=assembled, control=control, root=root, keys=keys)
+        connected = ConnectedEngine(engine, config, transport, config.dialect)
+        return EngineParts(connected=connected, control=control, root=root, keys=keys)
 
     def _wire(
         self, base_url: str, config: EngineConfig, *, keys: Sequence[str] = (), socket_path: str | None = None
     ) -> Transport:
         return Transport(
             base_url,
-            credentials=Credentials(of_keys(keys), clock=self._clock),
+            credentials=CredentialPool(of_keys(keys), clock=self._clock),
             timeouts=timeouts_of(config),
             socket_path=socket_path,
         )
@@ -189,40 +201,40 @@ class Workshop:
         return self._gpus or ()
 
 
-def check(name: str, piece: Piece, source: str) -> None:
+def check(name: str, parts: EngineParts, source: str) -> None:
     """See whether an engine could be started here, without starting it.
 
     Raises:
         ConfigError: it could not; with `source`, the key's path, what is wrong and the cure.
     """
-    if piece.process is None:
+    if parts.process is None:
         return
     try:
-        if piece.process.refusal is not None:
-            raise Hopeless(piece.process.refusal)
-        piece.process.kind.command("engine.sock", "")
+        if parts.process.refusal is not None:
+            raise PermanentEngineError(parts.process.refusal)
+        parts.process.kind.command("engine.sock", "")
     except EngineError as error:
         raise ConfigError(f"{source}: engines.{name}: {error}") from error
 
 
-def going_on(old: Piece, new: Piece) -> Piece:
+def going_on(old: EngineParts, new: EngineParts) -> EngineParts:
     """The engine, control and wires of the one, with what the config of the other says; for `treat`."""
     process = new.process
     if old.process is not None and process is not None:
         process = structs.replace(process, supervisor=old.process.supervisor)
-    was = old.assembled
-    assembled = structs.replace(new.assembled, engine=was.engine, transport=was.transport, adapters=was.adapters)
-    return Piece(assembled=assembled, control=old.control, root=old.root, keys=new.keys, process=process)
+    was = old.connected
+    connected = structs.replace(new.connected, engine=was.engine, transport=was.transport, adapters=was.adapters)
+    return EngineParts(connected=connected, control=old.control, root=old.root, keys=new.keys, process=process)
 
 
-def treat(piece: Piece) -> None:
+def treat(parts: EngineParts) -> None:
     """Have an engine that goes on treated as its config says now."""
-    for wire in piece.wires:
-        wire.use_timeouts(timeouts_of(piece.assembled.config))
-        if piece.process is None:
-            wire.use_keys(piece.keys)
-    if piece.process is not None:
-        piece.process.supervisor.treat(piece.process.kind, piece.process.settings)
+    for wire in parts.wires:
+        wire.use_timeouts(timeouts_of(parts.connected.config))
+        if parts.process is None:
+            wire.use_keys(parts.keys)
+    if parts.process is not None:
+        parts.process.supervisor.treat(parts.process.kind, parts.process.settings)
 
 
 def make_control(
@@ -258,18 +270,18 @@ def timeouts_of(config: EngineConfig) -> Timeouts:
     )
 
 
-def _needs(kind: Kind) -> tuple[Needs, str | None]:
+def _needs(kind: Kind) -> tuple[GpuNeeds, str | None]:
     """Of the GPUs, and why it gets none: its start will say the same, and the others go on."""
     try:
         return structs.replace(kind.needs(), can_sleep=kind.sleep_level is not None), None
-    except Hopeless as error:
-        return Needs(), str(error)
+    except PermanentEngineError as error:
+        return GpuNeeds(), str(error)
 
 
 def _parses_thinking(kind: Kind) -> bool:
     try:
         return kind.parses_thinking
-    except Hopeless:  # its start will say the same
+    except PermanentEngineError:  # its start will say the same
         return False
 
 

@@ -6,7 +6,7 @@ What only this machine lacks (a GPU, vLLM itself) is no fault: see `assembly.Eng
 from collections.abc import Iterator, Mapping
 
 from tidegate.config.engines import CommandConfig, EngineConfig, LlamaCppConfig, VllmConfig
-from tidegate.engines.base import Hopeless
+from tidegate.engines.base import PermanentEngineError
 from tidegate.engines.command import CommandEngine
 from tidegate.engines.llamacpp.engine import LlamaCpp
 from tidegate.engines.vllm import command as vllm_command
@@ -45,7 +45,7 @@ def check_settings(engines: Mapping[str, EngineConfig], source: str) -> None:
             continue
         try:
             vllm_command.check_settings(config)
-        except Hopeless as error:
+        except PermanentEngineError as error:
             raise ConfigError(f"{source}: engines.{name}.{error}") from error
 
 

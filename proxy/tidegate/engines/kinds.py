@@ -6,16 +6,16 @@ from typing import Any, Protocol
 from tidegate.config.engines import CommandConfig, LlamaCppConfig, ManagedConfig, VllmConfig
 from tidegate.engines.base import EngineKind
 from tidegate.engines.command import CommandEngine
-from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.gpus.devices import Gpu
 from tidegate.engines.llamacpp.engine import LlamaCpp
 from tidegate.engines.vllm.engine import Vllm
 
 
 class Kind(EngineKind, Protocol):
-    """A kind of engine, with what `Workshop` needs to know before its start.
+    """A kind of engine, with what `EngineFactory` needs to know before its start.
 
-    A property or method that reads the model or the machine may raise `Hopeless`; the start then fails with it too.
+    A property or method that reads the model or the machine may raise `PermanentEngineError`; the start then fails with it too.
     """
 
     @property
@@ -37,7 +37,7 @@ class Kind(EngineKind, Protocol):
     def model_card(self) -> str | None:
         """The name of the card of the model that it loads; None where that is not known."""
 
-    def needs(self) -> Needs:
+    def needs(self) -> GpuNeeds:
         """What it takes of the GPUs.
 
         Raises:

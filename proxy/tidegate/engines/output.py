@@ -1,7 +1,7 @@
 """What an engine's output says: how far its start is, and why it has ended; no I/O.
 
 The lines are those of vLLM 0.26 to 0.32, of what is below it (PyTorch, Transformers, the hub's client), and of
-llama.cpp. Each cause has its cure. `Hopeless` is what another try would meet again; what may pass by itself, such as
+llama.cpp. Each cause has its cure. `PermanentEngineError` is what another try would meet again; what may pass by itself, such as
 memory that another process holds, or a network that is down, is not.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from tidegate.engines.base import EngineError, Hopeless, Progress
+from tidegate.engines.base import EngineError, PermanentEngineError, Progress
 from tidegate.engines.endings import explain_end
 
 # only seconds follow them: vLLM loads, compiles and warms kernels up earlier
@@ -315,4 +315,4 @@ def _said(line: str) -> str:
 def _error(cause: _Cause, groups: Mapping[str, str | None]) -> EngineError:
     found = {name: value[:_MAX_TOLD] for name, value in groups.items() if value is not None}
     output = [found.pop("output")] if "output" in found else []
-    return (Hopeless if cause.is_hopeless else EngineError)(cause.told.format(**found), output)
+    return (PermanentEngineError if cause.is_hopeless else EngineError)(cause.told.format(**found), output)

@@ -1,4 +1,4 @@
-"""`Places`: counts the requests in an engine and those that wait for it, and since when it has had none."""
+"""`Slots`: counts the requests in an engine and those that wait for it, and since when it has had none."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from tidegate.clock import Clock
 
 
-class Places:
+class Slots:
     """Counts the requests that we have in one engine, and those that wait for it; owner of both counts.
 
     Attributes:

@@ -17,7 +17,7 @@ from tidegate.entrypoints.http.feedback import FeedbackHandler
 from tidegate.entrypoints.http.health import HealthHandler
 from tidegate.entrypoints.http.inference import InferenceHandler
 from tidegate.entrypoints.http.models import ModelsHandler
-from tidegate.entrypoints.http.services import Door
+from tidegate.entrypoints.http.services import Services
 from tidegate.errors import InternalError, PathNotFound, ProxyError
 from tidegate.protocol import chat, completions, embeddings, errors
 
@@ -39,7 +39,7 @@ class Application:
         return self._direct.get(scope["path"], self._rest)(scope, receive, send)
 
 
-class Entrance:
+class AppReference:
     """Where everybody comes in; owner of the application that is current.
 
     Requests in flight keep the one that they came in by.
@@ -52,30 +52,30 @@ class Entrance:
         return self.application(scope, receive, send)
 
 
-def build(door: Door) -> Application:
+def build(services: Services) -> Application:
     """Every path, with and without `/v1` (DeepSeek's SDK style)."""
     inference = {
-        "/chat/completions": InferenceHandler("chat", chat.parse_request, door),
-        "/completions": InferenceHandler("completions", completions.parse_request, door),
-        "/embeddings": InferenceHandler("embeddings", embeddings.parse_request, door),
+        "/chat/completions": InferenceHandler("chat", chat.parse_request, services),
+        "/completions": InferenceHandler("completions", completions.parse_request, services),
+        "/embeddings": InferenceHandler("embeddings", embeddings.parse_request, services),
     }
     direct = {prefix + path: handler for path, handler in inference.items() for prefix in ("", "/v1")}
-    return Application(direct, _litestar(inference, door))
+    return Application(direct, _litestar(inference, services))
 
 
-def _litestar(inference: Mapping[str, AsgiApp], door: Door) -> Litestar:
+def _litestar(inference: Mapping[str, AsgiApp], services: Services) -> Litestar:
     routes = [
         # for the same paths with a slash at the end
         *(_route(path, handler) for path, handler in inference.items()),
         # a mount, because Litestar 2.25 answers KeyError for an @asgi handler with a path parameter
-        _route("/models", ModelsHandler(door), is_mount=True),
-        _route("/feedback", FeedbackHandler(door)),
-        asgi("/admin", copy_scope=False, is_mount=True)(AdminHandler(door).__call__),
-        asgi(["/livez", "/readyz", "/metrics"], copy_scope=False)(HealthHandler(door).__call__),
+        _route("/models", ModelsHandler(services), is_mount=True),
+        _route("/feedback", FeedbackHandler(services)),
+        asgi("/admin", copy_scope=False, is_mount=True)(AdminHandler(services).__call__),
+        asgi(["/livez", "/readyz", "/metrics"], copy_scope=False)(HealthHandler(services).__call__),
     ]
     return Litestar(
         route_handlers=routes,
-        exception_handlers={Exception: _Fallback(door)},
+        exception_handlers={Exception: _Fallback(services)},
         openapi_config=None,
         logging_config=None,
         debug=False,
@@ -89,11 +89,13 @@ def _route(path: str, handler: Any, *, is_mount: bool = False) -> ASGIRouteHandl
 class _Fallback:
     """Renders what happens outside the endpoints: no such path, or a crash of ours at the door."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     def __call__(self, request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-        exchange = Exchange(request.scope, request.receive, request.send, endpoint="unknown", clock=self._door.clock)
+        exchange = Exchange(
+            request.scope, request.receive, request.send, endpoint="unknown", clock=self._services.clock
+        )
         failure: ProxyError
         if isinstance(error, HTTPException) and error.status_code < 500:
             path = request.scope["path"][:200]
@@ -101,7 +103,7 @@ class _Fallback:
         else:
             failure = InternalError(f"{type(error).__name__}: {error}")
             failure.__cause__ = error
-        self._door.pipeline.note(exchange.context, failure)
+        self._services.pipeline.note(exchange.context, failure)
         return Response(
             errors.to_json(failure, exchange.context.id),
             status_code=failure.status,

@@ -1,10 +1,10 @@
-"""From our own headers to `Wishes`."""
+"""From our own headers to `RequestOptions`."""
 
 from collections.abc import Mapping
 from typing import TypeVar
 
 from tidegate.errors import MalformedRequest
-from tidegate.pipeline.context import Wishes
+from tidegate.pipeline.context import RequestOptions
 from tidegate.protocol.reasoning import read_format
 from tidegate.protocol.routing import PRIORITIES, REACH_HEADER, REACHES, Priority, Reach
 
@@ -15,12 +15,12 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _REACHES: Mapping[str, Reach] = {word: word for word in REACHES}
 _PRIORITIES: Mapping[str, Priority] = {word: word for word in PRIORITIES}
 _MAX_SESSION = 256
-_NONE = Wishes()
+_NONE = RequestOptions()
 
 T = TypeVar("T")
 
 
-def read_wishes(headers: Mapping[bytes, bytes]) -> Wishes:
+def read_options(headers: Mapping[bytes, bytes]) -> RequestOptions:
     """What the headers `x-tidegate-…` say.
 
     Raises:
@@ -29,7 +29,7 @@ def read_wishes(headers: Mapping[bytes, bytes]) -> Wishes:
     if headers.keys().isdisjoint(_ALL):
         return _NONE
     form = _read(headers, _REASONING)
-    return Wishes(
+    return RequestOptions(
         drop_params=_choose(headers, _DROP, _TRUTH, "true, false"),
         reasoning_format=None if form is None else read_format(form, _REASONING),
         reach=_choose(headers, REACH_HEADER, _REACHES),

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from tidegate.errors import ProxyError, UpstreamTimeout
-from tidegate.evals.grading import Answer, Made
+from tidegate.evals.grading import Made, ModelAnswer
 from tidegate.evals.items import Item, ItemSet
 from tidegate.protocol.errors import ErrorBody
 from tidegate.transport.wire import Transport
@@ -23,26 +23,26 @@ class NotAnswered(Exception):
         self.status = status
 
 
-class _Function(Struct, frozen=True):
+class _CalledFunction(Struct, frozen=True):
     name: str = ""
     arguments: str = ""
 
 
-class _Call(Struct):
-    function: _Function = _Function()
+class _ToolCall(Struct):
+    function: _CalledFunction = _CalledFunction()
 
 
-class _Message(Struct):
+class _AnswerMessage(Struct):
     content: str | None = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[_ToolCall] | None = None
 
 
-class _Choice(Struct):
-    message: _Message
+class _AnswerChoice(Struct):
+    message: _AnswerMessage
 
 
 class _Completion(Struct):
-    choices: list[_Choice]
+    choices: list[_AnswerChoice]
 
 
 class Asker:
@@ -52,7 +52,7 @@ class Asker:
         self._transport = transport
         self._items = items
 
-    async def ask(self, target: str, item: Item) -> Answer:
+    async def ask(self, target: str, item: Item) -> ModelAnswer:
         """What `target` answers.
 
         Raises:
@@ -88,7 +88,7 @@ def request_body(target: str, item: Item, items: ItemSet) -> dict[str, Any]:
     return body
 
 
-def read_answer(status: int, body: bytes) -> Answer:
+def read_answer(status: int, body: bytes) -> ModelAnswer:
     """The answer in what came back.
 
     Raises:
@@ -101,7 +101,7 @@ def read_answer(status: int, body: bytes) -> Answer:
     except (msgspec.DecodeError, UnicodeError, RecursionError, IndexError) as error:
         raise NotAnswered("what answers there is not Tidegate, or of another version", status) from error
     calls = [Made(call.function.name, call.function.arguments) for call in message.tool_calls or ()]
-    return Answer(message.content or "", tuple(calls))
+    return ModelAnswer(message.content or "", tuple(calls))
 
 
 def _order(item: Item) -> str:

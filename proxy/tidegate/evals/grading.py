@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tidegate.evals.items import Call, Item
+from tidegate.evals.items import ExpectedCall, Item
 
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 _AROUND = " \t\r\n.,;:!?*_`'\"()[]"
@@ -22,14 +22,14 @@ class Made(Struct, frozen=True):
     arguments: str
 
 
-class Answer(Struct, frozen=True):
+class ModelAnswer(Struct, frozen=True):
     """What a model said: text, calls, or both."""
 
     text: str = ""
     calls: tuple[Made, ...] = ()
 
 
-def is_right(item: Item, answer: Answer) -> bool:
+def is_right(item: Item, answer: ModelAnswer) -> bool:
     """Whether `answer` is what `item` wants."""
     if item.call is not None:
         return _is_call(answer.calls, item.call)
@@ -49,7 +49,7 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_AROUND)
 
 
-def _is_call(calls: Sequence[Made], wanted: Call) -> bool:
+def _is_call(calls: Sequence[Made], wanted: ExpectedCall) -> bool:
     return len(calls) == 1 and calls[0].name == wanted.name and _same(_parsed(calls[0].arguments), wanted.arguments)
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from tidegate.protocol.routing import Task
 
 
-class Call(Struct, frozen=True, forbid_unknown_fields=True):
+class ExpectedCall(Struct, frozen=True, forbid_unknown_fields=True):
     """A tool and its arguments."""
 
     name: str
@@ -37,7 +37,7 @@ class Item(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     number: float | None = None
     pattern: str | None = None
     json: Mapping[str, Any] | None = None
-    call: Call | None = None
+    call: ExpectedCall | None = None
 
 
 class ItemSet(Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from tidegate.config.evals import EvalScore
 from tidegate.evals.asking import NotAnswered
-from tidegate.evals.grading import Answer, is_right
+from tidegate.evals.grading import ModelAnswer, is_right
 from tidegate.evals.items import Item
 from tidegate.protocol.routing import Task
 
@@ -16,7 +16,7 @@ _IN_VAIN = frozenset({0, 401})
 class Asks(Protocol):
     """Who asks (see `asking.Asker`)."""
 
-    async def ask(self, target: str, item: Item) -> Answer:
+    async def ask(self, target: str, item: Item) -> ModelAnswer:
         """What `target` answers; raises `NotAnswered`."""
 
 

@@ -6,5 +6,5 @@
         gradient  how many at once, learnt from times to first token
         shedding  who has waited in vain: nobody gets through quickly any more
 
-All but `gate` is arithmetic over what it is told, times included.
+All but `owner` is arithmetic over what it is told, times included.
 """

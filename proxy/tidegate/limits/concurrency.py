@@ -19,12 +19,12 @@ from math import inf
 from typing import Protocol
 
 from tidegate.clock import Clock
-from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.errors import TargetBusy
 from tidegate.limits.gradient import Gradient2
 from tidegate.limits.queue import FairQueue
-from tidegate.limits.shedding import Pace, Shedder
-from tidegate.limits.slots import Places
+from tidegate.limits.shedding import Shedder, SlotRate
+from tidegate.limits.slots import SlotPool
 from tidegate.protocol.routing import PRIORITIES, Priority
 
 _INITIAL, _LEAST, _MOST = 20, 4, 1000  # adaptive
@@ -51,25 +51,25 @@ def call_later(delay_s: float, callback: Callable[[], None], /) -> Timer:
     return asyncio.get_running_loop().call_later(delay_s, callback)
 
 
-class Place:
+class Slot:
     """One request's place at the target. Whoever has it gives it back, on every exit."""
 
-    __slots__ = ("_gate", "_has_left", "_priority")
+    __slots__ = ("_has_left", "_owner", "_priority")
 
-    def __init__(self, gate: "Gate", priority: Priority) -> None:
-        self._gate = gate
+    def __init__(self, owner: "ConcurrencyLimit", priority: Priority) -> None:
+        self._owner = owner
         self._priority: Priority = priority
         self._has_left = False
 
     def began(self, ttft_s: float, prompt_tokens: int = 1) -> None:
         """The first token has come, so long after the request was sent; to be said once, before leaving."""
-        self._gate._began(ttft_s, prompt_tokens)  # noqa: SLF001 - a place is a part of its gate
+        self._owner._began(ttft_s, prompt_tokens)  # noqa: SLF001 - a place is a part of its gate
 
     def leave(self) -> None:
         """Give it back; a second time does nothing."""
         if not self._has_left:
             self._has_left = True
-            self._gate._left(self._priority)  # noqa: SLF001 - the same
+            self._owner._left(self._priority)  # noqa: SLF001 - the same
 
 
 class _Waiter:
@@ -78,19 +78,19 @@ class _Waiter:
     __slots__ = ("future", "priority", "since_s", "timer")
 
     def __init__(self, priority: Priority, since_s: float) -> None:
-        self.future: asyncio.Future[Place | TargetBusy] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[Slot | TargetBusy] = asyncio.get_running_loop().create_future()
         self.priority: Priority = priority
         self.since_s = since_s
         self.timer: Timer | None = None
 
-    def tell(self, outcome: Place | TargetBusy) -> None:
+    def tell(self, outcome: Slot | TargetBusy) -> None:
         """The wait is over; its future must not be done."""
         if self.timer is not None:
             self.timer.cancel()
         self.future.set_result(outcome)
 
 
-class Gate:
+class ConcurrencyLimit:
     """How many are at one target, and who waits.
 
     Args:
@@ -98,12 +98,12 @@ class Gate:
         call_later: what ends a wait; the running loop's.
     """
 
-    def __init__(self, name: str, config: AdmissionConfig, clock: Clock, call_later: CallLater = call_later) -> None:
+    def __init__(self, name: str, config: ConcurrencyConfig, clock: Clock, call_later: CallLater = call_later) -> None:
         self.name = name
         self._clock = clock
         self._call_later = call_later
-        self._places = Places()
-        self._pace = Pace()
+        self._slots = SlotPool()
+        self._pace = SlotRate()
         self._queue: FairQueue[_Waiter] = FairQueue(config.queue)
         self._gradient: Gradient2 | None = None
         self._is_closed = False
@@ -112,7 +112,7 @@ class Gate:
     @property
     def in_flight(self) -> int:
         """Places taken."""
-        return self._places.taken
+        return self._slots.taken
 
     @property
     def waiting(self) -> int:
@@ -126,20 +126,20 @@ class Gate:
 
     def has_room(self, priority: Priority) -> bool:
         """Whether a request of that class would be let in at once."""
-        return self._limit == inf or self._places.has_room(priority, self._limit)
+        return self._limit == inf or self._slots.has_room(priority, self._limit)
 
-    def resize(self, config: AdmissionConfig) -> None:
+    def resize(self, config: ConcurrencyConfig) -> None:
         """A new config. Those inside stay, also over the limit, and so do those who wait, until their time is over."""
         self._config = config
         self._queue.size = config.queue
         self._shedder = Shedder(config.queue_timeout_s * _TARGET, config.queue_timeout_s * _INTERVAL)
         self._limit: float = inf
-        if config.concurrency == "adaptive":
+        if config.limit == "adaptive":
             self._gradient = self._gradient or Gradient2(_INITIAL, _LEAST, _MOST)
             self._limit = self._gradient.limit
         else:
             self._gradient = None
-            self._limit = inf if config.concurrency is None else config.concurrency
+            self._limit = inf if config.limit is None else config.limit
         self._give_away()
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Gate:
         tokens: int = 1,
         can_wait: bool = True,
         deadline_s: float | None = None,
-    ) -> Place:
+    ) -> Slot:
         """Take a place. Who is cancelled while waiting has none, and is out of the queue.
 
         Args:
@@ -193,7 +193,7 @@ class Gate:
         self._refuse(displaced, "has no place free, and its queue is full")
         self._queue.push(caller, waiter.priority, tokens, waiter)
 
-    async def _wait(self, waiter: _Waiter) -> Place:
+    async def _wait(self, waiter: _Waiter) -> Slot:
         try:
             outcome = await waiter.future
         except asyncio.CancelledError:
@@ -210,18 +210,18 @@ class Gate:
             waiter.timer.cancel()
         if not waiter.future.cancelled():
             outcome = waiter.future.result()
-            if isinstance(outcome, Place):
+            if isinstance(outcome, Slot):
                 outcome.leave()
 
-    def _take(self, priority: Priority) -> Place:
-        self._places.take(priority)
-        if self._places.taken >= self._limit:
+    def _take(self, priority: Priority) -> Slot:
+        self._slots.take(priority)
+        if self._slots.taken >= self._limit:
             self._pace.full(self._clock.monotonic_s())
-        return Place(self, priority)
+        return Slot(self, priority)
 
     def _left(self, priority: Priority) -> None:
-        was_full = self._places.taken >= self._limit
-        self._places.give_back(priority)
+        was_full = self._slots.taken >= self._limit
+        self._slots.give_back(priority)
         if was_full:
             self._pace.freed(self._clock.monotonic_s())
         if self._limit != inf:  # else nobody waits
@@ -229,13 +229,13 @@ class Gate:
 
     def _began(self, ttft_s: float, prompt_tokens: int) -> None:
         if self._gradient is not None:
-            self._gradient.sample(ttft_s, self._places.taken, prompt_tokens)
+            self._gradient.sample(ttft_s, self._slots.taken, prompt_tokens)
             self._limit = self._gradient.limit
             self._give_away()
 
     def _give_away(self) -> None:
         """Every free place to whose turn it is."""
-        while self._queue and (among := self._places.first(self._queue.waiting(), self._limit)):
+        while self._queue and (among := self._slots.first(self._queue.waiting(), self._limit)):
             waiter = self._queue.pop(among)
             if waiter is None or waiter.future.done():  # it has gone away and could not say so yet
                 continue

@@ -114,13 +114,13 @@ class _Lane(Generic[ItemT]):
         self.items: dict[ItemT, str] = {}  # in order of arrival; their callers
         self.callers: dict[str, dict[ItemT, int]] = {}  # who waits; items in order, their tokens
         self._turns: list[tuple[float, int, str]] = []  # a heap: tokens had, who came first, caller
-        self._standing: set[str] = set()  # those in it
+        self._stats: set[str] = set()  # those in it
         self._level = 0.0
         self._order = count()
 
     def push(self, caller: str, tokens: int, item: ItemT) -> None:
-        if caller not in self._standing:
-            self._standing.add(caller)
+        if caller not in self._stats:
+            self._stats.add(caller)
             heappush(self._turns, (self._level, next(self._order), caller))
         self.callers.setdefault(caller, {})[item] = tokens
         self.items[item] = caller
@@ -131,7 +131,7 @@ class _Lane(Generic[ItemT]):
             had, _, caller = heappop(self._turns)
             if caller in self.callers:
                 break
-            self._standing.discard(caller)
+            self._stats.discard(caller)
         item, tokens = next(iter(self.callers[caller].items()))
         self._level = had
         heappush(self._turns, (had + tokens, next(self._order), caller))
@@ -145,5 +145,5 @@ class _Lane(Generic[ItemT]):
             del self.callers[caller]
         if not self.items:
             self._turns.clear()
-            self._standing.clear()
+            self._stats.clear()
             self._level = 0.0

@@ -37,7 +37,7 @@ class Shedder:
         return True
 
 
-class Pace:
+class SlotRate:
     """How fast places come free while all are taken."""
 
     _NEWEST = 0.2  # its weight in the average

@@ -19,7 +19,7 @@ from tidegate.protocol.routing import Priority
 _BATCH_AT_MOST = 0.9
 
 
-class Places:
+class SlotPool:
     """How many are there. Owned by one gate; limits are numbers of places, infinity where all may come."""
 
     def __init__(self) -> None:

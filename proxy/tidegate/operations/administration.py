@@ -14,7 +14,7 @@ from tidegate.errors import Conflict, EngineNotFound, MalformedRequest
 from tidegate.telemetry.logs import Log
 
 
-class Adapters(Protocol):
+class EngineAdapters(Protocol):
     """What can be loaded while an engine runs (see `tidegate.engines.vllm.adapters`); both say what the engine said."""
 
     async def load(self, name: str, path: str) -> str:
@@ -24,8 +24,8 @@ class Adapters(Protocol):
         """Raises `ProxyError`."""
 
 
-class Entry(Protocol):
-    """An engine and what belongs to it (see `tidegate.engines.assembly.Assembled`)."""
+class AdministeredEngine(Protocol):
+    """An engine and what belongs to it (see `tidegate.engines.assembly.ConnectedEngine`)."""
 
     @property
     def engine(self) -> Engine:
@@ -36,7 +36,7 @@ class Entry(Protocol):
         """What the config says."""
 
     @property
-    def adapters(self) -> Adapters | None:
+    def adapters(self) -> EngineAdapters | None:
         """None where the config does not let them come and go."""
 
 
@@ -93,7 +93,7 @@ class Administration:
         log: keeps what they were told.
     """
 
-    def __init__(self, engines: Mapping[str, Entry], log: Log) -> None:
+    def __init__(self, engines: Mapping[str, AdministeredEngine], log: Log) -> None:
         self._engines = engines
         self._log = log
 
@@ -180,7 +180,7 @@ class Administration:
             self._log.info("adapter unloaded", engine=each, adapter=adapter)
         return told
 
-    def _find(self, name: str) -> Mapping[str, Entry]:
+    def _find(self, name: str) -> Mapping[str, AdministeredEngine]:
         """The engine or its replicas, by their own names."""
         found = {each: self._engines[each] for each in members(name, self._engines)}
         if not found:
@@ -188,12 +188,12 @@ class Administration:
         return found
 
 
-def _reports(name: str, found: Mapping[str, Entry]) -> EngineReport | EngineList:
+def _reports(name: str, found: Mapping[str, AdministeredEngine]) -> EngineReport | EngineList:
     reports = [_report(each, entry) for each, entry in found.items()]
     return reports[0] if list(found) == [name] else EngineList(reports)
 
 
-def _report(name: str, entry: Entry) -> EngineReport:
+def _report(name: str, entry: AdministeredEngine) -> EngineReport:
     status = entry.engine.status
     return EngineReport(
         name=name,
@@ -205,13 +205,13 @@ def _report(name: str, entry: Entry) -> EngineReport:
         left_s=status.left_s,
         restarts=status.restarts,
         attempts=status.attempts,
-        in_flight=entry.engine.places.taken,
-        load=entry.engine.looked.load,
-        waiting=entry.engine.places.waiting,
+        in_flight=entry.engine.slots.taken,
+        load=entry.engine.observed_load.load,
+        waiting=entry.engine.slots.waiting,
     )
 
 
-def _adapters(name: str, entry: Entry) -> Adapters:
+def _adapters(name: str, entry: AdministeredEngine) -> EngineAdapters:
     if entry.adapters is None:
         raise Conflict(f"The adapters of the engine {name} are fixed: set its runtime_adapters to change them.")
     return entry.adapters

@@ -8,16 +8,16 @@ from msgspec import Struct
 from tidegate.config.models import Policy
 from tidegate.pipeline.context import RequestContext
 from tidegate.pipeline.preferences import Preferences
-from tidegate.pipeline.request import ask_of
-from tidegate.pipeline.serving_state import Landscape
+from tidegate.pipeline.request import routing_request_of
+from tidegate.pipeline.upstream import ServingState
 from tidegate.protocol.request import ModelRequest
 from tidegate.protocol.routing import Priority, Reach, Task
 from tidegate.routing.candidate import Placed
 from tidegate.routing.health import State
-from tidegate.routing.planner import Plan, Refused
+from tidegate.routing.planner import ExcludedTarget, Plan
 from tidegate.routing.quality import Quality
-from tidegate.routing.request import Ask
-from tidegate.routing.target_registry import Standing
+from tidegate.routing.request import RoutingRequest
+from tidegate.routing.target_registry import TargetStats
 
 _PLACED_BY: Mapping[Policy, str] = {
     "ordered": "its place in the config",
@@ -32,10 +32,10 @@ _PLACED_BY: Mapping[Policy, str] = {
 _SIDES: Mapping[Reach, str] = {"local_first": "engines of ours first", "online_first": "hosts elsewhere first"}
 
 
-class Planner(Protocol):
+class ExplainablePlanner(Protocol):
     """Makes plans (see `tidegate.routing.planner`)."""
 
-    async def consider(self, ask: Ask) -> Plan:
+    async def consider(self, routing_request: RoutingRequest) -> Plan:
         """Also one without targets; raises `ModelNotFound`."""
 
 
@@ -116,10 +116,10 @@ class TargetList(Struct, frozen=True):
 class Explaining:
     """Reads; changes nothing. Whoever calls has made sure that the administrator asks."""
 
-    def __init__(self, planner: Planner, preferences: Preferences, land: Landscape) -> None:
+    def __init__(self, planner: ExplainablePlanner, preferences: Preferences, serving: ServingState) -> None:
         self._planner = planner
         self._preferences = preferences
-        self._land = land
+        self._serving = serving
 
     async def explain(self, request: ModelRequest, context: RequestContext) -> Explanation:
         """Where the request would go.
@@ -128,83 +128,89 @@ class Explaining:
             ModelNotFound, RequestError: it would go nowhere at all.
         """
         self._preferences.choose(request, context)
-        ask = ask_of(request, context)
-        plan = await self._planner.consider(ask)
-        placed = [self._placed(place, each, plan, ask) for place, each in enumerate(plan.placed, start=1)]
+        routing_request = routing_request_of(request, context)
+        plan = await self._planner.consider(routing_request)
+        placed = [self._placed(place, each, plan, routing_request) for place, each in enumerate(plan.placed, start=1)]
         return Explanation(
-            model=ask.model,
+            model=routing_request.model,
             policy=plan.settings.policy,
-            reach=ask.reach,
-            priority=ask.priority,
-            task=ask.task,
-            prompt_tokens=ask.prompt_tokens,
-            answer_tokens=ask.answer_tokens,
-            is_offline=self._land.offline.is_offline,
+            reach=routing_request.reach,
+            priority=routing_request.priority,
+            task=routing_request.task,
+            prompt_tokens=routing_request.prompt_tokens,
+            answer_tokens=routing_request.answer_tokens,
+            is_offline=self._serving.offline.is_offline,
             is_panic=plan.is_panic,
             candidates=[*placed, *map(_refused, plan.refused)],
         )
 
     def targets(self) -> TargetList:
         """How every target stands that was asked, or that the config names."""
-        return self._list(each for each in self._land.board.all() if each.target.upstream in self._land.upstreams)
+        return self._list(
+            each for each in self._serving.target_registry.all() if each.target.upstream in self._serving.upstreams
+        )
 
     def configured(self) -> TargetList:
         """How those stand that the config names."""
-        return self._list(self._land.board.kept())
+        return self._list(self._serving.target_registry.kept())
 
-    def _list(self, standings: Iterable[Standing]) -> TargetList:
-        return TargetList(self._land.offline.is_offline, list(map(self._report, standings)))
+    def _list(self, all_stats: Iterable[TargetStats]) -> TargetList:
+        return TargetList(self._serving.offline.is_offline, list(map(self._report, all_stats)))
 
-    def _placed(self, place: int, placed: Placed, plan: Plan, ask: Ask) -> CandidateReport:
+    def _placed(self, place: int, placed: Placed, plan: Plan, routing_request: RoutingRequest) -> CandidateReport:
         candidate = placed.candidate
         signals = {name: getattr(candidate, name) for name in candidate.__struct_fields__ if name != "target"}
-        gate = self._land.gates.get(candidate.target.upstream)
-        is_full = gate is not None and not gate.has_room(ask.priority)
+        concurrency_limit = self._serving.concurrency.get(candidate.target.upstream)
+        is_full = concurrency_limit is not None and not concurrency_limit.has_room(routing_request.priority)
         return CandidateReport(
             target=candidate.target.name,
             is_local=candidate.target.is_local,
             place=place,
-            why=self._why(placed, plan, ask),
+            why=self._why(placed, plan, routing_request),
             is_full=is_full,
-            queue=0 if gate is None else gate.waiting,
+            queue=0 if concurrency_limit is None else concurrency_limit.waiting,
             score=placed.score,
             signals=signals,
         )
 
-    def _why(self, placed: Placed, plan: Plan, ask: Ask) -> str:
+    def _why(self, placed: Placed, plan: Plan, routing_request: RoutingRequest) -> str:
         candidate = placed.candidate
-        look = self._land.upstreams.look(candidate.target)
+        look = self._serving.upstreams.look(candidate.target)
         if not look.is_ready:
             return f"its engine is {look.state}"
         if candidate.is_pressed:
             return "its first token would take longer than overflow_ttft_s"
         if placed.why:
             return placed.why
-        side = f", {_SIDES[ask.reach]} (reach {ask.reach})" if ask.reach in _SIDES else ""
+        side = (
+            f", {_SIDES[routing_request.reach]} (reach {routing_request.reach})"
+            if routing_request.reach in _SIDES
+            else ""
+        )
         return f"{plan.settings.policy}: {_PLACED_BY[plan.settings.policy]}{side}"
 
-    def _report(self, standing: Standing) -> TargetReport:
-        target, latency = standing.target, standing.latency
-        look, gate = self._land.upstreams.look(target), self._land.gates.get(target.upstream)
+    def _report(self, stats: TargetStats) -> TargetReport:
+        target, latency = stats.target, stats.latency
+        look, concurrency_limit = self._serving.upstreams.look(target), self._serving.concurrency.get(target.upstream)
         return TargetReport(
             target=target.name,
             is_local=target.is_local,
             engine=look.state or None,
-            health=standing.health.state,
-            out_for_s=standing.health.out_for_s,
-            limited_for_s=max(look.limited_for_s, standing.cooldown_s),
-            share=standing.health.share,
-            in_flight=standing.in_flight,
-            queue=None if gate is None else gate.waiting,
-            concurrency=None if gate is None else gate.limit,
+            health=stats.health.state,
+            out_for_s=stats.health.out_for_s,
+            limited_for_s=max(look.limited_for_s, stats.cooldown_s),
+            share=stats.health.share,
+            in_flight=stats.in_flight,
+            queue=None if concurrency_limit is None else concurrency_limit.waiting,
+            concurrency=None if concurrency_limit is None else concurrency_limit.limit,
             ttft_s=latency.ttft_s(1),
             per_token_s=latency.per_token_s,
             failure_rate=latency.failure_rate,
-            quality=self._land.qualities.report(target),
+            quality=self._serving.qualities.report(target),
         )
 
 
-def _refused(refused: Refused) -> CandidateReport:
+def _refused(refused: ExcludedTarget) -> CandidateReport:
     return CandidateReport(
         target=refused.target.name, is_local=refused.target.is_local, why=refused.why, for_s=refused.for_s
     )

@@ -32,7 +32,7 @@ class Score(Struct, frozen=True):
     comment: Annotated[str, Meta(max_length=16_384)] | None = None
 
 
-class _Answer(Struct, gc=False):
+class _ScoredAnswer(Struct, gc=False):
     """Who gave it, and how good it was found, 0 to 1; None: nobody has said."""
 
     target_name: str
@@ -57,24 +57,24 @@ class Answered:
         self._clock = clock
         self._max = max_answers
         self._keep_s = keep_s
-        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        self._answers: OrderedDict[str, _ScoredAnswer] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._answers)
 
     def note(self, context: RequestContext) -> None:
         """A request has its answer, or a piece of it that the caller had seen enough of."""
-        tried = context.tried
-        target_name = f"{tried.upstream}/{tried.model}"
+        record = context.record
+        target_name = f"{record.upstream}/{record.model}"
         self.on_answered(context.id, context.caller, target_name, context.task)
-        verdict = None if tried.checking is None else tried.checking.verdict()
+        verdict = None if record.checking is None else record.checking.verdict()
         if verdict is not None:
             self._qualities.note(target_name, context.task, verdict, "checks")
 
     def on_answered(self, request_id: str, principal: str, target_name: str, task: Task) -> None:
         """Remember who answered, so that it can be scored."""
         answers, key, now_s = self._answers, _key(principal, request_id), self._clock.monotonic_s()
-        answers[key] = _Answer(sys.intern(target_name), task, now_s + self._keep_s)
+        answers[key] = _ScoredAnswer(sys.intern(target_name), task, now_s + self._keep_s)
         answers.move_to_end(key)
         while len(answers) > self._max or next(iter(answers.values())).until_s <= now_s:
             answers.popitem(last=False)

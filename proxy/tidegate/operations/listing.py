@@ -12,7 +12,7 @@ from tidegate.protocol.routing import Reach
 from tidegate.routing.reach import combine
 
 
-class Cards(Protocol):
+class CardSource(Protocol):
     """Where models are known (see `tidegate.routing.Router`)."""
 
     async def cards(self, reach: Reach) -> Sequence[ModelCard]:
@@ -29,7 +29,7 @@ class Listing:
         reach: how far a request may go, as the config says; a caller's key may narrow it.
     """
 
-    def __init__(self, admission: Admission, cards: Cards, settlement: Settlement, reach: Reach) -> None:
+    def __init__(self, admission: Admission, cards: CardSource, settlement: Settlement, reach: Reach) -> None:
         self._reach: Reach = reach
         self._admission = admission
         self._cards = cards

@@ -26,11 +26,10 @@ from tidegate.errors import (
     UpstreamUnreachable,
 )
 from tidegate.pipeline.attempt.attempt import Attempt
-from tidegate.pipeline.context import RequestContext, Tried
-from tidegate.pipeline.serving_state import Landscape
-from tidegate.pipeline.upstream import Upstream
+from tidegate.pipeline.context import AttemptRecord, RequestContext
+from tidegate.pipeline.upstream import ServingState, Upstream
 from tidegate.protocol.request import Endpoint, Fields, ModelRequest
-from tidegate.routing.target_registry import Standing
+from tidegate.routing.target_registry import TargetStats
 from tidegate.routing.targets import Target
 from tidegate.telemetry.logs import Log
 
@@ -51,9 +50,9 @@ class Prober:
     """
 
     def __init__(
-        self, land: Landscape, *, config: HealthConfig, clock: Clock, log: Log, look_s: float = _LOOK_S
+        self, serving: ServingState, *, config: HealthConfig, clock: Clock, log: Log, look_s: float = _LOOK_S
     ) -> None:
-        self._land = land
+        self._serving = serving
         self._config = config
         self._clock = clock
         self._log = log
@@ -86,80 +85,80 @@ class Prober:
                 self._log.exception("probing failed")
 
     def _begin(self) -> None:
-        for name in self._land.offline.probe_due():
-            if name in self._land.upstreams:
-                self._ask_once(name, partial(self._reach, name))
-        for standing in self._land.board.kept():
-            if self._is_due(standing):
-                self._ask_once(standing.target.name, partial(self._probe, standing))
+        for name in self._serving.offline.probe_due():
+            if name in self._serving.upstreams:
+                self._begin_once(name, partial(self._reach, name))
+        for stats in self._serving.target_registry.kept():
+            if self._is_due(stats):
+                self._begin_once(stats.target.name, partial(self._probe, stats))
 
-    def _ask_once(self, name: str, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _begin_once(self, name: str, probe: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if name not in self._asking:
-            task = self._asking[name] = asyncio.create_task(self._logged(name, ask), name=f"probe {name}")
+            task = self._asking[name] = asyncio.create_task(self._logged(name, probe), name=f"probe {name}")
             task.add_done_callback(lambda _: self._asking.pop(name))
 
-    async def _logged(self, name: str, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _logged(self, name: str, probe: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await ask()
+            await probe()
         except Exception:  # noqa: BLE001 - no task awaits a probe
             self._log.exception("probe failed", target=name)
 
-    def _is_due(self, standing: Standing) -> bool:
-        target = standing.target
-        if target.upstream not in self._land.upstreams or (self._land.offline.is_offline and not target.is_local):
+    def _is_due(self, stats: TargetStats) -> bool:
+        target = stats.target
+        if target.upstream not in self._serving.upstreams or (self._serving.offline.is_offline and not target.is_local):
             return False
-        look = self._land.upstreams.look(target)
+        look = self._serving.upstreams.look(target)
         if not look.is_ready:  # its supervisor sees to it
             return False
-        if look.limited_for_s or standing.cooldown_s:  # its host asked to wait
+        if look.limited_for_s or stats.cooldown_s:  # its host asked to wait
             return False
         every_s = self._config.probe_every_s
-        return standing.health.needs_probe() or (every_s is not None and standing.idle_s >= every_s)
+        return stats.health.needs_probe() or (every_s is not None and stats.idle_s >= every_s)
 
     async def _reach(self, name: str) -> None:
         """Whether the host answers at all, whatever it says."""
         try:
             async with asyncio.timeout(_LIMIT_S):
-                await self._land.upstreams[name].transport.get("/models")
+                await self._serving.upstreams[name].transport.get("/models")
         except (TimeoutError, UpstreamTimeout, UpstreamUnreachable):
             return
         except ProxyError:
             pass
-        if self._land.offline.reached(name):
+        if self._serving.offline.reached(name):
             self._log.warning("online again", upstream=name)
 
-    async def _probe(self, standing: Standing) -> None:
-        standing.touch()
-        trial = standing.cooldown.enter(self._clock.monotonic_s())
+    async def _probe(self, stats: TargetStats) -> None:
+        stats.touch()
+        trial = stats.cooldown.enter(self._clock.monotonic_s())
         try:
-            is_good = await self._generates(standing, trial)
+            is_good = await self._generates(stats, trial)
         finally:
-            standing.cooldown.ended(trial, self._clock.monotonic_s())
-        if standing.health.needs_probe():
-            standing.health.probed(ok=is_good)
-            self._log.info("target probed", target=standing.target.name, is_good=is_good)
+            stats.cooldown.ended(trial, self._clock.monotonic_s())
+        if stats.health.needs_probe():
+            stats.health.probed(ok=is_good)
+            self._log.info("target probed", target=stats.target.name, is_good=is_good)
         elif not is_good:
-            standing.health.failed(standing.health.enter(in_panic=True) or 0)
+            stats.health.failed(stats.health.enter(in_panic=True) or 0)
 
-    async def _generates(self, standing: Standing, trial: int) -> bool:
+    async def _generates(self, stats: TargetStats, trial: int) -> bool:
         """Whether it lists its models, if any, and gives a token; one that finds fault with the question is alive.
 
         `trial` as in `Cooldown.extend`.
         """
-        target = standing.target
-        upstream = self._land.upstreams[target.upstream]
+        target = stats.target
+        upstream = self._serving.upstreams[target.upstream]
         try:
             async with asyncio.timeout(_LIMIT_S):
                 if not target.is_local:
                     await _list(upstream)
-                if await self._answers_to_any(standing, upstream):
-                    standing.cooldown.succeeded(trial)
+                if await self._answers_to_any(stats, upstream):
+                    stats.cooldown.succeeded(trial)
                     return True
                 return False
         except UpstreamRejected:
             return True
         except ProxyError as error:
-            standing.note_retry_after(error, trial)
+            stats.note_retry_after(error, trial)
             return False
         except TimeoutError:
             return False
@@ -167,11 +166,11 @@ class Prober:
             self._log.exception("probe failed", target=target.name)
             return False
 
-    async def _answers_to_any(self, standing: Standing, upstream: Upstream) -> bool:
+    async def _answers_to_any(self, stats: TargetStats, upstream: Upstream) -> bool:
         """The endpoint that it answered last is tried first; it may lack an endpoint or the model."""
-        for endpoint in sorted(_QUESTIONS, key=lambda endpoint: endpoint != standing.endpoint):
+        for endpoint in sorted(_QUESTIONS, key=lambda endpoint: endpoint != stats.endpoint):
             with contextlib.suppress(UpstreamLacksModel, UpstreamLacksOperation):
-                await self._ask(standing.target, endpoint, upstream)
+                await self._ask(stats.target, endpoint, upstream)
                 return True
         return False
 
@@ -181,9 +180,9 @@ class Prober:
             upstream,
             target,
             ModelRequest(endpoint, target.model, fields),
-            tried=Tried(target.upstream, target.model),
+            record=AttemptRecord(target.upstream, target.model),
             context=RequestContext("probe", endpoint, self._clock),
-            memory=self._land.memory,
+            reasoning_memory=self._serving.reasoning_memory,
         )
         answer = await attempt.run(can_wait=False)
         answer.close()

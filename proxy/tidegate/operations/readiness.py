@@ -17,7 +17,7 @@ class AdminKeys(Protocol):
         """Raises `ProxyError`."""
 
 
-class Engine(Protocol):
+class ReadyEngine(Protocol):
     """What is asked of an engine (see `tidegate.engines.supervision.supervisor`)."""
 
     @property
@@ -29,7 +29,7 @@ class Engine(Protocol):
         """What it does now."""
 
 
-class Series(Protocol):
+class MetricsSource(Protocol):
     """Where the counts are (see `tidegate.telemetry.metrics`)."""
 
     def render(self) -> bytes:
@@ -63,9 +63,9 @@ class Readiness:
     def __init__(
         self,
         keys: AdminKeys,
-        engines: Sequence[Engine],
+        engines: Sequence[ReadyEngine],
         upstreams: Sequence[str],
-        series: Series,
+        series: MetricsSource,
         line: Line,
     ) -> None:
         self._keys = keys

@@ -23,6 +23,6 @@
 
 `chat.Pipeline.open` is this, as code. Cancellation, failover and settlement are exits of `async with` blocks, not
 callbacks: leaving the block closes the upstream request. What the phases share travels in `context.RequestContext`;
-what one try finds out, in `context.Tried`. `landscape.Landscape` is all that a request may go to, and what is known of
+what one try finds out, in `context.AttemptRecord`. `serving_state.ServingState` is all that a request may go to, and what is known of
 it. The pipeline knows every back end by an interface only; `tidegate.app` puts them in.
 """

@@ -34,7 +34,7 @@ class Principal(Protocol):
         """The most urgent that its requests may be."""
 
 
-class Wishes(msgspec.Struct, frozen=True):
+class RequestOptions(msgspec.Struct, frozen=True):
     """What a caller says in our own headers; None (or nothing) where it says nothing."""
 
     drop_params: bool | None = None
@@ -44,10 +44,10 @@ class Wishes(msgspec.Struct, frozen=True):
     session: str = ""
 
 
-_NO_WISHES = Wishes()
+_NO_OPTIONS = RequestOptions()
 
 
-class Credential(Protocol):
+class ShownCredential(Protocol):
     """What a host was shown (see `tidegate.transport.credentials`)."""
 
     def worked(self, model: str) -> None:
@@ -63,7 +63,7 @@ class Credential(Protocol):
         """Whether another one may be shown in its place at once."""
 
 
-class Tried:
+class AttemptRecord:
     """One try at one target: written by the attempt, read by settlement and the front door.
 
     Attributes:
@@ -102,7 +102,7 @@ class Tried:
         self.upstream_id = ""
         self.adjusted: list[str] = []
         self.checking: Checking | None = None
-        self.credential: Credential | None = None
+        self.credential: ShownCredential | None = None
         self.sent_s = 0.0
         self.first_content_s = 0.0
         self.usage: Usage | None = None
@@ -164,6 +164,7 @@ class RequestContext:
         "is_stream",
         "joined_usage",
         "model",
+        "options",
         "patience_s",
         "principal",
         "priority",
@@ -171,11 +172,10 @@ class RequestContext:
         "reading_s",
         "reasoning_format",
         "received_s",
+        "record",
         "started_s",
         "task",
-        "tried",
         "waiting",
-        "wishes",
     )
 
     def __init__(
@@ -194,10 +194,10 @@ class RequestContext:
         self.principal: Principal | None = None
         self.is_stream = False
         self.task: Task = "chat"
-        self.tried = Tried()
+        self.record = AttemptRecord()
         self.attempts = 0
         self.first_sent_s = 0.0
-        self.wishes = _NO_WISHES
+        self.options = _NO_OPTIONS
         self.drops_params = False
         self.reasoning_format: ReasoningFormat = "reasoning_content"
         self.reach: Reach = "any"
@@ -217,7 +217,7 @@ class RequestContext:
     @property
     def usage(self) -> Usage | None:
         """What the answer took, wherever it came from."""
-        return self.tried.usage if self.joined_usage is None else self.joined_usage
+        return self.record.usage if self.joined_usage is None else self.joined_usage
 
     @property
     def caller(self) -> str:

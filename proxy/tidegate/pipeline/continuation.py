@@ -11,8 +11,8 @@ from typing import Protocol
 from tidegate.errors import ProxyError, StreamBroken, forget_way
 from tidegate.pipeline.attempt.answers import no_connection
 from tidegate.pipeline.attempt.attempt import Answer
-from tidegate.pipeline.attempt.stream_continuation import Joint
-from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
+from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import ModelRequest
 
@@ -55,7 +55,7 @@ _PLAIN: Mapping[str, frozenset[bytes]] = {
 class GoOn(Protocol):
     """Finds another target for the rest of an answer (see `failover`)."""
 
-    async def __call__(self, request: ModelRequest, broken: Tried, failure: ProxyError) -> Answer | None:
+    async def __call__(self, request: ModelRequest, broken: AttemptRecord, failure: ProxyError) -> Answer | None:
         """Its answer, sent into the joint; None if no target can continue. Failures of targets are not raised.
 
         Args:
@@ -69,7 +69,7 @@ class Continuing:
     """A streamed answer that goes on elsewhere when it breaks; an `attempt.Answer`.
 
     Args:
-        part: the first part, told into `joint`.
+        part: the first part, told into `continuation`.
         request: the caller's.
         go_on: where the rest is to be had.
     """
@@ -77,7 +77,7 @@ class Continuing:
     def __init__(
         self,
         part: Answer,
-        joint: Joint,
+        continuation: StreamContinuation,
         request: ModelRequest,
         *,
         context: RequestContext,
@@ -85,16 +85,16 @@ class Continuing:
     ) -> None:
         self._part = part
         self._close = part.close
-        self._joint = joint
+        self._continuation = continuation
         self._request = request
         self._context = context
         self._go_on = go_on
-        self.heartbeat = joint.writer.heartbeat
+        self.heartbeat = continuation.writer.heartbeat
 
     @property
-    def tried(self) -> Tried:
+    def record(self) -> AttemptRecord:
         """The record of the part that is being read."""
-        return self._part.tried
+        return self._part.record
 
     async def read(self) -> list[bytes]:
         while True:
@@ -103,8 +103,8 @@ class Continuing:
             except ProxyError as failure:
                 await self._continue(failure)
                 continue
-            if not payloads and self._joint.splice.told_usage is not None:
-                self._context.joined_usage = self._joint.splice.told_usage
+            if not payloads and self._continuation.splice.told_usage is not None:
+                self._context.joined_usage = self._continuation.splice.told_usage
             return payloads
 
     def close(self) -> None:
@@ -118,15 +118,19 @@ class Continuing:
             ProxyError: `failure`, as none can.
         """
         may_mend = failure.may_try_another_target or isinstance(failure, StreamBroken)
-        if not may_mend or len(self._joint.targets) > MAX_CONTINUATIONS or not self._joint.splice.can_go_on:
+        if (
+            not may_mend
+            or len(self._continuation.targets) > MAX_CONTINUATIONS
+            or not self._continuation.splice.can_go_on
+        ):
             raise failure
         self.close()  # before the next one begins: a host that fell silent may still be at it
-        part = await self._go_on(self._joint.join(self._request), self.tried, failure)
+        part = await self._go_on(self._continuation.join(self._request), self.record, failure)
         if part is None:
             raise failure
         forget_way(failure)
         self._part, self._close = part, part.close
-        self._context.tried = part.tried
+        self._context.record = part.record
 
 
 def may_continue(request: ModelRequest) -> bool:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from tidegate.routing.planner import Look
+from tidegate.routing.planner import EngineSnapshot
 from tidegate.streaming.preface import Preface
 
 _STEPS = 10  # a share is shown at most as often
@@ -54,12 +54,12 @@ class Waiting:
         self.preface = preface
         self.changed = asyncio.Event()
         self._changes = changes
-        self._looks: list[Callable[[], Look]] = []
+        self._looks: list[Callable[[], EngineSnapshot]] = []
         self._is_waking = False
         self._told = ""
 
     @contextmanager
-    def at(self, look: Callable[[], Look]) -> Iterator[None]:
+    def at(self, look: Callable[[], EngineSnapshot]) -> Iterator[None]:
         """The request waits for an engine until the block is left.
 
         Args:
@@ -86,7 +86,7 @@ class Waiting:
             self.preface.tell(f"{told}\n")
 
 
-def describe(look: Look, *, is_waking: bool = False) -> str:
+def describe(look: EngineSnapshot, *, is_waking: bool = False) -> str:
     """The phase of an engine that is not ready, and the percentage that is done, in tens.
 
     Args:

@@ -28,14 +28,14 @@ class Preferences:
             MalformedRequest: the body says something that means nothing.
             NotPermitted: it wishes to go further than it may.
         """
-        model, wishes = self._models.get(request.model), context.wishes
-        drops = wishes.drop_params
+        model, options = self._models.get(request.model), context.options
+        drops = options.drop_params
         if drops is None and model is not None:
             drops = model.drop_params
         context.drops_params = self._defaults.drop_params if drops is None else drops
         in_body = take_format(request.fields) if request.endpoint == "chat" else None
         context.reasoning_format = (
-            wishes.reasoning_format
+            options.reasoning_format
             or in_body
             or (context.principal and context.principal.reasoning_format)
             or (model and model.reasoning_format)
@@ -43,8 +43,8 @@ class Preferences:
         )
         key = context.principal
         allowed = reach.combine(self._reach, model.reach if model else None, key.reach if key else None)
-        context.reach = reach.narrow(allowed, wishes.reach)
+        context.reach = reach.narrow(allowed, options.reach)
         if key is not None:
             context.priority = key.priority
-        if wishes.priority is not None:
-            context.priority = min(context.priority, wishes.priority, key=PRIORITIES.index)
+        if options.priority is not None:
+            context.priority = min(context.priority, options.priority, key=PRIORITIES.index)

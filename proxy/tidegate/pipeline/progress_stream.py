@@ -6,7 +6,7 @@ from typing import Any
 
 from tidegate.pipeline.attempt.attempt import Answer
 from tidegate.pipeline.attempt.writers import envelope_of
-from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.pipeline.hedging import abandon, drop
 from tidegate.pipeline.load_progress import EngineChanges, Waiting
 from tidegate.protocol.request import ModelRequest
@@ -60,9 +60,9 @@ class _AwaitedAnswer:
         return self._task.result()
 
     @property
-    def tried(self) -> Tried:
+    def record(self) -> AttemptRecord:
         """The record of the attempt that answers; before that, the record of the last one."""
-        return self._context.tried if self._answer is None else self._answer.tried
+        return self._context.record if self._answer is None else self._answer.record
 
     async def read(self) -> list[bytes]:
         while self._answer is None:

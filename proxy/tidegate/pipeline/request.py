@@ -9,22 +9,23 @@ from tidegate.errors import ProxyError, UpstreamError
 from tidegate.pipeline.admission import Admission
 from tidegate.pipeline.attempt.attempt import Answer
 from tidegate.pipeline.context import RequestContext
-from tidegate.pipeline.failover import Failover
+from tidegate.pipeline.failover import first_answer
+from tidegate.pipeline.failover_context import FailoverContext
 from tidegate.pipeline.load_progress import EngineChanges
 from tidegate.pipeline.preferences import Preferences
 from tidegate.pipeline.progress_stream import with_progress
 from tidegate.pipeline.settlement import Settlement
 from tidegate.protocol.request import ModelRequest
 from tidegate.routing.planner import Plan
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 
 Read = Callable[[], Awaitable[ModelRequest]]
 
 
-class Planner(Protocol):
+class RequestPlanner(Protocol):
     """Which targets may serve a request (see `tidegate.routing.planner`)."""
 
-    async def plan(self, ask: Ask) -> Plan:
+    async def plan(self, routing_request: RoutingRequest) -> Plan:
         """At least one, in order; raises `ModelNotFound` and what else may stand in the way."""
 
 
@@ -35,15 +36,15 @@ class Pipeline:
         self,
         admission: Admission,
         preferences: Preferences,
-        planner: Planner,
-        failover: Failover,
+        planner: RequestPlanner,
+        failover_context: FailoverContext,
         settlement: Settlement,
         changes: EngineChanges,
     ) -> None:
         self._admission = admission
         self._preferences = preferences
         self._planner = planner
-        self._failover = failover
+        self._failover_context = failover_context
         self._settlement = settlement
         self._changes = changes
 
@@ -71,30 +72,30 @@ class Pipeline:
             context.received_s = context.clock.monotonic_s()
             self._admission.authorise(request, context)
             self._preferences.choose(request, context)
-            ask = ask_of(request, context)
-            context.task = ask.task
-            plan = await self._planner.plan(ask)
-            answering = self._failover.first_to_answer(plan, ask, request, context)
+            routing_request = routing_request_of(request, context)
+            context.task = routing_request.task
+            plan = await self._planner.plan(routing_request)
+            answering = first_answer(self._failover_context, plan, routing_request, request, context)
             if plan.settings.progress_in is not None:
                 answering = with_progress(answering, request, context, self._changes)
             answer = await answering
             try:
                 yield answer
             except UpstreamError as error:
-                if answer.tried.failure is error:  # failover has noted failures before an answer already
-                    self._failover.failed(context, answer.tried, error)
+                if answer.record.failure is error:  # failover has noted failures before an answer already
+                    self._failover_context.failed(context, answer.record, error)
                 raise
             finally:
                 answer.close()
 
 
-def ask_of(request: ModelRequest, context: RequestContext) -> Ask:
+def routing_request_of(request: ModelRequest, context: RequestContext) -> RoutingRequest:
     """The request as routing sees it."""
-    return Ask(
+    return RoutingRequest(
         request,
         reach=context.reach,
         priority=context.priority,
-        session=context.wishes.session,
+        session=context.options.session,
         caller=context.caller,
         drops_params=context.drops_params,
     )

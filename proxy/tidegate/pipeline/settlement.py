@@ -15,7 +15,7 @@ from tidegate.errors import (
     TargetBusy,
     UpstreamError,
 )
-from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.telemetry.logs import Log
 from tidegate.telemetry.metrics import Metrics, Series
 
@@ -36,24 +36,24 @@ class Settlement:
         """The bracket around one request."""
         return Account(self, context)
 
-    def failed_attempt(self, context: RequestContext, tried: Tried, error: ProxyError) -> None:
+    def failed_attempt(self, context: RequestContext, record: AttemptRecord, error: ProxyError) -> None:
         """An attempt came to nothing; another may follow."""
-        self.metrics.upstream_errors.labels(tried.upstream, type(error).__name__).inc()
+        self.metrics.upstream_errors.labels(record.upstream, type(error).__name__).inc()
         was_sent = not isinstance(error, EngineUnavailable | TargetBusy)
         tell, event = (self.log.warning, "upstream failed") if was_sent else (self.log.info, "target not free")
         tell(
             event,
             request_id=context.id,
             status=error.status,
-            upstream=tried.upstream,
-            upstream_request_id=tried.upstream_id,
+            upstream=record.upstream,
+            upstream_request_id=record.upstream_id,
             model=context.model,
             error=error.code or error.type,
             reason=_loggable(error),
             may_try_another=error.may_try_another_target,
         )
 
-    def continued(self, context: RequestContext, broken: Tried, mended: Tried) -> None:
+    def continued(self, context: RequestContext, broken: AttemptRecord, mended: AttemptRecord) -> None:
         """A stream that broke at one target goes on at another."""
         self.metrics.continuations.labels(broken.upstream, mended.upstream).inc()
         self.log.warning(
@@ -93,12 +93,12 @@ class Account:
         ended_s = context.clock.monotonic_s()
         is_in_band = context.has_begun and not isinstance(failure, ClientGone)
         status = 200 if failure is None or is_in_band else failure.status
-        series = metrics.series(context.endpoint, context.model, context.tried.upstream or "none")
+        series = metrics.series(context.endpoint, context.model, context.record.upstream or "none")
         series.statuses[status] = series.statuses.get(status, 0) + 1
         if isinstance(failure, ClientGone):
             metrics.disconnects.labels(context.endpoint).inc()
-        if context.tried.sent_s and isinstance(failure, ClientGone | ShuttingDown):
-            metrics.aborts.labels(context.tried.upstream).inc()
+        if context.record.sent_s and isinstance(failure, ClientGone | ShuttingDown):
+            metrics.aborts.labels(context.record.upstream).inc()
         fields = _line(context, status, ended_s)
         if failure is not None:
             fields |= _why(failure)
@@ -106,7 +106,7 @@ class Account:
             log.error("request", **fields, exc_info=failure.__cause__ or error)
         else:
             log.info("request", **fields)
-        if context.tried.sent_s:
+        if context.record.sent_s:
             _observe(series, context, ended_s)
             is_answered = failure is None or (isinstance(failure, ClientGone) and context.first_content_s > 0)
             if is_answered and self._settlement.on_answered is not None:
@@ -115,7 +115,7 @@ class Account:
 
 def _observe(series: Series, context: RequestContext, ended_s: float) -> None:
     series.duration.observe(ended_s - context.started_s)
-    series.overhead.observe((context.first_sent_s or context.tried.sent_s) - context.received_s)
+    series.overhead.observe((context.first_sent_s or context.record.sent_s) - context.received_s)
     usage = context.usage
     if context.first_content_s:
         series.ttft.observe(context.first_content_s - context.started_s)
@@ -147,11 +147,11 @@ def _line(context: RequestContext, status: int, ended_s: float) -> dict[str, Any
     }
     if context.principal is not None:
         fields["principal"] = context.principal.name
-    if context.tried.upstream:
-        fields["upstream"] = context.tried.upstream
+    if context.record.upstream:
+        fields["upstream"] = context.record.upstream
         fields["attempts"] = context.attempts
-    if context.tried.upstream_id:
-        fields["upstream_request_id"] = context.tried.upstream_id
+    if context.record.upstream_id:
+        fields["upstream_request_id"] = context.record.upstream_id
     if context.first_content_s:
         fields["ttft_ms"] = round((context.first_content_s - context.started_s) * 1000, 2)
     if context.usage is not None:

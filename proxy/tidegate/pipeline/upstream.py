@@ -7,23 +7,27 @@ import msgspec
 
 from tidegate.dialects.base import Dialect
 from tidegate.errors import ProxyError, UpstreamError
-from tidegate.pipeline.context import Credential
-from tidegate.protocol.routing import Priority
-from tidegate.routing.planner import Look
+from tidegate.limits.concurrency import ConcurrencyLimit
+from tidegate.pipeline.context import ShownCredential
+from tidegate.reasoning_memory import ReasoningMemory
+from tidegate.routing.offline import Offline
+from tidegate.routing.planner import EngineSnapshot
+from tidegate.routing.quality import Qualities
+from tidegate.routing.target_registry import TargetRegistry
 from tidegate.routing.targets import Target
 from tidegate.telemetry.redaction import mask
 
-_ELSEWHERE = Look()
+_ELSEWHERE = EngineSnapshot()
 
 
-class Response(Protocol):
-    """An answer whose head has arrived (see `tidegate.transport.wire.Response`)."""
+class UpstreamResponse(Protocol):
+    """An answer whose head has arrived (see `tidegate.transport.wire.UpstreamResponse`)."""
 
     status: int
     headers: Mapping[str, str]
 
     @property
-    def credential(self) -> Credential:
+    def credential(self) -> ShownCredential:
         """What the host was shown."""
 
     async def read_some(self) -> bytes:
@@ -48,8 +52,8 @@ class Response(Protocol):
         """Give the connection back, or close it where the body has not ended."""
 
 
-class Transport(Protocol):
-    """The wire (see `tidegate.transport.wire.Transport`)."""
+class UpstreamTransport(Protocol):
+    """The wire (see `tidegate.transport.wire.UpstreamTransport`)."""
 
     @property
     def secrets(self) -> Sequence[str]:
@@ -65,7 +69,7 @@ class Transport(Protocol):
     def refused_for_s(self, model: str) -> float:
         """0, or the seconds for which each of the credentials is refused, for that model."""
 
-    async def post(self, path: str, body: bytes, *, is_stream: bool, model: str) -> Response:
+    async def post(self, path: str, body: bytes, *, is_stream: bool, model: str) -> UpstreamResponse:
         """Send a body that asks for a model, wait for the head of the answer."""
 
     async def get(self, path: str) -> bytes:
@@ -91,34 +95,6 @@ def nothing_to_leave() -> None:
     """Nobody counts who is there."""
 
 
-class Place(Protocol):
-    """Held by a request at a gate."""
-
-    def began(self, ttft_s: float, prompt_tokens: int) -> None:
-        """The first token of so long a prompt came after so many seconds."""
-
-    def leave(self) -> None:
-        """Give it back."""
-
-
-class Gate(Protocol):
-    """How many requests are let in at once (see `tidegate.limits.concurrency`)."""
-
-    @property
-    def limit(self) -> int | None:
-        """How many that is now."""
-
-    @property
-    def waiting(self) -> int:
-        """How many wait."""
-
-    def has_room(self, priority: Priority) -> bool:
-        """Whether a request of that class would be let in at once."""
-
-    async def enter(self, *, caller: str, priority: Priority, tokens: int, can_wait: bool, deadline_s: float) -> Place:
-        """A place, at once or after a queue; raises `TargetBusy`."""
-
-
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """One host or engine.
 
@@ -137,11 +113,11 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     dialect: Dialect
-    transport: Transport
+    transport: UpstreamTransport
     enter: Enter = always_open
     always_streams: bool = False
     api_version: str | None = None
-    look: Callable[[], Look] | None = None
+    look: Callable[[], EngineSnapshot] | None = None
     doubt: Callable[[ProxyError], None] | None = None
     movable: set[Callable[[str], None]] | None = None
     in_flight: Callable[[], int] = int
@@ -164,7 +140,7 @@ class Upstreams(Mapping[str, Upstream]):
             error.original = mask(error.original, secrets)
         error.args = (error.message,)  # shown in tracebacks
 
-    def look(self, target: Target) -> Look:
+    def look(self, target: Target) -> EngineSnapshot:
         """At the engine or host, for the target's model."""
         upstream = self._upstreams[target.upstream]
         seen = _ELSEWHERE if upstream.look is None else upstream.look()
@@ -187,3 +163,19 @@ class Upstreams(Mapping[str, Upstream]):
 
     def __len__(self) -> int:
         return len(self._upstreams)
+
+
+class ServingState(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a request may be sent to, and what is known of it; shared by all requests, probes and reports.
+
+    Attributes:
+        concurrency: the concurrency limits by upstream; an upstream that is missing here has no limit.
+        reasoning_memory: of the reasoning of past turns.
+    """
+
+    upstreams: Upstreams
+    concurrency: Mapping[str, ConcurrencyLimit]
+    target_registry: TargetRegistry
+    offline: Offline
+    qualities: Qualities
+    reasoning_memory: ReasoningMemory

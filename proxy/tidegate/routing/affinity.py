@@ -11,14 +11,14 @@ from hashlib import blake2b
 from math import log
 
 from tidegate.routing.candidate import Placed
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 from tidegate.routing.targets import Target
 
 _SPARE = 12  # bits of 64: what is left of a draw, plus a half, is still a float below `_RANGE`
 _RANGE = float(1 << 64 - _SPARE)
 
 
-def stay(placed: Sequence[Placed], ask: Ask, *, max_load: float) -> Sequence[Placed]:
+def stay(placed: Sequence[Placed], routing_request: RoutingRequest, *, max_load: float) -> Sequence[Placed]:
     """The same order, with the session's target in front.
 
     Only among those on the same side of the local/online line as the one the policy put first, and never onto one that
@@ -30,12 +30,16 @@ def stay(placed: Sequence[Placed], ask: Ask, *, max_load: float) -> Sequence[Pla
 
     `max_load` is how many times its part of the load a target may have; at least 1.
     """
-    if len(placed) < 2 or placed[0].candidate.share < 1.0 or not (ask.session or _is_by_head(placed[0], ask)):
+    if (
+        len(placed) < 2
+        or placed[0].candidate.share < 1.0
+        or not (routing_request.session or _is_by_head(placed[0], routing_request))
+    ):
         return placed
     fit = _fit(placed)
     if len(fit) < 2:  # most models are at one engine: nothing to draw for
         return placed
-    home = _home(fit, ask.affinity, max_load)
+    home = _home(fit, routing_request.affinity, max_load)
     if home is None or home is placed[0]:
         return placed
     stayed = Placed(home.candidate, home.score, "its session is here")
@@ -53,9 +57,9 @@ def draw(name: str, key: bytes) -> float:
     return 1.0 / -log((drawn + 0.5) / _RANGE)
 
 
-def _is_by_head(first: Placed, ask: Ask) -> bool:
+def _is_by_head(first: Placed, routing_request: RoutingRequest) -> bool:
     """Embeddings generate nothing, so nothing of theirs is cached."""
-    return first.candidate.target.is_local and ask.endpoint != "embeddings"
+    return first.candidate.target.is_local and routing_request.endpoint != "embeddings"
 
 
 def _fit(placed: Sequence[Placed]) -> Sequence[Placed]:

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 from tidegate.routing.targets import Target
 
 Signal = Literal["latency", "price", "quality"]
@@ -77,5 +77,5 @@ class Policy(Protocol):
     def sticks(self) -> bool:
         """See above."""
 
-    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
+    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
         """Every candidate, once, the one to be tried first in front."""

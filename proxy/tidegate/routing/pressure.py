@@ -12,7 +12,7 @@ The fit forgets by the time that it has watched (tau 30 s), and keeps three star
     time to first token = (ahead + 1) x per start + (tokens ahead + own tokens) x per token
 
 Ahead are our own requests without a first token, and those of others in the engine's queue. The latter are told by its
-metrics (`Told`), which are seconds old when they come: so ours are counted by ourselves, to the moment, and of the
+metrics (`LoadReport`), which are seconds old when they come: so ours are counted by ourselves, to the moment, and of the
 scraped queue only the share of those that are not ours counts. Their prompts are taken to be as long as the usual one.
 What the metrics say is believed whole for 3 s, then less and less, from 10 s on not at all.
 
@@ -35,7 +35,7 @@ _FRESH_S, _STALE_S = 3.0, 10.0
 _FULL, _FULL_FACTOR = 0.9, 4.0
 
 
-class Told(Struct, frozen=True, kw_only=True):
+class LoadReport(Struct, frozen=True, kw_only=True):
     """What an engine's metrics said.
 
     Attributes:
@@ -124,7 +124,7 @@ class Pressure:
         """Requests of ours there without a first token."""
         return self._waiting
 
-    def predict_s(self, tokens: int, told: Told | None = None, now_s: float | None = None) -> float:
+    def predict_s(self, tokens: int, told: LoadReport | None = None, now_s: float | None = None) -> float:
         """Seconds until the first token of a prompt of so many tokens; 0 where nothing is known.
 
         `now_s` is what the clock says, where the caller has looked.

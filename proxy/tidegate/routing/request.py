@@ -1,4 +1,4 @@
-"""`Ask`: what of a request matters to where it goes."""
+"""`RoutingRequest`: what of a request matters to where it goes."""
 
 import re
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class _SaidBy(msgspec.Struct):
 _said_by = msgspec.json.Decoder(_SaidBy).decode
 
 
-class Ask:
+class RoutingRequest:
     """One request, as routing sees it.
 
     Args:

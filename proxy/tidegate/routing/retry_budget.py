@@ -1,4 +1,4 @@
-"""`Budget`: how many tries beyond the first a model may have, so that no outage is multiplied.
+"""`RetryBudget`: how many tries beyond the first a model may have, so that no outage is multiplied.
 
 As Finagle's RetryBudget: a share of the requests seen lately, and some a second for who has few requests. What is
 deposited expires, and what is withdrawn is forgiven, after the same time; hedges take from a budget of their own.
@@ -10,7 +10,7 @@ _STEPS = 10  # in which `keep_s` passes
 _SLACK = 1e-9  # a share of 0.29 makes 29 of 100 deposits, though floats say a little less
 
 
-class Budget:
+class RetryBudget:
     """One model's; owner of its counts, which lie in a ring: a slot for the step that runs, and one for each before.
 
     Over any time, withdrawals are at most `share` of the deposits in it and in the `keep_s` and one step before it,

@@ -1,4 +1,4 @@
-"""`Itinerary`: which target to try next, by what has become of those before. Decides; waits for nothing.
+"""`AttemptSchedule`: which target to try next, by what has become of those before. Decides; waits for nothing.
 
 Every target comes once, in the order of the plan, before any comes twice. One that could not take the request (its
 engine loads, its places are taken) has not been tried: it is waited for only when nobody else is left. But where the
@@ -40,7 +40,7 @@ _FREE = (*_NOT_TRIED, UpstreamUnreachable, UpstreamRateLimited, UpstreamLacksOpe
 _FINAL = (AnswerMisfit, UpstreamLacksModel, UpstreamLacksOperation, UpstreamRefusedUs)
 
 
-class Step(Struct, frozen=True):
+class NextAttempt(Struct, frozen=True):
     """What to do next: wait `pause_s`, then try `target`.
 
     Attributes:
@@ -67,7 +67,7 @@ class _Stop(Struct):
     free_s: float = 0.0
 
 
-class Itinerary:
+class AttemptSchedule:
     """The way of one request.
 
     Args:
@@ -86,7 +86,7 @@ class Itinerary:
         *,
         retry: RetryConfig,
         withdraw: Callable[[], bool],
-        dice: Random,
+        rng: Random,
         favoured: int = 0,
     ) -> None:
         self.tries = 0
@@ -94,20 +94,20 @@ class Itinerary:
         self._stops = [_Stop(target) for target in targets]
         self._retry = retry
         self._withdraw = withdraw
-        self._dice = dice
+        self._rng = rng
         self._favoured = favoured
         self._next = 0
         self._repeats = 0
         self._is_free = True
 
-    def step(self, now_s: float) -> Step | None:
+    def step(self, now_s: float) -> NextAttempt | None:
         """The next thing to do; None where nothing is left."""
         if self._next < len(self._stops):
             return (self._queue() if self._next == self._favoured else None) or self._visit()
         return self._repeat(now_s) or self._wait()
 
     def failed(
-        self, step: Step, error: ProxyError, *, now_s: float, took_s: float, has_other_key: bool = False
+        self, step: NextAttempt, error: ProxyError, *, now_s: float, took_s: float, has_other_key: bool = False
     ) -> None:
         """The step came to nothing, after `took_s` seconds.
 
@@ -128,24 +128,26 @@ class Itinerary:
         asked_s = error.retry_after_s or 0.0
         is_soon = asked_s <= self._retry.max_backoff_s and took_s < PATIENCE_S
         stop.may_repeat = is_soon and not isinstance(error, _FINAL)
-        pause_s = delay_s(stop.tries - 1, self._retry.backoff_s, self._retry.max_backoff_s, self._dice)
+        pause_s = delay_s(stop.tries - 1, self._retry.backoff_s, self._retry.max_backoff_s, self._rng)
         stop.free_s = now_s + max(asked_s, pause_s)
 
-    def _queue(self) -> Step | None:
+    def _queue(self) -> NextAttempt | None:
         """The first of the favoured ones that is merely full; once."""
         full = next((stop for stop in self._stops[: self._favoured] if stop.is_full), None)
         self._favoured = 0
-        return None if full is None else Step(full.target, can_queue=True, can_move=self._next < len(self._stops))
+        return (
+            None if full is None else NextAttempt(full.target, can_queue=True, can_move=self._next < len(self._stops))
+        )
 
-    def _visit(self) -> Step | None:
+    def _visit(self) -> NextAttempt | None:
         if not (self._is_free or self._withdraw()):
             self.is_exhausted = True
             return None
         stop = self._stops[self._next]
         self._next += 1
-        return Step(stop.target, can_wait=len(self._stops) == 1, can_move=self._next < len(self._stops))
+        return NextAttempt(stop.target, can_wait=len(self._stops) == 1, can_move=self._next < len(self._stops))
 
-    def _repeat(self, now_s: float) -> Step | None:
+    def _repeat(self, now_s: float) -> NextAttempt | None:
         repeatable = [stop for stop in self._stops if stop.may_repeat]
         if not repeatable or self._repeats >= self._retry.repeats or not self._withdraw():
             self.is_exhausted = self.tries > 0
@@ -153,11 +155,11 @@ class Itinerary:
         self._repeats += 1
         stop = min(repeatable, key=lambda stop: stop.tries)  # of several the preferred one
         stop.may_repeat = False
-        return Step(stop.target, can_wait=True, pause_s=max(0.0, stop.free_s - now_s))
+        return NextAttempt(stop.target, can_wait=True, pause_s=max(0.0, stop.free_s - now_s))
 
-    def _wait(self) -> Step | None:
+    def _wait(self) -> NextAttempt | None:
         for stop in self._stops:
             if stop.is_busy:
                 stop.is_busy = False
-                return Step(stop.target, can_wait=True)
+                return NextAttempt(stop.target, can_wait=True)
         return None

@@ -1,4 +1,4 @@
-"""`Board`: what is known of each target, and the one place where attempts report what became of them."""
+"""`TargetRegistry`: what is known of each target, and the one place where attempts report what became of them."""
 
 import math
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from tidegate.protocol.usage import Usage
 from tidegate.routing.health import Health
 from tidegate.routing.latency import Latency
 from tidegate.routing.pressure import Pressure
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 from tidegate.routing.targets import Target
 
 _TARGETS_FAULT = (UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, StreamBroken)
-_MAX_STANDINGS = 4096  # callers may name any model as `upstream/model`
+_MAX_UNCONFIGURED = 4096  # callers may name any model as `upstream/model`
 
 
-class Standing:
+class TargetStats:
     """What is known of one target.
 
     Attributes:
@@ -75,7 +75,7 @@ class Standing:
             self.cooldown.extend(error.retry_after_s, self._clock.monotonic_s(), trial)
 
 
-class Board:
+class TargetRegistry:
     """Owner of all standings; one for all requests.
 
     Configured targets are kept for good (`keep`). Of the others, whose names callers invent, the idle one that was
@@ -85,19 +85,19 @@ class Board:
     def __init__(self, clock: Clock, config: HealthConfig) -> None:
         self._clock = clock
         self._config = config
-        self._kept: dict[str, Standing] = {}  # both by the target's name: no upstream's has a slash in it
-        self._others: dict[str, Standing] = {}
+        self._kept: dict[str, TargetStats] = {}  # both by the target's name: no upstream's has a slash in it
+        self._others: dict[str, TargetStats] = {}
 
-    def of(self, target: Target) -> Standing:
+    def of(self, target: Target) -> TargetStats:
         """What is known of the target."""
-        standing = self._kept.get(target.name)
-        if standing is None:
-            standing = self._others.pop(target.name, None) or self._new(target)
-            self._others[target.name] = standing  # the last one to be forgotten
+        stats = self._kept.get(target.name)
+        if stats is None:
+            stats = self._others.pop(target.name, None) or self._new(target)
+            self._others[target.name] = stats  # the last one to be forgotten
             self._forget()
-        if standing.target is not target:
-            standing.target = target  # what the config says of it may have changed
-        return standing
+        if stats.target is not target:
+            stats.target = target  # what the config says of it may have changed
+        return stats
 
     def keep(self, targets: Sequence[Target]) -> None:
         """The configured ones from now on."""
@@ -107,82 +107,84 @@ class Board:
         for target in targets:
             self._kept[target.name].target = target
 
-    def all(self) -> list[Standing]:
+    def all(self) -> list[TargetStats]:
         """Of every target that is known."""
         return [*self._kept.values(), *self._others.values()]
 
-    def kept(self) -> list[Standing]:
+    def kept(self) -> list[TargetStats]:
         """Of the configured ones."""
         return list(self._kept.values())
 
-    def begin(self, target: Target, ask: Ask, *, in_panic: bool = False) -> "Flight | None":
+    def begin(self, target: Target, routing_request: RoutingRequest, *, in_panic: bool = False) -> "InFlight | None":
         """A request goes to the target; whoever gets the flight ends it, once.
 
         With `in_panic` it goes there though the target is out of order; without, None says that it may not: the target
         is out, or a request on trial is in flight. During a cooldown it may not in any case.
         """
-        standing = self.of(target)
-        if standing.cooldown_s:
+        stats = self.of(target)
+        if stats.cooldown_s:
             return None
-        turn = standing.health.enter(in_panic=in_panic)
+        turn = stats.health.enter(in_panic=in_panic)
         if turn is None:
             return None
-        return Flight(standing, ask, self._clock, turn, standing.cooldown.enter(self._clock.monotonic_s()))
+        return InFlight(stats, routing_request, self._clock, turn, stats.cooldown.enter(self._clock.monotonic_s()))
 
     def readmit(self, upstream: str) -> None:
         """An engine is ready anew: what it did in its last life does not count."""
-        for standing in self.all():
-            if standing.target.upstream == upstream:
-                standing.health.readmit()
+        for stats in self.all():
+            if stats.target.upstream == upstream:
+                stats.health.readmit()
 
-    def _new(self, target: Target) -> Standing:
-        return Standing(target, self._clock, self._config)
+    def _new(self, target: Target) -> TargetStats:
+        return TargetStats(target, self._clock, self._config)
 
     def _forget(self) -> None:
-        if len(self._others) > _MAX_STANDINGS:
+        if len(self._others) > _MAX_UNCONFIGURED:
             idle = next((name for name, each in self._others.items() if not each.in_flight), None)
             if idle is not None:
                 del self._others[idle]
 
 
-class Flight:
+class InFlight:
     """One attempt at one target, from before it is sent to its end."""
 
     __slots__ = (
-        "_ask",
         "_clock",
         "_has_begun",
         "_is_counted",
         "_is_over",
-        "_standing",
+        "_routing_request",
         "_started_s",
+        "_stats",
         "_trial",
         "_turn",
     )
 
-    def __init__(self, standing: Standing, ask: Ask, clock: Clock, turn: int, trial: int = 0) -> None:
-        self._standing = standing
-        self._ask = ask
+    def __init__(
+        self, stats: TargetStats, routing_request: RoutingRequest, clock: Clock, turn: int, trial: int = 0
+    ) -> None:
+        self._stats = stats
+        self._routing_request = routing_request
         self._clock = clock
         self._started_s = clock.monotonic_s()
         self._has_begun = self._is_over = False
         self._turn = turn
         self._trial = trial  # see `Cooldown.enter`
-        standing.in_flight += 1
+        stats.in_flight += 1
         # of an answer that comes whole nobody sees when it stops to wait, so that it must not count as waiting
-        self._is_counted = ask.is_stream or standing.shows_first_tokens
+        self._is_counted = routing_request.is_stream or stats.shows_first_tokens
         if self._is_counted:
-            standing.pressure.sent(ask.prompt_tokens)
+            stats.pressure.sent(routing_request.prompt_tokens)
 
     def began(self) -> None:
         """The first content came: its prompt waits no more."""
         if not self._has_begun:
             self._has_begun = True
-            self._standing.shows_first_tokens |= not self._ask.is_stream
+            self._stats.shows_first_tokens |= not self._routing_request.is_stream
             if self._is_counted:
-                self._standing.pressure.began(self._ask.prompt_tokens)
-            self._standing.health.generated(self._turn)
-            self._standing.cooldown.succeeded(self._trial)
+                self._stats.pressure.began(self._routing_request.prompt_tokens)
+            self._stats.health.generated(self._turn)
+            self._stats.cooldown.succeeded(self._trial)
 
     def end(
         self,
@@ -211,35 +213,35 @@ class Flight:
         if self._is_over:
             return None
         self._is_over = True
-        standing, now_s = self._standing, self._clock.monotonic_s()
-        standing.in_flight -= 1
-        standing.touch()
+        stats, now_s = self._stats, self._clock.monotonic_s()
+        stats.in_flight -= 1
+        stats.touch()
         if self._is_counted and not self._has_begun:
-            standing.pressure.left(self._ask.prompt_tokens)
-        standing.note_retry_after(error, self._trial)
+            stats.pressure.left(self._routing_request.prompt_tokens)
+        stats.note_retry_after(error, self._trial)
         if isinstance(error, _TARGETS_FAULT):
-            standing.health.failed(self._turn)
-            standing.latency.failed(now_s - self._started_s)
+            stats.health.failed(self._turn)
+            stats.latency.failed(now_s - self._started_s)
         elif error is None and is_whole:
-            standing.health.succeeded(self._turn)
-            standing.cooldown.succeeded(self._trial)
-            standing.endpoint = self._ask.endpoint
+            stats.health.succeeded(self._turn)
+            stats.cooldown.succeeded(self._trial)
+            stats.endpoint = self._routing_request.endpoint
             return self._time(now_s - reading_s, sent_s or self._started_s, first_s, usage)
         else:
-            standing.health.gave_up(self._turn)
-        standing.cooldown.ended(self._trial, now_s)
+            stats.health.gave_up(self._turn)
+        stats.cooldown.ended(self._trial, now_s)
         return None
 
     def _time(self, ended_s: float, sent_s: float, first_s: float, usage: Usage | None) -> float:
-        latency = self._standing.latency
-        prompt_tokens = self._ask.prompt_tokens if usage is None else usage.prompt_tokens
+        latency = self._stats.latency
+        prompt_tokens = self._routing_request.prompt_tokens if usage is None else usage.prompt_tokens
         answer_tokens = 0 if usage is None else usage.completion_tokens
-        is_stream = self._ask.is_stream
+        is_stream = self._routing_request.is_stream
         latency.waited((first_s or ended_s if is_stream else ended_s) - sent_s, is_stream=is_stream)
         if first_s:
             latency.began(prompt_tokens, first_s - sent_s)
             latency.ended(answer_tokens, ended_s - first_s)
             return first_s - sent_s
         ttft_s = latency.whole(prompt_tokens, answer_tokens, ended_s - sent_s)
-        self._standing.pressure.came_whole(prompt_tokens, ttft_s)
+        self._stats.pressure.came_whole(prompt_tokens, ttft_s)
         return ttft_s

@@ -30,7 +30,7 @@ class _Custom(Struct, gc=False):
     input: str | None = None
 
 
-class Slot:
+class CallSlot:
     """One tool call being received. Its first piece is passed on, with its index, once the name is known or at the end.
 
     Attributes:
@@ -115,7 +115,7 @@ class CallReader:
         self._rereads = Allowance(_MAX_REREAD)
         self._ids: set[str] = set()  # of the calls in all choices
 
-    def read(self, call: ToolCall, index: int, slots: list[Slot], *, is_whole: bool) -> None:
+    def read(self, call: ToolCall, index: int, slots: list[CallSlot], *, is_whole: bool) -> None:
         """Read a piece of a call in the choice `index`, whose calls so far are `slots`.
 
         Indexes become dense, id, type and name are passed on once, and arguments are always a string. A piece that
@@ -149,7 +149,7 @@ class CallReader:
         elif custom is not UNSET or (arguments and slot.custom is UNSET) or extra is not UNSET:
             self._sink.tool(index, ToolPiece(slot.index, arguments, custom=custom, extra_content=extra))
 
-    def close(self, index: int, slots: list[Slot]) -> None:
+    def close(self, index: int, slots: list[CallSlot]) -> None:
         """The choice has ended: pass on what was held back of its calls."""
         for slot in slots:
             if slot.is_unwanted:
@@ -161,14 +161,14 @@ class CallReader:
             elif rest and slot.custom is UNSET:
                 self._sink.tool(index, ToolPiece(slot.index, rest))
 
-    def _open(self, call: ToolCall, name: str | None, slots: list[Slot]) -> Slot:
+    def _open(self, call: ToolCall, name: str | None, slots: list[CallSlot]) -> CallSlot:
         if len(slots) >= _MAX_CALLS:
             raise ToolCallUnparsable(f"The model called more than {_MAX_CALLS} tools in one answer.")
-        slot = Slot(call, name, is_unwanted=self._reading.one_call and bool(slots))
+        slot = CallSlot(call, name, is_unwanted=self._reading.one_call and bool(slots))
         slots.append(slot)
         return slot
 
-    def _begin(self, slot: Slot, index: int, slots: list[Slot]) -> None:
+    def _begin(self, slot: CallSlot, index: int, slots: list[CallSlot]) -> None:
         """Pass on the first piece of a call: with its index, an id that is unique in the answer, and its name."""
         slot.index = sum(other.is_told for other in slots)
         is_usable = slot.id and slot.id not in self._ids and not self._reading.numbers_calls
@@ -180,7 +180,7 @@ class CallReader:
         )
         self._sink.tool(index, piece)
 
-    def _extra_content_of(self, call: ToolCall, slot: Slot) -> Raw | UnsetType:
+    def _extra_content_of(self, call: ToolCall, slot: CallSlot) -> Raw | UnsetType:
         """The call's `extra_content` where this piece is the first that holds it."""
         if slot.extra_content is not UNSET or not is_given(call.extra_content, "object"):
             return UNSET
@@ -194,7 +194,9 @@ def new_call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
-def slot_of(call: ToolCall, name: str | None, arguments: str, slots: list[Slot], rereads: Allowance) -> Slot | None:
+def slot_of(
+    call: ToolCall, name: str | None, arguments: str, slots: list[CallSlot], rereads: Allowance
+) -> CallSlot | None:
     """The call that this piece continues; None where it begins a new one.
 
     A piece continues the call of its index, else that of its id, else the last one. A new id alone begins no call, as
@@ -223,7 +225,7 @@ def is_empty(call: ToolCall, name: str | None, arguments: str) -> bool:
     return not (call.id or name or arguments or has_object)
 
 
-def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[Slot]) -> bool:
+def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[CallSlot]) -> bool:
     """Whether a host sends a whole call once more, with the same id."""
     return (
         bool(call.id)
@@ -268,7 +270,7 @@ def custom_of(value: Raw | UnsetType, *, is_first: bool) -> Raw | UnsetType:
     return Raw(_encode({"name": lenient.valid_unicode(given.name or "")} | piece if is_first else piece))
 
 
-def _is_complete(slot: Slot, rereads: Allowance) -> bool:
+def _is_complete(slot: CallSlot, rereads: Allowance) -> bool:
     """Whether the arguments so far are JSON; those that are too long to be read again and again count as begun."""
     if not rereads.take(slot.size):
         return False

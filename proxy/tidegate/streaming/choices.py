@@ -18,7 +18,7 @@ from tidegate.streaming import extras
 from tidegate.streaming.allowance import Allowance
 from tidegate.streaming.calls import CallReader
 from tidegate.streaming.finish import FinishReason, canonical, failure_of
-from tidegate.streaming.markup import Call
+from tidegate.streaming.markup import MarkupCall
 from tidegate.streaming.sinks import Extra, Sink
 from tidegate.streaming.state import ChoiceState
 from tidegate.streaming.thoughts import Piece
@@ -424,7 +424,7 @@ class ChoiceStream:
         if rest := state.surrogates.take_rest("content"):
             self._read_content(rest, None, index, state)
 
-    def _make_call(self, call: Call, index: int, state: ChoiceState) -> None:
+    def _make_call(self, call: MarkupCall, index: int, state: ChoiceState) -> None:
         self.has_content = True
         function = Function(name=call.name, arguments=Raw(_encode(call.arguments)))
         self._calls.read(ToolCall(function=function), index, state.slots, is_whole=True)

@@ -50,7 +50,7 @@ _FENCE = re.compile(r" {0,3}(?P<mark>`{3,}|~{3,})(?P<info>[^\n]*)\n?")
 _FENCE_BEGUN = re.compile(r" {0,3}(?:[`~].*)?", re.DOTALL)
 
 
-class Call(NamedTuple):
+class MarkupCall(NamedTuple):
     """A tool call found in text; the arguments are a JSON object."""
 
     name: str
@@ -92,7 +92,7 @@ class MarkupReader:
             at = self._pass_line(text, at)
         return text
 
-    def close(self, *, may_convert: bool) -> tuple[str, list[Call]]:
+    def close(self, *, may_convert: bool) -> tuple[str, list[MarkupCall]]:
         """The content has ended: return what was held back as text, or as calls if allowed and all conditions hold."""
         held, self._held = self._held, ""
         calls = self._calls(held) if held and may_convert else None
@@ -140,7 +140,7 @@ class MarkupReader:
         self._blocks += not may_be
         return may_be
 
-    def _calls(self, block: str) -> list[Call] | None:
+    def _calls(self, block: str) -> list[MarkupCall] | None:
         opening = _OPENING.match(block)
         closing = None if opening is None else _closing(opening).search(block, opening.end())
         if opening is None or closing is None:
@@ -187,7 +187,7 @@ def _may_be_blank(rest: str) -> bool:
     return not plain or (len(plain) < _LONGEST and _END_OF_SENTENCE.startswith(plain.translate(_ALIKE)))
 
 
-def _plain_calls(body: str) -> list[Call] | None:
+def _plain_calls(body: str) -> list[MarkupCall] | None:
     """`<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`, repeated; None if the body holds anything else.
 
     V3 wrote `function<｜tool▁sep｜>NAME`, and the arguments in a code fence below.
@@ -207,7 +207,7 @@ def _plain_calls(body: str) -> list[Call] | None:
     return None if body[at:].strip() else calls
 
 
-def _dsml_calls(body: str) -> list[Call] | None:
+def _dsml_calls(body: str) -> list[MarkupCall] | None:
     """`<｜DSML｜invoke name="…">…</｜DSML｜invoke>`, repeated; None if the body holds anything else."""
     calls, at = [], 0
     while (opening := _INVOKE.match(body, at)) and (closing := _INVOKE_END.search(body, opening.end())):
@@ -219,7 +219,7 @@ def _dsml_calls(body: str) -> list[Call] | None:
     return None if body[at:].strip() else calls
 
 
-def _dsml_call(name: str, body: str) -> Call | None:
+def _dsml_call(name: str, body: str) -> MarkupCall | None:
     """Arguments as parameters (`<｜DSML｜parameter name="…" string="true|false">…</｜DSML｜parameter>`), or as JSON."""
     fields: dict[str, object] = {}
     at = 0
@@ -229,7 +229,7 @@ def _dsml_call(name: str, body: str) -> Call | None:
     rest = body[at:].strip()
     if rest:
         return None if fields else _call(name, rest)
-    return Call(name, _encode(fields).decode()) if name else None
+    return MarkupCall(name, _encode(fields).decode()) if name else None
 
 
 def _value(text: str, is_text: str | None) -> object:
@@ -242,10 +242,10 @@ def _value(text: str, is_text: str | None) -> object:
     return value
 
 
-def _call(name: str, arguments: str) -> Call | None:
+def _call(name: str, arguments: str) -> MarkupCall | None:
     text = arguments.strip() or "{}"
     try:
         is_object = isinstance(msgspec.json.decode(text), dict)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return Call(name, text) if name and is_object else None
+    return MarkupCall(name, text) if name and is_object else None

@@ -1,4 +1,4 @@
-"""`Splice`: where an answer that broke off and the one that goes on with it become one. Sans-I/O, owned by one answer.
+"""`StreamSplice`: where an answer that broke off and the one that goes on with it become one. Sans-I/O, owned by one answer.
 
 It notes what has been told of the answer, as that is what another target is to go on from; and of what that one says it
 tells what is new. A model may begin with the last words once more, and those are taken off: the longest end of what was
@@ -24,7 +24,7 @@ _MAX_TEXT = 4 * 1024 * 1024  # of one answer; a longer one cannot be gone on wit
 _BYTES_PER_TOKEN = 4  # about, where nobody has counted
 
 
-class Splice:
+class StreamSplice:
     """A sink that stands before another one, for one answer of one choice.
 
     Attributes:

@@ -3,7 +3,7 @@
 from msgspec import Raw
 
 from tidegate.protocol.chat import Reading
-from tidegate.streaming.calls import Slot
+from tidegate.streaming.calls import CallSlot
 from tidegate.streaming.markup import MarkupReader
 from tidegate.streaming.sinks import Extra
 from tidegate.streaming.surrogates import SurrogateJoiner
@@ -61,7 +61,7 @@ class ChoiceState:
         self.thoughts: list[str] = []
         self.reason = ""
         self.heard_at_reason = 0
-        self.slots: list[Slot] = []
+        self.slots: list[CallSlot] = []
         self.lists: dict[Extra, list[Raw]] = {}
         self.extra_contents: list[Raw] = []
         self.has_unclear_reason = False

@@ -24,7 +24,7 @@ _scan = json.JSONDecoder().raw_decode
 _fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-class _Choice:
+class _ChoiceState:
     """The state of one choice.
 
     Attributes:
@@ -51,10 +51,10 @@ class TextCallReader(Filter):
     def __init__(self, sink: Sink, form: TextCalls) -> None:
         super().__init__(sink)
         self._form = form
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, _ChoiceState] = {}
 
     def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
-        choice = self._choices.setdefault(index, _Choice())
+        choice = self._choices.setdefault(index, _ChoiceState())
         if choice.is_text:
             self._sink.content(index, text, logprobs)
             return
@@ -66,7 +66,7 @@ class TextCallReader(Filter):
             self._pass_arguments(index, choice, choice.arguments)
 
     def finish(self, index: int, reason: FinishReason) -> None:
-        choice = self._choices.pop(index, None) or _Choice()
+        choice = self._choices.pop(index, None) or _ChoiceState()
         if choice.arguments is not None:
             self._end_arguments(index, choice.arguments, choice.held)
             reason = "tool_calls" if reason == "stop" else reason
@@ -78,7 +78,7 @@ class TextCallReader(Filter):
             self._release_text(index, choice)
         self._sink.finish(index, reason)
 
-    def _check_beginning(self, index: int, choice: _Choice) -> None:
+    def _check_beginning(self, index: int, choice: _ChoiceState) -> None:
         """Begin the call if the text so far is the beginning of one; stop holding back if it can be none."""
         if self._form.is_forced and (head := _HEAD.match(choice.held)) and (name := _name(head[1])) in self._form.names:
             choice.arguments, choice.held = [], choice.held[head.end() :]
@@ -87,7 +87,7 @@ class TextCallReader(Filter):
         elif not _BEGIN.match(choice.held) or len(choice.held) > _MAX_HELD:
             self._release_text(index, choice)
 
-    def _pass_arguments(self, index: int, choice: _Choice, sent: list[str]) -> None:
+    def _pass_arguments(self, index: int, choice: _ChoiceState, sent: list[str]) -> None:
         """Pass on the arguments, but hold back an end that may close the object around them."""
         passed = choice.held.rstrip(_END)
         if passed:
@@ -105,7 +105,7 @@ class TextCallReader(Filter):
             sent.append(text)
             self._sink.tool(index, ToolPiece(0, text))
 
-    def _release_text(self, index: int, choice: _Choice) -> None:
+    def _release_text(self, index: int, choice: _ChoiceState) -> None:
         choice.is_text = True
         for text, logprobs in choice.parts:
             self._sink.content(index, text, logprobs)

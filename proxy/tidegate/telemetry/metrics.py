@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tidegate.telemetry.targets import Targets, TargetsCollector
+from tidegate.telemetry.targets import TargetsCollector, TargetSource
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _FINE_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
@@ -90,7 +90,7 @@ class _Requests(Collector):
         yield from (requests, tokens_in, tokens_out, *histograms.values())
 
 
-class EngineStatus(Protocol):
+class MeasuredStatus(Protocol):
     """What an engine does now (see `tidegate.engines.base`)."""
 
     @property
@@ -102,7 +102,7 @@ class EngineStatus(Protocol):
         """How often it has ended unasked after having been ready, since Tidegate started."""
 
 
-class Places(Protocol):
+class SlotCounts(Protocol):
     """Who is in an engine (see `tidegate.engines.slots`)."""
 
     @property
@@ -110,7 +110,7 @@ class Places(Protocol):
         """How many requests."""
 
 
-class Engine(Protocol):
+class MeasuredEngine(Protocol):
     """What is told of an engine (see `tidegate.engines.base`)."""
 
     @property
@@ -118,18 +118,18 @@ class Engine(Protocol):
         """As configured."""
 
     @property
-    def status(self) -> EngineStatus:
+    def status(self) -> MeasuredStatus:
         """See there."""
 
     @property
-    def places(self) -> Places:
+    def slots(self) -> SlotCounts:
         """See there."""
 
 
 class _Engines(Collector):
     """Reads the engines when somebody asks."""
 
-    def __init__(self, engines: Callable[[], Sequence[Engine]]) -> None:
+    def __init__(self, engines: Callable[[], Sequence[MeasuredEngine]]) -> None:
         self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
@@ -145,7 +145,7 @@ class _Engines(Collector):
         for engine in self._engines():
             ready.add_metric((engine.name,), float(engine.status.state == "ready"))
             restarts.add_metric((engine.name,), engine.status.restarts)
-            in_flight.add_metric((engine.name,), engine.places.taken)
+            in_flight.add_metric((engine.name,), engine.slots.taken)
         yield from (ready, restarts, in_flight)
 
 
@@ -201,7 +201,7 @@ class Metrics:
         """The names that have series of their own from now on; those of before keep theirs."""
         self._models = frozenset(models)
 
-    def add_engines(self, engines: Callable[[], Sequence[Engine]], told: Callable[[], bytes]) -> None:
+    def add_engines(self, engines: Callable[[], Sequence[MeasuredEngine]], told: Callable[[], bytes]) -> None:
         """Have the engines in it; called once.
 
         Args:
@@ -215,7 +215,7 @@ class Metrics:
         """Add the number of dropped log lines; called once."""
         self.registry.register(_Log(dropped))
 
-    def add_targets(self, targets: Callable[[], Targets]) -> None:
+    def add_targets(self, targets: Callable[[], TargetSource]) -> None:
         """Have the configured targets in it; called once."""
         self.registry.register(TargetsCollector(targets))
 

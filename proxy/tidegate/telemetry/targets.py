@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 _IN_ORDER = frozenset({"ok", "ramping"})
 
 
-class Target(Protocol):
+class TargetSample(Protocol):
     """One target (see `tidegate.operations.explain.TargetReport`)."""
 
     @property
@@ -33,7 +33,7 @@ class Target(Protocol):
         """Of late."""
 
 
-class Targets(Protocol):
+class TargetSource(Protocol):
     """All of them (see `tidegate.operations.explain.TargetList`)."""
 
     @property
@@ -41,14 +41,14 @@ class Targets(Protocol):
         """None elsewhere is asked."""
 
     @property
-    def targets(self) -> Sequence[Target]:
+    def targets(self) -> Sequence[TargetSample]:
         """Those of the config."""
 
 
 class TargetsCollector(Collector):
     """Reads them when somebody asks."""
 
-    def __init__(self, targets: Callable[[], Targets]) -> None:
+    def __init__(self, targets: Callable[[], TargetSource]) -> None:
         self._targets = targets
 
     def collect(self) -> Iterator[Metric]:

@@ -23,7 +23,7 @@ _KEPT_VALUES = 8
 Headers = CIMultiDict[str]
 
 
-class Shown(Protocol):
+class AuthHeaders(Protocol):
     """The headers of one credential; they are shared by its requests, and nobody changes them."""
 
     is_renewable: bool
@@ -42,7 +42,7 @@ class Shown(Protocol):
         """Others than those that the host answered with 401; None: there are none. Raises nothing."""
 
 
-class Fixed:
+class StaticAuth:
     """Headers that stay.
 
     Args:
@@ -81,7 +81,7 @@ class Token(msgspec.Struct, frozen=True):
 Issue = Callable[[], Awaitable[Token]]
 
 
-class Renewed:
+class TokenAuth:
     """A token: fetched at first use, renewed by the first use after 80 % of its life, in the background.
 
     One fetch at a time, whoever waits for it; whoever stops waiting does not stop it. After a failure there is a pause

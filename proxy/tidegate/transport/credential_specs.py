@@ -1,4 +1,4 @@
-"""`Spec`: a credential as it is configured, with its secret read. Two that are equal are the same credential."""
+"""`CredentialSpec`: a credential as it is configured, with its secret read. Two that are equal are the same credential."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from tidegate.errors import ConfigError
 from tidegate.transport.jwt import Signer
 
 
-class Spec(msgspec.Struct, frozen=True):
+class CredentialSpec(msgspec.Struct, frozen=True):
     """One credential.
 
     Attributes:
@@ -35,29 +35,29 @@ class Spec(msgspec.Struct, frozen=True):
         return f"Spec({self.config})"
 
 
-def of_keys(api_keys: Sequence[str]) -> list[Spec]:
+def of_keys(api_keys: Sequence[str]) -> list[CredentialSpec]:
     """Plain keys."""
-    return [Spec(None, key) for key in api_keys]
+    return [CredentialSpec(None, key) for key in api_keys]
 
 
-def read(api_keys: Sequence[Secret], credentials: Sequence[CredentialConfig], path: str) -> list[Spec]:
+def read(api_keys: Sequence[Secret], credentials: Sequence[CredentialConfig], path: str) -> list[CredentialSpec]:
     """Read the secrets of an upstream's config, whose `path` is for refusals.
 
     Raises:
         ConfigError: a secret cannot be read, or is no key that can sign; the message does not show it.
     """
-    plain = [Spec(None, _read(f"{path}.api_keys[{index}]", key)) for index, key in enumerate(api_keys)]
+    plain = [CredentialSpec(None, _read(f"{path}.api_keys[{index}]", key)) for index, key in enumerate(api_keys)]
     return plain + [_spec(f"{path}.credentials[{index}]", config) for index, config in enumerate(credentials)]
 
 
-def _spec(path: str, config: CredentialConfig) -> Spec:
+def _spec(path: str, config: CredentialConfig) -> CredentialSpec:
     match config:
         case ApiKeyConfig():
-            return Spec(config, _read(f"{path}.key", config.key))
+            return CredentialSpec(config, _read(f"{path}.key", config.key))
         case OAuth2Config():
-            return Spec(config, _read(f"{path}.client_secret", config.client_secret))
+            return CredentialSpec(config, _read(f"{path}.client_secret", config.client_secret))
         case PrivateKeyJwtConfig():
-            return Spec(config, _read_private_key(f"{path}.key", config))
+            return CredentialSpec(config, _read_private_key(f"{path}.key", config))
 
 
 def _read(path: str, secret: Secret) -> str:

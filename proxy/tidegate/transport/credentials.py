@@ -20,8 +20,8 @@ from tidegate.config.credentials import OAuth2Config, PrivateKeyJwtConfig
 from tidegate.config.routing import HealthConfig
 from tidegate.cooldown import Cooldown
 from tidegate.errors import UpstreamError, UpstreamRateLimited
-from tidegate.transport.auth_headers import Fixed, Headers, Renewed, Shown
-from tidegate.transport.credential_specs import Spec
+from tidegate.transport.auth_headers import AuthHeaders, Headers, StaticAuth, TokenAuth
+from tidegate.transport.credential_specs import CredentialSpec
 from tidegate.transport.jwt import Signer
 from tidegate.transport.oauth import TokenClient, client_credentials, signed
 
@@ -30,10 +30,10 @@ _MAX_REFUSED_S = 600.0
 _MAX_MODELS = 64  # a caller may name any
 _KEPT_SECRETS = 64
 _HEALTH = HealthConfig()
-_ANONYMOUS = Spec(None, "")  # the host wants no key; its limits are kept all the same
+_ANONYMOUS = CredentialSpec(None, "")  # the host wants no key; its limits are kept all the same
 
 
-class Bench:
+class RefusalCooldown:
     """How often in a row something was refused, and until when it rests for that."""
 
     __slots__ = ("times", "until_s")
@@ -42,7 +42,7 @@ class Bench:
         self.times = 0
         self.until_s = -math.inf
 
-    def sit(self, now_s: float) -> float:
+    def extend(self, now_s: float) -> float:
         """Once more, until when; who sits already was refused by what had been sent before."""
         if now_s >= self.until_s:
             self.times += 1
@@ -59,15 +59,17 @@ class Credential:
         cooldown: how long it is limited; shared by the credentials of an account.
     """
 
-    __slots__ = ("_models", "_pool", "_refusals", "cooldown", "name", "shown", "spec", "turn", "weight")
+    __slots__ = ("_models", "_pool", "_refusals", "auth_headers", "cooldown", "name", "spec", "turn", "weight")
 
-    def __init__(self, pool: "Credentials", spec: Spec, shown: Shown, cooldown: Cooldown) -> None:
+    def __init__(
+        self, pool: "CredentialPool", spec: CredentialSpec, auth_headers: AuthHeaders, cooldown: Cooldown
+    ) -> None:
         self._pool = pool
-        self._refusals = Bench()
-        self._models: dict[str, Bench] = {}
+        self._refusals = RefusalCooldown()
+        self._models: dict[str, RefusalCooldown] = {}
         self.cooldown = cooldown
         self.spec = spec
-        self.shown = shown
+        self.auth_headers = auth_headers
         self.weight = spec.weight
         self.name = ""
         self.turn = 0.0
@@ -75,19 +77,19 @@ class Credential:
     def worked(self, model: str = "") -> None:
         """The host took it: what was refused before counts no more."""
         if self._refusals.times:
-            self._refusals = Bench()
+            self._refusals = RefusalCooldown()
         if self._models:
             self._models.pop(model, None)
 
     def refused(self, status: int, model: str = "") -> None:
         """The host did not take it; with 403 for that model alone, if it is named."""
         now_s = self._pool.clock.monotonic_s()
-        bench = self._refusals
+        refusals = self._refusals
         if status == 403 and model:
-            bench = self._models[model] = self._models.pop(model, Bench())
+            refusals = self._models[model] = self._models.pop(model, RefusalCooldown())
             if len(self._models) > _MAX_MODELS:
                 del self._models[next(iter(self._models))]
-        self._pool.note(bench.sit(now_s))
+        self._pool.note(refusals.extend(now_s))
 
     def limited(self, seconds: float, *, trial: int = 0) -> None:
         """The host answered 429: do not use it, or its account, for so long; `trial` as in `Cooldown.extend`."""
@@ -103,8 +105,8 @@ class Credential:
 
     def refused_until_s(self, model: str) -> float:
         """Until when another should be used for that model."""
-        bench = self._models.get(model)
-        return self._refusals.until_s if bench is None else max(self._refusals.until_s, bench.until_s)
+        refusals = self._models.get(model)
+        return self._refusals.until_s if refusals is None else max(self._refusals.until_s, refusals.until_s)
 
 
 class Trial:
@@ -113,13 +115,13 @@ class Trial:
     It has the interface of a `Credential`; the owner of the request calls `done` at its end.
     """
 
-    __slots__ = ("_credential", "_number", "_pool", "shown", "spec")
+    __slots__ = ("_credential", "_number", "_pool", "auth_headers", "spec")
 
-    def __init__(self, pool: "Credentials", credential: Credential, number: int) -> None:
+    def __init__(self, pool: "CredentialPool", credential: Credential, number: int) -> None:
         self._pool = pool
         self._credential = credential
         self._number = number
-        self.shown = credential.shown
+        self.auth_headers = credential.auth_headers
         self.spec = credential.spec
 
     @property
@@ -152,12 +154,12 @@ class Trial:
 Chosen = Credential | Trial
 
 
-class Credentials:
+class CredentialPool:
     """An upstream's; owns their benches, their tokens and the connections to token endpoints.
 
     Args:
         specs: none where the host wants none.
-        key_header: where a key goes, see `Fixed`; tokens go in `authorization`.
+        key_header: where a key goes, see `StaticAuth`; tokens go in `authorization`.
         clock: of benches and tokens; the machine's where omitted.
         client: asks for tokens; one of its own where omitted.
         health: the longest cooldown, and the time before a trial.
@@ -168,7 +170,7 @@ class Credentials:
 
     def __init__(
         self,
-        specs: Sequence[Spec] = (),
+        specs: Sequence[CredentialSpec] = (),
         *,
         key_header: str = "authorization",
         clock: Clock | None = None,
@@ -187,7 +189,7 @@ class Credentials:
         self.is_anyone_benched = False
         self.replace(specs)
 
-    def replace(self, specs: Sequence[Spec]) -> None:
+    def replace(self, specs: Sequence[CredentialSpec]) -> None:
         """Those from now on. One that is as it was keeps its token and its bench; the others end with their requests.
 
         Raises:
@@ -236,7 +238,7 @@ class Credentials:
         """
         while True:
             try:
-                return credential, await credential.shown.fetch()
+                return credential, await credential.auth_headers.fetch()
             except UpstreamError:
                 credential.refused(401)
                 credential.done()
@@ -302,15 +304,15 @@ class Credentials:
         made = Cooldown(max_s=self._health.max_cooldown_s, trial_s=self._health.ejection_s)
         return made if account is None else self._accounts.setdefault(account, made)
 
-    def _shown(self, spec: Spec) -> Shown:
+    def _shown(self, spec: CredentialSpec) -> AuthHeaders:
         match spec.config:
             case OAuth2Config() as config:
                 issue = client_credentials(config, spec.secret, self._client)
             case PrivateKeyJwtConfig() as config:
                 issue = signed(config, Signer(config, spec.secret), self._client, self.clock)
             case _:
-                return Fixed(spec.secret or None, self._key_header)
-        return Renewed(issue, clock=self.clock, tasks=self._tasks)
+                return StaticAuth(spec.secret or None, self._key_header)
+        return TokenAuth(issue, clock=self.clock, tasks=self._tasks)
 
 
 def _may_use(cooldown: Cooldown, now_s: float, *, may_try: bool) -> bool:
@@ -329,10 +331,10 @@ def _take_turns(credentials: Sequence[Credential]) -> Credential:
 
 
 def _secrets(credential: Credential) -> Sequence[str]:
-    return [secret for secret in (credential.spec.secret, *credential.shown.secrets) if secret]
+    return [secret for secret in (credential.spec.secret, *credential.auth_headers.secrets) if secret]
 
 
-def _kind(spec: Spec) -> str:
+def _kind(spec: CredentialSpec) -> str:
     if spec.config is None:
         return "api_key" if spec.secret else "no key"
     return str(spec.config.__struct_config__.tag)

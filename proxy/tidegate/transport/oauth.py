@@ -87,13 +87,13 @@ def _check_size(body: bytearray) -> None:
         raise UpstreamFailed(f"The upstream's token endpoint answered over {_MAX_BODY_BYTES} bytes.")
 
 
-class _Answer(msgspec.Struct):
+class _TokenAnswer(msgspec.Struct):
     access_token: str
     token_type: str = "bearer"  # noqa: S105 - a word of the RFC
     expires_in: float | str | None = None
 
 
-class _Refusal(msgspec.Struct):
+class _TokenRefusal(msgspec.Struct):
     error: str = ""
 
 
@@ -106,7 +106,7 @@ def parse(status: int, body: bytes) -> Token:
     if status != 200:
         raise _refusal(status, body)
     try:
-        answer = msgspec.json.decode(body, type=_Answer)
+        answer = msgspec.json.decode(body, type=_TokenAnswer)
         life_s = _UNTOLD_LIFE_S if answer.expires_in is None else float(answer.expires_in)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise UpstreamFailed("The upstream's token endpoint answered with something that is no token.") from error
@@ -120,7 +120,7 @@ def _refusal(status: int, body: bytes) -> ProxyError:
     if status not in {400, 401, 403}:
         return UpstreamFailed(f"The upstream's token endpoint answered {status}.")
     try:
-        code = msgspec.json.decode(body, type=_Refusal).error
+        code = msgspec.json.decode(body, type=_TokenRefusal).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         code = ""
     said = code if _ERROR_CODE.fullmatch(code) else str(status)

@@ -18,7 +18,7 @@ from tidegate.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, Upst
 from tidegate.protocol.chat import MAX_ANSWER_BYTES
 from tidegate.transport.auth_headers import Headers
 from tidegate.transport.credential_specs import of_keys
-from tidegate.transport.credentials import Chosen, Credentials
+from tidegate.transport.credentials import Chosen, CredentialPool
 from tidegate.transport.decoding import Decoder, decoder_for
 from tidegate.transport.pool import has_connected
 from tidegate.transport.sessions import open_connector, open_session, reason, translate
@@ -228,14 +228,14 @@ class Transport:
         base_url: str,
         *,
         timeouts: Timeouts,
-        credentials: Credentials | None = None,
+        credentials: CredentialPool | None = None,
         socket_path: str | None = None,
         max_connections: int = 1000,
         keepalive_s: float = 4.0,
         resolver: AbstractResolver | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self.credentials = credentials or Credentials()
+        self.credentials = credentials or CredentialPool()
         self._timeouts = timeouts
         self._socket_path = socket_path
         self._max_connections = max_connections
@@ -325,7 +325,7 @@ class Transport:
     async def _show(self, method: str, path: str, body: bytes | None, wait_s: float, model: str = "") -> Response:
         """The answer to the next credential; where its token is refused, once more with a new one."""
         credential = self.credentials.choose(model, may_try=method == hdrs.METH_POST)
-        headers = credential.shown.ready()
+        headers = credential.auth_headers.ready()
         if headers is None:
             credential, headers = await self.credentials.fetch(credential, model)
         try:
@@ -338,9 +338,9 @@ class Transport:
         self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
     ) -> Response:
         response = await self._send(method, path, body, wait_s, credential, headers)
-        if response.status == 401 and credential.shown.is_renewable:
+        if response.status == 401 and credential.auth_headers.is_renewable:
             try:
-                renewed = await credential.shown.renew(headers)
+                renewed = await credential.auth_headers.renew(headers)
             except BaseException:
                 response.close()
                 raise

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 from tidegate.cli.eval import table, targets_of
 from tidegate.cli.main import main
-from tidegate.cli.remote import Refused
+from tidegate.cli.remote import CommandRefused
 from tidegate.config import load
 from tidegate.evals.run import Outcome
 
@@ -45,12 +45,12 @@ def test_each_target_is_asked_once(config, models, targets):
 
 
 def test_a_misspelt_model_is_refused_with_the_cure(config):
-    with pytest.raises(Refused, match=r"no model is called alon in c.yaml; did you mean alone\?"):
+    with pytest.raises(CommandRefused, match=r"no model is called alon in c.yaml; did you mean alone\?"):
         targets_of(config, ["alon"], "c.yaml")
 
 
 def test_a_config_without_models_is_refused_with_the_cure():
-    with pytest.raises(Refused, match="say --model upstream/name"):
+    with pytest.raises(CommandRefused, match="say --model upstream/name"):
         targets_of(load.parse("{}", "c.yaml"), [], "c.yaml")
 
 

@@ -14,6 +14,7 @@ from tidegate.config.load import parse
 from tidegate.config.models import ModelConfig, TargetConfig
 from tidegate.config.reference import (
     CARDS_SCHEMA_NAME,
+    OLD_NAMES,
     REFERENCE_NAME,
     SCHEMA_NAME,
     cards_schema,
@@ -83,14 +84,15 @@ def test_every_key_is_shown_with_its_default():
     }
     for struct, entry in entries.items():
         tag = struct.__struct_config__.tag
-        assert list(entry) == [*(["kind"] if tag else []), *struct.__struct_fields__]
+        names = [name for name in struct.__struct_fields__ if name not in OLD_NAMES]
+        assert list(entry) == [*(["kind"] if tag else []), *names]
         assert entry.get("kind") == tag
     defaults = {
         **{(LlamaCppConfig, field.name): field.default for field in msgspec.structs.fields(LlamaCppConfig)},
         **{(ServerConfig, field.name): field.default for field in msgspec.structs.fields(ServerConfig)},
     }
     for (struct, name), default in defaults.items():
-        if default is not msgspec.NODEFAULT:
+        if default is not msgspec.NODEFAULT and name not in OLD_NAMES:
             assert entries[struct][name] == msgspec.to_builtins(default)
 
 

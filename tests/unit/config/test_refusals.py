@@ -64,8 +64,8 @@ from tests.fakes.configs import HOST, refusal
             "configs/tidegate.yaml",
         ),
         (
-            f"upstreams: {{a: {{{HOST}, admission: {{concurrency: adaptative}}}}}}",
-            "upstreams.a.admission.concurrency: 'adaptative' means nothing here",
+            f"upstreams: {{a: {{{HOST}, concurrency: {{limit: adaptative}}}}}}",
+            "upstreams.a.concurrency.limit: 'adaptative' means nothing here",
             "did you mean adaptive?",
         ),
         (

@@ -28,7 +28,7 @@ class Log:
 
 
 @asynccontextmanager
-async def assembled(gpus=(), **configs):
+async def connected(gpus=(), **configs):
     engines = Engines(configs, keys={}, clock=FakeClock(), log=Log(), on_change=lambda _name, _status: None, gpus=gpus)
     yield engines
     await engines.close()
@@ -36,14 +36,14 @@ async def assembled(gpus=(), **configs):
 
 async def left(engines) -> None:
     """Wait until those that go have gone."""
-    while engines._retirement._leaving:  # noqa: ASYNC110 - nobody tells
+    while engines._drainer._leaving:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0)
 
 
 async def test_only_engines_that_run_tell_their_metrics():
-    async with assembled(a=THEIRS, b=THEIRS, c=THEIRS) as engines:
+    async with connected(a=THEIRS, b=THEIRS, c=THEIRS) as engines:
         for name, state in (("a", "ready"), ("b", "draining"), ("c", "failed")):
-            engines._pieces[name].control.metrics = b"steps 1\n"
+            engines._parts[name].control.metrics = b"steps 1\n"
             engines.by_name[name].engine._status.now = EngineStatus(state)
         assert engines.metrics() == b'steps{engine="a"} 1\nsteps{engine="b"} 1\n'
 
@@ -59,14 +59,14 @@ async def test_only_engines_that_run_tell_their_metrics():
 )
 async def test_health_and_metrics_are_beside_v1_wherever_that_is(base_url, root):
     """Ray Serve and gateways have several servers behind one address."""
-    async with assembled(theirs=ExternalConfig(base_url=base_url)) as engines:
-        assert engines._pieces["theirs"].control._root._base_url == root
+    async with connected(theirs=ExternalConfig(base_url=base_url)) as engines:
+        assert engines._parts["theirs"].control._root._base_url == root
 
 
 async def test_the_adapters_of_the_config_can_be_asked_for_and_those_that_were_loaded(tmp_path):
     fixed = VllmConfig(model="m", python=sys.executable, start="on_demand", adapters={"sql": "/a"})
     loose = VllmConfig(model="m", python=sys.executable, start="on_demand", runtime_adapters=True)
-    async with assembled(fixed=fixed, loose=loose, theirs=THEIRS) as engines:
+    async with connected(fixed=fixed, loose=loose, theirs=THEIRS) as engines:
         assert engines.adapter_names() == ["fixed/sql"]
         engines.by_name["loose"].adapters._paths["law"] = "/b"
         assert engines.adapter_names() == ["fixed/sql", "loose/law"]
@@ -81,8 +81,8 @@ async def test_what_cannot_run_on_this_machine_is_told_and_the_others_go_on(tmp_
     fits = VllmConfig(model="m", python=str(python), start="on_demand")
     large = VllmConfig(model="m", python=str(python), start="on_demand", tensor_parallel_size=2)
     absent = VllmConfig(model="m", python=str(tmp_path / "nowhere"), start="on_demand")
-    async with assembled(gpus=[Gpu(index=0)], fits=fits, large=large, absent=absent, theirs=THEIRS) as engines:
-        assert engines._pieces["fits"].process.needs.awake == {0: 0.92}
+    async with connected(gpus=[Gpu(index=0)], fits=fits, large=large, absent=absent, theirs=THEIRS) as engines:
+        assert engines._parts["fits"].process.needs.awake == {0: 0.92}
         assert list(engines.refusals) == ["large", "absent"]
         assert "needs 2 GPUs, and the machine has 1" in engines.refusals["large"]
         assert "there is no Python at" in engines.refusals["absent"]
@@ -92,7 +92,7 @@ async def test_what_cannot_run_on_this_machine_is_told_and_the_others_go_on(tmp_
 
 
 async def test_a_kept_engine_is_the_same_one_and_the_others_come_and_go():
-    async with assembled(a=THEIRS, b=THEIRS) as engines:
+    async with connected(a=THEIRS, b=THEIRS) as engines:
         engines.open()
         kept, leaving = engines.by_name["a"], engines.by_name["b"].engine
         engines.apply(engines.prepare({"c": THEIRS, "a": THEIRS}, {}))
@@ -105,20 +105,20 @@ async def test_a_kept_engine_is_the_same_one_and_the_others_come_and_go():
 
 async def test_another_address_is_watched_at_once_though_answers_go_on_at_the_old_one():
     """Nobody's GPU is in the way."""
-    async with assembled(a=THEIRS) as engines:
+    async with connected(a=THEIRS) as engines:
         engines.open()
         old = engines.by_name["a"].engine
-        old.places.take()
+        old.slots.take()
         engines.apply(engines.prepare({"a": ExternalConfig(base_url="http://127.0.0.1:2/v1")}, {}))
         new = engines.by_name["a"].engine
         assert new is not old
-        assert (new._task is not None, len(engines._retirement._leaving)) == (True, 1)
-        old.places.leave()
+        assert (new._task is not None, len(engines._drainer._leaving)) == (True, 1)
+        old.slots.leave()
         await left(engines)
 
 
 async def test_a_rotated_key_is_no_reason_for_another_engine():
-    async with assembled(a=THEIRS) as engines:
+    async with connected(a=THEIRS) as engines:
         before = engines.by_name["a"]
         prepared = engines.prepare({"a": THEIRS}, {"a": ["sk-new"]})
         assert (prepared.changes.kept, prepared.changes.adjusted) == ((), ("a",))
@@ -129,7 +129,7 @@ async def test_a_rotated_key_is_no_reason_for_another_engine():
 
 
 async def test_what_was_prepared_for_another_set_is_refused():
-    async with assembled(a=THEIRS) as engines:
+    async with connected(a=THEIRS) as engines:
         first, second = engines.prepare({}, {}), engines.prepare({"a": THEIRS, "b": THEIRS}, {})
         engines.apply(first)
         with pytest.raises(ConfigError, match="changed meanwhile"):
@@ -138,7 +138,7 @@ async def test_what_was_prepared_for_another_set_is_refused():
 
 
 async def test_no_engine_comes_when_all_have_been_closed():
-    async with assembled(a=THEIRS) as engines:
+    async with connected(a=THEIRS) as engines:
         prepared = engines.prepare({"b": THEIRS}, {})
         await engines.close()
         with pytest.raises(ConfigError, match="going down"):
@@ -148,7 +148,7 @@ async def test_no_engine_comes_when_all_have_been_closed():
 async def test_an_engine_that_could_not_start_refuses_the_whole_set():
     """But one that is there already, and could not either, is no reason."""
     absent = VllmConfig(model="m", python="/nowhere/python", start="on_demand")
-    async with assembled(a=THEIRS, old=absent) as engines:
+    async with connected(a=THEIRS, old=absent) as engines:
         with pytest.raises(ConfigError, match=r"^c\.yaml: engines\.new: there is no Python"):
             engines.prepare({"old": absent, "new": absent}, {}, source="c.yaml")
         engines.apply(engines.prepare({"old": absent}, {}))
@@ -175,13 +175,13 @@ def replicated(count, **fields):
 
 
 async def test_adapters_of_replicas_are_told_once_by_the_one_name():
-    async with assembled(**replicated(2, adapters={"sql": "org/sql"})) as engines:
+    async with connected(**replicated(2, adapters={"sql": "org/sql"})) as engines:
         assert engines.adapter_names() == ["gpu/sql"]
 
 
 async def test_a_new_replica_has_the_adapters_that_were_loaded_into_the_others():
     """Of another number of replicas, or of another config."""
-    async with assembled(**replicated(2, runtime_adapters=True)) as engines:
+    async with connected(**replicated(2, runtime_adapters=True)) as engines:
         for one in engines.by_name.values():
             one.adapters._paths["law"] = "/b"
         engines.apply(engines.prepare(replicated(3, runtime_adapters=True), {}))
@@ -197,8 +197,8 @@ async def test_gpus_are_dealt_out_and_a_replica_without_says_why_while_the_other
     python.parent.mkdir()
     python.symlink_to(sys.executable)
     config = VllmConfig(model="m", python=str(python), start="on_demand", replicas=2, tensor_parallel_size=2)
-    async with assembled(gpus=[Gpu(index=index) for index in range(3)], **expand({"gpu": config})) as engines:
-        assert list(engines._pieces["gpu:1"].process.needs.awake) == [0, 1]
+    async with connected(gpus=[Gpu(index=index) for index in range(3)], **expand({"gpu": config})) as engines:
+        assert list(engines._parts["gpu:1"].process.needs.awake) == [0, 1]
         assert list(engines.refusals) == ["gpu:2"]
         assert "replica 2 by tensor_parallel_size 2 needs 4 GPUs" in engines.refusals["gpu:2"]
 
@@ -214,9 +214,9 @@ async def test_of_replicas_that_answer_one_is_replaced_and_the_others_stand_ther
         on_replaced=lambda: told.append(list(engines.by_name)),
         gpus=(),
     )
-    for assembled in engines.by_name.values():
-        assembled.engine._status.now = EngineStatus("ready")
-    first, second = (assembled.engine for assembled in engines.by_name.values())
+    for connected in engines.by_name.values():
+        connected.engine._status.now = EngineStatus("ready")
+    first, second = (connected.engine for connected in engines.by_name.values())
     prepared = engines.prepare(replicated(2, max_model_len=2048), {})
     assert engines.is_current(prepared)
     engines.apply(prepared)
@@ -234,7 +234,7 @@ async def test_of_replicas_that_answer_one_is_replaced_and_the_others_stand_ther
 async def test_a_replica_whose_gpus_one_has_that_is_to_go_later_waits_for_that():
     """One engine on GPU 0 becomes two: the one on GPU 1 comes first, the other when the old one has gone."""
     alone = VllmConfig(model="m", python=sys.executable, start="on_demand", gpus=(0,))
-    async with assembled(gpu=alone) as engines:
+    async with connected(gpu=alone) as engines:
         engines.open()
         while engines._waiting:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
-from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.concurrency import AdmissionConfig, ConcurrencyConfig
 from tidegate.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
 from tidegate.config.hooks import HooksConfig
 from tidegate.config.secret import Secret
@@ -17,6 +17,7 @@ THEIRS = ExternalConfig(base_url="http://10.0.0.1/v1")
 TREATED = {
     "first_byte_timeout_s": 1.0,
     "idle_timeout_s": 1.0,
+    "concurrency": ConcurrencyConfig(queue=7),
     "admission": AdmissionConfig(queue=7),
     "start": "on_demand",
     "start_timeout_s": 1.0,

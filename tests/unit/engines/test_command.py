@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from structlog.testing import CapturingLogger
 from tidegate.clock import SystemClock
 from tidegate.config.engines import CommandConfig
-from tidegate.engines.base import Hopeless, Progress
+from tidegate.engines.base import PermanentEngineError, Progress
 from tidegate.engines.command import CommandEngine
 from tidegate.engines.factory import make_control
-from tidegate.engines.gpus.allocator import Needs, Sharing
+from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
 from tidegate.engines.gpus.devices import Gpu
 from tidegate.engines.gpus.placement import ASLEEP_BYTES
 from tidegate.engines.process.sockets import free_port
@@ -79,25 +79,27 @@ def test_it_sees_the_gpus_of_its_config_alone_unless_that_says_otherwise():
 
 def test_a_program_that_is_not_there_is_said_before_the_start():
     """By its own PATH, where it has one."""
-    with pytest.raises(Hopeless, match="there is no program nowhere-serve: install it, or mend the key cmd"):
+    with pytest.raises(
+        PermanentEngineError, match="there is no program nowhere-serve: install it, or mend the key cmd"
+    ):
         command(cmd="nowhere-serve ${PORT}")
-    with pytest.raises(Hopeless, match="no program"):
+    with pytest.raises(PermanentEngineError, match="no program"):
         engine(cmd="nowhere-serve ${PORT}").needs()
-    with pytest.raises(Hopeless, match="no program sh"):
+    with pytest.raises(PermanentEngineError, match="no program sh"):
         command(cmd="sh ${PORT}", environment={"PATH": "/nowhere"})
 
 
 def test_what_it_takes_of_the_gpus_is_its_share_of_those_it_names():
-    assert engine().needs() == Needs()
-    assert engine(gpus=()).needs() == Needs()
+    assert engine().needs() == GpuNeeds()
+    assert engine(gpus=()).needs() == GpuNeeds()
     made = engine(gpus=(0, 1), gpu_share=0.5, pinned=True)
-    assert made.needs() == Needs(awake={0: 0.5, 1: 0.5}, is_pinned=True)
+    assert made.needs() == GpuNeeds(awake={0: 0.5, 1: 0.5}, is_pinned=True)
     made = engine(gpus=(0,), sleep_path="/sleep", wake_path="/wake_up")
-    assert made.needs() == Needs(awake={0: 1.0}, asleep={0: ASLEEP_BYTES / (80 << 30)})
+    assert made.needs() == GpuNeeds(awake={0: 1.0}, asleep={0: ASLEEP_BYTES / (80 << 30)})
 
 
 def test_a_gpu_that_the_machine_lacks_is_said():
-    with pytest.raises(Hopeless, match="there is no GPU 7: the machine has 0, 1"):
+    with pytest.raises(PermanentEngineError, match="there is no GPU 7: the machine has 0, 1"):
         engine(gpus=(7,)).needs()
 
 
@@ -171,10 +173,12 @@ async def test_a_port_that_another_process_has_taken_meanwhile_is_not_tried_agai
         serve = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "${PORT}")
         config = CommandConfig(cmd=serve, health_path="/", metrics_path=None)
         kind = CommandEngine("e", config, find_port=ports.__next__)
-        seen, room, log = [], Sharing(), CapturingLogger()
+        seen, allocator, log = [], GpuAllocator(), CapturingLogger()
         settings = Settings(backoff_s=0.01, poll_s=0.01, queue_timeout_s=200)
-        supervisor = Supervisor("e", kind, settings, room=room, clock=SystemClock(), log=log, on_change=seen.append)
-        room.admit(supervisor, kind.needs())
+        supervisor = Supervisor(
+            "e", kind, settings, allocator=allocator, clock=SystemClock(), log=log, on_change=seen.append
+        )
+        allocator.admit(supervisor, kind.needs())
         timeouts = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
         root, models = (Transport(f"http://127.0.0.1:1{path}", timeouts=timeouts) for path in ("", "/v1"))
         supervisor.open(make_control("e", models, root, "/", None))

@@ -5,7 +5,7 @@ import json
 import pytest
 from tidegate.engines.control import HttpControl
 from tidegate.engines.scrape import read_load
-from tidegate.engines.supervision.doubt import NO_ANSWER, REFUSED, UNHEALTHY
+from tidegate.engines.supervision.due_check import NO_ANSWER, REFUSED, UNHEALTHY
 from tidegate.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 
 METRICS = b"llamacpp:n_decode_total 5\n"

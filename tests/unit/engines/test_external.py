@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 from tidegate.engines.base import EngineError, EngineStatus
 from tidegate.engines.external import ExternalEngine
-from tidegate.engines.supervision.doubt import REFUSED
+from tidegate.engines.supervision.due_check import REFUSED
 from tidegate.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 
 from tests.fakes.clock import FakeClock
@@ -68,9 +68,9 @@ async def test_it_is_ready_once_it_answers():
         host.control.is_up = True
         await host.until("ready")
         leave = await host.engine.enter(can_wait=False)
-        assert host.engine.places.taken == 1
+        assert host.engine.slots.taken == 1
         leave()
-        assert host.engine.places.taken == 0
+        assert host.engine.slots.taken == 0
 
 
 async def test_what_it_says_of_itself_is_known():
@@ -79,7 +79,7 @@ async def test_what_it_says_of_itself_is_known():
     async with opened(host):
         await host.until("ready")
         await host.until("draining")  # several looks later
-        assert host.engine.looked.load == working(5)
+        assert host.engine.observed_load.load == working(5)
 
 
 async def test_one_that_is_gone_is_failed_and_then_looked_for_again():

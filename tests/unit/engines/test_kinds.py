@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 from tidegate.config.engines import CommandConfig, LlamaCppConfig, ManagedConfig, VllmConfig
-from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.kinds import make_kind, uses_gpus
 
 CONFIGS = [
@@ -22,7 +22,7 @@ def test_no_kind_is_forgotten():
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 def test_each_says_what_it_takes_and_how_it_is_asked(config):
     kind = make_kind("e", config, ())
-    assert kind.needs() == Needs()
+    assert kind.needs() == GpuNeeds()
     assert (kind.health_path, kind.knows_tools, kind.model_card()) == ("/health", True, None)
     assert (kind.uses_port, kind.sleep_paths, kind.parses_thinking) == (False, None, False)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tidegate.engines.base import EngineError, Hopeless, Progress
+from tidegate.engines.base import EngineError, PermanentEngineError, Progress
 from tidegate.engines.output import explain, read_progress
 
 SAID = yaml.safe_load((Path(__file__).parents[2] / "data" / "engines" / "output.yaml").read_text(encoding="utf-8"))
@@ -20,7 +20,7 @@ def test_a_line_tells_how_far_the_start_is(said):
 @pytest.mark.parametrize("said", SAID["causes"], ids=lambda said: said["told"])
 def test_a_line_tells_why_with_the_cure(said):
     error = explain(["INFO 11-25 01:44:32 [x.py:1] before", said["line"], LAST])
-    assert type(error) is (Hopeless if said["is_hopeless"] else EngineError)
+    assert type(error) is (PermanentEngineError if said["is_hopeless"] else EngineError)
     assert said["told"] in error.message
     assert error.output == ((said["output"],) if "output" in said else ())
     assert len(str(error)) < 500

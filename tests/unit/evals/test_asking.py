@@ -4,7 +4,7 @@ import json
 
 import pytest
 from tidegate.evals.asking import NotAnswered, read_answer, request_body
-from tidegate.evals.grading import Answer, Made
+from tidegate.evals.grading import Made, ModelAnswer
 from tidegate.evals.items import shipped
 
 SET = shipped()
@@ -31,9 +31,9 @@ def test_json_and_tools_are_asked_for_as_callers_do():
 
 
 def test_an_answer_is_read():
-    assert read_answer(200, message(content="Oslo", role="assistant")) == Answer("Oslo")
+    assert read_answer(200, message(content="Oslo", role="assistant")) == ModelAnswer("Oslo")
     called = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    assert read_answer(200, message(content=None, tool_calls=[called])) == Answer("", (Made("f", "{}"),))
+    assert read_answer(200, message(content=None, tool_calls=[called])) == ModelAnswer("", (Made("f", "{}"),))
 
 
 def test_an_error_is_no_answer():

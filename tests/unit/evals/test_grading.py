@@ -5,8 +5,8 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.evals.grading import Answer, Made, is_right, normalise
-from tidegate.evals.items import Call, Item
+from tidegate.evals.grading import Made, ModelAnswer, is_right, normalise
+from tidegate.evals.items import ExpectedCall, Item
 
 
 def item(**wanted):
@@ -18,7 +18,7 @@ def item(**wanted):
     [("Oslo", True), (" **oslo**.\n", True), ("'OSLO'", True), ("It is Oslo", False), ("Osl", False), ("", False)],
 )
 def test_words_are_the_same_whatever_is_around_them(said, right):
-    assert is_right(item(words=("Bergen", "Oslo")), Answer(said)) == right
+    assert is_right(item(words=("Bergen", "Oslo")), ModelAnswer(said)) == right
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_words_are_the_same_whatever_is_around_them(said, right):
     ],
 )
 def test_a_number_stands_alone_among_numbers(said, right):
-    assert is_right(item(number=1300), Answer(said)) == right
+    assert is_right(item(number=1300), ModelAnswer(said)) == right
 
 
 @pytest.mark.parametrize(
     ("said", "right"), [("1, 2", True), (" 1, 2\n", True), ("1,2", False), ("1, 2.", False), ("`1, 2`", False)]
 )
 def test_a_form_is_kept_to_the_letter(said, right):
-    assert is_right(item(pattern="1, 2"), Answer(said)) == right
+    assert is_right(item(pattern="1, 2"), ModelAnswer(said)) == right
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_form_is_kept_to_the_letter(said, right):
     ],
 )
 def test_json_is_the_same_value(said, right):
-    assert is_right(item(json={"a": "hi", "b": [1, 2]}), Answer(said)) == right
+    assert is_right(item(json={"a": "hi", "b": [1, 2]}), ModelAnswer(said)) == right
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_json_is_the_same_value(said, right):
     ],
 )
 def test_a_call_is_the_one_call(calls, right):
-    wanted = item(call=Call("light", {"on": True}))
-    assert is_right(wanted, Answer("Done.", tuple(Made(*call) for call in calls))) == right
+    wanted = item(call=ExpectedCall("light", {"on": True}))
+    assert is_right(wanted, ModelAnswer("Done.", tuple(Made(*call) for call in calls))) == right
 
 
 def test_where_no_tool_fits_a_call_is_wrong():
-    assert not is_right(item(words=("green",)), Answer("green", (Made("light", "{}"),)))
+    assert not is_right(item(words=("green",)), ModelAnswer("green", (Made("light", "{}"),)))
 
 
 @given(
@@ -89,7 +89,7 @@ def test_where_no_tool_fits_a_call_is_wrong():
 )
 @settings(max_examples=100)
 def test_every_value_is_itself(value):
-    assert is_right(item(json=value), Answer(json.dumps(value)))
+    assert is_right(item(json=value), ModelAnswer(json.dumps(value)))
 
 
 @given(st.text(max_size=20))

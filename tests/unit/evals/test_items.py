@@ -5,21 +5,21 @@ import re
 from collections import Counter
 
 import pytest
-from tidegate.evals.grading import Answer, Made, is_right
+from tidegate.evals.grading import Made, ModelAnswer, is_right
 from tidegate.evals.items import shipped
 
 ITEMS = shipped().items
 KINDS = ("words", "number", "pattern", "json", "call")
 
 
-def the_right_one(item) -> Answer:
+def the_right_one(item) -> ModelAnswer:
     if item.call is not None:
-        return Answer("", (Made(item.call.name, json.dumps(item.call.arguments)),))
+        return ModelAnswer("", (Made(item.call.name, json.dumps(item.call.arguments)),))
     if item.json is not None:
-        return Answer(json.dumps(item.json))
+        return ModelAnswer(json.dumps(item.json))
     if item.pattern is not None:
-        return Answer(re.sub(r"\[ \]\*", "", item.pattern).replace("\\", ""))
-    return Answer(f"{item.number:g}" if item.number is not None else f" {item.words[0].upper()}.\n")
+        return ModelAnswer(re.sub(r"\[ \]\*", "", item.pattern).replace("\\", ""))
+    return ModelAnswer(f"{item.number:g}" if item.number is not None else f" {item.words[0].upper()}.\n")
 
 
 def test_there_are_enough_of_each_task():
@@ -34,8 +34,8 @@ def test_each_has_a_name_of_its_own_and_is_asked_once():
 def test_each_says_in_one_way_what_is_right(item):
     assert len([kind for kind in KINDS if getattr(item, kind) is not None]) == 1
     assert is_right(item, the_right_one(item))
-    assert not is_right(item, Answer())
-    assert not is_right(item, Answer("I cannot say."))
+    assert not is_right(item, ModelAnswer())
+    assert not is_right(item, ModelAnswer("I cannot say."))
 
 
 def test_no_answer_is_right_for_everything():

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tidegate.config.evals import EvalScore
 from tidegate.evals.asking import NotAnswered
-from tidegate.evals.grading import Answer
+from tidegate.evals.grading import ModelAnswer
 from tidegate.evals.items import Item
 from tidegate.evals.run import run
 
@@ -41,14 +41,14 @@ async def outcomes_of(say, at_once=2):
 
 @pytest.mark.parametrize("at_once", [1, 2, 50])
 async def test_all_are_asked_once_and_no_more_at_a_time_than_allowed(at_once):
-    asks, seen, _ = await outcomes_of(lambda *_: Answer(), at_once)
+    asks, seen, _ = await outcomes_of(lambda *_: ModelAnswer(), at_once)
     assert sorted(asks.asked) == [(target, item.id) for target in ("x/m", "y/m") for item in ITEMS]
     assert asks.most == min(at_once, 6)
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
 async def test_right_answers_are_counted_by_target_and_task():
-    _, _, found = await outcomes_of(lambda target, _: Answer("yes" if target == "x/m" else "{}"))
+    _, _, found = await outcomes_of(lambda target, _: ModelAnswer("yes" if target == "x/m" else "{}"))
     assert [outcome.scores() for outcome in found] == [
         [EvalScore("x/m", "chat", 2, 2), EvalScore("x/m", "json", 1, 0)],
         [EvalScore("y/m", "chat", 2, 0), EvalScore("y/m", "json", 1, 1)],
@@ -59,7 +59,7 @@ async def test_what_got_no_answer_says_nothing_of_the_target():
     def say(target, item):
         if target == "x/m" and item.task == "chat":
             raise NotAnswered(f"busy {item.id}", 503)
-        return Answer("{}")
+        return ModelAnswer("{}")
 
     _, _, (first, second) = await outcomes_of(say)
     assert first.scores() == [EvalScore("x/m", "json", 1, 1)]

@@ -25,15 +25,15 @@ class FullTarget:
     def __init__(self, capacity, *, usual_s=USUAL_S, seed=1):
         self.capacity = capacity
         self.usual_s = usual_s
-        self.dice = Random(seed)
+        self.rng = Random(seed)
 
     def answer(self, gradient, samples, *, sizes=(500,)):
         """The limits on the way."""
         limits = []
         for _ in range(samples):
-            size = self.dice.choice(sizes)
+            size = self.rng.choice(sizes)
             queueing = max(1.0, gradient.limit / self.capacity)
-            ttft_s = self.usual_s * (1 + size / 2000) * queueing * self.dice.lognormvariate(0, 0.3)
+            ttft_s = self.usual_s * (1 + size / 2000) * queueing * self.rng.lognormvariate(0, 0.3)
             gradient.sample(ttft_s, gradient.limit, size)
             limits.append(gradient.limit)
         return limits

@@ -241,8 +241,8 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def no_more_is_remembered_than_is_needed(self):
         for lane in self.queue._lanes.values():
-            assert len(lane._turns) == len(lane._standing) <= 4
-            assert set(lane.callers) <= lane._standing
+            assert len(lane._turns) == len(lane._stats) <= 4
+            assert set(lane.callers) <= lane._stats
 
 
 TestQueueMachine = QueueMachine.TestCase

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.limits.shedding import Pace, Shedder
+from tidegate.limits.shedding import Shedder, SlotRate
 
 
 def test_a_burst_is_waited_out():
@@ -35,7 +35,7 @@ def test_nobody_is_dropped_while_all_get_through_quickly(course):
 
 
 def paced(*gaps_s):
-    pace, now_s = Pace(), 0.0
+    pace, now_s = SlotRate(), 0.0
     for gap_s in gaps_s:
         pace.full(now_s)
         now_s += gap_s
@@ -59,6 +59,6 @@ def test_come_again_when_those_ahead_have_had_their_places(pace, ahead, retry_af
 
 
 def test_who_leaves_while_not_all_places_were_taken_says_nothing():
-    pace = Pace()
+    pace = SlotRate()
     pace.freed(10.0)
     assert pace.retry_after_s(100) == 1.0

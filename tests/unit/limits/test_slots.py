@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegate.limits.queue import BY_URGENCY
-from tidegate.limits.slots import Places
+from tidegate.limits.slots import SlotPool
 
 
 def taken(interactive=0, default=0, batch=0):
-    places = Places()
+    slots = SlotPool()
     for priority, number in zip(BY_URGENCY, (interactive, default, batch), strict=True):
         for _ in range(number):
-            places.take(priority)
-    return places
+            slots.take(priority)
+    return slots
 
 
 @pytest.mark.parametrize(
-    ("places", "priority", "limit", "has_room"),
+    ("slots", "priority", "limit", "has_room"),
     [
         (taken(), "batch", 1, True),
         (taken(interactive=9), "interactive", 10, True),
@@ -32,12 +32,12 @@ def taken(interactive=0, default=0, batch=0):
         (taken(batch=10_000), "batch", inf, True),
     ],
 )
-def test_idle_parts_are_lent_but_for_a_tenth_to_batch(places, priority, limit, has_room):
-    assert places.has_room(priority, limit) == has_room
+def test_idle_parts_are_lent_but_for_a_tenth_to_batch(slots, priority, limit, has_room):
+    assert slots.has_room(priority, limit) == has_room
 
 
 @pytest.mark.parametrize(
-    ("places", "waiting", "classes"),
+    ("slots", "waiting", "classes"),
     [
         (taken(batch=9), ["interactive", "default", "batch"], ["interactive", "default"]),
         (taken(interactive=7, default=1, batch=1), ["interactive", "default", "batch"], ["default"]),
@@ -48,22 +48,22 @@ def test_idle_parts_are_lent_but_for_a_tenth_to_batch(places, priority, limit, h
         (taken(interactive=10), ["batch"], []),
     ],
 )
-def test_who_has_less_than_its_part_comes_before_who_would_borrow(places, waiting, classes):
-    assert places.first(waiting, 10) == classes
+def test_who_has_less_than_its_part_comes_before_who_would_borrow(slots, waiting, classes):
+    assert slots.first(waiting, 10) == classes
 
 
 @given(st.lists(st.sampled_from(BY_URGENCY), max_size=30), st.integers(1, 20))
 @settings(max_examples=50)
 def test_a_free_place_is_for_somebody_and_for_nobody_but_batch_it_stays_free(takers, limit):
-    places = Places()
+    slots = SlotPool()
     for priority in takers:
-        if places.has_room(priority, limit):
-            places.take(priority)
-    assert places.taken <= limit
-    assert bool(places.first(["interactive", "default", "batch"], limit)) == (places.taken < limit)
+        if slots.has_room(priority, limit):
+            slots.take(priority)
+    assert slots.taken <= limit
+    assert bool(slots.first(["interactive", "default", "batch"], limit)) == (slots.taken < limit)
 
 
 def test_what_is_given_back_is_free():
-    places = taken(default=2)
-    places.give_back("default")
-    assert (places.taken, places.by_class["default"]) == (1, 1)
+    slots = taken(default=2)
+    slots.give_back("default")
+    assert (slots.taken, slots.by_class["default"]) == (1, 1)

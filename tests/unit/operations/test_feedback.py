@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tidegate.auth import KeyPrincipal
 from tidegate.errors import AnswerNotFound
 from tidegate.operations.feedback import Answered
-from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.routing.quality import Qualities
 from tidegate.routing.targets import Target
 
@@ -76,8 +76,8 @@ def test_after_an_hour_an_answer_is_forgotten(answered, clock):
 @pytest.mark.parametrize(("share", "mean"), [(0.0, 2 / 4.05), (1.0, 2.05 / 4.05), (None, 0.5)])
 def test_what_the_checks_say_counts_too(answered, qualities, clock, share, mean):
     context = RequestContext("req-9", "chat", clock)
-    context.principal, context.task, context.tried = KeyPrincipal("anna"), "json", Tried("host", "m")
-    context.tried.checking = Verdict(share)
+    context.principal, context.task, context.record = KeyPrincipal("anna"), "json", AttemptRecord("host", "m")
+    context.record.checking = Verdict(share)
     answered.note(context)
     assert qualities.mean(TARGET, "json") == pytest.approx(mean)
     answered.score("req-9", "anna", 1)

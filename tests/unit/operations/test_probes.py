@@ -8,12 +8,11 @@ from tidegate.config.routing import HealthConfig
 from tidegate.dialects.generic import DIALECT
 from tidegate.errors import UpstreamUnreachable
 from tidegate.operations.probes import Prober
-from tidegate.pipeline.serving_state import Landscape
-from tidegate.pipeline.upstream import Upstream, Upstreams
-from tidegate.reasoning_memory import ProcessMemory
+from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams
+from tidegate.reasoning_memory import ProcessReasoningMemory
 from tidegate.routing.offline import Offline
 from tidegate.routing.quality import Qualities
-from tidegate.routing.target_registry import Board
+from tidegate.routing.target_registry import TargetRegistry
 from tidegate.routing.targets import Target
 
 from tests.fakes.clock import FakeClock
@@ -45,15 +44,15 @@ class Stage:
         self.log = CapturingLogger()
         self.offline = Offline(self.clock, forced=False, names=["host"])
         config = HealthConfig()
-        self.land = Landscape(
+        self.serving = ServingState(
             upstreams=Upstreams({"host": Upstream(name="host", dialect=DIALECT, transport=self.wire)}),
-            gates={},
-            board=Board(self.clock, config),
+            concurrency={},
+            target_registry=TargetRegistry(self.clock, config),
             offline=self.offline,
             qualities=Qualities(self.clock),
-            memory=ProcessMemory(self.clock),
+            reasoning_memory=ProcessReasoningMemory(self.clock),
         )
-        self.prober = Prober(self.land, config=config, clock=self.clock, log=self.log, look_s=0)
+        self.prober = Prober(self.serving, config=config, clock=self.clock, log=self.log, look_s=0)
 
     def logged(self, event: str) -> list[str]:
         return [call.method_name for call in self.log.calls if call.args == (event,)]
@@ -96,13 +95,13 @@ async def test_a_probe_that_raises_is_logged_and_repeated(stage):
 async def test_a_target_that_cannot_be_probed_stays_out_until_its_next_turn(stage):
     """An unexpected exception counts as a failed probe, so that it is not repeated at every check."""
     target = Target(upstream="host", model="there")
-    stage.land.board.keep([target])
-    standing = stage.land.board.of(target)
+    stage.serving.target_registry.keep([target])
+    stats = stage.serving.target_registry.of(target)
     for _ in range(20):
-        standing.health.failed(standing.health.enter(in_panic=True))
+        stats.health.failed(stats.health.enter(in_panic=True))
     stage.clock.advance(3600)
-    assert standing.health.needs_probe()
+    assert stats.health.needs_probe()
     await stage.prober.look()
     assert stage.logged("probe failed") == ["exception"]
-    assert not standing.health.needs_probe()
-    assert standing.health.enter() is None
+    assert not stats.health.needs_probe()
+    assert stats.health.enter() is None

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
-from tidegate.pipeline.attempt.stream_continuation import Joint
-from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
+from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.pipeline.continuation import MAX_CONTINUATIONS, Continuing, may_continue
 from tidegate.protocol import chat, completions, embeddings
 from tidegate.protocol.usage import Usage
@@ -85,15 +85,15 @@ def test_embeddings_never_break_in_the_middle():
 class Part:
     """One part of an answer: its texts, and what it ends with."""
 
-    def __init__(self, joint: Joint, tried: Tried, *texts: str, end=BROKEN) -> None:
-        self.joint = joint
-        self.tried = tried
+    def __init__(self, continuation: StreamContinuation, record: AttemptRecord, *texts: str, end=BROKEN) -> None:
+        self.continuation = continuation
+        self.record = record
         self.texts = list(texts)
         self.end = end
         self.closed = 0
 
     async def read(self) -> list[bytes]:
-        splice, writer = self.joint.splice, self.joint.writer
+        splice, writer = self.continuation.splice, self.continuation.writer
         splice.open(0)
         if self.texts:
             splice.content(0, self.texts.pop(0), None)
@@ -117,13 +117,13 @@ class Broken:
 
     def __init__(self, *parts, texts=("Hello",), end=BROKEN, **fields) -> None:
         self.context = RequestContext("req_1", "chat", FakeClock())
-        first = self.context.tried = Tried("first", "a")
+        first = self.context.record = AttemptRecord("first", "a")
         request = chat_of(**fields)
-        self.joint = Joint(request, self.context, "first/a")
+        self.continuation = StreamContinuation(request, self.context, "first/a")
         self.asked = []
         self.left = list(parts)
-        self.parts = [Part(self.joint, first, *texts, end=end)]
-        self.answer = Continuing(self.parts[0], self.joint, request, context=self.context, go_on=self.go_on)
+        self.parts = [Part(self.continuation, first, *texts, end=end)]
+        self.answer = Continuing(self.parts[0], self.continuation, request, context=self.context, go_on=self.go_on)
 
     async def go_on(self, request, broken, failure):
         self.asked.append((request, broken.name, failure))
@@ -131,8 +131,8 @@ class Broken:
         if script is None:
             return None
         name = f"next/{len(self.asked)}"
-        self.joint.hand_on(name)
-        self.parts.append(Part(self.joint, Tried(*name.split("/")), *script[0], end=script[1]))
+        self.continuation.hand_on(name)
+        self.parts.append(Part(self.continuation, AttemptRecord(*name.split("/")), *script[0], end=script[1]))
         return self.parts[-1]
 
     async def read(self) -> list[dict]:
@@ -160,10 +160,10 @@ async def test_an_answer_that_breaks_goes_on():
 
 async def test_the_record_of_the_answer_is_that_of_the_part_that_is_read():
     broken = Broken(([", world"], BROKEN), (["!"], WHOLE))
-    assert (await broken.answer.read(), broken.answer.tried.name)[1] == "first/a"
+    assert (await broken.answer.read(), broken.answer.record.name)[1] == "first/a"
     await broken.read()
     assert [part for _, part, _ in broken.asked] == ["first/a", "next/1"]
-    assert broken.answer.tried is broken.context.tried is broken.parts[-1].tried
+    assert broken.answer.record is broken.context.record is broken.parts[-1].record
 
 
 async def test_an_answer_that_does_not_break_bears_no_mark():
@@ -176,7 +176,7 @@ async def test_the_books_get_the_usage_of_all_parts_and_the_target_keeps_its_own
     broken = Broken(([", world"], WHOLE))
     await broken.read()
     assert broken.context.usage == Usage(8 + 10, 2 + 2, 22)
-    assert broken.context.tried.usage is None
+    assert broken.context.record.usage is None
 
 
 async def test_the_limit_of_tokens_is_that_of_all_parts():
@@ -194,7 +194,7 @@ async def test_it_goes_on_so_often_and_no_more():
         await broken.read()
     assert caught.value is last
     assert len(broken.asked) == MAX_CONTINUATIONS
-    assert broken.joint.splice.text == "Hello a b"
+    assert broken.continuation.splice.text == "Hello a b"
 
 
 @pytest.mark.parametrize("failure", [StreamBroken("ended"), UpstreamFailed("boom", status=503)])

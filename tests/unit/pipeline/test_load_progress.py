@@ -2,7 +2,7 @@
 
 import pytest
 from tidegate.pipeline.load_progress import EngineChanges, Waiting, describe
-from tidegate.routing.planner import Look
+from tidegate.routing.planner import EngineSnapshot
 from tidegate.streaming.preface import Preface
 from tidegate.streaming.sinks import Envelope
 
@@ -13,10 +13,10 @@ class Engine:
         self.move(state)
 
     def move(self, state: str, phase: str = "", done: float | None = None) -> None:
-        self.now = Look(is_ready=state == "ready", state=state, phase=phase, done=done)
+        self.now = EngineSnapshot(is_ready=state == "ready", state=state, phase=phase, done=done)
         self.changes.tell()
 
-    def look(self) -> Look:
+    def look(self) -> EngineSnapshot:
         return self.now
 
 
@@ -34,17 +34,17 @@ def waiting(changes):
 @pytest.mark.parametrize(
     ("look", "told"),
     [
-        (Look(state="stopped"), "Starting the model"),
-        (Look(state="starting"), "Starting the model"),
-        (Look(state="starting", phase="loading the weights"), "Loading the weights"),
-        (Look(state="starting", phase="loading the weights", done=0.0), "Loading the weights: 0 %"),
-        (Look(state="starting", phase="loading the weights", done=0.49), "Loading the weights: 40 %"),
-        (Look(state="starting", phase="loading the weights", done=1.0), "Loading the weights: 100 %"),
-        (Look(state="sleeping"), "Waking the model"),
-        (Look(state="draining"), "Waiting for the model"),
-        (Look(state="stopping"), "Waiting for the model"),
-        (Look(state="failed"), "Starting the model again"),
-        (Look(state="a new one"), "Starting the model"),
+        (EngineSnapshot(state="stopped"), "Starting the model"),
+        (EngineSnapshot(state="starting"), "Starting the model"),
+        (EngineSnapshot(state="starting", phase="loading the weights"), "Loading the weights"),
+        (EngineSnapshot(state="starting", phase="loading the weights", done=0.0), "Loading the weights: 0 %"),
+        (EngineSnapshot(state="starting", phase="loading the weights", done=0.49), "Loading the weights: 40 %"),
+        (EngineSnapshot(state="starting", phase="loading the weights", done=1.0), "Loading the weights: 100 %"),
+        (EngineSnapshot(state="sleeping"), "Waking the model"),
+        (EngineSnapshot(state="draining"), "Waiting for the model"),
+        (EngineSnapshot(state="stopping"), "Waiting for the model"),
+        (EngineSnapshot(state="failed"), "Starting the model again"),
+        (EngineSnapshot(state="a new one"), "Starting the model"),
     ],
 )
 def test_a_look_at_an_engine_in_words(look, told):

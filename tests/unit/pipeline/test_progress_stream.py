@@ -4,19 +4,19 @@ import asyncio
 
 import pytest
 from tidegate.errors import EngineUnavailable, StreamBroken, UpstreamFailed
-from tidegate.routing.planner import Look
+from tidegate.routing.planner import EngineSnapshot
 
 from tests.fakes.hosts import Exchange, Host, Stage, says, stops, turns
 from tests.fakes.wire import chunk, event
 
-STARTING = Look(is_ready=False, state="starting")
-READY = Look(state="ready")
-FAILED = Look(is_ready=False, state="failed")
+STARTING = EngineSnapshot(is_ready=False, state="starting")
+READY = EngineSnapshot(state="ready")
+FAILED = EngineSnapshot(is_ready=False, state="failed")
 WHOLE = [says("w1 "), says("w2"), stops()]
 
 
-def loading(done: float) -> Look:
-    return Look(is_ready=False, state="starting", phase="loading the weights", done=done)
+def loading(done: float) -> EngineSnapshot:
+    return EngineSnapshot(is_ready=False, state="starting", phase="loading the weights", done=done)
 
 
 def stage_of(
@@ -85,7 +85,7 @@ async def test_an_answer_that_is_validated_before_it_is_told_follows_too():
     await until_told(exchange)
     stage.move(host, READY)
     await asking
-    assert exchange.context.tried.adjusted == ["response_format=emulated"]
+    assert exchange.context.record.adjusted == ["response_format=emulated"]
     assert (exchange.reasoning, exchange.text) == ("Starting the model\n", '{"n": 1}')
     assert shape(exchange) == (1, ["assistant"], ["stop"])
 
@@ -102,7 +102,7 @@ async def test_what_is_told_of_the_engine_is_not_remembered_as_the_models_thinki
     await asking
     assert exchange.error is None
     assert exchange.reasoning == "Starting the model\nt1 "
-    assert await stage.memory.recall(exchange.context.caller, ["call_abcdef"]) == {"call_abcdef": "t1 "}
+    assert await stage.reasoning_memory.recall(exchange.context.caller, ["call_abcdef"]) == {"call_abcdef": "t1 "}
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ class Together:
 
     def __init__(self, stage: Stage, first, second, *, order: str, **fields) -> None:
         self.stage = stage
-        self.gates = {name: asyncio.Event() for name in HOSTS}
+        self.concurrency = {name: asyncio.Event() for name in HOSTS}
         for host, script in zip(stage.hosts, (first, second), strict=True):
-            host.play([self.gates[host.name], *script])
+            host.play([self.concurrency[host.name], *script])
         self.order = order
         stage.learn()
         self.exchange = Exchange(stage, **fields)
@@ -36,7 +36,7 @@ class Together:
         for host in self.stage.hosts:
             await host.is_asked.wait()
         for name in self.order:
-            self.gates[name].set()
+            self.concurrency[name].set()
         await asking
         return self.exchange
 
@@ -51,7 +51,7 @@ async def test_two_tries_that_answer_together_are_not_mixed_up(order):
     asked = await Together(stage, whole("a", 11), whole("b", 22), order=order).run()
     name = asked.text[0]
     [line] = stage.log.of("request")
-    assert asked.context.tried.name == f"{name}/m"
+    assert asked.context.record.name == f"{name}/m"
     assert (line["upstream"], line["upstream_request_id"]) == (name, f"{name}-1")
     assert (line["completion_tokens"], line["attempts"]) == ({"a": 11, "b": 22}[name], 2)
     assert not any(any(counts) for counts in stage.held().values())
@@ -62,7 +62,7 @@ async def test_two_unary_tries_that_answer_together_are_not_mixed_up(order):
     stage = Stage(*hosts(), hedge=True)
     together = Together(stage, [completion("a")], [completion("b")], order=order, stream=False)
     asked = await together.run()
-    assert asked.context.tried.name == f"{asked.text}/m"
+    assert asked.context.record.name == f"{asked.text}/m"
     assert stage.log.of("request")[0]["upstream"] == asked.text
 
 
@@ -96,7 +96,7 @@ async def test_if_both_tries_fail_together_the_reported_failure_is_logged_for_it
     )
     asked = await together.run()
     assert asked.error.message == "a refuses ***."
-    assert asked.context.tried.name == "a/m"
+    assert asked.context.record.name == "a/m"
     assert stage.log.of("request")[0]["upstream"] == "a"
     assert {line["upstream"]: line["reason"] for line in stage.log.of("upstream failed")} == {
         "a": "a refuses ***.",
@@ -118,7 +118,7 @@ async def test_a_continued_answer_is_logged_for_its_last_host():
     first.play([says("a "), StreamBroken(f"gone with {KEYS['b']}")])
     second.play([says("b"), stops(completion_tokens=7)])
     asked = await stage.ask()
-    assert (asked.text, asked.context.tried.name) == ("a b", "b/m")
+    assert (asked.text, asked.context.record.name) == ("a b", "b/m")
     [broken], [line] = stage.log.of("stream continued"), stage.log.of("request")
     assert (broken["broken_upstream"], broken["upstream"], line["upstream"]) == ("a", "b", "b")
     assert stage.log.of("upstream failed")[0]["reason"] == "gone with ***"
@@ -130,7 +130,7 @@ async def test_a_break_without_a_continuation_is_logged_for_the_host_that_broke(
     first.play([says("a "), StreamBroken("gone")])
     second.play([UpstreamFailed("no")])
     asked = await stage.ask()
-    assert (asked.error.message, asked.context.tried.name) == ("gone", "a/m")
+    assert (asked.error.message, asked.context.record.name) == ("gone", "a/m")
 
 
 async def test_a_disconnect_is_logged_for_the_host_that_was_answering():

@@ -98,17 +98,17 @@ def test_who_remembers_answers_is_told_of_those_that_came(books, error, first_co
     """Also of one that the caller had seen enough of."""
     told = []
     books.settlement.on_answered = told.append
-    books.context.tried.sent_s, books.context.first_content_s = 1.0, first_content_s
+    books.context.record.sent_s, books.context.first_content_s = 1.0, first_content_s
     books.settle(error)
     assert told == ([books.context] if is_told else [])
 
 
 def test_what_is_known_is_in_the_line(books):
     context = books.context
-    context.principal, context.tried.upstream, context.attempts = ANONYMOUS, "far", 2
-    context.tried.upstream_id = "gen-1"
+    context.principal, context.record.upstream, context.attempts = ANONYMOUS, "far", 2
+    context.record.upstream_id = "gen-1"
     context.is_stream, context.caller_retries = True, 1
-    context.tried.usage = Usage(3, 2, 5)
+    context.record.usage = Usage(3, 2, 5)
     books.clock.advance(0.5)
     context.first_content_s = books.clock.monotonic_s()
     books.clock.advance(0.5)
@@ -133,10 +133,10 @@ def test_what_is_known_is_in_the_line(books):
 
 def test_times_and_tokens_are_measured(books):
     context, labels = books.context, {"endpoint": "chat", "model": "m", "upstream": "far"}
-    context.tried.upstream, context.tried.usage = "far", Usage(30, 11, 41)
+    context.record.upstream, context.record.usage = "far", Usage(30, 11, 41)
     context.received_s = books.clock.monotonic_s()
     books.clock.advance(0.125)
-    context.tried.sent_s = books.clock.monotonic_s()
+    context.record.sent_s = books.clock.monotonic_s()
     books.clock.advance(1.0)
     context.first_content_s = books.clock.monotonic_s()
     books.clock.advance(5.0)
@@ -203,15 +203,15 @@ def test_a_caller_who_left_is_499(books, kind, has_begun):
 def test_what_was_given_up_while_the_upstream_was_at_it_is_counted(books, is_aborted, sent_s, count):
     """An engine such as vLLM counts aborted requests nowhere."""
     books.context.is_aborted = is_aborted
-    books.context.tried.upstream = "far"
-    books.context.tried.sent_s = sent_s
+    books.context.record.upstream = "far"
+    books.context.record.sent_s = sent_s
     books.settle(asyncio.CancelledError())
     assert books.sample("upstream_aborts_total", upstream="far") == count
 
 
 def test_a_failure_of_the_upstreams_is_no_abort(books):
-    books.context.tried.upstream = "far"
-    books.context.tried.sent_s = books.clock.monotonic_s()
+    books.context.record.upstream = "far"
+    books.context.record.sent_s = books.clock.monotonic_s()
     books.settle(errors.UpstreamTimeout("Late."))
     assert books.sample("upstream_aborts_total", upstream="far") is None
 
@@ -259,14 +259,14 @@ def test_books_that_cannot_be_written_do_not_break_an_answer(books):
 
 def test_odd_counts_of_a_host_do_not_cost_the_line(books):
     """Counters only go up."""
-    books.context.tried.upstream, books.context.tried.sent_s = "far", books.clock.monotonic_s()
-    books.context.tried.usage = parse_usage({"prompt_tokens": -5, "completion_tokens": -1})
+    books.context.record.upstream, books.context.record.sent_s = "far", books.clock.monotonic_s()
+    books.context.record.usage = parse_usage({"prompt_tokens": -5, "completion_tokens": -1})
     assert books.settle()[:2] == ("info", "request")
 
 
 def test_a_failed_attempt_is_a_warning(books):
-    books.context.tried.upstream = "far"
-    books.settlement.failed_attempt(books.context, books.context.tried, errors.UpstreamUnreachable("No route."))
+    books.context.record.upstream = "far"
+    books.settlement.failed_attempt(books.context, books.context.record, errors.UpstreamUnreachable("No route."))
     [(level, event, fields)] = books.log.lines
     assert (level, event) == ("warning", "upstream failed")
     assert (fields["upstream"], fields["error"], fields["reason"]) == ("far", "upstream_unreachable", "No route.")
@@ -284,13 +284,13 @@ def test_a_failed_attempt_is_a_warning(books):
 
 @pytest.mark.parametrize("error", [errors.TargetBusy("Full."), errors.EngineUnavailable("Loading.")])
 def test_a_target_that_was_not_free_has_not_failed(books, error):
-    books.settlement.failed_attempt(books.context, books.context.tried, error)
+    books.settlement.failed_attempt(books.context, books.context.record, error)
     assert [line[:2] for line in books.log.lines] == [("info", "target not free")]
 
 
 def test_a_hosts_own_words_are_not_labels(books):
     """A 429's code is the host's to invent; labels come from our own code only."""
     for code in ("a", "b", "c"):
-        books.settlement.failed_attempt(books.context, books.context.tried, errors.UpstreamRateLimited("x", code=code))
+        books.settlement.failed_attempt(books.context, books.context.record, errors.UpstreamRateLimited("x", code=code))
     [family] = books.metrics.upstream_errors.collect()
     assert len({sample.labels["error"] for sample in family.samples}) == 1

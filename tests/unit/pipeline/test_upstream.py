@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from tidegate.pipeline.upstream import Upstream, Upstreams
-from tidegate.routing.planner import Look
+from tidegate.routing.planner import EngineSnapshot
 from tidegate.routing.targets import Target
 
 HERE, THERE = Target("here", "m", is_local=True), Target("there", "m")
@@ -23,20 +23,20 @@ def upstream(name, wire, look=None):
 
 
 def test_a_host_that_nothing_is_held_against_may_be_asked():
-    assert Upstreams({"there": upstream("there", Wire())}).look(THERE) == Look()
+    assert Upstreams({"there": upstream("there", Wire())}).look(THERE) == EngineSnapshot()
 
 
 def test_what_is_held_against_our_credentials_is_told_by_model():
     upstreams = Upstreams({"there": upstream("there", Wire(5.0, 7.0))})
-    assert upstreams.look(THERE) == Look(limited_for_s=5.0, refused_for_s=7.0)
-    assert upstreams.look(Target("there", "other")) == Look(limited_for_s=5.0)
+    assert upstreams.look(THERE) == EngineSnapshot(limited_for_s=5.0, refused_for_s=7.0)
+    assert upstreams.look(Target("there", "other")) == EngineSnapshot(limited_for_s=5.0)
 
 
 def test_an_engine_tells_what_it_does_whatever_its_key_is():
-    asleep = Look(is_ready=False, state="sleeping")
+    asleep = EngineSnapshot(is_ready=False, state="sleeping")
     for wire, expected in [
         (Wire(), asleep),
-        (Wire(0.0, 7.0), Look(is_ready=False, state="sleeping", refused_for_s=7.0)),
+        (Wire(0.0, 7.0), EngineSnapshot(is_ready=False, state="sleeping", refused_for_s=7.0)),
     ]:
         assert Upstreams({"here": upstream("here", wire, lambda: asleep)}).look(HERE) == expected
 

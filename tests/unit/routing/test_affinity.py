@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from tidegate.routing.affinity import luck, stay
 from tidegate.routing.targets import Target
 
-from tests.fakes.candidates import ask, candidate, crowds, names, placed
+from tests.fakes.candidates import candidate, crowds, names, placed, routing_request
 
 UNBOUNDED = 1e9
 
 
 def home(crowd, session, max_load=UNBOUNDED):
-    return names(stay(placed(*crowd), ask(session=session), max_load=max_load))[0]
+    return names(stay(placed(*crowd), routing_request(session=session), max_load=max_load))[0]
 
 
 def test_a_session_stays_whatever_order_the_policy_has():
@@ -25,14 +25,14 @@ def test_a_session_stays_whatever_order_the_policy_has():
 
 def test_sessions_of_two_callers_are_two_sessions():
     order = placed(*(candidate(name) for name in "abcdefgh"))
-    homes = {names(stay(order, ask(session="s", caller=f"{n}"), max_load=UNBOUNDED))[0] for n in range(20)}
+    homes = {names(stay(order, routing_request(session="s", caller=f"{n}"), max_load=UNBOUNDED))[0] for n in range(20)}
     assert len(homes) > 1
 
 
 def test_the_rest_keeps_its_order():
     order = placed(*(candidate(name) for name in "abcd"))
     for number in range(20):
-        kept = names(stay(order, ask(session=str(number)), max_load=UNBOUNDED))
+        kept = names(stay(order, routing_request(session=str(number)), max_load=UNBOUNDED))
         assert "abcd".replace(kept[0], "") == kept[1:]
 
 
@@ -56,7 +56,7 @@ def test_sessions_are_spread_by_weight():
 @given(crowds(), st.floats(1, 3), st.text(max_size=4))
 def test_the_bounds_hold_and_nobody_is_lost(crowd, max_load, session):
     order = placed(*crowd)
-    kept = stay(order, ask(session=session), max_load=max_load)
+    kept = stay(order, routing_request(session=session), max_load=max_load)
     assert sorted(names(order)) == sorted(names(kept))
     first = kept[0].candidate
     if kept[0] is not order[0]:
@@ -69,7 +69,7 @@ def test_the_bounds_hold_and_nobody_is_lost(crowd, max_load, session):
 
 
 def test_a_busy_home_passes_a_session_on_to_the_next_luckiest():
-    lucky = sorted("abc", key=lambda name: -luck(candidate(name).target, ask(session="s").affinity))
+    lucky = sorted("abc", key=lambda name: -luck(candidate(name).target, routing_request(session="s").affinity))
     crowd = [candidate(name, in_flight=9 if name == lucky[0] else 1) for name in "abc"]
     assert lucky[0] == home(crowd, "s")
     assert lucky[1] == home(crowd, "s", max_load=1.25)
@@ -83,9 +83,9 @@ def test_a_load_that_is_its_part_is_not_too_much():
 
 def test_one_known_by_the_head_of_its_prompt_stays_at_engines_only():
     elsewhere = placed(*(candidate(name) for name in "abcdef"))
-    assert all(stay(elsewhere, ask(f"{n}"), max_load=UNBOUNDED) is elsewhere for n in range(10))
+    assert all(stay(elsewhere, routing_request(f"{n}"), max_load=UNBOUNDED) is elsewhere for n in range(10))
     ours = placed(*(candidate(name, is_local=True) for name in "abcdef"))
-    assert len({names(stay(ours, ask(f"{n}"), max_load=UNBOUNDED))[0] for n in range(30)}) > 1
+    assert len({names(stay(ours, routing_request(f"{n}"), max_load=UNBOUNDED))[0] for n in range(30)}) > 1
 
 
 def test_it_never_moves_a_request_over_the_line():

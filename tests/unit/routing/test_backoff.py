@@ -29,7 +29,7 @@ def test_every_pause_is_within_its_bounds(tries, base_s, max_s, seed):
 
 def test_pauses_fall_anywhere_between():
     """Not around the longest: those who failed together come back one by one."""
-    dice = Random(1)
-    pauses = [delay_s(2, 0.25, 8, dice) for _ in range(1000)]
+    rng = Random(1)
+    pauses = [delay_s(2, 0.25, 8, rng) for _ in range(1000)]
     tenths = [sum(tenth <= 10 * pause < tenth + 1 for pause in pauses) for tenth in range(10)]
     assert min(tenths) > 60

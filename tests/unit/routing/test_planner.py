@@ -14,14 +14,14 @@ from tidegate.config.routing import HealthConfig, RoutingConfig
 from tidegate.errors import LocalModelUnavailable, NoTarget, ProxyError, UpstreamFailed, UpstreamRateLimited
 from tidegate.protocol.routing import REACHES
 from tidegate.routing.offline import Offline
-from tidegate.routing.planner import Look, Planner
+from tidegate.routing.planner import EngineSnapshot, Planner
 from tidegate.routing.policies.registry import POLICIES
-from tidegate.routing.pressure import Told
+from tidegate.routing.pressure import LoadReport
 from tidegate.routing.quality import Qualities
-from tidegate.routing.target_registry import Board
+from tidegate.routing.target_registry import TargetRegistry
 from tidegate.routing.targets import Target
 
-from tests.fakes.candidates import ask
+from tests.fakes.candidates import routing_request
 from tests.fakes.clock import FakeClock
 
 HEALTH = HealthConfig(failures=1, probe=False)
@@ -41,18 +41,18 @@ class World:
         self.limited = {}
         self.refused = {}
         self.there = {}
-        self.board = Board(self.clock, HEALTH)
+        self.target_registry = TargetRegistry(self.clock, HEALTH)
         self.offline = Offline(self.clock, forced=offline, names=[each.upstream for each in targets])
         health = structs.replace(HEALTH, max_ejected=max_ejected)
-        land = SimpleNamespace(
-            board=self.board,
+        serving = SimpleNamespace(
+            target_registry=self.target_registry,
             qualities=Qualities(self.clock),
             offline=self.offline,
             upstreams=self,
         )
         models = {"m": ModelConfig(targets=(), **model)}
         self.planner = Planner(
-            self, land, models=models, routing=RoutingConfig(health=health), clock=self.clock, dice=Random(1)
+            self, serving, models=models, routing=RoutingConfig(health=health), clock=self.clock, rng=Random(1)
         )
 
     async def candidates(self, model, *, reach):
@@ -60,7 +60,7 @@ class World:
 
     def look(self, target):
         return structs.replace(
-            self.looks.get(target.upstream, Look()),
+            self.looks.get(target.upstream, EngineSnapshot()),
             limited_for_s=self.limited.get(target.upstream, 0.0),
             refused_for_s=self.refused.get(target.upstream, 0.0),
         )
@@ -69,10 +69,10 @@ class World:
         return self.there.get(target.upstream, 0)
 
     def fail(self, target):
-        self.board.begin(target, ask()).end(UpstreamFailed("no"))
+        self.target_registry.begin(target, routing_request()).end(UpstreamFailed("no"))
 
     def consider(self, reach="any", **asked):
-        wanted = ask(**asked)
+        wanted = routing_request(**asked)
         wanted.reach = reach
         return asyncio.run(self.planner.consider(wanted))
 
@@ -80,7 +80,7 @@ class World:
         return "".join(target.upstream for target in self.consider(reach, **asked).targets)
 
     def refusal(self, reach="any", **asked):
-        wanted = ask(**asked)
+        wanted = routing_request(**asked)
         wanted.reach = reach
         with pytest.raises(ProxyError) as caught:
             asyncio.run(self.planner.plan(wanted))
@@ -117,10 +117,10 @@ def test_a_target_in_cooldown_is_left_out_until_its_trial(target):
     world = World(target, FARTHER)
     error = UpstreamFailed("no", status=503, retry_after_s=60)
     error.is_told = True
-    world.board.begin(target, ask()).end(error)
+    world.target_registry.begin(target, routing_request()).end(error)
     assert (world.order(), world.consider().refused[0].for_s) == ("g", 60)
     alone = World(target)
-    alone.board.begin(target, ask()).end(error)
+    alone.target_registry.begin(target, routing_request()).end(error)
     refusal = alone.refusal()
     assert (type(refusal), refusal.status, refusal.retry_after_s, refusal.should_retry) == (NoTarget, 503, 60, None)
     alone.clock.advance(6)
@@ -139,7 +139,7 @@ def test_a_request_at_the_price_ceiling_is_not_over_it():
     """3 and 15 dollars a million: 276 tokens cost 0.0039, and a little more where each price is divided first."""
     card = Card(price=Price(input_usd_per_mtok=3, output_usd_per_mtok=15))
     world = World(Target("f", "m", card), max_price_usd=0.0039)
-    wanted = ask(answer_tokens=256)
+    wanted = routing_request(answer_tokens=256)
     wanted.prompt_tokens = 20
     assert asyncio.run(world.planner.plan(wanted)).placed
 
@@ -200,7 +200,7 @@ def test_a_line_that_is_down_by_itself_comes_back():
 def test_engines_with_room_in_front_of_others_are_favoured(targets, pressed, favoured):
     world = World(*targets, policy="local_first")
     if pressed:
-        world.looks[pressed] = Look(is_ready=False, state="starting")
+        world.looks[pressed] = EngineSnapshot(is_ready=False, state="starting")
     assert world.consider().favoured == favoured
 
 
@@ -250,11 +250,11 @@ def test_a_target_that_may_be_tried_again_is_no_panic():
 def test_a_pressed_engine_overflows_and_takes_back():
     """By what its metrics say now; nobody tells the planner that it is over."""
     world = World(NEAR, FAR, policy="local_first", overflow_ttft_s=2.0)
-    told = Told(running=8, waiting=40, ttft_s=5.0, at_s=world.clock.monotonic_s(), our_in_flight=0)
+    told = LoadReport(running=8, waiting=40, ttft_s=5.0, at_s=world.clock.monotonic_s(), our_in_flight=0)
     assert world.order() == "nf"
-    world.looks["n"] = Look(is_ready=True, state="ready", told=told)
+    world.looks["n"] = EngineSnapshot(is_ready=True, state="ready", told=told)
     assert world.order() == "fn"
-    world.looks["n"] = Look(is_ready=True, state="ready")
+    world.looks["n"] = EngineSnapshot(is_ready=True, state="ready")
     assert world.order() == "nf"
 
 
@@ -262,7 +262,7 @@ def test_a_pressed_engine_overflows_and_takes_back():
 @pytest.mark.parametrize("state", ["starting", "sleeping", "draining", "failed"])
 def test_an_engine_that_is_not_ready_overflows(state, limit_s):
     world = World(NEAR, FAR, policy="local_first", overflow_ttft_s=limit_s)
-    world.looks["n"] = Look(is_ready=False, state=state)
+    world.looks["n"] = EngineSnapshot(is_ready=False, state=state)
     assert world.order() == "fn"
 
 
@@ -285,7 +285,7 @@ def test_under_the_other_policies_a_session_stays_where_it_is(sticky, orders):
 
 def test_a_price_ceiling_forbids_the_overflow():
     world = World(NEAR, Target("f", "m", priced(1000)), policy="local_first", max_price_usd=0.001)
-    world.looks["n"] = Look(is_ready=False, state="starting")
+    world.looks["n"] = EngineSnapshot(is_ready=False, state="starting")
     assert world.order() == "n"
 
 
@@ -308,7 +308,9 @@ def test_whatever_is_so_the_line_holds_and_at_most_half_are_left_out(sides, poli
         world.fail(target)
     world.limited = {target.upstream: 5.0 for target in targets if data.draw(st.booleans())}
     world.looks = {
-        target.upstream: Look(is_ready=data.draw(st.booleans()), state="x") for target in targets if target.is_local
+        target.upstream: EngineSnapshot(is_ready=data.draw(st.booleans()), state="x")
+        for target in targets
+        if target.is_local
     }
     plan = world.consider(reach)
     found = [placed.candidate.target for placed in plan.placed]
@@ -326,7 +328,7 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 def test_an_engine_that_calls_no_tools_is_left_out_where_they_are_needed():
     world = World(NEAR, FAR)
-    world.looks["n"] = Look(calls_tools=False)
+    world.looks["n"] = EngineSnapshot(calls_tools=False)
     assert world.order() == "nf"
     assert world.order(tools=TOOLS) == "f"
     assert world.order(tools=TOOLS, tool_choice="none") == "nf"
@@ -337,7 +339,7 @@ def test_an_engine_that_calls_no_tools_is_left_out_where_they_are_needed():
 @pytest.mark.parametrize(("targets", "reach"), [((NEAR,), "any"), ((NEAR,), "local_only"), ((NEAR, FAR), "local_only")])
 def test_where_no_target_ever_calls_tools_the_request_is_at_fault(targets, reach):
     world = World(*targets)
-    world.looks["n"] = Look(calls_tools=False)
+    world.looks["n"] = EngineSnapshot(calls_tools=False)
     refusal = world.refusal(reach, tools=TOOLS)
     assert (refusal.status, refusal.code, refusal.param) == (400, "unsupported_parameter", "tools")
     assert refusal.message == "Unsupported parameter: 'tools' is not supported with the model 'm'."
@@ -345,7 +347,7 @@ def test_where_no_target_ever_calls_tools_the_request_is_at_fault(targets, reach
 
 def test_a_target_with_tools_that_may_come_back_makes_it_no_fault_of_the_request():
     world = World(NEAR, FAR)
-    world.looks["n"] = Look(calls_tools=False)
+    world.looks["n"] = EngineSnapshot(calls_tools=False)
     world.limited["f"] = 7.0
     assert isinstance(world.refusal(tools=TOOLS), UpstreamRateLimited)
 
@@ -358,12 +360,15 @@ def replica(number, model="m", **fields):
 
 
 ONE, TWO = replica(1), replica(2)
-READY, UNLOADED = Look(state="ready"), Look(is_ready=False, state="stopped", availability="unloaded")
+READY, UNLOADED = (
+    EngineSnapshot(state="ready"),
+    EngineSnapshot(is_ready=False, state="stopped", availability="unloaded"),
+)
 
 
 def busy(world, target, requests):
     for _ in range(requests):
-        world.board.begin(target, ask())
+        world.target_registry.begin(target, routing_request())
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -388,7 +393,7 @@ def test_work_is_what_the_engine_has_whatever_it_was_asked_for():
     world = World(ONE, TWO, sticky=False)
     world.there["1"] = 1
     assert world.order() == "21"
-    told = Told(running=9, waiting=1, at_s=world.clock.monotonic_s(), our_in_flight=1)
+    told = LoadReport(running=9, waiting=1, at_s=world.clock.monotonic_s(), our_in_flight=1)
     world.looks["2"] = structs.replace(READY, told=told)
     assert world.order() == "12"
 
@@ -415,7 +420,7 @@ def test_the_weight_of_an_engine_is_that_of_all_its_replicas():
 
 def test_an_engine_has_room_while_one_of_its_replicas_has():
     world = World(ONE, TWO, FAR, policy="local_first")
-    world.looks["1"] = Look(is_ready=False, state="starting", availability="loading")
+    world.looks["1"] = EngineSnapshot(is_ready=False, state="starting", availability="loading")
     assert (world.order(), world.consider().favoured) == ("21f", 1)
     world.looks["2"] = world.looks["1"]
     assert world.order() == "f12"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tidegate.routing.pressure import Pressure, Told
+from tidegate.routing.pressure import LoadReport, Pressure
 
 from tests.fakes.clock import FakeClock
 
@@ -26,7 +26,7 @@ class Engine:
             self.pressure.began(tokens)
 
     def told(self, **fields):
-        return Told(**{"running": 0, "waiting": 0, "at_s": self.clock.monotonic_s(), "our_in_flight": 0} | fields)
+        return LoadReport(**{"running": 0, "waiting": 0, "at_s": self.clock.monotonic_s(), "our_in_flight": 0} | fields)
 
 
 @pytest.fixture
@@ -145,5 +145,5 @@ TestMachine.settings = settings(max_examples=60, stateful_step_count=25)
 )
 def test_requests_of_others_are_what_the_metrics_count_beyond_ours(running, ours_then, ours, age_s, others):
     """None of ours that have come or gone since."""
-    told = Told(running=running, waiting=0, at_s=5.0, our_in_flight=ours_then)
+    told = LoadReport(running=running, waiting=0, at_s=5.0, our_in_flight=ours_then)
     assert told.not_ours(ours, 5.0 + age_s) == pytest.approx(others)

@@ -158,7 +158,7 @@ def test_a_mean_is_a_share(told, prior, later_s):
 
 @given(st.lists(notes, min_size=1, max_size=8), st.randoms())
 @settings(max_examples=100)
-def test_the_order_of_what_came_at_once_does_not_matter(told, dice):
+def test_the_order_of_what_came_at_once_does_not_matter(told, rng):
     """As long as no source has reached the most that it may be worth."""
     told = [(good, min(weight, 2.0), source) for good, weight, source in told]
     means = []
@@ -167,7 +167,7 @@ def test_the_order_of_what_came_at_once_does_not_matter(told, dice):
         for good, weight, source in told:
             posterior.note(good, weight, source, 0.0)
         means.append(posterior.mean(0.5, 5.0))
-        dice.shuffle(told)
+        rng.shuffle(told)
     assert means[0] == pytest.approx(means[1])
 
 

@@ -153,11 +153,11 @@ def test_what_has_no_replicas_is_placed_as_it_was():
 
 
 @given(several("g"), several("h"), st.randoms(use_true_random=False), st.binary(max_size=4))
-def test_no_target_is_lost_and_engines_stay_where_they_were_put(one, other, dice, key):
+def test_no_target_is_lost_and_engines_stay_where_they_were_put(one, other, rng, key):
     candidates = [*one, candidate("x"), *other, candidate("y")]
     made = group(candidates, key, max_load=1.25)
     heads = placed(*(each.order[0] for each in made.values()))
-    dice.shuffle(heads)
+    rng.shuffle(heads)
     order = [each.candidate for each in ungroup(heads, made)]
     spared = [each for each_group in made.values() for each in each_group.spared]
     assert sorted(each.target.name for each in (*order, *spared)) == sorted(each.target.name for each in candidates)

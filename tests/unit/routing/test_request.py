@@ -4,30 +4,30 @@ import json
 
 import pytest
 from tidegate.protocol import chat, completions, embeddings
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 
 HI = {"role": "user", "content": "Hi"}
 
 
-def ask(fields=None, *, parse=chat.parse_request, **settings):
+def routing_request(fields=None, *, parse=chat.parse_request, **settings):
     body = {"model": "m", "messages": [HI]} | (fields or {})
-    return Ask(parse(json.dumps(body).encode()), **settings)
+    return RoutingRequest(parse(json.dumps(body).encode()), **settings)
 
 
 def test_a_prompt_has_about_a_token_for_four_bytes():
-    long = ask({"messages": [{"role": "user", "content": "x" * 4000}]})
+    long = routing_request({"messages": [{"role": "user", "content": "x" * 4000}]})
     assert 1000 <= long.prompt_tokens <= 1020
-    assert ask().prompt_tokens >= 1
+    assert routing_request().prompt_tokens >= 1
 
 
 def test_tools_count_to_the_prompt():
     tool = {"type": "function", "function": {"name": "f", "description": "x" * 4000}}
-    assert ask({"tools": [tool]}).prompt_tokens > 1000
+    assert routing_request({"tools": [tool]}).prompt_tokens > 1000
 
 
 def test_a_picture_is_not_counted_by_its_bytes():
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}
-    told = ask({"messages": [{"role": "user", "content": [picture, picture]}]})
+    told = routing_request({"messages": [{"role": "user", "content": [picture, picture]}]})
     assert 1024 <= told.prompt_tokens <= 1100
 
 
@@ -57,8 +57,8 @@ NAMED = {"type": "function", "function": {"name": "f"}}
     ],
 )
 def test_tools_are_needed_where_one_may_be_called(fields, needs_tools):
-    assert ask(fields).needs_tools is needs_tools
-    assert not ask(fields, drops_params=True).needs_tools
+    assert routing_request(fields).needs_tools is needs_tools
+    assert not routing_request(fields, drops_params=True).needs_tools
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_tools_are_needed_where_one_may_be_called(fields, needs_tools):
 )
 def test_what_only_looks_like_a_picture_is_counted_by_its_bytes(content):
     """Else a caller could have a long prompt for the price of a short one."""
-    assert ask({"messages": [{"role": "user", "content": content}]}).prompt_tokens > 90_000
+    assert routing_request({"messages": [{"role": "user", "content": content}]}).prompt_tokens > 90_000
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,14 @@ def test_what_only_looks_like_a_picture_is_counted_by_its_bytes(content):
     ],
 )
 def test_answers_are_of_a_middling_length_but_no_longer_than_allowed(fields, expected):
-    assert ask(fields).answer_tokens == expected
+    assert routing_request(fields).answer_tokens == expected
 
 
 @pytest.mark.parametrize(("fields", "copies"), [({"best_of": 4}, 4), ({"best_of": 4, "n": 2}, 4), ({"n": 2}, 2)])
 def test_as_many_are_counted_as_are_made(fields, copies):
-    told = ask({"messages": None, "prompt": "Hi", "max_tokens": 10} | fields, parse=completions.parse_request)
+    told = routing_request(
+        {"messages": None, "prompt": "Hi", "max_tokens": 10} | fields, parse=completions.parse_request
+    )
     assert told.answer_tokens == 10 * copies
 
 
@@ -109,7 +111,7 @@ def test_as_many_are_counted_as_are_made(fields, copies):
     ],
 )
 def test_any_number_may_stand_where_an_endpoint_does_not_look(fields, expected):
-    told = Ask(embeddings.parse_request(f'{{"model":"m","input":"Hi",{fields}}}'.encode()))
+    told = RoutingRequest(embeddings.parse_request(f'{{"model":"m","input":"Hi",{fields}}}'.encode()))
     assert told.answer_tokens == expected
 
 
@@ -129,12 +131,12 @@ TOOL = {"type": "function", "function": {"name": "f"}}
     ],
 )
 def test_the_kind_of_work_is_read_from_what_is_asked_for(fields, task):
-    assert ask(fields).task == task
+    assert routing_request(fields).task == task
 
 
 def test_the_other_doors_are_kinds_of_their_own():
-    assert ask({"prompt": "x"}, parse=completions.parse_request).task == "completion"
-    assert ask({"input": "x"}, parse=embeddings.parse_request).task == "embedding"
+    assert routing_request({"prompt": "x"}, parse=completions.parse_request).task == "completion"
+    assert routing_request({"input": "x"}, parse=embeddings.parse_request).task == "embedding"
 
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -143,25 +145,25 @@ TURNS = [SYSTEM, HI, {"role": "assistant", "content": "Hello."}, {"role": "user"
 
 def test_all_turns_of_a_conversation_stick_together():
     """By everything up to the first user message."""
-    assert ask({"messages": TURNS[:2]}).affinity == ask({"messages": TURNS}).affinity
+    assert routing_request({"messages": TURNS[:2]}).affinity == routing_request({"messages": TURNS}).affinity
     other = {"role": "user", "content": "Ho"}
-    assert ask({"messages": [SYSTEM, other]}).affinity != ask({"messages": TURNS}).affinity
+    assert routing_request({"messages": [SYSTEM, other]}).affinity != routing_request({"messages": TURNS}).affinity
 
 
 def test_a_named_session_sticks_whatever_is_said():
-    named = ask({"prompt_cache_key": "s1"})
-    assert named.affinity == ask({"prompt_cache_key": "s1", "messages": TURNS}).affinity
-    assert named.affinity == ask(session="s1").affinity
-    assert named.affinity != ask({"prompt_cache_key": "s2"}).affinity
+    named = routing_request({"prompt_cache_key": "s1"})
+    assert named.affinity == routing_request({"prompt_cache_key": "s1", "messages": TURNS}).affinity
+    assert named.affinity == routing_request(session="s1").affinity
+    assert named.affinity != routing_request({"prompt_cache_key": "s2"}).affinity
 
 
 def test_sessions_of_one_caller_are_not_anothers():
-    assert ask(session="s1", caller="a").affinity != ask(session="s1", caller="b").affinity
-    assert ask(caller="a").affinity != ask(caller="b").affinity
+    assert routing_request(session="s1", caller="a").affinity != routing_request(session="s1", caller="b").affinity
+    assert routing_request(caller="a").affinity != routing_request(caller="b").affinity
 
 
 @pytest.mark.parametrize("parse", [completions.parse_request, embeddings.parse_request])
 def test_a_prompt_without_messages_sticks_by_its_head(parse):
     head = "x" * 1100
-    asks = [ask({"prompt": head + tail, "input": head + tail}, parse=parse) for tail in ("", "a", "b")]
+    asks = [routing_request({"prompt": head + tail, "input": head + tail}, parse=parse) for tail in ("", "a", "b")]
     assert len({each.affinity for each in asks}) == 1

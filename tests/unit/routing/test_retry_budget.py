@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.routing.retry_budget import Budget
+from tidegate.routing.retry_budget import RetryBudget
 
 from tests.fakes.clock import FakeClock
 
@@ -34,7 +34,7 @@ def withdrawn(budget, tries=10_000):
 )
 def test_a_share_of_the_requests_and_so_many_a_second(clock, share, per_s, deposits, expected):
     """The seconds are those for which deposits are kept, so that a first burst can be helped."""
-    budget = Budget(clock, share, per_s)
+    budget = RetryBudget(clock, share, per_s)
     for _ in range(deposits):
         budget.deposit()
     assert budget.left == pytest.approx(expected, abs=0.99)
@@ -44,7 +44,7 @@ def test_a_share_of_the_requests_and_so_many_a_second(clock, share, per_s, depos
 @pytest.mark.parametrize(("age_s", "expected"), [(0, 20), (9.9, 20), (10.9, 20), (11, 0), (1e9, 0)])
 def test_deposits_expire(clock, age_s, expected):
     """After `keep_s`, to a tenth of it."""
-    budget = Budget(clock, 0.2, 0, keep_s=10)
+    budget = RetryBudget(clock, 0.2, 0, keep_s=10)
     for _ in range(100):
         budget.deposit()
     clock.advance(age_s)
@@ -52,7 +52,7 @@ def test_deposits_expire(clock, age_s, expected):
 
 
 def test_what_was_withdrawn_comes_back_after_the_same_time(clock):
-    budget = Budget(clock, 0, 3, keep_s=10)
+    budget = RetryBudget(clock, 0, 3, keep_s=10)
     assert withdrawn(budget) == 30
     clock.advance(10.9)
     assert withdrawn(budget) == 0
@@ -62,7 +62,7 @@ def test_what_was_withdrawn_comes_back_after_the_same_time(clock):
 
 def test_a_deposit_that_was_drawn_upon_is_not_drawn_upon_twice(clock):
     """It expires before what was withdrawn for it does: meanwhile less than nothing is left."""
-    budget = Budget(clock, 1, 0, keep_s=10)
+    budget = RetryBudget(clock, 1, 0, keep_s=10)
     budget.deposit()
     clock.advance(5)
     assert budget.withdraw() is True
@@ -82,7 +82,7 @@ MOMENTS = st.lists(
 @settings(max_examples=100)
 def test_over_any_time_no_more_is_withdrawn_than_its_share(moments, share, per_s):
     clock = FakeClock()
-    budget = Budget(clock, share, per_s, keep_s=10)
+    budget = RetryBudget(clock, share, per_s, keep_s=10)
     log = []  # (when, deposits, withdrawals)
     for gap_s, deposits, wanted in moments:
         clock.advance(gap_s)
@@ -102,7 +102,7 @@ def test_over_any_time_no_more_is_withdrawn_than_its_share(moments, share, per_s
 def test_it_is_what_a_whole_log_would_say(moments, share, per_s):
     """Steps of a second; those of the last ten and the one that runs count."""
     clock = FakeClock(monotonic_s=0)
-    budget = Budget(clock, share, per_s, keep_s=10)
+    budget = RetryBudget(clock, share, per_s, keep_s=10)
     log = []  # (step, by how much it changed what is left)
     for gap_s, deposits, wanted in moments:
         clock.advance(gap_s)

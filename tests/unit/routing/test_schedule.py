@@ -20,7 +20,7 @@ from tidegate.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from tidegate.routing.schedule import PATIENCE_S, Itinerary
+from tidegate.routing.schedule import PATIENCE_S, AttemptSchedule
 from tidegate.routing.targets import Target
 
 A, B, C = (Target(name, "m") for name in "abc")
@@ -42,16 +42,16 @@ ERRORS = [
 class Trip:
     """An itinerary, and what it took from the budget; every step fails as told."""
 
-    def __init__(self, *targets, purse=100, favoured=0, **retry):
+    def __init__(self, *targets, budgets=100, favoured=0, **retry):
         self.withdrawn = 0
-        self.purse = purse
+        self.budgets = budgets
         self.now_s = 50.0
-        self.way = Itinerary(
-            targets, retry=RetryConfig(**retry), withdraw=self.withdraw, dice=Random(7), favoured=favoured
+        self.way = AttemptSchedule(
+            targets, retry=RetryConfig(**retry), withdraw=self.withdraw, rng=Random(7), favoured=favoured
         )
 
     def withdraw(self):
-        if self.withdrawn >= self.purse:
+        if self.withdrawn >= self.budgets:
             return False
         self.withdrawn += 1
         return True
@@ -177,16 +177,16 @@ def test_the_only_target_may_be_waited_for_from_the_start():
 
 @pytest.mark.parametrize("error", [UpstreamUnreachable("gone"), UpstreamRateLimited("full")], ids=["gone", "limited"])
 def test_going_on_is_free_where_the_first_one_has_no_part_in_the_work(error):
-    trip = Trip(A, B, purse=0)
+    trip = Trip(A, B, budgets=0)
     assert trip.names(error) == "ab"
     assert trip.way.is_exhausted
 
 
 def test_an_empty_budget_ends_the_tries():
-    trip = Trip(A, B, purse=0)
+    trip = Trip(A, B, budgets=0)
     assert trip.names(UpstreamFailed("no")) == "a"
     assert trip.way.is_exhausted
-    assert Trip(A, B, purse=2, repeats=9).names(UpstreamFailed("no")) == "aba"
+    assert Trip(A, B, budgets=2, repeats=9).names(UpstreamFailed("no")) == "aba"
 
 
 @given(
@@ -196,10 +196,10 @@ def test_an_empty_budget_ends_the_tries():
     st.lists(st.tuples(st.sampled_from(ERRORS), st.booleans(), st.sampled_from([0.0, 60.0])), min_size=1, max_size=12),
     st.integers(0, 3),
 )
-def test_any_way_ends_and_keeps_its_word(targets, repeats, purse, failures, favoured):
+def test_any_way_ends_and_keeps_its_word(targets, repeats, budgets, failures, favoured):
     """Never more repeats than allowed, never more paid ones than the budget gave, each target before any repeat."""
     trip = Trip(
-        *(Target(str(number), "m") for number in range(targets)), purse=purse, repeats=repeats, favoured=favoured
+        *(Target(str(number), "m") for number in range(targets)), budgets=budgets, repeats=repeats, favoured=favoured
     )
     tried, visited, number, queued = [], [], 0, 0
     while (step := trip.step()) is not None:
@@ -217,7 +217,7 @@ def test_any_way_ends_and_keeps_its_word(targets, repeats, purse, failures, favo
             tried.append(step.target.upstream)
         trip.fail(step, kind("no"), took_s=took_s, has_other_key=has_other_key)
     assert len(tried) == trip.way.tries <= targets + repeats
-    assert trip.withdrawn <= purse
+    assert trip.withdrawn <= budgets
 
 
 def test_a_request_may_leave_a_target_while_another_one_is_left():
@@ -235,6 +235,6 @@ def test_a_request_may_leave_a_target_while_another_one_is_left():
 @pytest.mark.parametrize("error", [EngineStalled("moved"), EngineDied("its core is gone")])
 def test_leaving_an_engine_that_stands_still_or_died_costs_nothing(error):
     """Or an engine that hangs or dies under fifty callers would lose most of them."""
-    trip = Trip(A, B, purse=0)
+    trip = Trip(A, B, budgets=0)
     trip.fail(trip.step(), error, took_s=41)
     assert trip.step().target is B

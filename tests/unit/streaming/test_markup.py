@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 from tidegate.dialects.registry import DIALECTS
 from tidegate.protocol import chat
-from tidegate.streaming.markup import Call, MarkupReader, is_tag, names_of, trailing_tag
+from tidegate.streaming.markup import MarkupCall, MarkupReader, is_tag, names_of, trailing_tag
 
 from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import chunk, tell
@@ -28,8 +28,8 @@ DSML = (
     '</｜DSML｜parameter>\n<｜DSML｜parameter name="days" string="false">[1, 2]</｜DSML｜parameter>\n'
     "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
 )
-PARIS, ROME = Call("weather", '{"city": "Paris"}'), Call("weather", '{"city": "Rome"}')
-DAYS = Call("weather", '{"city":"Paris","days":[1,2]}')
+PARIS, ROME = MarkupCall("weather", '{"city": "Paris"}'), MarkupCall("weather", '{"city": "Rome"}')
+DAYS = MarkupCall("weather", '{"city":"Paris","days":[1,2]}')
 END = "<｜end▁of▁sentence｜>"
 
 CALLED = [  # what a host sends, what of it is text, and the calls
@@ -47,13 +47,17 @@ CALLED = [  # what a host sends, what of it is text, and the calls
     (
         "<|tool_calls_begin|><|tool_call_begin|>f<|tool_sep|>{}<|tool_call_end|><|tool_calls_end|>",
         "",
-        [Call("f", "{}")],
+        [MarkupCall("f", "{}")],
     ),
-    ('<｜DSML｜tool_calls><｜DSML｜invoke name="f"></｜DSML｜invoke></｜DSML｜tool_calls>', "", [Call("f", "{}")]),
+    (
+        '<｜DSML｜tool_calls><｜DSML｜invoke name="f"></｜DSML｜invoke></｜DSML｜tool_calls>',
+        "",
+        [MarkupCall("f", "{}")],
+    ),
     (
         '<｜DSML｜tool_calls><｜DSML｜invoke name="f">{"a": 1}</｜DSML｜invoke></｜DSML｜tool_calls>',
         "",
-        [Call("f", '{"a": 1}')],
+        [MarkupCall("f", '{"a": 1}')],
     ),
 ]
 QUOTED = [  # text, byte for byte

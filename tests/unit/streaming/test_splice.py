@@ -11,7 +11,7 @@ from tidegate.protocol.usage import Usage
 from tidegate.streaming.chat import ChatWriter
 from tidegate.streaming.filters import Tagged
 from tidegate.streaming.sinks import ToolPiece
-from tidegate.streaming.splice import MAX_OVERLAP, Splice, may_overlap_more, overlap, with_parts
+from tidegate.streaming.splice import MAX_OVERLAP, StreamSplice, may_overlap_more, overlap, with_parts
 
 from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import ENVELOPE, accumulate, check
@@ -24,7 +24,7 @@ UNIQUE = st.integers(2, 400).map(lambda size: "".join(map(chr, range(0x4E00, 0x4
 def splice_of(*parts):
     """A splice that was told these parts of an answer, each as a list of texts, and its sink."""
     sink = RecordingSink()
-    splice = Splice(sink)
+    splice = StreamSplice(sink)
     for number, texts in enumerate(parts):
         if number:
             splice.join()
@@ -204,7 +204,7 @@ def test_usage_is_never_negative():
 @pytest.mark.parametrize("wants_usage", [False, True])
 def test_the_chunks_are_one_correct_sequence_with_its_mark_on_the_last(wants_usage):
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage)
-    splice = Splice(writer)
+    splice = StreamSplice(writer)
     splice.open(0)
     splice.content(0, "Hello ", None)
     splice.join()
@@ -223,7 +223,7 @@ def test_the_chunks_are_one_correct_sequence_with_its_mark_on_the_last(wants_usa
 
 def test_thoughts_in_tags_are_no_part_of_what_is_gone_on_with():
     sink = RecordingSink()
-    splice = Splice(Tagged(sink))
+    splice = StreamSplice(Tagged(sink))
     splice.open(0)
     splice.reasoning(0, "Hm.")
     splice.content(0, "a", None)

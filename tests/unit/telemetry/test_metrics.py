@@ -86,7 +86,7 @@ def test_two_instances_do_not_share():
 
 def engine(name, state, *, restarts=0, taken=0):
     status = SimpleNamespace(state=state, restarts=restarts)
-    return SimpleNamespace(name=name, status=status, places=SimpleNamespace(taken=taken))
+    return SimpleNamespace(name=name, status=status, slots=SimpleNamespace(taken=taken))
 
 
 def test_engines_are_told_as_they_are_when_somebody_asks():
@@ -94,7 +94,7 @@ def test_engines_are_told_as_they_are_when_somebody_asks():
     mine = engine("mine", "starting", restarts=2)
     metrics.add_engines(lambda: [mine, engine("other", "stopped")], lambda: b"")
     assert sample(metrics, "engine_ready", engine="mine") == 0
-    mine.status.state, mine.places.taken = "ready", 3
+    mine.status.state, mine.slots.taken = "ready", 3
     assert sample(metrics, "engine_ready", engine="mine") == 1
     assert sample(metrics, "engine_ready", engine="other") == 0
     assert sample(metrics, "engine_restarts_total", engine="mine") == 2

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegate.errors import UpstreamError, UpstreamFailed, UpstreamUnreachable
-from tidegate.transport.auth_headers import Fixed, Renewed, Token
+from tidegate.transport.auth_headers import StaticAuth, Token, TokenAuth
 
 from tests.fakes.clock import FakeClock
 
@@ -42,7 +42,7 @@ class Stage:
         self.clock = FakeClock()
         self.issuer = Issuer()
         self.tasks = set()
-        self.token = Renewed(self.issuer, clock=self.clock, tasks=self.tasks)
+        self.token = TokenAuth(self.issuer, clock=self.clock, tasks=self.tasks)
 
     def shows(self) -> str | None:
         headers = self.token.ready()
@@ -153,7 +153,7 @@ async def test_where_no_new_token_is_to_be_had_the_refusal_stands(stage):
 
 
 async def test_fixed_headers_are_all_there_is():
-    fixed = Fixed("k", "authorization")
+    fixed = StaticAuth("k", "authorization")
     assert fixed.ready() is await fixed.fetch()
     assert await fixed.renew(fixed.ready()) is None
     assert fixed.secrets == ()
@@ -168,8 +168,8 @@ class Play(Stage):
         self.ends_s: dict[str, float] = {}
 
     def ready(self) -> None:
-        shown = self.shows()
-        assert shown is None or self.clock.monotonic_s() < self.ends_s[shown]
+        auth_headers = self.shows()
+        assert auth_headers is None or self.clock.monotonic_s() < self.ends_s[auth_headers]
 
     def fetch(self) -> None:
         self.waiting.append(asyncio.create_task(self.token.fetch()))

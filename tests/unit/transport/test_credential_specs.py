@@ -7,7 +7,7 @@ from tidegate.errors import ConfigError
 from tidegate.transport import credential_specs as specs
 
 
-def read(text: str) -> list[specs.Spec]:
+def read(text: str) -> list[specs.CredentialSpec]:
     host = parse(f"upstreams: {{h: {{base_url: https://h/v1, {text}}}}}", "f").upstreams["h"]
     return specs.read(host.api_keys, host.credentials, "f: upstreams.h")
 

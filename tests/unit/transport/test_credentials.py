@@ -13,22 +13,22 @@ from tidegate.config.routing import HealthConfig
 from tidegate.config.secret import Secret
 from tidegate.cooldown import Cooldown
 from tidegate.errors import UpstreamFailed, UpstreamRateLimited, UpstreamUnreachable
-from tidegate.transport.credential_specs import Spec, of_keys
-from tidegate.transport.credentials import Credentials, Trial
+from tidegate.transport.credential_specs import CredentialSpec, of_keys
+from tidegate.transport.credentials import CredentialPool, Trial
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.tokens import ScriptedClient
 
 
-def key(name: str, *, weight: float = 1.0, account: str | None = None) -> Spec:
-    return Spec(ApiKeyConfig(key=Secret.from_env(name), weight=weight, account=account), name)
+def key(name: str, *, weight: float = 1.0, account: str | None = None) -> CredentialSpec:
+    return CredentialSpec(ApiKeyConfig(key=Secret.from_env(name), weight=weight, account=account), name)
 
 
-def oauth(name: str, *, account: str | None = None) -> Spec:
+def oauth(name: str, *, account: str | None = None) -> CredentialSpec:
     config = OAuth2Config(
         token_url=f"https://{name}/token", client_id=name, client_secret=Secret.from_env(name), account=account
     )
-    return Spec(config, f"secret-of-{name}")
+    return CredentialSpec(config, f"secret-of-{name}")
 
 
 @pytest.fixture
@@ -36,20 +36,20 @@ def clock():
     return FakeClock()
 
 
-def pool_of(clock, *specs: Spec, client=None) -> Credentials:
-    return Credentials(specs, clock=clock, client=client)
+def pool_of(clock, *specs: CredentialSpec, client=None) -> CredentialPool:
+    return CredentialPool(specs, clock=clock, client=client)
 
 
-def chosen(pool: Credentials, times: int, model: str = "") -> list[str]:
+def chosen(pool: CredentialPool, times: int, model: str = "") -> list[str]:
     return [pool.choose(model).spec.secret for _ in range(times)]
 
 
 def test_a_key_goes_where_the_host_wants_it(clock):
-    headers = Credentials(of_keys(["k"]), clock=clock).choose().shown.ready()
+    headers = CredentialPool(of_keys(["k"]), clock=clock).choose().auth_headers.ready()
     assert headers["authorization"] == "Bearer k"
-    headers = Credentials(of_keys(["k"]), key_header="api-key", clock=clock).choose().shown.ready()
+    headers = CredentialPool(of_keys(["k"]), key_header="api-key", clock=clock).choose().auth_headers.ready()
     assert (headers["api-key"], "authorization" in headers) == ("k", False)
-    assert "authorization" not in Credentials(clock=clock).choose().shown.ready()
+    assert "authorization" not in CredentialPool(clock=clock).choose().auth_headers.ready()
 
 
 def test_keys_are_used_in_turn(clock):
@@ -170,7 +170,7 @@ def test_nothing_is_limited_for_longer_than_the_config_says(clock):
     pool = pool_of(clock)
     pool.choose().limited(math.inf)
     assert pool.free_in_s() == 3600
-    pool = Credentials(clock=clock, health=HealthConfig(max_cooldown_s=20))
+    pool = CredentialPool(clock=clock, health=HealthConfig(max_cooldown_s=20))
     pool.choose().limited(21)
     assert pool.free_in_s() == 20
 
@@ -320,9 +320,9 @@ def test_credentials_have_names_that_are_no_secrets(clock):
 # --- tokens -------------------------------------------------------------------------------------------------------
 
 
-async def shown(pool: Credentials, model: str = "") -> str:
+async def auth_headers(pool: CredentialPool, model: str = "") -> str:
     credential = pool.choose(model)
-    headers = credential.shown.ready()
+    headers = credential.auth_headers.ready()
     if headers is None:
         _, headers = await pool.fetch(credential, model)
     return headers["authorization"]
@@ -331,11 +331,13 @@ async def shown(pool: Credentials, model: str = "") -> str:
 async def test_what_stays_in_a_rotation_keeps_its_token(clock):
     client = ScriptedClient(3600)
     pool = pool_of(clock, oauth("a"), client=client)
-    assert await shown(pool) == "Bearer token-1"
+    assert await auth_headers(pool) == "Bearer token-1"
     pool.replace([oauth("a"), oauth("b")])
-    assert {await shown(pool), await shown(pool)} == {"Bearer token-1", "Bearer token-2"}
-    pool.replace([Spec(oauth("a").config, "another-secret")])  # the same reference, behind which it was changed
-    assert await shown(pool) == "Bearer token-3"
+    assert {await auth_headers(pool), await auth_headers(pool)} == {"Bearer token-1", "Bearer token-2"}
+    pool.replace(
+        [CredentialSpec(oauth("a").config, "another-secret")]
+    )  # the same reference, behind which it was changed
+    assert await auth_headers(pool) == "Bearer token-3"
     await pool.close()
     assert client.is_closed
 
@@ -344,10 +346,10 @@ async def test_secrets_are_those_of_now_and_those_before_the_longest_first(clock
     client = ScriptedClient(100)
     pool = pool_of(clock, oauth("a"), *of_keys(["key"]), client=client)
     assert pool.secrets == ["secret-of-a", "key"]
-    await shown(pool)
+    await auth_headers(pool)
     clock.advance(100)
-    await shown(pool)  # the key
-    await shown(pool)
+    await auth_headers(pool)  # the key
+    await auth_headers(pool)
     assert sorted(pool.secrets) == ["key", "secret-of-a", "token-1", "token-2"]
     pool.replace([])
     assert sorted(pool.secrets) == ["key", "secret-of-a", "token-1", "token-2"]
@@ -358,18 +360,18 @@ async def test_secrets_are_those_of_now_and_those_before_the_longest_first(clock
 async def test_where_no_token_is_to_be_had_another_credential_is_used(clock):
     client = ScriptedClient(UpstreamUnreachable("down"))
     pool = pool_of(clock, oauth("a"), *of_keys(["key"]), client=client)
-    assert [await shown(pool) for _ in range(4)] == ["Bearer key"] * 4
+    assert [await auth_headers(pool) for _ in range(4)] == ["Bearer key"] * 4
     assert len(client.asked) == 1
     clock.advance(30)
     client.outcomes = [3600]
-    assert {await shown(pool), await shown(pool)} == {"Bearer key", "Bearer token-2"}
+    assert {await auth_headers(pool), await auth_headers(pool)} == {"Bearer key", "Bearer token-2"}
 
 
 async def test_where_nobodys_token_is_to_be_had_the_failure_is_told(clock):
     client = ScriptedClient(UpstreamFailed("first"), UpstreamUnreachable("second"))
     pool = pool_of(clock, oauth("a"), oauth("b"), client=client)
     with pytest.raises(UpstreamUnreachable, match="second"):
-        await shown(pool)
+        await auth_headers(pool)
     assert client.asked == ["https://a/token", "https://b/token"]
 
 
@@ -387,7 +389,7 @@ class Sat:
     times: int = 0
     until_s: float = 0.0
 
-    def sit(self, now_s: float) -> None:
+    def extend(self, now_s: float) -> None:
         if now_s >= self.until_s:
             self.times += 1
             self.until_s = now_s + min(600.0, 30.0 * self.times)
@@ -409,7 +411,7 @@ class PoolMachine(RuleBasedStateMachine):
     @initialize(names=st.sets(st.sampled_from(NAMES), max_size=4))
     def build(self, names):
         self.clock = FakeClock()
-        self.pool = Credentials(clock=self.clock)
+        self.pool = CredentialPool(clock=self.clock)
         self.accounts = {"x": Cooldown(max_s=3600, trial_s=5)}
         self.expected = {"": self.new("")}
         self.replace(names)
@@ -440,7 +442,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.held[name].refused(status, model)
         expected = self.expected[name]
         is_whole = status != 403 or not model
-        (expected.all_models if is_whole else expected.models.setdefault(model, Sat())).sit(self.now_s)
+        (expected.all_models if is_whole else expected.models.setdefault(model, Sat())).extend(self.now_s)
 
     @rule(which=WHICH, seconds=SECONDS)
     def limited(self, which, seconds):

@@ -1,4 +1,4 @@
-"""`Sharing`: which engine holds how much of the GPUs, and which ones make room for another."""
+"""`GpuAllocator`: which engine holds how much of the GPUs, and which ones make room for another."""
 
 import asyncio
 import contextlib
@@ -7,17 +7,17 @@ from typing import Protocol
 from msgspec import Struct, structs
 
 from tidegate.config.swap import SwapConfig
-from tidegate.engines.base import EngineStatus, Hopeless
-from tidegate.engines.gpus.eviction import Seat, Shares, State
-from tidegate.engines.gpus.swap import Decision, Move, Snapshot, decide
-from tidegate.engines.slots import Places
+from tidegate.engines.base import EngineStatus, PermanentEngineError
+from tidegate.engines.gpus.eviction import GpuFootprint, Shares, State
+from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
+from tidegate.engines.slots import Slots
 
 _LOOK_S = 0.25
 _SWAP = SwapConfig()
 
 
-class Needs(Struct, frozen=True, kw_only=True):
-    """What an engine takes of the GPUs, see `plan.Seat`."""
+class GpuNeeds(Struct, frozen=True, kw_only=True):
+    """What an engine takes of the GPUs, see `plan.GpuFootprint`."""
 
     awake: Shares = {}
     asleep: Shares = {}
@@ -25,7 +25,7 @@ class Needs(Struct, frozen=True, kw_only=True):
     is_pinned: bool = False
 
 
-class Tenant(Protocol):
+class GpuEngine(Protocol):
     """An engine that can make room (see `supervisor.Supervisor`)."""
 
     name: str
@@ -35,7 +35,7 @@ class Tenant(Protocol):
         """What it does now."""
 
     @property
-    def places(self) -> Places:
+    def slots(self) -> Slots:
         """Who is in it, and who waits for it."""
 
     def close_for(self, wanted: str) -> None:
@@ -54,8 +54,8 @@ class Tenant(Protocol):
         """
 
 
-class Sharing:
-    """Implements `base.Room`; owner of which engine holds what, and of which engines are closed to make room.
+class GpuAllocator:
+    """Implements `base.GpuClaims`; owner of which engine holds what, and of which engines are closed to make room.
 
     `turns.decide` has the rules and decides; this class carries its decisions out.
 
@@ -67,8 +67,8 @@ class Sharing:
     def __init__(self, swap: SwapConfig = _SWAP, *, look_s: float = _LOOK_S) -> None:
         self._swap = swap
         self._look_s = look_s
-        self._needs: dict[str, Needs] = {}
-        self._tenants: dict[str, Tenant] = {}
+        self._needs: dict[str, GpuNeeds] = {}
+        self._engines: dict[str, GpuEngine] = {}
         self._held: dict[str, State] = {}
         self._claims: list[str] = []
         self._closed: set[str] = set()
@@ -79,23 +79,23 @@ class Sharing:
         self._swap = swap
         self._changed.set()
 
-    def admit(self, tenant: Tenant, needs: Needs) -> None:
+    def admit(self, engine: GpuEngine, needs: GpuNeeds) -> None:
         """Let an engine take part, before it claims; or change what it needs."""
-        self._tenants[tenant.name] = tenant
-        self._needs[tenant.name] = needs
+        self._engines[engine.name] = engine
+        self._needs[engine.name] = needs
         self._changed.set()
 
-    def unpin(self, tenant: Tenant) -> None:
+    def unpin(self, engine: GpuEngine) -> None:
         """An engine is about to go: nobody need despair of the room that it still takes."""
-        if self._tenants.get(tenant.name) is tenant:
-            self.admit(tenant, structs.replace(self._needs[tenant.name], is_pinned=False))
+        if self._engines.get(engine.name) is engine:
+            self.admit(engine, structs.replace(self._needs[engine.name], is_pinned=False))
 
-    def dismiss(self, tenant: Tenant) -> None:
+    def dismiss(self, engine: GpuEngine) -> None:
         """An engine is gone for good; nothing happens where it does not take part, or another one has its name."""
-        if self._tenants.get(tenant.name) is tenant:
-            del self._tenants[tenant.name], self._needs[tenant.name]
-            self._held.pop(tenant.name, None)
-            self._closed.discard(tenant.name)
+        if self._engines.get(engine.name) is engine:
+            del self._engines[engine.name], self._needs[engine.name]
+            self._held.pop(engine.name, None)
+            self._closed.discard(engine.name)
             self._changed.set()
 
     async def claim(self, name: str) -> bool:
@@ -112,7 +112,7 @@ class Sharing:
             while True:
                 decision = self._look()
                 if name in decision.never:
-                    raise Hopeless(self._why_never(name))
+                    raise PermanentEngineError(self._why_never(name))
                 if name in decision.load:
                     self._held[name] = "loaded"
                     return True
@@ -141,22 +141,22 @@ class Sharing:
         return decision
 
     def _decide(self) -> Decision:
-        claims = [name for name in self._claims if name in self._tenants]
-        return decide(claims, {name: self._snapshot(name) for name in self._tenants}, self._swap)
+        claims = [name for name in self._claims if name in self._engines]
+        return decide(claims, {name: self._snapshot(name) for name in self._engines}, self._swap)
 
     def _ask(self, name: str, move: Move) -> None:
-        tenant = self._tenants[name]
+        engine = self._engines[name]
         self._closed.add(name)
-        tenant.close_for(move.wanted)
-        if not tenant.places.taken:
-            tenant.make_room(may_sleep=move.to == "asleep")
+        engine.close_for(move.wanted)
+        if not engine.slots.taken:
+            engine.make_room(may_sleep=move.to == "asleep")
 
     def _reopen_others(self, decision: Decision) -> None:
         """Reopen those that need not make room any more; one that has begun to do so finishes while claims wait."""
         for name in [name for name in self._closed if name not in decision.moves]:
             if self._is_settled(name) or not self._claims:
                 self._closed.discard(name)
-                self._tenants[name].reopen()
+                self._engines[name].reopen()
 
     async def _wait_change(self, limit_s: float | None) -> None:
         self._changed.clear()
@@ -170,27 +170,27 @@ class Sharing:
         return f"{name} may not be loaded beside a pinned engine: see swap.exclusive"
 
     def _is_settled(self, name: str) -> bool:
-        state = self._tenants[name].status.state
+        state = self._engines[name].status.state
         settled = {"loaded": "ready", "asleep": "sleeping"}.get(self._held.get(name, "out"))
         return settled is None or state == settled
 
-    def _snapshot(self, name: str) -> Snapshot:
-        tenant, needs = self._tenants[name], self._needs[name]
-        seat = Seat(
+    def _snapshot(self, name: str) -> SwapCandidate:
+        engine, needs = self._engines[name], self._needs[name]
+        footprint = GpuFootprint(
             name=name,
             state=self._held.get(name, "out"),
             awake=needs.awake,
             asleep=needs.asleep,
             can_sleep=needs.can_sleep,
             is_pinned=needs.is_pinned,
-            last_used_s=tenant.places.last_used_s,
+            last_used_s=engine.slots.last_used_s,
         )
-        return Snapshot(
-            seat=seat,
+        return SwapCandidate(
+            footprint=footprint,
             is_settled=self._is_settled(name),
             is_closed=name in self._closed,
-            in_flight=tenant.places.taken,
-            waited_s=tenant.places.waited_s,
-            loaded_s=tenant.places.open_s,
-            has_new_requests=tenant.places.has_new_requests,
+            in_flight=engine.slots.taken,
+            waited_s=engine.slots.waited_s,
+            loaded_s=engine.slots.open_s,
+            has_new_requests=engine.slots.has_new_requests,
         )

@@ -19,7 +19,7 @@ State = Literal["loaded", "asleep", "out"]
 _ROUNDING = 1e-6
 
 
-class Seat(Struct, frozen=True, kw_only=True):
+class GpuFootprint(Struct, frozen=True, kw_only=True):
     """One engine, as the planner sees it.
 
     Attributes:
@@ -51,7 +51,7 @@ class Seat(Struct, frozen=True, kw_only=True):
         return self.awake if state == "loaded" else self.asleep if state == "asleep" else {}
 
 
-class Plan(Struct, frozen=True):
+class EvictionPlan(Struct, frozen=True):
     """What to do.
 
     Attributes:
@@ -74,7 +74,9 @@ def rivals(name: str, names: Collection[str], exclusive: Sequence[Sequence[str]]
     return {other for other in names if engine_of(other) in listed}
 
 
-def plan(wanted: str, seats: Sequence[Seat], *, rivals: AbstractSet[str] = frozenset(), total: float = 1.0) -> Plan:
+def plan(
+    wanted: str, seats: Sequence[GpuFootprint], *, rivals: AbstractSet[str] = frozenset(), total: float = 1.0
+) -> EvictionPlan:
     """How `wanted`, one of `seats`, gets its memory, if it can; no more is moved than has to be.
 
     Args:
@@ -83,18 +85,20 @@ def plan(wanted: str, seats: Sequence[Seat], *, rivals: AbstractSet[str] = froze
         rivals: the names of engines that may not be loaded together with it.
         total: share of each GPU that may be given out.
     """
-    need = _Need(next(seat.awake for seat in seats if seat.name == wanted), rivals, total)
-    others = sorted((seat for seat in seats if seat.name != wanted), key=lambda seat: seat.last_used_s)
-    if not need.fits(others, {seat.name: "out" for seat in others if not seat.is_pinned}):
-        return Plan("never")
+    need = _Need(next(footprint.awake for footprint in seats if footprint.name == wanted), rivals, total)
+    others = sorted(
+        (footprint for footprint in seats if footprint.name != wanted), key=lambda footprint: footprint.last_used_s
+    )
+    if not need.fits(others, {footprint.name: "out" for footprint in others if not footprint.is_pinned}):
+        return EvictionPlan("never")
     moves: dict[str, State] = {}
     steps = _steps(need, others)
     while not need.fits(others, moves):
         step = next(steps, None)
         if step is None:
-            return Plan("wait")
+            return EvictionPlan("wait")
         moves |= step
-    return Plan("go", _fewest(need, others, moves))
+    return EvictionPlan("go", _fewest(need, others, moves))
 
 
 class _Need(Struct, frozen=True):
@@ -110,46 +114,48 @@ class _Need(Struct, frozen=True):
     rivals: AbstractSet[str]
     total: float
 
-    def concerns(self, seat: Seat) -> bool:
+    def concerns(self, footprint: GpuFootprint) -> bool:
         """Whether an engine can be in its way."""
-        return seat.name in self.rivals or bool(seat.awake.keys() & self.shares.keys())
+        return footprint.name in self.rivals or bool(footprint.awake.keys() & self.shares.keys())
 
-    def fits(self, others: Sequence[Seat], moves: Mapping[str, State]) -> bool:
+    def fits(self, others: Sequence[GpuFootprint], moves: Mapping[str, State]) -> bool:
         """Whether there is room when `moves` have been made."""
-        states = {seat.name: moves.get(seat.name, seat.state) for seat in others}
+        states = {footprint.name: moves.get(footprint.name, footprint.state) for footprint in others}
         if any(states[name] == "loaded" for name in self.rivals & states.keys()):
             return False
-        held = [seat.held(states[seat.name]) for seat in others]
+        held = [footprint.held(states[footprint.name]) for footprint in others]
         return all(
             share + sum(one.get(gpu, 0.0) for one in held) <= self.total + _ROUNDING
             for gpu, share in self.shares.items()
         )
 
 
-def _steps(need: _Need, others: Sequence[Seat]) -> Iterator[dict[str, State]]:
+def _steps(need: _Need, others: Sequence[GpuFootprint]) -> Iterator[dict[str, State]]:
     """First the loaded ones fall asleep (or out, if they cannot sleep), then the sleeping ones out."""
-    movable = [seat for seat in others if not (seat.is_busy or seat.is_pinned) and need.concerns(seat)]
-    for seat in movable:
-        if seat.state == "loaded":
-            yield {seat.name: seat.makes_room_by}
-    for seat in movable:
-        if seat.makes_room_by == "asleep" and seat.state != "out":
-            yield {seat.name: "out"}
+    movable = [
+        footprint for footprint in others if not (footprint.is_busy or footprint.is_pinned) and need.concerns(footprint)
+    ]
+    for footprint in movable:
+        if footprint.state == "loaded":
+            yield {footprint.name: footprint.makes_room_by}
+    for footprint in movable:
+        if footprint.makes_room_by == "asleep" and footprint.state != "out":
+            yield {footprint.name: "out"}
 
 
-def _fewest(need: _Need, others: Sequence[Seat], moves: dict[str, State]) -> dict[str, State]:
+def _fewest(need: _Need, others: Sequence[GpuFootprint], moves: dict[str, State]) -> dict[str, State]:
     """Without what was done on the way, but proved needless; those used last are spared first."""
-    for seat in reversed(others):
-        for lesser in _lesser(seat, moves):
+    for footprint in reversed(others):
+        for lesser in _lesser(footprint, moves):
             if need.fits(others, lesser):
                 moves = lesser
                 break
     return moves
 
 
-def _lesser(seat: Seat, moves: dict[str, State]) -> Iterator[dict[str, State]]:
+def _lesser(footprint: GpuFootprint, moves: dict[str, State]) -> Iterator[dict[str, State]]:
     """Moves that ask less of one engine: nothing, or sleep in place of going out."""
-    if seat.name in moves:
-        yield {name: state for name, state in moves.items() if name != seat.name}
-        if moves[seat.name] == "out" and seat.state == "loaded" and seat.makes_room_by == "asleep":
-            yield moves | {seat.name: "asleep"}
+    if footprint.name in moves:
+        yield {name: state for name, state in moves.items() if name != footprint.name}
+        if moves[footprint.name] == "out" and footprint.state == "loaded" and footprint.makes_room_by == "asleep":
+            yield moves | {footprint.name: "asleep"}

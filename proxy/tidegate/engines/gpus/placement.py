@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from tidegate.config.engines import CommandConfig, VllmConfig
-from tidegate.engines.base import Hopeless
-from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.base import PermanentEngineError
+from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.gpus.devices import Gpu
 
 VLLM_UTILIZATION = 0.92  # vLLM's own in 0.32; in 0.10 it was 0.9, and planning for too much is safe
@@ -28,7 +28,7 @@ class Placement(Struct, frozen=True):
     """
 
     gpus: tuple[int, ...] = ()
-    needs: Needs = Needs()
+    needs: GpuNeeds = GpuNeeds()
 
 
 def place(
@@ -55,7 +55,7 @@ def place(
     """
     _check_split(config, attention_heads)
     if config.distributed is not None:
-        return Placement(needs=Needs(is_pinned=config.pinned))  # Ray knows which machine's
+        return Placement(needs=GpuNeeds(is_pinned=config.pinned))  # Ray knows which machine's
     known = tuple(gpu.index for gpu in gpus)
     numbers = _numbers(config, known, is_spread=is_spread, number=number)
     if config.gpus is not None:
@@ -63,7 +63,7 @@ def place(
     return Placement(numbers, _needs(config, numbers, gpus))
 
 
-def place_command(config: CommandConfig, gpus: Sequence[Gpu]) -> Needs:
+def place_command(config: CommandConfig, gpus: Sequence[Gpu]) -> GpuNeeds:
     """What a `kind: command` takes: its share of the GPUs that the config names.
 
     Raises:
@@ -74,7 +74,7 @@ def place_command(config: CommandConfig, gpus: Sequence[Gpu]) -> Needs:
     sizes = {gpu.index: gpu.total_bytes for gpu in gpus}
     can_sleep = config.sleep_path is not None
     asleep = {each: _asleep(sizes.get(each, 0), config.gpu_share) for each in numbers} if can_sleep else {}
-    return Needs(awake=dict.fromkeys(numbers, config.gpu_share), asleep=asleep, is_pinned=config.pinned)
+    return GpuNeeds(awake=dict.fromkeys(numbers, config.gpu_share), asleep=asleep, is_pinned=config.pinned)
 
 
 def _numbers(config: VllmConfig, known: tuple[int, ...], *, is_spread: bool, number: int) -> tuple[int, ...]:
@@ -83,14 +83,14 @@ def _numbers(config: VllmConfig, known: tuple[int, ...], *, is_spread: bool, num
         return named
     needed = config.tensor_parallel_size * config.pipeline_parallel_size * config.data_parallel_size
     if config.gpus is not None and len(named) != needed:
-        raise Hopeless(
+        raise PermanentEngineError(
             f"gpus names {_count(len(named))}, and {_sizes(config, number)} needs {needed}: name as many as are needed"
         )
     if config.gpus is not None:
         return named
     if len(named) < number * needed:
         sizes = "the sizes" if number == 1 else "replicas, or the sizes"
-        raise Hopeless(
+        raise PermanentEngineError(
             f"{_sizes(config, number)} needs {_count(number * needed)}, and the machine has {len(named)}: "
             f"lower {sizes}, or set distributed: ray for GPUs of several machines"
         )
@@ -99,9 +99,9 @@ def _numbers(config: VllmConfig, known: tuple[int, ...], *, is_spread: bool, num
 
 def _check_numbers(named: Sequence[int], known: Sequence[int]) -> None:
     if twice := sorted({number for number in named if named.count(number) > 1}):
-        raise Hopeless(f"gpus: {_list(twice)} is named twice: each rank needs a GPU of its own")
+        raise PermanentEngineError(f"gpus: {_list(twice)} is named twice: each rank needs a GPU of its own")
     if known and (missing := [number for number in named if number not in known]):
-        raise Hopeless(f"gpus: there is no GPU {_list(missing)}: the machine has {_list(known)}")
+        raise PermanentEngineError(f"gpus: there is no GPU {_list(missing)}: the machine has {_list(known)}")
 
 
 def _check_split(config: VllmConfig, attention_heads: int | None) -> None:
@@ -109,17 +109,17 @@ def _check_split(config: VllmConfig, attention_heads: int | None) -> None:
     if attention_heads is None or attention_heads % size == 0:
         return
     sizes = [each for each in range(1, attention_heads + 1) if attention_heads % each == 0]
-    raise Hopeless(
+    raise PermanentEngineError(
         f"tensor_parallel_size: {size} GPUs cannot share out the {attention_heads} attention heads of "
         f"{config.model} evenly: take one of {_list(sizes)}"
     )
 
 
-def _needs(config: VllmConfig, numbers: Sequence[int], gpus: Sequence[Gpu]) -> Needs:
+def _needs(config: VllmConfig, numbers: Sequence[int], gpus: Sequence[Gpu]) -> GpuNeeds:
     share = VLLM_UTILIZATION if config.gpu_memory_utilization is None else config.gpu_memory_utilization
     sizes = {gpu.index: gpu.total_bytes for gpu in gpus}
     asleep = {} if config.sleep_level is None else {each: _asleep(sizes.get(each, 0), share) for each in numbers}
-    return Needs(awake=dict.fromkeys(numbers, share), asleep=asleep, is_pinned=config.pinned)
+    return GpuNeeds(awake=dict.fromkeys(numbers, share), asleep=asleep, is_pinned=config.pinned)
 
 
 def _asleep(total_bytes: int, share: float) -> float:

@@ -23,10 +23,10 @@ from math import inf
 from msgspec import Struct, structs
 
 from tidegate.config.swap import SwapConfig
-from tidegate.engines.gpus.eviction import Plan, Seat, State, plan, rivals
+from tidegate.engines.gpus.eviction import EvictionPlan, GpuFootprint, State, plan, rivals
 
 
-class Snapshot(Struct, frozen=True, kw_only=True):
+class SwapCandidate(Struct, frozen=True, kw_only=True):
     """One engine at one moment; durations are seconds.
 
     Attributes:
@@ -39,7 +39,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         has_new_requests: requests have come since it was loaded, beside those that it was loaded for.
     """
 
-    seat: Seat
+    footprint: GpuFootprint
     is_settled: bool = True
     is_closed: bool = False
     in_flight: int = 0
@@ -76,7 +76,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     look_in_s: float | None = None
 
 
-def decide(claims: Sequence[str], snapshots: Mapping[str, Snapshot], swap: SwapConfig) -> Decision:
+def decide(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> Decision:
     """What to do now.
 
     Args:
@@ -96,8 +96,8 @@ def decide(claims: Sequence[str], snapshots: Mapping[str, Snapshot], swap: SwapC
             never.add(name)
         elif made.verdict == "go" and not made.moves:
             load.add(name)
-            seat = structs.replace(snapshots[name].seat, state="loaded")
-            snapshots[name] = structs.replace(snapshots[name], seat=seat, is_settled=False)
+            footprint = structs.replace(snapshots[name].footprint, state="loaded")
+            snapshots[name] = structs.replace(snapshots[name], footprint=footprint, is_settled=False)
         else:
             waiting.append(name)
             _add(moves, made.moves, name)
@@ -106,7 +106,7 @@ def decide(claims: Sequence[str], snapshots: Mapping[str, Snapshot], swap: SwapC
     )
 
 
-def _in_order(claims: Sequence[str], snapshots: Mapping[str, Snapshot]) -> Sequence[str]:
+def _in_order(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate]) -> Sequence[str]:
     def urgency(name: str) -> float:
         waited_s = snapshots[name].waited_s
         return 1.0 if waited_s is None else -waited_s
@@ -114,12 +114,12 @@ def _in_order(claims: Sequence[str], snapshots: Mapping[str, Snapshot]) -> Seque
     return sorted(claims, key=urgency)
 
 
-def _compete(name: str, other: str, snapshots: Mapping[str, Snapshot], swap: SwapConfig) -> bool:
-    shared = snapshots[name].seat.awake.keys() & snapshots[other].seat.awake.keys()
+def _compete(name: str, other: str, snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> bool:
+    shared = snapshots[name].footprint.awake.keys() & snapshots[other].footprint.awake.keys()
     return bool(shared or rivals(name, (other,), swap.exclusive))
 
 
-def _plan(name: str, snapshots: Mapping[str, Snapshot], swap: SwapConfig) -> Plan:
+def _plan(name: str, snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> EvictionPlan:
     """A plan that disturbs no requests; if that fails after `max_wait_s`, one that includes engines with requests."""
     excluded = rivals(name, snapshots, swap.exclusive)
     made = plan(name, [_seat(each, is_busy=_is_in_use(each, swap)) for each in snapshots.values()], rivals=excluded)
@@ -130,26 +130,26 @@ def _plan(name: str, snapshots: Mapping[str, Snapshot], swap: SwapConfig) -> Pla
     return plan(name, seats, rivals=excluded)
 
 
-def _seat(snapshot: Snapshot, *, is_busy: bool) -> Seat:
+def _seat(snapshot: SwapCandidate, *, is_busy: bool) -> GpuFootprint:
     """The engine as `plan` takes it. A closed one makes room first, so that the choice does not change meanwhile."""
-    seat = structs.replace(snapshot.seat, is_busy=is_busy or not snapshot.is_settled)
-    return structs.replace(seat, last_used_s=-inf) if snapshot.is_closed else seat
+    footprint = structs.replace(snapshot.footprint, is_busy=is_busy or not snapshot.is_settled)
+    return structs.replace(footprint, last_used_s=-inf) if snapshot.is_closed else footprint
 
 
-def _is_entered(snapshot: Snapshot) -> bool:
+def _is_entered(snapshot: SwapCandidate) -> bool:
     """Whether it was just loaded, and the requests that it was loaded for are getting their places."""
-    return snapshot.seat.state == "loaded" and snapshot.waited_s is not None and not snapshot.is_closed
+    return snapshot.footprint.state == "loaded" and snapshot.waited_s is not None and not snapshot.is_closed
 
 
-def _is_in_use(snapshot: Snapshot, swap: SwapConfig) -> bool:
-    is_loaded = snapshot.seat.state == "loaded"
+def _is_in_use(snapshot: SwapCandidate, swap: SwapConfig) -> bool:
+    is_loaded = snapshot.footprint.state == "loaded"
     return (is_loaded and snapshot.in_flight > 0) or _is_entered(snapshot) or _is_new(snapshot, swap)
 
 
-def _is_new(snapshot: Snapshot, swap: SwapConfig) -> bool:
+def _is_new(snapshot: SwapCandidate, swap: SwapConfig) -> bool:
     """Whether it gets requests, and was loaded less than `min_loaded_s` ago."""
     is_asked = snapshot.in_flight > 0 or snapshot.has_new_requests
-    return snapshot.seat.state == "loaded" and is_asked and snapshot.loaded_s < swap.min_loaded_s
+    return snapshot.footprint.state == "loaded" and is_asked and snapshot.loaded_s < swap.min_loaded_s
 
 
 def _add(moves: dict[str, Move], further: Mapping[str, State], wanted: str) -> None:
@@ -159,7 +159,7 @@ def _add(moves: dict[str, Move], further: Mapping[str, State], wanted: str) -> N
             moves[name] = Move(state, wanted)
 
 
-def _due_in_s(waiting: Sequence[str], snapshots: Mapping[str, Snapshot], swap: SwapConfig) -> Iterator[float]:
+def _due_in_s(waiting: Sequence[str], snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> Iterator[float]:
     """The seconds after which a wait or a minimum time is over."""
     if not waiting:
         return

@@ -11,8 +11,8 @@ import msgspec
 
 from tidegate.config.engines import LlamaCppConfig
 from tidegate.engines import output
-from tidegate.engines.base import Command, EngineError, Hopeless, Progress
-from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.base import Command, EngineError, PermanentEngineError, Progress
+from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.gpus.devices import Gpu
 from tidegate.engines.llamacpp import gguf
 from tidegate.engines.start_limit import start_limit_s
@@ -65,7 +65,7 @@ class LlamaCpp:
 
     def command(self, socket_path: str, api_key: str) -> Command:
         if find_spec("xllamacpp") is None:
-            raise Hopeless("the package xllamacpp is not installed: pip install 'tidegate[embedded]'")
+            raise PermanentEngineError("the package xllamacpp is not installed: pip install 'tidegate[embedded]'")
         model = find_model(self._config.model)
         # llama.cpp would take memory for a larger window, and use none of it
         window = min(self._config.context_tokens, gguf.trained_window(model) or self._config.context_tokens)
@@ -85,7 +85,7 @@ class LlamaCpp:
         """Settings with which it could start on no machine: each as key and fault."""
         try:
             find_model(self._config.model)
-        except Hopeless as error:
+        except PermanentEngineError as error:
             yield f"model: {error}"
 
     @property
@@ -96,8 +96,8 @@ class LlamaCpp:
         except EngineError:  # the start of the engine reports it
             return True
 
-    def needs(self) -> Needs:
-        return Needs()
+    def needs(self) -> GpuNeeds:
+        return GpuNeeds()
 
     def model_card(self) -> str | None:
         return None
@@ -124,9 +124,9 @@ def find_model(source: str) -> Path:
     if not source.startswith(_PACKAGE):
         path = Path(source).expanduser()
         if path.is_dir():
-            raise Hopeless(f"{source} is a folder, where a GGUF file is wanted: name the file in it")
+            raise PermanentEngineError(f"{source} is a folder, where a GGUF file is wanted: name the file in it")
         if not path.is_file():
-            raise Hopeless(f"the model file {source} does not exist: mend the path")
+            raise PermanentEngineError(f"the model file {source} does not exist: mend the path")
         return path.absolute()
     package = source.removeprefix(_PACKAGE)
     try:
@@ -134,10 +134,14 @@ def find_model(source: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise Hopeless(f"the package {package}, which carries the model, is not installed: install it, or name a file")
+        raise PermanentEngineError(
+            f"the package {package}, which carries the model, is not installed: install it, or name a file"
+        )
     found = sorted(file for place in spec.submodule_search_locations for file in Path(place).rglob("*.gguf"))
     if len(found) != 1:
-        raise Hopeless(f"the package {package} carries {len(found)} GGUF files, where one is wanted: name a file")
+        raise PermanentEngineError(
+            f"the package {package} carries {len(found)} GGUF files, where one is wanted: name a file"
+        )
     return found[0]
 
 

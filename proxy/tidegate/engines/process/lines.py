@@ -1,4 +1,4 @@
-"""`KeptLines`: the lines of an engine's output that are kept."""
+"""`OutputTail`: the lines of an engine's output that are kept."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 _KEPT = 400
 
 
-class KeptLines:
+class OutputTail:
     """Owner of an engine's last lines, over all its starts, and of the first ones since its last good health check.
 
     The first ones are kept because the cause of an end comes before its consequences, and a vLLM whose core has ended

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tidegate.engines.base import Command
 from tidegate.engines.process import orphans, warden
-from tidegate.engines.process.lines import KeptLines
+from tidegate.engines.process.lines import OutputTail
 from tidegate.telemetry.redaction import mask
 
 _MAX_LINE = 4096
@@ -36,12 +36,12 @@ class EngineProcess:
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
         self._output: OutputReader | None = None
-        self._lifeline: int | None = None
+        self._request_scope: int | None = None
         self._mark: orphans.Mark | None = None
         self._secrets: Sequence[str] = ()
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
-        self.lines = KeptLines()
+        self.lines = OutputTail()
 
     @property
     def pid(self) -> int | None:
@@ -92,8 +92,8 @@ class EngineProcess:
             output, output_end = orphans.open_pipe(self._mark)
             ours.callback(os.close, output)
             theirs.callback(os.close, output_end)
-            lifeline_end, lifeline = os.pipe()
-            ours.callback(os.close, lifeline)
+            lifeline_end, request_scope = os.pipe()
+            ours.callback(os.close, request_scope)
             theirs.callback(os.close, lifeline_end)
             self._process = await asyncio.create_subprocess_exec(
                 *_WARDEN,
@@ -105,7 +105,7 @@ class EngineProcess:
                 start_new_session=True,
             )
             ours.pop_all()
-        self._lifeline = lifeline
+        self._request_scope = request_scope
         self._output = OutputReader(output, self._keep)
 
     async def _end(self, grace_s: float) -> None:
@@ -151,9 +151,9 @@ class EngineProcess:
 
     def _cut_lifeline(self) -> None:
         """What the warden holds the other end of; it is cut as well when we are gone, however that came."""
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
+        if self._request_scope is not None:
+            os.close(self._request_scope)
+            self._request_scope = None
 
     def _keep(self, line: str) -> None:
         line = mask(line, self._secrets) if self._secrets else line

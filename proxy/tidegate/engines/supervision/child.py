@@ -5,12 +5,12 @@ import secrets
 from collections.abc import Coroutine
 from typing import Any
 
-from tidegate.engines.base import Control, EngineError, Hopeless
+from tidegate.engines.base import Control, EngineError, PermanentEngineError
 from tidegate.engines.endings import SENT, signal_of, tell_signal
-from tidegate.engines.process.lines import KeptLines
+from tidegate.engines.process.lines import OutputTail
 from tidegate.engines.process.process import EngineProcess
 from tidegate.engines.process.sockets import SocketFolder
-from tidegate.engines.supervision.settings import Treatment
+from tidegate.engines.supervision.settings import CurrentSettings
 from tidegate.engines.supervision.status import StatusOwner
 
 _TOLD_LINES = 3
@@ -24,8 +24,8 @@ class Child:
         treatment: its kind, which has the command and reads the output.
     """
 
-    def __init__(self, status: StatusOwner, treatment: Treatment) -> None:
-        self._treatment = treatment
+    def __init__(self, status: StatusOwner, current: CurrentSettings) -> None:
+        self._current = current
         self._status = status
         self._folder = SocketFolder()
         self.socket_path = self._folder.socket_path
@@ -42,7 +42,7 @@ class Child:
         return self._process.has_ended
 
     @property
-    def lines(self) -> KeptLines:
+    def lines(self) -> OutputTail:
         """What is kept of its output."""
         return self._process.lines
 
@@ -54,7 +54,7 @@ class Child:
             Hopeless: there is no such program.
         """
         api_key = secrets.token_urlsafe(24)
-        command = self._treatment.kind.command(self.socket_path, api_key)
+        command = self._current.kind.command(self.socket_path, api_key)
         self._folder.clear()
         control.use_key(api_key)
         if command.port is not None:
@@ -63,7 +63,7 @@ class Child:
         try:
             await self._process.start(command)
         except OSError as error:
-            raise Hopeless(f"{command.argv[0]} cannot be started: {error.strerror}") from error
+            raise PermanentEngineError(f"{command.argv[0]} cannot be started: {error.strerror}") from error
 
     async def end(self, grace_s: float) -> None:
         """End it and its children, by force after `grace_s`; returns when they have ended."""
@@ -77,7 +77,7 @@ class Child:
         """Show the progress that a line of its output tells."""
         if self._status.now.state != "starting":
             return
-        if (progress := self._treatment.kind.progress(line)) is not None:
+        if (progress := self._current.kind.progress(line)) is not None:
             self._status.show(progress)
 
     async def unless_it_ends(self, coming: Coroutine[Any, Any, object], timeout_s: float | None) -> None:
@@ -103,9 +103,7 @@ class Child:
         number = signal_of(status)
         if number in SENT:
             return EngineError(tell_signal(number))
-        if (
-            error := self._treatment.kind.explain(self.lines.since_healthy, has_run=self.lines.was_healthy)
-        ) is not None:
+        if (error := self._current.kind.explain(self.lines.since_healthy, has_run=self.lines.was_healthy)) is not None:
             return error
         return self.error(f"it ended with status {status}") if number is None else EngineError(tell_signal(number))
 

@@ -5,7 +5,7 @@ import shutil
 
 from tidegate.config.command_line import CommandLine, split
 from tidegate.config.hooks import HooksConfig
-from tidegate.engines.base import Command, EngineError, Hopeless
+from tidegate.engines.base import Command, EngineError, PermanentEngineError
 from tidegate.engines.process.process import EngineProcess
 from tidegate.telemetry.logs import Log
 
@@ -59,7 +59,7 @@ class Hooks:
 
     async def _run(self, name: str, command: CommandLine, timeout_s: float) -> None:
         if (reason := missing(name, command)) is not None:
-            raise Hopeless(reason)
+            raise PermanentEngineError(reason)
         process = EngineProcess(lambda _line: None, self._engine)
         try:
             async with asyncio.timeout(timeout_s):

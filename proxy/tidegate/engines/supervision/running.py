@@ -3,11 +3,11 @@
 import asyncio
 
 from tidegate.clock import Clock
-from tidegate.engines.base import Control, EngineError, Looked, Room
+from tidegate.engines.base import Control, EngineError, GpuClaims, ObservedLoad
+from tidegate.engines.supervision.access import EngineAccess
 from tidegate.engines.supervision.child import Child
-from tidegate.engines.supervision.entrance import Entrance
-from tidegate.engines.supervision.orders import Orders
-from tidegate.engines.supervision.settings import Treatment
+from tidegate.engines.supervision.goal import GoalOwner
+from tidegate.engines.supervision.settings import CurrentSettings
 from tidegate.engines.supervision.status import StatusOwner
 from tidegate.engines.supervision.watch import Watch
 from tidegate.telemetry.logs import Log
@@ -39,21 +39,21 @@ class Running:
         *,
         child: Child,
         status: StatusOwner,
-        orders: Orders,
-        entrance: Entrance,
-        treatment: Treatment,
-        room: Room,
+        orders: GoalOwner,
+        access: EngineAccess,
+        current: CurrentSettings,
+        allocator: GpuClaims,
         clock: Clock,
         log: Log,
     ) -> None:
-        self.looked = Looked()
+        self.observed_load = ObservedLoad()
         self._child = child
         self._status = status
-        self._orders = orders
-        self._entrance = entrance
-        self._places = entrance.places
-        self._treatment = treatment
-        self._room = room
+        self._goal_owner = orders
+        self._access = access
+        self._slots = access.slots
+        self._current = current
+        self._allocator = allocator
         self._clock = clock
         self._log = log
 
@@ -63,7 +63,7 @@ class Running:
         Raises:
             EngineError: it ended, or took too long.
         """
-        limit_s = self._treatment.kind.start_timeout_s
+        limit_s = self._current.kind.start_timeout_s
         until_s = self._clock.monotonic_s() + limit_s
         lines = self._child.lines
         asked_at = lines.number
@@ -74,14 +74,14 @@ class Running:
             if self._clock.monotonic_s() > until_s:
                 fault = await control.fault()  # it may listen elsewhere, or have another health route
                 raise self._child.error(f"no answer in {limit_s:g} s" + (f", as {fault}" if fault else ""))
-            if self._orders.goal == "stop":
+            if self._goal_owner.goal == "stop":
                 return
             self._status.count_down()
-            await asyncio.sleep(self._treatment.settings.poll_s)
+            await asyncio.sleep(self._current.settings.poll_s)
         lines.saw_healthy(asked_at)
         if is_new:
             await control.restore()
-        self._places.open()
+        self._slots.open()
         self._status.move("answers", "")
         took_s = self._status.end_start()
         self._log.info("engine ready", engine=self._status.name, pid=self._child.pid, took_s=round(took_s, 1))
@@ -92,12 +92,12 @@ class Running:
         Raises:
             EngineError: it ended, or stands still.
         """
-        watch = Watch(control, self._clock, pause_s=self._treatment.settings.scrape_s)
+        watch = Watch(control, self._clock, pause_s=self._current.settings.scrape_s)
         try:
-            while self._orders.goal != "stop":
+            while self._goal_owner.goal != "stop":
                 if self._status.now.state == "failed":
                     await self._await_end(control)
-                elif self._orders.goal == "sleep":
+                elif self._goal_owner.goal == "sleep":
                     watch.rest()
                     await self._sleep(control)
                 else:
@@ -109,45 +109,45 @@ class Running:
 
     def make_room(self, *, may_sleep: bool = True) -> None:
         """Have it sleep or stop; returns at once."""
-        can_sleep = may_sleep and self._treatment.kind.sleep_level is not None
-        self._orders.set("sleep" if can_sleep else "stop")
+        can_sleep = may_sleep and self._current.kind.sleep_level is not None
+        self._goal_owner.set("sleep" if can_sleep else "stop")
 
     def give_room(self, *, is_asleep: bool = False) -> None:
         """Release its GPUs; it claims them again if requests wait for it."""
-        self._room.release(self._status.name, is_asleep=is_asleep)
-        self._entrance.gave_room()
+        self._allocator.release(self._status.name, is_asleep=is_asleep)
+        self._access.gave_room()
 
     # --- awake ------------------------------------------------------------------------------------------------------
 
     async def _run_until_next_look(self, watch: Watch) -> None:
         """Wait for the next look, make it, and unload or ask for a token if the engine is idle."""
         if not self._status.doubt.is_open:
-            await self._wait_change(self._treatment.settings.scrape_s)
-        if self._status.doubt.is_open or not self._orders.changed.is_set():
+            await self._wait_change(self._current.settings.scrape_s)
+        if self._status.doubt.is_open or not self._goal_owner.changed.is_set():
             await self._look(watch)
-        idle_s, settings = self._places.idle_s, self._treatment.settings
+        idle_s, settings = self._slots.idle_s, self._current.settings
         if settings.idle_unload_s is not None and idle_s >= settings.idle_unload_s:
             self.make_room()
         every_s = settings.idle_canary_s
-        if every_s and idle_s >= every_s and self._entrance.is_open and self._orders.goal == "run":
+        if every_s and idle_s >= every_s and self._access.is_open and self._goal_owner.goal == "run":
             watch.try_idle(every_s)
 
     async def _look(self, watch: Watch) -> None:
         """Check health and metrics; an engine that seems to hang leaves routing until it makes a token (half-open)."""
         asked_at = self._child.lines.number
-        finding = await watch.examine(self._places.taken, self._status.doubt, self._entrance.fail)
-        self.looked = watch.looked
-        if finding is None and watch.is_healthy:
+        engine_fault = await watch.examine(self._slots.taken, self._status.doubt, self._access.fail)
+        self.observed_load = watch.observed_load
+        if engine_fault is None and watch.is_healthy:
             self._child.lines.saw_healthy(asked_at)
-        if finding is None or not self._status.is_ready:  # a request may have found it dead meanwhile
+        if engine_fault is None or not self._status.is_ready:  # a request may have found it dead meanwhile
             return
-        self._log.warning("engine suspected", engine=self._status.name, reason=finding.reason)
-        self._status.move("drain", finding.reason)
-        self._places.move(finding.reason)
-        if await watch.generates(lambda: self._orders.goal != "stop") is False:
+        self._log.warning("engine suspected", engine=self._status.name, reason=engine_fault.reason)
+        self._status.move("drain", engine_fault.reason)
+        self._slots.move(engine_fault.reason)
+        if await watch.generates(lambda: self._goal_owner.goal != "stop") is False:
             # it may be ending just now, and the end of its output would say more
             await self._child.unless_it_ends(asyncio.sleep(_END_WAIT_S), None)
-            raise EngineError(f"{finding.reason}, and it generates nothing")
+            raise EngineError(f"{engine_fault.reason}, and it generates nothing")
         self._status.move("readmit", "")
 
     async def _await_end(self, control: Control) -> None:
@@ -157,8 +157,8 @@ class Running:
             EngineError: it has ended, or it has not and does not answer again either.
         """
         reason = self._status.told
-        await self._wait_change(self._treatment.settings.ending_s)
-        if self._orders.goal == "stop":
+        await self._wait_change(self._current.settings.ending_s)
+        if self._goal_owner.goal == "stop":
             return
         if not await control.answers():
             raise self._child.error(f"{reason}, and its process did not end by itself")
@@ -168,26 +168,26 @@ class Running:
 
     async def _sleep(self, control: Control) -> None:
         """Let it sleep until it is wanted; it stays awake if requests came meanwhile."""
-        level = self._treatment.kind.sleep_level
+        level = self._current.kind.sleep_level
         if not self._status.is_ready or level is None:
-            self._orders.set("stop")
+            self._goal_owner.set("stop")
             return
         await self._drain("it is going to sleep")
-        if self._orders.goal == "stop":  # ordered meanwhile; running requests have had their time
+        if self._goal_owner.goal == "stop":  # ordered meanwhile; running requests have had their time
             return
-        if self._places.taken or self._orders.goal == "run":  # requests are still running, or came meanwhile
-            self._orders.goal = "run"
+        if self._slots.taken or self._goal_owner.goal == "run":  # requests are still running, or came meanwhile
+            self._goal_owner.goal = "run"
             self._status.move("readmit", "")
             return
         await control.sleep(level)
         self._status.move("sleep", "it sleeps until it is needed")
         self.give_room(is_asleep=True)
         self._log.info("engine asleep", engine=self._status.name, level=level)
-        while self._orders.goal == "sleep":
+        while self._goal_owner.goal == "sleep":
             await self._wait_change(None)
-        if self._orders.goal == "stop":
+        if self._goal_owner.goal == "stop":
             return
-        if not await self._room.claim(self._status.name) or self._orders.goal == "stop":
+        if not await self._allocator.claim(self._status.name) or self._goal_owner.goal == "stop":
             return
         self._status.begin_start(is_wake=True)
         self._status.move("wake", "it is being woken")
@@ -201,8 +201,8 @@ class Running:
             EngineError: it ended.
         """
         self._status.move("drain", reason)
-        timeout_s = self._treatment.settings.drain_timeout_s
-        await self._child.unless_it_ends(self._places.until_empty(), timeout_s)
+        timeout_s = self._current.settings.drain_timeout_s
+        await self._child.unless_it_ends(self._slots.until_empty(), timeout_s)
 
     async def _wait_change(self, timeout_s: float | None) -> None:
         """Wait until another goal is set, or the time is over.
@@ -210,5 +210,5 @@ class Running:
         Raises:
             EngineError: the process ended meanwhile.
         """
-        self._orders.changed.clear()
-        await self._child.unless_it_ends(self._orders.changed.wait(), timeout_s)
+        self._goal_owner.changed.clear()
+        await self._child.unless_it_ends(self._goal_owner.changed.wait(), timeout_s)

@@ -1,4 +1,4 @@
-"""`Settings`: how an engine is run; `Treatment`: the current kind and settings of one."""
+"""`Settings`: how an engine is run; `CurrentSettings`: the current kind and settings of one."""
 
 from msgspec import Struct
 
@@ -42,7 +42,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     scrape_s: float = _SCRAPE_S
 
 
-class Treatment:
+class CurrentSettings:
     """The kind and the settings of one engine as they are now.
 
     The engine's supervisor makes it and changes it (`Supervisor.treat`); the supervisor's parts read it each time.

@@ -8,7 +8,7 @@ from msgspec import structs
 from tidegate.clock import Clock
 from tidegate.engines.base import EngineError, EngineStatus, Progress
 from tidegate.engines.states import Event, after
-from tidegate.engines.supervision.doubt import Doubt
+from tidegate.engines.supervision.due_check import DueCheck
 from tidegate.engines.supervision.estimate import Estimate
 from tidegate.telemetry.logs import Log
 
@@ -48,7 +48,7 @@ class StatusOwner:
         self.name = name
         self.now = EngineStatus("stopped", reason)
         self.told = reason
-        self.doubt = Doubt()
+        self.doubt = DueCheck()
         self.crashes = self.failed_starts = 0
         self._attempts = 0
         self._clock = clock

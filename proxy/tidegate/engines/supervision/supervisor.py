@@ -12,18 +12,18 @@ from tidegate.engines.base import (
     EngineKind,
     EngineStatus,
     Goal,
-    Hopeless,
+    GpuClaims,
     Leave,
-    Looked,
-    Room,
+    ObservedLoad,
+    PermanentEngineError,
 )
-from tidegate.engines.slots import Places
+from tidegate.engines.slots import Slots
+from tidegate.engines.supervision.access import EngineAccess
 from tidegate.engines.supervision.child import Child
-from tidegate.engines.supervision.entrance import Entrance
+from tidegate.engines.supervision.goal import GoalOwner
 from tidegate.engines.supervision.hooks import Hooks
-from tidegate.engines.supervision.orders import Orders
 from tidegate.engines.supervision.running import Running
-from tidegate.engines.supervision.settings import Settings, Treatment
+from tidegate.engines.supervision.settings import CurrentSettings, Settings
 from tidegate.engines.supervision.status import StatusOwner
 from tidegate.errors import ProxyError
 from tidegate.telemetry.logs import Log
@@ -35,7 +35,7 @@ class Supervisor:
     """Puts the parts of one engine together, and owns the task that brings the engine to its goal.
 
     `open` and `close` are called once each. In between the task (`_supervise`) claims room, starts the process, has it
-    run (`running.Running`), ends it and starts it again; every other method only sets the goal (`orders.Orders`).
+    run (`running.Running`), ends it and starts it again; every other method only sets the goal (`orders.GoalOwner`).
 
     Args:
         name: the engine's.
@@ -53,28 +53,28 @@ class Supervisor:
         kind: EngineKind,
         settings: Settings,
         *,
-        room: Room,
+        allocator: GpuClaims,
         clock: Clock,
         log: Log,
         on_change: Callable[[EngineStatus], None] | None = None,
     ) -> None:
         self.name = name
-        self._treatment = Treatment(kind, settings)
-        self._room = room
+        self._current = CurrentSettings(kind, settings)
+        self._allocator = allocator
         self._clock = clock
         self._log = log
         reason = "it is about to start" if settings.starts_at_once else "it is not loaded"
         self._status = StatusOwner(name, reason, clock=clock, log=log, on_change=on_change)
-        self._orders = Orders("run" if settings.starts_at_once else "stop")
-        self._entrance = Entrance(self._status, self._orders, self._treatment, clock=clock, log=log)
-        self._child = Child(self._status, self._treatment)
+        self._goal_owner = GoalOwner("run" if settings.starts_at_once else "stop")
+        self._access = EngineAccess(self._status, self._goal_owner, self._current, clock=clock, log=log)
+        self._child = Child(self._status, self._current)
         self._running = Running(
             child=self._child,
             status=self._status,
-            orders=self._orders,
-            entrance=self._entrance,
-            treatment=self._treatment,
-            room=room,
+            orders=self._goal_owner,
+            access=self._access,
+            current=self._current,
+            allocator=allocator,
             clock=clock,
             log=log,
         )
@@ -91,22 +91,22 @@ class Supervisor:
     @property
     def kind(self) -> EngineKind:
         """Its command line and habits."""
-        return self._treatment.kind
+        return self._current.kind
 
     @property
     def settings(self) -> Settings:
         """How it is treated now."""
-        return self._treatment.settings
+        return self._current.settings
 
     @property
-    def places(self) -> Places:
+    def slots(self) -> Slots:
         """The requests in it, and those that wait for it."""
-        return self._entrance.places
+        return self._access.slots
 
     @property
-    def looked(self) -> Looked:
+    def observed_load(self) -> ObservedLoad:
         """Its last metrics, and when they came."""
-        return self._running.looked
+        return self._running.observed_load
 
     @property
     def socket_path(self) -> str:
@@ -121,7 +121,7 @@ class Supervisor:
     @property
     def availability(self) -> Availability:
         """What may be expected of it, see `base.Engine`."""
-        return self._entrance.availability
+        return self._access.availability
 
     async def enter(self, *, can_wait: bool) -> Leave:
         """Take a place in the engine, which is woken if need be; what is returned gives it back, once.
@@ -132,7 +132,7 @@ class Supervisor:
         Raises:
             EngineUnavailable: it does not answer; the message says why, and quotes no output.
         """
-        return await self._entrance.enter(can_wait=can_wait)
+        return await self._access.enter(can_wait=can_wait)
 
     def doubt(self, error: ProxyError) -> None:
         """A request failed in the engine: its health is checked at once if it may be dead.
@@ -140,11 +140,11 @@ class Supervisor:
         `enter` waits for that check, at most a second. An engine that refused the connection is out of
         routing when this returns.
         """
-        self._entrance.doubt(error)
+        self._access.doubt(error)
 
     def load(self) -> None:
         """Load it, if it is not loaded, as a request would; returns at once."""
-        self._entrance.ask()
+        self._access.ask()
 
     def want(self, goal: Goal) -> None:
         """Set the goal by order of the administrator, which requests do not overrule.
@@ -156,9 +156,9 @@ class Supervisor:
             raise EngineError(f"the engine {self.name} has no sleep_level or sleep_path, so it cannot sleep; stop it")
         if goal == "sleep" and self.status.state in {"stopping", "stopped", "failed"}:
             raise EngineError(f"the engine {self.name} does not run, so it cannot sleep")
-        self._orders.is_held = goal == "stop"
+        self._goal_owner.is_held = goal == "stop"
         self._status.crashes = self._status.failed_starts = 0
-        self._orders.set(goal)
+        self._goal_owner.set(goal)
         if goal == "stop" and self.status.state == "failed" and self._child.has_ended:  # nothing has to end first
             self._status.move("stop", self._why_stopped)
 
@@ -168,16 +168,16 @@ class Supervisor:
 
     def close_for(self, wanted: str) -> None:
         """Let new requests wait until it has made room for the engine `wanted`, or `reopen`."""
-        self._entrance.close_for(wanted)
+        self._access.close_for(wanted)
 
     def reopen(self) -> None:
         """Take requests again: the room is not wanted any more."""
-        self._entrance.reopen()
+        self._access.reopen()
 
     def treat(self, kind: EngineKind, settings: Settings) -> None:
         """Use these from now on; the new kind differs only in its time limits, as the engine goes on."""
-        self._treatment.kind = kind
-        self._treatment.settings = settings
+        self._current.kind = kind
+        self._current.settings = settings
 
     # --- its task -------------------------------------------------------------------------------------------------
 
@@ -190,14 +190,14 @@ class Supervisor:
 
         What is left of it is for `close`, which may also come first.
         """
-        self._orders.hold()
+        self._goal_owner.hold()
         self._status.release_waiting()  # requests that wait for it need not
         while self.status.state in {"ready", "draining", "stopping"}:
             await self._status.until_changed()
 
     async def close(self) -> None:
         """End the supervision, then the process, by force if need be; returns when it has ended. Never raises."""
-        self._orders.is_held = True
+        self._goal_owner.is_held = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -211,8 +211,8 @@ class Supervisor:
             await self._until_wanted()
             ready_s, crash, is_hopeless = None, None, False
             try:
-                await self._room.claim(self.name)
-                if self._orders.goal != "stop":  # it may have taken long
+                await self._allocator.claim(self.name)
+                if self._goal_owner.goal != "stop":  # it may have taken long
                     self._status.attempt("the model is being loaded", restarts)
                     await self._hooks.before_load(self.settings.hooks)
                     await self._child.start(control)
@@ -224,7 +224,7 @@ class Supervisor:
                     await self._running.live(control)
             except EngineError as error:
                 # what has run can run again; what its output told earlier need not be why it ended
-                crash, is_hopeless = error, isinstance(error, Hopeless) and ready_s is None
+                crash, is_hopeless = error, isinstance(error, PermanentEngineError) and ready_s is None
             except Exception as error:  # noqa: BLE001 - one of the three broad clauses: supervision must go on
                 crash = EngineError("it failed unexpectedly", [f"{type(error).__name__}: {error}"])
             finally:
@@ -237,9 +237,9 @@ class Supervisor:
             await self._after_crash(crash, restarts, ready_s, is_hopeless=is_hopeless)
 
     async def _until_wanted(self) -> None:
-        while self._orders.goal == "stop" or (self._orders.goal == "sleep" and self._child.has_ended):
-            self._orders.changed.clear()
-            await self._orders.changed.wait()
+        while self._goal_owner.goal == "stop" or (self._goal_owner.goal == "sleep" and self._child.has_ended):
+            self._goal_owner.changed.clear()
+            await self._goal_owner.changed.wait()
 
     async def _end_process(self, why: str | EngineError) -> None:
         """End the process and its children; release its GPU memory for others only when they have ended."""
@@ -265,16 +265,16 @@ class Supervisor:
         if self.status.state == "stopped":  # it came to no start
             self._status.attempt("", restarts)
         if gives_up:
-            self._orders.hold()
+            self._goal_owner.hold()
             hint = f" (it is not started again by itself: tidegate engines start {self.name})"
             crash = EngineError(crash.message + hint, crash.output)
         self._status.move("crash", crash, restarts)
         if not gives_up:
-            self._orders.changed.clear()
+            self._goal_owner.changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._orders.changed.wait(), pause_s)
+                await asyncio.wait_for(self._goal_owner.changed.wait(), pause_s)
 
     @property
     def _why_stopped(self) -> str:
-        is_held = self._orders.is_held
+        is_held = self._goal_owner.is_held
         return f"it was told to stop: tidegate engines start {self.name}" if is_held else "it is not loaded"

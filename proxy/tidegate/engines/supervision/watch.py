@@ -7,16 +7,16 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from tidegate.clock import Clock
-from tidegate.engines.base import Control, Looked
-from tidegate.engines.supervision.doubt import Doubt
-from tidegate.engines.supervision.vitals import STILL_S, Vitals
+from tidegate.engines.base import Control, ObservedLoad
+from tidegate.engines.supervision.due_check import DueCheck
+from tidegate.engines.supervision.hang_detector import STILL_S, HangDetector
 from tidegate.errors import ProxyError, UpstreamUnreachable
 
 SECOND_LOOK_S = 80.0  # from suspicion to death: two minutes without a step, as for the first one
 _PAUSE_S = 1.0
 
 
-class Finding(Struct, frozen=True):
+class EngineFault(Struct, frozen=True):
     """What is wrong with an engine.
 
     Attributes:
@@ -40,31 +40,31 @@ class Watch:
     """
 
     def __init__(self, control: Control, clock: Clock, *, pause_s: float = _PAUSE_S) -> None:
-        self.looked = Looked()
+        self.observed_load = ObservedLoad()
         self._control = control
         self._clock = clock
         self._pause_s = pause_s
-        self._vitals = Vitals(clock)
+        self._hang_detector = HangDetector(clock)
         self._canary: asyncio.Task[None] | None = None
         self._canary_s = float("-inf")
         self.is_healthy = False
 
-    async def look(self, in_flight: int) -> Finding | None:
+    async def look(self, in_flight: int) -> EngineFault | None:
         """Ask for its health and its metrics; returns what is wrong, or None. A running canary counts as work."""
         in_flight += self._is_trying
-        self._vitals.in_flight = in_flight
-        finding, is_answered = await asyncio.gather(self.check(), self._measure(in_flight))
-        self.is_healthy = finding is None and is_answered
-        complaint = self._vitals.complaint() or self._canary_complaint()
-        return finding or (None if complaint is None else Finding(complaint))
+        self._hang_detector.in_flight = in_flight
+        engine_fault, is_answered = await asyncio.gather(self.check(), self._measure(in_flight))
+        self.is_healthy = engine_fault is None and is_answered
+        complaint = self._hang_detector.complaint() or self._canary_complaint()
+        return engine_fault or (None if complaint is None else EngineFault(complaint))
 
-    async def check(self) -> Finding | None:
+    async def check(self) -> EngineFault | None:
         """Ask for its health only; returns what is wrong with it, or None."""
         fault = await self._control.fault()
         self.is_healthy = False
-        return None if fault is None else Finding(fault, is_dead=True)
+        return None if fault is None else EngineFault(fault, is_dead=True)
 
-    async def examine(self, in_flight: int, doubt: Doubt, fail: Callable[[str], None]) -> Finding | None:
+    async def examine(self, in_flight: int, doubt: DueCheck, fail: Callable[[str], None]) -> EngineFault | None:
         """`check` if a request has failed, else `look`. Closes the doubt after the check.
 
         Args:
@@ -74,13 +74,13 @@ class Watch:
         """
         is_doubted = doubt.is_open
         try:
-            finding = await (self.check() if is_doubted else self.look(in_flight))
-            if finding is not None and finding.is_dead:
-                fail(finding.reason)
+            engine_fault = await (self.check() if is_doubted else self.look(in_flight))
+            if engine_fault is not None and engine_fault.is_dead:
+                fail(engine_fault.reason)
         finally:
             if is_doubted:  # a request that failed during the check needs another check
                 doubt.close()
-        return finding
+        return engine_fault
 
     def try_idle(self, every_s: float) -> None:
         """Ask an idle engine for one token (a canary), unless that was done in the last `every_s` seconds.
@@ -99,9 +99,9 @@ class Watch:
             self._canary = None
 
     def _canary_complaint(self) -> str | None:
-        """The complaint about a canary that takes too long, of engines without a count of steps (else see `Vitals`)."""
+        """The complaint about a canary that takes too long, of engines without a count of steps (else see `HangDetector`)."""
         taken_s = self._clock.monotonic_s() - self._canary_s
-        if not self._is_trying or self.looked.load.steps is not None or taken_s < STILL_S:
+        if not self._is_trying or self.observed_load.load.steps is not None or taken_s < STILL_S:
             return None
         return f"it was idle, and has made no token for {taken_s:.0f} s"
 
@@ -117,7 +117,7 @@ class Watch:
         It takes its time, since an engine that is only slow must not be restarted; new requests are kept out meanwhile.
         """
         self.rest()
-        before, until_s = self.looked.load.steps, self._clock.monotonic_s() + SECOND_LOOK_S
+        before, until_s = self.observed_load.load.steps, self._clock.monotonic_s() + SECOND_LOOK_S
         canary = asyncio.create_task(self._try())
         try:
             while self._clock.monotonic_s() < until_s:
@@ -127,16 +127,16 @@ class Watch:
                 if canary.done():
                     break
                 with contextlib.suppress(ProxyError):
-                    await self._look(self._vitals.in_flight)
-                steps = self.looked.load.steps
+                    await self._look(self._hang_detector.in_flight)
+                steps = self.observed_load.load.steps
                 if before is None:
                     before = steps
                 elif steps != before:
-                    self._vitals.was_slow()
+                    self._hang_detector.was_slow()
                     return True
             is_good = canary.done() and canary.result()
             if is_good:
-                self._vitals.reset()
+                self._hang_detector.reset()
             return is_good
         finally:
             canary.cancel()
@@ -147,9 +147,9 @@ class Watch:
         try:
             await self._look(in_flight)
         except ProxyError as error:
-            self._vitals.missed(error)
+            self._hang_detector.missed(error)
             return False
-        self._vitals.saw(self.looked.load)
+        self._hang_detector.saw(self.observed_load.load)
         return True
 
     async def _try_once(self) -> None:
@@ -158,7 +158,7 @@ class Watch:
             await self._control.generate()
 
     async def _look(self, in_flight: int) -> None:
-        self.looked = Looked(await self._control.load(), self._clock.monotonic_s(), in_flight)
+        self.observed_load = ObservedLoad(await self._control.load(), self._clock.monotonic_s(), in_flight)
 
     async def _try(self) -> bool:
         """Whether it gives a token; other answers say nothing, and it is asked again."""

@@ -18,7 +18,7 @@ class _Words(msgspec.Struct):
     message: str
 
 
-class _Refusal(msgspec.Struct):
+class _AdapterRefusal(msgspec.Struct):
     """An error in OpenAI's form or, where the server has no such route, in its web framework's."""
 
     error: _Words | None = None
@@ -97,9 +97,9 @@ class Adapters:
 
 def _failure(path: str, status: int, body: bytes) -> ProxyError:
     try:
-        told = msgspec.json.decode(body, type=_Refusal)
+        told = msgspec.json.decode(body, type=_AdapterRefusal)
     except msgspec.DecodeError:
-        told = _Refusal()
+        told = _AdapterRefusal()
     if told.detail == _NO_ROUTE:
         return UpstreamFailed(f"The engine has no {path}: it was not started for adapters that come and go.")
     words = told.error.message[:_MAX_WORDS] if told.error is not None else _text(body)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tidegate.engines.base import Hopeless
+from tidegate.engines.base import PermanentEngineError
 
 _HUB_ID = re.compile(r"(?:[\w.-]+/)?[\w.-]+")
 _PATH = ("/", ".", "~")
@@ -141,15 +141,17 @@ def _find(model: str, environment: Mapping[str, str], revision: str | None, want
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / wanted).is_file():
-            raise Hopeless(f"{model} has no {wanted}: is it the folder with the safetensors files?")
+            raise PermanentEngineError(f"{model} has no {wanted}: is it the folder with the safetensors files?")
         return path.absolute()
     if path.is_file():
         cure = "kind: llamacpp serves GGUF files" if path.suffix == ".gguf" else "name the folder that it is in"
-        raise Hopeless(f"{model} is a file, where vLLM wants a folder or a hub id: {cure}")
+        raise PermanentEngineError(f"{model} is a file, where vLLM wants a folder or a hub id: {cure}")
     if _REMOTE in model:
         return None
     if model.startswith(_PATH) or not _HUB_ID.fullmatch(model):
-        raise Hopeless(f"the folder {model} does not exist: mend the path, or give a hub id such as org/name")
+        raise PermanentEngineError(
+            f"the folder {model} does not exist: mend the path, or give a hub id such as org/name"
+        )
     snapshot = _find_snapshot(_hub_cache(environment) / f"models--{model.replace('/', '--')}", revision or "main")
     return snapshot if snapshot is not None and (snapshot / wanted).is_file() else None
 
@@ -182,7 +184,7 @@ def _read_facts(file: Path) -> _Facts:
         # a model that sees has the facts of its language model one floor below
         inner = msgspec.convert(facts.text_config, type=_Facts)
     except (OSError, msgspec.MsgspecError) as error:
-        raise Hopeless(f"{file} cannot be read", [str(error)]) from error
+        raise PermanentEngineError(f"{file} cannot be read", [str(error)]) from error
     inner.model_type, inner.architectures = facts.model_type, facts.architectures
     inner.quantization_config = facts.quantization_config or inner.quantization_config
     return inner

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from tidegate.config.engines import VllmConfig
-from tidegate.engines.base import Command, Hopeless
+from tidegate.engines.base import Command, PermanentEngineError
 from tidegate.engines.gpus.devices import select
 from tidegate.engines.vllm import families
 from tidegate.engines.vllm import server as vllm_server
@@ -219,12 +219,12 @@ def _own_args(config: VllmConfig) -> dict[str, Any]:
         stem, dot, path = key.removeprefix("--").partition(".")
         flag = _flag(stem)
         if not _NAME.fullmatch(flag + dot + path):
-            raise Hopeless(f"args: {key} is not the name of a flag")
+            raise PermanentEngineError(f"args: {key} is not the name of a flag")
         if flag.startswith("no-") and isinstance(value, bool):
             flag, value = flag.removeprefix("no-"), not value  # noqa: PLW2901 - the same thing said plainly
         # vLLM's parser takes the beginning of a name for the whole of it
         if (refused := next((known for known in _REFUSED if known.startswith(flag)), None)) is not None:
-            raise Hopeless(f"args: {key} cannot be set there: {_REFUSED[refused]}")
+            raise PermanentEngineError(f"args: {key} cannot be set there: {_REFUSED[refused]}")
         args[flag + dot + path] = value
     return args
 
@@ -245,7 +245,9 @@ def _text(value: object) -> str:
 
 def _check_environment(config: VllmConfig) -> None:
     if "VLLM_API_KEY" in config.environment:
-        raise Hopeless("environment: VLLM_API_KEY cannot be set there: Tidegate makes a new key for each start")
+        raise PermanentEngineError(
+            "environment: VLLM_API_KEY cannot be set there: Tidegate makes a new key for each start"
+        )
 
 
 def _environment(config: VllmConfig, machine: Machine, api_key: str) -> dict[str, str]:

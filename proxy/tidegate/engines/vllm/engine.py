@@ -14,8 +14,8 @@ from msgspec import Struct, structs
 from tidegate.config.engines import VllmConfig
 from tidegate.config.replicas import engine_of, number_of
 from tidegate.engines import output
-from tidegate.engines.base import Command, EngineError, Hopeless, Progress
-from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.base import Command, EngineError, PermanentEngineError, Progress
+from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.gpus.devices import Gpu
 from tidegate.engines.gpus.placement import Placement, place
 from tidegate.engines.start_limit import start_limit_s
@@ -112,7 +112,7 @@ class Vllm:
         """
         return self._place(self._machine(), self._known())
 
-    def needs(self) -> Needs:
+    def needs(self) -> GpuNeeds:
         return self.place().needs
 
     def check(self) -> Command:
@@ -135,7 +135,7 @@ class Vllm:
         """Settings that do nothing, or perhaps not what was meant: each as key, what about it and the cure."""
         try:
             machine, checkpoint = self._machine(), self._read()
-        except Hopeless:  # `faults` or the start reports it
+        except PermanentEngineError:  # `faults` or the start reports it
             return
         if self._config.gpus is not None and machine.is_cpu:
             yield "gpus: does nothing with vLLM's build for the CPU; take it out"
@@ -171,12 +171,12 @@ class Vllm:
         model = Path(self._config.model).expanduser()
         is_path = model.parent != Path() and model.parent.is_dir()
         if self._read().folder is None and is_path:
-            raise Hopeless(f"the folder {self._config.model} does not exist: mend the path")
+            raise PermanentEngineError(f"the folder {self._config.model} does not exist: mend the path")
 
     def _calls_tools(self, checkpoint: Checkpoint) -> bool:
         try:
             return calls_tools(self._config, checkpoint)
-        except Hopeless:  # its start will say the same
+        except PermanentEngineError:  # its start will say the same
             return True
 
     def _place(self, machine: Machine, checkpoint: Checkpoint) -> Placement:
@@ -208,7 +208,7 @@ class Vllm:
         build = find_build(python)
         has_own_path = "PYTHONPATH" in self._inherited()
         if build is None and self._config.python is None and not has_own_path and find_spec("vllm") is None:
-            raise Hopeless(
+            raise PermanentEngineError(
                 "vLLM is not installed beside Tidegate: pip install vllm, or point the key python at the Python of an "
                 "environment that has it"
             )
@@ -223,10 +223,10 @@ class Vllm:
 
 
 def _refusals(where: str, check: Callable[[], object]) -> Iterator[str]:
-    """The message of the `Hopeless` that the check raises, if it does."""
+    """The message of the `PermanentEngineError` that the check raises, if it does."""
     try:
         check()
-    except Hopeless as error:
+    except PermanentEngineError as error:
         yield f"{where}{error}"
 
 
@@ -240,7 +240,7 @@ def find_python(python: str | None) -> str:
         return sys.executable
     found = shutil.which(Path(python).expanduser())
     if found is None:
-        raise Hopeless(f"there is no Python at {python}: mend the key python")
+        raise PermanentEngineError(f"there is no Python at {python}: mend the key python")
     return str(Path(found).absolute())  # not resolved: a virtual environment is known by the link
 
 

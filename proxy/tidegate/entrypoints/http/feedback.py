@@ -4,7 +4,7 @@ import msgspec
 
 from tidegate.deadline import Deadline
 from tidegate.entrypoints.http.exchange import Exchange, Receive, Scope, Send
-from tidegate.entrypoints.http.services import Door
+from tidegate.entrypoints.http.services import Services
 from tidegate.errors import ClientGone, ProxyError
 from tidegate.operations.feedback import Score
 from tidegate.protocol import request
@@ -16,21 +16,21 @@ _encode = msgspec.json.Encoder().encode
 class FeedbackHandler:
     """An ASGI application for `/feedback`."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, endpoint="feedback", clock=self._door.clock)
-        limits = self._door.limits
+        exchange = Exchange(scope, receive, send, endpoint="feedback", clock=self._services.clock)
+        limits = self._services.limits
 
         async def read() -> Score:
             exchange.allow("POST")
-            deadline = Deadline(self._door.deadlines, limits.body_timeout_s)
+            deadline = Deadline(self._services.deadlines, limits.body_timeout_s)
             body = await exchange.read_json(max_bytes=limits.max_body_bytes, deadline=deadline)
             return request.decode(body, _score)
 
         try:
-            told = await self._door.feedback.take(exchange.credentials, read, exchange.context)
+            told = await self._services.feedback.take(exchange.credentials, read, exchange.context)
         except ClientGone:
             return
         except ProxyError as error:

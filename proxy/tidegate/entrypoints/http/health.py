@@ -3,7 +3,7 @@
 import msgspec
 
 from tidegate.entrypoints.http.exchange import Exchange, Receive, Scope, Send
-from tidegate.entrypoints.http.services import Door
+from tidegate.entrypoints.http.services import Services
 from tidegate.errors import ProxyError
 
 _encode = msgspec.json.Encoder().encode
@@ -13,15 +13,15 @@ _PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 class HealthHandler:
     """An ASGI application for the three paths."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, endpoint="health", clock=self._door.clock)
+        exchange = Exchange(scope, receive, send, endpoint="health", clock=self._services.clock)
         try:
             exchange.allow("GET", "HEAD")
             if scope["path"] == "/metrics":
-                await exchange.send_text(self._door.readiness.metrics(exchange.credentials), _PROMETHEUS)
+                await exchange.send_text(self._services.readiness.metrics(exchange.credentials), _PROMETHEUS)
             elif scope["path"] == "/readyz":
                 await self._readyz(exchange)
             else:
@@ -30,14 +30,14 @@ class HealthHandler:
             await exchange.send_error(error)
 
     async def _readyz(self, exchange: Exchange) -> None:
-        told = status_of(self._door, has_details=self._door.readiness.may_see_details(exchange.credentials))
+        told = status_of(self._services, has_details=self._services.readiness.may_see_details(exchange.credentials))
         await exchange.send_json(200 if told["status"] == "ready" else 503, _encode(told))
 
 
-def status_of(door: Door, *, has_details: bool) -> dict[str, object]:
+def status_of(services: Services, *, has_details: bool) -> dict[str, object]:
     """Whether requests can be served and, with details, by what."""
-    report = door.readiness.report()
-    is_ready = report.is_ready and not door.running.is_draining
+    report = services.readiness.report()
+    is_ready = report.is_ready and not services.running.is_draining
     told: dict[str, object] = {"status": "ready" if is_ready else "not ready"}
     if has_details:
         told |= {"engines": report.engines, "upstreams": report.upstreams, "is_offline": report.is_offline}

@@ -7,9 +7,9 @@ from contextlib import suppress
 from tidegate.deadline import Deadline
 from tidegate.entrypoints.http.event_stream import EventStream
 from tidegate.entrypoints.http.exchange import Exchange, Receive, Scope, Send
-from tidegate.entrypoints.http.request_scope import Lifeline
-from tidegate.entrypoints.http.services import Door
-from tidegate.entrypoints.options import read_wishes
+from tidegate.entrypoints.http.request_scope import RequestScope
+from tidegate.entrypoints.http.services import Services
+from tidegate.entrypoints.options import read_options
 from tidegate.errors import ClientGone, InternalError, ProxyError, forget_way
 from tidegate.protocol.request import Endpoint, ModelRequest
 
@@ -22,19 +22,19 @@ Parse = Callable[[bytes], ModelRequest]
 class InferenceHandler:
     """An ASGI application for one endpoint; shared by all its requests."""
 
-    def __init__(self, endpoint: Endpoint, parse: Parse, door: Door) -> None:
+    def __init__(self, endpoint: Endpoint, parse: Parse, services: Services) -> None:
         self._endpoint = endpoint
         self._parse = parse
-        self._door = door
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every failure ends as OpenAI's error JSON or, once a stream has begun, in band."""
-        door = self._door
-        exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=door.clock)
-        lifeline = Lifeline(exchange, door.running, door.deadlines.loop)
-        call = _Call(exchange, lifeline, self._parse, door)
+        services = self._services
+        exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=services.clock)
+        request_scope = RequestScope(exchange, services.running, services.deadlines.loop)
+        call = _InferenceRequest(exchange, request_scope, self._parse, services)
         try:
-            async with lifeline:
+            async with request_scope:
                 await call.serve()
         except ProxyError as error:
             await call.fail(error)
@@ -46,21 +46,21 @@ class InferenceHandler:
             call.close()
 
 
-class _Call:
+class _InferenceRequest:
     """One request at an `InferenceHandler`."""
 
-    __slots__ = ("_door", "_exchange", "_lifeline", "_parse", "_stream")
+    __slots__ = ("_exchange", "_parse", "_request_scope", "_services", "_stream")
 
-    def __init__(self, exchange: Exchange, lifeline: Lifeline, parse: Parse, door: Door) -> None:
-        self._lifeline = lifeline
+    def __init__(self, exchange: Exchange, request_scope: RequestScope, parse: Parse, services: Services) -> None:
+        self._request_scope = request_scope
         self._exchange = exchange
         self._parse = parse
-        self._door = door
+        self._services = services
         self._stream: EventStream | None = None
 
     async def serve(self) -> None:
         exchange = self._exchange
-        async with self._door.pipeline.open(exchange.credentials, self._read, exchange.context) as answer:
+        async with self._services.pipeline.open(exchange.credentials, self._read, exchange.context) as answer:
             if self._stream is not None:
                 await self._stream.relay(answer)
             else:
@@ -69,17 +69,17 @@ class _Call:
                 await exchange.send_json(200, body)
 
     async def _read(self) -> ModelRequest:
-        limits = self._door.limits
+        limits = self._services.limits
         self._exchange.allow("POST")
-        self._exchange.context.wishes = read_wishes(self._exchange.headers)
-        deadline = Deadline(self._door.deadlines, limits.body_timeout_s)
+        self._exchange.context.options = read_options(self._exchange.headers)
+        deadline = Deadline(self._services.deadlines, limits.body_timeout_s)
         body = await self._exchange.read_json(max_bytes=limits.max_body_bytes, deadline=deadline)
         request = self._parse(body)
         if request.is_stream:
             self._stream = EventStream(self._exchange, limits)
-            self._lifeline.watch(self._stream.listen)
+            self._request_scope.watch(self._stream.listen)
         else:
-            self._lifeline.watch()
+            self._request_scope.watch()
         return request
 
     async def fail(self, error: ProxyError) -> None:

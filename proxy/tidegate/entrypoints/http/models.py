@@ -3,7 +3,7 @@
 from urllib.parse import unquote
 
 from tidegate.entrypoints.http.exchange import Exchange, Receive, Scope, Send
-from tidegate.entrypoints.http.services import Door
+from tidegate.entrypoints.http.services import Services
 from tidegate.errors import PathNotFound, ProxyError
 from tidegate.protocol import models
 
@@ -11,12 +11,12 @@ from tidegate.protocol import models
 class ModelsHandler:
     """An ASGI application for `/models` and `/models/{id}`; ids hold slashes, percent-encoded or not."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, endpoint="models", clock=self._door.clock)
-        listing, credentials, context = self._door.listing, exchange.credentials, exchange.context
+        exchange = Exchange(scope, receive, send, endpoint="models", clock=self._services.clock)
+        listing, credentials, context = self._services.listing, exchange.credentials, exchange.context
         # mounted, so the path is what stands behind /models, and /modelsfoo comes here too
         behind = unquote(scope["raw_path"].decode("latin-1")).partition("/models")[2]
         model = behind.strip("/")

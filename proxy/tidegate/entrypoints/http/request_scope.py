@@ -1,4 +1,4 @@
-"""`Lifeline`: ends the work for a request when its caller leaves, or when the server's grace time is over."""
+"""`RequestScope`: ends the work for a request when its caller leaves, or when the server's grace time is over."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,19 +15,19 @@ _WATCH_AFTER_S = 0.02
 class _Parting:
     """Requests whose end is waited for."""
 
-    def __init__(self, lines: "set[Lifeline]") -> None:
+    def __init__(self, lines: "set[RequestScope]") -> None:
         self._lines = lines
         self.is_over = asyncio.Event()
         if not lines:
             self.is_over.set()
 
-    def leave(self, line: "Lifeline") -> None:
+    def leave(self, line: "RequestScope") -> None:
         self._lines.discard(line)
         if not self._lines:
             self.is_over.set()
 
 
-class Running:
+class RunningRequests:
     """The requests being served; asked by the server when it goes down.
 
     Who is served for longer than `_WATCH_AFTER_S` is watched; one timer serves all of them.
@@ -35,19 +35,19 @@ class Running:
 
     def __init__(self) -> None:
         self.is_draining = False
-        self._lines: set[Lifeline] = set()
+        self._lines: set[RequestScope] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
-        self._soon: dict[Lifeline, float] = {}  # when to watch them, the first to come in front
+        self._soon: dict[RequestScope, float] = {}  # when to watch them, the first to come in front
         self._is_ticking = False
         self._partings: list[_Parting] = []
 
-    def enter(self, line: "Lifeline") -> None:
+    def enter(self, line: "RequestScope") -> None:
         """A request begins."""
         self._lines.add(line)
         self._is_empty.clear()
 
-    def leave(self, line: "Lifeline") -> None:
+    def leave(self, line: "RequestScope") -> None:
         """A request has ended."""
         self._lines.discard(line)
         self._soon.pop(line, None)
@@ -65,7 +65,7 @@ class Running:
         finally:
             self._partings.remove(parting)
 
-    def watch_soon(self, line: "Lifeline", loop: asyncio.AbstractEventLoop) -> None:
+    def watch_soon(self, line: "RequestScope", loop: asyncio.AbstractEventLoop) -> None:
         """If the request is still served in a moment, its caller is to be watched."""
         self._soon[line] = loop.time() + _WATCH_AFTER_S
         if not self._is_ticking:
@@ -100,7 +100,7 @@ class Running:
         return 0
 
 
-class Lifeline:
+class RequestScope:
     """An `async with` block around the work for one request, in the task that does it.
 
     When the caller leaves, the task is cancelled and the block swallows the cancellation; when the grace time is over,
@@ -109,7 +109,7 @@ class Lifeline:
 
     __slots__ = ("_exchange", "_loop", "_on_slow", "_running", "_task", "_was_cut", "_watching")
 
-    def __init__(self, exchange: Exchange, running: Running, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, exchange: Exchange, running: RunningRequests, loop: asyncio.AbstractEventLoop) -> None:
         self._exchange = exchange
         self._loop = loop
         self._running = running

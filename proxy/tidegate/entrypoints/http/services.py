@@ -1,4 +1,4 @@
-"""`Door`: what the endpoints share."""
+"""`Services`: what the endpoints share."""
 
 from collections.abc import Awaitable, Callable
 
@@ -7,7 +7,7 @@ from msgspec import Struct
 from tidegate.clock import Clock
 from tidegate.config.server import ServerConfig
 from tidegate.deadline import Deadlines
-from tidegate.entrypoints.http.request_scope import Running
+from tidegate.entrypoints.http.request_scope import RunningRequests
 from tidegate.operations.administration import Administration, ReloadReport
 from tidegate.operations.explain import Explaining
 from tidegate.operations.feedback import Feedback
@@ -16,7 +16,7 @@ from tidegate.operations.readiness import Readiness
 from tidegate.pipeline.request import Pipeline
 
 
-class Door(Struct, frozen=True, kw_only=True):
+class Services(Struct, frozen=True, kw_only=True):
     """The roads behind the front door, and its own state; `reload` raises `ConfigError`."""
 
     pipeline: Pipeline
@@ -27,6 +27,6 @@ class Door(Struct, frozen=True, kw_only=True):
     explaining: Explaining
     reload: Callable[[], Awaitable[ReloadReport]]
     limits: ServerConfig
-    running: Running
+    running: RunningRequests
     clock: Clock
     deadlines: Deadlines

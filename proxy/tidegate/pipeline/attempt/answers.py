@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from tidegate.errors import ProxyError
 from tidegate.pipeline.attempt.source import Source
-from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.streaming.sinks import Writer
 
 _MAX_HEAD_BYTES = 64 * 1024  # from the host, without a word of content; then what came is passed on after all
@@ -13,12 +13,12 @@ _MAX_HEAD_BYTES = 64 * 1024  # from the host, without a word of content; then wh
 class Whole:
     """A unary answer."""
 
-    __slots__ = ("_payloads", "close", "tried")
+    __slots__ = ("_payloads", "close", "record")
 
-    def __init__(self, body: bytes, close: Callable[[], None], tried: Tried) -> None:
+    def __init__(self, body: bytes, close: Callable[[], None], record: AttemptRecord) -> None:
         self._payloads = [body]
         self.close = close
-        self.tried = tried
+        self.record = record
 
     async def read(self) -> list[bytes]:
         payloads, self._payloads = self._payloads, []
@@ -31,11 +31,11 @@ class Whole:
 class Replayed:
     """A stream that is known already."""
 
-    __slots__ = ("_writer", "close", "heartbeat", "tried")
+    __slots__ = ("_writer", "close", "heartbeat", "record")
 
-    def __init__(self, writer: Writer, tried: Tried) -> None:
+    def __init__(self, writer: Writer, record: AttemptRecord) -> None:
         self._writer = writer
-        self.tried = tried
+        self.record = record
         self.close: Callable[[], None] = no_connection
         self.heartbeat = writer.heartbeat
 
@@ -46,13 +46,13 @@ class Replayed:
 class Streamed:
     """A streamed answer."""
 
-    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_stream", "_writer", "close", "heartbeat", "tried")
+    __slots__ = ("_context", "_failure", "_is_ended", "_source", "_stream", "_writer", "close", "heartbeat", "record")
 
-    def __init__(self, source: Source, writer: Writer, tried: Tried, context: RequestContext) -> None:
+    def __init__(self, source: Source, writer: Writer, record: AttemptRecord, context: RequestContext) -> None:
         self._source = source
         self._stream = source.stream
         self._writer = writer
-        self.tried = tried
+        self.record = record
         self._context = context
         self._is_ended = False
         self._failure: ProxyError | None = None
@@ -80,7 +80,7 @@ class Streamed:
                     raise
                 self._break_off(error)
         if self._stream.has_content:
-            self.tried.got_content(self._context.clock.monotonic_s())
+            self.record.got_content(self._context.clock.monotonic_s())
 
     async def read(self) -> list[bytes]:
         while not (payloads := self._writer.take()) and not self._is_ended:
@@ -101,20 +101,20 @@ class Streamed:
 
     def _break_off(self, error: ProxyError) -> None:
         self._is_ended, self._failure = True, error
-        self.tried.failure = error
+        self.record.failure = error
 
     def _note_content(self) -> None:
         now_s = self._context.clock.monotonic_s()
         self._context.first_content_s = now_s
-        if not self.tried.first_content_s:
-            self.tried.got_content(now_s)
+        if not self.record.first_content_s:
+            self.record.got_content(now_s)
 
     async def _advance(self) -> None:
         """One read; at the end of the upstream's answer, the check that it is whole."""
         if not await self._source.read():
             self._is_ended = True
-            self.tried.usage = await self._source.end()
-            self.tried.is_whole = True
+            self.record.usage = await self._source.end()
+            self.record.is_whole = True
 
 
 Closable = Whole | Replayed | Streamed

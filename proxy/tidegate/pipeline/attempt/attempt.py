@@ -15,14 +15,14 @@ from tidegate.pipeline.attempt import writers
 from tidegate.pipeline.attempt.answers import Closable, Replayed, Streamed, Whole, no_connection
 from tidegate.pipeline.attempt.movable_wait import MovableWait
 from tidegate.pipeline.attempt.source import Source, TurnMemory
-from tidegate.pipeline.attempt.stream_continuation import Joint
+from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
 from tidegate.pipeline.attempt.structured import Structured
-from tidegate.pipeline.context import RequestContext, Tried
-from tidegate.pipeline.upstream import Leave, Response, Upstream, nothing_to_leave
+from tidegate.pipeline.context import AttemptRecord, RequestContext
+from tidegate.pipeline.upstream import Leave, Upstream, UpstreamResponse, nothing_to_leave
 from tidegate.protocol import embeddings
 from tidegate.protocol.chat import MAX_ANSWER_BYTES
 from tidegate.protocol.request import ModelRequest
-from tidegate.reasoning_memory import Memory
+from tidegate.reasoning_memory import ReasoningMemory
 from tidegate.routing.targets import Target
 from tidegate.streaming.chat import ChatAssembler
 from tidegate.streaming.checks import check
@@ -44,7 +44,7 @@ class Answer(Protocol):
     """What a target answers, in canonical form. Whoever holds it closes it."""
 
     @property
-    def tried(self) -> Tried:
+    def record(self) -> AttemptRecord:
         """The record of its attempt."""
 
     async def read(self) -> list[bytes]:
@@ -69,7 +69,7 @@ class Attempt:
         joint: what the answer is told into, where it may go on elsewhere, or goes on with another.
     """
 
-    __slots__ = ("_context", "_joint", "_memory", "_request", "_target", "_tried", "_upstream")
+    __slots__ = ("_context", "_continuation", "_reasoning_memory", "_record", "_request", "_target", "_upstream")
 
     def __init__(
         self,
@@ -77,18 +77,18 @@ class Attempt:
         target: Target,
         request: ModelRequest,
         *,
-        tried: Tried,
+        record: AttemptRecord,
         context: RequestContext,
-        memory: Memory,
-        joint: Joint | None = None,
+        reasoning_memory: ReasoningMemory,
+        continuation: StreamContinuation | None = None,
     ) -> None:
         self._upstream = upstream
         self._target = target
         self._request = request
-        self._tried = tried
+        self._record = record
         self._context = context
-        self._memory = memory
-        self._joint = joint
+        self._reasoning_memory = reasoning_memory
+        self._continuation = continuation
 
     async def run(self, *, can_wait: bool, can_move: bool = False) -> Closable:
         """Send the request and wait for the first content (for the whole of a unary answer).
@@ -114,14 +114,14 @@ class Attempt:
             self._report_failure(error)
             raise
         if not isinstance(answer, Streamed):
-            self._tried.is_whole = True
+            self._record.is_whole = True
         if leave is not nothing_to_leave:
             answer.close = _in_turn(answer.close, partial(self._leave, leave))
         return answer
 
     def _leave(self, leave: Leave) -> None:
         leave()
-        self._report_failure(self._tried.failure)
+        self._report_failure(self._record.failure)
 
     def _report_failure(self, failure: BaseException | None) -> None:
         """Report a failure to the engine, which may be dead."""
@@ -142,8 +142,8 @@ class Attempt:
 
     async def _run(self) -> Closable:
         host_request = await self._translate(self._request)
-        self._tried.adjusted = host_request.adjusted
-        self._tried.sent_s = self._context.clock.monotonic_s()
+        self._record.adjusted = host_request.adjusted
+        self._record.sent_s = self._context.clock.monotonic_s()
         try:
             if host_request.schema is not None:
                 return await self._run_structured(host_request)
@@ -186,17 +186,17 @@ class Attempt:
     async def _recall(self, request: ModelRequest) -> Mapping[str, str]:
         """What was thought in the turns of the request, as far as the target may know it."""
         ids, caller = history.call_ids(request.fields), self._context.caller
-        remembered = await self._memory.recall(caller, ids)
+        remembered = await self._reasoning_memory.recall(caller, ids)
         if not self._target.is_local:
             return remembered
-        return {**remembered, **await self._memory.recall(caller + _IN_HOUSE, ids)}
+        return {**remembered, **await self._reasoning_memory.recall(caller + _IN_HOUSE, ids)}
 
     @property
     def _is_stream(self) -> bool:
         """Whether the host is asked for a stream."""
         return self._request.is_stream or (self._upstream.always_streams and self._request.endpoint != "embeddings")
 
-    async def _send(self, host_request: HostRequest) -> Response:
+    async def _send(self, host_request: HostRequest) -> UpstreamResponse:
         """The answer, whose head says that it is one.
 
         Raises:
@@ -205,8 +205,8 @@ class Attempt:
         transport = self._upstream.transport
         model = self._target.model
         response = await transport.post(host_request.path, host_request.body, is_stream=self._is_stream, model=model)
-        self._tried.credential = credential = response.credential
-        self._tried.upstream_id = self._id_in(response)
+        self._record.credential = credential = response.credential
+        self._record.upstream_id = self._id_in(response)
         if 200 <= response.status < 300:
             credential.worked(model)
             return response
@@ -230,35 +230,35 @@ class Attempt:
             emulated_tools.point_to_tools(error, host_request.text_calls)
         raise error
 
-    def _id_in(self, response: Response) -> str:
+    def _id_in(self, response: UpstreamResponse) -> str:
         """The host's own id of the request, for the log."""
         told = response.headers.get(self._upstream.dialect.id_header, "")
         return mask(told[:_MAX_ID], self._upstream.transport.secrets)
 
-    async def _read(self, response: Response, host_request: HostRequest) -> Closable:
+    async def _read(self, response: UpstreamResponse, host_request: HostRequest) -> Closable:
         request, context = self._request, self._context
         if request.endpoint == "embeddings":
-            return Whole(await self._read_embeddings(response), response.close, self._tried)
+            return Whole(await self._read_embeddings(response), response.close, self._record)
         if not request.is_stream:
             assembler = writers.assembler_for(request, context)
             await self._assemble(response, host_request, self._formatted(assembler, host_request))
-            return Whole(assembler.to_json(), response.close, self._tried)
-        if self._joint is None:
+            return Whole(assembler.to_json(), response.close, self._record)
+        if self._continuation is None:
             writer = writers.writer_for(request, context)
             sink = writers.after_preface(self._formatted(writer, host_request), writer, context)
         else:
-            writer, sink = self._joint.writer, self._joint.splice
-        streamed = Streamed(self._source(response, host_request, sink), writer, self._tried, context)
+            writer, sink = self._continuation.writer, self._continuation.splice
+        streamed = Streamed(self._source(response, host_request, sink), writer, self._record, context)
         await streamed.begin(keeps_content=bool(request.prefix))
         return streamed
 
-    async def _read_embeddings(self, response: Response) -> bytes:
+    async def _read_embeddings(self, response: UpstreamResponse) -> bytes:
         wanted = self._request.fields.get("encoding_format")
         encoding: embeddings.Encoding = "base64" if wanted is not None and bytes(wanted) == b'"base64"' else "float"
         body = await response.read_all()
         try:
             inputs = embeddings.count_inputs(self._request.fields.get("input"))
-            told, self._tried.usage = embeddings.rebuild(
+            told, self._record.usage = embeddings.rebuild(
                 body, inputs=inputs, model=self._request.model, encoding=encoding
             )
         except UpstreamFailed:
@@ -275,15 +275,15 @@ class Attempt:
             second = await self._read_whole(again)
             structured.check(second)
             structured.add_usage(first, second)
-            first, self._tried.usage = second, second.told_usage
-            self._tried.adjusted = [_REPAIRED.get(said, said) for said in host_request.adjusted]
+            first, self._record.usage = second, second.told_usage
+            self._record.adjusted = [_REPAIRED.get(said, said) for said in host_request.adjusted]
         if not self._request.is_stream:
             assembler = writers.assembler_for(self._request, self._context)
             first.replay(self._formatted(assembler, host_request))
-            return Whole(assembler.to_json(), no_connection, self._tried)
+            return Whole(assembler.to_json(), no_connection, self._record)
         writer = writers.writer_for(self._request, self._context)
         first.replay(writers.after_preface(self._formatted(writer, host_request), writer, self._context))
-        return Replayed(writer, self._tried)
+        return Replayed(writer, self._record)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:
         response = await self._send(host_request)
@@ -294,28 +294,28 @@ class Attempt:
             response.close()
         return assembler
 
-    async def _assemble(self, response: Response, host_request: HostRequest, sink: Sink) -> None:
+    async def _assemble(self, response: UpstreamResponse, host_request: HostRequest, sink: Sink) -> None:
         source = self._source(response, host_request, sink)
         while await source.read():
-            if not self._tried.first_content_s and source.stream.has_content:
-                self._tried.got_content(self._context.clock.monotonic_s())
+            if not self._record.first_content_s and source.stream.has_content:
+                self._record.got_content(self._context.clock.monotonic_s())
             if source.read_bytes > MAX_ANSWER_BYTES:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
-        self._tried.usage = await source.end()
+        self._record.usage = await source.end()
 
-    def _source(self, response: Response, host_request: HostRequest, sink: Sink) -> Source:
-        tried, remembering = self._tried, None
-        if self._request.endpoint == "chat" and tried.checking is None:  # of two readings the first is what it can do
-            tried.checking = check(sink, self._request.fields)
-            sink = tried.checking or sink
+    def _source(self, response: UpstreamResponse, host_request: HostRequest, sink: Sink) -> Source:
+        record, remembering = self._record, None
+        if self._request.endpoint == "chat" and record.checking is None:  # of two readings the first is what it can do
+            record.checking = check(sink, self._request.fields)
+            sink = record.checking or sink
         if host_request.reading.may_call or host_request.text_calls is not None:
             sink = remembering = Remembering(sink)
         if host_request.text_calls is not None:
             sink = TextCallReader(sink, host_request.text_calls)
         stream = ChoiceStream(sink, host_request.reading)
         caller = self._context.caller + (_IN_HOUSE if self._context.reach == "local_only" else "")
-        memory = None if remembering is None else TurnMemory(remembering, self._memory, caller)
-        return Source(response, stream, self._upstream.dialect.parse, memory)
+        reasoning_memory = None if remembering is None else TurnMemory(remembering, self._reasoning_memory, caller)
+        return Source(response, stream, self._upstream.dialect.parse, reasoning_memory)
 
     def _formatted(self, sink: Sink, host_request: HostRequest) -> Sink:
         if self._request.endpoint != "chat":

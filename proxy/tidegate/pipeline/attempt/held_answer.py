@@ -4,11 +4,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tidegate.errors import ProxyError
+from tidegate.limits.concurrency import Slot
 from tidegate.pipeline.attempt.attempt import Answer
-from tidegate.pipeline.context import RequestContext, Tried
-from tidegate.pipeline.upstream import Place
-from tidegate.routing.request import Ask
-from tidegate.routing.target_registry import Flight
+from tidegate.pipeline.context import AttemptRecord, RequestContext
+from tidegate.routing.request import RoutingRequest
+from tidegate.routing.target_registry import InFlight
 
 
 class HeldAnswer:
@@ -26,25 +26,27 @@ class HeldAnswer:
 
     __slots__ = (
         "_answer",
-        "_ask",
         "_context",
-        "_flight",
+        "_in_flight",
         "_is_over",
         "_reading_s_before",
+        "_routing_request",
         "heartbeat",
-        "place",
         "read",
-        "tried",
+        "record",
+        "slot",
     )
 
     read: Callable[[], Coroutine[Any, Any, list[bytes]]]
     heartbeat: Callable[[], bytes]
 
-    def __init__(self, tried: Tried, flight: Flight, ask: Ask, context: RequestContext) -> None:
-        self.tried = tried
-        self.place: Place | None = None
-        self._flight = flight
-        self._ask = ask
+    def __init__(
+        self, record: AttemptRecord, in_flight: InFlight, routing_request: RoutingRequest, context: RequestContext
+    ) -> None:
+        self.record = record
+        self.slot: Slot | None = None
+        self._in_flight = in_flight
+        self._routing_request = routing_request
         self._context = context
         self._reading_s_before = 0.0  # `context.reading_s` when the answer began
         self._answer: Answer | None = None
@@ -55,12 +57,12 @@ class HeldAnswer:
         self._answer = answer
         self.read, self.heartbeat = answer.read, answer.heartbeat
         self._reading_s_before = self._context.reading_s
-        if self.place is not None and self.tried.first_content_s:
-            self.place.began(self.tried.first_content_s - self.tried.sent_s, self._ask.prompt_tokens)
+        if self.slot is not None and self.record.first_content_s:
+            self.slot.began(self.record.first_content_s - self.record.sent_s, self._routing_request.prompt_tokens)
 
     def close(self) -> None:
-        """The answer has ended, whole or not; `tried` holds the outcome."""
-        self.give_back(self.tried.failure)
+        """The answer has ended, whole or not; `record` holds the outcome."""
+        self.give_back(self.record.failure)
 
     def give_back(self, error: ProxyError | None = None) -> None:
         """The attempt has ended.
@@ -78,19 +80,19 @@ class HeldAnswer:
             self._report(error)
 
     def _report(self, error: ProxyError | None) -> None:
-        tried, place = self.tried, self.place
+        record, slot = self.record, self.slot
         try:
-            ttft_s = self._flight.end(
+            ttft_s = self._in_flight.end(
                 error,
-                sent_s=tried.sent_s,
-                first_s=tried.first_content_s,
+                sent_s=record.sent_s,
+                first_s=record.first_content_s,
                 reading_s=self._context.reading_s - self._reading_s_before,
-                usage=tried.usage,
-                is_whole=tried.is_whole and self._answer is not None,
+                usage=record.usage,
+                is_whole=record.is_whole and self._answer is not None,
             )
             # with a time of the first content, `set_answer` has reported it
-            if place is not None and ttft_s is not None and not tried.first_content_s:
-                place.began(ttft_s, self._ask.prompt_tokens)
+            if slot is not None and ttft_s is not None and not record.first_content_s:
+                slot.began(ttft_s, self._routing_request.prompt_tokens)
         finally:
-            if place is not None:
-                place.leave()
+            if slot is not None:
+                slot.leave()

@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Iterable
 
 from tidegate.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
-from tidegate.pipeline.upstream import Response
+from tidegate.pipeline.upstream import UpstreamResponse
 from tidegate.protocol.chat import Chunk
 from tidegate.protocol.sse import BOM, EventParser, objects_in, split_objects
 from tidegate.protocol.usage import Usage
-from tidegate.reasoning_memory import Memory
+from tidegate.reasoning_memory import ReasoningMemory
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.filters import Remembering
 
@@ -22,17 +22,17 @@ _COUNTED = re.compile(r"(.*[:_.-])?\d{1,4}", re.DOTALL)  # such an id (Kimi's) i
 class TurnMemory:
     """Hands complete turns from the stream to the memory."""
 
-    __slots__ = ("_caller", "_memory", "_remembering")
+    __slots__ = ("_caller", "_reasoning_memory", "_remembering")
 
-    def __init__(self, remembering: Remembering, memory: Memory, caller: str) -> None:
+    def __init__(self, remembering: Remembering, reasoning_memory: ReasoningMemory, caller: str) -> None:
         self._remembering = remembering
-        self._memory = memory
+        self._reasoning_memory = reasoning_memory
         self._caller = caller
 
     async def keep(self) -> None:
         for turn in self._remembering.take():
             if call_ids := [call_id for call_id in turn.call_ids if not _COUNTED.fullmatch(call_id)]:
-                await self._memory.remember(self._caller, call_ids, turn.reasoning)
+                await self._reasoning_memory.remember(self._caller, call_ids, turn.reasoning)
 
 
 class Source:
@@ -46,10 +46,10 @@ class Source:
         "_has_data",
         "_has_said_end",
         "_is_json",
-        "_memory",
         "_parse",
         "_parser",
         "_quiet_bytes",
+        "_reasoning_memory",
         "_response",
         "close",
         "read_bytes",
@@ -58,10 +58,10 @@ class Source:
 
     def __init__(
         self,
-        response: Response,
+        response: UpstreamResponse,
         stream: ChoiceStream,
         parse: Callable[[bytes], Chunk],
-        memory: TurnMemory | None,
+        reasoning_memory: TurnMemory | None,
     ) -> None:
         self._response = response
         self._is_json = "json" in response.headers.get("content-type", "").lower()
@@ -69,7 +69,7 @@ class Source:
         self._has_said_end = False
         self._parse = parse
         self._parser = EventParser()
-        self._memory = memory
+        self._reasoning_memory = reasoning_memory
         self._quiet_bytes = 0
         self.close = response.close
         self.read_bytes = 0
@@ -103,8 +103,8 @@ class Source:
             ProxyError: the answer is not whole.
         """
         usage = self.stream.close(has_said_end=self._has_said_end)
-        if self._memory is not None:
-            await self._memory.keep()
+        if self._reasoning_memory is not None:
+            await self._reasoning_memory.keep()
         return usage
 
     def _take_body(self, body: bytes) -> bool:

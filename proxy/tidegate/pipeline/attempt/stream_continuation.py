@@ -1,4 +1,4 @@
-"""`Joint`: what the parts of one answer have in common, where it may go on at another target after a break."""
+"""`StreamContinuation`: what the parts of one answer have in common, where it may go on at another target after a break."""
 
 import msgspec
 from msgspec import Raw
@@ -7,12 +7,12 @@ from tidegate.pipeline.attempt.writers import after_preface, writer_for
 from tidegate.pipeline.context import RequestContext
 from tidegate.protocol.request import Fields, ModelRequest, json_type
 from tidegate.streaming.filters import in_format
-from tidegate.streaming.splice import Splice
+from tidegate.streaming.splice import StreamSplice
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
-class Joint:
+class StreamContinuation:
     """A writer, and the splice before it; one for each try at the first part.
 
     Attributes:
@@ -24,7 +24,7 @@ class Joint:
         self.writer = writer_for(request, context)
         is_chat = request.endpoint == "chat"
         sink = in_format(self.writer, context.reasoning_format) if is_chat else self.writer
-        self.splice = Splice(after_preface(sink, self.writer, context))
+        self.splice = StreamSplice(after_preface(sink, self.writer, context))
 
     def join(self, request: ModelRequest) -> ModelRequest:
         """What to ask for the rest of the answer to `request`; what is told from now on is that rest."""

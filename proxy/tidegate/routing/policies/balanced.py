@@ -21,7 +21,7 @@ from tidegate.config.models import BalanceConfig
 from tidegate.routing.candidate import SIGNALS, Candidate, Placed, Signals
 from tidegate.routing.policies.expectation import expected_s
 from tidegate.routing.policies.slow_start import ease_in
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 
 _NEUTRAL = 0.5
 _NOTHING = 1e-12  # seconds or dollars: where all is less, nothing is worse
@@ -38,10 +38,10 @@ class Balanced:
     def __init__(self, weights: BalanceConfig) -> None:
         self._weights = weights
 
-    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
+    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
         if not candidates:
             return ()
-        weights, answer_tokens = self._weights, ask.answer_tokens
+        weights, answer_tokens = self._weights, routing_request.answer_tokens
         seconds: list[float | None] = []  # loops: a comprehension that knows names of the outside takes longer
         dollars: list[float | None] = []
         for each in candidates:
@@ -56,7 +56,7 @@ class Balanced:
             risk = failing * each.failure_rate - good * each.quality
             placed.append(Placed(each, slow * time_s + dear * price + risk + more + rest))
         placed.sort(key=_score)
-        return ease_in(placed, dice)
+        return ease_in(placed, rng)
 
     def _seldom(self, candidates: Sequence[Candidate]) -> Sequence[float]:
         """What is added for load and locality, which weigh nothing unless the config says so."""

@@ -7,7 +7,7 @@ from tidegate.routing.candidate import Candidate, Placed, Signals
 from tidegate.routing.policies.expectation import expected_s
 from tidegate.routing.policies.least_cost import price_or_most
 from tidegate.routing.policies.slow_start import ease_in
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 
 
 class BestQuality:
@@ -16,11 +16,11 @@ class BestQuality:
     reads: Signals = frozenset({"quality", "price", "latency"})
     sticks = False
 
-    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
-        answer_tokens = ask.answer_tokens
+    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
+        answer_tokens = routing_request.answer_tokens
 
         def rank(candidate: Candidate) -> tuple[float, float, float]:
             return -candidate.quality, price_or_most(candidate), expected_s(candidate, answer_tokens)
 
         ranked = sorted(candidates, key=rank)
-        return ease_in([Placed(candidate, 1.0 - candidate.quality) for candidate in ranked], dice)
+        return ease_in([Placed(candidate, 1.0 - candidate.quality) for candidate in ranked], rng)

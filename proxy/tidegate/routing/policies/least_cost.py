@@ -7,7 +7,7 @@ from random import Random
 from tidegate.routing.candidate import Candidate, Placed, Signals
 from tidegate.routing.policies.expectation import expected_s
 from tidegate.routing.policies.slow_start import ease_in
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 
 
 class LeastCost:
@@ -16,14 +16,14 @@ class LeastCost:
     reads: Signals = frozenset({"price", "latency"})
     sticks = False
 
-    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
-        answer_tokens = ask.answer_tokens
+    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
+        answer_tokens = routing_request.answer_tokens
 
         def rank(candidate: Candidate) -> tuple[float, float]:
             return price_or_most(candidate), expected_s(candidate, answer_tokens)
 
         ranked = sorted(candidates, key=rank)
-        return ease_in([Placed(candidate, candidate.price_usd) for candidate in ranked], dice)
+        return ease_in([Placed(candidate, candidate.price_usd) for candidate in ranked], rng)
 
 
 def price_or_most(candidate: Candidate) -> float:

@@ -11,7 +11,7 @@ from random import Random
 from tidegate.routing.candidate import Candidate, Placed, Signals
 from tidegate.routing.policies.expectation import expected_s
 from tidegate.routing.policies.slow_start import ease_in
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 
 
 class LeastLatency:
@@ -20,19 +20,19 @@ class LeastLatency:
     reads: Signals = frozenset({"latency"})
     sticks = True
 
-    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:
-        answer_tokens = ask.answer_tokens
+    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
+        answer_tokens = routing_request.answer_tokens
         timed = [(expected_s(candidate, answer_tokens), number) for number, candidate in enumerate(candidates)]
         order = sorted(timed)
         if len(timed) > 2:
-            winner = min(_two(timed, dice))
+            winner = min(_two(timed, rng))
             order.remove(winner)
             order.insert(0, winner)
-        return ease_in([Placed(candidates[number], time_s) for time_s, number in order], dice)
+        return ease_in([Placed(candidates[number], time_s) for time_s, number in order], rng)
 
 
-def _two(timed: Sequence[tuple[float, int]], dice: Random) -> tuple[tuple[float, int], tuple[float, int]]:
+def _two(timed: Sequence[tuple[float, int]], rng: Random) -> tuple[tuple[float, int], tuple[float, int]]:
     """Two different ones; by hand, as `Random.sample` costs more than all the rest."""
-    first = int(dice.random() * len(timed))
-    second = int(dice.random() * (len(timed) - 1))
+    first = int(rng.random() * len(timed))
+    second = int(rng.random() * (len(timed) - 1))
     return timed[first], timed[second + (second >= first)]

@@ -10,7 +10,7 @@ from random import Random
 
 from tidegate.routing.candidate import Candidate, Placed, Signals
 from tidegate.routing.policies.slow_start import ease_in
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 
 
 class LocalFirst:
@@ -19,8 +19,8 @@ class LocalFirst:
     reads: Signals = frozenset()
     sticks = True
 
-    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
-        return ease_in(locals_first([Placed(candidate) for candidate in candidates]), dice)
+    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
+        return ease_in(locals_first([Placed(candidate) for candidate in candidates]), rng)
 
 
 def locals_first(placed: Sequence[Placed]) -> list[Placed]:

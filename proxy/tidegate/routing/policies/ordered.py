@@ -5,7 +5,7 @@ from random import Random
 
 from tidegate.routing.candidate import Candidate, Placed, Signals
 from tidegate.routing.policies.slow_start import ease_in
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 
 
 class Ordered:
@@ -14,5 +14,5 @@ class Ordered:
     reads: Signals = frozenset()
     sticks = False
 
-    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
-        return ease_in([Placed(candidate) for candidate in candidates], dice)
+    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
+        return ease_in([Placed(candidate) for candidate in candidates], rng)

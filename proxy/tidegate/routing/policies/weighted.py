@@ -5,7 +5,7 @@ from math import inf, log
 from random import Random
 
 from tidegate.routing.candidate import Candidate, Placed, Signals
-from tidegate.routing.request import Ask
+from tidegate.routing.request import RoutingRequest
 
 
 class Weighted:
@@ -19,13 +19,13 @@ class Weighted:
     reads: Signals = frozenset()
     sticks = True
 
-    def place(self, candidates: Sequence[Candidate], ask: Ask, dice: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
-        drawn = [Placed(candidate, _wait(candidate.target.weight * candidate.share, dice)) for candidate in candidates]
+    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
+        drawn = [Placed(candidate, _wait(candidate.target.weight * candidate.share, rng)) for candidate in candidates]
         return sorted(drawn, key=_score)
 
 
-def _wait(weight: float, dice: Random) -> float:
-    return -log(1.0 - dice.random()) / weight if weight > 0 else inf
+def _wait(weight: float, rng: Random) -> float:
+    return -log(1.0 - rng.random()) / weight if weight > 0 else inf
 
 
 def _score(placed: Placed) -> float:

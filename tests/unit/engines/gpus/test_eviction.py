@@ -5,58 +5,65 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.engines.gpus.eviction import Plan, Seat, plan
+from tidegate.engines.gpus.eviction import EvictionPlan, GpuFootprint, plan
 
-WANTED = Seat(name="new", state="out", awake={0: 0.9})
+WANTED = GpuFootprint(name="new", state="out", awake={0: 0.9})
 
 
-def seat(name, awake, *, asleep=0.0, state="loaded", **fields):
+def footprint(name, awake, *, asleep=0.0, state="loaded", **fields):
     small = {0: asleep} if asleep else {}
-    return Seat(name=name, state=state, awake={0: awake}, asleep=small, **fields)
+    return GpuFootprint(name=name, state=state, awake={0: awake}, asleep=small, **fields)
 
 
 def test_where_there_is_room_nobody_moves():
-    assert plan("new", [WANTED, seat("a", 0.1)]) == Plan("go")
+    assert plan("new", [WANTED, footprint("a", 0.1)]) == EvictionPlan("go")
 
 
 def test_an_engine_without_needs_always_fits():
     """Those on the CPU."""
-    assert plan("new", [Seat(name="new", state="out", awake={}), seat("a", 1.0, is_busy=True)]) == Plan("go")
+    assert plan(
+        "new", [GpuFootprint(name="new", state="out", awake={}), footprint("a", 1.0, is_busy=True)]
+    ) == EvictionPlan("go")
 
 
 def test_who_cannot_sleep_goes_out():
-    assert plan("new", [WANTED, seat("a", 0.9)]) == Plan("go", {"a": "out"})
+    assert plan("new", [WANTED, footprint("a", 0.9)]) == EvictionPlan("go", {"a": "out"})
 
 
 def test_who_can_sleep_sleeps():
-    assert plan("new", [WANTED, seat("a", 0.9, asleep=0.05)]) == Plan("go", {"a": "asleep"})
+    assert plan("new", [WANTED, footprint("a", 0.9, asleep=0.05)]) == EvictionPlan("go", {"a": "asleep"})
 
 
 def test_who_takes_too_much_asleep_goes_out():
-    assert plan("new", [WANTED, seat("a", 0.9, asleep=0.2)]) == Plan("go", {"a": "out"})
+    assert plan("new", [WANTED, footprint("a", 0.9, asleep=0.2)]) == EvictionPlan("go", {"a": "out"})
 
 
 def test_a_sleeper_goes_out_where_sleeping_is_not_enough():
-    seats = [WANTED, seat("a", 0.9, asleep=0.06, last_used_s=2), seat("b", 0.9, asleep=0.06, state="asleep")]
-    assert plan("new", seats) == Plan("go", {"a": "asleep", "b": "out"})
+    seats = [WANTED, footprint("a", 0.9, asleep=0.06, last_used_s=2), footprint("b", 0.9, asleep=0.06, state="asleep")]
+    assert plan("new", seats) == EvictionPlan("go", {"a": "asleep", "b": "out"})
 
 
 def test_the_longest_idle_goes_first():
-    seats = [WANTED, seat("a", 0.4, last_used_s=3), seat("b", 0.4, last_used_s=1), seat("c", 0.1, last_used_s=2)]
-    need = Seat(name="new", state="out", awake={0: 0.5})
-    assert plan("new", [need, *seats[1:]]) == Plan("go", {"b": "out"})
+    seats = [
+        WANTED,
+        footprint("a", 0.4, last_used_s=3),
+        footprint("b", 0.4, last_used_s=1),
+        footprint("c", 0.1, last_used_s=2),
+    ]
+    need = GpuFootprint(name="new", state="out", awake={0: 0.5})
+    assert plan("new", [need, *seats[1:]]) == EvictionPlan("go", {"b": "out"})
 
 
 def test_who_went_needlessly_stays():
     """The small one was taken first, and was not enough."""
-    need = Seat(name="new", state="out", awake={0: 0.7})
-    seats = [need, seat("old", 0.3, last_used_s=1), seat("large", 0.5, last_used_s=2)]
-    assert plan("new", seats) == Plan("go", {"large": "out"})
+    need = GpuFootprint(name="new", state="out", awake={0: 0.7})
+    seats = [need, footprint("old", 0.3, last_used_s=1), footprint("large", 0.5, last_used_s=2)]
+    assert plan("new", seats) == EvictionPlan("go", {"large": "out"})
 
 
 def test_who_is_on_another_gpu_stays():
-    other = Seat(name="a", state="loaded", awake={1: 0.9})
-    assert plan("new", [WANTED, other]) == Plan("go")
+    other = GpuFootprint(name="a", state="loaded", awake={1: 0.9})
+    assert plan("new", [WANTED, other]) == EvictionPlan("go")
 
 
 @pytest.mark.parametrize(
@@ -64,12 +71,12 @@ def test_who_is_on_another_gpu_stays():
     [({"is_busy": True}, "wait"), ({"is_pinned": True}, "never"), ({"is_busy": True, "is_pinned": True}, "never")],
 )
 def test_busy_ones_are_waited_for_and_pinned_ones_are_not(other, verdict):
-    assert plan("new", [WANTED, seat("a", 0.9, **other)]) == Plan(verdict)
+    assert plan("new", [WANTED, footprint("a", 0.9, **other)]) == EvictionPlan(verdict)
 
 
 def test_nobody_moves_before_all_can():
-    seats = [WANTED, seat("idle", 0.45), seat("busy", 0.45, is_busy=True)]
-    assert plan("new", seats) == Plan("wait")
+    seats = [WANTED, footprint("idle", 0.45), footprint("busy", 0.45, is_busy=True)]
+    assert plan("new", seats) == EvictionPlan("wait")
 
 
 # --- whoever is there ---------------------------------------------------------------------------------------------
@@ -81,10 +88,10 @@ SHARES = st.dictionaries(st.integers(0, 2), SHARE, max_size=3)
 @st.composite
 def companies(draw):
     """Engines that fit beside each other, and one that is wanted."""
-    seats = [Seat(name="new", state=draw(st.sampled_from(["out", "asleep"])), awake=draw(SHARES))]
+    seats = [GpuFootprint(name="new", state=draw(st.sampled_from(["out", "asleep"])), awake=draw(SHARES))]
     for index in range(draw(st.integers(0, 4))):
         awake = draw(SHARES)
-        one = Seat(
+        one = GpuFootprint(
             name=f"e{index}",
             state=draw(st.sampled_from(["loaded", "asleep", "out"])),
             awake=awake,
@@ -142,6 +149,6 @@ def test_among_equals_those_go_that_were_used_the_longest_ago(used, wanted):
     """In the order of their last use, too."""
     share = 1 / len(used)
     count = min(wanted, len(used))
-    seats = [seat(f"e{at}", share, last_used_s=at) for at in used]
-    need = Seat(name="new", state="out", awake={0: share * count})
+    seats = [footprint(f"e{at}", share, last_used_s=at) for at in used]
+    need = GpuFootprint(name="new", state="out", awake={0: share * count})
     assert list(plan("new", [need, *seats]).moves) == [f"e{at}" for at in sorted(used)[:count]]

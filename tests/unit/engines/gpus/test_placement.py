@@ -2,8 +2,8 @@
 
 import pytest
 from tidegate.config.engines import VllmConfig
-from tidegate.engines.base import Hopeless
-from tidegate.engines.gpus.allocator import Needs
+from tidegate.engines.base import PermanentEngineError
+from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.gpus.devices import Gpu
 from tidegate.engines.gpus.placement import Placement, place
 
@@ -20,7 +20,7 @@ def config(**fields):
 
 
 def test_an_engine_takes_the_first_gpu_and_vllms_share_of_it():
-    assert place(config(), machine(2)) == Placement((0,), Needs(awake={0: 0.92}))
+    assert place(config(), machine(2)) == Placement((0,), GpuNeeds(awake={0: 0.92}))
 
 
 def test_all_sizes_multiply():
@@ -31,7 +31,7 @@ def test_all_sizes_multiply():
 def test_the_named_gpus_are_taken_in_their_order():
     """Ranks follow it."""
     placement = place(config(gpus=(3, 1), tensor_parallel_size=2, gpu_memory_utilization=0.5), machine(4))
-    assert placement == Placement((3, 1), Needs(awake={3: 0.5, 1: 0.5}))
+    assert placement == Placement((3, 1), GpuNeeds(awake={3: 0.5, 1: 0.5}))
 
 
 def test_a_pinned_engine_is_said_to_be():
@@ -54,7 +54,7 @@ def test_without_gpus_nothing_is_planned():
 
 def test_where_no_gpu_is_known_those_named_are_believed():
     """A machine without NVIDIA's driver may have others."""
-    assert place(config(gpus=(4,)), []) == Placement((4,), Needs(awake={4: 0.92}))
+    assert place(config(gpus=(4,)), []) == Placement((4,), GpuNeeds(awake={4: 0.92}))
 
 
 def test_rays_gpus_are_rays_business():
@@ -91,14 +91,16 @@ def test_a_part_of_something_larger_takes_what_there_is():
     ],
 )
 def test_what_the_machine_does_not_have_is_said_with_a_cure(fields, told):
-    with pytest.raises(Hopeless) as caught:
+    with pytest.raises(PermanentEngineError) as caught:
         place(config(**fields), machine(2))
     assert str(caught.value) == told
 
 
 def test_heads_that_cannot_be_shared_out_are_said():
     """Where vLLM would say so only after a minute of loading."""
-    with pytest.raises(Hopeless, match=r"2 GPUs cannot share out the 9 attention heads of org/m evenly: .* 1, 3, 9"):
+    with pytest.raises(
+        PermanentEngineError, match=r"2 GPUs cannot share out the 9 attention heads of org/m evenly: .* 1, 3, 9"
+    ):
         place(config(tensor_parallel_size=2), machine(2), attention_heads=9)
     assert place(config(tensor_parallel_size=2), machine(2), attention_heads=8).gpus == (0, 1)
 
@@ -134,7 +136,7 @@ def test_a_replica_takes_what_was_dealt_to_it():
     ],
 )
 def test_a_replica_without_gpus_says_what_to_do(fields, gpus, number, told):
-    with pytest.raises(Hopeless) as caught:
+    with pytest.raises(PermanentEngineError) as caught:
         place(config(**fields), machine(gpus), number=number)
     assert str(caught.value).startswith(told)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegate.config.swap import SwapConfig
-from tidegate.engines.gpus.eviction import Seat, rivals
-from tidegate.engines.gpus.swap import Decision, Move, Snapshot, decide
+from tidegate.engines.gpus.eviction import GpuFootprint, rivals
+from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
 
 from tests.benchmarks import swaps
 from tests.fakes.swapping import Arrival, Engine, Machine
@@ -18,7 +18,7 @@ APART = SwapConfig(max_wait_s=10, min_loaded_s=5, exclusive=(("a", "b"),))
 
 def one(state="out", *, awake=0.8, asleep=0.0, last_used_s=0.0, can_sleep=False, is_pinned=False, **fields):
     """An engine on GPU 0, of which it takes most; on none where `awake` is 0."""
-    seat = Seat(
+    footprint = GpuFootprint(
         name="",
         state=state,
         awake={0: awake} if awake else {},
@@ -27,19 +27,23 @@ def one(state="out", *, awake=0.8, asleep=0.0, last_used_s=0.0, can_sleep=False,
         is_pinned=is_pinned,
         last_used_s=last_used_s,
     )
-    return Snapshot(seat=seat, **fields)
+    return SwapCandidate(footprint=footprint, **fields)
 
 
 def decided(claims="b", swap=SWAP, **snapshots):
     named = {
-        name: Snapshot(**{field: getattr(each, field) for field in each.__struct_fields__} | {"seat": seat(name, each)})
+        name: SwapCandidate(
+            **{field: getattr(each, field) for field in each.__struct_fields__} | {"footprint": footprint(name, each)}
+        )
         for name, each in snapshots.items()
     }
     return decide(claims.split(), named, swap)
 
 
-def seat(name, snapshot):
-    return Seat(**{field: getattr(snapshot.seat, field) for field in snapshot.seat.__struct_fields__} | {"name": name})
+def footprint(name, snapshot):
+    return GpuFootprint(
+        **{field: getattr(snapshot.footprint, field) for field in snapshot.footprint.__struct_fields__} | {"name": name}
+    )
 
 
 def test_an_idle_engine_makes_room_at_once():
@@ -99,7 +103,7 @@ def test_the_longest_wait_comes_first_and_those_that_no_request_waits_for_last()
 
 
 def test_claims_that_do_not_compete_are_met_together():
-    other = Snapshot(seat=Seat(name="", state="out", awake={1: 0.9}))
+    other = SwapCandidate(footprint=GpuFootprint(name="", state="out", awake={1: 0.9}))
     assert decided("a b c", a=one(), b=other, c=one(awake=0)).load == {"a", "b", "c"}
 
 
@@ -110,12 +114,12 @@ def test_a_sleeping_engine_that_claims_stops_for_an_earlier_claim():
 
 
 def test_an_engine_stops_for_two_others_if_one_needs_that():
-    wide = Seat(name="", state="loaded", awake={0: 0.5, 1: 0.5}, asleep={0: 0.1, 1: 0.1})
+    wide = GpuFootprint(name="", state="loaded", awake={0: 0.5, 1: 0.5}, asleep={0: 0.1, 1: 0.1})
     turn = decided(
         "b c",
-        a=Snapshot(seat=wide),
+        a=SwapCandidate(footprint=wide),
         b=one(awake=0.85),
-        c=Snapshot(seat=Seat(name="", state="out", awake={1: 0.95})),
+        c=SwapCandidate(footprint=GpuFootprint(name="", state="out", awake={1: 0.95})),
     )
     assert turn.moves == {"a": Move("out", "c")}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tidegate.config.engines import LlamaCppConfig
-from tidegate.engines.base import EngineError, Hopeless
+from tidegate.engines.base import EngineError, PermanentEngineError
 from tidegate.engines.llamacpp.engine import (
     SPEC_VARIABLE,
     LlamaCpp,
@@ -139,7 +139,7 @@ def test_a_file_that_it_cannot_read_is_no_better_the_next_time(tmp_path):
         "0.00.152.214 E srv          init: exiting due to model loading error",
         "RuntimeError: Failed to init server, please check the input params.",
     ]
-    assert isinstance(LlamaCpp("mine", LlamaCppConfig(model="x")).explain(lines), Hopeless)
+    assert isinstance(LlamaCpp("mine", LlamaCppConfig(model="x")).explain(lines), PermanentEngineError)
 
 
 def test_there_is_always_a_thread():

@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tidegate.engines.process.lines import KeptLines
+from tidegate.engines.process.lines import OutputTail
 
 KEPT = 400
 
@@ -10,7 +10,7 @@ KEPT = 400
 @given(st.lists(st.sampled_from(["begin", "well"]) | st.integers(0, 1500), max_size=12), st.integers(0, 20))
 def test_it_keeps_the_end_and_the_first_and_last_lines_since_it_was_well(steps, late):
     """`late` lines came while it was asked."""
-    kept, said, since, number = KeptLines(), [], [], 0
+    kept, said, since, number = OutputTail(), [], [], 0
     was_healthy = False
     for step in steps:
         if isinstance(step, int):
@@ -31,7 +31,7 @@ def test_it_keeps_the_end_and_the_first_and_last_lines_since_it_was_well(steps, 
 
 
 def test_lines_of_the_core_are_kept_among_those_of_requests():
-    kept = KeptLines()
+    kept = OutputTail()
     kept.saw_healthy(kept.number)
     for line in ["the core is gone", *["of a request"] * 2800, "the server ends"]:
         kept.add(line)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from structlog.testing import CapturingLogger
 from tidegate.config.hooks import HooksConfig
-from tidegate.engines.base import EngineError, Hopeless
+from tidegate.engines.base import EngineError, PermanentEngineError
 from tidegate.engines.supervision.hooks import Hooks, refusal
 
 from tests.fakes.processes import gone
@@ -99,7 +99,7 @@ async def test_a_failure_after_the_load_is_logged_and_nothing_else(hooks, log):
 async def test_a_program_that_is_missing_is_told_before_and_at_the_start(hooks):
     config = HooksConfig(after_load="/nowhere/hook --now")
     assert refusal(config) == "hooks.after_load: there is no program /nowhere/hook on this machine"
-    with pytest.raises(Hopeless, match="there is no program /nowhere/hook"):
+    with pytest.raises(PermanentEngineError, match="there is no program /nowhere/hook"):
         await hooks.before_load(HooksConfig(before_load="/nowhere/hook"))
     assert refusal(HooksConfig(before_load=(sys.executable,), after_load=f"{sys.executable} -V")) is None
 

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from tidegate.engines.supervision.doubt import UNHEALTHY
+from tidegate.engines.supervision.due_check import UNHEALTHY
+from tidegate.engines.supervision.hang_detector import FIRST_S
 from tidegate.engines.supervision.settings import Settings
-from tidegate.engines.supervision.vitals import FIRST_S
 from tidegate.engines.supervision.watch import SECOND_LOOK_S
 from tidegate.errors import EngineUnavailable
 
@@ -68,7 +68,7 @@ async def test_one_that_is_stopped_on_its_way_to_sleep_does_not_stay_for_whoever
 
 
 async def looked_at(supervisor) -> None:
-    while supervisor.looked.load.steps is None:  # noqa: ASYNC110 - nobody tells
+    while supervisor.observed_load.load.steps is None:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0.001)
 
 
@@ -116,9 +116,9 @@ async def test_a_slow_engine_is_left_alone():
         await states.until("ready")
         leave = await supervisor.enter(can_wait=False)
         for _ in range(30):
-            before = supervisor.looked.load.steps
+            before = supervisor.observed_load.load.steps
             clock.advance(20)
-            while supervisor.looked.load.steps == before:  # noqa: ASYNC110 - it is another process
+            while supervisor.observed_load.load.steps == before:  # noqa: ASYNC110 - it is another process
                 await asyncio.sleep(0.001)
         leave()
         assert supervisor.status.state == "ready"

@@ -45,7 +45,7 @@ async def test_how_long_a_second_start_will_take_is_known_from_the_first():
         assert 0 <= supervisor.status.left_s <= took_s
 
 
-class Told:
+class LoadReport:
     """A status of an engine that starts, its clock, its log and every status told."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Told:
 
 @pytest.fixture
 def told():
-    return Told()
+    return LoadReport()
 
 
 def test_each_phase_is_logged_once(told):

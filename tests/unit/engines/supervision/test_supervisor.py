@@ -9,8 +9,8 @@ import pytest
 from msgspec import structs
 from structlog.testing import CapturingLogger
 from tidegate.config.hooks import HooksConfig
-from tidegate.engines.base import EngineError, EngineStatus, Hopeless
-from tidegate.engines.gpus.allocator import Needs, Sharing
+from tidegate.engines.base import EngineError, EngineStatus, PermanentEngineError
+from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
 from tidegate.engines.supervision.settings import Settings
 from tidegate.engines.supervision.supervisor import Supervisor
 from tidegate.errors import EngineUnavailable
@@ -53,7 +53,7 @@ async def test_what_cannot_help_is_not_tried_again():
     class Missing(FakeKind):
         def command(self, socket_path, api_key):
             self.starts += 1
-            raise Hopeless("the model file x.gguf does not exist")
+            raise PermanentEngineError("the model file x.gguf does not exist")
 
     kind = Missing("well")
     async with supervised(kind) as (supervisor, states, _log):
@@ -69,7 +69,7 @@ async def test_what_has_run_can_run_again_whatever_its_output_told():
 
     class Talkative(FakeKind):
         def explain(self, lines, *, has_run=False):
-            return Hopeless("an adapter has rank 64")
+            return PermanentEngineError("an adapter has rank 64")
 
     async with supervised(Talkative("dies", "well")) as (_, states, log):
         await states.until("ready")
@@ -115,15 +115,15 @@ async def test_an_engine_that_ignores_the_request_to_stop_is_killed():
 
 async def test_two_engines_share_a_gpu_by_turns():
     """The longest idle one makes room; one with requests never does."""
-    room = Sharing()
+    allocator = GpuAllocator()
     lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60)
     async with (
-        supervised(FakeKind("well"), lazy, room, "a", needs=LARGE) as (first, first_states, _),
-        supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
+        supervised(FakeKind("well"), lazy, allocator, "a", needs=LARGE) as (first, first_states, _),
+        supervised(FakeKind("well"), lazy, allocator, "b", needs=LARGE) as (second, _states, _log),
     ):
         leave = await first.enter(can_wait=True)
         waiting = asyncio.create_task(second.enter(can_wait=True))
-        while "b" not in room._claims:  # noqa: ASYNC110 - nobody tells
+        while "b" not in allocator._claims:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         assert first.status.state == "ready"
         leave()
@@ -133,11 +133,11 @@ async def test_two_engines_share_a_gpu_by_turns():
 
 
 async def test_an_engine_that_fits_nowhere_says_so():
-    room, pinned = Sharing(), Needs(awake={0: 0.9}, is_pinned=True)
+    allocator, pinned = GpuAllocator(), GpuNeeds(awake={0: 0.9}, is_pinned=True)
     lazy = Settings(starts_at_once=False, poll_s=0.01)
     async with (
-        supervised(FakeKind("well"), QUICK, room, "a", needs=pinned) as (_, states, _log),
-        supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
+        supervised(FakeKind("well"), QUICK, allocator, "a", needs=pinned) as (_, states, _log),
+        supervised(FakeKind("well"), lazy, allocator, "b", needs=LARGE) as (second, _states, _log),
     ):
         await states.until("ready")
         with pytest.raises(EngineUnavailable, match="no room for b beside the pinned engines"):
@@ -215,10 +215,10 @@ async def test_an_engine_that_ignores_sigterm_is_stopping_until_it_is_killed():
 
 async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwards():
     """It has not come up in time and ignores SIGTERM: a reload then was the end of the supervision alone."""
-    room, clock = Sharing(), FakeClock()
+    allocator, clock = GpuAllocator(), FakeClock()
     kind = FakeKind("stubborn,shows_progress,silent", start_timeout_s=30)
     kind.stop_s = 0.3
-    async with supervised(kind, room=room, needs=LARGE, clock=clock) as (supervisor, states, _log):
+    async with supervised(kind, allocator=allocator, needs=LARGE, clock=clock) as (supervisor, states, _log):
         while supervisor.status.progress is None:
             await states.seen.get()
         engines = members(supervisor)
@@ -228,12 +228,12 @@ async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwa
             await told_to_callers(supervisor)
             == "The engine 'e' is not ready (stopping): no answer in 30 s, as it refuses connections"
         )
-        assert room._held["e"] == "loaded"
+        assert allocator._held["e"] == "loaded"
         await supervisor.close()
         assert supervisor.status.state == "stopped"
         for engine in engines:
             await gone(engine)
-        assert room._held["e"] == "out"
+        assert allocator._held["e"] == "out"
 
 
 async def test_one_that_goes_lets_its_answers_end_and_nobody_in():
@@ -262,7 +262,7 @@ async def test_one_that_does_not_answer_yet_has_nobody_to_wait_for():
 async def idle():
     """A supervisor that was not opened."""
     kind = FakeKind("well")
-    made = Supervisor("e", kind, Settings(), room=Sharing(), clock=FakeClock(), log=CapturingLogger())
+    made = Supervisor("e", kind, Settings(), allocator=GpuAllocator(), clock=FakeClock(), log=CapturingLogger())
     yield made
     await made.close()
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 from tidegate.engines.base import Load
-from tidegate.engines.supervision.doubt import REFUSED
-from tidegate.engines.supervision.watch import Finding, Watch
+from tidegate.engines.supervision.due_check import REFUSED
+from tidegate.engines.supervision.watch import EngineFault, Watch
 from tidegate.errors import UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 
 from tests.fakes.clock import FakeClock
@@ -26,9 +26,9 @@ async def until_suspected(watch):
 
 async def test_what_it_last_said_is_kept():
     watch, _ = watched(lambda: working(3))
-    assert watch.looked.load == Load()
+    assert watch.observed_load.load == Load()
     await watch.look(1)
-    assert watch.looked.load == working(3)
+    assert watch.observed_load.load == working(3)
 
 
 async def test_a_failed_look_keeps_what_was_said_before():
@@ -36,7 +36,7 @@ async def test_a_failed_look_keeps_what_was_said_before():
     watch, _ = watched(lambda: next(told))
     await watch.look(1)
     await watch.look(1)
-    assert watch.looked.load == working(3)
+    assert watch.observed_load.load == working(3)
 
 
 async def test_an_engine_that_gives_a_token_is_well_and_has_its_whole_time_again():
@@ -112,7 +112,7 @@ async def test_an_engine_that_says_something_at_last_is_not_thereby_moving():
     said = itertools.chain(itertools.repeat(too_slow(), 30), itertools.repeat(working(3)))
     watch, _ = watched(lambda: next(said), look_s=5)
     await until_suspected(watch)
-    assert watch.looked.load.steps is None
+    assert watch.observed_load.load.steps is None
     assert not await watch.generates()
 
 
@@ -122,7 +122,7 @@ async def test_an_engine_that_says_something_at_last_is_not_thereby_moving():
 async def test_an_engine_that_says_that_it_is_dead_needs_no_second_look():
     watch, control = watched(lambda: working(3))
     control.is_up = False
-    assert await watch.look(1) == await watch.check() == Finding(REFUSED, is_dead=True)
+    assert await watch.look(1) == await watch.check() == EngineFault(REFUSED, is_dead=True)
 
 
 async def test_a_second_look_that_is_not_wanted_any_more_ends():

@@ -6,7 +6,7 @@ import pytest
 from tidegate.engines.vllm.adapters import Adapters
 from tidegate.errors import UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from tidegate.transport.credential_specs import of_keys
-from tidegate.transport.credentials import Credentials
+from tidegate.transport.credentials import CredentialPool
 from tidegate.transport.wire import Timeouts, Transport
 
 from tests.fakes.upstream import ScenarioUpstream, answers, hangs_up
@@ -32,7 +32,7 @@ def log():
 async def adapters(engine, log):
     wire = Transport(
         engine.url,
-        credentials=Credentials(of_keys(["sk-e"])),
+        credentials=CredentialPool(of_keys(["sk-e"])),
         timeouts=Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60),
     )
     yield Adapters(wire, log)

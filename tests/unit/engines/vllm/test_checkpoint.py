@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tidegate.engines.base import Hopeless
+from tidegate.engines.base import PermanentEngineError
 from tidegate.engines.vllm.checkpoint import Checkpoint, read_adapter_rank, read_checkpoint
 
 V3 = {
@@ -158,7 +158,7 @@ def test_what_vllm_could_not_load_is_said_with_its_cure(tmp_path, model, told):
     (tmp_path / "model.bin").write_bytes(b"")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    with pytest.raises(Hopeless, match=told):
+    with pytest.raises(PermanentEngineError, match=told):
         read_checkpoint(model.format(tmp_path), environment={})
 
 
@@ -169,5 +169,5 @@ def test_an_adapter_says_its_rank(tmp_path):
 
 
 def test_a_folder_without_an_adapter_is_said(tmp_path):
-    with pytest.raises(Hopeless, match=r"has no adapter_config\.json"):
+    with pytest.raises(PermanentEngineError, match=r"has no adapter_config\.json"):
         read_adapter_rank(str(tmp_path), environment={})

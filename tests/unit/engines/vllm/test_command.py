@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tidegate.config.engines import VllmConfig
-from tidegate.engines.base import Hopeless
+from tidegate.engines.base import PermanentEngineError
 from tidegate.engines.vllm import server as vllm_server
 from tidegate.engines.vllm.checkpoint import Checkpoint
 from tidegate.engines.vllm.command import Machine, build_command, is_spread, to_check
@@ -223,7 +223,7 @@ def test_flags_that_are_always_set_can_be_unset():
     ],
 )
 def test_what_keeps_the_engine_ours_cannot_be_set(args, told):
-    with pytest.raises(Hopeless, match=told):
+    with pytest.raises(PermanentEngineError, match=told):
         build(args=args)
 
 
@@ -237,7 +237,7 @@ def test_what_keeps_the_engine_ours_cannot_be_set(args, told):
 def test_whatever_is_set_it_listens_where_we_say(args):
     try:
         argv = list(build(args=args).argv)
-    except Hopeless:
+    except PermanentEngineError:
         return
     assert argv[argv.index("--uds") + 1] == "/run/engine.sock"
     owned = ("--uds", "--ud", "--u", "--host", "--port", "--api-key", "--config")
@@ -283,7 +283,7 @@ def test_a_ray_cluster_that_is_named_is_kept():
 
 
 def test_the_key_cannot_be_set():
-    with pytest.raises(Hopeless, match="VLLM_API_KEY cannot be set there"):
+    with pytest.raises(PermanentEngineError, match="VLLM_API_KEY cannot be set there"):
         build(environment={"VLLM_API_KEY": "mine"})
 
 

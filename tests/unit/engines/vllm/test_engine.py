@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tidegate.config.engines import VllmConfig
-from tidegate.engines.base import EngineKind, Hopeless, Progress
+from tidegate.engines.base import EngineKind, PermanentEngineError, Progress
 from tidegate.engines.vllm import server as vllm_server
 from tidegate.engines.vllm.engine import Build, Vllm, find_build, find_python
 from tidegate.engines.vllm.server import describe_download, measure_download
@@ -65,7 +65,7 @@ def test_what_it_reads_is_its_own(tmp_path):
     assert kind.progress("Loading safetensors checkpoint shards:  50% Completed | 1/2") == Progress(
         "loading the weights", 0.5
     )
-    assert isinstance(kind.explain(["vllm: error: unrecognized arguments: --x"]), Hopeless)
+    assert isinstance(kind.explain(["vllm: error: unrecognized arguments: --x"]), PermanentEngineError)
 
 
 def test_a_start_has_the_time_that_its_size_takes(tmp_path):
@@ -91,7 +91,7 @@ def test_it_is_killed_later_than_it_gives_up_itself(tmp_path, args, stop_s):
 def test_a_missing_folder_fails_the_start_and_nothing_before(tmp_path):
     kind = kind_of(tmp_path, model="/nowhere/model")
     assert kind.model_bytes() == 0
-    with pytest.raises(Hopeless, match="does not exist"):
+    with pytest.raises(PermanentEngineError, match="does not exist"):
         kind.command("/s", "key")
 
 
@@ -121,18 +121,20 @@ def test_the_build_is_seen_beside_its_python(tmp_path, distribution, build):
 
 def test_a_python_that_is_not_there_is_said():
     assert find_python(None) == sys.executable
-    with pytest.raises(Hopeless, match="there is no Python at /nowhere/python"):
+    with pytest.raises(PermanentEngineError, match="there is no Python at /nowhere/python"):
         find_python("/nowhere/python")
 
 
 def test_without_vllm_beside_us_the_cure_is_said():
-    with pytest.raises(Hopeless, match="pip install vllm, or point the key python"):
+    with pytest.raises(PermanentEngineError, match="pip install vllm, or point the key python"):
         Vllm("r1", VllmConfig(model="a/b"), environment={}).command("/s", "key")
 
 
 # --- what that Python is given ----------------------------------------------------------------------------------------
 
 _CLI = """
+import command  # another one of that name is beside the launcher
+assert command.IS_VLLMS
 class ServeSubcommand:
     def subparser_init(self, parsers):
         parser = parsers.add_parser("serve")
@@ -156,12 +158,14 @@ def validate_api_server_args(args):
 """
 _MODULES = {
     "new": {
+        "command.py": "IS_VLLMS = True",
         "vllm/entrypoints/cli/serve.py": _CLI,
         "vllm/entrypoints/serve/utils/api_utils.py": "def cli_env_setup(): pass",
         "vllm/utils/argparse_utils.py": "from argparse import ArgumentParser as FlexibleArgumentParser",
         "vllm/entrypoints/launchers/launcher.py": _LAUNCHER,
     },
     "old": {
+        "command.py": "IS_VLLMS = True",
         "vllm/entrypoints/cli/serve.py": _CLI,
         "vllm/entrypoints/utils.py": "def cli_env_setup(): pass",
         "vllm/utils/__init__.py": "from argparse import ArgumentParser as FlexibleArgumentParser",
@@ -190,8 +194,8 @@ def run(request, tmp_path):
     return run
 
 
-def test_it_serves_though_a_file_of_ours_has_the_same_name(run, tmp_path):
-    assert Path(vllm_server.__file__).with_name("vllm.py").exists()
+def test_a_module_of_vllms_is_not_shadowed_by_a_file_of_ours(run, tmp_path):
+    assert Path(vllm_server.__file__).with_name("command.py").exists()
     done = run(str(tmp_path), "--uds", "/s")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"serving {tmp_path} on /s\n", "")
 

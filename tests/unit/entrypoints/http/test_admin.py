@@ -9,12 +9,12 @@ from tidegate.clock import SystemClock
 from tidegate.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from tidegate.config.server import ServerConfig
 from tidegate.deadline import Deadlines
-from tidegate.engines.base import EngineError, EngineStatus, Load, Looked, Progress
-from tidegate.engines.factory import Assembled
-from tidegate.engines.slots import Places
+from tidegate.engines.base import EngineError, EngineStatus, Load, ObservedLoad, Progress
+from tidegate.engines.factory import ConnectedEngine
+from tidegate.engines.slots import Slots
 from tidegate.entrypoints.http.admin import AdminHandler
-from tidegate.entrypoints.http.request_scope import Running
-from tidegate.entrypoints.http.services import Door
+from tidegate.entrypoints.http.request_scope import RunningRequests
+from tidegate.entrypoints.http.services import Services
 from tidegate.errors import EngineUnavailable, UpstreamRejected
 from tidegate.operations.administration import Administration
 from tidegate.operations.readiness import Readiness
@@ -30,9 +30,9 @@ class Engine:
     def __init__(self, name: str, status: EngineStatus, *, refusal: str = "") -> None:
         self.name = name
         self.status = status
-        self.looked = Looked(Load(running=2, waiting=1, kv_used=0.5))
+        self.observed_load = ObservedLoad(Load(running=2, waiting=1, kv_used=0.5))
         self.lines = ["loading", "größer"]
-        self.places = Places(SystemClock())
+        self.slots = Slots(SystemClock())
         self.goals: list[str] = []
         self.entered: list[int] = []
         self._refusal = refusal
@@ -41,8 +41,8 @@ class Engine:
         if self.status.state != "ready":
             raise EngineUnavailable("not yet", retry_after_s=7)
         assert can_wait
-        self.places.take()
-        return self.places.leave
+        self.slots.take()
+        return self.slots.leave
 
     def want(self, goal):
         if self._refusal:
@@ -64,7 +64,7 @@ class Adapters:
         return self._note("unload", name)
 
     def _note(self, *asked):
-        assert self._engine.places.taken == 1
+        assert self._engine.slots.taken == 1
         self.asked.append(asked)
         if "bad" in asked:
             raise UpstreamRejected("No such adapter", status=404)
@@ -95,12 +95,12 @@ class Stage:
         vllm = VllmConfig(model="deepseek-ai/R1", runtime_adapters=True)
         external = ExternalConfig(base_url="http://10.0.0.1/v1")
         entries = self.entries = {
-            "r1": Assembled(self.r1, vllm, None, "vllm", adapters=self.adapters),
-            "tiny": Assembled(self.tiny, LlamaCppConfig(model="package:x"), None, "llamacpp"),
-            "theirs": Assembled(self.theirs, external, None, "vllm"),
+            "r1": ConnectedEngine(self.r1, vllm, None, "vllm", adapters=self.adapters),
+            "tiny": ConnectedEngine(self.tiny, LlamaCppConfig(model="package:x"), None, "llamacpp"),
+            "theirs": ConnectedEngine(self.theirs, external, None, "vllm"),
         }
         engines = [entry.engine for entry in entries.values()]
-        door = Door(
+        services = Services(
             pipeline=self.pipeline,
             listing=None,
             explaining=None,
@@ -111,11 +111,11 @@ class Stage:
             ),
             administration=Administration(entries, self.log),
             limits=ServerConfig(),
-            running=Running(),
+            running=RunningRequests(),
             clock=SystemClock(),
             deadlines=Deadlines(),
         )
-        self._handler = AdminHandler(door)
+        self._handler = AdminHandler(services)
 
     async def ask(self, method, path, body=b"", headers=(), client=("127.0.0.1", 1)):
         sent = []
@@ -141,7 +141,7 @@ def stage():
 
 
 async def test_every_engine_is_listed_with_what_it_does_and_how_busy_it_is(stage):
-    stage.r1.places.take()
+    stage.r1.slots.take()
     status, body, _ = await stage.ask("GET", "/engines")
     r1, tiny, theirs = json.loads(body)["engines"]
     load = {
@@ -281,7 +281,7 @@ async def test_an_adapter_is_loaded_and_unloaded_while_a_place_is_taken(stage):
     status, body, _ = await stage.ask("DELETE", "/engines/r1/adapters/team/sql")
     assert (status, json.loads(body)) == (200, {"message": "Success"})
     assert stage.adapters.asked == [("load", "sql", "/a/sql"), ("unload", "team/sql")]
-    assert stage.r1.places.taken == 0
+    assert stage.r1.slots.taken == 0
     assert [(call.args[0], call.kwargs["adapter"]) for call in stage.log.calls] == [
         ("adapter loaded", "sql"),
         ("adapter unloaded", "team/sql"),
@@ -291,7 +291,7 @@ async def test_an_adapter_is_loaded_and_unloaded_while_a_place_is_taken(stage):
 async def test_the_engines_refusal_is_passed_on_and_the_place_given_back(stage):
     status, body, _ = await stage.ask("DELETE", "/engines/r1/adapters/bad")
     assert (status, json.loads(body)["error"]["message"]) == (404, "No such adapter")
-    assert stage.r1.places.taken == 0
+    assert stage.r1.slots.taken == 0
     assert stage.log.calls == []
 
 
@@ -327,7 +327,7 @@ def replicas(stage):
     made = [Engine("gpu:1", EngineStatus("ready")), Engine("gpu:2", EngineStatus("failed"), refusal="it cannot")]
     config = VllmConfig(model="m", runtime_adapters=True)
     for engine in made:
-        stage.entries[engine.name] = Assembled(engine, config, None, "vllm", adapters=Adapters(engine))
+        stage.entries[engine.name] = ConnectedEngine(engine, config, None, "vllm", adapters=Adapters(engine))
     return made
 
 

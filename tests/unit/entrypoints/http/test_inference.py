@@ -7,8 +7,8 @@ from tidegate.clock import SystemClock
 from tidegate.config.server import ServerConfig
 from tidegate.deadline import Deadlines
 from tidegate.entrypoints.http.inference import InferenceHandler
-from tidegate.entrypoints.http.request_scope import Running
-from tidegate.entrypoints.http.services import Door
+from tidegate.entrypoints.http.request_scope import RunningRequests
+from tidegate.entrypoints.http.services import Services
 from tidegate.protocol.chat import parse_request
 
 
@@ -19,9 +19,9 @@ class CrashingPipeline:
         yield
 
 
-def door(pipeline) -> Door:
+def services(pipeline) -> Services:
     limits = ServerConfig()
-    return Door(
+    return Services(
         pipeline=pipeline,
         listing=None,
         feedback=None,
@@ -30,7 +30,7 @@ def door(pipeline) -> Door:
         readiness=None,
         administration=None,
         limits=limits,
-        running=Running(),
+        running=RunningRequests(),
         clock=SystemClock(),
         deadlines=Deadlines(),
     )
@@ -47,7 +47,7 @@ async def test_a_crash_of_ours_is_an_openai_error_that_keeps_the_reason_to_itsel
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope = {"type": "http", "method": "POST", "headers": [(b"x-request-id", b"mine-1234")], "client": ("127.0.0.1", 1)}
-    await InferenceHandler("chat", parse_request, door(CrashingPipeline()))(scope, receive, send)
+    await InferenceHandler("chat", parse_request, services(CrashingPipeline()))(scope, receive, send)
     error = json.loads(sent[1]["body"])["error"]
     assert sent[0]["status"] == 500
     assert (b"x-request-id", b"mine-1234") in sent[0]["headers"]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tidegate.clock import SystemClock
 from tidegate.entrypoints.http.exchange import Exchange
-from tidegate.entrypoints.http.request_scope import Lifeline, Running
+from tidegate.entrypoints.http.request_scope import RequestScope, RunningRequests
 from tidegate.errors import ShuttingDown
 
 
@@ -31,8 +31,8 @@ def exchange_of(caller: Caller) -> Exchange:
     return Exchange(scope, caller.receive, caller.send, endpoint="chat", clock=SystemClock())
 
 
-async def work(exchange: Exchange, running: Running, begun: asyncio.Event, outcome: list[str]) -> None:
-    async with Lifeline(exchange, running, asyncio.get_running_loop()) as line:
+async def work(exchange: Exchange, running: RunningRequests, begun: asyncio.Event, outcome: list[str]) -> None:
+    async with RequestScope(exchange, running, asyncio.get_running_loop()) as line:
         line.watch()
         begun.set()
         try:
@@ -43,7 +43,7 @@ async def work(exchange: Exchange, running: Running, begun: asyncio.Event, outco
 
 
 async def test_a_caller_who_leaves_ends_the_work_quietly():
-    caller, running, begun, outcome = Caller(), Running(), asyncio.Event(), []
+    caller, running, begun, outcome = Caller(), RunningRequests(), asyncio.Event(), []
     exchange = exchange_of(caller)
     task = asyncio.create_task(work(exchange, running, begun, outcome))
     await begun.wait()
@@ -55,7 +55,7 @@ async def test_a_caller_who_leaves_ends_the_work_quietly():
 
 
 async def test_a_cancellation_from_elsewhere_goes_on():
-    caller, running, begun, outcome = Caller(), Running(), asyncio.Event(), []
+    caller, running, begun, outcome = Caller(), RunningRequests(), asyncio.Event(), []
     task = asyncio.create_task(work(exchange_of(caller), running, begun, outcome))
     await begun.wait()
     task.cancel()
@@ -65,7 +65,7 @@ async def test_a_cancellation_from_elsewhere_goes_on():
 
 
 async def test_the_end_of_the_grace_time_is_an_error_to_tell():
-    caller, running, begun, outcome = Caller(), Running(), asyncio.Event(), []
+    caller, running, begun, outcome = Caller(), RunningRequests(), asyncio.Event(), []
     exchange = exchange_of(caller)
     task = asyncio.create_task(work(exchange, running, begun, outcome))
     await begun.wait()
@@ -77,7 +77,7 @@ async def test_the_end_of_the_grace_time_is_an_error_to_tell():
 
 
 async def test_draining_ends_as_soon_as_the_last_one_has():
-    caller, running, begun, outcome = Caller(), Running(), asyncio.Event(), []
+    caller, running, begun, outcome = Caller(), RunningRequests(), asyncio.Event(), []
     task = asyncio.create_task(work(exchange_of(caller), running, begun, outcome))
     await begun.wait()
     draining = asyncio.create_task(running.drain(3600))

@@ -7,7 +7,7 @@ from tidegate.dialects import events
 from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from tidegate.pipeline.attempt.answers import Streamed
 from tidegate.pipeline.attempt.source import Source
-from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.streaming.chat import ChatWriter
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.sinks import Envelope
@@ -30,11 +30,11 @@ class Held:
     def __init__(self, *pieces, pause_s: float = 0.0) -> None:
         clock = FakeClock(monotonic_s=0.0)
         self.context = RequestContext("req_1", "chat", clock)
-        self.tried = Tried("host", "m")
+        self.record = AttemptRecord("host", "m")
         self.response = ScriptedResponse(pieces, clock=clock, pause_s=pause_s)
         writer = ChatWriter(Envelope("chatcmpl-1", 1, "m"), wants_usage=False)
         source = Source(self.response, ChoiceStream(writer), events.parse, None)
-        self.answer = Streamed(source, writer, self.tried, self.context)
+        self.answer = Streamed(source, writer, self.record, self.context)
 
     async def rest(self) -> list[dict]:
         """The deltas that are left to be read."""
@@ -89,7 +89,7 @@ async def test_an_empty_answer_in_good_order_is_passed_on():
     held = Held(ROLE, STOP, b"data: [DONE]\n\n")
     await held.answer.begin()
     assert await held.rest() == [{"role": "assistant", "content": "", "refusal": None}, {}]
-    assert held.tried.first_content_s == 0.0
+    assert held.record.first_content_s == 0.0
 
 
 async def test_content_and_failure_in_one_read_are_a_failed_attempt():
@@ -122,9 +122,9 @@ async def test_comments_alone_are_never_passed_on():
 async def test_first_content_is_noted_when_the_host_sends_it_and_when_the_caller_gets_it():
     held = Held(ROLE, HI, STOP, pause_s=1.0)
     await held.answer.begin()
-    assert (held.tried.first_content_s, held.context.first_content_s) == (2.0, 0.0)
+    assert (held.record.first_content_s, held.context.first_content_s) == (2.0, 0.0)
     await held.rest()
-    assert (held.tried.first_content_s, held.context.first_content_s) == (2.0, 2.0)
+    assert (held.record.first_content_s, held.context.first_content_s) == (2.0, 2.0)
 
 
 async def test_the_rest_of_an_answer_counts_though_a_failure_came_with_it():
@@ -134,7 +134,7 @@ async def test_the_rest_of_an_answer_counts_though_a_failure_came_with_it():
     assert len(await held.answer.read()) == 2
     with pytest.raises(UpstreamFailed) as caught:
         await held.answer.read()
-    assert held.tried.failure is caught.value
+    assert held.record.failure is caught.value
 
 
 async def test_the_rest_of_an_answer_that_fails_before_it_begins_is_a_failed_attempt():

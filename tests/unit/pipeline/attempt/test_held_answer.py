@@ -1,17 +1,17 @@
 """Everything that an attempt holds is given back exactly once."""
 
 import pytest
-from tidegate.config.concurrency import AdmissionConfig
+from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.config.routing import HealthConfig
 from tidegate.errors import UpstreamFailed
-from tidegate.limits.concurrency import Gate
+from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.pipeline.attempt.held_answer import HeldAnswer
-from tidegate.pipeline.context import RequestContext, Tried
+from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.protocol.usage import Usage
-from tidegate.routing.target_registry import Board
+from tidegate.routing.target_registry import TargetRegistry
 from tidegate.routing.targets import Target
 
-from tests.fakes.candidates import ask
+from tests.fakes.candidates import routing_request
 from tests.fakes.clock import FakeClock
 
 TARGET = Target("host", "m")
@@ -41,26 +41,26 @@ class Attempt:
 
     def __init__(self, answer=None) -> None:
         self.clock = FakeClock()
-        self.board = Board(self.clock, HealthConfig(failures=1, probe=False))
-        self.gate = Gate("host", AdmissionConfig(concurrency=1), self.clock)
+        self.target_registry = TargetRegistry(self.clock, HealthConfig(failures=1, probe=False))
+        self.concurrency_limit = ConcurrencyLimit("host", ConcurrencyConfig(limit=1), self.clock)
         self.context = RequestContext("req_1", "chat", self.clock)
-        self.tried = Tried("host", "m")
+        self.record = AttemptRecord("host", "m")
         self.answer = answer or Answer()
-        request = ask()
-        flight = self.board.begin(TARGET, request)
-        self.held = HeldAnswer(self.tried, flight, request, self.context)
+        request = routing_request()
+        in_flight = self.target_registry.begin(TARGET, request)
+        self.held = HeldAnswer(self.record, in_flight, request, self.context)
 
     async def succeed(self):
-        self.held.place = await self.gate.enter()
-        self.tried.sent_s = self.clock.monotonic_s()
+        self.held.slot = await self.concurrency_limit.enter()
+        self.record.sent_s = self.clock.monotonic_s()
         self.clock.advance(2.0)
-        self.tried.got_content(self.clock.monotonic_s())
+        self.record.got_content(self.clock.monotonic_s())
         self.held.set_answer(self.answer)
-        self.tried.usage, self.tried.is_whole = Usage(3, 2, 5), True
+        self.record.usage, self.record.is_whole = Usage(3, 2, 5), True
         return self
 
     def taken(self):
-        return self.board.of(TARGET).in_flight, self.gate.in_flight
+        return self.target_registry.of(TARGET).in_flight, self.concurrency_limit.in_flight
 
 
 async def test_an_answer_holds_what_its_attempt_took_until_it_is_closed():
@@ -69,7 +69,7 @@ async def test_an_answer_holds_what_its_attempt_took_until_it_is_closed():
     assert await attempt.held.read() == [b"x"]
     attempt.held.close()
     assert (attempt.taken(), attempt.answer.closed) == ((0, 0), 1)
-    assert attempt.board.of(TARGET).latency.ttft_s(1) == 2.0
+    assert attempt.target_registry.of(TARGET).latency.ttft_s(1) == 2.0
 
 
 async def test_further_calls_do_nothing():
@@ -82,24 +82,24 @@ async def test_further_calls_do_nothing():
 
 async def test_an_attempt_that_yields_nothing_gives_its_place_back_and_says_why():
     attempt = Attempt()
-    attempt.held.place = await attempt.gate.enter()
+    attempt.held.slot = await attempt.concurrency_limit.enter()
     attempt.held.give_back(UpstreamFailed("no"))
     assert attempt.taken() == (0, 0)
-    assert attempt.board.of(TARGET).health.is_out
+    assert attempt.target_registry.of(TARGET).health.is_out
 
 
 async def test_an_attempt_without_a_place_gives_none_back():
     attempt = Attempt()
     attempt.held.give_back()
     assert attempt.taken() == (0, 0)
-    assert not attempt.board.of(TARGET).health.is_out
+    assert not attempt.target_registry.of(TARGET).health.is_out
 
 
 async def test_what_broke_in_the_middle_counts_against_its_target():
     attempt = await Attempt().succeed()
-    attempt.tried.failure, attempt.tried.is_whole = UpstreamFailed("broke"), False
+    attempt.record.failure, attempt.record.is_whole = UpstreamFailed("broke"), False
     attempt.held.close()
-    assert attempt.board.of(TARGET).health.is_out
+    assert attempt.target_registry.of(TARGET).health.is_out
 
 
 async def test_everything_is_given_back_though_a_part_of_it_raises():

@@ -7,7 +7,7 @@ from tidegate.clock import SystemClock
 from tidegate.dialects import events
 from tidegate.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamUnreachable
 from tidegate.pipeline.attempt.source import Source, TurnMemory
-from tidegate.reasoning_memory import ProcessMemory
+from tidegate.reasoning_memory import ProcessReasoningMemory
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.filters import Remembering
 
@@ -90,15 +90,17 @@ async def test_a_flood_without_content_is_a_failure(silence):
 
 async def test_what_was_thought_before_a_call_is_kept_when_the_answer_has_ended():
     """Its finish reason comes last."""
-    memory = ProcessMemory(SystemClock())
+    reasoning_memory = ProcessReasoningMemory(SystemClock())
     sink = Remembering(RecordingSink())
     call = {"index": 0, "id": "call_abcdefgh", "function": {"name": "f", "arguments": "{}"}}
     pieces = [event(chunk({"reasoning": "Hm."})), event(chunk({"tool_calls": [call]})), STOP, DONE]
-    source = Source(ScriptedResponse(pieces), ChoiceStream(sink), events.parse, TurnMemory(sink, memory, "caller"))
+    source = Source(
+        ScriptedResponse(pieces), ChoiceStream(sink), events.parse, TurnMemory(sink, reasoning_memory, "caller")
+    )
     while await source.read():
         pass
     await source.end()
-    assert await memory.recall("caller", ["call_abcdefgh"]) == {"call_abcdefgh": "Hm."}
+    assert await reasoning_memory.recall("caller", ["call_abcdefgh"]) == {"call_abcdefgh": "Hm."}
 
 
 async def test_json_that_is_no_answer_is_told_in_words():

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from tidegate.config.models import BalanceConfig
 from tidegate.routing.policies.balanced import Balanced, weigh
 
-from tests.fakes.candidates import ask, candidate, names
+from tests.fakes.candidates import candidate, names, routing_request
 
 NOTHING = {"latency": 0.0, "cost": 0.0, "quality": 0.0, "failures": 0.0}
 
 
 def order(crowd, **weights):
-    return Balanced(BalanceConfig(**(NOTHING | weights))).place(crowd, ask(), Random(1))
+    return Balanced(BalanceConfig(**(NOTHING | weights))).place(crowd, routing_request(), Random(1))
 
 
 @pytest.mark.parametrize(

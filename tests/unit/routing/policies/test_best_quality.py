@@ -4,11 +4,11 @@ from random import Random
 
 from tidegate.routing.policies.best_quality import BestQuality
 
-from tests.fakes.candidates import ask, candidate, names
+from tests.fakes.candidates import candidate, names, routing_request
 
 
 def order(*crowd):
-    return BestQuality().place(crowd, ask(), Random(1))
+    return BestQuality().place(crowd, routing_request(), Random(1))
 
 
 def test_the_best_comes_first_whatever_it_costs():

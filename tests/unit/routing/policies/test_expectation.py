@@ -5,9 +5,9 @@ from math import inf
 import pytest
 from tidegate.routing.policies.expectation import expected_s
 
-from tests.fakes.candidates import ask, candidate
+from tests.fakes.candidates import candidate, routing_request
 
-ASK = ask(answer_tokens=100)
+ASK = routing_request(answer_tokens=100)
 
 
 @pytest.mark.parametrize(

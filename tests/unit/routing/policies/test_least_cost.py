@@ -4,11 +4,11 @@ from random import Random
 
 from tidegate.routing.policies.least_cost import LeastCost
 
-from tests.fakes.candidates import ask, candidate, names
+from tests.fakes.candidates import candidate, names, routing_request
 
 
 def order(*crowd):
-    return LeastCost().place(crowd, ask(), Random(1))
+    return LeastCost().place(crowd, routing_request(), Random(1))
 
 
 def test_the_cheapest_comes_first_and_unknown_prices_last():

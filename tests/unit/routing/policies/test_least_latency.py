@@ -6,15 +6,15 @@ from random import Random
 import pytest
 from tidegate.routing.policies.least_latency import LeastLatency
 
-from tests.fakes.candidates import ask, candidate, names
+from tests.fakes.candidates import candidate, names, routing_request
 
-ASK = ask()
+ASK = routing_request()
 CROWD = [candidate(name, ttft_s=ttft_s) for name, ttft_s in zip("dbca", (4, 2, 3, 1), strict=True)]
 
 
 def orders(crowd, times, seed=1):
-    dice = Random(seed)
-    return [names(LeastLatency().place(crowd, ASK, dice)) for _ in range(times)]
+    rng = Random(seed)
+    return [names(LeastLatency().place(crowd, ASK, rng)) for _ in range(times)]
 
 
 def test_of_two_the_sooner_done_one_is_always_first():
@@ -37,8 +37,8 @@ def test_who_was_not_drawn_follows_by_time():
 
 def test_a_herd_does_not_form():
     """A thousand arrive before anything more is known: what is in flight spreads them."""
-    dice, in_flight = Random(5), dict.fromkeys("abcd", 0)
+    rng, in_flight = Random(5), dict.fromkeys("abcd", 0)
     for _ in range(1000):
         crowd = [candidate(name, ttft_s=1.0, in_flight=number) for name, number in in_flight.items()]
-        in_flight[names(LeastLatency().place(crowd, ASK, dice))[0]] += 1
+        in_flight[names(LeastLatency().place(crowd, ASK, rng))[0]] += 1
     assert max(in_flight.values()) - min(in_flight.values()) <= 10

@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given, settings
 from tidegate.routing.policies.local_first import LocalFirst, locals_first, online_first
 
-from tests.fakes.candidates import ask, candidate, crowds, names, placed
+from tests.fakes.candidates import candidate, crowds, names, placed, routing_request
 
 CROWD = [
     candidate("a"),
@@ -17,7 +17,7 @@ CROWD = [
 
 
 def test_engines_with_room_then_hosts_then_pressed_engines():
-    assert names(LocalFirst().place(CROWD, ask(), Random(1))) == "ceadb"
+    assert names(LocalFirst().place(CROWD, routing_request(), Random(1))) == "ceadb"
 
 
 def test_any_order_can_be_told_to_try_hosts_elsewhere_first():

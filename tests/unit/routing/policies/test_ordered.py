@@ -4,13 +4,13 @@ from random import Random
 
 from tidegate.routing.policies.ordered import Ordered
 
-from tests.fakes.candidates import ask, candidate, names
+from tests.fakes.candidates import candidate, names, routing_request
 
 
 def test_the_order_of_the_config_stays():
     crowd = [candidate("a", ttft_s=9, price_usd=9), candidate("b"), candidate("c", quality=1)]
-    assert names(Ordered().place(crowd, ask(), Random(1))) == "abc"
+    assert names(Ordered().place(crowd, routing_request(), Random(1))) == "abc"
 
 
 def test_nothing_is_compared():
-    assert [one.score for one in Ordered().place([candidate()], ask(), Random(1))] == [None]
+    assert [one.score for one in Ordered().place([candidate()], routing_request(), Random(1))] == [None]

@@ -11,7 +11,7 @@ from tidegate.config.models import BalanceConfig, ModelConfig, Policy, TargetCon
 from tidegate.routing.policies.balanced import Balanced
 from tidegate.routing.policies.registry import POLICIES, make
 
-from tests.fakes.candidates import ask, crowds
+from tests.fakes.candidates import crowds, routing_request
 
 FIELDS = {
     "latency": {"ttft_s": 9.0, "per_token_s": 9.0, "failure_rate": 0.9},
@@ -33,7 +33,7 @@ def test_a_policy_reads_no_more_than_it_says(name, crowd, seed):
     first, *others = crowd
     for fields in unread:
         first = structs.replace(first, **fields)
-    before, after = (policy.place(each, ask(), Random(seed)) for each in (crowd, [first, *others]))
+    before, after = (policy.place(each, routing_request(), Random(seed)) for each in (crowd, [first, *others]))
     assert [each.candidate.target for each in before] == [each.candidate.target for each in after]
 
 

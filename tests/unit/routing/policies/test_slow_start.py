@@ -8,8 +8,8 @@ from tests.fakes.candidates import candidate, names, placed
 
 
 def firsts(*crowd):
-    dice = Random(1)
-    return [names(ease_in(placed(*crowd), dice)) for _ in range(1000)]
+    rng = Random(1)
+    return [names(ease_in(placed(*crowd), rng)) for _ in range(1000)]
 
 
 def test_without_any_the_order_stays_and_nothing_is_thrown():

@@ -6,14 +6,14 @@ from random import Random
 import pytest
 from tidegate.routing.policies.weighted import Weighted
 
-from tests.fakes.candidates import ask, candidate, names
+from tests.fakes.candidates import candidate, names, routing_request
 
-ASK = ask()
+ASK = routing_request()
 
 
 def orders(crowd, times, seed=1):
-    dice = Random(seed)
-    return [names(Weighted().place(crowd, ASK, dice)) for _ in range(times)]
+    rng = Random(seed)
+    return [names(Weighted().place(crowd, ASK, rng)) for _ in range(times)]
 
 
 def test_each_comes_first_as_often_as_its_weight_says():

@@ -7,11 +7,11 @@ from msgspec import structs
 from structlog.testing import CapturingLogger
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.base import EngineStatus
-from tidegate.engines.gpus.allocator import Sharing
-from tidegate.engines.supervision.doubt import REFUSED
-from tidegate.engines.supervision.entrance import Entrance
-from tidegate.engines.supervision.orders import Orders
-from tidegate.engines.supervision.settings import Settings, Treatment
+from tidegate.engines.gpus.allocator import GpuAllocator
+from tidegate.engines.supervision.access import EngineAccess
+from tidegate.engines.supervision.due_check import REFUSED
+from tidegate.engines.supervision.goal import GoalOwner
+from tidegate.engines.supervision.settings import CurrentSettings, Settings
 from tidegate.engines.supervision.status import StatusOwner
 from tidegate.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected
 from tidegate.transport.wire import Transport
@@ -40,9 +40,9 @@ async def test_an_engine_becomes_ready_by_its_own_health():
 async def test_a_request_waits_for_an_engine_that_starts():
     async with supervised(FakeKind("well")) as (supervisor, _, _log):
         leave = await supervisor.enter(can_wait=True)
-        assert supervisor.places.taken == 1
+        assert supervisor.slots.taken == 1
         leave()
-        assert supervisor.places.taken == 0
+        assert supervisor.slots.taken == 0
 
 
 async def test_a_request_does_not_wait_for_ever():
@@ -87,22 +87,22 @@ async def test_callers_are_not_told_of_an_unexpected_exception():
 
 async def test_requests_wait_while_it_makes_room_and_get_its_next_turn():
     """And those that may not wait are told so, as they have another target."""
-    room = Sharing(SwapConfig(max_wait_s=0, min_loaded_s=0))
+    allocator = GpuAllocator(SwapConfig(max_wait_s=0, min_loaded_s=0))
     lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60)
     async with (
-        supervised(FakeKind("well"), lazy, room, "a", needs=LARGE) as (first, first_states, log),
-        supervised(FakeKind("well"), lazy, room, "b", needs=LARGE) as (second, _states, _log),
+        supervised(FakeKind("well"), lazy, allocator, "a", needs=LARGE) as (first, first_states, log),
+        supervised(FakeKind("well"), lazy, allocator, "b", needs=LARGE) as (second, _states, _log),
     ):
         leave = await first.enter(can_wait=True)
         waiting = asyncio.create_task(second.enter(can_wait=True))
-        while first._entrance.closed_for != "b":  # noqa: ASYNC110 - nobody tells
+        while first._access.closed_for != "b":  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
         assert first.status.state == "ready"
         with pytest.raises(EngineUnavailable, match="The engine 'a' is being unloaded to make room") as caught:
             await first.enter(can_wait=False)
         assert caught.value.retry_after_s >= 1
         again = asyncio.create_task(first.enter(can_wait=True))
-        while not first.places.waiting:  # noqa: ASYNC110 - nobody tells
+        while not first.slots.waiting:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
         leave()
         await first_states.until("stopped")
@@ -119,7 +119,7 @@ async def test_a_request_that_waits_for_its_next_turn_does_not_wait_for_ever():
         supervisor.close_for("b")
         with pytest.raises(EngineUnavailable, match="to make room for another engine"):
             await supervisor.enter(can_wait=True)
-        assert supervisor.places.waiting == 0
+        assert supervisor.slots.waiting == 0
         supervisor.reopen()
         (await supervisor.enter(can_wait=False))()
 
@@ -132,7 +132,7 @@ async def test_a_request_that_waits_goes_on_at_once_where_it_need_not_make_room(
         leave = await supervisor.enter(can_wait=False)
         supervisor.close_for("b")
         waiting = asyncio.create_task(supervisor.enter(can_wait=True))
-        while not supervisor.places.waiting:  # noqa: ASYNC110 - nobody tells
+        while not supervisor.slots.waiting:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
         supervisor.reopen()
         (await waiting)()
@@ -145,7 +145,7 @@ async def test_one_that_is_told_to_stop_while_it_is_closed_leaves_nobody_waiting
         await states.until("ready")
         supervisor.close_for("b")
         waiting = asyncio.create_task(supervisor.enter(can_wait=True))
-        while not supervisor.places.waiting:  # noqa: ASYNC110 - nobody tells
+        while not supervisor.slots.waiting:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
         supervisor.want("stop")
         with pytest.raises(EngineUnavailable):
@@ -200,9 +200,9 @@ async def test_a_dead_engine_is_known_before_the_next_try():
 def expected_of(goal, state, is_held, failed_starts=0):
     """An entrance without an engine behind it, and its orders."""
     clock, log = FakeClock(), CapturingLogger()
-    status, orders = StatusOwner("e", "", clock=clock, log=log), Orders(goal)
+    status, orders = StatusOwner("e", "", clock=clock, log=log), GoalOwner(goal)
     status.now, status.failed_starts, orders.is_held = EngineStatus(state), failed_starts, is_held
-    return Entrance(status, orders, Treatment(FakeKind("well"), Settings()), clock=clock, log=log), orders
+    return EngineAccess(status, orders, CurrentSettings(FakeKind("well"), Settings()), clock=clock, log=log), orders
 
 
 @pytest.mark.parametrize(
@@ -220,12 +220,12 @@ def expected_of(goal, state, is_held, failed_starts=0):
     ],
 )
 def test_what_may_be_expected_of_it(goal, state, is_held, failed_starts, availability):
-    entrance, _ = expected_of(goal, state, is_held, failed_starts)
-    assert entrance.availability == availability
+    access, _ = expected_of(goal, state, is_held, failed_starts)
+    assert access.availability == availability
 
 
 @pytest.mark.parametrize(("is_held", "availability"), [(False, "loading"), (True, "unavailable")])
 def test_one_that_is_asked_for_is_loaded_unless_the_administrator_has_stopped_it(is_held, availability):
-    entrance, orders = expected_of("stop", "stopped", is_held)
-    entrance.ask()
-    assert (entrance.availability, orders.changed.is_set()) == (availability, not is_held)
+    access, orders = expected_of("stop", "stopped", is_held)
+    access.ask()
+    assert (access.availability, orders.changed.is_set()) == (availability, not is_held)

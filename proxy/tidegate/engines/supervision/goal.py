@@ -1,11 +1,11 @@
-"""`Orders`: what is wanted of one engine."""
+"""`GoalOwner`: what is wanted of one engine."""
 
 import asyncio
 
 from tidegate.engines.base import Goal
 
 
-class Orders:
+class GoalOwner:
     """Owns the goal of one engine, and whether the administrator has stopped it.
 
     Attributes:

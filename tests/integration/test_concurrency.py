@@ -51,9 +51,9 @@ def keys(monkeypatch):
         monkeypatch.setenv(f"{name.upper()}_KEY", name)
 
 
-def config(upstream, other=None, *, second=None, model=None, **admission):
-    """`one` is at the first host alone, `m` at the second too; the first has one place, or as `admission` says."""
-    first = {"base_url": upstream.url, "admission": {"concurrency": 1, "queue_timeout_s": 60} | admission}
+def config(upstream, other=None, *, second=None, model=None, **concurrency):
+    """`one` is at the first host alone, `m` at the second too; the first has one place, or as `concurrency` says."""
+    first = {"base_url": upstream.url, "concurrency": {"limit": 1, "queue_timeout_s": 60} | concurrency}
     targets = [{"upstream": "first", "model": "a"}]
     models = {"one": {"targets": targets} | (model or {})}
     upstreams = {"first": first}
@@ -65,11 +65,11 @@ def config(upstream, other=None, *, second=None, model=None, **admission):
 
 
 class Stage:
-    """Tidegate, a client, and the gates inside, which tell how far it has come."""
+    """Tidegate, a client, and the limits inside, which tell how far it has come."""
 
     def __init__(self, app, client):
         self._app = app
-        self.gates = app._gates
+        self.limits = app._concurrency
         self.client = client
 
     async def ask(self, text="Hi", caller="alice", **fields):
@@ -91,9 +91,9 @@ class Stage:
 
     async def queues(self, text="Hi", caller="alice", *, gate="first", **fields):
         """One who waits for a place."""
-        waiting = self.gates[gate].waiting
+        waiting = self.limits[gate].waiting
         asking = asyncio.create_task(self.say(text, caller, **fields))
-        await until(lambda: self.gates[gate].waiting > waiting)
+        await until(lambda: self.limits[gate].waiting > waiting)
         return asking
 
     async def refusal(self, text="Hi", caller="alice", **fields):
@@ -105,13 +105,13 @@ class Stage:
         return self._app.engines.by_name[name].engine.status.state == "ready"
 
     def numbers(self, gate="first"):
-        return self.gates[gate].in_flight, self.gates[gate].waiting
+        return self.limits[gate].in_flight, self.limits[gate].waiting
 
 
 @asynccontextmanager
-async def house(text, **options):
+async def running_app(text, **options):
     async with (
-        proxy.house(text, **options) as (url, app),
+        proxy.running_app(text, **options) as (url, app),
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="alice", max_retries=0) as client,
     ):
         yield Stage(app, client)
@@ -144,7 +144,7 @@ def assert_busy(refusal, words):
 async def test_one_place_is_had_by_one_after_the_other_and_callers_take_turns(upstream):
     """Alice was there first with five; Bob, who came after them all, is next but one."""
     upstream.play(holds)
-    async with house(config(upstream)) as stage:
+    async with running_app(config(upstream)) as stage:
         asking = [await stage.goes_in(upstream, "a0")]
         asking += [await stage.queues(f"a{number}") for number in range(1, 5)]
         asking += [await stage.queues(f"b{number}", "bob") for number in (1, 2)]
@@ -156,7 +156,7 @@ async def test_one_place_is_had_by_one_after_the_other_and_callers_take_turns(up
 async def test_what_counts_is_tokens_and_not_requests(upstream):
     """Alice lets each answer be four times as long as Bob does."""
     upstream.play(holds)
-    async with house(config(upstream)) as stage:
+    async with running_app(config(upstream)) as stage:
         asking = [await stage.goes_in(upstream, "a0")]
         asking += [await stage.queues(f"a{number}", max_tokens=200) for number in (1, 2)]
         asking += [await stage.queues(f"b{number}", "bob", max_tokens=50) for number in (1, 2, 3, 4)]
@@ -166,7 +166,7 @@ async def test_what_counts_is_tokens_and_not_requests(upstream):
 async def test_the_urgent_come_first_and_the_batch_last_but_not_never(upstream):
     """One of each class; then three more that are urgent (they had 1.4 for each, by their share) before default's 5."""
     upstream.play(holds)
-    async with house(config(upstream)) as stage:
+    async with running_app(config(upstream)) as stage:
         asking = [await stage.goes_in(upstream, "first")]
         asking += [await stage.queues(text, "night") for text in ("n1", "n2")]
         asking += [await stage.queues(text, "alice") for text in ("a1", "a2")]
@@ -185,7 +185,7 @@ async def test_the_urgent_come_first_and_the_batch_last_but_not_never(upstream):
 )
 async def test_a_caller_may_be_less_urgent_than_its_key_says_but_not_more(upstream, caller, wish, order):
     upstream.play(holds)
-    async with house(config(upstream)) as stage:
+    async with running_app(config(upstream)) as stage:
         asking = [await stage.goes_in(upstream, "first"), await stage.queues("waits")]
         asking.append(await stage.queues("asks", caller, extra_headers=wish))
         assert await served(upstream, asking) == order
@@ -193,7 +193,7 @@ async def test_a_caller_may_be_less_urgent_than_its_key_says_but_not_more(upstre
 
 async def test_batch_leaves_a_place_for_the_urgent(upstream):
     upstream.play(holds)
-    async with house(config(upstream, concurrency=10)) as stage:
+    async with running_app(config(upstream, limit=10)) as stage:
         asking = [await stage.goes_in(upstream, f"night{number}", "night") for number in range(9)]
         asking.append(await stage.queues("night9", "night"))
         asking.append(await stage.goes_in(upstream, "now", "urgent"))
@@ -211,7 +211,7 @@ async def test_batch_leaves_a_place_for_the_urgent(upstream):
 async def test_while_the_first_target_is_full_the_next_answers_at_once(upstream, other):
     """Nobody waits, and a full target is not a try; when it is free again, it is first again."""
     upstream.play(holds)
-    async with house(config(upstream, other)) as stage:
+    async with running_app(config(upstream, other)) as stage:
         first = await stage.goes_in(upstream, "first", model="m")
         second = asyncio.create_task(stage.ask("second", model="m"))
         call = await other.next_call()
@@ -230,7 +230,7 @@ async def test_while_the_first_target_is_full_the_next_answers_at_once(upstream,
 
 async def test_where_all_are_full_one_waits_for_the_one_that_is_preferred(upstream, other):
     upstream.play(holds)
-    async with house(config(upstream, other, second={"admission": {"concurrency": 1}})) as stage:
+    async with running_app(config(upstream, other, second={"concurrency": {"limit": 1}})) as stage:
         first = await stage.goes_in(upstream, "first", model="m")
         second = await stage.goes_in(other, "second", model="m")
         third = await stage.queues("third", model="m")
@@ -251,14 +251,14 @@ async def well_and_holds(call: Call) -> None:
 async def house_with_engine(engine, other, **model):
     """`m` is at an engine with one place and one who may wait, then at the second host."""
     engine.play(well_and_holds)
-    near = {"kind": "external", "base_url": engine.url, "admission": {"concurrency": 1, "queue": 1} | WAITS_LONG}
+    near = {"kind": "external", "base_url": engine.url, "concurrency": {"limit": 1, "queue": 1} | WAITS_LONG}
     targets = [{"engine": "near", "model": "a"}, {"upstream": "second", "model": "b"}]
     text = {
         "engines": {"near": near},
         "upstreams": {"second": {"base_url": other.url}},
         "models": {"m": {"policy": "local_first", "targets": targets} | model},
     }
-    async with house(json.dumps(text)) as stage:
+    async with running_app(json.dumps(text)) as stage:
         await until(lambda: stage.engine_is_ready("near"))
         yield stage
 
@@ -319,7 +319,7 @@ async def test_where_one_is_full_and_the_other_fails_it_is_worth_while_to_come_a
 
 async def test_a_full_queue_is_a_429_that_says_when_to_come_again(upstream):
     upstream.play(holds)
-    async with house(config(upstream, queue=1)) as stage:
+    async with running_app(config(upstream, queue=1)) as stage:
         asking = [await stage.goes_in(upstream, "first"), await stage.queues("second")]
         assert_busy(await stage.refusal("third"), "first has no place free, and its queue is full")
         assert await served(upstream, asking) == ["first", "second"]
@@ -327,7 +327,7 @@ async def test_a_full_queue_is_a_429_that_says_when_to_come_again(upstream):
 
 async def test_a_stream_too_is_refused_by_its_status(upstream):
     upstream.play(holds)
-    async with house(config(upstream, queue=0)) as stage:
+    async with running_app(config(upstream, queue=0)) as stage:
         asking = [await stage.goes_in(upstream, "first")]
         assert_busy(await stage.refusal("second", stream=True), "its queue is full")
         assert await served(upstream, asking) == ["first"]
@@ -336,7 +336,7 @@ async def test_a_stream_too_is_refused_by_its_status(upstream):
 async def test_a_full_queue_has_room_for_who_is_more_urgent(upstream):
     """The one of batch that makes room is told so."""
     upstream.play(holds)
-    async with house(config(upstream, queue=1)) as stage:
+    async with running_app(config(upstream, queue=1)) as stage:
         asking = [await stage.goes_in(upstream, "first")]
         displaced = asyncio.create_task(stage.refusal("second", "night"))
         await until(lambda: stage.numbers() == (1, 1))
@@ -346,7 +346,7 @@ async def test_a_full_queue_has_room_for_who_is_more_urgent(upstream):
 
 
 @pytest.mark.parametrize(
-    ("admission", "model", "headers"),
+    ("concurrency", "model", "headers"),
     [
         ({"queue_timeout_s": 0.05}, {}, {}),
         ({}, {"deadline_s": 0.05}, {}),
@@ -354,9 +354,9 @@ async def test_a_full_queue_has_room_for_who_is_more_urgent(upstream):
     ],
     ids=["the queue's", "the model's", "the caller's"],
 )
-async def test_nobody_waits_past_the_shortest_of_all_the_times(upstream, admission, model, headers):
+async def test_nobody_waits_past_the_shortest_of_all_the_times(upstream, concurrency, model, headers):
     upstream.play(starts_and_hangs)
-    async with house(config(upstream, model=model, **admission)) as stage:
+    async with running_app(config(upstream, model=model, **concurrency)) as stage:
         stream = await stage.say(stream=True, model="first/a")  # has none of these times
         refusal = await stage.refusal(extra_headers=headers)
         if refusal.code != "upstream_timeout" or not model:  # the model's is that of all tries too: either ends first
@@ -370,7 +370,7 @@ async def test_nobody_waits_past_the_shortest_of_all_the_times(upstream, admissi
 
 async def test_who_leaves_while_waiting_is_out_of_the_queue_and_never_reaches_the_host(upstream):
     upstream.play(holds)
-    async with house(config(upstream, queue=1)) as stage:
+    async with running_app(config(upstream, queue=1)) as stage:
         asking = [await stage.goes_in(upstream, "first")]
         leaves = await stage.queues("second")
         leaves.cancel()
@@ -382,7 +382,7 @@ async def test_who_leaves_while_waiting_is_out_of_the_queue_and_never_reaches_th
 @pytest.mark.parametrize("stream", [True, False], ids=["mid-stream", "unary"])
 async def test_the_place_of_who_leaves_is_the_next_ones(upstream, stream):
     upstream.play(starts_and_hangs if stream else holds, holds)
-    async with house(config(upstream)) as stage:
+    async with running_app(config(upstream)) as stage:
         leaves = await stage.goes_in(upstream, "first", stream=stream)
         if stream:
             await leaves
@@ -405,7 +405,7 @@ async def gone(*tasks):
 
 async def test_a_target_that_fails_gives_the_place_back(upstream):
     upstream.play(answers(b'{"error": {"message": "no"}}', status=500), holds)
-    async with house(config(upstream)) as stage:
+    async with running_app(config(upstream)) as stage:
         assert (await stage.refusal()).status_code == 502
         assert stage.numbers() == (0, 0)
         asking = await stage.goes_in(upstream, "again")
@@ -420,15 +420,15 @@ async def test_an_adaptive_target_begins_with_twenty_at_once_and_learns_from_the
     """Ten that began as soon as one another, with all places taken: it bears more."""
     clock = FakeClock()
     upstream.play(starts_when_told)
-    async with house(config(upstream, concurrency="adaptive"), clock=clock) as stage:
+    async with running_app(config(upstream, limit="adaptive"), clock=clock) as stage:
         asking = [await stage.goes_in(upstream, stream=True) for _ in range(20)]
         asking += [await stage.queues(stream=True) for _ in range(3)]
-        assert (stage.gates["first"].limit, stage.numbers()) == (20, (20, 3))
+        assert (stage.limits["first"].limit, stage.numbers()) == (20, (20, 3))
         clock.advance(0.5)
         for call in upstream.calls[:10]:
             call.go.set()
         await until(lambda: len(upstream.calls) == 22)
-        assert (stage.gates["first"].limit, stage.numbers()) == (22, (22, 1))
+        assert (stage.limits["first"].limit, stage.numbers()) == (22, (22, 1))
         await gone(*asking)
         await until(lambda: stage.numbers() == (0, 0))
 
@@ -437,12 +437,12 @@ async def test_it_learns_from_answers_that_come_in_one_piece_too(upstream):
     """Nobody sees their first tokens: about when these came is worked out."""
     clock = FakeClock()
     upstream.play(holds)
-    async with house(config(upstream, concurrency="adaptive"), clock=clock) as stage:
+    async with running_app(config(upstream, limit="adaptive"), clock=clock) as stage:
         asking = [await stage.goes_in(upstream) for _ in range(20)]
         asking += [await stage.queues() for _ in range(3)]
         clock.advance(0.5)
         for call in upstream.calls[:10]:
             call.go.set()
-        await until(lambda: stage.gates["first"].limit == 22)
+        await until(lambda: stage.limits["first"].limit == 22)
         await gone(*asking)
         await until(lambda: stage.numbers() == (0, 0))

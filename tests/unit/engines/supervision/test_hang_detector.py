@@ -2,7 +2,7 @@
 
 import pytest
 from tidegate.engines.base import Load
-from tidegate.engines.supervision.vitals import Vitals
+from tidegate.engines.supervision.hang_detector import HangDetector
 from tidegate.errors import UpstreamFailed, UpstreamUnreachable
 
 from tests.fakes.clock import FakeClock
@@ -16,16 +16,16 @@ class Bedside:
 
     def __init__(self, *, in_flight=1):
         self.clock = FakeClock()
-        self.vitals = Vitals(self.clock)
-        self.vitals.in_flight = in_flight
+        self.hang_detector = HangDetector(self.clock)
+        self.hang_detector.in_flight = in_flight
 
     def look(self, told, *, takes_s=1.0):
         self.clock.advance(takes_s)
         if isinstance(told, Exception):
-            self.vitals.missed(told)
+            self.hang_detector.missed(told)
         else:
-            self.vitals.saw(told)
-        return self.vitals.complaint()
+            self.hang_detector.saw(told)
+        return self.hang_detector.complaint()
 
     def until_suspected(self, told, *, takes_s=1.0, limit_s=3600):
         """Seconds from now to the first complaint; None where there is none within the limit."""
@@ -52,7 +52,7 @@ def test_a_hung_engine_is_suspected_within_a_minute_of_its_last_step(bedside, ta
 def test_it_says_for_how_long(bedside):
     bedside.look(working(1))
     bedside.until_suspected(lambda _: working(1))
-    assert bedside.vitals.complaint() == "it has work, but has not made a step for 40 s"
+    assert bedside.hang_detector.complaint() == "it has work, but has not made a step for 40 s"
 
 
 @pytest.mark.parametrize("every_s", [1, 10, 39])
@@ -67,14 +67,14 @@ def test_one_whose_steps_are_a_minute_apart_is_suspected_only_once(bedside):
         return working(1 + passed_s // 60)
 
     assert bedside.until_suspected(told, limit_s=600) is not None
-    bedside.vitals.was_slow()
+    bedside.hang_detector.was_slow()
     assert bedside.until_suspected(told, limit_s=600) is None
 
 
 def test_patience_ends_at_two_minutes(bedside):
     bedside.look(working(1))
     for _ in range(10):
-        bedside.vitals.was_slow()
+        bedside.hang_detector.was_slow()
     assert 120 <= bedside.until_suspected(lambda _: working(1)) <= 122
 
 
@@ -85,7 +85,7 @@ def test_the_first_step_may_take_two_minutes(bedside):
 
 def test_that_the_first_step_was_slow_does_not_make_it_more_patient(bedside):
     bedside.until_suspected(lambda _: working(0))
-    bedside.vitals.was_slow()
+    bedside.hang_detector.was_slow()
     bedside.look(working(1))
     assert 40 <= bedside.until_suspected(lambda _: working(1)) <= 42
 
@@ -105,10 +105,10 @@ def test_work_is_what_we_have_in_it_or_what_it_says_it_has(bedside):
 
 
 def test_idleness_does_not_count_as_standing_still(bedside):
-    bedside.vitals.in_flight = 0
+    bedside.hang_detector.in_flight = 0
     for _ in range(100):
         bedside.look(IDLE)
-    bedside.vitals.in_flight = 1
+    bedside.hang_detector.in_flight = 1
     assert bedside.until_suspected(lambda _: IDLE) >= 40
 
 
@@ -116,7 +116,7 @@ def test_a_counter_that_starts_anew_moves(bedside):
     """Somebody else has restarted the engine."""
     bedside.look(working(1000))
     bedside.look(working(0))
-    assert bedside.vitals.complaint() is None
+    assert bedside.hang_detector.complaint() is None
 
 
 def test_without_a_counter_of_steps_nothing_is_known(bedside):
@@ -143,9 +143,9 @@ def test_one_that_answers_too_slowly_is_busy_for_a_while(bedside):
 def test_an_idle_one_that_answers_too_slowly_is_left_alone(bedside):
     """And has its time when a request comes at last."""
     bedside.look(working(1))
-    bedside.vitals.in_flight = 0
+    bedside.hang_detector.in_flight = 0
     assert bedside.until_suspected(lambda _: too_slow(), takes_s=6) is None
-    bedside.vitals.in_flight = 1
+    bedside.hang_detector.in_flight = 1
     assert bedside.until_suspected(lambda _: too_slow(), takes_s=6) >= 40
 
 

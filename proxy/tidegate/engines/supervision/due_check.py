@@ -1,4 +1,4 @@
-"""`Doubt`: a failed request may mean that its engine is dead, so a health check of the engine is due at once."""
+"""`DueCheck`: a failed request may mean that its engine is dead, so a health check of the engine is due at once."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ def is_refusal(error: ProxyError) -> bool:
     return isinstance(error, UpstreamUnreachable) and error.is_unconnected
 
 
-class Doubt:
+class DueCheck:
     """Whether a health check of one engine is due because a request failed. Owned by the engine, which closes it."""
 
     def __init__(self) -> None:

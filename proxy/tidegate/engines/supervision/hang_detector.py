@@ -19,7 +19,7 @@ FIRST_S = 120.0  # the same until the first step, which may compile kernels; and
 MISSES = 3  # looks in a row that have to agree
 
 
-class Vitals:
+class HangDetector:
     """What the looks at one engine add up to, since its start or the last `reset`.
 
     Attributes:

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from tidegate.engines.supervision.doubt import Doubt, is_refusal, may_be_dead
+from tidegate.engines.supervision.due_check import DueCheck, is_refusal, may_be_dead
 from tidegate.errors import (
     EngineStalled,
     EngineUnavailable,
@@ -42,7 +42,7 @@ def test_which_failures_may_mean_a_dead_engine(error, expected):
 
 
 async def test_requests_wait_until_the_health_check_has_been_made():
-    doubt = Doubt()
+    doubt = DueCheck()
     await doubt.settled()  # nothing to wait for
     doubt.open()
     doubt.open()
@@ -56,7 +56,7 @@ async def test_requests_wait_until_the_health_check_has_been_made():
 
 
 async def test_a_request_waits_at_most_a_second_for_a_health_check():
-    doubt = Doubt()
+    doubt = DueCheck()
     doubt.open()
     await asyncio.wait_for(doubt.settled(), 60)
     assert doubt.is_open

@@ -1,0 +1,94 @@
+"""What the failover of every request shares: the state it serves from, the retry rules, the retry budgets."""
+
+from collections.abc import Mapping
+from random import Random
+
+from msgspec import Struct
+
+from tidegate.clock import Clock
+from tidegate.config.models import ModelConfig
+from tidegate.config.routing import RetryConfig
+from tidegate.deadline import Deadlines
+from tidegate.errors import ProxyError, UpstreamError, UpstreamTimeout
+from tidegate.pipeline.context import AttemptRecord, RequestContext
+from tidegate.pipeline.settlement import Settlement
+from tidegate.pipeline.upstream import ServingState
+from tidegate.routing.retry_budget import RetryBudget
+
+_HEDGED_SHARE = 0.05
+_HEDGED_S = 600.0  # the period that it is a share of: so long that a model with few requests has a hedge at all
+
+
+class RetryBudgets(Struct, frozen=True):
+    """How many attempts beyond the first one a model may have.
+
+    Attributes:
+        retries: after a failure.
+        hedges: beside a slow attempt.
+    """
+
+    retries: RetryBudget
+    hedges: RetryBudget
+
+
+class FailoverContext:
+    """Shared by all requests; owner of the retry budgets.
+
+    Args:
+        models: the configured models, which have budgets of their own; all others share one.
+        rng: draws the pauses between attempts.
+    """
+
+    def __init__(
+        self,
+        serving: ServingState,
+        settlement: Settlement,
+        *,
+        models: Mapping[str, ModelConfig],
+        retry: RetryConfig,
+        clock: Clock,
+        rng: Random,
+    ) -> None:
+        self.serving = serving
+        self.settlement = settlement
+        self.retry = retry
+        self.clock = clock
+        self.rng = rng
+        self.deadlines = Deadlines()
+        self._shared_budgets = self._new_budgets()
+        self._budgets_by_model = {name: self._new_budgets() for name in models}
+
+    def budgets_of(self, model: str) -> RetryBudgets:
+        """The retry budgets of a model, by its public name."""
+        return self._budgets_by_model.get(model, self._shared_budgets)
+
+    def failed(self, context: RequestContext, record: AttemptRecord, error: ProxyError) -> None:
+        """Log and count a failed attempt; masks the secrets of all upstreams in the error."""
+        self.serving.upstreams.mask(error)
+        self.settlement.failed_attempt(context, record, error)
+
+    def continued(
+        self, context: RequestContext, broken: AttemptRecord, failure: ProxyError, mended: AttemptRecord
+    ) -> None:
+        """Log and count a broken answer that the attempt `mended` continues."""
+        self.failed(context, broken, failure)
+        self.settlement.continued(context, broken, mended)
+
+    def note_reachability(self, upstream: str, error: ProxyError | None = None) -> None:
+        """Record whether a host elsewhere could be reached: it answered, or failed with `error`.
+
+        An error raised before the host was contacted records nothing.
+        """
+        if error is not None and not isinstance(error, UpstreamError):
+            return
+        if error is not None and error.is_unconnected:
+            if self.serving.offline.unreachable(upstream):
+                self.settlement.log.warning("offline", reason="no host elsewhere can be reached")
+        elif not isinstance(error, UpstreamTimeout) and self.serving.offline.reached(upstream):
+            self.settlement.log.warning("online again", upstream=upstream)
+
+    def _new_budgets(self) -> RetryBudgets:
+        return RetryBudgets(
+            retries=RetryBudget(self.clock, self.retry.budget_share, self.retry.budget_per_s),
+            hedges=RetryBudget(self.clock, _HEDGED_SHARE, 0.0, keep_s=_HEDGED_S),
+        )
