@@ -240,7 +240,7 @@ class Stage:
         for _ in range(20):
             latency.waited(0.0, is_stream=True)
             latency.waited(0.0, is_stream=False)
-            self._failover_context._budgets_by_model["m"].hedges.deposit()
+            self._failover_context.budgets_by_model["m"].hedges.deposit()
 
     def move(self, host: Host, look: EngineSnapshot) -> None:
         """The engine does something else from now on, and those who wait are told."""

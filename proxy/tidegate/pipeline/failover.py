@@ -83,7 +83,7 @@ class Failover:
         self._routing_request = routing_request
         self._request = request
         self._context = context
-        budgets = self._budgets = shared.budgets_of(context.model)
+        budgets = self._budgets = shared.budgets_by_model.get(context.model, shared.other_budgets)
         budgets.retries.deposit()
         if plan.settings.hedge:
             budgets.hedges.deposit()

@@ -35,8 +35,12 @@ class FailoverContext:
     """Shared by all requests; owner of the retry budgets.
 
     Args:
-        models: the configured models, which have budgets of their own; all others share one.
+        models: the configured models.
         rng: draws the pauses between attempts.
+
+    Attributes:
+        budgets_by_model: of each configured model, by its public name.
+        other_budgets: of all other models together.
     """
 
     def __init__(
@@ -55,12 +59,8 @@ class FailoverContext:
         self.clock = clock
         self.rng = rng
         self.deadlines = Deadlines()
-        self._shared_budgets = self._new_budgets()
-        self._budgets_by_model = {name: self._new_budgets() for name in models}
-
-    def budgets_of(self, model: str) -> RetryBudgets:
-        """The retry budgets of a model, by its public name."""
-        return self._budgets_by_model.get(model, self._shared_budgets)
+        self.other_budgets = self._new_budgets()
+        self.budgets_by_model = {name: self._new_budgets() for name in models}
 
     def failed(self, context: RequestContext, record: AttemptRecord, error: ProxyError) -> None:
         """Log and count a failed attempt; masks the secrets of all upstreams in the error."""
