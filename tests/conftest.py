@@ -1,7 +1,7 @@
-"""For all tests: Hypothesis without deadlines (machines are busy), the page of the contract's rows, how many workers.
+"""Settings for all tests: Hypothesis, the page of the contract's rows, the number of pytest workers.
 
-It imports nothing of Tidegate, so that a file of unit tests starts at once; fixtures that need the app are in
-`tests/integration/conftest.py`.
+Hypothesis runs without deadlines, because the machine may be busy. This file imports nothing of Tidegate, so that a
+file of unit tests starts at once; fixtures that need the app are in `tests/integration/conftest.py`.
 """
 
 import os
@@ -21,13 +21,14 @@ pytest.register_assert_rewrite(
 )
 
 
-_MAX_WORKERS = 4  # each has an embedded engine of its own
+_MAX_WORKERS = 4  # each worker has an embedded engine of its own
 
 
 def pytest_xdist_auto_num_workers(config):
-    """One for each core where all tests run; none for a part of them, which would wait for the workers' start.
+    """The number of workers: one for each core if all tests are run, none if only a part of them is.
 
-    Real engines need the machine for themselves.
+    For a part, the start of the workers would take longer than it saves. Tests with real engines need the whole
+    machine, so they run without workers too.
     """
     option = config.option
     is_part = config.args_source is not pytest.Config.ArgsSource.TESTPATHS or option.keyword

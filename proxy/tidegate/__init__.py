@@ -1,5 +1,5 @@
-"""Tidegate: an OpenAI-compatible drop-in proxy in front of one's own engines and everyone else's hosts.
+"""Tidegate: an OpenAI-compatible proxy in front of engines that it starts itself and of hosted upstreams.
 
-The packages are the road of a request, top to bottom, and imports may only point down it (the contracts stand in
-`pyproject.toml`). `tidegate.pipeline` tells the life of a request; start reading there.
+The packages follow the path of a request, top to bottom. Imports may only point down; the contracts that check this are
+in `pyproject.toml`. `tidegate.pipeline` describes all the phases of a request; start reading there.
 """

@@ -1,4 +1,4 @@
-"""`python -m tidegate` is `tidegate`."""
+"""`python -m tidegate` is the same as the command `tidegate`."""
 
 from tidegate.cli.main import main
 

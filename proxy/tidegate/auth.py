@@ -1,4 +1,4 @@
-"""Who is calling: static keys from the config, compared in constant time."""
+"""Authenticates callers by static keys from the config, compared in constant time."""
 
 import hmac
 from collections.abc import Sequence
@@ -14,7 +14,13 @@ from tidegate.protocol.routing import Priority, Reach
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What a caller showed: a key or none, the address called from (empty where it cannot be told), the host called."""
+    """What a request shows of its caller.
+
+    Attributes:
+        key: the API key, or None.
+        address: the IP address that the request came from; empty if it is unknown.
+        host: the `Host` header.
+    """
 
     key: str | None
     address: str
@@ -22,15 +28,15 @@ class Credentials(msgspec.Struct, frozen=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether the call came from this machine, and meant it."""
+        """Whether the request came from this machine, and was addressed to an IP address or `localhost`."""
         return is_loopback_address(self.address) and self.names_an_address
 
     @property
     def names_an_address(self) -> bool:
-        """Whether the host called is an IP address or `localhost`.
+        """Whether the `Host` header is an IP address, `localhost` or empty.
 
-        Any other name may be a page's own, pointed at this machine (DNS rebinding): to the browser the page and we are
-        then of one origin, and nothing holds it back.
+        Any other name may belong to a web page and resolve to this machine (DNS rebinding). A browser then takes the
+        page and this server for one origin, and lets the page send any request.
         """
         before, _, port = self.host.rpartition(":")
         name = before if port.isdigit() else self.host
@@ -46,13 +52,13 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class KeyPrincipal(msgspec.Struct, frozen=True):
-    """A caller known by a key.
+    """An authenticated caller.
 
     Attributes:
-        name: the configured one, `anonymous`, `admin` or the first 8 hex digits of the key's SHA-256.
-        reasoning_format: how thinking is shown to it; None: as elsewhere configured.
-        reach: where its requests may go; None: as elsewhere configured.
-        priority: the most urgent that its requests may be, and what they are unless they say less.
+        name: the configured name, `anonymous`, `admin`, or the first 8 hex digits of the key's SHA-256.
+        reasoning_format: how the model's thinking is shown to this caller; None: the model and `defaults` decide.
+        reach: where its requests may go; None: the model and `routing` decide.
+        priority: the highest priority of its requests, and the one they have if they do not set a lower one.
     """
 
     name: str
@@ -66,13 +72,13 @@ ADMIN = KeyPrincipal("admin")
 
 
 class KeyRing:
-    """The keys that are good here; immutable.
+    """The valid keys; immutable.
 
     Args:
-        keys: what callers may show; without any, everybody is let in.
-        callers: the same, with names and settings.
-        takes_any_host: where there are no keys, whether the host that is called may be a name.
-        admin_key: the one key for `/admin`, and for the details of `/metrics` and `/readyz` off loopback.
+        keys: the keys of callers. If there are no keys at all, every caller is accepted.
+        callers: further keys, each with the caller's name and settings.
+        takes_any_host: without keys, whether the `Host` header may be any name.
+        admin_key: the key for `/admin`, and for the details of `/metrics` and `/readyz` to callers off loopback.
     """
 
     def __init__(
@@ -89,18 +95,18 @@ class KeyRing:
         self._admin = None if admin_key is None else _digest(admin_key)
 
     def authenticate(self, credentials: Credentials) -> KeyPrincipal:
-        """The caller behind `credentials`.
+        """The caller that `credentials` belong to.
 
-        Digests are compared, so that neither the length nor the bytes of a key show in the time taken.
+        Digests are compared, so that the time taken depends neither on the length nor on the bytes of a key.
 
         Raises:
-            NotAuthenticated: no key, or one that is not ours.
-            NotPermitted: no keys are configured, and a name was called that may be a hostile page's.
+            NotAuthenticated: the key is missing or not valid.
+            NotPermitted: no keys are configured, and the `Host` header is a name that may belong to a hostile page.
         """
         if not self._digests:
             if not (self._takes_any_host or credentials.names_an_address):
                 raise NotPermitted(
-                    "Without API keys this server answers to its IP address and to localhost only. Call it so, "
+                    "Without API keys this server answers to its IP address and to localhost only. Use one of these, "
                     "configure a key, or start it with --no-auth."
                 )
             return ANONYMOUS
@@ -109,26 +115,28 @@ class KeyRing:
                 "You didn't provide an API key. Provide it in an Authorization header using Bearer auth "
                 "(i.e. Authorization: Bearer YOUR_KEY)."
             )
-        shown = _digest(credentials.key)
+        given_digest = _digest(credentials.key)
         found = None
         for digest, principal in self._digests:
-            if hmac.compare_digest(shown, digest):
+            if hmac.compare_digest(given_digest, digest):
                 found = principal
         if found is None:
             raise NotAuthenticated("Incorrect API key provided.")
         return found
 
     def authenticate_admin(self, credentials: Credentials) -> KeyPrincipal:
-        """The administrator: by the admin key alone or, where none is set, by calling from this machine.
+        """Authenticate the administrator: by the admin key or, if none is set, by a request from this machine.
 
         Raises:
-            NotAuthenticated: an admin key is set and was not shown.
-            NotPermitted: none is set, and the call came from elsewhere.
+            NotAuthenticated: an admin key is set, and the request does not have it.
+            NotPermitted: no admin key is set, and the request came from another machine.
         """
         if self._admin is None:
             if credentials.is_local:
                 return ADMIN
-            raise NotPermitted("This path is open to the machine itself only, as no admin key is configured.")
+            raise NotPermitted(
+                "This path can be used from the server's own machine only, as no admin key is configured."
+            )
         if credentials.key is None or not hmac.compare_digest(_digest(credentials.key), self._admin):
             raise NotAuthenticated("This path takes the admin key.")
         return ADMIN

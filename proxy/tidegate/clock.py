@@ -1,4 +1,4 @@
-"""Time as an argument: whoever needs to know what time it is, or to let some pass, is given a `Clock`."""
+"""Time as an argument: code that reads the time or waits is given a `Clock`."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ class Clock(Protocol):
         """Seconds on a clock that never steps back, for durations and deadlines."""
 
     async def sleep(self, seconds: float) -> None:
-        """Let that much pass on the monotonic clock."""
+        """Wait for `seconds` on the monotonic clock."""
 
 
 class SystemClock:

@@ -1,4 +1,6 @@
-"""`Cooldown`: how long a host asked not to be sent requests, and the trial: a single request sent before that is over.
+"""`Cooldown`: how long a host asked not to be sent requests, and the trial before that time is over.
+
+A trial is one request that is sent during the cooldown, to see whether the host accepts requests again.
 
     free ── extend ──> cooling down ── the time is over ──> free
                          │       ^
@@ -6,7 +8,7 @@
           trial        on trial ─┘
                          └── succeeded ──> free
 
-It reads no clock: the time is an argument, in monotonic seconds.
+A cooldown reads no clock: the time is an argument, in monotonic seconds.
 """
 
 import math
@@ -15,10 +17,12 @@ _TRIAL_AFTER = 0.1  # as a share of the wait
 
 
 class Cooldown:
-    """The cooldown of one credential, account or target. A request calls `enter` and reports with the number from it.
+    """The cooldown of one credential, account or target.
+
+    A request calls `enter`, and passes the number that it returns to `extend`, `succeeded` and `ended`.
 
     Args:
-        max_s: the longest cooldown; a longer wait is shortened.
+        max_s: the longest cooldown; a longer wait is shortened to it.
         trial_s: the least time before a trial; a trial begins after a tenth of the wait, if that is longer.
 
     Attributes:
@@ -45,7 +49,7 @@ class Cooldown:
         return now_s >= self.until_s
 
     def may_enter(self, now_s: float) -> bool:
-        """Whether a request may be sent now, be it as the trial; changes nothing."""
+        """Whether a request may be sent now, also as the trial; changes nothing."""
         return now_s >= self.until_s or (now_s >= self._next_trial_s and not self._trial)
 
     def remaining_s(self, now_s: float) -> float:
@@ -53,7 +57,7 @@ class Cooldown:
         return 0.0 if self.may_enter(now_s) else self.until_s - now_s
 
     def enter(self, now_s: float) -> int:
-        """Begin a request, after `may_enter`; returns the number of the trial, or 0 if the request is none."""
+        """Begin a request, after `may_enter`; returns the number of the trial, or 0 if the request is no trial."""
         if now_s >= self.until_s:
             return 0
         self._last_number += 1
@@ -61,9 +65,9 @@ class Cooldown:
         return self._trial
 
     def extend(self, seconds: float, now_s: float, trial: int = 0) -> bool:
-        """The host asked to wait. The answer to the trial replaces the earlier wait; otherwise the longer one holds.
+        """The host asked to wait. The answer to the trial replaces the earlier wait; otherwise the longer wait counts.
 
-        A wait of 0 or less, or NaN, changes nothing. Returns whether there is a cooldown by this wait.
+        A wait of 0 or less, or NaN, changes nothing. Returns whether a cooldown covers this wait.
         """
         if not seconds > 0:
             return False

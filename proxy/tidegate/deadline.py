@@ -1,7 +1,7 @@
-"""Waits that end: tasks are cancelled when what they wait for takes too long.
+"""Waits with a time limit: a task is cancelled when what it waits for takes too long.
 
-`asyncio.timeout` makes and cancels a timer for every wait, and a stream waits for each chunk. Here one timer looks at
-all waits, ten times a second; a wait costs two operations on a set.
+`asyncio.timeout` makes and cancels a timer for every wait, and a stream waits for each chunk. Here one timer checks all
+waits, ten times a second; a wait costs two operations on a set.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ _PERIOD_S = 0.1
 
 
 class Deadlines:
-    """The waits that share a timer; one per owner and event loop. The timer runs only while there are waits.
+    """The waits that share one timer; one instance per owner and event loop. The timer runs only while there are waits.
 
     Attributes:
         is_closed: whether `close` was called.
@@ -24,30 +24,30 @@ class Deadlines:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop of the first who asked; asking for the running one costs a system call."""
+        """The event loop, read at the first use and stored, as `get_running_loop` costs a system call."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
     def add(self, deadline: "Deadline") -> None:
-        """A wait begins."""
+        """Begin to watch a wait."""
         self._waiting.add(deadline)
         if self._handle is None:
             period_s = 0.0 if self.is_closed else min(_PERIOD_S, deadline.limit_s)
-            self._handle = self.loop.call_later(period_s, self._look)
+            self._handle = self.loop.call_later(period_s, self._check)
 
     def close(self) -> None:
         """End every wait before its time limit: those that have begun now, later ones as soon as they begin."""
         self.is_closed = True
         if self._handle is not None:
             self._handle.cancel()
-            self._look()
+            self._check()
 
     def discard(self, deadline: "Deadline") -> None:
-        """It has ended."""
+        """Stop watching a wait, as it has ended."""
         self._waiting.discard(deadline)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._handle = None
         now_s = self.loop.time()
         for deadline in [each for each in self._waiting if self.is_closed or each.due_s <= now_s]:
@@ -55,18 +55,18 @@ class Deadlines:
             deadline.expire()
         if self._waiting:
             shortest_s = min(deadline.limit_s for deadline in self._waiting)
-            self._handle = self.loop.call_later(min(_PERIOD_S, shortest_s), self._look)
+            self._handle = self.loop.call_later(min(_PERIOD_S, shortest_s), self._check)
 
 
 class Deadline:
-    """The waits of one task for one thing, `limit_s` seconds at most together (and up to 0.1 s more).
+    """A time limit for the waits of one task for one thing: together at most `limit_s` seconds (and up to 0.1 s more).
 
-    Only the time between `start` and `stop` counts, so that a caller who reads slowly is not the upstream's fault;
-    `reset` says that the thing has come and the next one is waited for.
+    Only the time between `start` and `stop` counts, so that a caller who reads slowly does not use up the upstream's
+    time. `reset` is called when the thing has come and the task will wait for the next one.
 
     Attributes:
-        limit_s: see above.
-        due_s: when the wait that is going on will have been too long, by the loop's clock.
+        limit_s: the time limit in seconds.
+        due_s: when the current wait reaches the limit, by the loop's clock.
         loop: the event loop.
     """
 
@@ -82,35 +82,35 @@ class Deadline:
         self._waited_s = 0.0
 
     def start(self) -> None:
-        """A wait begins, in this task, which need not be the one that made the deadline."""
+        """Begin a wait, in the current task, which need not be the one that created the deadline."""
         self._task = asyncio.current_task(self.loop)
         self.due_s = self.loop.time() + self.limit_s - self._waited_s
         self._deadlines.add(self)
 
     def stop(self) -> None:
-        """The wait is over; also after an error."""
+        """End the wait; call it after an error too."""
         self._waited_s = self.limit_s - (self.due_s - self.loop.time())
         self._deadlines.discard(self)
 
     def reset(self, limit_s: float) -> None:
-        """It has come; the next one may take `limit_s`."""
+        """What the task waited for has come; the next thing may take `limit_s`."""
         self.limit_s = limit_s
         self._waited_s = 0.0
 
     @property
     def is_closed(self) -> bool:
-        """Whether all waits were ended (see `Deadlines.close`)."""
+        """Whether all waits were ended by `Deadlines.close`."""
         return self._deadlines.is_closed
 
     def has_expired(self) -> bool:
-        """Whether the cancellation just caught is this deadline's own; asked once, in the cancelled task."""
+        """Whether this deadline caused the cancellation just caught; call it once, in the cancelled task."""
         if not self._is_expired or self._task is None:
             return False
         self._is_expired = False
         return self._task.uncancel() == 0
 
     def expire(self) -> None:
-        """End the wait: its time limit is over, or all waits are ended."""
+        """Cancel the waiting task: its time limit is over, or `Deadlines.close` was called."""
         if self._task is not None:
             self._is_expired = True
             self._task.cancel()

@@ -1,8 +1,9 @@
-"""Everything that can go wrong, as one tree.
+"""Every error of Tidegate, as one tree of classes.
 
-The class fixes who is at fault (`source`), the HTTP status, OpenAI's `type` and default `code`, and whether another
-target may be tried. `protocol/errors.py` turns any of them into OpenAI's error JSON; each front door has one place that
-renders it. Foreign exceptions become ours once, at the edge, with `raise … from`.
+The class fixes which side is at fault (`source`), the HTTP status, OpenAI's `type` and default `code`, and whether
+another target may be tried. `protocol/errors.py` turns any of them into OpenAI's error JSON; each front door has one
+place that sends it. An exception of a library is translated into one of these once, where the library is called, with
+`raise … from`.
 """
 
 from typing import ClassVar, Literal
@@ -15,13 +16,16 @@ class ProxyError(Exception):
     """Base of the tree; never raised itself.
 
     Args:
-        message: for the caller to read, except for internal errors, whose message stays in the log.
+        message: the text for the caller; that of an `InternalError` is for the log only, unless its class says
+            otherwise.
         param: the request field at fault, as OpenAI writes it (`messages[0].role`).
-        code: a slug that callers may branch on; the class's own where omitted.
-        retry_after_s: seconds until a retry is worth while.
+        code: OpenAI's `code`, on which callers may branch; by default the class's `default_code`.
+        retry_after_s: seconds after which a retry makes sense, for the header `Retry-After`; None: not sent.
         status: overrides the class's HTTP status.
-        should_retry: what the caller's SDK is told of that (`x-should-retry`); None: nothing, it decides by the status.
-        is_quoted: the message holds somebody else's words, which may quote the prompt: it is not logged.
+        should_retry: the value of the header `x-should-retry`, which the caller's SDK obeys; None: the header is not
+            sent, and the SDK decides by the status.
+        is_quoted: whether the message holds text of the caller or of a host, which may quote the prompt; it is then
+            not logged.
     """
 
     source: ClassVar[Source]
@@ -52,10 +56,10 @@ class ProxyError(Exception):
 
 
 def forget_way(error: BaseException) -> None:
-    """Drop where it was raised, when all that is to be said of it has been said.
+    """Remove the traceback, cause and context of an error that has been handled completely.
 
-    An error knows the frames that it came through, and these know the error, the request and its body: such a circle
-    stays until the collector comes, which is seldom here.
+    An error references the frames that it passed through, and these reference the error, the request and its body. Such
+    a reference cycle stays in memory until the cycle collector runs, which is rarely here.
     """
     error.__traceback__ = error.__cause__ = error.__context__ = None
 
@@ -64,7 +68,7 @@ def forget_way(error: BaseException) -> None:
 
 
 class RequestError(ProxyError):
-    """The caller sent, showed or asked for something that cannot be served; nothing went upstream."""
+    """The request cannot be served as it is; nothing was sent to an upstream."""
 
     source = "downstream"
     default_status = 400
@@ -72,27 +76,27 @@ class RequestError(ProxyError):
 
 
 class MalformedRequest(RequestError):
-    """The body is not what the endpoint takes. The message may quote it."""
+    """The body is not what the endpoint accepts. The message may quote the body."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message, param=param, code=code, is_quoted=True)
 
 
 class UnsupportedParameter(RequestError):
-    """A field changes the result and the target cannot honour it."""
+    """A field would change the result, and the target cannot honour it."""
 
     default_code = "unsupported_parameter"
 
 
 class NotAuthenticated(RequestError):
-    """No key, or a key that nobody issued."""
+    """No key, or an unknown one."""
 
     default_status = 401
     default_code = "invalid_api_key"
 
 
 class NotPermitted(RequestError):
-    """A known caller, but not for this."""
+    """The caller is known, but may not do this."""
 
     default_status = 403
     type = "permission_error"
@@ -100,35 +104,35 @@ class NotPermitted(RequestError):
 
 
 class PathNotFound(RequestError):
-    """No such path."""
+    """The path does not exist."""
 
     default_status = 404
     default_code = "unknown_url"
 
 
 class ModelNotFound(RequestError):
-    """No such model here or upstream."""
+    """Neither Tidegate nor its upstreams have the model."""
 
     default_status = 404
     default_code = "model_not_found"
 
 
 class EngineNotFound(RequestError):
-    """No such engine here."""
+    """The config has no engine of that name."""
 
     default_status = 404
     default_code = "engine_not_found"
 
 
 class AnswerNotFound(RequestError):
-    """No such answer, or another caller's."""
+    """The answer does not exist, is no longer remembered, or belongs to another caller."""
 
     default_status = 404
     default_code = "answer_not_found"
 
 
 class MethodNotAllowed(RequestError):
-    """The path exists, but not for this method."""
+    """The path exists, but does not allow the method."""
 
     default_status = 405
     default_code = "method_not_allowed"
@@ -142,7 +146,7 @@ class RequestTimeout(RequestError):
 
 
 class Conflict(RequestError):
-    """What is asked cannot be done to this engine."""
+    """The administrator's order is not possible for this engine."""
 
     default_status = 409
     default_code = "conflict"
@@ -163,7 +167,7 @@ class UnsupportedMediaType(RequestError):
 
 
 class ClientGone(RequestError):
-    """The caller left before the answer ended; nobody reads this, it is logged as 499 (nginx's number)."""
+    """The caller disconnected before the answer ended; it is not sent to the caller, but logged as 499, as by nginx."""
 
     default_status = 499
     default_code = "client_gone"
@@ -173,12 +177,12 @@ class ClientGone(RequestError):
 
 
 class UpstreamError(ProxyError):
-    """A host or engine failed us.
+    """A host or engine failed, or refused the request.
 
     Attributes:
-        is_unconnected: there was no connection at all: refused, no such host, nobody there in time.
-        is_told: `retry_after_s` is what the host itself said; else it is made up, for the caller.
-        original: the host's own message, for the log, where `message` is ours; else empty.
+        is_unconnected: whether no connection was made: it was refused, the name is unknown, or it took too long.
+        is_told: whether `retry_after_s` was sent by the host; else Tidegate has estimated it for the caller.
+        original: the host's own message, for the log, if `message` was written by Tidegate; else empty.
     """
 
     is_unconnected: bool = False
@@ -193,26 +197,26 @@ class UpstreamError(ProxyError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No connection, or it broke before an answer."""
+    """There was no connection, or it broke before the answer ended."""
 
     default_code = "upstream_unreachable"
 
 
 class UpstreamTimeout(UpstreamError):
-    """Connected, but silent for too long."""
+    """The connection or the data on it took too long."""
 
     default_status = 504
     default_code = "upstream_timeout"
 
 
 class EngineStalled(UpstreamTimeout):
-    """The request left an engine that hangs before an answer had begun, as another target was left."""
+    """The engine hangs, so that a request without first content was taken away from it, for another target."""
 
     default_code = "upstream_timeout"
 
 
 class UpstreamRateLimited(UpstreamError):
-    """The host's 429.
+    """The host answered 429.
 
     Args:
         is_told: see `UpstreamError`.
@@ -236,25 +240,25 @@ class UpstreamRateLimited(UpstreamError):
 
 
 class UpstreamFailed(UpstreamError):
-    """The host answered with a failure of its own, or with something that is no answer."""
+    """The host answered with an error of its own (5xx), or with something that is no answer."""
 
 
 class EngineDied(UpstreamFailed):
-    """The engine reports that its core has ended: every request in it has failed."""
+    """The engine reports that its core process has ended: every request in it has failed."""
 
     default_code = "upstream_failed"
 
 
 class AnswerMisfit(UpstreamError):
-    """The host's answer does not fit the caller's schema: nobody says that the host is at fault."""
+    """The answer does not fit the caller's schema. It does not count as a failure of the target."""
 
     default_code = "structured_output_invalid"
 
 
 class ToolCallUnparsable(UpstreamError):
-    """The host could not parse its model's tool call (row 76j); what a model writes is no fault of the target.
+    """The host could not parse its model's tool call (contract, row 76j). It does not count as a failure of the target.
 
-    It is not retried, neither at another target nor by the caller's SDK: the same prompt tends to end the same way.
+    It is not retried, neither at another target nor by the caller's SDK: the same prompt tends to fail the same way.
     """
 
     default_code = "tool_call_unparsable"
@@ -265,13 +269,13 @@ class ToolCallUnparsable(UpstreamError):
 
 
 class UpstreamRefusedUs(UpstreamError):
-    """The host does not take our key (401, 402, 403): our trouble, not the caller's, so never a 401."""
+    """The host refused Tidegate's key (401, 402, 403). It is not the caller's fault, so the caller gets no 401."""
 
     default_code = "upstream_auth"
 
 
 class UpstreamLacksModel(UpstreamError):
-    """The host's 404: it does not have the model (or the endpoint)."""
+    """The host answered 404: it does not have the model, or the endpoint."""
 
     default_status = 404
     type = "invalid_request_error"
@@ -279,7 +283,7 @@ class UpstreamLacksModel(UpstreamError):
 
 
 class UpstreamLacksOperation(UpstreamError):
-    """The host has the model, but not for this request: embeddings of a chat model, or tools without their parser."""
+    """The host has the model, but it cannot serve this request: embeddings of a chat model, tools without a parser."""
 
     default_status = 400
     type = "invalid_request_error"
@@ -287,7 +291,7 @@ class UpstreamLacksOperation(UpstreamError):
 
 
 class UpstreamRejected(UpstreamError):
-    """The host's 4xx for the caller's fault; another host would say the same."""
+    """The host answered 4xx, as the request is at fault; another host would refuse it too."""
 
     default_status = 400
     type = "invalid_request_error"
@@ -296,17 +300,17 @@ class UpstreamRejected(UpstreamError):
 
 
 class StreamBroken(UpstreamError):
-    """An upstream stream that ended wrongly after content had left; told in band."""
+    """The upstream's stream ended before it was complete, or a continuation sent more than text; sent in band."""
 
     default_code = "upstream_disconnected"
     may_try_another_target = False
 
 
-# --- our own fault ------------------------------------------------------------------------------------------------
+# --- Tidegate's own fault -----------------------------------------------------------------------------------------
 
 
 class InternalError(ProxyError):
-    """Ours. The message is for the log; the caller gets the request id."""
+    """An error inside Tidegate. The message is for the log; the caller gets the request id instead."""
 
     source = "internal"
     default_status = 500
@@ -315,7 +319,7 @@ class InternalError(ProxyError):
 
 
 class EngineUnavailable(InternalError):
-    """A local engine is starting, restarting or cannot start. The message says which and is shown to the caller."""
+    """A local engine is starting, restarting or cannot start; the message says which. It is shown to the caller."""
 
     default_status = 503
     default_code = "engine_unavailable"
@@ -323,7 +327,7 @@ class EngineUnavailable(InternalError):
 
 
 class TargetBusy(ProxyError):
-    """A target has as many requests as it may have, and this one could not wait (any longer). Shown to the caller."""
+    """The target has no free slot, and the request could not wait, or no longer. Shown to the caller."""
 
     source = "internal"
     default_status = 429
@@ -333,25 +337,25 @@ class TargetBusy(ProxyError):
 
 
 class LocalModelUnavailable(EngineUnavailable):
-    """The request may not leave the house, and no engine in it can take it. Shown to the caller."""
+    """The request may go to local engines only, and none can take it. The message is shown to the caller."""
 
     default_code = "local_model_unavailable"
     may_try_another_target = False
 
 
 class NoTarget(EngineUnavailable):
-    """There are targets, and none may take the request now. The message says why and is shown to the caller."""
+    """The model has targets, but none may take the request now; the message says why. It is shown to the caller."""
 
     default_code = "no_target"
     may_try_another_target = False
 
 
 class ShuttingDown(InternalError):
-    """The server is going down, and does not wait for this request any longer. Shown to the caller."""
+    """The server shuts down, and no longer waits for this request. The message is shown to the caller."""
 
     default_status = 503
     default_code = "shutting_down"
 
 
 class ConfigError(InternalError):
-    """What the operator set cannot work; start-up only. The message names file, key path, fault and cure."""
+    """The config is wrong; at start and reload only. The message names the file, the key, the fault and the remedy."""

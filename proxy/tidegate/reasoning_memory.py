@@ -1,7 +1,7 @@
-"""What models thought in turns that called tools, kept for a while so that it can be put back (contract C.7).
+"""The reasoning of turns that called tools, stored for a while so that it can be put back (contract C.7).
 
-DeepSeek refuses a conversation in which it is missing, and most clients drop it. The memory is behind `ReasoningMemory`, so that
-a shared store can take its place.
+DeepSeek refuses a conversation without it, and most clients drop it. `ReasoningMemory` is an interface, so that a
+shared store can replace the one in this process.
 """
 
 from collections import OrderedDict
@@ -17,20 +17,20 @@ _MAX_CHARACTER_BYTES = 8  # Python may keep a string both as characters and as U
 
 
 class ReasoningMemory(Protocol):
-    """Reasoning by caller and tool-call id. A memory that fails remembers nothing; it never raises."""
+    """Reasoning by caller and tool-call id. A store that fails returns nothing; it never raises."""
 
     async def remember(self, caller: str, call_ids: Sequence[str], reasoning: str) -> None:
-        """Keep `reasoning` under each of the ids."""
+        """Store `reasoning` under each of the ids."""
 
     async def recall(self, caller: str, call_ids: Sequence[str]) -> Mapping[str, str]:
-        """What is kept of these ids for this caller."""
+        """The reasoning stored for this caller, by id; ids without any are missing."""
 
 
 class _Turn:
     """The reasoning of one turn, shared by the ids of the turn's tool calls.
 
     Attributes:
-        text: the reasoning as UTF-8, whose size is known; that of a `str` depends on its widest character.
+        text: the reasoning as UTF-8, because the size of a `str` depends on its widest character.
         ids: the number of entries that share it.
     """
 
@@ -47,10 +47,10 @@ class _Turn:
 
 
 class ProcessReasoningMemory:
-    """Kept in this process; owner of its entries. The oldest go first when it is full.
+    """A `ReasoningMemory` in this process, which owns its entries. When it is full, the oldest are dropped first.
 
     Args:
-        clock: tells when an entry is too old.
+        clock: for the age of entries.
         max_bytes: the bound of everything held; a text counts until the last of its ids is dropped.
         keep_s: how long an entry is kept after it was last written.
     """
@@ -64,7 +64,7 @@ class ProcessReasoningMemory:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes held."""
+        """The number of bytes held."""
         return self._size
 
     async def remember(self, caller: str, call_ids: Sequence[str], reasoning: str) -> None:

@@ -1,4 +1,4 @@
-"""The reader that judges our answers (tests/fakes/canonical.py) lets nothing pass that breaks a rule of OpenAI's."""
+"""The reader that checks Tidegate's answers (tests/fakes/canonical.py) refuses all that breaks a rule of OpenAI's."""
 
 import json
 

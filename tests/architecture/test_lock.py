@@ -1,4 +1,4 @@
-"""The locks: what the image installs, and what the engines' tests do."""
+"""The lock files: the packages that the image installs, and those for the engines' tests."""
 
 import re
 import tomllib
@@ -48,5 +48,5 @@ def test_what_the_engines_tests_ask_for_is_in_their_lock():
 
 
 def test_uv_lock_stays_out_of_git():
-    """It names registry addresses."""
+    """It contains the addresses of registries."""
     assert "uv.lock" in (_ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()

@@ -1,10 +1,10 @@
-"""Every row of the contract's section B is shown by a scenario, or `tests/data/rows.yaml` says why it cannot be."""
+"""Every row of the contract's section B has a scenario, or a reason in `tests/data/rows.yaml` why it has none."""
 
 from tests.fakes.scenarios import ROWS, read_book
 
 
 def test_the_scenarios_are_well_made():
-    """Known keys only, bytes for each, rows that exist, no files left over."""
+    """They have only known keys, bytes for each scenario, rows that exist, and no files without a scenario."""
     assert "\n".join(read_book().problems) == ""
 
 

@@ -1,4 +1,4 @@
-"""A `scenarios.yaml` says exactly what is meant: whatever else stands there or beside it is a problem."""
+"""The checks of `scenarios.yaml`: an unknown key, or a file without a scenario, is a problem."""
 
 import pytest
 

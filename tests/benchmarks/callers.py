@@ -1,7 +1,7 @@
-"""Callers of our own, for what wrk cannot tell: time to first token, gaps between chunks, whole streams only.
+"""Callers for what wrk cannot measure: time to first token, gaps between chunks, whole streams only.
 
-They are sans parsing: a chunk is counted by its `data: `, an answer ends where the chunked body ends. Running them
-takes CPU of the same machine, some 5 to 10 µs a chunk.
+They do not parse answers: a chunk is counted by its `data: `, an answer ends where the chunked body ends. They run on
+the same machine, and take some 5 to 10 µs of CPU for each chunk.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from typing import cast
 import uvloop
 
 _END = b"\r\n0\r\n\r\n"
-_TOKEN = b'" token"'  # of the mock
+_TOKEN = b'" token"'  # the text that the mock sends
 _LIMIT_S = 120.0
 
 
-def ask(port: int, body: str, key: str) -> tuple[int, bytes]:
-    """One request on a connection of its own; blocks until the answer is whole: its status and body."""
+def send_request(port: int, body: str, key: str) -> tuple[int, bytes]:
+    """Send a request on a new connection; blocks until the whole answer is here, and returns its status and body."""
     connection = HTTPConnection("127.0.0.1", port, timeout=_LIMIT_S)
     try:
         connection.request("POST", "/v1/chat/completions", body=body, headers=_headers(key))
@@ -29,11 +29,14 @@ def ask(port: int, body: str, key: str) -> tuple[int, bytes]:
 
 
 def latencies_s(port: int, bodies: list[str], key: str, rounds: int) -> list[list[float]]:
-    """Seconds for each answer, one request at a time on one connection, the bodies in turn; a list for each body."""
+    """The durations of answers, in seconds, as one list for each of `bodies`.
+
+    One request at a time is sent on one connection, with the bodies in turn, `rounds` times each.
+    """
     connection = HTTPConnection("127.0.0.1", port, timeout=_LIMIT_S)
-    taken: list[list[float]] = [[] for _ in bodies]
+    times_by_body: list[list[float]] = [[] for _ in bodies]
     for _ in range(rounds):
-        for body, times in zip(bodies, taken, strict=True):
+        for body, times in zip(bodies, times_by_body, strict=True):
             begun_s = time.perf_counter()
             connection.request("POST", "/v1/chat/completions", body=body, headers=_headers(key))
             answer = connection.getresponse()
@@ -42,15 +45,19 @@ def latencies_s(port: int, bodies: list[str], key: str, rounds: int) -> list[lis
             if answer.status != 200:
                 raise RuntimeError(f"status {answer.status}")
     connection.close()
-    return taken
+    return times_by_body
 
 
 @dataclass
-class Heard:
-    """What a crowd of callers saw; times in seconds.
+class StreamStats:
+    """What all callers of one run measured; times in seconds.
 
-    `gaps_s` holds for each stream its longest silence between two reads, `failures` counts answers that were not
-    200 or broke off.
+    Attributes:
+        first_s: for each stream, the time to its first token.
+        gaps_s: for each stream, the longest gap between two reads.
+        chunks: the number of chunks.
+        streams: the number of whole streams.
+        failures: the number of answers that were not 200 or broke off.
     """
 
     first_s: list[float] = field(default_factory=list)
@@ -60,27 +67,30 @@ class Heard:
     failures: int = 0
 
 
-def crowd(port: int, body: str, key: str, *, callers: int, streams: int, spread_s: float = 0.0) -> Heard:
-    """Let `callers` ask for `streams` answers each, one after the other on one connection, starting over `spread_s`.
+def run_callers(port: int, body: str, key: str, *, callers: int, streams: int, spread_s: float = 0.0) -> StreamStats:
+    """Run `callers` callers at once; each requests `streams` answers, one after the other on one connection.
 
-    Blocks until all are through, or for 120 seconds: what is missing then counts as failed.
+    The callers start spread over `spread_s` seconds. Blocks until all answers have ended, at most 120 seconds; answers
+    that are missing then count as failures.
     """
-    return uvloop.run(hear(port, body, key, callers=callers, streams=streams, spread_s=spread_s))
+    return uvloop.run(measure_streams(port, body, key, callers=callers, streams=streams, spread_s=spread_s))
 
 
-async def hear(port: int, body: str, key: str, *, callers: int, streams: int, spread_s: float = 0.0) -> Heard:
-    """As `crowd`, inside a running loop."""
+async def measure_streams(
+    port: int, body: str, key: str, *, callers: int, streams: int, spread_s: float = 0.0
+) -> StreamStats:
+    """The same as `run_callers`, but in the running event loop."""
     loop = asyncio.get_running_loop()
-    heard, request = Heard(), _request(port, body, key)
+    stats, request = StreamStats(), _request(port, body, key)
 
     async def call(number: int) -> None:
         await asyncio.sleep(spread_s * number / callers)
-        over = loop.create_future()
+        done = loop.create_future()
         transport, _ = await loop.create_connection(
-            lambda: _Caller(request, streams, heard, over), host="127.0.0.1", port=port
+            lambda: _Caller(request, streams, stats, done), host="127.0.0.1", port=port
         )
         try:
-            await over
+            await done
         finally:
             transport.close()
 
@@ -89,25 +99,25 @@ async def hear(port: int, body: str, key: str, *, callers: int, streams: int, sp
     for task in unfinished:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    heard.failures = callers * streams - heard.streams
-    return heard
+    stats.failures = callers * streams - stats.streams
+    return stats
 
 
 class _Caller(asyncio.Protocol):
-    """One connection; asks again as soon as an answer has ended."""
+    """One connection; sends the next request as soon as an answer has ended."""
 
-    def __init__(self, request: bytes, streams: int, heard: Heard, over: "asyncio.Future[None]") -> None:
+    def __init__(self, request: bytes, streams: int, stats: StreamStats, done: "asyncio.Future[None]") -> None:
         self._request = request
-        self._left = streams
-        self._heard = heard
-        self._over = over
+        self._remaining = streams
+        self._stats = stats
+        self._done = done
         self._tail = b""
         self._has_token = False
-        self._asked_s = self._last_s = self._gap_s = 0.0
+        self._sent_s = self._last_s = self._gap_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is no subclass
-        self._ask()
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class is not a subclass of it
+        self._send_request()
 
     def data_received(self, data: bytes) -> None:
         now_s = time.perf_counter()
@@ -115,22 +125,23 @@ class _Caller(asyncio.Protocol):
             self._begin(data)
         elif now_s - self._last_s > self._gap_s:
             self._gap_s = now_s - self._last_s
-        if not self._has_token and _TOKEN in data:  # a role alone is none, and Tidegate holds it back until one comes
+        # a chunk with the role alone does not count; Tidegate holds it back until the first token
+        if not self._has_token and _TOKEN in data:
             self._has_token = True
-            self._heard.first_s.append(now_s - self._asked_s)
+            self._stats.first_s.append(now_s - self._sent_s)
         if self._last_s or b"data: " in data:
             self._last_s = now_s
-        self._heard.chunks += data.count(b"data: {")
+        self._stats.chunks += data.count(b"data: {")
         self._tail = (self._tail + data)[-len(_END) :]
         if self._tail == _END:
             self._end()
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
+        if not self._done.done():
+            self._done.set_result(None)
 
-    def _ask(self) -> None:
-        self._asked_s = time.perf_counter()
+    def _send_request(self) -> None:
+        self._sent_s = time.perf_counter()
         self._last_s = self._gap_s = 0.0
         self._has_token = False
         self._transport.write(self._request)
@@ -140,13 +151,13 @@ class _Caller(asyncio.Protocol):
             self._transport.abort()
 
     def _end(self) -> None:
-        self._heard.streams += 1
-        self._heard.gaps_s.append(self._gap_s)
-        self._left -= 1
-        if self._left:
-            self._ask()
-        elif not self._over.done():
-            self._over.set_result(None)
+        self._stats.streams += 1
+        self._stats.gaps_s.append(self._gap_s)
+        self._remaining -= 1
+        if self._remaining:
+            self._send_request()
+        elif not self._done.done():
+            self._done.set_result(None)
 
 
 def _headers(key: str) -> dict[str, str]:

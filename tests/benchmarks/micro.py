@@ -1,6 +1,6 @@
-"""What the pure code costs by itself, in µs a call; no I/O, no event loop.
+"""Measures the cost of pure code (no I/O, no event loop), in µs for each call.
 
-By itself: `uv run python tests/benchmarks/micro.py`.
+To run only this part: `uv run python tests/benchmarks/micro.py`.
 """
 
 import time
@@ -11,7 +11,7 @@ from random import Random
 
 import msgspec
 from msgspec import structs
-from tidegate.app.upstreams import looker
+from tidegate.app.upstreams import snapshot_reader
 from tidegate.clock import SystemClock
 from tidegate.config.cards import Card, Price
 from tidegate.config.concurrency import ConcurrencyConfig
@@ -37,7 +37,7 @@ from tidegate.streaming.chat import ChatAssembler, ChatWriter
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.sinks import Envelope
 from tidegate.transport.credential_specs import of_keys
-from tidegate.transport.credentials import Credentials
+from tidegate.transport.credentials import CredentialPool
 from tidegate.transport.wire import Timeouts, Transport
 
 _ENVELOPE = Envelope("chatcmpl-0123456789abcdef01234567", 1_700_000_000, "model")
@@ -61,21 +61,21 @@ _ROUNDS = 100
 
 
 def best_us(call: Callable[[], object], calls: int = _CALLS) -> float:
-    """Microseconds for one `call`: the best of many short rounds, as whatever else runs only adds."""
-    taken = []
+    """Microseconds for one `call`: the best of many short rounds, because other processes can only add time."""
+    times_s = []
     for _ in range(_ROUNDS):
         begun_s = time.perf_counter()
         for _ in range(calls):
             call()
-        taken.append(time.perf_counter() - begun_s)
-    return min(taken) / calls * 1e6
+        times_s.append(time.perf_counter() - begun_s)
+    return min(times_s) / calls * 1e6
 
 
 _READING = Reading(thought_tags=("think",), repairs_markup=True)
 
 
 def normalise_us() -> float:
-    """A plain text chunk: decode, state machine with every filter that a host without a parser needs, encode."""
+    """Normalise a text chunk: decode, run the state machine with every filter for a host without a parser, encode."""
     writer, event = ChatWriter(_ENVELOPE, wants_usage=True), _CHUNK[6:-2]
     stream = ChoiceStream(writer, _READING)
 
@@ -87,7 +87,7 @@ def normalise_us() -> float:
 
 
 def chunk_us() -> float:
-    """The same, alone in its read, with the server-sent event around it parsed and made."""
+    """Normalise a text chunk that arrives alone in a read, including parsing and writing its server-sent event."""
     parser, writer = sse.EventParser(), ChatWriter(_ENVELOPE, wants_usage=True)
     stream = ChoiceStream(writer, _READING)
 
@@ -100,13 +100,16 @@ def chunk_us() -> float:
 
 
 def request_us() -> float:
-    """A small chat request: check it, build the one for a vLLM host."""
+    """Check a small chat request, and build the request for a vLLM host."""
     dialect = DIALECTS["vllm"]
     return best_us(lambda: dialect.build_request(chat.parse_request(_REQUEST), model="mock", is_stream=True))
 
 
 def depth_us() -> float:
-    """How deep a request with twenty tools nests, 13 kB; with fewer brackets than levels allowed nobody looks."""
+    """Check the nesting depth of a request of 13 kB with twenty tools.
+
+    A request with fewer brackets than the allowed number of levels is not checked at all.
+    """
     schema = {"type": "object", "properties": {name: {"type": "string", "description": "x" * 80} for name in "abc"}}
     function = {"name": "look_up", "description": "x" * 200, "parameters": schema}
     body = msgspec.json.encode({"model": "model", "tools": [{"type": "function", "function": function}] * 20})
@@ -114,7 +117,7 @@ def depth_us() -> float:
 
 
 def answer_us() -> float:
-    """A unary answer: decode, normalise, encode."""
+    """Decode, normalise and encode a JSON answer."""
 
     def normalise() -> None:
         assembler = ChatAssembler(_ENVELOPE)
@@ -127,17 +130,17 @@ def answer_us() -> float:
 
 
 def credential_us() -> float:
-    """What each request shows the host, where there is one key."""
-    credentials = Credentials(of_keys(["key"]))
+    """Choose the credential for a request, if the host has one key."""
+    credentials = CredentialPool(of_keys(["key"]))
 
-    def show() -> None:
+    def choose() -> None:
         credentials.choose("mock").auth_headers.ready()
 
-    return best_us(show)
+    return best_us(choose)
 
 
-class _Names:
-    """A model of one target, and models of three under each policy."""
+class _Router:
+    """A fake router with a model of one target, and for each policy a model of three targets."""
 
     def __init__(self) -> None:
         hosts = [Target(name, "mock", Card(price=_PRICE)) for name in ("far", "farther")]
@@ -149,27 +152,28 @@ class _Names:
 
 
 class _Engine:
-    """It has been asked how it does."""
+    """A fake engine whose load is known."""
 
     def __init__(self, at_s: float) -> None:
         self.status = EngineStatus("ready")
+        self.availability = "ready"
         self.observed_load = ObservedLoad(load=Load(running=2, waiting=1), at_s=at_s, in_flight=1)
 
 
-class _Land:
-    """Nothing is out of order, and every signal of every target is known: what nobody has asked is quicker to see."""
+class _Serving:
+    """A serving state with healthy targets whose signals are all known; unknown signals would be cheaper to read."""
 
     def __init__(self) -> None:
         clock = SystemClock()
         self.target_registry = TargetRegistry(clock, HealthConfig())
         self.qualities = Qualities(clock)
         self.offline = Offline(clock, forced=False, names=["far", "farther"])
-        wires = {name: _upstream(name) for name in ("far", "farther", "near")}
-        wires["near"] = structs.replace(wires["near"], look=looker(_Engine(clock.monotonic_s())))
-        self.upstreams = Upstreams(wires)
+        upstreams = {name: _upstream(name) for name in ("far", "farther", "near")}
+        upstreams["near"] = structs.replace(upstreams["near"], look=snapshot_reader(_Engine(clock.monotonic_s())))
+        self.upstreams = Upstreams(upstreams)
 
-    def learn(self, targets: Iterable[Target]) -> None:
-        """The targets have answered before."""
+    def add_history(self, targets: Iterable[Target]) -> None:
+        """Record earlier answers of the targets, so that their signals are known."""
         self.target_registry.keep(list(targets))
         for stats in self.target_registry.kept():
             stats.latency.began(70, 0.3)
@@ -185,12 +189,12 @@ def _upstream(name: str) -> Upstream:
 
 
 def plan_us(model: str) -> float:
-    """A plan: read the request, look at every target, put them in order."""
-    serving, names = _Land(), _Names()
-    serving.learn(target for targets in names.targets.values() for target in targets)
+    """Make a plan: read the request, check every target, put them in order."""
+    serving, router = _Serving(), _Router()
+    serving.add_history(target for targets in router.targets.values() for target in targets)
     target = TargetConfig(upstream="far", model="mock")
     models = {name: ModelConfig(targets=(target,), policy=name) for name in POLICIES}
-    planner = Planner(names, serving, models=models, routing=RoutingConfig(), clock=SystemClock(), rng=Random(1))
+    planner = Planner(router, serving, models=models, routing=RoutingConfig(), clock=SystemClock(), rng=Random(1))
     request = structs.replace(chat.parse_request(_REQUEST), model=model)
 
     def plan() -> None:
@@ -201,49 +205,52 @@ def plan_us(model: str) -> float:
 
 
 def report_us() -> float:
-    """What an attempt reports: its beginning, its first token, its end."""
-    serving, target, usage = _Land(), Target("far", "mock"), Usage(12, 10, 22)
+    """Report the beginning, the first token and the end of an attempt."""
+    serving, target, usage = _Serving(), Target("far", "mock"), Usage(12, 10, 22)
     routing_request = RoutingRequest(chat.parse_request(_REQUEST))
 
-    def fly() -> None:
+    def report() -> None:
         in_flight = serving.target_registry.begin(target, routing_request)
         in_flight.began()
         in_flight.end(sent_s=1.0, first_s=2.0, usage=usage, is_whole=True)
 
-    return best_us(fly, 200)
+    return best_us(report, 200)
 
 
-def gate_us(config: ConcurrencyConfig) -> float:
-    """A place, its first token, and leaving; nobody waits. With what it costs to run a coroutine by hand, 0.15 µs."""
+def concurrency_us(config: ConcurrencyConfig) -> float:
+    """Take a concurrency slot, report the first token, release the slot; no request waits.
+
+    This includes 0.15 µs to run a coroutine without an event loop.
+    """
     concurrency_limit = ConcurrencyLimit("far", config, SystemClock())
 
-    def pass_through() -> None:
+    def take_and_release() -> None:
         try:
             concurrency_limit.enter(caller="alice", tokens=300).send(None)
         except StopIteration as done:
             done.value.began(0.5, 70)
             done.value.leave()
 
-    return best_us(pass_through)
+    return best_us(take_and_release)
 
 
 def lines() -> list[str]:
-    """The table, in Markdown."""
+    """The lines of the table, in Markdown."""
     return [
         "| pure code | µs |",
         "| --- | --: |",
         f"| normalise one text chunk | {normalise_us():.2f} |",
-        f"| the same with its event parsed and framed | {chunk_us():.2f} |",
-        f"| check a request and build the upstream's | {request_us():.1f} |",
-        f"| look how deep a request with twenty tools nests | {depth_us():.1f} |",
-        f"| normalise a unary answer | {answer_us():.1f} |",
-        f"| choose one of one key | {credential_us():.2f} |",
-        f"| a place at a gate without a limit | {gate_us(ConcurrencyConfig()):.2f} |",
-        f"| a place of eight | {gate_us(ConcurrencyConfig(limit=8)):.2f} |",
-        f"| a place at an adaptive gate | {gate_us(ConcurrencyConfig(limit='adaptive')):.2f} |",
-        f"| plan for the only target | {plan_us('one'):.1f} |",
-        *(f"| plan for three by {name} | {plan_us(name):.1f} |" for name in POLICIES),
-        f"| report what became of an attempt | {report_us():.1f} |",
+        f"| normalise one text chunk, with its event parsed and framed | {chunk_us():.2f} |",
+        f"| check a request and build the upstream request | {request_us():.1f} |",
+        f"| check the nesting depth of a request with twenty tools | {depth_us():.1f} |",
+        f"| normalise a JSON answer | {answer_us():.1f} |",
+        f"| choose the credential, one key | {credential_us():.2f} |",
+        f"| take and release a slot, no limit | {concurrency_us(ConcurrencyConfig()):.2f} |",
+        f"| take and release a slot, limit of 8 | {concurrency_us(ConcurrencyConfig(limit=8)):.2f} |",
+        f"| take and release a slot, adaptive limit | {concurrency_us(ConcurrencyConfig(limit='adaptive')):.2f} |",
+        f"| plan with one target | {plan_us('one'):.1f} |",
+        *(f"| plan with three targets, {name} | {plan_us(name):.1f} |" for name in POLICIES),
+        f"| report an attempt | {report_us():.1f} |",
     ]
 
 

@@ -1,8 +1,8 @@
 -- The mock upstream's answers, by the model that the request names:
 --   json    a short chat.completion
---   stream  chunks as vLLM sends them, each flushed by itself, as fast as it goes
---   paced   the same at 50 chunks a second
--- `max_tokens` says how many chunks carry text (61 where it is missing: 64 with role, finish and usage).
+--   stream  chunks as vLLM sends them, each flushed separately, as fast as possible
+--   paced   the same chunks at 50 a second
+-- `max_tokens` is the number of chunks with text (by default 61: 64 chunks with role, finish reason and usage).
 
 local PACE_S = 0.02
 local HEAD = '{"id":"chatcmpl-0123456789abcdef0123456789abcdef","object":"chat.completion.chunk",'

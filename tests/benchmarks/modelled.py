@@ -1,4 +1,4 @@
-"""Modelled time, targets and callers for `simulation.py`: queues and arithmetic, no I/O and no event loop."""
+"""Simulated time, servers and requests for `simulation.py`; no I/O, and no real event loop."""
 
 import heapq
 import math
@@ -11,13 +11,16 @@ from random import Random
 from tidegate.routing.targets import Target
 
 REFUSAL_S = 0.001
-FAILURE_S = 0.05  # a 5xx takes a round trip
+FAILURE_S = 0.05  # a 5xx answer takes a round trip
 
-Mood = Callable[[float], str]  # the time -> well, refuses, fails or hangs
+Behaviour = Callable[[float], str]  # from the time to healthy, refuses, fails or hangs
 
 
-class World:
-    """A `tidegate.clock.Clock` whose time is that of the event at hand; owner of the events to come."""
+class SimulatedLoop:
+    """Runs events in the order of their times; owns the future events.
+
+    It is a `tidegate.clock.Clock` too; its time is that of the event being run.
+    """
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -29,19 +32,31 @@ class World:
 
     now_s = monotonic_s
 
-    def after(self, delay_s: float, act: Callable[..., None], *told: object) -> None:
-        heapq.heappush(self._events, (self._now_s + delay_s, next(self._number), act, told))
+    def after(self, delay_s: float, callback: Callable[..., None], *arguments: object) -> None:
+        heapq.heappush(self._events, (self._now_s + delay_s, next(self._number), callback, arguments))
 
     def run(self) -> None:
         while self._events:
-            self._now_s, _, act, told = heapq.heappop(self._events)
-            act(*told)
+            self._now_s, _, callback, arguments = heapq.heappop(self._events)
+            callback(*arguments)
 
 
 class Job:
-    """One try at one target, as the target sees it; whoever calls is told by the three functions, unless it left."""
+    """One attempt at one server.
 
-    __slots__ = ("answer_tokens", "began", "ended", "failed", "has_begun", "holds_slot", "is_left", "prompt_tokens")
+    The server calls `began`, `ended` and `failed`, but not after the attempt was abandoned.
+    """
+
+    __slots__ = (
+        "answer_tokens",
+        "began",
+        "ended",
+        "failed",
+        "has_begun",
+        "holds_slot",
+        "is_abandoned",
+        "prompt_tokens",
+    )
 
     def __init__(self, prompt_tokens: int, answer_tokens: int, *, began, ended, failed) -> None:
         self.prompt_tokens = prompt_tokens
@@ -49,24 +64,24 @@ class Job:
         self.began = began
         self.ended = ended
         self.failed = failed
-        self.is_left = False
+        self.is_abandoned = False
         self.has_begun = False
         self.holds_slot = False
 
 
-def well(_now_s: float) -> str:
-    return "well"
+def healthy(_now_s: float) -> str:
+    return "healthy"
 
 
 @dataclass
-class Modelled:
-    """A server with so many slots; who finds none waits in a queue without end.
+class ModelledServer:
+    """A simulated server with a number of slots, and an unbounded queue for requests that find no free slot.
 
-    A request holds its slot while its prompt is read and its answer is written. `reads_in_turn`: it reads one prompt at
-    a time, as an engine with one GPU does; else each slot reads by itself.
+    A request holds its slot while its prompt is read and its answer is written. With `reads_in_turn`, the server reads
+    one prompt at a time, as an engine with one GPU does; otherwise all slots read in parallel.
     """
 
-    world: World
+    loop: SimulatedLoop
     target: Target
     slots: int
     base_s: float
@@ -75,7 +90,7 @@ class Modelled:
     usd_per_m_in: float = 0.0
     usd_per_m_out: float = 0.0
     quality: float = 0.5
-    mood: Mood = well
+    behaviour: Behaviour = healthy
     reads_in_turn: bool = False
     queue: deque[Job] = field(default_factory=deque)
     busy: int = 0
@@ -85,45 +100,45 @@ class Modelled:
         return (prompt_tokens * self.usd_per_m_in + answer_tokens * self.usd_per_m_out) / 1e6
 
     def send(self, job: Job) -> None:
-        mood = self.mood(self.world.monotonic_s())
-        if mood == "well":
+        behaviour = self.behaviour(self.loop.monotonic_s())
+        if behaviour == "healthy":
             self.queue.append(job)
             self._start()
-        elif mood != "hangs":
-            self.world.after(REFUSAL_S if mood == "refuses" else FAILURE_S, job.failed)
+        elif behaviour != "hangs":
+            self.loop.after(REFUSAL_S if behaviour == "refuses" else FAILURE_S, job.failed)
 
-    def leave(self, job: Job) -> None:
-        """The caller does not wait for the first token any longer."""
-        job.is_left = True
+    def abandon(self, job: Job) -> None:
+        """Abandon a job whose caller no longer waits for the first token."""
+        job.is_abandoned = True
         if job.holds_slot:
             self._free()
 
     def generates(self) -> bool:
-        """Whether a one-token probe would be answered."""
-        return self.mood(self.world.monotonic_s()) == "well"
+        """Whether the server would answer a probe of one token."""
+        return self.behaviour(self.loop.monotonic_s()) == "healthy"
 
     def _start(self) -> None:
         while self.busy < self.slots and self.queue:
             job = self.queue.popleft()
-            if job.is_left:
+            if job.is_abandoned:
                 continue
             self.busy += 1
             job.holds_slot = True
-            self.world.after(self._reading_s(job), self._begin, job)
+            self.loop.after(self._reading_s(job), self._begin, job)
 
     def _reading_s(self, job: Job) -> float:
         reading_s = self.base_s + job.prompt_tokens / self.read_tokens_per_s
         if not self.reads_in_turn:
             return reading_s
-        now_s = self.world.monotonic_s()
+        now_s = self.loop.monotonic_s()
         self.reads_until_s = max(self.reads_until_s, now_s) + reading_s
         return self.reads_until_s - now_s
 
     def _begin(self, job: Job) -> None:
-        if not job.is_left:
+        if not job.is_abandoned:
             job.has_begun = True
             job.began()
-            self.world.after(job.answer_tokens * self.per_token_s, self._end, job)
+            self.loop.after(job.answer_tokens * self.per_token_s, self._end, job)
 
     def _end(self, job: Job) -> None:
         job.ended()
@@ -135,27 +150,32 @@ class Modelled:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What policies read of a `tidegate.routing.request.RoutingRequest`."""
+class ModelledRequest:
+    """The part of `tidegate.routing.request.RoutingRequest` that policies read."""
 
     prompt_tokens: int
     answer_tokens: int
 
 
-def arrivals(rng: Random, number: int, rate: Callable[[float], float]) -> Iterator[tuple[float, Wish]]:
-    """A Poisson process of that many requests; most prompts are short, some are very long (log-normal)."""
+def arrivals(
+    rng: Random, request_count: int, rate: Callable[[float], float]
+) -> Iterator[tuple[float, ModelledRequest]]:
+    """`request_count` requests with their times, as a Poisson process; `rate` is the number a second at a given time.
+
+    Most prompts are short, some are very long (log-normal).
+    """
     at_s = 0.0
-    for _ in range(number):
+    for _ in range(request_count):
         at_s += rng.expovariate(rate(at_s))
         prompt_tokens = min(int(rng.lognormvariate(math.log(700), 1.4)) + 1, 100_000)
-        yield at_s, Wish(prompt_tokens, min(int(rng.expovariate(1 / 200)) + 1, 2_000))
+        yield at_s, ModelledRequest(prompt_tokens, min(int(rng.expovariate(1 / 200)) + 1, 2_000))
 
 
-def flaps(well_s: float, ill_s: float) -> Mood:
-    """Well for so long, then a 5xx to everything for so long, and again."""
-    return lambda now_s: "well" if now_s % (well_s + ill_s) < well_s else "fails"
+def fails_periodically(healthy_s: float, failing_s: float) -> Behaviour:
+    """In turn, healthy for `healthy_s`, and a 5xx answer to every request for `failing_s`."""
+    return lambda now_s: "healthy" if now_s % (healthy_s + failing_s) < healthy_s else "fails"
 
 
 def bursts(calm: float, busy: float, *, calm_s: float, busy_s: float) -> Callable[[float], float]:
-    """Requests a second: calm for so long, then busy for so long, and again."""
+    """Requests a second: in turn, `calm` for `calm_s` seconds, and `busy` for `busy_s`."""
     return lambda at_s: calm if at_s % (calm_s + busy_s) < calm_s else busy

@@ -1,4 +1,4 @@
-"""nginx twice: as the mock upstream (with Lua), and as the relay that shows the limit."""
+"""The command lines of nginx as the mock upstream (with Lua), and as the relay that shows the lowest possible cost."""
 
 import os
 import re
@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-_NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")  # not on the PATH of all users
+# /usr/sbin is not on the PATH of all users
+_NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 _MODULES = ("ndk_http_module.so", "ngx_http_lua_module.so")
 _INSTALL = """\
 The cost measurement needs nginx with Lua, and wrk: {missing} not found.
@@ -16,7 +17,7 @@ On Debian:  apt-get install nginx-extras libnginx-mod-http-lua wrk
 
 
 def missing_tools() -> str:
-    """What to install, as a text for people; empty where nothing is missing."""
+    """A message that says which packages to install; empty if nothing is missing."""
     found = {"nginx": _NGINX, "wrk": shutil.which("wrk")}
     missing = [tool for tool, path in found.items() if path is None]
     if _NGINX is not None and not all(module.exists() for module in _modules()):
@@ -25,7 +26,7 @@ def missing_tools() -> str:
 
 
 def command(template: str, directory: Path, *, port: int, upstream: int = 0) -> list[str]:
-    """The command line for `template`, its words filled in and written to `directory`."""
+    """Fill in the config file `template`, write it to `directory`, and return the command line that uses it."""
     words = {
         "PROLOGUE": "\n".join(_prologue()),
         "DIRECTORY": str(directory),
@@ -41,7 +42,7 @@ def command(template: str, directory: Path, *, port: int, upstream: int = 0) -> 
 
 def _prologue() -> list[str]:
     modules = [f"load_module {module};" for module in _modules()]
-    return ["user root;", *modules] if os.geteuid() == 0 else modules  # else workers change to a user of their own
+    return ["user root;", *modules] if os.geteuid() == 0 else modules  # otherwise the workers change to another user
 
 
 def _modules() -> list[Path]:

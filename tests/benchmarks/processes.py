@@ -1,4 +1,4 @@
-"""Child processes and what the kernel has counted for them."""
+"""Starts child processes, and reads their CPU time and memory from the kernel."""
 
 import os
 import re
@@ -16,7 +16,7 @@ _STOP_S = 5.0
 
 
 def cpu_s(pid: int) -> float:
-    """CPU time of the process, in seconds: user and system, all its threads, without its children."""
+    """CPU time of the process in seconds: user and system time of all its threads, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
@@ -28,7 +28,7 @@ def resident_mb(pid: int) -> float:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """A loopback port that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -37,9 +37,9 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: Sequence[str], output: Path) -> Iterator[int]:
-    """Start a child, give its pid, end it on every exit; what it says goes to the file `output`.
+    """Start a child process, yield its process id, and end it on every exit; its output goes to the file `output`.
 
-    A Python child keeps its bytecode beside `output`, whatever the environment says: only the first start compiles.
+    A Python child stores its bytecode beside `output`, whatever the environment says, so only the first start compiles.
     """
     environment = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONUNBUFFERED": ""}
     environment["PYTHONPYCACHEPREFIX"] = str(output.parent / "bytecode")
@@ -63,10 +63,10 @@ def running(command: Sequence[str], output: Path) -> Iterator[int]:
 
 
 def wait_for(port: int, method: str, path: str, *, body: str = "", key: str = "", limit_s: float = 20.0) -> None:
-    """Block until a 200 comes back.
+    """Send the request again and again until it is answered with 200.
 
     Raises:
-        TimeoutError: none came within `limit_s` seconds.
+        TimeoutError: there was no such answer within `limit_s` seconds.
     """
     until_s = time.monotonic() + limit_s
     while time.monotonic() < until_s:

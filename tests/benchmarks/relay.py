@@ -1,6 +1,6 @@
-"""A bare relay: the same ASGI server and the same HTTP client as Tidegate's, and no features at all.
+"""A bare relay: the same ASGI server and HTTP client as Tidegate's, but no features.
 
-What it costs is what a Python gateway on this server and this client costs at least. Run as a child process:
+Its cost is the least that a Python gateway with this server and client can have. It is run as a child process:
 `relay.py PORT UPSTREAM_PORT`.
 """
 
@@ -17,7 +17,7 @@ _HEADERS = {"content-type": "application/json"}
 
 
 class Relay:
-    """An ASGI application that passes every POST on and every answer back."""
+    """An ASGI application that forwards every POST request to the upstream, and its answer to the caller."""
 
     def __init__(self, upstream: URL, session: aiohttp.ClientSession) -> None:
         self._upstream = upstream
@@ -35,8 +35,8 @@ class Relay:
             if answer.content_length is not None:
                 await send({"type": "http.response.body", "body": await answer.read(), "more_body": False})
                 return
-            while piece := await answer.content.readany():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            while chunk := await answer.content.readany():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -1,6 +1,6 @@
-"""The cost of Tidegate beside nginx and a bare relay (DESIGN 9): `uv run python tests/benchmarks/run.py`.
+"""Measures the cost of Tidegate beside nginx and a bare relay (DESIGN 9): `uv run python tests/benchmarks/run.py`.
 
-Prints Markdown tables. Everything runs on loopback, for a bounded time, and is ended on every exit.
+Prints Markdown tables. All processes run on loopback, for a bounded time, and are ended on every exit.
 """
 
 import argparse
@@ -14,16 +14,16 @@ import budgets
 import micro
 import nginx
 import table
-from subjects import CHUNKS, RefusalCooldown, bench
+from subjects import CHUNKS, Bench, bench
 
 _HELD = (200, 500, 1000)
 
 
 def main() -> None:
-    """Measure and print; exits with 2 where nginx or wrk is missing."""
+    """Measure and print; exits with status 2 if nginx or wrk is missing."""
     options = _options()
-    if told := nginx.missing_tools():
-        sys.stderr.write(told)
+    if install_hint := nginx.missing_tools():
+        sys.stderr.write(install_hint)
         raise SystemExit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory, bench(Path(directory)) as running:
@@ -34,12 +34,12 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one run (default: 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns that each subject takes (default: 3)")
-    parser.add_argument("--only", choices=("table", "budgets", "micro"), help="one of the parts")
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs for each subject (default: 3)")
+    parser.add_argument("--only", choices=("table", "budgets", "micro"), help="only this part")
     return parser.parse_args()
 
 
-def _report(running: RefusalCooldown, options: argparse.Namespace) -> Iterator[str]:
+def _report(running: Bench, options: argparse.Namespace) -> Iterator[str]:
     parts = {"table": _table, "budgets": _budgets, "micro": _micro}
     for name, part in parts.items():
         if options.only in (None, name):
@@ -47,7 +47,7 @@ def _report(running: RefusalCooldown, options: argparse.Namespace) -> Iterator[s
             yield ""
 
 
-def _table(running: RefusalCooldown, options: argparse.Namespace) -> Iterator[str]:
+def _table(running: Bench, options: argparse.Namespace) -> Iterator[str]:
     limits = table.saturation(running, seconds=options.seconds)
     yield f"The mock by itself: {limits['json']:,.0f} JSON answers/s, {limits['stream']:,.0f} streams/s."
     yield ""
@@ -63,7 +63,7 @@ def _table(running: RefusalCooldown, options: argparse.Namespace) -> Iterator[st
     yield f"A paced chunk through Tidegate: {paced.cpu_us / CHUNKS:.1f} µs of CPU."
 
 
-def _budgets(running: RefusalCooldown, options: argparse.Namespace) -> Iterator[str]:
+def _budgets(running: Bench, options: argparse.Namespace) -> Iterator[str]:
     yield "| budget | measured |"
     yield "| --- | --: |"
     first = budgets.first_token_ms(running, seconds=options.seconds)
@@ -83,15 +83,15 @@ def _budgets(running: RefusalCooldown, options: argparse.Namespace) -> Iterator[
         yield _held(running, count, options)
 
 
-def _held(running: RefusalCooldown, count: int, options: argparse.Namespace, *, is_direct: bool = False) -> str:
+def _held(running: Bench, count: int, options: argparse.Namespace, *, is_direct: bool = False) -> str:
     subject = running.mock if is_direct else running.tidegate
-    found = budgets.hold(subject, count, seconds=options.seconds + 2)
-    # the mock is several processes, of which only the first is known here
-    own = "not counted | not counted" if is_direct else f"{found['core']:.2f} | {found['resident_mb']:.0f} MB"
-    return f"| {count} | {subject.name} | {found['stalled']:.0f} | {found['worst_ms']:.0f} ms | {own} |"
+    results = budgets.hold(subject, count, seconds=options.seconds + 2)
+    # the mock consists of several processes, and only the id of the first is known here
+    own = "not counted | not counted" if is_direct else f"{results['core']:.2f} | {results['resident_mb']:.0f} MB"
+    return f"| {count} | {subject.name} | {results['stalled']:.0f} | {results['worst_ms']:.0f} ms | {own} |"
 
 
-def _micro(_running: RefusalCooldown, _options: argparse.Namespace) -> Iterator[str]:
+def _micro(_running: Bench, _options: argparse.Namespace) -> Iterator[str]:
     yield from micro.lines()
 
 

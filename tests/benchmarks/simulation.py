@@ -1,9 +1,9 @@
-"""The policies against modelled targets: a seeded simulation with its own clock; hundreds of thousands of requests.
+"""Compares the policies on simulated servers: a seeded simulation of hundreds of thousands of requests.
 
-By itself: `uv run python tests/benchmarks/simulation.py [--requests N] [--seed N]`; N requests for each row.
+Run it with `uv run python tests/benchmarks/simulation.py [--requests N] [--seed N]`; N requests for each row.
 
-Policies, `Latency`, `Pressure` and `Health` are the real ones; what the board, the planner and failover do around them
-is written here in a few lines. What is modelled, and how the tables read: README.md.
+The policies, `Latency`, `Pressure` and `Health` are the real ones; the work of the target registry, the planner and
+failover is rewritten here in a few lines. README.md explains the model and the tables.
 """
 
 import sys
@@ -25,35 +25,45 @@ from tidegate.routing.policies import registry
 from tidegate.routing.pressure import LoadReport, Pressure
 from tidegate.routing.targets import Target
 
-from tests.benchmarks.modelled import Job, Modelled, Wish, World, arrivals, bursts, flaps
+from tests.benchmarks.modelled import (
+    Job,
+    ModelledRequest,
+    ModelledServer,
+    SimulatedLoop,
+    arrivals,
+    bursts,
+    fails_periodically,
+)
 
-FIRST_TOKEN_S = 10.0  # then a try has failed
+FIRST_TOKEN_S = 10.0  # an attempt without a first token after this time has failed
 TRIES = 4
 SCRAPE_EVERY_S = 5.0
 
 
-class Place:
-    """What is known of one target, and the model of it."""
+class TargetState:
+    """The simulated server of one target, and what Tidegate would know of it."""
 
-    def __init__(self, world: World, server: Modelled) -> None:
+    def __init__(self, loop: SimulatedLoop, server: ModelledServer) -> None:
         self.server = server
-        self.latency = Latency(world)
-        self.pressure = Pressure(world)
-        self.health = Health(world, HealthConfig())
-        self.told: LoadReport | None = None
+        self.latency = Latency(loop)
+        self.pressure = Pressure(loop)
+        self.health = Health(loop, HealthConfig())
+        self.load_report: LoadReport | None = None
         self.in_flight = 0
 
-    def candidate(self, wish: Wish, overflow_s: float) -> Candidate:
+    def candidate(self, request: ModelledRequest, overflow_s: float) -> Candidate:
         server, is_local = self.server, self.server.target.is_local
         predict = self.pressure.predict_s if is_local else None
-        ttft_s = predict(wish.prompt_tokens, self.told) if predict else self.latency.ttft_s(wish.prompt_tokens)
+        ttft_s = (
+            predict(request.prompt_tokens, self.load_report) if predict else self.latency.ttft_s(request.prompt_tokens)
+        )
         return Candidate(
             target=server.target,
             in_flight=self.in_flight,
             ttft_s=ttft_s,
             per_token_s=self.latency.per_token_s,
             failure_rate=self.latency.failure_rate,
-            price_usd=server.price_usd(wish.prompt_tokens, wish.answer_tokens),
+            price_usd=server.price_usd(request.prompt_tokens, request.answer_tokens),
             quality=server.quality,
             share=self.health.share,
             is_pressed=is_local and ttft_s > overflow_s,
@@ -61,161 +71,163 @@ class Place:
 
 
 class Simulation:
-    """One row: a world of servers, one policy, so many requests; owner of what is counted."""
+    """The simulation for one row of a table: a set of servers and one policy; owns the counts."""
 
     def __init__(
         self,
-        servers: Callable[[World], Sequence[Modelled]],
+        servers: Callable[[SimulatedLoop], Sequence[ModelledServer]],
         policy: Policy,
         *,
         seed: int,
         overflow_s: float = float("inf"),
         has_breaker: bool = True,
     ) -> None:
-        self.world = World()
-        self.places = [Place(self.world, server) for server in servers(self.world)]
+        self.loop = SimulatedLoop()
+        self.targets = [TargetState(self.loop, server) for server in servers(self.loop)]
         self.ttfts: list[float] = []
-        self.asked = self.errors = self.online = 0
+        self.sent = self.errors = self.online = 0
         self.cost_usd = 0.0
-        self._by_name = {place.server.target.name: place for place in self.places}
+        self._by_name = {state.server.target.name: state for state in self.targets}
         self._policy = policy
         self._rng = rng(seed)
         self._overflow_s = overflow_s
         self._has_breaker = has_breaker
-        self._open = True
+        self._has_arrivals = True
 
-    def run(self, requests: Iterator[tuple[float, Wish]]) -> "Simulation":
+    def run(self, requests: Iterator[tuple[float, ModelledRequest]]) -> "Simulation":
         self._next(requests)
-        self.world.after(1.0, self._tick)
-        self.world.run()
+        self.loop.after(1.0, self._tick)
+        self.loop.run()
         return self
 
     def percentile_s(self, percent: float) -> float:
         return sorted(self.ttfts)[int(len(self.ttfts) * percent / 100)]
 
-    def _next(self, requests: Iterator[tuple[float, Wish]]) -> None:
-        told = next(requests, None)
-        if told is None:
-            self._open = False
+    def _next(self, requests: Iterator[tuple[float, ModelledRequest]]) -> None:
+        arrival = next(requests, None)
+        if arrival is None:
+            self._has_arrivals = False
         else:
-            self.world.after(told[0] - self.world.monotonic_s(), self._arrive, requests, told[1])
+            self.loop.after(arrival[0] - self.loop.monotonic_s(), self._arrive, requests, arrival[1])
 
-    def _arrive(self, requests: Iterator[tuple[float, Wish]], wish: Wish) -> None:
-        self.asked += 1
-        candidates = [place.candidate(wish, self._overflow_s) for place in self._allowed()]
-        placed = self._policy.place(candidates, wish, self._rng)
-        Trip(self, wish, [self._by_name[one.candidate.target.name] for one in placed]).go_on()
+    def _arrive(self, requests: Iterator[tuple[float, ModelledRequest]], request: ModelledRequest) -> None:
+        self.sent += 1
+        candidates = [state.candidate(request, self._overflow_s) for state in self._allowed()]
+        placed = self._policy.place(candidates, request, self._rng)
+        RequestRun(self, request, [self._by_name[each.candidate.target.name] for each in placed]).try_next()
         self._next(requests)
 
-    def _allowed(self) -> Sequence[Place]:
+    def _allowed(self) -> Sequence[TargetState]:
         if not self._has_breaker:
-            return self.places
-        may_take = available([place.health for place in self.places], 0.5).may_take
-        return [place for place, may in zip(self.places, may_take, strict=True) if may]
+            return self.targets
+        may_take = available([state.health for state in self.targets], 0.5).may_take
+        return [state for state, may_take_one in zip(self.targets, may_take, strict=True) if may_take_one]
 
     def _tick(self) -> None:
-        now_s = self.world.monotonic_s()
-        for place in self.places:
-            server = place.server
-            if place.health.needs_probe():
-                place.health.probed(ok=server.generates())
+        now_s = self.loop.monotonic_s()
+        for state in self.targets:
+            server = state.server
+            if state.health.needs_probe():
+                state.health.probed(ok=server.generates())
             if server.target.is_local and now_s % SCRAPE_EVERY_S < 1:
                 running, waiting = server.busy, len(server.queue)
-                place.told = LoadReport(running=running, waiting=waiting, at_s=now_s, our_in_flight=place.in_flight)
-        if self._open:
-            self.world.after(1.0, self._tick)
+                state.load_report = LoadReport(
+                    running=running, waiting=waiting, at_s=now_s, our_in_flight=state.in_flight
+                )
+        if self._has_arrivals:
+            self.loop.after(1.0, self._tick)
 
 
-class Trip:
-    """One request on its way through its targets, until the first token or the last try."""
+class RequestRun:
+    """One request: tries its targets in order until the first token or the last attempt."""
 
-    def __init__(self, simulation: Simulation, wish: Wish, places: Sequence[Place]) -> None:
+    def __init__(self, simulation: Simulation, request: ModelledRequest, targets: Sequence[TargetState]) -> None:
         self._simulation = simulation
-        self._world = simulation.world
-        self._wish = wish
-        self._places = iter(places)
+        self._loop = simulation.loop
+        self._request = request
+        self._targets = iter(targets)
         self._tries = 0
-        self._arrived_s = self._sent_s = self._began_s = simulation.world.monotonic_s()
+        self._arrived_s = self._sent_s = self._began_s = simulation.loop.monotonic_s()
 
-    def go_on(self) -> None:
-        for place in self._places:
-            turn = place.health.enter(in_panic=True)
-            if self._tries < TRIES and turn is not None:
-                self._try(place, turn)
+    def try_next(self) -> None:
+        for state in self._targets:
+            health_turn = state.health.enter(in_panic=True)
+            if self._tries < TRIES and health_turn is not None:
+                self._try(state, health_turn)
                 return
         self._simulation.errors += 1
 
-    def _try(self, place: Place, turn: int) -> None:
+    def _try(self, state: TargetState, health_turn: int) -> None:
         self._tries += 1
-        self._sent_s = self._world.monotonic_s()
-        place.in_flight += 1
-        place.pressure.sent(self._wish.prompt_tokens)
+        self._sent_s = self._loop.monotonic_s()
+        state.in_flight += 1
+        state.pressure.sent(self._request.prompt_tokens)
         job = Job(
-            self._wish.prompt_tokens,
-            self._wish.answer_tokens,
-            began=lambda: self._begin(place, turn),
-            ended=lambda: self._end(place),
-            failed=lambda: self._fail(place, turn),
+            self._request.prompt_tokens,
+            self._request.answer_tokens,
+            began=lambda: self._begin(state, health_turn),
+            ended=lambda: self._end(state),
+            failed=lambda: self._fail(state, health_turn),
         )
-        place.server.send(job)
-        self._world.after(FIRST_TOKEN_S, self._time_out, place, turn, job, self._tries)
+        state.server.send(job)
+        self._loop.after(FIRST_TOKEN_S, self._time_out, state, health_turn, job, self._tries)
 
-    def _begin(self, place: Place, turn: int) -> None:
-        self._began_s = self._world.monotonic_s()
-        place.latency.began(self._wish.prompt_tokens, self._began_s - self._sent_s)
-        place.pressure.began(self._wish.prompt_tokens)
-        place.health.succeeded(turn)
+    def _begin(self, state: TargetState, health_turn: int) -> None:
+        self._began_s = self._loop.monotonic_s()
+        state.latency.began(self._request.prompt_tokens, self._began_s - self._sent_s)
+        state.pressure.began(self._request.prompt_tokens)
+        state.health.succeeded(health_turn)
         self._simulation.ttfts.append(self._began_s - self._arrived_s)
-        self._simulation.online += not place.server.target.is_local
-        self._simulation.cost_usd += place.server.price_usd(self._wish.prompt_tokens, self._wish.answer_tokens)
+        self._simulation.online += not state.server.target.is_local
+        self._simulation.cost_usd += state.server.price_usd(self._request.prompt_tokens, self._request.answer_tokens)
 
-    def _end(self, place: Place) -> None:
-        place.in_flight -= 1
-        place.latency.ended(self._wish.answer_tokens, self._world.monotonic_s() - self._began_s)
+    def _end(self, state: TargetState) -> None:
+        state.in_flight -= 1
+        state.latency.ended(self._request.answer_tokens, self._loop.monotonic_s() - self._began_s)
 
-    def _fail(self, place: Place, turn: int) -> None:
-        place.in_flight -= 1
-        place.pressure.left(self._wish.prompt_tokens)
-        place.latency.failed(self._world.monotonic_s() - self._sent_s)
-        place.health.failed(turn)
-        self.go_on()
+    def _fail(self, state: TargetState, health_turn: int) -> None:
+        state.in_flight -= 1
+        state.pressure.left(self._request.prompt_tokens)
+        state.latency.failed(self._loop.monotonic_s() - self._sent_s)
+        state.health.failed(health_turn)
+        self.try_next()
 
-    def _time_out(self, place: Place, turn: int, job: Job, number: int) -> None:
-        if number == self._tries and not job.has_begun and not job.is_left:
-            place.server.leave(job)
-            self._fail(place, turn)
+    def _time_out(self, state: TargetState, health_turn: int, job: Job, number: int) -> None:
+        if number == self._tries and not job.has_begun and not job.is_abandoned:
+            state.server.abandon(job)
+            self._fail(state, health_turn)
 
 
 class RoundRobin:
-    """What most balancers do when nothing else is said."""
+    """The default of most load balancers: each request starts with the next target."""
 
     def __init__(self) -> None:
         self._turn = count()
 
-    def place(self, candidates, ask, rng):
+    def place(self, candidates, request, rng):
         first = next(self._turn) % len(candidates)
         return [Placed(candidate) for candidate in [*candidates[first:], *candidates[:first]]]
 
 
 class Split:
-    """A fixed share of the requests to our own engine, the rest elsewhere."""
+    """Sends a fixed share of the requests to the local engine, and the rest to the host."""
 
     def __init__(self, local: float) -> None:
         self._local = local
 
-    def place(self, candidates, ask, rng):
+    def place(self, candidates, request, rng):
         local_first = rng.random() < self._local
         ordered = sorted(candidates, key=lambda candidate: candidate.target.is_local != local_first)
         return [Placed(candidate) for candidate in ordered]
 
 
 class Spill:
-    """Elsewhere when our own engine has so many in flight."""
+    """Sends a request to the host if the local engine has at least `most` requests in flight."""
 
     def __init__(self, most: int) -> None:
         self._most = most
 
-    def place(self, candidates, ask, rng):
+    def place(self, candidates, request, rng):
         def is_full(candidate):
             return candidate.target.is_local and candidate.in_flight >= self._most
 
@@ -223,29 +235,29 @@ class Spill:
         return [Placed(candidate) for candidate in ordered]
 
 
-def hosts(world: World) -> list[Modelled]:
-    """Six hosts elsewhere; each of the first four could take the whole load or nearly so."""
+def hosts(loop: SimulatedLoop) -> list[ModelledServer]:
+    """Six hosted upstreams; each of the first four could take all or nearly all of the load."""
 
-    def host(name, slots, base_s, per_token_s, price, quality, weight, **mood):
+    def host(name, slots, base_s, per_token_s, price, quality, weight, **behaviour):
         target = Target(name, "model", weight=weight)
         prices = {"usd_per_m_in": price, "usd_per_m_out": 4 * price}
-        return Modelled(world, target, slots, base_s, 20_000, per_token_s, quality=quality, **prices, **mood)
+        return ModelledServer(loop, target, slots, base_s, 20_000, per_token_s, quality=quality, **prices, **behaviour)
 
     return [
         host("fast", 24, 0.25, 0.010, 0.60, 0.6, 10),
         host("medium", 48, 0.60, 0.020, 0.30, 0.7, 10),
         host("slow", 128, 2.00, 0.040, 0.15, 0.9, 10),
-        host("flapping", 48, 0.40, 0.015, 0.20, 0.8, 10, mood=flaps(40, 20)),
-        host("dead", 48, 0.40, 0.015, 0.10, 0.8, 10, mood=lambda _: "refuses"),
-        host("hanging", 48, 0.40, 0.015, 0.10, 0.8, 10, mood=lambda _: "hangs"),
+        host("flapping", 48, 0.40, 0.015, 0.20, 0.8, 10, behaviour=fails_periodically(40, 20)),
+        host("dead", 48, 0.40, 0.015, 0.10, 0.8, 10, behaviour=lambda _: "refuses"),
+        host("hanging", 48, 0.40, 0.015, 0.10, 0.8, 10, behaviour=lambda _: "hangs"),
     ]
 
 
-def running_app(world: World) -> list[Modelled]:
-    """An engine of ours on one GPU, and one host elsewhere with all the room in the world."""
+def engine_and_host(loop: SimulatedLoop) -> list[ModelledServer]:
+    """A local engine on one GPU, and a hosted upstream with practically unlimited capacity."""
     return [
-        Modelled(world, Target("engine", "model", is_local=True), 48, 0.02, 6_000, 0.02, reads_in_turn=True),
-        Modelled(world, Target("host", "model"), 10_000, 0.6, 20_000, 0.015, 0.30, 1.20),
+        ModelledServer(loop, Target("engine", "model", is_local=True), 48, 0.02, 6_000, 0.02, reads_in_turn=True),
+        ModelledServer(loop, Target("host", "model"), 10_000, 0.6, 20_000, 0.015, 0.30, 1.20),
     ]
 
 
@@ -263,7 +275,7 @@ def policies_table(requests: int, seed: int) -> Iterator[str]:
     for name, chosen, has_breaker in rows:
         row = Simulation(hosts, chosen, seed=seed, has_breaker=has_breaker)
         row.run(arrivals(rng(seed), requests, lambda _: 8.0))
-        yield f"| {name} | {times(row)} | {row.errors / row.asked:.2%} | {row.cost_usd / row.asked * 1000:.3f} |"
+        yield f"| {name} | {times(row)} | {row.errors / row.sent:.2%} | {row.cost_usd / row.sent * 1000:.3f} |"
 
 
 def overflow_table(requests: int, seed: int) -> Iterator[str]:
@@ -284,9 +296,9 @@ def overflow_table(requests: int, seed: int) -> Iterator[str]:
     ]
     rate = bursts(1.5, 4.5, calm_s=120, busy_s=60)
     for name, chosen, overflow_s in rows:
-        row = Simulation(running_app, chosen, seed=seed, overflow_s=overflow_s)
+        row = Simulation(engine_and_host, chosen, seed=seed, overflow_s=overflow_s)
         row.run(arrivals(rng(seed), requests, rate))
-        yield f"| {name} | {times(row)} | {row.online / row.asked:.1%} | {row.cost_usd / row.asked * 1000:.3f} |"
+        yield f"| {name} | {times(row)} | {row.online / row.sent:.1%} | {row.cost_usd / row.sent * 1000:.3f} |"
 
 
 def rng(seed: int) -> Random:
@@ -301,10 +313,10 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=30_000, help="for each row")
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     began_s = time.perf_counter()
     for table in (policies_table, overflow_table):
-        for line in table(asked.requests, asked.seed):
+        for line in table(options.requests, options.seed):
             print(line, flush=True)
         print()
     print(f"{time.perf_counter() - began_s:.0f} s")

@@ -1,4 +1,4 @@
-"""What is measured: Tidegate, nginx and a bare relay, each as one process in front of the same mock upstream."""
+"""The measured subjects: Tidegate, nginx and a bare relay, each as one process in front of the same mock upstream."""
 
 import sys
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nginx
-from callers import ask
+from callers import send_request
 from processes import free_port, running, wait_for
 
 KEY = "a-made-up-key-for-loopback"
-CHUNKS = 64  # of a stream: role, 61 of text, finish, usage
+CHUNKS = 64  # in a stream: role, 61 with text, finish reason, usage
 
 _CONFIG = """\
 server: {{port: {port}}}
@@ -19,19 +19,19 @@ auth: {{keys: ["file:{key_file}"]}}
 telemetry: {{log_format: json}}
 upstreams:
   mock: {{base_url: "http://127.0.0.1:{mock}/v1", dialect: vllm, max_connections: 4096}}
-  nobody: {{base_url: "http://127.0.0.1:{closed}/v1", dialect: vllm}}
+  closed: {{base_url: "http://127.0.0.1:{closed}/v1", dialect: vllm}}
 routing: {{health: {{failures: 1000}}}}
 models:
   json: {{targets: [{{upstream: mock, model: json}}]}}
   stream: {{targets: [{{upstream: mock, model: stream}}]}}
   paced: {{targets: [{{upstream: mock, model: paced}}]}}
-  failover: {{targets: [{{upstream: nobody, model: json}}, {{upstream: mock, model: json}}]}}
+  failover: {{targets: [{{upstream: closed, model: json}}, {{upstream: mock, model: json}}]}}
 """
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A process that answers on a loopback port."""
+    """A process that serves requests on a loopback port."""
 
     name: str
     port: int
@@ -39,8 +39,8 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class RefusalCooldown:
-    """Everything that runs during a measurement."""
+class Bench:
+    """The processes that run during a measurement, and their directory."""
 
     directory: Path
     mock: Subject
@@ -60,8 +60,8 @@ def body(model: str, *, texts: int | None = None) -> str:
 
 
 @contextmanager
-def bench(directory: Path) -> Iterator[RefusalCooldown]:
-    """Start everything, check that each subject answers as it should, end everything."""
+def bench(directory: Path) -> Iterator[Bench]:
+    """Start the mock and all subjects, check that each gives the expected answers, and end them on every exit."""
     with ExitStack() as stack:
         port = free_port()
         pid = stack.enter_context(running(nginx.command("mock.conf", directory, port=port), directory / "mock.out"))
@@ -71,12 +71,12 @@ def bench(directory: Path) -> Iterator[RefusalCooldown]:
         subjects = tuple(stack.enter_context(start(directory, mock.port)) for start in starters)
         for subject in (mock, *subjects):
             _check(subject)
-        yield RefusalCooldown(directory, mock, subjects)
+        yield Bench(directory, mock, subjects)
 
 
 @contextmanager
 def tidegate(directory: Path, mock_port: int) -> Iterator[Subject]:
-    """Tidegate with keys and the access log on; given once it has answered."""
+    """Start Tidegate with keys and the access log; yields when it has answered a request."""
     port = free_port()
     key_file, config = directory / "key", directory / f"tidegate-{port}.yaml"
     key_file.write_text(KEY)
@@ -106,10 +106,10 @@ def _relay(directory: Path, mock_port: int) -> Iterator[Subject]:
 
 
 def _check(subject: Subject) -> None:
-    """An answer of errors would be a fast one."""
-    status, told = ask(subject.port, body("json"), KEY)
-    if status != 200 or b'"content":"Hello! How can I help you today?"' not in told:
-        raise SystemExit(f"{subject.name}: not the JSON answer expected: {status} {told[:200]!r}")
-    status, told = ask(subject.port, body("stream"), KEY)
-    if status != 200 or told.count(b"data: {") != CHUNKS or not told.endswith(b"data: [DONE]\n\n"):
-        raise SystemExit(f"{subject.name}: not the stream expected: {status} {told[:200]!r}")
+    """Check the answers of a subject: errors would be measured as fast answers."""
+    status, answer = send_request(subject.port, body("json"), KEY)
+    if status != 200 or b'"content":"Hello! How can I help you today?"' not in answer:
+        raise SystemExit(f"{subject.name}: not the JSON answer expected: {status} {answer[:200]!r}")
+    status, answer = send_request(subject.port, body("stream"), KEY)
+    if status != 200 or answer.count(b"data: {") != CHUNKS or not answer.endswith(b"data: [DONE]\n\n"):
+        raise SystemExit(f"{subject.name}: not the stream expected: {status} {answer[:200]!r}")

@@ -1,9 +1,9 @@
-"""Two engines that do not fit together, asked by turns: how often they change places, and how long requests wait.
+"""Simulates two engines that do not fit on a GPU together: how often they are swapped, and how long requests wait.
 
     python -m tests.benchmarks.swaps
 
-Simulated (`tests.fakes.swapping`), with the decisions that Tidegate makes, and with those that it made before
-(`before`): there is no noise, and no time passes.
+The simulation (`tests.fakes.swapping`) runs once with Tidegate's decisions, and once with an older rule (`before`). It
+uses simulated time, so the results have no noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ SEED = 1
 
 
 class Result(NamedTuple):
-    """What became of one load; times in seconds."""
+    """The result for one load; times in seconds."""
 
     swaps: int
     p50_s: float
@@ -30,30 +30,32 @@ class Result(NamedTuple):
 
 
 def before(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], _: SwapConfig) -> Decision:
-    """The rule until now: an idle engine goes at once, one with requests never; claims in order, sleepers first."""
+    """The old rule: an idle engine makes room at once, one with requests never; claims in order, sleepers first."""
     asleep = [name for name in claims if snapshots[name].footprint.state == "asleep"]
     for name in [*asleep, *claims[:1]]:
-        seats = [structs.replace(one.footprint, is_busy=_is_busy(one, claims)) for one in snapshots.values()]
-        made = plan(name, seats)
-        if made.verdict == "go" and not made.moves:
+        footprints = [
+            structs.replace(snapshot.footprint, is_busy=_is_busy(snapshot, claims)) for snapshot in snapshots.values()
+        ]
+        eviction = plan(name, footprints)
+        if eviction.verdict == "go" and not eviction.moves:
             return Decision(load={name})
-        if made.verdict == "go":
-            return Decision(moves={other: Move(state, name) for other, state in made.moves.items()})
+        if eviction.verdict == "go":
+            return Decision(moves={other: Move(state, name) for other, state in eviction.moves.items()})
     return Decision()
 
 
-def _is_busy(one: SwapCandidate, claims: Sequence[str]) -> bool:
-    is_entered = one.waited_s is not None and one.footprint.state == "loaded"
-    return one.in_flight > 0 or not one.is_settled or is_entered or one.footprint.name in claims
+def _is_busy(snapshot: SwapCandidate, claims: Sequence[str]) -> bool:
+    is_entered = snapshot.waited_s is not None and snapshot.footprint.state == "loaded"
+    return snapshot.in_flight > 0 or not snapshot.is_settled or is_entered or snapshot.footprint.name in claims
 
 
 def loads() -> dict[str, list[Arrival]]:
-    """Arrivals for `a` and `b`, about one in two seconds."""
+    """Requests for the engines `a` and `b`, about one every two seconds, by the name of the load."""
     rng = Random(SEED)
     at_s = [index * 2.0 for index in range(int(LAST_S / 2))]
     return {
-        "in turn, 1 s each": [Arrival(each_s, "ab"[index % 2], 1.0) for index, each_s in enumerate(at_s)],
-        "in turn, 5 s each": [Arrival(each_s, "ab"[index % 2], 5.0) for index, each_s in enumerate(at_s)],
+        "in turn, 1 s each": [Arrival(arrival_s, "ab"[index % 2], 1.0) for index, arrival_s in enumerate(at_s)],
+        "in turn, 5 s each": [Arrival(arrival_s, "ab"[index % 2], 5.0) for index, arrival_s in enumerate(at_s)],
         "at random, 3 s each on average": [
             Arrival(rng.uniform(0, LAST_S), rng.choice("ab"), rng.expovariate(1 / 3)) for _ in at_s
         ],
@@ -61,7 +63,7 @@ def loads() -> dict[str, list[Arrival]]:
 
 
 def played(arrivals: Sequence[Arrival], *, sleeps: bool, is_new: bool) -> Result:
-    """How it goes where a load takes 20 s and the end of a process one, or falling asleep and waking 3 s each."""
+    """Simulate the arrivals; a load takes 20 s and the end of a process 1 s, falling asleep and waking 3 s each."""
     asleep = {0: 0.05} if sleeps else None
     engines = [Engine(name, awake={0: 0.8}, asleep=asleep, load_s=20.0, wake_s=3.0) for name in "ab"]
     machine = Machine(engines, decide if is_new else before, SwapConfig())
@@ -76,9 +78,9 @@ def main() -> None:
     for name, arrivals in loads().items():
         for sleeps in (False, True):
             old, new = (played(arrivals, sleeps=sleeps, is_new=is_new) for is_new in (False, True))
-            how = "sleeping" if sleeps else "stopping"
+            method = "sleeping" if sleeps else "stopping"
             print(
-                f"| {name} | {how} | {old.swaps} → {new.swaps} | {old.p50_s:.0f} s → {new.p50_s:.0f} s "
+                f"| {name} | {method} | {old.swaps} → {new.swaps} | {old.p50_s:.0f} s → {new.p50_s:.0f} s "
                 f"| {old.p99_s:.0f} s → {new.p99_s:.0f} s |"
             )
 

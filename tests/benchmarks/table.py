@@ -1,4 +1,4 @@
-"""The table of DESIGN 9: CPU time of a gateway per request, for three kinds of answer, in turns."""
+"""Measures the table of DESIGN 9: CPU time of each subject per request, for three kinds of answer, taking turns."""
 
 import json
 import statistics
@@ -7,20 +7,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from callers import crowd
+from callers import run_callers
 from nginx import HERE
 from processes import cpu_s
-from subjects import KEY, RefusalCooldown, Subject, body
+from subjects import KEY, Bench, Subject, body
 
 KINDS = ("json", "stream", "paced")
 _CALLERS = 20
 _PACED_CALLERS = 200
-_STREAM_S = 1.3  # 61 waits of 20 ms, and what they take longer
+_STREAM_S = 1.3  # 61 waits of 20 ms, and the time by which they are late
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run: CPU microseconds per request, requests per second, how many failed."""
+    """One run: CPU microseconds per request, requests per second, number of failed requests."""
 
     cpu_us: float
     per_s: float
@@ -29,7 +29,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """One subject and one kind over all rounds: medians; `ratio` is to nginx's CPU in the same round."""
+    """The medians over all rounds for one subject and one kind; `ratio` is to nginx's CPU time in the same round."""
 
     subject: str
     kind: str
@@ -39,17 +39,17 @@ class Row:
     errors: int
 
 
-def measure(bench: RefusalCooldown, *, seconds: float, rounds: int) -> list[Row]:
-    """Each kind of answer, `rounds` times: the subjects take turns, so that a drifting machine is the same to all."""
+def measure(bench: Bench, *, seconds: float, rounds: int) -> list[Row]:
+    """Measure each kind of answer `rounds` times; the subjects take turns, so that a drift affects all alike."""
     return [row for kind in KINDS for row in _rows(bench, kind, seconds, rounds)]
 
 
-def saturation(bench: RefusalCooldown, *, seconds: float) -> dict[str, float]:
-    """Answers per second that the mock gives by itself, for the kinds that go as fast as they can."""
+def saturation(bench: Bench, *, seconds: float) -> dict[str, float]:
+    """Answers per second of the mock by itself, for the kinds of answer that are not paced."""
     return {kind: _sample(bench.mock, kind, seconds).per_s for kind in ("json", "stream")}
 
 
-def _rows(bench: RefusalCooldown, kind: str, seconds: float, rounds: int) -> list[Row]:
+def _rows(bench: Bench, kind: str, seconds: float, rounds: int) -> list[Row]:
     names = [subject.name for subject in bench.subjects]
     samples: dict[str, list[Sample]] = {name: [] for name in names}
     for number in range(rounds):
@@ -85,14 +85,14 @@ def _wrk(subject: Subject, kind: str, seconds: float) -> tuple[int, float, int]:
     url = f"http://127.0.0.1:{subject.port}/v1/chat/completions"
     options = ["-t1", f"-c{_CALLERS}", f"-d{round(seconds)}s", "--timeout", "30s", "-s", str(HERE / "wrk.lua")]
     command = ["wrk", *options, url, "--", body(kind), KEY]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
-    summary = json.loads(told.splitlines()[-1])
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
+    summary = json.loads(output.splitlines()[-1])
     return summary["requests"], summary["wall_us"] / 1e6, summary["errors"]
 
 
 def _paced(subject: Subject, seconds: float) -> tuple[int, float, int]:
-    """Whole streams only: wrk would cut 200 of them when its time is over, paid for and not counted."""
+    """Measure whole streams only: at its end, wrk would cut 200 streams that cost CPU but are not counted."""
     streams = max(1, round(seconds / _STREAM_S))
     begun_s = time.perf_counter()
-    heard = crowd(subject.port, body("paced"), KEY, callers=_PACED_CALLERS, streams=streams, spread_s=_STREAM_S)
-    return heard.streams, time.perf_counter() - begun_s, heard.failures
+    stats = run_callers(subject.port, body("paced"), KEY, callers=_PACED_CALLERS, streams=streams, spread_s=_STREAM_S)
+    return stats.streams, time.perf_counter() - begun_s, stats.failures

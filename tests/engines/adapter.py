@@ -1,4 +1,4 @@
-"""A LoRA adapter of random numbers, written by hand: our Python has no safetensors."""
+"""Writes a LoRA adapter with random weights, without the package safetensors, which is not in this environment."""
 
 import json
 import random
@@ -7,16 +7,16 @@ from array import array
 from pathlib import Path
 
 _RANK = 8
-_SPREAD = 0.2  # enough to be heard, whatever the numbers are
+_MAX_WEIGHT = 0.2  # large enough to change the model's answers
 
 
 def write_adapter(folder: Path, checkpoint: Path) -> Path:
-    """An adapter for the queries of all layers of a Llama; the folder."""
+    """Write an adapter for the query projections of all layers of a Llama; returns `folder`."""
     model = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     hidden, numbers, header, data = model["hidden_size"], random.Random(0), {}, bytearray()
     for layer in range(model["num_hidden_layers"]):
         for side, shape in (("A", [_RANK, hidden]), ("B", [hidden, _RANK])):
-            values = array("f", (numbers.uniform(-_SPREAD, _SPREAD) for _ in range(_RANK * hidden)))
+            values = array("f", (numbers.uniform(-_MAX_WEIGHT, _MAX_WEIGHT) for _ in range(_RANK * hidden)))
             name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{side}.weight"
             header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * len(values)]}
             data += values.tobytes()

@@ -1,7 +1,8 @@
-"""What takes minutes to make, and is kept outside the checkout: made once, by whoever comes first, whole or not at all.
+"""A cache, outside of the checkout, for files that take minutes to make.
 
-It lies in `$TIDEGATE_TEST_CACHE`, by default `~/.cache/tidegate-tests`, under names that end in a digest of what it was
-made of, so that several checkouts can share it. Nothing is ever removed from there; the whole folder may be.
+The first process that needs them makes them; a folder is complete or does not exist. The cache is in
+`$TIDEGATE_TEST_CACHE`, by default `~/.cache/tidegate-tests`. The names of its folders end in a digest of their sources,
+so several checkouts can share the cache. Nothing is ever removed from it; the user may remove all of it.
 """
 
 import fcntl
@@ -12,20 +13,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
-def kept(name: str, sources: Iterable[Path], make: Callable[[Path], None]) -> Path:
-    """The folder `name-DIGEST`; blocks while another process makes it.
+def cached_folder(name: str, sources: Iterable[Path], make: Callable[[Path], None]) -> Path:
+    """Return the folder `name-DIGEST`, and make it if it does not exist; blocks while another process makes it.
 
     Args:
-        name: what it is.
-        sources: the files that it is made of; it is made anew when one of them changes.
-        make: fills the empty folder that it is given, which is then given its name.
+        name: the first part of the folder's name.
+        sources: the files from which it is made; the folder is made again when one of them has changed.
+        make: fills the empty folder that it gets; the folder is renamed to its final name after that.
     """
     folder = _root() / f"{name}-{_digest(sources)}"
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)  # left by a run that was killed
             unfinished.mkdir()
             make(unfinished)
             unfinished.rename(folder)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests with a real vLLM, `uv run pytest -m engines`; the first run installs it, and makes models."""
+"""Fixtures of the tests with a real vLLM (`uv run pytest -m engines`); the first run installs vLLM and makes models."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ import pytest
 
 from tests.engines import checkpoints, cpu, environment
 from tests.engines.adapter import write_adapter
-from tests.engines.sessions import gone
+from tests.engines.sessions import until_ended
 from tests.engines.stage import running
 
-# of the test itself, as a start takes half a minute on a quiet machine and minutes on a busy one;
-# what the fixtures make for the first time has limits of its own
+# the limit for the test itself: a start takes half a minute on an idle machine and minutes on a busy one; the fixtures
+# have their own limits for files that they make for the first time
 _TEST_S = 1200
 
 
-@pytest.hookimpl(tryfirst=True)  # before those without the marker are left out
+@pytest.hookimpl(tryfirst=True)  # before tests without the marker are deselected
 def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
@@ -37,7 +37,7 @@ def smollm2(vllm_python):
 
 @pytest.fixture(scope="session")
 def tiny_deepseek(vllm_python):
-    """In the wire form of R1 and V3."""
+    """The tiny DeepSeek with the markup of R1 and V3."""
     return checkpoints.make_tiny_deepseek(vllm_python, "r1")
 
 
@@ -48,26 +48,27 @@ def tiny_deepseek_v4(vllm_python):
 
 @pytest.fixture(scope="session")
 def adapter(smollm2, tmp_path_factory):
-    """A LoRA adapter for SmolLM2 that makes it talk otherwise."""
+    """A LoRA adapter for SmolLM2 that changes its answers."""
     return write_adapter(tmp_path_factory.mktemp("adapter"), smollm2)
 
 
 @pytest.fixture(scope="session")
 async def stage(vllm_python, smollm2, tiny_deepseek, tiny_deepseek_v4, adapter, tmp_path_factory):
-    """Tidegate and three engines, started at once, since a start takes half a minute: `smollm2`, `r1` and `v4`.
+    """Tidegate and the engines `smollm2`, `r1` and `v4`, started together because a start takes half a minute.
 
-    Nobody waits for `r1` while it is not ready. All three are ready before and after each test.
+    Requests to `r1` do not wait while it is not ready (`queue_timeout_s`). All three are ready before and after each
+    test.
     """
     engines = {
         "smollm2": cpu.engine(vllm_python, smollm2, adapters={"odd": str(adapter)}, runtime_adapters=True),
         "r1": cpu.engine(vllm_python, tiny_deepseek, queue_timeout_s=0.1),
         "v4": cpu.engine(vllm_python, tiny_deepseek_v4, sleep_level=1),
     }
-    async with running(engines, tmp_path_factory.mktemp("stage")) as made:
+    async with running(engines, tmp_path_factory.mktemp("stage")) as running_stage:
         for engine in engines:
-            print(f"{engine} ready after {await made.ready(engine)} s, of three at once")
-        yield made
-        left = [pid for engine in engines for pid in made.processes(engine)]
-        made.process.terminate()
-        assert await made.process.wait() == 0
-        await gone(*left)
+            print(f"{engine} ready after {await running_stage.ready(engine)} s, of three at once")
+        yield running_stage
+        left = [pid for engine in engines for pid in running_stage.processes(engine)]
+        running_stage.process.terminate()
+        assert await running_stage.process.wait() == 0
+        await until_ended(*left)

@@ -1,19 +1,19 @@
-"""What makes vLLM small and quick to start on a CPU (reference `vllm.md`, section 2)."""
+"""Settings with which vLLM is small and starts quickly on a CPU (reference `vllm.md`, section 2)."""
 
 from pathlib import Path
 from typing import Any
 
 MAX_MODEL_LEN = 2048
 ARGS = {
-    "distributed_executor_backend": "uni",  # no process for the worker alone
-    "enforce_eager": True,  # it would compile for a minute at each start
+    "distributed_executor_backend": "uni",  # the worker gets no process of its own
+    "enforce_eager": True,  # else vLLM compiles for a minute at each start
     "kv_cache_memory_bytes": "64M",
-    # held to a schema, such small models would go on with spaces for ever
+    # with a schema, such small models would generate spaces without end
     "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
 }
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",  # in one process, more of them get in each other's way
+    "OMP_NUM_THREADS": "1",  # more threads in one process slow each other down
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_HOST_IP": "127.0.0.1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -21,7 +21,7 @@ ENVIRONMENT = {
 
 
 def engine(python: Path, checkpoint: Path, **fields: Any) -> dict[str, Any]:
-    """An entry of the config's `engines:`; `fields` come on top."""
+    """Return an entry for `engines:` of the config; `fields` override its keys."""
     return {
         "kind": "vllm",
         "python": str(python),

@@ -1,4 +1,4 @@
-"""vLLM by itself, with nothing of Tidegate: what the tests' environment and models are tried with."""
+"""Runs vLLM without Tidegate, to test the environment and the models of the other tests."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tidegate.engines.vllm import server as vllm_server
 from tests.engines import cpu
 
 _POLL_S = 0.2
-_STOP_S = 300  # idle, it takes three seconds on a quiet machine
+_STOP_S = 300  # an idle vLLM takes three seconds on an idle machine
 
 _ARGS = cpu.ARGS | {"max_model_len": cpu.MAX_MODEL_LEN}
 
@@ -23,8 +23,8 @@ class Vllm:
     """A running server.
 
     Attributes:
-        process: the server; leads a session of its own.
-        session: connected to it.
+        process: the server's process; it leads a session of its own.
+        session: the HTTP session with the server.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, session: aiohttp.ClientSession) -> None:
@@ -32,26 +32,26 @@ class Vllm:
         self.session = session
 
     async def chat(self, **fields) -> dict:
-        """The answer's message, at temperature 0."""
+        """Send a chat request with temperature 0; returns the message of the answer."""
         body = {"model": "m", "temperature": 0, **fields}
         async with self.session.post("/v1/chat/completions", json=body) as answer:
             assert answer.status == 200, await answer.text()
             return (await answer.json())["choices"][0]["message"]
 
     async def status(self, **fields) -> int:
-        """That of an answer of one token at most."""
+        """Send a chat request for at most one token; returns the HTTP status."""
         async with self.session.post("/v1/chat/completions", json={"model": "m", "max_tokens": 1, **fields}) as answer:
             return answer.status
 
     async def stop(self) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM; returns the exit status."""
         self.process.terminate()
         return await asyncio.wait_for(self.process.wait(), _STOP_S)
 
 
 @asynccontextmanager
 async def serving(python: Path, checkpoint: Path, folder: Path, *flags: str):
-    """A vLLM on a Unix socket in `folder`, ready; nothing of it is left."""
+    """Run a vLLM on a Unix socket in `folder`, yield it when it is ready, and kill its processes at the end."""
     path, output = folder / "vllm.sock", folder / "vllm.log"
     command = [python, vllm_server.__file__, checkpoint, "--served-model-name", "m", "--uds", path, *_flags(), *flags]
     with output.open("wb") as sink:

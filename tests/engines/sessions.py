@@ -1,4 +1,4 @@
-"""What the kernel tells of an engine's processes: all those of the session that its warden leads."""
+"""Finds the processes of an engine in `/proc`: they are those of the session that the engine's warden leads."""
 
 import asyncio
 import os
@@ -9,27 +9,27 @@ _ENDED = "Z"
 
 
 def members(leader: int) -> list[int]:
-    """Those that live."""
+    """Return the pids of the session's processes that have not ended."""
     return [pid for pid in map(int, _numbers()) if _is_in(leader, pid)]
 
 
 def find(leader: int, title: str) -> int:
-    """The one of that title: `vllm/server.py`, `VLLM::EngineCore`, `VLLM::Worker`."""
+    """Return the pid of the process with that title: `vllm/server.py`, `VLLM::EngineCore` or `VLLM::Worker`."""
     return next(pid for pid in members(leader) if pid != leader and _has(title, _arguments(pid)))
 
 
-async def gone(*pids: int) -> None:
+async def until_ended(*pids: int) -> None:
     """Wait until the processes have ended."""
-    await asyncio.gather(*map(_gone, pids))
+    await asyncio.gather(*map(_until_ended, pids))
 
 
 def flag(leader: int, name: str) -> str:
-    """The value of a flag on the engine's command line."""
+    """Return the value of a flag on the engine's command line."""
     arguments = _arguments(leader)
     return arguments[arguments.index(name) + 1]
 
 
-async def _gone(pid: int) -> None:
+async def _until_ended(pid: int) -> None:
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

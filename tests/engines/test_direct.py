@@ -1,9 +1,9 @@
-"""The environment and the models by themselves: vLLM serves them, and they say what the other tests build on."""
+"""The environment and the models, without Tidegate: vLLM serves them, with the answers that the other tests need."""
 
 import pytest
 
 from tests.engines.direct import serving
-from tests.engines.models.dialogues import PARIS, STORY, SUM, WEATHER_TOOL, asks, said
+from tests.engines.models.dialogues import PARIS, STORY, SUM, WEATHER_TOOL, expected_answer, user_message
 
 _FLAGS = {
     "r1": ("--reasoning-parser", "deepseek_r1", "--tool-call-parser", "deepseek_v3"),
@@ -35,21 +35,21 @@ def checkpoint(request, wire):
 async def test_the_tiny_deepseek_thinks_calls_tools_and_ends_at_sigterm(vllm_python, checkpoint, wire, tmp_path):
     async with serving(vllm_python, checkpoint, tmp_path, *_FLAGS[wire], *_COMMON) as vllm:
         for messages in (SUM, STORY):
-            message, wanted = await vllm.chat(messages=messages), said(messages)
+            message, wanted = await vllm.chat(messages=messages), expected_answer(messages)
             assert (message["reasoning"].strip(), message["content"].strip()) == (wanted.thinking, wanted.content)
         message = await vllm.chat(messages=PARIS, tools=[WEATHER_TOOL])
         calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]]
-        assert message["reasoning"].strip() == said(PARIS).thinking
+        assert message["reasoning"].strip() == expected_answer(PARIS).thinking
         assert calls == [("get_weather", '{"city": "Paris"}')]
         assert await vllm.stop() == 0
 
 
-async def test_smollm2_talks(vllm_python, smollm2, tmp_path):
-    """What it says is not compared: another engine, or another processor, may take the other side of a near tie."""
+async def test_smollm2_answers(vllm_python, smollm2, tmp_path):
+    """The text is not compared: when two tokens are almost equally likely, another processor may choose the other."""
     async with serving(vllm_python, smollm2, tmp_path) as vllm:
-        message = await vllm.chat(messages=asks("What is the capital of France?"), max_tokens=16)
+        message = await vllm.chat(messages=user_message("What is the capital of France?"), max_tokens=16)
         assert len(message["content"].split()) > 3
-        asked = {"messages": PARIS, "tools": [WEATHER_TOOL]}
-        statuses = [await vllm.status(**asked, **choice) for choice in _CHOICES]
+        request = {"messages": PARIS, "tools": [WEATHER_TOOL]}
+        statuses = [await vllm.status(**request, **choice) for choice in _CHOICES]
         assert statuses == [400, 400, 400, 400, 200]  # without a tool parser; `RoutingRequest.needs_tools` goes by that
         assert await vllm.stop() == 0

@@ -1,4 +1,4 @@
-"""A real vLLM that cannot start: why and the cure are told, and it is not started over and over."""
+"""A real vLLM that cannot start: the reason and the cure are reported, and it is not restarted without end."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _CURES = {
 
 @pytest.fixture(scope="module")
 async def stage(vllm_python, smollm2, tiny_deepseek, tmp_path_factory):
-    """All at once, since most take half a minute to fail."""
+    """Tidegate with five engines, started together because most take half a minute to fail."""
     folder = tmp_path_factory.mktemp("failing")
     bare = folder / "bare"
     bare.mkdir()
@@ -35,30 +35,30 @@ async def stage(vllm_python, smollm2, tiny_deepseek, tmp_path_factory):
         "weights": cpu.engine(vllm_python, bare),
         "loop": cpu.engine(vllm_python, smollm2),
     }
-    async with running(engines, folder) as made:
-        yield made
+    async with running(engines, folder) as running_stage:
+        yield running_stage
 
 
-async def test_an_engine_that_crashes_again_and_again_is_given_up(stage):
+async def test_an_engine_that_crashes_again_and_again_is_not_started_again(stage):
     pauses = []
     while None not in pauses:
         await stage.line("loop", "engine starting")
         os.kill(stage.leader("loop"), signal.SIGKILL)
         pauses.append((await stage.line("loop", "engine down"))["restart_in_s"])
     assert pauses == [1, 2, 4, 8, None]
-    status = await stage.told("loop", "failed")
+    status = await stage.until_state("loop", "failed")
     assert (status["restarts"], status["attempts"]) == (0, 5)
     assert status["reason"].endswith("(it is not started again by itself: tidegate engines start loop)")
 
 
 @pytest.mark.parametrize("engine", _CURES)
-async def test_what_another_start_would_meet_again_is_told_with_its_cure_and_not_tried_again(stage, engine):
+async def test_a_permanent_error_is_reported_with_its_cure_and_not_retried(stage, engine):
     down = await stage.line(engine, "engine down")
     assert re.search(_CURES[engine], down["reason"])
     assert down["restart_in_s"] is None
-    status = await stage.told(engine, "failed")
-    ours, _, _output = down["reason"].partition(": ")
-    assert (status["reason"].startswith(ours), status["attempts"]) == (True, 1)
+    status = await stage.until_state(engine, "failed")
+    message, _, _output = down["reason"].partition(": ")
+    assert (status["reason"].startswith(message), status["attempts"]) == (True, 1)
     with pytest.raises(openai.InternalServerError) as caught:
-        await stage.say(engine, SUM)
+        await stage.chat(engine, SUM)
     assert (caught.value.status_code, caught.value.code) == (503, "engine_unavailable")

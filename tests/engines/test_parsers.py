@@ -1,4 +1,4 @@
-"""The parsers that we choose are those that vLLM has; no engine is started."""
+"""Every parser that Tidegate may choose exists in vLLM; no engine is started."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Targets, candidates and requests to route, made short."""
+"""Short ways to make targets, candidates and requests for routing tests."""
 
 import json
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ def routing_request(system="You are helpful.", *, session="", caller="", answer_
 
 
 def names(order: Sequence[Placed] | Sequence[Candidate]) -> str:
-    """Of one-letter targets, in order."""
-    return "".join((one.candidate if isinstance(one, Placed) else one).target.upstream for one in order)
+    """The upstream names, of one letter each, in order."""
+    return "".join((each.candidate if isinstance(each, Placed) else each).target.upstream for each in order)
 
 
 def placed(*candidates: Candidate) -> list[Placed]:
-    return [Placed(one) for one in candidates]
+    return [Placed(each) for each in candidates]
 
 
 _UNIT = st.floats(0, 1)
@@ -35,7 +35,7 @@ _SECONDS = st.one_of(st.just(0.0), st.floats(0.001, 100))
 
 @st.composite
 def crowds(draw, *, least=1, most=6):
-    """Lists of candidates with different names, of which anything is known."""
+    """Lists of candidates with different names and any values."""
     return [
         candidate(
             chr(ord("a") + number),

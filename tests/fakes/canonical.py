@@ -1,7 +1,7 @@
-"""Reads an answer of ours as strictly as OpenAI's contract is (A.2, A.3, A.8), and tells what a caller gets from it.
+"""Reads an answer of Tidegate as strictly as OpenAI's contract (A.2, A.3, A.8), and returns what a caller gets from it.
 
-What is told is comparable with `Outcome.plain()` in `tests/fakes/scenarios.py`. A key that OpenAI does not have, a
-missing one, or one of the wrong type is an `AssertionError`.
+The result is comparable with `Outcome.plain()` in `tests/fakes/scenarios.py`. A key that OpenAI does not have, a
+missing key, or one of a wrong type raises `AssertionError`.
 """
 
 import json
@@ -10,43 +10,43 @@ from typing import Any
 
 _ERROR_TYPES = {"invalid_request_error", "rate_limit_error", "upstream_error", "server_error"}
 _FINISHES = {"stop", "length", "tool_calls", "content_filter", "function_call"}
-# fields beside the choices that are passed on if requested, or from OpenAI and Azure
+# Fields beside the choices that are passed on if requested, or from OpenAI and Azure.
 _TOP_LEVEL = {"service_tier", "system_fingerprint", "moderation"}
-# fields beyond OpenAI's that are passed on
+# Fields beyond OpenAI's that are passed on.
 _BEYOND_OPENAI = ("reasoning_details", "extra_content", "images")
 _KINDS = {"chat": ("chatcmpl-", "chat.completion"), "completions": ("cmpl-", "text_completion")}
 
 
 def read_error(body: bytes) -> dict[str, Any]:
-    """`{"error": …}` as it is, checked."""
-    told = _loads(body)
-    assert list(told) == ["error"]
-    return _error(told["error"])
+    """Check `{"error": …}` and return the error."""
+    answer = _loads(body)
+    assert list(answer) == ["error"]
+    return _error(answer["error"])
 
 
 def read_answer(body: bytes, endpoint: str, model: str, reasoning_names: Sequence[str]) -> dict[str, Any]:
-    """A unary answer."""
-    told = _loads(body)
+    """Check a unary answer and return its outcome."""
+    answer = _loads(body)
     if endpoint == "embeddings":
-        return _embeddings(told, model)
+        return _embeddings(answer, model)
     prefix, kind = _KINDS[endpoint]
-    assert told.keys() - {"usage"} - _TOP_LEVEL == {"id", "object", "created", "model", "choices"}
-    assert told["id"].startswith(prefix)
-    assert told["object"] == kind
-    assert type(told["created"]) is int
-    assert told["model"] == model
-    assert [choice["index"] for choice in told["choices"]] == list(range(len(told["choices"])))
+    assert answer.keys() - {"usage"} - _TOP_LEVEL == {"id", "object", "created", "model", "choices"}
+    assert answer["id"].startswith(prefix)
+    assert answer["object"] == kind
+    assert type(answer["created"]) is int
+    assert answer["model"] == model
+    assert [choice["index"] for choice in answer["choices"]] == list(range(len(answer["choices"])))
     read = _whole_choice if endpoint == "chat" else _whole_text
-    outcome = {"choices": [read(choice, reasoning_names) for choice in told["choices"]]}
-    assert all(told[name] for name in _TOP_LEVEL & told.keys())
-    outcome |= {name: told[name] for name in _TOP_LEVEL & told.keys()}
-    return outcome | ({"usage": _usage(told["usage"])} if "usage" in told else {})
+    outcome = {"choices": [read(choice, reasoning_names) for choice in answer["choices"]]}
+    assert all(answer[name] for name in _TOP_LEVEL & answer.keys())
+    outcome |= {name: answer[name] for name in _TOP_LEVEL & answer.keys()}
+    return outcome | ({"usage": _usage(answer["usage"])} if "usage" in answer else {})
 
 
 def read_stream(
     body: bytes, endpoint: str, model: str, reasoning_names: Sequence[str], *, wants_usage: bool
 ) -> dict[str, Any]:
-    """A streamed answer."""
+    """Check a streamed answer and return its outcome."""
     reader = _StreamReader(endpoint, model, reasoning_names, wants_usage=wants_usage)
     for chunk in _chunks(body):
         reader.read(chunk)
@@ -54,19 +54,19 @@ def read_stream(
 
 
 def _chunks(body: bytes) -> list[dict[str, Any]]:
-    """Nothing but comments, `data: {…}` on one line, and `data: [DONE]` at the end."""
+    """Return the chunks; only comments, `data: {…}` on one line, and `data: [DONE]` at the end are allowed."""
     *blocks, rest = body.decode().split("\n\n")
     assert rest == "", "the last event does not end"
     assert blocks, "no events"
     assert blocks[-1] == "data: [DONE]"
     assert not any("\n" in block or "\r" in block for block in blocks), "an event of more than one line"
-    told = [block for block in blocks[:-1] if not block.startswith(":")]
-    assert all(block.startswith("data: {") for block in told)
-    return [_loads(block.removeprefix("data: ")) for block in told]
+    events = [block for block in blocks[:-1] if not block.startswith(":")]
+    assert all(block.startswith("data: {") for block in events)
+    return [_loads(block.removeprefix("data: ")) for block in events]
 
 
 class _StreamReader:
-    """Follows one stream from chunk to chunk."""
+    """Reads and checks one stream, chunk by chunk."""
 
     def __init__(self, endpoint: str, model: str, reasoning_names: Sequence[str], *, wants_usage: bool) -> None:
         self._prefix, kind = _KINDS[endpoint]
@@ -82,14 +82,14 @@ class _StreamReader:
         self._error: dict[str, Any] | None = None
 
     def outcome(self) -> dict[str, Any]:
-        """What a caller has at the end."""
+        """Return what a caller has at the end."""
         assert self._error is not None or all(choice.finish for choice in self._choices), "a choice without a finish"
-        told: dict[str, Any] = {"choices": [choice.plain() for choice in self._choices]} | self._top_level
+        outcome: dict[str, Any] = {"choices": [choice.plain() for choice in self._choices]} | self._top_level
         if self._usage is not None:
-            told["usage"] = self._usage
+            outcome["usage"] = self._usage
         if self._error is not None:
-            told["error"] = self._error
-        return told
+            outcome["error"] = self._error
+        return outcome
 
     def read(self, chunk: dict[str, Any]) -> None:
         assert self._usage is None, "something after the usage"
@@ -131,13 +131,13 @@ class _StreamReader:
         assert choice.finish is None, "something after the finish"
         return choice
 
-    def _read_chat_choice(self, told: dict[str, Any]) -> None:
-        assert told.keys() == {"index", "delta", "logprobs", "finish_reason"}
-        is_first = told["index"] == len(self._choices)
-        choice = self._choice(told["index"])
-        self._read_delta(told["delta"], choice, is_first=is_first)
-        choice.add_logprobs(_logprobs(told["logprobs"]))
-        choice.end(told["finish_reason"])
+    def _read_chat_choice(self, given: dict[str, Any]) -> None:
+        assert given.keys() == {"index", "delta", "logprobs", "finish_reason"}
+        is_first = given["index"] == len(self._choices)
+        choice = self._choice(given["index"])
+        self._read_delta(given["delta"], choice, is_first=is_first)
+        choice.add_logprobs(_logprobs(given["logprobs"]))
+        choice.end(given["finish_reason"])
 
     def _read_delta(self, delta: dict[str, Any], choice: "_Accumulated", *, is_first: bool) -> None:
         if is_first:
@@ -165,18 +165,18 @@ class _StreamReader:
             if name in delta:
                 choice.add_extra(name, delta[name])
 
-    def _read_text_choice(self, told: dict[str, Any]) -> None:
-        assert told.keys() == {"index", "text", "logprobs", "finish_reason"}
-        while told["index"] >= len(self._choices):  # nothing opens a choice here, so any may be the first
+    def _read_text_choice(self, given: dict[str, Any]) -> None:
+        assert given.keys() == {"index", "text", "logprobs", "finish_reason"}
+        while given["index"] >= len(self._choices):  # no delta opens a choice here, so any choice may come first
             self._choices.append(_Accumulated())
-        choice = self._choice(told["index"])
-        choice.add_text("content", told["text"])
-        choice.add_logprobs(told["logprobs"])
-        choice.end(told["finish_reason"])
+        choice = self._choice(given["index"])
+        choice.add_text("content", given["text"])
+        choice.add_logprobs(given["logprobs"])
+        choice.end(given["finish_reason"])
 
 
 class _Accumulated:
-    """One choice of a stream, put together as a client does it."""
+    """One choice of a stream, joined as a client joins it."""
 
     def __init__(self) -> None:
         self.finish: str | None = None
@@ -186,15 +186,15 @@ class _Accumulated:
         self._logprobs: Any = None
 
     def plain(self) -> dict[str, Any]:
-        told = {name: text for name, text in self._texts.items() if text} | self._extras
+        plain = {name: text for name, text in self._texts.items() if text} | self._extras
         if self._calls:
             _check_ids(self._calls)
-            told["tool_calls"] = [_plain_call(call) for call in self._calls]
+            plain["tool_calls"] = [_plain_call(call) for call in self._calls]
         if self._logprobs is not None:
-            told["logprobs"] = self._logprobs
+            plain["logprobs"] = self._logprobs
         if self.finish is not None:
-            told["finish"] = self.finish
-        return told
+            plain["finish"] = self.finish
+        return plain
 
     def add_text(self, name: str, text: str) -> None:
         assert type(text) is str
@@ -208,7 +208,7 @@ class _Accumulated:
             self._logprobs = _joined(self._logprobs, value)
 
     def add_call(self, call: dict[str, Any]) -> None:
-        """Dense indexes; id, type and name once."""
+        """Add a delta of a call. Indexes are dense; id, type and name come once."""
         index = call["index"]
         kind = "custom" if "custom" in call else "function"
         if index == len(self._calls):
@@ -237,25 +237,25 @@ def _whole_choice(choice: dict[str, Any], reasoning_names: Sequence[str]) -> dic
     assert message.keys() - extras - set(reasoning_names) == {"role", "content", "refusal", "annotations"}
     assert message["role"] == "assistant"
     assert choice["finish_reason"] in _FINISHES
-    told = {name: message[name] for name in ("content", "refusal") if message[name] is not None}
-    assert all(type(text) is str for text in told.values())
+    plain = {name: message[name] for name in ("content", "refusal") if message[name] is not None}
+    assert all(type(text) is str for text in plain.values())
     if reasoning := _reasoning(message, reasoning_names):
-        told["reasoning"] = reasoning
+        plain["reasoning"] = reasoning
     if "tool_calls" in message:
-        told["tool_calls"] = _whole_calls(message["tool_calls"])
-    told |= {name: message[name] for name in ("function_call", "audio", *_BEYOND_OPENAI) if name in message}
+        plain["tool_calls"] = _whole_calls(message["tool_calls"])
+    plain |= {name: message[name] for name in ("function_call", "audio", *_BEYOND_OPENAI) if name in message}
     if message["annotations"]:
-        told["annotations"] = message["annotations"]
+        plain["annotations"] = message["annotations"]
     if (logprobs := _logprobs(choice["logprobs"])) is not None:
-        told["logprobs"] = logprobs
-    return told | {"finish": choice["finish_reason"]}
+        plain["logprobs"] = logprobs
+    return plain | {"finish": choice["finish_reason"]}
 
 
 def _whole_text(choice: dict[str, Any], _reasoning_names: Sequence[str]) -> dict[str, Any]:
     assert choice.keys() == {"index", "text", "logprobs", "finish_reason"}
     assert choice["finish_reason"] in _FINISHES
-    told = {"content": choice["text"], "finish": choice["finish_reason"]}
-    return told if choice["logprobs"] is None else told | {"logprobs": choice["logprobs"]}
+    plain = {"content": choice["text"], "finish": choice["finish_reason"]}
+    return plain if choice["logprobs"] is None else plain | {"logprobs": choice["logprobs"]}
 
 
 def _whole_calls(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -285,7 +285,7 @@ def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reasoning(holder: dict[str, Any], names: Sequence[str]) -> str | None:
-    """The text under all the names, or under none."""
+    """Return the text under `names`, which must be the same under all of them or missing under all."""
     texts = [holder[name] for name in names if name in holder]
     if not texts:
         return None
@@ -310,14 +310,14 @@ def _usage(usage: dict[str, Any]) -> dict[str, Any]:
     return usage
 
 
-def _embeddings(told: dict[str, Any], model: str) -> dict[str, Any]:
-    assert told.keys() == {"object", "data", "model", "usage"}
-    assert told["object"] == "list"
-    assert told["model"] == model
-    for index, item in enumerate(told["data"]):
+def _embeddings(answer: dict[str, Any], model: str) -> dict[str, Any]:
+    assert answer.keys() == {"object", "data", "model", "usage"}
+    assert answer["object"] == "list"
+    assert answer["model"] == model
+    for index, item in enumerate(answer["data"]):
         assert item.keys() == {"object", "index", "embedding"}
         assert (item["object"], item["index"]) == ("embedding", index)
-    return {"embeddings": [item["embedding"] for item in told["data"]], "usage": told["usage"]}
+    return {"embeddings": [item["embedding"] for item in answer["data"]], "usage": answer["usage"]}
 
 
 def _error(error: dict[str, Any]) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def _error(error: dict[str, Any]) -> dict[str, Any]:
 
 
 def _joined(old: Any, new: Any) -> Any:
-    """Pieces as clients join them: texts and lists end to end, objects name by name."""
+    """Return two deltas joined as clients join them: texts and lists one after the other, objects key by key."""
     if isinstance(old, dict) and isinstance(new, dict):
         return old | {name: _joined(old.get(name), value) for name, value in new.items()}
     if isinstance(old, str | list) and type(old) is type(new):
@@ -344,5 +344,5 @@ def _loads(text: str | bytes) -> Any:
 
 
 def refuse(constant: str) -> None:
-    """For `json.loads`: NaN and the infinities are none of ours."""
+    """Refuse NaN and the infinities, as `parse_constant` of `json.loads`."""
     raise AssertionError(f"{constant} is not JSON")

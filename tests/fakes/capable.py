@@ -1,7 +1,7 @@
 """A scripted host that can do what conformance suites require: call tools, follow a JSON schema, obey stop sequences.
 
-It reads only numbers, quoted words and tool names of the prompt, and fills schemas from them. Its answers have OpenAI's
-form, unary and streamed, with usage.
+It reads only numbers, quoted words and tool names from the prompt, and fills schemas with them. Its answers have
+OpenAI's form, unary and streamed, with usage.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from tests.fakes.upstream import Call, ScenarioUpstream, answers, streams
 from tests.fakes.wire import event
 
 _TEXT = "Hello there, how are you today? I am well, and I can help you with a great many things."
-_PIECE = 7  # characters in a piece of a stream
+_CHUNK = 7  # characters in each chunk of a stream
 _NUMBER = re.compile(r"-?\d+")
 _QUOTED = re.compile(r"'([^']+)'")
 
 
 @contextmanager
 def serving() -> Iterator[ScenarioUpstream]:
-    """The host on a free port, in a thread of its own, as synchronous suites block their thread."""
+    """Serve the host on a free port, in a separate thread, as synchronous suites block theirs."""
     host = ScenarioUpstream()
     host.play(answer)
     loop, running = asyncio.new_event_loop(), host.running()
@@ -41,21 +41,21 @@ def serving() -> Iterator[ScenarioUpstream]:
 
 
 async def answer(call: Call) -> None:
-    """A script for `ScenarioUpstream`."""
+    """Answer a request: a script for `ScenarioUpstream`."""
     body = json.loads(call.body)
     reply = _reply(body)
     usage = _usage(body, reply)
     head = {"id": "chatcmpl-capable", "created": 1, "model": body["model"]}
     if not body.get("stream"):
         choice = {"index": 0, "message": reply.message(), "logprobs": None, "finish_reason": reply.finish}
-        told = head | {"object": "chat.completion", "choices": [choice], "usage": usage}
-        await answers(json.dumps(told).encode())(call)
+        whole = head | {"object": "chat.completion", "choices": [choice], "usage": usage}
+        await answers(json.dumps(whole).encode())(call)
         return
     head["object"] = "chat.completion.chunk"
-    told = [{"choices": [{"index": 0, "logprobs": None} | choice]} for choice in reply.choices()]
+    chunks = [{"choices": [{"index": 0, "logprobs": None} | choice]} for choice in reply.choices()]
     if (body.get("stream_options") or {}).get("include_usage"):
-        told.append({"choices": [], "usage": usage})
-    events = [event(json.dumps(head | each).encode()) for each in told]
+        chunks.append({"choices": [], "usage": usage})
+    events = [event(json.dumps(head | each).encode()) for each in chunks]
     await streams(*events, b"data: [DONE]\n\n")(call)
 
 
@@ -68,32 +68,32 @@ class _Reply:
     finish: str = "stop"
 
     def message(self) -> dict[str, Any]:
-        told = {"role": "assistant", "content": self.text or None, "refusal": None}
+        message = {"role": "assistant", "content": self.text or None, "refusal": None}
         calls = [
             {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
             for number, (name, arguments) in enumerate(self.calls)
         ]
-        return told | ({"tool_calls": calls} if calls else {})
+        return message | ({"tool_calls": calls} if calls else {})
 
     def choices(self) -> Iterator[dict[str, Any]]:
-        """The same in pieces: the delta and the finish of each chunk."""
+        """Yield the delta and the finish reason of each chunk of a stream."""
         for delta in self._deltas():
             yield {"delta": delta, "finish_reason": None}
         yield {"delta": {}, "finish_reason": self.finish}
 
     def _deltas(self) -> Iterator[dict[str, Any]]:
         yield {"role": "assistant", "content": "", "refusal": None}
-        for piece in _pieces(self.text):
-            yield {"content": piece}
+        for fragment in _fragments(self.text):
+            yield {"content": fragment}
         for number, (name, arguments) in enumerate(self.calls):
             call = {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": ""}}
             yield {"tool_calls": [{"index": number} | call]}
-            for piece in _pieces(arguments):
-                yield {"tool_calls": [{"index": number, "function": {"arguments": piece}}]}
+            for fragment in _fragments(arguments):
+                yield {"tool_calls": [{"index": number, "function": {"arguments": fragment}}]}
 
 
-def _pieces(text: str) -> list[str]:
-    return [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
+def _fragments(text: str) -> list[str]:
+    return [text[at : at + _CHUNK] for at in range(0, len(text), _CHUNK)]
 
 
 def _usage(body: dict[str, Any], reply: _Reply) -> dict[str, int]:
@@ -110,16 +110,16 @@ def _reply(body: dict[str, Any]) -> _Reply:
     if tool := _tool(body, prompt):
         arguments = _Filler(prompt).fill(tool.get("parameters") or {})
         return _Reply(calls=[(tool["name"], json.dumps(arguments, ensure_ascii=False))], finish="tool_calls")
-    wanted = body.get("response_format") or {}
-    if wanted.get("type") == "json_schema":
-        return _Reply(json.dumps(_Filler(prompt).fill(wanted["json_schema"]["schema"])))
-    if wanted.get("type") == "json_object":
+    response_format = body.get("response_format") or {}
+    if response_format.get("type") == "json_schema":
+        return _Reply(json.dumps(_Filler(prompt).fill(response_format["json_schema"]["schema"])))
+    if response_format.get("type") == "json_object":
         return _Reply(json.dumps({name: f"some {name}" for name in _QUOTED.findall(prompt)}))
     return _limited(body)
 
 
 def _limited(body: dict[str, Any]) -> _Reply:
-    """A text up to the first stop sequence and the token limit, where a word is a token."""
+    """Return a text up to the first stop sequence and the token limit, where a word is a token."""
     text = _TEXT
     stops = body.get("stop") or []
     for stop in [stops] if isinstance(stops, str) else stops:
@@ -131,24 +131,24 @@ def _limited(body: dict[str, Any]) -> _Reply:
 
 
 def _prompt(messages: list[dict[str, Any]]) -> str:
-    """The text of the last user message."""
+    """Return the text of the last user message."""
     content = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "") or ""
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 
 def _tool(body: dict[str, Any], prompt: str) -> dict[str, Any] | None:
-    """The tool to call: the forced one; of optional ones, one that the prompt names or has a word of."""
+    """Return the tool to call: the forced one, or an optional one whose name or a word of it is in the prompt."""
     tools = [tool["function"] for tool in body.get("tools") or []]
     choice = body.get("tool_choice") or "auto"
     if isinstance(choice, dict):
         return next(tool for tool in tools if tool["name"] == choice["function"]["name"])
     if not tools or choice == "none" or body["messages"][-1]["role"] == "tool":
         return None
-    meant = [
+    related = [
         tool for tool in tools if set(re.findall(r"[a-z]{4,}", tool["name"])) & set(re.split(r"\W+", prompt.lower()))
     ]
     named = [tool for tool in tools if tool["name"] in prompt]
-    return next(iter(named + meant + (tools if choice == "required" else [])), None)
+    return next(iter(named + related + (tools if choice == "required" else [])), None)
 
 
 class _Filler:

@@ -1,4 +1,4 @@
-"""Certificates for 127.0.0.1, good and bad, as server contexts; and the file of the authority that a caller trusts."""
+"""TLS server contexts with valid and invalid certificates for 127.0.0.1, and the file of the trusted authority."""
 
 import ssl
 from collections.abc import Mapping
@@ -11,15 +11,18 @@ HOST = "127.0.0.1"
 
 
 def make(authority_file: Path) -> Mapping[str, ssl.SSLContext]:
-    """By what is wrong with them; writes the authority's own certificate, in PEM, to the file."""
-    authority, stranger = trustme.CA(), trustme.CA()
+    """Return the contexts by the state of their certificates ("good", "expired" and so on).
+
+    Writes the authority's own certificate to `authority_file`, in PEM.
+    """
+    authority, other_authority = trustme.CA(), trustme.CA()
     authority.cert_pem.write_to_path(authority_file)
     yesterday = datetime.now(UTC) - timedelta(days=1)
     return {
         "good": _context(authority.issue_cert(HOST)),
         "expired": _context(authority.issue_cert(HOST, not_before=yesterday - timedelta(days=9), not_after=yesterday)),
         "wrong-host": _context(authority.issue_cert("host.example")),
-        "self-signed": _context(stranger.issue_cert(HOST)),
+        "self-signed": _context(other_authority.issue_cert(HOST)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Time that moves when told to."""
+"""A clock that moves only when a test advances it."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ class FakeClock:
         return self._monotonic_s
 
     async def sleep(self, seconds: float) -> None:
-        """Nobody waits: the time has passed."""
+        """Advance the clock instead of waiting."""
         self.advance(seconds)
         await asyncio.sleep(0)
 

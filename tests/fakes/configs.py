@@ -1,4 +1,4 @@
-"""Configs that are not taken."""
+"""Configs that are refused."""
 
 import pytest
 from tidegate.config.load import parse
@@ -8,7 +8,7 @@ HOST = "base_url: https://api.example/v1"
 
 
 def refusal(text: str, source: str = "tidegate.yaml") -> str:
-    """What is said of a text; it must be refused."""
+    """The message of the `ConfigError` for a config text, which must be refused."""
     with pytest.raises(ConfigError) as caught:
         parse(text, source)
     return caught.value.message

@@ -1,4 +1,4 @@
-"""A pytest plugin: what the scenarios say of each row of the contract, in `build/contract-rows.md` and briefly."""
+"""A pytest plugin: writes the scenarios' results for each row of the contract to a page, and prints a summary."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,26 +14,26 @@ _WIDTH = 118
 
 
 class ContractPage:
-    """Notes the tests that recorded a `scenario`: its name, its mode, its rows."""
+    """Collects the tests that recorded a `scenario` property: its name, its mode, its rows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._shown: dict[str, dict[str, dict[str, str]]] = {}
+        self._results: dict[str, dict[str, dict[str, str]]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         scenario = dict(report.user_properties).get("scenario")
         if scenario is not None and (report.when == "call" or report.failed):
             name, mode, rows = scenario
             for row in rows:
-                self._shown.setdefault(row, {}).setdefault(name, {})[mode] = report.outcome
+                self._results.setdefault(row, {}).setdefault(name, {})[mode] = report.outcome
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self._shown:
+        if not self._results:
             return
         from tests.fakes.scenarios import ROWS, read_book  # noqa: PLC0415 - imports the app, so not in every session
 
         book = read_book()
-        lines = [f"| {row} | {self._told(row, book)} |" for row in ROWS]
+        lines = [f"| {row} | {self._result(row, book)} |" for row in ROWS]
         self._path.parent.mkdir(exist_ok=True)
         page = ["# Rows of the contract's section B", "", "| row | scenarios |", "|---|---|", *lines, ""]
         self._path.write_text("\n".join(page), encoding="utf-8")
@@ -41,16 +41,16 @@ class ContractPage:
         for line in self._summary(book, ROWS):
             terminalreporter.write_line(line)
 
-    def _told(self, row: str, book: "Book") -> str:
-        if row in self._shown:
-            return "; ".join(f"{name}: {_outcomes(modes)}" for name, modes in self._shown[row].items())
+    def _result(self, row: str, book: "Book") -> str:
+        if row in self._results:
+            return "; ".join(f"{name}: {_outcomes(modes)}" for name, modes in self._results[row].items())
         if row in book.reasons:
             return f"no scenario: {book.reasons[row]}"
         return "not run" if row in book.rows else "nothing"
 
     def _summary(self, book: "Book", every: Sequence[str]) -> Iterator[str]:
-        failed = [row for row in every if not all(map(_has_passed, self._shown.get(row, {}).values()))]
-        passed = len(self._shown) - len(failed)
+        failed = [row for row in every if not all(map(_has_passed, self._results.get(row, {}).values()))]
+        passed = len(self._results) - len(failed)
         yield f"{len(book.rows)} of {len(every)} rows have a scenario, {passed} passed; see {self._path}"
         if failed:
             yield from textwrap.wrap(f"failed: {' '.join(failed)}", _WIDTH)

@@ -1,4 +1,4 @@
-"""An engine's own routes, as far as a test says what they answer."""
+"""`FakeControl`: an engine's own routes with scripted answers."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,9 +9,13 @@ from tidegate.errors import UpstreamTimeout
 
 
 class FakeControl:
-    """A `tidegate.engines.base.Control` over a clock that moves with every look.
+    """A `tidegate.engines.base.Control`; each call of `load` advances the clock by `look_s` seconds.
 
-    `tell` gives the load or an error, `token` None or an error; where it returns `NEVER`, nothing comes.
+    `tell` returns the load, or an error to raise. `token` returns None, an error to raise, or `NEVER`: no answer comes.
+
+    Attributes:
+        is_up: whether the health route answers.
+        canaries: the number of requested tokens.
     """
 
     NEVER = object()
@@ -25,7 +29,7 @@ class FakeControl:
         self.canaries = 0
 
     def use_key(self, api_key):
-        """Nobody asks for it."""
+        """Ignore the key."""
 
     async def answers(self):
         return self.is_up
@@ -35,34 +39,34 @@ class FakeControl:
 
     async def load(self):
         self.clock.advance(self.look_s)
-        told = self.tell()
-        if isinstance(told, Exception):
-            raise told
-        return told
+        outcome = self.tell()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def generate(self):
         self.canaries += 1
-        told = self.token()
-        if told is self.NEVER:
+        outcome = self.token()
+        if outcome is self.NEVER:
             await asyncio.Event().wait()
-        if told is not None:
-            raise told
+        if outcome is not None:
+            raise outcome
 
     async def restore(self):
-        """Nothing was loaded."""
+        """Do nothing: there are no adapters."""
 
     async def sleep(self, level):
-        """Never asked here."""
+        """Do nothing."""
 
     async def wake(self, level):
-        """The same."""
+        """Do nothing."""
 
 
 def working(steps: float) -> Load:
-    """One request runs."""
+    """The load of an engine that answers one request and has made `steps` steps."""
     return Load(running=1, steps=steps)
 
 
 def too_slow() -> UpstreamTimeout:
-    """No answer in time."""
+    """The error for metrics that do not come in time."""
     return UpstreamTimeout("GET /metrics took more than 5 s.")

@@ -1,4 +1,4 @@
-"""A DeepSeek host that thinks, and enforces its rules (contract B.1) with its own words."""
+"""A DeepSeek host that thinks, and enforces its rules (contract B.1) with DeepSeek's own error messages."""
 
 import json
 import secrets
@@ -12,16 +12,16 @@ _MISSING = "The `reasoning_content` in the thinking mode must be passed back to 
 
 
 class Refusal(Exception):
-    """What the host says to a request that breaks a rule."""
+    """The host's error message for a request that breaks a rule."""
 
 
 class ThinkingHost:
-    """A script for `ScenarioUpstream`: calls the first tool once, then answers; with `json_object`, `objects` in turn.
+    """A script for `ScenarioUpstream`: calls the first tool once, then answers; for `json_object`, with `objects`.
 
     Attributes:
-        thoughts: what it has thought, in order; unique, so that a test can tell them apart.
-        seen: the messages of every request that kept the rules.
-        objects: what it answers where JSON is wanted.
+        thoughts: the thinking of its answers, in order; each is unique, so that a test can distinguish them.
+        seen: the messages of every request that followed the rules.
+        objects: the answers that it sends, in order, if JSON is requested.
     """
 
     def __init__(self, *objects: str) -> None:
@@ -35,8 +35,8 @@ class ThinkingHost:
             _check(body)
         except Refusal as refusal:
             error = {"message": str(refusal), "type": "invalid_request_error", "param": None}
-            told = json.dumps({"error": error | {"code": "invalid_request_error"}})
-            await answers(told.encode(), status=400)(call)
+            refused = json.dumps({"error": error | {"code": "invalid_request_error"}})
+            await answers(refused.encode(), status=400)(call)
             return
         self.seen.append(body["messages"])
         message, reason = self._answer(body)
@@ -110,18 +110,19 @@ def _envelope(kind: str, choice: dict) -> dict:
 
 
 def _events(message: dict, reason: str) -> Iterator[bytes]:
-    """Usage rides on the last chunk, and `content` is null while it thinks (rows 18, 20)."""
+    """Yield the events of a stream; usage is in the last chunk, and `content` is null while it thinks (rows 18, 20)."""
     yield b": keep-alive\n\n"
     deltas: list[dict] = [{"role": "assistant", "content": None, "reasoning_content": ""}]
     deltas += [
         {"content": None, "reasoning_content": word + " "} for word in message.get("reasoning_content", "").split()
     ]
-    deltas += [{"content": piece, "reasoning_content": None} for piece in _pieces(message["content"])]
+    deltas += [{"content": fragment, "reasoning_content": None} for fragment in _fragments(message["content"])]
     for call in message.get("tool_calls", ()):
         function = call["function"]
         deltas.append({"tool_calls": [call | {"function": function | {"arguments": ""}}]})
         deltas += [
-            {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in _pieces(function["arguments"])
+            {"tool_calls": [{"index": 0, "function": {"arguments": fragment}}]}
+            for fragment in _fragments(function["arguments"])
         ]
     for delta in deltas:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
@@ -131,5 +132,5 @@ def _events(message: dict, reason: str) -> Iterator[bytes]:
     yield b"data: [DONE]\n\n"
 
 
-def _pieces(text: str) -> list[str]:
+def _fragments(text: str) -> list[str]:
     return [text[at : at + 7] for at in range(0, len(text), 7)]

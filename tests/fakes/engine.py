@@ -9,7 +9,7 @@ _CHILD = str(Path(__file__).with_name("engine_process.py"))
 
 
 class FakeKind:
-    """Starts the child with the habits given, one set for each start, the last one again and again."""
+    """Starts the child with the given habits: one set for each start, and the last set for all further starts."""
 
     dialect = "generic"
     health_path = "/health"

@@ -1,20 +1,30 @@
-"""A fake engine: a real child process with the routes of vLLM, and with what goes wrong in it (reference `vllm.md`, 4).
+"""A fake engine: a real child process with the routes and the failures of vLLM (reference `vllm.md`, section 4).
 
-Run as `engine_process.py HABITS SOCKET`, with its habits joined by commas and perhaps a line to the test
-(`FAKE_CONTROL`), or in vLLM's place (see `vllm_engine.py`);
-the standard library alone. It makes steps as an engine does: each gives one token to every request that runs, and the
-others queue.
+It is run as `engine_process.py HABITS SOCKET`, with the habits joined by commas, or in place of vLLM (see
+`vllm_engine.py`). If `FAKE_CONTROL` has the path of a Unix socket, it reports events to the test there and receives
+orders. It imports only the standard library. Like an engine it works in steps: each step gives one token to every
+running request; the other requests queue.
 
-- broken: it cannot load. exits0: it ends by itself once it was asked for its health, with status 0.
-- dies: the same with status 9. silent: it never answers. stubborn: it ignores SIGTERM.
-- leaves_child: its core is a child that ignores SIGTERM; when that dies, it tells its callers and ends with status 0.
-- lingers: it does not end when its core has died: its health says 503, and requests fail. ill: its health says 503 once
-  it was looked at twice.
-- floods: it writes without end. shows_progress: it loads in steps.
-- hangs: its health is fine, but it makes no step. slow: it makes a step only every fourth time it is looked at.
-- sleeps: it has /sleep and /wake_up. dies_awake: it does not survive the latter.
-- adapters: it has the routes of LoRA adapters. waits: it listens when the test says so.
-- holds: it makes the steps that the test says.
+The habits:
+
+- adapters: it has the routes of LoRA adapters.
+- broken: it cannot load, and ends with status 3.
+- dies: it ends with status 9 after its first answer.
+- dies_awake: it ends when it is woken.
+- exits0: it ends with status 0 after its first answer.
+- floods: it writes output without end.
+- hangs: its health is good, but it makes no step.
+- holds: it makes only as many steps as the test orders.
+- ill: its health is 503 after its metrics were read twice.
+- leaves_child: its core is a child process that ignores SIGTERM. When the core dies, the engine sends an error to its
+  callers and ends with status 0.
+- lingers: it does not end when its core has died: its health is 503, and requests fail.
+- shows_progress: its output shows the progress of the start.
+- silent: it never answers.
+- sleeps: it has /sleep and /wake_up.
+- slow: it makes a step only at every fourth read of its metrics.
+- stubborn: it ignores SIGTERM.
+- waits: it listens only when the test orders it.
 """
 
 import asyncio
@@ -27,8 +37,8 @@ import sys
 import threading
 import time
 
-_CORE = ("sh", "-c", 'trap "" TERM; exec sleep 1000000')
-_LAST_WORDS_S = 0.1
+_CORE_COMMAND = ("sh", "-c", 'trap "" TERM; exec sleep 1000000')
+_END_DELAY_S = 0.1
 _ERROR = {"type": "InternalServerError", "param": None, "code": 500}
 _DEAD = {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause."} | _ERROR
 _DRAINING = {"message": "cannot schedule new futures after shutdown"} | _ERROR
@@ -37,18 +47,24 @@ _CHUNK = {"id": "chatcmpl-a14ca71cf14d421b", "object": "chat.completion.chunk", 
 
 
 class Request:
-    """One that generates; `given` tells how many tokens it has got, None in their queue that the core is dead."""
+    """A request that generates.
+
+    Attributes:
+        limit: how many tokens the answer has.
+        tokens_given: how many tokens the request has got.
+        tokens: the number of each token that it gets; None: the core is dead.
+    """
 
     def __init__(self, number: int, fields: dict) -> None:
         self.number = number
         self.fields = fields
         self.limit = fields.get("max_tokens") or 6
-        self.given = 0
+        self.tokens_given = 0
         self.tokens: asyncio.Queue = asyncio.Queue()
 
 
 class Core:
-    """Steps; `left` is how many it may make before the test says more."""
+    """Makes the steps; `left` is how many steps it may make until the test allows more."""
 
     def __init__(self, limit: int, control: "Control", *, left: float) -> None:
         self.limit = limit
@@ -71,7 +87,7 @@ class Core:
         self._fill()
 
     def phase(self, request: Request) -> str:
-        return "queued" if request in self.waiting else "decoding" if request.given else "prefill"
+        return "queued" if request in self.waiting else "decoding" if request.tokens_given else "prefill"
 
     async def run(self) -> None:
         while True:
@@ -85,9 +101,9 @@ class Core:
     def step(self) -> None:
         self.steps += 1
         for request in list(self.running):
-            request.given += 1
-            request.tokens.put_nowait(request.given)
-            if request.given == request.limit:
+            request.tokens_given += 1
+            request.tokens.put_nowait(request.tokens_given)
+            if request.tokens_given == request.limit:
                 self.remove(request)
         self.control.tell("stepped")
 
@@ -98,7 +114,7 @@ class Core:
 
 
 class Control:
-    """The line to the test, where there is one: what happens goes out, what is to happen comes in."""
+    """The connection to the test, if there is one: sends events as JSON lines, and receives orders."""
 
     def __init__(self, path: str | None) -> None:
         self.line = None if path is None else socket.socket(socket.AF_UNIX)
@@ -116,7 +132,7 @@ class Control:
         return json.loads(self.orders.readline())
 
     def follow(self, loop: asyncio.AbstractEventLoop, engine: "FakeEngine") -> None:
-        """Orders from now on, as long as the test is there."""
+        """Carry out every order that the test sends from now on."""
 
         def read() -> None:
             for line in self.orders or ():
@@ -126,12 +142,12 @@ class Control:
 
 
 class FakeEngine:
-    """What is behind the socket.
+    """The server behind the socket.
 
     Args:
         habits: see the module.
-        flags: vLLM's, by name; what is not there has its default.
-        control: to the test.
+        flags: vLLM's flags, by name; a missing flag has its default.
+        control: the connection to the test.
     """
 
     def __init__(self, habits: set[str], flags: dict, control: Control) -> None:
@@ -151,11 +167,11 @@ class FakeEngine:
             self.may_listen.set()
         self.server = socket.socket(socket.AF_UNIX)
         self.accepting: asyncio.Task | None = None
-        self.talks: set[asyncio.Task] = set()
+        self.connections: set[asyncio.Task] = set()
 
     async def serve(self, path: str) -> None:
-        self.server.setblocking(False)  # noqa: FBT003 - the socket module's way
-        self.server.bind(path)  # as vLLM, which removes no old one
+        self.server.setblocking(False)  # noqa: FBT003 - the signature of the socket module
+        self.server.bind(path)  # like vLLM, which removes no old socket
         loop = asyncio.get_running_loop()
         tasks = [asyncio.create_task(self.core.run())]
         if self.control.line is not None:
@@ -163,7 +179,7 @@ class FakeEngine:
         if "stubborn" not in self.habits:
             loop.add_signal_handler(signal.SIGTERM, lambda: tasks.append(asyncio.create_task(self.stop())))
         if "leaves_child" in self.habits:
-            core = await asyncio.create_subprocess_exec(*_CORE)
+            core = await asyncio.create_subprocess_exec(*_CORE_COMMAND)
             print(f"child {core.pid}", flush=True)
             self.control.tell("core", pid=core.pid)
             tasks.append(asyncio.create_task(self.watch(core)))
@@ -178,10 +194,10 @@ class FakeEngine:
         while True:
             connection, _ = await loop.sock_accept(self.server)
             reader, writer = await asyncio.open_unix_connection(sock=connection)
-            self.talks.add(asyncio.create_task(self.talk(reader, writer)))
+            self.connections.add(asyncio.create_task(self.serve_connection(reader, writer)))
 
     def obey(self, order: dict) -> None:
-        """The test's word: the name of one of the methods that follow, and what it takes."""
+        """Carry out an order of the test: `do` is the name of a method below without underscore, the rest arguments."""
         getattr(self, "_" + order.pop("do"))(**order)
 
     def _listen(self) -> None:
@@ -195,7 +211,7 @@ class FakeEngine:
         self.core.changed.set()
 
     def _deaf(self) -> None:
-        """Accept nobody; soon there is no room left in the socket."""
+        """Accept no connections; the backlog of the socket is soon full."""
         assert self.accepting is not None
         self.accepting.cancel()
         self.server.listen(0)
@@ -206,17 +222,17 @@ class FakeEngine:
         self.accepting = asyncio.create_task(self.accept())
 
     def _hang_up(self) -> None:
-        for talk in self.talks:
-            talk.cancel()
+        for connection in self.connections:
+            connection.cancel()
 
     def _quit(self, status: int) -> None:
-        """As vLLM, which takes its time once its socket is closed."""
+        """Close the socket, and end a moment later, as vLLM does."""
         self.server.close()
         self._hang_up()
-        asyncio.get_running_loop().call_later(_LAST_WORDS_S * 3, os._exit, status)
+        asyncio.get_running_loop().call_later(_END_DELAY_S * 3, os._exit, status)
 
     def _close(self) -> None:
-        """Refuse every connection, and live on."""
+        """Refuse every connection, but keep running."""
         self.server.close()
         self._hang_up()
 
@@ -226,17 +242,20 @@ class FakeEngine:
     # --- ends -----------------------------------------------------------------------------------------------------
 
     async def watch(self, core: asyncio.subprocess.Process) -> None:
-        """The core has died: callers are told, in an orderly way, and the process ends as if it had been asked to."""
+        """Wait for the end of the core; then send an error to every caller, and end with status 0."""
         await core.wait()
         self.is_dead = True
         for request in self.generating:
             request.tokens.put_nowait(None)
         if "lingers" not in self.habits:
-            await asyncio.sleep(_LAST_WORDS_S)
+            await asyncio.sleep(_END_DELAY_S)
             os._exit(0)
 
     async def stop(self) -> None:
-        """SIGTERM: nothing new, and what runs has its time; with a timeout of 0 callers get nothing any more."""
+        """Handle SIGTERM: refuse new requests, and end after the running ones or at the shutdown timeout.
+
+        With a timeout of 0 no step is made any more, so callers get no further token.
+        """
         self.is_draining = True
         self.control.tell("draining")
         timeout_s = float(self.flags.get("shutdown-timeout", 0))
@@ -251,7 +270,7 @@ class FakeEngine:
 
     # --- HTTP -----------------------------------------------------------------------------------------------------
 
-    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -264,21 +283,21 @@ class FakeEngine:
                 else:
                     await self._unless_left(reader, self.answer(method, path, body, writer))
                 await writer.drain()
-                self._end_if_told()
+                self._end_if_habit()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
 
     async def _unless_left(self, reader: asyncio.StreamReader, answer) -> None:
-        """A caller who waits sends nothing more, so the end of what it sends is its going."""
-        answering, leaving = asyncio.create_task(answer), asyncio.create_task(reader.read(1))
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        for task in (answering, leaving):
+        """Run `answer`, and cancel it if the caller disconnects, which shows as the end of its input."""
+        answer_task, read_task = asyncio.create_task(answer), asyncio.create_task(reader.read(1))
+        await asyncio.wait((answer_task, read_task), return_when=asyncio.FIRST_COMPLETED)
+        for task in (answer_task, read_task):
             task.cancel()
-        await asyncio.gather(answering, leaving, return_exceptions=True)
+        await asyncio.gather(answer_task, read_task, return_exceptions=True)
 
-    def _end_if_told(self) -> None:
+    def _end_if_habit(self) -> None:
         if "dies" in self.habits:
             print("out of memory", flush=True)
             os._exit(9)
@@ -309,7 +328,7 @@ class FakeEngine:
         return [self.flags.get("served-model-name", "e"), *self.adapters]
 
     def _change_sleep(self, path: str, fields: dict) -> None:
-        """Level 2 forgets the weights: what is generated before they are read again is noise."""
+        """Sleep, reload or wake; at level 2 the weights are lost, and tokens are "!" until they are reloaded."""
         self.control.tell("told", path=path)
         if path.startswith("/sleep"):
             self.core.is_asleep = True
@@ -386,13 +405,15 @@ class FakeEngine:
         deltas = [self._delta(number) for number in range(1, request.limit + 1)]
         text = "".join(delta.get("content", "") for delta in deltas)
         thought = "".join(delta.get("reasoning", "") for delta in deltas) or None
-        told = {"message": {"role": "assistant", "content": text, "reasoning": thought}} if is_chat else {"text": text}
-        choice = {"index": 0, "logprobs": None, "finish_reason": self._finish(request), "stop_reason": None} | told
+        content = (
+            {"message": {"role": "assistant", "content": text, "reasoning": thought}} if is_chat else {"text": text}
+        )
+        choice = {"index": 0, "logprobs": None, "finish_reason": self._finish(request), "stop_reason": None} | content
         kind = "chat.completion" if is_chat else "text_completion"
         _send(writer, 200, _CHUNK | {"object": kind, "choices": [choice], "usage": self._usage(request)})
 
     async def _stream(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        """The head leaves at once, the role with the first token."""
+        """Stream the answer; the HTTP head is sent at once, the role with the first token."""
         writer.write(_SSE)
         for number in range(1, request.limit + 1):
             if await request.tokens.get() is None:
@@ -411,7 +432,7 @@ class FakeEngine:
         writer.write(b"0\r\n\r\n")
 
     def _delta(self, number: int) -> dict:
-        """Two tokens of thought, if there is a parser that tells them apart, and then content."""
+        """Return the delta of a token: with a reasoning parser the first two are reasoning, the others content."""
         if not self.has_weights:
             return {"content": "!"}
         if "reasoning-parser" in self.flags and number <= 2:
@@ -427,16 +448,16 @@ class FakeEngine:
         return {"prompt_tokens": 3, "completion_tokens": request.limit, "total_tokens": 3 + request.limit}
 
 
-def _send(writer: asyncio.StreamWriter, status: int, told: object) -> None:
-    """A whole answer; a text as it is."""
-    body = told.encode() if isinstance(told, str) else json.dumps(told).encode()
-    kind = b"text/plain" if isinstance(told, str) else b"application/json"
+def _send(writer: asyncio.StreamWriter, status: int, content: object) -> None:
+    """Send a whole answer: a string as plain text, anything else as JSON."""
+    body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+    kind = b"text/plain" if isinstance(content, str) else b"application/json"
     head = b"HTTP/1.1 %d X\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
     writer.write(head % (status, kind, len(body)) + body)
 
 
-async def _event(writer: asyncio.StreamWriter, told: dict | None) -> None:
-    payload = b"[DONE]" if told is None else json.dumps(told).encode()
+async def _event(writer: asyncio.StreamWriter, data: dict | None) -> None:
+    payload = b"[DONE]" if data is None else json.dumps(data).encode()
     event = b"data: %b\n\n" % payload
     writer.write(b"%x\r\n%b\r\n" % (len(event), event))
     await writer.drain()

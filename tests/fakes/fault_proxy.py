@@ -1,8 +1,8 @@
-"""`FaultProxy`: a real TCP relay in front of an upstream, which does to each connection what the test says.
+"""`FaultProxy`: a real TCP relay in front of an upstream, which applies a fault of the test to each connection.
 
-A `Fault` is a coroutine function of a `Passage`, one connection. Faults are made of few words: `after` relays up to a
-place and hands on, `when_read` waits for the test; `stalls`, `resets`, `closes`, `half_closes`, `passes`, `drips` and
-`delays` are what happens then. Two faults are no connections at all: `closed_port` and `blackhole`.
+A `Fault` is a coroutine function of a `ProxiedConnection`. `after`, `at_end`, `when_read` and `on_second_request` say
+when another fault happens; `stalls`, `resets`, `closes`, `half_closes`, `passes`, `drips` and `delays` are what happens
+then. `closed_port` and `blackhole` are ports to which no connection can be made.
 """
 
 import asyncio
@@ -13,92 +13,94 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 _READ_BYTES = 64 * 1024
-_LINGER_0 = struct.pack("ii", 1, 0)  # closing sends RST, and drops what was not sent yet
+_LINGER_0 = struct.pack("ii", 1, 0)  # with this option, closing sends RST, and drops the data that was not sent yet
 
 
-class Passage:
-    """One connection that came in; closed by the proxy when its fault ends.
+class ProxiedConnection:
+    """One connection that the proxy has accepted; closed by the proxy when its fault ends.
+
+    The downstream side is Tidegate, which connected; the upstream side is the host behind the proxy.
 
     Attributes:
-        received: every byte that came in.
-        go: for the test to set; `when_read` waits for it.
-        gone: the one who connected has closed the connection, or broken it.
+        received: all bytes received from downstream.
+        go: set by the test; `when_read` waits for it.
+        gone: set when downstream has closed or broken the connection.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream_port: int) -> None:
         self.received = bytearray()
         self.go = asyncio.Event()
         self.gone = asyncio.Event()
-        self._near, self._near_writer = reader, writer
+        self._downstream, self._downstream_writer = reader, writer
         self._upstream_port = upstream_port
-        self._far: asyncio.StreamReader | None = None
-        self._far_writer: asyncio.StreamWriter | None = None
-        self._kept = b""
-        self._heard = asyncio.Event()
+        self._upstream: asyncio.StreamReader | None = None
+        self._upstream_writer: asyncio.StreamWriter | None = None
+        self._unread = b""
+        self._received_more = asyncio.Event()
 
     async def answer(self) -> bytes:
-        """What the upstream says next, up to some KB; empty at its end. Connects to it at first."""
-        if self._kept:
-            data, self._kept = self._kept, b""
+        """Read up to 64 KiB of the upstream's answer; empty at its end. The first call connects to the upstream."""
+        if self._unread:
+            data, self._unread = self._unread, b""
             return data
-        if self._far is None:
-            self._far, self._far_writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
-            self._far_writer.write(bytes(self.received))
-        return await self._far.read(_READ_BYTES)
+        if self._upstream is None:
+            self._upstream, self._upstream_writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
+            self._upstream_writer.write(bytes(self.received))
+        return await self._upstream.read(_READ_BYTES)
 
-    def give_back(self, data: bytes) -> None:
-        """That much of the answer is for later."""
-        self._kept = data + self._kept
+    def unread(self, data: bytes) -> None:
+        """Give bytes of the answer back; the next `answer` returns them."""
+        self._unread = data + self._unread
 
     async def send(self, data: bytes) -> None:
-        """Say it to the one who connected."""
-        self._near_writer.write(data)
-        await self._near_writer.drain()
+        """Send bytes downstream."""
+        self._downstream_writer.write(data)
+        await self._downstream_writer.drain()
 
     def close_sending(self) -> None:
-        """FIN, while we go on reading."""
-        self._near_writer.write_eof()
+        """Send FIN downstream, and go on reading."""
+        self._downstream_writer.write_eof()
 
     def reset(self) -> None:
-        """RST."""
-        self._near_writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
-        self._near_writer.transport.abort()
+        """Send RST downstream."""
+        self._downstream_writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
+        self._downstream_writer.transport.abort()
 
-    async def hear(self) -> None:
-        """Wait until something more has come in."""
-        self._heard.clear()
-        await self._heard.wait()
+    async def wait_for_data(self) -> None:
+        """Wait until more bytes have been received from downstream."""
+        self._received_more.clear()
+        await self._received_more.wait()
 
-    async def listen(self) -> None:
-        """Relay what comes in, until the one who connected goes; then the upstream's side is closed too."""
+    async def relay_requests(self) -> None:
+        """Relay bytes to the upstream until downstream disconnects; then the upstream's side is closed too."""
         with suppress(ConnectionError):
-            while data := await self._near.read(_READ_BYTES):
+            while data := await self._downstream.read(_READ_BYTES):
                 self.received += data
-                self._heard.set()
-                if self._far_writer is not None:
-                    self._far_writer.write(data)
+                self._received_more.set()
+                if self._upstream_writer is not None:
+                    self._upstream_writer.write(data)
         self.gone.set()
         self.close()
 
     def close(self) -> None:
-        """Both sides."""
-        self._near_writer.close()
-        if self._far_writer is not None:
-            self._far_writer.close()
+        """Close both sides."""
+        self._downstream_writer.close()
+        if self._upstream_writer is not None:
+            self._upstream_writer.close()
 
 
-Fault = Callable[[Passage], Awaitable[None]]
+Fault = Callable[[ProxiedConnection], Awaitable[None]]
 
 
 class FaultProxy:
-    """Gives each connection the next fault, the last one again and again; remembers the connections.
+    """Applies the next fault to each connection, and repeats the last one; records the connections.
 
     Args:
-        upstream_port: where it relays to, on loopback; 0 where no fault does.
+        upstream_port: the port on loopback that it relays to; 0 if no fault relays.
     """
 
     def __init__(self, upstream_port: int = 0) -> None:
-        self.passages: list[Passage] = []
+        self.connections: list[ProxiedConnection] = []
         self.port = 0
         self._faults: list[Fault] = [passes]
         self._upstream_port = upstream_port
@@ -109,7 +111,7 @@ class FaultProxy:
 
     @asynccontextmanager
     async def running(self, *, tls: ssl.SSLContext | None = None) -> AsyncIterator["FaultProxy"]:
-        """Listen on a free port of loopback, with TLS or not; whatever is open at the end is closed."""
+        """Listen on a free port of loopback, with or without TLS; close all connections at the end."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -123,129 +125,129 @@ class FaultProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         self._tasks.add(task)
-        passage = Passage(reader, writer, self._upstream_port)
-        self.passages.append(passage)
+        connection = ProxiedConnection(reader, writer, self._upstream_port)
+        self.connections.append(connection)
         fault = self._faults.pop(0) if len(self._faults) > 1 else self._faults[0]
-        listening = asyncio.create_task(passage.listen())
+        relaying_requests = asyncio.create_task(connection.relay_requests())
         try:
             with suppress(ConnectionError):
-                await fault(passage)
+                await fault(connection)
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
-            passage.close()
+            relaying_requests.cancel()
+            await asyncio.gather(relaying_requests, return_exceptions=True)
+            connection.close()
             self._tasks.discard(task)
 
 
 # --- what happens -------------------------------------------------------------------------------------------------
 
 
-async def passes(passage: Passage) -> None:
-    """The upstream's answers, as they come."""
-    while data := await passage.answer():
-        await passage.send(data)
+async def passes(connection: ProxiedConnection) -> None:
+    """Relay the upstream's answers as they arrive."""
+    while data := await connection.answer():
+        await connection.send(data)
 
 
-async def drips(passage: Passage) -> None:
-    """Byte by byte, each of them a packet."""
-    while data := await passage.answer():
+async def drips(connection: ProxiedConnection) -> None:
+    """Relay the answers byte by byte, each in a write of its own."""
+    while data := await connection.answer():
         for byte in data:
-            await passage.send(bytes([byte]))
-            await asyncio.sleep(0)  # let it be read
+            await connection.send(bytes([byte]))
+            await asyncio.sleep(0)  # let the other side read the byte
 
 
 def delays(latency_s: float) -> Fault:
-    """Each piece comes so much later."""
+    """Relay each piece of the answers after so many seconds."""
 
-    async def fault(passage: Passage) -> None:
-        while data := await passage.answer():
+    async def fault(connection: ProxiedConnection) -> None:
+        while data := await connection.answer():
             await asyncio.sleep(latency_s)
-            await passage.send(data)
+            await connection.send(data)
 
     return fault
 
 
-async def stalls(passage: Passage) -> None:
-    """Nothing more, until the other side gives up."""
-    await passage.gone.wait()
+async def stalls(connection: ProxiedConnection) -> None:
+    """Send nothing more until downstream disconnects."""
+    await connection.gone.wait()
 
 
-async def resets(passage: Passage) -> None:
-    """RST."""
-    passage.reset()
+async def resets(connection: ProxiedConnection) -> None:
+    """Send RST."""
+    connection.reset()
 
 
-async def closes(passage: Passage) -> None:
-    """FIN, and the connection is closed."""
-    passage.close()
+async def closes(connection: ProxiedConnection) -> None:
+    """Send FIN, and close the connection."""
+    connection.close()
 
 
-async def half_closes(passage: Passage) -> None:
-    """FIN, but we go on reading, and keep the connection until the other side closes it."""
-    passage.close_sending()
-    await passage.gone.wait()
+async def half_closes(connection: ProxiedConnection) -> None:
+    """Send FIN, but go on reading, and keep the connection until downstream closes it."""
+    connection.close_sending()
+    await connection.gone.wait()
 
 
 # --- when it happens ----------------------------------------------------------------------------------------------
 
 
-def after(place: int | bytes, then: Fault) -> Fault:
-    """Relay so many bytes of the answer, or up to these bytes and with them; then the other fault."""
+def after(position: int | bytes, then: Fault) -> Fault:
+    """Relay so many bytes of the answer, or up to and including these bytes; then apply the other fault."""
 
-    async def fault(passage: Passage) -> None:
-        seen = b""
-        while (end := _end(seen, place)) is None:
-            data = await passage.answer()
-            assert data, f"the answer ended before {place!r}"
-            seen += data
-        passage.give_back(seen[end:])
-        await passage.send(seen[:end])
-        await then(passage)
+    async def fault(connection: ProxiedConnection) -> None:
+        relayed = b""
+        while (end := _end(relayed, position)) is None:
+            data = await connection.answer()
+            assert data, f"the answer ended before {position!r}"
+            relayed += data
+        connection.unread(relayed[end:])
+        await connection.send(relayed[:end])
+        await then(connection)
 
     return fault
 
 
 def at_end(then: Fault) -> Fault:
-    """Relay everything; the other fault when the upstream has closed its side."""
+    """Relay the whole answer; apply the other fault when the upstream has closed its side."""
 
-    async def fault(passage: Passage) -> None:
-        await passes(passage)
-        await then(passage)
+    async def fault(connection: ProxiedConnection) -> None:
+        await passes(connection)
+        await then(connection)
 
     return fault
 
 
 def when_read(then: Fault) -> Fault:
-    """The other fault, as soon as the test has seen what was relayed."""
+    """Apply the other fault once the test has set `go`, after the caller has read what was relayed."""
 
-    async def fault(passage: Passage) -> None:
-        await passage.go.wait()
-        await then(passage)
+    async def fault(connection: ProxiedConnection) -> None:
+        await connection.go.wait()
+        await then(connection)
 
     return fault
 
 
-def when_asked_again(then: Fault) -> Fault:
-    """Relay one answer; the other fault when a second request comes in on the same connection."""
+def on_second_request(then: Fault) -> Fault:
+    """Relay one answer; apply the other fault when a second request arrives on the same connection."""
 
-    async def fault(passage: Passage) -> None:
-        relaying = asyncio.create_task(passes(passage))
+    async def fault(connection: ProxiedConnection) -> None:
+        relaying = asyncio.create_task(passes(connection))
         try:
-            while passage.received.count(b" HTTP/1.1\r\n") < 2:
-                await passage.hear()
+            while connection.received.count(b" HTTP/1.1\r\n") < 2:
+                await connection.wait_for_data()
         finally:
             relaying.cancel()
             await asyncio.gather(relaying, return_exceptions=True)
-        await then(passage)
+        await then(connection)
 
     return fault
 
 
-def _end(seen: bytes, place: int | bytes) -> int | None:
-    if isinstance(place, int):
-        return place if len(seen) >= place else None
-    at = seen.find(place)
-    return None if at < 0 else at + len(place)
+def _end(relayed: bytes, position: int | bytes) -> int | None:
+    if isinstance(position, int):
+        return position if len(relayed) >= position else None
+    start = relayed.find(position)
+    return None if start < 0 else start + len(position)
 
 
 # --- no connection ------------------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def _end(seen: bytes, place: int | bytes) -> int | None:
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """A port that refuses: it is taken, so that nobody else listens there, but not listened on."""
+    """A port that refuses connections: a socket is bound to it, so that no process can listen there."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -261,9 +263,9 @@ def closed_port() -> Iterator[int]:
 
 @contextmanager
 def blackhole() -> Iterator[int]:
-    """A port that does not answer SYN: a listener's queue is full, and Linux drops what comes then.
+    """A port that does not answer SYN: the listener's queue is full, and Linux drops further SYN packets.
 
-    A queue for 0 takes one connection; a few more are begun, so that it is full whatever the system adds to it.
+    A backlog of 0 takes one connection; a few more are begun, so that the queue is full whatever the system adds.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

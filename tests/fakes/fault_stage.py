@@ -1,10 +1,10 @@
-"""Requests through Tidegate to a host with a fault, and what must hold after each, whatever the fault.
+"""Requests through Tidegate to a host with a fault, and what must hold after each of them, whatever the fault.
 
-A `Row` is one line of the fault list: what the host does, and what must come of it at one target. `check` asks it there
-and with a second, sound target behind, which must answer wherever nothing had left yet. Each time: an answer that is
-OpenAI's to the letter (a stream has one end, and nothing after it), one request counted, one access-log line, and every
-task and file descriptor of this process gone that was not there before, those of the host's side included: its
-connections are released.
+A `Row` is one line of the fault list: what the host does, and the expected outcome with one target. `check` sends the
+request to that target alone, or with a second, sound target behind it, which must answer if nothing had left for the
+caller yet. After each request: the answer conforms to OpenAI's API exactly (a stream has one end, and nothing after
+it), one request was counted, there is one access-log line, and every task and file descriptor of this process that was
+not there before is gone, including those of the host's side, so that its connections were released.
 """
 
 import asyncio
@@ -26,33 +26,37 @@ from tests.fakes.upstream import ScenarioUpstream, Script, answers, streams
 from tests.fakes.wire import completion, text_stream
 
 MODES = ("unary", "stream")
-TARGETS = ("one target", "two targets")
-SHORT_S = 0.2  # a time limit of the host that must expire in the test
-ELSEWHERE = "from the second"  # what the sound target says
-CONTENT = b'"content":"Hi'  # what has to reach a caller before a fault that waits goes on
-_LIMIT_S, _LOOK_EVERY_S = 60, 0.002
-_GENEROUS_S = 60.0  # a time limit of the host that must not expire
-_WAITS = ("connect", "first_byte", "answer", "idle")
+TARGETS = ("one target", "two targets")  # the second one is sound
+SHORT_S = 0.2  # a timeout of the host that must expire in the test
+SECOND_TEXT = "from the second"  # the answer of the sound target
+CONTENT = b'"content":"Hi'  # what the caller must have received before a script or fault that waits continues
+_LIMIT_S, _POLL_EVERY_S = 60, 0.002
+_GENEROUS_S = 60.0  # a timeout of the host that must not expire
+_TIMEOUTS = ("connect", "first_byte", "answer", "idle")
 _NO_KEYS: Mapping[str, Any] = {}
 _BEHIND_FAULTS = "http://127.0.0.1:{port}/v1"
 
 Mode = Literal["unary", "stream"]
 
 
-# --- what must come of it -----------------------------------------------------------------------------------------
+# --- expected outcomes -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class LoadReport:
-    """A whole answer, with these choices as `tests/fakes/canonical.py` reads them."""
+class WholeAnswer:
+    """A whole answer, unary or streamed, with these choices as `tests/fakes/canonical.py` reads them."""
 
     choices: tuple[Mapping[str, Any], ...]
     status: int = 200
 
 
 @dataclass(frozen=True)
-class Refused:
-    """An error with its status; where another target may be tried, that one answers."""
+class ErrorAnswer:
+    """An error before the answer has begun.
+
+    Attributes:
+        tries_another: whether the second target is tried, so that it answers.
+    """
 
     status: int
     code: str | None
@@ -60,22 +64,22 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A stream that began with this text, and an error in band."""
+class BrokenStream:
+    """A stream that began with this text and ended with an error in band."""
 
     text: str
     code: str
     status: int = 200
 
 
-def text(content: str) -> LoadReport:
-    """One choice that says so, and stops."""
-    return LoadReport(({"content": content, "finish": "stop"},))
+def text(content: str) -> WholeAnswer:
+    """A whole answer of one choice with this content, which ended with the finish reason `stop`."""
+    return WholeAnswer(({"content": content, "finish": "stop"},))
 
 
-UNREACHABLE = Refused(502, "upstream_unreachable")
-FAILED = Refused(502, "upstream_failed")
-SILENT = Refused(504, "upstream_timeout")
+UNREACHABLE = ErrorAnswer(502, "upstream_unreachable")
+FAILED = ErrorAnswer(502, "upstream_failed")
+TIMED_OUT = ErrorAnswer(504, "upstream_timeout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,30 +87,31 @@ class Row:
     """One fault.
 
     Attributes:
-        plays: what the host does with requests.
-        fault: what happens to its connections, if not nothing.
-        stream: None where it is as `unary`.
-        short: the time limits of the host (see `_WAITS`) whose expiry the row is about; the others are long.
-        asks: what else stands in the request.
+        script: what the host does with requests.
+        fault: what happens to its connections; None for nothing.
+        unary: the outcome of a unary request.
+        stream: the outcome of a streamed request; None if it is the same as `unary`.
+        short_timeouts: the timeouts of the host (see `_TIMEOUTS`) that must expire; the others are long.
+        request_fields: further fields of the request.
     """
 
-    plays: Script | None = None
+    script: Script | None = None
     fault: Fault | None = None
-    unary: LoadReport | Refused
-    stream: LoadReport | Refused | Broken | None = None
-    short: tuple[str, ...] = ()
-    asks: Mapping[str, Any] = field(default_factory=dict)
+    unary: WholeAnswer | ErrorAnswer
+    stream: WholeAnswer | ErrorAnswer | BrokenStream | None = None
+    short_timeouts: tuple[str, ...] = ()
+    request_fields: Mapping[str, Any] = field(default_factory=dict)
 
-    def outcome(self, mode: Mode) -> LoadReport | Refused | Broken:
+    def outcome(self, mode: Mode) -> WholeAnswer | ErrorAnswer | BrokenStream:
         return self.stream if mode == "stream" and self.stream is not None else self.unary
 
 
-# --- Tidegate in front of it --------------------------------------------------------------------------------------
+# --- Tidegate and its hosts --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What the caller got, and what was written down about it."""
+class ReceivedAnswer:
+    """What the caller received, the number of requests that the metrics counted, and the access-log lines."""
 
     mode: Mode
     status: int
@@ -115,20 +120,22 @@ class Heard:
     lines: list[dict[str, Any]]
 
     @property
-    def outcome(self) -> LoadReport | Refused | Broken:
-        """Read strictly: everything that is not OpenAI's is an `AssertionError`."""
+    def outcome(self) -> WholeAnswer | ErrorAnswer | BrokenStream:
+        """The outcome, read strictly: whatever does not conform to OpenAI's API is an `AssertionError`."""
         if self.status != 200:
-            return Refused(self.status, read_error(self.body)["code"])
+            return ErrorAnswer(self.status, read_error(self.body)["code"])
         if self.mode == "unary":
-            return LoadReport(tuple(read_answer(self.body, "chat", "m", ())["choices"]))
-        told = read_stream(self.body, "chat", "m", (), wants_usage=False)
-        if "error" in told:
-            return Broken("".join(choice.get("content") or "" for choice in told["choices"]), told["error"]["code"])
-        return LoadReport(tuple(told["choices"]))
+            return WholeAnswer(tuple(read_answer(self.body, "chat", "m", ())["choices"]))
+        answer_body = read_stream(self.body, "chat", "m", (), wants_usage=False)
+        if "error" in answer_body:
+            return BrokenStream(
+                "".join(choice.get("content") or "" for choice in answer_body["choices"]), answer_body["error"]["code"]
+            )
+        return WholeAnswer(tuple(answer_body["choices"]))
 
 
 class Stage:
-    """Tidegate, and the hosts behind it: `first` behind `faults`, `second` sound."""
+    """Tidegate and the hosts behind it: `first` is behind the fault proxy `faults`, `second` is sound."""
 
     def __init__(
         self, url: str, first: ScenarioUpstream, second: ScenarioUpstream, faults: FaultProxy, log: list[dict[str, Any]]
@@ -139,87 +146,88 @@ class Stage:
         self.faults = faults
         self._log = log
 
-    async def ask(self, mode: Mode, **fields: Any) -> Heard:
-        """One request, on a connection of its own; what waits for the caller to have read goes on.
+    async def ask(self, mode: Mode, **fields: Any) -> ReceivedAnswer:
+        """Send one request on a connection of its own.
 
-        The metrics and the log line follow its last byte a little later, so this waits for both.
+        Scripts and faults that wait for the caller to have read `CONTENT` continue then. The metrics and the log line
+        are written a little after the last byte, so this waits for both.
         """
         written, counted = len(self._log), await self._counted()
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": mode == "stream"} | fields
-        heard = b""
+        received = b""
         async with (
             aiohttp.ClientSession() as session,
             session.post(f"{self.url}/v1/chat/completions", json=body) as answer,
         ):
             async for piece in answer.content.iter_any():
-                heard += piece
-                if CONTENT in heard:
-                    self._go_on()
+                received += piece
+                if CONTENT in received:
+                    self._continue_scripts()
         async with asyncio.timeout(_LIMIT_S):
             while not (lines := [line for line in self._log[written:] if line["event"] == "request"]):  # noqa: ASYNC110 - there is no event
-                await asyncio.sleep(_LOOK_EVERY_S)
-        return Heard(mode, answer.status, heard, await self._counted() - counted, lines)
+                await asyncio.sleep(_POLL_EVERY_S)
+        return ReceivedAnswer(mode, answer.status, received, await self._counted() - counted, lines)
 
     async def is_in_flight(self, requests: int) -> None:
-        """Wait until Tidegate has so many."""
+        """Wait until Tidegate has so many requests in flight."""
         while (await self._metric("tidegate_requests_in_flight")) < requests:
             continue
 
     @asynccontextmanager
-    async def leaking_nothing(self):
-        """What is there at the end was there at the start."""
-        await self._counted()  # a first request, so that what is opened once is there
-        tasks, files = asyncio.all_tasks(), files_of()
+    async def without_leaks(self):
+        """Assert that no task and no file descriptor is left at the end of the block that was not there before."""
+        await self._counted()  # a first request, so that what is opened only once is already open
+        tasks, files = asyncio.all_tasks(), open_files()
         yield
-        await none_left(lambda: asyncio.all_tasks() - tasks)
-        await none_left(lambda: files_of() - files)
+        await until_none_left(lambda: asyncio.all_tasks() - tasks)
+        await until_none_left(lambda: open_files() - files)
 
-    def _go_on(self) -> None:
-        for waiting in (*self.first.calls, *self.faults.passages):
+    def _continue_scripts(self) -> None:
+        for waiting in (*self.first.calls, *self.faults.connections):
             waiting.go.set()
 
     async def _counted(self) -> float:
         return await self._metric("tidegate_requests_total")
 
     async def _metric(self, name: str) -> float:
-        """Over all its labels."""
+        """The sum of a metric over all its labels."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/metrics") as answer:
             lines = (await answer.text()).splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[{{ ]", line))
 
 
 @asynccontextmanager
-async def stage(
+async def running_stage(
     *,
     targets: int = 1,
-    short: Mapping[str, float] = _NO_KEYS,
+    short_timeouts: Mapping[str, float] = _NO_KEYS,
     base_url: str = _BEHIND_FAULTS,
     prepare=None,
     more: Mapping[str, Any] = _NO_KEYS,
     server: Mapping[str, Any] = _NO_KEYS,
 ):
-    """A `Stage`.
+    """A running `Stage`.
 
     Args:
-        targets: 2 puts the sound one behind the faulty one; there is one try for each.
-        short: the time limits of the first host that must expire, in seconds, by name (see `_WAITS`).
-        base_url: of the first host; `{port}` is the fault proxy's, behind which the scenario upstream is.
-        prepare: may change the app before it starts.
-        more: further keys of the first host, which come before these.
-        server: Tidegate's own section.
+        targets: 1 for the faulty host alone; 2 puts the sound host behind it. Each target is tried once.
+        short_timeouts: the timeouts of the first host that must expire, in seconds, by name (see `_TIMEOUTS`).
+        base_url: the base URL of the first host; `{port}` is the port of the fault proxy in front of it.
+        prepare: called with the app before it starts.
+        more: further config keys of the first host, which override the others.
+        server: the section `server` of the config.
     """
     first, second = ScenarioUpstream(), ScenarioUpstream()
     with capture_logs() as log:
         async with first.running(), second.running(), FaultProxy(first.port).running() as faults:
-            config = _config(base_url.format(port=faults.port), second.url, targets, short, more)
+            config = _config(base_url.format(port=faults.port), second.url, targets, short_timeouts, more)
             config += f"server: {json.dumps(dict(server))}\n"
             async with proxy.running_app(config, prepare=prepare) as (url, _):
                 yield Stage(url, first, second, faults, log)
 
 
-def _config(first: str, second: str, targets: int, short: Mapping[str, float], more: Mapping[str, Any]) -> str:
-    # short keep-alive, so that what the pool keeps is not taken for a leak
-    first_keys = {f"{wait}_timeout_s": short.get(wait, _GENEROUS_S) for wait in _WAITS}
+def _config(first: str, second: str, targets: int, short_timeouts: Mapping[str, float], more: Mapping[str, Any]) -> str:
+    # the keep-alive is short, so that a connection kept in the pool is not taken for a leak
+    first_keys = {f"{wait}_timeout_s": short_timeouts.get(wait, _GENEROUS_S) for wait in _TIMEOUTS}
     first_keys |= {"base_url": first, "keepalive_s": 0.03} | more
     there = ", ".join(f"{{upstream: {name}, model: there}}" for name in ("first", "second")[:targets])
     return f"""
@@ -231,22 +239,22 @@ models: {{m: {{targets: [{there}]}}}}
 """
 
 
-def files_of(process: int | Literal["self"] = "self") -> set[str]:
-    """The open file descriptors of a process, by what they are: numbers are given again."""
+def open_files(process: int | Literal["self"] = "self") -> set[str]:
+    """The open file descriptors of a process, by what they refer to, as their numbers are reused."""
     found = set()
     for number in Path(f"/proc/{process}/fd").iterdir():
-        with suppress(FileNotFoundError):  # the listing's own
+        with suppress(FileNotFoundError):  # the descriptor of this listing
             found.add(str(number.readlink()))
     return found
 
 
-async def none_left(left: Callable[[], set[Any]]) -> None:
-    """Wait for the end of what is left, not for ever: things close by and by."""
+async def until_none_left(leftovers: Callable[[], set[Any]]) -> None:
+    """Wait until nothing is left, but not for ever: things close a little later."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_LIMIT_S):
-            while left():  # noqa: ASYNC110 - there is no event
-                await asyncio.sleep(_LOOK_EVERY_S)
-    assert left() == set()
+            while leftovers():  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(_POLL_EVERY_S)
+    assert leftovers() == set()
 
 
 # --- the checks ---------------------------------------------------------------------------------------------------
@@ -255,36 +263,45 @@ async def none_left(left: Callable[[], set[Any]]) -> None:
 async def check(
     row: Row, mode: Mode, targets: Literal["one target", "two targets"], *, base_url: str = _BEHIND_FAULTS
 ) -> None:
-    """Ask, and compare everything."""
+    """Send the request of a row on a new stage, and compare the outcome, metrics, log and leaks."""
     count = TARGETS.index(targets) + 1
-    async with stage(targets=count, short=dict.fromkeys(row.short, SHORT_S), base_url=base_url) as made:
-        if row.plays is not None:
-            made.first.play(row.plays)
+    async with running_stage(
+        targets=count, short_timeouts=dict.fromkeys(row.short_timeouts, SHORT_S), base_url=base_url
+    ) as stage:
+        if row.script is not None:
+            stage.first.play(row.script)
         if row.fault is not None:
-            made.faults.play(row.fault)
-        await check_at(made, row.outcome(mode), mode, targets=count, **row.asks)
+            stage.faults.play(row.fault)
+        await check_on_stage(stage, row.outcome(mode), mode, targets=count, **row.request_fields)
 
 
-async def check_at(
-    made: Stage, outcome: LoadReport | Refused | Broken, mode: Mode, *, targets: int = 1, **asks: Any
+async def check_on_stage(
+    stage: Stage,
+    outcome: WholeAnswer | ErrorAnswer | BrokenStream,
+    mode: Mode,
+    *,
+    targets: int = 1,
+    **request_fields: Any,
 ) -> None:
-    """The same, at a stage that is set already."""
-    made.second.calls.clear()
-    made.second.play(streams(*text_stream(ELSEWHERE)) if mode == "stream" else answers(completion(ELSEWHERE)))
-    moves_on = targets == 2 and isinstance(outcome, Refused) and outcome.tries_another
-    expected = text(ELSEWHERE) if moves_on else outcome
-    async with made.leaking_nothing():
-        heard = await made.ask(mode, **asks)
-    _compare(heard, expected)
-    assert len(made.second.calls) == moves_on
+    """Send a request on a given stage, and compare as `check` does."""
+    stage.second.calls.clear()
+    stage.second.play(streams(*text_stream(SECOND_TEXT)) if mode == "stream" else answers(completion(SECOND_TEXT)))
+    tries_second = targets == 2 and isinstance(outcome, ErrorAnswer) and outcome.tries_another
+    expected = text(SECOND_TEXT) if tries_second else outcome
+    async with stage.without_leaks():
+        received = await stage.ask(mode, **request_fields)
+    _compare(received, expected)
+    assert len(stage.second.calls) == tries_second
 
 
-def _compare(heard: Heard, expected: LoadReport | Refused | Broken) -> None:
-    seen = heard.outcome
-    if isinstance(expected, Refused):
-        expected = Refused(expected.status, expected.code)
-    assert expected == seen
-    assert heard.counted == 1
-    (line,) = heard.lines
+def _compare(received: ReceivedAnswer, expected: WholeAnswer | ErrorAnswer | BrokenStream) -> None:
+    outcome = received.outcome
+    if isinstance(expected, ErrorAnswer):
+        expected = ErrorAnswer(expected.status, expected.code)
+    assert expected == outcome
+    assert received.counted == 1
+    (line,) = received.lines
     assert line["status"] == expected.status
-    assert line.get("error") == (None if isinstance(expected, LoadReport) else expected.code or "invalid_request_error")
+    assert line.get("error") == (
+        None if isinstance(expected, WholeAnswer) else expected.code or "invalid_request_error"
+    )

@@ -1,6 +1,7 @@
-"""llama.cpp's server from xllamacpp, as a program that is not ours: `gguf_server.py --model FILE --host HOST --port N`.
+"""llama.cpp's server from xllamacpp, as a program for `kind: command`.
 
-HOST is an address or, where it ends in .sock, a Unix socket, as for llama-server.
+It is run as `gguf_server.py --model FILE --host HOST --port N`. HOST is an address or, if it ends in .sock, a Unix
+socket, as for llama-server.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""NVIDIA's management library, as a machine with the GPUs given would answer."""
+"""`FakeNvml`: a double of NVIDIA's management library (NVML) for a machine with given GPUs."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -10,7 +10,15 @@ class NVMLError(Exception):
 
 @dataclass
 class FakeNvml:
-    """Each GPU is (name, total, free); None instead of the sizes: not supported; None instead of a GPU: it is lost."""
+    """The library on one machine.
+
+    Attributes:
+        gpus: a tuple for each GPU: name, total and free bytes. None in place of the sizes: reading them is not
+            supported. None in place of the tuple: the GPU is lost.
+        has_driver: False: the library cannot be initialised.
+        is_old: texts are bytes, as in old versions of the library.
+        calls: the calls of `nvmlInit` ("init") and `nvmlShutdown` ("shutdown"), in order.
+    """
 
     gpus: list
     has_driver: bool = True

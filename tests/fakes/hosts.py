@@ -1,4 +1,4 @@
-"""A pipeline from admission to settlement in front of hand-written hosts, without a socket."""
+"""A pipeline from admission to settlement in front of scripted hosts, without a socket."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tidegate.pipeline.load_progress import EngineChanges
 from tidegate.pipeline.preferences import Preferences
 from tidegate.pipeline.request import Pipeline
 from tidegate.pipeline.settlement import Settlement
-from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams, always_open
+from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams, acquire_nothing
 from tidegate.protocol import chat
 from tidegate.reasoning_memory import ProcessReasoningMemory
 from tidegate.routing.offline import Offline
@@ -33,7 +33,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.wire import chunk, event
 
 # One step of a host's script: wait so many turns of the event loop, or for the event; send the bytes; raise the error.
-NextAttempt = int | asyncio.Event | bytes | Exception
+ScriptStep = int | asyncio.Event | bytes | Exception
 SSE, JSON = "text/event-stream", "application/json"
 CALLER = Credentials(None, "127.0.0.1", "localhost")
 
@@ -44,15 +44,18 @@ async def turns(count: int) -> None:
 
 
 class Host:
-    """A `pipeline.upstream.Transport`; each request plays the next script, and the last one is repeated.
+    """A `pipeline.upstream.UpstreamTransport`; each request plays the next script, and the last one is repeated.
 
     The response begins with the first bytes: `post` waits for the steps before them.
 
     Attributes:
         open: the responses that are not closed yet.
-        inside: the number of requests in the engine, if the host is one.
-        now: what the engine does, as `Stage.move` says; while it is not ready, it is waited for, unless it has failed.
-        loading: turns of the event loop until the engine is ready, once a request waits for it.
+        slots_taken: the number of requests in the engine, if the host is an engine.
+        is_starting: if true, `enter` raises `EngineUnavailable`.
+        snapshot: the state of the engine, set by `Stage.change_engine`; `enter` waits while it is not ready, unless it
+            has failed.
+        loading: if not 0, the engine is not ready, and becomes ready so many turns of the event loop after a request
+            has begun to wait for it.
     """
 
     holds_back = False
@@ -60,17 +63,17 @@ class Host:
     def __init__(self, name: str, *secrets: str) -> None:
         self.name = name
         self.secrets = secrets
-        self.scripts: list[Sequence[NextAttempt]] = []
+        self.scripts: list[Sequence[ScriptStep]] = []
         self.bodies: list[bytes] = []
-        self.is_asked = asyncio.Event()
+        self.has_request = asyncio.Event()
         self.open: set[HostResponse] = set()
-        self.inside = 0
+        self.slots_taken = 0
         self.is_starting = False
-        self.now = EngineSnapshot(state="ready")
-        self.moved = asyncio.Event()
+        self.snapshot = EngineSnapshot(state="ready")
+        self.changed = asyncio.Event()
         self.loading = 0
 
-    def play(self, *scripts: Sequence[NextAttempt]) -> None:
+    def play(self, *scripts: Sequence[ScriptStep]) -> None:
         self.scripts = list(scripts)
 
     def free_in_s(self) -> float:
@@ -81,7 +84,7 @@ class Host:
 
     async def post(self, path, body, *, is_stream, model):
         self.bodies.append(body)
-        self.is_asked.set()
+        self.has_request.set()
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         response = HostResponse(self, list(script), SSE if is_stream else JSON)
         await response.until_bytes()
@@ -89,38 +92,38 @@ class Host:
         return response
 
     def look(self):
-        return EngineSnapshot(is_ready=False, state="starting") if self.loading else self.now
+        return EngineSnapshot(is_ready=False, state="starting") if self.loading else self.snapshot
 
     async def enter(self, *, can_wait):
-        """A place in the engine; it must be given back exactly once."""
+        """Acquire a slot in the engine; the function returned must be called exactly once."""
         await asyncio.sleep(0)
         if self.is_starting or (not can_wait and not self.look().is_ready):
             raise EngineUnavailable(f"{self.name} is starting.")
         await turns(self.loading)
         self.loading = 0
-        while not self.now.is_ready:
-            if self.now.state == "failed":
+        while not self.snapshot.is_ready:
+            if self.snapshot.state == "failed":
                 raise EngineUnavailable(f"{self.name} has failed.")
-            self.moved.clear()
-            await self.moved.wait()
-        self.inside += 1
-        has_left = False
+            self.changed.clear()
+            await self.changed.wait()
+        self.slots_taken += 1
+        is_released = False
 
         def leave() -> None:
-            nonlocal has_left
-            assert not has_left, f"a place in {self.name} was given back twice"
-            has_left = True
-            self.inside -= 1
+            nonlocal is_released
+            assert not is_released, f"a slot in {self.name} was released twice"
+            is_released = True
+            self.slots_taken -= 1
 
         return leave
 
 
 class HostResponse:
-    """A `pipeline.upstream.Response`."""
+    """A `pipeline.upstream.UpstreamResponse`, and its credential."""
 
     status = 200
 
-    def __init__(self, host: Host, steps: list[NextAttempt], content_type: str) -> None:
+    def __init__(self, host: Host, steps: list[ScriptStep], content_type: str) -> None:
         self.headers = {"content-type": content_type, "x-request-id": f"{host.name}-{len(host.bodies)}"}
         self.credential = self
         self._host = host
@@ -167,7 +170,7 @@ class HostResponse:
 
 
 class Log:
-    """Keeps lines as (event, fields)."""
+    """Stores log lines as (event, fields)."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, dict]] = []
@@ -182,12 +185,12 @@ class Log:
 
 
 class Stage:
-    """One model, `m`, that each of the hosts has, asked in their order.
+    """One model, `m`, whose targets are the hosts, tried in the order given.
 
     Args:
         settings: the settings of the model.
-        concurrency: the concurrency limit of each host; without it there is none.
-        engines: the names of the hosts that are engines.
+        concurrency: the concurrency limit of each host; None for no limit.
+        engines: the names of the hosts that are engines; each name is one letter.
     """
 
     def __init__(
@@ -225,7 +228,7 @@ class Stage:
 
     @staticmethod
     def _upstream(host: Host, engines: str, dialect: str) -> Upstream:
-        enter, look = (host.enter, host.look) if host.name in engines else (always_open, None)
+        enter, look = (host.enter, host.look) if host.name in engines else (acquire_nothing, None)
         return Upstream(name=host.name, dialect=DIALECTS[dialect], transport=host, enter=enter, look=look)
 
     def authenticate(self, credentials):
@@ -234,7 +237,7 @@ class Stage:
     async def plan(self, routing_request):
         return self._plan
 
-    def learn(self) -> None:
+    def enable_hedging(self) -> None:
         """Make hedging possible: record fast answers of the first host, and a budget for hedges."""
         latency = self.target_registry.of(self.candidates[0].target).latency
         for _ in range(20):
@@ -242,27 +245,27 @@ class Stage:
             latency.waited(0.0, is_stream=False)
             self._failover_context.budgets_by_model["m"].hedges.deposit()
 
-    def move(self, host: Host, look: EngineSnapshot) -> None:
-        """The engine does something else from now on, and those who wait are told."""
-        host.now = look
-        host.moved.set()
+    def change_engine(self, host: Host, look: EngineSnapshot) -> None:
+        """Change the state of the engine, and wake the requests that wait for it."""
+        host.snapshot = look
+        host.changed.set()
         self.changes.tell()
 
     async def ask(self, *, stream: bool = True, **fields) -> "Exchange":
-        """Ask, read all of the answer, and settle."""
+        """Send a request, read the whole answer, and settle."""
         exchange = Exchange(self, stream=stream, **fields)
         await exchange.run()
         return exchange
 
-    def held(self) -> dict[str, list[int]]:
+    def resources_in_use(self) -> dict[str, list[int]]:
         """The resources in use now, by host."""
-        in_flights = [self.target_registry.of(one.target) for one in self.candidates]
+        all_stats = [self.target_registry.of(each.target) for each in self.candidates]
         return {
-            "in flight": [stats.in_flight for stats in in_flights],
-            "without a first token": [stats.pressure.waiting for stats in in_flights],
-            "places": [concurrency_limit.in_flight for concurrency_limit in self.concurrency.values()],
+            "in flight": [stats.in_flight for stats in all_stats],
+            "without a first token": [stats.pressure.waiting for stats in all_stats],
+            "concurrency slots": [concurrency_limit.in_flight for concurrency_limit in self.concurrency.values()],
             "queued": [concurrency_limit.waiting for concurrency_limit in self.concurrency.values()],
-            "in engines": [host.inside for host in self.hosts],
+            "engine slots": [host.slots_taken for host in self.hosts],
             "responses": [len(host.open) for host in self.hosts],
             "requests": [self.metrics.in_flight],
         }
@@ -289,7 +292,7 @@ class Exchange:
             async with self._stage.pipeline.open(CALLER, self._read, self.context) as answer:
                 while payloads := await answer.read():
                     self.payloads += map(json.loads, payloads)
-        except Exception as error:  # noqa: BLE001 - whatever the caller would be told
+        except Exception as error:  # noqa: BLE001 - whatever error the caller would receive
             self.error = error
 
     async def _read(self):
@@ -308,11 +311,12 @@ class Exchange:
         return "".join(choice.get("delta", choice.get("message", {})).get(name) or "" for choice in choices)
 
 
-def says(text: str, **fields) -> bytes:
+def content_event(text: str, **fields) -> bytes:
+    """One event with this content."""
     return event(chunk({"content": text}, **fields))
 
 
-def stops(**fields) -> bytes:
-    """The finish reason, the usage and the end of the stream, in one read."""
+def end_events(**fields) -> bytes:
+    """The finish reason, the usage and `[DONE]`, in one read."""
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5} | fields
     return event(chunk(finish="stop")) + event(chunk(choices=[], usage=usage)) + b"data: [DONE]\n\n"

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 
 
 class _Selector(selectors.DefaultSelector):
-    """Never blocks; adds up the time that it would have waited."""
+    """A selector that never blocks; it adds up the time that it would have waited."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """For code whose only waits are timers; no threads, no sockets."""
+    """An event loop for code that waits only for timers, not for threads or sockets."""
 
     def __init__(self) -> None:
         self._waits = _Selector()
@@ -32,6 +32,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine) -> None:
-    """Run it in a `VirtualLoop`."""
+    """Run `main` in a `VirtualLoop`."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main)

@@ -1,4 +1,4 @@
-"""Whether a process runs, seen from outside."""
+"""Whether a process runs, and waits for processes and conditions."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def is_running(pid: int) -> bool:
-    """A process that has ended, but was not waited for by its parent, does not run."""
+    """Whether the process runs; a zombie, for which its parent has not waited, does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -14,11 +14,11 @@ def is_running(pid: int) -> bool:
 
 
 async def gone(*pids: int) -> None:
-    """Wait until they have ended."""
+    """Wait until the processes have ended."""
     await until(lambda: not any(map(is_running, pids)))
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what nothing reports."""
-    while not holds():  # noqa: ASYNC110 - see above
+    """Wait until `holds` returns True, for conditions that no event reports."""
+    while not holds():  # noqa: ASYNC110 - no event reports it
         await asyncio.sleep(0.005)

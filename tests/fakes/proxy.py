@@ -1,4 +1,4 @@
-"""Tidegate, in this process on a real socket, or as a process of its own."""
+"""Starts Tidegate in this process on a real socket, or as a process of its own."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tidegate.config import load
 from tidegate.config.routing import RetryConfig, RoutingConfig
 from tidegate.entrypoints import server
 
-# Nothing of the surroundings may decide what a test's Tidegate finds.
+# These variables of the environment are hidden, so that they do not influence what Tidegate finds in a test.
 _HIDDEN = re.compile(r"(_API_KEY|_BASE_URL|OLLAMA_HOST|TIDEGATE_.*)$")
 
 
@@ -30,9 +30,10 @@ async def serving(config_text: str, *, grace_s: float = 5.0):
 
 @asynccontextmanager
 async def running_app(config_text: str, *, grace_s: float = 5.0, clock=None, prepare=None):
-    """The same; yields its URL and the app, which `prepare` may have changed before it starts.
+    """Tidegate with this config in this process; yields its URL (without /v1) and the `App`.
 
-    It repeats nothing at a target that has failed, unless the config has a word on `routing`.
+    `prepare` may change the app before it starts. Failed requests are not repeated at the same target, unless the
+    config has a key `routing`.
     """
     config = load.parse(config_text, "test.yaml")
     if not re.search(r'\brouting"?:', config_text):
@@ -78,7 +79,7 @@ class Process:
         self.lines: list[dict] = []
 
     async def line(self, event: str, **fields) -> dict:
-        """The next log line of that event and with those fields, waited for."""
+        """Wait for the next log line of that event with those fields, and return it."""
         while True:
             raw = await self.process.stdout.readline()
             assert raw, f"the log ended without {event}"
@@ -91,7 +92,7 @@ class Process:
 async def start(
     *arguments: str, stdout: int = asyncio.subprocess.PIPE, stderr: int = asyncio.subprocess.PIPE, **variables: str
 ) -> asyncio.subprocess.Process:
-    """Run `tidegate` with nothing of the surroundings' keys; its log goes to `stdout`, its banner to `stderr`."""
+    """Run `tidegate` without the keys in the environment; its log goes to `stdout`, its banner to `stderr`."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -106,7 +107,7 @@ async def start(
 
 @asynccontextmanager
 async def process(*arguments: str, stdout: int = asyncio.subprocess.PIPE, **variables: str):
-    """`tidegate serve` on a free port, as soon as it listens; killed at the end if it is still there."""
+    """`tidegate serve` on a free port; yields when it listens, and kills it at the end if it is still running."""
     started = await start("serve", "--port", "0", *arguments, stdout=stdout, **variables)
     banner = ""
     try:

@@ -1,4 +1,4 @@
-"""`FakeResolver`: names to addresses, as the test says."""
+"""`FakeResolver`: a DNS resolver that returns the addresses that the test sets."""
 
 import asyncio
 import socket
@@ -7,7 +7,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 
 class FakeResolver(AbstractResolver):
-    """Answers every name with `addresses`; without any there is no such name. Held, it does not answer yet (`go`)."""
+    """Resolves every name to `addresses`; if there are none, raises `OSError`. Waits while `go` is not set."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses
@@ -26,4 +26,4 @@ class FakeResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""

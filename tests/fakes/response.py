@@ -1,4 +1,4 @@
-"""An answer of a host's, as a script: what each read gives, or fails with."""
+"""`ScriptedResponse`: a host's answer, of which a script says what each read returns or raises."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +8,7 @@ from tests.fakes.clock import FakeClock
 
 
 class ScriptedResponse:
-    """A `tidegate.pipeline.upstream.Response`; each read of a piece takes `pause_s` of the clock's time."""
+    """A `tidegate.pipeline.upstream.Response`; each read advances the clock by `pause_s`."""
 
     status = 200
 
@@ -47,7 +47,7 @@ class ScriptedResponse:
         return await self.read_all()
 
     def got_event(self, *, has_content: bool) -> None:
-        """Nobody looks at the clock here."""
+        """Do nothing, as the fake measures no times."""
 
     def expect_end(self) -> None:
         self._pieces = []

@@ -1,10 +1,10 @@
-"""Scenarios: what a host sends, as data (`tests/data/DIALECT/scenarios.yaml`), what must come of it, and that host.
+"""Scenarios: what a host sends, as data (`tests/data/DIALECT/scenarios.yaml`), the expected outcome, and that host.
 
-Scenarios made after public reports are in `reports.yaml` beside it; `tests/data/REPORTS.md` lists them.
+Scenarios from public reports are in `reports.yaml` beside it; `tests/data/REPORTS.md` lists them.
 
-uv run python -m tests.fakes.scenarios          # all of them, as JSON
-uv run python -m tests.fakes.scenarios serve    # with Tidegate before them; its URL is in the first line; ends with
-                                                # its stdin
+uv run python -m tests.fakes.scenarios          # prints all of them as JSON
+uv run python -m tests.fakes.scenarios serve    # runs Tidegate in front of the host until stdin ends; the first line
+                                                # contains its URL
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from tests.fakes.wire import chunk, completion, event, text_stream
 
 DATA = Path(__file__).parents[1] / "data"
 MODES = ("unary", "stream")
-# the numbered rows of the contract's section B
+# The numbered rows of the contract's section B.
 ROWS = (
     *(str(number) for number in range(1, 77)),
     *(f"76{letter}" for letter in "abcdefghijklmnopqrst"),
@@ -48,12 +48,12 @@ PATHS: Mapping[Endpoint, str] = {
     "completions": "/completions",
     "embeddings": "/embeddings",
 }
-_ASKS: Mapping[Endpoint, dict[str, Any]] = {
+_REQUESTS: Mapping[Endpoint, dict[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "hi"}]},
     "completions": {"prompt": "hi"},
     "embeddings": {"input": "hi"},
 }
-_PIECE_BYTES = 64
+_READ_BYTES = 64
 _EVENT_END = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 _API_VERSION = "2024-10-21"
 _DEPLOYMENTS = "azure-deployments"
@@ -68,7 +68,7 @@ _CONTENT_TYPES = {
     "txt": "text/plain; charset=utf-8",
     "html": "text/html",
 }
-_NAMES = {  # of the fields that hold the reasoning, by the format asked for
+_NAMES = {  # the fields that hold the reasoning, by the requested format
     "reasoning_content": ("reasoning_content",),
     "deepseek": ("reasoning_content",),
     "reasoning": ("reasoning",),
@@ -82,11 +82,11 @@ _NAMES = {  # of the fields that hold the reasoning, by the format asked for
 _ERROR_TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
 
 
-# --- what must come of it -----------------------------------------------------------------------------------------
+# --- the expected outcome -----------------------------------------------------------------------------------------
 
 
 class ToolCall(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A call; `id` only where the host's own must survive."""
+    """A call; `id` is given only if the host's own id must be kept."""
 
     name: str | None = None
     arguments: str | None = None
@@ -96,7 +96,7 @@ class ToolCall(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_de
 
 
 class Choice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One choice; what is left out must not be there (`content`: must be null)."""
+    """One choice; a field that is left out must be missing (`content`: must be null)."""
 
     content: str | None = None
     reasoning: str | None = None
@@ -113,7 +113,7 @@ class Choice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defa
 
 
 class Failure(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """An error; without `status` it is told in band. `message` is a part of the real one."""
+    """An error; without `status` it is sent in band. `message` is a part of the real message."""
 
     status: int | None = None
     code: str | None = None
@@ -123,7 +123,7 @@ class Failure(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Outcome(Choice, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a caller must get; a single choice is written without its list."""
+    """What a caller must receive; a single choice is written without its list."""
 
     choices: list[Choice] = []
     usage: dict[str, Any] | None = None
@@ -135,26 +135,26 @@ class Outcome(Choice, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it is an error with a status, and nothing else."""
+        """Return whether it is an error with a status, and nothing else."""
         return self.error is not None and self.error.status is not None
 
     def plain(self) -> dict[str, Any]:
-        """As comparable JSON: `choices`, or `embeddings`; `usage`; `error`."""
+        """Return it as comparable JSON: `choices` or `embeddings`, `usage`, `error`."""
         if self.is_refusal:
             return {"error": self._plain_error()}
-        told: dict[str, Any] = {}
+        plain: dict[str, Any] = {}
         if self.embeddings is not None:
-            told["embeddings"] = self.embeddings
+            plain["embeddings"] = self.embeddings
         else:
             alone = msgspec.convert(msgspec.to_builtins(self), _Lenient)
-            told["choices"] = [msgspec.to_builtins(choice) for choice in self.choices or [alone]]
+            plain["choices"] = [msgspec.to_builtins(choice) for choice in self.choices or [alone]]
         beside = {name: getattr(self, name) for name in ("service_tier", "system_fingerprint", "moderation")}
-        told |= {name: value for name, value in beside.items() if value is not None}
+        plain |= {name: value for name, value in beside.items() if value is not None}
         if self.usage is not None:
-            told["usage"] = self.usage
+            plain["usage"] = self.usage
         if self.error is not None:
-            told["error"] = self._plain_error()
-        return told
+            plain["error"] = self._plain_error()
+        return plain
 
     def _plain_error(self) -> dict[str, Any]:
         error = msgspec.to_builtins(self.error)
@@ -164,13 +164,13 @@ class Outcome(Choice, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class _Lenient(Choice, kw_only=True, forbid_unknown_fields=False, omit_defaults=True):
-    """The choice in an outcome."""
+    """Reads the fields of the choice from an outcome, and ignores the others."""
 
 
 class Entry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One entry of a `scenarios.yaml` (`rows`) or a `reports.yaml` (`report`: OWNER/REPOSITORY#NUMBER).
 
-    `content_type` is that of the host's answer, if it does not fit the file's ending.
+    `content_type` is that of the host's answer, if it differs from that of the file's suffix.
     """
 
     about: str
@@ -192,7 +192,7 @@ class Entry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the host says in one mode."""
+    """What the host sends in one mode."""
 
     status: int
     content_type: str
@@ -201,7 +201,7 @@ class Answer:
 
 @dataclass(frozen=True, repr=False)
 class Scenario:
-    """One of them, ready to be played. `modes` without answers are refused by us."""
+    """A scenario that can be played. Tidegate itself refuses the request in those `modes` that have no answer."""
 
     dialect: str
     stem: str
@@ -214,7 +214,7 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """What callers call the model; so the host knows what to play."""
+        """Return the public name of the model, from which the host finds out what to play."""
         return f"{self.dialect}/{self.stem}"
 
     @property
@@ -223,10 +223,10 @@ class Scenario:
 
     @property
     def reasoning_names(self) -> tuple[str, ...]:
-        """The fields in which the caller wants the reasoning."""
+        """Return the fields in which the caller requests the reasoning."""
         headers = {name.lower(): value for name, value in self.entry.headers.items()}
-        word = headers.get("x-tidegate-reasoning") or self.entry.request.get("reasoning_format")
-        return _NAMES.get(word, ("reasoning_content",))
+        format_ = headers.get("x-tidegate-reasoning") or self.entry.request.get("reasoning_format")
+        return _NAMES.get(format_, ("reasoning_content",))
 
     def outcome(self, mode: Mode) -> Outcome:
         if mode == "stream" and self.entry.stream_outcome is not None:
@@ -234,14 +234,14 @@ class Scenario:
         return self.entry.outcome or _OK[self.entry.endpoint]
 
     def body(self, mode: Mode) -> dict[str, Any]:
-        """The request; a stream is asked with its usage."""
-        asked = {"model": self.name} | _ASKS[self.entry.endpoint] | self.entry.request
+        """Return the request body; a stream is requested with its usage."""
+        body = {"model": self.name} | _REQUESTS[self.entry.endpoint] | self.entry.request
         if mode == "stream":
-            asked = {"stream_options": {"include_usage": True}} | asked | {"stream": True}
-        return asked
+            body = {"stream_options": {"include_usage": True}} | body | {"stream": True}
+        return body
 
     def dump(self) -> dict[str, Any]:
-        """What a harness in another language needs."""
+        """Return what a test harness in another language needs."""
         modes = {mode: {"request": self.body(mode), "outcome": self.outcome(mode).plain()} for mode in self.modes}
         return {
             "name": self.name,
@@ -261,7 +261,7 @@ class Scenario:
 
 @dataclass
 class Book:
-    """All scenarios; `problems` says what is wrong with the files, and those scenarios are left out."""
+    """All scenarios. `problems` describes what is wrong in the files; scenarios with problems are left out."""
 
     scenarios: list[Scenario] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -269,13 +269,13 @@ class Book:
 
     @property
     def rows(self) -> set[str]:
-        """Those that have a scenario."""
+        """Return the rows that have a scenario."""
         return {row for scenario in self.scenarios for row in scenario.rows}
 
 
 @functools.cache
 def read_book(data: Path = DATA) -> Book:
-    """The scenarios and `rows.yaml`: why a row has none."""
+    """Read the scenarios, and `rows.yaml`, which gives the reasons for rows without one."""
     book = Book()
     for folder in sorted({file.parent for name in _BOOKS for file in data.glob(f"*/{name}")}):
         _read_dialect(folder, book)
@@ -301,7 +301,7 @@ def _read_dialect(folder: Path, book: Book) -> None:
 
 
 def _files(folder: Path, book: Book) -> dict[str, dict[str, Answer]]:
-    """By stem and kind: `json`, `sse` or `status`."""
+    """Return the answers by stem and kind: `json`, `sse` or `status`."""
     found: dict[str, dict[str, Answer]] = {}
     for path in sorted(folder.iterdir()):
         if path.name in _BOOKS:
@@ -364,16 +364,16 @@ def _check_outcomes(scenario: Scenario) -> None:
     if entry.outcome is None and entry.stream_outcome is None and entry.answer is None:
         raise ValueError("no `outcome`")
     if not scenario.answers and not all(scenario.outcome(mode).is_refusal for mode in scenario.modes):
-        raise ValueError("no bytes of the host, and the outcome is no refusal of ours")
+        raise ValueError("no bytes of the host, and the outcome is not an error with a status")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """`1e-6` is a number; a key that stands twice is an error."""
+    """Reads `1e-6` as a number, and refuses duplicate keys."""
 
     def construct_mapping(self, node, deep=False):  # noqa: FBT002 - PyYAML's signature
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := {key for key in keys if keys.count(key) > 1}:
-            raise yaml.constructor.ConstructorError(None, None, f"twice: {twice}", node.start_mark)
+        if duplicates := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(None, None, f"twice: {duplicates}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -405,20 +405,20 @@ _OK: Mapping[Endpoint, Outcome] = {
 
 
 def _plain_answers(dialect: str, endpoint: Endpoint) -> dict[str, Answer]:
-    """`answer: plain`: the host says "ok"."""
-    whole, pieces = completion("ok"), text_stream("ok", usage=_USAGE)
+    """Return the answers for `answer: plain`, in which the host says "ok"."""
+    whole, events = completion("ok"), text_stream("ok", usage=_USAGE)
     if endpoint == "completions":
         choice = {"index": 0, "text": "ok", "logprobs": None, "finish_reason": "stop"}
         whole = json.dumps({"object": "text_completion", "choices": [choice], "usage": _USAGE}).encode()
-        pieces = [event(chunk(choices=[choice], usage=_USAGE)), b"data: [DONE]\n\n"]
+        events = [event(chunk(choices=[choice], usage=_USAGE)), b"data: [DONE]\n\n"]
     elif endpoint == "embeddings":
         item = {"object": "embedding", "index": 0, "embedding": [0.5, -2.0]}
         whole = json.dumps({"data": [item], "usage": {"prompt_tokens": 3, "total_tokens": 3}}).encode()
     elif dialect == "meta_llama_native":
-        whole, pieces = _plain_native()
+        whole, events = _plain_native()
     return {
         "json": Answer(200, _CONTENT_TYPES["json"], whole),
-        "sse": Answer(200, _CONTENT_TYPES["sse"], b"".join(pieces)),
+        "sse": Answer(200, _CONTENT_TYPES["sse"], b"".join(events)),
     }
 
 
@@ -434,7 +434,7 @@ def _plain_native() -> tuple[bytes, list[bytes]]:
         {"event_type": "metrics", "delta": {"type": "text", "text": ""}, "metrics": metrics},
     ]
     whole = json.dumps({"completion_message": message, "metrics": metrics}).encode()
-    return whole, [event(json.dumps({"event": told}).encode()) for told in events]
+    return whole, [event(json.dumps({"event": each}).encode()) for each in events]
 
 
 # --- the host -----------------------------------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def _plain_native() -> tuple[bytes, list[bytes]]:
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it came to the host; `path` is below the base URL."""
+    """A request as the host received it; `path` is below the base URL."""
 
     path: str
     headers: Mapping[str, str]
@@ -450,16 +450,17 @@ class Received:
 
 
 async def _at_once() -> None:
-    """Nobody to wait for."""
+    """Return at once, if no caller has to read first."""
 
 
 class ScenarioHost:
-    """A script for `ScenarioUpstream`: every host at once, each below `/DIALECT/v1`; the model's name says which.
+    """A script for `ScenarioUpstream`: all hosts, each below `/DIALECT/v1`; the model is the scenario.
 
     Attributes:
-        received: the last request of a scenario in a mode.
-        until_read: waits until the caller has read what was written; between the events of a stream that fails in band,
-            since an error that arrives together with the first event would rightly be told by its status.
+        received: the last request of each scenario in each mode.
+        until_read: waits until the caller has read what was written. It is awaited between the events of a stream that
+            fails in band: if the error arrived together with the first event, Tidegate would rightly report it by its
+            status.
     """
 
     def __init__(self, scenarios: Sequence[Scenario]) -> None:
@@ -478,13 +479,13 @@ class ScenarioHost:
         model = deployment[1] if deployment else body["model"].rpartition("/")[2]
         scenario = self._scenarios.get(f"{dialect}/{model}")
         if scenario is None:
-            await _complain(call, 404, f"no scenario {dialect}/{model}")
+            await _send_error(call, 404, f"no scenario {dialect}/{model}")
             return
         path = call.path.removeprefix(f"/{dialect}/v1")
         self.received[scenario.name, mode] = Received(path, call.headers, body)
         answer = scenario.answers.get(mode)
         if answer is None:
-            await _complain(call, 500, f"{scenario.name} has no {mode} answer, but was asked for one")
+            await _send_error(call, 500, f"{scenario.name} has no {mode} answer, but was asked for one")
         elif scenario.entry.content_type is not None:
             await answers(answer.body, status=answer.status, content_type=scenario.entry.content_type)(call)
         elif answer.content_type != _CONTENT_TYPES["sse"]:
@@ -497,27 +498,27 @@ class ScenarioHost:
         if outcome.is_refusal:
             await streams(*([body] if body else []))(call)
         elif outcome.error is None:
-            # a wire knows nothing of events, nor of characters
-            await streams(*(body[at : at + _PIECE_BYTES] for at in range(0, len(body), _PIECE_BYTES)))(call)
+            # the stream is cut at any byte, not at the ends of events or characters
+            await streams(*(body[at : at + _READ_BYTES] for at in range(0, len(body), _READ_BYTES)))(call)
         else:
             await call.write(SSE_HEAD)
-            for piece in _EVENT_END.split(body):
-                if piece and not call.gone.is_set():
-                    await call.chunk(piece)
+            for part in _EVENT_END.split(body):
+                if part and not call.gone.is_set():
+                    await call.chunk(part)
                     await self.until_read()
             await call.end()
 
 
-async def _complain(call: Call, status: int, message: str) -> None:
+async def _send_error(call: Call, status: int, message: str) -> None:
     await answers(json.dumps({"error": {"message": f"ScenarioHost: {message}"}}).encode(), status=status)(call)
 
 
-# --- Tidegate before it -------------------------------------------------------------------------------------------
+# --- Tidegate in front of it --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Tidegate at `url` (without /v1), the host behind it."""
+    """Tidegate at `url` (without /v1), and the host behind it."""
 
     url: str
     host: ScenarioHost
@@ -525,7 +526,7 @@ class Stage:
 
 @asynccontextmanager
 async def playing(scenarios: Sequence[Scenario]):
-    """A `Stage` for these scenarios."""
+    """Yield a `Stage` for these scenarios."""
     host, upstream = ScenarioHost(scenarios), ScenarioUpstream()
     upstream.play(host)
     async with (
@@ -535,8 +536,8 @@ async def playing(scenarios: Sequence[Scenario]):
     ):
 
         async def until_read() -> None:
-            # one loop serves all that Tidegate does: it answers this after it has seen what was written before
-            with suppress(aiohttp.ClientError):  # at the end it is gone
+            # Tidegate uses one event loop, so it answers this request only after it has read what was written before
+            with suppress(aiohttp.ClientError):  # at the end Tidegate has stopped
                 for _ in range(2):
                     await (await session.get(f"{url}/livez")).read()
 
@@ -545,7 +546,7 @@ async def playing(scenarios: Sequence[Scenario]):
 
 
 def _config(scenarios: Sequence[Scenario], base_url: str) -> str:
-    """One upstream for each dialect, one model and one card for each scenario; JSON is YAML."""
+    """Return the config: one upstream for each dialect, one model and one card for each scenario; JSON is YAML."""
     upstreams: dict[str, Any] = {
         name: {"base_url": f"{base_url}/{name}/v1", "dialect": name}
         for name in {scenario.dialect for scenario in scenarios}
@@ -567,7 +568,7 @@ def _upstream(scenario: Scenario) -> str:
     return _DEPLOYMENTS if is_deployment else scenario.dialect
 
 
-# --- for harnesses in other languages -----------------------------------------------------------------------------
+# --- for test harnesses in other languages ------------------------------------------------------------------------
 
 
 async def _serve(scenarios: Sequence[Scenario]) -> None:

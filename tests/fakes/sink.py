@@ -1,8 +1,8 @@
-"""A sink that writes down what it is told."""
+"""`RecordingSink`: a sink that records its calls."""
 
 
 class RecordingSink:
-    """A `tidegate.streaming.choices.Sink`; `calls` holds the name and the arguments of each call, in order."""
+    """A `tidegate.streaming.sinks.Sink`; `calls` holds the name and the arguments of each call, in order."""
 
     def __init__(self) -> None:
         self.calls = []

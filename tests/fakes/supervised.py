@@ -1,4 +1,4 @@
-"""`supervised`: a supervisor over a `FakeKind`, with what it tells."""
+"""`supervised`: a running supervisor with its statuses and its log."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -20,18 +20,18 @@ QUICK = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, drain_timeout_s=60
 
 
 TIMEOUTS = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
-KNOWN_BEFORE = (REFUSED, NO_ANSWER)
+FOUND_BEFORE_THE_END = (REFUSED, NO_ANSWER)
 
 
 class States:
-    """Every status, waited for."""
+    """Collects every status of a supervisor, for tests that wait for a state."""
 
     def __init__(self) -> None:
         self.seen: asyncio.Queue = asyncio.Queue()
 
     async def until(self, state: str):
-        """The next status of that state; not a failure that is known before the process has told its reason."""
-        while (status := await self.seen.get()).state != state or status.reason in KNOWN_BEFORE:
+        """Wait for the next status with that state; skips a failure that was found before the process has ended."""
+        while (status := await self.seen.get()).state != state or status.reason in FOUND_BEFORE_THE_END:
             pass
         return status
 
@@ -67,7 +67,7 @@ async def supervised(kind, settings=QUICK, allocator=None, name="e", clock=None,
         await models.close()
 
 
-async def told_to_callers(supervisor) -> str:
+async def message_for_callers(supervisor) -> str:
     with pytest.raises(EngineUnavailable) as caught:
         await supervisor.enter(can_wait=False)
     return caught.value.message

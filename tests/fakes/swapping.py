@@ -1,7 +1,8 @@
-"""`Machine`: engines that change places on GPUs, with time of its own; nothing waits.
+"""`Machine`: simulates engines that are loaded and evicted on GPUs, in virtual time.
 
-What is decided comes from outside (`tidegate.engines.gpus.swap.decide`); the machine only lets the time go by. At each
-moment it asserts that no GPU is taken over its whole, and that exclusive engines are not loaded together.
+The decisions come from a function argument (`tidegate.engines.gpus.swap.decide`); the machine executes them and
+advances the time. At each moment it asserts that no GPU is allocated by more than its whole memory, and that exclusive
+engines are not loaded together.
 """
 
 from collections import Counter
@@ -13,11 +14,11 @@ from tidegate.config.swap import SwapConfig
 from tidegate.engines.gpus.eviction import GpuFootprint, rivals
 from tidegate.engines.gpus.swap import Decision, SwapCandidate
 
-_TICK_S = 1e-6  # time goes by with every look
+_TICK_S = 1e-6  # the least advance of time in each iteration
 
 
 class Arrival(NamedTuple):
-    """A request: when it comes, for which engine, and how long its answer takes, in seconds."""
+    """A request: when it comes, for which engine, and how long its answer takes; in seconds."""
 
     at_s: float
     engine: str
@@ -25,7 +26,7 @@ class Arrival(NamedTuple):
 
 
 class Engine:
-    """One engine; `goes_to` and `until_s` say where it is on its way to, and when it is there."""
+    """One engine; `goes_to` is the state that it is changing to (None: none), `until_s` when that is finished."""
 
     def __init__(
         self, name: str, *, awake, asleep=None, load_s=20.0, wake_s=3.0, slots=10_000, is_pinned=False
@@ -49,12 +50,12 @@ class Engine:
         return self.state == "loaded" and self.goes_to is None and not self.is_closed
 
     @property
-    def held(self) -> str:
-        """While it comes up it holds what it will, and while it goes down what it did."""
+    def memory_state(self) -> str:
+        """The state whose memory it holds: while it is loaded the later one, while it is unloaded the earlier one."""
         return "loaded" if self.goes_to == "loaded" else self.state
 
     def enter(self, arrival: Arrival, now_s: float) -> None:
-        """Its answer begins in the next slot that is free."""
+        """Begin the answer in the next slot that is free."""
         free = sorted(self.ends_s)
         begins_s = now_s if len(free) < self.slots else max(now_s, free[-self.slots])
         self.ends_s.append(begins_s + arrival.takes_s)
@@ -62,7 +63,7 @@ class Engine:
     def snapshot(self, now_s: float) -> SwapCandidate:
         footprint = GpuFootprint(
             name=self.name,
-            state=self.held,
+            state=self.memory_state,
             awake=self.footprint.awake,
             asleep=self.footprint.asleep,
             is_pinned=self.footprint.is_pinned,
@@ -80,12 +81,16 @@ class Engine:
 
 
 class Machine:
-    """Plays arrivals; `waits_s` are those of the requests, `swaps` how often an engine was loaded or woken.
+    """Simulates arrivals of requests.
 
     Args:
-        engines: by any order.
-        decide: what `turns.decide` is.
-        swap: its rules.
+        engines: in any order.
+        decide: has the signature of `swap.decide`.
+        swap: the settings for `decide`.
+
+    Attributes:
+        waits_s: how long each request has waited for its engine.
+        swaps: how often an engine was loaded or woken.
     """
 
     def __init__(self, engines: Sequence[Engine], decide: Callable[..., Decision], swap: SwapConfig) -> None:
@@ -98,12 +103,12 @@ class Machine:
         self.claims: list[str] = []
 
     def play(self, arrivals: Sequence[Arrival], *, until_s: float = inf) -> None:
-        """From the first to the last answer, or `until_s`; requests that have no place by then have waited so long."""
+        """Run until the last answer, or `until_s`; the waits of requests that have no slot by then count as well."""
         coming = sorted(arrivals)[::-1]
         while self.now_s <= until_s:
             while coming and coming[-1].at_s <= self.now_s:
                 self._arrive(coming.pop())
-            self._pass()
+            self._advance()
             look_in_s = self._act()
             next_s = min([*self._events(), coming[-1].at_s if coming else inf, self.now_s + max(look_in_s, _TICK_S)])
             if next_s == inf:
@@ -121,7 +126,7 @@ class Machine:
         engine.last_came_s = self.now_s
         engine.waiting.append(arrival)
 
-    def _pass(self) -> None:
+    def _advance(self) -> None:
         for engine in self.engines.values():
             ended = [end_s for end_s in engine.ends_s if end_s <= self.now_s]
             engine.ends_s = [end_s for end_s in engine.ends_s if end_s > self.now_s]
@@ -132,10 +137,10 @@ class Machine:
                 engine.is_closed = False
                 if engine.state == "loaded":
                     engine.opened_s = engine.last_used_s = self.now_s
-                    self._look()  # also before the requests that waited have entered
+                    self._decide()  # a decision is also made before the waiting requests have entered
 
     def _act(self) -> float:
-        """Do what is decided, until nothing changes any more; when to look again."""
+        """Execute decisions until nothing changes any more; returns the seconds until the next decision."""
         while True:
             for engine in self.engines.values():
                 if engine.is_open:
@@ -144,31 +149,31 @@ class Machine:
                         engine.last_used_s = self.now_s
                         self.waits_s.append(self.now_s - arrival.at_s)
                     engine.waiting.clear()
-                if engine.waiting and engine.held != "loaded" and engine.name not in self.claims:
+                if engine.waiting and engine.memory_state != "loaded" and engine.name not in self.claims:
                     self.claims.append(engine.name)
-            before = self._picture()
-            turn = self._look()
+            before = self._state()
+            decision = self._decide()
             self._check()
-            if self._picture() == before:
-                return inf if turn.look_in_s is None else turn.look_in_s
+            if self._state() == before:
+                return inf if decision.look_in_s is None else decision.look_in_s
 
-    def _look(self) -> Decision:
-        turn = self.decide(
+    def _decide(self) -> Decision:
+        decision = self.decide(
             self.claims, {name: one.snapshot(self.now_s) for name, one in self.engines.items()}, self.swap
         )
-        assert not turn.never
+        assert not decision.never
         for engine in self.engines.values():
-            if engine.is_closed and engine.goes_to is None and engine.name not in turn.moves:
+            if engine.is_closed and engine.goes_to is None and engine.name not in decision.moves:
                 engine.is_closed = False
-        for name, move in turn.moves.items():
+        for name, move in decision.moves.items():
             self._close(self.engines[name], move.to)
-        for name in turn.load:
+        for name in decision.load:
             engine = self.engines[name]
             took_s = engine.wake_s if engine.state == "asleep" else engine.load_s
             engine.goes_to, engine.until_s = "loaded", self.now_s + took_s
             self.claims.remove(name)
             self.swaps += 1
-        return turn
+        return decision
 
     def _close(self, engine: Engine, to: str) -> None:
         assert engine.goes_to is None
@@ -178,7 +183,7 @@ class Machine:
             if engine.name in self.claims:
                 self.claims.remove(engine.name)
 
-    def _picture(self):
+    def _state(self):
         return [
             (one.state, one.goes_to, one.is_closed, len(one.waiting), one.name in self.claims)
             for one in self.engines.values()
@@ -187,7 +192,7 @@ class Machine:
     def _check(self) -> None:
         taken = Counter()
         for engine in self.engines.values():
-            taken.update(engine.footprint.held(engine.held))
+            taken.update(engine.footprint.shares_in(engine.memory_state))
         assert all(share <= 1 + 1e-6 for share in taken.values()), taken
-        loaded = [engine.name for engine in self.engines.values() if engine.held == "loaded"]
+        loaded = [engine.name for engine in self.engines.values() if engine.memory_state == "loaded"]
         assert not any(rivals(name, loaded, self.swap.exclusive) for name in loaded), loaded

@@ -1,4 +1,4 @@
-"""Timers that go off when a fake clock is told to move."""
+"""`FakeTimers`: timers that expire when a test advances the fake clock."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from tests.fakes.clock import FakeClock
 
 
 class FakeTimer:
-    """One call to come."""
+    """A scheduled call."""
 
     def __init__(self, due_s: float, callback: Callable[[], None]) -> None:
         self.due_s = due_s
@@ -18,7 +18,7 @@ class FakeTimer:
 
 
 class FakeTimers:
-    """A `loop.call_later` on a `FakeClock`."""
+    """Has the method `call_later` of an event loop, on a `FakeClock`."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
@@ -30,7 +30,7 @@ class FakeTimers:
         return timer
 
     def advance(self, seconds: float) -> None:
-        """The time goes by; what is due is called at its own time, in order."""
+        """Advance the clock; each timer that becomes due is called at its own time, in order."""
         end_s = self._clock.monotonic_s() + seconds
         while due := sorted((timer for timer in self.pending if timer.due_s <= end_s), key=lambda timer: timer.due_s):
             self._timers.remove(due[0])
@@ -40,5 +40,5 @@ class FakeTimers:
 
     @property
     def pending(self) -> list[FakeTimer]:
-        """Those that will be called."""
+        """The timers that are neither called nor cancelled."""
         return [timer for timer in self._timers if not timer.is_cancelled]

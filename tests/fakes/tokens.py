@@ -1,4 +1,4 @@
-"""Where tokens come from: an endpoint on a real socket, and a double of `tidegate.transport.oauth.TokenClient`."""
+"""Sources of OAuth tokens: an endpoint on a real socket, and a double of `tidegate.transport.oauth.TokenClient`."""
 
 import asyncio
 import json
@@ -11,7 +11,13 @@ from tests.fakes.upstream import Call, ScenarioUpstream, answers
 
 
 class TokenEndpoint:
-    """Gives token-1, token-2 and so on, or plays what it is told; remembers the forms that came in."""
+    """A token endpoint that issues token-1, token-2 and so on; `host.play` replaces its answers.
+
+    Attributes:
+        life_s: the lifetime of the tokens.
+        issued: the number of issued tokens.
+        host: the HTTP server.
+    """
 
     def __init__(self, *, life_s: float = 3600) -> None:
         self.life_s = life_s
@@ -39,7 +45,10 @@ class TokenEndpoint:
 
 
 class ScriptedClient:
-    """Plays `outcomes`, the last one again and again: a life in seconds, or an error. Waits for `go`."""
+    """Returns or raises one of `outcomes` per call, the last one repeatedly; each call waits for `go`.
+
+    An outcome is the lifetime of a token in seconds, or an error. `asked` holds the URLs of all calls.
+    """
 
     def __init__(self, *outcomes: float | Exception) -> None:
         self.outcomes = list(outcomes)

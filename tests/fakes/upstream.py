@@ -1,4 +1,4 @@
-"""`ScenarioUpstream`: a real HTTP server that plays scripted bytes, and tells when its caller has gone."""
+"""`ScenarioUpstream`: a real HTTP server that sends scripted bytes, and notices when its caller disconnects."""
 
 import asyncio
 import ssl
@@ -8,11 +8,16 @@ from contextlib import asynccontextmanager
 SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-PAUSE = b""  # in the pieces of a script: wait until the test says `call.go.set()`
+PAUSE = b""  # among the pieces of a script: wait until the test calls `call.go.set()`
 
 
 class Call:
-    """One request that came in, and the wire to answer it on."""
+    """One request that the server received, and the connection to answer it on.
+
+    Attributes:
+        go: set by the test; scripts wait for it at a `PAUSE`.
+        gone: set when the caller has closed the connection.
+    """
 
     def __init__(self, method: str, path: str, headers: dict[str, str], body: bytes, writer) -> None:
         self.go = asyncio.Event()
@@ -28,7 +33,7 @@ class Call:
         await self.writer.drain()
 
     async def chunk(self, data: bytes) -> None:
-        """One chunk of a chunked body, or a pause."""
+        """Send one chunk of a chunked body, or wait at a `PAUSE`."""
         if data == PAUSE:
             await self.go.wait()
             return
@@ -41,7 +46,7 @@ class Call:
         await self.write(b"0\r\n\r\n")
 
     def cut(self) -> None:
-        """Break the connection in the middle."""
+        """Break the connection off without an end of the body."""
         self.writer.transport.abort()
 
 
@@ -49,7 +54,13 @@ Script = Callable[[Call], Awaitable[None]]
 
 
 class ScenarioUpstream:
-    """Answers each request by the next script, the last one again and again; remembers the requests."""
+    """Answers each request with the next script, and repeats the last one; records the requests.
+
+    Attributes:
+        calls: the requests received so far.
+        connections: the number of connections accepted so far.
+        url: the base URL, set while it runs.
+    """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -64,14 +75,14 @@ class ScenarioUpstream:
         self.scripts = list(scripts)
 
     async def next_call(self) -> Call:
-        """The most recent request, waited for."""
+        """Wait for a request that this method has not returned yet, and return the latest one."""
         await self._arrived.wait()
         self._arrived.clear()
         return self.calls[-1]
 
     @asynccontextmanager
     async def running(self, *, path: str | None = None, tls: ssl.SSLContext | None = None):
-        """On a free port, or on a Unix socket at `path`."""
+        """Listen on a free port, or on a Unix socket at `path`."""
         if path is None:
             server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
             self.port = server.sockets[0].getsockname()[1]
@@ -125,7 +136,7 @@ async def _read_call(reader, writer) -> Call | None:
 
 
 async def _watch(reader, call: Call) -> None:
-    """The caller sends nothing more, so the end of what it sends is its going."""
+    """Set `call.gone` at the end of what the caller sends: its request is complete, so it has disconnected."""
     try:
         while not reader.at_eof():
             if reader._buffer:
@@ -140,7 +151,7 @@ async def _watch(reader, call: Call) -> None:
 
 
 def answers(body: bytes, *, status: int = 200, content_type: str = "application/json", head: bytes = b"") -> Script:
-    """A whole answer."""
+    """Send a whole answer with a Content-Length."""
 
     async def script(call: Call) -> None:
         start = b"HTTP/1.1 %d X\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b\r\n"
@@ -150,7 +161,7 @@ def answers(body: bytes, *, status: int = 200, content_type: str = "application/
 
 
 def streams(*pieces: bytes) -> Script:
-    """Server-sent events: each piece is one chunk of the body, exactly as given."""
+    """Send server-sent events: each piece is one chunk of the body, exactly as given."""
 
     async def script(call: Call) -> None:
         await call.write(SSE_HEAD)
@@ -162,7 +173,7 @@ def streams(*pieces: bytes) -> Script:
 
 
 def breaks_off(*pieces: bytes) -> Script:
-    """Events, and then the connection is gone."""
+    """Send events, then break the connection off."""
 
     async def script(call: Call) -> None:
         await call.write(SSE_HEAD)
@@ -174,10 +185,10 @@ def breaks_off(*pieces: bytes) -> Script:
 
 
 async def hangs(call: Call) -> None:
-    """Nothing, until the caller goes."""
+    """Send nothing until the caller disconnects."""
     await call.gone.wait()
 
 
 async def hangs_up(call: Call) -> None:
-    """The connection is closed without an answer."""
+    """Break the connection off without an answer."""
     call.cut()

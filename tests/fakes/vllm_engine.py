@@ -1,8 +1,8 @@
-"""`FakeVllm`: engines of `kind: vllm` whose vLLM is `engine_process.py`, seen and told by the test.
+"""`FakeVllm`: engines of `kind: vllm` whose vLLM is `engine_process.py`, observed and controlled by the test.
 
-What Tidegate starts is what it would start anyway: our launcher, with vLLM's flags, by the Python of an environment
-that has a package `vllm`. That package is ours here, has the few modules that the launcher looks for, and takes any
-flag.
+Tidegate starts the same command as always: its script `engines.vllm.server`, with vLLM's flags, by the Python of an
+environment that has a package `vllm`. Here that package is a fake: it has only the modules that the script imports, and
+accepts any flag.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ BOTH = {name: {"targets": [{"engine": name}]} for name in ("r1", "v3")}  # each 
 
 
 def make_environment(folder: Path) -> str:
-    """A virtual environment with our vLLM; its Python."""
+    """Make a virtual environment with the fake vLLM; returns its Python."""
     builder = venv.EnvBuilder(symlinks=True)
     builder.create(folder)
     packages = next(folder.glob("lib/python3*/site-packages"))
@@ -71,7 +71,7 @@ def make_environment(folder: Path) -> str:
 
 
 def make_checkpoint(folder: Path) -> str:
-    """An R1 distill, as far as its config tells."""
+    """Make a checkpoint whose config is that of a distilled R1, without weights; returns its path."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(_R1))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": _R1_TEMPLATE}))
@@ -79,18 +79,18 @@ def make_checkpoint(folder: Path) -> str:
 
 
 class Start:
-    """One process of the engine, from its first breath on; `told` is what it has told, in order."""
+    """One process of the engine; `told` has the events that it has reported, in order."""
 
-    def __init__(self, told: dict, writer: asyncio.StreamWriter) -> None:
-        self.pid: int = told["pid"]
-        self.flags: dict = told["flags"]
+    def __init__(self, event: dict, writer: asyncio.StreamWriter) -> None:
+        self.pid: int = event["pid"]
+        self.flags: dict = event["flags"]
         self.told: list[dict] = []
         self.has_ended = False
         self._writer = writer
         self._changed = asyncio.Event()
 
-    def heard(self, told: dict) -> None:
-        self.told.append(told)
+    def heard(self, event: dict) -> None:
+        self.told.append(event)
         self._changed.set()
 
     def end(self) -> None:
@@ -98,10 +98,10 @@ class Start:
         self._changed.set()
 
     def all(self, what: str) -> list[dict]:
-        return [told for told in self.told if told["what"] == what]
+        return [event for event in self.told if event["what"] == what]
 
     async def until(self, what: str, number: int = 1) -> list[dict]:
-        """What it has told of that kind, as soon as it has `number` times."""
+        """Wait until the engine has reported `number` events of that kind; returns all of them."""
         while len(self.all(what)) < number:
             assert not self.has_ended, f"it ended without {what}"
             self._changed.clear()
@@ -109,14 +109,14 @@ class Start:
         return self.all(what)
 
     async def looks(self, number: int) -> None:
-        """Wait until it was looked at so many times more."""
+        """Wait until its metrics were read `number` more times."""
         await self.until("looked", len(self.all("looked")) + number)
 
     async def core(self) -> int:
         return (await self.until("core"))[0]["pid"]
 
     def steps(self, number: int | None = None) -> None:
-        """So many more; None: as many as it likes from now on."""
+        """Allow `number` more steps; None: no limit from now on."""
         self.tell("steps", number=number)
 
     def tell(self, what: str, **fields) -> None:
@@ -124,7 +124,7 @@ class Start:
 
 
 class FakeVllm:
-    """One engine of the config; `habits` are those of each start, the last again and again."""
+    """One engine of the config; `habits` has the habits of each start, the last ones are for all further starts too."""
 
     def __init__(self, name: str, home: "Home") -> None:
         self.name = name
@@ -136,12 +136,12 @@ class FakeVllm:
         self._seen = 0
 
     def config(self, **keys) -> dict:
-        """Its entry under `engines`."""
-        told = {"kind": "vllm", "model": self.home.model, "python": self.home.python, "idle_canary_s": 0}
-        return told | {"environment": {"FAKE_CONTROL": self._socket}} | keys
+        """Return its entry for `engines` of the config; `keys` override the defaults."""
+        defaults = {"kind": "vllm", "model": self.home.model, "python": self.home.python, "idle_canary_s": 0}
+        return defaults | {"environment": {"FAKE_CONTROL": self._socket}} | keys
 
     async def next_start(self) -> Start:
-        """The first that was not asked for yet."""
+        """Wait for the next start that this method has not returned yet; returns it."""
         while len(self.starts) <= self._seen:
             self._arrived.clear()
             await self._arrived.wait()
@@ -173,7 +173,7 @@ class FakeVllm:
 
 
 class Home:
-    """Where engines find their Python and their model."""
+    """The files that engines need: their Python, their model, and a folder for sockets."""
 
     def __init__(self, folder: Path, python: str) -> None:
         self.folder = folder
@@ -182,7 +182,7 @@ class Home:
 
 
 class House:
-    """Tidegate in this process, impatient, with a caller."""
+    """Tidegate in this process, with short pauses, and a client of OpenAI's SDK."""
 
     def __init__(self, url: str, app) -> None:
         self.url = url
@@ -206,19 +206,19 @@ class House:
         await until(holds)
 
     def ask(self, model: str = "m", *, stream: bool = False, **fields):
-        """One request through the SDK."""
+        """Send one chat request with the SDK."""
         message = {"role": "user", "content": "Hi"}
         return self.client.chat.completions.create(model=model, messages=[message], stream=stream, **fields)
 
 
 def sharing_gpu(vllm, other, **keys) -> dict:
-    """The engines `r1` and `v3`: each takes most of the one GPU there is, so only one of them is loaded at a time."""
+    """Return the config of the engines `r1` and `v3`, of which only one at a time fits on the one GPU."""
     keys |= {"gpus": [0], "gpu_memory_utilization": 0.8, "start": "on_demand"}
     return {"r1": vllm.config(**keys), "v3": other.config(**keys)}
 
 
 async def text(answer) -> str:
-    """The content of an answer that is not streamed."""
+    """Return the content of an answer that is not streamed."""
     return (await answer).choices[0].message.content
 
 
@@ -234,17 +234,23 @@ async def running_app(
     server=None,
     swap=None,
 ):
-    """Tidegate with these engines; by default `m` is the first of them and then, where there is one, the upstream."""
+    """Run Tidegate with these engines.
+
+    By default the model `m` has the first engine as its target and then, if one is given, the upstream.
+    """
     config = config_of(engines, targets, upstream) | {"routing": {"retry": {"repeats": repeats}}}
     config |= {"server": server or {}, "swap": swap or {}}
-    async with proxy.running_app(json.dumps(config), grace_s=grace_s, clock=clock, prepare=_hurry) as (url, app):
-        made = House(url, app)
-        async with made.client:
-            yield made
+    async with proxy.running_app(json.dumps(config), grace_s=grace_s, clock=clock, prepare=_shorten_intervals) as (
+        url,
+        app,
+    ):
+        tidegate = House(url, app)
+        async with tidegate.client:
+            yield tidegate
 
 
 def config_of(engines: dict, targets: dict | None = None, upstream=None) -> dict:
-    """The config of such a house."""
+    """Return the config for `running_app`, without the keys for retries, server and swap."""
     listed = [{"engine": name} for name in engines][:1]
     config = {"engines": engines}
     if upstream is not None:
@@ -253,9 +259,9 @@ def config_of(engines: dict, targets: dict | None = None, upstream=None) -> dict
     return config | {"models": targets or {"m": {"targets": listed}}}
 
 
-def _hurry(app) -> None:
-    """Looks and pauses are short, since nothing here takes its time."""
+def _shorten_intervals(app) -> None:
+    """Shorten the intervals of checks and pauses, since the fake engines answer at once."""
     for assembled in app.engines.by_name.values():
         supervisor = assembled.engine
-        hurried = structs.replace(supervisor.settings, backoff_s=0.01, poll_s=0.01, scrape_s=0.02)
-        supervisor.treat(supervisor.kind, hurried)
+        shortened = structs.replace(supervisor.settings, backoff_s=0.01, poll_s=0.01, scrape_s=0.02)
+        supervisor.treat(supervisor.kind, shortened)

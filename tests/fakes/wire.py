@@ -1,10 +1,10 @@
-"""Bytes that hosts send."""
+"""Functions that make the bytes that hosts send."""
 
 import json
 
 
 def chunk(delta: dict | None = None, *, finish: str | None = None, **fields) -> bytes:
-    """The JSON of one chunk."""
+    """Return the JSON of one chunk."""
     choice = {"index": 0, "delta": delta or {}, "finish_reason": finish}
     base = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
     return json.dumps(base | fields).encode()
@@ -15,7 +15,7 @@ def event(payload: bytes) -> bytes:
 
 
 def text_stream(*texts: str, finish: str = "stop", usage: dict | None = None) -> list[bytes]:
-    """The events of a whole, well-made stream."""
+    """Return the events of a whole, correct stream."""
     events = [event(chunk({"role": "assistant", "content": ""}))]
     events += [event(chunk({"content": text})) for text in texts]
     events.append(event(chunk(finish=finish)))
@@ -25,7 +25,7 @@ def text_stream(*texts: str, finish: str = "stop", usage: dict | None = None) ->
 
 
 def completion(content: str | None = "Hi", **message) -> bytes:
-    """A unary answer."""
+    """Return the JSON of a unary answer."""
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": content} | message,

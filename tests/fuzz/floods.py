@@ -1,7 +1,6 @@
-"""What a broken or hostile host may send without end: `python -m tests.fuzz.floods` sends 100 MB of each.
+"""Endless streams of a broken or hostile host: `python -m tests.fuzz.floods` sends 100 MB of each.
 
-Prints a line of JSON for each flood: its name, how it ended, and by how many MB the memory of this process had grown at
-its highest.
+Prints a line of JSON for each flood: its name, how it ended, and the peak growth of this process's memory in MB.
 """
 
 import json
@@ -36,7 +35,7 @@ def _call(arguments: str) -> dict:
 
 
 _TEXT = "x" * 1000
-FLOODS = {  # what comes first, and what then comes for ever
+FLOODS = {  # the first bytes, and the bytes that are then repeated without end
     "an event without an end": (b"data: ", b"x" * 1000),
     "a line of no field": (b"", b"x" * 1000),
     "lines without a blank one": (b"", b"data: x\n" * 100),
@@ -57,18 +56,18 @@ FLOODS = {  # what comes first, and what then comes for ever
 }
 
 
-def _reads(first: bytes, then: bytes) -> Iterator[bytes]:
+def _reads(first: bytes, repeated: bytes) -> Iterator[bytes]:
     yield first
-    block = then * (_READ // len(then) + 1)
+    block = repeated * (_READ // len(repeated) + 1)
     yield from repeat(block, _SIZE // len(block) + 1)
 
 
-def _end_of(first: bytes, then: bytes) -> str:
-    """The code of the error in which it ends; what is written is taken away, as by a caller who reads."""
+def _end_of(first: bytes, repeated: bytes) -> str:
+    """Return the error in which the flood ends; written output is removed at once, as by a caller that reads it."""
     writer = ChatWriter(Envelope("chatcmpl-own", 1_700_000_000, "model"), wants_usage=True)
     parser, answer = EventParser(), ChoiceStream(Remembering(writer), _READING)
     try:
-        for data in _reads(first, then):
+        for data in _reads(first, repeated):
             for event in parser.feed(data):
                 answer.accept(events.parse(event))
             writer.take()
@@ -79,15 +78,15 @@ def _end_of(first: bytes, then: bytes) -> str:
 
 
 def _peak_mb() -> float:
-    """Of this program alone: what `resource` tells begins with the peak of the process that started it."""
+    """Return the peak memory of this program alone; the peak of `resource` includes that of the parent process."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def main() -> None:
     before_mb = _peak_mb()
-    for name, (first, then) in FLOODS.items():
-        print(json.dumps([name, _end_of(first, then), _peak_mb() - before_mb]), flush=True)
+    for name, (first, repeated) in FLOODS.items():
+        print(json.dumps([name, _end_of(first, repeated), _peak_mb() - before_mb]), flush=True)
 
 
 if __name__ == "__main__":

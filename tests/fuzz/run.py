@@ -1,10 +1,10 @@
-"""Looks for inputs that break a target, with atheris (`.github/CONTRIBUTING.md` says how to run it).
+"""Looks for inputs that break a target, with atheris (`.github/CONTRIBUTING.md` describes how to run it).
 
     uv run --with atheris python tests/fuzz/run.py TARGET SECONDS|--merge|FLAGS
 
-Starts from the committed corpus and from what hosts really sent (`tests/data`). What reaches new code is kept in
-`build/fuzz/TARGET`, an input that breaks something becomes `build/fuzz/TARGET-crash-…`. With `--merge`, those few are
-added to the corpus that reach code which the corpus does not reach.
+Starts from the committed corpus and from recorded answers of hosts (`tests/data`). Inputs that reach new code are kept
+in `build/fuzz/TARGET`; an input that breaks something is saved as `build/fuzz/TARGET-crash-…`. With `--merge`, the
+inputs that reach code which the corpus does not reach are added to the corpus.
 """
 
 import json
@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["tidegate"]):
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
-_FOUND = _ROOT / "build" / "fuzz"
+_OUTPUT = _ROOT / "build" / "fuzz"
 _MAX_INPUT = 2048
 _MARKUP = re.compile(r"<[^>\s]{1,40}>?")
 _WORD = re.compile(r'"([\w:/<>-]{1,40})"')
@@ -30,9 +30,9 @@ _ODD: list[Any] = [None, True, False, 0, 1, -1, 7, 1.5, 10**30, float("nan"), ""
 
 
 class Mutator:
-    """Changes one JSON value inside an input, or leaves it to atheris: blind changes seldom leave JSON whole.
+    """Changes JSON values inside an input, or leaves the change to atheris, whose changes usually break the JSON.
 
-    The words that it puts in are those of Tidegate's own sources, so that the names of fields are found at once.
+    The words that it inserts are from Tidegate's own sources, so that the names of fields are found at once.
     """
 
     def __init__(self) -> None:
@@ -42,62 +42,62 @@ class Mutator:
         self._markup = sorted({tag for text in tests for tag in _MARKUP.findall(text)})
 
     def __call__(self, data: bytes, max_size: int, seed: int) -> bytes:
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         lines = bytes(data).split(b"\n")
-        at = chance.randrange(len(lines))
+        at = rng.randrange(len(lines))
         prefix = b"data: " if lines[at].startswith(b"data: ") else b""
         try:
             value = json.loads(lines[at].removeprefix(prefix))
         except (ValueError, RecursionError):
             return atheris.Mutate(data, max_size)
-        if chance.random() < 0.2:
+        if rng.random() < 0.2:
             return atheris.Mutate(data, max_size)
-        for _ in range(chance.choice((1, 1, 2, 4))):
-            value = self._changed(value, chance)
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            value = self._changed(value, rng)
         line = prefix + json.dumps(value).encode()
-        lines[at : at + 1] = [line, b"", line] if prefix and chance.random() < 0.1 else [line]
+        lines[at : at + 1] = [line, b"", line] if prefix and rng.random() < 0.1 else [line]
         return b"\n".join(lines)[:max_size]
 
-    def _changed(self, root: Any, chance: random.Random) -> Any:
+    def _changed(self, root: Any, rng: random.Random) -> Any:
         places = [place for place in _places(root) if place[0]]
         if not places:
-            return self._value(root, chance)
-        holder, key = chance.choice(places)
-        match chance.randrange(5):
+            return self._value(root, rng)
+        holder, key = rng.choice(places)
+        match rng.randrange(5):
             case 0:
                 del holder[key]
             case 1 if isinstance(holder, dict):
-                holder[chance.choice(self._words)] = holder[key]
+                holder[rng.choice(self._words)] = holder[key]
             case 1:
                 holder.insert(key, holder[key])
             case 2:
-                other, name = chance.choice(places)
+                other, name = rng.choice(places)
                 holder[key] = json.loads(json.dumps(other[name]))
             case _:
-                holder[key] = self._value(holder[key], chance)
+                holder[key] = self._value(holder[key], rng)
         return root
 
-    def _value(self, old: Any, chance: random.Random) -> Any:
-        match chance.randrange(6):
+    def _value(self, old: Any, rng: random.Random) -> Any:
+        match rng.randrange(6):
             case 0:
-                return chance.choice(_ODD)
+                return rng.choice(_ODD)
             case 1:
-                return chance.choice(self._words)
+                return rng.choice(self._words)
             case 2:
-                return {chance.choice(self._words): old}
+                return {rng.choice(self._words): old}
             case 3:
-                return [old] if chance.random() < 0.5 else json.dumps(old)
+                return [old] if rng.random() < 0.5 else json.dumps(old)
             case _:
-                return self._text(old if isinstance(old, str) else "", chance)
+                return self._text(old if isinstance(old, str) else "", rng)
 
-    def _text(self, old: str, chance: random.Random) -> str:
-        cut = chance.randint(0, len(old))
-        piece = chance.choice((chance.choice(self._markup), chance.choice(self._words), " \n", '{"a":'))
-        return old[:cut] + piece[: chance.randint(1, len(piece))] + old[cut:]
+    def _text(self, old: str, rng: random.Random) -> str:
+        cut = rng.randint(0, len(old))
+        fragment = rng.choice((rng.choice(self._markup), rng.choice(self._words), " \n", '{"a":'))
+        return old[:cut] + fragment[: rng.randint(1, len(fragment))] + old[cut:]
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every value inside, as the list or object that holds it and its index or name."""
+    """Yield every value inside `value`, as the list or object that holds it and its index or name."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in inner:
         yield value, key
@@ -106,18 +106,18 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def main() -> None:
     name, *options = sys.argv[1:]
-    found, corpus = _FOUND / name, _HERE / "corpus" / name
-    for folder in (found, corpus):
+    output, corpus = _OUTPUT / name, _HERE / "corpus" / name
+    for folder in (output, corpus):
         folder.mkdir(parents=True, exist_ok=True)
-    bounds = [f"-max_len={_MAX_INPUT}", "-timeout=20", "-rss_limit_mb=2048", f"-artifact_prefix={found}-"]
+    bounds = [f"-max_len={_MAX_INPUT}", "-timeout=20", "-rss_limit_mb=2048", f"-artifact_prefix={output}-"]
     match options:
         case ["--merge"]:
-            flags = ["-set_cover_merge=1", "-use_counters=0", str(corpus), str(found)]
+            flags = ["-set_cover_merge=1", "-use_counters=0", str(corpus), str(output)]
         case [seconds] if seconds.isdigit():
             sent = [str(path) for path in (_ROOT / "tests" / "data").iterdir() if path.is_dir()]
-            flags = [f"-max_total_time={seconds}", str(found), str(corpus), *sent]
+            flags = [f"-max_total_time={seconds}", str(output), str(corpus), *sent]
         case _:
-            flags = options  # a merge runs us once more, with flags of its own
+            flags = options  # a merge runs this script once more, with flags of its own
     ourselves = f"{sys.executable} {sys.argv[0]} {name}"
     atheris.Setup([ourselves, *bounds, *flags], TARGETS[name], custom_mutator=Mutator())
     atheris.Fuzz()

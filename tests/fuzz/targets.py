@@ -1,9 +1,9 @@
-"""What a fuzzer may ask: each target takes any bytes, and returns nothing where all is well.
+"""The targets of the fuzzer: each takes any bytes, and returns nothing if all is well.
 
-Whatever a target raises is a bug of Tidegate, `AssertionError` included: of the errors that the code may raise,
-`ProxyError` and no other, a target takes care itself. Inputs are what a wire would carry, so that a corpus can be read:
-`framing` and `stream` take the bytes of a host's event stream (or of its unary answer), `errors` a status, headers and
-a body as HTTP writes them, `request` the body of a caller.
+Any exception that a target raises is a bug of Tidegate, `AssertionError` included. The code may raise only
+`ProxyError`, which the targets catch. Inputs have the form of the wire, so that a corpus can be read: `framing` and
+`stream` take the bytes of a host's event stream (or of its unary answer), `errors` takes a status, headers and a body
+as HTTP writes them, `request` takes the body of a caller.
 """
 
 import json
@@ -38,7 +38,7 @@ _MODEL = "public-name"
 _LEGACY = Envelope("cmpl-own", 1_700_000_000, _MODEL)
 _OTHER_PARSES = {dialect.parse for dialect in DIALECTS.values()} - {events.parse}
 _TOOLS = Raw(b'[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"get_weather"}}]')
-_WAYS: tuple[tuple[Reading, ReasoningFormat], ...] = (
+_READINGS: tuple[tuple[Reading, ReasoningFormat], ...] = (
     (Reading(), "reasoning_content"),
     (Reading(thought_tags=("think", "reasoning"), repairs_markup=True, tools=_TOOLS), "reasoning_content"),
     (
@@ -50,7 +50,7 @@ _WAYS: tuple[tuple[Reading, ReasoningFormat], ...] = (
 )
 _FUNCTIONS = Reading(
     thought_tags=("think",), repairs_markup=True, tools=_TOOLS, one_call=True
-)  # what callers of `functions` get
+)  # for callers that send `functions`
 _CARDS = (
     UNKNOWN,
     Card(thinking="always", reasoning_history="required", max_output_tokens=10, context_window=20, vision=False),
@@ -65,7 +65,7 @@ _CARDS = (
 
 
 def framing(stream: bytes) -> None:
-    """The same events, however the wire cuts; and events are framed so that they are read back."""
+    """The events are the same however the stream is cut, and events that are framed again are read back unchanged."""
     whole = _read([stream])
     for size in (1, 2, 3, 7):
         assert _read(stream[at : at + size] for at in range(0, len(stream), size)) == whole
@@ -76,16 +76,16 @@ def framing(stream: bytes) -> None:
 
 
 def stream(body: bytes) -> None:
-    """One answer of a host, in every reading and in every form that a caller may have it."""
-    for reading, form in (*_WAYS, (_FUNCTIONS, "think_tags")):
+    """Read an answer of a host with every reading, and write it in every form that a caller may request."""
+    for reading, form in (*_READINGS, (_FUNCTIONS, "think_tags")):
         _as_chat(body, events.parse, reading, form)
     for parse in _OTHER_PARSES:
-        _as_chat(body, parse, *_WAYS[1])
+        _as_chat(body, parse, *_READINGS[1])
     _as_completions(body)
 
 
 def errors(answer: bytes) -> None:
-    """An answer that is no 2xx, and the same body in a 200."""
+    """Read an error answer, and the same body in a 200 answer."""
     head, _, body = answer.partition(b"\n\n")
     status, *lines = head.decode("latin-1").split("\n")
     headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
@@ -99,7 +99,7 @@ def errors(answer: bytes) -> None:
 
 
 def request(body: bytes) -> None:
-    """A caller's body, at every door and for every dialect."""
+    """Read a caller's body at every endpoint, and build the request of every dialect from it."""
     for parse in (chat.parse_request, completions.parse_request, embeddings.parse_request):
         try:
             parsed = parse(body)
@@ -116,26 +116,28 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
 }
 
 
-def _read(pieces: Iterable[bytes]) -> list[bytes]:
+def _read(blocks: Iterable[bytes]) -> list[bytes]:
     parser = EventParser()
-    found = [event for piece in pieces for event in parser.feed(piece)]
+    found = [event for block in blocks for event in parser.feed(block)]
     return found + parser.close()
 
 
 def _as_chat(body: bytes, parse: Parse, reading: Reading, form: ReasoningFormat) -> None:
-    names, told = reasoning_names(form), []
+    names, outcomes = reasoning_names(form), []
     for wants_usage in (False, True):
         writer = ChatWriter(chunks.ENVELOPE, wants_usage=wants_usage, form=form)
-        error = _tell(_formatted(writer, reading, form), body, parse, reading)
+        error = _send(_formatted(writer, reading, form), body, parse, reading)
         payloads = writer.take()
         if form != "both":
             chunks.check(payloads, wants_usage=wants_usage, is_whole=error is None)
-        told.append(canonical.read_stream(_framed(payloads, error), "chat", _MODEL, names, wants_usage=wants_usage))
+        outcomes.append(canonical.read_stream(_framed(payloads, error), "chat", _MODEL, names, wants_usage=wants_usage))
     assembler = ChatAssembler(chunks.ENVELOPE, form=form)
-    also = _tell(_formatted(assembler, reading, form), body, parse, reading)
+    also = _send(_formatted(assembler, reading, form), body, parse, reading)
     assert type(also) is type(error)
     if error is None:
-        assert _alike(canonical.read_answer(assembler.to_json(), "chat", _MODEL, names)) == _alike(told[1])
+        assert _comparable(canonical.read_answer(assembler.to_json(), "chat", _MODEL, names)) == _comparable(
+            outcomes[1]
+        )
         replayed = ChatWriter(chunks.ENVELOPE, wants_usage=True, form=form)
         assembler.replay(replayed)
         canonical.read_stream(_framed(replayed.take(), None), "chat", _MODEL, names, wants_usage=True)
@@ -148,14 +150,14 @@ def _formatted(sink: Sink, reading: Reading, form: ReasoningFormat) -> Sink:
 def _as_completions(body: bytes) -> None:
     reading = Reading(may_call=False)
     writer, assembler = CompletionWriter(_LEGACY, wants_usage=True), CompletionAssembler(_LEGACY)
-    error = _tell(writer, body, events.parse, reading)
+    error = _send(writer, body, events.parse, reading)
     canonical.read_stream(_framed(writer.take(), error), "completions", _MODEL, (), wants_usage=True)
-    if _tell(assembler, body, events.parse, reading) is None:
+    if _send(assembler, body, events.parse, reading) is None:
         canonical.read_answer(assembler.to_json(), "completions", _MODEL, ())
 
 
-def _tell(sink: Sink, body: bytes, parse: Parse, reading: Reading) -> ProxyError | None:
-    """Feed what a host sends to `sink` as an attempt does; the error that ended it, if one did."""
+def _send(sink: Sink, body: bytes, parse: Parse, reading: Reading) -> ProxyError | None:
+    """Send a host's answer to `sink` as an attempt does; return the error that ended it, or None."""
     remembering = Remembering(sink)
     answer = ChoiceStream(remembering, reading)
     is_unary = has_said_end = body.lstrip().startswith(b"{")
@@ -176,18 +178,18 @@ def _tell(sink: Sink, body: bytes, parse: Parse, reading: Reading) -> ProxyError
 
 
 def _framed(payloads: list[bytes], error: ProxyError | None) -> bytes:
-    """The body that a caller gets."""
-    told = payloads if error is None else [*payloads, to_json(error, "request-id")]
-    return frame([*told, _DONE])
+    """Return the body that a caller receives."""
+    sent = payloads if error is None else [*payloads, to_json(error, "request-id")]
+    return frame([*sent, _DONE])
 
 
-def _alike(outcome: dict) -> dict:
-    """An outcome without what need not be the same in a stream and in a whole answer."""
-    return outcome | {"choices": [_alike_choice(choice) for choice in outcome["choices"]]}
+def _comparable(outcome: dict) -> dict:
+    """Return an outcome without the values that may differ between a stream and a unary answer."""
+    return outcome | {"choices": [_comparable_choice(choice) for choice in outcome["choices"]]}
 
 
-def _alike_choice(choice: dict) -> dict:
-    """Ids that we make are random; an empty text is no text."""
+def _comparable_choice(choice: dict) -> dict:
+    """Remove generated ids, which are random, and empty texts, which equal missing ones."""
     calls = [{name: value for name, value in call.items() if name != "id"} for call in choice.get("tool_calls", ())]
     return {name: value for name, value in choice.items() if value not in ("", [])} | {"tool_calls": calls}
 
@@ -207,7 +209,7 @@ def _build(parsed: ModelRequest, card: Card, *, drops_params: bool) -> None:
         except ProxyError as error:
             canonical.read_error(to_json(error, "request-id"))
             continue
-        # any number of digits is JSON, only Python has a limit
+        # JSON allows any number of digits; only Python has a limit
         sent = json.loads(built.body, parse_constant=canonical.refuse, parse_int=len)
         assert built.path.startswith("/")
         assert sent["messages" if parsed.endpoint == "chat" else "model"]

@@ -1,4 +1,4 @@
-"""What fuzzing found, and what it grew from, once more (`tests/fuzz/run.py` looks for more)."""
+"""Runs the targets on the corpus: inputs that fuzzing found, and those that it started from (`tests/fuzz/run.py`)."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ INPUTS = sorted(path.relative_to(CORPUS).as_posix() for path in CORPUS.glob("*/*
 
 
 @pytest.mark.parametrize("path", INPUTS)
-def test_an_input_that_was_found_breaks_nothing(path):
-    """No error but ours, no standstill, and nothing but what OpenAI's contract allows comes out."""
+def test_an_input_of_the_corpus_breaks_nothing(path):
+    """The only exception is `ProxyError`, nothing hangs, and the output conforms to OpenAI's contract."""
     TARGETS[path.partition("/")[0]]((CORPUS / path).read_bytes())
 
 

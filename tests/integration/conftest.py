@@ -1,4 +1,4 @@
-"""Fixtures of the tests on real sockets."""
+"""Fixtures for the tests on real sockets."""
 
 import pytest
 
@@ -9,14 +9,14 @@ from tests.fakes.vllm_engine import FakeVllm, Home, make_environment
 
 @pytest.fixture
 async def upstream():
-    """A host that plays scripted bytes."""
+    """An upstream that sends scripted bytes."""
     async with ScenarioUpstream().running() as running:
         yield running
 
 
 @pytest.fixture
 def config(upstream):
-    """One model, `m`, at the scenario upstream."""
+    """A config with one model, `m`, at the scenario upstream."""
     return f"""
 server: {{shutdown_grace_s: 60}}
 upstreams: {{host: {{base_url: "{upstream.url}", api_keys: [], first_byte_timeout_s: 30}}}}
@@ -33,7 +33,7 @@ async def url(config):
 
 @pytest.fixture(scope="session")
 async def live():
-    """`tidegate serve` as a process with nothing set: the embedded engine and its real model, ready."""
+    """`tidegate serve` as a process without any config, when its embedded engine with a real model is ready."""
     async with proxy.process() as running:
         await running.line("engine ready")
         yield running
@@ -41,26 +41,26 @@ async def live():
 
 @pytest.fixture(scope="session")
 async def stage():
-    """Tidegate in front of every host at once, which play the scenarios."""
+    """Tidegate in front of one fake upstream for each dialect; they send what the scenarios contain."""
     async with scenarios.playing(scenarios.read_book().scenarios) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def vllm_python(tmp_path_factory):
-    """A Python whose vLLM is ours."""
+    """A Python environment with a fake vLLM."""
     return make_environment(tmp_path_factory.mktemp("vllm") / "venv")
 
 
 @pytest.fixture
 async def vllm(tmp_path, vllm_python):
-    """An engine, `r1`."""
+    """A fake vLLM engine, `r1`."""
     async with FakeVllm("r1", Home(tmp_path, vllm_python)).listening() as fake:
         yield fake
 
 
 @pytest.fixture
 async def other(vllm):
-    """A second engine, `v3`."""
+    """A second fake vLLM engine, `v3`."""
     async with FakeVllm("v3", vllm.home).listening() as fake:
         yield fake

@@ -1,4 +1,4 @@
-"""What is wrong with a request is said as OpenAI says it; nothing goes upstream; one line is logged."""
+"""An invalid request gets an error in OpenAI's format; nothing is sent upstream, and one line is logged."""
 
 import aiohttp
 import pytest
@@ -67,18 +67,18 @@ CASES = {
 
 @pytest.fixture
 async def session():
-    async with aiohttp.ClientSession() as made:
-        yield made
+    async with aiohttp.ClientSession() as client:
+        yield client
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_bad_input_is_a_400_in_openais_words(url, upstream, session, case):
+async def test_invalid_input_is_a_400_in_openais_format(url, upstream, session, case):
     data, param, code = CASES[case]
     upstream.play(answers(completion()))
     with capture_logs() as lines:
         async with session.post(url + CHAT, data=data, headers={"content-type": "application/json"}) as response:
-            told = await response.json()
-    error = told["error"]
+            answer = await response.json()
+    error = answer["error"]
     assert response.status == 400
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
     assert error["message"]
@@ -97,7 +97,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read(url, upstream,
         try:
             async with session.post(url + CHAT, data=endless(), headers=headers) as response:
                 status, error = response.status, (await response.json())["error"]
-        except aiohttp.ClientError:  # the connection was closed while we were still sending
+        except aiohttp.ClientError:  # the connection was closed while the client was still sending
             status, error = 413, {"code": "request_too_large"}
     assert status == 413
     assert error["code"] == "request_too_large"
@@ -108,13 +108,13 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read(url, upstream,
 async def test_a_chunked_body_over_the_limit_is_refused(upstream, session):
     config = f'server: {{max_body_bytes: 2048}}\nupstreams: {{host: {{base_url: "{upstream.url}"}}}}'
 
-    async def pieces():
+    async def parts():
         for _ in range(3):
             yield b" " * 1024
 
     async with (
         proxy.serving(config) as url,
-        session.post(url + CHAT, data=pieces(), headers={"content-type": "application/json"}) as response,
+        session.post(url + CHAT, data=parts(), headers={"content-type": "application/json"}) as response,
     ):
         assert response.status == 413
         assert (await response.json())["error"]["code"] == "request_too_large"
@@ -130,16 +130,18 @@ async def test_another_content_type_is_415(url, upstream, session, content_type)
 
 
 async def test_no_content_type_is_415(url, session):
-    """A page in a browser could send such a body to a server on this machine without asking."""
+    """A web page in a browser can send such a body to a server on this machine without a preflight request."""
     async with session.post(url + CHAT, data=body(), skip_auto_headers=["content-type"]) as response:
         assert response.status == 415
 
 
 async def test_an_unknown_model_is_404(url, upstream, session):
     upstream.play(answers(b'{"object": "list", "data": [{"id": "other"}]}'))
-    async with session.post(url + CHAT, data=body(model='"nobody"'), headers={"content-type": "application/json"}) as r:
-        error = (await r.json())["error"]
-    assert r.status == 404
+    async with session.post(
+        url + CHAT, data=body(model='"nobody"'), headers={"content-type": "application/json"}
+    ) as response:
+        error = (await response.json())["error"]
+    assert response.status == 404
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", "model", "model_not_found")
     assert [call.method for call in upstream.calls] == ["GET"]
 
@@ -154,7 +156,7 @@ async def test_another_method_is_405(url, session, method):
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v2/chat/completions", "/v1/chat", "/v1/modelsx"])
-async def test_another_path_is_404(url, session, path):
+async def test_an_unknown_path_is_404(url, session, path):
     with capture_logs() as lines:
         async with session.get(url + path) as response:
             error = (await response.json())["error"]
@@ -176,7 +178,7 @@ async def test_another_path_is_404(url, session, path):
         ("/v1/embeddings", b'{"model": "m", "input": "x", "encoding_format": "hex"}', "encoding_format"),
     ],
 )
-async def test_the_other_endpoints_check_too(url, upstream, session, path, data, param):
+async def test_completions_and_embeddings_check_their_input_too(url, upstream, session, path, data, param):
     async with session.post(url + path, data=data, headers={"content-type": "application/json"}) as response:
         error = (await response.json())["error"]
     assert response.status == 400
@@ -188,12 +190,12 @@ async def test_the_other_endpoints_check_too(url, upstream, session, path, data,
     ("given", "is_kept"),
     [("abcdefgh", True), ("a" * 64, True), ("short", False), ("a" * 65, False), ("bad id with spaces", False)],
 )
-async def test_a_callers_request_id_is_kept_if_it_is_a_good_one(url, session, given, is_kept):
+async def test_a_callers_request_id_is_kept_if_it_is_valid(url, session, given, is_kept):
     async with session.get(f"{url}/v1/models/x", headers={"x-request-id": given}) as response:
         assert (response.headers["x-request-id"] == given) is is_kept
 
 
-async def test_a_connection_stays_good_after_an_error(url, upstream, session):
+async def test_a_connection_can_be_used_again_after_an_error(url, upstream, session):
     upstream.play(answers(completion()))
     headers = {"content-type": "application/json"}
     for _ in range(3):

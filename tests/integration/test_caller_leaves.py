@@ -1,4 +1,4 @@
-"""A caller who leaves ends the work for him; one who stops reading costs no memory."""
+"""A caller that disconnects ends the upstream's work; one that stops reading costs no memory."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ async def test_a_caller_who_leaves_closes_the_upstream(url, upstream, script, st
 
 
 async def test_a_caller_who_stops_reading_stops_the_upstream(url, upstream):
-    """What is in flight is bounded by buffers, not by what the upstream has to say; then the stream goes on."""
+    """The bytes in flight are bounded by buffers, not by the length of the answer; then the stream continues."""
     text = "~" * 1000
     sent = 0
     total = 50_000

@@ -1,4 +1,4 @@
-"""Hosts compress their answers though `identity` was requested: unary, streamed, errors, lists of models."""
+"""Hosts compress answers although `identity` was requested: unary answers, streams, errors, lists of models."""
 
 import gzip
 import json
@@ -14,10 +14,10 @@ from tests.fakes import proxy
 from tests.fakes.upstream import PAUSE, ScenarioUpstream, answers, streams
 from tests.fakes.wire import completion, text_stream
 
-ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-SAID = json.dumps({"error": {"message": "That is too much.", "type": "invalid_request_error"}}).encode()
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+ERROR = json.dumps({"error": {"message": "That is too much.", "type": "invalid_request_error"}}).encode()
 STREAM = b"".join(text_stream("Hi", " you"))
-WAYS = {
+CODINGS = {
     "gzip": (b"gzip", gzip.compress),
     "x-gzip": (b"x-gzip", gzip.compress),
     "gzip, gzip": (b"gzip, gzip", lambda body: gzip.compress(gzip.compress(body))),
@@ -25,7 +25,7 @@ WAYS = {
     "deflate": (b"deflate", zlib.compress),
     "zstd": (b"zstd", zstandard.ZstdCompressor().compress),
 }
-NO_BR = b"\x1b\x2c\x00\xf8\x8d\x94\x6e\xde\x44\x55\x86\x66\xc3\x2b\x02\xa4\xd0\x82"  # as br begins; and what follows
+BROTLI = b"\x1b\x2c\x00\xf8\x8d\x94\x6e\xde\x44\x55\x86\x66\xc3\x2b\x02\xa4\xd0\x82"  # begins like a brotli stream
 LZW = b"\x1f\x9d\x90" + bytes(range(64))
 
 
@@ -37,35 +37,35 @@ def client_of(url: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
 
 
-async def told(client: openai.AsyncOpenAI, *, stream: bool) -> str:
+async def answer_text(client: openai.AsyncOpenAI, *, stream: bool) -> str:
     if not stream:
-        return (await client.chat.completions.create(**ASK)).choices[0].message.content
-    pieces = [chunk async for chunk in await client.chat.completions.create(**ASK, stream=True)]
+        return (await client.chat.completions.create(**REQUEST)).choices[0].message.content
+    pieces = [chunk async for chunk in await client.chat.completions.create(**REQUEST, stream=True)]
     return "".join(chunk.choices[0].delta.content or "" for chunk in pieces)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-async def test_a_compressed_answer_is_read(url, upstream, way, stream):
-    label, compress = WAYS[way]
+async def test_a_compressed_answer_is_read(url, upstream, coding, stream):
+    label, compress = CODINGS[coding]
     body, content_type = (STREAM, "text/event-stream") if stream else (completion("Hi you"), "application/json")
     upstream.play(answers(compress(body), head=head(label), content_type=content_type))
     async with client_of(url) as client:
-        assert await told(client, stream=stream) == "Hi you"
-        assert await told(client, stream=stream) == "Hi you"
+        assert await answer_text(client, stream=stream) == "Hi you"
+        assert await answer_text(client, stream=stream) == "Hi you"
     assert upstream.connections == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_compressed_error_is_told(url, upstream, way):
-    label, compress = WAYS[way]
-    upstream.play(answers(compress(SAID), head=head(label), status=400))
+@pytest.mark.parametrize("coding", CODINGS)
+async def test_a_compressed_error_is_passed_on(url, upstream, coding):
+    label, compress = CODINGS[coding]
+    upstream.play(answers(compress(ERROR), head=head(label), status=400))
     async with client_of(url) as client:
         with pytest.raises(openai.BadRequestError, match="That is too much"):
-            await client.chat.completions.create(**ASK)
+            await client.chat.completions.create(**REQUEST)
 
 
-async def test_an_event_arrives_when_it_was_flushed(url, upstream):
+async def test_an_event_is_passed_on_when_the_host_flushes_it(url, upstream):
     compressor = zlib.compressobj(wbits=31)
     pieces = [compressor.compress(event) + compressor.flush(zlib.Z_SYNC_FLUSH) for event in text_stream("Hi", " you")]
 
@@ -79,7 +79,7 @@ async def test_an_event_arrives_when_it_was_flushed(url, upstream):
     upstream.play(script)
     async with client_of(url) as client:
         text = ""
-        async for chunk in await client.chat.completions.create(**ASK, stream=True):
+        async for chunk in await client.chat.completions.create(**REQUEST, stream=True):
             text += chunk.choices[0].delta.content or ""
             if text == "Hi":
                 upstream.calls[0].go.set()
@@ -88,9 +88,9 @@ async def test_an_event_arrives_when_it_was_flushed(url, upstream):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 @pytest.mark.parametrize(
-    ("label", "body", "name"), [(b"br", NO_BR, "br"), (b"compress", LZW, "compress"), (b"", LZW, "compress")]
+    ("label", "body", "name"), [(b"br", BROTLI, "br"), (b"compress", LZW, "compress"), (b"", LZW, "compress")]
 )
-async def test_what_cannot_be_decoded_is_named_and_another_target_answers(upstream, label, body, name, stream):
+async def test_an_unreadable_coding_is_named_and_another_target_answers(upstream, label, body, name, stream):
     content_type = "text/event-stream" if stream else "application/json"
     upstream.play(answers(body, head=head(label), content_type=content_type))
     other = ScenarioUpstream()
@@ -103,9 +103,9 @@ models:
   m: {{targets: [{{upstream: first, model: a}}, {{upstream: second, model: b}}]}}
 """
         async with proxy.serving(config) as url, client_of(url) as client:
-            assert await told(client, stream=stream) == "Hi you"
+            assert await answer_text(client, stream=stream) == "Hi you"
             with pytest.raises(openai.APIStatusError) as caught:
-                await client.chat.completions.create(**ASK | {"model": "one"}, stream=stream)
+                await client.chat.completions.create(**REQUEST | {"model": "one"}, stream=stream)
     assert (caught.value.status_code, caught.value.body["code"]) == (502, "upstream_failed")
     assert f"compressed ({name})" in caught.value.body["message"]
 
@@ -114,12 +114,12 @@ models:
 @pytest.mark.parametrize(
     ("label", "body"), [(b"compress", LZW), (b"", bytes(range(256))), (b"gzip", b"\x1f\x8b\xff" * 9)]
 )
-async def test_an_error_that_cannot_be_read_shows_no_bytes_of_it(url, upstream, label, body, status):
-    """Its status says the most of it."""
+async def test_the_bytes_of_an_unreadable_error_are_not_shown(url, upstream, label, body, status):
+    """The caller still gets the status."""
     upstream.play(answers(body, head=head(label), status=status))
     async with client_of(url) as client:
         with pytest.raises(openai.APIStatusError) as caught:
-            await client.chat.completions.create(**ASK)
+            await client.chat.completions.create(**REQUEST)
     assert caught.value.status_code == {500: 502}.get(status, status)
     assert caught.value.body["message"].isascii()
     assert caught.value.body["message"].startswith("The upstream")
@@ -127,12 +127,12 @@ async def test_an_error_that_cannot_be_read_shows_no_bytes_of_it(url, upstream, 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 async def test_a_decompression_bomb_is_a_failure_in_bounded_memory(url, upstream, stream):
-    """A kilobyte of the first layer would be over a gigabyte."""
+    """It is compressed twice, so that a kilobyte can expand to about a gigabyte."""
     content_type = "text/event-stream" if stream else "application/json"
     upstream.play(answers(bomb(), head=head(b"gzip"), content_type=content_type))
     async with client_of(url) as client:
         with pytest.raises(openai.APIError) as caught:
-            await told(client, stream=stream)
+            await answer_text(client, stream=stream)
     assert caught.value.body["code"] == "upstream_failed"
 
 

@@ -1,4 +1,4 @@
-"""A stream that breaks after its first words, and goes on at another target where the model's config says so."""
+"""A stream that breaks after its first content is continued by another target, if the model's config says so."""
 
 import json
 
@@ -18,7 +18,7 @@ BEGIN = [
     event(chunk({"content": "das fuhr über"})),
     PAUSE,
 ]
-TOLD = "Es war einmal ein Schiff, das fuhr über"
+TEXT_SO_FAR = "Es war einmal ein Schiff, das fuhr über"
 USAGE = {"prompt_tokens": 30, "completion_tokens": 5, "total_tokens": 35}
 
 
@@ -49,13 +49,13 @@ models:
 async def client(upstream, other, dialect):
     async with (
         proxy.serving(config(upstream, other, dialect)) as url,
-        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as made,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
-        yield made
+        yield client
 
 
 async def read(client, upstream, **fields):
-    """The chunks; the host goes on to its break when the first has come."""
+    """The chunks of the answer; once the first chunk was read, the host continues its script up to the break."""
     chunks = []
     async for each in await client.chat.completions.create(**ASK | fields):
         chunks.append(each)
@@ -75,13 +75,13 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("how", BREAKS.values(), ids=BREAKS)
-async def test_the_answer_goes_on_elsewhere_as_one(client, upstream, other, dialect, how):
-    """One id, one role, one end; what the second repeats of the first is told once; both are paid for (#40404)."""
-    upstream.play(how)
+@pytest.mark.parametrize("script", BREAKS.values(), ids=BREAKS)
+async def test_another_target_continues_the_answer_as_one_stream(client, upstream, other, dialect, script):
+    """One id, one role, one end; repeated text is sent once; the usage is that of both targets (#40404)."""
+    upstream.play(script)
     other.play(streams(*text_stream("das fuhr über", " das Meer.", usage=USAGE)))
     chunks = await read(client, upstream, stream_options={"include_usage": True}, max_tokens=100)
-    assert text(chunks) == f"{TOLD} das Meer."
+    assert text(chunks) == f"{TEXT_SO_FAR} das Meer."
     assert len({each.id for each in chunks}) == 1
     assert {each.model for each in chunks} == {"m"}
     assert [each.choices[0].delta.role for each in chunks if each.choices and each.choices[0].delta.role] == [
@@ -95,25 +95,25 @@ async def test_the_answer_goes_on_elsewhere_as_one(client, upstream, other, dial
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
 
-async def test_the_second_is_asked_to_go_on_in_its_own_way(client, upstream, other, dialect):
-    """Nothing is put before the caller's own persona (#18229)."""
+async def test_the_second_target_gets_the_text_so_far_in_its_own_dialect(client, upstream, other, dialect):
+    """No message is put before the caller's own system message (#18229)."""
     upstream.play(breaks_off(*BEGIN))
     other.play(streams(*text_stream(" das Meer.")))
     await read(client, upstream, max_tokens=100)
     (call,) = other.calls
-    asked = json.loads(call.body)
-    assert asked["messages"][:2] == ASK["messages"]
-    assert len(asked["messages"]) == 3
-    last = asked["messages"][2]
-    assert (last["role"], last["content"]) == ("assistant", TOLD)
-    assert asked["max_tokens"] < 100
+    body = json.loads(call.body)
+    assert body["messages"][:2] == ASK["messages"]
+    assert len(body["messages"]) == 3
+    last = body["messages"][2]
+    assert (last["role"], last["content"]) == ("assistant", TEXT_SO_FAR)
+    assert body["max_tokens"] < 100
     if dialect == "deepseek":
         assert (call.path, last["prefix"]) == ("/v1/beta/chat/completions", True)
     else:
-        assert (asked["continue_final_message"], asked["add_generation_prompt"]) == (True, False)
+        assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
 
 
-async def test_a_stall_is_a_break_too(upstream, other, dialect):
+async def test_a_stream_that_stalls_is_continued_too(upstream, other, dialect):
     upstream.play(streams(*BEGIN, PAUSE))
     other.play(streams(*text_stream(" das Meer.")))
     async with (
@@ -121,11 +121,11 @@ async def test_a_stall_is_a_break_too(upstream, other, dialect):
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
         chunks = [each async for each in await client.chat.completions.create(**ASK)]
-    assert text(chunks) == f"{TOLD} das Meer."
+    assert text(chunks) == f"{TEXT_SO_FAR} das Meer."
     await upstream.calls[0].gone.wait()
 
 
-async def told_error(client, upstream, **fields):
+async def error_of(client, upstream, **fields):
     with pytest.raises(openai.APIError) as caught:
         await read(client, upstream, **fields)
     return caught.value
@@ -148,40 +148,40 @@ async def test_what_is_not_plain_text_ends_with_the_error(upstream, other, field
         proxy.serving(config(upstream, other)) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
-        await told_error(client, upstream, **fields)
+        await error_of(client, upstream, **fields)
     assert other.calls == []
 
 
-async def test_a_thought_that_was_cut_ends_with_the_error(client, upstream, other):
-    """What was thought has left, and cannot be taken back."""
+async def test_reasoning_that_was_cut_off_ends_with_the_error(client, upstream, other):
+    """Reasoning that has left for the caller cannot be taken back."""
     upstream.play(breaks_off(HEAD, event(chunk({"reasoning": "Let me think"})), PAUSE))
     other.play(streams(*text_stream("no")))
-    await told_error(client, upstream)
+    await error_of(client, upstream)
     assert other.calls == []
 
 
-async def test_off_by_default(upstream, other):
-    """Nothing is spliced that nobody asked for (#19077)."""
+async def test_without_the_setting_the_stream_ends_with_the_error(upstream, other):
+    """Answers of two targets are not joined unless the config says so (#19077)."""
     upstream.play(breaks_off(*BEGIN))
     other.play(streams(*text_stream("no")))
     async with (
         proxy.serving(config(upstream, other, on_stream_failure="error")) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
-        error = await told_error(client, upstream)
+        error = await error_of(client, upstream)
     assert (error.type, error.code) == ("upstream_error", "upstream_unreachable")
     assert other.calls == []
 
 
-async def test_a_target_that_cannot_go_on_is_not_asked(upstream, other):
-    """It would refuse the prefix, or answer to it; the caller is told of the break itself (#27967)."""
+async def test_a_target_whose_dialect_cannot_continue_gets_no_request(upstream, other):
+    """It would refuse the prefix, or answer it; the caller receives the error of the break (#27967)."""
     upstream.play(breaks_off(*BEGIN))
     other.play(answers(b'{"error": {"message": "prefill is not supported"}}', status=400))
     async with (
         proxy.serving(config(upstream, other, "openai")) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
-        error = await told_error(client, upstream)
+        error = await error_of(client, upstream)
     assert error.code == "upstream_unreachable"
     assert other.calls == []
 
@@ -189,33 +189,33 @@ async def test_a_target_that_cannot_go_on_is_not_asked(upstream, other):
 async def test_a_refusal_of_the_prefix_does_not_hide_the_break(client, upstream, other):
     upstream.play(breaks_off(*BEGIN))
     other.play(answers(b'{"error": {"message": "prefill is not supported"}}', status=400))
-    error = await told_error(client, upstream)
+    error = await error_of(client, upstream)
     assert error.code == "upstream_unreachable"
     assert len(other.calls) == 1
 
 
-async def test_a_completion_goes_on_from_any_text_at_any_host(upstream, other):
+async def test_any_host_can_continue_a_completion(upstream, other):
     def piece(text, finish=None):
         choice = {"index": 0, "text": text, "finish_reason": finish}
         return event(json.dumps({"id": "x", "object": "text_completion", "choices": [choice]}).encode())
 
     upstream.play(breaks_off(piece("there was "), PAUSE))
     other.play(streams(piece("a ship."), piece("", "stop"), b"data: [DONE]\n\n"))
-    heard = []
+    chunks = []
     async with (
         proxy.serving(config(upstream, other, "generic")) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
         async for each in await client.completions.create(model="m", prompt="Once ", stream=True):
-            heard.append(each)
+            chunks.append(each)
             upstream.calls[0].go.set()
-    assert "".join(each.choices[0].text for each in heard) == "there was a ship."
+    assert "".join(each.choices[0].text for each in chunks) == "there was a ship."
     assert json.loads(other.calls[0].body)["prompt"] == "Once there was "
-    assert heard[-1].x_tidegate == {"continued": 1, "targets": ["first/a", "second/b"]}
+    assert chunks[-1].x_tidegate == {"continued": 1, "targets": ["first/a", "second/b"]}
 
 
-async def test_the_rest_may_break_too(upstream, other):
-    """The third is told what both have said; `.stream()` of the SDK puts all of it together."""
+async def test_a_continuation_that_breaks_is_continued_too(upstream, other):
+    """The third target receives the text of both; `.stream()` of the SDK joins all of it."""
     async with ScenarioUpstream().running() as third:
         upstream.play(breaks_off(*BEGIN))
         other.play(breaks_off(HEAD, event(chunk({"content": " das Meer"})), PAUSE))
@@ -229,13 +229,13 @@ async def test_the_rest_may_break_too(upstream, other):
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
             client.chat.completions.stream(model="m", messages=ASK["messages"]) as stream,
         ):
-            async for happened in stream:
-                if happened.type == "content.delta":
+            async for stream_event in stream:
+                if stream_event.type == "content.delta":
                     upstream.calls[0].go.set()
                     if other.calls:
                         other.calls[0].go.set()
             answer = await stream.get_final_completion()
-        asked = json.loads(third.calls[0].body)["messages"]
-    assert answer.choices[0].message.content == f"{TOLD} das Meer und sank."
+        messages = json.loads(third.calls[0].body)["messages"]
+    assert answer.choices[0].message.content == f"{TEXT_SO_FAR} das Meer und sank."
     assert answer.choices[0].message.role == "assistant"
-    assert asked == [*ASK["messages"], {"role": "assistant", "content": f"{TOLD} das Meer"}]
+    assert messages == [*ASK["messages"], {"role": "assistant", "content": f"{TEXT_SO_FAR} das Meer"}]

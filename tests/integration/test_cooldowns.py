@@ -1,4 +1,4 @@
-"""A host that says how long to wait gets no requests for so long, except for a single trial."""
+"""A host that asks to wait gets no requests for that time, except for a single trial."""
 
 import asyncio
 import json
@@ -26,8 +26,8 @@ def well(*, stream: bool) -> Script:
     return streams(*text_stream("fine")) if stream else answers(completion("fine"))
 
 
-def waits(script: Script) -> Script:
-    """It answers when the test says `go`."""
+def waits_for_go(script: Script) -> Script:
+    """The script, which answers when the test sets `go`."""
 
     async def waiting(call: Call) -> None:
         await call.go.wait()
@@ -43,7 +43,7 @@ def clock():
 
 @pytest.fixture
 def stage(upstream, clock):
-    """Tidegate with one model at the scenario upstream; the time stands still but where a test advances it."""
+    """Tidegate with one model at the scenario upstream; time moves only when the test advances the clock."""
     config = f"""
 {ROUTING}
 upstreams: {{host: {{base_url: "{upstream.url}"}}}}
@@ -57,7 +57,7 @@ def client_of(url: str) -> openai.AsyncOpenAI:
 
 
 async def ask(client: openai.AsyncOpenAI, *, stream: bool = False, model: str = "m") -> int:
-    """The status."""
+    """The status of the answer."""
     try:
         answer = await client.chat.completions.create(**ASK | {"model": model}, stream=stream)
         if stream:
@@ -83,27 +83,27 @@ async def test_a_host_gets_no_requests_for_as_long_as_it_asked(upstream, stage, 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 @pytest.mark.parametrize("status", STATUSES)
-async def test_in_a_long_wait_a_single_request_tries_again(upstream, stage, clock, status, stream):
-    upstream.play(busy(status, b"retry-after: 600"), waits(well(stream=stream)), well(stream=stream))
+async def test_during_a_long_wait_a_single_request_is_sent_as_the_trial(upstream, stage, clock, status, stream):
+    upstream.play(busy(status, b"retry-after: 600"), waits_for_go(well(stream=stream)), well(stream=stream))
     async with stage as (url, _), client_of(url) as client:
         assert await ask(client, stream=stream) == status
         clock.advance(59)
         assert await ask(client, stream=stream) == status
         assert len(upstream.calls) == 1
         clock.advance(1)
-        left = {asyncio.create_task(ask(client, stream=stream)) for _ in range(20)}
-        while len(left) > 1:
-            done, left = await asyncio.wait(left, timeout=LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+        unfinished = {asyncio.create_task(ask(client, stream=stream)) for _ in range(20)}
+        while len(unfinished) > 1:
+            done, unfinished = await asyncio.wait(unfinished, timeout=LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
             assert {task.result() for task in done} == {status}
         assert len(upstream.calls) == 2
         upstream.calls[1].go.set()
-        assert await left.pop() == 200
+        assert await unfinished.pop() == 200
         assert [await ask(client, stream=stream) for _ in range(3)] == [200] * 3
 
 
 @pytest.mark.parametrize("again", [600, 20])
 @pytest.mark.parametrize("status", STATUSES)
-async def test_the_outcome_of_the_trial_renews_the_wait(upstream, stage, clock, status, again):
+async def test_the_answer_to_the_trial_replaces_the_wait(upstream, stage, clock, status, again):
     upstream.play(busy(status, b"retry-after: 600"), busy(status, b"retry-after: %d" % again), well(stream=False))
     async with stage as (url, _), client_of(url) as client:
         assert await ask(client) == status
@@ -111,7 +111,7 @@ async def test_the_outcome_of_the_trial_renews_the_wait(upstream, stage, clock, 
         assert await ask(client) == status
         assert len(upstream.calls) == 2
         clock.advance(19 if again == 20 else 59)
-        if again == 20:  # a try in between, after ejection_s
+        if again == 20:  # a trial during the wait, after ejection_s (5 s)
             assert await ask(client) == 200
             return
         assert await ask(client) == status
@@ -124,7 +124,7 @@ async def test_the_outcome_of_the_trial_renews_the_wait(upstream, stage, clock, 
 async def test_a_trial_without_an_outcome_leaves_the_cooldown(upstream, stage, clock, status):
     """The caller of the trial disconnected, or sent a bad request."""
     upstream.play(
-        busy(status, b"retry-after: 600"), waits(well(stream=False)), busy(400), busy(500), well(stream=False)
+        busy(status, b"retry-after: 600"), waits_for_go(well(stream=False)), busy(400), busy(500), well(stream=False)
     )
     async with stage as (url, _), client_of(url) as client:
         assert await ask(client) == status
@@ -147,7 +147,7 @@ async def test_a_trial_without_an_outcome_leaves_the_cooldown(upstream, stage, c
 
 @pytest.mark.parametrize("status", STATUSES)
 async def test_no_wait_is_longer_than_the_config_allows(upstream, stage, clock, status):
-    upstream.play(busy(status, b"retry-after: 1000000"), waits(well(stream=False)), well(stream=False))
+    upstream.play(busy(status, b"retry-after: 1000000"), waits_for_go(well(stream=False)), well(stream=False))
     async with stage as (url, _), client_of(url) as client:
         assert await ask(client) == status
         clock.advance(1000)
@@ -157,18 +157,18 @@ async def test_no_wait_is_longer_than_the_config_allows(upstream, stage, clock, 
 
 @pytest.mark.parametrize("date", [b"", b"date: Wednesday, 21-Oct-26 08:28:00 GMT"], ids=["no Date", "a Date"])
 @pytest.mark.parametrize(
-    "form", [b"Wed, 21 Oct 2026 %d:28:20 GMT", b"Wednesday, 21-Oct-26 %d:28:20 GMT", b"Wed Oct 21 %d:28:20 2026"]
+    "date_format", [b"Wed, 21 Oct 2026 %d:28:20 GMT", b"Wednesday, 21-Oct-26 %d:28:20 GMT", b"Wed Oct 21 %d:28:20 2026"]
 )
 @pytest.mark.parametrize(
     ("status", "header"), [(429, b"retry-after"), (503, b"retry-after"), (429, b"x-ratelimit-reset")]
 )
-async def test_a_wait_may_be_a_date(upstream, stage, clock, status, header, form, date):
-    """By the host's clock, where that is known."""
-    text = (form % (8 if date else 7)).replace(b" 7:", b" 07:").replace(b" 8:", b" 08:")
+async def test_a_wait_may_be_a_date(upstream, stage, clock, status, header, date_format, date):
+    """By the host's clock, if its Date header is known."""
+    text = (date_format % (8 if date else 7)).replace(b" 7:", b" 07:").replace(b" 8:", b" 08:")
     upstream.play(busy(status, header + b": " + text, *([date] if date else [])), well(stream=False))
     async with stage as (url, _), client_of(url) as client:
         assert await ask(client) == status
-        clock.advance(4.9)  # a single one may try after 5
+        clock.advance(4.9)  # a single request may be sent after 5
         assert await ask(client) == status
         clock.advance(15.1)
         assert await asyncio.gather(ask(client), ask(client)) == [200, 200]
@@ -191,12 +191,12 @@ models:
         async with proxy.running_app(config, clock=clock) as (url, _), client_of(url) as client:
             assert [await ask(client) for _ in range(3)] == [200] * 3
             assert (len(upstream.calls), len(other.calls)) == (1, 3)
-            # a key's limit is that of all models, an overload that of one
+            # a key's limit applies to all models, an overload to one
             assert await ask(client, model="n") == (200 if status == 503 else 429)
 
 
 async def test_keys_of_one_account_are_limited_together(upstream, clock, tmp_path):
-    """The words of the host do not matter."""
+    """The text of the host's error does not matter."""
     for name in "ab":
         (tmp_path / name).write_text(f"key-{name}")
     upstream.play(busy(429, b"retry-after: 30"), well(stream=False))
@@ -214,7 +214,7 @@ models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
 
 
 async def test_an_ejected_target_is_not_probed_during_its_cooldown(upstream, clock):
-    """In a long cooldown a probe is the trial."""
+    """In a long cooldown the probe is the trial."""
     upstream.play(busy(503, b"retry-after: 600"), answers(b"{}"), busy(503, b"retry-after: 100"), well(stream=False))
     config = f"""
 routing: {{retry: {{repeats: 0}}, health: {{failures: 1}}}}
@@ -231,7 +231,7 @@ models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
         clock.advance(1)
         await prober.look()
         assert [call.path for call in upstream.calls[1:]] == ["/v1/models", "/v1/chat/completions"]
-        clock.advance(9)  # what the probe was told holds: a tenth of 100 s
+        clock.advance(9)  # the probe's Retry-After counts: the next trial is after a tenth of 100 s
         await prober.look()
         assert await ask(client) == 503
         assert len(upstream.calls) == 3
@@ -244,5 +244,5 @@ async def test_the_administrator_sees_cooldowns(upstream, stage, clock):
     upstream.play(busy(503, b"retry-after: 30"))
     async with stage as (url, app), client_of(url) as client:
         assert await ask(client) == 503
-        (report,) = app._runtime.door.explaining.configured().targets
+        (report,) = app._runtime.services.explaining.configured().targets
     assert report.limited_for_s == 30

@@ -1,4 +1,4 @@
-"""What an upstream is shown, over real sockets: turns, rotation, tokens, signed JWTs, a broken token endpoint."""
+"""The credentials that an upstream receives, over real sockets: turns, rotation, tokens, JWTs, a broken endpoint."""
 
 import asyncio
 import json
@@ -38,16 +38,16 @@ async def endpoint():
 
 @pytest.fixture
 async def transport_of(upstream, clock):
-    """A wire to the scenario upstream, with these credentials."""
-    made = []
+    """Return a function that makes a transport to the scenario upstream, with the given credentials."""
+    opened = []
 
     def make(*specs: CredentialSpec, timeout_s: float = 60) -> Transport:
         credentials = CredentialPool(specs, clock=clock, client=TokenClient(timeout_s))
-        made.append(Transport(upstream.url, timeouts=TIMEOUTS, credentials=credentials))
-        return made[-1]
+        opened.append(Transport(upstream.url, timeouts=TIMEOUTS, credentials=credentials))
+        return opened[-1]
 
     yield make
-    for transport in made:
+    for transport in opened:
         await transport.close()
 
 
@@ -62,8 +62,8 @@ async def status_of(transport: Transport, model: str = "") -> int:
     return response.status
 
 
-def takes(*tokens: str):
-    """A host that knows these bearer tokens."""
+def accepts(*tokens: str):
+    """Return the script of a host that accepts these bearer tokens, and answers others with 401."""
 
     async def script(call: Call) -> None:
         is_known = call.headers["authorization"].removeprefix("Bearer ") in tokens
@@ -72,23 +72,23 @@ def takes(*tokens: str):
     return script
 
 
-def shown(upstream: ScenarioUpstream) -> list[str]:
+def sent_keys(upstream: ScenarioUpstream) -> list[str]:
     return [call.headers["authorization"].removeprefix("Bearer ") for call in upstream.calls]
 
 
-async def test_keys_get_their_share(upstream, transport_of):
+async def test_keys_are_used_by_their_weight(upstream, transport_of):
     config = ApiKeyConfig(key=Secret("env:X"), weight=3)
     transport = transport_of(CredentialSpec(config, "three"), *of_keys(["one"]))
     upstream.play(answers(b"{}"))
     for _ in range(8):
         await status_of(transport)
-    assert Counter(shown(upstream)) == {"three": 6, "one": 2}
+    assert Counter(sent_keys(upstream)) == {"three": 6, "one": 2}
 
 
-async def test_an_answer_says_which_credential_it_is_about(upstream, transport_of):
-    """Who reads it tells the credential, and the next request goes with another."""
+async def test_an_answer_holds_the_credential_that_was_sent(upstream, transport_of):
+    """The reader reports the outcome to it; after a refusal the next requests are sent with the other one."""
     transport = transport_of(*of_keys(["good", "revoked"]))
-    upstream.play(takes("good"))
+    upstream.play(accepts("good"))
     for _ in range(6):
         response = await transport.post("/x", b"{}", is_stream=False)
         await response.read_all()
@@ -98,7 +98,7 @@ async def test_an_answer_says_which_credential_it_is_about(upstream, transport_o
         else:
             assert transport.credentials.has_other(response.credential)
             response.credential.refused(response.status)
-    assert shown(upstream) == ["good", "revoked", "good", "good", "good", "good"]
+    assert sent_keys(upstream) == ["good", "revoked", "good", "good", "good", "good"]
 
 
 async def test_nothing_is_sent_while_all_are_limited(upstream, transport_of, clock):
@@ -116,117 +116,119 @@ async def test_nothing_is_sent_while_all_are_limited(upstream, transport_of, clo
 
 async def test_fifty_requests_at_once_fetch_one_token(upstream, transport_of, endpoint):
     transport = transport_of(oauth(endpoint))
-    upstream.play(takes("token-1"))
+    upstream.play(accepts("token-1"))
     assert await asyncio.gather(*(status_of(transport) for _ in range(50))) == [200] * 50
     assert endpoint.issued == 1
 
 
-async def test_a_token_is_renewed_at_four_fifths_while_the_old_one_is_used(upstream, transport_of, endpoint, clock):
+async def test_a_token_is_renewed_after_80_percent_of_its_lifetime_while_the_old_one_is_used(
+    upstream, transport_of, endpoint, clock
+):
     transport = transport_of(oauth(endpoint))
     upstream.play(answers(b"{}"))
     await status_of(transport)
     clock.advance(799)
     await status_of(transport)
     assert endpoint.issued == 1
-    is_asked = asyncio.Event()
-    go = asyncio.Event()
+    has_arrived = asyncio.Event()
+    may_answer = asyncio.Event()
 
     async def slow(call: Call) -> None:
-        is_asked.set()
-        await go.wait()
+        has_arrived.set()
+        await may_answer.wait()
         await endpoint.issue(call)
 
     endpoint.host.play(slow)
     clock.advance(1)
     await status_of(transport)
-    await is_asked.wait()
+    await has_arrived.wait()
     await status_of(transport)
-    assert shown(upstream) == ["token-1"] * 4
-    go.set()
+    assert sent_keys(upstream) == ["token-1"] * 4
+    may_answer.set()
     await asyncio.gather(*transport.credentials._tasks)
     await status_of(transport)
-    assert (shown(upstream)[-1], endpoint.issued) == ("token-2", 2)
+    assert (sent_keys(upstream)[-1], endpoint.issued) == ("token-2", 2)
 
 
-async def test_an_expired_token_is_never_shown(upstream, transport_of, endpoint, clock):
+async def test_an_expired_token_is_never_sent(upstream, transport_of, endpoint, clock):
     transport = transport_of(oauth(endpoint))
     upstream.play(answers(b"{}"))
     await status_of(transport)
     clock.advance(5000)
     await status_of(transport)
-    assert shown(upstream) == ["token-1", "token-2"]
+    assert sent_keys(upstream) == ["token-1", "token-2"]
 
 
 async def test_a_refused_token_is_renewed_and_the_request_sent_once_more(upstream, transport_of, endpoint):
-    """Whoever revoked it did not tell us. Fifty who are refused at once get one new token."""
+    """As after a revocation that Tidegate did not notice. Fifty refused requests share one new token."""
     transport = transport_of(oauth(endpoint))
-    upstream.play(takes("token-1"))
+    upstream.play(accepts("token-1"))
     await status_of(transport)
-    upstream.play(takes("token-2"))
+    upstream.play(accepts("token-2"))
     assert await asyncio.gather(*(status_of(transport) for _ in range(50))) == [200] * 50
     assert endpoint.issued == 2
     assert all(call.body == b"{}" for call in upstream.calls)
 
 
-async def test_one_that_is_refused_again_is_told_as_such(upstream, transport_of, endpoint):
+async def test_a_request_whose_new_token_is_refused_too_gets_the_401(upstream, transport_of, endpoint):
     transport = transport_of(oauth(endpoint))
-    upstream.play(takes())
+    upstream.play(accepts())
     assert [await status_of(transport) for _ in range(3)] == [401] * 3
-    assert (endpoint.issued, shown(upstream)) == (2, ["token-1", "token-2", "token-2", "token-2"])
+    assert (endpoint.issued, sent_keys(upstream)) == (2, ["token-1", "token-2", "token-2", "token-2"])
 
 
 async def test_a_refused_key_is_not_tried_again(upstream, transport_of):
     transport = transport_of(*of_keys(["k"]))
-    upstream.play(takes())
+    upstream.play(accepts())
     assert (await status_of(transport), len(upstream.calls)) == (401, 1)
 
 
-async def test_the_refusal_stands_where_no_new_token_is_to_be_had(upstream, transport_of, endpoint):
+async def test_a_request_gets_the_401_if_no_new_token_can_be_fetched(upstream, transport_of, endpoint):
     transport = transport_of(oauth(endpoint))
-    upstream.play(takes("token-1"))
+    upstream.play(accepts("token-1"))
     await status_of(transport)
-    upstream.play(takes())
+    upstream.play(accepts())
     endpoint.host.play(answers(b"", status=500))
     assert await status_of(transport) == 401
 
 
-async def test_fault_95_an_endpoint_that_hangs_ends_the_wait_of_all(upstream, transport_of, endpoint):
+async def test_fault_95_all_requests_time_out_if_the_endpoint_does_not_answer(upstream, transport_of, endpoint):
     transport = transport_of(oauth(endpoint), timeout_s=0.2)
     endpoint.host.play(hangs)
-    got = await asyncio.gather(*(status_of(transport) for _ in range(50)), return_exceptions=True)
-    assert {(type(error), error.may_try_another_target) for error in got} == {(UpstreamTimeout, True)}
-    assert len(endpoint.host.calls) <= 1  # on a busy machine the time may be over before it is there
+    results = await asyncio.gather(*(status_of(transport) for _ in range(50)), return_exceptions=True)
+    assert {(type(error), error.may_try_another_target) for error in results} == {(UpstreamTimeout, True)}
+    assert len(endpoint.host.calls) <= 1  # on a busy machine the time may be over before the request has arrived
     assert upstream.calls == []
 
 
-async def test_a_rotation_leaves_requests_in_flight_their_key(upstream, transport_of):
+async def test_requests_in_flight_keep_their_key_after_a_rotation(upstream, transport_of):
     transport = transport_of(*of_keys(["old"]))
-    is_there = asyncio.Event()
-    go = asyncio.Event()
+    has_arrived = asyncio.Event()
+    may_answer = asyncio.Event()
 
     async def slow(call: Call) -> None:
-        is_there.set()
-        await go.wait()
+        has_arrived.set()
+        await may_answer.wait()
         await answers(b"{}")(call)
 
     upstream.play(slow)
     waiting = asyncio.create_task(status_of(transport))
-    await is_there.wait()
+    await has_arrived.wait()
     transport.credentials.replace(of_keys(["new"]))
-    go.set()
+    may_answer.set()
     assert await waiting == 200
     await status_of(transport)
-    assert shown(upstream) == ["old", "new"]
+    assert sent_keys(upstream) == ["old", "new"]
     assert set(transport.secrets) == {"old", "new"}
 
 
-async def test_an_engines_key_is_the_one_of_this_start(upstream, transport_of):
+async def test_an_engine_gets_the_key_that_was_set_last(upstream, transport_of):
     transport = transport_of()
     upstream.play(answers(b"{}"))
     for key in ("first", "second"):
         transport.use_keys([key])
         await transport.get("/models")
-    assert shown(upstream) == ["first", "second"]
+    assert sent_keys(upstream) == ["first", "second"]
 
 
 # --- Tidegate as a whole ------------------------------------------------------------------------------------------
@@ -249,18 +251,18 @@ def secret(tmp_path):
     return f"file:{tmp_path}/secret"
 
 
-async def test_a_token_goes_in_the_header_that_tokens_go_in(upstream, endpoint, secret):
-    """At Azure too, where keys have another."""
+async def test_a_token_is_sent_in_the_authorization_header(upstream, endpoint, secret):
+    """At Azure too, where keys are sent in `api-key`."""
     upstream.play(answers(completion("Hello")))
     config = config_of(upstream, f'kind: oauth2, token_url: "{endpoint.url}", client_id: us, client_secret: {secret}')
     async with proxy.serving(config) as url, client_of(url) as client:
         answer = await client.chat.completions.create(**ASK)
     assert answer.choices[0].message.content == "Hello"
-    assert (shown(upstream), "api-key" in upstream.calls[0].headers) == (["token-1"], False)
+    assert (sent_keys(upstream), "api-key" in upstream.calls[0].headers) == (["token-1"], False)
 
 
 @pytest.mark.parametrize("status", [200, 401, 500])
-async def test_fault_95_the_next_target_answers_where_no_token_is_to_be_had(upstream, endpoint, secret, status):
+async def test_fault_95_the_next_target_answers_if_no_token_can_be_fetched(upstream, endpoint, secret, status):
     endpoint.host.play(answers(b"<html>", status=status))
     upstream.play(answers(completion("from the other")))
     config = f"""
@@ -277,9 +279,9 @@ models: {{m: {{targets: [{{upstream: host, model: there}}, {{upstream: other, mo
     assert "authorization" not in upstream.calls[0].headers
 
 
-async def test_no_token_and_no_secret_is_in_what_callers_are_told(upstream, endpoint, secret):
-    said = "token-1 of us, s3cret, is not good enough"
-    upstream.play(answers(json.dumps({"error": {"message": said}}).encode(), status=400))
+async def test_no_token_and_no_secret_is_shown_to_callers(upstream, endpoint, secret):
+    message = "token-1 of us, s3cret, is not good enough"
+    upstream.play(answers(json.dumps({"error": {"message": message}}).encode(), status=400))
     config = config_of(upstream, f'kind: oauth2, token_url: "{endpoint.url}", client_id: us, client_secret: {secret}')
     async with proxy.serving(config) as url, client_of(url) as client:
         with pytest.raises(openai.BadRequestError) as caught:
@@ -298,10 +300,10 @@ def jwt_config(tmp_path, key):
     return f"kind: private_key_jwt, algorithm: ES256, issuer: us, key_id: k1, key: file:{tmp_path}/pem"
 
 
-def verified(made: str, key, audience: str) -> dict:
-    """As the one who reads it would."""
+def verified(signed: str, key, audience: str) -> dict:
+    """Verify the JWT with the public key, as a host does, and return its header."""
     public = jwk.import_key(key.as_dict(private=False))
-    token = jwt.decode(made, public, algorithms=["ES256"])
+    token = jwt.decode(signed, public, algorithms=["ES256"])
     jwt.JWTClaimsRegistry(
         iss={"essential": True, "value": "us"},
         sub={"essential": True, "value": "us"},
@@ -312,7 +314,7 @@ def verified(made: str, key, audience: str) -> dict:
     return token.header
 
 
-async def test_a_signed_jwt_is_shown_to_the_host(upstream, jwt_config, key):
+async def test_a_signed_jwt_is_sent_to_the_host(upstream, jwt_config, key):
     upstream.play(answers(completion("Hello")))
     async with (
         proxy.serving(config_of(upstream, f"{jwt_config}, audience: them")) as url,
@@ -320,16 +322,16 @@ async def test_a_signed_jwt_is_shown_to_the_host(upstream, jwt_config, key):
     ):
         for _ in range(2):
             await client.chat.completions.create(**ASK)
-    first, second = shown(upstream)
+    first, second = sent_keys(upstream)
     assert first == second
     assert verified(first, key, "them")["kid"] == "k1"
 
 
-async def test_or_to_the_token_endpoint(upstream, endpoint, jwt_config, key):
+async def test_a_signed_jwt_is_sent_to_the_token_endpoint(upstream, endpoint, jwt_config, key):
     upstream.play(answers(completion("Hello")))
     config = config_of(upstream, f'{jwt_config}, token_url: "{endpoint.url}"')
     async with proxy.serving(config) as url, client_of(url) as client:
         await client.chat.completions.create(**ASK)
-    assert shown(upstream) == ["token-1"]
+    assert sent_keys(upstream) == ["token-1"]
     (form,) = endpoint.forms
     verified(form["client_assertion"], key, endpoint.url)

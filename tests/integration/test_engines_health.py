@@ -1,11 +1,11 @@
-"""Whether an engine makes progress, as its callers notice it; its health route says 200 all the time."""
+"""Hung and slow engines as callers notice them; the health route answers 200 all the time."""
 
 import asyncio
 import socket
 
 import openai
 import pytest
-from tidegate.engines.supervision.watch import SECOND_LOOK_S
+from tidegate.engines.supervision.watch import CONFIRM_S
 from tidegate.errors import UpstreamTimeout
 
 from tests.fakes.clock import FakeClock
@@ -17,8 +17,8 @@ from tests.fakes.wire import completion, text_stream
 WHOLE = "w3 w4 w5 w6 "
 
 
-async def test_a_hung_engine_is_out_of_routing_within_a_minute_and_comes_back(vllm, upstream):
-    """A second target takes over meanwhile; those who were in it are told."""
+async def test_a_hung_engine_gets_no_requests_after_a_minute_and_is_restarted(vllm, upstream):
+    """A second target answers meanwhile; requests that were in the engine get an error."""
     upstream.play(answers(completion("from the host")))
     vllm.habits = ["holds", ""]
     clock = FakeClock()
@@ -32,26 +32,26 @@ async def test_a_hung_engine_is_out_of_routing_within_a_minute_and_comes_back(vl
         start.steps(1)
         stream = await asking
         await start.looks(2)
-        still_s = 0
+        waited_s = 0
         while made.engine().status.state == "ready":
             clock.advance(1)
-            still_s += 1
+            waited_s += 1
             await start.looks(1)
-        assert still_s <= 60
+        assert waited_s <= 60
         assert made.engine().status.reason.startswith("it has work, but has not made a step for")
-        assert await made.app.engines._pieces["r1"].control.answers()
+        assert await made.app.engines._parts["r1"].control.answers()
         assert (await made.ask()).choices[0].message.content == "from the host"
-        clock.advance(SECOND_LOOK_S)
-        with pytest.raises(openai.APIError) as told:
+        clock.advance(CONFIRM_S)
+        with pytest.raises(openai.APIError) as caught:
             [chunk async for chunk in stream]
-        assert told.value.code == "upstream_unreachable"
+        assert caught.value.code == "upstream_unreachable"
         await vllm.next_start()
         await made.until("ready")
         assert (await made.ask()).choices[0].message.content == WHOLE
 
 
-async def test_an_engine_that_is_only_slow_keeps_its_callers_for_ten_minutes(vllm, upstream):
-    """39 seconds for each token, and others are sent to it all the while."""
+async def test_an_engine_that_is_only_slow_keeps_its_requests_for_ten_minutes(vllm, upstream):
+    """Each token takes 39 seconds, and the engine still gets requests."""
     vllm.habits = ["holds"]
     clock = FakeClock()
     async with running_app({"r1": vllm.config()}, upstream=upstream, clock=clock) as made:
@@ -71,7 +71,7 @@ async def test_an_engine_that_is_only_slow_keeps_its_callers_for_ten_minutes(vll
         assert (made.engine().status.restarts, upstream.calls) == (0, [])
 
 
-async def test_an_engine_without_work_may_stand_still(vllm):
+async def test_an_engine_without_work_need_not_make_steps(vllm):
     clock = FakeClock()
     async with running_app({"r1": vllm.config()}, clock=clock) as made:
         start = await vllm.next_start()
@@ -82,8 +82,8 @@ async def test_an_engine_without_work_may_stand_still(vllm):
         assert made.engine().status.state == "ready"
 
 
-async def test_an_engine_that_takes_no_more_connections_is_slow_and_not_dead(vllm, upstream):
-    """Its socket is full, so that nobody gets in, and those who come go on to the next target at once."""
+async def test_an_engine_that_accepts_no_more_connections_is_slow_and_not_dead(vllm, upstream):
+    """Its socket accepts no connection, and requests go to the next target at once."""
     upstream.play(answers(completion("from the host")))
     clock = FakeClock()
     async with running_app({"r1": vllm.config()}, upstream=upstream, clock=clock) as made:
@@ -92,25 +92,25 @@ async def test_an_engine_that_takes_no_more_connections_is_slow_and_not_dead(vll
         assert (await made.ask()).choices[0].message.content == WHOLE
         start.tell("deaf")
         await start.until("deaf")
-        crowd = fill(made.engine().socket_path)
-        start.tell("hang_up")  # a look that takes too long loses its connection too
+        connections = fill(made.engine().socket_path)
+        start.tell("hang_up")  # a poll that takes too long loses its connection too
         while (await made.ask()).choices[0].message.content == WHOLE:
             pass
         for _ in range(10):
             with pytest.raises(UpstreamTimeout, match="no room"):
-                await made.app.engines._pieces["r1"].control.load()
+                await made.app.engines._parts["r1"].control.load()
             assert (await made.ask()).choices[0].message.content == "from the host"
         assert made.engine().status.state == "ready"
         start.tell("hear")
-        for each in crowd:
+        for each in connections:
             each.close()
         while (await made.ask()).choices[0].message.content != WHOLE:
-            clock.advance(1)  # it was left out for a while, and comes back by and by
+            clock.advance(1)  # it was left out for a while, and gets requests again gradually
         assert made.engine().status.restarts == 0
 
 
-async def test_an_engine_that_closes_its_socket_some_time_before_it_ends_says_why_it_ended(vllm):
-    """Refused connections alone would only say that it is dead."""
+async def test_the_reason_is_known_of_an_engine_that_closes_its_socket_before_it_ends(vllm):
+    """Refused connections alone would not show the reason."""
     vllm.habits = ["", "waits"]
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
@@ -122,20 +122,20 @@ async def test_an_engine_that_closes_its_socket_some_time_before_it_ends_says_wh
 
 
 def fill(path: str) -> list[socket.socket]:
-    """Connections, until there is no room for another."""
-    crowd = []
+    """Open connections until the socket accepts no more; returns them."""
+    connections = []
     while True:
-        crowd.append(socket.socket(socket.AF_UNIX))
-        crowd[-1].setblocking(False)  # noqa: FBT003 - the socket module's way
+        connections.append(socket.socket(socket.AF_UNIX))
+        connections[-1].setblocking(False)  # noqa: FBT003 - the signature of the socket module
         try:
-            crowd[-1].connect(path)
+            connections[-1].connect(path)
         except BlockingIOError:
-            return crowd
+            return connections
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "unary"])
 async def test_requests_without_a_first_token_move_when_their_engine_is_suspected(vllm, upstream, stream):
-    """All of them, also when the budget for retries is small; who has no other target waits on."""
+    """All of them, also when the budget for retries is small; a request without another target keeps waiting."""
     upstream.play(streams(*text_stream("from the host")) if stream else answers(completion("from the host")))
     vllm.habits = ["holds"]
     clock = FakeClock()
@@ -171,7 +171,7 @@ async def text_of(made, *, stream: bool) -> str:
     return "".join([chunk.choices[0].delta.content or "" async for chunk in answer])
 
 
-async def test_a_hang_while_idle_is_seen_without_a_caller(vllm):
+async def test_a_hang_while_idle_is_found_without_a_request(vllm):
     vllm.habits = ["holds", ""]
     clock = FakeClock()
     keys = {"idle_canary_s": 60, "args": {"shutdown_timeout": 0.05}}
@@ -190,12 +190,12 @@ async def test_a_hang_while_idle_is_seen_without_a_caller(vllm):
             await start.looks(1)
         assert made.engine().status.reason.startswith("it has work, but has not made a step for")
         assert made.engine().slots.last_used_s == used_s
-        clock.advance(SECOND_LOOK_S)
+        clock.advance(CONFIRM_S)
         await vllm.next_start()
         await made.until("ready")
 
 
-async def test_a_canary_does_not_keep_an_idle_engine_awake_nor_wake_it(vllm):
+async def test_a_canary_neither_keeps_an_idle_engine_awake_nor_wakes_it(vllm):
     vllm.habits = ["holds"]
     clock = FakeClock()
     keys = {"idle_canary_s": 60, "idle_unload_s": 100, "sleep_level": 1}
@@ -206,10 +206,10 @@ async def test_a_canary_does_not_keep_an_idle_engine_awake_nor_wake_it(vllm):
         await start.until("came")
         clock.advance(41)
         await made.until("sleeping")
-        await start.until("left")  # it ran still
+        await start.until("left")  # it was still running
         clock.advance(600)
         await start.until("told")
         made.engine().want("run")
         await made.until("ready")
-        assert [told["path"] for told in start.all("told")] == ["/sleep?level=1", "/wake_up"]
+        assert [line["path"] for line in start.all("told")] == ["/sleep?level=1", "/wake_up"]
         assert len(start.all("came")) == 1

@@ -1,7 +1,8 @@
-"""What callers get when a part of an engine, or Tidegate itself, is killed under them: a table.
+"""A table of what callers get when a part of an engine, or Tidegate itself, is killed while they have requests.
 
-Before the kill some callers read the third token of a stream, and others wait for their first. An engine whose core is
-killed goes on answering for a while, as vLLM does. The next start of the engine listens when the test says so.
+Before the kill some callers have read the third token of a stream, and others wait for their first token. An engine
+whose core is killed continues to answer for a while, as vLLM does. The next start of the engine listens when the test
+sends it the command to.
 """
 
 import asyncio
@@ -34,9 +35,12 @@ class Row(Struct, frozen=True):
     """What is killed, whether there is a second target, and what callers get.
 
     Attributes:
+        victim: the process that is killed.
+        has_host: whether the model has a second target, a hosted upstream.
         reading: the code of the error that ends a stream, once and before `[DONE]`; None: the connection breaks.
-        prefill: the whole answer of those who had nothing yet; None: the connection breaks.
-        later: the whole answer of a request that comes while the engine is down; what is `_ENGINE` waits for its start.
+        prefill: the whole answer to requests that had no token yet; None: the connection breaks.
+        later: the whole answer to a request that comes while the engine is down; if it is `_ENGINE`, the request waits
+            for the restart.
     """
 
     victim: str
@@ -60,11 +64,14 @@ _TABLE = (
 
 @pytest.mark.parametrize("is_idle", [True, False], ids=["idle", "20 streams"])
 @pytest.mark.parametrize("row", _TABLE, ids=lambda row: f"{row.victim}-{1 + row.has_host}")
-async def test_what_callers_get(vllm, upstream, tmp_path, row, is_idle):
+async def test_callers_get_the_answers_of_the_table(vllm, upstream, tmp_path, row, is_idle):
     upstream.play(streams(*text_stream("from ", "the ", "host")))
     vllm.habits = ["holds,lingers", "waits"]
-    engines, stages = {"r1": vllm.config(queue_timeout_s=600)}, Other if row.victim == "tidegate" else This
-    async with stages.opened(engines, upstream if row.has_host else None, tmp_path) as stage:
+    engines, stage_class = (
+        {"r1": vllm.config(queue_timeout_s=600)},
+        AsProcess if row.victim == "tidegate" else InProcess,
+    )
+    async with stage_class.opened(engines, upstream if row.has_host else None, tmp_path) as stage:
         start = await vllm.next_start()
         await stage.ready()
         reading = [stage.begin() for _ in range(0 if is_idle else _READING)]
@@ -76,8 +83,8 @@ async def test_what_callers_get(vllm, upstream, tmp_path, row, is_idle):
         await start.until("came", len(reading + prefill))
         core = await start.core()
         os.kill({"server": start.pid, "core": core}.get(row.victim) or stage.pid, signal.SIGKILL)
-        for told in await asyncio.gather(*reading):
-            assert told == ("t1 t2 w3 ", [row.reading] if row.reading else [], row.reading is not None)
+        for result in await asyncio.gather(*reading):
+            assert result == ("t1 t2 w3 ", [row.reading] if row.reading else [], row.reading is not None)
         if row.prefill is None:
             assert await asyncio.gather(*prefill) == [("", [], False)] * len(prefill)
             prefill = []
@@ -92,16 +99,16 @@ async def test_what_callers_get(vllm, upstream, tmp_path, row, is_idle):
         again.tell("listen")
         assert await asyncio.gather(*prefill, later) == [(row.later, [], True)] * (len(prefill) + 1)
         await stage.ready()
-        assert await stage.begin() == (_ENGINE, [], True)  # and its host is not preferred from now on
+        assert await stage.begin() == (_ENGINE, [], True)  # the host is not preferred from now on
     await gone(again.pid, await again.core())
     assert len(vllm.starts) == 2
 
 
 class Stage:
-    """A Tidegate, and callers who read streams as they are.
+    """A Tidegate, and callers that read raw streams.
 
     Attributes:
-        third: released by each who has got the third token.
+        third: a semaphore that each caller releases when it has got the third token.
     """
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
@@ -110,16 +117,16 @@ class Stage:
         self._session = session
 
     def begin(self) -> asyncio.Task[tuple[str, list[str], bool]]:
-        """A caller; its text, its errors, and whether `[DONE]` came at the end."""
+        """Start a caller; its result is the text, the error codes, and whether `[DONE]` came at the end."""
         return asyncio.create_task(self._read())
 
     async def _read(self) -> tuple[str, list[str], bool]:
         body = b""
         with suppress(aiohttp.ClientError):
             async with self._session.post(f"{self.url}/v1/chat/completions", json=_ASK) as response:
-                async for piece in response.content.iter_any():
-                    body += piece
-                    if piece.count(b"w3 "):
+                async for data in response.content.iter_any():
+                    body += data
+                    if data.count(b"w3 "):
                         self.third.release()
         events = [event.removeprefix("data: ") for event in body.decode().split("\n\n") if event.startswith("data: ")]
         chunks = [json.loads(event) for event in events if event != "[DONE]"]
@@ -128,32 +135,32 @@ class Stage:
         return text, [chunk["error"]["code"] for chunk in chunks if "error" in chunk], events[-1:] == ["[DONE]"]
 
 
-class This(Stage):
-    """Tidegate in this process; what it tells of the engine in three places is compared all the time."""
+class InProcess(Stage):
+    """Tidegate in this process; the engine's state in three of its answers is compared all the time."""
 
-    def __init__(self, inside, session: aiohttp.ClientSession) -> None:
-        super().__init__(inside.url, session)
-        self._inside = inside
+    def __init__(self, app, session: aiohttp.ClientSession) -> None:
+        super().__init__(app.url, session)
+        self._app = app
 
     @property
     def pid(self) -> int:
-        """The warden's."""
-        return self._inside.engine()._child.pid
+        """The pid of the warden."""
+        return self._app.engine()._child.pid
 
     async def ready(self) -> None:
-        await self._inside.until("ready")
+        await self._app.until("ready")
 
     async def compare(self) -> None:
-        """Fail where the same difference is seen for a second, and more than once."""
+        """Fail if the same difference between the answers lasts for a second."""
         since_s, before = 0.0, None
         while True:
             listed, readyz, metrics = [await self._get(path) for path in ("/admin/engines", "/readyz", "/metrics")]
             states = json.loads(listed)["engines"][0]["state"], json.loads(readyz)["engines"]["r1"]["state"]
             is_ready = re.search(rb'tidegate_engine_ready\{engine="r1"\} (\S+)', metrics)[1] == b"1.0"
-            found = (*states, is_ready)
-            if found != before or found in {(state, state, state == "ready") for state in states}:
-                since_s, before = time.monotonic(), found
-            assert time.monotonic() - since_s < 1 or found != before, found
+            states_seen = (*states, is_ready)
+            if states_seen != before or states_seen in {(state, state, state == "ready") for state in states}:
+                since_s, before = time.monotonic(), states_seen
+            assert time.monotonic() - since_s < 1 or states_seen != before, states_seen
             await asyncio.sleep(0.02)
 
     async def _get(self, path: str) -> bytes:
@@ -163,20 +170,20 @@ class This(Stage):
     @classmethod
     @asynccontextmanager
     async def opened(cls, engines: dict, upstream, _folder):
-        async with running_app(engines, upstream=upstream, repeats=2) as inside, aiohttp.ClientSession() as session:
-            engine = inside.engine()
+        async with running_app(engines, upstream=upstream, repeats=2) as app, aiohttp.ClientSession() as session:
+            engine = app.engine()
             engine.treat(engine.kind, structs.replace(engine.settings, ending_s=0.2))
-            stage = cls(inside, session)
+            stage = cls(app, session)
             comparing = asyncio.create_task(stage.compare())
             yield stage
-            assert inside.engine().places.taken == 0
+            assert app.engine().slots.taken == 0
             comparing.cancel()
             with suppress(asyncio.CancelledError):
                 await comparing
 
 
-class Other(Stage):
-    """Tidegate as a process."""
+class AsProcess(Stage):
+    """Tidegate as a process of its own."""
 
     def __init__(self, arguments, stack: AsyncExitStack, session: aiohttp.ClientSession) -> None:
         super().__init__("", session)
@@ -201,22 +208,22 @@ class Other(Stage):
             yield stage
 
 
-# --- what is left ---------------------------------------------------------------------------------------------------
+# --- leaks ----------------------------------------------------------------------------------------------------------
 
 
 async def test_no_request_is_left_in_tidegate_after_a_kill(vllm, upstream):
-    """No open file, no task, no process, no place taken; each of the three is killed, under callers of every kind."""
+    """No open file, task, process or taken slot is left; engine, core and warden are killed in turn, with requests."""
     upstream.play(streams(*text_stream("from ", "the ", "host")))
     vllm.habits = ["holds"]
     clock = FakeClock()
-    config = vllm.config(args={"max_num_seqs": 2 * _PREFILL})  # the rest queue
+    config = vllm.config(args={"max_num_seqs": 2 * _PREFILL})  # the other requests are in its queue
     async with running_app({"r1": config}, upstream=upstream, clock=clock) as made:
         start = await vllm.next_start()
         await made.until("ready")
         await start.looks(2)
         before = held()
         for number in range(3):
-            clock.advance(61)  # so that it was steady, and this is no crash loop
+            clock.advance(61)  # so that the engine was steady, and this is no crash loop
             await start.looks(2)
             async with aiohttp.ClientSession() as session:
                 stage = Stage(made.url, session)
@@ -234,12 +241,12 @@ async def test_no_request_is_left_in_tidegate_after_a_kill(vllm, upstream):
             await gone(start.pid, core)
             start = await vllm.next_start()
             await made.until("ready")
-            assert made.engine().places.taken == 0
+            assert made.engine().slots.taken == 0
         assert await left_over(before) == {}
 
 
 async def left_over(before: Counter) -> Counter:
-    """What this process holds more than before, when connections that are kept for a while had the time to go."""
+    """What this process has more than before; waits up to a minute for kept connections to be closed."""
     with suppress(TimeoutError):
         async with asyncio.timeout(60):
             await until(lambda: held() <= before)
@@ -247,11 +254,11 @@ async def left_over(before: Counter) -> Counter:
 
 
 def held() -> Counter:
-    """Open files by their kind, tasks by what they do, and processes."""
+    """Count this process's open files by kind, its tasks by coroutine, and its children."""
     counted = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())
     for file in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            # the pipe that an engine writes to has a name of its own
+            # the pipe that an engine writes to has a unique name
             counted[str(file.readlink()).partition(":")[0].partition("tidegate-engine-")[0]] += 1
     for thread in Path("/proc/self/task").iterdir():
         counted["process"] += len((thread / "children").read_text().split())

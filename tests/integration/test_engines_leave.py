@@ -1,4 +1,4 @@
-"""A caller who leaves ends the work for him in the engine, wherever the request is there; the engine itself says so."""
+"""When a caller disconnects, the engine stops working on the request; the fake engine reports the end."""
 
 import asyncio
 
@@ -12,8 +12,8 @@ _TRIES = 5
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "unary"])
 @pytest.mark.parametrize("phase", ["queued", "prefill", "decoding"])
-async def test_a_caller_who_leaves_frees_the_engine(vllm, phase, stream, record_property):
-    """The delay is recorded (50 ms are allowed) but not asserted, as a busy machine would decide."""
+async def test_a_caller_that_disconnects_frees_the_engine(vllm, phase, stream, record_property):
+    """The delay is recorded (50 ms are allowed) but not asserted, as it depends on how busy the machine is."""
     vllm.habits = ["holds"]
     config = vllm.config(args={"max_num_seqs": 2 if phase == "queued" else 256})
     async with running_app({"r1": config}) as made:
@@ -35,7 +35,7 @@ async def test_a_caller_who_leaves_frees_the_engine(vllm, phase, stream, record_
             took_s.append(left["at"] - left_at)
             await asyncio.gather(caller, return_exceptions=True)
         record_property("left_ms", [round(each * 1000, 1) for each in took_s])
-        await until(lambda: made.engine().places.taken == 2)
+        await until(lambda: made.engine().slots.taken == 2)
         start.steps()
         for stream_ahead in await asyncio.gather(*ahead):
             assert [chunk async for chunk in stream_ahead][-1].choices[0].finish_reason == "stop"
@@ -48,7 +48,7 @@ async def talk(made, *, stream: bool) -> None:
             pass
 
 
-async def test_a_caller_who_leaves_while_the_engine_starts_asks_it_for_nothing(vllm):
+async def test_a_request_that_is_cancelled_while_the_engine_starts_is_not_sent(vllm):
     vllm.habits = ["waits"]
     async with running_app({"r1": vllm.config(start="on_demand")}) as made:
         asking = asyncio.create_task(made.ask())
@@ -56,15 +56,15 @@ async def test_a_caller_who_leaves_while_the_engine_starts_asks_it_for_nothing(v
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await until(lambda: not made.engine().places.waiting)
+        await until(lambda: not made.engine().slots.waiting)
         start.tell("listen")
         assert (await made.ask()).choices[0].message.content
         assert len(start.all("came")) == 1
-        assert made.engine().places.taken == 0
+        assert made.engine().slots.taken == 0
 
 
-async def test_a_caller_who_gives_up_is_no_failure_of_the_engine(vllm):
-    """And the next one is answered."""
+async def test_a_cancelled_request_is_no_failure_of_the_engine(vllm):
+    """The next request is answered."""
     vllm.habits = ["holds"]
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()

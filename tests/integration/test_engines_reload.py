@@ -1,4 +1,4 @@
-"""Engines that come, go and change while the server runs: real processes, as callers see them."""
+"""A reload that adds, removes or changes engines while the server runs: real processes, as callers see them."""
 
 import asyncio
 import json
@@ -29,39 +29,39 @@ def targets(*names: str) -> dict:
     return {name: {"targets": [{"engine": name}]} for name in names}
 
 
-async def follow(made, engines: dict, *models: str):
-    """Have the house follow another config."""
+async def reload(made, engines: dict, *models: str):
+    """Reload Tidegate with another config."""
     config = {"engines": engines, "models": targets(*(models or engines)), "routing": {"retry": {"repeats": 0}}}
     made.app._read_config = lambda: (load.parse(json.dumps(config), "new.yaml"), "new.yaml")
     return await made.app.reload()
 
 
 def folders() -> list[str]:
-    """Of sockets, of this process."""
+    """The folders of sockets that belong to this process."""
     return [str(each) for each in Path(tempfile.gettempdir()).glob(f"tidegate-{os.getpid()}-*")]
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """How many descriptors this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def leavers(made):
+def leaving_engines(made):
     return made.app.engines._drainer._leaving
 
 
-async def test_a_kept_engine_goes_on_and_an_added_one_comes(vllm, other):
+async def test_a_kept_engine_keeps_running_and_an_added_one_is_started(vllm, other):
     r1 = vllm.config()
     async with running_app({"r1": r1}, targets("r1")) as made:
         start = await vllm.next_start()
         await made.until("ready")
-        await follow(made, {"v3": other.config(), "r1": r1})
+        await reload(made, {"v3": other.config(), "r1": r1})
         assert await text(made.ask("v3")) == WHOLE
         assert await text(made.ask("r1")) == WHOLE
         assert (len(vllm.starts), is_running(start.pid)) == (1, True)
 
 
-async def test_a_removed_engine_ends_after_its_stream_has_ended_whole(vllm, other):
+async def test_a_removed_engine_finishes_its_stream_first(vllm, other):
     vllm.habits = ["holds"]
     v3 = other.config()
     async with running_app({"r1": vllm.config(), "v3": v3}, targets("r1", "v3")) as made:
@@ -72,7 +72,7 @@ async def test_a_removed_engine_ends_after_its_stream_has_ended_whole(vllm, othe
         await start.until("came")
         start.steps(1)
         stream = await asking
-        await follow(made, {"v3": v3})
+        await reload(made, {"v3": v3})
         with pytest.raises(openai.NotFoundError):
             await made.ask("r1")
         assert is_running(start.pid)
@@ -80,11 +80,11 @@ async def test_a_removed_engine_ends_after_its_stream_has_ended_whole(vllm, othe
         chunks = [chunk async for chunk in stream]
         assert chunks[-1].choices[0].finish_reason == "stop"
         await gone(start.pid, await start.core())
-        await until(lambda: not leavers(made))
+        await until(lambda: not leaving_engines(made))
         assert len(folders()) == 1
 
 
-async def test_a_removed_engine_waits_no_longer_than_it_may_for_its_answers(vllm, other):
+async def test_a_removed_engine_waits_at_most_the_drain_timeout_for_its_answers(vllm, other):
     vllm.habits = ["holds"]
     v3 = other.config()
     async with running_app({"r1": vllm.config(drain_timeout_s=0.1), "v3": v3}, targets("r1", "v3")) as made:
@@ -92,46 +92,50 @@ async def test_a_removed_engine_waits_no_longer_than_it_may_for_its_answers(vllm
         await made.until("ready")
         asking = asyncio.create_task(made.ask("r1"))
         await start.until("came")
-        await follow(made, {"v3": v3})
+        await reload(made, {"v3": v3})
         with pytest.raises(openai.APIError):
             await asking
         await gone(start.pid)
 
 
-@pytest.mark.parametrize("goes", ["reload", "shutdown"])
-async def test_an_engine_that_ignores_sigterm_past_its_start_time_is_gone_when_tidegate_says_so(vllm, other, goes):
-    """It is already being killed when the reload removes it; that must not be interrupted."""
+@pytest.mark.parametrize("change", ["reload", "shutdown"])
+async def test_an_engine_that_ignores_sigterm_after_a_start_timeout_has_ended_when_it_counts_as_ended(
+    vllm, other, change
+):
+    """It is already being killed when the reload removes it; the kill must not be interrupted."""
     vllm.habits = ["waits,stubborn"]
     v3, clock = other.config(), FakeClock()
     config = {"r1": vllm.config(start_timeout_s=60), "v3": v3}
     async with running_app(config, targets("r1", "v3"), clock=clock) as made:
-        leaver = made.engine("r1")
-        leaver.kind.stop_s = 0.5
+        removed = made.engine("r1")
+        removed.kind.stop_s = 0.5
         start = await vllm.next_start()
         await start.core()
         await made.until("ready", "v3")
         clock.advance(61)
         await made.until("stopping")
-        if goes == "reload":
-            await follow(made, {"v3": v3})
-            await until(lambda: not leavers(made))
+        if change == "reload":
+            await reload(made, {"v3": v3})
+            await until(lambda: not leaving_engines(made))
             await gone(start.pid, await start.core())
-    assert leaver.status.state == "stopped"
+    assert removed.status.state == "stopped"
     await gone(start.pid, await start.core())
     assert len(vllm.starts) == 1
 
 
-async def test_a_changed_engine_comes_back_with_its_new_flags_when_the_old_one_has_ended(vllm):
-    """Who asks meanwhile waits for it."""
+async def test_a_changed_engine_starts_with_its_new_flags_when_the_old_process_has_ended(vllm):
+    """A request that comes meanwhile waits for it."""
     vllm.habits = ["holds", ""]
     async with running_app({"r1": vllm.config()}, targets("r1")) as made:
         first = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(text(made.ask("r1")))
         await first.until("came")
-        await follow(made, {"r1": vllm.config(max_model_len=4096)})
+        await reload(made, {"r1": vllm.config(max_model_len=4096)})
         waiting = asyncio.create_task(text(made.ask("r1")))
-        await until(lambda: "draining" in {each.assembled.engine.status.state for each in leavers(made).values()})
+        await until(
+            lambda: "draining" in {each.connected.engine.status.state for each in leaving_engines(made).values()}
+        )
         assert (len(vllm.starts), made.engine("r1").status.state) == (1, "stopped")
         first.steps()
         assert await asking == WHOLE
@@ -141,56 +145,56 @@ async def test_a_changed_engine_comes_back_with_its_new_flags_when_the_old_one_h
         assert await waiting == WHOLE
 
 
-async def test_an_engine_that_is_treated_otherwise_keeps_its_process(vllm):
+async def test_an_engine_with_changed_settings_keeps_its_process(vllm):
     async with running_app({"r1": vllm.config()}, targets("r1")) as made:
         start = await vllm.next_start()
         await made.until("ready")
-        told = await follow(made, {"r1": vllm.config(drain_timeout_s=3, pinned=True, idle_timeout_s=7)})
-        keys = {line.partition(":")[0] for line in told.changed}
+        report = await reload(made, {"r1": vllm.config(drain_timeout_s=3, pinned=True, idle_timeout_s=7)})
+        keys = {line.partition(":")[0] for line in report.changed}
         assert {"engines.r1.drain_timeout_s", "engines.r1.pinned", "engines.r1.idle_timeout_s"} <= keys
         assert await text(made.ask("r1")) == WHOLE
         assert (len(vllm.starts), is_running(start.pid)) == (1, True)
         assert made.engine("r1").settings.drain_timeout_s == 3
 
 
-async def test_an_engine_that_was_stopped_by_hand_stays_so(vllm, other):
+async def test_an_engine_that_the_administrator_has_stopped_stays_stopped(vllm, other):
     r1 = vllm.config()
     async with running_app({"r1": r1}, targets("r1")) as made:
         await made.until("ready")
         made.engine("r1").want("stop")
         await made.until("stopped")
-        await follow(made, {"r1": r1, "v3": other.config()})
+        await reload(made, {"r1": r1, "v3": other.config()})
         assert await text(made.ask("v3")) == WHOLE
         with pytest.raises(openai.InternalServerError, match="it was told to stop"):
             await made.ask("r1")
         assert len(vllm.starts) == 1
 
 
-async def test_two_changes_on_each_others_heels_end_in_the_last_one(vllm):
-    """The one in between comes to no start."""
+async def test_of_two_quick_changes_only_the_last_one_is_started(vllm):
+    """The engine of the first change is never started."""
     async with running_app({"r1": vllm.config()}, targets("r1")) as made:
         await made.until("ready")
-        await follow(made, {"r1": vllm.config(max_model_len=1024)})
-        await follow(made, {"r1": vllm.config(max_model_len=2048)})
+        await reload(made, {"r1": vllm.config(max_model_len=1024)})
+        await reload(made, {"r1": vllm.config(max_model_len=2048)})
         assert await text(made.ask("r1")) == WHOLE
         assert [start.flags.get("max-model-len") for start in vllm.starts] == [None, "2048"]
-        await until(lambda: not leavers(made))
+        await until(lambda: not leaving_engines(made))
         assert len(folders()) == 1
 
 
-async def test_an_engine_that_goes_and_comes_again_at_once_is_one_process_at_a_time(vllm, other):
+async def test_an_engine_that_is_removed_and_added_again_at_once_never_has_two_processes(vllm, other):
     r1, v3 = vllm.config(), other.config()
     async with running_app({"r1": r1, "v3": v3}, targets("r1", "v3")) as made:
         first = await vllm.next_start()
         await made.until("ready")
-        await follow(made, {"v3": v3})
-        await follow(made, {"v3": v3, "r1": r1})
+        await reload(made, {"v3": v3})
+        await reload(made, {"v3": v3, "r1": r1})
         assert await text(made.ask("r1")) == WHOLE
         assert (len(vllm.starts), is_running(first.pid)) == (2, False)
 
 
-async def test_the_new_one_of_a_shared_gpu_waits_until_the_pinned_one_that_goes_has_gone(vllm, other):
-    """It does not despair of it."""
+async def test_a_new_engine_waits_for_the_gpu_of_a_pinned_one_that_is_removed(vllm, other):
+    """Its claim does not fail because the other engine was pinned."""
     vllm.habits = ["holds"]
     share = {"gpus": [0], "gpu_memory_utilization": 0.8}
     async with running_app({"r1": vllm.config(**share, pinned=True)}, targets("r1")) as made:
@@ -198,8 +202,8 @@ async def test_the_new_one_of_a_shared_gpu_waits_until_the_pinned_one_that_goes_
         await made.until("ready")
         asking = asyncio.create_task(text(made.ask("r1")))
         await first.until("came")
-        await follow(made, {"v3": other.config(**share)})
-        await until(lambda: "v3" in made.app.engines._sharing._claims)
+        await reload(made, {"v3": other.config(**share)})
+        await until(lambda: "v3" in made.app.engines._allocator._claims)
         assert other.starts == []
         first.steps()
         assert await asking == WHOLE
@@ -207,14 +211,14 @@ async def test_the_new_one_of_a_shared_gpu_waits_until_the_pinned_one_that_goes_
         assert not is_running(first.pid)
 
 
-async def test_the_server_goes_down_while_an_old_engine_has_its_time(vllm, other):
+async def test_the_server_shuts_down_while_a_replaced_engine_drains(vllm, other):
     vllm.habits = ["holds"]
     async with running_app({"r1": vllm.config()}, targets("r1"), grace_s=0.05) as made:
         first = await vllm.next_start()
         await made.until("ready")
         asking = asyncio.create_task(made.ask("r1"))
         await first.until("came")
-        await follow(made, {"r1": vllm.config(max_model_len=4096), "v3": other.config()})
+        await reload(made, {"r1": vllm.config(max_model_len=4096), "v3": other.config()})
         second = await other.next_start()
         await made.until("ready", "v3")
     with pytest.raises(openai.APIError):
@@ -223,8 +227,8 @@ async def test_the_server_goes_down_while_an_old_engine_has_its_time(vllm, other
     assert (len(vllm.starts), folders()) == (1, [])
 
 
-async def test_nothing_is_left_of_engines_that_have_come_and_gone(vllm, other):
-    """No process, no folder, no task, no descriptor; without the web server, which has some of its own."""
+async def test_nothing_is_left_of_engines_that_were_added_and_removed(vllm, other):
+    """No process, folder, task or descriptor; without the web server, which has tasks and descriptors of its own."""
     before = descriptors(), len(asyncio.all_tasks())
     r1, changed, v3 = (
         msgspec.convert(entry, VllmConfig)
@@ -245,20 +249,20 @@ async def test_nothing_is_left_of_engines_that_have_come_and_gone(vllm, other):
     await until(lambda: descriptors() <= before[0] and len(asyncio.all_tasks()) <= before[1])
 
 
-async def test_what_could_not_start_changes_nothing(vllm):
+async def test_an_engine_that_could_not_start_is_refused_and_changes_nothing(vllm):
     r1 = vllm.config()
     async with running_app({"r1": r1}, targets("r1")) as made:
         start = await vllm.next_start()
         await made.until("ready")
         with pytest.raises(ConfigError, match=r"new\.yaml: engines\.r1: there is no Python at /nowhere"):
-            await follow(made, {"r1": r1 | {"python": "/nowhere"}})
+            await reload(made, {"r1": r1 | {"python": "/nowhere"}})
         assert await text(made.ask("r1")) == WHOLE
         assert is_running(start.pid)
 
 
-@pytest.mark.parametrize("goes", ["removed", "changed"])
-async def test_requests_in_an_engine_that_is_removed_end_or_move_at_once(vllm, other, upstream, goes):
-    """Not after `idle_timeout_s`: a stream that has begun breaks, what has sent nothing goes to the next target."""
+@pytest.mark.parametrize("change", ["removed", "changed"])
+async def test_requests_in_an_engine_that_is_removed_end_or_move_at_once(vllm, other, upstream, change):
+    """Not after `idle_timeout_s`: a started stream breaks, a request without a token goes to the next target."""
     upstream.play(answers(completion("from the host")))
     vllm.habits = ["holds", ""]
     both = [{"engine": "r1"}, {"upstream": "host", "model": "there"}]
@@ -272,18 +276,18 @@ async def test_requests_in_an_engine_that_is_removed_end_or_move_at_once(vllm, o
         start.steps(1)
         stream, asking = await stream, [asyncio.create_task(text(made.ask("m"))) for _ in range(2)]
         await start.until("came", 3)
-        left = {"r1": vllm.config(**keys, max_model_len=4096)} if goes == "changed" else {}
-        await follow(made, left | {"v3": v3}, "v3")
-        with pytest.raises(openai.APIError) as told:
+        left = {"r1": vllm.config(**keys, max_model_len=4096)} if change == "changed" else {}
+        await reload(made, left | {"v3": v3}, "v3")
+        with pytest.raises(openai.APIError) as caught:
             [chunk async for chunk in stream]
-        assert told.value.code == "upstream_unreachable"
+        assert caught.value.code == "upstream_unreachable"
         assert await asyncio.gather(*asking) == ["from the host"] * 2
-        await until(lambda: not leavers(made))
+        await until(lambda: not leaving_engines(made))
         await gone(start.pid, await start.core())
 
 
-@pytest.mark.parametrize("goes", ["removed", "changed"])
-async def test_requests_that_wait_for_an_engine_that_is_removed_stop_waiting(vllm, other, upstream, goes):
+@pytest.mark.parametrize("change", ["removed", "changed"])
+async def test_requests_that_wait_for_an_engine_that_is_removed_stop_waiting(vllm, other, upstream, change):
     upstream.play(answers(completion("from the host")))
     vllm.habits = ["holds", ""]
     hosts = [{"engine": "r1"}, {"upstream": "host", "model": "there"}]
@@ -295,9 +299,9 @@ async def test_requests_that_wait_for_an_engine_that_is_removed_stop_waiting(vll
         inside = asyncio.create_task(text(made.ask("m")))
         await start.until("came")
         queued = asyncio.create_task(text(made.ask("local")))
-        await until(lambda: made.app._gates["r1"].waiting == 1)
-        left = {"r1": vllm.config(**keys, max_model_len=4096)} if goes == "changed" else {}
-        await follow(made, left | {"v3": v3}, "v3")
+        await until(lambda: made.app._concurrency["r1"].waiting == 1)
+        left = {"r1": vllm.config(**keys, max_model_len=4096)} if change == "changed" else {}
+        await reload(made, left | {"v3": v3}, "v3")
         assert await queued == "from the host"
         assert is_running(start.pid)
         start.steps()

@@ -1,4 +1,4 @@
-"""Engines that do not fit together while both are asked without a pause; as their callers see it."""
+"""Engines that do not fit together while both get requests all the time; as their callers see it."""
 
 import asyncio
 import json
@@ -15,11 +15,11 @@ from tests.fakes.wire import completion
 
 WHOLE = "w3 w4 w5 w6 "
 SOON = {"max_wait_s": 0.05, "min_loaded_s": 0}
-APART = SOON | {"exclusive": [["r1", "v3"]]}
+EXCLUSIVE = SOON | {"exclusive": [["r1", "v3"]]}
 
 
-async def begun(made, vllm):
-    """The start of `r1`, and a stream that it has begun and does not end before it is told to."""
+async def start_stream(made, vllm):
+    """The start of `r1`, and a stream that has begun and ends only when the test calls `steps`."""
     asking = asyncio.create_task(made.ask("r1", stream=True))
     start = await vllm.next_start()
     await start.until("came")
@@ -27,13 +27,13 @@ async def begun(made, vllm):
     return start, await asking
 
 
-async def closed_for(made, wanted: str, name="r1") -> None:
-    await until(lambda: made.engine(name)._entrance.closed_for == wanted)
+async def until_closed_for(made, other: str, name="r1") -> None:
+    await until(lambda: made.engine(name)._access.closed_for == other)
 
 
 @pytest.mark.parametrize("level", [None, 1])
-async def test_an_engine_that_is_never_idle_makes_room_and_comes_back(vllm, other, level):
-    """Its running answer ends whole; what comes meanwhile waits for its next turn, and the other one has its own."""
+async def test_an_engine_that_is_never_idle_is_evicted_and_loaded_again(vllm, other, level):
+    """Its running answer is completed; requests that come meanwhile wait for its next load."""
     vllm.habits = ["holds", ""]
     keys = {} if level is None else {"sleep_level": level}
     async with running_app(sharing_gpu(vllm, other, **keys), BOTH, swap=SOON) as made:
@@ -47,7 +47,7 @@ async def test_an_engine_that_is_never_idle_makes_room_and_comes_back(vllm, othe
         start.steps(1)
         stream = await asking
         waiting = asyncio.create_task(text(made.ask("v3")))
-        await closed_for(made, "v3")
+        await until_closed_for(made, "v3")
         late = asyncio.create_task(text(made.ask("r1")))
         await until(lambda: made.engine().slots.waiting == 1)
         assert (made.engine().status.state, len(start.all("came")), other.starts) == ("ready", 2, [])
@@ -57,56 +57,56 @@ async def test_an_engine_that_is_never_idle_makes_room_and_comes_back(vllm, othe
     assert (len(vllm.starts), len(other.starts)) == (2 if level is None else 1, 1)
 
 
-async def test_what_has_another_target_goes_there_and_does_not_wait(vllm, other, upstream):
+async def test_a_request_with_another_target_does_not_wait(vllm, other, upstream):
     vllm.habits = ["holds", ""]
     upstream.scripts = [answers(completion("from the host"))]
     targets = BOTH | {"m": {"targets": [{"engine": "r1"}, {"upstream": "host", "model": "there"}]}}
     async with running_app(sharing_gpu(vllm, other), targets, upstream=upstream, swap=SOON) as made:
-        start, stream = await begun(made, vllm)
+        start, stream = await start_stream(made, vllm)
         waiting = asyncio.create_task(text(made.ask("v3")))
-        await closed_for(made, "v3")
+        await until_closed_for(made, "v3")
         assert await text(made.ask("m")) == "from the host"
         start.steps()
         assert [chunk async for chunk in stream]
         assert await waiting == WHOLE
 
 
-async def test_what_waits_too_long_for_its_next_turn_is_told_when_to_come_again(vllm, other):
+async def test_a_request_that_waits_too_long_for_a_closed_engine_gets_retry_after(vllm, other):
     vllm.habits = ["holds", ""]
     engines = sharing_gpu(vllm, other)
     async with running_app(engines, BOTH, swap=SOON) as made:
-        start, stream = await begun(made, vllm)
+        start, stream = await start_stream(made, vllm)
         waiting = asyncio.create_task(text(made.ask("v3")))
-        await closed_for(made, "v3")
+        await until_closed_for(made, "v3")
         engine = made.engine()
         engine.treat(engine.kind, Settings(queue_timeout_s=0.05, scrape_s=0.02, poll_s=0.01))
-        with pytest.raises(openai.InternalServerError) as told:
+        with pytest.raises(openai.InternalServerError) as caught:
             await text(made.ask("r1"))
-        assert (told.value.status_code, int(told.value.response.headers["retry-after"]) >= 1) == (503, True)
+        assert (caught.value.status_code, int(caught.value.response.headers["retry-after"]) >= 1) == (503, True)
         start.steps()
         assert [chunk async for chunk in stream]
         assert await waiting == WHOLE
 
 
-async def test_a_caller_that_gives_up_has_the_loaded_engine_open_again(vllm, other):
+async def test_the_loaded_engine_reopens_when_the_waiting_request_is_cancelled(vllm, other):
     vllm.habits = ["holds", ""]
     async with running_app(sharing_gpu(vllm, other), BOTH, swap=SOON) as made:
-        start, stream = await begun(made, vllm)
+        start, stream = await start_stream(made, vllm)
         client = made.another_client()
         messages = [{"role": "user", "content": "Hi"}]
         waiting = asyncio.create_task(client.chat.completions.create(model="v3", messages=messages))
-        await closed_for(made, "v3")
+        await until_closed_for(made, "v3")
         waiting.cancel()
         await client.close()
-        await until(lambda: made.engine()._entrance.closed_for is None)
+        await until(lambda: made.engine()._access.closed_for is None)
         start.steps()
         assert await text(made.ask("r1")) == WHOLE
         assert [chunk async for chunk in stream]
     assert len(vllm.starts) == 1
 
 
-async def test_callers_of_both_that_never_pause_all_get_their_answers(vllm, other):
-    """Requests come while an engine closes, falls asleep, sleeps and wakes."""
+async def test_requests_for_both_engines_without_a_pause_are_all_answered(vllm, other):
+    """Requests come while an engine is closed, put to sleep, asleep and woken."""
     engines = sharing_gpu(vllm, other, sleep_level=1)
 
     async def ask_often(made, name: str) -> list[str]:
@@ -121,15 +121,15 @@ async def test_callers_of_both_that_never_pause_all_get_their_answers(vllm, othe
 async def test_exclusive_engines_on_the_cpu_are_never_loaded_together(vllm, other):
     """They take no share of a GPU."""
     engines = {"r1": vllm.config(start="on_demand"), "v3": other.config(start="on_demand")}
-    async with running_app(engines, BOTH, swap=APART) as made:
-        assert made.app.engines._pieces["r1"].process.needs.awake == {}
+    async with running_app(engines, BOTH, swap=EXCLUSIVE) as made:
+        assert made.app.engines._parts["r1"].process.needs.awake == {}
         assert await text(made.ask("r1")) == WHOLE
         first = await vllm.next_start()
         assert await text(made.ask("v3")) == WHOLE
         await gone(first.pid, await first.core())
         assert made.engine("r1").status.state == "stopped"
-        asked = [text(made.ask(name)) for _ in range(5) for name in ("r1", "v3")]
-        assert await asyncio.gather(*asked) == [WHOLE] * 10
+        requests = [text(made.ask(name)) for _ in range(5) for name in ("r1", "v3")]
+        assert await asyncio.gather(*requests) == [WHOLE] * 10
 
 
 async def test_a_reload_changes_the_rules_and_touches_no_engine(vllm, other):
@@ -138,7 +138,7 @@ async def test_a_reload_changes_the_rules_and_touches_no_engine(vllm, other):
         assert [await text(made.ask(name)) for name in BOTH] == [WHOLE, WHOLE]
         assert [made.engine(name).status.state for name in BOTH] == ["ready", "ready"]
         engines["v3"] |= {"hooks": {"after_load": "true"}}
-        config = json.dumps({"engines": engines, "models": BOTH, "swap": APART})
+        config = json.dumps({"engines": engines, "models": BOTH, "swap": EXCLUSIVE})
         made.app._read_config = lambda: (load.parse(config, "new.yaml"), "new.yaml")
         report = await made.app.reload()
         assert "engines.v3.hooks.after_load: changed" in report.changed

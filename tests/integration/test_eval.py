@@ -1,4 +1,4 @@
-"""`tidegate eval run` as its user sees it: through a Tidegate, to a scripted host."""
+"""`tidegate eval run` as a process, through a Tidegate, to a scripted upstream."""
 
 import asyncio
 import json
@@ -23,12 +23,12 @@ async def start(url, files, *more, **variables):
     return await proxy.start("eval", "run", *arguments, *more, **variables)
 
 
-async def test_every_item_is_asked_and_the_outcome_is_written(url, upstream, files):
-    """Of a host that always answers `{"ok": true, "n": [1, 2]}`; the file can be read at start."""
-    said = completion()
-    wanted = json.loads(said)
-    wanted["choices"][0]["message"]["content"] = '{"ok": true, "n": [1, 2]}'
-    upstream.play(answers(json.dumps(wanted).encode()))
+async def test_every_item_is_sent_and_the_scores_are_written(url, upstream, files):
+    """The upstream always answers `{"ok": true, "n": [1, 2]}`; the written file can be read at start."""
+    body = completion()
+    answer = json.loads(body)
+    answer["choices"][0]["message"]["content"] = '{"ok": true, "n": [1, 2]}'
+    upstream.play(answers(json.dumps(answer).encode()))
     started = await start(url, files)
     out, err = await started.communicate()
     assert (started.returncode, err) == (0, b"")
@@ -42,16 +42,16 @@ async def test_every_item_is_asked_and_the_outcome_is_written(url, upstream, fil
     assert len(upstream.calls) == 86
 
 
-async def test_ctrl_c_leaves_cleanly_and_writes_nothing(url, upstream, files):
-    asked = asyncio.Event()
+async def test_ctrl_c_ends_the_command_cleanly_and_writes_nothing(url, upstream, files):
+    received = asyncio.Event()
 
     async def silence(call):
-        asked.set()
+        received.set()
         await asyncio.Event().wait()
 
     upstream.play(silence)
     started = await start(url, files)
-    await asked.wait()
+    await received.wait()
     started.send_signal(signal.SIGINT)
     out, err = await started.communicate()
     assert started.returncode == 130
@@ -60,10 +60,10 @@ async def test_ctrl_c_leaves_cleanly_and_writes_nothing(url, upstream, files):
     assert not (files / "evals.json").exists()
 
 
-async def test_a_host_that_fails_is_not_graded(url, upstream, files):
+async def test_an_upstream_that_fails_is_not_graded(url, upstream, files):
     upstream.play(answers(b'{"error": {"message": "out of order"}}', status=400))
     started = await start(url, files)
     out, err = await started.communicate()
     assert started.returncode == 1
-    assert "host/there: 86 without an answer, the first: " in out.decode()
+    assert "host/there: items without an answer: 86; the first error: " in out.decode()
     assert err.decode() == f"tidegate: no target answered; {files}/evals.json is not written\n"

@@ -1,4 +1,4 @@
-"""Faults of the connection to a host: 1 to 11 of the reference's list (capabilities 6.5)."""
+"""Faults of the connection to a host: numbers 1 to 11 of the list of faults (capabilities 6.5)."""
 
 import asyncio
 import resource
@@ -12,30 +12,30 @@ from tests.fakes import certificates, proxy
 from tests.fakes.canonical import read_answer, read_error
 from tests.fakes.fault_proxy import (
     FaultProxy,
-    Passage,
+    ProxiedConnection,
     after,
     blackhole,
     closed_port,
     closes,
+    on_second_request,
     passes,
     resets,
     stalls,
-    when_asked_again,
 )
 from tests.fakes.fault_stage import (
-    ELSEWHERE,
     MODES,
+    SECOND_TEXT,
     SHORT_S,
-    SILENT,
     TARGETS,
+    TIMED_OUT,
     UNREACHABLE,
     Row,
     check,
-    check_at,
-    files_of,
-    none_left,
-    stage,
+    check_on_stage,
+    open_files,
+    running_stage,
     text,
+    until_none_left,
 )
 from tests.fakes.resolver import FakeResolver
 from tests.fakes.upstream import Call, ScenarioUpstream, Script, answers, hangs, streams
@@ -54,23 +54,23 @@ def well(mode: str) -> Script:
     return streams(SSE) if mode == "stream" else answers(JSON)
 
 
-async def speaks_no_tls(passage: Passage) -> None:
-    await passage.hear()
-    await passage.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    passage.close()
+async def speaks_no_tls(connection: ProxiedConnection) -> None:
+    await connection.wait_for_data()
+    await connection.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    connection.close()
 
 
-NO_CONNECTIONS = {"1 refused": (closed_port, UNREACHABLE), "2 a black hole": (blackhole, SILENT)}
+NO_CONNECTIONS = {"1 refused": (closed_port, UNREACHABLE), "2 a black hole": (blackhole, TIMED_OUT)}
 AT_ONCE = {
     "3 reset when accepted": ("http://127.0.0.1:{port}/v1", Row(fault=resets, unary=UNREACHABLE)),
     "3 closed when accepted": ("http://127.0.0.1:{port}/v1", Row(fault=closes, unary=UNREACHABLE)),
     "3 accepted and no more": (
         "http://127.0.0.1:{port}/v1",
-        Row(fault=stalls, unary=SILENT, short=("first_byte", "answer")),
+        Row(fault=stalls, unary=TIMED_OUT, short_timeouts=("first_byte", "answer")),
     ),
     "4 no such name": ("http://nxdomain.invalid:{port}/v1", Row(unary=UNREACHABLE)),
     "7 no TLS there": (TLS, Row(fault=speaks_no_tls, unary=UNREACHABLE)),
-    "8 a stalled handshake": (TLS, Row(fault=stalls, unary=SILENT, short=("connect",))),
+    "8 a stalled handshake": (TLS, Row(fault=stalls, unary=TIMED_OUT, short_timeouts=("connect",))),
     "8 reset in the handshake": (TLS, Row(fault=resets, unary=UNREACHABLE)),
 }
 
@@ -80,11 +80,13 @@ AT_ONCE = {
 @pytest.mark.parametrize("case", NO_CONNECTIONS)
 async def test_no_connection(case, mode, targets):
     port_without, outcome = NO_CONNECTIONS[case]
-    short = {"connect": SHORT_S} if outcome is SILENT else {}
+    short_timeouts = {"connect": SHORT_S} if outcome is TIMED_OUT else {}
     count = TARGETS.index(targets) + 1
     with port_without() as port:
-        async with stage(base_url=f"http://127.0.0.1:{port}/v1", targets=count, short=short) as made:
-            await check_at(made, outcome, mode, targets=count)
+        async with running_stage(
+            base_url=f"http://127.0.0.1:{port}/v1", targets=count, short_timeouts=short_timeouts
+        ) as stage:
+            await check_on_stage(stage, outcome, mode, targets=count)
 
 
 @pytest.mark.parametrize("targets", TARGETS)
@@ -107,37 +109,38 @@ def using(resolver: FakeResolver):
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_5_a_name_that_takes_too_long(mode):
-    """It counts as part of connecting; when it comes at last, it serves the next."""
+    """The lookup counts as part of connecting; when it ends at last, the next request uses its result."""
     resolver = FakeResolver("127.0.0.1")
-    async with stage(base_url=NAMED, prepare=using(resolver), short={"connect": 2}) as made:  # the next one has it too
-        made.first.play(well(mode))
+    # the second request has the same limit
+    async with running_stage(base_url=NAMED, prepare=using(resolver), short_timeouts={"connect": 2}) as stage:
+        stage.first.play(well(mode))
         resolver.go.clear()
-        async with made.leaking_nothing():
-            heard = await made.ask(mode)
-            resolver.go.set()  # the lookup itself is nobody's to break off
-        assert heard.outcome == SILENT
-        await check_at(made, HI_YOU, mode)
+        async with stage.without_leaks():
+            received = await stage.ask(mode)
+            resolver.go.set()  # a lookup cannot be cancelled
+        assert received.outcome == TIMED_OUT
+        await check_on_stage(stage, HI_YOU, mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_6_a_host_that_moves_is_found_by_the_next_request(mode):
-    """Not when what was remembered of its name runs out."""
+async def test_6_a_host_with_a_new_address_is_found_by_the_next_request(mode):
+    """Not only when the cached address expires."""
     resolver = FakeResolver("127.0.0.2")
-    async with stage(base_url=NAMED, prepare=using(resolver)) as made:
-        made.first.play(well(mode))
-        await check_at(made, UNREACHABLE, mode)
+    async with running_stage(base_url=NAMED, prepare=using(resolver)) as stage:
+        stage.first.play(well(mode))
+        await check_on_stage(stage, UNREACHABLE, mode)
         resolver.addresses = ("127.0.0.1",)
-        await check_at(made, HI_YOU, mode)
-        resolver.addresses = ()  # while the old address works, nobody asks
-        await check_at(made, HI_YOU, mode)
+        await check_on_stage(stage, HI_YOU, mode)
+        resolver.addresses = ()  # while the old address works, no lookup is made
+        await check_on_stage(stage, HI_YOU, mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_6_of_several_addresses_one_that_works_is_enough(mode):
     resolver = FakeResolver("127.0.0.2", "127.0.0.3", "127.0.0.1")
-    async with stage(base_url=NAMED, prepare=using(resolver)) as made:
-        made.first.play(well(mode))
-        await check_at(made, HI_YOU, mode)
+    async with running_stage(base_url=NAMED, prepare=using(resolver)) as stage:
+        stage.first.play(well(mode))
+        await check_on_stage(stage, HI_YOU, mode)
 
 
 # --- certificates -------------------------------------------------------------------------------------------------
@@ -145,7 +148,10 @@ async def test_6_of_several_addresses_one_that_works_is_enough(mode):
 
 @pytest.fixture(scope="module")
 async def behind_tls(tmp_path_factory):
-    """Tidegate as a process that trusts one authority; each certificate is a model, `KIND+` has a next target."""
+    """A process of Tidegate that trusts one authority.
+
+    For each kind of certificate there is a model `KIND`, and a model `KIND+` with a second, sound target.
+    """
     folder = tmp_path_factory.mktemp("tls")
     contexts = certificates.make(folder / "authority.pem")
     host = ScenarioUpstream()
@@ -172,20 +178,20 @@ models: {{{", ".join(models)}}}
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["good", "expired", "wrong-host", "self-signed"])
 async def test_7_a_certificate_is_checked(behind_tls, kind, mode):
-    """Whole: whose it is, how old, and for which host. Nothing is sent to a host that has not shown a good one."""
+    """Its issuer, dates and host name are checked. No request is sent to a host without a valid certificate."""
     running, host = behind_tls
     host.calls.clear()
     host.play(well(mode))
     async with aiohttp.ClientSession() as session:
         body = ASK | {"model": kind, "stream": mode == "stream"}
         async with session.post(f"{running.url}/v1/chat/completions", json=body) as answer:
-            told = await answer.read()
+            answer_body = await answer.read()
         line = await running.line("request", model=kind)
         assert line["status"] == answer.status == (200 if kind == "good" else 502)
         assert len(host.calls) == (kind == "good")
         if kind == "good":
             return
-        assert read_error(told)["code"] == "upstream_unreachable"
+        assert read_error(answer_body)["code"] == "upstream_unreachable"
         async with session.post(f"{running.url}/v1/chat/completions", json=body | {"model": f"{kind}+"}) as answer:
             assert answer.status == 200
         assert (await running.line("request", model=f"{kind}+"))["upstream"] == "second"
@@ -197,74 +203,76 @@ async def test_7_a_certificate_is_checked(behind_tls, kind, mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("then", [closes, resets], ids=lambda then: then.__name__)
 async def test_9_a_kept_connection_that_ends_as_it_is_used_again(then, mode):
-    """Our request crosses the host's close: it goes out once more, and the caller sees nothing of it."""
-    async with stage(more={"keepalive_s": 5}) as made:
-        made.first.play(well(mode))
-        made.faults.play(when_asked_again(then), passes)
-        assert (await made.ask(mode)).outcome == HI_YOU
-        heard = await made.ask(mode)
-        assert heard.outcome == HI_YOU
-        assert heard.counted == 1
-        assert len(heard.lines) == 1
-        assert len(made.faults.passages) == 2
+    """The request crosses the host's close on the wire: it is sent once more, and the caller does not notice."""
+    async with running_stage(more={"keepalive_s": 5}) as stage:
+        stage.first.play(well(mode))
+        stage.faults.play(on_second_request(then), passes)
+        assert (await stage.ask(mode)).outcome == HI_YOU
+        received = await stage.ask(mode)
+        assert received.outcome == HI_YOU
+        assert received.counted == 1
+        assert len(received.lines) == 1
+        assert len(stage.faults.connections) == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("then", [closes, resets], ids=lambda then: then.__name__)
-async def test_9_a_kept_connection_that_ended_while_it_lay(then, mode):
+async def test_9_a_kept_connection_that_ended_while_it_was_idle(then, mode):
     end = b"0\r\n\r\n" if mode == "stream" else JSON[-10:]
-    async with stage(more={"keepalive_s": 5}) as made:
-        made.first.play(well(mode))
-        made.faults.play(after(end, then), passes)
-        assert (await made.ask(mode)).outcome == HI_YOU
-        assert (await made.ask(mode)).outcome == HI_YOU
-        assert len(made.faults.passages) == 2
+    async with running_stage(more={"keepalive_s": 5}) as stage:
+        stage.first.play(well(mode))
+        stage.faults.play(after(end, then), passes)
+        assert (await stage.ask(mode)).outcome == HI_YOU
+        assert (await stage.ask(mode)).outcome == HI_YOU
+        assert len(stage.faults.connections) == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_10_a_request_waits_for_a_place_in_the_pool(mode):
+async def test_10_a_request_waits_for_a_connection_of_the_pool(mode):
     async def in_time(call: Call) -> None:
         await call.go.wait()
         await well(mode)(call)
 
-    async with stage(more={"max_connections": 1}) as made:
-        made.first.play(in_time, well(mode))
-        async with made.leaking_nothing():
-            first = asyncio.create_task(made.ask(mode))
-            call = await made.first.next_call()
-            second = asyncio.create_task(made.ask(mode))
-            await made.is_in_flight(2)
-            assert len(made.first.calls) == 1
+    async with running_stage(more={"max_connections": 1}) as stage:
+        stage.first.play(in_time, well(mode))
+        async with stage.without_leaks():
+            first = asyncio.create_task(stage.ask(mode))
+            call = await stage.first.next_call()
+            second = asyncio.create_task(stage.ask(mode))
+            await stage.is_in_flight(2)
+            assert len(stage.first.calls) == 1
             call.go.set()
             assert [(await each).outcome for each in (first, second)] == [HI_YOU, HI_YOU]
-    assert made.first.connections == 1
+    assert stage.first.connections == 1
 
 
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("mode", MODES)
-async def test_10_a_pool_that_stays_full_is_a_silent_host(mode, targets):
-    """Whoever waited too long leaves no hole in it."""
+async def test_10_a_pool_that_stays_full_is_a_timeout(mode, targets):
+    """A request that waited too long takes no connection of the pool away."""
     count, apps = TARGETS.index(targets) + 1, []
-    short = {"first_byte": SHORT_S, "answer": SHORT_S}
-    async with stage(more={"max_connections": 1}, short=short, targets=count, prepare=apps.append) as made:
-        made.first.play(hangs, well(mode))
-        made.second.play(streams(*text_stream(ELSEWHERE)) if mode == "stream" else answers(completion(ELSEWHERE)))
-        async with made.leaking_nothing():
-            heard = await asyncio.gather(*(made.ask(mode) for _ in range(4)))
-        given_up = SILENT if count == 1 else text(ELSEWHERE)
-        outcomes = [each.outcome for each in heard]
+    short_timeouts = {"first_byte": SHORT_S, "answer": SHORT_S}
+    async with running_stage(
+        more={"max_connections": 1}, short_timeouts=short_timeouts, targets=count, prepare=apps.append
+    ) as stage:
+        stage.first.play(hangs, well(mode))
+        stage.second.play(streams(*text_stream(SECOND_TEXT)) if mode == "stream" else answers(completion(SECOND_TEXT)))
+        async with stage.without_leaks():
+            received = await asyncio.gather(*(stage.ask(mode) for _ in range(4)))
+        given_up = TIMED_OUT if count == 1 else text(SECOND_TEXT)
+        outcomes = [each.outcome for each in received]
         assert given_up in outcomes
-        # as the first gives up, one of those who wait may get its place
+        # when the first request gives up, a waiting one may get its connection
         assert [outcome for outcome in outcomes if outcome not in (given_up, HI_YOU)] == []
         apps[0]._runtime.wires["first"].use_timeouts(LONG)
-        await check_at(made, HI_YOU, mode)
+        await check_on_stage(stage, HI_YOU, mode)
 
 
 # --- file descriptors ---------------------------------------------------------------------------------------------
 
 
 async def test_11_without_file_descriptors_it_fails_and_then_recovers(tmp_path):
-    """A connection cannot be opened, nor one be accepted: the first is told, the second waits."""
+    """No connection can be opened or accepted: the first request fails, and the second waits until it is accepted."""
     host = ScenarioUpstream()
     host.play(answers(JSON))
     async with host.running():
@@ -276,10 +284,10 @@ models: {{m: {{targets: [{{upstream: host, model: a}}]}}}}
 """)
         async with proxy.process("--config", str(path)) as running, aiohttp.ClientSession() as session:
             chat = f"{running.url}/v1/chat/completions"
-            async with session.get(f"{running.url}/livez") as answer:  # so that the connection stands
+            async with session.get(f"{running.url}/livez") as answer:  # so that the connection is open
                 await answer.read()
             process = running.process.pid
-            files = files_of(process)
+            files = open_files(process)
             before = resource.prlimit(process, resource.RLIMIT_NOFILE)
             resource.prlimit(process, resource.RLIMIT_NOFILE, (0, before[1]))
             async with session.post(chat, json=ASK | {"model": "m"}) as answer:
@@ -291,4 +299,4 @@ models: {{m: {{targets: [{{upstream: host, model: a}}]}}}}
                 resource.prlimit(process, resource.RLIMIT_NOFILE, before)
                 answer = await waiting
                 assert read_answer(await answer.read(), "chat", "m", ())["choices"][0]["content"] == "Hi you"
-            await none_left(lambda: files_of(process) - files)
+            await until_none_left(lambda: open_files(process) - files)

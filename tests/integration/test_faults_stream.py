@@ -1,6 +1,6 @@
-"""Faults in the middle of an answer: 37 to 58 of the reference's list (capabilities 6.5).
+"""Faults in the middle of an answer: numbers 37 to 58 of the list of faults (capabilities 6.5).
 
-A host may answer a unary request with events too, so every row is asked for both.
+A host may answer a unary request with events too, so every row is tested with unary and with streamed requests.
 """
 
 import json
@@ -12,15 +12,15 @@ from tests.fakes.fault_proxy import after, closes, delays, drips, half_closes, r
 from tests.fakes.fault_stage import (
     FAILED,
     MODES,
-    SILENT,
     TARGETS,
+    TIMED_OUT,
     UNREACHABLE,
-    Broken,
-    LoadReport,
-    Refused,
+    BrokenStream,
+    ErrorAnswer,
     Row,
+    WholeAnswer,
     check,
-    stage,
+    running_stage,
     text,
 )
 from tests.fakes.upstream import PAUSE, SSE_HEAD, Call, Script, streams
@@ -33,15 +33,15 @@ STOP = event(chunk(finish="stop"))
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 HI_YOU = text("Hi you")
 WELL = text_stream("Hi", " you")
-CUT_OFF = Broken("Hi", "upstream_unreachable")
-FELL_SILENT = Broken("Hi", "upstream_timeout")
-UNFINISHED = Broken("Hi", "upstream_disconnected")
-NO_END = Refused(502, "upstream_disconnected")
-BAD = Broken("Hi", "upstream_failed")
+CUT_OFF = BrokenStream("Hi", "upstream_unreachable")
+FELL_SILENT = BrokenStream("Hi", "upstream_timeout")
+UNFINISHED = BrokenStream("Hi", "upstream_disconnected")
+NO_END = ErrorAnswer(502, "upstream_disconnected")
+BAD = BrokenStream("Hi", "upstream_failed")
 
 
 def begins(*then: bytes) -> Script:
-    """`Hi`, and the rest when the caller has it; a unary caller has nothing before the end."""
+    """Send `Hi`, and the rest once the caller has read it; for a unary request, which reads at the end, no pause."""
 
     async def script(call: Call) -> None:
         is_stream = b'"stream":true' in call.body.replace(b" ", b"")
@@ -65,9 +65,9 @@ def call_of(**call) -> bytes:
     return event(chunk({"tool_calls": [call]}))
 
 
-def choices(*told: tuple[int, dict, str | None]) -> bytes:
+def choices(*entries: tuple[int, dict, str | None]) -> bytes:
     return event(
-        chunk(choices=[{"index": index, "delta": delta, "finish_reason": finish} for index, delta, finish in told])
+        chunk(choices=[{"index": index, "delta": delta, "finish_reason": finish} for index, delta, finish in entries])
     )
 
 
@@ -82,86 +82,91 @@ RAW_UNICODE = [
 ]
 
 ROWS = {
-    "37 nothing after the head": Row(plays=head_and_stalls, unary=SILENT, short=("first_byte", "answer")),
+    "37 nothing after the head": Row(script=head_and_stalls, unary=TIMED_OUT, short_timeouts=("first_byte", "answer")),
     "37 stalled in the first event": Row(
-        plays=streams(*WELL), fault=after(b"data: {", stalls), unary=SILENT, short=("first_byte", "answer", "idle")
+        script=streams(*WELL),
+        fault=after(b"data: {", stalls),
+        unary=TIMED_OUT,
+        short_timeouts=("first_byte", "answer", "idle"),
     ),
-    "38 stalled between events": Row(plays=begins_and_stalls, unary=SILENT, stream=FELL_SILENT, short=("idle",)),
+    "38 stalled between events": Row(
+        script=begins_and_stalls, unary=TIMED_OUT, stream=FELL_SILENT, short_timeouts=("idle",)
+    ),
     "38 stalled in an event": Row(
-        plays=streams(HI, YOU, STOP, DONE),
+        script=streams(HI, YOU, STOP, DONE),
         fault=after(b'" yo', stalls),
-        unary=SILENT,
+        unary=TIMED_OUT,
         stream=FELL_SILENT,
-        short=("idle",),
+        short_timeouts=("idle",),
     ),
-    "39 reset before the first event": Row(plays=streams(*WELL), fault=after(b"data: {", resets), unary=UNREACHABLE),
+    "39 reset before the first event": Row(script=streams(*WELL), fault=after(b"data: {", resets), unary=UNREACHABLE),
     "39 half closed before the first event": Row(
-        plays=streams(*WELL), fault=after(b"data: {", half_closes), unary=UNREACHABLE
+        script=streams(*WELL), fault=after(b"data: {", half_closes), unary=UNREACHABLE
     ),
-    "40 closed at the end, without [DONE]": Row(plays=streams(HI, YOU, STOP), unary=HI_YOU),
-    "40 closed without a finish reason": Row(plays=begins(), unary=NO_END, stream=UNFINISHED),
-    "40 closed before anything": Row(plays=streams(), unary=FAILED),
-    "41 [DONE] without a finish reason": Row(plays=begins(DONE), unary=NO_END, stream=UNFINISHED),
-    "41 [DONE] alone": Row(plays=streams(DONE), unary=FAILED),
-    "42 content after [DONE]": Row(plays=streams(*WELL, HI, DONE), unary=HI_YOU),
-    "42 an error after [DONE]": Row(plays=streams(b"".join(WELL) + event(b'{"error": "x"}')), unary=HI_YOU),
-    "43 split everywhere": Row(plays=streams(*RAW_UNICODE), fault=drips, unary=text(UNICODE)),
-    "43 CRLF split everywhere": Row(plays=streams(b"".join(WELL).replace(b"\n", b"\r\n")), fault=drips, unary=HI_YOU),
-    "44 CR alone": Row(plays=streams(b"".join(WELL).replace(b"\n", b"\r")), unary=HI_YOU),
+    "40 closed at the end, without [DONE]": Row(script=streams(HI, YOU, STOP), unary=HI_YOU),
+    "40 closed without a finish reason": Row(script=begins(), unary=NO_END, stream=UNFINISHED),
+    "40 closed before anything": Row(script=streams(), unary=FAILED),
+    "41 [DONE] without a finish reason": Row(script=begins(DONE), unary=NO_END, stream=UNFINISHED),
+    "41 [DONE] alone": Row(script=streams(DONE), unary=FAILED),
+    "42 content after [DONE]": Row(script=streams(*WELL, HI, DONE), unary=HI_YOU),
+    "42 an error after [DONE]": Row(script=streams(b"".join(WELL) + event(b'{"error": "x"}')), unary=HI_YOU),
+    "43 split everywhere": Row(script=streams(*RAW_UNICODE), fault=drips, unary=text(UNICODE)),
+    "43 CRLF split everywhere": Row(script=streams(b"".join(WELL).replace(b"\n", b"\r\n")), fault=drips, unary=HI_YOU),
+    "44 CR alone": Row(script=streams(b"".join(WELL).replace(b"\n", b"\r")), unary=HI_YOU),
     "44 CR alone, split everywhere": Row(
-        plays=streams(b"".join(WELL).replace(b"\n", b"\r")), fault=drips, unary=HI_YOU
+        script=streams(b"".join(WELL).replace(b"\n", b"\r")), fault=drips, unary=HI_YOU
     ),
     "45 data over several lines": Row(
-        plays=streams(
+        script=streams(
             HI, b"".join(b"data: %b\n" % line for line in chunk({"content": " you"}).split(b" ", 1)) + b"\n", STOP, DONE
         ),
         unary=HI_YOU,
     ),
     "46 comments, fields and a BOM": Row(
-        plays=streams(
+        script=streams(
             b"\xef\xbb\xbf: hello\n\nretry: 1\n\n", b"event: message\nid: 7\n" + HI, b": x\n", YOU, STOP, DONE
         ),
         unary=HI_YOU,
     ),
     "47 no choices": Row(
-        plays=streams(event(chunk(choices=[])), HI, event(chunk(choices=[])), YOU, STOP, DONE), unary=HI_YOU
+        script=streams(event(chunk(choices=[])), HI, event(chunk(choices=[])), YOU, STOP, DONE), unary=HI_YOU
     ),
-    "47 no choices and nothing else": Row(plays=streams(event(chunk(choices=[])), DONE), unary=FAILED),
+    "47 no choices and nothing else": Row(script=streams(event(chunk(choices=[])), DONE), unary=FAILED),
     "48 null for a delta": Row(
-        plays=streams(HI, event(chunk(choices=[{"index": 0, "delta": None}])), YOU, STOP, DONE), unary=HI_YOU
+        script=streams(HI, event(chunk(choices=[{"index": 0, "delta": None}])), YOU, STOP, DONE), unary=HI_YOU
     ),
-    "49 no JSON first": Row(plays=streams(event(b'{"choices": [')), unary=FAILED),
-    "49 no JSON in the middle": Row(plays=begins(event(b'{"choices": [')), unary=FAILED, stream=BAD),
-    "50 10 MB in one event": Row(plays=begins(b"data: " + b"x" * 10_000_000 + b"\n\n"), unary=FAILED, stream=BAD),
-    "51 an error first": Row(plays=streams(event(b'{"error": {"message": "boom"}}'), DONE), unary=FAILED),
+    "49 no JSON first": Row(script=streams(event(b'{"choices": [')), unary=FAILED),
+    "49 no JSON in the middle": Row(script=begins(event(b'{"choices": [')), unary=FAILED, stream=BAD),
+    "50 10 MB in one event": Row(script=begins(b"data: " + b"x" * 10_000_000 + b"\n\n"), unary=FAILED, stream=BAD),
+    "51 an error first": Row(script=streams(event(b'{"error": {"message": "boom"}}'), DONE), unary=FAILED),
     "51 an error in the middle": Row(
-        plays=begins(event(b'{"error": {"message": "boom"}}'), DONE), unary=FAILED, stream=BAD
+        script=begins(event(b'{"error": {"message": "boom"}}'), DONE), unary=FAILED, stream=BAD
     ),
     "51 an error after the finish": Row(
-        plays=begins(STOP, event(b'{"error": {"message": "boom"}}'), DONE), unary=FAILED, stream=BAD
+        script=begins(STOP, event(b'{"error": {"message": "boom"}}'), DONE), unary=FAILED, stream=BAD
     ),
     "53 arguments cut, and finished": Row(
-        plays=streams(CALL, event(chunk(finish="tool_calls")), DONE), unary=LoadReport((CALLED,))
+        script=streams(CALL, event(chunk(finish="tool_calls")), DONE), unary=WholeAnswer((CALLED,))
     ),
     "54 the second choice first": Row(
-        asks={"n": 3},
-        plays=streams(choices((1, {"content": "Ho"}, "stop")), choices((0, {"content": "Hi"}, "stop")), DONE),
-        unary=LoadReport(({"content": "Hi", "finish": "stop"}, {"content": "Ho", "finish": "stop"})),
+        request_fields={"n": 3},
+        script=streams(choices((1, {"content": "Ho"}, "stop")), choices((0, {"content": "Hi"}, "stop")), DONE),
+        unary=WholeAnswer(({"content": "Hi", "finish": "stop"}, {"content": "Ho", "finish": "stop"})),
     ),
     "54 a choice that never comes": Row(
-        asks={"n": 3},
-        plays=streams(choices((0, {"content": "Hi"}, "stop"), (2, {"content": "Ho"}, "stop")) + DONE),
+        request_fields={"n": 3},
+        script=streams(choices((0, {"content": "Hi"}, "stop"), (2, {"content": "Ho"}, "stop")) + DONE),
         unary=NO_END,
     ),
     "54 a choice that never ends": Row(
-        asks={"n": 3},
-        plays=begins(choices((1, {"content": "Ho"}, None)), STOP, DONE),
+        request_fields={"n": 3},
+        script=begins(choices((1, {"content": "Ho"}, None)), STOP, DONE),
         unary=NO_END,
-        stream=Broken("HiHo", "upstream_disconnected"),
+        stream=BrokenStream("HiHo", "upstream_disconnected"),
     ),
-    "54 an absurd index": Row(plays=streams(choices((10**9, {"content": "Hi"}, "stop")), DONE), unary=FAILED),
+    "54 an absurd index": Row(script=streams(choices((10**9, {"content": "Hi"}, "stop")), DONE), unary=FAILED),
     "55 id and model change": Row(
-        plays=streams(
+        script=streams(
             event(chunk({"content": "Hi"}, id="a", model="x", created=1)),
             event(chunk({"content": " you"}, id="b", model="y", created=2)),
             event(chunk(finish="stop", id=None, model=None, created=None)),
@@ -170,14 +175,14 @@ ROWS = {
         unary=HI_YOU,
     ),
     "56 content after the finish": Row(
-        plays=streams(HI, YOU, STOP, event(chunk({"content": "!"})), DONE), unary=text("Hi you!")
+        script=streams(HI, YOU, STOP, event(chunk({"content": "!"})), DONE), unary=text("Hi you!")
     ),
-    "56 finished twice": Row(plays=streams(HI, YOU, STOP, event(chunk(finish="length")), DONE), unary=HI_YOU),
-    "57 a burst": Row(plays=streams(HI * MANY + STOP + DONE), unary=text("Hi" * MANY)),
-    "57 a burst of chunks": Row(plays=streams(*[HI] * 1000, STOP, DONE), unary=text("Hi" * 1000)),
+    "56 finished twice": Row(script=streams(HI, YOU, STOP, event(chunk(finish="length")), DONE), unary=HI_YOU),
+    "57 a burst": Row(script=streams(HI * MANY + STOP + DONE), unary=text("Hi" * MANY)),
+    "57 a burst of chunks": Row(script=streams(*[HI] * 1000, STOP, DONE), unary=text("Hi" * 1000)),
 }
 
-BREAKS = {  # when the caller has what came before
+BREAKS = {  # after the caller has read what came before
     "39 reset in an event": (resets, CUT_OFF),
     "39 closed in an event": (closes, CUT_OFF),
     "39 half closed in an event": (half_closes, CUT_OFF),
@@ -197,25 +202,25 @@ async def test_a_fault_in_the_stream(case, mode, targets):
 async def test_a_connection_that_breaks_in_the_middle(case, mode, targets):
     then, outcome = BREAKS[case]
     fault = after(b'" yo', when_read(then) if mode == "stream" else then)
-    row = Row(plays=streams(HI, YOU, STOP, DONE), fault=fault, unary=UNREACHABLE, stream=outcome)
+    row = Row(script=streams(HI, YOU, STOP, DONE), fault=fault, unary=UNREACHABLE, stream=outcome)
     await check(row, mode, targets)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("then", [resets, closes, half_closes], ids=lambda then: then.__name__)
 async def test_39_a_unary_answer_cut_in_its_body(then, mode):
-    """Though the caller wants a stream: some hosts answer that in one piece too."""
+    """For a streamed request too, as some hosts answer it with one JSON body."""
 
     async def whole(call: Call) -> None:
         body = completion("Hi you")
         await call.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
         await call.write(body)
 
-    await check(Row(plays=whole, fault=after(b'"Hi yo', then), unary=UNREACHABLE), mode, "two targets")
+    await check(Row(script=whole, fault=after(b'"Hi yo', then), unary=UNREACHABLE), mode, "two targets")
 
 
 @pytest.mark.parametrize(
-    ("told", "usage"),
+    ("usages", "usage"),
     [
         ([], None),
         ([USAGE, USAGE], USAGE),
@@ -225,50 +230,50 @@ async def test_39_a_unary_answer_cut_in_its_body(then, mode):
     ],
     ids=["missing", "twice", "growing", "wrong sum", "nonsense"],
 )
-async def test_52_usage_that_is_missing_twice_or_wrong(told, usage):
-    """The caller asked for it: it comes once, at the end, or not at all; as told, but in numbers."""
-    async with stage() as made:
-        made.first.play(streams(HI, STOP, *(event(chunk(choices=[], usage=each)) for each in told), DONE))
-        async with made.leaking_nothing():
-            heard = await made.ask("stream", stream_options={"include_usage": True})
-    payloads = [json.loads(block[6:]) for block in heard.body.split(b"\n\n")[:-2]]
+async def test_52_usage_that_is_missing_twice_or_wrong(usages, usage):
+    """The usage is sent once, at the end, or not at all; with the values that the host sent, but as numbers."""
+    async with running_stage() as stage:
+        stage.first.play(streams(HI, STOP, *(event(chunk(choices=[], usage=each)) for each in usages), DONE))
+        async with stage.without_leaks():
+            received = await stage.ask("stream", stream_options={"include_usage": True})
+    payloads = [json.loads(block[6:]) for block in received.body.split(b"\n\n")[:-2]]
     shown = [payload["usage"] for payload in payloads if payload["usage"] is not None]
     assert [{name: each[name] for name in USAGE} for each in shown] == ([] if usage is None else [usage])
-    assert heard.body.count(b"[DONE]") == 1
-    assert heard.counted == 1
+    assert received.body.count(b"[DONE]") == 1
+    assert received.counted == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_53_arguments_cut_by_the_connection(mode):
-    """The call's beginning has left, so it is told in band that there is no end."""
+    """The beginning of the call has left for the caller, so the missing end is an error in band."""
     is_stream = mode == "stream"
-    async with stage(targets=2) as made:
-        made.first.play(begins(CALL))
-        made.second.play(streams(*WELL))
-        async with made.leaking_nothing():
-            heard = await made.ask(mode)
-    assert heard.outcome == (UNFINISHED if is_stream else HI_YOU)
-    assert len(made.second.calls) == (not is_stream)
-    assert heard.counted == 1
+    async with running_stage(targets=2) as stage:
+        stage.first.play(begins(CALL))
+        stage.second.play(streams(*WELL))
+        async with stage.without_leaks():
+            received = await stage.ask(mode)
+    assert received.outcome == (UNFINISHED if is_stream else HI_YOU)
+    assert len(stage.second.calls) == (not is_stream)
+    assert received.counted == 1
 
 
-async def test_58_an_upstream_slower_than_the_callers_patience():
-    """Comments come until it begins; then the answer, as if nothing had been."""
+async def test_58_an_upstream_slower_than_the_callers_timeout():
+    """Comments are sent until the answer begins; then the answer is sent as usual."""
 
     async def thinks(call: Call) -> None:
         await call.go.wait()
         await streams(*WELL)(call)
 
-    async with stage(server={"comment_every_s": 0.02}) as made, aiohttp.ClientSession() as session:
-        made.first.play(thinks)
+    async with running_stage(server={"comment_every_s": 0.02}) as stage, aiohttp.ClientSession() as session:
+        stage.first.play(thinks)
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        async with session.post(f"{made.url}/v1/chat/completions", json=body) as answer:
-            heard = await answer.content.readline()
-            (await made.first.next_call()).go.set()
-            heard += await answer.content.read()
-    assert heard.startswith(b": keep-alive\n\n")
-    assert heard.count(b"[DONE]") == 1
+        async with session.post(f"{stage.url}/v1/chat/completions", json=body) as answer:
+            received = await answer.content.readline()
+            (await stage.first.next_call()).go.set()
+            received += await answer.content.read()
+    assert received.startswith(b": keep-alive\n\n")
+    assert received.count(b"[DONE]") == 1
 
 
 async def test_58_latency_on_every_piece():
-    await check(Row(plays=streams(*WELL), fault=delays(0.02), unary=HI_YOU), "stream", "one target")
+    await check(Row(script=streams(*WELL), fault=delays(0.02), unary=HI_YOU), "stream", "one target")

@@ -1,4 +1,4 @@
-"""What callers say of answers, over sockets."""
+"""Callers' scores of answers (`POST /v1/feedback`), over sockets."""
 
 import aiohttp
 import pytest
@@ -23,13 +23,13 @@ def config(config, tmp_path):
 @pytest.fixture
 async def session(upstream):
     upstream.play(answers(completion()))
-    async with aiohttp.ClientSession() as made:
-        yield made
+    async with aiohttp.ClientSession() as session:
+        yield session
 
 
 @pytest.fixture
 async def running_app(config):
-    """The URL, and what is thought of the one target at a task."""
+    """The URL, and a function that returns the measured quality of the one target for a task."""
     async with proxy.running_app(config) as (address, app):
         yield address, lambda task: app.qualities.mean(Target("host", "there"), task)
 
@@ -48,15 +48,15 @@ async def score(session, url, headers=ANNA, **body):
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_an_answer_can_be_scored_by_its_id(url, session, is_stream):
     request_id = await ask(session, url, stream=is_stream)
-    told = {"object": "feedback", "request_id": request_id, "score": 0.5}
-    assert await score(session, url, request_id=request_id, score=0.5, comment="Good.") == (200, told)
-    assert await score(session, url, request_id=request_id, score=-1) == (200, told | {"score": -1.0})
+    reply = {"object": "feedback", "request_id": request_id, "score": 0.5}
+    assert await score(session, url, request_id=request_id, score=0.5, comment="Good.") == (200, reply)
+    assert await score(session, url, request_id=request_id, score=-1) == (200, reply | {"score": -1.0})
 
 
 async def test_another_callers_answer_is_not_found(url, session):
     request_id = await ask(session, url)
-    for headers, wanted in ((BEN, request_id), (ANNA, "req_never-was")):
-        status, body = await score(session, url, headers, request_id=wanted, score=1)
+    for headers, answer_id in ((BEN, request_id), (ANNA, "req_never-was")):
+        status, body = await score(session, url, headers, request_id=answer_id, score=1)
         error = body["error"]
         assert (status, error["type"], error["param"], error["code"]) == (
             404,
@@ -66,7 +66,7 @@ async def test_another_callers_answer_is_not_found(url, session):
         )
 
 
-async def test_who_shows_no_key_is_not_heard(url, session):
+async def test_a_score_without_a_key_is_refused(url, session):
     status, body = await score(session, url, {}, request_id="req-1234", score=1)
     assert (status, body["error"]["code"]) == (401, "invalid_api_key")
 
@@ -82,12 +82,12 @@ async def test_who_shows_no_key_is_not_heard(url, session):
         ({"request_id": "req-1234", "score": 1, "comment": 7}, "comment"),
     ],
 )
-async def test_what_is_wrong_with_a_score_is_said_in_openais_words(url, session, body, param):
-    status, told = await score(session, url, **body)
-    assert (status, told["error"]["param"]) == (400, param)
+async def test_an_invalid_score_is_refused_with_the_field_at_fault(url, session, body, param):
+    status, reply = await score(session, url, **body)
+    assert (status, reply["error"]["param"]) == (400, param)
 
 
-async def test_a_score_is_posted(url, session):
+async def test_other_methods_than_post_are_refused(url, session):
     async with session.get(f"{url}/v1/feedback", headers=ANNA) as response:
         assert (response.status, response.headers["allow"]) == (405, "POST")
 
@@ -99,7 +99,7 @@ async def test_a_request_that_failed_has_no_answer_to_be_scored(url, session, up
     assert status == 404
 
 
-async def test_a_score_is_heard(running_app, session):
+async def test_a_good_score_raises_the_quality_of_the_target(running_app, session):
     url, quality = running_app
     await score(session, url, request_id=await ask(session, url), score=1)
     assert quality("chat") > 0.5
@@ -107,18 +107,18 @@ async def test_a_score_is_heard(running_app, session):
 
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize(
-    ("wanted", "task", "is_good"),
+    ("fields", "task", "is_good"),
     [
         ({"response_format": {"type": "json_object"}}, "json", False),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", True),
     ],
 )
-async def test_an_answer_is_looked_at_where_it_was_to_be_of_a_form(
-    running_app, session, is_stream, wanted, task, is_good
+async def test_answers_that_must_be_json_or_may_call_tools_are_checked(
+    running_app, session, is_stream, fields, task, is_good
 ):
-    """Of a host that answers a greeting, whatever it is asked."""
+    """The host answers `Hi` to every request: that is no JSON, but fine where tools are only offered."""
     url, quality = running_app
-    await ask(session, url, stream=is_stream, **wanted)
+    await ask(session, url, stream=is_stream, **fields)
     assert (quality(task) > 0.5) == is_good
     assert quality(task) != 0.5
     assert quality("chat") == 0.5

@@ -1,4 +1,4 @@
-"""Upstreams and callers who mean harm: nobody else suffers, nothing is kept for ever, nothing crosses the line."""
+"""Hostile upstreams and callers: others are not affected, memory is bounded, no private byte is sent outside."""
 
 import asyncio
 import json
@@ -67,16 +67,16 @@ async def refusal(client, **fields):
 # --- upstreams ----------------------------------------------------------------------------------------------------
 
 
-def floods(piece):
+def floods(chunk_bytes):
     async def script(call):
         await call.write(SSE_HEAD)
-        await until_cut(call, lambda: call.chunk(piece * 2000))
+        await write_until_closed(call, lambda: call.chunk(chunk_bytes * 2000))
 
     return script
 
 
-async def until_cut(call, write):
-    """Again and again, until the connection is gone."""
+async def write_until_closed(call, write):
+    """Call `write` again and again, until the connection is closed."""
     try:
         while not call.gone.is_set():
             await write()
@@ -84,26 +84,28 @@ async def until_cut(call, write):
         call.gone.set()
 
 
-def drips(head, piece):
+def drips(head, chunk_bytes):
     async def script(call):
         async def drip():
-            await call.write(piece)
+            await call.write(chunk_bytes)
             await asyncio.sleep(0.02)
 
         await call.write(head)
-        await until_cut(call, drip)
+        await write_until_closed(call, drip)
 
     return script
 
 
-NOTHING = event(json.dumps({"id": "x", "object": "chat.completion.chunk", "choices": []}).encode())
+NO_CHOICES = event(json.dumps({"id": "x", "object": "chat.completion.chunk", "choices": []}).encode())
 EMPTY = event(chunk({"content": ""}))
 
 
-@pytest.mark.parametrize("piece", [b": x\n\n", b"\n", NOTHING], ids=["comments", "newlines", "events without choices"])
-async def test_a_flood_of_nothing_ends_and_the_next_target_answers(upstream, other, piece):
-    """It never makes us wait, so that no timeout sees it."""
-    upstream.play(floods(piece))
+@pytest.mark.parametrize(
+    "chunk_bytes", [b": x\n\n", b"\n", NO_CHOICES], ids=["comments", "newlines", "events without choices"]
+)
+async def test_a_flood_without_content_ends_and_the_next_target_answers(upstream, other, chunk_bytes):
+    """The flood never makes Tidegate wait, so that no timeout applies."""
+    upstream.play(floods(chunk_bytes))
     other.play(FINE_STREAM)
     async with running_app(config(upstream, other)) as (_, _, client):
         assert await say(client, stream=True) == "fine"
@@ -114,7 +116,7 @@ async def test_a_flood_in_the_middle_is_an_error_in_the_stream(upstream, other):
     async def script(call):
         await call.write(SSE_HEAD)
         await call.event(chunk({"role": "assistant", "content": "Hi"}))
-        await until_cut(call, lambda: call.chunk(b": x\n\n" * 2000))
+        await write_until_closed(call, lambda: call.chunk(b": x\n\n" * 2000))
 
     upstream.play(script)
     async with running_app(config(upstream, other)) as (_, _, client):
@@ -130,11 +132,11 @@ async def test_a_flood_in_the_middle_is_an_error_in_the_stream(upstream, other):
         (drips(JSON_HEAD % 200, b" "), False),
         (drips(JSON_HEAD % 200, b" "), True),
         (drips(SSE_HEAD, b"%x\r\n%b\r\n" % (len(EMPTY), EMPTY)), True),
-        (drips(SSE_HEAD, b"%x\r\n%b\r\n" % (len(NOTHING), NOTHING)), True),
+        (drips(SSE_HEAD, b"%x\r\n%b\r\n" % (len(NO_CHOICES), NO_CHOICES)), True),
     ],
     ids=["an error", "an error, streamed", "an answer", "an answer to a stream", "empty pieces", "no choices"],
 )
-async def test_what_drips_does_not_keep_the_next_target_from_being_asked(upstream, other, script, stream):
+async def test_a_host_that_sends_byte_by_byte_does_not_prevent_failover(upstream, other, script, stream):
     upstream.play(script)
     other.play(FINE_STREAM if stream else FINE)
     async with running_app(config(upstream, other, first=BRIEF)) as (_, _, client):
@@ -144,7 +146,7 @@ async def test_what_drips_does_not_keep_the_next_target_from_being_asked(upstrea
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_choices_that_nobody_asked_for_are_nobodys(upstream, other, stream):
+async def test_choices_that_were_not_requested_are_dropped(upstream, other, stream):
     stray = {"index": 1, "finish_reason": "stop"}
     if stream:
         upstream.play(streams(event(chunk(choices=[stray | {"delta": {"content": "stray"}}])), *text_stream("fine")))
@@ -154,18 +156,18 @@ async def test_choices_that_nobody_asked_for_are_nobodys(upstream, other, stream
         upstream.play(answers(json.dumps(body).encode()))
     async with running_app(config(upstream, other)) as (_, _, client):
         answer = await client.chat.completions.create(**ASK, stream=stream)
-        told = [each async for each in answer] if stream else [answer]
-    assert {choice.index for each in told for choice in each.choices} == {0}
+        response = [each async for each in answer] if stream else [answer]
+    assert {choice.index for each in response for choice in each.choices} == {0}
 
 
 # --- callers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beat_s", [30, 0.05], ids=["alone", "with heartbeats"])
-async def test_who_reads_nothing_gives_its_place_up(upstream, other, beat_s):
+async def test_a_caller_that_reads_nothing_loses_its_slot(upstream, other, beat_s):
     async def endless(call):
         await call.write(SSE_HEAD)
-        await until_cut(call, lambda: call.event(chunk({"role": "assistant", "content": "x" * 4000})))
+        await write_until_closed(call, lambda: call.event(chunk({"role": "assistant", "content": "x" * 4000})))
 
     upstream.play(endless, FINE)
     server = {"send_timeout_s": 0.2, "empty_chunk_every_s": beat_s}
@@ -177,24 +179,24 @@ async def test_who_reads_nothing_gives_its_place_up(upstream, other, beat_s):
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         writer.write(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
         call = await upstream.next_call()
-        assert app._gates["first"].in_flight == 1
+        assert app._concurrency["first"].in_flight == 1
         await call.gone.wait()
-        while app._gates["first"].in_flight:  # noqa: ASYNC110 - nobody tells
+        while app._concurrency["first"].in_flight:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         assert await say(client, model="one") == "fine"
         writer.close()
 
 
-async def test_a_name_of_a_megabyte_is_no_name(upstream, other):
-    """Names are kept in several places."""
+async def test_a_model_name_of_a_megabyte_is_refused(upstream, other):
+    """Names are stored in several places."""
     async with running_app(config(upstream, other)) as (_, app, client):
-        told = await refusal(client, model="first/" + "x" * 1_000_000)
-        assert (told.status_code, told.param) == (400, "model")
+        response = await refusal(client, model="first/" + "x" * 1_000_000)
+        assert (response.status_code, response.param) == (400, "model")
         assert len(app._runtime.serving.target_registry.all()) == 2
     assert upstream.calls == []
 
 
-async def test_a_schema_that_nothing_fits_is_not_the_targets_fault(upstream, other):
+async def test_a_schema_that_no_answer_fits_is_not_the_targets_fault(upstream, other):
     upstream.play(answers(completion("{}")))
     other.play(answers(completion("{}")))
     schema = {"type": "object", "required": ["b"], "properties": {"b": {"enum": []}}}
@@ -202,11 +204,12 @@ async def test_a_schema_that_nothing_fits_is_not_the_targets_fault(upstream, oth
     without = {"dialect": "deepseek"}  # a host that cannot be held to a schema
     async with running_app(config(upstream, other, first=without, second=without)) as (_, app, client):
         for _ in range(4):
-            told = await refusal(client, response_format=form)
-            assert (told.status_code, told.code) == (502, "structured_output_invalid")
+            response = await refusal(client, response_format=form)
+            assert (response.status_code, response.code) == (502, "structured_output_invalid")
         target_registry = app._runtime.serving.target_registry
         assert [(each.health.state, each.latency.failure_rate) for each in target_registry.kept()] == [("ok", 0.0)] * 2
-    assert (len(upstream.calls), len(other.calls)) == (8, 8)  # each asked twice; nobody a third time
+    # each of the four requests is sent to each target twice, and no third time
+    assert (len(upstream.calls), len(other.calls)) == (8, 8)
 
 
 async def test_invented_names_are_not_probed_and_do_not_push_others_out(upstream, other):
@@ -219,14 +222,14 @@ async def test_invented_names_are_not_probed_and_do_not_push_others_out(upstream
     ):
         for number in range(3):
             await refusal(client, model=f"first/junk{number}")
-        asked = len(upstream.calls)
+        calls_before = len(upstream.calls)
         clock.advance(10)
         await app._runtime.prober.look()
-        assert len(upstream.calls) == asked
+        assert len(upstream.calls) == calls_before
 
 
-async def test_what_a_caller_asks_for_does_not_say_how_a_target_is_probed(upstream, other):
-    """Embeddings of a model that chats are 404 for ever."""
+async def test_a_callers_failed_request_does_not_change_how_a_target_is_probed(upstream, other):
+    """Embeddings of a chat model are always 404."""
 
     async def chats(call):
         known = call.path.endswith(("/chat/completions", "/models"))
@@ -250,7 +253,7 @@ async def test_what_a_caller_asks_for_does_not_say_how_a_target_is_probed(upstre
         assert stats.health.state == "trial"
 
 
-async def test_a_probe_that_hangs_keeps_nobody_else_out(upstream, other):
+async def test_a_probe_that_hangs_does_not_delay_other_targets(upstream, other):
     bad = answers(b'{"error": {"message": "no"}}', status=500)
     upstream.play(bad)
     other.play(bad)
@@ -266,12 +269,12 @@ async def test_a_probe_that_hangs_keeps_nobody_else_out(upstream, other):
         other.play(FINE)
         clock.advance(10)
         app._runtime.prober._begin()
-        while second.health.state != "trial":  # noqa: ASYNC110 - nobody tells
+        while second.health.state != "trial":  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         assert first.health.state == "ejected"
 
 
-# --- the line -----------------------------------------------------------------------------------------------------
+# --- the privacy line ---------------------------------------------------------------------------------------------
 
 
 def thinks(call_id):
@@ -283,9 +286,9 @@ def thinks(call_id):
 
 
 @pytest.mark.parametrize("call_id", ["functions.f:0", "call_abcdefgh12345678"], ids=["Kimi's", "one of its own"])
-@pytest.mark.parametrize(("reach", "leaves"), [("local_only", False), ("any", True)])
-async def test_what_was_thought_in_the_house_stays_there(upstream, other, call_id, reach, leaves):
-    """Also where another conversation comes along with the same id, and may leave."""
+@pytest.mark.parametrize(("reach", "may_leave"), [("local_only", False), ("any", True)])
+async def test_reasoning_of_local_only_requests_is_not_sent_outside(upstream, other, call_id, reach, may_leave):
+    """Also if another conversation, which may be sent outside, uses the same id."""
 
     async def engine(call):
         await answers(b"" if call.method == "GET" else thinks(call_id))(call)
@@ -310,39 +313,39 @@ async def test_what_was_thought_in_the_house_stays_there(upstream, other, call_i
         {"role": "tool", "tool_call_id": call_id, "content": "5"},
     ]
     async with running_app(text) as (_, app, client):
-        while app.engines.by_name["near"].engine.status.state != "ready":  # noqa: ASYNC110 - nobody tells
+        while app.engines.by_name["near"].engine.status.state != "ready":  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         await client.chat.completions.create(model="near", messages=turns[:1], tools=tools)
         await client.chat.completions.create(model="far", messages=turns, tools=tools)
     has_left = b"CANARY" in other.calls[-1].body
-    assert has_left == (leaves and not call_id.startswith("functions"))
+    assert has_left == (may_leave and not call_id.startswith("functions"))
 
 
-@pytest.mark.parametrize("who", ["key", "config"])
-async def test_nobody_elsewhere_is_asked_what_models_there_are_for_who_may_not_leave(upstream, monkeypatch, who):
+@pytest.mark.parametrize("setting", ["key", "config"])
+async def test_no_hosted_upstream_is_asked_for_its_models_under_local_only(upstream, monkeypatch, setting):
     monkeypatch.setenv("ALICE_KEY", "alice-key")
     text = json.dumps(
         {
             "auth": {
-                "callers": {"alice": {"key": "env:ALICE_KEY"} | ({"reach": "local_only"} if who == "key" else {})}
+                "callers": {"alice": {"key": "env:ALICE_KEY"} | ({"reach": "local_only"} if setting == "key" else {})}
             },
             "upstreams": {"far": {"base_url": upstream.url}},
-            "routing": {"reach": "local_only"} if who == "config" else {},
+            "routing": {"reach": "local_only"} if setting == "config" else {},
         }
     )
     headers = {"authorization": "Bearer alice-key"}
     async with proxy.serving(text) as url, aiohttp.ClientSession(url, headers=headers) as session:
         for path, status in (("/v1/models", 200), ("/v1/models/some-name", 404)):
-            async with session.get(path) as told:
-                assert told.status == status
+            async with session.get(path) as response:
+                assert response.status == status
     assert upstream.calls == []
 
 
 EVIL = "http://169.254.169.254/latest"
-PICTURE = {"type": "image_url", "image_url": {"url": EVIL}}
+IMAGE = {"type": "image_url", "image_url": {"url": EVIL}}
 
 
-def shown(*parts):
+def message_with(*parts):
     return "/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, *parts]}]}
 
 
@@ -350,12 +353,12 @@ def shown(*parts):
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        shown(PICTURE),
-        shown({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}),
-        shown({"type": "image_url", "image_url": {"url": "data://169.254.169.254/a.png;base64,AA=="}}),
-        shown({"type": "video_url", "uuid": "u1"} | PICTURE | {"type": "video_url"}),
-        shown({"type": "input_audio", "input_audio": {"data": EVIL, "format": "wav"}}),
-        shown({"type": "file", "file": {"file_data": EVIL}}),
+        message_with(IMAGE),
+        message_with({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}),
+        message_with({"type": "image_url", "image_url": {"url": "data://169.254.169.254/a.png;base64,AA=="}}),
+        message_with({"type": "video_url", "uuid": "u1"} | IMAGE | {"type": "video_url"}),
+        message_with({"type": "input_audio", "input_audio": {"data": EVIL, "format": "wav"}}),
+        message_with({"type": "file", "file": {"file_data": EVIL}}),
         ("/v1/chat/completions", ASK | {"multimodal_data": [EVIL]}),
         ("/v1/chat/completions", ASK | {"extra_body": {"video_data": EVIL}}),
         ("/v1/completions", {"prompt": "hi", "image_data": EVIL}),
@@ -365,7 +368,7 @@ def shown(*parts):
         ("/v1/embeddings", {"input": [{"image": EVIL}]}),
     ],
 )
-async def test_no_engine_is_sent_what_it_would_fetch(upstream, dialect, path, fields):
+async def test_no_engine_gets_a_url_that_it_would_fetch(upstream, dialect, path, fields):
     """An engine is in the operator's network, whatever its dialect."""
 
     async def engine(call):
@@ -375,7 +378,7 @@ async def test_no_engine_is_sent_what_it_would_fetch(upstream, dialect, path, fi
     near = {"kind": "external", "base_url": upstream.url, "dialect": dialect, "metrics_path": None}
     text = json.dumps({"engines": {"near": near}, "models": {"m": {"targets": [{"engine": "near", "model": "a"}]}}})
     async with running_app(text) as (url, app, _), aiohttp.ClientSession() as session:
-        while app.engines.by_name["near"].engine.status.state != "ready":  # noqa: ASYNC110 - nobody tells
+        while app.engines.by_name["near"].engine.status.state != "ready":  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         async with session.post(url + path, json=fields | {"model": "m"}) as answer:
             assert answer.status == 400, await answer.text()

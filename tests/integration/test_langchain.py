@@ -5,28 +5,28 @@ from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
-_NO_CHOICE = "SmolLM2-135M's chat template knows no tools: a call can be forced, but the model cannot be left to choose"
-_RAMBLES = "135M parameters do not write JSON that fits and ends, unless a schema forces every step"
+_NO_CHOICE = "SmolLM2-135M's chat template has no tools: a call can be forced, but the model cannot choose to make one"
+_TOO_SMALL = "a model of 135M parameters writes valid, complete JSON only if a schema restricts every token"
 
 _EXPECTED_FAILURES = {
     "test_tool_message_histories_string_content": _NO_CHOICE,
     "test_tool_message_histories_list_content": _NO_CHOICE,
     "test_tool_message_error_status": _NO_CHOICE,
     "test_agent_loop": _NO_CHOICE,
-    "test_tool_calling": _RAMBLES,  # it calls the tool with another number
-    "test_tool_calling_async": _RAMBLES,
-    "test_structured_output_optional_param": _RAMBLES,
-    "test_json_mode": _RAMBLES,
-    "test_structured_output_pydantic_2_v1": _RAMBLES,  # by a forced call, whose texts may run past the limit
+    "test_tool_calling": _TOO_SMALL,  # the model calls the tool with another number
+    "test_tool_calling_async": _TOO_SMALL,
+    "test_structured_output_optional_param": _TOO_SMALL,
+    "test_json_mode": _TOO_SMALL,
+    "test_structured_output_pydantic_2_v1": _TOO_SMALL,  # uses a forced call, whose texts may run past the limit
 }
 
 
-# a V1 schema is asked for by a forced tool call, of which LangChain warns
+# for a V1 schema LangChain requests a forced tool call, and warns about that
 @pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema:UserWarning")
 # openai's `parse()` keeps the parsed object in a field that pydantic expects to be None when LangChain dumps it
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
 class TestChatOpenAI(ChatModelIntegrationTests):
-    """`ChatOpenAI` with nothing changed but its `base_url`."""
+    """`ChatOpenAI` with no change but its `base_url`."""
 
     @pytest.fixture(autouse=True)
     def _served(self, live):

@@ -1,4 +1,7 @@
-"""Nothing of a request stays when it has ended, though the cycle collector does not come: it seldom does here."""
+"""No object of a request stays in memory when it has ended, even if the cycle collector does not run.
+
+It rarely runs here, so that a reference cycle would keep requests with their bodies for long.
+"""
 
 import asyncio
 import gc
@@ -22,7 +25,7 @@ FINE = answers(completion("fine"))
 
 
 async def slow(call):
-    """Long enough for the caller to be watched."""
+    """Answer after so long that Tidegate has begun to watch the caller's connection."""
     await asyncio.sleep(0.03)
     await FINE(call)
 
@@ -68,55 +71,58 @@ def config(upstream, other, timeout_s=60):
 
 @contextmanager
 def no_collector():
-    """Yields what tells which requests something still holds, but for those of other tests."""
+    """Run the block without the cycle collector; yields a function that lists the requests still in memory.
+
+    Requests of other tests are not listed.
+    """
     gc.collect()
-    others = {id(each): each for each in living()}
+    others = {id(each): each for each in live_objects()}
     gc.disable()
     try:
-        yield lambda: [each for each in living() if id(each) not in others]
+        yield lambda: [each for each in live_objects() if id(each) not in others]
     finally:
         gc.enable()
 
 
-def living():
+def live_objects():
     return [each for each in gc.get_objects() if type(each) in {RequestContext, ModelRequest}]
 
 
-WAYS = {
+CASES = {
     "a slow answer": ("one", False, [slow], [FINE]),
     "a slow stream": ("one", True, [slow_stream], [FINE]),
     "a refusal": ("one", False, [BAD], [FINE]),
-    "all that fails": ("two", False, [BROKEN], [BROKEN]),
+    "every target fails": ("two", False, [BROKEN], [BROKEN]),
     "another target": ("two", False, [BROKEN], [FINE]),
     "silence": ("one", True, [hangs], [FINE]),
-    "a break": ("one", True, [breaks_off(HI)], [FINE]),
-    "going on": ("on", True, [breaks_off(HI)], [streams(*text_stream("and well."))]),
-    "nobody to go on": ("on", True, [breaks_off(HI)], [BROKEN]),
-    "no JSON": ("one", False, [answers(b"{oops")], [FINE]),
+    "a broken stream": ("one", True, [breaks_off(HI)], [FINE]),
+    "a continuation": ("on", True, [breaks_off(HI)], [streams(*text_stream("and well."))]),
+    "no target to continue": ("on", True, [breaks_off(HI)], [BROKEN]),
+    "an answer that is no JSON": ("one", False, [answers(b"{oops")], [FINE]),
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_nothing_of_a_request_stays(upstream, other, way):
-    model, stream, first, second = WAYS[way]
+@pytest.mark.parametrize("case", CASES)
+async def test_no_object_of_a_request_stays(upstream, other, case):
+    model, stream, first, second = CASES[case]
     async with (
-        proxy.serving(config(upstream, other, 0.1 if way == "silence" else 60)) as url,
+        proxy.serving(config(upstream, other, 0.1 if case == "silence" else 60)) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
-        await ask(client, upstream, other, model, stream, first, second)  # what is made once is made now
-        with no_collector() as left:
+        await ask(client, upstream, other, model, stream, first, second)  # objects that are made only once are made now
+        with no_collector() as leftovers:
             for _ in range(3):
                 await ask(client, upstream, other, model, stream, first, second)
-            await until_gone(left)
+            await until_gone(leftovers)
 
 
-async def test_nothing_stays_of_who_finds_no_place_or_leaves(upstream, other):
+async def test_no_object_stays_of_requests_without_a_slot_or_whose_caller_disconnects(upstream, other):
     upstream.play(hangs)
     async with (
         proxy.serving(config(upstream, other)) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client,
     ):
-        with no_collector() as left:
+        with no_collector() as leftovers:
             asking = asyncio.create_task(client.chat.completions.create(**ASK, model="one", stream=True))
             call = await upstream.next_call()
             with pytest.raises(openai.RateLimitError):
@@ -125,7 +131,7 @@ async def test_nothing_stays_of_who_finds_no_place_or_leaves(upstream, other):
             await call.gone.wait()
             await asyncio.gather(asking, return_exceptions=True)
             del asking
-            await until_gone(left)
+            await until_gone(leftovers)
 
 
 async def ask(client, upstream, other, model, stream, first, second):
@@ -139,10 +145,10 @@ async def ask(client, upstream, other, model, stream, first, second):
         pass
 
 
-async def until_gone(left):
-    """The door has a few steps to make after the answer has left."""
+async def until_gone(leftovers):
+    """Wait until nothing is left: the front door still has work to do after the answer has left."""
     with suppress(TimeoutError):
         async with asyncio.timeout(60):
-            while left():  # noqa: ASYNC110 - nobody tells
+            while leftovers():  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.005)
-    assert [type(each).__name__ for each in left()] == []
+    assert [type(each).__name__ for each in leftovers()] == []

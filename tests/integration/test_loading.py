@@ -1,4 +1,4 @@
-"""Loading as callers see it: told in the stream that waits for it, and in the list of models."""
+"""The progress of a load as callers see it: in the stream that waits for it, and in the list of models."""
 
 import asyncio
 import json
@@ -17,45 +17,45 @@ SHARDS = "Loading safetensors checkpoint shards:  {}% Completed | 1/4 [00:30<01:
 
 @pytest.fixture
 async def session():
-    async with aiohttp.ClientSession() as made:
-        yield made
+    async with aiohttp.ClientSession() as opened:
+        yield opened
 
 
-def told_by(engine: str = "r1", **keys) -> dict:
+def models_of(engine: str = "r1", **keys) -> dict:
     return {"m": {"targets": [{"engine": engine}], "progress_in": "reasoning_content", **keys}}
 
 
 def share_of(made):
-    """Of its start, as the engine has told so far."""
+    """The share of the start that is done, by the engine's last line of progress."""
     progress = made.engine().status.progress
     return None if progress is None else progress.done
 
 
 async def loads(made, start, *shares: int) -> None:
-    """Tell these, and then be ready."""
+    """Write these shares to the output, one after another, and then be ready."""
     for share in shares:
         start.tell("say", line=SHARDS.format(share))
         await until(lambda share=share: share_of(made) == share / 100)
     start.tell("listen")
 
 
-def walking() -> int:
-    """How many requests are on their way to an answer that they tell of meanwhile."""
+def waiting_requests() -> int:
+    """How many requests wait for an answer while they stream the progress."""
     return sum(task.get_name().startswith("answer to ") for task in asyncio.all_tasks())
 
 
 async def events(response) -> list[bytes]:
-    """What comes until the end, event by event."""
+    """All events of the response, up to its end."""
     return (await response.content.read()).decode().removesuffix("\n\n").split("\n\n")
 
 
 # --- in the stream ------------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_tells_how_far_the_engine_is_and_goes_on_with_the_answer(vllm):
-    """OpenAI's SDK reads it as one answer."""
+async def test_a_stream_contains_the_progress_of_the_load_and_then_the_answer(vllm):
+    """OpenAI's SDK reads both as one answer."""
     vllm.habits = ["waits"]
-    async with running_app({"r1": vllm.config(start="on_demand")}, told_by()) as made:
+    async with running_app({"r1": vllm.config(start="on_demand")}, models_of()) as made:
         stream = await made.ask(stream=True, stream_options={"include_usage": True})
         telling = asyncio.create_task(loads(made, await vllm.next_start(), 20, 24, 50))
         chunks = [chunk async for chunk in stream]
@@ -73,18 +73,18 @@ async def test_a_stream_tells_how_far_the_engine_is_and_goes_on_with_the_answer(
     assert [chunk.usage.completion_tokens for chunk in chunks if chunk.usage] == [6]
 
 
-async def test_on_the_wire_all_of_it_is_openais_chunks(vllm, session):
+async def test_on_the_wire_all_events_are_openai_chunks(vllm, session):
     vllm.habits = ["waits"]
-    async with running_app({"r1": vllm.config()}, told_by()) as made:
+    async with running_app({"r1": vllm.config()}, models_of()) as made:
         start = await vllm.next_start()
         await made.until("starting")
         async with session.post(f"{made.url}/v1/chat/completions", json=ASK) as response:
             assert response.status == 200
             assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
             start.tell("listen")
-            told = await events(response)
-    assert told.pop() == "data: [DONE]"
-    first, second, *_, last = [json.loads(event.removeprefix("data: ")) for event in told]
+            lines = await events(response)
+    assert lines.pop() == "data: [DONE]"
+    first, second, *_, last = [json.loads(event.removeprefix("data: ")) for event in lines]
     envelope = {name: first[name] for name in ("id", "object", "created", "model")}
 
     def chunk(delta: dict, reason: str | None = None) -> dict:
@@ -105,9 +105,9 @@ async def test_on_the_wire_all_of_it_is_openais_chunks(vllm, session):
         ("think_tags", [], f"<think>Starting the model\n{THOUGHTS}</think>\n\n{WHOLE}"),
     ],
 )
-async def test_it_is_told_as_the_caller_wants_its_thinking(vllm, session, form, names, content):
+async def test_the_progress_has_the_format_that_the_model_uses_for_reasoning(vllm, session, form, names, content):
     vllm.habits = ["waits"]
-    async with running_app({"r1": vllm.config()}, told_by(reasoning_format=form)) as made:
+    async with running_app({"r1": vllm.config()}, models_of(reasoning_format=form)) as made:
         start = await vllm.next_start()
         await made.until("starting")
         async with session.post(f"{made.url}/v1/chat/completions", json=ASK) as response:
@@ -116,23 +116,23 @@ async def test_it_is_told_as_the_caller_wants_its_thinking(vllm, session, form, 
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert "".join(delta.get("content") or "" for delta in deltas) == content
     for name in ("reasoning_content", "reasoning"):
-        told = "".join(delta.get(name) or "" for delta in deltas)
-        assert told == (f"Starting the model\n{THOUGHTS}" if name in names else "")
+        reasoning = "".join(delta.get(name) or "" for delta in deltas)
+        assert reasoning == (f"Starting the model\n{THOUGHTS}" if name in names else "")
 
 
 @pytest.mark.parametrize("keys", [{"progress_in": None}, {"reasoning_format": "hidden"}])
-async def test_a_failure_to_load_keeps_its_status_where_nothing_is_told(vllm, keys):
+async def test_a_failure_to_load_keeps_its_status_code_where_no_progress_is_shown(vllm, keys):
     vllm.habits = ["waits"]
-    async with running_app({"r1": vllm.config(queue_timeout_s=0.05)}, told_by(**keys)) as made:
+    async with running_app({"r1": vllm.config(queue_timeout_s=0.05)}, models_of(**keys)) as made:
         await vllm.next_start()
         await made.until("starting")
         with pytest.raises(openai.InternalServerError, match="is not ready"):
             await made.ask(stream=True)
 
 
-async def test_a_failure_to_load_is_told_in_the_stream(vllm, session):
+async def test_a_failure_to_load_is_an_error_in_the_stream(vllm, session):
     vllm.habits = ["waits"]
-    async with running_app({"r1": vllm.config()}, told_by()) as made:
+    async with running_app({"r1": vllm.config()}, models_of()) as made:
         await vllm.next_start()
         await made.until("starting")
         stream = await made.ask(stream=True)
@@ -142,22 +142,22 @@ async def test_a_failure_to_load_is_told_in_the_stream(vllm, session):
         with pytest.raises(openai.APIError, match="is not ready"):
             async for _ in stream:
                 pass
-    told = json.loads(error.removeprefix("data: "))["error"]
-    assert (told["code"], done) == ("engine_unavailable", "data: [DONE]")
+    failure = json.loads(error.removeprefix("data: "))["error"]
+    assert (failure["code"], done) == ("engine_unavailable", "data: [DONE]")
 
 
-async def test_an_engine_that_is_loaded_tells_nothing(vllm):
-    async with running_app({"r1": vllm.config()}, told_by()) as made:
+async def test_a_stream_of_a_loaded_engine_contains_no_progress(vllm):
+    async with running_app({"r1": vllm.config()}, models_of()) as made:
         await made.until("ready")
         chunks = [chunk async for chunk in await made.ask(stream=True)]
-    told = "".join(getattr(chunk.choices[0].delta, "reasoning_content", None) or "" for chunk in chunks)
-    assert told == THOUGHTS
+    reasoning = "".join(getattr(chunk.choices[0].delta, "reasoning_content", None) or "" for chunk in chunks)
+    assert reasoning == THOUGHTS
 
 
 async def test_a_stream_is_kept_alive_while_the_engine_loads(vllm, session):
     vllm.habits = ["waits"]
     server = {"comment_every_s": 0.02, "empty_chunk_every_s": 0.02}
-    async with running_app({"r1": vllm.config()}, told_by(), server=server) as made:
+    async with running_app({"r1": vllm.config()}, models_of(), server=server) as made:
         start = await vllm.next_start()
         await made.until("starting")
         async with session.post(f"{made.url}/v1/chat/completions", json=ASK) as response:
@@ -169,51 +169,51 @@ async def test_a_stream_is_kept_alive_while_the_engine_loads(vllm, session):
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
-async def test_a_caller_who_leaves_while_the_engine_loads_is_waited_for_no_more(vllm):
-    """And the engine starts all the same, for those who come later."""
+async def test_a_request_whose_caller_disconnects_during_the_load_ends(vllm):
+    """The engine starts nevertheless, for later requests."""
     vllm.habits = ["waits"]
-    async with running_app({"r1": vllm.config()}, told_by()) as made:
+    async with running_app({"r1": vllm.config()}, models_of()) as made:
         start = await vllm.next_start()
         await made.until("starting")
         stream = await made.ask(stream=True)
         await anext(aiter(stream))
-        assert walking() == 1
+        assert waiting_requests() == 1
         await stream.close()
-        await until(lambda: walking() == 0)
+        await until(lambda: waiting_requests() == 0)
         assert made.app._metrics.in_flight == 0
         start.tell("listen")
         await made.until("ready")
-        assert made.engine().places.taken == 0
+        assert made.engine().slots.taken == 0
         assert start.all("came") == []
 
 
-async def test_waking_and_making_room_are_told_too(vllm):
+async def test_a_wake_that_evicts_another_engine_is_shown_too(vllm):
     async with FakeVllm("v3", vllm.home).listening() as other:
         keys = {"gpus": [0], "gpu_memory_utilization": 0.8, "start": "on_demand", "sleep_level": 1}
         engines = {"r1": vllm.config(**keys), "v3": other.config(**keys)}
-        models = told_by() | {"v3": {"targets": [{"engine": "v3"}]}}
+        models = models_of() | {"v3": {"targets": [{"engine": "v3"}]}}
         async with running_app(engines, models) as made:
             await made.ask()
             await made.ask("v3")
             assert made.engine().status.state == "sleeping"
             chunks = [chunk async for chunk in await made.ask(stream=True)]
-    told = "".join(getattr(chunk.choices[0].delta, "reasoning_content", None) or "" for chunk in chunks)
-    assert told == f"Waking the model\n{THOUGHTS}"
+    reasoning = "".join(getattr(chunk.choices[0].delta, "reasoning_content", None) or "" for chunk in chunks)
+    assert reasoning == f"Waking the model\n{THOUGHTS}"
 
 
 # --- in the list --------------------------------------------------------------------------------------------------
 
 
 async def status(made, model: str = "m") -> str | None:
-    """Of a model, by itself and in the list."""
+    """The status of a model, which is the same alone and in the list."""
     one = await made.client.models.retrieve(model)
     [listed] = [each for each in (await made.client.models.list()).data if each.id == model]
     assert one == listed
     return (one.model_extra or {}).get("status")
 
 
-async def test_the_list_of_models_says_how_far_each_is_loaded(vllm):
-    """OpenAI's SDK reads it as ever."""
+async def test_the_list_of_models_has_the_load_status_of_each(vllm):
+    """OpenAI's SDK reads the list as before."""
     vllm.habits = ["waits"]
     async with running_app({"r1": vllm.config(start="on_demand", sleep_level=1)}) as made:
         assert await status(made) == "unloaded"
@@ -232,7 +232,7 @@ async def test_the_list_of_models_says_how_far_each_is_loaded(vllm):
         assert await status(made) == "unloaded"
 
 
-async def test_the_best_engine_of_a_model_counts_and_hosts_elsewhere_have_no_status(vllm, upstream):
+async def test_the_best_engine_of_a_model_counts_and_hosted_upstreams_have_no_status(vllm, upstream):
     async with FakeVllm("v3", vllm.home).listening() as other:
         engines = {"r1": vllm.config(), "v3": other.config(start="on_demand")}
         models = {

@@ -1,4 +1,4 @@
-"""What a caller may choose, by header, body, key or model: the form of reasoning, whether parameters are dropped."""
+"""What a caller may choose, by header, body, key or model: how reasoning is shown, and what may be dropped."""
 
 import json
 
@@ -30,7 +30,7 @@ FORMS = {
 
 @pytest.fixture
 async def url(upstream, monkeypatch):
-    """Tidegate with a model and a caller for each form, called as it is, and others."""
+    """The URL of Tidegate with a model and a caller for each reasoning format, both named after it, and others."""
     monkeypatch.setenv("PLAIN_KEY", "plain-key")
     for form in FORMS:
         monkeypatch.setenv(f"{form.upper()}_KEY", f"{form}-key")
@@ -56,48 +56,48 @@ models:
 
 @pytest.fixture
 async def client(url):
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="plain-key", max_retries=0) as made:
-        yield made
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="plain-key", max_retries=0) as client:
+        yield client
 
 
-def seen(message) -> dict:
+def visible_fields(message) -> dict:
     return {name: value for name, value in message.to_dict().items() if name not in {"role", "refusal"} and value}
 
 
 async def streamed(client: openai.AsyncOpenAI, **fields) -> dict:
-    """The deltas of a stream, joined by name."""
+    """The fields of a stream's deltas, each joined."""
     joined: dict = {}
-    async for piece in await client.chat.completions.create(**ASK | fields, stream=True):
-        for name, value in seen(piece.choices[0].delta).items():
+    async for received in await client.chat.completions.create(**ASK | fields, stream=True):
+        for name, value in visible_fields(received.choices[0].delta).items():
             joined[name] = joined.get(name, "") + value
     return joined
 
 
-async def both_ways(client: openai.AsyncOpenAI, upstream, **fields) -> list[dict]:
-    """What a message and a stream show."""
+async def unary_and_streamed(client: openai.AsyncOpenAI, upstream, **fields) -> list[dict]:
+    """The visible fields of a unary and of a streamed answer."""
     upstream.play(answers(THINKING))
     answer = await client.chat.completions.create(**ASK | fields)
     upstream.play(streams(*THINKING_STREAM))
-    return [seen(answer.choices[0].message), await streamed(client, **fields)]
+    return [visible_fields(answer.choices[0].message), await streamed(client, **fields)]
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_header_says_how_thinking_is_shown(client, upstream, form):
-    assert await both_ways(client, upstream, extra_headers={"x-tidegate-reasoning": form}) == [FORMS[form]] * 2
+async def test_a_header_sets_how_reasoning_is_shown(client, upstream, form):
+    assert await unary_and_streamed(client, upstream, extra_headers={"x-tidegate-reasoning": form}) == [FORMS[form]] * 2
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_model_may_have_its_own_form(client, upstream, form):
-    assert await both_ways(client, upstream, model=form) == [FORMS[form]] * 2
+async def test_a_model_may_have_its_own_reasoning_format(client, upstream, form):
+    assert await unary_and_streamed(client, upstream, model=form) == [FORMS[form]] * 2
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_key_may_have_its_own_form(client, upstream, form):
-    assert await both_ways(client.with_options(api_key=f"{form}-key"), upstream) == [FORMS[form]] * 2
+async def test_a_key_may_have_its_own_reasoning_format(client, upstream, form):
+    assert await unary_and_streamed(client.with_options(api_key=f"{form}-key"), upstream) == [FORMS[form]] * 2
 
 
 @pytest.mark.parametrize(
-    ("said", "form"),
+    ("fields", "form"),
     [
         ({"reasoning_format": "hidden"}, "hidden"),
         ({"reasoning_format": "raw"}, "think_tags"),
@@ -107,23 +107,23 @@ async def test_a_key_may_have_its_own_form(client, upstream, form):
         ({"reasoning_format": "auto"}, "reasoning_content"),
     ],
 )
-async def test_the_body_may_say_it_too(client, upstream, said, form):
-    """In our words or in those of Groq, llama.cpp, vLLM and OpenRouter; the host never sees it."""
+async def test_a_field_of_the_body_may_set_it_too(client, upstream, fields, form):
+    """By our field or by those of Groq, llama.cpp, vLLM and OpenRouter; the field is not sent to the host."""
     upstream.play(answers(THINKING))
-    answer = await client.chat.completions.create(**ASK, extra_body=said)
-    assert seen(answer.choices[0].message) == FORMS[form]
+    answer = await client.chat.completions.create(**ASK, extra_body=fields)
+    assert visible_fields(answer.choices[0].message) == FORMS[form]
     assert json.loads(upstream.calls[-1].body).keys() == {"model", "messages", "cache_salt"}
 
 
 async def test_a_key_goes_before_a_model_and_a_header_before_a_key(client, upstream):
-    quiet = client.with_options(api_key="hidden-key")
-    assert await both_ways(quiet, upstream, model="think_tags") == [FORMS["hidden"]] * 2
-    said = {"extra_headers": {"x-tidegate-reasoning": "both"}}
-    assert await both_ways(quiet, upstream, model="think_tags", **said) == [FORMS["both"]] * 2
+    hidden_client = client.with_options(api_key="hidden-key")
+    assert await unary_and_streamed(hidden_client, upstream, model="think_tags") == [FORMS["hidden"]] * 2
+    fields = {"extra_headers": {"x-tidegate-reasoning": "both"}}
+    assert await unary_and_streamed(hidden_client, upstream, model="think_tags", **fields) == [FORMS["both"]] * 2
 
 
 @pytest.mark.parametrize("where", ["extra_headers", "extra_body"])
-async def test_a_form_that_nobody_knows_is_refused(client, upstream, where):
+async def test_an_unknown_reasoning_format_is_refused(client, upstream, where):
     name = "x-tidegate-reasoning" if where == "extra_headers" else "reasoning_format"
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(**ASK, **{where: {name: "loud"}})
@@ -131,7 +131,7 @@ async def test_a_form_that_nobody_knows_is_refused(client, upstream, where):
     assert upstream.calls == []
 
 
-async def test_hidden_thinking_is_heard_as_empty_chunks(client, upstream):
+async def test_hidden_reasoning_is_sent_as_empty_chunks(client, upstream):
     """LangChain gives up after 120 s without a chunk, and comments do not count."""
     upstream.play(streams(*THINKING_STREAM[:2], PAUSE, *THINKING_STREAM[2:]))
     stream = await client.chat.completions.create(**ASK, stream=True, extra_headers={"x-tidegate-reasoning": "hidden"})
@@ -139,10 +139,10 @@ async def test_hidden_thinking_is_heard_as_empty_chunks(client, upstream):
     assert first.choices[0].delta.role == "assistant"
     assert empty.choices[0].delta.to_dict() == {}
     upstream.calls[-1].go.set()
-    assert "".join([piece.choices[0].delta.content or "" async for piece in stream]) == "Yes."
+    assert "".join([received.choices[0].delta.content or "" async for received in stream]) == "Yes."
 
 
-async def test_what_a_host_cannot_honour_is_refused_by_its_name(client, upstream):
+async def test_a_parameter_that_the_host_cannot_honour_is_refused_by_name(client, upstream):
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(**ASK | {"model": "strict"}, logit_bias={"1": 5})
     assert (caught.value.param, caught.value.code) == ("logit_bias", "unsupported_parameter")
@@ -153,8 +153,8 @@ async def test_what_a_host_cannot_honour_is_refused_by_its_name(client, upstream
     ("model", "headers"),
     [("strict", {"x-tidegate-drop-params": "true"}), ("strict", {"x-tidegate-drop-params": "1"}), ("easy", {})],
 )
-async def test_or_left_out_where_the_caller_or_the_model_says_so(client, upstream, model, headers):
-    """The answer's header says what was."""
+async def test_unsupported_parameters_are_dropped_if_the_caller_or_the_model_says_so(client, upstream, model, headers):
+    """The header `x-tidegate-adjusted` of the answer lists the parameters."""
     upstream.play(answers(completion("Hi")))
     raw = await client.chat.completions.with_raw_response.create(
         **ASK | {"model": model}, n=2, logit_bias={"1": 5}, extra_headers=headers
@@ -163,14 +163,14 @@ async def test_or_left_out_where_the_caller_or_the_model_says_so(client, upstrea
     assert json.loads(upstream.calls[-1].body).keys() == {"model", "messages"}
 
 
-async def test_a_caller_may_insist_where_the_model_drops(client, upstream):
+async def test_a_caller_may_forbid_dropping_where_the_model_allows_it(client, upstream):
     with pytest.raises(openai.BadRequestError):
         await client.chat.completions.create(
             **ASK | {"model": "easy"}, n=2, extra_headers={"x-tidegate-drop-params": "false"}
         )
 
 
-async def test_a_wish_that_is_none_is_refused(client, upstream):
+async def test_an_invalid_value_of_the_drop_header_is_refused(client, upstream):
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(**ASK, extra_headers={"x-tidegate-drop-params": "perhaps"})
     assert caught.value.param == "x-tidegate-drop-params"

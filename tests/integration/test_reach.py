@@ -1,4 +1,4 @@
-"""The privacy line: what is `local_only` never leaves the house, whatever fails; proved by what arrives outside."""
+"""The privacy line: no byte of a `local_only` request is sent outside, whatever fails; the outside host records all."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ POLICIES = ["ordered", "weighted", "least_latency", "least_cost", "best_quality"
 
 
 class Capture:
-    """A host elsewhere that keeps every byte it is sent, and answers as if all were well."""
+    """A hosted upstream that stores every byte that it receives, and answers as if all were well."""
 
     def __init__(self):
         self.bytes = bytearray()
@@ -68,13 +68,13 @@ FAILURES = {
     "stalls after some": begins_and_hangs,
     "no chunk": streams(HI, b"data: {oops\n\n"),
     "no end": streams(HI, b"data: [DONE]\n\n"),
-    # the last one: nothing is sent there for a while after it
+    # this is the last one: for a while after it nothing is sent to the engine
     "429": answers(b'{"error": {"message": "no"}}', status=429, head=b"retry-after: 30\r\n"),
 }
 
 
 def engine(*scripts):
-    """An engine of somebody else's, healthy whatever it does to callers."""
+    """An engine that Tidegate does not start; its health checks succeed, whatever it answers to callers."""
 
     async def script(call):
         if call.method == "GET":
@@ -89,7 +89,7 @@ def engine(*scripts):
 
 @pytest.fixture(autouse=True)
 def healthy(upstream):
-    """The engine is ready before the test has a word."""
+    """The engine's answers until the test sets others: it becomes ready."""
     upstream.play(engine(FAILURES["answers"]))
 
 
@@ -140,20 +140,20 @@ async def running_app(text, monkeypatch):
         aiohttp.ClientSession(url, headers={"authorization": "Bearer alice-key"}) as session,
     ):
         while True:
-            async with session.get("/readyz") as told:
-                if (await told.json())["engines"]["near"]["state"] == "ready":
+            async with session.get("/readyz") as response:
+                if (await response.json())["engines"]["near"]["state"] == "ready":
                     break
         yield session
 
 
 async def ask(session, **options):
-    """The status and all that was answered."""
+    """The status, the body and the headers of the answer."""
     headers = options.pop("headers", {})
-    async with session.post("/v1/chat/completions", json=ASK | options, headers=headers) as told:
-        return told.status, await told.text(), told.headers
+    async with session.post("/v1/chat/completions", json=ASK | options, headers=headers) as response:
+        return response.status, await response.text(), response.headers
 
 
-WHO_SAYS = {
+LOCAL_ONLY_SETTINGS = {
     "the caller": ({}, {"x-tidegate-reach": "local_only"}),
     "the key": ({"key": {"reach": "local_only"}}, {}),
     "the model": ({"model": {"reach": "local_only"}}, {}),
@@ -163,23 +163,24 @@ WHO_SAYS = {
 
 
 @pytest.mark.parametrize(
-    ("policy", "who"), [*((policy, "the caller") for policy in POLICIES), *(("ordered", who) for who in WHO_SAYS)]
+    ("policy", "setting"),
+    [*((policy, "the caller") for policy in POLICIES), *(("ordered", setting) for setting in LOCAL_ONLY_SETTINGS)],
 )
-async def test_no_byte_of_a_local_request_leaves(upstream, outside, monkeypatch, policy, who):
-    """Not on failover, retry, hedge, overflow or continuation, streamed or not, four at once."""
-    settings, headers = WHO_SAYS[who]
+async def test_no_byte_of_a_local_only_request_is_sent_outside(upstream, outside, monkeypatch, policy, setting):
+    """Not on failover, retry, hedge, overflow or continuation, streamed or not, with three requests at once."""
+    settings, headers = LOCAL_ONLY_SETTINGS[setting]
     settings = {name: dict(value) for name, value in settings.items()}
     async with running_app(config(upstream, outside, policy=policy, **settings), monkeypatch) as session:
         for failure in FAILURES.values():
             upstream.play(engine(failure))
-            asks = [ask(session, stream=number % 2 == 0, headers=headers) for number in range(3)]
-            for _, body, _ in await asyncio.gather(*asks):
+            requests = [ask(session, stream=number % 2 == 0, headers=headers) for number in range(3)]
+            for _, body, _ in await asyncio.gather(*requests):
                 assert "from outside" not in body
     assert CANARY.encode() not in outside.bytes
     assert b"POST" not in outside.bytes
 
 
-async def test_nor_while_the_engine_is_left_out_and_probed(upstream, outside, monkeypatch):
+async def test_no_byte_is_sent_outside_while_the_engine_is_ejected_and_probed(upstream, outside, monkeypatch):
     health = {"failures": 1, "ejection_s": 0.001, "max_ejected": 1, "probe_every_s": 0.001}
     async with running_app(config(upstream, outside, health=health), monkeypatch) as session:
         upstream.play(engine(FAILURES["500"]))
@@ -190,15 +191,15 @@ async def test_nor_while_the_engine_is_left_out_and_probed(upstream, outside, mo
     assert b"POST" not in outside.bytes.replace(b"Say OK.", b"")
 
 
-async def test_the_capture_would_see_it(upstream, outside, monkeypatch):
-    """The proof above can fail: without the line, the same requests do arrive there."""
+async def test_the_capture_sees_a_request_without_local_only(upstream, outside, monkeypatch):
+    """The test above can fail: without the reach, the same requests arrive outside."""
     async with running_app(config(upstream, outside), monkeypatch) as session:
         upstream.play(engine(FAILURES["500"]))
         assert "from outside" in (await ask(session))[1]
     assert CANARY.encode() in outside.bytes
 
 
-async def test_where_no_engine_can_take_it_the_refusal_says_so(upstream, outside, monkeypatch):
+async def test_without_an_engine_for_it_a_local_only_request_is_refused(upstream, outside, monkeypatch):
     text = config(upstream, outside, model={"targets": [{"upstream": "far", "model": "x"}]})
     async with running_app(text, monkeypatch) as session:
         status, body, _ = await ask(session, headers={"x-tidegate-reach": "local_only"})
@@ -206,11 +207,11 @@ async def test_where_no_engine_can_take_it_the_refusal_says_so(upstream, outside
     assert outside.bytes == b""
 
 
-async def test_an_engine_that_is_not_ready_is_no_reason_to_leave(upstream, outside, monkeypatch):
+async def test_a_local_only_request_is_refused_while_its_engine_is_not_ready(upstream, outside, monkeypatch):
     text = config(upstream, outside, model={"targets": [{"engine": "gone"}, {"upstream": "far", "model": "x"}]})
-    told = json.loads(text)
-    told["engines"]["gone"] = {"kind": "external", "base_url": "http://127.0.0.1:9/v1"}
-    async with running_app(json.dumps(told), monkeypatch) as session:
+    response = json.loads(text)
+    response["engines"]["gone"] = {"kind": "external", "base_url": "http://127.0.0.1:9/v1"}
+    async with running_app(json.dumps(response), monkeypatch) as session:
         status, body, _ = await ask(session, headers={"x-tidegate-reach": "local_only"})
         assert (status, json.loads(body)["error"]["code"]) == (503, "local_model_unavailable")
         assert outside.bytes == b""
@@ -218,7 +219,7 @@ async def test_an_engine_that_is_not_ready_is_no_reason_to_leave(upstream, outsi
         assert (status, headers["x-tidegate-target"]) == (200, "far/x")
 
 
-async def test_a_caller_may_not_widen_what_its_key_allows(upstream, outside, monkeypatch):
+async def test_a_caller_may_not_widen_the_reach_of_its_key(upstream, outside, monkeypatch):
     async with running_app(config(upstream, outside, key={"reach": "local_only"}), monkeypatch) as session:
         for reach in ("local_first", "any", "online_first"):
             status, body, _ = await ask(session, headers={"x-tidegate-reach": reach})
@@ -228,18 +229,18 @@ async def test_a_caller_may_not_widen_what_its_key_allows(upstream, outside, mon
     assert outside.bytes == b""
 
 
-async def test_a_reach_that_stands_twice_is_not_the_wider_one(upstream, outside, monkeypatch):
-    """Whoever comes between a caller and us may have added one."""
+async def test_a_repeated_reach_header_is_refused(upstream, outside, monkeypatch):
+    """A proxy between the caller and Tidegate may have added one."""
     async with running_app(config(upstream, outside), monkeypatch) as session:
-        for words in (["local_only", "any"], ["any", "local_only"]):
-            twice = CIMultiDict([("x-tidegate-reach", word) for word in words])
+        for values in (["local_only", "any"], ["any", "local_only"]):
+            twice = CIMultiDict([("x-tidegate-reach", value) for value in values])
             status, body, _ = await ask(session, headers=twice)
             assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_value")
     assert outside.bytes == b""
 
 
 @pytest.mark.parametrize(("reach", "target"), [("local_first", "near/y"), ("any", "far/x"), ("online_first", "far/x")])
-async def test_of_the_wider_reaches_each_has_its_side_in_front(upstream, outside, monkeypatch, reach, target):
+async def test_the_wider_reaches_put_one_side_first(upstream, outside, monkeypatch, reach, target):
     upstream.play(engine(answers(completion("from inside"))))
     text = config(upstream, outside, key={"reach": reach}, model={"overflow_ttft_s": None}, timeout_s=60)
     async with running_app(text, monkeypatch) as session:

@@ -1,4 +1,7 @@
-"""Agents whose clients drop the reasoning run against a thinking DeepSeek that wants it back (contract B.1, row 10)."""
+"""Agents work with a reasoning DeepSeek, which requires its reasoning back, although their clients drop it.
+
+See contract B.1, row 10.
+"""
 
 import openai
 import pytest
@@ -24,13 +27,13 @@ QUESTION = {"role": "user", "content": "How warm is it in Paris?"}
 
 @tool
 def weather(city: str) -> str:
-    """How warm it is in a city."""
+    """Return the temperature in a city."""
     return f"18 degrees in {city}"
 
 
 @pytest.fixture
 def host(upstream):
-    """A DeepSeek that enforces its rules."""
+    """A fake DeepSeek that enforces the rules of the real one."""
     thinking_host = ThinkingHost()
     upstream.play(thinking_host)
     return thinking_host
@@ -38,7 +41,7 @@ def host(upstream):
 
 @pytest.fixture
 async def url(upstream, monkeypatch):
-    """Tidegate in front of it, with two callers."""
+    """Run Tidegate in front of the host, with two callers."""
     monkeypatch.setenv("ALICE_KEY", "alice-key")
     monkeypatch.setenv("BOB_KEY", "bob-key")
     config = f"""
@@ -55,20 +58,20 @@ def client_of(url: str, key: str = "alice-key") -> openai.AsyncOpenAI:
 
 
 async def first_turn(client: openai.AsyncOpenAI) -> list[dict]:
-    """A conversation up to the tool's result, as a client leaves it that knows nothing of reasoning."""
+    """Return a conversation up to the tool's result, as a client keeps it that does not support reasoning."""
     answer = await client.chat.completions.create(model="thinker", messages=[QUESTION], tools=TOOLS)
     (call,) = answer.choices[0].message.tool_calls
     function = {"name": call.function.name, "arguments": call.function.arguments}
-    said = {
+    assistant_message = {
         "role": "assistant",
         "content": None,
         "tool_calls": [{"id": call.id, "type": "function", "function": function}],
     }
-    return [QUESTION, said, {"role": "tool", "tool_call_id": call.id, "content": "18 degrees"}]
+    return [QUESTION, assistant_message, {"role": "tool", "tool_call_id": call.id, "content": "18 degrees"}]
 
 
-async def continued(client: openai.AsyncOpenAI, messages: list[dict], **fields) -> str | None:
-    """The next turn; what `x-tidegate-adjusted` says of it."""
+async def next_turn(client: openai.AsyncOpenAI, messages: list[dict], **fields) -> str | None:
+    """Request the next turn; return the value of `x-tidegate-adjusted`."""
     raw = await client.chat.completions.with_raw_response.create(
         model="thinker", messages=messages, tools=TOOLS, **fields
     )
@@ -79,7 +82,7 @@ async def continued(client: openai.AsyncOpenAI, messages: list[dict], **fields) 
 @pytest.mark.parametrize("make", [ChatOpenAI, ChatDeepSeek])
 @pytest.mark.parametrize("is_streaming", [False, True])
 async def test_a_plain_langchain_agent_loop_runs(url, host, make, is_streaming):
-    """It sends no reasoning back; the host sees what it thought."""
+    """LangChain sends no reasoning back; the host still receives its own reasoning."""
     address = {"base_url": f"{url}/v1"} if make is ChatOpenAI else {"api_base": f"{url}/v1"}
     model = make(model="thinker", api_key="alice-key", max_retries=0, streaming=is_streaming, **address)
     bound = model.bind_tools([weather])
@@ -92,31 +95,31 @@ async def test_a_plain_langchain_agent_loop_runs(url, host, make, is_streaming):
                 ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"]) for call in answer.tool_calls
             ]
     assert answer.text == "It is 18 degrees in Paris."
-    (said,) = [message for message in host.seen[-1] if message["role"] == "assistant"]
-    assert said["reasoning_content"].split() == host.thoughts[0].split()
+    (assistant_message,) = [message for message in host.seen[-1] if message["role"] == "assistant"]
+    assert assistant_message["reasoning_content"].split() == host.thoughts[0].split()
 
 
-async def test_what_was_put_back_is_said(url, host):
+async def test_restored_reasoning_is_reported_in_a_header(url, host):
     async with client_of(url) as client:
-        assert await continued(client, await first_turn(client)) == "reasoning_content=restored"
+        assert await next_turn(client, await first_turn(client)) == "reasoning_content=restored"
 
 
-async def test_what_the_client_sends_back_itself_stays(url, host):
+async def test_reasoning_that_the_client_sends_itself_is_kept(url, host):
     async with client_of(url) as client:
         messages = await first_turn(client)
         messages[1]["reasoning_content"] = "My own words."
-        assert await continued(client, messages) is None
+        assert await next_turn(client, messages) is None
     assert host.seen[-1][1]["reasoning_content"] == "My own words."
 
 
-async def test_another_callers_reasoning_is_not_to_be_had(url, host):
-    """The same call id under another key gets the stand-in, which the host accepts."""
+async def test_another_callers_reasoning_is_not_restored(url, host):
+    """For the same call id from another caller a placeholder is sent, which the host accepts."""
     async with client_of(url) as alice, client_of(url, "bob-key") as bob:
-        assert await continued(bob, await first_turn(alice)) == "reasoning_content=stand-in"
+        assert await next_turn(bob, await first_turn(alice)) == "reasoning_content=stand-in"
     assert host.seen[-1][1]["reasoning_content"] == " "
 
 
-async def test_a_turn_from_elsewhere_gets_the_stand_in(url, host):
+async def test_a_turn_that_tidegate_did_not_serve_gets_the_placeholder(url, host):
     call = {"id": "call_elsewhere", "type": "function", "function": {"name": "weather", "arguments": ""}}
     messages = [
         QUESTION,
@@ -124,19 +127,19 @@ async def test_a_turn_from_elsewhere_gets_the_stand_in(url, host):
         {"role": "tool", "tool_call_id": "call_elsewhere", "content": "18 degrees"},
     ]
     async with client_of(url) as client:
-        assert await continued(client, messages) == "reasoning_content=stand-in"
+        assert await next_turn(client, messages) == "reasoning_content=stand-in"
     assert host.seen[-1][1]["tool_calls"][0]["function"]["arguments"] == "{}"
 
 
-async def test_where_thinking_is_off_nothing_is_put_back(url, host):
+async def test_nothing_is_restored_if_thinking_is_off(url, host):
     async with client_of(url) as client:
         messages = await first_turn(client)
-        assert await continued(client, messages, reasoning_effort="none") is None
+        assert await next_turn(client, messages, reasoning_effort="none") is None
     assert "reasoning_content" not in host.seen[-1][1]
 
 
-async def test_a_forced_tool_turns_thinking_off_and_says_so(url, host):
-    """LangChain's structured output by function calling forces its tool."""
+async def test_a_forced_tool_turns_thinking_off_and_this_is_reported(url, host):
+    """LangChain forces a tool for structured output by function calling."""
     async with client_of(url) as client:
         raw = await client.chat.completions.with_raw_response.create(
             model="thinker", messages=[QUESTION], tools=TOOLS, tool_choice="required"

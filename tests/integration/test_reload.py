@@ -1,4 +1,4 @@
-"""A config that is read again while requests run."""
+"""Reloading the config while requests are running."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ from tests.fakes import proxy
 from tests.fakes.upstream import PAUSE, ScenarioUpstream, answers, streams
 from tests.fakes.wire import chunk, completion, event, text_stream
 
-ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
 
-class House:
-    """A running Tidegate whose config is a file."""
+class Tidegate:
+    """A running Tidegate with a config file."""
 
     def __init__(self, path, url, app):
         self.path = path
@@ -30,14 +30,14 @@ class House:
         self.app = app
 
     async def reload(self):
-        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/admin/reload", json={}) as told:
-            return told.status, await told.json()
+        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/admin/reload", json={}) as answer:
+            return answer.status, await answer.json()
 
     async def ask(self, **fields):
         async with openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="-", max_retries=0) as client:
-            return await client.chat.completions.create(**ASK | fields)
+            return await client.chat.completions.create(**REQUEST | fields)
 
-    async def say(self):
+    async def answer_text(self):
         return (await self.ask()).choices[0].message.content
 
 
@@ -71,37 +71,37 @@ async def running_app(upstream, tmp_path, monkeypatch):
         app._read_config = lambda: (load.load(path), str(path))
 
     async with proxy.running_app(config(upstream), prepare=prepare) as (url, app):
-        yield House(path, url, app)
+        yield Tidegate(path, url, app)
 
 
-async def test_the_new_config_holds_and_says_what_is_new(running_app, other):
-    assert await running_app.say() == "the old one"
+async def test_the_new_config_is_used_and_the_report_shows_what_changed(running_app, other):
+    assert await running_app.answer_text() == "the old one"
     running_app.path.write_text(config(other), encoding="utf-8")
-    status, told = await running_app.reload()
+    status, answer = await running_app.reload()
     assert status == 200
-    assert [line.partition(":")[0] for line in told["changed"]] == ["upstreams.far.base_url"]
-    assert told["needs_restart"] == []
-    assert await running_app.say() == "the new one"
+    assert [line.partition(":")[0] for line in answer["changed"]] == ["upstreams.far.base_url"]
+    assert answer["needs_restart"] == []
+    assert await running_app.answer_text() == "the new one"
 
 
-async def test_streams_end_whole_on_the_config_they_began_with(running_app, upstream, other):
+async def test_streams_are_completed_on_the_config_they_began_with(running_app, upstream, other):
     """Fault 75."""
     begin, *rest = text_stream("from ", "the old")[1:]
     upstream.play(streams(event(chunk({"role": "assistant", "content": ""})), begin, PAUSE, *rest))
     async with openai.AsyncOpenAI(base_url=f"{running_app.url}/v1", api_key="-", max_retries=0) as client:
-        stream = await client.chat.completions.create(**ASK, stream=True)
+        stream = await client.chat.completions.create(**REQUEST, stream=True)
         chunks = [await anext(stream)]
         running_app.path.write_text(config(other), encoding="utf-8")
         assert (await running_app.reload())[0] == 200
-        assert await running_app.say() == "the new one"
+        assert await running_app.answer_text() == "the new one"
         upstream.calls[0].go.set()
-        chunks += [each async for each in stream]
-    assert "".join(each.choices[0].delta.content or "" for each in chunks) == "from the old"
-    while running_app.app._leaving:  # noqa: ASYNC110 - the old connections are closed when nobody needs them
+        chunks += [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "from the old"
+    while running_app.app._closing_tasks:  # noqa: ASYNC110 - the old connections are closed when no request needs them
         await asyncio.sleep(0)
 
 
-async def test_who_asks_for_a_model_that_an_upstream_is_just_listing_is_answered_by_the_config_of_before(
+async def test_a_request_that_waits_for_a_model_list_during_a_reload_is_answered_by_the_old_config(
     running_app, upstream, other
 ):
     listing = json.dumps({"object": "list", "data": [{"id": "fresh", "object": "model", "created": 1}]}).encode()
@@ -111,17 +111,17 @@ async def test_who_asks_for_a_model_that_an_upstream_is_just_listing_is_answered
         await answers(listing)(call)
 
     upstream.play(lists, answers(completion("the old one")))
-    asking = asyncio.create_task(running_app.ask(model="fresh"))
-    while not upstream.calls:  # noqa: ASYNC110 - nobody tells
+    request = asyncio.create_task(running_app.ask(model="fresh"))
+    while not upstream.calls:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0)
     running_app.path.write_text(config(other), encoding="utf-8")
     assert (await running_app.reload())[0] == 200
     upstream.calls[0].go.set()
-    assert (await asking).choices[0].message.content == "the old one"
+    assert (await request).choices[0].message.content == "the old one"
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("upstreams: [", "not valid YAML"),
         ("", "so there is nothing to serve"),
@@ -132,30 +132,30 @@ async def test_who_asks_for_a_model_that_an_upstream_is_just_listing_is_answered
         ("routing: {evals: /nowhere.json}", "routing.evals"),
     ],
 )
-async def test_a_broken_config_leaves_the_old_one_serving_and_says_so(running_app, text, why):
+async def test_a_broken_config_is_refused_with_the_reason_and_the_old_one_stays_in_force(running_app, text, reason):
     """Fault 76."""
     running_app.path.write_text(text, encoding="utf-8")
-    status, told = await running_app.reload()
-    assert (status, told["error"]["code"]) == (409, "conflict")
-    assert why in told["error"]["message"]
-    assert await running_app.say() == "the old one"
+    status, answer = await running_app.reload()
+    assert (status, answer["error"]["code"]) == (409, "conflict")
+    assert reason in answer["error"]["message"]
+    assert await running_app.answer_text() == "the old one"
 
 
-async def test_a_rotated_key_is_shown_at_once_and_the_connections_stay(running_app, upstream, monkeypatch):
-    await running_app.say()
+async def test_a_rotated_key_is_used_at_once_and_the_connections_are_kept(running_app, upstream, monkeypatch):
+    await running_app.answer_text()
     monkeypatch.setenv("FAR_KEY", "second-key")
     assert (await running_app.reload())[0] == 200
-    await running_app.say()
+    await running_app.answer_text()
     assert [call.headers["authorization"] for call in upstream.calls] == ["Bearer first-key", "Bearer second-key"]
     assert upstream.connections == 1
 
 
-async def test_an_eval_counts_once_however_often_it_is_read(running_app, upstream, tmp_path):
+async def test_an_eval_file_counts_once_however_often_it_is_read(running_app, upstream, tmp_path):
     path = tmp_path / "evals.json"
     path.write_bytes(to_json(EvalFile("1", time.time(), (EvalScore("far/there", "chat", 4, 4),))))
-    told = json.loads(config(upstream))
-    told["routing"]["evals"] = str(path)
-    running_app.path.write_text(json.dumps(told), encoding="utf-8")
+    new_config = json.loads(config(upstream))
+    new_config["routing"]["evals"] = str(path)
+    running_app.path.write_text(json.dumps(new_config), encoding="utf-8")
     for _ in range(3):
         assert (await running_app.reload())[0] == 200
     assert running_app.app.qualities.mean(Target("far", "there"), "chat") == pytest.approx(0.75, abs=1e-3)
@@ -164,46 +164,47 @@ async def test_an_eval_counts_once_however_often_it_is_read(running_app, upstrea
     assert running_app.app.qualities.mean(Target("far", "there"), "chat") == 0.5
 
 
-async def test_callers_keys_are_others_at_once(running_app, upstream, monkeypatch):
+async def test_new_keys_of_callers_are_required_at_once(running_app, upstream, monkeypatch):
     monkeypatch.setenv("CALLER_KEY", "secret-caller")
-    told = json.loads(config(upstream)) | {"auth": {"keys": ["env:CALLER_KEY"]}}
-    running_app.path.write_text(json.dumps(told), encoding="utf-8")
+    new_config = json.loads(config(upstream)) | {"auth": {"keys": ["env:CALLER_KEY"]}}
+    running_app.path.write_text(json.dumps(new_config), encoding="utf-8")
     await running_app.reload()
     with pytest.raises(openai.AuthenticationError):
         await running_app.ask()
 
 
-async def test_who_may_not_administer_may_not_reload(running_app):
+async def test_only_the_administrator_can_reload(running_app):
     headers = {"x-forwarded-for": "10.0.0.1"}
     async with (
         aiohttp.ClientSession() as session,
-        session.post(f"{running_app.url}/admin/reload", json={}, headers=headers) as told,
+        session.post(f"{running_app.url}/admin/reload", json={}, headers=headers) as answer,
     ):
-        assert told.status == 403
-    async with aiohttp.ClientSession() as session, session.get(f"{running_app.url}/admin/reload") as told:
-        assert told.status == 405
+        assert answer.status == 403
+    async with aiohttp.ClientSession() as session, session.get(f"{running_app.url}/admin/reload") as answer:
+        assert answer.status == 405
 
 
 async def test_many_reloads_at_once_are_done_one_after_the_other(running_app, upstream, other):
     running_app.path.write_text(config(other), encoding="utf-8")
-    told = await asyncio.gather(*(running_app.reload() for _ in range(8)))
-    assert {status for status, _ in told} == {200}
-    assert sorted(len(body["changed"]) for _, body in told) == [0] * 7 + [1]
-    assert await running_app.say() == "the new one"
+    answers = await asyncio.gather(*(running_app.reload() for _ in range(8)))
+    assert {status for status, _ in answers} == {200}
+    assert sorted(len(body["changed"]) for _, body in answers) == [0] * 7 + [1]
+    assert await running_app.answer_text() == "the new one"
 
 
-async def test_the_command_says_what_has_changed_or_why_not(running_app, other):
+async def test_the_command_shows_what_has_changed_or_why_the_config_is_refused(running_app, other):
     def command():
         return CliRunner().invoke(main, ["reload", "--url", running_app.url])
 
-    assert "\nnothing has changed\n" in (await asyncio.to_thread(command)).stdout  # the server's log is there too
+    # standard output contains the server's log too
+    assert "\nnothing has changed\n" in (await asyncio.to_thread(command)).stdout
     running_app.path.write_text(config(other, connect_timeout_s=1), encoding="utf-8")
-    done = await asyncio.to_thread(command)
-    assert "upstreams.far.connect_timeout_s: 5.0 -> 1.0\n" in done.stdout
+    result = await asyncio.to_thread(command)
+    assert "upstreams.far.connect_timeout_s: 5.0 -> 1.0\n" in result.stdout
     running_app.path.write_text("nonsense", encoding="utf-8")
-    done = await asyncio.to_thread(command)
-    assert done.exit_code == 1
-    assert done.stderr.startswith("tidegate: The config is refused, the one before stays: ")
+    result = await asyncio.to_thread(command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("tidegate: The new config is refused, the old one stays in force: ")
 
 
 async def test_sighup_reads_the_file_again(upstream, other, tmp_path):
@@ -211,14 +212,14 @@ async def test_sighup_reads_the_file_again(upstream, other, tmp_path):
     path = tmp_path / "tidegate.yaml"
     path.write_text(config(upstream), encoding="utf-8")
     async with proxy.process("--config", str(path), FAR_KEY="k") as running:
-        running_app = House(path, running.url, None)
-        assert await running_app.say() == "the old one"
+        running_app = Tidegate(path, running.url, None)
+        assert await running_app.answer_text() == "the old one"
         path.write_text("nonsense", encoding="utf-8")
         running.process.send_signal(signal.SIGHUP)
         await running.line("reload refused")
-        assert await running_app.say() == "the old one"
+        assert await running_app.answer_text() == "the old one"
         path.write_text(config(other), encoding="utf-8")
         running.process.send_signal(signal.SIGHUP)
         line = await running.line("reloaded")
-        assert [told.partition(":")[0] for told in line["changed"]] == ["upstreams.far.base_url"]
-        assert await running_app.say() == "the new one"
+        assert [change.partition(":")[0] for change in line["changed"]] == ["upstreams.far.base_url"]
+        assert await running_app.answer_text() == "the new one"

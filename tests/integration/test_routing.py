@@ -1,4 +1,4 @@
-"""Which target answers when others fail, are full, slow or out of reach: over real sockets."""
+"""Which target answers when others fail, are full, slow or unreachable: over real sockets."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ async def running_app(text, **options):
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
-async def test_another_target_first_then_the_same_again(upstream, other, status):
+async def test_another_target_is_tried_before_the_same_one_again(upstream, other, status):
     upstream.play(answers(b'{"error": {"message": "no"}}', status=status), FIRST)
     other.play(BROKEN)
     async with running_app(config(upstream, other, routing={"retry": {"repeats": 1, "backoff_s": 0.001}})) as stage:
@@ -82,7 +82,7 @@ async def test_another_target_first_then_the_same_again(upstream, other, status)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_a_callers_own_fault_goes_nowhere_else(upstream, other, status):
+async def test_a_request_by_the_callers_fault_is_sent_to_no_other_target(upstream, other, status):
     upstream.play(answers(b'{"error": {"message": "bad temperature"}}', status=status))
     async with running_app(config(upstream, other)) as stage:
         refusal = await stage.refusal()
@@ -90,7 +90,7 @@ async def test_a_callers_own_fault_goes_nowhere_else(upstream, other, status):
     assert (len(upstream.calls), len(other.calls)) == (1, 0)
 
 
-async def test_who_has_tried_everything_tells_the_sdk_not_to(upstream, other):
+async def test_after_all_targets_have_failed_the_sdk_must_not_retry(upstream, other):
     upstream.play(BROKEN)
     other.play(BROKEN)
     async with running_app(config(upstream, other)) as stage:
@@ -99,7 +99,7 @@ async def test_who_has_tried_everything_tells_the_sdk_not_to(upstream, other):
     assert refusal.status_code == 502
 
 
-async def test_who_finds_our_keys_refused_everywhere_need_not_try_again(upstream, other):
+async def test_after_all_hosts_have_refused_the_credentials_the_sdk_must_not_retry(upstream, other):
     upstream.play(answers(b"{}", status=401))
     other.play(answers(b"{}", status=403))
     async with running_app(config(upstream, other)) as stage:
@@ -110,8 +110,8 @@ async def test_who_finds_our_keys_refused_everywhere_need_not_try_again(upstream
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_pause_that_we_made_up_is_no_reason_to_try_again(upstream, other, status):
-    """After all our tries; one that a host has told is the SDK's to keep."""
+async def test_without_a_hosts_retry_after_the_sdk_must_not_retry(upstream, other, status):
+    """Tidegate has made all its attempts; only a pause from a host is passed on to the SDK."""
     upstream.play(answers(b"{}", status=status))
     other.play(answers(b"{}", status=status))
     async with running_app(config(upstream, other)) as stage:
@@ -119,7 +119,7 @@ async def test_a_pause_that_we_made_up_is_no_reason_to_try_again(upstream, other
     assert (refusal.status_code, refusal.response.headers["x-should-retry"]) == (status, "false")
 
 
-async def test_a_pause_that_the_host_asks_for_is_made_if_it_is_short(upstream, other):
+async def test_a_short_retry_after_is_waited_for(upstream, other):
     upstream.play(answers(b"{}", status=429, head=b"retry-after: 1\r\n"), FIRST)
     text = config(upstream, other, routing={"retry": {"repeats": 1}})
     async with running_app(text, clock=FakeClock()) as stage:
@@ -127,14 +127,14 @@ async def test_a_pause_that_the_host_asks_for_is_made_if_it_is_short(upstream, o
     assert len(upstream.calls) == 2
 
 
-async def test_a_longer_one_is_left_to_the_caller_and_nobody_is_sent_there_meanwhile(upstream, other):
+async def test_a_long_retry_after_is_left_to_the_caller_and_no_request_is_sent_meanwhile(upstream, other):
     upstream.play(answers(b"{}", status=429, head=b"retry-after: 50\r\n"), FIRST)
     clock = FakeClock()
     async with running_app(config(upstream, other), clock=clock) as stage:
         refusal = await stage.refusal(model="one")
         assert (refusal.status_code, refusal.response.headers["retry-after"]) == (429, "50")
         assert "x-should-retry" not in refusal.response.headers
-        clock.advance(4)  # from ejection_s on a single request may try
+        clock.advance(4)  # from ejection_s (5 s) on a single request may try
         refusal = await stage.refusal(model="one")
         assert (refusal.status_code, refusal.response.headers["retry-after"]) == (429, "46")
         assert await stage.say() == "second"
@@ -144,7 +144,7 @@ async def test_a_longer_one_is_left_to_the_caller_and_nobody_is_sent_there_meanw
 
 
 async def test_an_outage_is_not_multiplied(upstream, other):
-    """Two hundred requests, and a fifth more tries than requests, and three a second."""
+    """Two hundred requests; the further attempts are a fifth of them, plus three per second."""
     upstream.play(BROKEN)
     other.play(BROKEN)
     routing = {"retry": {"repeats": 2, "backoff_s": 0.001}, "health": {"failures": 1000, "probe": False}}
@@ -155,7 +155,7 @@ async def test_an_outage_is_not_multiplied(upstream, other):
     assert 200 < tries <= 200 + 0.2 * 200 + 30 + 5
 
 
-async def test_a_key_that_is_refused_gives_way_to_the_next(upstream, other, monkeypatch):
+async def test_after_a_refused_key_the_next_one_is_used(upstream, other, monkeypatch):
     monkeypatch.setenv("KEY_A", "a")
     monkeypatch.setenv("KEY_B", "b")
 
@@ -171,7 +171,7 @@ async def test_a_key_that_is_refused_gives_way_to_the_next(upstream, other, monk
     assert len(refused) == 1
 
 
-async def test_all_tries_together_have_their_deadline(upstream, other):
+async def test_all_attempts_together_have_one_deadline(upstream, other):
     upstream.play(hangs)
     other.play(hangs)
     async with running_app(config(upstream, other, deadline_s=0.1)) as stage:
@@ -191,15 +191,15 @@ async def test_a_target_that_fails_in_a_row_is_left_out_and_comes_back(upstream,
         assert len(upstream.calls) == 3
         upstream.play(FIRST)
         clock.advance(6)
-        while await stage.say() != "first":  # now and then one is let through, to see
+        while await stage.say() != "first":  # in slow start some requests are sent to it
             pass
         clock.advance(5)
-        assert {await stage.say() for _ in range(100)} == {"first", "second"}  # then more and more
+        assert {await stage.say() for _ in range(100)} == {"first", "second"}  # later more of them
         clock.advance(6)
         assert {await stage.say() for _ in range(100)} == {"first"}
 
 
-async def test_a_callers_own_faults_leave_nobody_out(upstream, other):
+async def test_a_callers_faults_eject_no_target(upstream, other):
     upstream.play(*[answers(b'{"error": {"message": "bad"}}', status=400)] * 6, FIRST)
     async with running_app(config(upstream, other)) as stage:
         for _ in range(6):
@@ -230,16 +230,16 @@ async def test_a_host_that_lists_its_models_and_generates_nothing_stays_out(upst
         upstream.play(FIRST)
         clock.advance(200)
         await prober.look()
-        asked = [json.loads(call.body) for call in upstream.calls if call.method == "POST"][-1]
-        assert asked["messages"] == [{"role": "user", "content": "Say OK."}]
+        probe = [json.loads(call.body) for call in upstream.calls if call.method == "POST"][-1]
+        assert probe["messages"] == [{"role": "user", "content": "Say OK."}]
         clock.advance(20)
-        found = [await stage.say() for _ in range(200)]
-        assert "first" in found
+        answers_seen = [await stage.say() for _ in range(200)]
+        assert "first" in answers_seen
 
 
 @pytest.mark.parametrize("repeats", [0, 3])
-async def test_offline_is_entered_by_itself_and_left_by_itself(upstream, other, repeats):
-    """By three requests: one that has tried three times says it once."""
+async def test_offline_begins_and_ends_by_itself(upstream, other, repeats):
+    """After three requests: one request counts once, even with three attempts."""
     port = upstream.port
     upstream.play(FIRST)
     clock = FakeClock()
@@ -252,7 +252,7 @@ async def test_offline_is_entered_by_itself_and_left_by_itself(upstream, other, 
         refusal = await stage.refusal()
         assert (refusal.status_code, refusal.code) == (503, "local_model_unavailable")
         hosts = stage.app._runtime.serving.upstreams
-        hosts["first"].transport._base_url = f"http://127.0.0.1:{port}/v1"  # the line is back
+        hosts["first"].transport._base_url = f"http://127.0.0.1:{port}/v1"  # the host can be reached again
         hosts["first"].transport._urls.clear()
         clock.advance(2)
         await stage.app._runtime.prober.look()
@@ -271,16 +271,16 @@ async def test_a_target_whose_only_key_is_refused_is_left_out(upstream, other, m
         assert await stage.say() == "first"
 
 
-async def test_a_house_that_nothing_leaves_is_not_ready_without_an_engine(upstream, other):
+async def test_offline_without_an_engine_tidegate_is_not_ready(upstream, other):
     async with (
         proxy.serving(config(upstream, other, routing={"offline": True})) as url,
         aiohttp.ClientSession() as session,
-        session.get(f"{url}/readyz") as told,
+        session.get(f"{url}/readyz") as response,
     ):
-        assert (told.status, (await told.json())["is_offline"]) == (503, True)
+        assert (response.status, (await response.json())["is_offline"]) == (503, True)
 
 
-async def test_offline_nobody_is_asked_for_lists_either(upstream, other):
+async def test_offline_no_host_is_asked_for_its_models(upstream, other):
     async with running_app(config(upstream, other, routing={"offline": True})) as stage:
         assert [model.id for model in (await stage.client.models.list()).data] == ["m", "one"]
         assert (await stage.refusal(model="unknown")).status_code == 404
@@ -294,11 +294,11 @@ async def test_offline_by_the_config_starts_and_says_so(upstream, other):
     assert (upstream.calls, other.calls) == ([], [])
 
 
-# --- other orders -------------------------------------------------------------------------------------------------
+# --- hedging, weights, sessions, slots ----------------------------------------------------------------------------
 
 
-def usual(clock, script):
-    """As `script`, but by the clock it takes half a second: what takes a moment longer is no reason to hedge."""
+def with_usual_time(clock, script):
+    """The script, which advances the clock by half a second: so a little delay on a slow machine causes no hedge."""
 
     async def play(call):
         clock.advance(0.5)
@@ -307,9 +307,9 @@ def usual(clock, script):
     return play
 
 
-async def test_a_second_try_beside_a_slow_first_one_wins_and_the_loser_is_cancelled(upstream, other):
+async def test_a_hedged_attempt_beside_a_slow_one_wins_and_the_slow_one_is_cancelled(upstream, other):
     clock = FakeClock()
-    upstream.play(usual(clock, streams(*text_stream("first"))))
+    upstream.play(with_usual_time(clock, streams(*text_stream("first"))))
     async with running_app(config(upstream, other, hedge=True), clock=clock) as stage:
         for _ in range(25):
             assert [each async for each in await stage.ask(stream=True)]
@@ -318,7 +318,7 @@ async def test_a_second_try_beside_a_slow_first_one_wins_and_the_loser_is_cancel
         stream = await stage.ask(stream=True)
         assert "".join([each.choices[0].delta.content or "" async for each in stream]) == "second"
         await upstream.calls[-1].gone.wait()
-        # one in twenty: the next one has no second try
+        # one in twenty may be hedged: the next one is not
         asking = asyncio.create_task(stage.ask(stream=True))
         call = await upstream.next_call()
         assert len(other.calls) == 1
@@ -326,11 +326,11 @@ async def test_a_second_try_beside_a_slow_first_one_wins_and_the_loser_is_cancel
         await call.gone.wait()
 
 
-@pytest.mark.parametrize("between_s", [0, 20], ids=["asked often", "asked seldom"])
+@pytest.mark.parametrize("between_s", [0, 20], ids=["many requests", "few requests"])
 async def test_an_answer_that_is_not_streamed_is_hedged_too(upstream, other, between_s):
-    """Twenty requests in ten minutes allow one."""
+    """Twenty requests in ten minutes allow one hedged attempt."""
     clock = FakeClock()
-    upstream.play(usual(clock, FIRST))
+    upstream.play(with_usual_time(clock, FIRST))
     async with running_app(config(upstream, other, hedge=True), clock=clock) as stage:
         for _ in range(25):
             assert await stage.say() == "first"
@@ -348,17 +348,19 @@ async def test_weights_are_shares(upstream, other):
         assert {await stage.say() for _ in range(10)} == {"second"}
 
 
-async def test_a_named_session_stays_where_it_is(upstream, other):
+async def test_a_named_session_stays_at_its_target(upstream, other):
     upstream.play(FIRST)
     async with running_app(config(upstream, other, policy="weighted")) as stage:
         for session in "abcdef":
-            said = {await stage.say(extra_headers={"x-tidegate-session": session}) for _ in range(8)}
-            assert len(said) == 1
-        said = {await stage.say(extra_headers={"x-tidegate-session": str(number)}) for number in range(30)}
-        assert said == {"first", "second"}
+            answers_of_session = {await stage.say(extra_headers={"x-tidegate-session": session}) for _ in range(8)}
+            assert len(answers_of_session) == 1
+        answers_of_session = {
+            await stage.say(extra_headers={"x-tidegate-session": str(number)}) for number in range(30)
+        }
+        assert answers_of_session == {"first", "second"}
 
 
-async def test_a_target_that_is_full_gives_way_at_once(upstream, other):
+async def test_a_full_target_is_passed_over_at_once(upstream, other):
     upstream.play(streams(event(chunk({"role": "assistant", "content": "first"})), b""))
     async with running_app(config(upstream, other, first={"concurrency": {"limit": 1}})) as stage:
         stream = await stage.ask(stream=True)
@@ -368,15 +370,15 @@ async def test_a_target_that_is_full_gives_way_at_once(upstream, other):
         await upstream.calls[0].gone.wait()
 
 
-async def test_who_finds_everything_full_waits_or_is_told_when_to_come_again(upstream, other):
+async def test_when_all_targets_are_full_a_request_waits_or_gets_retry_after(upstream, other):
     upstream.play(streams(event(chunk({"role": "assistant", "content": "first"})), b""), FIRST)
-    door = {"concurrency": {"limit": 1, "queue": 1, "queue_timeout_s": 60}}
-    async with running_app(config(upstream, other, first=door)) as stage:
+    concurrency = {"concurrency": {"limit": 1, "queue": 1, "queue_timeout_s": 60}}
+    async with running_app(config(upstream, other, first=concurrency)) as stage:
         stream = await stage.ask(stream=True, model="one")
         await anext(stream)
         waiting = asyncio.create_task(stage.say(model="one"))
-        gate = stage.app._gates["first"]
-        while not gate.waiting:  # noqa: ASYNC110 - nobody tells
+        concurrency_limit = stage.app._concurrency["first"]
+        while not concurrency_limit.waiting:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         refusal = await stage.refusal(model="one")
         assert (refusal.status_code, refusal.code) == (429, "target_busy")
@@ -385,7 +387,7 @@ async def test_who_finds_everything_full_waits_or_is_told_when_to_come_again(ups
         assert await waiting == "first"
 
 
-async def test_a_stream_that_breaks_in_its_head_is_another_targets(upstream, other):
+async def test_a_stream_that_breaks_before_its_content_is_taken_over_by_another_target(upstream, other):
     upstream.play(breaks_off(event(chunk({"role": "assistant", "content": ""}))))
     other.play(streams(*text_stream("second")))
     async with running_app(config(upstream, other)) as stage:
@@ -394,11 +396,11 @@ async def test_a_stream_that_breaks_in_its_head_is_another_targets(upstream, oth
     assert len({each.id for each in chunks}) == 1
 
 
-# --- our own engine -----------------------------------------------------------------------------------------------
+# --- a local engine -----------------------------------------------------------------------------------------------
 
 
-async def test_an_engine_killed_under_load_fails_nobody_and_comes_back(upstream):
-    """The real embedded engine; a host elsewhere is second."""
+async def test_an_engine_killed_under_load_fails_no_request_and_comes_back(upstream):
+    """The real embedded engine; a hosted upstream is the second target."""
     upstream.play(answers(completion("from the host")))
     text = json.dumps(
         {
@@ -414,20 +416,20 @@ async def test_an_engine_killed_under_load_fails_nobody_and_comes_back(upstream)
     )
     async with running_app(text) as stage:
         engine = stage.app.engines.by_name["tiny"].engine
-        while engine.status.state != "ready":  # noqa: ASYNC110 - nobody tells
+        while engine.status.state != "ready":  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
-        told = {"max_tokens": 48, "temperature": 0}
-        asks = [asyncio.create_task(stage.ask(**told)) for _ in range(12)]
-        while engine.places.taken < 12:  # noqa: ASYNC110 - nobody tells
+        response = {"max_tokens": 48, "temperature": 0}
+        requests = [asyncio.create_task(stage.ask(**response)) for _ in range(12)]
+        while engine.slots.taken < 12:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         os.kill(engine._child.pid, signal.SIGKILL)
-        for answer in await asyncio.gather(*asks):
+        for answer in await asyncio.gather(*requests):
             assert answer.choices[0].message.content
         assert upstream.calls
-        while engine.status.state != "ready" or engine.status.restarts == 0:  # noqa: ASYNC110 - nobody tells
+        while engine.status.state != "ready" or engine.status.restarts == 0:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         async with aiohttp.ClientSession() as session:
             while True:
-                async with session.post(f"{stage.url}/v1/chat/completions", json=ASK | {"max_tokens": 4}) as told:
-                    if told.headers["x-tidegate-target"] == "tiny/tiny":
+                async with session.post(f"{stage.url}/v1/chat/completions", json=ASK | {"max_tokens": 4}) as response:
+                    if response.headers["x-tidegate-target"] == "tiny/tiny":
                         break

@@ -1,4 +1,4 @@
-"""What hosts send (tests/data/*/scenarios.yaml, rows of the contract's section B) comes out canonical, to the byte."""
+"""Scenarios (tests/data/*/scenarios.yaml, rows of the contract's section B) have the expected request and answer."""
 
 import aiohttp
 import pytest
@@ -20,15 +20,15 @@ async def caller():
 
 @pytest.mark.parametrize(("scenario", "mode"), CASES)
 async def test_a_scenario_has_its_canonical_outcome(stage, caller, scenario, mode, record_property):
-    """The host gets what suits it, the caller what the contract says, in every key and nothing else."""
+    """The host receives the request in its dialect; the caller receives exactly the keys of the contract."""
     record_property("scenario", (scenario.name, mode, scenario.rows))
     stage.host.received.pop((scenario.name, mode), None)
     body, path = scenario.body(mode), PATHS[scenario.entry.endpoint]
     async with caller.post(f"{stage.url}/v1{path}", json=body, headers=scenario.entry.headers) as answer:
-        told = await answer.read()
+        payload = await answer.read()
     _check_received(scenario, stage.host.received.get((scenario.name, mode)), mode)
-    seen = _read(answer, told, scenario, mode)
-    assert seen == _expected(scenario.outcome(mode), seen, mode)
+    observed = _observe(answer, payload, scenario, mode)
+    assert observed == _expected(scenario.outcome(mode), observed, mode)
     assert answer.headers.get("x-tidegate-adjusted") == (scenario.entry.adjusted if answer.status == 200 else None)
 
 
@@ -40,41 +40,43 @@ def _check_received(scenario, received, mode):
     entry = scenario.entry
     assert {name: received.body.get(name, "(absent)") for name in entry.sent} == entry.sent
     assert [name for name in entry.absent if name in received.body] == []
-    assert [name for name in entry.headers if name.lower() in received.headers] == [], "headers are for us alone"
+    assert [name for name in entry.headers if name.lower() in received.headers] == [], (
+        "a header for Tidegate was passed on"
+    )
     if entry.path is not None:
         assert received.path.partition("?")[0] == entry.path.partition("?")[0]
         assert "?" not in entry.path or received.path == entry.path
 
 
-def _read(answer, told, scenario, mode):
+def _observe(answer, body, scenario, mode):
     names, endpoint = scenario.reasoning_names, scenario.entry.endpoint
     assert answer.headers["x-request-id"].startswith("req_")
     if answer.status != 200:
         assert answer.content_type == "application/json"
-        return {"error": {"status": answer.status} | read_error(told)}
+        return {"error": {"status": answer.status} | read_error(body)}
     if mode == "unary":
         assert answer.content_type == "application/json"
-        return read_answer(told, endpoint, scenario.name, names)
+        return read_answer(body, endpoint, scenario.name, names)
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     options = scenario.body(mode)["stream_options"] or {}
-    return read_stream(told, endpoint, scenario.name, names, wants_usage=bool(options.get("include_usage")))
+    return read_stream(body, endpoint, scenario.name, names, wants_usage=bool(options.get("include_usage")))
 
 
-def _expected(outcome, seen, mode):
-    """The outcome, with what it leaves open taken from what was seen: ids of calls, the rest of an error's message."""
+def _expected(outcome, observed, mode):
+    """Return the outcome; values that it leaves open (ids of calls, the rest of a message) are those of `observed`."""
     expected = outcome.plain()
     for number, choice in enumerate(expected.get("choices", ())):
         if mode == "stream" and choice.get("content") == "":
-            del choice["content"]  # a stream cannot tell it from null
-        calls = seen["choices"][number].get("tool_calls", ()) if number < len(seen.get("choices", ())) else ()
-        for call, seen_call in zip(choice.get("tool_calls", ()), calls, strict=False):
-            call.setdefault("id", seen_call["id"])
-    error, seen_error = expected.get("error"), seen.get("error")
-    if error is not None and seen_error is not None:
+            del choice["content"]  # a stream cannot distinguish it from null
+        calls = observed["choices"][number].get("tool_calls", ()) if number < len(observed.get("choices", ())) else ()
+        for call, observed_call in zip(choice.get("tool_calls", ()), calls, strict=False):
+            call.setdefault("id", observed_call["id"])
+    error, observed_error = expected.get("error"), observed.get("error")
+    if error is not None and observed_error is not None:
         if error["status"] is None:
             del error["status"]
         if error["type"] is None:
-            error["type"] = seen_error["type"]
-        if error["message"] in seen_error["message"]:
-            error["message"] = seen_error["message"]
+            error["type"] = observed_error["type"]
+        if error["message"] in observed_error["message"]:
+            error["message"] = observed_error["message"]
     return expected

@@ -1,4 +1,4 @@
-"""What is said into long silences, and that failures after it are told in band."""
+"""Keep-alives are sent while an upstream is silent, and a failure after them is sent in band."""
 
 import aiohttp
 import pytest
@@ -7,13 +7,13 @@ from tests.fakes import proxy
 from tests.fakes.upstream import SSE_HEAD, Call, answers
 from tests.fakes.wire import chunk
 
-ASK = {"model": "host/x", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+REQUEST = {"model": "host/x", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 
 @pytest.fixture
 async def session():
-    async with aiohttp.ClientSession() as made:
-        yield made
+    async with aiohttp.ClientSession() as session:
+        yield session
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def test_comments_keep_a_stream_alive_until_its_first_token(url, upstream,
         await call.end()
 
     upstream.play(thinks)
-    async with session.post(f"{url}/v1/chat/completions", json=ASK) as response:
+    async with session.post(f"{url}/v1/chat/completions", json=REQUEST) as response:
         lines = [await response.content.readline() for _ in range(4)]
         (await upstream.next_call()).go.set()
         rest = await response.content.read()
@@ -46,7 +46,7 @@ async def test_comments_keep_a_stream_alive_until_its_first_token(url, upstream,
 
 
 async def test_empty_chunks_keep_a_stream_alive_after_its_first_token(url, upstream, session):
-    """LangChain gives up after 120 s without a chunk, and comments do not count for it."""
+    """LangChain raises a timeout after 120 s without a chunk; comments do not count as chunks."""
 
     async def pauses(call: Call) -> None:
         await call.write(SSE_HEAD)
@@ -57,23 +57,23 @@ async def test_empty_chunks_keep_a_stream_alive_after_its_first_token(url, upstr
         await call.end()
 
     upstream.play(pauses)
-    async with session.post(f"{url}/v1/chat/completions", json=ASK) as response:
-        seen = b""
-        while seen.count(b'"delta":{}') < 2:
-            seen += await response.content.readany()
+    async with session.post(f"{url}/v1/chat/completions", json=REQUEST) as response:
+        received = b""
+        while received.count(b'"delta":{}') < 2:
+            received += await response.content.readany()
         (await upstream.next_call()).go.set()
         rest = await response.content.read()
     assert b'"finish_reason":"stop"' in rest
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
-async def test_a_failure_after_comments_is_told_in_band(url, upstream, session):
+async def test_a_failure_after_comments_is_sent_in_band(url, upstream, session):
     async def fails_late(call: Call) -> None:
         await call.go.wait()
         await answers(b'{"error": {"message": "boom"}}', status=500)(call)
 
     upstream.play(fails_late)
-    async with session.post(f"{url}/v1/chat/completions", json=ASK) as response:
+    async with session.post(f"{url}/v1/chat/completions", json=REQUEST) as response:
         assert response.status == 200
         await response.content.readline()
         (await upstream.next_call()).go.set()

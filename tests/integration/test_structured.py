@@ -1,4 +1,4 @@
-"""`json_schema` at hosts that have none: emulated, validated, asked for once more (contract Q-JSON)."""
+"""`json_schema` with hosts that do not support it: emulated and validated, with a second try (contract Q-JSON)."""
 
 import json
 
@@ -35,7 +35,7 @@ WRONG = '{"name": "Ada", "born": "long ago"}'
 
 
 class Person(BaseModel):
-    """Somebody."""
+    """A person and the year of birth."""
 
     name: str
     born: int
@@ -43,7 +43,7 @@ class Person(BaseModel):
 
 @pytest.fixture
 async def url(upstream):
-    """Tidegate in front of one host, under every dialect."""
+    """Run Tidegate in front of one host, which is configured once with every dialect."""
     names = [*EMULATING, *NATIVE]
     upstreams = "\n".join(f'  {name}: {{base_url: "{upstream.url}", dialect: {name}}}' for name in names)
     models = "\n".join(f"  {name}: {{targets: [{{upstream: {name}, model: there}}]}}" for name in names)
@@ -53,12 +53,12 @@ async def url(upstream):
 
 @pytest.fixture
 async def client(url):
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as made:
-        yield made
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+        yield client
 
 
 async def parsed(client: openai.AsyncOpenAI, model: str):
-    """What the SDK's `parse()` makes of it, and the adjustments."""
+    """Return the object that the SDK's `parse()` returns, and the adjustments that Tidegate reports."""
     raw = await client.chat.completions.with_raw_response.parse(
         model=model, messages=[QUESTION], response_format=Person
     )
@@ -66,7 +66,7 @@ async def parsed(client: openai.AsyncOpenAI, model: str):
 
 
 @pytest.mark.parametrize("dialect", NATIVE)
-async def test_a_schema_goes_to_a_host_that_has_it(client, upstream, dialect):
+async def test_a_schema_is_sent_to_a_host_that_supports_schemas(client, upstream, dialect):
     upstream.play(answers(completion(GOOD)))
     assert await parsed(client, dialect) == (Person(name="Ada", born=1815), "")
     sent = json.loads(upstream.calls[-1].body)["response_format"]
@@ -74,8 +74,8 @@ async def test_a_schema_goes_to_a_host_that_has_it(client, upstream, dialect):
 
 
 @pytest.mark.parametrize("dialect", EMULATING)
-async def test_parse_works_where_the_host_has_no_schemas(client, upstream, dialect):
-    """The schema stands in the prompt, and the header says so."""
+async def test_parse_works_if_the_host_supports_no_schemas(client, upstream, dialect):
+    """The schema is written into the prompt, and a header reports it."""
     upstream.play(answers(completion(GOOD)))
     person, adjusted = await parsed(client, dialect)
     assert person == Person(name="Ada", born=1815)
@@ -86,8 +86,8 @@ async def test_parse_works_where_the_host_has_no_schemas(client, upstream, diale
 
 
 @pytest.mark.parametrize("dialect", EMULATING)
-async def test_a_wrong_answer_is_asked_for_once_more(client, upstream, dialect):
-    """The host is told what is wrong; both tries are paid for."""
+async def test_after_a_wrong_answer_a_second_one_is_requested(client, upstream, dialect):
+    """The second request names the violation, and the usage counts both tries."""
     upstream.play(answers(completion(WRONG)), answers(completion(GOOD)))
     raw = await client.chat.completions.with_raw_response.parse(
         model=dialect, messages=[QUESTION], response_format=Person
@@ -96,12 +96,12 @@ async def test_a_wrong_answer_is_asked_for_once_more(client, upstream, dialect):
     assert answer.choices[0].message.parsed == Person(name="Ada", born=1815)
     assert answer.usage.total_tokens == 10
     assert "response_format=repaired" in raw.headers["x-tidegate-adjusted"]
-    *_, said, told = json.loads(upstream.calls[-1].body)["messages"]
-    assert said["content"] == WRONG
-    assert "'long ago' is not of type 'integer'" in told["content"]
+    *_, wrong_answer, complaint = json.loads(upstream.calls[-1].body)["messages"]
+    assert wrong_answer["content"] == WRONG
+    assert "'long ago' is not of type 'integer'" in complaint["content"]
 
 
-async def test_what_else_was_adjusted_is_said_beside_a_repair(client, upstream):
+async def test_other_adjustments_are_listed_beside_a_repair(client, upstream):
     upstream.play(answers(completion(WRONG)), answers(completion(GOOD)))
     raw = await client.chat.completions.with_raw_response.parse(
         model="llama_cpp_python", messages=[QUESTION], response_format=Person
@@ -117,13 +117,13 @@ async def test_an_answer_that_stays_wrong_is_an_error(client, upstream):
     assert len(upstream.calls) == 2
 
 
-async def test_a_code_fence_around_the_json_is_taken_off(client, upstream):
+async def test_a_code_fence_around_the_json_is_removed(client, upstream):
     upstream.play(answers(completion(f"```json\n{GOOD}\n```")))
     assert (await parsed(client, "tgi"))[0] == Person(name="Ada", born=1815)
 
 
-async def test_a_stream_is_whole_before_it_begins(client, upstream):
-    """OpenAI's strict accumulator reads it; the wrong try is never seen."""
+async def test_a_stream_begins_when_the_answer_is_complete_and_valid(client, upstream):
+    """OpenAI's strict accumulator accepts it, and nothing of the wrong first try is sent."""
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     upstream.play(streams(*text_stream(WRONG, usage=usage)), streams(*text_stream(GOOD[:9], GOOD[9:], usage=usage)))
     async with client.chat.completions.stream(
@@ -134,8 +134,8 @@ async def test_a_stream_is_whole_before_it_begins(client, upstream):
     assert final.usage.total_tokens == 10
 
 
-async def test_an_answer_that_was_cut_passes_as_it_is(client, upstream):
-    """As at OpenAI: `finish_reason` says why it is no JSON."""
+async def test_an_answer_that_was_cut_is_passed_on_unchanged(client, upstream):
+    """OpenAI does the same: the finish reason explains why the content is not JSON."""
     body = completion('{"name": "A').replace(b'"finish_reason": "stop"', b'"finish_reason": "length"')
     upstream.play(answers(body))
     answer = await client.chat.completions.create(
@@ -146,7 +146,7 @@ async def test_an_answer_that_was_cut_passes_as_it_is(client, upstream):
     assert (answer.choices[0].finish_reason, answer.choices[0].message.content) == ("length", '{"name": "A')
 
 
-async def test_a_schema_that_is_none_is_the_callers_fault(client, upstream):
+async def test_an_invalid_schema_is_the_callers_error(client, upstream):
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(
             model="deepseek",
@@ -159,8 +159,8 @@ async def test_a_schema_that_is_none_is_the_callers_fault(client, upstream):
 
 @pytest.mark.parametrize("make", [ChatOpenAI, ChatDeepSeek])
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-async def test_langchains_structured_output_works_at_a_thinking_deepseek(url, upstream, make, method):
-    """Its rules are enforced: no schemas, no forced tool while it thinks, the word JSON in the prompt."""
+async def test_langchains_structured_output_works_with_a_reasoning_deepseek(url, upstream, make, method):
+    """The fake enforces DeepSeek's rules: no schemas, no forced tool while reasoning, the word JSON in the prompt."""
     upstream.play(ThinkingHost(GOOD))
     address = {"base_url": f"{url}/v1"} if make is ChatOpenAI else {"api_base": f"{url}/v1"}
     model = make(model="deepseek", api_key="k", max_retries=0, **address)
@@ -170,7 +170,7 @@ async def test_langchains_structured_output_works_at_a_thinking_deepseek(url, up
 
 
 @pytest.mark.parametrize("dialect", EMULATING)
-async def test_langchains_structured_output_works_at_every_such_host(url, upstream, dialect):
+async def test_langchains_structured_output_works_with_every_emulating_dialect(url, upstream, dialect):
     upstream.play(answers(completion(WRONG)), answers(completion(GOOD)))
     model = ChatOpenAI(model=dialect, base_url=f"{url}/v1", api_key="k", max_retries=0)
     async with model.root_async_client:

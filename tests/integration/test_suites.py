@@ -1,4 +1,4 @@
-"""Public conformance suites, complete, against Tidegate in front of a host that can do everything they require."""
+"""Complete public conformance suites against Tidegate, in front of a host that can do everything they require."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.fakes import capable, proxy
 
 @pytest.fixture(scope="module")
 async def url(tmp_path_factory):
-    """Tidegate as a process; the models `gpt` and `other` have the dialect `openai`, `deepseek` its own."""
+    """Tidegate as a process; the models `gpt` and `other` have the dialect `openai`, the model `deepseek` its own."""
     with capable.serving() as host:
         config = {
             "upstreams": {name: {"base_url": host.url, "dialect": name} for name in ("openai", "deepseek")},
@@ -34,13 +34,13 @@ async def url(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 async def http():
-    """For all models: `ChatDeepSeek` leaves one of its own open behind each."""
-    async with httpx.AsyncClient() as made:
-        yield made
+    """The HTTP client of all models, as `ChatDeepSeek` leaves each client that it opens itself unclosed."""
+    async with httpx.AsyncClient() as client:
+        yield client
 
 
 class _Suite(ChatModelIntegrationTests):
-    """`langchain-tests`' own; nothing is expected to fail."""
+    """The suite of `langchain-tests`; no test is expected to fail."""
 
     model_name = "gpt"
 
@@ -61,8 +61,8 @@ class _Suite(ChatModelIntegrationTests):
         return "other"
 
 
-# openai's `parse()` keeps the parsed object in a field that pydantic expects to be None when LangChain dumps it; a V1
-# schema is asked for by a tool call, which LangChain says in a warning
+# openai's `parse()` keeps the parsed object in a field that pydantic expects to be None when LangChain dumps it. For a
+# V1 schema LangChain requests a tool call, and warns about that.
 @pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema:UserWarning")
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
 class TestChatOpenAI(_Suite):
@@ -88,16 +88,16 @@ class TestChatDeepSeek(_Suite):
 
 
 async def test_llm_comply_reports_no_problem(url):
-    """No error and no warning; it skips its reasoning test, as it does not know the model's name."""
+    """It reports no error and no warning; it skips its reasoning test, as the name is not that of a reasoning model."""
     checker = "from llm_comply.cli import main; raise SystemExit(main())"
     arguments = ["--format", "openai-chat", "--base-url", url, "--api-key", "unused", "--model", "gpt", "--json"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", checker, *arguments, stdout=asyncio.subprocess.PIPE
     )
-    told, _ = await process.communicate()
-    found = {each["id"]: each for each in json.loads(told)["results"]}
-    assert len(found) >= 9
-    faults = {name: each.get("errors", []) + each.get("warnings", []) for name, each in found.items()}
+    output, _ = await process.communicate()
+    results = {each["id"]: each for each in json.loads(output)["results"]}
+    assert len(results) >= 9
+    faults = {name: each.get("errors", []) + each.get("warnings", []) for name, each in results.items()}
     assert faults.pop("chat-reasoning-summary") == ["reasoning requires o-series or gpt-5 models"]
     assert faults == {name: [] for name in faults}
     assert process.returncode == 0

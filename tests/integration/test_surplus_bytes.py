@@ -1,7 +1,7 @@
-"""Bytes that belong to no request never answer one: their connection is closed and not reused.
+"""Surplus bytes of a host are never read as the answer to a request: the connection is closed and not reused.
 
-RFC 9112, 6.3 and 9.2. The host is real and on a real socket; what it writes too much is written before the next request
-leaves, so that only a client that looks can know.
+RFC 9112, 6.3 and 9.2. The host uses a real socket. It writes the surplus bytes before the next request is sent, so a
+client can notice them only if it checks the connection before each request.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.fakes.wire import completion, text_stream
 
 TIMEOUTS = Timeouts(connect_s=30, first_byte_s=30, answer_s=30, idle_s=30)
 LIMIT_S = 30
-KEPT_S = 3600.0  # no connection is closed for its age
+KEEPALIVE_S = 3600.0  # so long that no connection is closed because of its age
 PATH = "/chat/completions"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 STOLEN = completion("STOLEN")
@@ -37,7 +37,7 @@ SURPLUS = {
 JUNK = {"an empty line": b"\r\n", "no HTTP": b"\x00\xff", "an SSE comment": b": keep-alive\n\n"}
 STREAM = b"".join(text_stream("mine"))
 MINE = completion("mine")
-# by how an answer ends: the bytes of all but its end, and of its end
+# by what ends an answer: the bytes before the end, and the bytes of the end
 ENDS = {
     "content-length": (HEAD + b"content-length: %d\r\n\r\n" % len(MINE) + MINE[:9], MINE[9:]),
     "chunked": (HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(MINE), MINE), b"0\r\n\r\n"),
@@ -49,8 +49,8 @@ ENDS = {
 }
 
 
-def ends(begin: bytes, end: bytes) -> Script:
-    """An answer; its end is written when the test says `go`, after its beginning has been read."""
+def answer_in_two_parts(begin: bytes, end: bytes) -> Script:
+    """Return a script that writes `begin`, waits until the test sets `call.go`, and writes `end`."""
 
     async def script(call: Call) -> None:
         await call.write(begin)
@@ -60,8 +60,8 @@ def ends(begin: bytes, end: bytes) -> Script:
     return script
 
 
-def stays(script: Script) -> Script:
-    """Like that, then wait until the connection is closed (`call.gone`)."""
+def then_wait_until_closed(script: Script) -> Script:
+    """Return a script that runs `script` and then waits until the connection is closed (`call.gone`)."""
 
     async def staying(call: Call) -> None:
         await script(call)
@@ -72,11 +72,11 @@ def stays(script: Script) -> Script:
 
 @asynccontextmanager
 async def host_at(place: str, folder):
-    """A host, and a wire to it."""
+    """Run a host; yield it and a transport that is connected to it."""
     host = ScenarioUpstream()
     path = str(folder / "s") if place == "Unix socket" else None
     async with host.running(path=path):
-        wire = Transport(host.url, timeouts=TIMEOUTS, socket_path=path, keepalive_s=KEPT_S)
+        wire = Transport(host.url, timeouts=TIMEOUTS, socket_path=path, keepalive_s=KEEPALIVE_S)
         try:
             yield host, wire
         finally:
@@ -84,14 +84,14 @@ async def host_at(place: str, folder):
 
 
 async def read(wire: Transport, host: ScenarioUpstream | None = None) -> bytes:
-    """One answer, as the pipeline reads it: errors by `read_complaint`, a stream up to its [DONE].
+    """Read one answer as the pipeline does: an error by `read_complaint`, a stream up to its `[DONE]`.
 
-    With `host`, its script may go on when the request has come.
+    If `host` is given, its script is resumed (`call.go`) when it has received the request.
     """
-    asking = asyncio.create_task(wire.post(PATH, b"{}", is_stream=True))
+    request = asyncio.create_task(wire.post(PATH, b"{}", is_stream=True))
     if host is not None:
         (await host.next_call()).go.set()
-    response = await asking
+    response = await request
     body = b""
     try:
         if response.status != 200:
@@ -111,12 +111,12 @@ async def read(wire: Transport, host: ScenarioUpstream | None = None) -> bytes:
 @pytest.mark.parametrize("end", ENDS)
 async def test_bytes_on_an_idle_connection_answer_no_request(tmp_path, place, end, surplus):
     async with host_at(place, tmp_path) as (host, wire):
-        host.play(stays(ends(*ENDS[end])), answers(b'"second"'))
+        host.play(then_wait_until_closed(answer_in_two_parts(*ENDS[end])), answers(b'"second"'))
         first = await read(wire, host)
         assert b"STOLEN" not in first
         call = host.calls[0]
-        await settled(wire)
-        call.writer.write(surplus)  # in the kernel, unread, when the next request goes out
+        await wait_until_drained(wire)
+        call.writer.write(surplus)  # they are in the kernel, unread, when the next request is sent
         assert await read(wire) == b'"second"'
         assert host.connections == 2
         async with asyncio.timeout(LIMIT_S):
@@ -126,7 +126,7 @@ async def test_bytes_on_an_idle_connection_answer_no_request(tmp_path, place, en
 @pytest.mark.parametrize("surplus", [*SURPLUS.values(), *JUNK.values()], ids=[*SURPLUS, *JUNK])
 async def test_a_byte_on_an_idle_connection_closes_it(tmp_path, surplus):
     async with host_at("TCP", tmp_path) as (host, wire):
-        host.play(stays(answers(b'"first"')), answers(b'"second"'))
+        host.play(then_wait_until_closed(answers(b'"first"')), answers(b'"second"'))
         assert await read(wire) == b'"first"'
         call = host.calls[0]
         call.writer.write(surplus)
@@ -140,9 +140,9 @@ async def test_a_byte_on_an_idle_connection_closes_it(tmp_path, surplus):
 async def test_surplus_bytes_in_one_read_with_the_end_of_an_answer_answer_no_request(tmp_path, end, surplus):
     begin, rest = ENDS[end]
     async with host_at("TCP", tmp_path) as (host, wire):
-        host.play(ends(begin, rest + SURPLUS[surplus]), answers(b'"second"'))
+        host.play(answer_in_two_parts(begin, rest + SURPLUS[surplus]), answers(b'"second"'))
         assert b"STOLEN" not in await read(wire, host)
-        await settled(wire)
+        await wait_until_drained(wire)
         assert await read(wire) == b'"second"'
         assert host.connections == 2
 
@@ -150,7 +150,7 @@ async def test_surplus_bytes_in_one_read_with_the_end_of_an_answer_answer_no_req
 @pytest.mark.parametrize("surplus", SURPLUS)
 async def test_surplus_bytes_in_one_read_with_a_whole_answer_answer_no_request(tmp_path, surplus):
     async with host_at("TCP", tmp_path) as (host, wire):
-        host.play(ends(b"", b"".join(ENDS["content-length"]) + SURPLUS[surplus]), answers(b'"second"'))
+        host.play(answer_in_two_parts(b"", b"".join(ENDS["content-length"]) + SURPLUS[surplus]), answers(b'"second"'))
         assert await read(wire, host) == MINE
         assert await read(wire) == b'"second"'
         assert host.connections == 2
@@ -159,37 +159,37 @@ async def test_surplus_bytes_in_one_read_with_a_whole_answer_answer_no_request(t
 @pytest.mark.parametrize("place", ["TCP", "Unix socket"])
 async def test_bytes_between_taking_a_connection_and_writing_to_it_answer_no_request(tmp_path, place):
     async with host_at(place, tmp_path) as (host, wire):
-        for turns in range(20):
-            host.play(stays(answers(b'"first"')), answers(b'"second"'))
+        for yields in range(20):
+            host.play(then_wait_until_closed(answers(b'"first"')), answers(b'"second"'))
             assert await read(wire) == b'"first"'
             call = host.calls[-1]
-            asking = asyncio.create_task(read(wire))
-            for _ in range(turns):
+            request = asyncio.create_task(read(wire))
+            for _ in range(yields):
                 await asyncio.sleep(0)
             if is_readable(call):  # the request has been written
-                asking.cancel()
+                request.cancel()
                 break
             call.writer.write(WHOLE)
-            assert await asking == b'"second"', turns
-        assert turns > 1
+            assert await request == b'"second"', yields
+        assert yields > 1
 
 
 def is_readable(call: Call) -> bool:
     return bool(select.select([call.writer.get_extra_info("socket").fileno()], [], [], 0)[0])
 
 
-async def test_a_connection_that_keeps_quiet_is_used_again(tmp_path):
+async def test_a_connection_without_surplus_bytes_is_reused(tmp_path):
     async with host_at("TCP", tmp_path) as (host, wire):
         for begin, end in ENDS.values():
-            host.play(ends(begin, end), answers(b'"next"'))
+            host.play(answer_in_two_parts(begin, end), answers(b'"next"'))
             await read(wire, host)
-            await settled(wire)
+            await wait_until_drained(wire)
             assert await read(wire, host) == b'"next"'
         assert host.connections == 1
 
 
-async def test_a_connection_that_the_host_has_closed_is_not_used_again(tmp_path):
-    """The FIN is unread in the kernel; no request is sent on the connection."""
+async def test_a_connection_that_the_host_has_closed_is_not_reused(tmp_path):
+    """The FIN is in the kernel, unread; no request is sent on the connection."""
     async with host_at("TCP", tmp_path) as (host, wire):
         host.play(answers(b'"first"'), answers(b'"second"'))
         assert await read(wire) == b'"first"'
@@ -198,22 +198,22 @@ async def test_a_connection_that_the_host_has_closed_is_not_used_again(tmp_path)
         assert (host.connections, len(host.calls)) == (2, 2)
 
 
-async def settled(wire: Transport) -> None:
-    """What was read to its end in the background has ended."""
+async def wait_until_drained(wire: Transport) -> None:
+    """Wait until the answers that are read to their ends in the background have ended."""
     await asyncio.gather(*wire._draining)
 
 
 # --- Tidegate as a whole ------------------------------------------------------------------------------------------
 
 
-async def ask(session: aiohttp.ClientSession, url: str, *, stream: bool) -> bytes:
+async def send_request(session: aiohttp.ClientSession, url: str, *, stream: bool) -> bytes:
     body = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}
     async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
         return await answer.read()
 
 
 def host_of(*, stream: bool) -> tuple[Script, Script]:
-    """Scripts of a first and a second answer."""
+    """Return the scripts of a first and a second answer."""
     if stream:
         return streams(*text_stream("first")), streams(*text_stream("second"))
     return answers(completion("first")), answers(completion("second"))
@@ -224,11 +224,11 @@ def host_of(*, stream: bool) -> tuple[Script, Script]:
 async def test_the_next_caller_gets_an_answer_of_its_own(url, upstream, stream, surplus):
     upstream.play(*host_of(stream=stream))
     async with aiohttp.ClientSession() as session:
-        assert b"first" in await ask(session, url, stream=stream)
+        assert b"first" in await send_request(session, url, stream=stream)
         upstream.calls[0].writer.write(SURPLUS[surplus])
-        told = await ask(session, url, stream=stream)
-    assert b"second" in told
-    assert b"STOLEN" not in told
+        body = await send_request(session, url, stream=stream)
+    assert b"second" in body
+    assert b"STOLEN" not in body
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
@@ -236,10 +236,10 @@ async def test_surplus_bytes_over_tls_close_the_connection(tmp_path, stream):
     contexts = certificates.make(tmp_path / "authority.pem")
     host = ScenarioUpstream()
     first, second = host_of(stream=stream)
-    host.play(stays(first), second)
+    host.play(then_wait_until_closed(first), second)
     async with host.running(tls=contexts["good"]):
         (tmp_path / "tidegate.yaml").write_text(f"""
-upstreams: {{host: {{base_url: "{host.url}", keepalive_s: {KEPT_S}}}}}
+upstreams: {{host: {{base_url: "{host.url}", keepalive_s: {KEEPALIVE_S}}}}}
 models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
 """)
         variables = {"SSL_CERT_FILE": str(tmp_path / "authority.pem")}
@@ -247,9 +247,9 @@ models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
             proxy.process("--config", str(tmp_path / "tidegate.yaml"), **variables) as running,
             aiohttp.ClientSession() as session,
         ):
-            assert b"first" in await ask(session, running.url, stream=stream)
+            assert b"first" in await send_request(session, running.url, stream=stream)
             host.calls[0].writer.write(WHOLE)
             async with asyncio.timeout(LIMIT_S):
                 await host.calls[0].gone.wait()
-            assert b"second" in await ask(session, running.url, stream=stream)
+            assert b"second" in await send_request(session, running.url, stream=stream)
     assert host.connections == 2

@@ -1,4 +1,4 @@
-"""How Tidegate treats its upstreams: keys, pools, timeouts, the next target, lists of models."""
+"""Requests to upstreams: keys, connection pools, timeouts, failover, lists of models."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from tests.fakes import proxy
 from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, answers, breaks_off, hangs, hangs_up, streams
 from tests.fakes.wire import chunk, completion, event, text_stream
 
-ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 def client_of(url: str, **headers: str) -> openai.AsyncOpenAI:
@@ -24,14 +24,14 @@ async def second():
         yield running
 
 
-async def test_the_request_goes_out_under_our_name_and_the_targets(url, upstream):
-    """Callers' keys, cookies and SDK headers stay behind; nulls and engine-internal fields are left out."""
+async def test_the_upstream_request_has_tidegates_headers_and_the_targets_model_name(url, upstream):
+    """The caller's key, cookies and SDK headers are not forwarded; nulls and engine-internal fields are left out."""
     upstream.play(answers(completion()))
     async with client_of(url, cookie="a=b", origin="http://evil") as client:
-        await client.chat.completions.create(**ASK, temperature=None, extra_body={"top_k": 3, "request_id": "mine"})
+        await client.chat.completions.create(**REQUEST, temperature=None, extra_body={"top_k": 3, "request_id": "mine"})
     (call,) = upstream.calls
     sent = json.loads(call.body)
-    assert sent == {"model": "there", "messages": ASK["messages"], "top_k": 3}
+    assert sent == {"model": "there", "messages": REQUEST["messages"], "top_k": 3}
     assert call.path == "/v1/chat/completions"
     assert call.headers.keys() == {
         "host",
@@ -44,11 +44,11 @@ async def test_the_request_goes_out_under_our_name_and_the_targets(url, upstream
     assert call.headers["accept-encoding"] == "identity"
 
 
-async def test_a_stream_always_asks_for_usage_and_hides_it(url, upstream):
+async def test_a_stream_always_requests_usage_and_hides_it_if_the_caller_did_not_ask_for_it(url, upstream):
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     upstream.play(streams(*text_stream("Hi", usage=usage)))
     async with client_of(url) as client:
-        chunks = [chunk async for chunk in await client.chat.completions.create(**ASK, stream=True)]
+        chunks = [chunk async for chunk in await client.chat.completions.create(**REQUEST, stream=True)]
     assert json.loads(upstream.calls[0].body)["stream_options"] == {"include_usage": True}
     assert all(chunk.usage is None for chunk in chunks)
 
@@ -61,7 +61,7 @@ async def test_keys_are_used_in_turn(upstream, tmp_path):
     upstream.play(answers(completion()))
     async with proxy.serving(config) as url, client_of(url) as client:
         for _ in range(3):
-            await client.chat.completions.create(**ASK | {"model": "host/x"})
+            await client.chat.completions.create(**REQUEST | {"model": "host/x"})
     shown = [call.headers["authorization"] for call in upstream.calls]
     assert shown == ["Bearer key-one", "Bearer key-two", "Bearer key-one"]
 
@@ -70,7 +70,7 @@ async def test_connections_are_used_again(url, upstream):
     upstream.play(answers(completion()))
     async with client_of(url) as client:
         for _ in range(5):
-            await client.chat.completions.create(**ASK)
+            await client.chat.completions.create(**REQUEST)
     assert upstream.connections == 1
 
 
@@ -78,44 +78,46 @@ async def test_connections_are_used_again_after_streams(url, upstream):
     upstream.play(streams(*text_stream("Hi")))
     async with client_of(url) as client:
         for _ in range(5):
-            async for _chunk in await client.chat.completions.create(**ASK, stream=True):
+            async for _chunk in await client.chat.completions.create(**REQUEST, stream=True):
                 pass
     assert upstream.connections == 1
 
 
 async def test_a_stale_pooled_connection_is_tried_once_more_on_a_new_one(url, upstream):
-    """The upstream closed it while it lay in the pool and our request crossed that."""
+    """The upstream closed it while it was idle in the pool, just as the next request was being sent."""
 
     async def closes_silently(call: Call) -> None:
         call.cut()
 
     upstream.play(answers(completion("one")), closes_silently, answers(completion("two")))
     async with client_of(url) as client:
-        await client.chat.completions.create(**ASK)
-        answer = await client.chat.completions.create(**ASK)
+        await client.chat.completions.create(**REQUEST)
+        answer = await client.chat.completions.create(**REQUEST)
     assert answer.choices[0].message.content == "two"
     assert len(upstream.calls) == 3
 
 
-async def test_a_stale_connection_is_known_among_new_ones(url, upstream):
-    """Others may connect while a request waits on the one that it has from the pool."""
-    has_company = asyncio.Event()
+async def test_a_stale_connection_is_recognised_though_new_ones_are_opened(url, upstream):
+    """Other requests may open connections while one waits on its pooled connection."""
+    has_other_connection = asyncio.Event()
 
-    async def closes_silently_in_company(call: Call) -> None:
-        await has_company.wait()
+    async def closes_after_another_connected(call: Call) -> None:
+        await has_other_connection.wait()
         call.cut()
 
-    async def keeps_company(call: Call) -> None:
-        has_company.set()
+    async def connects_meanwhile(call: Call) -> None:
+        has_other_connection.set()
         await answers(completion("company"))(call)
 
-    upstream.play(answers(completion("one")), closes_silently_in_company, keeps_company, answers(completion("two")))
+    upstream.play(
+        answers(completion("one")), closes_after_another_connected, connects_meanwhile, answers(completion("two"))
+    )
     async with client_of(url) as client:
-        await client.chat.completions.create(**ASK)
-        stale = asyncio.create_task(client.chat.completions.create(**ASK))
+        await client.chat.completions.create(**REQUEST)
+        stale = asyncio.create_task(client.chat.completions.create(**REQUEST))
         while len(upstream.calls) < 2:
             await upstream.next_call()
-        await client.chat.completions.create(**ASK)
+        await client.chat.completions.create(**REQUEST)
         answer = await stale
     assert answer.choices[0].message.content == "two"
 
@@ -125,7 +127,7 @@ async def test_a_new_connection_that_breaks_is_not_tried_again(url, upstream):
     upstream.play(hangs_up)
     async with client_of(url) as client:
         with pytest.raises(openai.InternalServerError) as caught:
-            await client.chat.completions.create(**ASK)
+            await client.chat.completions.create(**REQUEST)
     assert caught.value.code == "upstream_unreachable"
     assert len(upstream.calls) == 1
 
@@ -167,26 +169,26 @@ models:
 async def test_the_next_target_answers_when_the_first_fails(two_targets, upstream, second, script, stream):
     upstream.play(script)
     second.play(streams(*text_stream("from b")) if stream else answers(completion("from b")))
-    asked = ASK | {"model": "impatient" if script is hangs else "m"}
+    request = REQUEST | {"model": "impatient" if script is hangs else "m"}
     if stream:
-        made = await two_targets.chat.completions.create(**asked, stream=True)
-        text = "".join([chunk.choices[0].delta.content or "" async for chunk in made])
+        stream_answer = await two_targets.chat.completions.create(**request, stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream_answer])
     else:
-        text = (await two_targets.chat.completions.create(**asked)).choices[0].message.content
+        text = (await two_targets.chat.completions.create(**request)).choices[0].message.content
     assert text == "from b"
     assert json.loads(second.calls[0].body)["model"] == "b"
 
 
-async def test_a_refused_connection_moves_on(two_targets, second):
+async def test_after_a_refused_connection_the_next_target_is_tried(two_targets, second):
     second.play(answers(completion("from b")))
-    answer = await two_targets.chat.completions.create(**ASK | {"model": "c"})
+    answer = await two_targets.chat.completions.create(**REQUEST | {"model": "c"})
     assert answer.choices[0].message.content == "from b"
 
 
-async def test_the_callers_own_mistake_is_not_tried_elsewhere(two_targets, upstream, second):
+async def test_an_invalid_request_is_not_tried_at_another_target(two_targets, upstream, second):
     upstream.play(answers(b'{"error": {"message": "bad", "param": "seed"}}', status=400))
     with pytest.raises(openai.BadRequestError) as caught:
-        await two_targets.chat.completions.create(**ASK)
+        await two_targets.chat.completions.create(**REQUEST)
     assert caught.value.param == "seed"
     assert second.calls == []
 
@@ -213,25 +215,27 @@ async def says_a_role_and_hangs(call: Call) -> None:
     ],
     ids=["break", "break after nothing", "silence", "end", "done", "error", "gave up"],
 )
-async def test_a_stream_that_fails_before_its_first_content_is_tried_elsewhere(two_targets, upstream, second, script):
-    """A role is said in advance by hosts that may fail yet."""
+async def test_a_stream_that_fails_before_its_first_content_is_tried_at_another_target(
+    two_targets, upstream, second, script
+):
+    """Some upstreams send the role before the model begins, and may still fail."""
     upstream.play(script)
     second.play(streams(*text_stream("from b")))
-    asked = ASK | {"model": "impatient" if script is says_a_role_and_hangs else "m"}
-    made = await two_targets.chat.completions.create(**asked, stream=True)
-    pieces = [piece.choices[0].delta async for piece in made]
-    assert [piece.role for piece in pieces if piece.role] == ["assistant"]
-    assert "".join(piece.content or "" for piece in pieces) == "from b"
+    request = REQUEST | {"model": "impatient" if script is says_a_role_and_hangs else "m"}
+    stream_answer = await two_targets.chat.completions.create(**request, stream=True)
+    chunks = [each.choices[0].delta async for each in stream_answer]
+    assert [each.role for each in chunks if each.role] == ["assistant"]
+    assert "".join(each.content or "" for each in chunks) == "from b"
 
 
-async def test_a_stream_without_a_word_that_ends_in_good_order_is_an_answer(two_targets, upstream, second):
+async def test_a_stream_without_content_that_ends_properly_is_an_answer(two_targets, upstream, second):
     upstream.play(streams(*text_stream()))
-    made = await two_targets.chat.completions.create(**ASK, stream=True)
-    assert [piece.choices[0].finish_reason async for piece in made] == [None, "stop"]
+    stream_answer = await two_targets.chat.completions.create(**REQUEST, stream=True)
+    assert [each.choices[0].finish_reason async for each in stream_answer] == [None, "stop"]
     assert second.calls == []
 
 
-async def test_after_the_first_content_nothing_is_tried_elsewhere(two_targets, upstream, second):
+async def test_after_the_first_content_no_other_target_is_tried(two_targets, upstream, second):
     async def begins_and_breaks(call: Call) -> None:
         await call.write(SSE_HEAD)
         await call.event(chunk({"content": "Hi"}))
@@ -240,7 +244,7 @@ async def test_after_the_first_content_nothing_is_tried_elsewhere(two_targets, u
 
     upstream.play(begins_and_breaks)
     with pytest.raises(openai.APIError):
-        async for _ in await two_targets.chat.completions.create(**ASK, stream=True):
+        async for _ in await two_targets.chat.completions.create(**REQUEST, stream=True):
             upstream.calls[-1].go.set()
     assert second.calls == []
 
@@ -249,13 +253,13 @@ async def test_after_the_first_content_nothing_is_tried_elsewhere(two_targets, u
 async def test_a_silent_upstream_is_a_504(two_targets, upstream, stream):
     upstream.play(hangs)
     with pytest.raises(openai.InternalServerError) as caught:
-        await two_targets.chat.completions.create(**ASK | {"model": "alone"}, stream=stream)
+        await two_targets.chat.completions.create(**REQUEST | {"model": "alone"}, stream=stream)
     assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
     for call in upstream.calls:
         await call.gone.wait()
 
 
-async def test_an_upstream_that_falls_silent_in_the_middle_is_told_in_band(two_targets, upstream):
+async def test_an_upstream_that_stops_sending_in_the_middle_is_an_error_in_band(two_targets, upstream):
     async def begins_and_hangs(call: Call) -> None:
         await call.write(SSE_HEAD)
         await call.event(chunk({"content": "Hi"}))
@@ -263,12 +267,12 @@ async def test_an_upstream_that_falls_silent_in_the_middle_is_told_in_band(two_t
 
     upstream.play(begins_and_hangs)
     with pytest.raises(openai.APIError) as caught:
-        async for _ in await two_targets.chat.completions.create(**ASK | {"model": "alone"}, stream=True):
+        async for _ in await two_targets.chat.completions.create(**REQUEST | {"model": "alone"}, stream=True):
             pass
     assert caught.value.code == "upstream_timeout"
 
 
-async def test_an_event_without_an_end_is_given_up(url, upstream):
+async def test_an_endless_event_is_an_error(url, upstream):
     async def endless(call: Call) -> None:
         await call.write(SSE_HEAD)
         await call.chunk(b"data: ")
@@ -278,21 +282,21 @@ async def test_an_event_without_an_end_is_given_up(url, upstream):
     upstream.play(endless)
     async with client_of(url) as client:
         with pytest.raises(openai.InternalServerError) as caught:
-            await client.chat.completions.create(**ASK, stream=True)
+            await client.chat.completions.create(**REQUEST, stream=True)
     assert caught.value.code == "upstream_failed"
 
 
 @pytest.mark.parametrize(("dialect", "header"), [("generic", "x-request-id"), ("openrouter", "x-generation-id")])
-async def test_a_hosts_own_id_of_a_request_is_logged_and_goes_no_further(upstream, dialect, header):
-    """Row 178: its support will ask for it; the caller's id is ours."""
+async def test_the_upstreams_request_id_is_logged_and_not_sent_to_the_caller(upstream, dialect, header):
+    """Row 178: the upstream's support needs it; the caller gets Tidegate's own request id."""
     head = f"{header}: theirs-1\r\n".encode()
     config = f'upstreams: {{host: {{base_url: "{upstream.url}", dialect: {dialect}}}}}'
     upstream.play(answers(b"{}", status=500, head=head), answers(completion(), head=head))
     with capture_logs() as lines:
         async with proxy.serving(config) as url, client_of(url) as client:
             with pytest.raises(openai.InternalServerError):
-                await client.chat.completions.create(**ASK | {"model": "host/x"})
-            answer = await client.chat.completions.with_raw_response.create(**ASK | {"model": "host/x"})
+                await client.chat.completions.create(**REQUEST | {"model": "host/x"})
+            answer = await client.chat.completions.with_raw_response.create(**REQUEST | {"model": "host/x"})
     assert [line["upstream_request_id"] for line in lines if line["event"] in {"request", "upstream failed"}] == [
         "theirs-1",
         "theirs-1",
@@ -301,13 +305,13 @@ async def test_a_hosts_own_id_of_a_request_is_logged_and_goes_no_further(upstrea
     assert "theirs-1" not in str(answer.headers)
 
 
-async def test_a_key_in_a_hosts_own_id_of_a_request_is_not_logged(upstream, monkeypatch):
+async def test_a_key_in_the_upstreams_request_id_is_not_logged(upstream, monkeypatch):
     monkeypatch.setenv("HOST_KEY", "sk-of-the-host")
     config = f'upstreams: {{host: {{base_url: "{upstream.url}", api_keys: ["env:HOST_KEY"]}}}}'
     upstream.play(answers(completion(), head=b"x-request-id: for sk-of-the-host\r\n"))
     with capture_logs() as lines:
         async with proxy.serving(config) as url, client_of(url) as client:
-            await client.chat.completions.create(**ASK | {"model": "host/x"})
+            await client.chat.completions.create(**REQUEST | {"model": "host/x"})
     assert [line["upstream_request_id"] for line in lines if line["event"] == "request"] == ["for ***"]
 
 
@@ -319,16 +323,16 @@ LIST = answers(b'{"object": "list", "data": [{"id": "org/big", "max_model_len": 
 async def test_a_prefix_names_the_upstream(url, upstream):
     upstream.play(answers(completion()))
     async with client_of(url) as client:
-        answer = await client.chat.completions.create(**ASK | {"model": "host/org/some-model"})
+        answer = await client.chat.completions.create(**REQUEST | {"model": "host/org/some-model"})
     assert json.loads(upstream.calls[0].body)["model"] == "org/some-model"
     assert answer.model == "host/org/some-model"
 
 
-async def test_a_name_that_an_upstream_lists_goes_there(url, upstream):
+async def test_a_request_for_a_model_that_an_upstream_lists_goes_to_that_upstream(url, upstream):
     upstream.play(LIST, answers(completion()))
     async with client_of(url) as client:
-        await client.chat.completions.create(**ASK | {"model": "org/big"})
-        await client.chat.completions.create(**ASK | {"model": "org/big"})
+        await client.chat.completions.create(**REQUEST | {"model": "org/big"})
+        await client.chat.completions.create(**REQUEST | {"model": "org/big"})
     assert [(call.method, call.path) for call in upstream.calls] == [
         ("GET", "/v1/models"),
         ("POST", "/v1/chat/completions"),
@@ -336,7 +340,7 @@ async def test_a_name_that_an_upstream_lists_goes_there(url, upstream):
     ]
 
 
-async def test_models_are_the_configured_ones_and_the_listed_ones_once_each(url, upstream):
+async def test_the_list_of_models_has_the_configured_and_the_listed_ones_once_each(url, upstream):
     upstream.play(LIST)
     async with client_of(url) as client:
         cards = [card async for card in client.models.list()]
@@ -345,7 +349,7 @@ async def test_models_are_the_configured_ones_and_the_listed_ones_once_each(url,
     assert big.model_extra == {"max_model_len": 4096}
 
 
-async def test_an_upstream_that_cannot_list_is_not_waited_for_by_others(upstream, second):
+async def test_an_upstream_that_cannot_list_its_models_does_not_hide_those_of_others(upstream, second):
     config = f"""
 upstreams:
   dead: {{base_url: "http://127.0.0.1:9/v1"}}
@@ -356,12 +360,12 @@ upstreams:
         assert [card.id async for card in client.models.list()] == ["org/big", "m"]
 
 
-async def test_nobody_asks_an_upstream_at_start(url, upstream):
-    """Start-up never waits for a host."""
+async def test_no_request_is_sent_to_an_upstream_at_start(url, upstream):
+    """The start never waits for an upstream."""
     assert upstream.connections == 0
 
 
-async def test_many_who_ask_at_once_are_one_question(url, upstream):
+async def test_concurrent_requests_for_the_list_of_models_share_one_upstream_request(url, upstream):
     upstream.play(LIST)
     async with client_of(url) as client:
 
@@ -373,7 +377,7 @@ async def test_many_who_ask_at_once_are_one_question(url, upstream):
     assert len(upstream.calls) == 1
 
 
-async def test_a_configured_model_is_told_without_asking_anybody(url, upstream):
+async def test_a_configured_model_is_retrieved_without_an_upstream_request(url, upstream):
     async with client_of(url) as client:
         assert (await client.models.retrieve("m")).owned_by == "tidegate"
     assert upstream.connections == 0

@@ -1,4 +1,4 @@
-"""Each wire shape of the contract's A.3, played by a host, reaches OpenAI's SDK canonical or as a proper error."""
+"""Each wire shape of the contract's A.3, sent by a host, reaches OpenAI's SDK in canonical form or as an error."""
 
 import json
 
@@ -30,7 +30,7 @@ def tool(index: int | None = 0, call_id: str | None = None, name: str | None = N
 TOOLS = event(chunk(finish="tool_calls"))
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
-TEXT = {  # every one of them says "Hi you" and stops
+TEXT = {  # in each case the text is "Hi you", and the finish reason is `stop`
     "well made": text_stream("Hi", " you"),
     "comments and blank lines": [b": hello\n\n\n\n", ROLE, b": ping\n\n", *text_stream("Hi", " you")],
     "CRLF": [b"".join(text_stream("Hi", " you")).replace(b"\n", b"\r\n")],
@@ -88,7 +88,7 @@ TEXT = {  # every one of them says "Hi you" and stops
     "a JSON body instead of a stream": None,
 }
 
-CALLS = {  # every one of them calls f with {"a": 1}, and only that
+CALLS = {  # in each case there is one call: f with {"a": 1}
     "well made": [tool(0, "c1", "f", ""), tool(0, arguments='{"a": 1}'), TOOLS, DONE],
     "no arguments in the first delta": [tool(0, "c1", "f"), tool(0, arguments='{"a": 1}'), TOOLS, DONE],
     "no index": [tool(None, "c1", "f", ""), tool(None, arguments='{"a": 1}'), TOOLS, DONE],
@@ -101,7 +101,7 @@ CALLS = {  # every one of them calls f with {"a": 1}, and only that
     "finish reason stop": [tool(0, "c1", "f", '{"a": 1}'), STOP, DONE],
 }
 
-ERRORS = {  # script, status or None for in band, code
+ERRORS = {  # script, status (None: the error is in band), code
     "an error first": (streams(event(b'{"error": {"message": "boom", "code": 500}}'), DONE), 502, "upstream_failed"),
     "an error as a string": (streams(event(b'{"error": "boom"}'), DONE), 502, "upstream_failed"),
     "a flat error": (streams(event(b'{"object": "error", "message": "boom", "code": 400}')), 400, None),
@@ -151,21 +151,21 @@ ERRORS = {  # script, status or None for in band, code
     ),
 }
 
-ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 @pytest.fixture
 async def client(url):
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as made:
-        yield made
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
 @pytest.mark.parametrize("case", TEXT)
 async def test_text_comes_out_canonical(client, upstream, case):
-    pieces = TEXT[case]
-    script = answers(completion("Hi you")) if pieces is None else streams(*pieces)
+    parts = TEXT[case]
+    script = answers(completion("Hi you")) if parts is None else streams(*parts)
     upstream.play(script)
-    chunks = [chunk async for chunk in await client.chat.completions.create(**ASK, stream=True)]
+    chunks = [chunk async for chunk in await client.chat.completions.create(**REQUEST, stream=True)]
     choices = [choice for chunk in chunks for choice in chunk.choices]
     assert "".join(choice.delta.content or "" for choice in choices) == "Hi you"
     assert [choice.delta.role for choice in choices if choice.delta.role] == ["assistant"]
@@ -175,10 +175,10 @@ async def test_text_comes_out_canonical(client, upstream, case):
 
 
 @pytest.mark.parametrize("case", TEXT)
-async def test_text_suits_the_strict_helper(client, upstream, case):
-    pieces = TEXT[case]
-    upstream.play(answers(completion("Hi you")) if pieces is None else streams(*pieces))
-    async with client.chat.completions.stream(**ASK) as stream:
+async def test_text_is_accepted_by_the_strict_helper(client, upstream, case):
+    parts = TEXT[case]
+    upstream.play(answers(completion("Hi you")) if parts is None else streams(*parts))
+    async with client.chat.completions.stream(**REQUEST) as stream:
         final = await stream.get_final_completion()
     assert final.choices[0].message.content == "Hi you"
     assert final.choices[0].message.role == "assistant"
@@ -186,9 +186,9 @@ async def test_text_suits_the_strict_helper(client, upstream, case):
 
 
 @pytest.mark.parametrize("case", CALLS)
-async def test_tool_calls_suit_the_strict_helper(client, upstream, case):
+async def test_tool_calls_are_accepted_by_the_strict_helper(client, upstream, case):
     upstream.play(streams(*CALLS[case]))
-    async with client.chat.completions.stream(**ASK) as stream:
+    async with client.chat.completions.stream(**REQUEST) as stream:
         final = await stream.get_final_completion()
     (call,) = final.choices[0].message.tool_calls
     assert call.function.name == "f"
@@ -199,7 +199,7 @@ async def test_tool_calls_suit_the_strict_helper(client, upstream, case):
 
 async def test_two_calls_under_one_index_are_two_calls(client, upstream):
     upstream.play(streams(tool(0, "c1", "f", "{}"), tool(0, "c2", "g", "{}"), TOOLS, DONE))
-    async with client.chat.completions.stream(**ASK) as stream:
+    async with client.chat.completions.stream(**REQUEST) as stream:
         final = await stream.get_final_completion()
     calls = final.choices[0].message.tool_calls
     assert [(call.id, call.function.name, call.function.arguments) for call in calls] == [
@@ -208,7 +208,7 @@ async def test_two_calls_under_one_index_are_two_calls(client, upstream):
     ]
 
 
-async def test_reasoning_comes_out_as_reasoning_content_whatever_the_host_calls_it(client, upstream):
+async def test_reasoning_is_sent_as_reasoning_content_whatever_the_hosts_name_for_it(client, upstream):
     upstream.play(
         streams(
             event(chunk({"reasoning": "Let me", "content": None})),
@@ -218,7 +218,7 @@ async def test_reasoning_comes_out_as_reasoning_content_whatever_the_host_calls_
             DONE,
         )
     )
-    chunks = [chunk async for chunk in await client.chat.completions.create(**ASK, stream=True)]
+    chunks = [chunk async for chunk in await client.chat.completions.create(**REQUEST, stream=True)]
     deltas = [chunk.choices[0].delta.model_dump(exclude_unset=True) for chunk in chunks]
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Let me think"
     assert "".join(delta.get("content") or "" for delta in deltas) == "4"
@@ -226,9 +226,9 @@ async def test_reasoning_comes_out_as_reasoning_content_whatever_the_host_calls_
     assert all(delta.get("reasoning_content", "x") for delta in deltas)
 
 
-async def test_usage_rides_on_the_last_chunk_only_if_asked_for(client, upstream):
+async def test_usage_is_in_the_last_chunk_only_if_requested(client, upstream):
     upstream.play(streams(*text_stream("Hi", usage=USAGE)))
-    stream = await client.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True})
+    stream = await client.chat.completions.create(**REQUEST, stream=True, stream_options={"include_usage": True})
     chunks = [chunk async for chunk in stream]
     assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [5]
     assert chunks[-1].choices == []
@@ -236,11 +236,11 @@ async def test_usage_rides_on_the_last_chunk_only_if_asked_for(client, upstream)
 
 @pytest.mark.parametrize("case", ERRORS)
 async def test_a_failure_is_a_proper_error(client, upstream, case):
-    """With its true status before the first event, in band after."""
+    """It has its true status before the first event, and is in band after it."""
     script, status, code = ERRORS[case]
     upstream.play(script)
     with pytest.raises(openai.APIError) as caught:
-        async for _ in await client.chat.completions.create(**ASK, stream=True):
+        async for _ in await client.chat.completions.create(**REQUEST, stream=True):
             upstream.calls[-1].go.set()
     assert getattr(caught.value, "status_code", None) == status
     assert caught.value.code == code
@@ -259,16 +259,16 @@ async def test_a_failure_of_a_unary_answer_is_the_same_error(client, upstream, c
     script, status, code = ERRORS[case]
     upstream.play(script)
     with pytest.raises(openai.APIStatusError) as caught:
-        await client.chat.completions.create(**ASK)
+        await client.chat.completions.create(**REQUEST)
     assert caught.value.status_code == status
     assert caught.value.code == code
 
 
 async def test_a_unary_answer_is_rebuilt(client, upstream):
-    """Role, content, calls and finish reason come out in OpenAI's form; vendor fields stay behind."""
+    """Role, content, calls and finish reason are in OpenAI's form; vendor fields are left out."""
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
     upstream.play(answers(completion(None, tool_calls=[call], reasoning="hm", annotations=None, extra=1)))
-    answer = await client.chat.completions.create(**ASK)
+    answer = await client.chat.completions.create(**REQUEST)
     message = answer.choices[0].message
     assert json.loads(message.tool_calls[0].function.arguments) == {"a": 1}
     assert message.content is None
@@ -285,31 +285,31 @@ async def test_a_unary_answer_is_rebuilt(client, upstream):
     assert answer.model == "m"
 
 
-async def test_blank_lines_before_a_unary_answer_are_no_harm(client, upstream):
-    """DeepSeek keeps connections alive with them."""
+async def test_blank_lines_before_a_unary_answer_are_ignored(client, upstream):
+    """DeepSeek sends them to keep connections alive."""
     upstream.play(answers(b"\n\n\n" + completion("Hi")))
-    assert (await client.chat.completions.create(**ASK)).choices[0].message.content == "Hi"
+    assert (await client.chat.completions.create(**REQUEST)).choices[0].message.content == "Hi"
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-async def test_json_of_an_undeclared_kind_is_json(client, upstream, stream):
+async def test_json_with_another_content_type_is_read(client, upstream, stream):
     """OpenAI's SDK reads it too."""
     upstream.play(answers(b"\n" + completion("Hi"), content_type="text/plain"))
     if stream:
-        made = await client.chat.completions.create(**ASK, stream=True)
-        text = "".join([chunk.choices[0].delta.content or "" async for chunk in made])
+        chunks = await client.chat.completions.create(**REQUEST, stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
     else:
-        text = (await client.chat.completions.create(**ASK)).choices[0].message.content
+        text = (await client.chat.completions.create(**REQUEST)).choices[0].message.content
     assert text == "Hi"
 
 
-@pytest.mark.parametrize("wanted", ["float", "base64", None])
-async def test_embeddings_come_in_the_form_asked_for(client, upstream, wanted):
+@pytest.mark.parametrize("encoding", ["float", "base64", None])
+async def test_embeddings_have_the_requested_encoding(client, upstream, encoding):
     item = {"object": "embedding", "index": 0, "embedding": [0.5, -2.0]}
     upstream.play(answers(json.dumps({"data": [item], "usage": {"prompt_tokens": 2}}).encode()))
-    extra = {} if wanted is None else {"encoding_format": wanted}
+    extra = {} if encoding is None else {"encoding_format": encoding}
     answer = await client.embeddings.create(model="m", input="x", **extra)
-    expected = "AAAAPwAAAMA=" if wanted == "base64" else [0.5, -2.0]
+    expected = "AAAAPwAAAMA=" if encoding == "base64" else [0.5, -2.0]
     assert answer.data[0].embedding == expected
     assert answer.usage.total_tokens == 2
     assert answer.model == "m"

@@ -1,4 +1,4 @@
-"""What a correct sequence of `chat.completion.chunk` is: OpenAI's own accumulator, and our invariants beside it."""
+"""Checks of a sequence of `chat.completion.chunk`: OpenAI's own accumulator, and the rules of the contract's A.3."""
 
 import json
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ OPENING = {"role": "assistant", "content": "", "refusal": None}
 
 
 def accumulate(payloads: Sequence[bytes]) -> ChatCompletion:
-    """What `client.chat.completions.stream()` makes of the payloads; raises what it raises.
+    """Return what `client.chat.completions.stream()` reads from the payloads; raise what it raises.
 
-    `get_final_completion` raises on purpose where a limit cut the answer, so there the last snapshot is taken.
+    `get_final_completion` raises on purpose if a limit cut the answer; then the last snapshot is returned.
     """
     state = ChatCompletionStreamState()
     for payload in payloads:
@@ -38,9 +38,9 @@ def accumulate(payloads: Sequence[bytes]) -> ChatCompletion:
 
 
 def check(payloads: Sequence[bytes], *, wants_usage: bool, is_whole: bool = True) -> None:
-    """The contract's A.3, rule by rule; `is_whole` is False for a stream that an error cut."""
+    """Check the contract's A.3, rule by rule; `is_whole` is False for a stream that an error ended."""
     chunks = [json.loads(payload) for payload in payloads]
-    # stricter than `json`: valid UTF-8, no NaN; and framing holds only if there is no newline
+    # msgspec is stricter than `json`: valid UTF-8, no NaN. Framing is correct only if there is no newline.
     for payload in payloads:
         msgspec.json.decode(payload)
         assert b"\n" not in payload
@@ -79,30 +79,30 @@ def _check_choice(choices, *, is_whole: bool) -> None:
         assert len(delta) == 1 or (delta == {} and choice["finish_reason"] is not None)
         assert delta.get("reasoning_content") != ""
         assert delta.get("content") != "" or choice["logprobs"] is not None
-    _check_tools([piece for choice in choices for piece in choice["delta"].get("tool_calls", [])])
+    _check_tools([delta for choice in choices for delta in choice["delta"].get("tool_calls", [])])
     assert (reasons[-1] == "tool_calls") <= any("tool_calls" in choice["delta"] for choice in choices)
 
 
-def _check_tools(pieces) -> None:
+def _check_tools(deltas) -> None:
     begun = 0
-    for piece in pieces:
-        kind = "custom" if "custom" in piece else "function"
-        if piece["index"] == begun:
+    for delta in deltas:
+        kind = "custom" if "custom" in delta else "function"
+        if delta["index"] == begun:
             begun += 1
-            assert set(piece) - {"extra_content"} == {"index", "id", "type", kind}
-            assert isinstance(piece["id"], str)
-            assert piece["id"]
-            assert piece["type"] == kind
+            assert set(delta) - {"extra_content"} == {"index", "id", "type", kind}
+            assert isinstance(delta["id"], str)
+            assert delta["id"]
+            assert delta["type"] == kind
             if kind == "function":
-                assert set(piece["function"]) == {"name", "arguments"}
+                assert set(delta["function"]) == {"name", "arguments"}
         else:
-            assert piece["index"] < begun
-            assert set(piece) - {"extra_content"} == {"index", kind}
+            assert delta["index"] < begun
+            assert set(delta) - {"extra_content"} == {"index", kind}
             if kind == "function":
-                assert set(piece["function"]) == {"arguments"}
+                assert set(delta["function"]) == {"arguments"}
         if kind == "function":
-            assert all(isinstance(value, str) for value in piece["function"].values())
-    ids = [piece["id"] for piece in pieces if "id" in piece]
+            assert all(isinstance(value, str) for value in delta["function"].values())
+    ids = [delta["id"] for delta in deltas if "id" in delta]
     assert len(ids) == len(set(ids))
 
 
@@ -110,7 +110,7 @@ PLAIN = Reading()
 
 
 def tell(sink, *chunks, reading=PLAIN, parse=events.parse) -> ProxyError | None:
-    """Feed upstream chunks (as objects or as JSON bytes) to `sink`; the error that ended it, if one did."""
+    """Send upstream chunks (as objects or as JSON bytes) to `sink`; return the error that ended it, or None."""
     stream = ChoiceStream(sink, reading)
     try:
         for chunk in chunks:
@@ -122,7 +122,7 @@ def tell(sink, *chunks, reading=PLAIN, parse=events.parse) -> ProxyError | None:
 
 
 def tell_bytes(sink, body: bytes, *, reading=PLAIN, parse=events.parse) -> ProxyError | None:
-    """Feed an upstream's event stream to `sink`, as an attempt does."""
+    """Send an upstream's event stream to `sink`, as an attempt does."""
     parser = EventParser()
     payloads = parser.feed(body) + parser.close()
     if b"[DONE]" in payloads:
@@ -131,13 +131,13 @@ def tell_bytes(sink, body: bytes, *, reading=PLAIN, parse=events.parse) -> Proxy
 
 
 def chunk(delta=None, *, index=0, finish=None, **more):
-    """An upstream's chunk with one choice."""
+    """Return an upstream's chunk with one choice."""
     choice = {"index": index, "delta": delta or {}, "finish_reason": finish} | more.pop("choice", {})
     return {"id": "theirs", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]} | more
 
 
 def call(index=None, name=None, arguments=None, call_id=None, **more):
-    """An upstream's piece of a tool call; what is None is left out."""
+    """Return an upstream's delta of a tool call; arguments that are None are left out."""
     function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
-    piece = {key: value for key, value in (("index", index), ("id", call_id)) if value is not None}
-    return piece | {"function": function} | more
+    delta = {key: value for key, value in (("index", index), ("id", call_id)) if value is not None}
+    return delta | {"function": function} | more

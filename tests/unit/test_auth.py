@@ -1,4 +1,4 @@
-"""Who is calling."""
+"""Authentication of callers and of the administrator."""
 
 from hashlib import sha256
 
@@ -14,19 +14,19 @@ def show(key, *, is_local=False, host="127.0.0.1:8000"):
 
 
 @pytest.mark.parametrize("key", [None, "", "anything"])
-def test_without_keys_everybody_is_let_in(key):
+def test_without_keys_every_caller_is_accepted(key):
     assert KeyRing([], None).authenticate(show(key)) == ANONYMOUS
 
 
 def test_each_key_is_a_caller_of_its_own():
-    """Known by the beginning of its digest, which can be logged."""
+    """The caller's name is the beginning of the key's digest, which can be logged."""
     ring = KeyRing(["sk-a", "sk-b"], None)
     first, second = ring.authenticate(show("sk-a")), ring.authenticate(show("sk-b"))
     assert first.name == sha256(b"sk-a").hexdigest()[:8]
     assert first != second
 
 
-def test_a_missing_key_is_told_how_to_show_one():
+def test_the_error_for_a_missing_key_explains_how_to_send_one():
     with pytest.raises(NotAuthenticated, match="Authorization: Bearer YOUR_KEY") as caught:
         KeyRing(["sk-a"], None).authenticate(show(None, is_local=True))
     assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
@@ -38,25 +38,25 @@ def test_a_wrong_key_is_refused_and_not_repeated(key):
         KeyRing(["sk-a"], "sk-admin").authenticate(show(key))
 
 
-def test_the_admin_key_is_no_key_for_callers():
+def test_the_admin_key_is_not_a_key_for_callers():
     with pytest.raises(NotAuthenticated):
         KeyRing(["sk-a"], "sk-admin").authenticate(show("sk-admin"))
 
 
 @pytest.mark.parametrize("is_local", [True, False])
-def test_the_admin_key_opens_from_anywhere(is_local):
+def test_the_admin_key_is_accepted_from_any_address(is_local):
     assert KeyRing(["sk-a"], "sk-admin").authenticate_admin(show("sk-admin", is_local=is_local)) == ADMIN
 
 
 @pytest.mark.parametrize("key", [None, "", "sk-a", "sk-admi"])
 @pytest.mark.parametrize("is_local", [True, False])
-def test_where_an_admin_key_is_set_nothing_else_opens(key, is_local):
-    """Not even a call from this machine: it may come through a proxy in front."""
+def test_if_an_admin_key_is_set_nothing_else_is_accepted(key, is_local):
+    """A request from this machine is refused too: a reverse proxy may have forwarded it."""
     with pytest.raises(NotAuthenticated, match="takes the admin key"):
         KeyRing(["sk-a"], "sk-admin").authenticate_admin(show(key, is_local=is_local))
 
 
-def test_without_an_admin_key_this_machine_is_the_administrator():
+def test_without_an_admin_key_requests_from_this_machine_are_the_administrators():
     ring = KeyRing(["sk-a"], None)
     assert ring.authenticate_admin(show(None, is_local=True)) == ADMIN
     with pytest.raises(NotPermitted) as caught:
@@ -83,8 +83,8 @@ def test_credentials_do_not_show_their_key():
         ("", False),
     ],
 )
-def test_a_call_is_local_where_its_address_is(address, is_local):
-    """What cannot be told is not: the administrator's paths hang on it."""
+def test_a_request_is_local_if_its_address_is_loopback(address, is_local):
+    """An unknown address is not local, because access to the administrator's paths depends on it."""
     assert Credentials(key=None, address=address, host="localhost").is_local is is_local
 
 
@@ -104,8 +104,8 @@ HOSTS = [
 
 
 @pytest.mark.parametrize(("host", "is_address"), HOSTS)
-def test_without_keys_only_addresses_are_answered_to(host, is_address):
-    """A page may point its own name at this machine (DNS rebinding), and then nothing else holds it back."""
+def test_without_keys_only_requests_to_an_address_are_accepted(host, is_address):
+    """A page's own name may resolve to this machine (DNS rebinding); no other check would then stop the page."""
     assert show(None, host=host).names_an_address is is_address
     assert KeyRing([], None, takes_any_host=True).authenticate(show(None, host=host)) == ANONYMOUS
     if is_address:
@@ -116,23 +116,23 @@ def test_without_keys_only_addresses_are_answered_to(host, is_address):
 
 
 @pytest.mark.parametrize(("host", "is_address"), HOSTS)
-def test_a_key_opens_under_any_name(host, is_address):
-    """A page does not have it."""
+def test_a_key_is_accepted_under_any_host_name(host, is_address):
+    """A hostile page does not have the key."""
     assert KeyRing(["sk-a"], None).authenticate(show("sk-a", host=host)) != ANONYMOUS
 
 
 @pytest.mark.parametrize(("host", "is_address"), HOSTS)
-def test_this_machine_is_the_administrator_under_no_name_of_a_page(host, is_address):
+def test_a_request_from_this_machine_to_a_host_name_is_not_local(host, is_address):
     assert show(None, is_local=True, host=host).is_local is is_address
 
 
-def test_a_ring_does_not_keep_its_keys():
-    """Only digests stay in memory."""
+def test_a_key_ring_does_not_store_its_keys():
+    """It stores only their digests."""
     assert "sk-secret" not in repr(vars(KeyRing(["sk-secret"], "sk-secret")))
 
 
 @given(st.text(), st.lists(st.text(st.characters(codec="ascii"), min_size=1), min_size=1))
-def test_only_what_is_on_the_ring_opens(key, keys):
+def test_a_key_is_accepted_exactly_if_it_is_on_the_ring(key, keys):
     try:
         KeyRing(keys, None).authenticate(show(key))
     except NotAuthenticated:

@@ -1,4 +1,4 @@
-"""How long a host gets no requests after it asked to wait, and the trial before that is over."""
+"""How long a host gets no requests after it asked to wait, and the trial before that time is over."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_an_invalid_wait_changes_nothing(cooldown, seconds):
     number = cooldown.enter(10)
     assert not cooldown.extend(seconds, now_s=11, trial=number)
     assert cooldown.until_s == 100
-    assert not cooldown.may_enter(50)  # that one is still on its way
+    assert not cooldown.may_enter(50)  # the trial is still in flight
 
 
 @pytest.mark.parametrize(("seconds", "kept_s"), [(3600, 3600), (3601, 3600), (1e300, 3600), (math.inf, 3600)])
@@ -49,7 +49,7 @@ def test_no_wait_is_longer_than_the_longest(cooldown, seconds, kept_s):
 
 
 @pytest.mark.parametrize(("wait_s", "tried_at_s"), [(6, 5), (50, 5), (60, 6), (600, 60), (3600, 360), (9999, 360)])
-def test_one_request_tries_it_after_a_tenth_of_the_wait(cooldown, wait_s, tried_at_s):
+def test_one_trial_is_sent_after_a_tenth_of_the_wait(cooldown, wait_s, tried_at_s):
     cooldown.extend(wait_s, now_s=0)
     assert not cooldown.may_enter(tried_at_s - 0.01)
     assert cooldown.may_enter(tried_at_s)
@@ -58,7 +58,7 @@ def test_one_request_tries_it_after_a_tenth_of_the_wait(cooldown, wait_s, tried_
     assert cooldown.remaining_s(tried_at_s) == min(wait_s, 3600) - tried_at_s
 
 
-def test_a_wait_that_is_short_is_not_tried(cooldown):
+def test_a_short_wait_has_no_trial(cooldown):
     cooldown.extend(5, now_s=0)
     assert not cooldown.may_enter(4.99)
 
@@ -121,11 +121,11 @@ def test_changed_limits_hold_for_later_waits(cooldown):
 
 
 class CooldownMachine(RuleBasedStateMachine):
-    """Whatever happens, there is one single request at most, and every wait ends."""
+    """Whatever happens, there is at most one trial at a time, and every wait ends."""
 
     @initialize()
     def begin(self):
-        self.now_s, self.flying, self.last_s = 0.0, [], -math.inf
+        self.now_s, self.trials, self.last_s = 0.0, [], -math.inf
         self.cooldown = Cooldown(max_s=100, trial_s=5)
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 11.0, 101.0]))
@@ -139,21 +139,21 @@ class CooldownMachine(RuleBasedStateMachine):
             number = self.cooldown.enter(self.now_s)
             assert (number == 0) == was_over
             if number:
-                self.flying = [number]  # one that outlived its wait has no say any more
+                self.trials = [number]  # a trial that outlasted its cooldown has no effect any more
 
     @rule(seconds=st.sampled_from([-1.0, 1.0, 60.0, 1000.0]), is_trial=st.booleans())
-    def rest(self, seconds, is_trial):
-        trial = self.flying[0] if is_trial and self.flying else 0
+    def extend(self, seconds, is_trial):
+        trial = self.trials[0] if is_trial and self.trials else 0
         if self.cooldown.extend(seconds, self.now_s, trial):
             self.last_s = max(self.last_s, self.now_s + min(seconds, 100))
 
     @rule(works=st.booleans())
     def end(self, works):
-        for number in self.flying:
+        for number in self.trials:
             if works:
                 self.cooldown.succeeded(number)
             self.cooldown.ended(number, self.now_s)
-        self.flying = []
+        self.trials = []
 
     @invariant()
     def ends_in_time(self):

@@ -1,4 +1,4 @@
-"""Waits that end; on a loop whose time moves when everything waits, so that no machine is too slow for it."""
+"""Waits with a time limit, on a loop whose time moves only when all tasks wait, so that no machine is too slow."""
 
 import asyncio
 import functools
@@ -18,7 +18,7 @@ def on_virtual_time(test):
 
 
 @on_virtual_time
-async def test_a_wait_over_the_limit_is_cancelled_once_and_known_as_ours():
+async def test_a_wait_over_the_limit_is_cancelled_once_and_recognised():
     deadline = Deadline(Deadlines(), 0.01)
     deadline.start()
     with pytest.raises(asyncio.CancelledError):
@@ -36,7 +36,7 @@ async def after(seconds: float) -> None:
 
 @on_virtual_time
 async def test_time_between_waits_does_not_count():
-    """A caller who reads slowly is not the upstream's fault."""
+    """A caller who reads slowly does not use up the upstream's time."""
     deadline = Deadline(Deadlines(), 0.01)
     deadline.start()
     deadline.stop()
@@ -59,7 +59,7 @@ async def test_after_a_reset_a_wait_has_the_whole_limit():
 
 @on_virtual_time
 async def test_waits_for_one_thing_are_added_up():
-    """Comments without an event are no answer."""
+    """A host that sends only comments and no event reaches the limit too."""
     deadline = Deadline(Deadlines(), 0.2)
     with pytest.raises(asyncio.CancelledError):
         for _ in range(10):
@@ -88,7 +88,7 @@ async def test_of_many_waits_only_the_late_one_is_cancelled():
 
 
 @on_virtual_time
-async def test_a_cancellation_from_elsewhere_is_not_ours():
+async def test_a_cancellation_by_another_task_is_not_taken_for_the_deadlines():
     async def waits():
         deadline = Deadline(Deadlines(), 60)
         deadline.start()

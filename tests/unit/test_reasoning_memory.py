@@ -1,4 +1,4 @@
-"""What models thought, kept for a while: bounded, forgotten in time, each caller's own (contract C.7)."""
+"""The stored reasoning of past turns: bounded, dropped after a time, separate for each caller (contract C.7)."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from tidegate.reasoning_memory import ProcessReasoningMemory
 from tests.fakes.clock import FakeClock
 
 
-async def test_what_is_kept_is_found_under_each_call():
+async def test_reasoning_is_found_under_each_call_id():
     reasoning_memory = ProcessReasoningMemory(FakeClock())
     await reasoning_memory.remember("alice", ["a", "b"], "Hm.")
     assert await reasoning_memory.recall("alice", ["b", "c", "a"]) == {"a": "Hm.", "b": "Hm."}
@@ -25,7 +25,7 @@ async def test_another_caller_finds_nothing():
     assert await reasoning_memory.recall("bob", ["a"]) == {}
 
 
-async def test_it_is_forgotten_in_time():
+async def test_reasoning_is_dropped_after_its_time():
     clock = FakeClock()
     reasoning_memory = ProcessReasoningMemory(clock, keep_s=60)
     await reasoning_memory.remember("alice", ["a"], "Hm.")
@@ -35,7 +35,7 @@ async def test_it_is_forgotten_in_time():
     assert await reasoning_memory.recall("alice", ["a"]) == {}
 
 
-async def test_what_is_too_old_makes_room():
+async def test_expired_entries_are_dropped_when_one_is_added():
     clock = FakeClock()
     reasoning_memory = ProcessReasoningMemory(clock, keep_s=60)
     await reasoning_memory.remember("alice", ["a"], "x" * 10_000)
@@ -44,14 +44,14 @@ async def test_what_is_too_old_makes_room():
     assert reasoning_memory.size_bytes < 1_000
 
 
-async def test_the_oldest_goes_first_when_it_is_full():
+async def test_the_oldest_entry_is_dropped_first_when_it_is_full():
     reasoning_memory = ProcessReasoningMemory(FakeClock(), max_bytes=3_000)
     for name in "abc":
         await reasoning_memory.remember("alice", [name], name * 1_000)
     assert await reasoning_memory.recall("alice", ["a", "b", "c"]) == {"b": "b" * 1_000, "c": "c" * 1_000}
 
 
-async def test_a_thought_larger_than_all_is_not_kept():
+async def test_a_text_larger_than_the_bound_is_not_stored():
     reasoning_memory = ProcessReasoningMemory(FakeClock(), max_bytes=1_000)
     await reasoning_memory.remember("alice", ["a"], "x" * 2_000)
     assert await reasoning_memory.recall("alice", ["a"]) == {}
@@ -76,35 +76,35 @@ async def test_the_text_of_a_turn_is_counted_once(count):
         max_size=30,
     )
 )
-async def test_it_never_holds_more_than_it_may_and_nothing_of_others(turns):
-    """Whatever is remembered, when and by whom."""
+async def test_it_stays_within_its_bound_and_returns_no_other_callers_text(turns):
+    """For any texts, times and callers."""
     clock = FakeClock()
     reasoning_memory = ProcessReasoningMemory(clock, max_bytes=2_500, keep_s=100)
-    said: dict[tuple[str, str], str] = {}
+    stored: dict[tuple[str, str], str] = {}
     for caller, call_ids, reasoning, later_s in turns:
         clock.advance(later_s)
         await reasoning_memory.remember(caller, call_ids, reasoning)
-        said |= {(caller, call_id): reasoning for call_id in call_ids}
+        stored |= {(caller, call_id): reasoning for call_id in call_ids}
         assert 0 <= reasoning_memory.size_bytes <= 2_500
         for other in "ab":
             for call_id, text in (await reasoning_memory.recall(other, list("wxyz"))).items():
-                assert said[other, call_id] == text
+                assert stored[other, call_id] == text
 
 
 # --- what is really held --------------------------------------------------------------------------------------------
 
 
-TABLE = 4096  # bytes of a table of a dozen places, which grows as entries come and go
+TABLE = 4096  # bytes of a table of a dozen entries, which grows as entries come and go
 
 
 def held_bytes(reasoning_memory: ProcessReasoningMemory) -> int:
-    """Everything that the entries reach, each object once, but for the table's first places."""
-    seen, left = {}, [reasoning_memory._turns]
-    while left:
-        one = left.pop()
+    """The size of every object that the entries reach, each once, without the table's initial size."""
+    seen, remaining = {}, [reasoning_memory._turns]
+    while remaining:
+        one = remaining.pop()
         if id(one) not in seen and not isinstance(one, type):
             seen[id(one)] = one
-            left += gc.get_referents(one)
+            remaining += gc.get_referents(one)
     return sum(map(sys.getsizeof, seen.values())) - TABLE
 
 
@@ -128,8 +128,8 @@ async def test_the_bound_holds_when_ids_are_remembered_again():
 
 
 @pytest.mark.parametrize("reasoning", ["x" * 10_000 + "\U0001f600", "\u4e2d" * 10_000, "\ud800" + "x" * 10_000])
-async def test_a_text_counts_for_what_it_takes_whatever_its_characters(reasoning):
-    """Also one that is encoded where it was found, as JSON is made of it."""
+async def test_a_text_counts_for_its_real_size_whatever_its_characters(reasoning):
+    """Also a text of which Python keeps a UTF-8 copy, as it does when JSON is made of it."""
     reasoning_memory = ProcessReasoningMemory(FakeClock())
     await reasoning_memory.remember("alice", ["call_\u4e2d", "b"], reasoning)
     assert await reasoning_memory.recall("alice", ["b"]) == {"b": reasoning}
@@ -137,7 +137,7 @@ async def test_a_text_counts_for_what_it_takes_whatever_its_characters(reasoning
 
 
 class Remembering(RuleBasedStateMachine):
-    """Turns of any size whose ids come again, in any order, while time passes."""
+    """Turns of any size whose ids are stored again, in any order, while time passes."""
 
     MAX = 6_000
 
@@ -145,7 +145,7 @@ class Remembering(RuleBasedStateMachine):
         super().__init__()
         self.clock = FakeClock()
         self.reasoning_memory = ProcessReasoningMemory(self.clock, max_bytes=self.MAX, keep_s=100)
-        self.said: dict[tuple[str, str], tuple[str, float]] = {}
+        self.stored: dict[tuple[str, str], tuple[str, float]] = {}
 
     @rule(
         caller=st.sampled_from(["a", "b"]),
@@ -156,23 +156,23 @@ class Remembering(RuleBasedStateMachine):
     def remember(self, caller, ids, text, times):
         asyncio.run(self.reasoning_memory.remember(caller, ids, text * times))
         until_s = self.clock.monotonic_s() + 100
-        self.said |= {(caller, call_id): (text * times, until_s) for call_id in ids}
+        self.stored |= {(caller, call_id): (text * times, until_s) for call_id in ids}
 
     @rule(later_s=st.floats(0, 60))
     def wait(self, later_s):
         self.clock.advance(later_s)
 
     @invariant()
-    def what_is_held_is_counted_and_bounded(self):
+    def held_bytes_are_counted_and_bounded(self):
         assert held_bytes(self.reasoning_memory) <= self.reasoning_memory.size_bytes <= self.MAX
 
     @invariant()
-    def what_is_found_is_what_was_said_last(self):
+    def recall_returns_what_was_stored_last(self):
         for caller in "ab":
             found = asyncio.run(self.reasoning_memory.recall(caller, [*"vwxyz", "\u4e2d"]))
             for call_id, text in found.items():
-                said, until_s = self.said[caller, call_id]
-                assert (text, until_s > self.clock.monotonic_s()) == (said, True)
+                stored, until_s = self.stored[caller, call_id]
+                assert (text, until_s > self.clock.monotonic_s()) == (stored, True)
 
 
 TestRemembering = Remembering.TestCase

@@ -1,7 +1,8 @@
 """The composition root: a `Config` in, a running `App` out. The only package that names every concrete class.
 
-house     the app: everything that runs, and how a config becomes a front door
-hosts     upstreams: wires, credentials, gates
-names     models: what names mean, and what is known of them
-keys      who may call
+app          `App`: builds everything that runs from a config, and replaces it at a reload
+upstreams    connections, credentials, concurrency limits and pipeline views of upstreams and engines
+models       from model names to targets and their cards
+keys         the keys of callers and of external engines; whether keys are required
+advice       notes on settings that are valid but have no effect, or an unintended one
 """

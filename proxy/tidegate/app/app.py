@@ -1,4 +1,4 @@
-"""`App`: everything that runs, and how a config becomes a front door."""
+"""`App`: builds everything that runs from a config, owns it, and replaces it when the config is reloaded."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +9,7 @@ from random import Random
 import structlog
 from msgspec import Struct
 
-from tidegate.app import keys
-from tidegate.app import models as names
-from tidegate.app import upstreams as hosts
+from tidegate.app import keys, models, upstreams
 from tidegate.app.advice import advise
 from tidegate.auth import KeyRing
 from tidegate.clock import Clock, SystemClock
@@ -59,24 +57,30 @@ ReadConfig = Callable[[], tuple[Config, str]]
 
 
 class App:
-    """Everything that runs; `start` and `stop` are called once each, in the event loop that serves `asgi`.
+    """The running server without its sockets: engines, metrics, and the `Runtime` that was built from the config.
+
+    `start` and `stop` are called once each, in the event loop that serves `asgi`.
 
     Args:
-        config: checked, see `tidegate.config.load`.
-        source: where it came from, for refusals.
-        no_auth: without keys, everybody is welcome under any name.
-        clock: the machine's where omitted.
-        on_engine_change: told the name and the new status of an engine.
-        reread: the config anew, and where it came from, for `reload`; the same one where omitted. It may raise
-            `ConfigError`.
+        config: has been checked by `tidegate.config.load`.
+        source: where the config was read from; shown in error messages.
+        no_auth: if no keys are configured, requests are accepted under any host name.
+        clock: the system clock if omitted.
+        on_engine_change: is called with the name and the new status of an engine.
+        read_config: reads the config again for `reload`; returns it and its source, or raises `ConfigError`. If
+            omitted, a reload uses `config` again.
         dropped_lines: returns the number of dropped log lines.
 
     Attributes:
-        asgi: the front door.
-        config: what holds now.
+        asgi: the ASGI application for the HTTP server.
+        config: the config in force.
+        running: the requests being served.
+        engines: all configured engines; they outlive a reload.
+        qualities: the quality scores of targets; they outlive a reload.
 
     Raises:
-        ConfigError: a secret cannot be read, or `args` or `environment` of an engine hold what may not be set there.
+        ConfigError: a secret cannot be read, or `args` or `environment` of an engine contain a setting that is not
+            allowed there.
     """
 
     def __init__(
@@ -90,7 +94,7 @@ class App:
         read_config: ReadConfig | None = None,
         dropped_lines: Callable[[], int] = int,
     ) -> None:
-        self.config = self._started_with = config
+        self.config = self._start_config = config
         self.running = RunningRequests()
         self._clock = clock or SystemClock()
         self._no_auth = no_auth
@@ -106,36 +110,36 @@ class App:
             log=self._log,
             on_change=self._engine_changed,
             swap=config.swap,
-            on_replaced=self._replicas_replaced,
+            on_replaced=self._on_replicas_replaced,
         )
-        self._metrics = Metrics(_names(config))
+        self._metrics = Metrics(_model_names(config))
         self._metrics.add_log(dropped_lines)
         self._metrics.add_engines(lambda: self.engines.all, self.engines.metrics)
         self.qualities = Qualities(self._clock)
         self._answered = Answered(self.qualities, self._clock)
         self._settlement = Settlement(self._metrics, self._log, self._answered.note)
         self._reasoning_memory = ProcessReasoningMemory(self._clock)
-        self._is_reloading = asyncio.Lock()
-        self._leaving: set[asyncio.Task[None]] = set()
-        self._reassembling: set[asyncio.Task[None]] = set()
+        self._reload_lock = asyncio.Lock()
+        self._closing_tasks: set[asyncio.Task[None]] = set()
+        self._rebuild_tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._concurrency: Mapping[str, ConcurrencyLimit] = {}
-        self._limited_engines: Mapping[str, ConnectedEngine] = {}  # the engines that `_concurrency` belong to
-        self._runtime = self._make_runtime(config, self._fetch(config, source, {}), None)
+        self._limited_engines: Mapping[str, ConnectedEngine] = {}  # the engines that `_concurrency` was made for
+        self._runtime = self._build_runtime(config, self._read_inputs(config, source, {}), None)
         self._metrics.add_targets(self._configured_targets)
         self.asgi = asgi.AppReference(asgi.build(self._runtime.services))
 
     def start(self) -> None:
-        """Start the engines; returns at once, they become ready by and by."""
+        """Start the engines and the health probes; returns before the engines are ready."""
         for line in notes(self.config.engines):
             self._log.warning("config note", note=line)
         self.engines.open()
         self._runtime.prober.open()
 
     async def stop(self) -> None:
-        """Stop the engines, close the connections."""
+        """Stop the background tasks and the engines, then close the connections to the upstreams."""
         self._is_stopping = True
-        tasks = self._leaving | self._reassembling
+        tasks = self._closing_tasks | self._rebuild_tasks
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -145,12 +149,14 @@ class App:
         await asyncio.gather(*(wire.close() for wire in self._runtime.wires.values()))
 
     async def reload(self) -> ReloadReport:
-        """Read the config again and have it hold from now on, all of it or nothing; requests in flight keep theirs.
+        """Read the config again and use it for new requests; running requests keep the config they began with.
+
+        Either the whole config is applied or nothing changes.
 
         Raises:
-            ConfigError: it cannot hold; the one before goes on.
+            ConfigError: the config is invalid or cannot be applied; the old one stays in force.
         """
-        async with self._is_reloading:
+        async with self._reload_lock:
             try:
                 return await self._reload()
             except ConfigError as error:
@@ -164,95 +170,103 @@ class App:
         config, source = self._read_config()
         keys.check_exposure(config, source=source, no_auth=self._no_auth)
         old = self._runtime
-        # whatever may fail comes first, and changes nothing
-        fetched = self._fetch(config, source, old.wires)
-        if not (config.upstreams or config.engines):  # a file that is being written may be empty for a moment
+        # everything that may fail comes first and changes nothing
+        inputs = self._read_inputs(config, source, old.wires)
+        if not (config.upstreams or config.engines):  # the file may be empty for a moment while it is being written
             raise ConfigError(f"{source}: no upstreams and no engines, so there is nothing to serve; add one of them")
-        wanted, external_keys = expand(config.engines), keys.external_keys(config, source)
-        prepare = partial(self.engines.prepare, wanted, external_keys, swap=config.swap, source=source)
+        engine_configs, external_keys = expand(config.engines), keys.external_keys(config, source)
+        prepare = partial(self.engines.prepare, engine_configs, external_keys, swap=config.swap, source=source)
         prepared = await asyncio.to_thread(prepare)
         while not self.engines.is_current(prepared):  # a replica was replaced meanwhile
             prepared = await asyncio.to_thread(prepare)
-        lines, fixed = reloaded(self._started_with, self.config, config)
-        noted = [*advise(config), *notes(config.engines)]
+        changed, needs_restart = reloaded(self._start_config, self.config, config)
+        config_notes = [*advise(config), *notes(config.engines)]
         self.engines.apply(prepared)
-        for name, found in fetched.credentials.items():
-            fetched.wires[name].credentials.replace(found)
-        self._switch_to(self._make_runtime(config, fetched, old))
+        for name, found in inputs.credentials.items():
+            inputs.wires[name].credentials.replace(found)
+        self._activate(self._build_runtime(config, inputs, old))
         self.config = config
-        self._metrics.use_models(_names(config))
-        self._log.info("reloaded", source=source, changed=lines, needs_restart=fixed, notes=noted)
-        return ReloadReport(lines, fixed, noted)
+        self._metrics.use_models(_model_names(config))
+        self._log.info("reloaded", source=source, changed=changed, needs_restart=needs_restart, notes=config_notes)
+        return ReloadReport(changed, needs_restart, config_notes)
 
-    def _replicas_replaced(self) -> None:
-        """Other engines have taken the names of replicas: send new requests to those."""
+    def _on_replicas_replaced(self) -> None:
+        """Other engines have taken over the names of replicas: rebuild the runtime, so new requests go to them."""
         if not self._is_stopping:
-            _keep_until_done(self._reassembling, asyncio.create_task(self._reassemble(), name="replicas replaced"))
+            _keep_until_done(self._rebuild_tasks, asyncio.create_task(self._rebuild(), name="replicas replaced"))
 
-    async def _reassemble(self) -> None:
-        async with self._is_reloading:
+    async def _rebuild(self) -> None:
+        async with self._reload_lock:
             old = self._runtime
-            self._switch_to(self._make_runtime(self.config, old.fetched, old))
+            self._activate(self._build_runtime(self.config, old.inputs, old))
 
-    def _switch_to(self, new: "Runtime") -> None:
-        """Use this one for new requests from now on; running requests keep the one that they began with."""
+    def _activate(self, new: "Runtime") -> None:
+        """Serve new requests with the runtime `new`; running requests keep the one that they began with."""
         old, self._runtime = self._runtime, new
         self.asgi.application = asgi.build(new.services)
         new.prober.open()
-        _keep_until_done(self._leaving, asyncio.create_task(self._close_unused(old), name="old config leaves"))
+        _keep_until_done(self._closing_tasks, asyncio.create_task(self._close_old(old), name="close old runtime"))
 
-    async def _close_unused(self, old: "Runtime") -> None:
-        """Close what only the requests of before need, when they have ended."""
+    async def _close_old(self, old: "Runtime") -> None:
+        """Close the parts of `old` that the current runtime does not share, when the requests that use them end."""
         kept = set(map(id, self._runtime.wires.values()))
         try:
             await old.prober.close()
-            await self.running.until_these_have_left()
+            await self.running.wait_for_current()
             await old.catalogue.settled()
         finally:
             await old.catalogue.close()
             await asyncio.gather(*(wire.close() for wire in old.wires.values() if id(wire) not in kept))
 
-    def _fetch(self, config: Config, source: str, old: Mapping[str, Transport]) -> "RuntimeInputs":
-        """What a config wants from outside: secrets, files; nothing is changed by it.
+    def _read_inputs(self, config: Config, source: str, old: Mapping[str, Transport]) -> "RuntimeInputs":
+        """Read the secrets and files that a config refers to, and create its connections; changes no other state.
+
+        Args:
+            config: the new config.
+            source: where the config was read from; shown in error messages.
+            old: the connections of the current runtime, by upstream; the unchanged ones are used again.
 
         Raises:
-            ConfigError: something is not there.
+            ConfigError: a secret or a file cannot be read.
         """
         key_ring = keys.key_ring(config, source, no_auth=self._no_auth)
         path = config.routing.evals
         evals = None if path is None else read_evals(Path(path), f"{source}: routing.evals")
         wires, credentials = {}, {}
         for name, host in config.upstreams.items():
-            before = self.config.upstreams.get(name) if name in old else None
-            if before is not None and hosts.is_same_wire(before, host):
+            old_host = self.config.upstreams.get(name) if name in old else None
+            if old_host is not None and upstreams.is_same_wire(old_host, host):
                 wires[name] = old[name]
-                credentials[name] = hosts.read_credentials(name, host, source)
+                credentials[name] = upstreams.read_credentials(name, host, source)
             else:
-                wires[name] = hosts.open_wire(name, host, source, self._clock)
+                wires[name] = upstreams.open_wire(name, host, source, self._clock)
         return RuntimeInputs(key_ring, evals, wires, credentials)
 
     def _close_removed_limits(self) -> None:
-        """Close the gates of engines that were removed or replaced, so that requests which wait there move on."""
-        before, self._limited_engines = self._limited_engines, self.engines.by_name
-        for name, was in before.items():
-            now = self._limited_engines.get(name)
-            if now is None or now.engine is not was.engine:
+        """Close the concurrency limits of removed or replaced engines: requests in their queues try other targets."""
+        old_engines, self._limited_engines = self._limited_engines, self.engines.by_name
+        for name, old in old_engines.items():
+            new = self._limited_engines.get(name)
+            if new is None or new.engine is not old.engine:
                 self._concurrency[name].close()
                 self._concurrency = {
                     each: concurrency_limit for each, concurrency_limit in self._concurrency.items() if each != name
                 }
 
-    def _make_runtime(self, config: Config, fetched: "RuntimeInputs", old: "Runtime | None") -> "Runtime":
-        """What a config decides, put together anew; nothing is connected yet."""
+    def _build_runtime(self, config: Config, inputs: "RuntimeInputs", old: "Runtime | None") -> "Runtime":
+        """Build everything that depends on the config; nothing is connected or started yet.
+
+        `inputs` has been read for `config`. `old` is the runtime to be replaced, or None at the start.
+        """
         clock = self._clock
-        self.qualities.load(fetched.evals)
-        serving = self._make_serving_state(config, fetched.wires, None if old is None else old.serving)
-        router, catalogue = self._router(config, fetched.wires, serving.offline)
+        self.qualities.load(inputs.evals)
+        serving = self._build_serving_state(config, inputs.wires, None if old is None else old.serving)
+        router, catalogue = self._build_router(config, inputs.wires, serving.offline)
         serving.target_registry.keep(router.configured)
         rng = Random()  # noqa: S311 - it draws targets and pauses, not secrets
         planner = Planner(router, serving, models=config.models, routing=config.routing, clock=clock, rng=rng)
         preferences = Preferences(config.defaults, config.models, config.routing)
-        admission = Admission(fetched.key_ring)
+        admission = Admission(inputs.key_ring)
         failover_context = FailoverContext(
             serving, self._settlement, models=config.models, retry=config.routing.retry, clock=clock, rng=rng
         )
@@ -263,7 +277,7 @@ class App:
             listing=Listing(admission, router, self._settlement, config.routing.reach),
             feedback=Feedback(admission, self._answered, self._settlement),
             readiness=Readiness(
-                fetched.key_ring, self.engines.all, list(config.upstreams), self._metrics, serving.offline
+                inputs.key_ring, self.engines.all, list(config.upstreams), self._metrics, serving.offline
             ),
             administration=Administration(self.engines.by_name, self._log),
             explaining=Explaining(planner, preferences, serving),
@@ -274,29 +288,35 @@ class App:
             deadlines=Deadlines(),
         )
         prober = Prober(serving, config=config.routing.health, clock=clock, log=self._log)
-        return Runtime(config, serving, services, prober, catalogue, fetched)
+        return Runtime(config, serving, services, prober, catalogue, inputs)
 
-    def _make_serving_state(
+    def _build_serving_state(
         self, config: Config, wires: Mapping[str, Transport], old: ServingState | None
     ) -> ServingState:
-        """What there is; what is known of it stays known, unless it is to be found out in another way."""
-        upstreams: dict[str, Upstream] = {
-            name: hosts.host_upstream(name, host, wires[name]) for name, host in config.upstreams.items()
+        """Build the state that the requests of one config share: upstreams, concurrency limits, health, offline state.
+
+        Health is taken over from `old` if `routing.health` is unchanged; the offline state, if `routing.offline` and
+        the names of the upstreams are unchanged.
+        """
+        by_name: dict[str, Upstream] = {
+            name: upstreams.host_upstream(name, host, wires[name]) for name, host in config.upstreams.items()
         }
-        upstreams |= {name: hosts.engine_upstream(name, each) for name, each in self.engines.by_name.items()}
+        by_name |= {name: upstreams.engine_upstream(name, each) for name, each in self.engines.by_name.items()}
         self._close_removed_limits()
-        self._concurrency = hosts.open_concurrency_limits(config, self.engines.by_name, self._clock, self._concurrency)
+        self._concurrency = upstreams.open_concurrency_limits(
+            config, self.engines.by_name, self._clock, self._concurrency
+        )
         for wire in (*wires.values(), *(each.transport for each in self.engines.by_name.values())):
             wire.credentials.use_health(config.routing.health)
         target_registry = TargetRegistry(self._clock, config.routing.health)
         if old is not None and self.config.routing.health == config.routing.health:
             target_registry = old.target_registry
         offline = Offline(self._clock, forced=config.routing.offline, names=list(config.upstreams))
-        is_as_it_was = self.config.routing.offline == config.routing.offline
-        if old is not None and is_as_it_was and list(self.config.upstreams) == list(config.upstreams):
+        is_setting_unchanged = self.config.routing.offline == config.routing.offline
+        if old is not None and is_setting_unchanged and list(self.config.upstreams) == list(config.upstreams):
             offline = old.offline
         return ServingState(
-            upstreams=Upstreams(upstreams),
+            upstreams=Upstreams(by_name),
             concurrency={
                 name: concurrency_limit
                 for name, concurrency_limit in self._concurrency.items()
@@ -308,20 +328,24 @@ class App:
             reasoning_memory=self._reasoning_memory,
         )
 
-    def _router(self, config: Config, wires: Mapping[str, Transport], offline: Offline) -> tuple[Router, Catalogue]:
+    def _build_router(
+        self, config: Config, wires: Mapping[str, Transport], offline: Offline
+    ) -> tuple[Router, Catalogue]:
         engines = self.engines.by_name
         external = [name for name, engine in config.engines.items() if isinstance(engine, ExternalConfig)]
         listing = {name: engines[name].transport for name in external} | dict(wires)
         catalogue = Catalogue(
-            hosts.listers(listing), self._clock, may_ask=lambda name: name in external or not offline.is_offline
+            upstreams.model_list_fetchers(listing),
+            self._clock,
+            may_ask=lambda name: name in external or not offline.is_offline,
         )
         cards = Cards(config.cards, known_cards())
-        loaded, replicas = names.loaded_cards(engines, cards), groups(engines)
+        loaded, replicas = models.loaded_cards(engines, cards), groups(engines)
         router = Router(
-            names.targets_of(config, cards, loaded, replicas),
+            models.targets_of(config, cards, loaded, replicas),
             upstreams=[*config.upstreams, *external],
-            engines=names.own_targets(config, cards, loaded, replicas),
-            local=names.statuses(engines),
+            engines=models.engine_targets(config, cards, loaded, replicas),
+            local=models.statuses(engines),
             adapters=self.engines.adapter_names,
             catalogue=catalogue,
             cards=cards,
@@ -341,11 +365,13 @@ class App:
 
 
 class RuntimeInputs(Struct, frozen=True):
-    """What one config wanted from outside.
+    """What was read or opened for one config, before its `Runtime` was built.
 
     Attributes:
-        wires: to hosts elsewhere; those that are as before are the ones of before.
-        credentials: of the latter, what they are to show from now on.
+        key_ring: the keys that callers may use.
+        evals: the eval file, if one is configured.
+        wires: the connections to all upstreams, by name. For an unchanged upstream it is the one of the old runtime.
+        credentials: the new credentials of the connections taken over from the old runtime.
     """
 
     key_ring: KeyRing
@@ -355,19 +381,28 @@ class RuntimeInputs(Struct, frozen=True):
 
 
 class Runtime(Struct, frozen=True):
-    """What was put together for one config; `fetched` is what that was made of."""
+    """Everything built from one config. A reload replaces it as a whole; `App` owns it and closes it.
+
+    Attributes:
+        config: the config that it was built from.
+        serving: the state that routing and attempts share.
+        services: what the HTTP endpoints use.
+        prober: checks the health of targets in the background.
+        catalogue: the models that the upstreams list.
+        inputs: the secrets, files and connections that it was built from.
+    """
 
     config: Config
     serving: ServingState
     services: Services
     prober: Prober
     catalogue: Catalogue
-    fetched: RuntimeInputs
+    inputs: RuntimeInputs
 
     @property
     def wires(self) -> Mapping[str, Transport]:
-        """The connections to upstreams."""
-        return self.fetched.wires
+        """The connections to upstreams, by name."""
+        return self.inputs.wires
 
 
 def _keep_until_done(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
@@ -376,6 +411,6 @@ def _keep_until_done(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -
     task.add_done_callback(tasks.discard)
 
 
-def _names(config: Config) -> Sequence[str]:
-    """The models that have a name of ours."""
+def _model_names(config: Config) -> Sequence[str]:
+    """The configured models, and the engines that serve as models under their own names."""
     return [*config.models, *unnamed_engines(config)]

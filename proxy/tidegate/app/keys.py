@@ -1,4 +1,4 @@
-"""From the config's keys to those that are looked for; and whether there have to be any."""
+"""Resolves the keys in the config, and refuses a server that other machines can reach without keys."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ from tidegate.errors import ConfigError
 
 
 def check_exposure(config: Config, *, source: str, no_auth: bool) -> None:
-    """Refuse to be open to others by mistake.
+    """Refuse a config that opens the server to other machines by mistake.
 
     Raises:
-        ConfigError: another address than loopback, without keys, and `--no-auth` was not said.
+        ConfigError: the address is not loopback, no keys are configured, and `--no-auth` was not given.
     """
     if not (is_loopback(config.server.host) or config.auth.keys or config.auth.callers or no_auth):
         raise ConfigError(
             f"{source}: server.host: {config.server.host} can be reached from other machines, and auth.keys is empty; "
-            "set TIDEGATE_API_KEY (or auth.keys), or say --no-auth if everybody may use your keys and engines"
+            "set TIDEGATE_API_KEY (or auth.keys), or use --no-auth if everybody may use your keys and engines"
         )
 
 
 def key_ring(config: Config, source: str, *, no_auth: bool) -> auth.KeyRing:
-    """Who may call.
+    """The keys that callers may use, and the admin key.
 
     Raises:
         ConfigError: a secret cannot be read.
@@ -40,7 +40,11 @@ def key_ring(config: Config, source: str, *, no_auth: bool) -> auth.KeyRing:
 
 
 def external_keys(config: Config, source: str) -> dict[str, list[str]]:
-    """The keys of engines that somebody else runs, by engine; raises `ConfigError` too."""
+    """The API keys for engines that Tidegate does not start, by engine.
+
+    Raises:
+        ConfigError: a secret cannot be read.
+    """
     return {
         name: _resolve_all(engine.api_keys, f"{source}: engines.{name}.api_keys")
         for name, engine in config.engines.items()

@@ -1,4 +1,4 @@
-"""What names mean: models and their targets, and what is known of them."""
+"""From the config to the targets of each model, with their cards; and the statuses of engines for model lists."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,12 +30,19 @@ _STATUSES: Mapping[State, Status] = {
 def targets_of(
     config: Config, cards: Cards, loaded: Mapping[str, Card], replicas: Mapping[str, Sequence[str]] = {}
 ) -> dict[str, list[Target]]:
-    """The targets of every model by its name; `replicas` are the names of replicas, by engine (`replicas.groups`)."""
+    """The targets of every model by its name, including the engines that no configured model uses.
+
+    Args:
+        config: the config.
+        cards: the configured cards and the ones that come with Tidegate.
+        loaded: the cards of what the vLLM engines have loaded, by engine (`loaded_cards`).
+        replicas: the names of the replicas, by engine (`replicas.groups`).
+    """
     named = {
         name: [
-            _with_settings(one, model)
-            for each in model.targets
-            for one in _targets(each, config.engines, cards, loaded, replicas)
+            _with_settings(target, model)
+            for target_config in model.targets
+            for target in _targets(target_config, config.engines, cards, loaded, replicas)
         ]
         for name, model in config.models.items()
     }
@@ -46,7 +53,7 @@ def targets_of(
     return named | unnamed
 
 
-def own_targets(
+def engine_targets(
     config: Config, cards: Cards, loaded: Mapping[str, Card], replicas: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[Target]]:
     """For each engine of `loaded`, the targets of the model that has the engine's name."""
@@ -54,9 +61,9 @@ def own_targets(
 
 
 def loaded_cards(engines: Mapping[str, ConnectedEngine], cards: Cards) -> dict[str, Card]:
-    """What is known of what each vLLM has loaded: by its name or, where that says nothing, by its checkpoint.
+    """The card of the model in each vLLM engine: found by the model's name, otherwise by its checkpoint.
 
-    For replicas the first one counts: when they are replaced one at a time, it has the new config first.
+    Of several replicas the first one counts: when they are replaced one at a time, it has the new config first.
     """
     found: dict[str, Card] = {}
     for name, connected in engines.items():
@@ -65,16 +72,16 @@ def loaded_cards(engines: Mapping[str, ConnectedEngine], cards: Cards) -> dict[s
     return found
 
 
-def card_of(engine: VllmConfig, read: str | None, cards: Cards) -> Card:
-    """The card of an engine; `read` is the name of the one that fits its checkpoint."""
+def card_of(engine: VllmConfig, checkpoint_card: str | None, cards: Cards) -> Card:
+    """The card of a vLLM engine; `checkpoint_card` names the card that fits its checkpoint, or is None."""
     card = cards.find(engine.model.rstrip("/"))
-    if card is UNKNOWN and read is not None:
-        card = cards.named(read) or UNKNOWN
+    if card is UNKNOWN and checkpoint_card is not None:
+        card = cards.named(checkpoint_card) or UNKNOWN
     return card if engine.max_model_len is None else structs.replace(card, context_window=engine.max_model_len)
 
 
 def statuses(engines: Mapping[str, ConnectedEngine]) -> dict[str, Callable[[], Status]]:
-    """The status of each engine and each replica, as functions; an engine has the status of its best replica."""
+    """A function for each engine and each replica that returns its status; an engine has that of its best replica."""
     members = {**{name: [name] for name in engines}, **groups(engines)}
     return {name: partial(_status_of, [engines[each].engine for each in names]) for name, names in members.items()}
 
@@ -91,33 +98,35 @@ def _with_settings(target: Target, model: ModelConfig) -> Target:
 
 
 def _targets(
-    target: TargetConfig,
+    config: TargetConfig,
     engines: Mapping[str, EngineConfig],
     cards: Cards,
     loaded: Mapping[str, Card],
     replicas: Mapping[str, Sequence[str]],
 ) -> Iterator[Target]:
-    """The target, or one for each replica of its engine."""
-    whole = _target(target, engines, cards, loaded)
-    engine = whole.upstream
-    if target.engine is None or engine not in replicas:
-        yield whole
+    """The target of `config`, or one target for each replica of its engine."""
+    target = _target(config, engines, cards, loaded)
+    engine = target.upstream
+    if config.engine is None or engine not in replicas:
+        yield target
         return
     for name in replicas[engine]:
-        yield structs.replace(whole, upstream=name, group=engine)
+        yield structs.replace(target, upstream=name, group=engine)
 
 
 def _target(
-    target: TargetConfig, engines: Mapping[str, EngineConfig], cards: Cards, loaded: Mapping[str, Card]
+    config: TargetConfig, engines: Mapping[str, EngineConfig], cards: Cards, loaded: Mapping[str, Card]
 ) -> Target:
-    place = target.upstream or target.engine or ""
-    engine = None if target.engine is None else engines[target.engine]
-    model = target.model or (place if engine is None else served_name(place, engine))
-    if target.card is not None:
-        card = cards.named(target.card) or UNKNOWN
-    elif place in loaded:
-        card = loaded[place]
+    upstream = config.upstream or config.engine or ""
+    engine = None if config.engine is None else engines[config.engine]
+    model = config.model or (upstream if engine is None else served_name(upstream, engine))
+    if config.card is not None:
+        card = cards.named(config.card) or UNKNOWN
+    elif upstream in loaded:
+        card = loaded[upstream]
     else:
-        path = engine.model if isinstance(engine, CommandConfig) and target.model is None else None
+        path = engine.model if isinstance(engine, CommandConfig) and config.model is None else None
         card = cards.find(path or model)
-    return Target(place, model, card, is_local=target.engine is not None, weight=target.weight, quality=target.quality)
+    return Target(
+        upstream, model, card, is_local=config.engine is not None, weight=config.weight, quality=config.quality
+    )

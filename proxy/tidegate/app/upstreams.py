@@ -1,4 +1,4 @@
-"""Upstreams: what leads to a host or an engine, and who is let in there."""
+"""Builds, from the config, the connections to upstreams and engines, their concurrency limits and pipeline views."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -31,18 +31,22 @@ _NO_PROGRESS = Progress("")
 
 
 def read_credentials(name: str, host: UpstreamConfig, source: str) -> Sequence[CredentialSpec]:
-    """What a host is shown; raises `ConfigError` where a secret cannot be read."""
+    """The credentials for a hosted upstream.
+
+    Raises:
+        ConfigError: a secret cannot be read.
+    """
     return specs.read(host.api_keys, host.credentials, f"{source}: upstreams.{name}")
 
 
 def is_same_wire(old: UpstreamConfig, new: UpstreamConfig) -> bool:
-    """Whether the connections to a host can stay: all but what it is shown, and who is let in, is as it was."""
-    rest = {"api_keys": (), "credentials": (), "concurrency": new.concurrency, "admission": new.admission}
-    return structs.replace(old, **rest) == structs.replace(new, **rest)
+    """Whether the connections can be kept: only credentials and the concurrency limit may differ."""
+    ignored = {"api_keys": (), "credentials": (), "concurrency": new.concurrency, "admission": new.admission}
+    return structs.replace(old, **ignored) == structs.replace(new, **ignored)
 
 
 def open_wire(name: str, host: UpstreamConfig, source: str, clock: Clock) -> Transport:
-    """The wire to a host elsewhere; nothing is connected yet.
+    """Make the transport to a hosted upstream; nothing is connected yet.
 
     Raises:
         ConfigError: a secret cannot be read.
@@ -64,19 +68,19 @@ def open_wire(name: str, host: UpstreamConfig, source: str, clock: Clock) -> Tra
 
 
 def host_upstream(name: str, host: UpstreamConfig, wire: Transport) -> Upstream:
-    """A host elsewhere, as the pipeline sees it."""
+    """A hosted upstream in the form that the pipeline uses."""
     return Upstream(name=name, dialect=DIALECTS[host.dialect], transport=wire, api_version=host.api_version)
 
 
 def engine_upstream(name: str, connected: ConnectedEngine) -> Upstream:
-    """An engine, as the pipeline sees it."""
+    """An engine in the form that the pipeline uses."""
     return Upstream(
         name=name,
         dialect=_dialect(connected),
         transport=connected.transport,
         enter=connected.engine.enter,
         always_streams=connected.always_streams,
-        look=looker(connected.engine, connected.calls_tools),
+        look=snapshot_reader(connected.engine, connected.calls_tools),
         doubt=connected.engine.doubt,
         movable=connected.engine.slots.movable,
         in_flight=lambda: connected.engine.slots.taken,
@@ -87,43 +91,46 @@ def engine_upstream(name: str, connected: ConnectedEngine) -> Upstream:
 def open_concurrency_limits(
     config: Config, engines: Mapping[str, ConnectedEngine], clock: Clock, old: Mapping[str, ConcurrencyLimit]
 ) -> dict[str, ConcurrencyLimit]:
-    """The gates of all upstreams, engines and replicas. A gate of `old` is kept, with the requests at it."""
-    limits = {name: host.concurrency for name, host in config.upstreams.items()}
-    limits |= {name: connected.config.concurrency for name, connected in engines.items()}
-    concurrency = {name: old.get(name) or ConcurrencyLimit(name, config, clock) for name, config in limits.items()}
-    for name, concurrency_limit in concurrency.items():
-        concurrency_limit.resize(limits[name])
-    return concurrency
+    """The concurrency limits of all upstreams, engines and replicas, by name.
 
-
-def looker(engine: Engine, calls_tools: Callable[[], bool] = lambda: True) -> Callable[[], EngineSnapshot]:
-    """A function that returns the engine's state for routing; it makes a new `EngineSnapshot` only when something has changed.
-
-    `calls_tools` is asked again when the status has changed, as each start of an engine may have other flags.
+    A limit in `old` is kept, with its running and queued requests, and gets its new size.
     """
-    seen, status = engine.observed_load, engine.status
-    known = _look(engine, None, calls_tools=calls_tools())
+    configs = {name: host.concurrency for name, host in config.upstreams.items()}
+    configs |= {name: connected.config.concurrency for name, connected in engines.items()}
+    limits = {name: old.get(name) or ConcurrencyLimit(name, config, clock) for name, config in configs.items()}
+    for name, limit in limits.items():
+        limit.resize(configs[name])
+    return limits
 
-    def look() -> EngineSnapshot:
-        nonlocal seen, status, known
+
+def snapshot_reader(engine: Engine, calls_tools: Callable[[], bool] = lambda: True) -> Callable[[], EngineSnapshot]:
+    """A function that returns the engine's state for routing; the `EngineSnapshot` is remade only after a change.
+
+    `calls_tools` is called again after each change of the status: the engine may have been started with other flags.
+    """
+    load, status = engine.observed_load, engine.status
+    last = _snapshot(engine, None, calls_tools=calls_tools())
+
+    def read() -> EngineSnapshot:
+        nonlocal load, status, last
         # the availability of an engine that is not ready can change before its status does
-        has_changed = engine.status is not status or (not known.is_ready and engine.availability != known.availability)
-        if engine.observed_load is not seen or has_changed:
-            told = known.told if engine.observed_load is seen else _told(engine.observed_load)
-            seen, status = engine.observed_load, engine.status
-            known = _look(engine, told, calls_tools=calls_tools())
-        return known
+        has_changed = engine.status is not status or (not last.is_ready and engine.availability != last.availability)
+        if engine.observed_load is not load or has_changed:
+            report = last.told if engine.observed_load is load else _load_report(engine.observed_load)
+            load, status = engine.observed_load, engine.status
+            last = _snapshot(engine, report, calls_tools=calls_tools())
+        return last
 
-    return look
+    return read
 
 
-def _look(engine: Engine, told: LoadReport | None, *, calls_tools: bool) -> EngineSnapshot:
+def _snapshot(engine: Engine, report: LoadReport | None, *, calls_tools: bool) -> EngineSnapshot:
     status = engine.status
     progress = status.progress or _NO_PROGRESS
     return EngineSnapshot(
         status.state == "ready",
         status.state,
-        told,
+        report,
         phase=progress.phase,
         done=progress.done,
         calls_tools=calls_tools,
@@ -131,12 +138,12 @@ def _look(engine: Engine, told: LoadReport | None, *, calls_tools: bool) -> Engi
     )
 
 
-def listers(wires: Mapping[str, Transport]) -> dict[str, Fetch]:
-    """How each is asked for its models."""
-    return {name: _lister(name, wire) for name, wire in wires.items()}
+def model_list_fetchers(wires: Mapping[str, Transport]) -> dict[str, Fetch]:
+    """A function for each upstream that fetches its list of models."""
+    return {name: _model_list_fetcher(name, wire) for name, wire in wires.items()}
 
 
-def _told(observed_load: ObservedLoad) -> LoadReport:
+def _load_report(observed_load: ObservedLoad) -> LoadReport:
     load = observed_load.load
     return LoadReport(
         running=load.running,
@@ -155,7 +162,7 @@ def _dialect(connected: ConnectedEngine) -> Dialect:
     return dialect if connected.knows_tools else structs.replace(dialect, knows_tools=False)
 
 
-def _lister(name: str, wire: Transport) -> Fetch:
+def _model_list_fetcher(name: str, wire: Transport) -> Fetch:
     async def fetch() -> list[ModelCard]:
         try:
             async with asyncio.timeout(_LISTING_S):

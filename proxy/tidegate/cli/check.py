@@ -1,4 +1,4 @@
-"""`tidegate check FILE`."""
+"""`tidegate check FILE`: validates a config file."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from tidegate.engines.faults import faults, notes
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Validate FILE and print what it means, every default spelt out; secrets show as the references they are.
+    """Validate FILE and print the whole config with all defaults; secrets are shown as references.
 
-    A setting that is valid, but does nothing or cannot work on this machine, is noted. A setting with which an engine
-    could start on no machine is an error.
+    A setting that is valid, but has no effect or cannot work on this machine, is noted. A setting with which an engine
+    could not start on any machine is an error.
     """
     config = load.load(file)
     built = App(config, source=str(file))

@@ -1,4 +1,4 @@
-"""`tidegate engines …`: see and tell the engines of a running server; print how one is started."""
+"""`tidegate engines …`: show and control the engines of a running server; print the command that starts an engine."""
 
 import os
 import shlex
@@ -30,22 +30,22 @@ from tidegate.operations.administration import EngineReport
 _POLL_S = 0.2
 _COLUMNS = ("NAME", "KIND", "STATE", "IN FLIGHT", "RUNNING", "WAITING", "KV", "RESTARTS", "MODEL")
 
-# by command: what it means, and the states that end the wait
+# by command: its help text, and the states of the engine that end the wait
 _ORDERS: Mapping[str, tuple[str, Sequence[State]]] = {
-    "start": ("Load the engine NAME, also one that was stopped or has given up.", ("ready",)),
-    "stop": ("Let the engine NAME end its answers, then stop it; no request starts it.", ("stopped",)),
-    "sleep": ("Let the engine NAME free its GPUs until a request comes.", ("sleeping",)),
-    "wake": ("Take the GPUs back for the engine NAME.", ("ready",)),
+    "start": ("Load the engine NAME, even if it was stopped or has failed for good.", ("ready",)),
+    "stop": ("Stop the engine NAME when its running answers have ended; no request starts it again.", ("stopped",)),
+    "sleep": ("Free the GPUs of the engine NAME until its next request.", ("sleeping",)),
+    "wake": ("Wake the sleeping engine NAME: load it back onto its GPUs.", ("ready",)),
 }
 
 
 @click.group()
 def engines() -> None:
-    """See the engines of a running server, and tell them what to do."""
+    """Show the engines of a running server, and start, stop, sleep or wake them."""
 
 
 def _on_server(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say which server, as one `Server`."""
+    """Add the options `--url` and `--key` to a command, which receives them as one `Server`."""
 
     def with_server(url: str, key: str | None, **options: Any) -> None:  # noqa: ANN401 - the command's own
         command(server=Server(url, key), **options)
@@ -56,7 +56,7 @@ def _on_server(command: Callable[..., None]) -> Callable[..., None]:
         "--key", envvar="TIDEGATE_ADMIN_KEY", show_envvar=True, help="The admin key, if the server has one."
     )
     url = click.option(
-        "--url", default="http://127.0.0.1:8000", show_default=True, callback=check_url, help="Where the server is."
+        "--url", default="http://127.0.0.1:8000", show_default=True, callback=check_url, help="The URL of the server."
     )
     return url(key(with_server))
 
@@ -64,7 +64,7 @@ def _on_server(command: Callable[..., None]) -> Callable[..., None]:
 @engines.command("list")
 @_on_server
 def list_(server: Server) -> None:
-    """Show every engine, what it does and how busy it is."""
+    """List the engines with their states and loads."""
     click.echo("\n".join(table(server.list())))
 
 
@@ -72,70 +72,70 @@ def list_(server: Server) -> None:
 @click.argument("name")
 @_on_server
 def logs(server: Server, name: str) -> None:
-    """Print the end of what the engine NAME has written since it was started."""
-    click.echo(server.ask("GET", "engines", name, "logs").decode("utf-8", "replace"), nl=False)
+    """Print the last lines that the engine NAME has written since it was started."""
+    click.echo(server.request("GET", "engines", name, "logs").decode("utf-8", "replace"), nl=False)
 
 
-def _add_order(order: str, about: str, awaited: Sequence[State]) -> None:
-    @engines.command(order, help=f"{about} Waits until that is done.")
+def _add_order(order: str, summary: str, end_states: Sequence[State]) -> None:
+    @engines.command(order, help=f"{summary} Waits until that is done.")
     @click.argument("name")
-    @click.option("--no-wait", is_flag=True, help="Say it and leave.")
+    @click.option("--no-wait", is_flag=True, help="Do not wait until it is done.")
     @_on_server
-    def tell(server: Server, name: str, *, no_wait: bool) -> None:
-        for report in server.tell(name, order):
-            ended = report if no_wait else _wait(server, report, awaited)
+    def give_order(server: Server, name: str, *, no_wait: bool) -> None:
+        for report in server.send_order(name, order):
+            ended = report if no_wait else _wait(server, report, end_states)
             click.echo(f"{ended.name}: {ended.state}")
 
 
-for _order, (_about, _awaited) in _ORDERS.items():
-    _add_order(_order, _about, _awaited)
+for _order, (_summary, _end_states) in _ORDERS.items():
+    _add_order(_order, _summary, _end_states)
 
 
 @engines.command()
 @click.argument("name")
 @click.option(
-    "--config", "file", type=click.Path(path_type=Path), help="A YAML file; without it, the environment decides."
+    "--config", "file", type=click.Path(path_type=Path), help="A YAML file; without it, the environment is used."
 )
-@click.option("--check", is_flag=True, help="First have vLLM's own parser read the flags, which takes it a while.")
+@click.option("--check", is_flag=True, help="First check the flags with vLLM's own parser, which takes a while.")
 def command(name: str, file: Path | None, *, check: bool) -> None:
-    """Print how the engine NAME of a config is started; the server need not run.
+    """Print the command that starts the engine NAME of a config; no server need be running.
 
-    The real one has a key and a socket or port of its own at each start, in place of API_KEY and engine.sock.
+    At each real start, API_KEY and engine.sock are replaced by a new key and a new socket or port.
     """
     configured = expand((discover(os.environ).config if file is None else load.load(file)).engines)
     name = next(iter(members(name, configured)), name)  # the first replica
     if (config := configured.get(name)) is None:
         raise CommandRefused(f"no engine is called {name}; {did_you_mean(name, configured)}")
     if isinstance(config, ExternalConfig):
-        raise CommandRefused(f"{name} is run by somebody else at {config.base_url}; there is no command")
+        raise CommandRefused(f"{name} is an external engine at {config.base_url}; Tidegate does not start it")
     try:
         kind = make_kind(name, config, find_gpus(os.environ))
-        made = kind.command("engine.sock", "API_KEY")
+        engine_command = kind.command("engine.sock", "API_KEY")
         if check and isinstance(kind, Vllm):
             _check_flags(kind)
     except EngineError as error:
         raise CommandRefused(str(error)) from error
-    click.echo(shell_line(made))
+    click.echo(shell_line(engine_command))
 
 
 def _check_flags(kind: Vllm) -> None:
     checking = kind.check()
-    done = subprocess.run(  # noqa: S603 - the operator's own Python
+    result = subprocess.run(  # noqa: S603 - the operator's own Python
         checking.argv, env=os.environ | dict(checking.environment), capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        lines = (done.stdout + done.stderr).splitlines()
-        raise kind.explain(lines) or EngineError(f"vLLM ended with status {done.returncode}", lines[-1:])
+    if result.returncode:
+        lines = (result.stdout + result.stderr).splitlines()
+        raise kind.explain(lines) or EngineError(f"vLLM ended with status {result.returncode}", lines[-1:])
 
 
 def shell_line(command: Command) -> str:
-    """As one would type it: the variables first, one part a line."""
+    """The command as typed into a shell: each variable on a line, then the program and its arguments."""
     variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
     return " \\\n  ".join([*variables, shlex.join(command.argv)])
 
 
 def table(reports: Iterable[EngineReport]) -> Iterable[str]:
-    """A row for each engine and, where it takes no requests, a line with the reason, progress and waiting requests."""
+    """A row for each engine; below it, if any, its reason, its progress and the number of waiting requests."""
     reports = list(reports)
     rows = [_COLUMNS, *(_row(report) for report in reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
@@ -143,8 +143,8 @@ def table(reports: Iterable[EngineReport]) -> Iterable[str]:
     yield lines[0]
     for report, line in zip(reports, lines[1:], strict=True):
         yield line
-        if why := _why(report):
-            yield f"  {why}"
+        if details := _details(report):
+            yield f"  {details}"
 
 
 def _row(report: EngineReport) -> tuple[str, ...]:
@@ -162,55 +162,59 @@ def _row(report: EngineReport) -> tuple[str, ...]:
     )
 
 
-def _why(report: EngineReport) -> str:
+def _details(report: EngineReport) -> str:
     waiting = f"{report.waiting} requests waiting" if report.waiting else ""
     return ", ".join(part for part in (report.reason, describe(report.progress, report.left_s), waiting) if part)
 
 
-def _wait(server: Server, first: EngineReport, awaited: Sequence[State]) -> EngineReport:
-    """Watch the engine until it is in one of the `awaited` states.
+def _wait(server: Server, first: EngineReport, end_states: Sequence[State]) -> EngineReport:
+    """Wait until the engine is in one of `end_states`; returns its last report.
 
     Raises:
-        Refused: it came out otherwise, or Ctrl-C: the engine goes on without us.
+        CommandRefused: the engine has failed, or does not follow the order.
+        Interrupted: Ctrl-C was pressed; the engine still follows the order.
     """
-    name, seen = first.name, {first.state}
+    name, past_states = first.name, {first.state}
     interrupt = _Interrupt()
     try:
-        while (report := server.report(name)[0]).state not in awaited:
-            if interrupt.has_come:
+        while (report := server.report(name)[0]).state not in end_states:
+            if interrupt.is_set:
                 raise Interrupted(f"not waiting any longer; {name} goes on")
             has_failed_since = first.state != "failed" or report.attempts != first.attempts
             if report.state == "failed" and has_failed_since:
                 raise CommandRefused(f"{name}: failed: {report.reason}")
-            if report.state == "ready" and "draining" in seen:
+            if report.state == "ready" and "draining" in past_states:
                 raise CommandRefused(f"{name}: it stays, as somebody wants it")
-            seen.add(report.state)
-            _show(f"  {name}: {report.state}: {_why(report)}")
+            past_states.add(report.state)
+            _show(f"  {name}: {report.state}: {_details(report)}")
             time.sleep(_POLL_S)
     except KeyboardInterrupt:
         raise Interrupted(f"not waiting any longer; {name} goes on") from None
     finally:
-        interrupt.forget()
+        interrupt.restore()
         _show("")
     return report
 
 
 class _Interrupt:
-    """Ctrl-C as a fact: as an exception it is lost where it meets a finaliser. The second one is an exception again."""
+    """Turns the first Ctrl-C into a flag; a second one raises `KeyboardInterrupt` again.
+
+    An exception would be lost if it was raised inside a finaliser.
+    """
 
     def __init__(self) -> None:
-        self.has_come = False
-        self._is_ours = threading.current_thread() is threading.main_thread()  # no other may set a handler
-        self._before = signal.signal(signal.SIGINT, self._note) if self._is_ours else None
+        self.is_set = False
+        self._is_main_thread = threading.current_thread() is threading.main_thread()  # only it may set a handler
+        self._old_handler = signal.signal(signal.SIGINT, self._set) if self._is_main_thread else None
 
-    def forget(self) -> None:
-        """Leave it to whoever had it."""
-        if self._is_ours:
-            signal.signal(signal.SIGINT, self._before)
+    def restore(self) -> None:
+        """Set the old signal handler again."""
+        if self._is_main_thread:
+            signal.signal(signal.SIGINT, self._old_handler)
 
-    def _note(self, *_: object) -> None:
-        self.has_come = True
-        self.forget()
+    def _set(self, *_: object) -> None:
+        self.is_set = True
+        self.restore()
 
 
 def _show(line: str) -> None:

@@ -1,4 +1,4 @@
-"""`tidegate eval run`: ask every target of a running server the shipped items, and write down how it did."""
+"""`tidegate eval run`: sends the shipped items to every target of a running server, and writes the scores to a file."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from tidegate.config.environment import discover
 from tidegate.config.evals import EvalFile, EvalScore, to_json
 from tidegate.config.models import ModelConfig, TargetConfig
 from tidegate.config.root import Config, did_you_mean, unnamed_engines
-from tidegate.evals.asking import Asker, NotAnswered
+from tidegate.evals.client import EvalClient, NotAnswered
 from tidegate.evals.items import shipped
 from tidegate.evals.run import Outcome, run
 from tidegate.transport.credential_specs import of_keys
@@ -37,27 +37,31 @@ def eval_() -> None:
     "--config",
     "file",
     type=click.Path(path_type=Path),
-    help="The server's config; without it, the environment decides.",
+    help="The server's config; without it, the environment is used.",
 )
 @click.option(
-    "--url", default="http://127.0.0.1:8000", show_default=True, callback=check_url, help="Where the server is."
+    "--url", default="http://127.0.0.1:8000", show_default=True, callback=check_url, help="The URL of the server."
 )
-@click.option("--key", envvar="TIDEGATE_API_KEY", show_envvar=True, help="A key of the server's, if it has any.")
+@click.option("--key", envvar="TIDEGATE_API_KEY", show_envvar=True, help="An API key of the server, if it has any.")
 @click.option("--model", "models", multiple=True, help="Only this model, or target as upstream/name; may be repeated.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default="evals.json", show_default=True, help="For routing.evals."
+    "--out",
+    type=click.Path(path_type=Path),
+    default="evals.json",
+    show_default=True,
+    help="File for routing.evals.",
 )
 @click.option("--at-once", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at a time.")
 def run_(file: Path | None, url: str, key: str | None, models: Sequence[str], out: Path, at_once: int) -> None:
-    """Ask each target of each model the shipped items, and write how many it got right.
+    """Send the shipped test items to each target of each model, and write how many each answered right.
 
-    Every item is a request that is paid for like any other. Set routing.evals to the file that is written.
+    Every item is a request that costs as much as any other. Set routing.evals to the file that is written.
     """
     try:
         config = discover(os.environ).config if file is None else load.load(file)
-        targets = targets_of(config, models, "what the environment offers" if file is None else str(file))
-        _check_out(out)
-        outcomes = asyncio.run(_ask_all(url, key, targets, at_once))
+        targets = targets_of(config, models, "the environment" if file is None else str(file))
+        _check_writable(out)
+        outcomes = asyncio.run(_run_all(url, key, targets, at_once))
         found = EvalFile(shipped().version, SystemClock().now_s(), tuple(_scores(outcomes)))
         click.echo("\n".join(table(outcomes)))
         if not found.scores:
@@ -69,12 +73,12 @@ def run_(file: Path | None, url: str, key: str | None, models: Sequence[str], ou
 
 
 def targets_of(config: Config, models: Sequence[str], source: str) -> Sequence[str]:
-    """The names by which the targets of `models` can be asked for, each once; of all models where none is named.
+    """The names that select the targets of `models`, each name once; if `models` is empty, of all models.
 
-    `source` is where the config comes from, for refusals.
+    `source` is where the config was read from; shown in error messages.
 
     Raises:
-        Refused: there is no such model, or none at all.
+        CommandRefused: a model does not exist, or there are no models.
     """
     known = dict(config.models)
     known |= {name: ModelConfig(targets=(TargetConfig(engine=name),)) for name in unnamed_engines(config)}
@@ -85,15 +89,15 @@ def targets_of(config: Config, models: Sequence[str], source: str) -> Sequence[s
         elif model.partition("/")[0] in config.upstreams.keys() | config.engines.keys() and "/" in model:
             names[model] = None
         else:
-            cure = "set --config to the server's file, or say --model upstream/name"
-            raise CommandRefused(f"no model is called {model} in {source}; {did_you_mean(model, known)} (or {cure})")
+            hint = "set --config to the server's file, or use --model upstream/name"
+            raise CommandRefused(f"no model is called {model} in {source}; {did_you_mean(model, known)} (or {hint})")
     if not names:
-        raise CommandRefused(f"{source} names no model; say --model upstream/name")
+        raise CommandRefused(f"{source} names no model; use --model upstream/name")
     return list(names)
 
 
 def table(outcomes: Iterable[Outcome]) -> Iterable[str]:
-    """A row for each target and task, and a line for what got no answer."""
+    """A row for each target and task, and a line for each target without right answers or with failed requests."""
     outcomes = list(outcomes)
     scores = _scores(outcomes)
     rows = [_COLUMNS, *((score.target, score.task, str(score.right), str(score.asked)) for score in scores)]
@@ -102,33 +106,33 @@ def table(outcomes: Iterable[Outcome]) -> Iterable[str]:
     for outcome in outcomes:
         found = outcome.scores()
         if found and not any(score.right for score in found):
-            yield f"{outcome.target}: nothing was right; does it answer as the model that was meant?"
+            yield f"{outcome.target}: no answer was right; is it the intended model?"
         if outcome.failed:
-            why = " ".join(outcome.why.split())[:200]
-            yield f"{outcome.target}: {outcome.failed} without an answer, the first: {why}"
+            error = " ".join(outcome.first_error.split())[:200]
+            yield f"{outcome.target}: items without an answer: {outcome.failed}; the first error: {error}"
 
 
 def _name(target: TargetConfig) -> str:
-    place = target.upstream or target.engine or ""
-    return f"{place}/{target.model or place}"
+    upstream = target.upstream or target.engine or ""
+    return f"{upstream}/{target.model or upstream}"
 
 
 def _scores(outcomes: Iterable[Outcome]) -> list[EvalScore]:
     return [score for outcome in outcomes for score in outcome.scores()]
 
 
-async def _ask_all(url: str, key: str | None, targets: Sequence[str], at_once: int) -> Sequence[Outcome]:
+async def _run_all(url: str, key: str | None, targets: Sequence[str], at_once: int) -> Sequence[Outcome]:
     items = shipped()
     count = len(items.items) * len(targets)
     transport = Transport(
         url.rstrip("/") + "/v1", timeouts=_TIMEOUTS, credentials=CredentialPool(of_keys([key] if key else []))
     )
     try:
-        asker = Asker(transport, items)
-        return await run(asker, targets, items.items, at_once=at_once, on_progress=lambda done: _show(done, count))
+        client = EvalClient(transport, items)
+        return await run(client, targets, items.items, at_once=at_once, on_progress=lambda done: _show(done, count))
     except NotAnswered as error:
-        cure = " Set TIDEGATE_API_KEY." if error.status == 401 else ""
-        raise CommandRefused(f"{url}: {error}{cure}") from error
+        hint = " Set TIDEGATE_API_KEY." if error.status == 401 else ""
+        raise CommandRefused(f"{url}: {error}{hint}") from error
     except ValueError as error:
         raise CommandRefused("the key cannot stand in a header") from error
     finally:
@@ -141,11 +145,11 @@ def _show(done: int, count: int) -> None:
         redraw(sys.stderr, f"  {done} of {count} asked" if done < count else "")
 
 
-def _check_out(out: Path) -> None:
-    """Before anything is paid for.
+def _check_writable(out: Path) -> None:
+    """Check that the file can be written, before any request costs money.
 
     Raises:
-        Refused: nothing can be written there.
+        CommandRefused: it cannot.
     """
     if out.is_dir() or not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
         raise CommandRefused(f"{out} cannot be written")

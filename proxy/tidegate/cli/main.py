@@ -1,4 +1,4 @@
-"""`tidegate`."""
+"""`tidegate`: the group of all commands."""
 
 from importlib.metadata import version
 
@@ -13,7 +13,7 @@ from tidegate.errors import ConfigError
 
 
 class _Group(click.Group):
-    """Shows a config error as one line and exits with 2, like any wrong usage."""
+    """Shows a config error as one line and exits with status 2, as for a wrong option."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -26,7 +26,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("tidegate"), prog_name="tidegate")
 def main() -> None:
-    """One OpenAI-compatible endpoint in front of your own engine and everyone else's."""
+    """One OpenAI-compatible endpoint in front of your own engines and hosted upstreams."""
 
 
 main.add_command(serve)

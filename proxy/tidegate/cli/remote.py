@@ -1,4 +1,4 @@
-"""`Server`: a running Tidegate, for the commands that ask one."""
+"""`Server`: a client of the `/admin` endpoints of a running Tidegate, for the commands that need one."""
 
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -17,34 +17,38 @@ T = TypeVar("T")
 
 
 def check_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
-    """For a click option: a URL of a server, as it is."""
+    """A click callback that checks the URL of a server, and returns it unchanged.
+
+    Raises:
+        click.BadParameter: it is not an HTTP URL with a host.
+    """
     try:
         parts = urlsplit(url)
-        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_good = False
-    if not is_good:
+        is_valid = False
+    if not is_valid:
         raise click.BadParameter("write it as http://HOST:PORT")
     return url
 
 
 class CommandRefused(click.ClickException):
-    """It could not be done; told in one line."""
+    """The command could not be carried out; the message is shown as one line."""
 
     def show(self, file: Any = None) -> None:  # noqa: ANN401, ARG002 - click's signature
         click.echo(f"tidegate: {self.message}", err=True)
 
 
 class Interrupted(CommandRefused):
-    """Ctrl-C."""
+    """The command was ended by Ctrl-C."""
 
     exit_code = 130
 
 
 class Server:
-    """A running Tidegate, asked for one thing after another.
+    """A running Tidegate at `url`; each request opens its own connection.
 
-    Neither redirects are followed nor proxies asked: the admin key goes to `url` alone.
+    It follows no redirects and uses no proxies, so the admin key is sent to `url` only.
     """
 
     def __init__(self, url: str, key: str | None) -> None:
@@ -55,22 +59,22 @@ class Server:
             self._headers["authorization"] = f"Bearer {key}"
 
     def list(self) -> Sequence[EngineReport]:
-        """Every engine; raises `CommandRefused`."""
-        return self._decode(self.ask("GET", "engines"), EngineList).engines
+        """The reports of all engines; raises `CommandRefused`."""
+        return self._decode(self.request("GET", "engines"), EngineList).engines
 
     def report(self, name: str) -> Sequence[EngineReport]:
-        """One engine, or its replicas; raises `CommandRefused`."""
-        return self._reports(self.ask("GET", "engines", name))
+        """The report of one engine, or those of its replicas; raises `CommandRefused`."""
+        return self._reports(self.request("GET", "engines", name))
 
-    def tell(self, name: str, order: str) -> Sequence[EngineReport]:
-        """Give an order to an engine, or to each of its replicas; raises `CommandRefused`."""
-        return self._reports(self.ask("POST", "engines", name, order))
+    def send_order(self, name: str, order: str) -> Sequence[EngineReport]:
+        """Send an order to an engine, or to each of its replicas; returns their reports. Raises `CommandRefused`."""
+        return self._reports(self.request("POST", "engines", name, order))
 
-    def ask(self, method: str, *path: str) -> bytes:
-        """The body of a good answer.
+    def request(self, method: str, *path: str) -> bytes:
+        """Send a request to `/admin/{path}`, and return the body of a successful answer.
 
         Raises:
-            Refused: there is none.
+            CommandRefused: the server cannot be reached, or answers with an error.
         """
         connection = self._connection()
         try:
@@ -103,11 +107,11 @@ class Server:
 
     def _refuse(self, status: int, body: bytes) -> NoReturn:
         message = self._decode(body, ErrorBody).error.message
-        cure = " Set TIDEGATE_ADMIN_KEY." if status == 401 else ""
-        raise CommandRefused(message + cure)
+        hint = " Set TIDEGATE_ADMIN_KEY." if status == 401 else ""
+        raise CommandRefused(message + hint)
 
     def _decode(self, body: bytes, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
-            raise CommandRefused(f"what answers at {self._url} is not Tidegate, or of another version") from error
+            raise CommandRefused(f"the server at {self._url} is not Tidegate, or of another version") from error

@@ -1,5 +1,5 @@
-"""What an operator may set: frozen, closed structs, one file per section; `root` puts them together, `load` reads them.
+"""The settings of an operator: frozen structs that accept no unknown keys, one file per section of the config file.
 
-Every field's description is written once, in its `Meta`: the JSON schema for editors and the reference file
-`configs/tidegate.yaml` are made from it (`reference`).
+`root` combines the sections to `Config`, and `load` reads a file. Every field's description is written once, in its
+`Meta`: `reference` makes the JSON schema for editors and the reference file `configs/tidegate.yaml` from it.
 """

@@ -1,4 +1,4 @@
-"""`auth:` who may call."""
+"""`auth:` the keys with which callers may send requests."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -13,25 +13,32 @@ from tidegate.protocol.routing import Priority, Reach
 class CallerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One caller with a name."""
 
-    key: Annotated[Secret, Meta(description="What the caller shows.")]
+    key: Annotated[Secret, Meta(description="The key that the caller sends.")]
     reasoning_format: Annotated[
-        ReasoningFormat | None, Meta(description="How thinking is shown to it; null: as the model or defaults says.")
+        ReasoningFormat | None,
+        Meta(description="How reasoning is written in its answers; null: the setting of the model or of defaults."),
     ] = None
-    reach: Annotated[Reach | None, Meta(description="Where its requests may go; null: as model or routing say.")] = None
+    reach: Annotated[
+        Reach | None,
+        Meta(description="Which targets its requests may go to; null: the setting of the model or of routing."),
+    ] = None
     priority: Annotated[
-        Priority, Meta(description="interactive, default or batch: who is served first where there is a queue.")
+        Priority, Meta(description="interactive, default or batch: the priority of its requests in a queue.")
     ] = "default"
 
 
 class AuthConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Static keys."""
+    """The keys of callers and of the administrator."""
 
     keys: Annotated[
-        tuple[Secret, ...], Meta(description="Keys that callers may show; none: open, on loopback only.")
+        tuple[Secret, ...],
+        Meta(description="Keys that callers may send; without any, here or in callers: open, on loopback only."),
     ] = ()
     callers: Annotated[
-        Mapping[str, CallerConfig], Meta(description="Keys with a name, which the log shows, and settings.")
+        Mapping[str, CallerConfig],
+        Meta(description="Keys with settings and a name, which the log shows."),
     ] = {}
     admin_key: Annotated[
-        Secret | None, Meta(description="The one key for /admin and for details; without it: this machine only.")
+        Secret | None,
+        Meta(description="The key for /admin and the details of /readyz and /metrics; null: this machine only."),
     ] = None

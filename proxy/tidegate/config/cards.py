@@ -1,6 +1,7 @@
-"""Model cards: facts about models, by which requests are fitted to them.
+"""Model cards: facts about models, by which dialects adapt requests and routing chooses targets.
 
-`configs/models.yaml` holds those we know, each dated and sourced; `cards:` in the config comes before it.
+`configs/models.yaml` holds the cards that come with Tidegate, each with its date and source. The operator's `cards:` in
+the config take precedence over them.
 """
 
 import datetime as dt
@@ -20,11 +21,11 @@ Thinks = Literal["on", "off", "always", "never"]
 History = Literal["required", "forbidden", "ignored"]
 Structured = Literal["json_schema", "json_object", "none"]
 
-_MAX_REMEMBERED = 4096
+_MAX_CACHED = 4096
 
 
 class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """US dollars for a million tokens."""
+    """Prices in US dollars for a million tokens."""
 
     input_usd_per_mtok: Decimal
     output_usd_per_mtok: Decimal
@@ -32,69 +33,76 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Card(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known about a model; what is null is not known, and nothing is done about it."""
+    """The facts about a model; null: not known, and then requests are not changed for it."""
 
     matches: Annotated[
         tuple[str, ...],
-        Meta(description="Patterns (*, ?, [0-9]) for its names at hosts, in lower case, whole or after a /."),
+        Meta(description="Patterns (*, ?, [0-9]), in lower case, for its names at hosts: whole, or the part after /."),
     ] = ()
-    as_of: Annotated[dt.date | None, Meta(description="When this was true.")] = None
-    source: Annotated[str | None, Meta(description="Where it stands.")] = None
-    context_window: Annotated[Tokens | None, Meta(description="Tokens of prompt and answer together.")] = None
-    max_output_tokens: Annotated[Tokens | None, Meta(description="Tokens of an answer; more is asked for as this.")] = (
-        None
-    )
+    as_of: Annotated[dt.date | None, Meta(description="The date of these facts.")] = None
+    source: Annotated[str | None, Meta(description="Where these facts are documented.")] = None
+    context_window: Annotated[Tokens | None, Meta(description="The most tokens of prompt and answer together.")] = None
+    max_output_tokens: Annotated[
+        Tokens | None,
+        Meta(description="The most tokens of an answer; a larger limit in a request is lowered to this."),
+    ] = None
     thinking: Annotated[
         Thinks | None,
-        Meta(description='"on" or "off": what it does unless asked, it can be switched; "always"; "never".'),
+        Meta(description='Whether it thinks: "on" or "off" by default (a request can switch it), "always" or "never".'),
     ] = None
     reasoning_history: Annotated[
-        History | None, Meta(description="Whether past reasoning must, must not or may go back.")
+        History | None,
+        Meta(description="Whether a conversation's earlier reasoning has to be sent to it, must not, or is ignored."),
     ] = None
     reasoning_tags: Annotated[
-        Literal["prefilled"] | None, Meta(description="prefilled: the template opens <think>, only </think> comes.")
+        Literal["prefilled"] | None,
+        Meta(description="prefilled: the chat template writes <think>, so an answer has only </think>."),
     ] = None
     leaks_markup: Annotated[
         bool | None,
         Meta(
-            description="Whether it writes tool calls in DeepSeek's markup, which a host may pass on as text; null: as "
-            "its dialect says."
+            description="Whether it writes tool calls in DeepSeek's markup, which a host may pass on as text; null: the"
+            " dialect's setting."
         ),
     ] = None
-    vision: Annotated[bool | None, Meta(description="Whether it takes images.")] = None
+    vision: Annotated[bool | None, Meta(description="Whether it accepts images.")] = None
     structured_output: Annotated[
-        Structured | None, Meta(description="The most that response_format can be there; null: what the host has.")
+        Structured | None,
+        Meta(description="The most of response_format that it supports; null: what the host supports."),
     ] = None
-    named_tool_choice: Annotated[bool, Meta(description="false: a named tool goes as required, alone.")] = True
+    named_tool_choice: Annotated[
+        bool, Meta(description="false: a tool_choice that names a tool is sent as required, with this tool alone.")
+    ] = True
     tools_while_thinking: Annotated[
-        bool, Meta(description="false: thinking is switched off where tools are given.")
+        bool, Meta(description="false: thinking is switched off in requests with tools.")
     ] = True
     tools_in_prompt: Annotated[
         bool,
         Meta(
             description="For engines of kind llamacpp whose chat template has no tools, where tool_choice is auto."
-            " true: tools are listed in the prompt, and an answer that is a call in that form becomes one; false: 400."
+            " true: the tools are listed in the prompt, and an answer in the form of a call becomes a tool call;"
+            " false: such a request gets 400."
         ),
     ] = False
     efforts: Annotated[
         dict[str, str] | None,
-        Meta(description="On vLLM: words for those of reasoning_effort that it lacks or reads in its own way."),
+        Meta(description="On vLLM: what to send for a reasoning_effort that it lacks, or reads in its own way."),
     ] = None
     refused_while_thinking: Annotated[
-        tuple[str, ...], Meta(description="Parameters that it does not take while it thinks.")
+        tuple[str, ...], Meta(description="Parameters that it does not accept while it thinks; they are left out.")
     ] = ()
-    price: Annotated[Price | None, Meta(description="At the maker's own API.")] = None
+    price: Annotated[Price | None, Meta(description="Its price at the maker's own API.")] = None
 
 
 UNKNOWN = Card()
 
 
 class Cards:
-    """Finds the card for a model; owner of the answers it remembers.
+    """Finds the card for a model; owns a cache of the cards that it found.
 
     Args:
-        own: the operator's cards, which come first.
-        known: ours.
+        own: the operator's cards, which take precedence.
+        known: the cards that come with Tidegate.
     """
 
     def __init__(self, own: Mapping[str, Card], known: Mapping[str, Card]) -> None:
@@ -105,19 +113,19 @@ class Cards:
         self._found: dict[str, Card] = {}
 
     def named(self, name: str) -> Card | None:
-        """The card called `name`."""
+        """The card with this name; None: there is none."""
         return self._named.get(name)
 
     def find(self, model: str) -> Card:
-        """The first card that matches `model`, a name at a host; an empty one where none does."""
+        """The first card whose pattern matches `model`, the model's name at a host; `UNKNOWN` where none does."""
         if (found := self._found.get(model)) is not None:
             return found
-        if len(self._found) >= _MAX_REMEMBERED:  # names come from callers
+        if len(self._found) >= _MAX_CACHED:  # names come from callers
             self._found.clear()
-        card = self._found[model] = self._look_for(model.lower())
+        card = self._found[model] = self._match(model.lower())
         return card
 
-    def _look_for(self, model: str) -> Card:
+    def _match(self, model: str) -> Card:
         names = {model, model.rpartition("/")[2]}
         for pattern, card in self._patterns:
             if any(fnmatchcase(name, pattern) for name in names):
@@ -127,7 +135,7 @@ class Cards:
 
 @functools.cache
 def known_cards() -> Mapping[str, Card]:
-    """The cards of `configs/models.yaml`; a wheel carries the folder `configs` inside the package."""
+    """The cards of `configs/models.yaml`; in a wheel the folder `configs` is inside the package."""
     package = Path(__file__).parents[1]
     configs = package / "configs"
     path = (configs if configs.exists() else package.parents[1] / "configs") / "models.yaml"

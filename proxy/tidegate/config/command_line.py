@@ -1,4 +1,4 @@
-"""A command in the config: a text or a list of words. No shell runs it."""
+"""A command in the config: a text or a list of words. It is run without a shell."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ CommandLine = Annotated[str, Meta(min_length=1)] | Annotated[tuple[str, ...], Me
 
 
 def split(command: str | Sequence[str]) -> list[str]:
-    """The words of a command. A text is split as a shell would, with or without a backslash at the end of a line.
+    """Return the words of a command. A text is split as by a shell; a line may end with a backslash.
 
     Raises:
         ValueError: a quotation mark is not closed.
@@ -19,7 +19,7 @@ def split(command: str | Sequence[str]) -> list[str]:
 
 
 def fault(command: str | Sequence[str]) -> str | None:
-    """Why the command cannot be run, and the cure; None: nothing is wrong with it."""
+    """Return why the command cannot be run, and the cure; None: it can be run."""
     try:
         words = split(command)
     except ValueError:

@@ -1,4 +1,7 @@
-"""Names in the commands of a `kind: command` that each start replaces, such as `${PORT}`; faults of such a config."""
+"""The names in the commands of engines of `kind: command`, such as `${PORT}`, which are replaced at each start.
+
+Also what can be wrong with the config of such an engine.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +22,7 @@ _ALL_ADDRESSES = re.compile(r"(?:.*=)?(?:0\.0\.0\.0|::|\[::\])")
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """`text` with each `${NAME}` replaced by its value; a name without a value stays as it is."""
+    """Return `text` with each `${NAME}` replaced by its value; a name without a value stays as it is."""
     return _NAME.sub(lambda found: values.get(found[1], found[0]), text)
 
 
@@ -34,7 +37,7 @@ def program_of(words: Sequence[str]) -> str:
 
 
 def runs_container(words: Sequence[str]) -> bool:
-    """Whether the command starts a container, so that its paths are those of another file system."""
+    """Whether the command starts a container, so that its paths are paths inside the container."""
     return program_of(words) in _CONTAINER_PROGRAMS
 
 
@@ -44,7 +47,7 @@ def needs_port(config: CommandConfig) -> bool:
 
 
 def faults(config: CommandConfig) -> Iterator[str]:
-    """Settings that cannot work: each as key, fault and cure, to be appended to the engine's path."""
+    """Yield the settings that cannot work: each as key, fault and cure, to be appended to the engine's path."""
     for key, command in (("cmd", config.cmd), ("cmd_stop", config.cmd_stop)):
         if command is not None and (fault := _command_fault(command)) is not None:
             yield f".{key}: {fault}"
@@ -62,7 +65,7 @@ def faults(config: CommandConfig) -> Iterator[str]:
 
 
 def advice(config: CommandConfig) -> Iterator[str]:
-    """Notes on servers that other machines can reach without Tidegate: possible, but seldom intended."""
+    """Yield notes on settings that work but are seldom intended, such as a server that other machines can reach."""
     words = split(config.cmd)
     if any(word.startswith("${PORT}:") for word in words):
         yield ".cmd: a port published without an address is open to other machines; write 127.0.0.1:${PORT}:…"
@@ -93,13 +96,13 @@ def _replica_faults(config: CommandConfig) -> Iterator[str]:
 
 
 def _is_detached(words: Sequence[str]) -> bool:
-    """Whether a container runs in the background, as far as that stands in front of the image."""
+    """Whether a container runs in the background, by the flags between `run` and the first other word."""
     flags = takewhile(lambda word: word.startswith("-"), words[words.index("run") + 1 :] if "run" in words else ())
     return any(_DETACHED.fullmatch(word) for word in flags)
 
 
 def _container_name(words: Sequence[str]) -> str | None:
-    """The name that a command gives the container that it starts; None: it starts none, or gives no name."""
+    """The name that the command gives to the container that it starts; None: it starts none, or gives no name."""
     if not runs_container(words):
         return None
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -111,7 +114,7 @@ def _container_name(words: Sequence[str]) -> str | None:
 def _name_faults(key: str, used: set[str], known: Sequence[str]) -> Iterator[str]:
     for name in sorted(used - set(known)):
         yield (
-            f".{key}: ${{{name}}} means nothing here: known are {', '.join(known)}; a shell's variable is written "
+            f".{key}: ${{{name}}} is not a known name: known are {', '.join(known)}; a shell's variable is written "
             f"${name}, in [sh, -c, '…']"
         )
 

@@ -1,4 +1,4 @@
-"""What two configs differ in, for people; and what of it a running server cannot follow."""
+"""The differences of two configs as text for people, and which of them take effect only at the next start."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,26 +8,27 @@ import msgspec
 from tidegate.config.reference import reference_of
 from tidegate.config.root import Config
 
-_ENTRIES = frozenset({"upstreams", "engines", "models", "cards", "auth.callers"})  # maps of things with names
-# of an engine: their values may hold secrets
-_UNTOLD = frozenset({"environment", "args", "before_load", "after_load"})
+_ENTRIES = frozenset({"upstreams", "engines", "models", "cards", "auth.callers"})  # mappings whose keys are names
+# keys of an engine whose values are not shown, as they may hold secrets
+_HIDDEN = frozenset({"environment", "args", "before_load", "after_load"})
 _FIXED = ("server.host", "server.port", "server.workers", "telemetry.")
 
 
 def differences(old: Config, new: Config) -> Sequence[str]:
-    """A line for each key that is another, in the order of the config; secrets are the references they are."""
+    """Return a line for each key whose value differs, in the order of the config; secrets are shown as references."""
     return list(_compare("", _plain(old), _plain(new)))
 
 
 def reloaded(start: Config, old: Config, new: Config) -> tuple[Sequence[str], Sequence[str]]:
-    """What a reload changes, and which of these lines hold from the next start on.
+    """Return what a reload changes, and which of these lines take effect only at the next start.
 
-    The latter tell what the server was started with, whatever was read meanwhile: that is what runs.
+    Both are lines as from `differences`. The lines of the second kind compare the new config with the one of the
+    start, as that is what runs, whatever was read between.
 
     Args:
-        start: what the server was started with.
-        old: what held until now.
-        new: what holds from now on.
+        start: the config that the server was started with.
+        old: the config until now.
+        new: the config from now on.
     """
     fixed = [line for line in differences(start, new) if line.startswith(_FIXED)]
     return [*(line for line in differences(old, new) if not line.startswith(_FIXED)), *fixed], fixed
@@ -51,14 +52,14 @@ def _changed(where: str, old: object, new: object) -> Iterator[str]:
     old, new = _by_number(old), _by_number(new)
     if isinstance(old, dict) and isinstance(new, dict):
         yield from _compare(where, old, new)
-    elif _UNTOLD.isdisjoint(where.split(".")):
+    elif _HIDDEN.isdisjoint(where.split(".")):
         yield f"{where}: {_shown(old)} -> {_shown(new)}"
     else:
         yield f"{where}: changed"
 
 
 def _by_number(value: object) -> object:
-    """A list of things with keys of their own, such as targets, as a map of its numbers."""
+    """Return a list of mappings, such as targets, as one mapping from "[0]", "[1]" and so on; others unchanged."""
     if isinstance(value, list | tuple) and value and all(isinstance(item, dict) for item in value):
         return {f"[{number}]": item for number, item in enumerate(value)}
     return value

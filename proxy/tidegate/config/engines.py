@@ -1,4 +1,4 @@
-"""`engines:` model servers of our own: child processes, or servers that somebody else runs on our machines."""
+"""`engines:` local model servers: child processes of Tidegate, or servers that it does not start (`external`)."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
@@ -21,56 +21,61 @@ Gpu = Annotated[int, Meta(ge=0, le=1023)]
 
 
 class _Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What every engine has."""
+    """The keys that every kind of engine has."""
 
-    first_byte_timeout_s: Annotated[Seconds, Meta(description="Until the first token: prefill and queue.")] = 600.0
-    idle_timeout_s: Annotated[Seconds, Meta(description="Silence in the middle of an answer.")] = 120.0
+    first_byte_timeout_s: Annotated[
+        Seconds, Meta(description="How long it may take until the first token, with its queue and prefill.")
+    ] = 600.0
+    idle_timeout_s: Annotated[Seconds, Meta(description="How long it may send nothing in the middle of an answer.")] = (
+        120.0
+    )
     concurrency: Annotated[
-        ConcurrencyConfig, Meta(description="How many requests it has at once; of replicas, each of them.")
+        ConcurrencyConfig, Meta(description="How many requests it gets at once; of replicas, each of them.")
     ] = ConcurrencyConfig()
     admission: Annotated[AdmissionConfig | None, OLD_NAME] = None
 
 
 class _Managed(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every engine has whose process we own."""
+    """The keys of every engine whose process Tidegate starts."""
 
     start: Annotated[
-        Start, Meta(description="eager: with Tidegate; on_demand: when the first request asks for it.")
+        Start, Meta(description="When it is started. eager: with Tidegate; on_demand: at the first request for it.")
     ] = "eager"
     start_timeout_s: Annotated[
-        Seconds | None, Meta(description="A start that takes longer is a failed one; null: by the size of the model.")
+        Seconds | None, Meta(description="A start that takes longer has failed; null: by the size of the model.")
     ] = None
     queue_timeout_s: Annotated[
-        Seconds, Meta(description="How long a request waits for the engine to load, if nobody else has the model.")
+        Seconds, Meta(description="How long a request waits for it to load, if no other target has the model.")
     ] = 30.0
     drain_timeout_s: Annotated[
-        Seconds, Meta(description="How long running answers may go on when the engine is to stop.")
+        Seconds, Meta(description="How long running answers may continue when it is to stop.")
     ] = 30.0
     idle_unload_s: Annotated[
-        Seconds | None, Meta(description="Sleep, or stop, after so long without a request; null: never.")
+        Seconds | None, Meta(description="It sleeps, or stops, after this long without a request; null: never.")
     ] = None
     idle_canary_s: Annotated[
         float,
         Meta(
             ge=0,
             le=86400,
-            description="An idle engine is asked for one token this often, so that a hang is noticed before a"
-            " caller meets it; 0: never.",
+            description="How often an idle engine gets a request for one token, so that a hang is noticed before a"
+            " caller's request meets it; 0: never.",
         ),
     ] = 60.0
-    pinned: Annotated[bool, Meta(description="true: it never makes room for another engine.")] = False
+    pinned: Annotated[bool, Meta(description="true: it is never unloaded to make room for another engine.")] = False
     hooks: Annotated[HooksConfig, Meta(description="Commands that run before and after its load.")] = HooksConfig()
 
 
 class Replicated(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every engine has that can run as several replicas under one name (see `config.replicas`)."""
+    """The keys of every engine that can run as several replicas under one name (see `config.replicas`)."""
 
     replicas: Annotated[
         int,
         Meta(
             ge=1,
             le=64,
-            description="How many run under the one name, each on its own GPUs: its part of gpus, or the first ones.",
+            description="How many run under the one name, each on GPUs of its own: a part of gpus, or if that is null,"
+            " of the machine's first ones.",
         ),
     ] = 1
 
@@ -79,31 +84,34 @@ class LlamaCppConfig(_Managed, frozen=True, kw_only=True, forbid_unknown_fields=
     """llama.cpp's server on the CPU, from the package xllamacpp."""
 
     model: Annotated[
-        str, Meta(min_length=1, description="A GGUF file, or package:NAME for the one that a Python package carries.")
+        str, Meta(min_length=1, description="A GGUF file, or package:NAME for the one in a Python package.")
     ]
     threads: Annotated[
         Annotated[int, Meta(ge=1, le=1024)] | None,
-        Meta(description="null: physical cores minus one, at least one; more collapse when others work."),
+        Meta(
+            description="CPU threads; null: physical cores minus one, at least one; more are far slower when other"
+            " processes use the CPU."
+        ),
     ] = None
     context_tokens: Annotated[
         int,
         Meta(
             ge=128,
             le=10_000_000,
-            description="The window of each request in tokens, at most the model's; parallel requests do not share it.",
+            description="The context window of each request in tokens, at most the model's; requests do not share it.",
         ),
     ] = 8192
     parallel: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | None,
         Meta(
-            description="Requests answered at once, further ones queue; null: 4, or fewer where their windows would"
-            " take more than a quarter of the machine's memory."
+            description="Requests answered at once; further ones queue. null: 4, or fewer if their windows would take"
+            " more than a quarter of the machine's memory."
         ),
     ] = None
 
 
 class VllmConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="vllm"):
-    """vLLM, in a Python environment of its own or in ours."""
+    """vLLM, in a Python environment of its own or in Tidegate's."""
 
     model: Annotated[str, Meta(min_length=1, description="A hub id, or a folder with a checkpoint.")]
     python: Annotated[
@@ -112,7 +120,7 @@ class VllmConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = None
     args: Annotated[
         Mapping[str, Any],
-        Meta(description="Anything else that `vllm serve` takes, as NAME: VALUE; it wins over what we would choose."),
+        Meta(description="Further options of `vllm serve`, as NAME: VALUE; they override what Tidegate chooses."),
     ] = {}
     environment: Annotated[Mapping[str, str], Meta(description="Environment variables of the engine.")] = {}
     gpu_memory_utilization: Annotated[
@@ -121,26 +129,37 @@ class VllmConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gpus: Annotated[
         tuple[Gpu, ...] | None,
         Meta(
-            description="Which GPUs of the machine, by number, dealt out to the replicas in this order; null: as many"
+            description="The numbers of the GPUs that it uses, divided among the replicas in this order; null: as many"
             " of the first ones as it needs."
         ),
     ] = None
-    max_model_len: Annotated[Tokens | None, Meta(description="The window in tokens; null: the model's.")] = None
-    kv_cache_dtype: Annotated[str | None, Meta(description="fp8 halves the cache; null: the model's own.")] = None
-    quantization: Annotated[str | None, Meta(description="null: as the checkpoint says.")] = None
+    max_model_len: Annotated[Tokens | None, Meta(description="The context window in tokens; null: the model's.")] = None
+    kv_cache_dtype: Annotated[
+        str | None, Meta(description="The type of the KV cache; fp8 halves it; null: the model's own.")
+    ] = None
+    quantization: Annotated[str | None, Meta(description="The quantization method; null: that of the checkpoint.")] = (
+        None
+    )
     cpu_offload_gb: Annotated[
         Annotated[float, Meta(ge=0)] | None, Meta(description="GiB of weights kept in the machine's memory, per GPU.")
     ] = None
     tensor_parallel_size: Annotated[Size, Meta(description="GPUs that share each layer.")] = 1
-    pipeline_parallel_size: Annotated[Size, Meta(description="Groups of GPUs that share the layers out.")] = 1
+    pipeline_parallel_size: Annotated[
+        Size, Meta(description="Groups of GPUs, each of which has a part of the layers.")
+    ] = 1
     data_parallel_size: Annotated[Size, Meta(description="Copies of the engine behind one address.")] = 1
-    enable_expert_parallel: Annotated[bool, Meta(description="Share experts out, in place of slicing each.")] = False
+    enable_expert_parallel: Annotated[
+        bool, Meta(description="true: whole experts are distributed over the GPUs, instead of slices of each.")
+    ] = False
     distributed: Annotated[
         Distributed | None, Meta(description="ray: on the Ray cluster that this machine belongs to.")
     ] = None
     sleep_level: Annotated[
         SleepLevel | None,
-        Meta(description="How it makes room: 1 keeps the weights in memory, 2 drops them; null: it stops."),
+        Meta(
+            description="How it frees the GPUs for another engine: 1 keeps the weights in the machine's memory, 2 drops"
+            " them; null: it stops."
+        ),
     ] = None
     adapters: Annotated[
         Mapping[str, str], Meta(description="LoRA adapters by the name that callers use: a folder or a hub id.")
@@ -156,20 +175,21 @@ class CommandConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields
     cmd: Annotated[
         CommandLine,
         Meta(
-            description="Starts the server: a text, split into words as a shell would, or a list of words; without a"
-            " shell. Replaced at each start: ${PORT} or ${SOCKET} (one of them is required), ${MODEL}, ${NAME},"
+            description="Starts the server: a text, which is split into words as by a shell, or a list of words; no"
+            " shell runs it. Replaced at each start: ${PORT} or ${SOCKET} (one of them is required), ${MODEL}, ${NAME},"
             " ${GPUS}, ${API_KEY}, ${REPLICA} (the replica's number, from 1 on)."
         ),
     ]
     cmd_stop: Annotated[
         CommandLine | None,
         Meta(
-            description="Stops the server in place of SIGTERM, for example docker stop; ${PID} is the process of cmd."
-            " null: SIGTERM. What still runs after stop_timeout_s is killed."
+            description="Stops the server instead of SIGTERM, for example docker stop; ${PID} is the process of cmd."
+            " null: SIGTERM. Processes that still run after stop_timeout_s are killed."
         ),
     ] = None
     environment: Annotated[
-        Mapping[str, str], Meta(description="Environment variables of cmd and cmd_stop; the same names are replaced.")
+        Mapping[str, str],
+        Meta(description="Environment variables of cmd and cmd_stop; in them the same names are replaced."),
     ] = {}
     model: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
@@ -181,44 +201,56 @@ class CommandConfig(Replicated, frozen=True, kw_only=True, forbid_unknown_fields
             description="The model's name in the server; null: model or, if that is a path or null, the engine's name."
         ),
     ] = None
-    dialect: Annotated[DialectName, Meta(description="The server's accent.")] = "generic"
-    health_path: Annotated[str, Meta(pattern="^/", description="200 means that it answers; beside /v1.")] = "/health"
+    dialect: Annotated[DialectName, Meta(description="The server's variant of the OpenAI API.")] = "generic"
+    health_path: Annotated[
+        str, Meta(pattern="^/", description="The path, beside /v1, that answers 200 when the server is ready.")
+    ] = "/health"
     metrics_path: Annotated[
         Annotated[str, Meta(pattern="^/")] | None,
         Meta(
-            description="Its metrics for Prometheus, beside /v1; null: it has none, and health_path is asked instead."
+            description="The path of its Prometheus metrics, beside /v1; null: it has none, and health_path is used"
+            " instead."
         ),
     ] = "/metrics"
     sleep_path: Annotated[
         Annotated[str, Meta(pattern="^/")] | None,
-        Meta(description="A POST there frees the GPU's memory; null: it cannot sleep, and is stopped to make room."),
+        Meta(description="A POST there frees the GPUs' memory; null: it cannot sleep, and is stopped to make room."),
     ] = None
     wake_path: Annotated[
         Annotated[str, Meta(pattern="^/")] | None, Meta(description="A POST there loads the model again after sleep.")
     ] = None
     gpus: Annotated[
         tuple[Gpu, ...] | None,
-        Meta(description="The GPUs that it uses, by number, for the plan and for CUDA_VISIBLE_DEVICES; null: none."),
+        Meta(
+            description="The numbers of the GPUs that it uses, for the placement of engines and CUDA_VISIBLE_DEVICES;"
+            " null: none."
+        ),
     ] = None
     gpu_share: Annotated[
         Annotated[float, Meta(gt=0, le=1)],
-        Meta(description="Share of each of these GPUs' memory that it takes, for the plan; cmd has to keep to it."),
+        Meta(description="The share of each of these GPUs' memory that it takes; cmd has to keep to it."),
     ] = 1.0
-    stop_timeout_s: Annotated[Seconds, Meta(description="How long it may take to end when it has no requests.")] = 30.0
+    stop_timeout_s: Annotated[Seconds, Meta(description="How long it may take to end once it has no requests.")] = 30.0
 
 
 class ExternalConfig(_Engine, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="external"):
-    """An engine that somebody else runs: production-stack, llm-d, Ray Serve, trtllm-serve, SGLang."""
+    """An engine that Tidegate does not start: production-stack, llm-d, Ray Serve, trtllm-serve, SGLang."""
 
     base_url: Annotated[
         str,
-        Meta(pattern=BASE_URL, description="As an SDK takes it; a machine of ours: local_only requests go there too."),
+        Meta(
+            pattern=BASE_URL,
+            description="The base URL as an SDK takes it; it counts as local, so local_only requests go there too.",
+        ),
     ]
-    dialect: Annotated[DialectName, Meta(description="The server's accent.")] = "vllm"
+    dialect: Annotated[DialectName, Meta(description="The server's variant of the OpenAI API.")] = "vllm"
     api_keys: Annotated[tuple[Secret, ...], Meta(description="The server's keys, used in turn.")] = ()
-    health_path: Annotated[str, Meta(pattern="^/", description="200 means that it answers; beside /v1.")] = "/health"
+    health_path: Annotated[
+        str, Meta(pattern="^/", description="The path, beside /v1, that answers 200 when the server is ready.")
+    ] = "/health"
     metrics_path: Annotated[
-        Annotated[str, Meta(pattern="^/")] | None, Meta(description="vLLM's metrics, beside /v1; null: it has none.")
+        Annotated[str, Meta(pattern="^/")] | None,
+        Meta(description="The path of its Prometheus metrics, beside /v1; null: it has none."),
     ] = "/metrics"
 
 
@@ -228,7 +260,7 @@ EngineKindName = Literal["llamacpp", "vllm", "command", "external"]
 
 
 def kind_of(config: EngineConfig) -> EngineKindName:
-    """The word under `kind:`."""
+    """The value of `kind:`."""
     return cast("EngineKindName", config.__struct_config__.tag)
 
 
@@ -238,7 +270,7 @@ def dialect_of(config: EngineConfig) -> str:
 
 
 def source_of(config: EngineConfig) -> str:
-    """What it loads; of a command without `model`, its program; of an external engine, its address."""
+    """What it loads (`model`); of a command without `model`, its program; of an external engine, its base URL."""
     if isinstance(config, ExternalConfig):
         return config.base_url
     if isinstance(config, CommandConfig):
@@ -247,7 +279,7 @@ def source_of(config: EngineConfig) -> str:
 
 
 def served_name(name: str, config: EngineConfig) -> str:
-    """The name of the model in the server of the engine `name`, where the target does not give one."""
+    """The model's name in the server of the engine `name`, for a target that does not give one."""
     if not isinstance(config, CommandConfig):
         return name
     model = None if config.model is None or config.model.startswith(("/", "~", ".")) else config.model

@@ -1,6 +1,6 @@
-"""No file: what the environment offers, as a `Config`, and a list of what was looked for.
+"""Without a config file: the `Config` that the environment variables describe, and a list of what was looked for.
 
-`OPENAI_BASE_URL` is not looked at: it is what callers set to reach Tidegate, and would send it to itself.
+`OPENAI_BASE_URL` is not read: callers set it to reach Tidegate, so Tidegate would send requests to itself.
 """
 
 import re
@@ -42,7 +42,13 @@ _HOSTS = (
 
 
 class Finding(Struct, frozen=True):
-    """Something that was looked for: found under `name`, or not."""
+    """Something that was looked for.
+
+    Attributes:
+        looked_for: the environment variable, or the Python packages.
+        name: the upstream or engine that is made of it.
+        is_found: whether it was found.
+    """
 
     looked_for: str
     name: str
@@ -50,7 +56,13 @@ class Finding(Struct, frozen=True):
 
 
 class Discovery(Struct, frozen=True):
-    """What was found, everything that was looked for, and where (for refusals)."""
+    """What was found.
+
+    Attributes:
+        config: the config made of it.
+        source: where it was found, for error messages.
+        findings: everything that was looked for.
+    """
 
     config: Config
     source: str
@@ -58,14 +70,14 @@ class Discovery(Struct, frozen=True):
 
 
 def discover(environ: Mapping[str, str], has_package: Callable[[str], bool] | None = None) -> Discovery:
-    """Look at the environment and at the installed packages; no network.
+    """Make a config of the environment variables and the installed packages; uses no network.
 
     Args:
-        environ: the environment's variables.
-        has_package: whether a Python package is installed; the real thing where omitted.
+        environ: the environment variables.
+        has_package: whether a Python package is installed; Python's own `find_spec` where omitted.
 
     Raises:
-        ConfigError: a variable is set to what cannot work.
+        ConfigError: the value of a variable cannot be used.
     """
     has_package = has_package or _is_installed
     upstreams: dict[str, UpstreamConfig] = {}
@@ -108,7 +120,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _ollama_url(value: str, variable: str) -> str:
-    """`OLLAMA_HOST` as Ollama writes it: host, host:port or a URL; the address to listen on may be 0.0.0.0."""
+    """Return the URL for an `OLLAMA_HOST` as Ollama accepts it: host, host:port or URL; 0.0.0.0 means this machine."""
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         host, port = parts.hostname or "", parts.port
@@ -135,5 +147,5 @@ def _plain_url(value: str, variable: str) -> str:
 
 def _not_a_url(variable: str) -> ConfigError:
     cure = "host:port or a URL" if variable == "OLLAMA_HOST" else "it as https://HOST/v1"
-    # without the value: it may hold a password
+    # the message does not show the value, as it may hold a password
     return ConfigError(f"{variable}: not an address that can be used; write {cure}")

@@ -1,4 +1,4 @@
-"""The eval file: what `tidegate eval run` writes, and what `routing.evals` has read at start.
+"""The eval file, which `tidegate eval run` writes; the server reads the one named by `routing.evals` at its start.
 
 {"set": "1", "taken_at": 1760000000, "scores": [{"target": "r1/r1", "task": "json", "asked": 20, "right": 17}, …]}
 """
@@ -16,7 +16,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class EvalScore(Struct, frozen=True, forbid_unknown_fields=True):
-    """How one target did at one kind of task; `right` of the `asked` items."""
+    """The result of one target at one kind of task: it answered `right` of the `asked` items correctly."""
 
     target: str
     task: Task
@@ -25,11 +25,12 @@ class EvalScore(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EvalFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """One run.
+    """The results of one run.
 
     Attributes:
         set: the version of the set of items.
-        taken_at: seconds since the epoch.
+        taken_at: when the run was, in seconds since the epoch.
+        scores: one for each target and kind of task.
     """
 
     set: str
@@ -38,24 +39,24 @@ class EvalFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_evals(path: Path, source: str) -> EvalFile:
-    """What a run found; `source` is the key that names the file, for refusals.
+    """Read the results of a run from `path`; `source` is the config key that names the file, for error messages.
 
     Raises:
-        ConfigError: it cannot be read, or is no such file.
+        ConfigError: the file cannot be read, or is no eval file.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=EvalFile)
+        results = msgspec.json.decode(path.read_bytes(), type=EvalFile)
     except OSError as error:
         cure = "let `tidegate eval run` write it, or take the key out"
         raise ConfigError(f"{source}: {path} cannot be read: {error.strerror or error}; {cure}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{source}: {path} is no eval file ({error}); let `tidegate eval run` write it") from error
-    for score in found.scores:
+    for score in results.scores:
         if score.right > score.asked:
             raise ConfigError(f"{source}: {path}: {score.target}: {score.right} right of {score.asked}; run it again")
-    return found
+    return results
 
 
-def to_json(found: EvalFile) -> bytes:
-    """The file's bytes, for people and for `read_evals`."""
-    return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
+def to_json(results: EvalFile) -> bytes:
+    """Return the bytes of the file: indented JSON, which `read_evals` reads."""
+    return msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n"

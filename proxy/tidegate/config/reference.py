@@ -1,6 +1,6 @@
-"""The files that show every key, made from the structs: `configs/tidegate.yaml`, and JSON schemas for editors.
+"""Makes the files that show every key from the structs: `configs/tidegate.yaml`, and JSON schemas for editors.
 
-`python -m tidegate.config.reference DIRECTORY` writes them; a test holds the committed ones equal to what this makes.
+`python -m tidegate.config.reference DIRECTORY` writes them; a test checks that the committed files are up to date.
 """
 
 import sys
@@ -25,8 +25,8 @@ REFERENCE_NAME = "tidegate.yaml"
 OLD_NAMES = frozenset({"admission"})  # accepted, but not shown
 
 _HEAD = f"""# yaml-language-server: $schema=./{SCHEMA_NAME}
-# Every key with its default. `tidegate serve --config FILE` reads such a file; what is left out keeps its default.
-# Secrets are never written here: env:NAME or file:PATH says where they stand. Durations are in seconds (_s).
+# Every key with its default. `tidegate serve --config FILE` reads such a file; a key that is left out has its default.
+# Secrets are not written here, but references to them: env:NAME or file:PATH. Durations are in seconds (_s).
 """
 _EXAMPLES: dict[str, dict[str, msgspec.Struct]] = {
     "upstreams": {
@@ -62,43 +62,43 @@ _EXAMPLES: dict[str, dict[str, msgspec.Struct]] = {
 
 
 def schema() -> str:
-    """The JSON schema of a config file."""
+    """Return the JSON schema of a config file."""
     return _schema(Config, "Tidegate")
 
 
 def cards_schema() -> str:
-    """The JSON schema of the file of model cards."""
+    """Return the JSON schema of the file of model cards."""
     return _schema(dict[str, Card], "Tidegate's model cards")
 
 
 def _schema(kind: Any, title: str) -> str:  # noqa: ANN401 - a type
-    made = msgspec.json.schema(kind, schema_hook=_secret_schema)
-    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    made["title"] = title
-    return msgspec.json.format(msgspec.json.encode(made, order="sorted"), indent=2).decode() + "\n"
+    json_schema = msgspec.json.schema(kind, schema_hook=_secret_schema)
+    json_schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    json_schema["title"] = title
+    return msgspec.json.format(msgspec.json.encode(json_schema, order="sorted"), indent=2).decode() + "\n"
 
 
 def reference() -> str:
-    """The config file that shows everything. Entries of the three maps stand as comments: their default is none."""
+    """Return a config file with every key. The example upstreams, engines, models and cards are comments."""
     lines = [_HEAD]
     defaults = Config()
-    for name, why in _descriptions(Config):
+    for name, description in _descriptions(Config):
         value = getattr(defaults, name)
         if name in _EXAMPLES:
-            lines.append(f"{name}: {{}}  # {why}")
+            lines.append(f"{name}: {{}}  # {description}")
             lines.append(f"# {name}:")
             for key, example in _EXAMPLES[name].items():
                 lines.append(f"#   {key}:")
                 lines += [f"#     {line}" for line in _struct_lines(example)]
         else:
-            lines.append(f"{name}:  # {why}")
+            lines.append(f"{name}:  # {description}")
             lines += [f"  {line}" for line in _struct_lines(value)]
         lines.append("")
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def dump(config: Config) -> str:
-    """`config` as YAML, every key spelt out; secrets are the references they were."""
+    """Return `config` as YAML with every key; secrets are written as their references."""
     plain = msgspec.to_builtins(config, enc_hook=reference_of)
     for target in (*plain["upstreams"].values(), *plain["engines"].values()):
         for name in OLD_NAMES:
@@ -110,21 +110,21 @@ def _struct_lines(struct: msgspec.Struct) -> Iterator[str]:
     config = struct.__struct_config__
     if config.tag is not None:
         yield f'{config.tag_field}: "{config.tag}"  # {type(struct).__doc__}'
-    for name, why in _descriptions(type(struct)):
+    for name, description in _descriptions(type(struct)):
         if name in OLD_NAMES:
             continue
         value = getattr(struct, name)
         if isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):
-            yield f"{name}:  # {why}"
+            yield f"{name}:  # {description}"
             for item in value:
                 for index, line in enumerate(_struct_lines(item)):
                     yield f"  {'- ' if index == 0 else '  '}{line}"
         elif isinstance(value, msgspec.Struct):
-            yield f"{name}:  # {why}"
+            yield f"{name}:  # {description}"
             yield from (f"  {line}" for line in _struct_lines(value))
         else:
-            shown = msgspec.json.encode(value, enc_hook=reference_of).decode()
-            yield f"{name}: {shown}  # {why}"
+            encoded = msgspec.json.encode(value, enc_hook=reference_of).decode()
+            yield f"{name}: {encoded}  # {description}"
 
 
 def _descriptions(struct: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
@@ -147,7 +147,7 @@ def _secret_schema(kind: type) -> dict[str, Any]:
 
 
 def reference_of(value: Any) -> Any:  # noqa: ANN401 - msgspec's signature
-    """For msgspec: a secret is written as the reference that it was read from."""
+    """Return what is written for a value that msgspec cannot encode: for a `Secret` its reference."""
     if isinstance(value, Secret):
         return value.reference
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""From msgspec's words for what is wrong with a config to ours: the key's path, the fault, the cure."""
+"""Turns msgspec's message about an invalid config into Tidegate's: the key's path, the fault and the cure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from tidegate.config.upstreams import DialectName, UpstreamConfig
 from tidegate.protocol.reasoning import ReasoningFormat
 from tidegate.protocol.routing import Priority, Reach
 
-_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
+_LOCATION = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
 _ENUM = re.compile(r"Invalid (?:enum )?value '(?P<value>.*)'$")
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.+)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<field>.+)`$")
-_WANTED = re.compile(
+_WRONG_TYPE = re.compile(
     r"Expected `(?P<kind>[^`]+)`(?P<length> of length)?(?: (?P<sign>[<>]=?) (?P<bound>[\d.]+))?"
     r"(?: matching regex .*)?(?:, got `(?P<got>[^`]+)`)?$"
 )
@@ -71,34 +71,34 @@ _PATHS = frozenset({"health_path", "metrics_path", "sleep_path", "wake_path"})
 
 
 def read_secret(kind: type, value: Any) -> Any:  # noqa: ANN401 - msgspec's signature
-    """For `msgspec.convert`: a reference to a secret; raises `ValueError`."""
+    """For `msgspec.convert`: return the `Secret` for a reference; raises `ValueError` for any other value."""
     if kind is Secret and isinstance(value, str):
         return Secret(value)
     raise ValueError("a secret is written env:NAME or file:PATH")
 
 
 def explain(message: str, loaded: object) -> str:
-    """Path, fault and cure of what msgspec says in `message` of `loaded`, which is the whole file."""
-    at = _PLACE.search(message)
+    """Return path, fault and cure for msgspec's `message` about `loaded`, the content of the whole file."""
+    at = _LOCATION.search(message)
     path = at["path"] if at else ""
-    what = message[: at.start()] if at else message
-    if match := _UNKNOWN.match(what):
+    fault = message[: at.start()] if at else message
+    if match := _UNKNOWN.match(fault):
         field = match["field"]
         full = f"{path}.{field}" if path else field
         return f"{_named(full, loaded)}: unknown key; {did_you_mean(field, _fields_at(path, loaded))}"
     if not path:
-        return f"the whole file: {_worded(what)}; a config is a mapping, see configs/tidegate.yaml"
-    return f"{_named(path, loaded)}: {_worded(what)}; {_cure(path, what)}"
+        return f"the whole file: {_describe(fault)}; a config is a mapping, see configs/tidegate.yaml"
+    return f"{_named(path, loaded)}: {_describe(fault)}; {_cure(path, fault)}"
 
 
-def _worded(what: str) -> str:
-    """The fault, without a schema's words."""
-    if match := _MISSING.match(what):
+def _describe(fault: str) -> str:
+    """Return the fault in plain words, without the terms of a schema."""
+    if match := _MISSING.match(fault):
         return f"{match['field']} is missing"
-    if match := _ENUM.match(what):
-        return f"'{match['value']}' means nothing here"
-    if (match := _WANTED.match(what)) is None:
-        return what[0].lower() + what[1:]
+    if match := _ENUM.match(fault):
+        return f"'{match['value']}' is not a known value"
+    if (match := _WRONG_TYPE.match(fault)) is None:
+        return fault[0].lower() + fault[1:]
     kinds = " or ".join(_KINDS.get(kind, kind) for kind in match["kind"].split(" | ") if kind != "null")
     bound = ""
     if match["sign"]:
@@ -108,20 +108,20 @@ def _worded(what: str) -> str:
             if match["length"]
             else f", {_SIGNS[match['sign']]} {number}"
         )
-    got = f", not {_KINDS.get(match['got'], match['got'])}" if match["got"] else ""
-    form = " of another form" if "matching regex" in what else ""
-    return f"must be {kinds}{form}{bound}{got}"
+    received = f", not {_KINDS.get(match['got'], match['got'])}" if match["got"] else ""
+    pattern = " in another format" if "matching regex" in fault else ""
+    return f"must be {kinds}{pattern}{bound}{received}"
 
 
-def _cure(path: str, what: str) -> str:
+def _cure(path: str, fault: str) -> str:
     section, field = path.partition("[")[0], path.rpartition(".")[2]
-    words = get_args(_CHOICES.get(f"{section}.{field}") or _CHOICES.get(field, Any))
-    if match := _ENUM.match(what):
-        return did_you_mean(match["value"], words)
-    if words:
-        return did_you_mean("", words)
+    choices = get_args(_CHOICES.get(f"{section}.{field}") or _CHOICES.get(field, Any))
+    if match := _ENUM.match(fault):
+        return did_you_mean(match["value"], choices)
+    if choices:
+        return did_you_mean("", choices)
     if field in _PATHS:
-        return "it begins with /, as in /health"
+        return "begin it with /, as in /health"
     if field == "token_url":
         return "write it as https://HOST/PATH, without a user name or fragment"
     if field == "base_url":
@@ -130,20 +130,20 @@ def _cure(path: str, what: str) -> str:
 
 
 def _named(path: str, loaded: object) -> str:
-    """`upstreams[...].x` with the real key in place of the dots, where only one entry can be meant."""
+    """Return the path `upstreams[...].x` with the entry's name in place of the dots; unchanged if it is not found."""
     section, dots, _ = path.partition("[...]")
-    guilty = _guilty(section, _walk(loaded, section)) if dots else None
-    return path if guilty is None else path.replace("[...]", f".{guilty[0]}", 1)
+    invalid = _find_invalid(section, _entries_at(loaded, section)) if dots else None
+    return path if invalid is None else path.replace("[...]", f".{invalid[0]}", 1)
 
 
-def _walk(loaded: object, path: str) -> object:
+def _entries_at(loaded: object, path: str) -> object:
     for name in path.split("."):
         loaded = loaded.get(name) if isinstance(loaded, Mapping) else None
     return loaded
 
 
-def _guilty(section: str, entries: object) -> tuple[str, object] | None:
-    """The entry that was refused, by its name; None where that cannot be told."""
+def _find_invalid(section: str, entries: object) -> tuple[str, object] | None:
+    """Return name and value of the first invalid entry of a section; None: there is none, or no such section."""
     if section not in _ENTRIES or not isinstance(entries, Mapping):
         return None
     return next(((name, entry) for name, entry in entries.items() if not _is_good(section, entry)), None)
@@ -158,17 +158,17 @@ def _is_good(section: str, entry: object) -> bool:
 
 
 def _fields_at(path: str, loaded: object) -> Sequence[str]:
-    """The keys that the struct at `path` knows: of a union, the one of the kind that stands there."""
+    """Return the keys of the struct at `path`; of a union, those of the struct whose tag is in `kind`."""
     kind: Any = Config
-    walked: list[str] = []
+    steps_before: list[str] = []
     for step in _STEP.findall(path):
         kind = _members(kind) if step.startswith("[") else get_type_hints(kind)[step]
         if step == "[...]":
-            guilty = _guilty(".".join(walked), loaded)
-            loaded = None if guilty is None else guilty[1]
+            invalid = _find_invalid(".".join(steps_before), loaded)
+            loaded = None if invalid is None else invalid[1]
         else:
             loaded = _at(loaded, step)
-        walked.append(step)
+        steps_before.append(step)
         if get_origin(kind) in {Union, UnionType}:
             kind = _struct_in(kind, loaded.get("kind") if isinstance(loaded, Mapping) else None)
     fields: Sequence[str] = kind.__struct_fields__
@@ -182,12 +182,12 @@ def _at(loaded: object, step: str) -> object:
 
 
 def _members(kind: Any) -> Any:  # noqa: ANN401 - a type
-    """What a mapping's values or a tuple's items are."""
+    """Return the type of a mapping's values or a tuple's items."""
     arguments = get_args(kind)
     return arguments[0] if get_origin(kind) is tuple else arguments[-1]
 
 
 def _struct_in(union: Any, tag: object) -> Any:  # noqa: ANN401 - a type
-    """The struct of that tag, or the only one."""
-    structs = [one for one in get_args(union) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
-    return next((one for one in structs if one.__struct_config__.tag == tag), structs[0])
+    """Return the struct of the union with that tag, or the first struct."""
+    structs = [member for member in get_args(union) if isinstance(member, type) and issubclass(member, msgspec.Struct)]
+    return next((member for member in structs if member.__struct_config__.tag == tag), structs[0])

@@ -1,4 +1,4 @@
-"""Keys that have been renamed. Their old names are accepted until 0.3, with a note (`app.advice`)."""
+"""Config keys that have been renamed. Their old names are accepted until 0.3, with a note (see `app.advice`)."""
 
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
@@ -13,7 +13,7 @@ _Target = TypeVar("_Target", bound=UpstreamConfig | EngineConfig)
 
 
 def notes(config: Config) -> Iterator[str]:
-    """A line for each old name in a config: the key's path, and its new name."""
+    """Yield a line for each old name in a config: the key's path and its new name."""
     for section, targets in (("upstreams", config.upstreams), ("engines", config.engines)):
         for name, target in targets.items():
             if target.admission is not None:
@@ -24,7 +24,7 @@ def notes(config: Config) -> Iterator[str]:
 
 
 def renamed(config: Config) -> Config:
-    """The config with the values of old names under the new ones; the old ones stay for `notes`."""
+    """Return the config with the values of old names also under the new names; the old ones stay for `notes`."""
     return structs.replace(config, upstreams=_renamed(config.upstreams), engines=_renamed(config.engines))
 
 

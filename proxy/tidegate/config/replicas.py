@@ -13,7 +13,7 @@ from tidegate.config.engines import EngineConfig, Replicated, VllmConfig
 
 _SEPARATOR = ":"
 
-# with one of these an engine is part of something larger, or listens at an address that only one process can have
+# with one of these, an engine is part of a larger deployment or listens at an address that only one process can use
 _UNSHARED_ARGS = frozenset(
     {
         "nnodes",
@@ -55,13 +55,13 @@ def groups(names: Iterable[str]) -> Mapping[str, Sequence[str]]:
 
 
 def replicas_of(config: EngineConfig | None) -> int:
-    """How many replicas the config asks for; 1 where it has no such key."""
+    """The configured number of replicas; 1 for a kind of engine without this key, and for None."""
     return config.replicas if isinstance(config, Replicated) else 1
 
 
 def expand(engines: Mapping[str, EngineConfig]) -> Mapping[str, EngineConfig]:
-    """The engines with each replica as an engine of its own, which has its part of the configured GPUs."""
-    return {name: one for engine, config in engines.items() for name, one in _expand(engine, config)}
+    """Return the engines by name, with each replica as an engine of its own that has its part of the GPUs."""
+    return {name: replica for engine, config in engines.items() for name, replica in _expand(engine, config)}
 
 
 def _expand(engine: str, config: EngineConfig) -> Iterator[tuple[str, EngineConfig]]:
@@ -69,12 +69,12 @@ def _expand(engine: str, config: EngineConfig) -> Iterator[tuple[str, EngineConf
     if count == 1:
         yield engine, config
         return
-    # without the number of replicas: a change of that number alone must not restart the existing ones
-    alone = structs.replace(config, replicas=1)
+    # the number of replicas is removed, as a change of that number alone must not restart the existing replicas
+    single = structs.replace(config, replicas=1)
     gpus = getattr(config, "gpus", None)
     for number in range(count):
-        dealt = {} if gpus is None else {"gpus": _part(gpus, number, count)}
-        yield f"{engine}{_SEPARATOR}{number + 1}", structs.replace(alone, **dealt)
+        changes = {} if gpus is None else {"gpus": _part(gpus, number, count)}
+        yield f"{engine}{_SEPARATOR}{number + 1}", structs.replace(single, **changes)
 
 
 def _part(gpus: Sequence[int], number: int, count: int) -> tuple[int, ...]:
@@ -83,13 +83,13 @@ def _part(gpus: Sequence[int], number: int, count: int) -> tuple[int, ...]:
 
 
 def faults(config: EngineConfig) -> Iterator[str]:
-    """Settings that replicas cannot share: each as key, fault and cure, to be appended to the engine's path."""
+    """Yield the settings that replicas cannot share: key, fault and cure, to be appended to the engine's path."""
     count = replicas_of(config)
     if count == 1:
         return
     gpus = getattr(config, "gpus", None)
     if gpus is not None and len(gpus) % count:
-        yield f".gpus: {len(gpus)} cannot be dealt out evenly to {count} replicas; name as many for each"
+        yield f".gpus: {len(gpus)} cannot be divided evenly among {count} replicas; name the same number for each"
     if not isinstance(config, VllmConfig):
         return
     for key in config.args:

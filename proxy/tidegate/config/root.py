@@ -1,4 +1,4 @@
-"""`Config`, the whole file; and what no single section can check."""
+"""`Config`, the whole file, and the checks that need more than one section."""
 
 import difflib
 import re
@@ -23,23 +23,25 @@ from tidegate.errors import ConfigError
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 NAME_CURE = "take letters, digits, dot, dash, underscore"
 
-_MANY = 24
+_MAX_SHOWN = 24
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set. `Config()` is what an empty file means."""
+    """All settings. `Config()` is the config of an empty file."""
 
-    server: Annotated[ServerConfig, Meta(description="Where Tidegate listens, and how long it waits.")] = ServerConfig()
-    auth: Annotated[AuthConfig, Meta(description="Who may call.")] = AuthConfig()
-    telemetry: Annotated[TelemetryConfig, Meta(description="What is written down.")] = TelemetryConfig()
-    defaults: Annotated[DefaultsConfig, Meta(description="What holds unless a model or a request says otherwise.")] = (
-        DefaultsConfig()
+    server: Annotated[ServerConfig, Meta(description="Where Tidegate listens, and its limits for callers.")] = (
+        ServerConfig()
     )
-    routing: Annotated[RoutingConfig, Meta(description="Where requests may go; what is done on failure.")] = (
-        RoutingConfig()
-    )
+    auth: Annotated[AuthConfig, Meta(description="The keys of callers and of the administrator.")] = AuthConfig()
+    telemetry: Annotated[TelemetryConfig, Meta(description="Logging.")] = TelemetryConfig()
+    defaults: Annotated[
+        DefaultsConfig, Meta(description="Settings for models and requests that have none of their own.")
+    ] = DefaultsConfig()
+    routing: Annotated[
+        RoutingConfig, Meta(description="Which targets requests may go to, and what is done when one fails.")
+    ] = RoutingConfig()
     upstreams: Annotated[
-        Mapping[str, UpstreamConfig], Meta(description="Hosts elsewhere, by a name of your choice.")
+        Mapping[str, UpstreamConfig], Meta(description="Hosted model APIs, by a name of your choice.")
     ] = {}
     engines: Annotated[
         Mapping[str, EngineConfig], Meta(description="Local model servers, by a name of your choice.")
@@ -47,18 +49,19 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     swap: Annotated[SwapConfig, Meta(description="When a loaded engine makes room for another one.")] = SwapConfig()
     models: Annotated[
         Mapping[str, ModelConfig],
-        Meta(description="The names that callers use; what is not here is looked up upstream."),
+        Meta(description="The names that callers use; a name that is not here is looked up at the upstreams."),
     ] = {}
     cards: Annotated[
-        Mapping[str, Card], Meta(description="Facts about models that configs/models.yaml does not know, or not yet.")
+        Mapping[str, Card],
+        Meta(description="Facts about models; they take precedence over those in configs/models.yaml."),
     ] = {}
 
 
 def check(config: Config, source: str) -> None:
-    """What spans sections.
+    """Check everything that the types of the fields do not check, also across sections.
 
     Raises:
-        ConfigError: with `source`, the key's path, what is wrong and the cure.
+        ConfigError: its message has `source`, the key's path, the fault and the cure.
     """
     if config.server.workers > 1:
         raise ConfigError(
@@ -71,7 +74,7 @@ def check(config: Config, source: str) -> None:
 
 
 def _faults(config: Config) -> Iterator[str]:
-    """What the sections cannot mean, or what one names that another does not have; each with its key's path."""
+    """Yield settings that cannot work, and names of targets that do not exist; each with the path of its key."""
     for name, upstream in config.upstreams.items():
         if (fault := url_fault(upstream.base_url)) is not None:
             yield f"upstreams.{name}.base_url: {fault}"
@@ -114,12 +117,12 @@ def _engine_faults(engine: EngineConfig) -> Iterator[str]:
 
 
 def is_name(name: str) -> bool:
-    """Whether it is allowed as the name of an upstream, engine, caller or adapter."""
+    """Whether `name` is allowed as the name of an upstream, engine, caller or adapter."""
     return _NAME.fullmatch(name) is not None
 
 
 def _group_faults(group: Sequence[str], engines: Mapping[str, EngineConfig]) -> Iterator[str]:
-    """What is wrong with one group of engines that may not be loaded together."""
+    """Yield what is wrong with one group of engines that must not be loaded together."""
     for name in dict.fromkeys(group):
         if name not in engines:
             yield f"no engine is called {name}; {did_you_mean(name, engines)}"
@@ -135,7 +138,7 @@ def _group_faults(group: Sequence[str], engines: Mapping[str, EngineConfig]) -> 
 
 
 def unnamed_engines(config: Config) -> Sequence[str]:
-    """The engines of ours that no model names: they are models by their own names."""
+    """The engines started by Tidegate that no model names: each is served as a model under its own name."""
     targets = {target.engine for model in config.models.values() for target in model.targets}
     return [
         name
@@ -162,7 +165,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_loopback_address(address: str) -> bool:
-    """Whether `address` is an IP address of this machine's own."""
+    """Whether `address` is a loopback IP address."""
     try:
         return ip_address(address).is_loopback
     except ValueError:
@@ -170,13 +173,13 @@ def is_loopback_address(address: str) -> bool:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The cure for a misspelt name, or the list of the right ones."""
+    """Return the cure for a name that is not known: the most similar known name, or the list of the known ones."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1)
     if close:
         return f"did you mean {close[0]}?"
-    more = f" and {len(choices) - _MANY} more" if len(choices) > _MANY else ""
-    return f"known here: {', '.join(choices[:_MANY])}{more}" if choices else "there is none here"
+    more = f" and {len(choices) - _MAX_SHOWN} more" if len(choices) > _MAX_SHOWN else ""
+    return f"known here: {', '.join(choices[:_MAX_SHOWN])}{more}" if choices else "there is none here"
 
 
 def _target_faults(target: TargetConfig, config: Config) -> Iterator[str]:
@@ -184,7 +187,7 @@ def _target_faults(target: TargetConfig, config: Config) -> Iterator[str]:
         cure = did_you_mean(target.card, {**known_cards(), **config.cards})
         yield f".card: no model card is called {target.card}; {cure}"
     if (target.upstream is None) == (target.engine is None):
-        yield ": name one place: either upstream or engine"
+        yield ": set one of them: either upstream or engine"
     elif target.upstream is not None:
         if target.upstream not in config.upstreams:
             cure = did_you_mean(target.upstream, config.upstreams)

@@ -1,4 +1,4 @@
-"""`Secret`: a value that lives elsewhere and never shows."""
+"""`Secret`: a reference to a value that is stored outside the config and is never shown."""
 
 import os
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ class Secret:
 
     @classmethod
     def from_env(cls, name: str) -> Self:
-        """The environment variable `name`."""
+        """Return a reference to the environment variable `name`."""
         return cls(f"env:{name}")
 
     def resolve(self, environ: Mapping[str, str] = os.environ) -> str:
-        """The value, as it stands in a header.
+        """Read the value, which has to be fit for a header.
 
         Raises:
-            ValueError: as `read`; or it has what no header may have.
+            ValueError: as `read`; or the value has characters other than printable ASCII, or spaces.
         """
         value = self.read(environ)
         if not value.isascii() or not value.isprintable() or " " in value:
@@ -40,10 +40,10 @@ class Secret:
         return value
 
     def read(self, environ: Mapping[str, str] = os.environ) -> str:
-        """The value, without white space around it; it may have several lines.
+        """Read the value, without white space around it; it may have several lines.
 
         Raises:
-            ValueError: not set, not readable or empty; the message says which and how to mend it.
+            ValueError: it is not set, not readable or empty; the message says which, and names the variable or file.
         """
         scheme, _, name = self.reference.partition(":")
         if scheme == "env":

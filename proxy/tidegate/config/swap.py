@@ -12,7 +12,7 @@ class SwapConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     max_wait_s: Annotated[
         Wait,
-        Meta(description="After a request has waited this long for an engine, those in its way close and make room."),
+        Meta(description="How long a request waits for an engine before another engine that has requests makes room."),
     ] = 10.0
     min_loaded_s: Annotated[
         Wait, Meta(description="An engine that gets requests stays loaded for at least this long.")

@@ -1,4 +1,4 @@
-"""`telemetry:` what is written down."""
+"""`telemetry:` logging."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Logs."""
+    """The form of the log, and what is logged."""
 
-    log_format: Annotated[LogFormat, Meta(description="auto: columns on a terminal, JSON elsewhere.")] = "auto"
-    log_level: Annotated[LogLevel, Meta(description="info has one line for each request.")] = "info"
+    log_format: Annotated[LogFormat, Meta(description="auto: columns on a terminal, else JSON.")] = "auto"
+    log_level: Annotated[
+        LogLevel, Meta(description="The lowest level that is logged; info has one line for each request.")
+    ] = "info"

@@ -1,8 +1,8 @@
-"""The allow-list of request fields for an engine (messages: `engine_messages`).
+"""The allow-list of request fields for an engine; `engine_messages` is the one for messages.
 
-An engine opens URLs and file paths from its request, in more fields with every release, and some fields affect other
-callers' requests. So a request to an engine holds the fields listed here and no others: another field is dropped, which
-`x-tidegate-adjusted` reports, or refused if it names a URL, path or file.
+An engine opens URLs and file paths that it finds in a request, in more fields with every release, and some fields
+affect other callers' requests. So a request to an engine contains only the fields listed here. Any other field is
+dropped, which `x-tidegate-adjusted` reports, or refused if it names a URL, path or file.
 """
 
 import re
@@ -30,13 +30,13 @@ from tidegate.protocol.raw import as_list, as_object
 from tidegate.protocol.request import json_type, wrong_type
 
 _encode = msgspec.json.Encoder().encode
-_REFUSAL = "names a URL, a file or bytes, which a local engine may not be told to open"
+_REFUSAL = "names a URL, a file or bytes, which may not be sent to a local engine"
 _NAMES_RESOURCE = re.compile(
     r"image|audio|video|media|multimodal|embeds|file|path|ur[il]\b|_ur[il]|lora|adapter|draft_model|template|host",
     re.IGNORECASE,
 )
 
-# OpenAI's fields, with those that only OpenAI knows (`base.ONLY_OPENAI`).
+# OpenAI's fields, including those that only OpenAI supports (`base.ONLY_OPENAI`).
 _OPENAI = """
     audio best_of dimensions echo encoding_format frequency_penalty logit_bias logprobs max_completion_tokens max_tokens
     modalities model moderation n parallel_tool_calls presence_penalty prompt_cache_options prompt_cache_retention
@@ -79,7 +79,7 @@ class _CommonFunction(Struct, forbid_unknown_fields=True):
 
 
 class _CommonTool(Struct, forbid_unknown_fields=True):
-    """A common tool, which is kept unchanged (see `unchanged_if`)."""
+    """A tool with only common fields, which is kept unchanged (see `unchanged_if`)."""
 
     type: Literal["function"] | None = None
     function: _CommonFunction | None = None
@@ -87,7 +87,7 @@ class _CommonTool(Struct, forbid_unknown_fields=True):
 
 _NAMED = fields(name=text)
 _FUNCTION = fields(name=text, description=text, parameters=schema, strict=scalar, defer_loading=scalar)
-_CUSTOM = fields(name=text, description=text, format=schema)  # refused later, by `tools.plain_tools`
+_CUSTOM = fields(name=text, description=text, format=schema)  # refused later, by `tools.restrict_to_functions`
 _TOOL = fields(type=word, function=_FUNCTION, custom=_CUSTOM, defer_loading=scalar)
 _CHOSEN = {"type": word, "name": text, "function": _NAMED, "custom": _NAMED}
 
@@ -135,7 +135,7 @@ def _drop_or_refuse(draft: Draft, name: str, value: Raw) -> None:
 
 
 def _check_prompt(name: str, raw: Raw) -> None:
-    """A prompt is a string, tokens, or an array of these.
+    """Check that a prompt is a string, an array of tokens, or an array of these.
 
     Raises:
         MalformedRequest: the prompt holds an object, which engines read media from.
@@ -161,7 +161,7 @@ def _keep_or_drop(draft: Draft, name: str, value: Raw | None) -> None:
 
 
 def _media_settings(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
-    """Settings for reading media: numbers, words, and objects or arrays of these."""
+    """A rule for settings for reading media: numbers, words, and objects or arrays of these."""
     kind = json_type(raw)
     if kind == "object":
         return Raw(_encode(keep_known(given := as_object(raw), dict.fromkeys(given, _media_settings), at, dropped)))
@@ -171,12 +171,12 @@ def _media_settings(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
 
 
 def _label(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
-    """A value that engines do not interpret; dropped if it holds a URL or path."""
+    """A rule for a value that engines do not interpret; the value is dropped if it holds a URL or path."""
     label = msgspec.json.decode(raw)
     return None if has_address(label) else Raw(_encode(label))
 
 
-# Fields that hold schemas, grammars, patterns or words for the model.
+# Fields that hold schemas, grammars, patterns or words that constrain the output.
 _CONSTRAINTS = """
     bad_words dry_sequence_breakers ebnf grammar grammar_triggers guided_choice guided_grammar guided_json guided_regex
     guided_whitespace_pattern instruction json_schema preserved_tokens regex stop stop_regex structural_tag suffix

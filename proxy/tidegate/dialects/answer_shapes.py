@@ -1,7 +1,7 @@
 """Puts decoded answers of other shapes into OpenAI's shape (contract E.4, step 5).
 
-The content may be a list of parts with thinking among them (Mistral); a tool call may lack the `function` level, or its
-function may be a string (Fireworks, row 161); a log probability may be a bare number (Together, row 140). Values that
+The content may be a list of parts, some of them thinking (Mistral). A tool call may lack the `function` level, or its
+function may be a string (Fireworks, row 161). A log probability may be a bare number (Together, row 140). Values that
 still have a wrong type are dropped later, by `protocol.lenient`.
 """
 
@@ -25,7 +25,7 @@ def reshape(value: dict[str, Any]) -> None:
 
 
 def _objects_in(owner: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """The objects in the list `name`; a single object in its place becomes a list, an empty one an empty list."""
+    """Return the objects in the list `name`; a single object in its place is put into a list, an empty one removed."""
     value = owner.get(name)
     if isinstance(value, dict):
         value = owner[name] = [value] if value else []
@@ -65,14 +65,14 @@ def _split_parts(message: dict[str, Any], parts: Sequence[Any]) -> None:
     """Put text, thinking, refusal and images of a content list into the message fields that clients read."""
     found: dict[Channel, list[Any]] = {}
     for part in parts:
-        channel, piece = _read_part(part)
-        if piece:
-            found.setdefault(channel, []).append(piece)
-    for channel, pieces in found.items():
+        channel, value = _read_part(part)
+        if value:
+            found.setdefault(channel, []).append(value)
+    for channel, values in found.items():
         if channel == "images":
-            message.setdefault("images", pieces)
+            message.setdefault("images", values)
         elif channel != "reasoning_content" or not any(message.get(name) for name in _THINKING):
-            message[channel] = "".join(pieces)
+            message[channel] = "".join(values)
 
 
 def _read_part(part: Any) -> tuple[Channel, Any]:  # noqa: ANN401 - JSON of any shape
@@ -91,7 +91,7 @@ def _read_part(part: Any) -> tuple[Channel, Any]:  # noqa: ANN401 - JSON of any 
 
 
 def text_in(value: Any) -> str:  # noqa: ANN401 - JSON of any shape
-    """The text in a string, a part, or a list of these; empty where there is none."""
+    """Return the text in a string, a part, or a list of these; empty if there is none."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -102,7 +102,7 @@ def text_in(value: Any) -> str:  # noqa: ANN401 - JSON of any shape
 
 
 def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON of any shape
-    """The strings in a list or a dict, at its first level."""
+    """Return the strings at the first level of a list or a dict."""
     items = value.values() if isinstance(value, dict) else value
     return (item for item in items if isinstance(item, str)) if isinstance(value, dict | list) else iter(())
 
@@ -117,7 +117,7 @@ def reshape_call(call: dict[str, Any]) -> None:
 
 
 def _function_of(text: str) -> dict[str, Any]:
-    """A function that the host sent as a string: JSON, or the bare name."""
+    """Return the function that the host sent as a string, which is JSON or only the function's name."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -126,7 +126,7 @@ def _function_of(text: str) -> dict[str, Any]:
 
 
 def _logprobs_of(choice: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's `logprobs` for a chunk with one token and a bare number."""
+    """Return `logprobs` in OpenAI's form for a chunk with one token and a bare number."""
     delta = choice.get("delta")
     token = delta.get("content") if isinstance(delta, dict) else choice.get("text")
     return {"content": [{"token": token, "logprob": choice["logprobs"]}]}

@@ -1,6 +1,6 @@
-"""`Dialect`, the facts about one kind of host, and the translator that reads them.
+"""`Dialect`: the facts about one kind of host, and the translator that reads them.
 
-The rule ids (Q-…) are those of the contract, section B.0.
+The rule ids (Q-…, R-…) are those of the contract, section B.0.
 """
 
 import base64
@@ -42,7 +42,8 @@ _TRUE = Raw(b"true")
 _NOTHING_REMEMBERED: Mapping[str, str] = {}
 _NO_DEFAULTS: Mapping[str, Raw] = MappingProxyType({})
 
-# What only the engine's operator may set; a caller's would cross into other requests (contract 76o, DESIGN 8).
+# Fields that only the engine's operator may set; set by a caller, they would affect other callers' requests (contract
+# 76o, DESIGN 8).
 _INTERNAL = frozenset(
     {
         "request_id",
@@ -55,12 +56,12 @@ _INTERNAL = frozenset(
         "bootstrap_host",
         "bootstrap_port",
         "bootstrap_room",
-        # SGLang's
-        "custom_logit_processor",  # code
+        # fields of SGLang
+        "custom_logit_processor",  # holds code
         "data_parallel_rank",
         "disagg_prefill_dp_rank",
         "extra_key",
-        "lora_path",  # another model than the one that the caller may use
+        "lora_path",  # selects a model that the caller may not be allowed to use
         "rid",
         "routed_dp_rank",
         "session_params",
@@ -71,13 +72,15 @@ _PATHS: Mapping[Endpoint, str] = MappingProxyType(
 )
 # Fields of an answer that are passed on if the request has a field of the same name.
 _REQUESTED_TOP_LEVEL: tuple[TopLevel, ...] = ("moderation", "service_tier")
+# Fields of `_INTERNAL` by which an engine opens a connection or a file; if they hold a string, an engine's request is
+# refused, other values are dropped.
 _OPERATOR_FIELDS = frozenset({"bootstrap_host", "lora_path"})
-# What holds an answer to a form, in the words of all engines.
-_FORMS = frozenset({"response_format", "structured_outputs", "json_schema", "grammar", "regex", "ebnf"})
+# The fields of all engines that constrain the form of an answer.
+_OUTPUT_CONSTRAINTS = frozenset({"response_format", "structured_outputs", "json_schema", "grammar", "regex", "ebnf"})
 TEXT_AND_IMAGES = frozenset({"text", "image_url"})
 OPENAI_PARTS = frozenset({"text", "refusal", "image_url", "input_audio", "file"})
 ENGINE_PARTS = frozenset({"text", "image_url", "input_audio", "audio_url", "video_url"})
-# What OpenAI alone has; elsewhere it is refused, or ignored in silence, which is worse.
+# Fields that only OpenAI supports. Other hosts refuse them, or ignore them without an error, which is worse.
 ONLY_OPENAI = frozenset(
     {
         "audio",
@@ -98,19 +101,20 @@ ONLY_OPENAI = frozenset(
 
 
 def no_adjustment(_draft: Draft) -> None:
-    """Most hosts need none."""
+    """Change nothing: the `adjust` of most dialects."""
 
 
 class HostRequest(Struct, frozen=True):
-    """A request as it goes to one host.
+    """A request as it is sent to one host.
 
     Attributes:
-        path: below the base URL, with the query.
-        body: JSON.
+        path: the path below the base URL, with the query.
+        body: the JSON body.
         reading: how the answer is to be read.
-        adjusted: what was changed in more than its spelling, as `name=word`.
-        schema: what the answer must be valid against, because the host does not see to it; None: nothing.
-        asks_functions: whether the host's tools are the caller's `functions`, so that a call is its `function_call`.
+        adjusted: the changes that `x-tidegate-adjusted` reports, as `name=change`; changes of spelling are left out.
+        schema: the schema that the pipeline validates the answer against, as the host does not enforce it; None: there
+            is no such schema.
+        asks_functions: whether the caller sent its tools as `functions`, so that a call is returned as `function_call`.
         text_calls: how text of the answer is read as tool calls, if the tools are emulated; None: they are not.
     """
 
@@ -126,67 +130,74 @@ class HostRequest(Struct, frozen=True):
 class Dialect(Struct, frozen=True, kw_only=True):
     """The facts about one kind of host; immutable and shared.
 
-    Of the request:
+    For the request:
 
     Attributes:
-        name: as the config spells it.
-        paths: where each endpoint is below the base URL; what is missing the host does not have.
-        rules: how it wants its messages.
-        lacks: fields that it refuses or ignores: hints are left out, what changes the result is refused (Q-DROP).
-        max_tokens: the one name that it honours (Q-MAX), or None where both are fine.
-        default_max_tokens: sent where the caller sets no limit and the host has none of its own.
-        defaults: sent where the caller says nothing and the host would do other than OpenAI; not for embeddings.
-        tool_choices: the forms that it knows, of `tools.ALL_CHOICES`.
-        required: its word for a tool that must be called.
-        knows_tools: whether the model's chat template knows tools; otherwise they are emulated (`emulated_tools`).
-        calls_tools: whether it reads its model's tool calls; otherwise tools that may be called are refused.
-        knows_tool_types: whether it knows custom tools and `allowed_tools`.
-        needs_parameters: whether it refuses a function without `parameters`, which to OpenAI has no arguments.
+        name: the dialect's name in the config.
+        paths: the path of each endpoint below the base URL; the host does not serve an endpoint that is missing here.
+        rules: how messages are adapted to the host.
+        unsupported_fields: the fields that the host refuses or ignores. Hints among them are dropped; fields that
+            change the result are refused (Q-DROP).
+        max_tokens: the one name of the token limit that the host honours (Q-MAX); None: it honours both names.
+        default_max_tokens: the limit that is sent if the caller sets none, for a host without a limit of its own.
+        defaults: fields that are sent if the caller does not set them, as the host's defaults differ from OpenAI's; not
+            sent for embeddings.
+        tool_choices: the forms of `tool_choice` that the host supports, a subset of `tools.ALL_CHOICES`.
+        required: the host's spelling of `tool_choice: "required"`.
+        knows_tools: whether the model's chat template supports tools; otherwise they are emulated (`emulated_tools`).
+        calls_tools: whether the host parses its model's tool calls; otherwise tools that may be called are refused.
+        supports_tool_types: whether the host supports custom tools and `allowed_tools`.
+        needs_parameters: whether the host refuses a function without `parameters`; to OpenAI it takes no arguments.
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
-        parts: the types of content parts that it knows.
-        fetches_urls: whether it may be sent URLs; an engine would open any, so its requests pass `allowlist`.
-        structured: the most that `response_format` can be.
-        structured_with_tools: whether that holds beside tools too.
-        structured_with_forced_tool: whether `response_format` is taken beside a tool that must be called (row 86).
-        leaves_template: whether `chat_template_kwargs` mean something to it.
-        put_thinking: how it is told to think or not; None: as the caller says it.
-        thinks_by_default: what its models do, where no card knows.
-        needs_history: whether it refuses turns without their reasoning, where no card knows (row 10).
-        stand_in: what it accepts in place of a reasoning that we do not know.
-        asks_usage: whether it takes `stream_options` (Q-SOPT); usage is always wanted for our own books.
-        prefill: how it is told to go on with an answer that broke off; None: it cannot be.
-        salts_cache: whether its prefix cache is kept apart by `cache_salt`.
-        adjust: what a table cannot say; may raise `UnsupportedParameter`.
-        adjust_completion: the same for the other endpoints, which have no messages.
-        takes_base64: whether it can return vectors in base64; otherwise its floats are encoded here.
-        model_prefix: stands before a model's name that holds no slash.
+        parts: the types of content parts that the host supports.
+        fetches_urls: whether URLs may be sent to the host. An engine would open any URL, so this is false for engines,
+            and their requests pass through `allowlist`.
+        structured: the highest level of `response_format` that the host supports.
+        structured_with_tools: whether that level is also supported together with tools.
+        structured_with_forced_tool: whether `response_format` is accepted beside a tool that must be called (row 86).
+        keeps_template_kwargs: whether the host uses `chat_template_kwargs`, so that they are sent unchanged.
+        put_thinking: writes the host's switch for thinking into the request; None: the caller's fields are sent.
+        thinks_by_default: whether the host's models think by default; the model's card overrides this.
+        needs_past_reasoning: whether the host refuses turns without their reasoning (row 10); the model's card
+            overrides this.
+        stand_in: the text that the host accepts in place of reasoning that is not stored; None: nothing is sent.
+        takes_stream_options: whether the host accepts `stream_options` (Q-SOPT), by which Tidegate always requests the
+            usage, for its accounting.
+        prefill: how the host is asked to continue an answer that broke off; None: the host cannot continue answers.
+        salts_cache: whether the host separates its prefix cache by `cache_salt`.
+        adjust: further changes to a chat request that no field here can express; may raise `UnsupportedParameter`.
+        adjust_completion: the same for requests to the other endpoints, which have no messages.
+        takes_base64: whether the host can return vectors in base64; otherwise Tidegate encodes its floats.
+        model_prefix: is put in front of a model's name that contains no slash.
 
-    Of the answer:
-
-    Attributes:
-        parse: one event, or a unary answer, as a `Chunk`.
-        thought_tags: names of tags in which thinking stands at the beginning of the content (R-THINK).
-        may_lack_parser: whether it may pass on thinking as its model wrote it, without the tag that the template
-            opened; who sells answers takes thinking apart, or gives both tags.
-        leaks_markup: whether it may pass on tool calls as the model's markup; the model's card overrides this.
-        repairs_silence: whether an answer may come as reasoning alone (rows 68, 76i).
-        pads_answer: whether the newlines behind the thinking come as the beginning of the answer (row 76g).
-        numbers_calls: whether ids of tool calls are mere positions (row 191), so that ours replace them.
-        top_level: fields beside `choices` that are passed on to every caller.
-
-    Of the wire:
+    For the answer:
 
     Attributes:
-        first_byte_timeout_s: how long a stream may take to begin; a hosted API answers sooner than one's own prefill.
-        keepalive_s: how long an idle connection is kept; below the host's own limit (uvicorn and cpp-httplib: 5 s).
-        key_header: where it wants its key; `authorization` is a bearer token.
-        id_header: where it says its own id of a request, for our log.
+        parse: reads one event of a stream, or a unary answer, into a `Chunk`.
+        thought_tags: names of the tags that may enclose thinking at the beginning of the content (R-THINK).
+        may_lack_parser: whether the host may pass on thinking as the model wrote it: without the opening tag, if the
+            chat template contains it. Hosted APIs separate the thinking, or send both tags.
+        leaks_markup: whether the host may pass on tool calls as the model's markup; the model's card overrides this.
+        repairs_silence: whether an answer may arrive as reasoning alone, and is then repaired (rows 68, 76i).
+        pads_answer: whether the newlines after the thinking arrive as the beginning of the answer (row 76g).
+        numbers_calls: whether the host's ids of tool calls are positions, which repeat (row 191), so that Tidegate
+            replaces them by ids of its own.
+        top_level: the fields beside `choices` that are passed on to every caller.
+
+    For the connection:
+
+    Attributes:
+        first_byte_timeout_s: how long a stream may take to begin. It is shorter for hosted APIs: they begin sooner than
+            an engine on the operator's own hardware, whose prefill takes longer.
+        keepalive_s: how long an idle connection is kept; less than the host's limit (uvicorn and cpp-httplib: 5 s).
+        key_header: the header for the API key; in `authorization` the key is sent as a bearer token.
+        id_header: the response header with the host's id of the request, for the log.
     """
 
     name: str
     paths: Mapping[Endpoint, str] = _PATHS
     rules: Rules = Rules()
-    lacks: frozenset[str] = frozenset()
+    unsupported_fields: frozenset[str] = frozenset()
     max_tokens: str | None = None
     default_max_tokens: int | None = None
     defaults: Mapping[str, Raw] = _NO_DEFAULTS
@@ -194,7 +205,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     required: str = "required"
     knows_tools: bool = True
     calls_tools: bool = True
-    knows_tool_types: bool = False
+    supports_tool_types: bool = False
     needs_parameters: bool = False
     forces_tools_while_thinking: bool = True
     parts: frozenset[str] = TEXT_AND_IMAGES
@@ -202,12 +213,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
     structured: Structured = "json_schema"
     structured_with_tools: bool = True
     structured_with_forced_tool: bool = True
-    leaves_template: bool = False
+    keeps_template_kwargs: bool = False
     put_thinking: thinking.Put | None = thinking.put_effort()
     thinks_by_default: bool = False
-    needs_history: bool = False
+    needs_past_reasoning: bool = False
     stand_in: str | None = None
-    asks_usage: bool = True
+    takes_stream_options: bool = True
     prefill: Prefill | None = None
     salts_cache: bool = False
     adjust: Adjust = no_adjustment
@@ -230,19 +241,21 @@ class Dialect(Struct, frozen=True, kw_only=True):
     id_header: str = "x-request-id"
 
     def remembers(self, card: Card) -> bool:
-        """Whether past reasoning is to be put back for a model."""
+        """Return whether the reasoning of past turns has to be put back into requests to this model."""
         policy = card.reasoning_history
-        return self.rules.reasoning is not None and (policy == "required" or (policy is None and self.needs_history))
+        return self.rules.reasoning is not None and (
+            policy == "required" or (policy is None and self.needs_past_reasoning)
+        )
 
     def for_engine(self) -> "Dialect":
-        """The dialect with the limits of an engine: it is in the operator's network, so it must open no URL or path."""
+        """Return the dialect for an engine: it is in the operator's network, so it must not open any URL or path."""
         rules = structs.replace(
             self.rules, keeps_reasoning_details=False, keeps_extra_content=False, keeps_cache_control=False
         )
         return structs.replace(self, rules=rules, fetches_urls=False)
 
     def can_go_on(self, endpoint: Endpoint) -> bool:
-        """Whether it can go on with an answer that broke off elsewhere."""
+        """Return whether the host can continue an answer that broke off at another host."""
         return endpoint in self.paths and (endpoint == "completions" or self.prefill is not None)
 
     def build_request(
@@ -257,23 +270,26 @@ class Dialect(Struct, frozen=True, kw_only=True):
         api_version: str | None = None,
         tenant: str = "",
     ) -> HostRequest:
-        """What this host takes: re-encoded, so that no duplicate key of the caller's slips by our checks.
+        """Return the request in the form that this host accepts.
+
+        It is encoded anew, so that a duplicate key in the caller's body cannot bypass the checks.
 
         Args:
-            request: the caller's.
-            model: its name at the host.
-            is_stream: whether a stream is wanted of the host.
-            card: what is known of the model.
-            drops_params: leave out what the host cannot honour.
-            remembered: reasoning of past turns by tool-call id.
-            api_version: of Azure's deployment URLs.
-            tenant: whose prompts must not be found out by others through the host's prefix cache; empty: nobody's.
+            request: the caller's request.
+            model: the model's name at the host.
+            is_stream: whether the host is asked for a stream.
+            card: the known facts about the model.
+            drops_params: whether fields that the host does not support are left out instead of refused.
+            remembered: the stored reasoning of past turns by tool-call id.
+            api_version: the API version in Azure's deployment URLs; None for other URLs.
+            tenant: the caller whose prompts other callers must not be able to find out through the host's prefix cache;
+                empty: the cache is shared.
 
         Raises:
-            UnsupportedParameter: the request needs what the host does not have.
-            MalformedRequest: what only some hosts look into cannot be read.
-            UpstreamLacksOperation: the host does not have the endpoint, another target may.
-            UpstreamLacksModel: it cannot go on with an answer that has begun, another target may.
+            UnsupportedParameter: the request needs something that the host does not support.
+            MalformedRequest: a value that is read only for some hosts cannot be read.
+            UpstreamLacksOperation: the host does not serve the endpoint; another target may.
+            UpstreamLacksModel: the host cannot continue an answer that has begun; another target may.
         """
         fields = {name: value for name, value in request.fields.items() if not is_null(value)}
         draft = Draft(
@@ -298,7 +314,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if request.endpoint != "embeddings":
             if self.defaults:
                 draft.fields = {**self.defaults, **draft.fields}
-            self._ask_stream(draft)
+            self._request_stream(draft)
             if tenant and self.salts_cache:
                 draft.put("cache_salt", _salt(tenant))
         is_beta = bool(draft.prefix) and request.endpoint == "chat" and self.prefill == "deepseek_beta"
@@ -313,16 +329,16 @@ class Dialect(Struct, frozen=True, kw_only=True):
         )
 
     def path(self, endpoint: Endpoint, model: str, api_version: str | None = None) -> str:
-        """Where `endpoint` is below the base URL.
+        """Return the path of `endpoint` below the base URL.
 
         Raises:
-            UpstreamLacksOperation: the host does not have it, another target may.
+            UpstreamLacksOperation: the host does not serve the endpoint; another target may.
         """
         try:
             path = self.paths[endpoint]
         except KeyError:
-            told = f"The upstream for this model does not serve {endpoint}."
-            raise UpstreamLacksOperation(told, param="model") from None
+            message = f"The upstream for this model does not serve {endpoint}."
+            raise UpstreamLacksOperation(message, param="model") from None
         if api_version is None:
             return path
         return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"
@@ -345,14 +361,14 @@ class Dialect(Struct, frozen=True, kw_only=True):
             tools.normalise_choice(draft)
             if not self.rules.is_reference:
                 tools.modernise(draft)
-        wanted = self._take_thinking(draft)
-        draft.leave_out(self.lacks)
+        requested = self._take_thinking(draft)
+        draft.leave_out(self.unsupported_fields)
         self._adjust_messages(draft)
         if not self.rules.is_reference:
             _list_stops(draft)
         if has_tools:
             self._adjust_tools(draft)
-        self._adjust_thinking(draft, wanted, remembered)
+        self._adjust_thinking(draft, requested, remembered)
         if not self.structured_with_forced_tool and tools.is_forced(draft):
             structured.drop(draft)
         has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
@@ -365,12 +381,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
             emulated_tools.write_history(draft)
 
     def _adjust_tools(self, draft: Draft) -> None:
-        tools.tidy(draft)
+        tools.drop_empty(draft)
         if self.needs_parameters:
             tools.fill_parameters(draft)
-        if not (self.knows_tool_types and self.fetches_urls):
-            tools.plain_tools(draft)
-        tools.choose(draft, self.tool_choices, required=self.required)
+        if not (self.supports_tool_types and self.fetches_urls):
+            tools.restrict_to_functions(draft)
+        tools.translate_choice(draft, self.tool_choices, required=self.required)
         if not self.calls_tools:
             tools.leave_out(draft)
         if not self.knows_tools:
@@ -388,7 +404,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             draft.fields.pop("encoding_format", None)
         if not self.fetches_urls:
             allowlist.restrict_fields(draft)
-        draft.leave_out(self.lacks if self.fetches_urls else self.lacks | {"messages"})
+        draft.leave_out(self.unsupported_fields if self.fetches_urls else self.unsupported_fields | {"messages"})
         if not self.rules.is_reference:
             _list_stops(draft)
         if draft.prefix:
@@ -397,25 +413,25 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     def _take_thinking(self, draft: Draft) -> thinking.Thinking:
         source = Draft(dict(draft.fields), draft.card) if self.put_thinking is None else draft
-        return thinking.take(source, leaves_template=self.leaves_template)
+        return thinking.take(source, keeps_template_kwargs=self.keeps_template_kwargs)
 
-    def _adjust_thinking(self, draft: Draft, wanted: thinking.Thinking, remembered: Mapping[str, str]) -> None:
-        is_thinking = thinking.is_thinking(draft, wanted, by_default=self.thinks_by_default)
-        is_in_the_way = (not self.forces_tools_while_thinking and tools.is_forced(draft)) or (
+    def _adjust_thinking(self, draft: Draft, requested: thinking.Thinking, remembered: Mapping[str, str]) -> None:
+        is_thinking = thinking.is_thinking(draft, requested, by_default=self.thinks_by_default)
+        is_blocked_by_tools = (not self.forces_tools_while_thinking and tools.is_forced(draft)) or (
             not draft.card.tools_while_thinking and "tools" in draft.fields
         )
         put = self.put_thinking
-        # an answer that has begun is thought over; most templates would make it the thinking
-        is_unwanted = bool(draft.prefix) or (is_thinking and is_in_the_way)
-        if is_unwanted and draft.card.thinking != "always":
-            wanted, is_thinking = thinking.Thinking(is_on=False), False
+        # An answer that has begun comes after its thinking; most templates would read the prefix as thinking.
+        must_not_think = bool(draft.prefix) or (is_thinking and is_blocked_by_tools)
+        if must_not_think and draft.card.thinking != "always":
+            requested, is_thinking = thinking.Thinking(is_on=False), False
             thinking.take_template_switch(draft)
             draft.note("thinking", "off")
             put = put or thinking.put_effort()
-        has_nothing_to_switch = draft.card.thinking == "never" and wanted.is_on is False
-        if put is not None and not has_nothing_to_switch:
-            put(draft, wanted)
-            wanted.note_rest(draft)
+        needs_no_switch = draft.card.thinking == "never" and requested.is_on is False
+        if put is not None and not needs_no_switch:
+            put(draft, requested)
+            requested.note_rest(draft)
         draft.is_thinking = is_thinking
         if is_thinking:
             draft.leave_out(draft.card.refused_while_thinking)
@@ -423,46 +439,46 @@ class Dialect(Struct, frozen=True, kw_only=True):
                 history.restore(draft, self.rules.reasoning, remembered, stand_in=self.stand_in)
 
     def _limit_tokens(self, draft: Draft) -> None:
-        """Q-MAX: one limit, in the host's name for it, and not over what the model can."""
+        """Q-MAX: send one limit, under the host's name for it, and at most the model's maximum."""
         fields = draft.fields
         newer, older = fields.pop("max_completion_tokens", None), fields.pop("max_tokens", None)
         given = "max_tokens" if newer is None else "max_completion_tokens"
         limit = older if newer is None else newer
-        name, most = self.max_tokens or given, draft.card.max_output_tokens
+        name, maximum = self.max_tokens or given, draft.card.max_output_tokens
         if limit is None:
             if self.default_max_tokens is not None:
-                default = min(self.default_max_tokens, most or self.default_max_tokens)
+                default = min(self.default_max_tokens, maximum or self.default_max_tokens)
                 draft.put(name, default)
                 draft.note(name, default)
             return
-        if most is not None and float(bytes(limit)) > most:
-            draft.put(name, most)
-            draft.note(given, most)
+        if maximum is not None and float(bytes(limit)) > maximum:
+            draft.put(name, maximum)
+            draft.note(given, maximum)
         else:
             fields[name] = limit
 
-    def _ask_stream(self, draft: Draft) -> None:
+    def _request_stream(self, draft: Draft) -> None:
         draft.fields.pop("stream_options", None)
         draft.fields.pop("stream", None)
         if draft.is_stream:
             draft.fields["stream"] = _TRUE
-            if self.asks_usage:
+            if self.takes_stream_options:
                 draft.fields["stream_options"] = Raw(b'{"include_usage":true}')
 
     def _reading(self, request: ModelRequest, draft: Draft) -> Reading:
         wants_logprobs = bytes(request.fields.get("logprobs", b"null")) not in {b"null", b"false"}
         if request.endpoint != "chat":
             return Reading(may_call=False, top_level=self.top_level, wants_logprobs=wants_logprobs)
-        offered = tools.may_be_called(draft)  # of the draft, where null and an empty list are gone
+        offered = tools.may_be_called(draft)  # not from the request, whose tools may be null or an empty list
         limit = draft.fields.get("max_completion_tokens", draft.fields.get("max_tokens"))
-        wants_one = draft.asks_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
+        is_one_call = draft.asks_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
         return Reading(
             thought_tags=self.thought_tags,
             begins_in_thought=self._begins_in_thought(draft),
             repairs_markup=self.leaks_markup if draft.card.leaks_markup is None else draft.card.leaks_markup,
             may_call=offered is not UNSET,
             tools=offered,
-            one_call=wants_one,
+            one_call=is_one_call,
             repairs_silence=self.repairs_silence,
             pads_answer=self.pads_answer,
             numbers_calls=self.numbers_calls,
@@ -473,12 +489,13 @@ class Dialect(Struct, frozen=True, kw_only=True):
         )
 
     def _begins_in_thought(self, draft: Draft) -> bool:
-        """Whether the text may go on where the template began (contract C.9a).
+        """Return whether the text may begin inside the thinking tag that the template opened (contract C.9a).
 
-        Not where the answer is held to a form: without a parser for thinking that holds from the first token on.
+        It cannot if the form of the answer is constrained: without a parser for thinking, the engine applies that
+        constraint from the first token on, so there is no thinking.
         """
         is_prefilled = draft.is_thinking and draft.card.reasoning_tags == "prefilled"
-        return self.may_lack_parser and is_prefilled and not _FORMS & draft.fields.keys()
+        return self.may_lack_parser and is_prefilled and not _OUTPUT_CONSTRAINTS & draft.fields.keys()
 
     def _name_of(self, model: str) -> str:
         return model if "/" in model else self.model_prefix + model
@@ -486,13 +503,16 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
 @functools.lru_cache(maxsize=1024)
 def _salt(tenant: str) -> str:
-    """43 characters, as vLLM advises. No caller can send one of its own, so it need not be secret, only its own."""
+    """Return a salt of 43 characters, the least that vLLM recommends.
+
+    It only has to be different for each tenant, not secret: a `cache_salt` sent by a caller is dropped (`_INTERNAL`).
+    """
     digest = sha256(b"tidegate cache salt\0" + tenant.encode()).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def _drop_cache_control(draft: Draft) -> None:
-    """Drop Anthropic's `cache_control` of the request and its tools: some hosts refuse unknown fields."""
+    """Drop Anthropic's `cache_control` from the request and its tools, as some hosts refuse unknown fields."""
     if draft.fields.pop("cache_control", None) is not None:
         draft.note("cache_control", "dropped")
     if b"cache_control" in bytes(draft.fields.get("tools", b"")):
@@ -500,7 +520,7 @@ def _drop_cache_control(draft: Draft) -> None:
 
 
 def _list_stops(draft: Draft) -> None:
-    """Q-STOP: a list without empty strings, or nothing."""
+    """Q-STOP: make `stop` a list without empty strings; remove it if the list is empty."""
     raw = draft.fields.get("stop")
     if raw is None:
         return

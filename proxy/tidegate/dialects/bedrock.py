@@ -1,4 +1,4 @@
-"""Amazon Bedrock's OpenAI endpoint (contract B.14, rows 188-192); the base URL names the region."""
+"""Amazon Bedrock's OpenAI endpoint (contract B.14, rows 188-192); the base URL contains the region."""
 
 from tidegate.dialects.base import ONLY_OPENAI, Dialect
 from tidegate.dialects.messages import Rules
@@ -6,7 +6,7 @@ from tidegate.dialects.messages import Rules
 DIALECT = Dialect(
     name="bedrock",
     rules=Rules(reasoning="reasoning_content"),
-    lacks=ONLY_OPENAI | {"logit_bias", "chat_template_kwargs"},  # row 192
+    unsupported_fields=ONLY_OPENAI | {"logit_bias", "chat_template_kwargs"},  # row 192
     max_tokens="max_tokens",
     thought_tags=("think", "reasoning"),  # row 190
     numbers_calls=True,  # row 191

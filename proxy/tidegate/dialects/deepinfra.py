@@ -6,11 +6,11 @@ from tidegate.dialects.messages import Rules
 DIALECT = Dialect(
     name="deepinfra",
     rules=Rules(reasoning="reasoning_content"),
-    lacks=ONLY_OPENAI,
+    unsupported_fields=ONLY_OPENAI,
     max_tokens="max_tokens",
     tool_choices=frozenset({"auto", "none"}),  # row 185
     structured="json_object",
-    leaves_template=True,
+    keeps_template_kwargs=True,
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
 )

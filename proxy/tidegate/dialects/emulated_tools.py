@@ -1,9 +1,11 @@
-"""Emulates tools for models whose chat template has none: llama.cpp would drop `tools` and ignore `tool_choice`.
+"""Emulates tools for models whose chat template does not support tools.
 
-If the caller requires a call, the tools are listed in the prompt, and `response_format` restricts the answer to the
-JSON of one call (`{"name": …, "arguments": {…}}`). If the model may choose, nothing restricts its answer, so the
-model's card must allow it (`tools_in_prompt`). `streaming.text_calls` turns the answer into calls. Past calls and
-their results become text.
+llama.cpp would drop `tools` and ignore `tool_choice` for such a model.
+
+The tools are listed in the prompt. If the caller requires a call, `response_format` restricts the answer to the JSON of
+one call (`{"name": …, "arguments": {…}}`). If the model may choose, nothing restricts its answer, so the model's card
+must allow that (`tools_in_prompt`). `streaming.text_calls` turns the answer into calls. Past calls and their results
+become text.
 """
 
 import re
@@ -21,13 +23,13 @@ from tidegate.protocol.request import is_null, json_type
 from tidegate.protocol.text_calls import TextCalls
 
 _encode = msgspec.json.Encoder().encode
-_ASKS_NOTHING = frozenset({b"false", b"0", b'{"type":"text"}'})
+_DEFAULTS = frozenset({b"false", b"0", b'{"type":"text"}'})
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
-_COMBINED = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
-# keywords whose values are no schemas, and keywords whose values map names to schemas
-_VALUES = frozenset({"const", "default", "enum", "examples"})
-_BY_NAME = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
-_ABOUT_SCHEMA = re.compile(r"JSON schema|grammar", re.IGNORECASE)  # in the error messages of llama.cpp
+_COMBINING_KEYWORDS = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
+# Keywords whose values are not schemas, and keywords whose values map names to schemas.
+_VALUE_KEYWORDS = frozenset({"const", "default", "enum", "examples"})
+_NAMED_SCHEMA_KEYWORDS = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+_SCHEMA_ERROR = re.compile(r"JSON schema|grammar", re.IGNORECASE)  # in the error messages of llama.cpp
 _FORM = '{"name": "TOOL", "arguments": {…}}'
 _MUST_CALL = f"Call one of these tools. Answer with one JSON object and nothing else, in the form {_FORM}."
 _MAY_CALL = (
@@ -35,28 +37,30 @@ _MAY_CALL = (
     " no explanation, no code fence; for several calls, one such object a line."
     " If no tool is needed, answer in plain text."
 )
-_VALID = "The arguments must be valid against the tool's parameters."
+_ARGUMENTS_VALID = "The arguments must be valid against the tool's parameters."
 
 
 class _EmulatedTool(Struct, frozen=True):
-    """A function; `parameters` is a schema."""
+    """A function that is listed in the prompt; `parameters` is the JSON schema of its arguments."""
 
     name: str
     description: Raw | None
     parameters: Raw
 
     @property
-    def listed(self) -> str:
+    def for_prompt(self) -> str:
         about = {} if self.description is None else {"description": self.description}
         return _encode({"name": self.name, **about, "parameters": self.parameters}).decode()
 
 
 def emulate(draft: Draft) -> None:
-    """Move the tools of a request, all functions by now, into its prompt and its `response_format`.
+    """Move the tools of a request into its prompt and its `response_format`.
+
+    All tools are functions here, as `tools.restrict_to_functions` has run before.
 
     Raises:
         UnsupportedParameter: the model may choose whether to call a tool, and its card does not allow that.
-        MalformedRequest: a tool has no name, or its parameters are no schema of an object.
+        MalformedRequest: a tool has no name, or its parameters are not the schema of an object.
     """
     fields = draft.fields
     if "tools" not in fields:
@@ -64,7 +68,7 @@ def emulate(draft: Draft) -> None:
     is_forced, is_none = tools.is_forced(draft), as_text(fields.get("tool_choice")) == "none"
     if not (is_forced or is_none or draft.card.tools_in_prompt):
         choice = "function_call" if draft.asks_functions else "tool_choice"
-        draft.refuse("tools", why=f"is supported with this model only where '{choice}' demands a call")
+        draft.refuse("tools", why=f"is supported with this model only if '{choice}' requires a call")
     offered = [] if is_none else list(_tools(draft))
     one_call = draft.asks_functions or bytes(fields.get("parallel_tool_calls", b"")) == b"false"
     for name in ("tools", "tool_choice", "parallel_tool_calls"):
@@ -79,7 +83,7 @@ def emulate(draft: Draft) -> None:
     else:
         _refuse(draft, "response_format")
     structured.instruct(
-        draft, "\n".join([_MUST_CALL if is_forced else _MAY_CALL, _VALID, *(t.listed for t in offered)])
+        draft, "\n".join([_MUST_CALL if is_forced else _MAY_CALL, _ARGUMENTS_VALID, *(t.for_prompt for t in offered)])
     )
     field = "functions" if draft.asks_functions else "tools"
     names = frozenset(tool.name for tool in offered)
@@ -90,7 +94,7 @@ def emulate(draft: Draft) -> None:
 def write_history(draft: Draft) -> None:
     """Turn past calls and their results into text, as the template would drop them.
 
-    Successive results become one user message, as some templates require user and assistant to alternate.
+    Successive results become one user message, as some templates require user and assistant messages to alternate.
     """
     names: dict[str, str] = {}
     written: list[Message] = []
@@ -112,10 +116,10 @@ def write_history(draft: Draft) -> None:
 
 
 def point_to_tools(error: ProxyError, calls: TextCalls) -> None:
-    """Make a host's error about the schema that we sent an error about the caller's tools."""
-    if isinstance(error, UpstreamRejected) and error.code is None and _ABOUT_SCHEMA.search(error.message):
+    """Change a host's error about the schema that Tidegate sent into an error about the caller's tools, in place."""
+    if isinstance(error, UpstreamRejected) and error.code is None and _SCHEMA_ERROR.search(error.message):
         error.param = calls.field
-        error.message = f"This model cannot be held to the parameters of a function in '{calls.field}': {error.message}"
+        error.message = f"This model cannot be restricted to the parameters in '{calls.field}': {error.message}"
 
 
 def _tools(draft: Draft) -> Iterator[_EmulatedTool]:
@@ -132,7 +136,7 @@ def _tools(draft: Draft) -> Iterator[_EmulatedTool]:
 
 
 def _parameters(raw: Raw | None, at: str, name: str) -> Raw:
-    """The schema of a function's arguments."""
+    """Return the schema of a function's arguments."""
     if raw is None or is_null(raw):
         return _NO_PARAMETERS
     schema = as_object(raw)
@@ -145,20 +149,20 @@ def _parameters(raw: Raw | None, at: str, name: str) -> Raw:
             param=f"{at}.parameters",
             code="invalid_function_parameters",
         )
-    if kind is None and _COMBINED.isdisjoint(schema):
+    if kind is None and _COMBINING_KEYWORDS.isdisjoint(schema):
         return Raw(_encode({"type": "object", **schema}))
     return raw
 
 
 def _refuse(draft: Draft, *names: str) -> None:
     for name in names:
-        if name in draft.fields and compact(draft.fields[name]) not in _ASKS_NOTHING:
+        if name in draft.fields and compact(draft.fields[name]) not in _DEFAULTS:
             draft.refuse(name, why="is not supported together with 'tools' with this model")
         draft.fields.pop(name, None)
 
 
 def _response_format(offered: Sequence[_EmulatedTool]) -> dict[str, object]:
-    """The `response_format` that allows a call of one of these tools."""
+    """Return the `response_format` that allows only a call of one of these tools."""
     definitions: dict[str, object] = {}
     calls = [_call_schema(tool, f"tool_{number}", definitions) for number, tool in enumerate(offered)]
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
@@ -168,7 +172,7 @@ def _response_format(offered: Sequence[_EmulatedTool]) -> dict[str, object]:
 
 
 def _call_schema(tool: _EmulatedTool, key: str, definitions: dict[str, object]) -> dict[str, object]:
-    """The schema of a call; parameters with references move to `$defs`, where their references still resolve."""
+    """Return the schema of a call; parameters with references move to `$defs`, where their references still resolve."""
     arguments: object = tool.parameters
     if b'"$ref"' in bytes(tool.parameters):
         definitions[key] = _rebased(msgspec.json.decode(tool.parameters), f"#/$defs/{key}")
@@ -182,7 +186,7 @@ def _call_schema(tool: _EmulatedTool, key: str, definitions: dict[str, object]) 
 
 
 def _rebased(schema: object, to: str) -> object:
-    """A schema with its references rewritten for a root at the JSON pointer `to`."""
+    """Return a schema with its references rewritten for a root at the JSON pointer `to`."""
     if isinstance(schema, list):
         return [_rebased(item, to) for item in schema]
     if not isinstance(schema, dict):
@@ -191,23 +195,27 @@ def _rebased(schema: object, to: str) -> object:
     for key, value in schema.items():
         if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):
             moved[key] = to + value[1:]
-        elif key in _BY_NAME and isinstance(value, dict):
+        elif key in _NAMED_SCHEMA_KEYWORDS and isinstance(value, dict):
             moved[key] = {name: _rebased(each, to) for name, each in value.items()}
         else:
-            moved[key] = value if key in _VALUES else _rebased(value, to)
+            moved[key] = value if key in _VALUE_KEYWORDS else _rebased(value, to)
     return moved
 
 
 def _write_calls(message: Message, calls: Sequence[dict[str, Raw]], *, as_json: bool) -> None:
-    """Append the calls to the text: as JSON if the prompt asks for that, else as prose, as small models imitate it."""
-    said = [text_of(message) or ""]
+    """Append the calls to the text.
+
+    They are written as JSON only if the prompt asks for calls as JSON. Otherwise they are written as prose, as small
+    models would imitate the JSON.
+    """
+    lines = [text_of(message) or ""]
     for call in calls:
         name, arguments = _name_of(call), as_text(as_object(call.get("function")).get("arguments"))
         if arguments is None:
             arguments = _encode({"input": as_object(call.get("custom")).get("input")}).decode()
-        as_call = f'{{"name": {_encode(name).decode()}, "arguments": {arguments}}}'
-        said.append(as_call if as_json else f"[Called {name} with {arguments}]")
-    set_text(message, "\n".join(text for text in said if text))
+        call_json = f'{{"name": {_encode(name).decode()}, "arguments": {arguments}}}'
+        lines.append(call_json if as_json else f"[Called {name} with {arguments}]")
+    set_text(message, "\n".join(text for text in lines if text))
     del message["tool_calls"]
 
 
@@ -225,7 +233,7 @@ def _write_result(message: Message, names: dict[str, str]) -> None:
 
 
 def _append_text(before: Message, message: Message) -> bool:
-    """Append the text of `message` to `before`; whether both are plain text."""
+    """Append the text of `message` to `before` if the content of both is a string; return whether it is."""
     first, second = text_of(before), text_of(message)
     if first is None or second is None:
         return False

@@ -1,4 +1,4 @@
-"""Rebuilds messages for an engine by an allow-list of message keys and content parts (see `allowlist`)."""
+"""Rebuilds messages for an engine from an allow-list of message keys and content parts (see `allowlist`)."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -35,7 +35,7 @@ class _Called(Struct, forbid_unknown_fields=True):
 
 
 class _CommonCall(Struct, forbid_unknown_fields=True):
-    """A common tool call, which is kept unchanged (see `unchanged_if`)."""
+    """A tool call with only common fields, which is kept unchanged (see `unchanged_if`)."""
 
     id: str | None = None
     type: Literal["function"] | None = None
@@ -63,7 +63,7 @@ _MESSAGE_KEYS: Mapping[str, Rule] = {
 
 
 def _file(raw: Raw, at: str, dropped: set[str]) -> Raw:
-    """A file given by its bytes, never by id or URL.
+    """A rule for a file that is given by its bytes, never by id or URL.
 
     Raises:
         MalformedRequest: the bytes are missing, or an id, URL or path is given.
@@ -80,7 +80,7 @@ def _file(raw: Raw, at: str, dropped: set[str]) -> Raw:
 
 _BYTES = fields(data=base64_text, format=word)
 _PARTS: Mapping[str, Mapping[str, Rule]] = {
-    kind: {"type": word, "modalities": word, kind: rule}  # `modalities` is SGLang's
+    kind: {"type": word, "modalities": word, kind: rule}  # `modalities` is a field of SGLang
     for kind, rule in {
         "text": text,
         "refusal": text,
@@ -98,7 +98,7 @@ _TEXTS = frozenset({"text", "refusal"})
 
 
 def restrict(draft: Draft) -> None:
-    """Rebuild every message from its known keys and content parts.
+    """Rebuild every message from its allowed keys and content parts.
 
     Raises:
         MalformedRequest: a part holds a URL or path in place of bytes, or is of an unknown type.
@@ -130,7 +130,7 @@ def _part(raw: Raw, at: str, dropped: set[str]) -> Raw:
     given = as_object(raw)
     kind = as_text(given.get("type")) or ""
     known = _PARTS.get(kind)
-    if known is None:  # `parts.check` has refused types that the host does not know
+    if known is None:  # `parts.check` has already refused the types that the host does not support
         raise MalformedRequest(f"Invalid '{at}': this model takes no such parts.", param=f"{at}.type")
     kept = keep_known(given, known, at, dropped)
     if kind not in kept:

@@ -1,7 +1,8 @@
-"""From the JSON of an event or of a unary answer to a `Chunk`; errors inside a 200 come out as errors.
+"""Reads the JSON of an event or of a unary answer into a `Chunk`; an error in a 200 answer is raised.
 
-The typed decoder reads what nearly every host sends. What it refuses (wrong types, NaN, lone surrogates, content as a
-list of parts) is read by `json`, put into OpenAI's shape (`answer_shapes`), and converted field by field (`lenient`).
+The typed decoder accepts what nearly every host sends. JSON that it refuses (wrong types, NaN, lone surrogates, content
+as a list of parts) is read by `json`, put into OpenAI's shape (`answer_shapes`), and converted field by field
+(`lenient`).
 """
 
 import math
@@ -19,19 +20,19 @@ from tidegate.protocol.request import json_type
 
 T = TypeVar("T")
 
-# strict=False takes an index of 0.0 or "0"
+# strict=False accepts an index of 0.0 or "0"
 _decode = msgspec.json.Decoder(Chunk, strict=False).decode
 _encode = msgspec.json.Encoder().encode
 _LARGE = 1024 * 1024
-_MAX_VALUES = 2_000_000  # log probabilities of 30,000 tokens with 20 others each
+_MAX_VALUES = 2_000_000  # enough for the log probabilities of 30,000 tokens with 20 alternatives each
 
 
 def parse(data: bytes) -> Chunk:
-    """Read one JSON object.
+    """Read one JSON object into a `Chunk`.
 
     Raises:
-        ProxyError: it is an error object (R-200), mapped like an error answer.
-        UpstreamFailed: it is no JSON object.
+        ProxyError: the object is an error (R-200), mapped like an error answer.
+        UpstreamFailed: the data is not a JSON object.
     """
     check_size(data)
     chunk = _read(data)
@@ -40,7 +41,7 @@ def parse(data: bytes) -> Chunk:
     if chunk.error is not UNSET and _is_error(chunk.error):
         raise failures.parse_embedded(data)
     if chunk.choices is None:
-        _check_flat(chunk, data)
+        _check_without_choices(chunk, data)
     else:
         for choice in chunk.choices:
             if choice.error is not UNSET:
@@ -60,7 +61,7 @@ def _read(data: bytes) -> Chunk:
 
 
 def _unwrap(chunk: Chunk) -> bytes | None:
-    """The answer that a gateway has wrapped in `data` or `result`; None if it has not."""
+    """Return the JSON of an answer that a gateway has wrapped in `data` or `result`; None if it is not wrapped."""
     for raw in (chunk.data, chunk.result):
         if raw is not UNSET and json_type(raw) == "object" and b'"choices"' in bytes(raw):
             return bytes(raw)
@@ -68,7 +69,7 @@ def _unwrap(chunk: Chunk) -> bytes | None:
 
 
 def check_size(data: bytes) -> None:
-    """Before decoding, which makes an object of a hundred bytes from three: `{},`.
+    """Limit the number of JSON values before decoding, which turns three bytes (`{},`) into a hundred.
 
     Raises:
         UpstreamFailed: `data` may hold more values than an answer has.
@@ -77,21 +78,21 @@ def check_size(data: bytes) -> None:
         raise UpstreamFailed("The upstream's answer holds too many values.")
 
 
-def read_leniently(data: bytes, kind: type[T], mend: Callable[[dict[str, Any]], None]) -> T:
-    """Read JSON that the typed decoder refused as a struct; fields that do not fit are dropped.
+def read_leniently(data: bytes, kind: type[T], reshape: Callable[[dict[str, Any]], None]) -> T:
+    """Read JSON that the typed decoder refused into a struct; fields of a wrong type are dropped.
 
     Args:
         data: the JSON.
         kind: the type of the struct.
-        mend: puts the decoded object into the struct's shape, in place.
+        reshape: puts the decoded object into the struct's shape, in place.
 
     Raises:
-        UpstreamFailed: it is no JSON object.
+        UpstreamFailed: the data is not a JSON object.
     """
     try:
         value = lenient.loads(data)
         if isinstance(value, dict):
-            mend(value)
+            reshape(value)
         converted = lenient.convert(value, kind)
     except ValueError as error:
         raise UpstreamFailed(lenient.describe(data), is_quoted=True) from error
@@ -103,7 +104,7 @@ def read_leniently(data: bytes, kind: type[T], mend: Callable[[dict[str, Any]], 
 
 
 def _is_error(error: Raw) -> bool:
-    """Whether the value of an `error` field is an error: null, false, 0, empty text, `{}` and `[]` mean none."""
+    """Return whether the value of an `error` field is an error: null, false, 0, NaN, "", `{}` and `[]` are not."""
     value = _decode_raw(error)
     if isinstance(value, float) and math.isnan(value):
         return False
@@ -111,20 +112,20 @@ def _is_error(error: Raw) -> bool:
 
 
 def _decode_raw(raw: Raw) -> Any:  # noqa: ANN401 - JSON of any shape
-    """The decoded value, or a placeholder where it cannot be decoded."""
+    """Return the decoded value, or a non-empty placeholder if it cannot be decoded."""
     try:
         return lenient.loads(bytes(raw))
     except (ValueError, RecursionError):
         return "unreadable"
 
 
-def _check_flat(chunk: Chunk, data: bytes) -> None:
-    """Look for an error in an object without `choices`: in `message`, `detail`, or MiniMax's `base_resp` (0: success).
+def _check_without_choices(chunk: Chunk, data: bytes) -> None:
+    """Look for an error in an object without `choices`: in `message`, `detail` or MiniMax's `base_resp` (0: success).
 
     Raises:
         ProxyError: the object is an error.
     """
-    if any(not isinstance(told, UnsetType) and _is_error(told) for told in (chunk.message, chunk.detail)):
+    if any(not isinstance(value, UnsetType) and _is_error(value) for value in (chunk.message, chunk.detail)):
         raise failures.parse_embedded(data)
     if not isinstance(chunk.base_resp, UnsetType):
         result = _decode_raw(chunk.base_resp)
@@ -133,7 +134,7 @@ def _check_flat(chunk: Chunk, data: bytes) -> None:
 
 
 def _check_choice(error: Raw) -> None:
-    """OpenRouter and others report the failure of a model's provider in the choice.
+    """Look for an error in a choice, where OpenRouter and others report the failure of a model's provider.
 
     Raises:
         ProxyError: the choice holds an error.
@@ -146,7 +147,7 @@ def _read_groq(chunk: Chunk, extra: GroqExtra) -> None:
     """Row 151: read Groq's `x_groq`, which holds usage or an error.
 
     Raises:
-        ProxyError: it holds an error.
+        ProxyError: `x_groq` holds an error.
     """
     if extra.error:
         raise failures.parse_embedded(_encode({"error": extra.error}))

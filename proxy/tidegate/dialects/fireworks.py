@@ -9,7 +9,7 @@ from tidegate.protocol.raw import as_text
 
 
 def _adjust(draft: Draft) -> None:
-    """Row 157: it would shorten the answer in silence."""
+    """Row 157: request an error if the context is exceeded; Fireworks would shorten the answer without notice."""
     if as_text(draft.fields.get("context_length_exceeded_behavior")) not in {None, "error"}:
         draft.note("context_length_exceeded_behavior", "error")
     draft.put("context_length_exceeded_behavior", "error")
@@ -18,7 +18,7 @@ def _adjust(draft: Draft) -> None:
 DIALECT = Dialect(
     name="fireworks",
     rules=Rules(reasoning="reasoning_content"),
-    lacks=ONLY_OPENAI | {"chat_template_kwargs"},  # row 158
+    unsupported_fields=ONLY_OPENAI | {"chat_template_kwargs"},  # row 158
     max_tokens="max_tokens",  # row 159
     tool_choices=ALL_CHOICES - {"named"},
     required="any",  # row 163

@@ -1,6 +1,6 @@
-"""A host nobody has described yet: the plainest form of every field, which OpenAI-like servers take.
+"""A host without a dialect of its own: every field is sent in its simplest form, which OpenAI-like servers accept.
 
-It may be a router in front of OpenAI, so nothing that OpenAI has is held back.
+The host may be a router in front of OpenAI, so no field that OpenAI supports is left out.
 """
 
 from tidegate.dialects.base import ENGINE_PARTS, OPENAI_PARTS, Dialect
@@ -14,10 +14,10 @@ DIALECT = Dialect(
         keeps_extra_content=True,
         keeps_cache_control=True,
     ),
-    knows_tool_types=True,
+    supports_tool_types=True,
     needs_parameters=True,
     parts=OPENAI_PARTS | ENGINE_PARTS | {"input_video"},
-    leaves_template=True,
+    keeps_template_kwargs=True,
     may_lack_parser=True,
     leaks_markup=True,
     put_thinking=None,

@@ -1,7 +1,7 @@
-"""Past reasoning for hosts that want it back with every turn (contract B.1, row 10; C.7).
+"""Restores the reasoning of past turns for hosts that require it in every request (contract B.1, row 10; C.7).
 
-Most clients drop it. What we served is remembered under the ids of its tool calls (`tidegate.reasoning_memory`) and
-put back here; a turn from elsewhere gets a stand-in.
+Most clients drop the reasoning. Tidegate stores the reasoning that it served under the ids of the turn's tool calls
+(`tidegate.reasoning_memory`), and this module puts it back. A turn whose reasoning is not stored gets a stand-in text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,24 +19,24 @@ _encode = msgspec.json.Encoder().encode
 
 
 def call_ids(fields: Fields) -> Sequence[str]:
-    """The ids of every tool call in the messages of a request."""
-    return [call_id for message in _messages.decode(fields["messages"]) for call_id in _ids(message)]
+    """Return the ids of all tool calls in the messages of a request."""
+    return [call_id for message in _messages.decode(fields["messages"]) for call_id in _call_ids(message)]
 
 
 def restore(draft: Draft, name: str, remembered: Mapping[str, str], *, stand_in: str | None) -> None:
-    """Give each assistant message that has no reasoning what is remembered of it, or the stand-in.
+    """Add the stored reasoning, or the stand-in text, to each assistant message that has no reasoning.
 
     Args:
-        draft: whose messages are mended.
-        name: the field in which the host wants it.
-        remembered: reasoning by tool-call id.
-        stand_in: what the host accepts of a turn that we do not know; None where it needs none.
+        draft: the request, whose messages are changed in place.
+        name: the message field in which the host expects reasoning.
+        remembered: the stored reasoning by tool-call id.
+        stand_in: the text that the host accepts for a turn without stored reasoning; None: such a turn stays unchanged.
     """
     has_restored = stands_in = False
     for message in draft.messages:
         if role_of(message) != "assistant" or name in message:
             continue
-        found = next((remembered[call_id] for call_id in _ids(message) if call_id in remembered), None)
+        found = next((remembered[call_id] for call_id in _call_ids(message) if call_id in remembered), None)
         text = stand_in if found is None else found
         if text is None:
             continue
@@ -48,5 +48,5 @@ def restore(draft: Draft, name: str, remembered: Mapping[str, str], *, stand_in:
         draft.note("reasoning_content", "stand-in")
 
 
-def _ids(message: Message) -> list[str]:
+def _call_ids(message: Message) -> list[str]:
     return [call_id for call in calls_of(message) if (call_id := as_text(call.get("id")))]

@@ -15,7 +15,7 @@ _BOOLEANS = {b'"true"': Raw(b"true"), b'"false"': Raw(b"false")}
 
 
 def _put_thinking(draft: Draft, thinking: Thinking) -> None:
-    """The template listens: to its switch, and some to an effort."""
+    """Set the switch of the chat template; the effort is sent too, as some templates use it."""
     _put_effort(draft, thinking)
     if thinking.is_on is not None:
         put_template_switch(draft, ("enable_thinking",), is_on=thinking.is_on)
@@ -24,13 +24,13 @@ def _put_thinking(draft: Draft, thinking: Thinking) -> None:
 
 
 def _adjust(draft: Draft) -> None:
-    _mend_switch(draft)
+    _fix_switch(draft)
     _drop_logprobs(draft)
-    _join_tail(draft)
+    _join_last_answers(draft)
 
 
-def _mend_switch(draft: Draft) -> None:
-    """Row 105b: a switch that is no boolean is refused."""
+def _fix_switch(draft: Draft) -> None:
+    """Row 105b: turn the strings "true" and "false" into booleans, as llama.cpp refuses a switch that is a string."""
     switches = as_object(draft.fields.get("chat_template_kwargs"))
     boolean = _BOOLEANS.get(bytes(switches.get("enable_thinking", b"")))
     if boolean is not None:
@@ -38,10 +38,10 @@ def _mend_switch(draft: Draft) -> None:
 
 
 def _drop_logprobs(draft: Draft) -> None:
-    """Row 100: a stream cannot have them beside tools.
+    """Row 100: drop log probabilities from a stream with tools, as llama.cpp refuses both together.
 
     Raises:
-        UnsupportedParameter: the caller wants both.
+        UnsupportedParameter: the caller does not allow dropping them.
     """
     if draft.is_stream and "tools" in draft.fields and bytes(draft.fields.get("logprobs", b"")) == b"true":
         for name in ("logprobs", "top_logprobs"):
@@ -49,11 +49,13 @@ def _drop_logprobs(draft: Draft) -> None:
                 draft.refuse(name, why="is not supported together with 'tools' with this model")
 
 
-def _join_tail(draft: Draft) -> None:
-    """Row 101: an assistant message at the end is gone on with; two are refused, and so is one that calls tools.
+def _join_last_answers(draft: Draft) -> None:
+    """Row 101: join several assistant messages at the end into one.
+
+    llama.cpp continues an assistant message at the end. It refuses two of them, and one that calls tools.
 
     Raises:
-        MalformedRequest: it calls tools.
+        MalformedRequest: the last message calls tools.
     """
     messages = draft.messages
     if role_of(messages[-1]) == "assistant" and "tool_calls" in messages[-1]:
@@ -75,15 +77,15 @@ def _is_answer(message: Message) -> bool:
 DIALECT = Dialect(
     name="llamacpp",
     rules=Rules(reasoning="reasoning_content", merges_system=True),
-    lacks=ONLY_OPENAI | {"best_of", "suffix"},  # row 104
+    unsupported_fields=ONLY_OPENAI | {"best_of", "suffix"},  # row 104
     max_tokens="max_tokens",
-    tool_choices=ALL_CHOICES - {"named"},  # row 98: it would be read as "auto"
+    tool_choices=ALL_CHOICES - {"named"},  # row 98: llama.cpp would read a named choice as "auto"
     parts=TEXT_AND_IMAGES | {"input_audio", "input_video", "video_url"},
     fetches_urls=False,
-    leaves_template=True,
+    keeps_template_kwargs=True,
     may_lack_parser=True,
     leaks_markup=True,
     put_thinking=_put_thinking,
-    prefill="vllm",  # row 101: an assistant's last word is gone on with; newer ones know the fields too
+    prefill="vllm",  # row 101: it continues an assistant message at the end; newer versions also support vLLM's fields
     adjust=_adjust,
 )

@@ -1,27 +1,27 @@
-"""Images, audio and video as bytes inside a request: the only form in which they are sent to an engine.
+"""Rebuilds images, audio and video that a request holds as bytes, the only form in which they are sent to an engine.
 
-An engine opens any URL or path that it reads. So no value is searched for dangerous content: a `data:` URL is rebuilt
-from its media type and base64, and anything else is refused.
+An engine opens any URL or path that it reads. Searching values for dangerous content would miss some. So a `data:` URL
+is rebuilt from its media type and base64, and any other value is refused.
 """
 
 import base64
 import binascii
 import re
 
-# Some servers take several frames of `video/jpeg`, each padded, with commas between them.
+# Commas are allowed, as some servers accept several padded frames of `video/jpeg` that are separated by commas.
 _BASE64 = re.compile(r"[A-Za-z0-9+/=,_-]*")
 _DATA_URL = re.compile(
     r"data:(?P<type>[a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*)?(?:;[a-z0-9.+-]+=[a-z0-9.+-]+)*;base64,", re.IGNORECASE
 )
 _MAX_HEAD = 256
 _WHITE_SPACE = str.maketrans("", "", " \t\r\n\f\v")
-# Text that media libraries read as a list of URLs to open: HLS, FFmpeg's concat and SDP; DASH, SVG and other XML.
+# The first bytes of formats in which media libraries find URLs to open: HLS, FFmpeg's concat, SDP; DASH, SVG and XML.
 _URL_LISTS = (b"#extm3u", b"ffconcat", b"v=0", b"<")
 _HEAD_BYTES = 64
 
 
 def data_url(address: str) -> str | None:
-    """A `data:` URL in its plain form, without white space; None if it is no such URL, or holds no base64."""
+    """Return a `data:` URL in its plain form, without white space; None if it is no such URL or holds no base64."""
     address = address.translate(_WHITE_SPACE)
     head = _DATA_URL.match(address, 0, _MAX_HEAD)
     if head is None:
@@ -31,9 +31,9 @@ def data_url(address: str) -> str | None:
 
 
 def plain_base64(text: str) -> str | None:
-    """Base64 without white space; None if it is no base64, or its bytes are a list of URLs.
+    """Return base64 without white space; None if it is no base64 or its bytes are a list of URLs.
 
-    Some clients send a `data:` URL here.
+    A `data:` URL is accepted too, as some clients send one in fields for base64.
     """
     text = text.translate(_WHITE_SPACE)
     if (head := _DATA_URL.match(text, 0, _MAX_HEAD)) is not None:

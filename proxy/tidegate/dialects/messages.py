@@ -1,4 +1,7 @@
-"""The message rules of the contract's B.0, on raw messages: roles, text arrays, past reasoning and calls, nulls."""
+"""Adapts messages to a host by the rules of contract B.0: roles, text arrays, past reasoning and calls, nulls.
+
+Messages are dicts of raw JSON values, so that values that no rule reads are not decoded.
+"""
 
 import hashlib
 
@@ -13,10 +16,10 @@ from tidegate.protocol.request import Fields, is_null, json_type
 _decode = msgspec.json.Decoder(list[Message]).decode
 _encode = msgspec.json.Encoder().encode
 _REASONING_NAMES = ("reasoning_content", "reasoning")
-# of OpenAI's own answers, which clients send back as they came; other hosts refuse keys that they do not know
+# Keys of OpenAI's own answers. Clients send them back unchanged, but other hosts refuse keys that they do not support.
 _ONLY_OPENAI = ("annotations", "function_call")
 _ROLES = {f'"{role}"'.encode(): role for role in ("system", "user", "assistant", "tool", "developer", "function")}
-_MAX_ID = 64  # characters that OpenAI takes
+_MAX_ID = 64  # the most characters that OpenAI accepts
 _OPEN, _CLOSE = "<think>", "</think>"
 _OTHER_CONTENT = frozenset({"tool_calls", "function_call", "audio", "refusal"})
 _EMPTY_VALUES = frozenset({b'""', b"[]", b"null", b"{}"})
@@ -25,17 +28,18 @@ _NULL = Raw(b"null")
 
 
 class Rules(Struct, frozen=True, kw_only=True):
-    """How one host wants its messages.
+    """How messages are adapted to one host.
 
     Attributes:
-        is_reference: OpenAI's own, which takes what OpenAI takes; only past reasoning is left out.
-        system_role: what `developer` and `system` become (Q-DEV), or None where both are known.
+        is_reference: the host is OpenAI or Azure. The messages stay as they are, except that past reasoning and keys of
+            other hosts are removed.
+        system_role: the role that replaces `developer` (Q-DEV); None: the host supports both roles.
         merges_system: several system messages become one at the front (Q-SYS).
-        joins_text: content arrays of text alone become one string (Q-TEXT).
-        takes_null_content: whether an assistant message may have none; else it is the empty string.
-        takes_names: whether messages may have a `name`.
-        reasoning: the host's name for past reasoning (Q-REASON-IN), or None where it takes none.
-        keeps_reasoning_details: OpenRouter's own form of it goes back as it came.
+        joins_text: content arrays that hold only text become one string (Q-TEXT).
+        takes_null_content: an assistant message may have null content; otherwise the empty string is sent.
+        takes_names: messages may have a `name`.
+        reasoning: the host's key for past reasoning (Q-REASON-IN); None: the host accepts no past reasoning.
+        keeps_reasoning_details: OpenRouter's `reasoning_details` are sent back unchanged.
         keeps_extra_content: Gemini's `extra_content` of messages and calls (thought signatures) is sent back unchanged.
         keeps_cache_control: Anthropic's `cache_control` is sent, and text parts that have it are not joined.
     """
@@ -53,14 +57,20 @@ class Rules(Struct, frozen=True, kw_only=True):
 
 
 def adapt(raw: Raw, rules: Rules, *, reasoning: str | None, note: Note = ignore_note) -> list[Message]:
-    """The messages as a host takes them; unknown keys stay, duplicate keys are gone.
+    """Return the messages in the form that a host accepts; unknown keys are kept, duplicate keys are removed.
 
-    Past reasoning goes under the name `reasoning` (of `Rules.reasoning`), or not at all where the model wants none.
-    `note` is called for what is dropped or changed.
+    Args:
+        raw: the caller's messages.
+        rules: the host's rules.
+        reasoning: the key for past reasoning: `rules.reasoning`, or None if the model accepts no past reasoning.
+        note: is called for each change.
+
+    Raises:
+        msgspec.DecodeError: the messages are not a JSON array of objects.
     """
     adapted, calls_functions = _decode(raw), False
     for message in adapted:
-        if len(message) > 2 or "content" not in message:  # most have a role and a content
+        if len(message) > 2 or "content" not in message:  # skips the common message with only a role and a content
             _drop_nulls(message)
             calls_functions = calls_functions or "function_call" in message
             _drop_vendor_keys(message, rules, note)
@@ -81,23 +91,23 @@ def adapt(raw: Raw, rules: Rules, *, reasoning: str | None, note: Note = ignore_
 
 
 def role_of(message: Message) -> str:
-    """The role; its bytes may be escaped."""
+    """Return the role of a message. Its JSON is decoded if needed, as it may contain escapes."""
     raw = message["role"]
     return _ROLES.get(bytes(raw)) or as_text(raw) or ""
 
 
 def text_of(message: Message) -> str | None:
-    """The content where it is a string."""
+    """Return the content if it is a string, else None."""
     return as_text(message.get("content"))
 
 
 def set_text(message: Message, text: str) -> None:
-    """Set the content."""
+    """Set the content to a string."""
     message["content"] = Raw(_encode(text))
 
 
 def calls_of(message: Message) -> list[dict[str, Raw]]:
-    """The tool calls of an assistant message; what is not readable as such is left out."""
+    """Return the tool calls of an assistant message, without items that are not JSON objects."""
     return [fields for call in as_list(message.get("tool_calls")) if (fields := as_object(call))]
 
 
@@ -107,7 +117,7 @@ def _drop_nulls(message: Message) -> None:
 
 
 def _drop_vendor_keys(message: Message, rules: Rules, note: Note) -> None:
-    """Drop keys that come from the answers of another host, and that this one refuses."""
+    """Drop keys that come from the answers of another host and that this host refuses."""
     if not rules.keeps_extra_content and message.pop("extra_content", None) is not None:
         note("extra_content", "dropped")
     if not rules.keeps_cache_control and message.pop("cache_control", None) is not None:
@@ -130,7 +140,7 @@ def _adapt_to_reference(message: Message, rules: Rules, note: Note) -> None:
 
 
 def _shorten_ids(messages: list[Message]) -> None:
-    """Replace ids of tool calls that are too long for OpenAI, such as Gemini's, which contain a signature."""
+    """Replace ids of tool calls that are too long for OpenAI, such as Gemini's ids, which contain a signature."""
     given = (as_text(message.get("tool_call_id")) for message in messages)
     short = {old: _short_id(old) for old in given if old is not None and len(old) > _MAX_ID}
     if not short:
@@ -147,7 +157,7 @@ def _shorten_ids(messages: list[Message]) -> None:
 
 
 def _short_id(call_id: str) -> Raw:
-    """A hash of the id: the same in every turn, so that the host's prompt cache still matches."""
+    """Return a hash of the id: it is the same in every turn, so that the host's prompt cache still matches."""
     return Raw(_encode(f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:24]}"))
 
 
@@ -158,7 +168,7 @@ def _adapt_one(message: Message, role: str, rules: Rules, reasoning: str | None,
     if role == "assistant":
         _adapt_assistant(message, rules, reasoning, thoughts, note)
     else:
-        _fill_content(message)  # row 103: only the result of a function may be null
+        _fill_content(message)  # row 103: content is required here; the parser allows null only in a function's result
 
 
 def _adapt_parts(message: Message, role: str, rules: Rules, note: Note) -> list[Raw]:
@@ -192,12 +202,12 @@ def _adapt_assistant(message: Message, rules: Rules, reasoning: str | None, thou
 
 
 def _move_to_content(message: Message, note: Note) -> None:
-    """Move a refusal, or the transcript of audio, to the content if that is null; else they are dropped."""
+    """Move a refusal, or else the transcript of audio, to the content if that is null; otherwise drop both."""
     refusal, audio = message.pop("refusal", None), message.pop("audio", None)
-    spoken = as_object(audio).get("transcript")
-    said = next((value for value in (refusal, spoken) if as_text(value)), None)
-    if is_null(message.get("content", _NULL)) and said is not None:
-        message["content"] = said
+    transcript = as_object(audio).get("transcript")
+    text = next((value for value in (refusal, transcript) if as_text(value)), None)
+    if is_null(message.get("content", _NULL)) and text is not None:
+        message["content"] = text
     elif as_text(refusal):
         note("refusal", "dropped")
     if audio is not None:
@@ -205,7 +215,7 @@ def _move_to_content(message: Message, note: Note) -> None:
 
 
 def _adapt_calls(message: Message, rules: Rules, note: Note) -> None:
-    """Q-ARGS: make the arguments of past calls JSON objects, as hosts parse them; remove an empty list of calls."""
+    """Q-ARGS: make the arguments of past calls JSON objects, as hosts decode them; remove an empty list of calls."""
     given = message["tool_calls"]
     if rules.is_reference and compact(given) != b"[]" and b"extra_content" not in bytes(given):
         return
@@ -221,7 +231,7 @@ def _adapt_calls(message: Message, rules: Rules, note: Note) -> None:
 
 
 def _adapt_call(call: Message, rules: Rules, note: Note) -> bool:
-    """Adapt one call in place; whether it was changed."""
+    """Adapt one call in place; return whether it was changed."""
     is_changed = not rules.keeps_extra_content and call.pop("extra_content", None) is not None
     if is_changed:
         note("extra_content", "dropped")
@@ -257,7 +267,7 @@ def _rename_reasoning(message: Message, rules: Rules, reasoning: str | None, tho
             is_lost = is_lost or compact(details) not in _EMPTY_VALUES
     given += thoughts
     given.append(_split_thought(message))
-    # DeepSeek takes "" for missing (row 31)
+    # DeepSeek treats "" as missing (row 31)
     found = [value for value in given if as_text(value)]
     if found and reasoning is not None:
         message[reasoning] = found[0]
@@ -266,7 +276,10 @@ def _rename_reasoning(message: Message, rules: Rules, reasoning: str | None, tho
 
 
 def _split_thought(message: Message) -> Raw:
-    """Thinking that a client keeps inline (`think_tags`): out of the content."""
+    """Remove thinking in `<think>` tags from the beginning of the content and return it; empty if there is none.
+
+    A client keeps thinking inline if it requested the reasoning format `think_tags`.
+    """
     text = text_of(message)
     if text is None or not text.lstrip().startswith(_OPEN) or _CLOSE not in text:
         return _EMPTY
@@ -276,7 +289,7 @@ def _split_thought(message: Message) -> Raw:
 
 
 def _modernise(messages: list[Message], roles: list[str]) -> None:
-    """`function_call` and the role `function`, which tools replaced: a call gets an id, its result points to it."""
+    """Turn the legacy `function_call` and role `function` into tool calls and results, linked by ids made here."""
     last_id = Raw(b'"call_0"')
     for number, message in enumerate(messages):
         if roles[number] == "function":
@@ -291,7 +304,7 @@ def _modernise(messages: list[Message], roles: list[str]) -> None:
 
 
 def _merge_system(messages: list[Message], roles: list[str], note: Note) -> list[Message]:
-    """Q-SYS: one system message at the front, for templates that know of one only."""
+    """Q-SYS: join all system messages into one at the front, for templates that support only one."""
     number = roles.count("system")
     if not number or (number == 1 and roles[0] == "system"):
         return messages

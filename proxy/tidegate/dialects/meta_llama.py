@@ -9,12 +9,12 @@ from msgspec import Struct
 from tidegate.dialects import answer_shapes, events, failures
 from tidegate.dialects.base import ONLY_OPENAI, Dialect
 from tidegate.dialects.draft import Draft
-from tidegate.dialects.thinking import put_nothing
+from tidegate.dialects.thinking import put_no_switch
 from tidegate.protocol.chat import Choice, Chunk, Delta, Function, ToolCall
 from tidegate.protocol.lenient import TextPiece
 from tidegate.protocol.raw import as_object, as_text
 
-_LACKS = (
+_UNSUPPORTED = (
     ONLY_OPENAI
     | {"chat_template_kwargs", "stop", "n", "presence_penalty", "frequency_penalty", "seed", "logit_bias"}
     | {"logprobs", "top_logprobs", "parallel_tool_calls"}
@@ -22,7 +22,7 @@ _LACKS = (
 
 
 def _adjust(draft: Draft) -> None:
-    """Row 168: the only form that an answer can be held to is a schema."""
+    """Row 168: refuse `json_object`, as the API constrains an answer only by a schema."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) == "json_object":
         draft.refuse("response_format")
 
@@ -37,8 +37,8 @@ class _NativeMessage(Struct, gc=False):
     stop_reason: str | None = None
 
 
-class _Piece(Struct, gc=False):
-    """A delta of an event: a text, or a piece of a tool call."""
+class _EventDelta(Struct, gc=False):
+    """The delta of an event: a text, or a fragment of a tool call."""
 
     type: str | None = None
     text: TextPiece | None = None
@@ -48,7 +48,7 @@ class _Piece(Struct, gc=False):
 
 class _Event(Struct, gc=False):
     event_type: str | None = None
-    delta: _Piece | None = None
+    delta: _EventDelta | None = None
     stop_reason: str | None = None
     metrics: list[dict[str, Any]] | None = None
 
@@ -64,17 +64,17 @@ _decode = msgspec.json.Decoder(_Native, strict=False).decode
 
 
 def parse_native(data: bytes) -> Chunk:
-    """Rows 165-167 and 169: one answer, or one event of a stream, as a `Chunk`.
+    """Rows 165-167 and 169: read one answer, or one event of a stream, into a `Chunk`.
 
     Raises:
-        ProxyError: it is an error object.
-        UpstreamFailed: it is neither.
+        ProxyError: the object is an error, or is neither an answer nor an event.
+        UpstreamFailed: the data is not a JSON object.
     """
     events.check_size(data)
     try:
         native, is_mended = _decode(data), False
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        native, is_mended = events.read_leniently(data, _Native, _mend), True
+        native, is_mended = events.read_leniently(data, _Native, _reshape), True
     if native.completion_message is not None:
         chunk = _from_message(native.completion_message, native)
     elif native.event is not None:
@@ -85,7 +85,7 @@ def parse_native(data: bytes) -> Chunk:
     return chunk
 
 
-def _mend(value: dict[str, Any]) -> None:
+def _reshape(value: dict[str, Any]) -> None:
     message, event = value.get("completion_message"), value.get("event")
     if isinstance(message, dict):
         if isinstance(message.get("content"), list):
@@ -107,19 +107,19 @@ def _from_message(message: _NativeMessage, native: _Native) -> Chunk:
 
 
 def _from_event(event: _Event) -> Chunk:
-    piece, usage = event.delta, _usage(event.metrics)
+    event_delta, usage = event.delta, _usage(event.metrics)
     if event.event_type == "metrics":
         return Chunk(choices=[], usage=usage)
     delta = Delta()
-    if piece is not None and piece.type == "tool_call":
-        delta.tool_calls = [ToolCall(id=piece.id, function=piece.function)]
-    elif piece is not None:
-        delta.content = piece.text
+    if event_delta is not None and event_delta.type == "tool_call":
+        delta.tool_calls = [ToolCall(id=event_delta.id, function=event_delta.function)]
+    elif event_delta is not None:
+        delta.content = event_delta.text
     return Chunk(choices=[Choice(delta=delta, finish_reason=event.stop_reason)], usage=usage)
 
 
 def _usage(metrics: list[Mapping[str, Any]] | list[dict[str, Any]] | None) -> dict[str, Any] | None:
-    """`[{"metric": "num_prompt_tokens", "value": 9, "unit": "tokens"}, …]` as one mapping."""
+    """Return the metrics, a list of `{"metric": "num_prompt_tokens", "value": 9, "unit": "tokens"}`, as one mapping."""
     if not metrics:
         return None
     return {str(item["metric"]): item.get("value") for item in metrics if "metric" in item}
@@ -127,9 +127,9 @@ def _usage(metrics: list[Mapping[str, Any]] | list[dict[str, Any]] | None) -> di
 
 COMPAT = Dialect(
     name="meta_llama",
-    lacks=_LACKS,
+    unsupported_fields=_UNSUPPORTED,
     max_tokens="max_completion_tokens",
-    put_thinking=put_nothing,  # its models do not think
+    put_thinking=put_no_switch,  # Meta's models do not think
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
     adjust=_adjust,
@@ -137,10 +137,10 @@ COMPAT = Dialect(
 NATIVE = Dialect(
     name="meta_llama_native",
     paths={"chat": "/chat/completions"},
-    lacks=_LACKS,
+    unsupported_fields=_UNSUPPORTED,
     max_tokens="max_completion_tokens",
-    put_thinking=put_nothing,  # its models do not think
-    asks_usage=False,
+    put_thinking=put_no_switch,  # Meta's models do not think
+    takes_stream_options=False,
     first_byte_timeout_s=60.0,
     keepalive_s=30.0,
     adjust=_adjust,

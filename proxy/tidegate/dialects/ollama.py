@@ -7,9 +7,9 @@ from tidegate.dialects.thinking import put_effort
 DIALECT = Dialect(
     name="ollama",
     rules=Rules(reasoning="reasoning", merges_system=True, takes_null_content=False),  # rows 118, 122
-    lacks=ONLY_OPENAI
+    unsupported_fields=ONLY_OPENAI
     | {"n", "logit_bias", "parallel_tool_calls", "user", "chat_template_kwargs"}  # row 115
-    | {"best_of", "echo"},  # of legacy completions
+    | {"best_of", "echo"},  # fields of legacy completions
     max_tokens="max_tokens",  # row 114
     tool_choices=frozenset({"auto"}),
     fetches_urls=False,  # row 117

@@ -6,8 +6,8 @@ from tidegate.dialects.messages import Rules
 DIALECT = Dialect(
     name="openai",
     rules=Rules(is_reference=True),
-    max_tokens="max_completion_tokens",  # row 193; the old name is refused by models that reason
-    knows_tool_types=True,
+    max_tokens="max_completion_tokens",  # row 193: reasoning models refuse the old name
+    supports_tool_types=True,
     parts=OPENAI_PARTS,
     thought_tags=(),
     top_level=frozenset({"system_fingerprint"}),

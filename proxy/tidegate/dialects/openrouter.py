@@ -1,9 +1,9 @@
-"""openrouter.ai (contract B.12): a router in front of many, which knows most of what OpenAI knows."""
+"""openrouter.ai (contract B.12): a router to many providers, which supports most of OpenAI's fields."""
 
 from tidegate.dialects.base import OPENAI_PARTS, Dialect
 from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
-from tidegate.dialects.thinking import Thinking, word
+from tidegate.dialects.thinking import Thinking, translate_effort
 
 _EFFORTS = {"max": "xhigh"}
 
@@ -13,7 +13,7 @@ def _put_thinking(draft: Draft, thinking: Thinking) -> None:
     if thinking.is_on is False:
         settings["enabled"] = False
     elif thinking.effort is not None:
-        settings["effort"] = word(draft, thinking.effort, _EFFORTS)
+        settings["effort"] = translate_effort(draft, thinking.effort, _EFFORTS)
     elif thinking.budget is not None:
         settings["max_tokens"], thinking.budget = thinking.budget, None
     elif thinking.is_on:
@@ -29,10 +29,10 @@ DIALECT = Dialect(
         reasoning="reasoning",  # rows 174, 179
         keeps_reasoning_details=True,
         keeps_extra_content=True,
-        keeps_cache_control=True,  # without it the models of Anthropic cache nothing
+        keeps_cache_control=True,  # without `cache_control`, Anthropic's models cache nothing
     ),
-    lacks=frozenset({"chat_template_kwargs"}),
-    knows_tool_types=True,
+    unsupported_fields=frozenset({"chat_template_kwargs"}),
+    supports_tool_types=True,
     parts=OPENAI_PARTS | {"video_url", "input_video"},
     put_thinking=_put_thinking,
     stand_in=" ",

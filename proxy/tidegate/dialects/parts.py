@@ -1,4 +1,4 @@
-"""Content parts of requests: checks what a host and a model take, joins texts, separates thinking."""
+"""Content parts of requests: checks that host and model support them, joins texts, separates thinking."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,14 +11,18 @@ from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import json_type
 
 _encode = msgspec.json.Encoder().encode
-_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})  # types of Mistral, Anthropic and the AI SDK
+_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})  # used by Mistral, Anthropic and the AI SDK
 _TEXT_KEYS = frozenset({"type", "text", "refusal", "prompt_cache_breakpoint"})
 _EMPTY = Raw(b'""')
 _NULL = Raw(b"null")
 
 
 def each(messages: list[Message]) -> Iterator[tuple[str, str, Mapping[str, Raw]]]:
-    """Every content part: its path (`messages[0].content[1]`), its type, and its fields."""
+    """Yield the path (`messages[0].content[1]`), the type and the fields of every content part.
+
+    Raises:
+        MalformedRequest: a part has no type.
+    """
     for number, message in enumerate(messages):
         content = message.get("content")
         if content is None or json_type(content) != "array":
@@ -28,15 +32,22 @@ def each(messages: list[Message]) -> Iterator[tuple[str, str, Mapping[str, Raw]]
             part = as_object(raw)
             kind = as_text(part.get("type"))
             if kind is None:
-                raise MalformedRequest(f"Invalid '{at}': a content part has a 'type'.", param=at, code="invalid_type")
+                raise MalformedRequest(
+                    f"Invalid '{at}': a content part must have a 'type'.", param=at, code="invalid_type"
+                )
             yield at, kind, part
 
 
 def check(messages: list[Message], *, known: frozenset[str], has_vision: bool | None) -> None:
-    """Check that the host and the model take every content part.
+    """Check that the host and the model support every content part.
+
+    Args:
+        messages: the messages.
+        known: the types of parts that the host supports.
+        has_vision: whether the model accepts images; None: not known, so images are sent.
 
     Raises:
-        UnsupportedParameter: the host does not know the type of a part, or the model takes no images.
+        UnsupportedParameter: the host does not support the type of a part, or the model accepts no images.
         MalformedRequest: a part has no type.
     """
     for at, kind, _ in each(messages):
@@ -56,9 +67,9 @@ def adapt(message: Message, note: Note, *, is_answer: bool, keeps_cache_control:
     """Adapt the content parts of a message to a host, in place.
 
     Args:
-        message: its content is an array.
+        message: a message whose content is an array.
         note: is called for every field that is dropped.
-        is_answer: whether the message is the assistant's, whose parts may hold thinking.
+        is_answer: whether it is an assistant message, whose parts may hold thinking.
         keeps_cache_control: whether Anthropic's `cache_control` stays.
         joins_text: whether an array of texts becomes a string (Q-TEXT).
 
@@ -81,7 +92,7 @@ def adapt(message: Message, note: Note, *, is_answer: bool, keeps_cache_control:
 
 
 def _join_text(parts: list[Message], note: Note) -> Raw:
-    """The joined texts; if not all parts are text, the array without keys that only OpenAI knows."""
+    """Return the joined texts; if not all parts are text, return the array without keys that only OpenAI supports."""
     is_text = [bytes(part.get("type", _EMPTY)) in {b'"text"', b'"refusal"'} for part in parts]
     if all(is_text) and not any("cache_control" in part for part in parts):
         for name in sorted({name for part in parts for name in part} - _TEXT_KEYS):
@@ -89,18 +100,18 @@ def _join_text(parts: list[Message], note: Note) -> Raw:
         return Raw(_encode("".join(as_text(part.get("text") or part.get("refusal")) or "" for part in parts)))
     for part in parts:
         part.pop("prompt_cache_breakpoint", None)
-    # Zhipu and Bedrock refuse an empty text
+    # an empty text is left out beside other parts, as Zhipu and Bedrock refuse it
     return Raw(_encode([part for part in parts if bytes(part.get("text", _NULL)) != b'""'] or parts))
 
 
 def _thought_of(part: Mapping[str, Raw]) -> Raw:
-    """The text of a thinking part, which is a string or a list of text parts (Mistral)."""
+    """Return the text of a thinking part, which is a string or a list of text parts (Mistral)."""
     found = next((part[name] for name in ("thinking", "text", "reasoning", "summary") if name in part), _EMPTY)
     return text_of(found) if json_type(found) == "array" else found
 
 
 def text_of(details: Raw) -> Raw:
-    """The joined texts of a list of parts."""
+    """Return the joined texts of a list of parts, as JSON."""
     items = msgspec.json.decode(details)
     texts = [item.get("text") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
     return Raw(_encode("".join(text for text in texts if isinstance(text, str))))

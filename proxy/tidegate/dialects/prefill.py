@@ -1,6 +1,7 @@
-"""Going on with an answer that broke off at another host: what was said, as the beginning of what is to be said.
+"""Continues an answer that broke off at another host: the text so far is sent as the beginning of the answer.
 
-Only where the host says that it can: others would answer anew to an assistant's last word, or refuse it.
+Only hosts with a documented way to do this can continue. Other hosts would begin a new answer after a last message of
+the assistant, or refuse it.
 """
 
 from typing import Literal
@@ -16,13 +17,17 @@ Prefill = Literal["vllm", "deepseek_beta"]
 
 
 def put_message(draft: Draft, form: Prefill | None) -> None:
-    """The text so far as a last message that is still open.
+    """Append the text so far as a last assistant message that the host has to continue.
+
+    Args:
+        draft: the request; `prefix` is the text so far.
+        form: how the host is asked to continue; None: it cannot continue an answer.
 
     Raises:
-        UpstreamLacksModel: the host cannot go on with an answer, another target may.
+        UpstreamLacksModel: the host cannot continue an answer; another target may.
     """
     if form is None:
-        raise UpstreamLacksModel("The upstream for this model cannot go on with an answer.")
+        raise UpstreamLacksModel("The upstream for this model cannot continue an answer.")
     message: Message = {"role": Raw(b'"assistant"')}
     set_text(message, draft.prefix)
     if form == "deepseek_beta":
@@ -34,5 +39,5 @@ def put_message(draft: Draft, form: Prefill | None) -> None:
 
 
 def put_prompt(draft: Draft) -> None:
-    """A completion goes on from any text."""
+    """Append the text so far to the prompt of a completion, which continues any text."""
     draft.put("prompt", (as_text(draft.fields.get("prompt")) or "") + draft.prefix)

@@ -1,6 +1,6 @@
-"""Rules that rebuild a JSON value by an allow-list: what a `Rule` does not know is dropped.
+"""Rules that rebuild a JSON value from an allow-list: a field without a `Rule` is dropped.
 
-Every object is written anew, so that a duplicate key cannot hide a value.
+Every object is encoded anew, so that a duplicate key cannot hide a value from the checks.
 """
 
 import re
@@ -16,8 +16,8 @@ from tidegate.errors import MalformedRequest
 from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import json_type
 
-# Args: the value; its path, such as `messages[0].content`; a set that gets the names of dropped fields.
-# Returns: the rebuilt value; None: it is dropped. A rule may raise `MalformedRequest`.
+# A rule takes the value, its path, such as `messages[0].content`, and a set, to which it adds the names of dropped
+# fields. It returns the rebuilt value, or None if the value is dropped. It may raise `MalformedRequest`.
 Rule = Callable[[Raw, str, set[str]], Raw | None]
 
 _encode = msgspec.json.Encoder().encode
@@ -32,22 +32,22 @@ _MAY_HOLD_REFERENCE = (*(name.encode() for name in _REFERENCES), b"\\u00")  # a 
 
 
 def text(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
-    """A string that only the model reads."""
+    """A rule for a string that only the model reads."""
     return raw if json_type(raw) == "string" else None
 
 
 def word(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
-    """A string of letters, digits, `_`, `+` and `-`."""
+    """A rule for a string of at most 64 letters, digits, `_`, `+` and `-`."""
     return raw if _WORD.fullmatch(as_text(raw) or " ") else None
 
 
 def scalar(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
-    """A number or a boolean."""
+    """A rule for a number or a boolean."""
     return raw if json_type(raw) in {"number", "boolean"} else None
 
 
 def schema(raw: Raw, at: str, _dropped: set[str]) -> Raw:
-    """Any JSON, such as a schema, whose references all point into the same document.
+    """A rule for any JSON, such as a schema, whose references all point into the same document.
 
     Raises:
         MalformedRequest: a reference points elsewhere.
@@ -63,11 +63,11 @@ def schema(raw: Raw, at: str, _dropped: set[str]) -> Raw:
             param=at,
             code="unsupported_reference",
         )
-    return Raw(_encode(value))  # encoded anew: of duplicate keys only the checked one stays
+    return Raw(_encode(value))  # encoded anew, so that of duplicate keys only the checked one is kept
 
 
 def fields(**known: Rule) -> Rule:
-    """An object with these fields."""
+    """Return a rule for an object with these fields."""
 
     def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
         return None if json_type(raw) != "object" else Raw(_encode(keep_known(as_object(raw), known, at, dropped)))
@@ -76,7 +76,7 @@ def fields(**known: Rule) -> Rule:
 
 
 def keep_known(given: Mapping[str, Raw], known: Mapping[str, Rule], at: str, dropped: set[str]) -> dict[str, Raw]:
-    """The fields of an object for which there is a rule, rebuilt."""
+    """Return the fields of an object for which `known` has a rule, rebuilt; the names of others go into `dropped`."""
     kept = {}
     for name, value in given.items():
         rule = known.get(name)
@@ -89,7 +89,7 @@ def keep_known(given: Mapping[str, Raw], known: Mapping[str, Rule], at: str, dro
 
 
 def items(rule: Rule) -> Rule:
-    """An array of items for which there is one rule."""
+    """Return a rule for an array whose items all have the rule `rule`; items that it drops are left out."""
 
     def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
         if json_type(raw) != "array":
@@ -101,7 +101,7 @@ def items(rule: Rule) -> Rule:
 
 
 def unchanged_if(decoder: msgspec.json.Decoder[Any], rule: Rule) -> Rule:
-    """A value that the strict `decoder` accepts is kept unchanged, which is fast; any other is rebuilt by `rule`."""
+    """Return a rule that keeps a value if the strict `decoder` accepts it, which is fast, and else applies `rule`."""
 
     def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
         data = bytes(raw)
@@ -115,7 +115,7 @@ def unchanged_if(decoder: msgspec.json.Decoder[Any], rule: Rule) -> Rule:
 
 
 def either(*rules: Rule) -> Rule:
-    """The first of these rules that does not drop the value."""
+    """Return a rule that applies the first of these rules that does not drop the value."""
 
     def apply(raw: Raw, at: str, dropped: set[str]) -> Raw | None:
         return next((found for each in rules if (found := each(raw, at, dropped)) is not None), None)
@@ -124,32 +124,32 @@ def either(*rules: Rule) -> Rule:
 
 
 def address(raw: Raw, at: str, dropped: set[str]) -> Raw:
-    """An object whose `url` is a `data:` URL; a bare string becomes such an object.
+    """A rule for an object whose `url` is a `data:` URL; a bare string becomes such an object.
 
     Raises:
-        MalformedRequest: the URL is missing, or no `data:` URL.
+        MalformedRequest: the URL is missing or is not a `data:` URL.
     """
     given = {"url": raw} if json_type(raw) == "string" else as_object(raw)
-    kept = keep_known(given, _OF_ADDRESS, at, dropped)
+    kept = keep_known(given, _ADDRESS_KEYS, at, dropped)
     url = media.data_url(as_text(kept.get("url")) or "")
     if url is None:
         raise not_inline(at)
     return Raw(_encode(kept | {"url": url}))
 
 
-_OF_ADDRESS: Mapping[str, Rule] = {
+_ADDRESS_KEYS: Mapping[str, Rule] = {
     "url": text,
     "detail": word,
-    "max_dynamic_patch": scalar,  # SGLang's
-    "min_dynamic_patch": scalar,
+    "max_dynamic_patch": scalar,  # a field of SGLang
+    "min_dynamic_patch": scalar,  # a field of SGLang
 }
 
 
 def base64_text(raw: Raw, at: str, _dropped: set[str]) -> Raw:
-    """Base64.
+    """A rule for base64.
 
     Raises:
-        MalformedRequest: the value is no base64.
+        MalformedRequest: the value is not base64.
     """
     found = media.plain_base64(as_text(raw) or "-.")
     if found is None:
@@ -158,7 +158,7 @@ def base64_text(raw: Raw, at: str, _dropped: set[str]) -> Raw:
 
 
 def not_inline(at: str) -> MalformedRequest:
-    """The error for media that are not sent as bytes inside the request."""
+    """Return the error for media that are not sent as bytes inside the request."""
     return MalformedRequest(
         "This model runs on a local engine, which may not open addresses or files. Send the bytes: "
         "'data:TYPE;base64,...' as a URL, base64 as data.",
@@ -168,7 +168,7 @@ def not_inline(at: str) -> MalformedRequest:
 
 
 def has_address(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
-    """Whether any string in the value looks like a URL or a file path."""
+    """Return whether any string in the value looks like a URL or a file path."""
     if isinstance(value, str):
         return _ADDRESS.match(value.lstrip()) is not None
     if isinstance(value, list):
@@ -177,7 +177,7 @@ def has_address(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
 
 
 def _refers_elsewhere(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
-    """Whether a reference points outside the document; strings may hold schemas too (SGLang, vLLM)."""
+    """Return whether a reference points outside the document; strings may hold schemas too (SGLang, vLLM)."""
     if isinstance(value, str):
         text = value.lstrip().lstrip("\ufeff")
         return text.startswith("{") and _text_refers_elsewhere(text)
@@ -189,13 +189,16 @@ def _refers_elsewhere(value: Any) -> bool:  # noqa: ANN401 - JSON of any form
 
 
 def _is_elsewhere(reference: Any) -> bool:  # noqa: ANN401 - JSON of any form
-    """Whether a reference, or any of a list of them, points outside the document; no standard allows a list."""
+    """Return whether a reference points outside the document. Lists are checked too, though no standard allows them."""
     named = reference if isinstance(reference, list) else [reference]
     return any(isinstance(each, str) and not each.startswith("#") for each in named)
 
 
 def _text_refers_elsewhere(text: str) -> bool:
-    """Text that is no strict JSON is searched for the keys, as the engine's parser may be more lenient."""
+    """Return whether a reference in JSON text points outside the document.
+
+    In text that is not strict JSON any reference counts, as the engine's parser may be more lenient.
+    """
     try:
         return _refers_elsewhere(msgspec.json.decode(text))
     except (msgspec.DecodeError, UnicodeEncodeError):

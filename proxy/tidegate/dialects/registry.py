@@ -1,4 +1,4 @@
-"""Every dialect by name."""
+"""The table of all dialects by name."""
 
 from collections.abc import Mapping
 

@@ -17,11 +17,11 @@ def _put_thinking(draft: Draft, thinking: Thinking) -> None:
 DIALECT = Dialect(
     name="sglang",
     rules=Rules(reasoning="reasoning_content", merges_system=True),
-    lacks=ONLY_OPENAI,
+    unsupported_fields=ONLY_OPENAI,
     parts=ENGINE_PARTS,
     fetches_urls=False,
     structured_with_forced_tool=False,  # row 86
-    leaves_template=True,
+    keeps_template_kwargs=True,
     may_lack_parser=True,
     leaks_markup=True,
     put_thinking=_put_thinking,

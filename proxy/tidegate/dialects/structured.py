@@ -1,6 +1,6 @@
-"""`response_format` where the host cannot hold an answer to a schema: the schema goes into the prompt (Q-JSON).
+"""Emulates `response_format` if the host cannot enforce a schema: the schema is put into the prompt (Q-JSON).
 
-The pipeline then validates the answer against `Draft.schema`, and asks once more where it does not fit.
+The pipeline then validates the answer against `Draft.schema`, and repeats the request once if the answer is invalid.
 """
 
 import msgspec
@@ -19,22 +19,26 @@ _ANY_OBJECT = Raw(b'{"type":"object"}')
 
 
 def emulate(draft: Draft, *, host_has: Structured) -> None:
-    """Make what is asked of the answer's form something that the host can do.
+    """Replace a `response_format` that the host or the model does not support by an instruction in the prompt.
+
+    Args:
+        draft: the request.
+        host_has: the highest level of `response_format` that the host supports; the model's card can lower it.
 
     Raises:
-        MalformedRequest: the schema is none.
+        MalformedRequest: the schema is not a valid JSON schema.
     """
     if "response_format" not in draft.fields:
         return
-    wanted = as_object(draft.fields["response_format"])
-    kind = as_text(wanted.get("type"))
+    requested = as_object(draft.fields["response_format"])
+    kind = as_text(requested.get("type"))
     has = min(host_has, draft.card.structured_output or host_has, key=_LEVELS.__getitem__)
-    if kind == "text":  # what comes anyway; some hosts do not know the field
+    if kind == "text":  # the default; some hosts do not support the field
         del draft.fields["response_format"]
         return
     if kind not in ("json_object", "json_schema") or _LEVELS[has] >= _LEVELS[kind]:
         return
-    settings = as_object(wanted.get("json_schema"))
+    settings = as_object(requested.get("json_schema"))
     schema = settings.get("schema", _ANY_OBJECT)
     json_schema.check(schema)
     draft.schema = schema
@@ -47,14 +51,14 @@ def emulate(draft: Draft, *, host_has: Structured) -> None:
 
 
 def drop(draft: Draft) -> None:
-    """Do without it, where a call is the answer; text is what comes anyway."""
+    """Drop `response_format` if the answer must be a tool call; report that unless its type is text, the default."""
     given = as_object(draft.fields.pop("response_format", None))
     if as_text(given.get("type")) not in (None, "text"):
         draft.note("response_format", "dropped")
 
 
 def mention_json(draft: Draft) -> None:
-    """Row 8: `json_object` is refused where no message has the word."""
+    """Row 8: add a message with the word JSON if there is none, as DeepSeek then refuses `json_object`."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) != "json_object":
         return
     texts = [text_of(message) or "" for message in draft.messages]
@@ -65,7 +69,10 @@ def mention_json(draft: Draft) -> None:
 
 
 def instruct(draft: Draft, instruction: str) -> None:
-    """Behind the first system message, as some templates want one only; else in one of its own."""
+    """Append an instruction to the first message if it is a system message, else put a new system message first.
+
+    A second system message is avoided, as some chat templates support only one.
+    """
     first = draft.messages[0]
     if role_of(first) == "system" and (text := text_of(first)) is not None:
         set_text(first, f"{text}\n\n{instruction}")

@@ -9,73 +9,73 @@ from tidegate.dialects import events, failures
 from tidegate.dialects.base import ONLY_OPENAI, Dialect
 from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
-from tidegate.dialects.thinking import put_nothing
+from tidegate.dialects.thinking import put_no_switch
 from tidegate.errors import UpstreamRejected
 from tidegate.protocol.chat import Chunk
 from tidegate.protocol.raw import as_object, as_text
 
 _encode = msgspec.json.Encoder().encode
-# how its messages begin that tell of no fault of the caller's, and the status of each outside of a stream
-_FAILURES = {"Model is overloaded": 429, "Request failed during generation": 424, "Incomplete generation": 500}
+# The beginnings of TGI's error messages that are not the caller's fault, and the status of each outside a stream.
+_FAILURE_STATUSES = {"Model is overloaded": 429, "Request failed during generation": 424, "Incomplete generation": 500}
 
 
 def _parse(data: bytes) -> Chunk:
-    """Row 133: whatever goes wrong in a stream, TGI says 422.
+    """Read an event; correct the status of an error, as TGI reports every error in a stream as 422 (row 133).
 
     Raises:
-        ProxyError: it is an error object.
+        ProxyError: the event is an error.
     """
     try:
         return events.parse(data)
     except UpstreamRejected as error:
-        for words, status in _FAILURES.items():
-            if error.message.startswith(words):
+        for beginning, status in _FAILURE_STATUSES.items():
+            if error.message.startswith(beginning):
                 raise failures.parse_error(status, {}, data) from error
         raise
 
 
 def _adjust(draft: Draft) -> None:
-    _give_schema(draft)
+    _add_schema(draft)
     draft.messages = [
-        {name: _without_pictures(draft, value) for name, value in message.items()} for message in draft.messages
+        {name: _escape_images(draft, value) for name, value in message.items()} for message in draft.messages
     ]
     _adjust_completion(draft)
 
 
 def _adjust_completion(draft: Draft) -> None:
-    draft.fields = {name: _without_pictures(draft, value) for name, value in draft.fields.items()}
+    draft.fields = {name: _escape_images(draft, value) for name, value in draft.fields.items()}
 
 
-def _give_schema(draft: Draft) -> None:
-    """Its JSON grammar wants a schema beside the type."""
+def _add_schema(draft: Draft) -> None:
+    """Add a schema to `json_object`, as TGI's JSON grammar requires one beside the type."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) == "json_object":
         draft.put("response_format", {"type": "json_object", "value": draft.schema or Raw(b'{"type":"object"}')})
 
 
-def _without_pictures(draft: Draft, raw: Raw) -> Raw:
-    """Where its model sees, TGI takes `![](address)` for a picture, wherever in the prompt, and fetches it."""
+def _escape_images(draft: Draft, raw: Raw) -> Raw:
+    """Escape `![](…)` in a value: if its model has vision, TGI reads it anywhere in the prompt as an image to fetch."""
     value = msgspec.json.decode(raw)
-    mended = _mend(value)
-    if mended == value:
+    escaped = _escape(value)
+    if escaped == value:
         return raw
-    encoded = _encode(mended)
+    encoded = _encode(escaped)
     if b"![ ](" in encoded:
         draft.note("pictures", "escaped")
     return Raw(encoded)
 
 
-def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+def _escape(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
     if isinstance(value, str):
         return value.replace("![](", "![ ](")
     if isinstance(value, list):
-        return [_mend(item) for item in _join_texts(value)]
+        return [_escape(item) for item in _join_texts(value)]
     if isinstance(value, dict):
-        return {_mend(name): _mend(item) for name, item in value.items()}
+        return {_escape(name): _escape(item) for name, item in value.items()}
     return value
 
 
 def _join_texts(parts: list[Any]) -> list[Any]:
-    """Neighbours become one part, as TGI puts them end to end."""
+    """Join neighbouring text parts, as TGI joins them without a separator, so that `![](` may be split among them."""
     joined: list[Any] = []
     for part in parts:
         if joined and _is_text(part) and _is_text(joined[-1]):
@@ -92,15 +92,15 @@ def _is_text(part: Any) -> bool:  # noqa: ANN401 - JSON of any shape
 DIALECT = Dialect(
     name="tgi",
     rules=Rules(merges_system=True, takes_null_content=False),  # row 135
-    lacks=ONLY_OPENAI | {"logit_bias", "chat_template_kwargs"},
+    unsupported_fields=ONLY_OPENAI | {"logit_bias", "chat_template_kwargs"},
     max_tokens="max_tokens",
     fetches_urls=False,
     structured="json_object",
     may_lack_parser=True,
     leaks_markup=True,
-    put_thinking=put_nothing,
+    put_thinking=put_no_switch,
     adjust=_adjust,
     adjust_completion=_adjust_completion,
     parse=_parse,
-    numbers_calls=True,  # every call has the id 0
+    numbers_calls=True,  # TGI gives every call the id 0
 )

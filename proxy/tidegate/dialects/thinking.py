@@ -1,4 +1,4 @@
-"""Whether and how hard a model thinks, in each host's way (contract B.16, Q-EFFORT, Q-FORCE)."""
+"""Translates the switches for thinking and its effort between callers and hosts (contract B.16, Q-EFFORT, Q-FORCE)."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,19 +9,19 @@ from tidegate.protocol.raw import as_object, as_text
 from tidegate.protocol.request import Fields, is_null
 
 _FIELDS = frozenset({"chat_template_kwargs", "reasoning", "thinking", "reasoning_effort"})
-_OF_REASONING = frozenset({"effort", "enabled", "exclude", "max_tokens"})  # `exclude` is honoured here
+_REASONING_KEYS = frozenset({"effort", "enabled", "exclude", "max_tokens"})  # Tidegate itself honours `exclude`
 _SWITCHES = ("thinking", "enable_thinking")
-_TRUTH = {b"true": True, b"false": False}
+_BOOLEANS = {b"true": True, b"false": False}
 _NO_MAPPING: Mapping[str, str] = {}
 
 
 class Thinking(Struct):
-    """What was asked for.
+    """The thinking that the caller requests.
 
     Attributes:
-        is_on: on, off, or None where nothing was said.
-        effort: how hard, in OpenAI's words.
-        budget: for how many tokens at most; a JSON number. A `Put` that sends it sets it to None.
+        is_on: whether the model has to think; None: the caller does not specify it.
+        effort: the reasoning effort in OpenAI's terms; None: not specified.
+        budget: the maximum number of tokens for thinking, a JSON number. A `Put` that sends it sets it to None.
         rest: the other fields of `reasoning`. A `Put` that sends them empties it.
     """
 
@@ -31,7 +31,7 @@ class Thinking(Struct):
     rest: Fields = {}
 
     def note_rest(self, draft: Draft) -> None:
-        """Report what no `Put` has sent as dropped."""
+        """Report the budget and the other fields of `reasoning` as dropped, if no `Put` has sent them."""
         if self.budget is not None:
             draft.note("thinking.budget", "dropped")
         draft.note_dropped("reasoning", self.rest)
@@ -40,36 +40,39 @@ class Thinking(Struct):
 Put = Callable[[Draft, Thinking], None]
 
 
-def take(draft: Draft, *, leaves_template: bool = False) -> Thinking:
-    """Take every switch that callers use out of the draft; the most particular one wins.
+def take(draft: Draft, *, keeps_template_kwargs: bool = False) -> Thinking:
+    """Remove every switch for thinking from the draft and return what they request.
 
-    `reasoning_effort` (OpenAI), `thinking: {"type"}` (DeepSeek), `reasoning: {"effort", "enabled"}` (OpenRouter,
-    SGLang) and, where the host knows no chat templates, the booleans of `chat_template_kwargs` (vLLM, llama.cpp).
+    The switches are, from the strongest to the weakest, `reasoning_effort` (OpenAI), `thinking: {"type"}` (DeepSeek),
+    `reasoning: {"effort", "enabled"}` (OpenRouter, SGLang), and the booleans of `chat_template_kwargs` (vLLM,
+    llama.cpp). The last are not removed if `keeps_template_kwargs` is true: the host then evaluates them itself.
     """
-    wanted = Thinking()
+    requested = Thinking()
     if _FIELDS.isdisjoint(draft.fields):
-        return wanted
-    if not leaves_template:
-        wanted.is_on = take_template_switch(draft)
+        return requested
+    if not keeps_template_kwargs:
+        requested.is_on = take_template_switch(draft)
     settings = as_object(draft.fields.pop("reasoning", None))
-    wanted.is_on = _truth(settings.get("enabled"), wanted.is_on)
-    wanted.effort = as_text(settings.get("effort"))
+    requested.is_on = _boolean(settings.get("enabled"), requested.is_on)
+    requested.effort = as_text(settings.get("effort"))
     switch = as_object(draft.fields.pop("thinking", None))
-    wanted.budget = settings.get("max_tokens", switch.get("budget_tokens"))
-    wanted.rest = {name: value for name, value in settings.items() if name not in _OF_REASONING and not is_null(value)}
+    requested.budget = settings.get("max_tokens", switch.get("budget_tokens"))
+    requested.rest = {
+        name: value for name, value in settings.items() if name not in _REASONING_KEYS and not is_null(value)
+    }
     kind = as_text(switch.get("type"))
-    wanted.is_on = {"enabled": True, "disabled": False}.get(kind or "", wanted.is_on)
+    requested.is_on = {"enabled": True, "disabled": False}.get(kind or "", requested.is_on)
     if (raw := draft.fields.pop("reasoning_effort", None)) is not None:
-        wanted.effort = as_text(raw)
-    if wanted.effort == "none":
+        requested.effort = as_text(raw)
+    if requested.effort == "none":
         return Thinking(is_on=False)
-    if wanted.is_on is None and wanted.effort is not None and draft.card.thinking == "off":
-        wanted.is_on = True  # hosts whose switch is another field than the effort
-    return wanted
+    if requested.is_on is None and requested.effort is not None and draft.card.thinking == "off":
+        requested.is_on = True  # hosts whose switch is another field than the effort
+    return requested
 
 
-def put_nothing(draft: Draft, thinking: Thinking) -> None:
-    """For hosts without a switch."""
+def put_no_switch(draft: Draft, thinking: Thinking) -> None:
+    """Send no switch, for hosts that have none; the request for thinking is reported as dropped."""
     if thinking.effort is not None:
         draft.note("reasoning_effort", "dropped")
     elif thinking.is_on:
@@ -77,22 +80,28 @@ def put_nothing(draft: Draft, thinking: Thinking) -> None:
 
 
 def put_effort(names: Mapping[str, str] = _NO_MAPPING, *, off: str | None = "none", on: str | None = None) -> Put:
-    """`reasoning_effort`, under the host's names; `off` and `on` are the words for no thinking and for some."""
+    """Return a `Put` that sends `reasoning_effort`.
+
+    Args:
+        names: the host's value for each of OpenAI's values that the host spells differently.
+        off: the host's value for no thinking; None: nothing is sent.
+        on: the host's value for thinking without a given effort; None: nothing is sent.
+    """
 
     def put(draft: Draft, thinking: Thinking) -> None:
         if thinking.is_on is False:
             if off is not None:
                 draft.put("reasoning_effort", off)
         elif thinking.effort is not None:
-            draft.put("reasoning_effort", word(draft, thinking.effort, names))
+            draft.put("reasoning_effort", translate_effort(draft, thinking.effort, names))
         elif thinking.is_on and on is not None:
             draft.put("reasoning_effort", on)
 
     return put
 
 
-def word(draft: Draft, effort: str, names: Mapping[str, str]) -> str:
-    """The host's word for `effort`; another one is said. An unknown one goes as it is, for the host to judge."""
+def translate_effort(draft: Draft, effort: str, names: Mapping[str, str]) -> str:
+    """Return the host's value for `effort`, and report it if it differs; the host decides about an unknown value."""
     mapped = names.get(effort, effort)
     if mapped != effort:
         draft.note("reasoning_effort", mapped)
@@ -100,27 +109,33 @@ def word(draft: Draft, effort: str, names: Mapping[str, str]) -> str:
 
 
 def take_template_switch(draft: Draft) -> bool | None:
-    """Take the booleans out of `chat_template_kwargs`, whose other keys stay."""
+    """Remove the switches from `chat_template_kwargs`, not its other keys; return their value, None if none is set."""
     settings = as_object(draft.fields.pop("chat_template_kwargs", None))
     others = {name: value for name, value in settings.items() if name not in _SWITCHES}
     if others:
         draft.put("chat_template_kwargs", others)
-    return _switched(settings)
+    return _switch_value(settings)
 
 
 def put_template_switch(draft: Draft, names: tuple[str, ...], *, is_on: bool) -> None:
-    """Set booleans in `chat_template_kwargs`; what the caller has set there stays."""
+    """Set the switches `names` in `chat_template_kwargs`; a value that the caller has set there stays."""
     given = as_object(draft.fields.get("chat_template_kwargs"))
     draft.put("chat_template_kwargs", dict.fromkeys(names, is_on) | given)
 
 
 def is_thinking(draft: Draft, thinking: Thinking, *, by_default: bool) -> bool:
-    """Whether the model will think, as far as it can be known."""
+    """Return whether the model will think, as far as this is known.
+
+    Args:
+        draft: the request.
+        thinking: the thinking that the caller requests.
+        by_default: whether the host's models think if neither the caller nor the model's card specifies it.
+    """
     if draft.card.thinking in {"always", "never"}:
         return draft.card.thinking == "always"
-    switched = _switched(as_object(draft.fields.get("chat_template_kwargs")))
-    if switched is not None:  # left to the host, where it overrules what we put
-        return switched
+    switch = _switch_value(as_object(draft.fields.get("chat_template_kwargs")))
+    if switch is not None:  # is sent to the host, and there it overrides the switches that Tidegate sets
+        return switch
     if thinking.is_on is not None:
         return thinking.is_on
     if thinking.effort is not None:
@@ -130,12 +145,12 @@ def is_thinking(draft: Draft, thinking: Thinking, *, by_default: bool) -> bool:
     return draft.card.thinking == "on"
 
 
-def _switched(settings: Mapping[str, Raw]) -> bool | None:
+def _switch_value(settings: Mapping[str, Raw]) -> bool | None:
     is_on = None
     for name in _SWITCHES:
-        is_on = _truth(settings.get(name), is_on)
+        is_on = _boolean(settings.get(name), is_on)
     return is_on
 
 
-def _truth(raw: Raw | None, otherwise: bool | None) -> bool | None:  # noqa: FBT001 - three-valued
-    return otherwise if raw is None else _TRUTH.get(bytes(raw), otherwise)
+def _boolean(raw: Raw | None, otherwise: bool | None) -> bool | None:  # noqa: FBT001 - three-valued
+    return otherwise if raw is None else _BOOLEANS.get(bytes(raw), otherwise)

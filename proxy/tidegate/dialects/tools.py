@@ -1,4 +1,4 @@
-"""Tools, `tool_choice` and what they replaced, in each host's way (contract Q-TOOLS, rows 52, 98, 115, 163, 185)."""
+"""Adapts tools, `tool_choice` and their legacy fields to a host (contract Q-TOOLS, rows 52, 98, 115, 163, 185)."""
 
 from collections.abc import Mapping
 
@@ -32,7 +32,7 @@ _decode_tools = msgspec.json.Decoder(list[_ToolFields]).decode
 
 
 def modernise(draft: Draft) -> None:
-    """`functions` and `function_call`, which tools replaced: tools of which one at most is called at a time."""
+    """Turn the legacy `functions` and `function_call` into tools, of which at most one is called at a time."""
     fields = draft.fields
     functions, call = as_list(fields.pop("functions", None)), fields.pop("function_call", None)
     if not functions:
@@ -50,7 +50,7 @@ def normalise_choice(draft: Draft) -> None:
     """Put a `tool_choice` of another API into the form of OpenAI's chat completions.
 
     Some clients send `{"type": "auto"}`, or `any` for `required` (Anthropic, Mistral). `{"type": "function", "name"}`
-    is of the Responses API, `{"type": "tool", "name"}` Anthropic's.
+    is the form of the Responses API, `{"type": "tool", "name"}` that of Anthropic.
     """
     choice = _choice(draft)
     kind = choice if isinstance(choice, str) else as_text((choice or {}).get("type"))
@@ -75,8 +75,8 @@ def drop_cache_control(draft: Draft) -> None:
         draft.note("cache_control", "dropped")
 
 
-def tidy(draft: Draft) -> None:
-    """Q-TOOLS: empty lists mean absent, and hosts answer 400 to them."""
+def drop_empty(draft: Draft) -> None:
+    """Q-TOOLS: remove an empty list of tools, and what depends on tools; hosts answer 400 to it."""
     fields = draft.fields
     if "tools" in fields and compact(fields["tools"]) == b"[]":
         del fields["tools"]
@@ -107,33 +107,38 @@ def _lacks_schema(tool: _ToolFields) -> bool:
     return function is not UNSET and (function.parameters is None or function.parameters.type is UNSET)
 
 
-def plain_tools(draft: Draft) -> None:
-    """For hosts that know functions only: no custom tools, no `allowed_tools`.
+def restrict_to_functions(draft: Draft) -> None:
+    """Drop custom tools and apply `allowed_tools` to the list of tools, for hosts that support only functions.
 
     Raises:
-        UnsupportedParameter: a custom tool.
-        MalformedRequest: the choice names what is not there.
+        UnsupportedParameter: there is a custom tool, and the caller does not allow dropping it.
+        MalformedRequest: `tool_choice` names a tool that is not in `tools`.
     """
     if "tools" not in draft.fields:
         return
     tools = as_list(draft.fields["tools"])
-    kept = [tool for tool in tools if _kind(tool) == "function"]
+    kept = [tool for tool in tools if _type_of(tool) == "function"]
     if len(kept) < len(tools):
         draft.refuse(
             "tools", instead=kept or None, why="of other types than 'function' are not supported with this model"
         )
-        tidy(draft)
+        drop_empty(draft)
     choice = _choice(draft)
     if isinstance(choice, dict) and as_text(choice.get("type")) == "allowed_tools":
         _allow(draft, as_object(choice.get("allowed_tools")))
 
 
-def choose(draft: Draft, known: frozenset[str], *, required: str = "required") -> None:
-    """Say the choice in a form that the host knows.
+def translate_choice(draft: Draft, known: frozenset[str], *, required: str = "required") -> None:
+    """Put `tool_choice` into a form that the host supports.
+
+    Args:
+        draft: the request.
+        known: the forms that the host supports, of `ALL_CHOICES`.
+        required: the host's spelling of `required`.
 
     Raises:
-        UnsupportedParameter: there is none.
-        MalformedRequest: the choice names what is not there.
+        UnsupportedParameter: there is no such form, and the caller does not allow `auto` in its place.
+        MalformedRequest: `tool_choice` names a tool that is not in `tools`.
     """
     choice = _choice(draft)
     if choice is None:
@@ -148,42 +153,42 @@ def choose(draft: Draft, known: frozenset[str], *, required: str = "required") -
             draft.fields.pop(name, None)
         draft.note("tools", "dropped")
     elif form not in known:
-        draft.refuse("tool_choice", instead="auto", word="auto")
+        draft.refuse("tool_choice", instead="auto", report="auto")
     elif form == "required":
         draft.put("tool_choice", required)
 
 
 def leave_out(draft: Draft) -> None:
-    """Drop tools that may be called, for an engine that reads no tool calls.
+    """Drop tools that may be called, for an engine that does not parse tool calls.
 
     Raises:
-        UnsupportedParameter: the caller does not let parameters be dropped.
+        UnsupportedParameter: the caller does not allow parameters to be dropped.
     """
     if may_be_called(draft) is not UNSET:
         draft.refuse("tools")
-        tidy(draft)
+        drop_empty(draft)
 
 
 def is_forced(draft: Draft) -> bool:
-    """Whether the model must call a tool."""
+    """Return whether the model must call a tool."""
     choice = _choice(draft)
     return choice is not None and choice not in ("none", "auto")
 
 
 def may_be_called(draft: Draft) -> Raw | UnsetType:
-    """The tools that `tool_choice` lets the model call; unset where it may call none."""
+    """Return the tools that `tool_choice` allows the model to call; unset if it may call none."""
     tools, choice = draft.fields.get("tools", UNSET), _choice(draft)
     if isinstance(tools, UnsetType) or choice == "none":
         return UNSET
     if not isinstance(choice, dict):
         return tools
     allowed = as_object(choice.get("allowed_tools")).get("tools")
-    wanted = {_name_of(tool) for tool in ([choice] if allowed is None else map(as_object, as_list(allowed)))}
-    return Raw(msgspec.json.encode([tool for tool in as_list(tools) if _name_of(as_object(tool)) in wanted]))
+    allowed_names = {_name_of(tool) for tool in ([choice] if allowed is None else map(as_object, as_list(allowed)))}
+    return Raw(msgspec.json.encode([tool for tool in as_list(tools) if _name_of(as_object(tool)) in allowed_names]))
 
 
 def strip_strict(draft: Draft) -> None:
-    """Row 15: `strict` is known at DeepSeek's beta address only."""
+    """Row 15: drop `strict` from functions, as DeepSeek supports it only at its beta URL."""
     if "tools" not in draft.fields:
         return
     tools = [as_object(tool) for tool in as_list(draft.fields["tools"])]
@@ -205,8 +210,8 @@ def _allow(draft: Draft, allowed: dict[str, Raw]) -> None:
 
 
 def _keep(draft: Draft, names: list[str]) -> None:
-    tools, wanted = as_list(draft.fields["tools"]), set(names)
-    kept = [tool for tool in tools if _name_of(as_object(tool)) in wanted]
+    tools, allowed_names = as_list(draft.fields["tools"]), set(names)
+    kept = [tool for tool in tools if _name_of(as_object(tool)) in allowed_names]
     if not kept:
         raise MalformedRequest(f"Tool choice '{', '.join(names)[:128]}' is not among 'tools'.", param="tool_choice")
     if len(kept) < len(tools):
@@ -237,5 +242,5 @@ def _name_of(tool: Mapping[str, Raw]) -> str | None:
     return as_text(as_object(tool.get("function")).get("name"))
 
 
-def _kind(tool: Raw) -> str | None:
+def _type_of(tool: Raw) -> str | None:
     return as_text(as_object(tool).get("type")) or "function"

@@ -7,7 +7,8 @@ from tidegate.dialects.thinking import Thinking, put_effort, put_template_switch
 from tidegate.protocol.raw import as_object
 from tidegate.protocol.request import json_type
 
-# Where no card knows: V4.1 answers 400 to `minimal` and `medium` (row 63), V4 reads medium as low (row 62).
+# Used if the model's card has no efforts: V4.1 answers 400 to `minimal` and `medium` (row 63), V4 reads `medium` as low
+# (row 62).
 _EFFORTS = {"minimal": "low", "medium": "high"}
 _SWITCHES = ("thinking", "enable_thinking")
 _GUIDED = {
@@ -17,14 +18,14 @@ _GUIDED = {
     "guided_grammar": "grammar",
     "guided_whitespace_pattern": "whitespace_pattern",
 }
-_COOL = 0.01  # the lowest temperature that is not greedy
-_NARROW = 1e-06
+_MIN_SAMPLING_TEMPERATURE = 0.01  # the lowest temperature that is not greedy
+_MIN_TOP_P = 1e-06
 
 _put_effort = put_effort(_EFFORTS, off=None)
 
 
 def put_thinking(draft: Draft, thinking: Thinking) -> None:
-    """Row 54: `thinking` does nothing here, the chat template is what listens; row 64: some need it to think at all."""
+    """Set the switch in `chat_template_kwargs`: vLLM ignores `thinking` (row 54), and some models need it (row 64)."""
     efforts = draft.card.efforts
     put = _put_effort if efforts is None else put_effort(efforts, off=None)
     put(draft, thinking)
@@ -38,7 +39,7 @@ def _adjust(draft: Draft) -> None:
 
 
 def _rename_guided(draft: Draft) -> None:
-    """Row 55: the old names are ignored in silence."""
+    """Row 55: rename the fields `guided_*`, which newer versions ignore without an error."""
     if _GUIDED.keys().isdisjoint(draft.fields):
         return
     renamed = {new: value for old, new in _GUIDED.items() if (value := draft.fields.pop(old, None)) is not None}
@@ -46,15 +47,15 @@ def _rename_guided(draft: Draft) -> None:
 
 
 def _clamp(draft: Draft) -> None:
-    """Row 76d: what OpenAI takes and vLLM does not."""
+    """Row 76d: change values that OpenAI accepts and vLLM refuses."""
     fields = draft.fields
     is_greedy = _number(draft, "temperature") == 0
     if is_greedy and (_number(draft, "n") or 1) > 1:
-        draft.put("temperature", _COOL)
-        draft.note("temperature", _COOL)
+        draft.put("temperature", _MIN_SAMPLING_TEMPERATURE)
+        draft.note("temperature", _MIN_SAMPLING_TEMPERATURE)
     if _number(draft, "top_p") == 0:
-        draft.put("top_p", _NARROW)
-        draft.note("top_p", _NARROW)
+        draft.put("top_p", _MIN_TOP_P)
+        draft.note("top_p", _MIN_TOP_P)
     window = draft.card.context_window
     if window is None:
         return
@@ -66,7 +67,7 @@ def _clamp(draft: Draft) -> None:
 
 
 def _number(draft: Draft, name: str) -> float | None:
-    """None also where it is no number: what other endpoints may not have is not checked."""
+    """Return a field's number; None if it is missing or not a number, as not every endpoint has its fields checked."""
     raw = draft.fields.get(name)
     return float(bytes(raw)) if raw is not None and json_type(raw) == "number" else None
 
@@ -74,10 +75,10 @@ def _number(draft: Draft, name: str) -> float | None:
 DIALECT = Dialect(
     name="vllm",
     rules=Rules(reasoning="reasoning", merges_system=True),  # rows 34, 66
-    lacks=ONLY_OPENAI,
+    unsupported_fields=ONLY_OPENAI,
     parts=ENGINE_PARTS,
     fetches_urls=False,
-    leaves_template=True,
+    keeps_template_kwargs=True,
     may_lack_parser=True,
     leaks_markup=True,
     put_thinking=put_thinking,

@@ -1,6 +1,6 @@
-"""`Engines`: every engine of the config put together, with its wires; and another set of them while they run.
+"""`Engines`: makes the engines of the config with their transports, and replaces them at run time by a new config's.
 
-Each replica is an engine of its own here (`config.replicas`); those of one engine are replaced one at a time.
+Each replica is an engine of its own here (`config.replicas`). The replicas of one engine are replaced one at a time.
 """
 
 import asyncio
@@ -15,7 +15,15 @@ from tidegate.config.swap import SwapConfig
 from tidegate.engines.base import Engine, EngineStatus
 from tidegate.engines.changes import Changes, changes
 from tidegate.engines.drainer import EngineDrainer
-from tidegate.engines.factory import ConnectedEngine, EngineFactory, EngineParts, OnEngineChange, check, going_on, treat
+from tidegate.engines.factory import (
+    ConnectedEngine,
+    EngineFactory,
+    EngineParts,
+    OnEngineChange,
+    apply_settings,
+    check,
+    with_new_settings,
+)
 from tidegate.engines.gpus.allocator import GpuAllocator
 from tidegate.engines.gpus.devices import Gpu
 from tidegate.engines.process import orphans
@@ -26,40 +34,43 @@ from tidegate.errors import ConfigError
 from tidegate.telemetry.logs import Log
 
 _SWAP = SwapConfig()
-_TELLING: frozenset[State] = frozenset({"ready", "draining"})
+_STATES_WITH_METRICS: frozenset[State] = frozenset({"ready", "draining"})
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
-    """Another set of engines, checked and made; nothing of it runs, so it can be thrown away.
+    """The engines of a new config, made and checked; none of them runs, so the object can be thrown away.
 
     Attributes:
         changes: what `Engines.apply` will do.
-        before: the set that it was compared with.
-        names: all of them, in the order of the config.
-        made: those that are added, changed or adjusted.
-        swap: how engines make room for each other from then on; None: as before.
+        old_parts: the engines that the new config was compared with, by name.
+        names: all engines of the new config, in its order.
+        new_parts: the engines that are added, changed or adjusted, by name.
+        swap: the new settings for engines that make room for each other; None: they do not change.
     """
 
     changes: Changes
-    before: Mapping[str, EngineParts]
+    old_parts: Mapping[str, EngineParts]
     names: Sequence[str]
-    made: Mapping[str, EngineParts]
+    new_parts: Mapping[str, EngineParts]
     swap: SwapConfig | None = None
 
 
 class Engines:
-    """Owner of the engines and of their wires; `open` and `close` are called once each.
+    """Owner of the engines and of their transports; `open` and `close` are called once each.
 
     Args:
-        configs: by name, replicas one by one.
-        keys: of those that somebody else runs, by name.
-        on_change: told the name and the new status of an engine; not of one whose name another one has now.
-        on_replaced: called after `by_name` has changed without `apply`: a replica was replaced in its turn.
-        gpus: the machine's; where omitted they are looked for.
-        swap: how engines make room for each other.
+        configs: the config of each engine by name; each replica has its own entry.
+        keys: the API keys of external engines, by engine name.
+        clock: for health checks, idle times and cooldowns.
+        log: for starts, ends and changes of engines.
+        on_change: called with the name and the new status of an engine. It is not called for an engine that has been
+            replaced by another one of the same name.
+        on_replaced: called when a replica was replaced or removed after `apply` had returned, so `by_name` has changed.
+        gpus: the GPUs of the machine; None: they are searched for.
+        swap: the settings for engines that make room for each other.
 
     Attributes:
-        by_name: the engines; another mapping after each `apply` and before each `on_replaced`.
+        by_name: the engines by name; a new mapping after each `apply`, and before each call of `on_replaced`.
     """
 
     def __init__(
@@ -78,55 +89,57 @@ class Engines:
         self._on_change = on_change
         self._on_replaced = on_replaced
         self._allocator = GpuAllocator(swap)
-        self._drainer = EngineDrainer(self._allocator, self._continue)
-        self._factory = EngineFactory(self._allocator, clock=clock, log=log, on_change=self._tell, gpus=gpus)
-        self._waiting: list[str] = list(configs)  # those that are not open yet
-        self._old: list[str] = []  # replicas that are to be retired, each in its turn
-        self._next: dict[str, EngineParts] = {}  # what replaces them, by name
-        self._halted: set[str] = set()  # engines whose new replicas failed, as was logged
+        self._drainer = EngineDrainer(self._allocator, self._replace_next)
+        self._factory = EngineFactory(self._allocator, clock=clock, log=log, on_change=self._report_change, gpus=gpus)
+        self._waiting: list[str] = list(configs)  # the names of engines that are not open yet
+        self._old: list[str] = []  # the names of replicas that wait to be retired
+        self._successors: dict[str, EngineParts] = {}  # what replaces the replicas in `_old`, by name
+        self._halted: set[str] = set()  # engines with a failed new replica that was logged
         self._is_closed = False
-        self._sweeping: asyncio.Task[None] | None = None
-        self._is_swept = False  # orphaned engines were looked for
-        self._hold({name: self._factory.make(name, config, keys.get(name, ())) for name, config in configs.items()})
+        self._sweep_task: asyncio.Task[None] | None = None
+        self._is_swept = False  # the processes of orphaned engines have been ended
+        self._use_parts(
+            {name: self._factory.make(name, config, keys.get(name, ())) for name, config in configs.items()}
+        )
 
     @property
     def all(self) -> Sequence[Engine]:
-        """In the order of the config."""
+        """All engines, in the order of the config."""
         return [connected.engine for connected in self.by_name.values()]
 
     @property
     def refusals(self) -> Mapping[str, str]:
-        """By engine, why it cannot run on this machine."""
+        """Why an engine cannot run on this machine, by engine name; engines that can are not in it."""
         refusals = {name: parts.process.refusal for name, parts in self._parts.items() if parts.process is not None}
         return {name: refusal for name, refusal in refusals.items() if refusal is not None}
 
     def metrics(self) -> bytes:
-        """What those that run last told of themselves, each sample under its engine's name."""
+        """Return the metrics that running engines last gave, each sample with the label `engine`."""
         return relabelled(
             {
                 name: parts.control.metrics
                 for name, parts in self._parts.items()
-                if parts.connected.engine.status.state in _TELLING
+                if parts.connected.engine.status.state in _STATES_WITH_METRICS
             }
         )
 
     def adapter_names(self) -> Sequence[str]:
-        """The LoRA adapters that can be asked for now, as `engine/name`."""
-        names = (f"{engine_of(name)}/{each}" for name, one in self.by_name.items() for each in _names(one))
+        """Return the LoRA adapters that requests can name now, as `engine/adapter`."""
+        names = (f"{engine_of(name)}/{each}" for name, one in self.by_name.items() for each in _adapter_names(one))
         return list(dict.fromkeys(names))
 
     def open(self) -> None:
-        """Start those that start at once; returns at once, they become ready by and by."""
+        """Start the engines that are set to start at once; returns at once, the engines become ready later."""
         self._open_waiting()
 
     async def close(self) -> None:
-        """Stop the engines, those too that are on their way out, close the connections; never raises."""
+        """Stop all engines, including those that are being drained, and close the connections; never raises."""
         self._waiting, self._old, self._is_closed = [], [], True
-        if self._sweeping is not None:  # ends the wait; its thread runs to its end
-            self._sweeping.cancel()
+        if self._sweep_task is not None:  # only ends the wait: the thread of the sweep runs to its end
+            self._sweep_task.cancel()
         engines = [connected.engine.close() for connected in self.by_name.values()]
         await asyncio.gather(self._drainer.close(), *engines)
-        await asyncio.gather(*(wire.close() for parts in self._parts.values() for wire in parts.wires))
+        await asyncio.gather(*(transport.close() for parts in self._parts.values() for transport in parts.transports))
 
     def prepare(
         self,
@@ -136,16 +149,17 @@ class Engines:
         swap: SwapConfig | None = None,
         source: str = "config",
     ) -> Prepared:
-        """Make what another config wants; blocks while checkpoints are looked at, and changes nothing.
+        """Make the engines of a new config; changes nothing. Blocks while files of checkpoints are read.
 
         Args:
-            configs: by name; all of them, as at first.
-            keys: as at first; others than before go on being sent to an engine that is otherwise kept.
+            configs: the config of every engine of the new config, by name.
+            keys: the API keys of external engines, by engine name. If only the keys of an engine differ, the engine is
+                kept and requests to it use the new keys.
             swap: see `Prepared`.
-            source: where they come from, for refusals.
+            source: the name of the config, for the error message.
 
         Raises:
-            ConfigError: an engine that would have to start could not.
+            ConfigError: an engine that would have to be started cannot start.
         """
         found = changes({name: connected.config for name, connected in self.by_name.items()}, configs)
         renewed = [name for name in found.kept if list(self._parts[name].keys) != list(keys.get(name, ()))]
@@ -154,51 +168,52 @@ class Engines:
             adjusted=(*found.adjusted, *renewed),
             kept=tuple(name for name in found.kept if name not in renewed),
         )
-        made = {
+        new_parts = {
             name: self._factory.make(name, config, keys.get(name, ()))
             for name, config in configs.items()
             if name not in found.kept
         }
         for name in (*found.added, *found.changed):
-            check(name, made[name], source)
-        return Prepared(changes=found, before=self._parts, names=list(configs), made=made, swap=swap)
+            check(name, new_parts[name], source)
+        return Prepared(changes=found, old_parts=self._parts, names=list(configs), new_parts=new_parts, swap=swap)
 
     def is_current(self, prepared: Prepared) -> bool:
-        """Whether the engines are still those that it was compared with."""
-        return prepared.before is self._parts
+        """Return whether the engines are still those that `prepared` was compared with."""
+        return prepared.old_parts is self._parts
 
     def apply(self, prepared: Prepared) -> None:
-        """Have the prepared set from now on; returns at once.
+        """Change to the prepared engines; returns at once.
 
-        Those that go are out of routing and end by and by; one that is changed starts when the old one has ended, as
-        both might not fit. Replicas are replaced one at a time (`rollout`); each stays in `by_name` until its turn.
-        Those that are kept are not touched.
+        Engines that are removed leave the routing at once, and end later. An engine that is changed starts when the old
+        one has ended, as the GPUs may not have memory for both. Replicas are replaced one at a time (`rollout`), and
+        each stays in `by_name` until its turn. Engines that are kept are not touched.
 
         Raises:
-            ConfigError: there is another set meanwhile than the one it was compared with, or they were closed;
-                nothing was done.
+            ConfigError: the engines have changed since `prepare`, or were closed; nothing was done.
         """
-        before, found = self._parts, prepared.changes
+        old_parts, found = self._parts, prepared.changes
         if self._is_closed:
-            raise ConfigError("the server is going down")
+            raise ConfigError("the server is shutting down")
         if not self.is_current(prepared):
             raise ConfigError("the engines were changed meanwhile; reload once more")
         if prepared.swap is not None:
             self._allocator.use(prepared.swap)
-        staying = {name: going_on(before[name], prepared.made[name]) for name in found.adjusted}
-        self._old = [name for name in (*found.changed, *found.removed) if _is_in_turn(name, before, prepared.names)]
-        self._next = {name: prepared.made[name] for name in found.changed if name in self._old}
-        all_parts = {**before, **prepared.made, **staying, **{name: before[name] for name in self._old}}
-        self._hold({name: all_parts[name] for name in dict.fromkeys((*prepared.names, *self._old))})
+        staying = {name: with_new_settings(old_parts[name], prepared.new_parts[name]) for name in found.adjusted}
+        self._old = [
+            name for name in (*found.changed, *found.removed) if _is_replaced_in_turn(name, old_parts, prepared.names)
+        ]
+        self._successors = {name: prepared.new_parts[name] for name in found.changed if name in self._old}
+        all_parts = {**old_parts, **prepared.new_parts, **staying, **{name: old_parts[name] for name in self._old}}
+        self._use_parts({name: all_parts[name] for name in dict.fromkeys((*prepared.names, *self._old))})
         for name in found.added:
             self._adopt_adapters(name)
         at_once = [name for name in (*found.removed, *found.changed) if name not in self._old]
         waiting = (*self._waiting, *found.added, *at_once)
         self._waiting = [name for name in self._parts if name in waiting]
         for name in at_once:
-            self._drainer.begin(before[name])
+            self._drainer.begin(old_parts[name])
         for name, parts in staying.items():
-            treat(parts)
+            apply_settings(parts)
             if name not in self._waiting:
                 self._admit(parts)
         for change in ("added", "removed", "changed", "adjusted"):
@@ -209,25 +224,25 @@ class Engines:
 
     # --- replicas, one at a time ----------------------------------------------------------------------------------
 
-    def _continue(self) -> None:
-        """Do what may have become possible: retire the next replicas, open the engines that wait."""
+    def _replace_next(self) -> None:
+        """Retire the replicas whose turn has come, and open the engines that no longer have to wait."""
         has_retired = self._advance_rollouts()
         self._open_waiting()
         if has_retired:
             self._on_replaced()
 
     def _advance_rollouts(self) -> bool:
-        """Retire the replicas whose turn it is; returns whether there were any."""
+        """Retire the replicas whose turn has come; returns whether there were any."""
         has_retired = False
         for engine in dict.fromkeys(map(engine_of, self._old)):
-            while names := self._next_of(engine):
+            while names := self._retirable(engine):
                 has_retired = True
                 for name in names:
                     self._retire(name)
         return has_retired
 
-    def _next_of(self, engine: str) -> Sequence[str]:
-        """The replicas of the engine that may be retired now."""
+    def _retirable(self, engine: str) -> Sequence[str]:
+        """Return the replicas of the engine that may be retired now."""
         names = members(engine, self._parts)
         old = [self._replica(name) for name in names if name in self._old]
         staying = [self._replica(name) for name in names if name not in self._old and not self._is_blocked(name)]
@@ -246,24 +261,25 @@ class Engines:
         return Replica(name, replica_state(engine.status.state, engine.availability))
 
     def _retire(self, name: str) -> None:
-        """Retire a replica, and put its successor in its place, if there is one."""
-        old, new = self._parts[name], self._next.pop(name, None)
+        """Retire a replica; its successor, if there is one, takes over its name."""
+        old, new = self._parts[name], self._successors.pop(name, None)
         self._old.remove(name)
         self._waiting = [each for each in self._waiting if each != name]
         all_parts = {each: parts for each, parts in self._parts.items() if each != name or new is not None}
         if new is not None:
-            self._hold(all_parts | {name: new})
+            self._use_parts(all_parts | {name: new})
             self._waiting.append(name)
             self._adopt_adapters(name)
-            if old.connected.engine.status.state == "ready":  # also one that starts on demand: the old one was in use
+            # the old one was in use, so its successor is loaded even if it starts on demand
+            if old.connected.engine.status.state == "ready":
                 new.connected.engine.load()
         else:
-            self._hold(all_parts)
+            self._use_parts(all_parts)
         self._drainer.begin(old)
         self._log.info("replica retired", engine=name, is_replaced=new is not None)
 
     def _adopt_adapters(self, name: str) -> None:
-        """Have a new replica load the adapters that the administrator has loaded into the others."""
+        """Let a new replica load the adapters that the administrator has loaded into the other replicas."""
         new = self.by_name[name].adapters
         others = [self.by_name[other].adapters for other in members(engine_of(name), self.by_name) if other != name]
         loaded = next((other.paths for other in others if other is not None and other.paths), {})
@@ -271,24 +287,28 @@ class Engines:
             new.adopt(loaded)
 
     def _is_blocked(self, name: str) -> bool:
-        """Whether it waits for the GPUs of a replica that is not retired yet."""
+        """Return whether an engine waits for the GPUs of a replica that is not retired yet."""
         if name not in self._waiting:
             return False
         gpus = _gpus_of(self._parts[name])
-        olds = [old for old in self._old if old != name and engine_of(old) == engine_of(name)]
-        return any(gpus & _gpus_of(self._parts[old]) for old in olds)
+        retiring = [old for old in self._old if old != name and engine_of(old) == engine_of(name)]
+        return any(gpus & _gpus_of(self._parts[old]) for old in retiring)
 
     # --- all engines ----------------------------------------------------------------------------------------------
 
-    def _hold(self, all_parts: Mapping[str, EngineParts]) -> None:
+    def _use_parts(self, all_parts: Mapping[str, EngineParts]) -> None:
         self._parts = all_parts
         self.by_name: Mapping[str, ConnectedEngine] = {name: parts.connected for name, parts in all_parts.items()}
 
     def _open_waiting(self) -> None:
-        """Open those whose name no process that ends still has; processes of ours only after orphans were ended."""
-        if self._sweeping is None and any(self._parts[name].process is not None for name in self._waiting):
-            self._sweeping = asyncio.create_task(self._sweep(), name="engines orphaned")
-        if self._sweeping is not None and not self._is_swept:
+        """Open the waiting engines that can be opened now.
+
+        A managed engine waits until orphaned engine processes were ended, until no process of an older engine of the
+        same name is left, and until a replica whose GPUs it needs has been retired.
+        """
+        if self._sweep_task is None and any(self._parts[name].process is not None for name in self._waiting):
+            self._sweep_task = asyncio.create_task(self._sweep(), name="engines orphaned")
+        if self._sweep_task is not None and not self._is_swept:
             return
         free = [
             name
@@ -309,27 +329,27 @@ class Engines:
         if parts.process is not None:
             self._allocator.admit(parts.process.supervisor, parts.process.needs)
 
-    def _tell(self, name: str, status: EngineStatus) -> None:
-        """Pass on what an engine says; not what one says whose name another one has now."""
+    def _report_change(self, name: str, status: EngineStatus) -> None:
+        """Pass on the new status of an engine, unless another engine has its name now."""
         parts = self._parts.get(name)
         if parts is None or parts.connected.engine.status is status:
             self._on_change(name, status)
         if self._old:
-            self._continue()
+            self._replace_next()
 
 
-def _is_in_turn(name: str, before: Mapping[str, EngineParts], after: Sequence[str]) -> bool:
-    """Whether it is retired in its turn: it is one of several replicas, and some of them stay."""
+def _is_replaced_in_turn(name: str, old_parts: Mapping[str, EngineParts], after: Sequence[str]) -> bool:
+    """Return whether a replica is retired in its turn: the engine has several replicas, and some of them stay."""
     engine = engine_of(name)
-    return bool(members(engine, after)) and len({*members(engine, before), *members(engine, after)}) > 1
+    return bool(members(engine, after)) and len({*members(engine, old_parts), *members(engine, after)}) > 1
 
 
 def _gpus_of(parts: EngineParts) -> frozenset[int]:
     return frozenset() if parts.process is None else frozenset(parts.process.needs.awake)
 
 
-def _names(connected: ConnectedEngine) -> Sequence[str]:
-    """Of its adapters: those of the config, then those that were loaded since."""
+def _adapter_names(connected: ConnectedEngine) -> Sequence[str]:
+    """Return the names of an engine's adapters: first those of the config, then those that were loaded at run time."""
     fixed = connected.config.adapters if isinstance(connected.config, VllmConfig) else ()
     loaded = () if connected.adapters is None else connected.adapters.names
     return list(dict.fromkeys((*fixed, *loaded)))

@@ -1,4 +1,4 @@
-"""What a kind of engine has to say for the supervisor to run it, and what is known of a running one."""
+"""The shared types of engines: a kind of engine, its command, control, load and status, and `Engine` itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
@@ -15,14 +15,15 @@ Availability = Literal["ready", "loading", "unloaded", "unavailable"]
 
 
 class EngineError(Exception):
-    """An engine cannot start or go on.
+    """An engine cannot start, or cannot continue to run.
 
-    Its text is the message with the output behind it: for the administrator, as the log and the engine's status are.
+    `str()` gives the message followed by the output. It is for the log and the engine's status, which only the
+    administrator sees.
 
     Args:
-        message: why, and how to mend it, in our words; callers are told it.
-        output: what the engine, a hook or a library said of it; may hold paths and other internals, so callers are not
-            told it.
+        message: the reason and how to correct it, written by Tidegate; it may be shown to callers.
+        output: what the engine, a hook or a library has printed about it. It may contain paths and other internals, so
+            it is never shown to callers.
     """
 
     def __init__(self, message: str, output: Sequence[str] = ()) -> None:
@@ -35,17 +36,19 @@ class EngineError(Exception):
 
 
 class PermanentEngineError(EngineError):
-    """And trying again would not help: a flag that is wrong, weights that are missing."""
+    """An engine cannot start, and another try would fail too: for example a wrong flag, or weights that are missing."""
 
 
 class Command(Struct, frozen=True):
-    """How an engine is started. Nothing of it may be logged: the key is in there.
+    """How an engine is started. No part of it may be logged, because it contains the API key.
 
     Attributes:
-        environment: comes on top of ours.
-        stop: the command that stops the engine in place of SIGTERM; `${PID}` in it is the process of `argv`.
-        port: the port of the loopback address where it listens; None: it listens on its socket.
-        secrets: texts that are masked in its output.
+        argv: the program and its arguments.
+        environment: variables that are added to the environment of Tidegate.
+        stop: the command that stops the engine, in place of SIGTERM; empty: SIGTERM. `${PID}` in it is replaced by the
+            pid of the process of `argv`.
+        port: the port of the loopback address on which the engine listens; None: it listens on its Unix socket.
+        secrets: texts that are masked in the engine's output.
     """
 
     argv: Sequence[str]
@@ -56,12 +59,12 @@ class Command(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """How far a start is.
+    """How far the start of an engine is.
 
     Attributes:
-        phase: what is being done, in a few words of ours.
-        done: the share of the phase that is done, 0 to 1; None where unknown.
-        line: the last line of output, where nothing else is known; only the administrator may see it.
+        phase: what the engine is doing, in a few words written by Tidegate.
+        done: the share of the phase that is done, 0 to 1; None if it is unknown.
+        line: the engine's last line of output, set only if nothing else is known; only the administrator may see it.
     """
 
     phase: str
@@ -70,15 +73,15 @@ class Progress(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """What an engine says of itself, in its metrics; None is what it does not tell.
+    """The load that an engine reports in its metrics; None: the metrics do not contain the value.
 
     Attributes:
-        running: requests being answered.
-        waiting: requests in its queue.
-        kv_used: share of its key-value cache, 0 to 1.
-        prefix_hit_rate: share of prompt tokens found in the cache since it started, 0 to 1.
-        ttft_s: mean time to first token since it started, seconds.
-        steps: a count that moves with every step it makes, so that standing still can be seen.
+        running: number of requests that the engine is answering.
+        waiting: number of requests in the engine's own queue.
+        kv_used: share of the key-value cache that is used, 0 to 1.
+        prefix_hit_rate: share of prompt tokens found in the cache since the engine started, 0 to 1.
+        ttft_s: mean time to first token since the engine started, in seconds.
+        steps: a counter that grows with every step of the engine; if it does not grow, the engine may hang.
     """
 
     running: float = 0
@@ -90,7 +93,13 @@ class Load(Struct, frozen=True, kw_only=True):
 
 
 class ObservedLoad(Struct, frozen=True):
-    """What was seen at the last look: the load, when (monotonic seconds, 0: never), and how many of ours were in it."""
+    """The load of an engine as it was last read.
+
+    Attributes:
+        load: the load itself.
+        at_s: when it was read, in seconds of the monotonic clock; 0: never.
+        in_flight: how many requests of Tidegate were in the engine at that time.
+    """
 
     load: Load = Load()
     at_s: float = 0.0
@@ -98,17 +107,22 @@ class ObservedLoad(Struct, frozen=True):
 
 
 class EngineKind(Protocol):
-    """A model server's command line and habits; no process, no I/O but looking for the model.
+    """A kind of model server: its command line, and how the server behaves.
+
+    It owns no process. Its only I/O is reading the files of the model.
 
     Attributes:
-        dialect: its accent, by name.
-        health_path: beside `/v1`; 200 means that it answers.
-        metrics_path: beside `/v1`, in Prometheus' text format; None where it has none.
-        calls_tools: False: with the flags of its last start, or of the next one, it refuses requests that need tools.
-        always_streams: it does not notice a caller who leaves a unary request, so it is asked for a stream.
-        sleep_level: how it can make room without being stopped; None: it cannot.
-        start_timeout_s: a start that takes longer is a failed one.
-        stop_s: how long it may take to end after SIGTERM, when nothing runs in it any more.
+        dialect: the name of the dialect that the server speaks.
+        health_path: the path of the health route, beside `/v1`; status 200 means that the server answers.
+        metrics_path: the path of the metrics in Prometheus' text format, beside `/v1`; None: the server has no metrics.
+        calls_tools: False: the server refuses requests that need tools, with the flags of its last start or, before the
+            first start, of the next one.
+        always_streams: True: the server does not notice when the client of a non-streaming request disconnects, so
+            Tidegate always requests a stream.
+        sleep_level: the level at which the server sleeps, to free GPU memory without being stopped; None: it cannot
+            sleep.
+        start_timeout_s: a start that takes longer has failed.
+        stop_s: how many seconds the server may take to end after SIGTERM, when no request runs in it any more.
     """
 
     dialect: str
@@ -121,91 +135,95 @@ class EngineKind(Protocol):
     stop_s: float
 
     def command(self, socket_path: str, api_key: str) -> Command:
-        """The command that serves on `socket_path`, or on the port that it names, in the foreground, until SIGTERM.
+        """Return the command that serves on `socket_path`, or on `Command.port`, in the foreground until SIGTERM.
 
         Raises:
-            EngineError: what it needs is not there.
+            EngineError: something that the engine needs is missing.
         """
 
     def model_bytes(self) -> int:
-        """The size of what has to be loaded, for people who wait; 0 where unknown."""
+        """Return the size of the files that have to be loaded, to show it during a start; 0 if it is unknown."""
 
     def progress(self, line: str) -> Progress | None:
-        """What a line of its output says of the start; None: nothing."""
+        """Return the progress of the start that a line of output shows; None if it shows none."""
 
     def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
-        """Why it has ended, read from its output, with the cure; None where that is not plain.
+        """Return why the engine has ended, with the cure, read from its output; None if the output does not show it.
 
         Args:
-            lines: those of the start; of an engine that has been ready, those since its last good health check.
-            has_run: whether it has been ready; its lines may then quote callers, so they are not passed on.
+            lines: the lines of output since the start; for an engine that has been ready, those since its last good
+                health check.
+            has_run: whether the engine has been ready. Its lines may then quote requests, so the error quotes no line.
         """
 
 
 class Control(Protocol):
-    """What is asked of a running engine over its own HTTP routes, which no caller reaches (see `control.HttpControl`).
+    """Controls a running engine over its own HTTP routes, which no caller can reach (see `control.HttpControl`).
 
-    Every method raises `ProxyError` where there is no good answer.
+    Every method raises `ProxyError` if the engine does not answer or answers with an error, unless it says otherwise.
     """
 
     def use_key(self, api_key: str) -> None:
-        """The key of this start."""
+        """Use this API key from now on; each start of an engine has a new one."""
 
     def use_port(self, port: int) -> None:
-        """The port where the engine listens in this start."""
+        """Use this port from now on; an engine without a socket gets a new port at each start."""
 
     async def answers(self) -> bool:
-        """Whether its health route says so; never raises."""
+        """Return whether the health route answers with status 200; never raises."""
 
     async def fault(self) -> str | None:
-        """Why it cannot work: it refuses connections, or its health route answers another status than 200.
+        """Return why the engine cannot work, or None.
 
-        None: no such reason, also where no answer comes in time. Never raises.
+        The reason is that it refuses connections, or that its health route answers with another status than 200. An
+        engine that does not answer in time gives None too. Never raises.
         """
 
     async def load(self) -> Load:
-        """What its metrics say; where it has none, its health route is asked and the result is empty."""
+        """Return the load that the metrics show; if the engine has no metrics, check its health and return `Load()`."""
 
     async def restore(self) -> None:
-        """Load again what was loaded before its last end; never raises."""
+        """Load again what was loaded into the engine before its last end, such as adapters; never raises."""
 
     async def sleep(self, level: int) -> None:
         """Free the GPU's memory; returns when that is done."""
 
     async def wake(self, level: int) -> None:
-        """Take the memory back, after a sleep of that level; returns when that is done."""
+        """Take the GPU's memory again after a sleep of that level; returns when that is done."""
 
     async def generate(self) -> None:
-        """One token, to see whether it works."""
+        """Generate one token, to check that the engine works."""
 
 
 class GpuClaims(Protocol):
-    """Who shares out the memory of the GPUs (see `allocator.GpuAllocator`)."""
+    """Allocates the memory of the GPUs to engines (see `allocator.GpuAllocator`)."""
 
     async def claim(self, name: str) -> bool:
-        """Wait until there is room for the engine; others may have to go first.
+        """Wait until there is GPU memory for the engine; other engines may have to be unloaded first.
 
         Returns:
-            False: it was asleep and has to stop first, as another engine is loaded before it; it may claim again then.
+            True: the engine has its memory. False: the engine was asleep and has to stop first, as another engine is
+            loaded before it; it may claim again after that.
 
         Raises:
-            EngineError: there will be none.
+            EngineError: there will never be enough memory.
         """
 
     def release(self, name: str, *, is_asleep: bool = False) -> None:
-        """The engine holds nothing any more, or only what it holds asleep."""
+        """Record that the engine holds no GPU memory any more or, if asleep, only what a sleeping engine keeps."""
 
 
 class EngineStatus(Struct, frozen=True):
     """What an engine does now.
 
     Attributes:
-        reason: why it is not ready; for the administrator, as it may quote output (see `EngineError`).
-        restarts: how often it has ended unasked after having been ready, since Tidegate started; failed starts do not
+        state: see `states`.
+        reason: why the engine is not ready; only for the administrator, as it may quote output (see `EngineError`).
+        restarts: how often the engine has crashed after having been ready, since Tidegate started; failed starts do not
             count.
-        progress: of a start.
-        left_s: about how long the whole start will still take, in seconds; None where unknown.
-        attempts: starts since Tidegate started, failed ones included.
+        progress: how far the current start is; None if the engine is not starting, or it is unknown.
+        left_s: about how long the whole start will still take, in seconds; None if it is unknown.
+        attempts: number of starts since Tidegate started, failed ones included.
     """
 
     state: State
@@ -217,47 +235,57 @@ class EngineStatus(Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """One engine, whoever runs it (see `supervisor.Supervisor` and `external.ExternalEngine`)."""
+    """One engine: a managed one (`supervisor.Supervisor`) or an external one (`external.ExternalEngine`)."""
 
     name: str
 
     @property
     def status(self) -> EngineStatus:
-        """What it does now."""
+        """What the engine does now."""
 
     @property
     def observed_load(self) -> ObservedLoad:
-        """What it last said of itself, and when."""
+        """The load that was last read from the engine's metrics, and when."""
 
     @property
     def slots(self) -> Slots:
-        """Who is in it."""
+        """The counts of requests in the engine and of requests that wait for it."""
 
     @property
     def lines(self) -> list[str]:
-        """The end of its output."""
+        """The last lines of the engine's output."""
 
     @property
     def availability(self) -> Availability:
-        """Ready; loading: it will be ready soon; unloaded: a request loads it; unavailable: none of these."""
+        """Whether a request can use the engine.
+
+        "ready": at once; "loading": soon; "unloaded": a request loads it; "unavailable": none of these.
+        """
 
     async def enter(self, *, can_wait: bool) -> Leave:
-        """Take a place; raises `EngineUnavailable`."""
+        """Take a slot in the engine and return the function that gives it back.
+
+        Args:
+            can_wait: whether the request may wait until the engine is ready.
+
+        Raises:
+            EngineUnavailable: the engine takes no requests.
+        """
 
     def load(self) -> None:
-        """Load it, if it is unloaded, as a request would do; returns at once."""
+        """Load the engine if it is unloaded, as a request would do; returns at once."""
 
     def want(self, goal: Goal) -> None:
-        """Say what it is to do; raises `EngineError` where it cannot be told."""
+        """Set what the engine is to do; raises `EngineError` if this engine cannot do that."""
 
     def open(self, control: Control) -> None:
-        """Begin; called once."""
+        """Begin to supervise or watch the engine, over `control`; called once."""
 
     def doubt(self, error: ProxyError) -> None:
-        """A request to it failed with `error`: check its health at once if that may mean that it is dead."""
+        """Note that a request failed with `error`; if the engine may be dead, its health is checked at once."""
 
     async def drained(self) -> None:
-        """Let nobody in any more; returns when running answers have ended, or their time is over."""
+        """Let no request in any more; returns when running answers have ended or have reached their time limit."""
 
     async def close(self) -> None:
-        """End; called once, never raises."""
+        """End the engine, or stop watching it; called once, never raises."""

@@ -1,4 +1,7 @@
-"""The kind `command`: any model server, started by a command of the config whose names are replaced at each start."""
+"""The engine kind `command`: any model server, started by a command of the config.
+
+Names in the command such as `${PORT}` are replaced at each start (see `tidegate.config.commands`).
+"""
 
 import os
 import re
@@ -26,26 +29,26 @@ _ERROR_WORDS = re.compile(
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _SECRET_NAME = re.compile(r"(?i)(key|token|secret|password)$")
 _MIN_SECRET = 8  # characters; a shorter value may occur in the output by chance
-# programs whose arguments may be a command for a container, another machine or another user
+# programs whose arguments may be another command, which runs in a container, on another machine or as another user
 _RUN_OTHERS = frozenset(
     {"sh", "bash", "dash", "zsh", "env", "sudo", "ssh", "srun", "systemd-run", "apptainer", "singularity"}
 )
 
 
 class CommandEngine:
-    """A model server started by a command; implements `kinds.Kind`.
+    """A model server that is started by a command; implements `kinds.Kind`.
 
     Args:
-        name: the engine's, or the replica's; ${NAME} is the engine's name in the config.
-        config: without faults, see `tidegate.config.commands.faults`.
-        gpus: the machine's.
-        environment: the one that the engine inherits; None: ours.
-        find_port: finds a free port of the loopback address.
+        name: the name of the engine or replica; `${NAME}` is the name of the engine in the config.
+        config: must have no faults (see `tidegate.config.commands.faults`).
+        gpus: the GPUs of the machine.
+        environment: the environment that the engine inherits; None: that of Tidegate.
+        find_port: returns a free port of the loopback address.
     """
 
     parses_thinking = False
     knows_tools = True
-    calls_tools = True  # its flags are not known
+    calls_tools = True  # assumed, as the flags of the server are not known
 
     def __init__(
         self,
@@ -108,18 +111,19 @@ class CommandEngine:
             return 0
 
     def progress(self, line: str) -> Progress | None:
-        """The last line of its output, which every server has."""
-        return Progress("starting the model", line=plain) if (plain := _plain(line)) else None
+        """Return the last line of output as the progress: that works for every server."""
+        return Progress("starting the model", line=plain) if (plain := _plain_text(line)) else None
 
     def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
-        """Its last lines that have a word for an error; they say more than its exit status."""
-        said = [] if has_run else [_plain(line) for line in lines if _ERROR_WORDS.search(line)]
-        return EngineError("it ended", said[-_MAX_QUOTED:]) if said else None
+        """Return the last lines with a word such as "error"; they explain more than the exit status does."""
+        errors = [] if has_run else [_plain_text(line) for line in lines if _ERROR_WORDS.search(line)]
+        return EngineError("it ended", errors[-_MAX_QUOTED:]) if errors else None
 
     def faults(self) -> Iterator[str]:
-        """What no machine could start, with its key: paths where nothing is.
+        """Yield settings with which the engine could start on no machine: each as key and fault.
 
-        A program named without a folder is none: it is looked for in the PATH of the machine that starts it.
+        These are paths that do not exist. A missing program that is named without a folder is no fault, because it is
+        searched for in the PATH of the machine that starts the engine.
         """
         if Path(_expand_home(split(self._config.cmd)[0])).is_absolute():
             try:
@@ -130,13 +134,13 @@ class CommandEngine:
             yield f"model: {self._config.model} does not exist: mend the path"
 
     def notes(self) -> Iterator[str]:
-        """What is perhaps not what was meant, with its key."""
+        """Yield settings that are perhaps not intended: each as key and note."""
         words = split(self._config.cmd)
         if self._model_is_missing() and self._model_may_be_elsewhere() and not runs_container(words):
             yield f"model: {self._config.model} does not exist here: mend the path, if the server is to read it here"
 
     def _model_is_missing(self) -> bool:
-        """Whether it is written as a path, and nothing is there."""
+        """Return whether `model` is written as a path that does not exist."""
         model = self._config.model or ""
         try:
             return model.startswith(("/", "~/")) and not Path(_expand_home(model)).exists()
@@ -144,10 +148,10 @@ class CommandEngine:
             return True
 
     def _model_may_be_elsewhere(self) -> bool:
-        """Whether the server may see other files than we do, or does not get the path at all."""
+        """Return whether the server may see other files than Tidegate does, or does not get the path at all."""
         words = split(self._config.cmd)
-        is_told = "MODEL" in names([*words, *self._config.environment.values()])
-        return not is_told or runs_container(words) or program_of(words) in _RUN_OTHERS
+        gets_model = "MODEL" in names([*words, *self._config.environment.values()])
+        return not gets_model or runs_container(words) or program_of(words) in _RUN_OTHERS
 
     def _check_program(self) -> None:
         program = _expand_home(split(self._config.cmd)[0])
@@ -156,13 +160,13 @@ class CommandEngine:
             raise PermanentEngineError(f"there is no program {program}: install it, or mend the key cmd")
 
     def _default_start_timeout_s(self) -> float:
-        """By the size of the model's file; longer where the size is unknown, as it may have to be downloaded."""
+        """Return a limit by the size of the model's file; longer if that is unknown: it may have to be downloaded."""
         size = self.model_bytes()
         return start_limit_s(_START_S, size, may_download=not size)
 
 
-def _plain(line: str) -> str:
-    """The line without colours and control characters, cut to `_MAX_LINE`."""
+def _plain_text(line: str) -> str:
+    """Return the line without colours and control characters, cut to `_MAX_LINE`."""
     return "".join(each for each in _ESCAPE.sub("", line) if each.isprintable()).strip()[:_MAX_LINE]
 
 
@@ -171,7 +175,7 @@ def _pair(first: str | None, second: str | None) -> tuple[str, str] | None:
 
 
 def _expand_home(word: str) -> str:
-    """`word` with a leading `~/` replaced by the home folder, as a shell does."""
+    """Return `word` with a leading `~/` replaced by the home folder, as a shell does."""
     return str(Path(word).expanduser()) if word.startswith("~/") else word
 
 

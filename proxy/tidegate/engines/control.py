@@ -1,4 +1,4 @@
-"""`HttpControl`: an engine's own routes, over the connection that only we have."""
+"""`HttpControl`: an engine's own routes for health, metrics, sleep and a test request, which no caller can reach."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,42 +11,42 @@ from tidegate.engines.supervision.due_check import NO_ANSWER, REFUSED, UNHEALTHY
 from tidegate.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from tidegate.protocol import models
 
-_LOOK_S = 5.0
-_TRIES = 3  # of a health route whose connection breaks, as when the server closes idle connections
-_MOVE_S = 120.0  # weights to the machine's memory and back, or from the disk anew
-_EMPTY = b"{}"  # SGLang refuses a POST that has no body
+_CHECK_S = 5.0
+_TRIES = 3  # for a health check whose connection breaks, as happens when the server has closed an idle connection
+_SLEEP_S = 120.0  # weights are moved between GPU and main memory, or read from the disk again
+_EMPTY_OBJECT = b"{}"  # SGLang refuses a POST that has no body
 
 
 class Wire(Protocol):
-    """What is needed of `tidegate.transport.wire.Transport`."""
+    """The methods of `tidegate.transport.wire.Transport` that are used here."""
 
     async def get(self, path: str) -> bytes:
-        """The body at `path`; raises `ProxyError`."""
+        """Send a GET and return the body of the answer; raises `ProxyError`."""
 
     async def ask(self, path: str, body: bytes) -> bytes:
-        """The body of the answer to a POST; raises `ProxyError`."""
+        """Send a POST and return the body of the answer; raises `ProxyError`."""
 
     def use_keys(self, api_keys: list[str]) -> None:
-        """The keys from now on."""
+        """Use these API keys from now on."""
 
     def use_port(self, port: int) -> None:
-        """The port from now on."""
+        """Use this port from now on."""
 
 
 class HttpControl:
     """Implements `base.Control`.
 
     Args:
-        root: its base URL is the server's root.
-        api: its base URL is where the models are, `/v1`.
-        health_path, metrics_path: of the kind.
-        read_load: what its metrics say, see `scrape`.
-        model: what it calls the model that it is tried with; None: the first that it lists.
-        sleep_paths: the paths of the POST requests that put it to sleep and wake it; None: vLLM's.
-        restore: see `base.Control`.
+        root: the transport to the server's root.
+        api: the transport to the server's `/v1`.
+        health_path, metrics_path: see `base.EngineKind`.
+        read_load: reads the load from the metrics, see `scrape`.
+        model: the model's name in the server, for the test request; None: the first model that the server lists.
+        sleep_paths: the paths of the POST requests that put the engine to sleep and wake it; None: those of vLLM.
+        restore: does the work of `Control.restore`; None: there is nothing to load again.
 
     Attributes:
-        metrics: the body of its metrics as it last gave them, in this start.
+        metrics: the body of the metrics as they were last read since the engine's start; empty: not read yet.
     """
 
     def __init__(
@@ -115,26 +115,27 @@ class HttpControl:
 
     async def sleep(self, level: int) -> None:
         if self._sleep_paths is not None:
-            await self._tell(self._sleep_paths[0], _EMPTY)
+            await self._post(self._sleep_paths[0], _EMPTY_OBJECT)
             return
-        await self._tell(f"/sleep?level={level}")
+        await self._post(f"/sleep?level={level}")
 
     async def wake(self, level: int) -> None:
         if self._sleep_paths is not None:
-            await self._tell(self._sleep_paths[1], _EMPTY)
+            await self._post(self._sleep_paths[1], _EMPTY_OBJECT)
             return
         if level == 1:
-            await self._tell("/wake_up")
+            await self._post("/wake_up")
             return
-        # its weights are gone: it would answer with what happens to be in the memory (vLLM's page on sleep mode)
-        await self._tell("/wake_up?tags=weights")
-        await self._tell("/collective_rpc", b'{"method":"reload_weights"}')
-        await self._tell("/wake_up?tags=kv_cache")
+        # level 2 has discarded the weights; without a reload the engine would compute with whatever the memory holds
+        # (vLLM's page on sleep mode)
+        await self._post("/wake_up?tags=weights")
+        await self._post("/collective_rpc", b'{"method":"reload_weights"}')
+        await self._post("/wake_up?tags=kv_cache")
 
     async def generate(self) -> None:
-        # as plain text: not every model has a chat template
-        asked = {"model": self._model or await self._first_model(), "prompt": "1", "max_tokens": 1}
-        await self._api.ask("/completions", msgspec.json.encode(asked))
+        # a plain text completion, as not every model has a chat template
+        request = {"model": self._model or await self._first_model(), "prompt": "1", "max_tokens": 1}
+        await self._api.ask("/completions", msgspec.json.encode(request))
 
     async def _first_model(self) -> str:
         try:
@@ -142,16 +143,16 @@ class HttpControl:
         except (IndexError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamFailed("it does not list its models") from error
 
-    async def _tell(self, path: str, body: bytes = b"") -> None:
-        await _in_time(self._root.ask(path, body), f"POST {path}", _MOVE_S)
+    async def _post(self, path: str, body: bytes = b"") -> None:
+        await _in_time(self._root.ask(path, body), f"POST {path}", _SLEEP_S)
 
     async def _get(self, path: str) -> bytes:
-        return await _in_time(self._root.get(path), f"GET {path}", _LOOK_S)
+        return await _in_time(self._root.get(path), f"GET {path}", _CHECK_S)
 
 
-async def _in_time(asking: Awaitable[bytes], asked: str, limit_s: float) -> bytes:
+async def _in_time(response: Awaitable[bytes], request: str, limit_s: float) -> bytes:
     try:
         async with asyncio.timeout(limit_s):
-            return await asking
+            return await response
     except TimeoutError as error:
-        raise UpstreamTimeout(f"{asked} took more than {limit_s:g} s.") from error
+        raise UpstreamTimeout(f"{request} took more than {limit_s:g} s.") from error

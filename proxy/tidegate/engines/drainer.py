@@ -1,4 +1,4 @@
-"""`EngineDrainer`: sees engines off that the config has no more, while the others go on."""
+"""`EngineDrainer`: drains and closes engines that are not in the config any more, while the other engines run on."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -9,21 +9,21 @@ from tidegate.engines.gpus.allocator import GpuAllocator
 
 
 class EngineDrainer:
-    """Owner of the engines on their way out, and of their wires: a task for each.
+    """Owner of the engines that are being drained, and of their transports; has one task for each.
 
     Args:
-        room: they hold their GPUs until they have ended.
-        on_end: called whenever one has.
+        allocator: an engine holds its GPUs there until its process has ended.
+        on_end: called whenever an engine has ended.
     """
 
     def __init__(self, allocator: GpuAllocator, on_end: Callable[[], None]) -> None:
         self._allocator = allocator
         self._on_end = on_end
         self._leaving: dict[asyncio.Task[None], EngineParts] = {}
-        self._hurry = asyncio.Event()
+        self._end_now = asyncio.Event()
 
     def begin(self, parts: EngineParts) -> None:
-        """Let an engine go: out of routing at once, then its answers have their time, then it ends."""
+        """Take an engine out of routing at once, let its running answers end within their time limit, then end it."""
         if parts.process is not None:
             self._allocator.unpin(parts.process.supervisor)
         task = asyncio.create_task(self._close_unused(parts), name=f"engine {parts.connected.engine.name} leaves")
@@ -31,23 +31,23 @@ class EngineDrainer:
         task.add_done_callback(self._end)
 
     def holds(self, name: str) -> bool:
-        """Whether a process of that name may still be there."""
+        """Return whether a process of an engine of that name may still exist."""
         return any(
             parts.process is not None and parts.connected.engine.name == name for parts in self._leaving.values()
         )
 
     async def close(self) -> None:
-        """End them now; no answer has its time any more."""
-        self._hurry.set()
+        """End all engines now, without waiting for running answers."""
+        self._end_now.set()
         if self._leaving:
             await asyncio.wait(self._leaving)
 
     async def _close_unused(self, parts: EngineParts) -> None:
         engine = parts.connected.engine
         try:
-            await _until_first(engine.drained(), self._hurry.wait())
+            await _until_first(engine.drained(), self._end_now.wait())
             await engine.close()
-            await asyncio.gather(*(wire.close() for wire in parts.wires))
+            await asyncio.gather(*(transport.close() for transport in parts.transports))
         finally:
             if parts.process is not None:
                 self._allocator.dismiss(parts.process.supervisor)
@@ -57,9 +57,9 @@ class EngineDrainer:
         self._on_end()
 
 
-async def _until_first(*coming: Coroutine[Any, Any, object]) -> None:
-    """Wait for one of them; the others are given up."""
-    tasks = [asyncio.create_task(each) for each in coming]
+async def _until_first(*coroutines: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of the coroutines has returned; the others are cancelled."""
+    tasks = [asyncio.create_task(each) for each in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

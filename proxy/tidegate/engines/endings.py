@@ -1,7 +1,7 @@
-"""Why an engine that had been ready has ended: its exit status, and what its output says of its processes; no I/O.
+"""Why an engine that had been ready has ended: read from its exit status and from its output; no I/O.
 
-The patterns fit the output of vLLM 0.26 to 0.32. Only names of signals and exceptions are passed on from a line, as the
-lines of an engine that has callers may quote them.
+The patterns fit the output of vLLM 0.26 to 0.32. Only names of signals and exceptions are taken from a line, because
+the lines of an engine that has answered requests may quote them.
 """
 
 import re
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from tidegate.engines.base import EngineError
 
-_TOLD_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-# sent by another program, so earlier errors in the output are not the reason
-SENT = frozenset({signal.SIGKILL, *_TOLD_TO_END})
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+# another program has sent one of these, so earlier errors in the output are not the reason of the end
+SENT = frozenset({signal.SIGKILL, *_STOP_SIGNALS})
 
 _KILLED = "by another program, or by the kernel because the machine's memory was full (see dmesg)"
 _SEE_LOGS = "see `tidegate engines logs`"
@@ -29,16 +29,19 @@ _CRASHES = {
     "Bus error": signal.SIGBUS,
     "Illegal instruction": signal.SIGILL,
 }
-_FAILED = re.compile(r"^EngineCore encountered a fatal error")
+_CORE_FAILED = re.compile(r"^EngineCore encountered a fatal error")
 _EXCEPTION = re.compile(r"^(?P<what>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): ")
 _CORE_ENDED = re.compile(r"engine core exited unexpectedly|^Engine core proc \S+ died unexpectedly")
-_ASKED = re.compile(r"^\[shutdown\] EngineCore: trigger received signal=(?P<what>SIG[A-Z]+)$")
-_DEAD = "EngineDeadError"
-_SHUTS_DOWN = re.compile(r"^INFO:\s+Shutting down$|^\[shutdown\] API server: shutdown triggered")
+_STOP_REQUEST = re.compile(r"^\[shutdown\] EngineCore: trigger received signal=(?P<what>SIG[A-Z]+)$")
+_CORE_IS_DEAD = "EngineDeadError"
+_SHUTDOWN = re.compile(r"^INFO:\s+Shutting down$|^\[shutdown\] API server: shutdown triggered")
 
 
 def signal_of(status: int) -> signal.Signals | None:
-    """The signal in an exit status: a negative number, as Python has it, or 128 plus its number; None: no signal."""
+    """Return the signal that an exit status stands for, or None.
+
+    The status is minus the signal's number, as Python reports it, or 128 plus the number, as a shell does.
+    """
     number = -status if status < 0 else status - 128
     try:
         return signal.Signals(number)
@@ -47,30 +50,30 @@ def signal_of(status: int) -> signal.Signals | None:
 
 
 def tell_signal(number: signal.Signals, what: str = "it") -> str:
-    """The reason for an end by a signal that Tidegate has not sent; `what` is the process, as the subject."""
+    """Return the text for an end by a signal that Tidegate has not sent; `what` is the subject of the sentence."""
     if number == signal.SIGKILL:
         return f"{what} was killed (SIGKILL): {_KILLED}"
-    if number in _TOLD_TO_END:
+    if number in _STOP_SIGNALS:
         return f"{what} was told to end by another program ({number.name})"
     return f"{what} crashed ({number.name}), by a fault of native code or a driver: see dmesg, `tidegate engines logs`"
 
 
 def explain_end(lines: Sequence[str]) -> EngineError | None:
-    """Why an engine has ended, by what its output says of its processes; None where it says nothing.
+    """Return why an engine has ended, by what its output says of its processes; None if it says nothing.
 
     Args:
-        lines: since its last good health check, without the process names and times in front.
+        lines: its output since the last good health check, without the process names and times in front of the lines.
     """
-    for told in (_worker(lines), _crash(lines), _core(lines)):
-        if told is not None:
-            return EngineError(told)
-    if any(_SHUTS_DOWN.search(line) for line in lines):
+    for reason in (_worker(lines), _crash(lines), _core(lines)):
+        if reason is not None:
+            return EngineError(reason)
+    if any(_SHUTDOWN.search(line) for line in lines):
         return EngineError("it was told to end by another program (SIGTERM or SIGINT)")
     return None
 
 
 def _worker(lines: Sequence[str]) -> str | None:
-    """Why the first worker ended; vLLM does not always know the exit status when it reports that."""
+    """Return why the first worker ended, or None; the exit status may be missing in vLLM's report of that."""
     found = next((found for line in lines if (found := _WORKER.search(line)) is not None), None)
     if found is None:
         return None
@@ -87,15 +90,15 @@ def _crash(lines: Sequence[str]) -> str | None:
 
 
 def _core(lines: Sequence[str]) -> str | None:
-    """Why its core ended; a core that ended without any output was killed."""
-    failed = next((place for place, line in enumerate(lines) if _FAILED.search(line)), None)
+    """Return why vLLM's engine core ended, or None; a core that ended without any output was killed."""
+    failed = next((index for index, line in enumerate(lines) if _CORE_FAILED.search(line)), None)
     if failed is not None:
         found = next((found for line in lines[failed:] if (found := _EXCEPTION.match(line)) is not None), None)
         what = "" if found is None else f" ({found['what']})"
         return f"its core failed{what}; {_SEE_LOGS}"
     if any(_CORE_ENDED.search(line) for line in lines):
-        asked = next((found for line in lines if (found := _ASKED.search(line)) is not None), None)
-        if asked is not None:
-            return f"its core was told to end by another program ({asked['what']})"
+        request = next((found for line in lines if (found := _STOP_REQUEST.search(line)) is not None), None)
+        if request is not None:
+            return f"its core was told to end by another program ({request['what']})"
         return f"its core was ended by a signal, with no output: killed {_KILLED}"
-    return f"its core failed; {_SEE_LOGS}" if any(_DEAD in line for line in lines) else None
+    return f"its core failed; {_SEE_LOGS}" if any(_CORE_IS_DEAD in line for line in lines) else None

@@ -1,4 +1,4 @@
-"""`ExternalEngine`: one that somebody else runs (production-stack, llm-d, Ray Serve, …): watched, never touched."""
+"""`ExternalEngine`: an engine that Tidegate watches but does not start (production-stack, llm-d, Ray Serve, …)."""
 
 import asyncio
 import contextlib
@@ -13,19 +13,22 @@ from tidegate.engines.supervision.watch import Watch
 from tidegate.errors import EngineUnavailable, ProxyError
 from tidegate.telemetry.logs import Log
 
-_LOOK_S = 1.0
+_CHECK_INTERVAL_S = 1.0
 _RETRY_S = 5.0
 
 
 class ExternalEngine:
-    """Owns its status and the count of our requests in it; `open` is called once.
+    """Implements `base.Engine`; owns the status of the engine and the count of Tidegate's requests in it.
 
     Args:
-        name: the engine's.
-        clock: for its health.
-        log: for its comings and goings.
-        on_change: told of every new status.
-        look_s: between two looks.
+        name: the name of the engine.
+        clock: for the health of the engine.
+        log: for the times when the engine becomes ready or fails.
+        on_change: called with every new status.
+        check_interval_s: seconds between two health checks.
+
+    Attributes:
+        lines: always empty, as Tidegate does not have the output of the engine.
     """
 
     def __init__(
@@ -35,79 +38,81 @@ class ExternalEngine:
         clock: Clock,
         log: Log,
         on_change: Callable[[EngineStatus], None] | None = None,
-        look_s: float = _LOOK_S,
+        check_interval_s: float = _CHECK_INTERVAL_S,
     ) -> None:
         self.name = name
-        self._status = StatusOwner(name, "nobody has looked yet", clock=clock, log=log, on_change=on_change)
+        self._status = StatusOwner(name, "it has not been checked yet", clock=clock, log=log, on_change=on_change)
         self.observed_load = ObservedLoad()
         self.lines: list[str] = []
         self.slots = Slots(clock)
-        self._doubted = asyncio.Event()
+        self._check_requested = asyncio.Event()
         self._clock = clock
         self._log = log
-        self._look_s = look_s
+        self._check_interval_s = check_interval_s
         self._task: asyncio.Task[None] | None = None
 
     @property
     def status(self) -> EngineStatus:
-        """What it does now, as far as is known here."""
+        """What the engine does now, as far as its routes show it."""
         return self._status.now
 
-    async def enter(self, *, can_wait: bool) -> Leave:  # noqa: ARG002 - nobody here can start it
-        """Take a place in the engine; what is returned gives it back, once.
+    async def enter(self, *, can_wait: bool) -> Leave:  # noqa: ARG002 - Tidegate cannot start it
+        """Take a slot in the engine; the returned function gives it back and is called once.
 
         Raises:
-            EngineUnavailable: it does not answer; the message says why.
+            EngineUnavailable: the engine does not answer; the message says why.
         """
         if self._status.doubt.is_open:
             await self._status.doubt.settled()
         if not self._status.is_ready:
-            told = f"The engine '{self.name}' is not ready ({self.status.state}): {self._status.told}"
-            raise EngineUnavailable(told, retry_after_s=_RETRY_S)
+            message = f"The engine '{self.name}' is not ready ({self.status.state}): {self._status.told}"
+            raise EngineUnavailable(message, retry_after_s=_RETRY_S)
         self.slots.take()
         return self.slots.leave
 
     def doubt(self, error: ProxyError) -> None:
-        """See `base.Engine`; also `Supervisor.doubt`."""
+        """Note that a request failed with `error`; if the engine may be dead, its health is checked at once."""
         if not self._status.is_ready or not may_be_dead(error):
             return
         if is_refusal(error):
             self._fail(REFUSED)
         else:
             self._status.doubt.open()
-        self._doubted.set()
+        self._check_requested.set()
 
     @property
     def availability(self) -> Availability:
-        """Ready or unavailable: whether it is being loaded is not known here."""
+        """Return ready or unavailable: Tidegate cannot see whether the engine is being loaded."""
         return "ready" if self._status.is_ready else "unavailable"
 
     def load(self) -> None:
-        """Do nothing: its operator loads it."""
+        """Do nothing, as the operator of the engine loads it."""
 
     def want(self, goal: Goal) -> None:
-        """Refuse: somebody else runs it.
+        """Raise, as Tidegate cannot start or stop the engine.
 
         Raises:
             EngineError: always.
         """
-        raise EngineError(f"the engine {self.name} is run by somebody else; it cannot be told to {goal} from here")
+        raise EngineError(
+            f"the engine {self.name} was not started by Tidegate, so it cannot be made to {goal} from here"
+        )
 
     def open(self, control: Control) -> None:
-        """Begin to watch; returns at once."""
+        """Begin to watch the engine; returns at once."""
         self._task = asyncio.create_task(self._watch(control), name=f"engine {self.name}")
 
     async def drained(self) -> None:
-        """Go out of routing, for good; returns when our answers there have ended, however long they take."""
+        """Leave the routing for good; returns when all running answers have ended, without a time limit."""
         await self.close()
         await self.slots.until_empty()
 
     async def close(self) -> None:
-        """Watch no more; never raises, and may be called again."""
+        """Stop watching the engine; never raises, and may be called again."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._status.move("stop", "it is looked at no more")
+        self._status.move("stop", "it is no longer watched")
 
     async def _watch(self, control: Control) -> None:
         restarts = 0
@@ -117,28 +122,28 @@ class ExternalEngine:
             try:
                 await self._until_it_answers(control)
                 has_answered = True
-                why = EngineError(await self._until_still(control))
+                reason = EngineError(await self._until_fault(control))
             except Exception as error:  # noqa: BLE001 - watching must go on
                 self._log.exception("engine watch failed", engine=self.name)
-                why = EngineError("it could not be watched", [f"{type(error).__name__}: {error}"])
-                await asyncio.sleep(self._look_s)
+                reason = EngineError("it could not be watched", [f"{type(error).__name__}: {error}"])
+                await asyncio.sleep(self._check_interval_s)
             restarts += has_answered
-            self._log.error("engine down", engine=self.name, reason=str(why))
-            self._status.move("crash", why, restarts)  # it is failed until it answers again
+            self._log.error("engine down", engine=self.name, reason=str(reason))
+            self._status.move("crash", reason, restarts)  # the state stays "failed" until the engine answers again
 
     async def _until_it_answers(self, control: Control) -> None:
-        while not await control.answers():  # noqa: ASYNC110 - the engine is not ours, so nothing notifies us
-            await asyncio.sleep(self._look_s)
+        while not await control.answers():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(self._check_interval_s)
         self._status.move("answers", "")
         self._log.info("engine ready", engine=self.name)
 
-    async def _until_still(self, control: Control) -> str:
-        watch = Watch(control, self._clock, pause_s=self._look_s)
+    async def _until_fault(self, control: Control) -> str:
+        watch = Watch(control, self._clock, pause_s=self._check_interval_s)
         while True:
-            await self._pause()
+            await self._wait_for_next_check()
             engine_fault = await watch.examine(self.slots.taken, self._status.doubt, self._fail)
             self.observed_load = watch.observed_load
-            if self.status.state == "failed":  # by this check, or by a refused connection
+            if self.status.state == "failed":  # set by this check, or by a request whose connection was refused
                 return self.status.reason
             if engine_fault is None:
                 continue
@@ -148,12 +153,12 @@ class ExternalEngine:
                 return f"{engine_fault.reason}, and it generates nothing"
             self._status.move("readmit", "")
 
-    async def _pause(self) -> None:
-        """Wait until the next look is due."""
+    async def _wait_for_next_check(self) -> None:
+        """Wait until the next health check is due."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._look_s):
-                await self._doubted.wait()
-        self._doubted.clear()
+            async with asyncio.timeout(self._check_interval_s):
+                await self._check_requested.wait()
+        self._check_requested.clear()
 
     def _fail(self, reason: str) -> None:
         """Take a dead engine out of routing at once, if it is ready."""

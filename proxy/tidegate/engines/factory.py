@@ -1,4 +1,4 @@
-"""`EngineFactory`: makes one engine of the config, with its wires and all that belongs to it; starts nothing."""
+"""`EngineFactory`: makes one engine of the config, with its transports and its control; starts nothing."""
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,17 +33,19 @@ OnEngineChange = Callable[[str, EngineStatus], None]
 
 
 class ConnectedEngine(Struct, frozen=True):
-    """One engine, and what leads to it.
+    """One engine, the transport to it, and what the rest of Tidegate has to know about it.
 
     Attributes:
-        transport: to its `/v1`, for callers' requests.
+        transport: to the engine's `/v1`, for callers' requests.
         always_streams, dialect: see `base.EngineKind`.
-        parses_thinking: it takes thinking apart itself, whatever the model's template begins with.
+        parses_thinking: whether the engine separates the thinking from the answer itself; then it does not matter
+            whether the model's chat template opens the thinking.
         knows_tools: False if the model's chat template is known not to read tools.
-        model_bytes: what it has to load; 0 where unknown.
-        model_card: the name of the card that fits it, where its checkpoint tells.
-        adapters: how they come and go; None where the config does not let them.
-        calls_tools: whether it reads its model's tool calls; may differ after each start, when the checkpoint is there.
+        model_bytes: size of the files that the engine has to load; 0 if unknown.
+        model_card: the name of the model card for its model; None if the checkpoint does not show it.
+        adapters: loads and unloads LoRA adapters at run time; None if the config does not allow that.
+        calls_tools: returns whether the engine parses its model's tool calls. The result may change at each start, for
+            example when the checkpoint has been downloaded.
     """
 
     engine: Engine
@@ -60,11 +62,14 @@ class ConnectedEngine(Struct, frozen=True):
 
 
 class OwnProcess(Struct, frozen=True, kw_only=True):
-    """What an engine has whose process is ours.
+    """The parts that only a managed engine has, which is one whose process Tidegate starts.
 
     Attributes:
-        needs: of the GPUs; nothing where it is refused.
-        refusal: why it cannot run on this machine; None: nothing is known against it.
+        supervisor: starts, watches and stops the process.
+        kind: the kind of the engine.
+        settings: how the engine is supervised.
+        needs: which GPUs it takes, and how much of them; empty if the engine is refused.
+        refusal: why the engine cannot run on this machine; None: no reason is known.
     """
 
     supervisor: Supervisor
@@ -75,12 +80,14 @@ class OwnProcess(Struct, frozen=True, kw_only=True):
 
 
 class EngineParts(Struct, frozen=True, kw_only=True):
-    """One engine as `assembly.Engines` holds it: what everybody may see, and what is its own.
+    """One engine as `assembly.Engines` holds it.
 
     Attributes:
-        root: the wire to where its health and metrics are.
-        keys: what an engine of somebody else's is shown.
-        process: None where it is somebody else's.
+        connected: the part that is visible outside of this package.
+        control: the engine's control routes.
+        root: the transport to the server's root, where the routes for health and metrics are.
+        keys: the API keys that are sent to an external engine.
+        process: the parts of a managed engine; None for an external engine.
     """
 
     connected: ConnectedEngine
@@ -90,18 +97,21 @@ class EngineParts(Struct, frozen=True, kw_only=True):
     process: OwnProcess | None = None
 
     @property
-    def wires(self) -> Sequence[Transport]:
-        """Both."""
+    def transports(self) -> Sequence[Transport]:
+        """The transports to `/v1` and to the server's root."""
         return self.connected.transport, self.root
 
 
 class EngineFactory:
-    """Owner of what is known of the machine's GPUs.
+    """Makes engines; owner of the list of the machine's GPUs.
 
     Args:
-        room: who shares those out among the engines that are made here.
-        on_change: told the name and the new status of an engine.
-        gpus: the machine's; where omitted they are looked for when somebody wants one: the driver takes its time.
+        allocator: allocates the GPUs to the engines that are made here.
+        clock: for the engines.
+        log: for the engines.
+        on_change: called with the name and the new status of an engine.
+        gpus: the GPUs of the machine; None: they are searched for when the first engine needs GPUs, because the driver
+            may take seconds to answer.
     """
 
     def __init__(
@@ -120,7 +130,7 @@ class EngineFactory:
         self._gpus = gpus
 
     def make(self, name: str, config: EngineConfig, keys: Sequence[str]) -> EngineParts:
-        """The engine; files are read, nothing is written, opened or started."""
+        """Make the engine; reads files of the model, but writes, connects and starts nothing."""
         if isinstance(config, ExternalConfig):
             return self._external(name, config, keys)
         return self._managed(name, config)
@@ -130,10 +140,10 @@ class EngineFactory:
         process = self._process(name, config, kind)
         url = _LOOPBACK_URL if kind.uses_port else _ENGINE_URL
         socket_path = None if kind.uses_port else process.supervisor.socket_path
-        transport = self._wire(f"{url}/v1", config, socket_path=socket_path)
-        root = self._wire(url, config, socket_path=socket_path)
-        comes_and_goes = isinstance(config, VllmConfig) and config.runtime_adapters
-        adapters = Adapters(transport, self._log) if comes_and_goes else None
+        transport = self._transport(f"{url}/v1", config, socket_path=socket_path)
+        root = self._transport(url, config, socket_path=socket_path)
+        loads_at_runtime = isinstance(config, VllmConfig) and config.runtime_adapters
+        adapters = Adapters(transport, self._log) if loads_at_runtime else None
         restore = None if adapters is None else adapters.restore
         connected = ConnectedEngine(
             process.supervisor,
@@ -168,21 +178,21 @@ class EngineFactory:
             allocator=self._allocator,
             clock=self._clock,
             log=self._log,
-            on_change=self._teller(name),
+            on_change=self._change_listener(name),
         )
         needs, refusal = _needs(kind)
         refusal = refusal or hooks.refusal(config.hooks)
         return OwnProcess(supervisor=supervisor, kind=kind, settings=settings, needs=needs, refusal=refusal)
 
     def _external(self, name: str, config: ExternalConfig, keys: Sequence[str]) -> EngineParts:
-        engine = ExternalEngine(name, clock=self._clock, log=self._log, on_change=self._teller(name))
-        transport = self._wire(config.base_url, config, keys=keys)
-        root = self._wire(config.base_url.rstrip("/").removesuffix("/v1"), config, keys=keys)
+        engine = ExternalEngine(name, clock=self._clock, log=self._log, on_change=self._change_listener(name))
+        transport = self._transport(config.base_url, config, keys=keys)
+        root = self._transport(config.base_url.rstrip("/").removesuffix("/v1"), config, keys=keys)
         control = make_control(None, transport, root, config.health_path, config.metrics_path)
         connected = ConnectedEngine(engine, config, transport, config.dialect)
         return EngineParts(connected=connected, control=control, root=root, keys=keys)
 
-    def _wire(
+    def _transport(
         self, base_url: str, config: EngineConfig, *, keys: Sequence[str] = (), socket_path: str | None = None
     ) -> Transport:
         return Transport(
@@ -192,7 +202,7 @@ class EngineFactory:
             socket_path=socket_path,
         )
 
-    def _teller(self, name: str) -> Callable[[EngineStatus], None]:
+    def _change_listener(self, name: str) -> Callable[[EngineStatus], None]:
         return lambda status: self._on_change(name, status)
 
     def _find_gpus(self, config: ManagedConfig) -> Sequence[Gpu]:
@@ -202,10 +212,10 @@ class EngineFactory:
 
 
 def check(name: str, parts: EngineParts, source: str) -> None:
-    """See whether an engine could be started here, without starting it.
+    """Check that an engine could be started on this machine, without starting it.
 
     Raises:
-        ConfigError: it could not; with `source`, the key's path, what is wrong and the cure.
+        ConfigError: it could not; the message has `source`, the path of the key, the fault and the cure.
     """
     if parts.process is None:
         return
@@ -217,22 +227,24 @@ def check(name: str, parts: EngineParts, source: str) -> None:
         raise ConfigError(f"{source}: engines.{name}: {error}") from error
 
 
-def going_on(old: EngineParts, new: EngineParts) -> EngineParts:
-    """The engine, control and wires of the one, with what the config of the other says; for `treat`."""
+def with_new_settings(old: EngineParts, new: EngineParts) -> EngineParts:
+    """Return the running engine, control and transports of `old` with the config of `new`; see `apply_settings`."""
     process = new.process
     if old.process is not None and process is not None:
         process = structs.replace(process, supervisor=old.process.supervisor)
-    was = old.connected
-    connected = structs.replace(new.connected, engine=was.engine, transport=was.transport, adapters=was.adapters)
+    running = old.connected
+    connected = structs.replace(
+        new.connected, engine=running.engine, transport=running.transport, adapters=running.adapters
+    )
     return EngineParts(connected=connected, control=old.control, root=old.root, keys=new.keys, process=process)
 
 
-def treat(parts: EngineParts) -> None:
-    """Have an engine that goes on treated as its config says now."""
-    for wire in parts.wires:
-        wire.use_timeouts(timeouts_of(parts.connected.config))
+def apply_settings(parts: EngineParts) -> None:
+    """Let a running engine follow the timeouts, keys and settings of its new config."""
+    for transport in parts.transports:
+        transport.use_timeouts(timeouts_of(parts.connected.config))
         if parts.process is None:
-            wire.use_keys(parts.keys)
+            transport.use_keys(parts.keys)
     if parts.process is not None:
         parts.process.supervisor.treat(parts.process.kind, parts.process.settings)
 
@@ -247,7 +259,7 @@ def make_control(
     sleep_paths: tuple[str, str] | None = None,
     restore: Callable[[], Awaitable[None]] | None = None,
 ) -> HttpControl:
-    """What asks an engine; `model`, `restore` and the paths as in `HttpControl`."""
+    """Return the control of an engine; for `model`, `restore` and the paths see `HttpControl`."""
     return HttpControl(
         root,
         transport,
@@ -261,7 +273,7 @@ def make_control(
 
 
 def timeouts_of(config: EngineConfig) -> Timeouts:
-    """How long a request waits for the engine."""
+    """Return the time limits of requests to the engine."""
     return Timeouts(
         connect_s=_CONNECT_S,
         first_byte_s=config.first_byte_timeout_s,
@@ -271,7 +283,10 @@ def timeouts_of(config: EngineConfig) -> Timeouts:
 
 
 def _needs(kind: Kind) -> tuple[GpuNeeds, str | None]:
-    """Of the GPUs, and why it gets none: its start will say the same, and the others go on."""
+    """Return what the engine needs of the GPUs, and why it cannot get that, or None.
+
+    The error is not raised: the engine's start will fail with the same message, and the other engines still run.
+    """
     try:
         return structs.replace(kind.needs(), can_sleep=kind.sleep_level is not None), None
     except PermanentEngineError as error:
@@ -281,7 +296,7 @@ def _needs(kind: Kind) -> tuple[GpuNeeds, str | None]:
 def _parses_thinking(kind: Kind) -> bool:
     try:
         return kind.parses_thinking
-    except PermanentEngineError:  # its start will say the same
+    except PermanentEngineError:  # the engine's start will fail with the same message
         return False
 
 

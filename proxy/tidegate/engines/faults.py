@@ -1,6 +1,6 @@
-"""Settings of engines that could work on no machine, or that do nothing; found without starting an engine.
+"""Finds settings of engines that could work on no machine, or that do nothing, without starting an engine.
 
-What only this machine lacks (a GPU, vLLM itself) is no fault: see `assembly.Engines.refusals`.
+Something that only this machine lacks (a GPU, vLLM itself) is not a fault: see `assembly.Engines.refusals`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from tidegate.errors import ConfigError
 
 
 def faults(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
-    """Settings with which an engine could start on no machine: each as the key's path, the fault and the cure."""
+    """Yield settings with which an engine could start on no machine: each as the key's path, the fault and the cure."""
     for name, config in engines.items():
         if isinstance(config, LlamaCppConfig):
             yield from _at(name, LlamaCpp(name, config).faults())
@@ -26,7 +26,7 @@ def faults(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
 
 
 def notes(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
-    """Settings that do nothing, or perhaps not what was meant: each as the key's path, what about it and the cure."""
+    """Yield settings that do nothing or are perhaps not intended: each as the key's path, the note and the cure."""
     for name, config in engines.items():
         if isinstance(config, VllmConfig):
             yield from _at(name, Vllm(name, config).notes())
@@ -35,10 +35,10 @@ def notes(engines: Mapping[str, EngineConfig]) -> Iterator[str]:
 
 
 def check_settings(engines: Mapping[str, EngineConfig], source: str) -> None:
-    """Check that `args` and `environment` of engines hold only what may be set there.
+    """Check that `args` and `environment` of the vLLM engines contain only what may be set there.
 
     Raises:
-        ConfigError: they do not; the message has `source`, the key's path, the fault and the cure.
+        ConfigError: they contain something else; the message has `source`, the key's path, the fault and the cure.
     """
     for name, config in engines.items():
         if not isinstance(config, VllmConfig):

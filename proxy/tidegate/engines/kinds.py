@@ -1,4 +1,4 @@
-"""Every kind of engine whose process is ours, by the class of its config; a new kind is a file and a line here."""
+"""Every kind of managed engine, by the class of its config; a new kind is one file and one line here."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,18 +13,19 @@ from tidegate.engines.vllm.engine import Vllm
 
 
 class Kind(EngineKind, Protocol):
-    """A kind of engine, with what `EngineFactory` needs to know before its start.
+    """A kind of engine, with what `EngineFactory` has to know before the engine's start.
 
-    A property or method that reads the model or the machine may raise `PermanentEngineError`; the start then fails with it too.
+    A property or method that reads the model or the machine may raise `PermanentEngineError`; the engine's start then
+    fails with the same error.
     """
 
     @property
     def uses_port(self) -> bool:
-        """Whether it listens on a port of the loopback address and not on its socket (see `base.Command`)."""
+        """Whether the server listens on a port of the loopback address and not on its socket (see `base.Command`)."""
 
     @property
     def sleep_paths(self) -> tuple[str, str] | None:
-        """The paths, beside `/v1`, of the POST requests that put it to sleep and wake it; None: vLLM's paths."""
+        """The paths, beside `/v1`, of the POST requests that put the server to sleep and wake it; None: vLLM's."""
 
     @property
     def knows_tools(self) -> bool:
@@ -32,16 +33,16 @@ class Kind(EngineKind, Protocol):
 
     @property
     def parses_thinking(self) -> bool:
-        """Whether its answers have thinking apart from the content already."""
+        """Whether the server's answers have the thinking separated from the content."""
 
     def model_card(self) -> str | None:
-        """The name of the card of the model that it loads; None where that is not known."""
+        """Return the name of the model card for the model that it loads; None if it is not known."""
 
     def needs(self) -> GpuNeeds:
-        """What it takes of the GPUs.
+        """Return which GPUs the engine takes, and how much of them.
 
         Raises:
-            Hopeless: the machine does not have what it needs.
+            PermanentEngineError: the machine does not have what the engine needs.
         """
 
 
@@ -53,10 +54,10 @@ _KINDS: Mapping[type, Callable[[str, Any, Sequence[Gpu]], Kind]] = {
 
 
 def make_kind(name: str, config: ManagedConfig, gpus: Sequence[Gpu]) -> Kind:
-    """The kind of the engine `name`; `gpus` are the machine's."""
+    """Make the kind for the engine `name`; `gpus` are those of the machine."""
     return _KINDS[type(config)](name, config, gpus)
 
 
 def uses_gpus(config: ManagedConfig) -> bool:
-    """Whether the engine depends on the machine's GPUs; they are not searched for others, as that takes a while."""
+    """Return whether the engine may use GPUs; the search for GPUs is slow, so it is made only for such engines."""
     return isinstance(config, VllmConfig) or (isinstance(config, CommandConfig) and config.gpus is not None)

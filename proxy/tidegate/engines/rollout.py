@@ -1,8 +1,8 @@
-"""Which replicas of an engine are retired next, when its config has changed: one at a time, so that the others answer.
+"""Which replicas of an engine are retired next when its config has changed: one at a time, so that the others answer.
 
-Replicas that do not answer are retired at once, since no request is lost by that. One that answers is retired only when
-no other replica is starting, stopping or failed. So if a new replica fails, the old ones that are left stay in service
-until it or the config is corrected. Pure.
+Replicas that do not answer are retired at once, as no request is lost by that. A replica that answers is retired only
+if no other replica is starting, stopping or failed. So if a new replica fails, the remaining old ones stay in service
+until the new one works or the config is corrected. Pure functions, no I/O.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,19 @@ ReplicaState = Literal["serving", "idle", "changing", "failed"]
 
 
 class Replica(Struct, frozen=True):
-    """One replica: it answers (serving), need not be loaded (idle), starts or stops (changing), or has failed."""
+    """One replica.
+
+    Attributes:
+        state: "serving": it answers; "idle": it is not loaded and need not be; "changing": it starts or stops;
+            "failed": it has failed.
+    """
 
     name: str
     state: ReplicaState
 
 
 def replica_state(state: State, availability: Availability) -> ReplicaState:
-    """The state of a replica, for `next_to_retire`."""
+    """Return the state of a replica for `next_to_retire`."""
     if state == "ready":
         return "serving"
     if state == "failed":
@@ -33,11 +38,11 @@ def replica_state(state: State, availability: Availability) -> ReplicaState:
 
 
 def next_to_retire(old: Sequence[Replica], staying: Sequence[Replica]) -> Sequence[str]:
-    """The names of those of `old` that may be retired now.
+    """Return the names of the replicas in `old` that may be retired now.
 
     Args:
-        old: the replicas that are to be retired, in that order.
-        staying: the other replicas, without those that wait for the GPUs of one of `old`.
+        old: the replicas that have to be retired, in this order.
+        staying: the other replicas of the engine, without those that wait for the GPUs of a replica in `old`.
     """
     silent = [replica.name for replica in old if replica.state != "serving"]
     if silent:

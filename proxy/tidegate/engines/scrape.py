@@ -1,6 +1,7 @@
-"""What engines say of themselves in Prometheus' text format: read into a `Load`, and passed on under a label of ours.
+"""Reads the metrics of engines in Prometheus' text format into a `Load`, and passes them on with the label `engine`.
 
-Only the few lines that are wanted are looked at: vLLM tells some 40 kB, once a second.
+`read_load` searches for the few samples that it needs and does not parse the rest: vLLM's metrics are about 40 kB, and
+they are read once a second.
 """
 
 import re
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from tidegate.engines.base import Load
 
-_NUMBER = r"([-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)(?=\s|$)"  # NaN and Inf tell nothing
+_NUMBER = r"([-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)(?=\s|$)"  # no match for NaN and Inf
 _RUNNING = (
     "vllm:num_requests_running",
     "llamacpp:requests_processing",
@@ -27,7 +28,7 @@ _KV_USED = (
     "sglang:token_usage",
     "trtllm_kv_cache_utilization",
 )
-# TensorRT-LLM has none: its counters change only when a request ends
+# TensorRT-LLM has no such counter: its counters change only when a request ends
 _STEPS = ("vllm:iteration_tokens_total_count", "llamacpp:n_decode_total", "sglang:generation_tokens_total")
 _HITS, _QUERIES = ("vllm:prefix_cache_hits_total",), ("vllm:prefix_cache_queries_total",)
 _TTFT = "vllm:time_to_first_token_seconds"
@@ -36,13 +37,13 @@ _SAMPLE = re.compile(
     rf"|{_TTFT}_sum|{_TTFT}_count)(?:\{{[^\n]*\}})? {_NUMBER}",
     re.MULTILINE,
 )
-# other lines, such as HTML, would make our metrics unreadable
+# other lines, such as HTML, would make Tidegate's own metrics unreadable
 _IS_SAMPLE = re.compile(r"[A-Za-z_:][\w:]*(?:\{.*\})?[ \t]+[-+]?(?:[0-9.]|NaN|Inf)")
 _OWN_LABEL = re.compile(r'(^|,)engine="')
 
 
 def read_load(body: bytes) -> Load:
-    """The load; the parts of an engine of several parts (data parallel) are added up, shares are averaged."""
+    """Return the load; if an engine reports several samples (data parallel), counts are added and shares averaged."""
     found: dict[str, list[float]] = {}
     for match in _SAMPLE.finditer(body.decode("utf-8", "replace")):
         found.setdefault(match[1], []).append(float(match[2]))
@@ -66,7 +67,13 @@ def _ratio(part: list[float], whole: list[float]) -> float | None:
 
 
 def relabelled(bodies: Mapping[str, bytes]) -> bytes:
-    """The metrics of engines by name, as one text: each sample says `engine`, each family is described once."""
+    """Return the metrics of several engines as one text.
+
+    Each sample gets the label `engine` with the engine's name. The description of each metric family occurs once.
+
+    Args:
+        bodies: the metrics of each engine, by engine name.
+    """
     heads: dict[str, dict[str, str]] = {}
     samples: dict[str, list[str]] = {}
     for engine, body in bodies.items():
@@ -80,7 +87,7 @@ def relabelled(bodies: Mapping[str, bytes]) -> bytes:
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """Each line of the format and the family that it belongs to, which is that of the last description."""
+    """Yield each line of the format with its metric family, which is that of the last `# HELP` or `# TYPE` line."""
     family = ""
     for line in text.splitlines():
         if line.startswith(("# HELP ", "# TYPE ")):
@@ -95,6 +102,6 @@ def _with_label(line: str, engine: str) -> str:
     if not brace or " " in name:
         name, _, value = line.partition(" ")
         return f'{name}{{engine="{engine}"}} {value}'
-    # vLLM has a label of this name, for the parts of an engine
+    # vLLM uses a label of this name itself, for the ranks of data parallel engines
     labels = _OWN_LABEL.sub(r'\1exported_engine="', labels)
     return f'{name}{{engine="{engine}",{labels}'

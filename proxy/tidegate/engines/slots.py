@@ -8,12 +8,16 @@ from tidegate.clock import Clock
 
 
 class Slots:
-    """Counts the requests that we have in one engine, and those that wait for it; owner of both counts.
+    """Counts Tidegate's requests in one engine, and those that wait for it; owner of both counts.
+
+    All times are in seconds of the monotonic clock.
 
     Attributes:
+        taken: how many requests are in the engine.
         waiting: how many requests wait until the engine takes requests.
         movable: for each request that waits for its first content and has another target left, the function that ends
-            its wait; it is called with the reason. Each request adds and discards its own.
+            its wait; it is called with the reason. Each request adds its own function and discards it.
+        last_used_s: when a slot was last taken or given back, or when the engine last became ready.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -27,7 +31,7 @@ class Slots:
         self.last_used_s = clock.monotonic_s()
 
     def request_came(self) -> None:
-        """A request has come; whether it gets a place does not matter here."""
+        """Note that a request has come, whether it gets a slot or not."""
         self._last_request_s = self._clock.monotonic_s()
 
     @contextmanager
@@ -42,32 +46,32 @@ class Slots:
             self.waiting -= 1
 
     def take(self) -> None:
-        """Somebody comes."""
+        """Count one more request in the engine."""
         self.taken += 1
         self._emptied.clear()
         self.last_used_s = self._clock.monotonic_s()
 
     def leave(self) -> None:
-        """Somebody goes; called once for each who came."""
+        """Count one request less in the engine; called once for each `take`."""
         self.taken -= 1
         self.last_used_s = self._clock.monotonic_s()
         if not self.taken:
             self._emptied.set()
 
     def move(self, reason: str) -> None:
-        """Move every request that can go to another target there."""
+        """Move every request in `movable` to another target."""
         for move in list(self.movable):
             move(reason)
 
     def open(self) -> None:
-        """There are places from now on: nobody could have used them before."""
+        """Note that the engine has become ready: its idle time counts from now on."""
         self.last_used_s = self._opened_s = self._clock.monotonic_s()
 
     @property
     def waited_s(self) -> float | None:
         """For how many seconds at least one request has been waiting; None while none waits.
 
-        This is not the age of the oldest request: callers that give up and ask again do not reset it.
+        This is not the age of the oldest request: callers that give up and send their request again do not reset it.
         """
         return self._clock.monotonic_s() - self._waited_since_s if self.waiting else None
 
@@ -83,10 +87,10 @@ class Slots:
 
     @property
     def idle_s(self) -> float:
-        """How long there were places and nobody has been there; 0 while somebody is."""
+        """For how many seconds the engine has been ready without a request in it; 0 while a request is in it."""
         return 0.0 if self.taken else self._clock.monotonic_s() - self.last_used_s
 
     async def until_empty(self) -> None:
-        """Wait until nobody is there; others must be kept out meanwhile."""
+        """Wait until no request is in the engine; the caller has to keep new requests out meanwhile."""
         if self.taken:
             await self._emptied.wait()

@@ -1,4 +1,4 @@
-"""The states of an engine and what leads from one to the next: the one table that the supervisor moves by."""
+"""The states of an engine, and the events that lead from one to the next; the package's docstring has a diagram."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -11,7 +11,7 @@ _LIVE: tuple[State, ...] = ("starting", "ready", "sleeping", "draining", "stoppi
 TRANSITIONS: Mapping[tuple[State, Event], State] = {
     ("stopped", "start"): "starting",
     ("failed", "start"): "starting",
-    # a failed engine's process may still run: it ends, which may give another reason, or answers again
+    # the process of a failed engine may still run: it may end, which may give another reason, or answer again
     ("failed", "crash"): "failed",
     ("failed", "answers"): "ready",
     ("starting", "answers"): "ready",
@@ -19,23 +19,23 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     ("draining", "readmit"): "ready",
     ("draining", "sleep"): "sleeping",
     ("sleeping", "wake"): "starting",
-    # the process was asked to end, and holds its memory until it has ended
+    # the process was signalled to end, and holds its memory until it has ended
     **{(state, "end"): "stopping" for state in _LIVE},
-    # however a process ends: unasked it has crashed, whatever its exit status
+    # a process that ends without having been stopped has crashed, whatever its exit status
     **{(state, "crash"): "failed" for state in _LIVE},
     **{(state, "stop"): "stopped" for state in (*_LIVE, "failed", "stopped")},
 }
 
 
 class ImpossibleChange(Exception):
-    """A fault of ours: no row of the table."""
+    """The table has no such row; a programming error in Tidegate."""
 
 
 def after(state: State, event: Event) -> State:
-    """The state that `event` leads to.
+    """Return the state that `event` leads to.
 
     Raises:
-        ImpossibleChange: none.
+        ImpossibleChange: the table has no row for this state and event.
     """
     try:
         return TRANSITIONS[state, event]

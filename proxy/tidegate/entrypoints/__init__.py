@@ -1,1 +1,4 @@
-"""Front doors: wire in, wire out, no policy. `asgi` puts the HTTP ones together."""
+"""Front doors: they read requests from the wire and write answers to it; they decide nothing about them.
+
+`asgi` combines the HTTP endpoints into one application.
+"""

@@ -1,7 +1,7 @@
-"""The Litestar application: paths, and the last word on errors outside them.
+"""The ASGI application: the paths, and the answer to errors outside the endpoints.
 
-Litestar's routes are raw `@asgi` handlers: a typed Litestar handler costs 40 µs more (DESIGN 9), and everything between
-the wire and the pipeline is ours anyway.
+Litestar's routes are raw `@asgi` handlers: a typed Litestar handler costs 40 µs more (DESIGN 9), and the endpoints do
+all the work between the wire and the pipeline themselves.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,24 +25,28 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Application:
-    """The whole front door: a request for a model goes straight to its handler, everything else through Litestar.
+    """All HTTP endpoints: model requests go directly to their handler, all others through Litestar.
 
-    What Litestar does for a request (routing, host check, state, an exception handler) took a tenth of a JSON answer's
-    CPU; the handlers of these paths do all of it themselves.
+    Litestar's work for a request (routing, host check, state, an exception handler) took a tenth of a JSON answer's
+    CPU time; the handlers of model requests do all of it themselves.
+
+    Args:
+        direct: the handlers of model requests, by path.
+        fallback: the application for all other paths.
     """
 
-    def __init__(self, direct: Mapping[str, AsgiApp], rest: AsgiApp) -> None:
+    def __init__(self, direct: Mapping[str, AsgiApp], fallback: AsgiApp) -> None:
         self._direct = direct
-        self._rest = rest
+        self._fallback = fallback
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._direct.get(scope["path"], self._rest)(scope, receive, send)
+        return self._direct.get(scope["path"], self._fallback)(scope, receive, send)
 
 
 class AppReference:
-    """Where everybody comes in; owner of the application that is current.
+    """The ASGI application that the server calls: forwards each request to the current `Application`.
 
-    Requests in flight keep the one that they came in by.
+    A reload sets `application`. Running requests keep the application that they were forwarded to.
     """
 
     def __init__(self, application: Application) -> None:
@@ -53,7 +57,7 @@ class AppReference:
 
 
 def build(services: Services) -> Application:
-    """Every path, with and without `/v1` (DeepSeek's SDK style)."""
+    """Build the application; every API path is served with and without `/v1` (DeepSeek's base URL has no `/v1`)."""
     inference = {
         "/chat/completions": InferenceHandler("chat", chat.parse_request, services),
         "/completions": InferenceHandler("completions", completions.parse_request, services),
@@ -65,9 +69,9 @@ def build(services: Services) -> Application:
 
 def _litestar(inference: Mapping[str, AsgiApp], services: Services) -> Litestar:
     routes = [
-        # for the same paths with a slash at the end
+        # these match the same paths with a trailing slash
         *(_route(path, handler) for path, handler in inference.items()),
-        # a mount, because Litestar 2.25 answers KeyError for an @asgi handler with a path parameter
+        # mounted, because Litestar 2.25 raises KeyError for an @asgi handler with a path parameter
         _route("/models", ModelsHandler(services), is_mount=True),
         _route("/feedback", FeedbackHandler(services)),
         asgi("/admin", copy_scope=False, is_mount=True)(AdminHandler(services).__call__),
@@ -87,7 +91,7 @@ def _route(path: str, handler: Any, *, is_mount: bool = False) -> ASGIRouteHandl
 
 
 class _Fallback:
-    """Renders what happens outside the endpoints: no such path, or a crash of ours at the door."""
+    """Renders errors outside the endpoints: an unknown path, or an unexpected exception in the routing."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

@@ -1,4 +1,4 @@
-"""From headers to `Credentials`."""
+"""Reads `Credentials` from the request headers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,15 +6,16 @@ from typing import Any
 from tidegate.auth import Credentials
 
 _BEARER = "bearer "
-_PROXIED = frozenset({b"x-forwarded-for", b"forwarded", b"x-real-ip"})
+_FORWARDING_HEADERS = frozenset({b"x-forwarded-for", b"forwarded", b"x-real-ip"})
 
 
 def read_credentials(headers: Mapping[bytes, bytes], client: Any) -> Credentials:  # noqa: ANN401 - ASGI's (host, port)
-    """The key in `authorization: Bearer`, `x-api-key` or `api-key`, the first that is there; and where from.
+    """The caller's key, its address and the host it called.
 
-    Where a proxy says that it speaks for somebody else, the address cannot be told.
+    The key is the first found of `authorization: Bearer`, `x-api-key` and `api-key`. If a header shows that a proxy
+    forwarded the request, the caller's address is unknown, and left empty.
     """
-    is_direct = client is not None and _PROXIED.isdisjoint(headers)
+    is_direct = client is not None and _FORWARDING_HEADERS.isdisjoint(headers)
     host = headers.get(b"host", b"").decode("latin-1")
     return Credentials(_key(headers), str(client[0]) if is_direct else "", host)
 

@@ -1,9 +1,12 @@
-"""The HTTP server: granian inside our own event loop, one process.
+"""The HTTP server: granian in Tidegate's own event loop, in one process.
 
-Granian's embedded server was chosen over its multi-process one because engines, pools and the grace time belong to one
-loop. Its habits, as measured: `receive()` tells of a caller who left within a millisecond, before and after the answer
-has begun; `send()` waits while the caller does not read (after some 4 MB of kernel buffers) and says nothing when he
-has left; `stop()` refuses new connections at once and returns from `serve()` when the running answers have ended.
+Granian's embedded server was chosen over its multi-process one because engines, connection pools and the grace time
+belong to one event loop. Its measured behaviour:
+
+- `receive()` reports that the caller has disconnected within a millisecond, before and after the answer has begun.
+- `send()` waits while the caller does not read (after some 4 MB of kernel buffers), and does not report that the caller
+  has disconnected.
+- After `stop()`, new connections are refused at once, and `serve()` returns when the running answers have ended.
 """
 
 import asyncio
@@ -18,15 +21,16 @@ from granian.server.embed import Server
 from tidegate.errors import ConfigError
 
 _BACKLOG = 2048
-_MAX_CONCURRENT = 65536  # granian's own queue; connections are what the system allows
-_LAST_WAIT_S = 2.0
+_MAX_CONCURRENT = 65536  # requests in granian's own queue; the number of connections is limited by the system alone
+_CLOSE_TIMEOUT_S = 2.0
 _HEADER_TIMEOUT_MS = 30_000
 
 
 def choose_address(host: str, port: int) -> tuple[str, int]:
-    """The IP address of `host`, and `port` or a free one for 0.
+    """The IP address of `host`, and `port`, or a free port if it is 0.
 
-    Granian shares ports (SO_REUSEPORT): without this look, a second Tidegate would take half of the first one's calls.
+    Granian shares ports (SO_REUSEPORT): without this check, a second Tidegate on the same port would receive half of
+    the first one's requests.
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -52,7 +56,11 @@ async def serve(
     stop: asyncio.Event,
     drain: Callable[[], Awaitable[None]],
 ) -> None:
-    """Serve until `stop` is set; then refuse new connections, and return after `drain`."""
+    """Serve until `stop` is set; then refuse new connections, wait for `drain`, and return.
+
+    Raises:
+        Exception: the server has failed.
+    """
     server = Server(
         asgi,
         address=host,
@@ -70,11 +78,11 @@ async def serve(
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if not serving.done():
-        server.stop()  # type: ignore[no-untyped-call]  # granian's is untyped
+        server.stop()  # type: ignore[no-untyped-call]  # granian's method is untyped
         await drain()
-    # callers who do not read, or have sent half a head, would keep it for as long as they like
-    await asyncio.wait((serving,), timeout=_LAST_WAIT_S)
+    # a caller that does not read, or has sent only a part of the request head, would keep the server running
+    await asyncio.wait((serving,), timeout=_CLOSE_TIMEOUT_S)
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
     if not serving.cancelled() and (error := serving.exception()) is not None:
-        raise error  # otherwise the command would end with status 0
+        raise error  # otherwise the command would exit with status 0

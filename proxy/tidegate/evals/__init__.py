@@ -1,10 +1,10 @@
-"""How good targets are, measured: a small set of our own items with exact graders, asked through a running Tidegate.
+"""Measures the quality of targets: a small set of items with exact graders is sent through a running Tidegate.
 
-    set.yaml, items   the items: what is asked, and the one right answer
-    grading           whether an answer is that
-    asking            an item as a request to one target, over HTTP
-    run               every item to every target, a few at once; right ones counted by task
+    set.yaml, items   the items: each a question and its right answer
+    grading           whether an answer is right
+    client            sends an item to one target, over HTTP
+    run               sends every item to every target, a few at once; counts the right answers by task
 
-The set is small on purpose: it tells a model that follows instructions from one that does not, in a minute and for a
-few cents. It is no benchmark, and none of its items comes from one.
+The set is small on purpose: it distinguishes a model that follows instructions from one that does not, in a minute and
+for a few cents. It is not a benchmark, and none of its items comes from one.
 """

@@ -1,4 +1,4 @@
-"""Whether an answer is right: exact, after what does not matter has been taken off. Pure."""
+"""Grades answers: exact comparison, after differences that do not matter have been removed. Pure functions."""
 
 import re
 import unicodedata
@@ -15,22 +15,22 @@ _AROUND = " \t\r\n.,;:!?*_`'\"()[]"
 _decode = msgspec.json.Decoder().decode
 
 
-class Made(Struct, frozen=True):
-    """A tool call as it came."""
+class ReceivedCall(Struct, frozen=True):
+    """A tool call in a model's answer; `arguments` is the JSON text as received."""
 
     name: str
     arguments: str
 
 
 class ModelAnswer(Struct, frozen=True):
-    """What a model said: text, calls, or both."""
+    """The answer of a model: text, tool calls, or both."""
 
     text: str = ""
-    calls: tuple[Made, ...] = ()
+    calls: tuple[ReceivedCall, ...] = ()
 
 
 def is_right(item: Item, answer: ModelAnswer) -> bool:
-    """Whether `answer` is what `item` wants."""
+    """Whether `answer` is the right answer to `item`."""
     if item.call is not None:
         return _is_call(answer.calls, item.call)
     if answer.calls:
@@ -40,32 +40,32 @@ def is_right(item: Item, answer: ModelAnswer) -> bool:
     if item.pattern is not None:
         return re.fullmatch(item.pattern, answer.text.strip()) is not None
     if item.number is not None:
-        return [float(found.replace(",", "")) for found in _NUMBER.findall(answer.text)] == [item.number]
+        return [float(number.replace(",", "")) for number in _NUMBER.findall(answer.text)] == [item.number]
     return normalise(answer.text) in {normalise(word) for word in item.words or ()}
 
 
 def normalise(text: str) -> str:
-    """`text` without what does not matter: case, width, the spaces and the punctuation around it."""
+    """`text` without differences that do not matter: case, character width, surrounding spaces and punctuation."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_AROUND)
 
 
-def _is_call(calls: Sequence[Made], wanted: ExpectedCall) -> bool:
-    return len(calls) == 1 and calls[0].name == wanted.name and _same(_parsed(calls[0].arguments), wanted.arguments)
+def _is_call(calls: Sequence[ReceivedCall], expected: ExpectedCall) -> bool:
+    return len(calls) == 1 and calls[0].name == expected.name and _same(_parsed(calls[0].arguments), expected.arguments)
 
 
-def _parsed(text: str) -> Any:  # noqa: ANN401 - any JSON value; `...` is none
+def _parsed(text: str) -> Any:  # noqa: ANN401 - any JSON value; `...` if the text is not JSON
     try:
         return _decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         return ...
 
 
-def _same(found: Any, wanted: Any) -> bool:  # noqa: ANN401 - JSON values
-    """Equal as JSON: 1 is 1.0, but true is not 1; texts without the spaces around them, whatever their case."""
-    if isinstance(wanted, str) and isinstance(found, str):
-        return normalise(found) == normalise(wanted)
-    if isinstance(wanted, dict) and isinstance(found, dict):
-        return wanted.keys() == found.keys() and all(_same(found[name], value) for name, value in wanted.items())
-    if isinstance(wanted, list) and isinstance(found, list):
-        return len(found) == len(wanted) and all(map(_same, found, wanted))
-    return isinstance(found, bool) == isinstance(wanted, bool) and bool(found == wanted)
+def _same(actual: Any, expected: Any) -> bool:  # noqa: ANN401 - JSON values
+    """Whether two JSON values are equal: 1 equals 1.0, but true does not equal 1; strings are normalised first."""
+    if isinstance(expected, str) and isinstance(actual, str):
+        return normalise(actual) == normalise(expected)
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        return expected.keys() == actual.keys() and all(_same(actual[name], value) for name, value in expected.items())
+    if isinstance(expected, list) and isinstance(actual, list):
+        return len(actual) == len(expected) and all(map(_same, actual, expected))
+    return isinstance(actual, bool) == isinstance(expected, bool) and bool(actual == expected)

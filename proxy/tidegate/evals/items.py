@@ -1,4 +1,4 @@
-"""`Item`: something to ask, and what is right; the set that is shipped."""
+"""`Item`: a question and its right answer; and the set of items that comes with Tidegate."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -13,21 +13,24 @@ from tidegate.protocol.routing import Task
 
 
 class ExpectedCall(Struct, frozen=True, forbid_unknown_fields=True):
-    """A tool and its arguments."""
+    """The tool call that is the right answer."""
 
     name: str
     arguments: Mapping[str, Any]
 
 
 class Item(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One question. Just one of the last five says what is right.
+    """One question and its right answer, which is in exactly one of the last five fields.
 
     Attributes:
-        words: one of these, whatever the case and the punctuation around it.
-        number: this one alone, however it is written.
-        pattern: a regular expression for the whole answer but for the spaces around it.
-        json: this value; the order of keys does not matter.
-        call: this call alone.
+        id: a unique name.
+        task: the kind of work that it tests.
+        ask: the text of the question.
+        words: the right answers; case and surrounding punctuation do not matter.
+        number: the only number in the right answer, in any notation.
+        pattern: a regular expression that matches the whole answer without surrounding spaces.
+        json: the JSON value of the right answer; the order of keys does not matter.
+        call: the only tool call of the right answer.
     """
 
     id: str
@@ -41,7 +44,7 @@ class Item(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ItemSet(Struct, frozen=True, forbid_unknown_fields=True):
-    """The items, the tools that those of task `tools` may use, and the version that names both."""
+    """The items, the tools for the items of task `tools`, and the version of both."""
 
     version: str
     tools: tuple[Mapping[str, Any], ...]
@@ -50,6 +53,6 @@ class ItemSet(Struct, frozen=True, forbid_unknown_fields=True):
 
 @cache
 def shipped() -> ItemSet:
-    """The set that comes with Tidegate."""
+    """The set of items that comes with Tidegate."""
     text = Path(__file__).with_name("set.yaml").read_text(encoding="utf-8")
     return msgspec.convert(yaml.safe_load(text), ItemSet)

@@ -1,31 +1,34 @@
-"""Every item to every target, a few at once."""
+"""Sends every item to every target, a few at once, and counts the right answers."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from tidegate.config.evals import EvalScore
-from tidegate.evals.asking import NotAnswered
+from tidegate.evals.client import NotAnswered
 from tidegate.evals.grading import ModelAnswer, is_right
 from tidegate.evals.items import Item
 from tidegate.protocol.routing import Task
 
-_IN_VAIN = frozenset({0, 401})
+_FATAL_STATUSES = frozenset({0, 401})  # no connection, wrong key: every further request would fail as well
 
 
-class Asks(Protocol):
-    """Who asks (see `asking.Asker`)."""
+class Client(Protocol):
+    """The interface of `client.EvalClient` that is used here."""
 
-    async def ask(self, target: str, item: Item) -> ModelAnswer:
-        """What `target` answers; raises `NotAnswered`."""
+    async def send(self, target: str, item: Item) -> ModelAnswer:
+        """Send `item` to `target`, and return its answer; raises `NotAnswered`."""
 
 
 class Outcome:
-    """What came of one target, by task; written while it is asked.
+    """The results of one target by task; updated during the run.
 
     Attributes:
-        failed: how many items got no answer; they say nothing of its quality.
-        why: what the first of them met.
+        target: the name of the target.
+        asked: by task, how many items were answered and graded.
+        right: by task, how many answers were right.
+        failed: how many items got no answer; they do not count against the target's quality.
+        first_error: the error of the first of these items.
     """
 
     def __init__(self, target: str) -> None:
@@ -33,39 +36,40 @@ class Outcome:
         self.asked: dict[Task, int] = {}
         self.right: dict[Task, int] = {}
         self.failed = 0
-        self.why = ""
+        self.first_error = ""
 
-    def note(self, task: Task, *, is_right: bool) -> None:
-        """An item has its grade."""
+    def add_grade(self, task: Task, *, is_right: bool) -> None:
+        """Count an item that was answered and graded."""
         self.asked[task] = self.asked.get(task, 0) + 1
         self.right[task] = self.right.get(task, 0) + is_right
 
-    def fail(self, why: str) -> None:
-        """An item got no answer."""
+    def add_failure(self, error: str) -> None:
+        """Count an item that got no answer; `error` is the reason."""
         self.failed += 1
-        self.why = self.why or why
+        self.first_error = self.first_error or error
 
     def scores(self) -> list[EvalScore]:
-        """For the eval file, tasks in their order."""
+        """The scores for the eval file, sorted by task."""
         return [EvalScore(self.target, task, asked, self.right[task]) for task, asked in sorted(self.asked.items())]
 
 
 async def run(
-    asks: Asks, targets: Iterable[str], items: Sequence[Item], *, at_once: int, on_progress: Callable[[int], None]
+    client: Client, targets: Iterable[str], items: Sequence[Item], *, at_once: int, on_progress: Callable[[int], None]
 ) -> list[Outcome]:
-    """Ask all; `on_progress` is told how many items are done.
+    """Send all items to all targets, at most `at_once` at a time; `on_progress` gets the number of finished requests.
 
     Raises:
-        NotAnswered: no Tidegate is there, or it does not let us in; to go on would be in vain.
+        NotAnswered: Tidegate cannot be reached, or refuses the key; every further request would fail as well.
     """
     outcomes = [Outcome(target) for target in targets]
-    left = iter([(outcome, item) for item in items for outcome in outcomes])  # in turns: all targets are busy alike
+    # item by item, so that all targets are equally busy
+    remaining = iter([(outcome, item) for item in items for outcome in outcomes])
     done = 0
 
     async def work() -> None:
         nonlocal done
-        for outcome, item in left:
-            await _ask(asks, outcome, item)
+        for outcome, item in remaining:
+            await _send_item(client, outcome, item)
             done += 1
             on_progress(done)
 
@@ -78,12 +82,12 @@ async def run(
     return outcomes
 
 
-async def _ask(asks: Asks, outcome: Outcome, item: Item) -> None:
+async def _send_item(client: Client, outcome: Outcome, item: Item) -> None:
     try:
-        answer = await asks.ask(outcome.target, item)
+        answer = await client.send(outcome.target, item)
     except NotAnswered as error:
-        if error.status in _IN_VAIN:
+        if error.status in _FATAL_STATUSES:
             raise
-        outcome.fail(str(error))
+        outcome.add_failure(str(error))
     else:
-        outcome.note(item.task, is_right=is_right(item, answer))
+        outcome.add_grade(item.task, is_right=is_right(item, answer))

@@ -1,10 +1,11 @@
-"""How much: so many requests a target has at once, and who waits for a place there, in which order, how long.
+"""How many requests a target has in flight at once, and which requests wait for a slot there, in which order, how long.
 
-    gate          a target's door: in at once, after a wait, or refused; the only part that waits
-        queue     who waits, and whose turn it is: fair between callers by tokens, and between classes
-        places    who is there, by class: what part each class has, and what it may borrow
-        gradient  how many at once, learnt from times to first token
-        shedding  who has waited in vain: nobody gets through quickly any more
+    concurrency   the concurrency limit of one target: a request gets a slot at once, after a wait, or is refused; the
+                  only module that waits
+    queue         the waiting requests, and which is next: fair between callers by tokens, and between classes
+    slots         the slots taken, by class: how many each class may take, and how many it may borrow
+    gradient      an adaptive limit, learnt from times to first token
+    shedding      when waiting requests are dropped: no request gets a slot quickly any more
 
-All but `owner` is arithmetic over what it is told, times included.
+All modules but `concurrency` are arithmetic over their arguments; times are arguments too.
 """

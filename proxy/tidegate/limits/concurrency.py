@@ -1,16 +1,18 @@
-"""A target's door: in at once, after a wait, or `TargetBusy`.
+"""`ConcurrencyLimit`: how many requests a target has in flight, and which requests wait for a slot.
 
-    gate = Gate("gpu/deepseek", config, clock)
-    place = await gate.enter(caller="alice", priority="default", tokens=900)
+A request gets a slot at once, after a wait, or is refused with `TargetBusy`:
+
+    limit = ConcurrencyLimit("gpu/deepseek", config, clock)
+    slot = await limit.enter(caller="alice", priority="default", tokens=900)
     try:
         ...
-        place.began(ttft_s, prompt_tokens=700)
+        slot.began(ttft_s, prompt_tokens=700)
     finally:
-        place.leave()
+        slot.leave()
 
-A free place never stands beside somebody who might have it: whoever makes it free gives it away, in the same call. So
-who comes and sees one takes it, and jumps no queue. Belongs to one event loop. Nothing here takes longer for the number
-of those who wait, but for coming to a queue that is full (the number of callers in it).
+A slot is never free while a waiting request may have it: the call that frees a slot also assigns it. So a new request
+that finds a free slot takes it, and overtakes no waiting request. An instance belongs to one event loop. The number of
+waiting requests does not make any call slower, except `enter` on a full queue (linear in the number of callers in it).
 """
 
 import asyncio
@@ -27,53 +29,53 @@ from tidegate.limits.shedding import Shedder, SlotRate
 from tidegate.limits.slots import SlotPool
 from tidegate.protocol.routing import PRIORITIES, Priority
 
-_INITIAL, _LEAST, _MOST = 20, 4, 1000  # adaptive
-_TARGET = 0.2  # of `queue_timeout_s`: a wait longer than this is no quick one
-_INTERVAL = 0.5  # of it: for so long nobody got through quickly
+_INITIAL, _MIN, _MAX = 20, 4, 1000  # adaptive
+_TARGET_SHARE = 0.2  # of `queue_timeout_s`: a longer wait is not a quick one
+_INTERVAL_SHARE = 0.5  # of `queue_timeout_s`: shedding begins after so long without a quick wait
 
 
 class Timer(Protocol):
-    """Something that will be called."""
+    """A timer that has been started."""
 
     def cancel(self) -> None:
-        """It will not."""
+        """Cancel it: the callback is not called."""
 
 
 class CallLater(Protocol):
-    """`loop.call_later`, as far as it is used."""
+    """The signature of `loop.call_later`, as far as it is used."""
 
     def __call__(self, delay_s: float, callback: Callable[[], None], /) -> Timer:
-        """Call it in so many seconds."""
+        """Call `callback` after `delay_s` seconds."""
 
 
 def call_later(delay_s: float, callback: Callable[[], None], /) -> Timer:
-    """The running loop's."""
+    """Call `callback` after `delay_s` seconds, with the running loop's `call_later`."""
     return asyncio.get_running_loop().call_later(delay_s, callback)
 
 
 class Slot:
-    """One request's place at the target. Whoever has it gives it back, on every exit."""
+    """One request's slot at the target. Its owner calls `leave` on every exit."""
 
-    __slots__ = ("_has_left", "_owner", "_priority")
+    __slots__ = ("_concurrency_limit", "_is_released", "_priority")
 
-    def __init__(self, owner: "ConcurrencyLimit", priority: Priority) -> None:
-        self._owner = owner
+    def __init__(self, concurrency_limit: "ConcurrencyLimit", priority: Priority) -> None:
+        self._concurrency_limit = concurrency_limit
         self._priority: Priority = priority
-        self._has_left = False
+        self._is_released = False
 
     def began(self, ttft_s: float, prompt_tokens: int = 1) -> None:
-        """The first token has come, so long after the request was sent; to be said once, before leaving."""
-        self._owner._began(ttft_s, prompt_tokens)  # noqa: SLF001 - a place is a part of its gate
+        """Record the first token, `ttft_s` seconds after the request was sent; at most once, before `leave`."""
+        self._concurrency_limit._record_first_token(ttft_s, prompt_tokens)  # noqa: SLF001 - a slot is a part of its limit
 
     def leave(self) -> None:
-        """Give it back; a second time does nothing."""
-        if not self._has_left:
-            self._has_left = True
-            self._owner._left(self._priority)  # noqa: SLF001 - the same
+        """Release the slot; a second call does nothing."""
+        if not self._is_released:
+            self._is_released = True
+            self._concurrency_limit._release(self._priority)  # noqa: SLF001 - a slot is a part of its limit
 
 
 class _Waiter:
-    """Somebody in the queue. Its future becomes a place or the reason why not; cancelled: it has gone away."""
+    """A waiting request. Its future becomes the slot or the error; the future is cancelled if the request's task is."""
 
     __slots__ = ("future", "priority", "since_s", "timer")
 
@@ -83,19 +85,19 @@ class _Waiter:
         self.since_s = since_s
         self.timer: Timer | None = None
 
-    def tell(self, outcome: Slot | TargetBusy) -> None:
-        """The wait is over; its future must not be done."""
+    def finish(self, outcome: Slot | TargetBusy) -> None:
+        """End the wait with this outcome; the future must not be done."""
         if self.timer is not None:
             self.timer.cancel()
         self.future.set_result(outcome)
 
 
 class ConcurrencyLimit:
-    """How many are at one target, and who waits.
+    """The concurrency limit of one target; owns its slots and its queue.
 
     Args:
-        name: the target's, for messages to callers.
-        call_later: what ends a wait; the running loop's.
+        name: the target's name, for error messages.
+        call_later: starts the timer that ends a wait; by default the running loop's.
     """
 
     def __init__(self, name: str, config: ConcurrencyConfig, clock: Clock, call_later: CallLater = call_later) -> None:
@@ -103,7 +105,7 @@ class ConcurrencyLimit:
         self._clock = clock
         self._call_later = call_later
         self._slots = SlotPool()
-        self._pace = SlotRate()
+        self._slot_rate = SlotRate()
         self._queue: FairQueue[_Waiter] = FairQueue(config.queue)
         self._gradient: Gradient2 | None = None
         self._is_closed = False
@@ -111,39 +113,43 @@ class ConcurrencyLimit:
 
     @property
     def in_flight(self) -> int:
-        """Places taken."""
+        """The number of slots that are taken."""
         return self._slots.taken
 
     @property
     def waiting(self) -> int:
-        """Those in the queue."""
+        """The number of requests in the queue."""
         return len(self._queue)
 
     @property
     def limit(self) -> int | None:
-        """Places there are; None: as many as are wanted."""
+        """The number of slots; None: no limit."""
         return None if self._limit == inf else int(self._limit)
 
     def has_room(self, priority: Priority) -> bool:
-        """Whether a request of that class would be let in at once."""
+        """Whether a request of this class would get a slot at once."""
         return self._limit == inf or self._slots.has_room(priority, self._limit)
 
     def resize(self, config: ConcurrencyConfig) -> None:
-        """A new config. Those inside stay, also over the limit, and so do those who wait, until their time is over."""
+        """Apply a new config.
+
+        Requests that have a slot keep it, also over the new limit. Waiting requests keep their place in the queue and
+        their time limits.
+        """
         self._config = config
         self._queue.size = config.queue
-        self._shedder = Shedder(config.queue_timeout_s * _TARGET, config.queue_timeout_s * _INTERVAL)
+        self._shedder = Shedder(config.queue_timeout_s * _TARGET_SHARE, config.queue_timeout_s * _INTERVAL_SHARE)
         self._limit: float = inf
         if config.limit == "adaptive":
-            self._gradient = self._gradient or Gradient2(_INITIAL, _LEAST, _MOST)
+            self._gradient = self._gradient or Gradient2(_INITIAL, _MIN, _MAX)
             self._limit = self._gradient.limit
         else:
             self._gradient = None
             self._limit = inf if config.limit is None else config.limit
-        self._give_away()
+        self._assign_free_slots()
 
     def close(self) -> None:
-        """The target is removed: refuse the requests that wait, and let no later one wait. Those inside stay."""
+        """The target is removed: refuse the waiting requests, and let no later one wait. Taken slots stay valid."""
         self._is_closed = True
         while (waiter := self._queue.pop()) is not None:
             self._refuse(waiter, "is being removed")
@@ -157,17 +163,18 @@ class ConcurrencyLimit:
         can_wait: bool = True,
         deadline_s: float | None = None,
     ) -> Slot:
-        """Take a place. Who is cancelled while waiting has none, and is out of the queue.
+        """Take a slot. A task that is cancelled while it waits takes none, and leaves the queue.
 
         Args:
-            caller: whom to be fair to.
-            priority: the class.
-            tokens: about how many the request and its answer have; what callers and classes are compared by.
-            can_wait: else it is now or not at all.
-            deadline_s: of the caller, on the clock's monotonic reading.
+            caller: the caller's name, for fairness between callers.
+            priority: the request's class.
+            tokens: about how many tokens the request and its answer have; the measure of fairness.
+            can_wait: False: raise at once if there is no free slot.
+            deadline_s: the request's deadline, in seconds of the clock's monotonic reading.
 
         Raises:
-            TargetBusy: no place and no wait, the queue is full, it took too long, or others were served instead.
+            TargetBusy: no slot is free and the request may not wait, the queue is full, the wait took too long, or the
+                request was displaced or dropped.
         """
         if self.has_room(priority):
             return self._take(priority)
@@ -176,35 +183,35 @@ class ConcurrencyLimit:
         if deadline_s is not None:
             wait_s = min(wait_s, deadline_s - now_s)
         if not can_wait or self._is_closed or wait_s <= 0:
-            raise self._busy("has no place free")
+            raise self._busy("has no free slot")
         waiter = _Waiter(priority, now_s)
-        self._join(waiter, caller, tokens)
-        waiter.timer = self._call_later(wait_s, lambda: self._refuse(waiter, "had no place free in time"))
+        self._enqueue(waiter, caller, tokens)
+        waiter.timer = self._call_later(wait_s, lambda: self._refuse(waiter, "had no free slot in time"))
         return await self._wait(waiter)
 
-    def _join(self, waiter: _Waiter, caller: str, tokens: int) -> None:
+    def _enqueue(self, waiter: _Waiter, caller: str, tokens: int) -> None:
         if not self._queue:
             self._shedder.reset()
         if self._queue.push(caller, waiter.priority, tokens, waiter):
             return
         displaced = self._queue.displace(caller, waiter.priority)
         if displaced is None:
-            raise self._busy("has no place free, and its queue is full")
-        self._refuse(displaced, "has no place free, and its queue is full")
+            raise self._busy("has no free slot, and its queue is full")
+        self._refuse(displaced, "has no free slot, and its queue is full")
         self._queue.push(caller, waiter.priority, tokens, waiter)
 
     async def _wait(self, waiter: _Waiter) -> Slot:
         try:
             outcome = await waiter.future
         except asyncio.CancelledError:
-            self._go_away(waiter)
+            self._abandon(waiter)
             raise
         if isinstance(outcome, TargetBusy):
             raise outcome
         return outcome
 
-    def _go_away(self, waiter: _Waiter) -> None:
-        """Its task was cancelled; a place may have been given to it just before that: it is somebody else's."""
+    def _abandon(self, waiter: _Waiter) -> None:
+        """The request's task was cancelled: leave the queue, and release a slot that was assigned just before that."""
         self._queue.remove(waiter)
         if waiter.timer is not None:
             waiter.timer.cancel()
@@ -216,47 +223,47 @@ class ConcurrencyLimit:
     def _take(self, priority: Priority) -> Slot:
         self._slots.take(priority)
         if self._slots.taken >= self._limit:
-            self._pace.full(self._clock.monotonic_s())
+            self._slot_rate.became_full(self._clock.monotonic_s())
         return Slot(self, priority)
 
-    def _left(self, priority: Priority) -> None:
+    def _release(self, priority: Priority) -> None:
         was_full = self._slots.taken >= self._limit
-        self._slots.give_back(priority)
+        self._slots.release(priority)
         if was_full:
-            self._pace.freed(self._clock.monotonic_s())
-        if self._limit != inf:  # else nobody waits
-            self._give_away()
+            self._slot_rate.slot_freed(self._clock.monotonic_s())
+        if self._limit != inf:  # without a limit no request waits
+            self._assign_free_slots()
 
-    def _began(self, ttft_s: float, prompt_tokens: int) -> None:
+    def _record_first_token(self, ttft_s: float, prompt_tokens: int) -> None:
         if self._gradient is not None:
             self._gradient.sample(ttft_s, self._slots.taken, prompt_tokens)
             self._limit = self._gradient.limit
-            self._give_away()
+            self._assign_free_slots()
 
-    def _give_away(self) -> None:
-        """Every free place to whose turn it is."""
-        while self._queue and (among := self._slots.first(self._queue.waiting(), self._limit)):
-            waiter = self._queue.pop(among)
-            if waiter is None or waiter.future.done():  # it has gone away and could not say so yet
+    def _assign_free_slots(self) -> None:
+        """Assign every free slot to the waiting request that is next."""
+        while self._queue and (classes := self._slots.next_classes(self._queue.waiting(), self._limit)):
+            waiter = self._queue.pop(classes)
+            if waiter is None or waiter.future.done():  # its task was cancelled, but has not run `_abandon` yet
                 continue
-            waiter.tell(self._take(waiter.priority))
+            waiter.finish(self._take(waiter.priority))
             now_s = self._clock.monotonic_s()
             if self._shedder.is_due(now_s - waiter.since_s, now_s):
                 self._shed(now_s)
 
     def _shed(self, now_s: float) -> None:
-        """Drop who has waited longest, in the least urgent class in which anybody has waited for long."""
+        """Drop the oldest request of the least urgent class in which a request has waited too long."""
         for priority in PRIORITIES:
             waiter = self._queue.oldest(priority)
             if waiter is not None and now_s - waiter.since_s >= self._shedder.target_s:
-                self._refuse(waiter, "has more to do than it can")
+                self._refuse(waiter, "is overloaded")
                 return
 
     def _refuse(self, waiter: _Waiter, why: str) -> None:
         self._queue.remove(waiter)
         if not waiter.future.done():
-            waiter.tell(self._busy(why))
+            waiter.finish(self._busy(why))
 
     def _busy(self, why: str) -> TargetBusy:
-        told = f"{self.name} {why} (in flight: {self.in_flight}, waiting: {self.waiting}). Try again later."
-        return TargetBusy(told, retry_after_s=self._pace.retry_after_s(self.waiting))
+        message = f"{self.name} {why} (in flight: {self.in_flight}, waiting: {self.waiting}). Try again later."
+        return TargetBusy(message, retry_after_s=self._slot_rate.retry_after_s(self.waiting))

@@ -1,59 +1,60 @@
-"""How many requests a target bears at once, learnt from its times to first token.
+"""An adaptive limit: how many requests a target can work on at once, learnt from its times to first token.
 
-This is Netflix's Gradient2, changed where language models want it. Every so many answers (a round) the limit becomes
-`gradient * limit + sqrt(limit)`, half of the way. The gradient is what the times usually are by what they were in this
-round, between a half and one, with half as much again tolerated. So the limit rests where a few requests queue at the
-target: at twice the usual time with 16 at once, at less with more. It is about the time to the first token, as the
-whole time says how long the answers are.
+This is Netflix's Gradient2, changed for language models. After each round (a number of answers) the limit moves half of
+the way to `gradient * limit + sqrt(limit)`. The gradient is the baseline time divided by the time in this round. The
+round's time may be 1.5 times the baseline before the gradient falls below one; the gradient is between a half and one.
+So the limit settles where a few requests queue at the target: with 16 requests at once the time is then twice the
+baseline, with more requests a smaller multiple. The time to first token is used because the time of the whole answer
+depends on the answer's length.
 
-- **By length of the prompt.** Prefill rules the time to first token, and a run of long prompts is no overload. Each
-  time is divided by the usual one of prompts of about the same length (powers of two); that ratio, the slowness, is
-  averaged.
-- **What is usual is learnt where there is no queue**: while the target is used to less than half of its limit. As
-  Netflix's average of the last 600 also learns under full use, a target that is always full makes its own queue the
-  usual thing, and the limit climbs to its maximum.
-- **A target that stays full and slow is measured anew.** Nobody can tell a queue from a target that became slower for
-  good but by taking load off: after `_PATIENCE` slow rounds in a row the limit is halved, and the first times after
-  that are the usual ones (Envoy does the same every minute, down to a few requests).
+- **By length of the prompt.** The time to first token depends mostly on prefill, and a run of long prompts is no
+  overload. Each time is divided by the baseline of prompts of about the same length (powers of two). The average of
+  these ratios is the slowness.
+- **The baseline is learnt only where there is no queue**: while the target is used to less than half of its limit.
+  Netflix's average of the last 600 answers also learns under full use. With it, a target that is always full makes its
+  own queue the baseline, and the limit climbs to its maximum.
+- **A target that stays full and slow is measured anew.** Only less load can show whether there is a queue or the target
+  has become slower for good. After `_MAX_SLOW_ROUNDS` slow rounds in a row the limit is halved, and the first times
+  after that are the new baselines (Envoy does the same every minute, down to a few requests).
 """
 
 from math import sqrt
 
 _TOLERANCE = 1.5
 _SMOOTHING = 0.5
-_ROUND = 10  # answers, at least
-_WINDOW = 100  # answers that the usual time is an average of
-_PATIENCE = 20  # rounds
+_ROUND = 10  # the least number of answers in a round
+_WINDOW = 100  # answers; a baseline is an average over as many
+_MAX_SLOW_ROUNDS = 20  # rounds
 
 
 class Gradient2:
-    """A limit between `least` and `most`, both at least 1. Owned by one gate.
+    """A limit between `minimum` and `maximum`, both at least 1. Owned by one `ConcurrencyLimit`.
 
-    With a gradient of a half the limit rests at four: a `least` under that is seldom reached.
+    With a gradient of a half the limit settles at four, so a `minimum` below four is seldom reached.
     """
 
-    def __init__(self, initial: int, least: int, most: int) -> None:
-        self._limit = float(min(max(initial, least), most))
-        self._least = least
-        self._most = most
-        self._usual: dict[int, tuple[float, int]] = {}  # by length of the prompt: seconds, answers learnt from
+    def __init__(self, initial: int, minimum: int, maximum: int) -> None:
+        self._limit = float(min(max(initial, minimum), maximum))
+        self._minimum = minimum
+        self._maximum = maximum
+        self._baselines: dict[int, tuple[float, int]] = {}  # by bit length of the token count: seconds, samples
         self._slowness = 1.0  # of the last round
         self._slow_rounds = 0
-        self._is_draining = False  # the limit was halved, and more are still there
+        self._is_draining = False  # the limit was halved, but more are still in flight
         self._samples, self._sum, self._busiest = 0, 0.0, 0  # of this round
 
     @property
     def limit(self) -> int:
-        """Requests at once."""
+        """The number of requests at once."""
         return int(self._limit)
 
     def sample(self, ttft_s: float, in_flight: int, prompt_tokens: int = 1) -> None:
-        """A first token has come.
+        """Record the first token of an answer.
 
         Args:
-            ttft_s: since the request was sent; what is not positive is not counted.
-            in_flight: requests there now, this one too.
-            prompt_tokens: about how many it had.
+            ttft_s: seconds since the request was sent; a value of 0 or less is ignored.
+            in_flight: requests at the target now, this one included.
+            prompt_tokens: about how many tokens the prompt had.
         """
         self._is_draining &= in_flight > self._limit
         if ttft_s <= 0 or self._is_draining:
@@ -65,35 +66,37 @@ class Gradient2:
             self._end_round()
 
     def _learn(self, size: int, ttft_s: float, *, is_used: bool) -> float:
-        """What was usual for such a prompt before this one, in seconds."""
+        """Update the baseline for this prompt size; returns the baseline from before this sample, in seconds."""
         unqueued_s = ttft_s / self._slowness if is_used else ttft_s
-        usual_s, seen = self._usual.get(size, (unqueued_s, 0))
-        if seen < _ROUND or not is_used:
-            learnt_s = usual_s + (unqueued_s - usual_s) / min(seen + 1, _WINDOW)
-            self._usual[size] = (learnt_s, seen + 1)
-        return usual_s
+        baseline_s, samples = self._baselines.get(size, (unqueued_s, 0))
+        if samples < _ROUND or not is_used:
+            learnt_s = baseline_s + (unqueued_s - baseline_s) / min(samples + 1, _WINDOW)
+            self._baselines[size] = (learnt_s, samples + 1)
+        return baseline_s
 
     def _end_round(self) -> None:
         slowness = self._sum / self._samples
         is_slow = self._busiest * 2 >= self._limit and slowness > _TOLERANCE
         self._slow_rounds = self._slow_rounds + 1 if is_slow else 0
         self._slowness = max(1.0, slowness)
-        if slowness < 0.5:  # what seemed usual was a queue
-            self._usual = {size: (usual_s * slowness, seen) for size, (usual_s, seen) in self._usual.items()}
-        if self._busiest * 2 >= self._limit:  # else nothing is known of so many at once
+        if slowness < 0.5:  # the baselines were measured with a queue
+            self._baselines = {
+                size: (baseline_s * slowness, samples) for size, (baseline_s, samples) in self._baselines.items()
+            }
+        if self._busiest * 2 >= self._limit:  # a round with less load says nothing about the limit
             gradient = max(0.5, min(1.0, _TOLERANCE / slowness))
-            wanted = self._limit * gradient + sqrt(self._limit)
-            self._set(self._limit + (wanted - self._limit) * _SMOOTHING)
-        if self._slow_rounds >= _PATIENCE:
-            self._measure_anew()
+            target = self._limit * gradient + sqrt(self._limit)
+            self._set_limit(self._limit + (target - self._limit) * _SMOOTHING)
+        if self._slow_rounds >= _MAX_SLOW_ROUNDS:
+            self._reset_baselines()
         self._samples, self._sum, self._busiest = 0, 0.0, 0
 
-    def _measure_anew(self) -> None:
-        self._set(self._limit / 2)
-        self._usual.clear()
+    def _reset_baselines(self) -> None:
+        self._set_limit(self._limit / 2)
+        self._baselines.clear()
         self._slowness = 1.0
         self._slow_rounds = 0
         self._is_draining = True
 
-    def _set(self, limit: float) -> None:
-        self._limit = min(max(limit, self._least), self._most)
+    def _set_limit(self, limit: float) -> None:
+        self._limit = min(max(limit, self._minimum), self._maximum)

@@ -1,14 +1,16 @@
-"""Who waits for a place, and whose turn it is.
+"""`FairQueue`: the requests that wait for a slot, and which one is next.
 
-Two levels, one rule: of those who wait, the one that has had the least so far is next. Between classes what counts is
-tokens by the class's share (`SHARES`); within a class, tokens by caller. Nobody saves up while not waiting: who comes
-back starts level with whoever was served last, and what a class that does not wait leaves is the others'.
+There are two levels with one rule: of those that wait, the one that was served least so far is next. Between classes,
+"served" is the tokens divided by the class's share (`SHARES`); within a class, it is the tokens of the caller. A class
+or caller that does not wait saves nothing up: when it comes back it begins level with the one served last. The part of
+a class that does not wait goes to the other classes.
 
-This is start-time fair queueing, not deficit round robin: equally fair, but there is no quantum to choose, one prompt
-of 100,000 tokens costs no rounds, and a caller with one request is next but one, not at the end of a round.
+This is start-time fair queueing, not deficit round robin. Both are equally fair, but here there is no quantum to
+choose, one prompt of 100,000 tokens costs no rounds, and a caller with one request is next but one, not at the end of a
+round.
 
-A full queue turns away whoever takes the most room, not whoever comes last (`displace`): else one caller fills it, and
-being fair to those in it would help nobody else.
+When the queue is full, the caller with the most requests in it loses one, not the request that came last (`displace`).
+Otherwise one caller could fill the queue, and fairness between the requests in it would not help other callers.
 """
 
 from collections.abc import Collection, Hashable, Mapping
@@ -25,116 +27,118 @@ ItemT = TypeVar("ItemT", bound=Hashable)
 
 
 class FairQueue(Generic[ItemT]):
-    """At most `size` items, each in it once. Owned by one gate."""
+    """A queue of at most `size` items, each in it once. Owned by one `ConcurrencyLimit`."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._lanes: dict[Priority, _Lane[ItemT]] = {priority: _Lane() for priority in BY_URGENCY}
+        self._class_queues: dict[Priority, _ClassQueue[ItemT]] = {priority: _ClassQueue() for priority in BY_URGENCY}
         self._priorities: dict[ItemT, Priority] = {}
-        self._had = dict.fromkeys(BY_URGENCY, 0.0)  # tokens by share
-        self._level = 0.0  # what the class served last had had before
+        self._served = dict.fromkeys(BY_URGENCY, 0.0)  # tokens served, divided by the class's share
+        self._virtual_time = 0.0  # `_served` of the class served last, before it was served
 
     def __len__(self) -> int:
         return len(self._priorities)
 
     def push(self, caller: str, priority: Priority, tokens: int, item: ItemT) -> bool:
-        """False: it is full, and the item not in it."""
+        """Add an item; returns False, without adding it, if the queue is full."""
         if len(self) >= self.size:
             return False
-        if not self._lanes[priority].callers:
-            self._had[priority] = max(self._had[priority], self._level)
-        self._lanes[priority].push(caller, max(1, tokens), item)
+        if not self._class_queues[priority].callers:
+            self._served[priority] = max(self._served[priority], self._virtual_time)
+        self._class_queues[priority].push(caller, max(1, tokens), item)
         self._priorities[item] = priority
         return True
 
-    def pop(self, among: Collection[Priority] = BY_URGENCY) -> ItemT | None:
-        """The next of these classes; the more urgent one where two have had the same."""
-        waiting = [priority for priority in BY_URGENCY if priority in among and self._lanes[priority].callers]
+    def pop(self, classes: Collection[Priority] = BY_URGENCY) -> ItemT | None:
+        """Remove and return the next item of these classes; where two were served equally, the more urgent one's."""
+        waiting = [priority for priority in BY_URGENCY if priority in classes and self._class_queues[priority].callers]
         if not waiting:
             return None
-        priority = min(waiting, key=self._had.__getitem__)
-        item, tokens = self._lanes[priority].pop()
-        self._level = max(self._level, self._had[priority])
-        self._had[priority] += tokens / SHARES[priority]
+        priority = min(waiting, key=self._served.__getitem__)
+        item, tokens = self._class_queues[priority].pop()
+        self._virtual_time = max(self._virtual_time, self._served[priority])
+        self._served[priority] += tokens / SHARES[priority]
         self._forget(item)
         return item
 
     def remove(self, item: ItemT) -> bool:
-        """It waits no longer; False: it did not."""
+        """Remove an item; returns False if it was not in the queue."""
         priority = self._priorities.get(item)
         if priority is None:
             return False
-        self._lanes[priority].remove(item)
+        self._class_queues[priority].remove(item)
         self._forget(item)
         return True
 
     def displace(self, caller: str, priority: Priority) -> ItemT | None:
-        """Takes out whoever has to make room for one more of this caller's; None: nobody has.
+        """Remove and return the item that makes room for one more of this caller; None if there is none.
 
-        That is the newest item of the caller with the most items, in the least urgent class in which anybody waits; in
-        the newcomer's own class only where that caller would still have as many as the newcomer.
+        It is the newest item of the caller with the most items, in the least urgent class that has items. That class is
+        never more urgent than `priority`. If it is `priority` itself, an item is removed only if its caller would still
+        have as many items as `caller` has with the new one.
         """
         waiting = self.waiting()
-        if not waiting or len(self) > self.size:  # it was made smaller: one out is not one in
+        if not waiting or len(self) > self.size:  # `size` was reduced: removing one item does not make room for one
             return None
-        lowest = waiting[-1]
-        callers = self._lanes[lowest].callers
-        greediest = max(callers, key=lambda name: len(callers[name]))
-        if BY_URGENCY.index(lowest) < BY_URGENCY.index(priority):
+        least_urgent = waiting[-1]
+        callers = self._class_queues[least_urgent].callers
+        largest = max(callers, key=lambda name: len(callers[name]))
+        if BY_URGENCY.index(least_urgent) < BY_URGENCY.index(priority):
             return None
-        if lowest == priority and len(callers[greediest]) <= len(callers.get(caller, ())) + 1:
+        if least_urgent == priority and len(callers[largest]) <= len(callers.get(caller, ())) + 1:
             return None
-        item = next(reversed(callers[greediest]))
+        item = next(reversed(callers[largest]))
         self.remove(item)
         return item
 
     def oldest(self, priority: Priority) -> ItemT | None:
-        """Who has waited longest in the class."""
-        return next(iter(self._lanes[priority].items), None)
+        """The item that has waited longest in the class; None if the class has none."""
+        return next(iter(self._class_queues[priority].items), None)
 
     def waiting(self) -> list[Priority]:
-        """The classes in which somebody waits."""
-        return [priority for priority in BY_URGENCY if self._lanes[priority].callers]
+        """The classes that have items, the most urgent first."""
+        return [priority for priority in BY_URGENCY if self._class_queues[priority].callers]
 
     def _forget(self, item: ItemT) -> None:
         del self._priorities[item]
-        if not self._priorities:  # nobody is ahead of anybody
-            self._had = dict.fromkeys(BY_URGENCY, 0.0)
-            self._level = 0.0
+        if not self._priorities:  # the queue is empty, so all classes begin level
+            self._served = dict.fromkeys(BY_URGENCY, 0.0)
+            self._virtual_time = 0.0
 
 
-class _Lane(Generic[ItemT]):
-    """One class: whoever of its callers has had the least is next.
+class _ClassQueue(Generic[ItemT]):
+    """The queue of one class: the next item is one of the caller that was served least.
 
-    A caller stands in `_turns` once, also after its last item until its turn comes: that is how it is remembered what
-    it had. Then nobody waiting has had less, so that there is nothing left to remember.
+    A caller has one entry in `_turns`. The entry stays after the caller's last item until it is the least one in the
+    heap, so that the tokens served are remembered. By then every waiting caller was served at least as much, so that
+    there is nothing left to remember.
     """
 
     def __init__(self) -> None:
-        self.items: dict[ItemT, str] = {}  # in order of arrival; their callers
-        self.callers: dict[str, dict[ItemT, int]] = {}  # who waits; items in order, their tokens
-        self._turns: list[tuple[float, int, str]] = []  # a heap: tokens had, who came first, caller
-        self._stats: set[str] = set()  # those in it
-        self._level = 0.0
+        self.items: dict[ItemT, str] = {}  # item to caller, in order of arrival
+        self.callers: dict[str, dict[ItemT, int]] = {}  # callers with items; their items in order, with their tokens
+        self._turns: list[tuple[float, int, str]] = []  # a heap: tokens served, order of arrival, caller
+        self._in_turns: set[str] = set()  # the callers in `_turns`
+        self._virtual_time = 0.0
         self._order = count()
 
     def push(self, caller: str, tokens: int, item: ItemT) -> None:
-        if caller not in self._stats:
-            self._stats.add(caller)
-            heappush(self._turns, (self._level, next(self._order), caller))
+        if caller not in self._in_turns:
+            self._in_turns.add(caller)
+            heappush(self._turns, (self._virtual_time, next(self._order), caller))
         self.callers.setdefault(caller, {})[item] = tokens
         self.items[item] = caller
 
     def pop(self) -> tuple[ItemT, int]:
-        """The next item and its tokens; somebody must wait."""
+        """Remove and return the next item and its tokens; the queue must not be empty."""
         while True:
-            had, _, caller = heappop(self._turns)
+            served, _, caller = heappop(self._turns)
             if caller in self.callers:
                 break
-            self._stats.discard(caller)
+            self._in_turns.discard(caller)
         item, tokens = next(iter(self.callers[caller].items()))
-        self._level = had
-        heappush(self._turns, (had + tokens, next(self._order), caller))
+        self._virtual_time = served
+        heappush(self._turns, (served + tokens, next(self._order), caller))
         self.remove(item)
         return item, tokens
 
@@ -145,5 +149,5 @@ class _Lane(Generic[ItemT]):
             del self.callers[caller]
         if not self.items:
             self._turns.clear()
-            self._stats.clear()
-            self._level = 0.0
+            self._in_turns.clear()
+            self._virtual_time = 0.0

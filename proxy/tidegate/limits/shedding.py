@@ -1,17 +1,17 @@
-"""When a queue is too long for good, as CoDel sees it (RFC 8289), and how soon it is worth while to come again.
+"""When a queue is too long for good, after CoDel (RFC 8289), and how soon a refused request should be sent again.
 
-A burst makes a queue that goes away. One that stays helps nobody: every answer is late, and there are no more of them.
-The sign is that nobody gets through quickly any more: whoever leaves the queue has waited longer than a target, for a
-whole interval. Then one of those that wait is dropped, and further ones at ever shorter distances, until somebody gets
-through quickly. The fair queue lets a light caller through quickly however long another's own queue is; that one is
-nobody else's trouble, and is bounded by the time that each may wait.
+A burst makes a queue that drains. A queue that stays is useless: every answer is late, and there are not more of them.
+The sign is that no request gets a slot quickly any more: for a whole interval, each request that leaves the queue has
+waited longer than a target time. Then one of the waiting requests is dropped, and further ones at ever shorter
+intervals, until a request gets a slot quickly. The fair queue serves a caller with few requests quickly, however long
+the queue of another caller is. Such a queue delays only its own caller, and the longest wait of a request bounds it.
 """
 
 from math import sqrt
 
 
 class Shedder:
-    """CoDel's control law. Times are on one monotonic clock, in seconds."""
+    """CoDel's control law. Times are seconds of one monotonic clock."""
 
     def __init__(self, target_s: float, interval_s: float) -> None:
         self.target_s = target_s
@@ -19,12 +19,12 @@ class Shedder:
         self.reset()
 
     def reset(self) -> None:
-        """Nobody waits."""
+        """Begin anew: the queue was empty, or a request got a slot quickly."""
         self._dropped = 0
         self._due_s: float | None = None
 
     def is_due(self, waited_s: float, now_s: float) -> bool:
-        """Whether somebody is to be dropped, now that one who waited so long got through."""
+        """Whether a waiting request is to be dropped, now that one that waited for `waited_s` got a slot."""
         if waited_s < self.target_s:
             self.reset()
             return False
@@ -38,25 +38,25 @@ class Shedder:
 
 
 class SlotRate:
-    """How fast places come free while all are taken."""
+    """How fast slots come free while all are taken."""
 
-    _NEWEST = 0.2  # its weight in the average
+    _NEWEST = 0.2  # the weight of the newest gap in the average
 
     def __init__(self) -> None:
         self._gap_s = 0.0
         self._since_s: float | None = None
 
-    def full(self, now_s: float) -> None:
-        """The last place was taken."""
+    def became_full(self, now_s: float) -> None:
+        """Record that the last free slot was taken."""
         self._since_s = now_s
 
-    def freed(self, now_s: float) -> None:
-        """One came free."""
+    def slot_freed(self, now_s: float) -> None:
+        """Record that a slot came free while all were taken."""
         if self._since_s is None:
             return
         gap_s, self._since_s = now_s - self._since_s, None
         self._gap_s += (gap_s - self._gap_s) * (self._NEWEST if self._gap_s else 1.0)
 
     def retry_after_s(self, ahead: int) -> float:
-        """Until so many and one more have come free, at least 1 s."""
+        """Seconds until `ahead + 1` slots have come free, at least 1."""
         return max(1.0, self._gap_s * (ahead + 1))

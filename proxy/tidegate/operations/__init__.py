@@ -1,1 +1,1 @@
-"""What Tidegate does besides model requests: lists, feedback, readiness, administration, explanations, probes."""
+"""What Tidegate does besides model requests: model lists, feedback, readiness, administration, explain, probes."""

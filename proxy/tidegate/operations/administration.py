@@ -1,4 +1,4 @@
-"""What the administrator is shown of the engines, and what they are told."""
+"""`Administration`: shows the state of the engines to the administrator, and controls the engines."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -15,38 +15,39 @@ from tidegate.telemetry.logs import Log
 
 
 class EngineAdapters(Protocol):
-    """What can be loaded while an engine runs (see `tidegate.engines.vllm.adapters`); both say what the engine said."""
+    """Loads and unloads LoRA adapters while an engine runs (see `tidegate.engines.vllm.adapters`)."""
 
     async def load(self, name: str, path: str) -> str:
-        """Raises `ProxyError`."""
+        """Load the adapter at `path` and return the engine's reply; raises `ProxyError`."""
 
     async def unload(self, name: str) -> str:
-        """Raises `ProxyError`."""
+        """Unload the adapter and return the engine's reply; raises `ProxyError`."""
 
 
 class AdministeredEngine(Protocol):
-    """An engine and what belongs to it (see `tidegate.engines.assembly.ConnectedEngine`)."""
+    """An engine with its config and adapters (see `tidegate.engines.assembly.ConnectedEngine`)."""
 
     @property
     def engine(self) -> Engine:
-        """Itself."""
+        """The engine."""
 
     @property
     def config(self) -> EngineConfig:
-        """What the config says."""
+        """The engine's section of the config."""
 
     @property
     def adapters(self) -> EngineAdapters | None:
-        """None where the config does not let them come and go."""
+        """Loads and unloads adapters; None if the engine's config has no `runtime_adapters`."""
 
 
 class EngineReport(Struct, frozen=True, kw_only=True):
-    """What is known of one engine, see `EngineStatus` and `Load`.
+    """The state of one engine, as JSON; for the fields see `EngineStatus` and `Load`.
 
     Attributes:
-        in_flight: how many of our requests are in it.
-        load: what its metrics say.
-        waiting: how many of our requests wait until it takes requests, as it loads or makes room for another engine.
+        in_flight: the number of Tidegate's requests in the engine.
+        load: the load that the engine's metrics report.
+        waiting: the number of Tidegate's requests that wait until the engine takes requests, as it loads or has given
+            its GPU memory to another engine.
     """
 
     name: str
@@ -59,23 +60,23 @@ class EngineReport(Struct, frozen=True, kw_only=True):
     restarts: int
     in_flight: int
     load: Load
-    waiting: int = 0  # servers of older versions have neither this field
-    attempts: int = 0  # nor this one
+    waiting: int = 0  # the defaults are for the CLI: servers of older versions do not send these two fields
+    attempts: int = 0
 
 
 class EngineList(Struct, frozen=True):
-    """Reports of every engine, or of every replica of one, in the order of the config."""
+    """The reports of all engines, or of all replicas of one engine, in the order of the config."""
 
     engines: Sequence[EngineReport]
 
 
 class ReloadReport(Struct, frozen=True):
-    """What a new config has changed.
+    """What the reload of the config has changed, as JSON.
 
     Attributes:
-        changed: a line for each key.
-        needs_restart: those of these lines that hold from the next start on only.
-        notes: what in the config does nothing, or perhaps not what was meant.
+        changed: a line for each key that has changed.
+        needs_restart: those of these lines that take effect only at the next start.
+        notes: advice on keys that have no effect, or probably another effect than intended.
     """
 
     changed: Sequence[str]
@@ -84,13 +85,15 @@ class ReloadReport(Struct, frozen=True):
 
 
 class Administration:
-    """Reads and tells; holds nothing of its own. Whoever calls has made sure that the administrator asks.
+    """Reads and controls the engines; has no state of its own.
 
-    The name of an engine that has replicas means all of them, the name of a replica that one.
+    Whatever calls a method has authenticated the administrator before.
+
+    The name of an engine with replicas means all of them; the name of a replica means that one.
 
     Args:
-        engines: by name, replicas one by one.
-        log: keeps what they were told.
+        engines: the engines by name, each replica under its own name.
+        log: where orders are logged.
     """
 
     def __init__(self, engines: Mapping[str, AdministeredEngine], log: Log) -> None:
@@ -98,23 +101,23 @@ class Administration:
         self._log = log
 
     def list(self) -> EngineList:
-        """Every engine."""
+        """The reports of all engines."""
         return EngineList([_report(name, entry) for name, entry in self._engines.items()])
 
     def report(self, name: str) -> EngineReport | EngineList:
-        """One engine, or its replicas.
+        """The report of one engine, or of its replicas.
 
         Raises:
-            EngineNotFound: there is none of that name.
+            EngineNotFound: no engine has that name.
         """
         return _reports(name, self._find(name))
 
     def tell(self, name: str, goal: Goal) -> EngineReport | EngineList:
-        """Say what the engine is to do; it does so by and by.
+        """Set the goal of the engine and return its report; the engine reaches the goal later.
 
         Raises:
-            EngineNotFound: there is none of that name.
-            Conflict: this one, or none of its replicas, can be told so.
+            EngineNotFound: no engine has that name.
+            Conflict: the engine, or every one of its replicas, cannot do that.
         """
         found, refusals = self._find(name), []
         for entry in found.values():
@@ -123,16 +126,16 @@ class Administration:
             except EngineError as error:
                 refusals.append(error)
         if len(refusals) == len(found):
-            raise Conflict(_sentence(refusals[0])) from refusals[0]
+            raise Conflict(_as_sentence(refusals[0])) from refusals[0]
         self._log.info("engine told", engine=name, goal=goal)
         return _reports(name, found)
 
     def output(self, name: str) -> str:
-        """The end of what the engine has written.
+        """The last lines of the engine's output.
 
         Raises:
-            EngineNotFound: there is none of that name.
-            Conflict: it writes elsewhere.
+            EngineNotFound: no engine has that name.
+            Conflict: Tidegate does not start the engine, so it does not have its output.
         """
         found = self._find(name)
         if any(isinstance(entry.config, ExternalConfig) for entry in found.values()):
@@ -143,45 +146,48 @@ class Administration:
         return "".join(f"{line}\n" for line in lines)
 
     async def load_adapter(self, name: str, adapter: str, path: str) -> str:
-        """Load a LoRA adapter into the engine, or each of its replicas, started if need be; returns its answer.
+        """Load a LoRA adapter into the engine, or into each of its replicas; return the engine's reply.
+
+        An engine that does not run is started first.
 
         Raises:
-            EngineNotFound, Conflict: no such engine, or none whose adapters come and go.
+            EngineNotFound: no engine has that name.
+            Conflict: the engine's config has no `runtime_adapters`.
             MalformedRequest: the adapter's name is not allowed.
-            EngineUnavailable, UpstreamError: it does not run, does not want it, or failed.
+            EngineUnavailable, UpstreamError: the engine could not be started, refused the adapter, or failed.
         """
-        told = ""
+        reply = ""
         for each, entry in self._find(name).items():
             adapters = _adapters(each, entry)
             if not is_name(adapter):
                 raise MalformedRequest(f"'{adapter[:80]}' is not a usable name: {NAME_CURE}.", param="name")
             leave = await entry.engine.enter(can_wait=True)
             try:
-                told = await adapters.load(adapter, path)
+                reply = await adapters.load(adapter, path)
             finally:
                 leave()
             self._log.info("adapter loaded", engine=each, adapter=adapter)
-        return told
+        return reply
 
     async def unload_adapter(self, name: str, adapter: str) -> str:
-        """Unload one; what the engine says to that.
+        """Unload a LoRA adapter; return the engine's reply.
 
         Raises:
-            ProxyError: as `load_adapter`.
+            ProxyError: as for `load_adapter`.
         """
-        told = ""
+        reply = ""
         for each, entry in self._find(name).items():
             adapters = _adapters(each, entry)
             leave = await entry.engine.enter(can_wait=True)
             try:
-                told = await adapters.unload(adapter)
+                reply = await adapters.unload(adapter)
             finally:
                 leave()
             self._log.info("adapter unloaded", engine=each, adapter=adapter)
-        return told
+        return reply
 
     def _find(self, name: str) -> Mapping[str, AdministeredEngine]:
-        """The engine or its replicas, by their own names."""
+        """The engine or its replicas, by their own names; raises `EngineNotFound`."""
         found = {each: self._engines[each] for each in members(name, self._engines)}
         if not found:
             raise EngineNotFound(f"There is no engine '{name[:64]}' here.")
@@ -217,6 +223,6 @@ def _adapters(name: str, entry: AdministeredEngine) -> EngineAdapters:
     return entry.adapters
 
 
-def _sentence(error: EngineError) -> str:
-    told = str(error)
-    return f"{told[:1].upper()}{told[1:]}."
+def _as_sentence(error: EngineError) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."

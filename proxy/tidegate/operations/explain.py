@@ -1,4 +1,4 @@
-"""Where a request would go and why, without sending it; and how every target stands."""
+"""`Explaining`: where a request would be sent and why, without sending it; and the state of every target."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -19,36 +19,38 @@ from tidegate.routing.quality import Quality
 from tidegate.routing.request import RoutingRequest
 from tidegate.routing.target_registry import TargetStats
 
-_PLACED_BY: Mapping[Policy, str] = {
-    "ordered": "its place in the config",
-    "weighted": "drawn by its weight, anew for each request",
-    "least_latency": "of two drawn at random the one with the least expected time, then the others by theirs",
+_POLICY_REASONS: Mapping[Policy, str] = {
+    "ordered": "its position in the config",
+    "weighted": "drawn at random by its weight, for each request anew",
+    "least_latency": "first the faster of two targets drawn at random, then the others, by expected time",
     "least_cost": "by its price for this request",
-    "best_quality": "by the quality of its answers to such tasks",
-    "local_first": "engines of ours with room, hosts elsewhere, engines without",
+    "best_quality": "by the quality of its answers to this kind of task",
+    "local_first": "first local engines with free capacity, then hosted upstreams, then busy local engines",
     "balanced": "by the weighted sum of its signals",
 }
 
-_SIDES: Mapping[Reach, str] = {"local_first": "engines of ours first", "online_first": "hosts elsewhere first"}
+_REACH_REASONS: Mapping[Reach, str] = {"local_first": "local engines first", "online_first": "hosted upstreams first"}
 
 
 class ExplainablePlanner(Protocol):
-    """Makes plans (see `tidegate.routing.planner`)."""
+    """Makes plans without sending anything (see `tidegate.routing.planner`)."""
 
     async def consider(self, routing_request: RoutingRequest) -> Plan:
-        """Also one without targets; raises `ModelNotFound`."""
+        """Return the plan for the request, which may have no targets; raises `ModelNotFound`."""
 
 
 class CandidateReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One target, as it stands for this request.
+    """One target as it would be used for this request, as JSON.
 
     Attributes:
-        place: 1 is tried first; none where it is not tried.
-        why: why it is there, or is not tried.
-        is_full: its places are taken now (`admission`): the request would be passed on, or wait; `queue` do so.
-        score: what it was placed by, lower is better.
-        for_s: for how many seconds it is not tried, where that is known.
-        signals: see `tidegate.routing.candidate.Candidate`.
+        place: the position in the order, 1 is tried first; None if the target is not tried.
+        why: why it has this position, or why it is not tried.
+        is_full: whether the slots of its concurrency limit are all taken: the request would go to the next target, or
+            wait.
+        queue: the number of requests that wait for a slot.
+        score: the value that the policy orders by, lower is better; None if the policy does not compare values.
+        for_s: for how many seconds it is not tried, if that is known.
+        signals: the values that policies compare, see `tidegate.routing.candidate.Candidate`.
     """
 
     target: str
@@ -63,7 +65,7 @@ class CandidateReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """What would be done with a request."""
+    """What would be done with a request, as JSON."""
 
     model: str
     policy: Policy
@@ -78,16 +80,18 @@ class Explanation(Struct, frozen=True, kw_only=True):
 
 
 class TargetReport(Struct, frozen=True, kw_only=True):
-    """How one target stands.
+    """The state of one target, as JSON.
 
     Attributes:
-        engine: what its engine does; none where it is a host elsewhere.
+        engine: the state of its engine; None for a target at a hosted upstream.
         out_for_s: seconds until it may be tried again.
-        limited_for_s: seconds of cooldown left, of all our credentials for its host or of this target.
-        queue: who waits at its door; none where everybody is let in.
-        health: ok; ejected: left out; trial: the next request tries it; ramping: it comes back by and by (`share`).
-        share: of the requests that it would get, how many it may; less than 1 while it comes back.
-        ttft_s: time to first token of late, of short prompts; failures count as long ones; 0 is not known.
+        limited_for_s: seconds of cooldown left: the longer one of the target's own and of all credentials of its host.
+        queue: the number of requests that wait for a slot; None if the upstream has no concurrency limit.
+        health: ok; ejected: gets no requests; trial: the next request tests it; ramping: gets more and more requests
+            (`share`).
+        share: the part of its usual requests that it gets now, 0 to 1; less than 1 while it is ramping.
+        ttft_s: recent time to first token of short prompts, in seconds, with failures counted as long times; 0 if it
+            is not known.
     """
 
     target: str
@@ -107,14 +111,17 @@ class TargetReport(Struct, frozen=True, kw_only=True):
 
 
 class TargetList(Struct, frozen=True):
-    """Every target that was asked, or that the config names."""
+    """The targets that have got requests or are in the config, as JSON."""
 
     is_offline: bool
     targets: Sequence[TargetReport]
 
 
 class Explaining:
-    """Reads; changes nothing. Whoever calls has made sure that the administrator asks."""
+    """Reads the state of routing, and changes nothing.
+
+    Whatever calls a method has authenticated the administrator before.
+    """
 
     def __init__(self, planner: ExplainablePlanner, preferences: Preferences, serving: ServingState) -> None:
         self._planner = planner
@@ -122,12 +129,13 @@ class Explaining:
         self._serving = serving
 
     async def explain(self, request: ModelRequest, context: RequestContext) -> Explanation:
-        """Where the request would go.
+        """Where the request would be sent.
 
         Raises:
-            ModelNotFound, RequestError: it would go nowhere at all.
+            ModelNotFound: no target has the model.
+            RequestError: the request would be refused.
         """
-        self._preferences.choose(request, context)
+        self._preferences.resolve(request, context)
         routing_request = routing_request_of(request, context)
         plan = await self._planner.consider(routing_request)
         placed = [self._placed(place, each, plan, routing_request) for place, each in enumerate(plan.placed, start=1)]
@@ -141,17 +149,17 @@ class Explaining:
             answer_tokens=routing_request.answer_tokens,
             is_offline=self._serving.offline.is_offline,
             is_panic=plan.is_panic,
-            candidates=[*placed, *map(_refused, plan.refused)],
+            candidates=[*placed, *map(_excluded_report, plan.refused)],
         )
 
     def targets(self) -> TargetList:
-        """How every target stands that was asked, or that the config names."""
+        """The state of every target that has got requests or is in the config."""
         return self._list(
             each for each in self._serving.target_registry.all() if each.target.upstream in self._serving.upstreams
         )
 
     def configured(self) -> TargetList:
-        """How those stand that the config names."""
+        """The state of the targets that are in the config."""
         return self._list(self._serving.target_registry.kept())
 
     def _list(self, all_stats: Iterable[TargetStats]) -> TargetList:
@@ -183,11 +191,11 @@ class Explaining:
         if placed.why:
             return placed.why
         side = (
-            f", {_SIDES[routing_request.reach]} (reach {routing_request.reach})"
-            if routing_request.reach in _SIDES
+            f", {_REACH_REASONS[routing_request.reach]} (reach {routing_request.reach})"
+            if routing_request.reach in _REACH_REASONS
             else ""
         )
-        return f"{plan.settings.policy}: {_PLACED_BY[plan.settings.policy]}{side}"
+        return f"{plan.settings.policy}: {_POLICY_REASONS[plan.settings.policy]}{side}"
 
     def _report(self, stats: TargetStats) -> TargetReport:
         target, latency = stats.target, stats.latency
@@ -210,7 +218,7 @@ class Explaining:
         )
 
 
-def _refused(refused: ExcludedTarget) -> CandidateReport:
+def _excluded_report(refused: ExcludedTarget) -> CandidateReport:
     return CandidateReport(
         target=refused.target.name, is_local=refused.target.is_local, why=refused.why, for_s=refused.for_s
     )

@@ -1,7 +1,7 @@
-"""The road of `POST /feedback`: what callers say of answers they were given; and what is thought of each answer.
+"""`POST /feedback`: callers' scores of the answers they received, which count towards the quality of the targets.
 
-Only who made a request may score its answer: answers are remembered beside the caller's name, so an id that two callers
-chose alike is two requests. What is said in words may quote the prompt, so it is neither kept nor logged.
+Only the caller that made a request may score its answer: answers are remembered under the caller's name, so that the
+same request id of two callers means two requests. A comment may quote the prompt, so it is neither stored nor logged.
 """
 
 import sys
@@ -25,7 +25,7 @@ _KEEP_S = 3600.0
 
 
 class Score(Struct, frozen=True):
-    """What a caller says of an answer: from -1, useless, to 1, just right."""
+    """A caller's score of an answer, from -1 (useless) to 1 (just right)."""
 
     request_id: Annotated[str, Meta(min_length=1, max_length=64)]
     score: Annotated[float, Meta(ge=-1, le=1)]
@@ -33,21 +33,22 @@ class Score(Struct, frozen=True):
 
 
 class _ScoredAnswer(Struct, gc=False):
-    """Who gave it, and how good it was found, 0 to 1; None: nobody has said."""
+    """The target that gave an answer, and the quality by the caller's score, 0 to 1; None until it is scored."""
 
     target_name: str
     task: Task
     until_s: float
-    good: float | None = None
+    quality: float | None = None
 
 
 class Answered:
-    """Owner of what is remembered of answers. The oldest go first when it is full.
+    """The answers that can be scored; owner of their records. When it is full, the oldest are dropped.
 
     Args:
-        qualities: told what callers say, and what the checks say.
-        clock: tells when an answer is too old to be scored.
-        max_answers: with a hundred thousand, some 30 MB.
+        qualities: receives the scores of callers and the verdicts of the automatic checks.
+        clock: decides when an answer is too old to be scored.
+        max_answers: how many answers are remembered; a hundred thousand take about 30 MB.
+        keep_s: for how many seconds an answer can be scored.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Answered:
     ) -> None:
         self._qualities = qualities
         self._clock = clock
-        self._max = max_answers
+        self._max_answers = max_answers
         self._keep_s = keep_s
         self._answers: OrderedDict[str, _ScoredAnswer] = OrderedDict()
 
@@ -63,7 +64,7 @@ class Answered:
         return len(self._answers)
 
     def note(self, context: RequestContext) -> None:
-        """A request has its answer, or a piece of it that the caller had seen enough of."""
+        """Remember the answer of a request, also a partial one, and report the verdict of its checks."""
         record = context.record
         target_name = f"{record.upstream}/{record.model}"
         self.on_answered(context.id, context.caller, target_name, context.task)
@@ -72,18 +73,18 @@ class Answered:
             self._qualities.note(target_name, context.task, verdict, "checks")
 
     def on_answered(self, request_id: str, principal: str, target_name: str, task: Task) -> None:
-        """Remember who answered, so that it can be scored."""
+        """Remember which target answered the request, so that the answer can be scored."""
         answers, key, now_s = self._answers, _key(principal, request_id), self._clock.monotonic_s()
         answers[key] = _ScoredAnswer(sys.intern(target_name), task, now_s + self._keep_s)
         answers.move_to_end(key)
-        while len(answers) > self._max or next(iter(answers.values())).until_s <= now_s:
+        while len(answers) > self._max_answers or next(iter(answers.values())).until_s <= now_s:
             answers.popitem(last=False)
 
     def score(self, request_id: str, principal: str, score: float) -> None:
-        """Take what `principal` says of its answer, -1 to 1; a later word replaces the one before.
+        """Record the score of `principal`, -1 to 1, for its own answer; a later score replaces an earlier one.
 
         Raises:
-            AnswerNotFound: none of its own, or none any more.
+            AnswerNotFound: the caller got no such answer, or it is no longer remembered.
         """
         answer = self._answers.get(_key(principal, request_id))
         if answer is None or answer.until_s <= self._clock.monotonic_s():
@@ -92,16 +93,16 @@ class Answered:
                 f"{self._keep_s / 60:.0f} minutes.",
                 param="request_id",
             )
-        good = (score + 1) / 2
-        if answer.good is None:
-            self._qualities.note(answer.target_name, answer.task, good, "feedback")
+        quality = (score + 1) / 2
+        if answer.quality is None:
+            self._qualities.note(answer.target_name, answer.task, quality, "feedback")
         else:
-            self._qualities.correct(answer.target_name, answer.task, answer.good, good, "feedback")
-        answer.good = good
+            self._qualities.correct(answer.target_name, answer.task, answer.quality, quality, "feedback")
+        answer.quality = quality
 
 
 class Feedback:
-    """Takes scores; shared by all requests."""
+    """Receives scores; one object for all requests."""
 
     def __init__(self, admission: Admission, answered: Answered, settlement: Settlement) -> None:
         self._admission = admission
@@ -111,16 +112,21 @@ class Feedback:
     async def take(
         self, credentials: Credentials, read: Callable[[], Awaitable[Score]], context: RequestContext
     ) -> Score:
-        """The score that was taken. `read` is the front door's own; its errors are settled like ours.
+        """Authenticate the caller, read its score, record and return it; settle the request.
+
+        Args:
+            credentials: the credentials that the caller sent.
+            read: reads and parses the body, for the front door; its errors are settled too.
+            context: the context of the request.
 
         Raises:
-            ProxyError: not from this caller, no such answer, or what `read` says.
+            ProxyError: the caller is not authenticated, there is no such answer, or an error of `read`.
         """
         with self._settlement.settle(context):
             self._admission.authenticate(credentials, context)
-            told = await read()
-            self._answered.score(told.request_id, context.caller, told.score)
-            return told
+            score = await read()
+            self._answered.score(score.request_id, context.caller, score.score)
+            return score
 
 
 def _key(principal: str, request_id: str) -> str:

@@ -1,4 +1,4 @@
-"""The road of `GET /models`: authenticate, look up, settle."""
+"""`GET /models` and `GET /models/{model}`: authenticate the caller, look the models up, settle the request."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -12,24 +12,24 @@ from tidegate.protocol.routing import Reach
 from tidegate.routing.reach import combine
 
 
-class CardSource(Protocol):
-    """Where models are known (see `tidegate.routing.Router`)."""
+class ModelCardSource(Protocol):
+    """Finds the cards of models (see `tidegate.routing.router`)."""
 
     async def cards(self, reach: Reach) -> Sequence[ModelCard]:
-        """Every model; nobody beyond that reach is asked."""
+        """The cards of all models; no request is sent to an upstream beyond that reach."""
 
     async def card(self, model: str, reach: Reach) -> ModelCard:
-        """One model; raises `ModelNotFound`."""
+        """The card of one model; raises `ModelNotFound`."""
 
 
 class Listing:
-    """Says what models there are; shared by all requests.
+    """Lists the models; one object for all requests.
 
     Args:
-        reach: how far a request may go, as the config says; a caller's key may narrow it.
+        reach: how far a request may go, by the config; a caller's key may narrow it.
     """
 
-    def __init__(self, admission: Admission, cards: CardSource, settlement: Settlement, reach: Reach) -> None:
+    def __init__(self, admission: Admission, cards: ModelCardSource, settlement: Settlement, reach: Reach) -> None:
         self._reach: Reach = reach
         self._admission = admission
         self._cards = cards
@@ -38,10 +38,15 @@ class Listing:
     async def all(
         self, credentials: Credentials, check: Callable[[], None], context: RequestContext
     ) -> Sequence[ModelCard]:
-        """Every model. `check` is the front door's own; its errors are settled like ours.
+        """The cards of all models.
+
+        Args:
+            credentials: the credentials that the caller sent.
+            check: checks the request for the front door, after authentication; its errors are settled too.
+            context: the context of the request.
 
         Raises:
-            ProxyError: not for this caller, or what `check` says.
+            ProxyError: the caller is not authenticated, or an error of `check`.
         """
         with self._settlement.settle(context):
             self._admission.authenticate(credentials, context)
@@ -51,10 +56,10 @@ class Listing:
     async def one(
         self, model: str, credentials: Credentials, check: Callable[[], None], context: RequestContext
     ) -> ModelCard:
-        """The model of that name.
+        """The card of the model of that name; for the arguments see `all`.
 
         Raises:
-            ProxyError: there is none, or as `all`.
+            ProxyError: no model has that name, or as for `all`.
         """
         with self._settlement.settle(context):
             self._admission.authenticate(credentials, context)
@@ -63,5 +68,5 @@ class Listing:
             return await self._cards.card(model, self._reach_of(context))
 
     def _reach_of(self, context: RequestContext) -> Reach:
-        key = context.principal
-        return combine(self._reach, None, None if key is None else key.reach)
+        principal = context.principal
+        return combine(self._reach, None, None if principal is None else principal.reach)

@@ -1,9 +1,9 @@
-"""`Prober`: asks targets that callers do not try now, with words of its own.
+"""`Prober`: sends requests of its own to targets that get no requests of callers now.
 
-One that is out is asked for its models, which is cheap, and then for one token: a host whose lists are fine while it
-generates nothing stays out. While nothing elsewhere can be reached, hosts are asked for their models alone, ever more
-seldom and without a word in the log. No byte of any request is in a probe: only targets that the config names are
-asked, not those whose names callers have invented.
+A target that is out of order is first probed with a request for its model list, which is cheap, and then with one for a
+single token: a host that serves lists but generates nothing stays out. While no hosted upstream can be reached, hosts
+are probed for their model lists only, with growing pauses and without log lines. A probe holds no byte of a caller's
+request: only targets in the config are probed, not those whose names callers have made up.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ from tidegate.routing.target_registry import TargetStats
 from tidegate.routing.targets import Target
 from tidegate.telemetry.logs import Log
 
-_LOOK_S = 1.0
-_LIMIT_S = 15.0  # who needs longer for a token is no help to callers
-_QUESTIONS: Mapping[Endpoint, Mapping[str, object]] = {
+_CHECK_EVERY_S = 1.0
+_TIMEOUT_S = 15.0  # a target that needs longer for a token is of no use to callers
+_PROBE_FIELDS: Mapping[Endpoint, Mapping[str, object]] = {
     "chat": {"messages": [{"role": "user", "content": "Say OK."}], "max_tokens": 1},
     "completions": {"prompt": "Say OK.", "max_tokens": 1},
     "embeddings": {"input": "OK"},
@@ -43,61 +43,69 @@ _QUESTIONS: Mapping[Endpoint, Mapping[str, object]] = {
 
 
 class Prober:
-    """Owns its task; `open` and `close` are called once each.
+    """Probes the targets of one serving state. Owner of its task and of the running probes.
+
+    `open` and `close` are called once each.
 
     Args:
-        look_s: seconds between two checks for targets that are due.
+        check_every_s: seconds between two checks for targets whose probe is due.
     """
 
     def __init__(
-        self, serving: ServingState, *, config: HealthConfig, clock: Clock, log: Log, look_s: float = _LOOK_S
+        self,
+        serving: ServingState,
+        *,
+        config: HealthConfig,
+        clock: Clock,
+        log: Log,
+        check_every_s: float = _CHECK_EVERY_S,
     ) -> None:
         self._serving = serving
         self._config = config
         self._clock = clock
         self._log = log
-        self._look_s = look_s
+        self._check_every_s = check_every_s
         self._task: asyncio.Task[None] | None = None
-        self._asking: dict[str, asyncio.Task[None]] = {}  # by target or host
+        self._running: dict[str, asyncio.Task[None]] = {}  # the running probes by name of the target, or of the host
 
     def open(self) -> None:
-        """Begin; returns at once."""
+        """Start the task; returns at once."""
         self._task = asyncio.create_task(self._run(), name="prober")
 
     async def close(self) -> None:
-        """End; never raises."""
-        tasks = [*self._asking.values(), *([] if self._task is None else [self._task])]
+        """Cancel the task and all probes, and wait for their ends; never raises."""
+        tasks = [*self._running.values(), *([] if self._task is None else [self._task])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def look(self) -> None:
-        """Ask whom it is time to ask, all at once, and wait for what they say; never raises."""
+        """Start all probes that are due, and wait for all running ones; for tests."""
         self._begin()
-        await asyncio.gather(*self._asking.values())
+        await asyncio.gather(*self._running.values())
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(self._check_every_s)
             try:
-                self._begin()  # a probe that hangs does not delay the others
+                self._begin()  # does not wait: a probe that hangs does not delay the others
             except Exception:  # noqa: BLE001 - without this task no target that is out would come back
                 self._log.exception("probing failed")
 
     def _begin(self) -> None:
         for name in self._serving.offline.probe_due():
             if name in self._serving.upstreams:
-                self._begin_once(name, partial(self._reach, name))
+                self._start(name, partial(self._check_reachability, name))
         for stats in self._serving.target_registry.kept():
             if self._is_due(stats):
-                self._begin_once(stats.target.name, partial(self._probe, stats))
+                self._start(stats.target.name, partial(self._probe, stats))
 
-    def _begin_once(self, name: str, probe: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        if name not in self._asking:
-            task = self._asking[name] = asyncio.create_task(self._logged(name, probe), name=f"probe {name}")
-            task.add_done_callback(lambda _: self._asking.pop(name))
+    def _start(self, name: str, probe: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if name not in self._running:
+            task = self._running[name] = asyncio.create_task(self._run_logged(name, probe), name=f"probe {name}")
+            task.add_done_callback(lambda _: self._running.pop(name))
 
-    async def _logged(self, name: str, probe: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _run_logged(self, name: str, probe: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await probe()
         except Exception:  # noqa: BLE001 - no task awaits a probe
@@ -108,17 +116,17 @@ class Prober:
         if target.upstream not in self._serving.upstreams or (self._serving.offline.is_offline and not target.is_local):
             return False
         look = self._serving.upstreams.look(target)
-        if not look.is_ready:  # its supervisor sees to it
+        if not look.is_ready:  # its supervisor makes it ready
             return False
         if look.limited_for_s or stats.cooldown_s:  # its host asked to wait
             return False
         every_s = self._config.probe_every_s
         return stats.health.needs_probe() or (every_s is not None and stats.idle_s >= every_s)
 
-    async def _reach(self, name: str) -> None:
-        """Whether the host answers at all, whatever it says."""
+    async def _check_reachability(self, name: str) -> None:
+        """Record that the host can be reached if it answers at all, even with an error."""
         try:
-            async with asyncio.timeout(_LIMIT_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 await self._serving.upstreams[name].transport.get("/models")
         except (TimeoutError, UpstreamTimeout, UpstreamUnreachable):
             return
@@ -141,17 +149,21 @@ class Prober:
             stats.health.failed(stats.health.enter(in_panic=True) or 0)
 
     async def _generates(self, stats: TargetStats, trial: int) -> bool:
-        """Whether it lists its models, if any, and gives a token; one that finds fault with the question is alive.
+        """Whether the target generates a token, after its host has answered a request for the model list.
 
-        `trial` as in `Cooldown.extend`.
+        A target that rejects the probe as a bad request works too. Never raises.
+
+        Args:
+            stats: the state of the target.
+            trial: see `Cooldown.extend`.
         """
         target = stats.target
         upstream = self._serving.upstreams[target.upstream]
         try:
-            async with asyncio.timeout(_LIMIT_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 if not target.is_local:
-                    await _list(upstream)
-                if await self._answers_to_any(stats, upstream):
+                    await _list_models(upstream)
+                if await self._answers_any_endpoint(stats, upstream):
                     stats.cooldown.succeeded(trial)
                     return True
                 return False
@@ -166,16 +178,21 @@ class Prober:
             self._log.exception("probe failed", target=target.name)
             return False
 
-    async def _answers_to_any(self, stats: TargetStats, upstream: Upstream) -> bool:
-        """The endpoint that it answered last is tried first; it may lack an endpoint or the model."""
-        for endpoint in sorted(_QUESTIONS, key=lambda endpoint: endpoint != stats.endpoint):
+    async def _answers_any_endpoint(self, stats: TargetStats, upstream: Upstream) -> bool:
+        """Whether the target answers a probe of any endpoint; the endpoint that it answered last comes first.
+
+        An endpoint that the target does not have, or not for this model, is skipped.
+        """
+        for endpoint in sorted(_PROBE_FIELDS, key=lambda endpoint: endpoint != stats.endpoint):
             with contextlib.suppress(UpstreamLacksModel, UpstreamLacksOperation):
-                await self._ask(stats.target, endpoint, upstream)
+                await self._send(stats.target, endpoint, upstream)
                 return True
         return False
 
-    async def _ask(self, target: Target, endpoint: Endpoint, upstream: Upstream) -> None:
-        fields: Fields = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in _QUESTIONS[endpoint].items()}
+    async def _send(self, target: Target, endpoint: Endpoint, upstream: Upstream) -> None:
+        fields: Fields = {
+            name: msgspec.Raw(msgspec.json.encode(value)) for name, value in _PROBE_FIELDS[endpoint].items()
+        }
         attempt = Attempt(
             upstream,
             target,
@@ -188,7 +205,7 @@ class Prober:
         answer.close()
 
 
-async def _list(upstream: Upstream) -> None:
-    """Raises `UpstreamUnreachable` or `UpstreamTimeout`; hosts that have no list are none the worse for it."""
+async def _list_models(upstream: Upstream) -> None:
+    """Request the model list; raises `ProxyError`, but not if the host has no such list (`UpstreamFailed`)."""
     with contextlib.suppress(UpstreamFailed):
         await upstream.transport.get("/models")

@@ -1,4 +1,4 @@
-"""What operators ask: is it up, can it serve, what has it counted. Details are for the administrator off loopback."""
+"""`Readiness`: whether requests can be served, and the metrics. Details are for loopback and for the administrator."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -10,46 +10,51 @@ from tidegate.engines.base import EngineStatus
 from tidegate.errors import ProxyError
 
 
-class AdminKeys(Protocol):
-    """Who is the administrator (see `tidegate.auth.KeyRing`)."""
+class AdminAuthenticator(Protocol):
+    """Authenticates the administrator (see `tidegate.auth.KeyRing`)."""
 
     def authenticate_admin(self, credentials: Credentials) -> KeyPrincipal:
-        """Raises `ProxyError`."""
+        """Return the administrator; raises `NotAuthenticated` or `NotPermitted`."""
 
 
-class ReadyEngine(Protocol):
-    """What is asked of an engine (see `tidegate.engines.supervision.supervisor`)."""
+class EngineWithStatus(Protocol):
+    """An engine whose status is reported (see `tidegate.engines.supervision.supervisor`)."""
 
     @property
     def name(self) -> str:
-        """As configured."""
+        """The engine's name in the config."""
 
     @property
     def status(self) -> EngineStatus:
-        """What it does now."""
+        """The engine's current status."""
 
 
 class MetricsSource(Protocol):
-    """Where the counts are (see `tidegate.telemetry.metrics`)."""
+    """Holds the metrics (see `tidegate.telemetry.metrics`)."""
 
     def render(self) -> bytes:
-        """In Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
 
 
-class Line(Protocol):
-    """The way to hosts elsewhere (see `tidegate.routing.offline`)."""
+class Connectivity(Protocol):
+    """Whether the hosted upstreams can be reached (see `tidegate.routing.offline`)."""
 
     @property
     def is_offline(self) -> bool:
-        """Nothing leaves this house now."""
+        """Whether requests are sent to local engines only, now."""
 
     @property
     def is_forced(self) -> bool:
-        """Nor ever, as the operator wants it so."""
+        """Whether that is the operator's setting, and so does not change."""
 
 
 class Report(Struct, frozen=True):
-    """Whether requests can be served, and by what; `is_offline`: not by the upstreams."""
+    """Whether requests can be served, and by which engines and upstreams, as JSON.
+
+    Attributes:
+        upstreams: the names of the hosted upstreams.
+        is_offline: whether the hosted upstreams get no requests now.
+    """
 
     is_ready: bool
     engines: Mapping[str, EngineStatus]
@@ -58,34 +63,35 @@ class Report(Struct, frozen=True):
 
 
 class Readiness:
-    """Reads the state of others; holds nothing of its own."""
+    """Reports readiness and metrics; has no state of its own."""
 
     def __init__(
         self,
-        keys: AdminKeys,
-        engines: Sequence[ReadyEngine],
+        authenticator: AdminAuthenticator,
+        engines: Sequence[EngineWithStatus],
         upstreams: Sequence[str],
-        series: MetricsSource,
-        line: Line,
+        metrics_source: MetricsSource,
+        connectivity: Connectivity,
     ) -> None:
-        self._keys = keys
+        self._authenticator = authenticator
         self._engines = engines
         self._upstreams = upstreams
-        self._series = series
-        self._line = line
+        self._metrics_source = metrics_source
+        self._connectivity = connectivity
 
     def report(self) -> Report:
-        """Ready means that at least one model can be served: an engine answers, or there is a host elsewhere.
+        """Ready means that at least one model can be served: an engine is ready, or a hosted upstream may be used.
 
-        A line that is down at the moment does not count: it comes back by itself, and a replica is no better elsewhere.
+        Upstreams that cannot be reached at the moment still count: the network comes back by itself, and a restart on
+        another machine would not help.
         """
         engines = {engine.name: engine.status for engine in self._engines}
-        may_leave = bool(self._upstreams) and not self._line.is_forced
-        is_ready = may_leave or any(status.state == "ready" for status in engines.values())
-        return Report(is_ready, engines, self._upstreams, self._line.is_offline)
+        may_use_upstreams = bool(self._upstreams) and not self._connectivity.is_forced
+        is_ready = may_use_upstreams or any(status.state == "ready" for status in engines.values())
+        return Report(is_ready, engines, self._upstreams, self._connectivity.is_offline)
 
     def may_see_details(self, credentials: Credentials) -> bool:
-        """On this machine, or with the admin key."""
+        """Whether the request comes from this machine or has the admin key."""
         try:
             self.check_details(credentials)
         except ProxyError:
@@ -93,27 +99,27 @@ class Readiness:
         return True
 
     def check_details(self, credentials: Credentials) -> None:
-        """Pass on this machine, or with the admin key.
+        """Return if the request comes from this machine or has the admin key.
 
         Raises:
-            NotAuthenticated, NotPermitted: neither.
+            NotAuthenticated, NotPermitted: neither is true.
         """
         if not credentials.is_local:
-            self._keys.authenticate_admin(credentials)
+            self._authenticator.authenticate_admin(credentials)
 
     def check_admin(self, credentials: Credentials) -> None:
-        """Pass with the admin key alone or, where none is configured, on this machine.
+        """Return if the request has the admin key or, if none is configured, comes from this machine.
 
         Raises:
-            NotAuthenticated, NotPermitted: not the administrator.
+            NotAuthenticated, NotPermitted: the caller is not the administrator.
         """
-        self._keys.authenticate_admin(credentials)
+        self._authenticator.authenticate_admin(credentials)
 
     def metrics(self, credentials: Credentials) -> bytes:
-        """Every series.
+        """All metrics in Prometheus' text format.
 
         Raises:
-            NotAuthenticated, NotPermitted: not on this machine and without the admin key.
+            NotAuthenticated, NotPermitted: the request is not from this machine, and has no admin key.
         """
         self.check_details(credentials)
-        return self._series.render()
+        return self._metrics_source.render()

@@ -1,28 +1,69 @@
-"""The life of a request: the phases in order, and one bracket around them that closes on every exit.
+"""The life of a model request: the phases in order, inside one bracket that settles the request on every exit.
 
-    settle (                                     settlement: one log line, metrics, on every exit
-        authenticate                             admission: who is calling
-        read the request                         the front door's: sizes, depth, UTF-8, types
-        authorise                                admission: may they use this model
-        choose                                   preferences: how they want to be answered
-        plan                                     routing: which targets may have it, in which order
-        first to answer                          failover, walk: target after target, again after a pause; never after
-                                                 the commit point, which is the first content
-            gate                                 limits: a place at the target's door
-            attempt                              one try at one target: dialect, transport, stream
-                enter                            a place in an engine of ours: at once or, at the last resort,
-                                                 when it has been loaded or woken; given back with the answer
-            report                               what became of it, to routing's board
-        show progress meanwhile                  loading, waiting: if the model is configured so, a stream that waits
-                                                 for an engine begins with the progress of the load, as reasoning
-        move meanwhile                           moving: a request without a first token leaves an engine that hangs
-        go on                                    continuation: where the model wants it, the rest from another target
-        (                                        what is yielded: the answer, closed on every exit
-        )
-    )
+`request.Pipeline.open` is this page as code. Each line names the module that does the phase, and the statuses with
+which it may end the request:
 
-`chat.Pipeline.open` is this, as code. Cancellation, failover and settlement are exits of `async with` blocks, not
-callbacks: leaving the block closes the upstream request. What the phases share travels in `context.RequestContext`;
-what one try finds out, in `context.AttemptRecord`. `serving_state.ServingState` is all that a request may go to, and what is known of
-it. The pipeline knows every back end by an interface only; `tidegate.app` puts them in.
+    settlement              open the bracket: count the request as in flight
+      admission             authenticate: which caller is it?                             401
+      (the front door)      read and parse the request: size, depth, UTF-8, types         400, 408, 413, 415
+      admission             authorise: every known caller may use every model
+      preferences           resolve the caller's options: reach, priority, reasoning      400, 403
+      (routing.planner)     plan: the targets that may serve the request, in order        404, 503
+      failover              one target after another, until one answers:                  as the last target failed
+        (target_registry)     count the attempt; refuse a target that is out of order
+        (concurrency limit)   acquire a slot at the target; the last resort may queue     429
+        attempt.attempt       one attempt at one target:
+          (upstream.enter)      acquire a slot in a local engine; the last resort may
+                                wait until the engine has started                         503
+          (dialect, transport)  translate and send                                        400, 502, 504
+          attempt.source        read into the stream's state machine, up to ...
+      -- the commit point: the answer has its first content, and `Pipeline.open` yields it --
+      continuation          where the model's config wants it, another target continues
+                            an answer that breaks from here on                            in band
+    settlement              close the bracket: one log line, metrics, the hook that
+                            remembers answers for scores
+
+Before the commit point a failed attempt is followed by another one, and the caller sees nothing of it. After the commit
+point an error is sent in band, unless another target continues the answer. Beside failover there are:
+
+    hedging           A second attempt beside a slow first one: the first answer wins, the other attempt is cancelled.
+    movable_wait      Ends the attempt of a request without first content at an engine that hangs (`EngineStalled`),
+                      so that failover goes to the next target.
+    progress_stream   A stream that waits for an engine begins with the progress of the engine's start
+                      (`load_progress`), shown as reasoning. That is no content, so failover stays possible.
+
+The data of one request: `context.RequestContext` is what the phases share; `context.AttemptRecord` is what one attempt
+found out. `RequestContext.record` is the record of the attempt that answers, or whose failure is reported.
+
+An answer has the methods of `attempt.attempt.Answer`. It is wrapped, from the inside to the outside, by:
+
+    attempt.answers             reads the upstream; unary, streamed or replayed
+    attempt.held_answer         owns what the attempt holds: connection, slots, count in flight
+    continuation                its parts come from several targets, and share an `attempt.stream_continuation`
+    progress_stream             only while progress is shown
+
+`attempt.structured` validates an answer that must fit a schema at a host that cannot guarantee it. `attempt.writers`
+makes the writer or assembler for the caller's endpoint.
+
+Where each exit settles:
+
+    a failed attempt           `Attempt.run`: engine slot, then a check of the engine's health, if it may be dead
+                               `HeldAnswer.release`: count in flight, health and latency of the target, concurrency slot
+                               `Failover._record_failure`: the log line "upstream failed", what may be tried next
+    an attempt that is         the same slots and counts, by `Attempt.run` and `HeldAnswer.release`, without a failure
+      cancelled before it answers
+    the end of an answer,      `Answer.close`: connection, engine slot, then as `HeldAnswer.release` above; a break
+      whole or not             is logged by `Pipeline.open`, or by failover if the answer is continued
+    the loser of a hedge       `hedging.cancel_and_wait`: cancelled; if it has answered, its answer is closed
+    a part that is continued   `ContinuableAnswer`: closed before the next part begins
+    any exit of the request    `Pipeline.open`: the answer is closed, then `settlement` closes the bracket
+    a request that never       `Pipeline.note`: the log line and the metrics alone
+      enters `Pipeline.open`
+
+Cancellation, failover and settlement are exits of blocks, not callbacks: when a caller disconnects, the task of its
+request is cancelled, and leaving the blocks closes the upstream connection.
+
+`upstream.ServingState` holds everything that a request may be sent to; `failover_context.FailoverContext` holds what
+the failover of all requests shares. The pipeline uses every back end through a protocol; `tidegate.app` supplies the
+objects.
 """

@@ -1,4 +1,4 @@
-"""The opening bracket: authenticate, authorise. Reservations of quota come behind the same two calls."""
+"""`Admission`: authenticates the caller and authorises the request. Reservations of quota will be made here too."""
 
 from typing import Protocol
 
@@ -7,28 +7,28 @@ from tidegate.pipeline.context import RequestContext
 from tidegate.protocol.request import ModelRequest
 
 
-class Keys(Protocol):
-    """Where keys are known (see `tidegate.auth.KeyRing`)."""
+class CallerAuthenticator(Protocol):
+    """Finds the caller by its API key (see `tidegate.auth.KeyRing`)."""
 
     def authenticate(self, credentials: Credentials) -> KeyPrincipal:
-        """The caller behind `credentials`; raises `NotAuthenticated`."""
+        """The caller that `credentials` belong to; raises `NotAuthenticated`."""
 
 
 class Admission:
-    """Says who may come in, before the body is read, and with what, after."""
+    """Authenticates before the body is read, and authorises after it has been parsed."""
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
+    def __init__(self, authenticator: CallerAuthenticator) -> None:
+        self._authenticator = authenticator
 
     def authenticate(self, credentials: Credentials, context: RequestContext) -> None:
-        """Note the caller in `context`.
+        """Store the authenticated caller in `context`.
 
         Raises:
-            NotAuthenticated: nobody we know.
+            NotAuthenticated: no key, or an unknown one.
         """
-        context.principal = self._keys.authenticate(credentials)
+        context.principal = self._authenticator.authenticate(credentials)
 
     def authorise(self, request: ModelRequest, context: RequestContext) -> None:
-        """Note what is asked for; every known caller may ask for every model."""
+        """Store the model and whether the answer is streamed; every known caller may use every model."""
         context.model = request.model
         context.is_stream = request.is_stream

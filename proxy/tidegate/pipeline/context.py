@@ -7,7 +7,7 @@ import msgspec
 
 from tidegate.clock import Clock
 from tidegate.errors import ProxyError
-from tidegate.pipeline.load_progress import Waiting
+from tidegate.pipeline.load_progress import LoadProgress
 from tidegate.protocol.reasoning import ReasoningFormat
 from tidegate.protocol.routing import Priority, Reach, Task
 from tidegate.protocol.usage import Usage
@@ -15,27 +15,27 @@ from tidegate.streaming.checks import Checking
 
 
 class Principal(Protocol):
-    """Who is calling."""
+    """The authenticated caller."""
 
     @property
     def name(self) -> str:
-        """For logs; never a secret."""
+        """The caller's name, as it is written to logs; never a secret."""
 
     @property
     def reasoning_format(self) -> ReasoningFormat | None:
-        """How thinking is shown to this caller; None: as the model's and the default settings say."""
+        """How reasoning is shown to this caller; None: as the model's or the default settings say."""
 
     @property
     def reach(self) -> Reach | None:
-        """Where its requests may go; None: as the model's and the default settings say."""
+        """How far the caller's requests may go; None: as the model's and the default settings say."""
 
     @property
     def priority(self) -> Priority:
-        """The most urgent that its requests may be."""
+        """The highest priority that the caller's requests may have."""
 
 
 class RequestOptions(msgspec.Struct, frozen=True):
-    """What a caller says in our own headers; None (or nothing) where it says nothing."""
+    """The options that a caller sends in Tidegate's own headers; None or empty where the header is missing."""
 
     drop_params: bool | None = None
     reasoning_format: ReasoningFormat | None = None
@@ -47,38 +47,40 @@ class RequestOptions(msgspec.Struct, frozen=True):
 _NO_OPTIONS = RequestOptions()
 
 
-class ShownCredential(Protocol):
-    """What a host was shown (see `tidegate.transport.credentials`)."""
+class SentCredential(Protocol):
+    """The credential that was sent to a host with a request (see `tidegate.transport.credentials`)."""
 
     def worked(self, model: str) -> None:
-        """The host took it."""
+        """Record that the host accepted the credential."""
 
     def refused(self, status: int, model: str) -> None:
-        """The host did not take it, for that model."""
+        """Record that the host refused the credential for this model, with this HTTP status."""
 
     def limited(self, seconds: float) -> None:
-        """The host asked not to use it, or its account, for so long."""
+        """Record that the host asked for no requests with the credential, or its account, for so many seconds."""
 
     def has_other(self, model: str) -> bool:
-        """Whether another one may be shown in its place at once."""
+        """Whether another credential can be used for this model now."""
 
 
 class AttemptRecord:
-    """One try at one target: written by the attempt, read by settlement and the front door.
+    """One attempt at one target: written by the attempt, read by settlement and the front door.
+
+    Times are monotonic seconds.
 
     Attributes:
-        upstream: the target's upstream or engine, by name.
-        model: what the model is called there.
-        upstream_id: the target's own id of the request, if it says one.
-        adjusted: what was changed in the request, for `x-tidegate-adjusted`.
-        credential: what the host was shown.
-        checking: what has a verdict on the answer, where it was to be JSON or may call tools.
-        sent_s: when it was sent; monotonic seconds, 0 where it was not.
-        first_content_s: when the first content came from there; 0 where it has not, or came with all the rest.
-        usage: what the target says it was.
-        is_whole: the answer has ended in good order.
-        failure: what broke it off after it had begun.
-        on_first_content: told when the first content came.
+        upstream: the name of the target's upstream or engine.
+        model: the name of the model at the target.
+        upstream_id: the target's own id of the request; empty if the target sent none.
+        adjusted: what was changed in the request, for the header `x-tidegate-adjusted`.
+        credential: the credential that was sent to the host; None before a response has arrived.
+        checking: checks the answer where the request asked for JSON or offered tools; else None.
+        sent_s: when the request was sent; 0 if it was not sent.
+        first_content_s: when the target's first content arrived; 0 if none has, or if the answer arrived as a whole.
+        usage: the usage that the target reported; None if it reported none.
+        is_whole: whether the answer has ended completely and correctly.
+        failure: the error that ended the answer after it had begun.
+        on_first_content: called when the first content has arrived.
     """
 
     __slots__ = (
@@ -102,7 +104,7 @@ class AttemptRecord:
         self.upstream_id = ""
         self.adjusted: list[str] = []
         self.checking: Checking | None = None
-        self.credential: ShownCredential | None = None
+        self.credential: SentCredential | None = None
         self.sent_s = 0.0
         self.first_content_s = 0.0
         self.usage: Usage | None = None
@@ -112,11 +114,11 @@ class AttemptRecord:
 
     @property
     def name(self) -> str:
-        """Of the target, for people."""
+        """The name of the target as `upstream/model`; empty if there is none."""
         return f"{self.upstream}/{self.model}" if self.upstream else ""
 
-    def got_content(self, now_s: float) -> None:
-        """The first content came."""
+    def note_first_content(self, now_s: float) -> None:
+        """Record that the first content arrived at `now_s`."""
         self.first_content_s = now_s
         if self.on_first_content is not None:
             self.on_first_content()
@@ -125,27 +127,31 @@ class AttemptRecord:
 class RequestContext:
     """One request from first byte to settlement; owned by the front door, written by the phases, read by settlement.
 
-    Times are monotonic seconds of `clock`, 0 where the moment has not come.
+    Times (`started_s` and the like) are monotonic seconds of `clock`; 0 until the event has happened.
 
     Attributes:
-        caller_retries: `x-stainless-retry-count`, how often the SDK has tried already.
-        tried: the record of the attempt that answers (after a continuation, the last one) or whose failure is
+        caller_retries: how often the caller's SDK has already tried this request (`x-stainless-retry-count`).
+        created: Unix time in seconds at which the request arrived, for the field `created` of the answer.
+        received_s: when the body had been read and parsed.
+        first_content_s: when the first content was passed to the front door for the caller.
+        record: the record of the attempt that answers (after a continuation, the last one) or whose failure is
             reported; empty until that is known. Written when failover ends, and by a continuation.
-        task: the kind of work it is.
-        attempts: how many tries there were.
-        first_sent_s: when the first of them was sent.
-        wishes: what the caller says in our own headers.
-        drops_params: whether to leave out what a host cannot honour.
-        reasoning_format: how thinking is shown.
+        task: the kind of work that the request is, for routing by quality.
+        attempts: the number of attempts; one that ended because the target was busy or its engine not available is
+            not counted.
+        first_sent_s: when the first attempt was sent.
+        options: the options that the caller sent in Tidegate's own headers.
+        drops_params: whether a parameter that a host cannot honour is left out instead of refused.
+        reasoning_format: how reasoning is shown.
         reach: how far the request may go.
-        priority: how urgent it is where there is a queue.
-        patience_s: how long the caller says it waits (`x-stainless-read-timeout`); 0: it does not say.
-        reading_s: how long the caller took to read what it has been sent so far.
-        has_begun: set by the door when a status line has left: errors from now on are told in band.
-        is_client_gone: set by the door before it cancels the task.
-        is_aborted: set by the server when the grace time is over.
-        waiting: shows its caller the progress of an engine that it waits for; None: nothing is shown.
-        joined_usage: of all parts of an answer that may go on elsewhere; None where it may not.
+        priority: the priority of the request in a target's queue.
+        patience_s: the read timeout that the caller's SDK sends (`x-stainless-read-timeout`); 0 if it sends none.
+        reading_s: how many seconds the caller has taken to read what it has been sent so far.
+        has_begun: set by the front door when a status line of 200 has left; errors are sent in band from then on.
+        is_client_gone: set by the front door before it cancels the task because the caller has disconnected.
+        is_aborted: set by the server when the grace time of its shutdown is over.
+        load_progress: shows the caller the progress of an engine that the request waits for; None: nothing is shown.
+        total_usage: the usage of all parts of an answer that other targets may continue; None for other answers.
     """
 
     __slots__ = (
@@ -162,7 +168,7 @@ class RequestContext:
         "is_aborted",
         "is_client_gone",
         "is_stream",
-        "joined_usage",
+        "load_progress",
         "model",
         "options",
         "patience_s",
@@ -175,7 +181,7 @@ class RequestContext:
         "record",
         "started_s",
         "task",
-        "waiting",
+        "total_usage",
     )
 
     def __init__(
@@ -206,20 +212,20 @@ class RequestContext:
         self.has_begun = False
         self.is_client_gone = False
         self.is_aborted = False
-        self.waiting: Waiting | None = None
-        self.joined_usage: Usage | None = None
+        self.load_progress: LoadProgress | None = None
+        self.total_usage: Usage | None = None
 
     def note_sent(self, sent_s: float) -> None:
-        """Keep the earliest time at which an attempt was sent; 0: it was not sent. Hedged attempts end in any order."""
+        """Keep the earliest time at which an attempt was sent; 0 means not sent. Hedged attempts end in any order."""
         if sent_s and not 0.0 < self.first_sent_s <= sent_s:
             self.first_sent_s = sent_s
 
     @property
     def usage(self) -> Usage | None:
-        """What the answer took, wherever it came from."""
-        return self.record.usage if self.joined_usage is None else self.joined_usage
+        """The usage of the whole answer, of all its parts if several targets gave it; None if it is not known."""
+        return self.record.usage if self.total_usage is None else self.total_usage
 
     @property
     def caller(self) -> str:
-        """The principal's name; memories are kept under it."""
+        """The principal's name, empty without one; what is remembered of a caller is stored under it."""
         return "" if self.principal is None else self.principal.name

@@ -1,15 +1,16 @@
-"""Going on after a break (`on_stream_failure: continue`): one answer from several targets, and marked as such.
+"""Continuation after a break (`on_stream_failure: continue`): one answer from several targets, marked as such.
 
-A stream that broke after its first content is taken up by another target, which is told what has been said. Only plain
-text can be: one choice, no tools, no form, no log probabilities, and no thought that was cut, as what has left cannot
-be taken back. Where nobody can go on, the caller is told of the break itself, and not of what became of the tries.
+A stream that broke after its first content is continued by another target, which receives the text so far as a prefix.
+That is possible for plain text only: one choice, no tools, no structured output, no log probabilities, and no reasoning
+that was cut off, as content that has left for the caller cannot be taken back. If no target can continue, the caller
+receives the error of the break itself, not the errors of the attempts to continue.
 """
 
 from collections.abc import Mapping
 from typing import Protocol
 
 from tidegate.errors import ProxyError, StreamBroken, forget_way
-from tidegate.pipeline.attempt.answers import no_connection
+from tidegate.pipeline.attempt.answers import nothing_to_close
 from tidegate.pipeline.attempt.attempt import Answer
 from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
 from tidegate.pipeline.context import AttemptRecord, RequestContext
@@ -17,23 +18,23 @@ from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import ModelRequest
 
 MAX_CONTINUATIONS = 2
-_NO_LIST = frozenset({b"[]", b"null"})
-_NO = frozenset({b"false", b"null"})
+_EMPTY_LIST = frozenset({b"[]", b"null"})
+_FALSE = frozenset({b"false", b"null"})
 _ONE = frozenset({b"1", b"null"})
-# What an answer must not have been asked for: these fields, unless they say one of these words.
-_PLAIN: Mapping[str, frozenset[bytes]] = {
+# Fields of a request whose answer is not plain text, unless their value is one of these.
+_PLAIN_TEXT: Mapping[str, frozenset[bytes]] = {
     "n": _ONE,
     "best_of": _ONE,
-    "logprobs": _NO,
-    "echo": _NO,
-    "tools": _NO_LIST,
-    "functions": _NO_LIST,
+    "logprobs": _FALSE,
+    "echo": _FALSE,
+    "tools": _EMPTY_LIST,
+    "functions": _EMPTY_LIST,
     "modalities": frozenset({b'["text"]', b"null"}),
     **dict.fromkeys(
         (
             "audio",
             "suffix",
-            # forms, in the words of all engines
+            # structured output, under the names that engines give it
             "structured_outputs",
             "json_schema",
             "grammar",
@@ -43,7 +44,7 @@ _PLAIN: Mapping[str, frozenset[bytes]] = {
             "guided_regex",
             "guided_choice",
             "guided_grammar",
-            # callers who go on with an answer themselves
+            # set by callers that continue an answer themselves
             "continue_final_message",
             "add_generation_prompt",
         ),
@@ -52,26 +53,28 @@ _PLAIN: Mapping[str, frozenset[bytes]] = {
 }
 
 
-class GoOn(Protocol):
-    """Finds another target for the rest of an answer (see `failover`)."""
+class ContinueElsewhere(Protocol):
+    """Finds another target for the rest of a broken answer (see `failover`)."""
 
     async def __call__(self, request: ModelRequest, broken: AttemptRecord, failure: ProxyError) -> Answer | None:
-        """Its answer, sent into the joint; None if no target can continue. Failures of targets are not raised.
+        """The answer of that target, which writes into the continuation; None if no target can continue.
+
+        Failures of targets are not raised.
 
         Args:
-            request: for the rest, with the `prefix` to go on from.
+            request: the request for the rest; its `prefix` is the text so far.
             broken: the record of the part that broke.
-            failure: the error that it broke with.
+            failure: the error that the part broke with.
         """
 
 
-class Continuing:
-    """A streamed answer that goes on elsewhere when it breaks; an `attempt.Answer`.
+class ContinuableAnswer:
+    """A streamed `attempt.Answer` that another target continues when it breaks. Owner of the part that is being read.
 
     Args:
-        part: the first part, told into `continuation`.
-        request: the caller's.
-        go_on: where the rest is to be had.
+        part: the first part; it writes into `continuation`.
+        request: the caller's request.
+        continue_elsewhere: finds another target for the rest.
     """
 
     def __init__(
@@ -81,14 +84,14 @@ class Continuing:
         request: ModelRequest,
         *,
         context: RequestContext,
-        go_on: GoOn,
+        continue_elsewhere: ContinueElsewhere,
     ) -> None:
         self._part = part
         self._close = part.close
         self._continuation = continuation
         self._request = request
         self._context = context
-        self._go_on = go_on
+        self._continue_elsewhere = continue_elsewhere
         self.heartbeat = continuation.writer.heartbeat
 
     @property
@@ -104,28 +107,28 @@ class Continuing:
                 await self._continue(failure)
                 continue
             if not payloads and self._continuation.splice.told_usage is not None:
-                self._context.joined_usage = self._continuation.splice.told_usage
+                self._context.total_usage = self._continuation.splice.told_usage
             return payloads
 
     def close(self) -> None:
-        close, self._close = self._close, no_connection
+        close, self._close = self._close, nothing_to_close
         close()
 
     async def _continue(self, failure: ProxyError) -> None:
-        """Have another target take it up.
+        """Let another target continue the answer.
 
         Raises:
-            ProxyError: `failure`, as none can.
+            ProxyError: `failure`, if no target can.
         """
-        may_mend = failure.may_try_another_target or isinstance(failure, StreamBroken)
+        is_recoverable = failure.may_try_another_target or isinstance(failure, StreamBroken)
         if (
-            not may_mend
+            not is_recoverable
             or len(self._continuation.targets) > MAX_CONTINUATIONS
             or not self._continuation.splice.can_go_on
         ):
             raise failure
-        self.close()  # before the next one begins: a host that fell silent may still be at it
-        part = await self._go_on(self._continuation.join(self._request), self.record, failure)
+        self.close()  # before the next part begins: a host that stopped sending may still be generating
+        part = await self._continue_elsewhere(self._continuation.begin_rest(self._request), self.record, failure)
         if part is None:
             raise failure
         forget_way(failure)
@@ -134,14 +137,14 @@ class Continuing:
 
 
 def may_continue(request: ModelRequest) -> bool:
-    """Whether the answer to this request may be gone on with, as far as the request says."""
+    """Whether the fields of this request allow that another target continues its answer."""
     fields = request.fields
     if not request.is_stream or request.endpoint == "embeddings":
         return False
-    if any(bytes(fields[name]) not in plain for name, plain in _PLAIN.items() if name in fields):
+    if any(bytes(fields[name]) not in allowed for name, allowed in _PLAIN_TEXT.items() if name in fields):
         return False
-    form = as_text(as_object(fields.get("response_format")).get("type"))
-    if form not in {None, "text"}:
+    response_type = as_text(as_object(fields.get("response_format")).get("type"))
+    if response_type not in {None, "text"}:
         return False
     if request.endpoint == "completions":
         return as_text(fields.get("prompt")) is not None

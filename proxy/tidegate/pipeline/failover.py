@@ -1,7 +1,7 @@
-"""From a plan to an answer: target after target until one answers; never after the commit point.
+"""`Failover`: tries the targets of a plan one after another until one answers; never after the commit point.
 
-`routing.schedule` decides what to try next. `Failover` does it: it takes a slot at the target, makes the attempt, and
-reports the outcome to the target registry.
+`routing.schedule` decides which target to try next. `Failover` does it: it acquires a slot at the target, makes the
+attempt, and reports the outcome to the target registry.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from tidegate.pipeline.attempt.attempt import Answer, Attempt
 from tidegate.pipeline.attempt.held_answer import HeldAnswer
 from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
 from tidegate.pipeline.context import AttemptRecord, RequestContext
-from tidegate.pipeline.continuation import Continuing, may_continue
+from tidegate.pipeline.continuation import ContinuableAnswer, may_continue
 from tidegate.pipeline.failover_context import FailoverContext
 from tidegate.pipeline.hedging import race
 from tidegate.protocol.request import ModelRequest
@@ -44,31 +44,33 @@ async def first_answer(
     request: ModelRequest,
     context: RequestContext,
 ) -> Answer:
-    """The first answer that begins, which the caller closes; `context.record` is the record of its attempt.
+    """Return the first answer that begins, within the model's `deadline_s`; the caller of this function closes it.
+
+    `context.record` is set to the record of its attempt.
 
     Raises:
-        ProxyError: the failure of the last target, or the first error that another target would not mend;
+        ProxyError: the failure of the last target, or the first error with which no other target may be tried;
             `context.record` is then the record of the failed attempt.
     """
     failover = Failover(shared, plan, routing_request, request, context)
-    limit_s = plan.settings.deadline_s
-    if limit_s is None:
+    deadline_s = plan.settings.deadline_s
+    if deadline_s is None:
         return await failover.answer()
-    deadline = Deadline(shared.deadlines, limit_s)
+    deadline = Deadline(shared.deadlines, deadline_s)
     deadline.start()
     try:
         return await failover.answer()
     except asyncio.CancelledError:
         if deadline.has_expired():
-            late = f"No target has answered within {limit_s:g} s, the model's deadline_s."
-            raise UpstreamTimeout(late, should_retry=False) from None
+            message = f"No target has answered within {deadline_s:g} s, the model's deadline_s."
+            raise UpstreamTimeout(message, should_retry=False) from None
         raise
     finally:
         deadline.stop()
 
 
 class Failover:
-    """One request from its first target to the answer, or to the last failure; `answer` is called once."""
+    """The failover of one request; `answer` is called once, and `_continue_elsewhere` for each break of the answer."""
 
     def __init__(
         self,
@@ -95,19 +97,21 @@ class Failover:
             favoured=plan.favoured if "local_first" in {plan.settings.policy, routing_request.reach} else 0,
         )
         self._failures: list[tuple[ProxyError, AttemptRecord]] = []
-        self._cut: AttemptRecord | None = None  # the first attempt that was cancelled
-        self._busy: ProxyError | None = None  # why a target was not tried
-        self._goes_on = plan.settings.on_stream_failure == "continue" and may_continue(request)
-        self._parts: set[str] = set()  # targets that gave a part of the answer, or could not
-        self._unreached: set[str] = set()  # hosts that could not be connected to
-        patience_s = min(plan.settings.deadline_s or float("inf"), context.patience_s or float("inf"))
-        self._until_s = context.started_s + patience_s
+        self._cancelled_record: AttemptRecord | None = None  # the first attempt that was cancelled
+        self._busy_error: ProxyError | None = None  # of the last target that was busy or had no engine available
+        self._may_continue = plan.settings.on_stream_failure == "continue" and may_continue(request)
+        self._used_for_parts: set[str] = set()  # targets that gave a part of the answer, or failed to
+        self._unreachable: set[str] = set()  # hosts that could not be connected to
+        wait_s = min(plan.settings.deadline_s or float("inf"), context.patience_s or float("inf"))
+        self._wait_until_s = context.started_s + wait_s
 
     async def answer(self) -> Answer:
-        """The first answer, which the caller closes; `context.record` is its record, or that of the failure.
+        """Return the first answer that begins; the caller of this method closes it.
+
+        `context.record` is set to its record, or to the record of the attempt whose failure is raised.
 
         Raises:
-            ProxyError: what the last target failed with, or the first error that another target would not mend.
+            ProxyError: the failure of the last target, or the first error with which no other target may be tried.
         """
         for target in self._plan.loads:
             self._shared.serving.upstreams[target.upstream].load()
@@ -116,18 +120,22 @@ class Failover:
         except BaseException as error:
             self._context.record = self._record_of(error)
             raise
-        self._context.record, self._cut = answer.record, None
+        self._context.record, self._cancelled_record = answer.record, None
         return answer
 
     async def _first_answer(self) -> Answer:
         clock = self._shared.clock
-        while (step := self._schedule.step(clock.monotonic_s())) is not None:
-            if step.pause_s:
-                if clock.monotonic_s() + step.pause_s > self._until_s:
+        while (next_attempt := self._schedule.step(clock.monotonic_s())) is not None:
+            if next_attempt.pause_s:
+                if clock.monotonic_s() + next_attempt.pause_s > self._wait_until_s:
                     break
-                await clock.sleep(step.pause_s)
+                await clock.sleep(next_attempt.pause_s)
             try:
-                return await self._hedged(step) if self._may_hedge else await self._try(step)
+                return (
+                    await self._hedged(next_attempt)
+                    if self._may_hedge
+                    else await self._continuable_attempt(next_attempt)
+                )
             except ProxyError as error:
                 if not error.may_try_another_target:
                     raise
@@ -135,65 +143,69 @@ class Failover:
         raise self._final_error()
 
     def _record_of(self, error: BaseException) -> AttemptRecord:
-        """The record of the attempt that raised `error`; of the first one cancelled, if that ended the request."""
-        if not isinstance(error, ProxyError) and self._cut is not None:
-            return self._cut
+        """The record of the attempt that raised `error`, or of the first cancelled attempt if `error` is no failure."""
+        if not isinstance(error, ProxyError) and self._cancelled_record is not None:
+            return self._cancelled_record
         failed = next((record for failure, record in self._failures if failure is error), None)
         return failed or (self._failures[-1][1] if self._failures else AttemptRecord())
 
-    # --- one try --------------------------------------------------------------------------------------------------
+    # --- one attempt ----------------------------------------------------------------------------------------------
 
-    async def _try(self, step: NextAttempt) -> Answer:
-        """A whole answer or the first part of one, with all that its end has to be told to."""
-        if not self._goes_on:
-            return await self._attempt(step, self._request, None)
-        continuation = StreamContinuation(self._request, self._context, step.target.name)
-        answer = await self._attempt(step, self._request, continuation)
-        return Continuing(
+    async def _continuable_attempt(self, next_attempt: NextAttempt) -> Answer:
+        """Make an attempt; if the request allows it, the answer can be continued by other targets after a break."""
+        if not self._may_continue:
+            return await self._attempt(next_attempt, self._request, None)
+        continuation = StreamContinuation(self._request, self._context, next_attempt.target.name)
+        answer = await self._attempt(next_attempt, self._request, continuation)
+        return ContinuableAnswer(
             answer,
             continuation,
             self._request,
             context=self._context,
-            go_on=partial(self._go_on, continuation),
+            continue_elsewhere=partial(self._continue_elsewhere, continuation),
         )
 
     async def _attempt(
-        self, step: NextAttempt, request: ModelRequest, continuation: StreamContinuation | None
+        self, next_attempt: NextAttempt, request: ModelRequest, continuation: StreamContinuation | None
     ) -> Answer:
-        shared, context, target = self._shared, self._context, step.target
+        shared, context, target = self._shared, self._context, next_attempt.target
         record = AttemptRecord(target.upstream, target.model)
         context.attempts += 1
         began_s = shared.clock.monotonic_s()
         in_flight = shared.serving.target_registry.begin(
-            target, self._routing_request, in_panic=self._plan.is_panic or step.can_wait
+            target, self._routing_request, in_panic=self._plan.is_panic or next_attempt.can_wait
         )
         if in_flight is None:
-            error = _busy(shared.serving.target_registry.of(target))
-            self._note(step, record, error, began_s)
+            error = _target_busy(shared.serving.target_registry.of(target))
+            self._record_failure(next_attempt, record, error, began_s)
             raise error
         record.on_first_content = in_flight.began
-        held = HeldAnswer(record, in_flight, self._routing_request, context)
+        held_answer = HeldAnswer(record, in_flight, self._routing_request, context)
         try:
-            held.slot = await self._slot(step)
-            held.set_answer(await self._run(step, request, continuation, record))
+            held_answer.slot = await self._acquire_slot(next_attempt)
+            held_answer.set_answer(await self._run_attempt(next_attempt, request, continuation, record))
             if not target.is_local:
                 shared.note_reachability(target.upstream)
         except ProxyError as error:
-            held.give_back(error)
-            self._note(step, record, error, began_s)
+            held_answer.release(error)
+            self._record_failure(next_attempt, record, error, began_s)
             raise
         except BaseException:
-            held.give_back()
-            self._cut = self._cut or record
+            held_answer.release()
+            self._cancelled_record = self._cancelled_record or record
             raise
         finally:
             context.note_sent(record.sent_s)
-        return held
+        return held_answer
 
-    async def _run(
-        self, step: NextAttempt, request: ModelRequest, continuation: StreamContinuation | None, record: AttemptRecord
+    async def _run_attempt(
+        self,
+        next_attempt: NextAttempt,
+        request: ModelRequest,
+        continuation: StreamContinuation | None,
+        record: AttemptRecord,
     ) -> Answer:
-        serving, target = self._shared.serving, step.target
+        serving, target = self._shared.serving, next_attempt.target
         attempt = Attempt(
             serving.upstreams[target.upstream],
             target,
@@ -203,116 +215,118 @@ class Failover:
             reasoning_memory=serving.reasoning_memory,
             continuation=continuation,
         )
-        return await attempt.run(can_wait=step.can_wait, can_move=step.can_move)
+        return await attempt.run(can_wait=next_attempt.can_wait, can_move=next_attempt.can_move)
 
-    async def _slot(self, step: NextAttempt) -> Slot | None:
-        concurrency_limit = self._shared.serving.concurrency.get(step.target.upstream)
+    async def _acquire_slot(self, next_attempt: NextAttempt) -> Slot | None:
+        concurrency_limit = self._shared.serving.concurrency.get(next_attempt.target.upstream)
         if concurrency_limit is None:
             return None
-        until_s, overflow_s = self._until_s, self._plan.settings.overflow_ttft_s
-        if step.can_queue and overflow_s is not None:
+        until_s, overflow_s = self._wait_until_s, self._plan.settings.overflow_ttft_s
+        if next_attempt.can_queue and overflow_s is not None:
             until_s = min(until_s, self._context.started_s + overflow_s)
         return await concurrency_limit.enter(
             caller=self._context.caller,
             priority=self._context.priority,
             tokens=self._routing_request.tokens,
-            can_wait=step.can_wait or step.can_queue,
+            can_wait=next_attempt.can_wait or next_attempt.can_queue,
             deadline_s=until_s,
         )
 
-    def _note(self, step: NextAttempt, record: AttemptRecord, error: ProxyError, began_s: float) -> None:
-        shared, target = self._shared, step.target
+    def _record_failure(
+        self, next_attempt: NextAttempt, record: AttemptRecord, error: ProxyError, began_s: float
+    ) -> None:
+        shared, target = self._shared, next_attempt.target
         now_s = shared.clock.monotonic_s()
         has_other_key = record.credential is not None and record.credential.has_other(target.model)
-        self._schedule.failed(step, error, now_s=now_s, took_s=now_s - began_s, has_other_key=has_other_key)
+        self._schedule.failed(next_attempt, error, now_s=now_s, took_s=now_s - began_s, has_other_key=has_other_key)
         was_tried = not isinstance(error, _NOT_TRIED)
         if not was_tried:
             self._context.attempts -= 1
-            self._busy = error
-        # the last failure is the one reported, so those of targets that were not tried come first
+            self._busy_error = error
+        # the last failure is the one that is reported, so the errors of targets that were not tried go to the front
         self._failures.insert(len(self._failures) if was_tried else 0, (error, record))
         if not target.is_local:
-            self._hear(target.upstream, error)
+            self._record_reachability(target.upstream, error)
         shared.failed(self._context, record, error)
 
-    def _hear(self, upstream: str, error: ProxyError) -> None:
-        """One request tells only once that a host cannot be connected to, however often it tries."""
+    def _record_reachability(self, upstream: str, error: ProxyError) -> None:
+        """Record whether the host was reached; one request records a failed connection to a host only once."""
         if isinstance(error, UpstreamError) and error.is_unconnected:
-            if upstream in self._unreached:
+            if upstream in self._unreachable:
                 return
-            self._unreached.add(upstream)
+            self._unreachable.add(upstream)
         self._shared.note_reachability(upstream, error)
 
     def _final_error(self) -> ProxyError:
-        """What the caller is told when nothing is left to be tried."""
+        """The error for the caller when nothing is left to try."""
         error = self._failures[-1][0] if self._failures else InternalError("a model without targets")
         if isinstance(error, EngineUnavailable) and self._routing_request.reach == "local_only":
             return LocalModelUnavailable(error.message, retry_after_s=error.retry_after_s)
-        is_told = error.is_told if isinstance(error, UpstreamError) else error.retry_after_s is not None
-        if self._busy is not None and not is_told:  # that one may have room soon
-            error.retry_after_s = self._busy.retry_after_s
-        elif self._schedule.is_exhausted and not is_told:
+        is_from_host = error.is_told if isinstance(error, UpstreamError) else error.retry_after_s is not None
+        if self._busy_error is not None and not is_from_host:  # the busy target may be free soon
+            error.retry_after_s = self._busy_error.retry_after_s
+        elif self._schedule.is_exhausted and not is_from_host:
             error.should_retry = False
         return error
 
     # --- the rest of an answer ------------------------------------------------------------------------------------
 
-    async def _go_on(
+    async def _continue_elsewhere(
         self, continuation: StreamContinuation, request: ModelRequest, broken: AttemptRecord, failure: ProxyError
     ) -> Answer | None:
-        """See `continuation.GoOn`: the targets of the plan that have not been part of this answer, and can go on."""
+        """See `continuation.ContinueElsewhere`; tries each target of the plan at most once for one answer."""
         shared = self._shared
-        self._parts.add(broken.name)
+        self._used_for_parts.add(broken.name)
         for target in self._plan.targets:
-            if target.name in self._parts or not shared.serving.upstreams[target.upstream].dialect.can_go_on(
+            if target.name in self._used_for_parts or not shared.serving.upstreams[target.upstream].dialect.can_go_on(
                 request.endpoint
             ):
                 continue
             if not self._budgets.retries.withdraw():
                 break
-            self._parts.add(target.name)
-            continuation.hand_on(target.name)
+            self._used_for_parts.add(target.name)
+            continuation.add_target(target.name)
             try:
                 answer = await self._attempt(NextAttempt(target), request, continuation)
-            except ProxyError as error:  # noted; the caller is told of the break itself
+            except ProxyError as error:  # recorded; the caller receives the error of the break
                 forget_way(error)
                 continuation.targets.pop()
             except BaseException:
-                self._context.record = self._cut or broken
+                self._context.record = self._cancelled_record or broken
                 raise
             else:
                 shared.continued(self._context, broken, failure, answer.record)
                 return answer
         return None
 
-    # --- a second one beside it -----------------------------------------------------------------------------------
+    # --- a second attempt beside the first one --------------------------------------------------------------------
 
     @property
     def _may_hedge(self) -> bool:
-        """Only the first try, and only where there is somebody else."""
+        """Whether to hedge: only the first attempt of a request, and only if there is another target."""
         return self._plan.settings.hedge and not self._schedule.tries and len(self._plan.placed) > 1
 
-    async def _hedged(self, step: NextAttempt) -> Answer:
-        after_s = self._shared.serving.target_registry.of(step.target).latency.p95_wait_s(
+    async def _hedged(self, next_attempt: NextAttempt) -> Answer:
+        after_s = self._shared.serving.target_registry.of(next_attempt.target).latency.p95_wait_s(
             is_stream=self._routing_request.is_stream
         )
         if after_s is None:
-            return await self._try(step)
-        return await race(self._try(step), after_s, self._second)
+            return await self._continuable_attempt(next_attempt)
+        return await race(self._continuable_attempt(next_attempt), after_s, self._begin_second)
 
-    def _second(self) -> Coroutine[Any, Any, Answer] | None:
+    def _begin_second(self) -> Coroutine[Any, Any, Answer] | None:
         if not self._budgets.hedges.withdraw():
             return None
-        step = self._schedule.step(self._shared.clock.monotonic_s())
-        if step is None:
+        next_attempt = self._schedule.step(self._shared.clock.monotonic_s())
+        if next_attempt is None:
             return None
         self._shared.settlement.metrics.hedged(self._context.model)
-        return self._try(step)
+        return self._continuable_attempt(next_attempt)
 
 
-def _busy(stats: TargetStats) -> TargetBusy:
-    """Why the target may not be tried now."""
+def _target_busy(stats: TargetStats) -> TargetBusy:
+    """The error that says why the target registry refused the attempt."""
     if cooldown_s := stats.cooldown_s:
-        message = f"The host of the target {stats.target.name} asked to wait."
+        message = f"The host of the target {stats.target.name} asked for no requests for now (Retry-After)."
         return TargetBusy(message, status=503, retry_after_s=cooldown_s)
-    return TargetBusy(f"The target {stats.target.name} is being tried again.")
+    return TargetBusy(f"The target {stats.target.name} has failed too often and gets no requests for now.")

@@ -1,4 +1,4 @@
-"""What the failover of every request shares: the state it serves from, the retry rules, the retry budgets."""
+"""`FailoverContext`: what the failover of all requests shares: the serving state, retry rules and retry budgets."""
 
 from collections.abc import Mapping
 from random import Random
@@ -15,16 +15,16 @@ from tidegate.pipeline.settlement import Settlement
 from tidegate.pipeline.upstream import ServingState
 from tidegate.routing.retry_budget import RetryBudget
 
-_HEDGED_SHARE = 0.05
-_HEDGED_S = 600.0  # the period that it is a share of: so long that a model with few requests has a hedge at all
+_HEDGE_SHARE = 0.05
+_HEDGE_PERIOD_S = 600.0  # the period of that share; long enough that a model with few requests gets a hedge at all
 
 
 class RetryBudgets(Struct, frozen=True):
-    """How many attempts beyond the first one a model may have.
+    """The budgets of one model for attempts beyond the first one of a request.
 
     Attributes:
-        retries: after a failure.
-        hedges: beside a slow attempt.
+        retries: for attempts after a failure.
+        hedges: for attempts beside a slow one.
     """
 
     retries: RetryBudget
@@ -32,15 +32,15 @@ class RetryBudgets(Struct, frozen=True):
 
 
 class FailoverContext:
-    """Shared by all requests; owner of the retry budgets.
+    """One object for all requests; owner of the retry budgets.
 
     Args:
         models: the configured models.
-        rng: draws the pauses between attempts.
+        rng: draws the random pauses between attempts.
 
     Attributes:
         budgets_by_model: of each configured model, by its public name.
-        other_budgets: of all other models together.
+        other_budgets: shared by all other models.
     """
 
     def __init__(
@@ -63,32 +63,32 @@ class FailoverContext:
         self.budgets_by_model = {name: self._new_budgets() for name in models}
 
     def failed(self, context: RequestContext, record: AttemptRecord, error: ProxyError) -> None:
-        """Log and count a failed attempt; masks the secrets of all upstreams in the error."""
+        """Log and count a failed attempt; the secrets of all upstreams are masked in the error."""
         self.serving.upstreams.mask(error)
         self.settlement.failed_attempt(context, record, error)
 
     def continued(
-        self, context: RequestContext, broken: AttemptRecord, failure: ProxyError, mended: AttemptRecord
+        self, context: RequestContext, broken: AttemptRecord, failure: ProxyError, continuing: AttemptRecord
     ) -> None:
-        """Log and count a broken answer that the attempt `mended` continues."""
+        """Log and count a broken answer that the attempt `continuing` continues."""
         self.failed(context, broken, failure)
-        self.settlement.continued(context, broken, mended)
+        self.settlement.continued(context, broken, continuing)
 
     def note_reachability(self, upstream: str, error: ProxyError | None = None) -> None:
-        """Record whether a host elsewhere could be reached: it answered, or failed with `error`.
+        """Record whether a hosted upstream could be reached: it answered, or failed with `error`.
 
-        An error raised before the host was contacted records nothing.
+        An error that was raised before the host was contacted records nothing.
         """
         if error is not None and not isinstance(error, UpstreamError):
             return
         if error is not None and error.is_unconnected:
             if self.serving.offline.unreachable(upstream):
-                self.settlement.log.warning("offline", reason="no host elsewhere can be reached")
+                self.settlement.log.warning("offline", reason="no hosted upstream can be reached")
         elif not isinstance(error, UpstreamTimeout) and self.serving.offline.reached(upstream):
             self.settlement.log.warning("online again", upstream=upstream)
 
     def _new_budgets(self) -> RetryBudgets:
         return RetryBudgets(
             retries=RetryBudget(self.clock, self.retry.budget_share, self.retry.budget_per_s),
-            hedges=RetryBudget(self.clock, _HEDGED_SHARE, 0.0, keep_s=_HEDGED_S),
+            hedges=RetryBudget(self.clock, _HEDGE_SHARE, 0.0, keep_s=_HEDGE_PERIOD_S),
         )

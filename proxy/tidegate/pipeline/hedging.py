@@ -1,4 +1,4 @@
-"""A second try beside a slow first one: whichever answers first wins, the other is cancelled."""
+"""A second attempt beside a slow first one: the first answer wins, and the other attempt is cancelled."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -6,46 +6,48 @@ from typing import Any, Protocol, TypeVar
 
 
 class Closable(Protocol):
-    """What a try ends in."""
+    """The result of an attempt: an answer that has to be closed."""
 
     def close(self) -> None:
-        """Nobody wants it."""
+        """Give back everything that the answer holds."""
 
 
 T = TypeVar("T", bound=Closable)
-Try = Coroutine[Any, Any, T]
+AttemptCoroutine = Coroutine[Any, Any, T]
 
 
-async def race(first: Try[T], after_s: float, second: Callable[[], Try[T] | None]) -> T:
-    """What `first` returns or, where that takes longer than `after_s` seconds, the first of two.
+async def race(first: AttemptCoroutine[T], after_s: float, begin_second: Callable[[], AttemptCoroutine[T] | None]) -> T:
+    """Return the answer of `first` or, if that takes longer than `after_s` seconds, the earlier answer of two attempts.
+
+    The caller of `race` closes the answer; the other attempt's answer, if there is one, is closed here.
 
     Args:
-        first: begun at once.
-        after_s: how long it is alone.
-        second: begins the other try, if there is to be one; asked when the time is over.
+        first: the first attempt, which begins at once.
+        after_s: how many seconds the first attempt runs alone.
+        begin_second: called when that time is over; returns the second attempt, or None for no second attempt.
 
     Raises:
-        Exception: both failed; what the first one failed with.
+        Exception: all attempts failed; the error is that of the first one.
     """
     tasks = [asyncio.create_task(first)]
     try:
         await asyncio.wait(tasks, timeout=after_s)
-        if not tasks[0].done() and (other := second()) is not None:
+        if not tasks[0].done() and (other := begin_second()) is not None:
             tasks.append(asyncio.create_task(other))
-        winner = await _first_good(tasks)
+        winner = await _first_successful(tasks)
     except BaseException:
-        await drop(tasks)
+        await cancel_and_wait(tasks)
         raise
     try:
-        await drop([task for task in tasks if task is not winner])
-    except BaseException:  # whoever wanted the answer has left meanwhile
-        await drop([winner])
+        await cancel_and_wait([task for task in tasks if task is not winner])
+    except BaseException:  # the task of the request was cancelled meanwhile
+        await cancel_and_wait([winner])
         raise
     return winner.result()
 
 
-async def _first_good(tasks: Sequence[asyncio.Task[T]]) -> asyncio.Task[T]:
-    """The first that does not fail; the first one where all do."""
+async def _first_successful(tasks: Sequence[asyncio.Task[T]]) -> asyncio.Task[T]:
+    """The first task that ends with an answer; `tasks[0]` if all fail."""
     pending = set(tasks)
     while pending:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -55,17 +57,17 @@ async def _first_good(tasks: Sequence[asyncio.Task[T]]) -> asyncio.Task[T]:
     return tasks[0]
 
 
-async def drop(tasks: Sequence[asyncio.Task[T]]) -> None:
-    """Cancel the tasks and wait. If one still ends with an answer, it is closed, even if the wait is cancelled."""
+async def cancel_and_wait(tasks: Sequence[asyncio.Task[T]]) -> None:
+    """Cancel the tasks and wait for their ends. A task's answer is closed, even if this wait is cancelled."""
     pending = [task for task in tasks if not task.done()]
     for task in tasks:
-        abandon(task)
+        cancel_without_waiting(task)
     if pending:
         await asyncio.wait(pending)
 
 
-def abandon(task: asyncio.Task[T]) -> None:
-    """Cancel the task. If it still ends with an answer, or has done so, the answer is closed."""
+def cancel_without_waiting(task: asyncio.Task[T]) -> None:
+    """Cancel the task. If it ends with an answer all the same, or already has, the answer is closed."""
     if task.done():
         _close(task)
     else:

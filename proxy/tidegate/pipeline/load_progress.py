@@ -1,4 +1,4 @@
-"""`Waiting`: shows the caller of a stream what the engine does that it waits for (`models.NAME.progress_in`)."""
+"""`LoadProgress`: shows the caller of a stream the state of the engine it waits for (`models.NAME.progress_in`)."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tidegate.routing.planner import EngineSnapshot
 from tidegate.streaming.preface import Preface
 
-_STEPS = 10  # a share is shown at most as often
+_SHARES = 10  # the percentage is shown in so many parts of 100 %
 _START, _WAKE, _BUSY = "starting the model", "waking the model", "waiting for the model"
 _PHASES: Mapping[str, str] = {
     "sleeping": _WAKE,
@@ -25,13 +25,13 @@ class EngineChanges:
         self._listeners: set[Callable[[], None]] = set()
 
     def tell(self) -> None:
-        """The status of an engine has changed."""
+        """Call the listeners: the status of an engine has changed."""
         for listener in tuple(self._listeners):
             listener()
 
     @contextmanager
     def calling(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Call `listener` for each change from now on, until the block is left."""
+        """Call `listener` for each change while the block runs."""
         self._listeners.add(listener)
         try:
             yield
@@ -39,12 +39,12 @@ class EngineChanges:
             self._listeners.discard(listener)
 
 
-class Waiting:
-    """The waits of one request for engines. Owner of the text that was shown last.
+class LoadProgress:
+    """The progress of the engines that one request waits for. Owner of the text that was shown last.
 
     Args:
-        preface: where the progress is shown.
-        changes: calls when the status of an engine has changed.
+        preface: the reasoning text in which the progress is shown.
+        changes: calls its listeners when the status of an engine has changed.
 
     Attributes:
         changed: set when there may be something new to show.
@@ -54,45 +54,45 @@ class Waiting:
         self.preface = preface
         self.changed = asyncio.Event()
         self._changes = changes
-        self._looks: list[Callable[[], EngineSnapshot]] = []
+        self._snapshot_sources: list[Callable[[], EngineSnapshot]] = []
         self._is_waking = False
-        self._told = ""
+        self._shown = ""
 
     @contextmanager
-    def at(self, look: Callable[[], EngineSnapshot]) -> Iterator[None]:
-        """The request waits for an engine until the block is left.
+    def waiting_for(self, read_snapshot: Callable[[], EngineSnapshot]) -> Iterator[None]:
+        """The request waits for an engine while the block runs.
 
         Args:
-            look: returns the engine's current state.
+            read_snapshot: returns the engine's current state.
         """
-        self._looks.append(look)
+        self._snapshot_sources.append(read_snapshot)
         self._is_waking = False
         self.changed.set()
         try:
             with self._changes.calling(self.changed.set):
                 yield
         finally:
-            self._looks.remove(look)
+            self._snapshot_sources.remove(read_snapshot)
             self._is_waking = False
 
-    def tell(self) -> None:
+    def show(self) -> None:
         """Add the engine's current state to the preface, if the request waits for one and the text has changed."""
-        if not self._looks or (look := self._looks[-1]()).is_ready:
+        if not self._snapshot_sources or (snapshot := self._snapshot_sources[-1]()).is_ready:
             return
-        self._is_waking = look.state == "sleeping" or (self._is_waking and look.state == "starting")
-        told = describe(look, is_waking=self._is_waking)
-        if told != self._told:
-            self._told = told
-            self.preface.tell(f"{told}\n")
+        self._is_waking = snapshot.state == "sleeping" or (self._is_waking and snapshot.state == "starting")
+        text = describe(snapshot, is_waking=self._is_waking)
+        if text != self._shown:
+            self._shown = text
+            self.preface.tell(f"{text}\n")
 
 
-def describe(look: EngineSnapshot, *, is_waking: bool = False) -> str:
-    """The phase of an engine that is not ready, and the percentage that is done, in tens.
+def describe(snapshot: EngineSnapshot, *, is_waking: bool = False) -> str:
+    """The phase of an engine that is not ready, with the percentage that is done, rounded down to tens.
 
     Args:
-        look: the engine's state.
-        is_waking: whether this request has seen it asleep.
+        snapshot: the engine's state.
+        is_waking: whether the engine was asleep when this request began to wait.
     """
-    phase = look.phase or _PHASES.get(look.state) or (_WAKE if is_waking else _START)
-    share = "" if look.done is None else f": {math.floor(look.done * _STEPS) * 100 // _STEPS} %"
-    return f"{phase[:1].upper()}{phase[1:]}{share}"
+    phase = snapshot.phase or _PHASES.get(snapshot.state) or (_WAKE if is_waking else _START)
+    percentage = "" if snapshot.done is None else f": {math.floor(snapshot.done * _SHARES) * 100 // _SHARES} %"
+    return f"{phase[:1].upper()}{phase[1:]}{percentage}"

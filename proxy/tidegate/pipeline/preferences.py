@@ -1,4 +1,7 @@
-"""What a caller may choose about an answer: the header or the body says it, else its key, the model, the defaults."""
+"""`Preferences`: what a caller may choose about its answer.
+
+The header comes first, then the body, the caller's key, the model, and the defaults.
+"""
 
 from collections.abc import Mapping
 
@@ -12,7 +15,7 @@ from tidegate.routing import reach
 
 
 class Preferences:
-    """The configured ones; immutable, shared by all requests."""
+    """The configured preferences; immutable, shared by all requests."""
 
     def __init__(
         self, defaults: DefaultsConfig, models: Mapping[str, ModelConfig], routing: RoutingConfig | None = None
@@ -21,18 +24,18 @@ class Preferences:
         self._models = models
         self._reach = (routing or RoutingConfig()).reach
 
-    def choose(self, request: ModelRequest, context: RequestContext) -> None:
-        """Note in `context` what holds for this request; what the body says of it is taken out.
+    def resolve(self, request: ModelRequest, context: RequestContext) -> None:
+        """Store in `context` the preferences of this request; the fields of the body that state them are removed.
 
         Raises:
-            MalformedRequest: the body says something that means nothing.
-            NotPermitted: it wishes to go further than it may.
+            MalformedRequest: the body has an unknown reasoning format.
+            NotPermitted: the header asks for a wider reach than the caller or the model is allowed.
         """
         model, options = self._models.get(request.model), context.options
-        drops = options.drop_params
-        if drops is None and model is not None:
-            drops = model.drop_params
-        context.drops_params = self._defaults.drop_params if drops is None else drops
+        drops_params = options.drop_params
+        if drops_params is None and model is not None:
+            drops_params = model.drop_params
+        context.drops_params = self._defaults.drop_params if drops_params is None else drops_params
         in_body = take_format(request.fields) if request.endpoint == "chat" else None
         context.reasoning_format = (
             options.reasoning_format
@@ -41,10 +44,10 @@ class Preferences:
             or (model and model.reasoning_format)
             or self._defaults.reasoning_format
         )
-        key = context.principal
-        allowed = reach.combine(self._reach, model.reach if model else None, key.reach if key else None)
+        principal = context.principal
+        allowed = reach.combine(self._reach, model.reach if model else None, principal.reach if principal else None)
         context.reach = reach.narrow(allowed, options.reach)
-        if key is not None:
-            context.priority = key.priority
+        if principal is not None:
+            context.priority = principal.priority
         if options.priority is not None:
             context.priority = min(context.priority, options.priority, key=PRIORITIES.index)

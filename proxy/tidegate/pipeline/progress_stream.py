@@ -7,54 +7,54 @@ from typing import Any
 from tidegate.pipeline.attempt.attempt import Answer
 from tidegate.pipeline.attempt.writers import envelope_of
 from tidegate.pipeline.context import AttemptRecord, RequestContext
-from tidegate.pipeline.hedging import abandon, drop
-from tidegate.pipeline.load_progress import EngineChanges, Waiting
+from tidegate.pipeline.hedging import cancel_and_wait, cancel_without_waiting
+from tidegate.pipeline.load_progress import EngineChanges, LoadProgress
 from tidegate.protocol.request import ModelRequest
 from tidegate.streaming.preface import Preface
 
 
 async def with_progress(
-    answering: Coroutine[Any, Any, Answer], request: ModelRequest, context: RequestContext, changes: EngineChanges
+    get_answer: Coroutine[Any, Any, Answer], request: ModelRequest, context: RequestContext, changes: EngineChanges
 ) -> Answer:
-    """The answer of `answering`; for a streamed chat request that waits for an engine, one that shows progress first.
+    """The answer of `get_answer`; for a streamed chat request that waits for an engine, with the progress before it.
 
     Args:
-        answering: gets the answer; not started.
-        request: the caller's.
-        context: its `waiting` is set here.
-        changes: calls when the status of an engine has changed.
+        get_answer: the coroutine that makes the answer; not started.
+        request: the caller's request.
+        context: its `load_progress` is set here, if progress may be shown.
+        changes: calls its listeners when the status of an engine has changed.
 
     Raises:
-        ProxyError: what `answering` raises, before any progress was shown.
+        ProxyError: an error of `get_answer`, if no progress has been shown before it.
     """
     form = context.reasoning_format
     if not request.is_stream or request.endpoint != "chat" or form == "hidden":
-        return await answering
+        return await get_answer
     preface = Preface(envelope_of(request, context), wants_usage=request.wants_usage, form=form)
-    context.waiting = Waiting(preface, changes)
-    task = asyncio.create_task(answering, name=f"answer to {context.id}")
-    return await _AwaitedAnswer(task, context.waiting, context).begin()
+    context.load_progress = LoadProgress(preface, changes)
+    task = asyncio.create_task(get_answer, name=f"answer to {context.id}")
+    return await _AwaitedAnswer(task, context.load_progress, context).begin()
 
 
 class _AwaitedAnswer:
-    """An `attempt.Answer` that shows progress until the answer is there. Owner of the task that gets the answer.
+    """An `attempt.Answer` that shows progress until the real answer has begun. Owner of the task that makes the answer.
 
-    No content has left for the caller until then, so failover is free. An error of the task is raised by `read`, as the
-    caller has a status line by then.
+    No content has left for the caller until then, so failover is still possible. An error of the task is raised by
+    `read`, as the status line has left by then.
     """
 
-    def __init__(self, task: asyncio.Task[Answer], waiting: Waiting, context: RequestContext) -> None:
+    def __init__(self, task: asyncio.Task[Answer], load_progress: LoadProgress, context: RequestContext) -> None:
         self._task = task
-        self._waiting = waiting
+        self._load_progress = load_progress
         self._context = context
         self._answer: Answer | None = None
-        task.add_done_callback(lambda _: waiting.changed.set())
+        task.add_done_callback(lambda _: load_progress.changed.set())
 
     async def begin(self) -> Answer:
         """Wait for the answer or for progress; returns the answer, or this object if progress comes first."""
         while not self._task.done():
-            self._waiting.tell()
-            if self._waiting.preface.text:
+            self._load_progress.show()
+            if self._load_progress.preface.text:
                 return self
             await self._wait_change()
         return self._task.result()
@@ -66,8 +66,8 @@ class _AwaitedAnswer:
 
     async def read(self) -> list[bytes]:
         while self._answer is None:
-            self._waiting.tell()
-            if payloads := self._waiting.preface.take():
+            self._load_progress.show()
+            if payloads := self._load_progress.preface.take():
                 return payloads
             if self._task.done():
                 self._answer = self._task.result()
@@ -76,19 +76,19 @@ class _AwaitedAnswer:
         return await self._answer.read()
 
     def heartbeat(self) -> bytes:
-        return self._waiting.preface.heartbeat() if self._answer is None else self._answer.heartbeat()
+        return self._load_progress.preface.heartbeat() if self._answer is None else self._answer.heartbeat()
 
     def close(self) -> None:
         if self._answer is None:
-            abandon(self._task)
+            cancel_without_waiting(self._task)
         else:
             self._answer.close()
 
     async def _wait_change(self) -> None:
-        """Wait until there may be new progress, or the task has ended. If the wait is cancelled, so is the task."""
-        self._waiting.changed.clear()
+        """Wait until there may be new progress or the task has ended. If the wait is cancelled, the task is too."""
+        self._load_progress.changed.clear()
         try:
-            await self._waiting.changed.wait()
+            await self._load_progress.changed.wait()
         except BaseException:
-            await drop([self._task])
+            await cancel_and_wait([self._task])
             raise

@@ -1,4 +1,4 @@
-"""`Pipeline.open`: the phases of a request in order, one visible method. All model endpoints take this road."""
+"""`Pipeline.open`: the phases of a request in order, in one method that all model endpoints use."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -23,14 +23,23 @@ Read = Callable[[], Awaitable[ModelRequest]]
 
 
 class RequestPlanner(Protocol):
-    """Which targets may serve a request (see `tidegate.routing.planner`)."""
+    """Decides which targets may serve a request (see `tidegate.routing.planner`)."""
 
     async def plan(self, routing_request: RoutingRequest) -> Plan:
-        """At least one, in order; raises `ModelNotFound` and what else may stand in the way."""
+        """The targets in the order in which to try them, at least one.
+
+        Raises:
+            ModelNotFound: no target has the model.
+            ProxyError: no target may take the request now.
+        """
 
 
 class Pipeline:
-    """The road; shared by all requests and front doors."""
+    """Serves model requests; one object for all requests and all front doors.
+
+    Args:
+        changes: calls its listeners when the status of an engine has changed.
+    """
 
     def __init__(
         self,
@@ -49,29 +58,29 @@ class Pipeline:
         self._changes = changes
 
     def note(self, context: RequestContext, error: ProxyError | None = None) -> None:
-        """Settle a request that takes no road: the administrator's, no such path, a crash at the door."""
+        """Settle a request that never enters `open`: an admin request, an unknown path, a crash of the front door."""
         with suppress(ProxyError), self._settlement.settle(context):
             if error is not None:
                 raise error
 
     @asynccontextmanager
     async def open(self, credentials: Credentials, read: Read, context: RequestContext) -> AsyncIterator[Answer]:
-        """Yield the answer once its first content is read; settle however the block exits.
+        """Yield the answer once its first content has been read; settle the request on every exit of the block.
 
         Args:
-            credentials: what the caller showed.
-            read: the front door's reading of the request, done only for callers we know; raises `RequestError`.
-            context: what is noted on the way.
+            credentials: the credentials that the caller sent.
+            read: reads and parses the request; called after authentication; raises `RequestError`.
+            context: filled in by the phases.
 
         Raises:
-            ProxyError: for the front door to render, in its status before the answer has begun, in band after.
+            ProxyError: for the front door to render: with its own status before the answer has begun, in band after.
         """
         with self._settlement.settle(context):
             self._admission.authenticate(credentials, context)
             request = await read()
             context.received_s = context.clock.monotonic_s()
             self._admission.authorise(request, context)
-            self._preferences.choose(request, context)
+            self._preferences.resolve(request, context)
             routing_request = routing_request_of(request, context)
             context.task = routing_request.task
             plan = await self._planner.plan(routing_request)
@@ -82,7 +91,7 @@ class Pipeline:
             try:
                 yield answer
             except UpstreamError as error:
-                if answer.record.failure is error:  # failover has noted failures before an answer already
+                if answer.record.failure is error:  # failover has already recorded a failure before an answer
                     self._failover_context.failed(context, answer.record, error)
                 raise
             finally:
@@ -90,7 +99,7 @@ class Pipeline:
 
 
 def routing_request_of(request: ModelRequest, context: RequestContext) -> RoutingRequest:
-    """The request as routing sees it."""
+    """What routing needs of the request."""
     return RoutingRequest(
         request,
         reach=context.reach,

@@ -1,4 +1,4 @@
-"""The closing bracket: on every exit, one log line and the metrics. Never raises."""
+"""`Settlement`: one access-log line and the metrics on every exit of a request. Never raises."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,10 +21,11 @@ from tidegate.telemetry.metrics import Metrics, Series
 
 
 class Settlement:
-    """Writes the books; shared by all requests.
+    """Records the outcomes of requests; one object for all requests.
 
     Args:
-        on_answered: told of each request that has its answer, or whose caller had seen enough of it.
+        on_answered: called for each request that was answered, also partly, if the caller disconnected after the first
+            content.
     """
 
     def __init__(self, metrics: Metrics, log: Log, on_answered: Callable[[RequestContext], None] | None = None) -> None:
@@ -32,16 +33,16 @@ class Settlement:
         self.log = log
         self.on_answered = on_answered
 
-    def settle(self, context: RequestContext) -> "Account":
-        """The bracket around one request."""
-        return Account(self, context)
+    def settle(self, context: RequestContext) -> "SettlementScope":
+        """A context manager around one request."""
+        return SettlementScope(self, context)
 
     def failed_attempt(self, context: RequestContext, record: AttemptRecord, error: ProxyError) -> None:
-        """An attempt came to nothing; another may follow."""
+        """Log and count an attempt that failed; another one may follow."""
         self.metrics.upstream_errors.labels(record.upstream, type(error).__name__).inc()
         was_sent = not isinstance(error, EngineUnavailable | TargetBusy)
-        tell, event = (self.log.warning, "upstream failed") if was_sent else (self.log.info, "target not free")
-        tell(
+        write, event = (self.log.warning, "upstream failed") if was_sent else (self.log.info, "target not free")
+        write(
             event,
             request_id=context.id,
             status=error.status,
@@ -49,24 +50,27 @@ class Settlement:
             upstream_request_id=record.upstream_id,
             model=context.model,
             error=error.code or error.type,
-            reason=_loggable(error),
+            reason=_loggable_message(error),
             may_try_another=error.may_try_another_target,
         )
 
-    def continued(self, context: RequestContext, broken: AttemptRecord, mended: AttemptRecord) -> None:
-        """A stream that broke at one target goes on at another."""
-        self.metrics.continuations.labels(broken.upstream, mended.upstream).inc()
+    def continued(self, context: RequestContext, broken: AttemptRecord, continuing: AttemptRecord) -> None:
+        """Log and count a stream that broke at one target and that another one continues."""
+        self.metrics.continuations.labels(broken.upstream, continuing.upstream).inc()
         self.log.warning(
             "stream continued",
             request_id=context.id,
             model=context.model,
             broken_upstream=broken.upstream,
-            upstream=mended.upstream,
+            upstream=continuing.upstream,
         )
 
 
-class Account:
-    """Open from the first byte to the last; says what the exception that passes through it means."""
+class SettlementScope:
+    """The block around one request, from its first byte to the last one of its answer.
+
+    Interprets the exception that leaves the block, and lets it pass.
+    """
 
     __slots__ = ("_context", "_settlement")
 
@@ -84,12 +88,12 @@ class Account:
         self._settlement.metrics.in_flight -= 1
         try:
             self._close(error)
-        except Exception:  # one of the three broad clauses: books must not break an answer
+        except Exception:  # one of the three broad clauses: a failed settlement must not break an answer
             self._settlement.log.exception("settlement failed", request_id=self._context.id)
 
     def _close(self, error: BaseException | None) -> None:
         context, metrics, log = self._context, self._settlement.metrics, self._settlement.log
-        failure = None if error is None else _failure(error, context)
+        failure = None if error is None else _to_proxy_error(error, context)
         ended_s = context.clock.monotonic_s()
         is_in_band = context.has_begun and not isinstance(failure, ClientGone)
         status = 200 if failure is None or is_in_band else failure.status
@@ -99,9 +103,9 @@ class Account:
             metrics.disconnects.labels(context.endpoint).inc()
         if context.record.sent_s and isinstance(failure, ClientGone | ShuttingDown):
             metrics.aborts.labels(context.record.upstream).inc()
-        fields = _line(context, status, ended_s)
+        fields = _log_fields(context, status, ended_s)
         if failure is not None:
-            fields |= _why(failure)
+            fields |= _failure_fields(failure)
         if isinstance(failure, InternalError) and status == 500:
             log.error("request", **fields, exc_info=failure.__cause__ or error)
         else:
@@ -126,7 +130,7 @@ def _observe(series: Series, context: RequestContext, ended_s: float) -> None:
         series.tokens_out += usage.completion_tokens
 
 
-def _failure(error: BaseException, context: RequestContext) -> ProxyError:
+def _to_proxy_error(error: BaseException, context: RequestContext) -> ProxyError:
     if isinstance(error, ProxyError):
         return error
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -136,7 +140,7 @@ def _failure(error: BaseException, context: RequestContext) -> ProxyError:
     return InternalError(f"{type(error).__name__}: {error}")
 
 
-def _line(context: RequestContext, status: int, ended_s: float) -> dict[str, Any]:
+def _log_fields(context: RequestContext, status: int, ended_s: float) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": context.id,
         "endpoint": context.endpoint,
@@ -162,14 +166,14 @@ def _line(context: RequestContext, status: int, ended_s: float) -> dict[str, Any
     return fields
 
 
-def _why(failure: ProxyError) -> dict[str, Any]:
-    fields = {"error": failure.code or failure.type, "source": failure.source, "reason": _loggable(failure)}
+def _failure_fields(failure: ProxyError) -> dict[str, Any]:
+    fields = {"error": failure.code or failure.type, "source": failure.source, "reason": _loggable_message(failure)}
     if failure.param is not None:
         fields["param"] = failure.param[:128]
     return fields
 
 
-def _loggable(error: ProxyError) -> str:
+def _loggable_message(error: ProxyError) -> str:
     if isinstance(error, UpstreamError) and error.original:
         return error.original
     return "(not logged: may quote the request)" if error.is_quoted else error.message

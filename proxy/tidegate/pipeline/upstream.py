@@ -1,4 +1,4 @@
-"""`Upstream`: a target's dialect, wire and readiness under one name, as the pipeline sees it."""
+"""`Upstream`: one host or engine as the pipeline uses it: its dialect, transport, and the state of its engine."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ import msgspec
 from tidegate.dialects.base import Dialect
 from tidegate.errors import ProxyError, UpstreamError
 from tidegate.limits.concurrency import ConcurrencyLimit
-from tidegate.pipeline.context import ShownCredential
+from tidegate.pipeline.context import SentCredential
 from tidegate.reasoning_memory import ReasoningMemory
 from tidegate.routing.offline import Offline
 from tidegate.routing.planner import EngineSnapshot
@@ -17,121 +17,130 @@ from tidegate.routing.target_registry import TargetRegistry
 from tidegate.routing.targets import Target
 from tidegate.telemetry.redaction import mask
 
-_ELSEWHERE = EngineSnapshot()
+_NO_ENGINE = EngineSnapshot()
 
 
 class UpstreamResponse(Protocol):
-    """An answer whose head has arrived (see `tidegate.transport.wire.UpstreamResponse`)."""
+    """A response whose status and headers have arrived (see `tidegate.transport.wire`)."""
 
     status: int
     headers: Mapping[str, str]
 
     @property
-    def credential(self) -> ShownCredential:
-        """What the host was shown."""
+    def credential(self) -> SentCredential:
+        """The credential that the request was sent with."""
 
     async def read_some(self) -> bytes:
-        """What has arrived; empty at the end."""
+        """Return the bytes that have arrived, waiting for at least one; empty at the end of the body."""
 
     async def read_all(self) -> bytes:
-        """The whole body."""
+        """Return the rest of the body."""
 
     async def read_complaint(self) -> bytes:
-        """The body of an error, as far as it comes soon."""
+        """Return the body of an error response, as far as it arrives soon."""
 
     def got_event(self, *, has_content: bool) -> None:
-        """What was read held an event; comments alone are a kind of silence.
+        """Restart the idle timeout, as an event was read; comments alone do not restart it.
 
-        `has_content` says whether the answer has really begun.
+        Args:
+            has_content: whether the answer has had content; before its first content, all events together have the time
+                limit of a whole answer.
         """
 
     def expect_end(self) -> None:
-        """Nothing more is wanted, but the body may end by itself, so that the connection can be kept."""
+        """Say that no more data is needed: the body may still end by itself, so that the connection can be reused."""
 
     def close(self) -> None:
-        """Give the connection back, or close it where the body has not ended."""
+        """Return the connection to the pool, or close it if the body has not ended."""
 
 
 class UpstreamTransport(Protocol):
-    """The wire (see `tidegate.transport.wire.UpstreamTransport`)."""
+    """Sends requests to one upstream (see `tidegate.transport.wire`)."""
 
     @property
     def secrets(self) -> Sequence[str]:
-        """What no message of the host's may show to a caller, of this moment."""
+        """The current credentials, which are masked in messages of the host before a caller or a log gets them."""
 
     @property
     def holds_back(self) -> bool:
         """Whether `free_in_s` or `refused_for_s` may be more than 0."""
 
     def free_in_s(self) -> float:
-        """0, or the seconds until one of the credentials may be used again."""
+        """The seconds until one of the credentials may be used; 0 if one may be used now."""
 
     def refused_for_s(self, model: str) -> float:
-        """0, or the seconds for which each of the credentials is refused, for that model."""
+        """The seconds for which all credentials are refused for that model; 0 if one is not."""
 
     async def post(self, path: str, body: bytes, *, is_stream: bool, model: str) -> UpstreamResponse:
-        """Send a body that asks for a model, wait for the head of the answer."""
+        """Send a request body for a model, and wait for the status and headers of the response."""
 
     async def get(self, path: str) -> bytes:
-        """The body at a path."""
+        """Return the body of a GET request to the path."""
 
 
-Leave = Callable[[], None]
+ReleaseSlot = Callable[[], None]
 
 
-class Enter(Protocol):
-    """Takes a place at an engine, which may have to be started for it (see `tidegate.engines.supervision`)."""
+class AcquireSlot(Protocol):
+    """Acquires a slot in an engine, which may have to be started for it (see `tidegate.engines.supervision`)."""
 
-    async def __call__(self, *, can_wait: bool) -> Leave:
-        """What gives the place back, once; raises `EngineUnavailable`, at once if it cannot wait."""
+    async def __call__(self, *, can_wait: bool) -> ReleaseSlot:
+        """Return the function that releases the slot; it is called once.
+
+        Args:
+            can_wait: whether to wait for an engine that does not take requests now.
+
+        Raises:
+            EngineUnavailable: the engine takes no requests; raised at once if `can_wait` is False.
+        """
 
 
-async def always_open(*, can_wait: bool) -> Leave:  # noqa: ARG001 - there is nothing to wait for
-    """A host elsewhere is tried, not asked."""
-    return nothing_to_leave
+async def acquire_nothing(*, can_wait: bool) -> ReleaseSlot:  # noqa: ARG001 - there is nothing to wait for
+    """The `AcquireSlot` of a hosted upstream, which has no slots to count."""
+    return release_nothing
 
 
-def nothing_to_leave() -> None:
-    """Nobody counts who is there."""
+def release_nothing() -> None:
+    """Do nothing: there is no slot to release."""
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """One host or engine.
 
     Attributes:
-        enter: takes a place there; raises `EngineUnavailable` while there is no use in trying.
-        always_streams: ask for a stream even where the caller wants one answer, because the host does not notice a
-            caller who leaves a unary request (llama.cpp).
-        api_version: of Azure's deployment URLs.
-        look: what an engine does now; None for a host elsewhere.
-        doubt: is told that a request to the engine failed, as the engine may be dead; None for a host elsewhere.
-        movable: the waits for the engine that may be ended when it hangs (see `tidegate.engines.slots`); None for a
-            host elsewhere.
-        in_flight: how many requests of ours are in the engine.
+        enter: acquires a slot in the engine; raises `EngineUnavailable` while the engine takes no requests.
+        always_streams: whether a stream is requested even for a unary answer, because the engine does not notice that
+            the connection of a unary request was closed (llama.cpp).
+        api_version: the API version in Azure's deployment URLs.
+        look: returns the engine's current state; None for a hosted upstream.
+        doubt: reports that a request to the engine failed, as the engine may be dead; None for a hosted upstream.
+        movable: the functions that end the attempts waiting for their first content, called when the engine hangs
+            (see `tidegate.engines.slots`); None for a hosted upstream.
+        in_flight: returns the number of Tidegate's requests in the engine.
         load: loads the engine, if it is not loaded; returns at once.
     """
 
     name: str
     dialect: Dialect
     transport: UpstreamTransport
-    enter: Enter = always_open
+    enter: AcquireSlot = acquire_nothing
     always_streams: bool = False
     api_version: str | None = None
     look: Callable[[], EngineSnapshot] | None = None
     doubt: Callable[[ProxyError], None] | None = None
     movable: set[Callable[[str], None]] | None = None
     in_flight: Callable[[], int] = int
-    load: Callable[[], None] = nothing_to_leave
+    load: Callable[[], None] = release_nothing
 
 
 class Upstreams(Mapping[str, Upstream]):
-    """All of them by name; tells the planner what lies behind its targets."""
+    """All upstreams by name; gives the planner the state of the engine or host of each target."""
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self._upstreams = upstreams
 
     def mask(self, error: ProxyError) -> None:
-        """Mask the keys of every upstream in an error: a router may quote another host's."""
+        """Mask the keys of every upstream in an error, as a host that routes requests may quote another host's key."""
         secrets = {secret for each in self._upstreams.values() for secret in each.transport.secrets}
         error.message = mask(error.message, secrets)
         error.param = error.param and mask(error.param, secrets)
@@ -141,18 +150,18 @@ class Upstreams(Mapping[str, Upstream]):
         error.args = (error.message,)  # shown in tracebacks
 
     def look(self, target: Target) -> EngineSnapshot:
-        """At the engine or host, for the target's model."""
+        """The current state of the target's engine or host, for the target's model."""
         upstream = self._upstreams[target.upstream]
-        seen = _ELSEWHERE if upstream.look is None else upstream.look()
-        wire = upstream.transport
-        if not wire.holds_back:
-            return seen
+        snapshot = _NO_ENGINE if upstream.look is None else upstream.look()
+        transport = upstream.transport
+        if not transport.holds_back:
+            return snapshot
         return msgspec.structs.replace(
-            seen, limited_for_s=wire.free_in_s(), refused_for_s=wire.refused_for_s(target.model)
+            snapshot, limited_for_s=transport.free_in_s(), refused_for_s=transport.refused_for_s(target.model)
         )
 
     def in_flight(self, target: Target) -> int:
-        """Requests of ours in the target's engine, for any of its models."""
+        """The number of Tidegate's requests in the target's engine, for all of its models."""
         return self._upstreams[target.upstream].in_flight()
 
     def __getitem__(self, name: str) -> Upstream:
@@ -166,11 +175,14 @@ class Upstreams(Mapping[str, Upstream]):
 
 
 class ServingState(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a request may be sent to, and what is known of it; shared by all requests, probes and reports.
+    """Everything that a request may be sent to, with its state; shared by all requests, probes and reports.
 
     Attributes:
-        concurrency: the concurrency limits by upstream; an upstream that is missing here has no limit.
-        reasoning_memory: of the reasoning of past turns.
+        concurrency: the concurrency limits by upstream name; an upstream that is missing here has no limit.
+        target_registry: health, latency and requests in flight of each target.
+        offline: whether the hosted upstreams can be reached.
+        qualities: the measured quality of each target's answers.
+        reasoning_memory: the reasoning of past turns that called tools.
     """
 
     upstreams: Upstreams

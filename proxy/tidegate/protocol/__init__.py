@@ -1,1 +1,1 @@
-"""The OpenAI wire: what callers send, what they get back, and the framing of both. Pure: no I/O, no policy."""
+"""OpenAI's wire format: structs of requests and answers, errors, usage and SSE framing. Pure: no I/O, no policy."""

@@ -1,7 +1,7 @@
-"""`/v1/chat/completions`: the request's checks, and the structs that read what upstreams answer.
+"""`/v1/chat/completions`: the request's checks, and the structs for decoding the answers of upstreams.
 
-Contract A.1 to A.3. Reading is lenient (hosts leave out and add what they like), so the structs declare only what is
-used and default everything; vendor fields are skipped by the decoder and never reach a caller.
+Contract A.1 to A.3. Hosts leave out fields and add their own. So the structs for answers declare only the fields that
+are used, each with a default. The decoder skips the fields of vendors, and they never reach a caller.
 """
 
 from typing import Annotated, Any, Literal
@@ -21,14 +21,14 @@ Tokens = Annotated[int, Meta(ge=1)] | None
 
 
 class StreamOptions(Struct, gc=False):
-    """`stream_options`; only with `stream: true`."""
+    """`stream_options`; allowed only with `stream: true`."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class Message(Struct, gc=False):
-    """What is checked of a message; the rest travels in the raw fields."""
+    """The fields of a message that are checked. The complete message is in `ModelRequest.fields`, as raw bytes."""
 
     role: str
     content: Raw | UnsetType = UNSET
@@ -40,7 +40,7 @@ class Message(Struct, gc=False):
 
 
 class NamedFunction(Struct, gc=False):
-    """One of `functions`, or the `function_call` that forces it."""
+    """An item of `functions`, or the `function_call` that forces one of them."""
 
     name: str
 
@@ -78,7 +78,7 @@ _decoder = msgspec.json.Decoder(ChatParams)
 
 
 def parse_request(body: bytes) -> ModelRequest:
-    """Check a body as OpenAI does.
+    """Decode a body and check it as OpenAI does.
 
     Raises:
         MalformedRequest: with OpenAI's `param` and `code`.
@@ -86,7 +86,7 @@ def parse_request(body: bytes) -> ModelRequest:
     params = decode(body, _decoder)
     for index, message in enumerate(params.messages):
         _check_message(message, f"messages[{index}]")
-    _check_together(params)
+    _check_combinations(params)
     options = params.stream_options
     return ModelRequest(
         endpoint="chat",
@@ -97,33 +97,33 @@ def parse_request(body: bytes) -> ModelRequest:
     )
 
 
-def _check_message(message: Message, at: str) -> None:
+def _check_message(message: Message, path: str) -> None:
     role = message.role
     if role not in _ROLES:
         raise MalformedRequest(
             f"Invalid value: '{role[:64]}'. Supported values are: {_ROLES_IN_WORDS}.",
-            param=f"{at}.role",
+            param=f"{path}.role",
             code="invalid_value",
         )
     kind = "missing" if message.content is UNSET else json_type(message.content)
-    if kind not in {"string", "array"} and not (kind in {"missing", "null"} and _may_be_silent(message, kind)):
+    if kind not in {"string", "array"} and not (kind in {"missing", "null"} and _may_omit_content(message, kind)):
         if kind == "missing":
-            raise missing(f"{at}.content")
-        raise wrong_type(f"{at}.content", "a string or an array of objects", kind)
+            raise missing(f"{path}.content")
+        raise wrong_type(f"{path}.content", "a string or an array of objects", kind)
     if role == "tool" and message.tool_call_id is None:
-        raise missing(f"{at}.tool_call_id")
+        raise missing(f"{path}.tool_call_id")
 
 
-def _may_be_silent(message: Message, kind: str) -> bool:
+def _may_omit_content(message: Message, kind: str) -> bool:
     if message.role == "function":
         return kind == "null"
-    said_otherwise = (message.tool_calls, message.function_call, message.audio, message.refusal)
+    other_content = (message.tool_calls, message.function_call, message.audio, message.refusal)
     return message.role == "assistant" and any(
-        value is not UNSET and json_type(value) != "null" for value in said_otherwise
+        value is not UNSET and json_type(value) != "null" for value in other_content
     )
 
 
-def _check_together(params: ChatParams) -> None:
+def _check_combinations(params: ChatParams) -> None:
     if params.stream_options is not None and not params.stream:
         raise stream_options_without_stream()
     if params.top_logprobs is not None and not params.logprobs:
@@ -170,34 +170,36 @@ def stream_options_without_stream() -> MalformedRequest:
     )
 
 
-# --- what upstreams answer ----------------------------------------------------------------------------------------
+# --- answers of upstreams -----------------------------------------------------------------------------------------
 
-MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of an answer that is kept whole; a stream is bounded by its events
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # for an answer that is kept whole; in a stream each event has a limit
 
-# Stands for a finish reason that is no string: the choice may have ended, and the reason is unknown.
+# Replaces a finish reason that is not a string: the choice may have ended, and the reason is unknown.
 UNCLEAR_REASON = "unclear"
 
-# Fields beside `choices`. The caller requests `service_tier` and `moderation` by a field of the same name.
+# Fields next to `choices`. The caller requests `service_tier` and `moderation` by a field of the same name.
 TopLevel = Literal["service_tier", "system_fingerprint", "moderation"]
 
 
 class Reading(Struct, frozen=True, gc=False, kw_only=True):
-    """How an answer is to be read, which depends on its host and on what was asked.
+    """How `streaming.choices` reads an answer; the values depend on the host and on the request.
 
     Attributes:
-        thought_tags: names of tags in which thinking may stand at the beginning of the content.
-        begins_in_thought: the first such tag was opened by the template, so only its end comes.
+        thought_tags: the names of tags around reasoning at the beginning of the content, such as `think`.
+        begins_in_thought: the chat template has opened the first such tag, so the answer holds only the closing tag.
         repairs_markup: text may be tool calls in the markup of DeepSeek's models (see `streaming.markup`).
-        may_call: tools were given, and may be called.
-        tools: the offered tools in OpenAI's form; unset where none may be called.
-        one_call: only the first call is wanted.
-        repairs_silence: an answer of reasoning alone is an answer.
-        pads_answer: newlines between the thinking and the answer are no part of the answer.
-        numbers_calls: the host's ids of tool calls are positions, which repeat.
-        choices: the number of choices requested, further ones are dropped; None: not known.
-        top_level: the fields beside `choices` that are passed on to the caller.
+        may_call: the request has tools and allows calls.
+        tools: the offered tools in OpenAI's form; unset if no tool may be called.
+        one_call: only the first call is passed on, further calls are dropped.
+        repairs_silence: if an answer holds reasoning and nothing else, the reasoning is passed on as the content too
+            (contract row 68).
+        pads_answer: the host puts newlines between the reasoning and the content; they are removed (contract 76g).
+        numbers_calls: the host's ids of tool calls are positions such as `0`, so that they repeat; they are replaced
+            (contract row 191).
+        choices: the number of requested choices, further ones are dropped; None: not known.
+        top_level: the fields next to `choices` that are passed on to the caller.
         wants_logprobs: log probabilities were requested.
-        max_tokens: the caller's limit for the answer.
+        max_tokens: the caller's limit for the answer, in tokens; None: no limit.
     """
 
     thought_tags: tuple[str, ...] = ()
@@ -216,16 +218,18 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Function(Struct, gc=False):
-    """A function call, whole or a piece; `arguments` is a string, an object (some hosts) or null."""
+    """A function call, complete or a fragment; `arguments` is a string, an object (some hosts) or null."""
 
     name: str | None = None
     arguments: Raw | UnsetType = UNSET
 
 
 class ToolCall(Struct, gc=False):
-    """A tool call, whole or a piece. `extra_content` is Gemini's; a client must send it back with the call.
+    """A tool call, complete or a fragment.
 
-    Some hosts write the name and the arguments beside the id, without `function`.
+    Attributes:
+        name, arguments: some hosts send them here, without a `function`.
+        extra_content: a field of Gemini's, which a client must send back with the call.
     """
 
     index: int | None = None
@@ -239,10 +243,10 @@ class ToolCall(Struct, gc=False):
 
 
 class Delta(Struct, gc=False):
-    """A message, whole or a piece. Raw fields may hold `null`.
+    """A message, complete or a fragment. Raw fields may hold `null`.
 
-    Hosts name the reasoning differently: `reasoning_content` (DeepSeek), `reasoning` (vLLM, OpenRouter), `thinking`
-    (Ollama), `reasoning_text` (GitHub Copilot).
+    Hosts use different names for the reasoning: `reasoning_content` (DeepSeek), `reasoning` (vLLM, OpenRouter),
+    `thinking` (Ollama), `reasoning_text` (GitHub Copilot).
     """
 
     content: TextPiece | None = None
@@ -263,7 +267,9 @@ class Delta(Struct, gc=False):
 class Choice(Struct, gc=False):
     """One choice of a chunk (`delta`), of a unary answer (`message`) or of a legacy completion (`text`).
 
-    Without an `index`, its position in the list is its index. Moonshot puts the `usage` here.
+    Attributes:
+        index: if the host sends none, the position in the list is the index.
+        usage: the usage of the whole answer, which Moonshot sends here.
     """
 
     index: int | None = None
@@ -277,18 +283,21 @@ class Choice(Struct, gc=False):
 
 
 class GroqExtra(Struct, gc=False):
-    """`x_groq`: where Groq says what went wrong, and what a stream took."""
+    """`x_groq`: Groq's field for an error and for the usage of a stream."""
 
     usage: dict[str, Any] | None = None
     error: str | None = None
 
 
 class Chunk(Struct, gc=False):
-    """A chunk or a unary answer. Some hosts put an error into a 200: nested, or flat with `message` or `detail`.
+    """A chunk of a stream, or a unary answer.
+
+    Some hosts send an error with status 200: in `error`, or as the fields `message`, `detail` or `base_resp`.
 
     Attributes:
         data, result: some gateways wrap the whole answer in one of these.
-        is_mended: set by us: the JSON was read leniently, so that texts may hold lone surrogates.
+        is_mended: the JSON was read leniently, so texts may hold lone surrogates. No field of the host's: it is set
+            after decoding, and its encoded name is one that no host sends.
     """
 
     choices: list[Choice] | None = None

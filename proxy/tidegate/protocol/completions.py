@@ -34,7 +34,7 @@ _decoder = msgspec.json.Decoder(CompletionParams)
 
 
 def parse_request(body: bytes) -> ModelRequest:
-    """Check a body as OpenAI does.
+    """Decode a body and check it as OpenAI does.
 
     Raises:
         MalformedRequest: with OpenAI's `param` and `code`.

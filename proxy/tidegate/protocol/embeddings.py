@@ -1,4 +1,4 @@
-"""`/v1/embeddings` (contract A.9): the request's checks, and the answer rebuilt in the form the caller asked for."""
+"""`/v1/embeddings` (contract A.9): the request's checks, and the answer rebuilt in the requested encoding."""
 
 import base64
 import math
@@ -29,7 +29,7 @@ class EmbeddingParams(Struct, gc=False):
 
 
 class Embedding(Struct, gc=False):
-    """One vector: floats, or base64 of little-endian float32."""
+    """One vector of a host: floats, or base64 of little-endian float32."""
 
     embedding: str | list[float]
     index: int | None = None
@@ -44,7 +44,7 @@ class EmbeddingAnswer(Struct, gc=False):
 
 
 class EmbeddingItem(Struct, gc=False):
-    """One vector on the way out, in OpenAI's field order."""
+    """One vector of the answer to the caller, in OpenAI's field order."""
 
     object: str
     index: int
@@ -52,7 +52,7 @@ class EmbeddingItem(Struct, gc=False):
 
 
 class EmbeddingList(Struct, gc=False):
-    """The whole answer on the way out."""
+    """The answer to the caller, in OpenAI's field order."""
 
     object: str
     data: list[EmbeddingItem]
@@ -66,7 +66,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def parse_request(body: bytes) -> ModelRequest:
-    """Check a body as OpenAI does.
+    """Decode a body and check it as OpenAI does.
 
     Raises:
         MalformedRequest: with OpenAI's `param` and `code`.
@@ -84,13 +84,13 @@ def parse_request(body: bytes) -> ModelRequest:
 
 
 def rebuild(body: bytes, *, inputs: int, model: str, encoding: Encoding) -> tuple[bytes, Usage]:
-    """The upstream's answer in OpenAI's form with vectors in `encoding`; and what it took.
+    """Return the upstream's answer in OpenAI's form with vectors in `encoding`, and its usage.
 
     Clients match vectors to inputs by position, so the vectors are sent in the order of the inputs.
 
     Args:
         body: the body of the host's answer.
-        inputs: the number of vectors requested (see `count_inputs`).
+        inputs: the number of requested vectors (see `count_inputs`).
         model: the public name.
         encoding: the encoding that the caller requested.
 
@@ -105,18 +105,18 @@ def rebuild(body: bytes, *, inputs: int, model: str, encoding: Encoding) -> tupl
         raise UpstreamFailed(f"The upstream's embeddings cannot be read: {error}.") from error
     usage = parse_usage(answer.usage or {})
     counts = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
-    items = [EmbeddingItem("embedding", place, vector) for place, vector in enumerate(vectors)]
+    items = [EmbeddingItem("embedding", index, vector) for index, vector in enumerate(vectors)]
     return _encode(EmbeddingList("list", items, model, counts)), usage
 
 
 def count_inputs(raw: Raw | None) -> int:
-    """The number of vectors that a checked `input` requests: a string, or a list of tokens, is one input."""
+    """Return the number of vectors that a checked `input` requests; a string, or a list of tokens, is one input."""
     items = as_list(raw)
     return len(items) if items and json_type(items[0]) in {"string", "array"} else 1
 
 
 def _is_empty(array: Raw) -> bool:
-    """Whether it asks for nothing, or for the vector of no tokens."""
+    """Whether an `input` has no items, or an item that is a list without tokens."""
     items = as_list(array)
     return not items or any(json_type(item) == "array" and not as_list(item) for item in items)
 
@@ -125,14 +125,14 @@ def _read_answer(body: bytes) -> EmbeddingAnswer:
     try:
         return _answer.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        answer = lenient.convert(_mend(lenient.loads(body)), EmbeddingAnswer)
+        answer = lenient.convert(_unwrap_vectors(lenient.loads(body)), EmbeddingAnswer)
     if answer is None:
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     return answer
 
 
-def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
-    """Unwrap vectors that are nested in a list of one (llama.cpp), in place."""
+def _unwrap_vectors(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    """Unwrap, in place, vectors that are nested in a list of one item (llama.cpp sends them)."""
     for item in value.get("data") or () if isinstance(value, dict) else ():
         vector = item.get("embedding") if isinstance(item, dict) else None
         if isinstance(vector, list) and len(vector) == 1 and isinstance(vector[0], list):
@@ -141,7 +141,7 @@ def _mend(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
 
 
 def _in_order(given: Sequence[Embedding], inputs: int) -> Sequence[Embedding]:
-    """The vectors by index, or by position if none has an index. Gemini leaves out an index of 0.
+    """Return the vectors by index, or by position if none has an index. Gemini leaves out an index of 0.
 
     Raises:
         ValueError: the indexes are not 0 to `inputs` - 1, each once.
@@ -155,7 +155,7 @@ def _in_order(given: Sequence[Embedding], inputs: int) -> Sequence[Embedding]:
         by_index[0] = by_index.pop(None)
     if by_index.keys() != set(range(inputs)):
         raise ValueError("indexes that are missing, repeated or out of range")
-    return [by_index[place] for place in range(inputs)]
+    return [by_index[index] for index in range(inputs)]
 
 
 def _convert(vector: str | list[float], encoding: Encoding) -> str | Sequence[float]:
@@ -169,8 +169,8 @@ def _convert(vector: str | list[float], encoding: Encoding) -> str | Sequence[fl
 
 def _unpack(data: bytes) -> Sequence[float]:
     if len(data) % 4:
-        raise ValueError("base64 that is no float32 vector")
+        raise ValueError("base64 that is not a float32 vector")
     numbers = struct.unpack(f"<{len(data) // 4}f", data)
     if not all(map(math.isfinite, numbers)):
-        raise ValueError("a vector with numbers that JSON cannot say")
+        raise ValueError("a vector with numbers that JSON cannot represent")
     return numbers

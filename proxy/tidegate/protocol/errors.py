@@ -1,7 +1,7 @@
-"""OpenAI's error JSON, and the headers that tell SDKs when to try again.
+"""OpenAI's error JSON, and the headers by which SDKs decide when to retry.
 
-Contract A.4: the body is nested, `code` is a string or null. SDKs honour `retry-after` between 0 and 120 s; above that
-openai-python does not retry at all, so it is clamped.
+Contract A.4: the body is nested, `code` is a string or null. SDKs honour `retry-after` between 0 and 120 s. With a
+larger value openai-python does not retry at all, so `retry-after` is limited to 120 s.
 """
 
 import math
@@ -11,12 +11,12 @@ import msgspec
 from tidegate.errors import EngineUnavailable, InternalError, ProxyError, ShuttingDown
 
 _MAX_RETRY_AFTER_S = 120
-_SHOWN = (EngineUnavailable, ShuttingDown)  # internal ones whose messages are written for callers
+_SHOWN_TO_CALLERS = (EngineUnavailable, ShuttingDown)  # internal errors whose messages are written for callers
 _encode = msgspec.json.Encoder().encode
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """The inside of `{"error": …}`, in OpenAI's order."""
+    """The object inside `{"error": …}`, with the fields in OpenAI's order."""
 
     message: str
     type: str
@@ -25,25 +25,25 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """`{"error": {…}}`."""
+    """The whole body, `{"error": {…}}`."""
 
     error: ErrorDetail
 
 
 def to_json(error: ProxyError, request_id: str) -> bytes:
-    """The body for `error`.
+    """Return the body of the answer for `error`.
 
-    The message of an internal error never leaves the house, but for a few that are written for the caller: the caller
-    gets the request id to quote instead.
+    The message of an internal error is never sent, because it may hold internal details; the caller gets the request id
+    to quote instead. The exceptions are the errors in `_SHOWN_TO_CALLERS`.
     """
     message = error.message
-    if isinstance(error, InternalError) and not isinstance(error, _SHOWN):
+    if isinstance(error, InternalError) and not isinstance(error, _SHOWN_TO_CALLERS):
         message = f"The server had an error while processing your request. Quote request id {request_id} for help."
     return _encode(ErrorBody(ErrorDetail(message, error.type, error.param, error.code)))
 
 
 def to_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:
-    """`retry-after` in whole seconds (at least 1) and `x-should-retry`, where the error knows them."""
+    """Return `retry-after` in whole seconds (at least 1) and `x-should-retry`, each only if the error has a value."""
     headers = []
     if error.retry_after_s is not None:
         seconds = min(max(math.ceil(error.retry_after_s), 1), _MAX_RETRY_AFTER_S)

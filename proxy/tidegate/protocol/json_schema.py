@@ -1,8 +1,9 @@
 """Validation of answers against a caller's JSON schema, with the `jsonschema` library, made safe for a server.
 
-The schema is the caller's and the answer the model's, so neither may hold up other requests: nothing is fetched (`$ref`
-to other documents fails), regular expressions are not run (Python's can take for ever), sizes are bounded, and the
-steps are counted, each by what it looks through. What is not looked at is taken for valid.
+The schema is the caller's and the answer is the model's, and validating must not delay other requests. So nothing is
+fetched (a `$ref` to another document fails), regular expressions are not run (Python's can take exponential time),
+sizes are limited, and the number of steps is limited. A keyword counts as one step, and as more for a large value. What
+is not checked is taken as valid.
 """
 
 import json
@@ -21,17 +22,17 @@ from tidegate.errors import MalformedRequest
 
 _MAX_SCHEMA = 256 * 1024  # bytes
 _MAX_ANSWER = 1024 * 1024  # characters
-_MAX_STEPS = 40_000  # some 0.2 s
-_MAX_CHECK = 80_000  # some 0.4 s; about fifty for each property
+_MAX_STEPS = 40_000  # for the answers to one request; about 0.2 s
+_MAX_CHECK = 80_000  # for checking a schema, about 50 for each of its properties; about 0.4 s
 _ITEMS_A_STEP = 16
 _CHARS_A_STEP = 256
-_MAX_COMPLAINTS = 5
-_MAX_COMPLAINT = 300
-# Regular expressions, what looks at them in schemas below, and what looks through lists in lists.
-_NOT_LOOKED_AT = frozenset(
+_MAX_VIOLATIONS = 5
+_MAX_VIOLATION_CHARS = 300
+# Keywords that run regular expressions, or collect the properties of subschemas, or search lists in lists.
+_UNCHECKED_KEYWORDS = frozenset(
     {"pattern", "patternProperties", "unevaluatedProperties", "unevaluatedItems", "dependentRequired"}
 )
-# What a `$ref` may point to was not checked to be a schema; jsonschema fails on it in these ways.
+# The errors of jsonschema if a `$ref` points to a part of the document that is not a schema, which `check` cannot see.
 _NOT_A_SCHEMA = (UnknownType, UndefinedTypeCheck, TypeError, AttributeError, ValueError, LookupError, ArithmeticError)
 
 Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
@@ -43,7 +44,7 @@ class _TooManySteps(Exception):
 
 
 def check(schema: Raw) -> None:
-    """Whether `schema` is a JSON schema (2020-12) of a size that can be worked with.
+    """Check that `schema` is a JSON schema (2020-12) of an acceptable size.
 
     Raises:
         MalformedRequest: it is not.
@@ -52,27 +53,27 @@ def check(schema: Raw) -> None:
         raise _invalid(f"it is over {_MAX_SCHEMA} bytes")
     try:
         decoded = msgspec.json.decode(schema, type=dict)
-        validator = _counted(_MAX_CHECK)(Draft202012Validator.META_SCHEMA, registry=Registry())
+        validator = _step_limited(_MAX_CHECK)(Draft202012Validator.META_SCHEMA, registry=Registry())
         error = next(validator.iter_errors(decoded), None)
     except (msgspec.DecodeError, RecursionError) as failure:
         raise _invalid("it is no object, or too deep") from failure
     except _TooManySteps as failure:
         raise _invalid("it is too large") from failure
     if error is not None:
-        raise _invalid(error.message[:_MAX_COMPLAINT])
+        raise _invalid(error.message[:_MAX_VIOLATION_CHARS])
 
 
 def complaints(schema: Raw, answers: Iterable[str]) -> Iterator[list[str]]:
-    """What is wrong with each of the answers, a few sentences; none where it is valid against the checked `schema`.
+    """Yield for each answer its violations of the checked `schema`, as a few sentences; an empty list if it is valid.
 
-    The answers share the steps.
+    The limit of steps is for all answers together.
     """
-    make = _counted(_MAX_STEPS)
+    make_validator = _step_limited(_MAX_STEPS)
     for answer in answers:
-        yield _complaints(make, schema, answer)
+        yield _violations_of(make_validator, schema, answer)
 
 
-def _complaints(make: MakeValidator, schema: Raw, answer: str) -> list[str]:
+def _violations_of(make_validator: MakeValidator, schema: Raw, answer: str) -> list[str]:
     if len(answer) > _MAX_ANSWER:
         return ["It is too long to be validated."]
     try:
@@ -80,8 +81,8 @@ def _complaints(make: MakeValidator, schema: Raw, answer: str) -> list[str]:
     except (msgspec.DecodeError, RecursionError):
         return ["It is not valid JSON."]
     try:
-        found = make(msgspec.json.decode(schema), registry=Registry()).iter_errors(value)
-        return [_sentence(error) for error, _ in zip(found, range(_MAX_COMPLAINTS), strict=False)]
+        found = make_validator(msgspec.json.decode(schema), registry=Registry()).iter_errors(value)
+        return [_violation_text(error) for error, _ in zip(found, range(_MAX_VIOLATIONS), strict=False)]
     except _TooManySteps:
         return ["It takes too long to validate."]
     except (Unresolvable, RecursionError, *_NOT_A_SCHEMA) as error:
@@ -89,15 +90,15 @@ def _complaints(make: MakeValidator, schema: Raw, answer: str) -> list[str]:
 
 
 def unwrap(answer: str) -> str:
-    """The JSON in an answer, without the code fence that models like to put around it."""
+    """Return the JSON in an answer, without the code fence that models often put around it."""
     text = answer.strip()
     if text.startswith("```") and text.endswith("```") and "\n" in text:
         text = text[text.index("\n") + 1 : -3].strip()
     return text
 
 
-def _sentence(error: ValidationError) -> str:
-    return f"At {error.json_path}: {error.message[:_MAX_COMPLAINT]}."
+def _violation_text(error: ValidationError) -> str:
+    return f"At {error.json_path}: {error.message[:_MAX_VIOLATION_CHARS]}."
 
 
 def _invalid(reason: str) -> MalformedRequest:
@@ -106,13 +107,16 @@ def _invalid(reason: str) -> MalformedRequest:
     )
 
 
-def _counted(left: int) -> MakeValidator:
-    """Validators that together give up after `left` steps: `anyOf` in `anyOf` doubles with each level."""
+def _step_limited(remaining: int) -> MakeValidator:
+    """Return a validator class whose instances together raise `_TooManySteps` after `remaining` steps.
 
-    def pay(steps: int) -> None:
-        nonlocal left
-        left -= steps
-        if left < 0:
+    Without the limit the time can be exponential: with `anyOf` in `anyOf` it doubles with each level.
+    """
+
+    def count_steps(steps: int) -> None:
+        nonlocal remaining
+        remaining -= steps
+        if remaining < 0:
             raise _TooManySteps
 
     def counted(keyword: Keyword) -> Keyword:
@@ -122,25 +126,25 @@ def _counted(left: int) -> MakeValidator:
             instance: Any,  # noqa: ANN401
             schema: Any,  # noqa: ANN401
         ) -> Iterator[ValidationError]:
-            pay(1 + (_items(value) + _items(instance)) // _ITEMS_A_STEP)
+            count_steps(1 + (_items(value) + _items(instance)) // _ITEMS_A_STEP)
             for error in keyword(validator, value, instance, schema) or ():
-                pay(1 + len(error.message) // _CHARS_A_STEP)  # it may quote all of the answer
+                count_steps(1 + len(error.message) // _CHARS_A_STEP)  # the message may quote the whole answer
                 yield error
 
         return validate
 
     def evolve(self: Any, *, schema: Any, _resolver: Any = None) -> Any:  # noqa: ANN401 - jsonschema's signature
-        """The same validator for a schema below; jsonschema's own takes the class that its `$schema` names."""
-        pay(1)
+        """Return a validator of the same class for a subschema; the original uses the class of `$schema`."""
+        count_steps(1)
         return type(self)(schema, _resolver=_resolver or self._resolver)
 
     known: Mapping[str, Keyword] = Draft202012Validator.VALIDATORS
-    keywords = {name: keyword for name, keyword in known.items() if name not in _NOT_LOOKED_AT}
+    keywords = {name: keyword for name, keyword in known.items() if name not in _UNCHECKED_KEYWORDS}
     keywords |= {"uniqueItems": _unique, "additionalProperties": _unless_patterns(known["additionalProperties"])}
-    made: Any = extend(Draft202012Validator)  # type: ignore[no-untyped-call]
-    made.VALIDATORS = {name: counted(keyword) for name, keyword in keywords.items()}
-    made.evolve = evolve
-    return made  # type: ignore[no-any-return]
+    validator_class: Any = extend(Draft202012Validator)  # type: ignore[no-untyped-call]
+    validator_class.VALIDATORS = {name: counted(keyword) for name, keyword in keywords.items()}
+    validator_class.evolve = evolve
+    return validator_class  # type: ignore[no-any-return]
 
 
 def _items(value: object) -> int:
@@ -148,15 +152,15 @@ def _items(value: object) -> int:
 
 
 def _unique(_validator: object, value: object, instance: object, _schema: object) -> Iterator[ValidationError]:
-    """In linear time; jsonschema compares objects each with each."""
+    """Check `uniqueItems` in linear time; jsonschema compares each object with every other one."""
     if value is True and isinstance(instance, list):
-        alike = {json.dumps(item, sort_keys=True) for item in instance}
-        if len(alike) < len(instance):
+        distinct = {json.dumps(item, sort_keys=True) for item in instance}
+        if len(distinct) < len(instance):
             yield ValidationError("It has elements that are alike")
 
 
 def _unless_patterns(keyword: Keyword) -> Keyword:
-    """What is additional cannot be known where patterns are not looked at."""
+    """Skip `additionalProperties` in a schema with `patternProperties`, as patterns are not checked."""
 
     def validate(
         validator: Any,  # noqa: ANN401 - jsonschema's signature

@@ -1,7 +1,8 @@
-"""Converts JSON to our structs leniently: a field whose value has the wrong type is dropped (DESIGN 5).
+"""Converts JSON to msgspec structs leniently: a field whose value has the wrong type is dropped (DESIGN 5).
 
-msgspec refuses a whole message for one field of the wrong type. Hosts send many such fields (a number as an id, an
-empty list for null), and the caller would lose the answer. `convert` reads the same structs field by field.
+msgspec rejects a whole message if one field has the wrong type. Hosts send many such fields (a number as an id, an
+empty list for null), and the caller would lose the answer. `convert` reads the same structs field by field, so only the
+wrong field is lost.
 """
 
 import functools
@@ -16,36 +17,38 @@ from msgspec import Meta, Raw, inspect
 
 T = TypeVar("T")
 
-TextPiece = Annotated[str, Meta(extra={"may_end_in_half": True})]  # text in chunks; may end in half a surrogate pair
-MISSING: Final = object()
-_MAX_SHOWN = 200  # characters of an answer that is no JSON, quoted in the error message
+# A string of one chunk of a stream. It may end after the first half of a surrogate pair, so `convert` leaves lone
+# surrogates in it. `extra` marks the type: msgspec inspects a type that has `extra` as `inspect.Metadata`.
+TextPiece = Annotated[str, Meta(extra={"may_end_in_half": True})]
+MISSING: Final = object()  # the result of a conversion where the value does not fit the type
+_MAX_QUOTED = 200  # characters of an answer that is not JSON, quoted in the error message
 _NUMBER = re.compile(r"\s*-?\d{1,19}(?:\.0*)?\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
 
 
 def loads(data: bytes) -> Any:  # noqa: ANN401 - JSON of any shape
-    """Decode JSON; NaN, lone surrogates and control characters are accepted, bytes that are no UTF-8 become �.
+    """Decode JSON; NaN, lone surrogates and control characters are accepted, and invalid UTF-8 becomes U+FFFD.
 
     Raises:
-        ValueError: the data are no JSON.
+        ValueError: the data are not JSON.
         RecursionError: the JSON nests too deeply.
     """
     return json.loads(data.decode("utf-8-sig", "replace"), strict=False)
 
 
 def convert(value: object, kind: type[T]) -> T | None:
-    """Convert decoded JSON to the struct `kind`; None if it is no object, or lacks a required field.
+    """Convert decoded JSON to the struct `kind`; None if it is not an object, or a required field does not fit.
 
-    Strings become valid Unicode. A `TextPiece` and a raw string keep lone surrogates, as the next chunk may hold the
-    other half of the pair (see `valid_unicode`).
+    Strings become valid Unicode (see `valid_unicode`). The exceptions are a `TextPiece` and a string that is read as
+    `Raw`: they keep lone surrogates, because the next chunk may hold the other half of the pair.
     """
-    taken = _take(value, _type_info(kind))  # type: ignore[arg-type]  # mypy: a type variable is not hashable
-    return None if taken is MISSING else taken
+    converted = _convert_value(value, _type_info(kind))  # type: ignore[arg-type]  # mypy: a type variable is not hashable
+    return None if converted is MISSING else converted
 
 
 def valid_unicode(text: str) -> str:
-    """`text` as valid Unicode: a surrogate pair becomes its character, a lone surrogate a question mark."""
+    """Return `text` as valid Unicode: a surrogate pair becomes its character, a lone surrogate a question mark."""
     if text.isascii() or _SURROGATE.search(text) is None:
         return text
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
@@ -53,9 +56,9 @@ def valid_unicode(text: str) -> str:
 
 
 def describe(data: bytes) -> str:
-    """The error message for data that are no JSON; binary data are not quoted."""
-    begin = data.lstrip()[: 4 * _MAX_SHOWN].decode("utf-8", "replace")
-    text = valid_unicode(begin[:_MAX_SHOWN]).strip()  # the last character of `begin` may be cut
+    """Return the error message for an answer that is not JSON; text is quoted in it, binary data are not."""
+    start = data.lstrip()[: 4 * _MAX_QUOTED].decode("utf-8", "replace")
+    text = valid_unicode(start[:_MAX_QUOTED]).strip()  # the cut at bytes may split the last character of `start`
     if not text:
         return "The upstream answered with an empty body."
     if text.startswith("<"):
@@ -72,47 +75,47 @@ def _type_info(kind: Hashable) -> inspect.Type:
     return inspect.type_info(kind)
 
 
-def _take(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - JSON of any shape
-    """`value` as `kind`, without the parts that do not fit; `MISSING` if nothing fits."""
+def _convert_value(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - JSON of any shape
+    """Convert a value to `kind` without the parts that do not fit; `MISSING` if the value itself does not fit."""
     if isinstance(kind, inspect.UnionType):
-        taken = (_take(value, each) for each in kind.types)
-        return next((each for each in taken if each is not MISSING), MISSING)
+        converted = (_convert_value(value, each) for each in kind.types)
+        return next((each for each in converted if each is not MISSING), MISSING)
     if isinstance(kind, inspect.StructType):
-        return _take_struct(value, kind)
+        return _convert_struct(value, kind)
     if isinstance(kind, inspect.ListType):
-        return _take_list(value, kind)
+        return _convert_list(value, kind)
     if isinstance(kind, inspect.RawType):
         return Raw(json.dumps(value).encode() if isinstance(value, str) else _encode(_with_valid_unicode(value)))
     if isinstance(kind, inspect.Metadata):
-        return value if isinstance(value, str) else _take(value, kind.type)
+        return value if isinstance(value, str) else _convert_value(value, kind.type)
     if isinstance(kind, inspect.DictType):
         return _with_valid_unicode(value) if isinstance(value, dict) else MISSING
-    return _take_scalar(value, kind)
+    return _convert_scalar(value, kind)
 
 
-def _take_list(value: Any, kind: inspect.ListType) -> Any:  # noqa: ANN401 - JSON of any shape
+def _convert_list(value: Any, kind: inspect.ListType) -> Any:  # noqa: ANN401 - JSON of any shape
     if not isinstance(value, list):
         return MISSING
-    taken = [_take(item, kind.item_type) for item in value]
-    if isinstance(kind.item_type, inspect.FloatType) and MISSING in taken:
-        return MISSING  # a vector must keep all its numbers
-    return [item for item in taken if item is not MISSING]
+    converted = [_convert_value(item, kind.item_type) for item in value]
+    if isinstance(kind.item_type, inspect.FloatType) and MISSING in converted:
+        return MISSING  # a vector without some of its numbers would be wrong
+    return [item for item in converted if item is not MISSING]
 
 
-def _take_struct(value: Any, kind: inspect.StructType) -> Any:  # noqa: ANN401 - JSON of any shape
+def _convert_struct(value: Any, kind: inspect.StructType) -> Any:  # noqa: ANN401 - JSON of any shape
     if not isinstance(value, dict):
         return MISSING
     fields = {}
     for field in kind.fields:
-        taken = _take(value[field.encode_name], field.type) if field.encode_name in value else MISSING
-        if taken is not MISSING:
-            fields[field.name] = taken
+        converted = _convert_value(value[field.encode_name], field.type) if field.encode_name in value else MISSING
+        if converted is not MISSING:
+            fields[field.name] = converted
         elif field.required:
             return MISSING
     return kind.cls(**fields)
 
 
-def _take_scalar(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - JSON of any shape
+def _convert_scalar(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - JSON of any shape
     if value is None:
         return None if isinstance(kind, inspect.NoneType) else MISSING
     if isinstance(kind, inspect.BoolType):
@@ -139,7 +142,7 @@ def _is_number(value: object) -> bool:
 
 
 def _with_valid_unicode(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
-    """The same JSON with valid Unicode in every string, so that it can be encoded."""
+    """Return the same JSON with valid Unicode in every string; the encoder rejects lone surrogates."""
     if isinstance(value, str):
         return valid_unicode(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""`/v1/models` (contract A.7): the cards callers get, and the lists hosts give."""
+"""`/v1/models` (contract A.7): the model cards for callers, and parsing of the lists that hosts return."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import msgspec
 from msgspec import Raw, Struct
 
-# How far a model is loaded, the best first. `loaded`: it answers at once; `loading`, `sleeping`: it answers after a
-# while; `unloaded`: it answers if its engine starts on demand; `failed`: its engine failed, and may be started again.
+# How far a model is loaded, the best first. `loaded`: it can answer at once; `loading`, `sleeping`: it can answer after
+# a while; `unloaded`: it can answer if its engine starts on demand; `failed`: its engine failed and may be restarted.
 Status = Literal["loaded", "loading", "sleeping", "unloaded", "failed"]
 
 _STATUSES: Sequence[Status] = get_args(Status)
@@ -16,10 +16,13 @@ _KEPT = frozenset({"max_model_len", "context_window", "context_length", "shutdow
 
 
 class ModelCard(Struct, frozen=True, gc=False):
-    """A model that can be asked for: OpenAI's four fields, and the few facts of the host that tools read.
+    """A model that callers can request.
 
     Attributes:
-        status: that of its best engine; None, and left out of the JSON, if only hosts elsewhere have the model.
+        id, owned_by, created: OpenAI's fields; `created` is a Unix time in seconds. The field `object` is constant.
+        extras: fields of the host's own card that client tools read (see `_KEPT`).
+        status: the best status among the engines with the model. None if only hosted upstreams have the model; then it
+            is left out of the JSON.
     """
 
     id: str
@@ -29,14 +32,14 @@ class ModelCard(Struct, frozen=True, gc=False):
     status: Status | None = None
 
     def to_json(self) -> bytes:
-        """The bare card, as `GET /v1/models/{id}` answers it."""
+        """Return the card as JSON, which is the answer to `GET /v1/models/{id}`."""
         own = {"id": self.id, "object": "model", "created": self.created, "owned_by": self.owned_by}
         status = {} if self.status is None else {"status": self.status}
         return _encode({**own, **self.extras, **status})
 
 
 def best_status(statuses: Iterable[Status]) -> Status:
-    """The best status of a model's engines, of which there is at least one."""
+    """Return the best of the statuses of a model's engines; there must be at least one."""
     return min(statuses, key=_STATUSES.index)
 
 
@@ -50,15 +53,19 @@ _int = msgspec.json.Decoder(int, strict=False)
 
 
 def list_to_json(cards: list[ModelCard]) -> bytes:
-    """`{"object":"list","data":[…]}`."""
+    """Return the answer to `GET /v1/models`: `{"object":"list","data":[…]}`."""
     return b'{"object":"list","data":[' + b",".join(card.to_json() for card in cards) + b"]}"
 
 
 def parse_list(body: bytes, *, owned_by: str) -> list[ModelCard]:
-    """The models in a host's answer; entries without an id are left out.
+    """Parse a host's list of models; entries without an id are left out.
+
+    Args:
+        body: the body of the host's answer: an object with `data`, or a bare list.
+        owned_by: the `owned_by` of all cards.
 
     Raises:
-        msgspec.DecodeError: the body is no list of models.
+        msgspec.DecodeError: the body is not a list of models.
     """
     decoded = _host_list.decode(body)
     entries = decoded if isinstance(decoded, list) else decoded.data

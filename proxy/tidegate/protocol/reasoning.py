@@ -1,4 +1,4 @@
-"""The forms in which a caller may have the model's thinking (contract C)."""
+"""The formats in which a caller can receive the model's reasoning (contract C)."""
 
 from typing import Literal, get_args
 
@@ -8,9 +8,9 @@ from tidegate.protocol.request import Fields
 
 ReasoningFormat = Literal["reasoning_content", "reasoning", "both", "think_tags", "hidden"]
 
-_OURS: dict[str, ReasoningFormat] = {name: name for name in get_args(ReasoningFormat)}
-# what Groq and llama.cpp call them in the body
-_THEIRS: dict[str, ReasoningFormat | None] = {
+_FORMATS: dict[str, ReasoningFormat] = {name: name for name in get_args(ReasoningFormat)}
+# the values of `reasoning_format` in the APIs of Groq and llama.cpp; None: the configured format
+_ALIASES: dict[str, ReasoningFormat | None] = {
     "parsed": "reasoning",
     "raw": "think_tags",
     "none": "think_tags",
@@ -22,43 +22,48 @@ _FIELDS = frozenset({"reasoning_format", "include_reasoning", "reasoning"})
 
 
 def reasoning_names(form: ReasoningFormat) -> tuple[str, ...]:
-    """The fields of a message or delta that hold the reasoning."""
+    """Return the names of the fields of a message or delta that hold the reasoning."""
     if form == "both":
         return ("reasoning_content", "reasoning")
     return ("reasoning",) if form == "reasoning" else ("reasoning_content",)
 
 
-def read_format(word: str, param: str) -> ReasoningFormat | None:
-    """The format that a caller's `word` means; None leaves it to the configuration.
+def read_format(value: str, param: str) -> ReasoningFormat | None:
+    """Return the format that a caller's `value` means; None: the configured format applies.
+
+    Args:
+        value: a name of a format, or an alias of Groq's or llama.cpp's.
+        param: the field or header that holds the value, for the error.
 
     Raises:
-        MalformedRequest: it means nothing.
+        MalformedRequest: the value is unknown.
     """
-    if word in _THEIRS:
-        return _THEIRS[word]
-    if word not in _OURS:
-        known = ", ".join(_OURS)
+    if value in _ALIASES:
+        return _ALIASES[value]
+    if value not in _FORMATS:
+        known = ", ".join(_FORMATS)
         raise MalformedRequest(
-            f"Invalid value for '{param}': '{word[:64]}'. Supported values are: {known}.",
+            f"Invalid value for '{param}': '{value[:64]}'. Supported values are: {known}.",
             param=param,
             code="invalid_value",
         )
-    return _OURS[word]
+    return _FORMATS[value]
 
 
 def take_format(fields: Fields) -> ReasoningFormat | None:
-    """Take what says it out of a body: `reasoning_format`, `include_reasoning` or `reasoning: {"exclude": true}`.
+    """Return the format that a body requests; None: the configured format applies.
+
+    Read are `reasoning_format`, `include_reasoning` and `reasoning: {"exclude": true}`. The first two are removed from
+    `fields`, so that they are not sent to the host.
 
     Raises:
-        MalformedRequest: `reasoning_format` means nothing.
+        MalformedRequest: the value of `reasoning_format` is unknown.
     """
     if _FIELDS.isdisjoint(fields):
         return None
-    word, included = as_text(fields.pop("reasoning_format", None)), fields.pop("include_reasoning", None)
-    if word is not None:
-        return read_format(word, "reasoning_format")
+    value, included = as_text(fields.pop("reasoning_format", None)), fields.pop("include_reasoning", None)
+    if value is not None:
+        return read_format(value, "reasoning_format")
     settings = as_object(fields.get("reasoning"))
-    is_unwanted = (included is not None and bytes(included) == b"false") or bytes(
-        settings.get("exclude", b"")
-    ) == b"true"
-    return "hidden" if is_unwanted else None
+    is_hidden = (included is not None and bytes(included) == b"false") or bytes(settings.get("exclude", b"")) == b"true"
+    return "hidden" if is_hidden else None

@@ -1,7 +1,7 @@
-"""From the bytes of a request body to checked fields, with OpenAI's words for what is wrong.
+"""Decodes the bytes of a request body to checked fields, with OpenAI's error messages.
 
-Sizes, depth and UTF-8 are checked before anything is built: `msgspec.Raw` does not look inside strings, and deep JSON
-would end in a bare `RecursionError` (contract E.5).
+UTF-8 and the nesting depth are checked before the JSON is decoded: `msgspec.Raw` does not check the bytes inside
+strings, and deep JSON would raise a bare `RecursionError` (contract E.5).
 """
 
 import re
@@ -14,7 +14,9 @@ from tidegate.errors import MalformedRequest
 MAX_DEPTH = 64
 
 Endpoint = Literal["chat", "completions", "embeddings"]
-ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]  # it is kept in several places
+ModelName = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=512)
+]  # limited, as the name is stored in several places
 Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
 
@@ -22,7 +24,7 @@ decode_fields = msgspec.json.Decoder(Fields).decode
 
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _RUNS = re.compile(rb"\[+|\]+")
-_INNER_LEVELS = 8  # with as many the slowest of all bodies takes the least time
+_INNER_LEVELS = 8  # with this number the slowest possible body takes the least time
 _NOT_MARKS = bytes(set(range(256)) - set(b'"[]{}'))
 
 _NOT_JSON = (
@@ -32,11 +34,17 @@ _NOT_JSON = (
 
 
 class ModelRequest(msgspec.Struct, frozen=True, gc=False):
-    """A checked request to a model, as the pipeline carries it.
+    """A checked request to a model, as the pipeline passes it on.
 
-    `fields` holds every top-level field of the body as untouched bytes (duplicates: the last one), which is what a
-    dialect starts from. The bytes borrow the body's buffer: copy what is to outlive the request. `prefix` is what has
-    been said of the answer already, where it broke off and is to be gone on with.
+    Attributes:
+        endpoint: the API that the caller used.
+        model: the public name of the model.
+        fields: every top-level field of the body as unchanged bytes; of duplicates, the last one. A dialect builds the
+            host's request from them. The bytes refer to the body's buffer: copy what must outlive the request.
+        is_stream: the caller requested a stream.
+        wants_usage: the caller requested the usage at the end of the stream.
+        prefix: the text of the answer that the caller has already received, if the answer broke off and another target
+            is to continue it; empty otherwise.
     """
 
     endpoint: Endpoint
@@ -48,10 +56,10 @@ class ModelRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode `body`, or say what is wrong with it as OpenAI would.
+    """Decode `body`; errors have OpenAI's messages.
 
     Raises:
-        MalformedRequest: not UTF-8, not JSON, nested too deeply, or not of the decoder's type.
+        MalformedRequest: the body is not UTF-8, not JSON, nested too deeply, or not of the decoder's type.
     """
     if not body.isascii():
         try:
@@ -69,12 +77,18 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def is_deeper_than(body: bytes, limit: int) -> bool:
-    """Whether arrays and objects nest deeper than `limit`; time is linear in `body`, whatever it holds.
+    """Whether arrays and objects nest deeper than `limit`; the time is linear in the size of any `body`.
 
-    Escaped backslashes go first (from the left, so that of three two are a pair), then escaped quotes, then all but
-    quotes and brackets, then pairs of quotes side by side, whether a string ends between them or stands there: the
-    number of quotes before each bracket stays odd, in a string, or even, outside. What is left outside are the brackets
-    that count. Most nest little, and go pair by pair from the inside; the rest is counted run by run.
+    The body is reduced to the brackets outside strings, by fast operations of `bytes`:
+
+    1. Remove escaped backslashes (from the left: of three backslashes the first two are a pair), then escaped quotes.
+    2. Remove all bytes but quotes and brackets; braces become square brackets.
+    3. Remove pairs of adjacent quotes. A pair may be an empty string, or the end of one string and the beginning of the
+       next. Either way the number of quotes before each bracket stays odd inside a string and even outside.
+    4. Split at the quotes that are left; every second part is outside strings.
+
+    Then pairs `[]` are removed from the inside, `_INNER_LEVELS` times, which is enough for most bodies. In the rest,
+    each run of equal brackets is counted at once.
     """
     if body.count(b"[") + body.count(b"{") <= limit:
         return False
@@ -94,12 +108,12 @@ def is_deeper_than(body: bytes, limit: int) -> bool:
 
 
 def missing(param: str) -> MalformedRequest:
-    """OpenAI's error for a field that must be there."""
+    """Return OpenAI's error for a required field that is missing."""
     return MalformedRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
 def wrong_type(param: str, expected: str, got: str) -> MalformedRequest:
-    """OpenAI's error for a field of the wrong JSON type."""
+    """Return OpenAI's error for a field of the wrong JSON type."""
     return MalformedRequest(
         f"Invalid type for '{param}': expected {expected}, but got {got} instead.",
         param=param,
@@ -108,12 +122,12 @@ def wrong_type(param: str, expected: str, got: str) -> MalformedRequest:
 
 
 def is_null(raw: msgspec.Raw) -> bool:
-    """Whether a value is null; does not copy it."""
+    """Whether a value is null; the value is not copied."""
     return memoryview(raw)[0] == _N
 
 
 def json_type(raw: msgspec.Raw) -> str:
-    """The JSON type of a value by its first byte: `string`, `array`, `object`, `null`, `boolean` or `number`."""
+    """Return a value's JSON type by its first byte: `string`, `array`, `object`, `null`, `boolean` or `number`."""
     return _TYPES.get(memoryview(raw)[0], "number")
 
 
@@ -127,7 +141,7 @@ _TYPES = {
     ord("f"): "boolean",
 }
 
-_WORDS = {
+_NOUNS = {
     "str": "a string",
     "int": "an integer",
     "float": "a decimal",
@@ -136,7 +150,7 @@ _WORDS = {
     "object": "an object",
     "null": "null",
 }
-_AT = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_PATH_SUFFIX = re.compile(r" - at `\$\.?(?P<path>.*)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<field>.+)`$")
 _TYPE = re.compile(r"Expected `(?P<expected>[^`]+)`, got `(?P<got>[^`]+)`$")
 _BOUND = re.compile(r"Expected `(?P<kind>int|float)` (?P<op><=|>=|<|>) (?P<bound>\S+)$")
@@ -145,24 +159,24 @@ _ENUM = re.compile(r"Invalid enum value (?P<value>.+)$")
 
 
 def _explain(message: str) -> MalformedRequest:
-    """OpenAI's words for one of msgspec's validation errors (their forms are pinned by the tests)."""
-    at = _AT.search(message)
-    path = at["path"].replace("[...]", "") if at else ""
-    what = message[: at.start()] if at else message
-    if match := _MISSING.match(what):
+    """Convert the message of a msgspec validation error to OpenAI's error; the tests check msgspec's messages."""
+    path_match = _PATH_SUFFIX.search(message)
+    path = path_match["path"].replace("[...]", "") if path_match else ""
+    problem = message[: path_match.start()] if path_match else message
+    if match := _MISSING.match(problem):
         return missing(f"{path}.{match['field']}" if path else match["field"])
-    if match := _TYPE.match(what):
-        expected = " or ".join(_WORDS.get(word, word) for word in match["expected"].split(" | ") if word != "null")
+    if match := _TYPE.match(problem):
+        expected = " or ".join(_NOUNS.get(word, word) for word in match["expected"].split(" | ") if word != "null")
         if not path:
             return MalformedRequest("The JSON body must be an object.", code="invalid_type")
-        return wrong_type(path, expected, _WORDS.get(match["got"], match["got"]))
-    if match := _BOUND.match(what):
+        return wrong_type(path, expected, _NOUNS.get(match["got"], match["got"]))
+    if match := _BOUND.match(problem):
         return _out_of_range(path, match)
-    if match := _LENGTH.match(what):
+    if match := _LENGTH.match(problem):
         return _wrong_length(path, match)
-    if match := _ENUM.match(what):
+    if match := _ENUM.match(problem):
         return MalformedRequest(f"Invalid value for '{path}': {match['value']}.", param=path, code="invalid_value")
-    return MalformedRequest(f"Invalid value: {what}.", param=path or None, code="invalid_value")
+    return MalformedRequest(f"Invalid value: {problem}.", param=path or None, code="invalid_value")
 
 
 def _out_of_range(path: str, match: re.Match[str]) -> MalformedRequest:
@@ -179,7 +193,7 @@ def _out_of_range(path: str, match: re.Match[str]) -> MalformedRequest:
 def _wrong_length(path: str, match: re.Match[str]) -> MalformedRequest:
     noun = "array" if match["kind"] == "array" else "string"
     if match["op"] == ">=" and match["bound"] == "1":
-        text = f"empty {noun}. Expected {_WORDS[match['kind']]} with minimum length 1, but got an empty {noun} instead"
+        text = f"empty {noun}. Expected {_NOUNS[match['kind']]} with minimum length 1, but got an empty {noun} instead"
         return MalformedRequest(f"Invalid '{path}': {text}.", param=path, code=f"empty_{noun}")
     side = "below_min" if match["op"] == ">=" else "above_max"
     text = f"{noun} of the wrong length. Expected a length {match['op']} {match['bound']}"

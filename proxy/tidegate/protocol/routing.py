@@ -1,4 +1,4 @@
-"""The words by which callers and operators say where a request may go, and how urgent it is."""
+"""The values of reach, priority and task, by which callers and operators control where a request may go and when."""
 
 from typing import Literal, get_args
 

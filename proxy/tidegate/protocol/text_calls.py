@@ -1,16 +1,16 @@
-"""Which text of an answer is a tool call, if the model was asked to write its calls as JSON text."""
+"""`TextCalls`: how tool calls are read from text, if the prompt tells the model to write its calls as JSON text."""
 
 from msgspec import Struct
 
 
 class TextCalls(Struct, frozen=True, kw_only=True):
-    """Text of the form `{"name": …, "arguments": {…}}`, and nothing else, is read as calls.
+    """Settings for reading an answer that holds only objects `{"name": …, "arguments": {…}}` as tool calls.
 
     Attributes:
         names: the names of the offered tools.
-        is_forced: a schema holds the answer to one such object, so that its arguments are passed on as they arrive;
+        is_forced: a schema restricts the answer to one such object, so its arguments are passed on as they arrive;
             otherwise text is held back as long as it may be a call.
-        one_call: only the first call is wanted.
+        one_call: only the first call is passed on, further calls are dropped.
         field: the request field that offered the tools, `tools` or `functions`.
     """
 

@@ -1,4 +1,4 @@
-"""Token counts under one set of names, whatever the host calls them (contract B.17)."""
+"""Reads token counts, for which hosts use different names, into one struct with OpenAI's names (contract B.17)."""
 
 import re
 from collections.abc import Mapping
@@ -37,9 +37,9 @@ class Usage(Struct, gc=False):
     prompt_cache_miss_tokens: int | UnsetType = UNSET
 
 
-_MAX_COUNT = 2**53  # beyond it JavaScript's numbers are no longer exact
+_MAX_COUNT = 2**53  # larger integers are not exact in JavaScript
 _DIGITS = re.compile(r"\s*(\d{1,16})(?:\.0*)?\s*", re.ASCII)  # some hosts write numbers as strings
-_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_REQUIRED = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _PROMPT = ("prompt_tokens", "input_tokens", "prompt_eval_count", "num_prompt_tokens", "prompt_token_count")
 _COMPLETION = (
     "completion_tokens",
@@ -65,39 +65,46 @@ _COUNTS = (*_PROMPT, *_COMPLETION, "total_tokens")
 
 
 def counts_anything(raw: Mapping[str, Any]) -> bool:
-    """Whether a host's `usage` holds a count other than 0: some hosts send `{}` or zeros beside the real one."""
-    return any(_first(raw, (name,)) for name in _COUNTS)
+    """Whether a host's `usage` holds a count other than 0. Some hosts also send a `usage` that is `{}` or all zeros."""
+    return any(_first_count(raw, (name,)) for name in _COUNTS)
 
 
 def parse_usage(raw: Mapping[str, Any], *, has_reasoned: bool = False) -> Usage:
-    """Read a host's `usage`; missing and null counts are 0, details nobody gave stay away.
+    """Read a host's `usage`; missing and null counts become 0, details that the host did not send stay unset.
 
-    A reasoning count of 0 beside reasoning text is left out: vLLM says so wrongly (contract 76k).
+    Args:
+        raw: the host's `usage`.
+        has_reasoned: the answer holds reasoning. A reasoning count of 0 is then wrong (vLLM sends it) and is left out
+            (contract 76k).
     """
-    if (plain := _plain(raw)) is not None:
+    if (plain := _plain_usage(raw)) is not None:
         return plain
-    prompt, completion, total = _first(raw, _PROMPT), _first(raw, _COMPLETION), _first(raw, ("total_tokens",))
+    prompt, completion, total = (
+        _first_count(raw, _PROMPT),
+        _first_count(raw, _COMPLETION),
+        _first_count(raw, ("total_tokens",)),
+    )
     if prompt is None:
         prompt = max(0, (total or 0) - (completion or 0))
     if completion is None:
         completion = max(0, (total or 0) - prompt)
     details = _completion_details(raw, has_reasoned=has_reasoned)
-    thoughts = UNSET if details is UNSET else details.reasoning_tokens
-    if thoughts is not UNSET and total == prompt + completion + thoughts:  # xAI counts reasoning separately
-        completion += thoughts
+    reasoning = UNSET if details is UNSET else details.reasoning_tokens
+    if reasoning is not UNSET and total == prompt + completion + reasoning:  # xAI counts reasoning separately
+        completion += reasoning
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion if total is None else total,
         prompt_tokens_details=_prompt_details(raw),
         completion_tokens_details=details,
-        prompt_cache_hit_tokens=_or_unset(_first(raw, ("prompt_cache_hit_tokens",))),
-        prompt_cache_miss_tokens=_or_unset(_first(raw, ("prompt_cache_miss_tokens",))),
+        prompt_cache_hit_tokens=_or_unset(_first_count(raw, ("prompt_cache_hit_tokens",))),
+        prompt_cache_miss_tokens=_or_unset(_first_count(raw, ("prompt_cache_miss_tokens",))),
     )
 
 
 def sum_usage(first: Usage, second: Usage) -> Usage:
-    """What two answers took together; a count that only one of them has stands alone."""
+    """Add the counts of two answers; a count that only one of them has is taken as it is."""
     return msgspec.convert(_sum(msgspec.to_builtins(first), msgspec.to_builtins(second)), Usage)
 
 
@@ -111,15 +118,18 @@ def _sum(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     return total
 
 
-def _plain(raw: Mapping[str, Any]) -> Usage | None:
-    """The three counts alone, which is what most hosts send: worth a way of its own, as every answer has them."""
+def _plain_usage(raw: Mapping[str, Any]) -> Usage | None:
+    """Read a `usage` of just the three required counts; None for any other.
+
+    Most hosts send this form with every answer, so it has a fast path.
+    """
     try:
         usage = Usage(raw["prompt_tokens"], raw["completion_tokens"], raw["total_tokens"])
     except KeyError:
         return None
     for name, value in raw.items():
-        is_count = name in _PLAIN and type(value) is int and 0 <= value < _MAX_COUNT
-        if not (is_count or (value is None and name not in _PLAIN)):
+        is_count = name in _REQUIRED and type(value) is int and 0 <= value < _MAX_COUNT
+        if not (is_count or (value is None and name not in _REQUIRED)):
             return None
     return usage
 
@@ -127,31 +137,31 @@ def _plain(raw: Mapping[str, Any]) -> Usage | None:
 def _prompt_details(raw: Mapping[str, Any]) -> PromptDetails | UnsetType:
     given = _mapping(raw, "prompt_tokens_details") or _mapping(raw, "input_tokens_details")
     details = PromptDetails(
-        cached_tokens=_or_unset(_either(given, raw, _CACHED)),
-        cache_write_tokens=_or_unset(_either(given, raw, _CACHE_WRITE)),
-        audio_tokens=_or_unset(_first(given, ("audio_tokens",))),
+        cached_tokens=_or_unset(_first_in_either(given, raw, _CACHED)),
+        cache_write_tokens=_or_unset(_first_in_either(given, raw, _CACHE_WRITE)),
+        audio_tokens=_or_unset(_first_count(given, ("audio_tokens",))),
     )
     return details if details != PromptDetails() else UNSET
 
 
 def _completion_details(raw: Mapping[str, Any], *, has_reasoned: bool) -> CompletionDetails | UnsetType:
     given = _mapping(raw, "completion_tokens_details") or _mapping(raw, "output_tokens_details")
-    reasoning = _either(given, raw, ("reasoning_tokens",))
+    reasoning = _first_in_either(given, raw, ("reasoning_tokens",))
     details = CompletionDetails(
         reasoning_tokens=UNSET if has_reasoned and reasoning == 0 else _or_unset(reasoning),
-        audio_tokens=_or_unset(_first(given, ("audio_tokens",))),
-        accepted_prediction_tokens=_or_unset(_first(given, ("accepted_prediction_tokens",))),
-        rejected_prediction_tokens=_or_unset(_first(given, ("rejected_prediction_tokens",))),
+        audio_tokens=_or_unset(_first_count(given, ("audio_tokens",))),
+        accepted_prediction_tokens=_or_unset(_first_count(given, ("accepted_prediction_tokens",))),
+        rejected_prediction_tokens=_or_unset(_first_count(given, ("rejected_prediction_tokens",))),
     )
     return details if details != CompletionDetails() else UNSET
 
 
-def _either(near: Mapping[str, Any], far: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    value = _first(near, names)
-    return _first(far, names) if value is None else value
+def _first_in_either(details_object: Mapping[str, Any], whole: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    value = _first_count(details_object, names)
+    return _first_count(whole, names) if value is None else value
 
 
-def _first(raw: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+def _first_count(raw: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = raw.get(name)
         if isinstance(value, str) and (digits := _DIGITS.fullmatch(value)):

@@ -1,9 +1,12 @@
-"""Where a session stays: the turns of a conversation go to one target, whose prefix cache has what they share.
+"""Session affinity: the turns of a conversation go to one target, whose prefix cache holds what they have in common.
 
-Weighted rendezvous hashing: every target draws a number from its name and the session's key, the luckiest has the
-session. Nothing is remembered, every worker and replica finds the same, and taking a target away moves its own
-sessions only. With bounded load (Mirrokni et al.): a target that already has more than its part of what is in flight,
-times `max_load`, passes a session on to the next luckiest, so that one busy prompt cannot bury one engine.
+The target is found by weighted rendezvous hashing: each target has a score, computed from its name and the session's
+key, and the target with the highest score gets the session. Nothing is stored, every worker and replica computes the
+same result, and removing a target moves only its own sessions.
+
+The load is bounded (Mirrokni et al.): a target whose share of the requests in flight is more than `max_load` times its
+part passes a session on to the target with the next highest score, so that one popular prompt cannot overload one
+engine.
 """
 
 from collections.abc import Sequence
@@ -14,72 +17,77 @@ from tidegate.routing.candidate import Placed
 from tidegate.routing.request import RoutingRequest
 from tidegate.routing.targets import Target
 
-_SPARE = 12  # bits of 64: what is left of a draw, plus a half, is still a float below `_RANGE`
+_SPARE = 12  # bits of 64 to drop: the remaining number, plus a half, is still an exact float below `_RANGE`
 _RANGE = float(1 << 64 - _SPARE)
 
 
-def stay(placed: Sequence[Placed], routing_request: RoutingRequest, *, max_load: float) -> Sequence[Placed]:
-    """The same order, with the session's target in front.
+def prefer_session_target(
+    placed: Sequence[Placed], routing_request: RoutingRequest, *, max_load: float
+) -> Sequence[Placed]:
+    """The same order, with the session's target first.
 
-    Only among those on the same side of the local/online line as the one the policy put first, and never onto one that
-    is pressed or in slow start. One in slow start that the policy put first keeps this request: else it would never get
-    the part it is given.
+    Only targets on the same side of the local/hosted line as the policy's first one are considered, and none that is
+    pressed or in slow start. If the policy's first target is in slow start, the order is unchanged: otherwise that
+    target would never get the requests it is meant to get.
 
-    A conversation that the caller names stays anywhere; one known by the head of its prompt alone at engines of ours
-    only: many unrelated requests may share it, and what hosts elsewhere cache we cannot know.
+    A session that the caller names may stay at any target. One known only by the head of its prompt stays at local
+    engines only: many unrelated requests may share that head, and what hosted upstreams cache is unknown.
 
     `max_load` is how many times its part of the load a target may have; at least 1.
     """
     if (
         len(placed) < 2
         or placed[0].candidate.share < 1.0
-        or not (routing_request.session or _is_by_head(placed[0], routing_request))
+        or not (routing_request.session or _uses_prompt_head(placed[0], routing_request))
     ):
         return placed
-    fit = _fit(placed)
-    if len(fit) < 2:  # most models are at one engine: nothing to draw for
+    eligible = _eligible(placed)
+    if len(eligible) < 2:  # most models are at one engine: there is no choice
         return placed
-    home = _home(fit, routing_request.affinity, max_load)
-    if home is None or home is placed[0]:
+    target_placed = _session_target(eligible, routing_request.affinity, max_load)
+    if target_placed is None or target_placed is placed[0]:
         return placed
-    stayed = Placed(home.candidate, home.score, "its session is here")
-    return [stayed, *(one for one in placed if one is not home)]
+    preferred = Placed(target_placed.candidate, target_placed.score, "its session is here")
+    return [preferred, *(each for each in placed if each is not target_placed)]
 
 
-def luck(target: Target, key: bytes) -> float:
-    """What `target` draws for the session `key`, all of one length: above 0, greater by its weight."""
-    return target.weight * draw(target.shared_name, key)
+def weighted_score(target: Target, key: bytes) -> float:
+    """The score of `target` for the session `key`: above 0, in proportion to its weight. All keys have one length."""
+    return target.weight * rendezvous_score(target.shared_name, key)
 
 
-def draw(name: str, key: bytes) -> float:
-    """The draw of `name` for the session `key`, above 0; all keys have one length."""
-    drawn = int.from_bytes(blake2b(key + name.encode(), digest_size=8).digest(), "big") >> _SPARE
-    return 1.0 / -log((drawn + 0.5) / _RANGE)
+def rendezvous_score(name: str, key: bytes) -> float:
+    """The score of `name` for the session `key`, above 0; all keys have one length."""
+    score = int.from_bytes(blake2b(key + name.encode(), digest_size=8).digest(), "big") >> _SPARE
+    return 1.0 / -log((score + 0.5) / _RANGE)
 
 
-def _is_by_head(first: Placed, routing_request: RoutingRequest) -> bool:
-    """Embeddings generate nothing, so nothing of theirs is cached."""
+def _uses_prompt_head(first: Placed, routing_request: RoutingRequest) -> bool:
+    """Whether a request without a session stays by the head of its prompt.
+
+    Embeddings do not: they generate nothing, so that no prefix of them is cached.
+    """
     return first.candidate.target.is_local and routing_request.endpoint != "embeddings"
 
 
-def _fit(placed: Sequence[Placed]) -> Sequence[Placed]:
-    """Those on the first one's side that may be stayed at."""
-    is_local, fit = placed[0].candidate.target.is_local, []
-    for one in placed:
-        candidate = one.candidate
+def _eligible(placed: Sequence[Placed]) -> Sequence[Placed]:
+    """The candidates on the first one's side that may get the session."""
+    is_local, eligible = placed[0].candidate.target.is_local, []
+    for each in placed:
+        candidate = each.candidate
         target = candidate.target
         if target.is_local == is_local and target.weight > 0 and candidate.share >= 1.0 and not candidate.is_pressed:
-            fit.append(one)
-    return fit
+            eligible.append(each)
+    return eligible
 
 
-def _home(fit: Sequence[Placed], key: bytes, max_load: float) -> Placed | None:
-    """The luckiest with room; with `max_load` of at least 1 there always is one."""
-    load = sum([one.candidate.in_flight for one in fit]) + 1
-    part = max_load * load / sum([one.candidate.target.weight for one in fit])
-    home, most = None, 0.0
-    for one in fit:
-        target = one.candidate.target
-        if one.candidate.in_flight < part * target.weight and (drawn := luck(target, key)) > most:
-            home, most = one, drawn
-    return home
+def _session_target(eligible: Sequence[Placed], key: bytes, max_load: float) -> Placed | None:
+    """The candidate with the highest score that has room; with `max_load` of at least 1 there always is one."""
+    load = sum([each.candidate.in_flight for each in eligible]) + 1
+    load_per_weight = max_load * load / sum([each.candidate.target.weight for each in eligible])
+    target_placed, best = None, 0.0
+    for each in eligible:
+        target = each.candidate.target
+        if each.candidate.in_flight < load_per_weight * target.weight and (score := weighted_score(target, key)) > best:
+            target_placed, best = each, score
+    return target_placed

@@ -1,4 +1,4 @@
-"""What a policy sees of a target, and what it says to that."""
+"""`Candidate`, a target as a policy sees it; `Placed`, a candidate in an order; `Policy`, what makes the order."""
 
 from collections.abc import Sequence
 from random import Random
@@ -17,21 +17,21 @@ SIGNALS: Signals = frozenset({"latency", "price", "quality"})
 
 
 class Candidate(Struct, frozen=True, kw_only=True, gc=False):
-    """A target that may take this request: a picture of this moment, for this prompt.
+    """A target that may take this request: a snapshot of this moment, for this prompt.
 
-    What belongs to a signal that the policy does not read (`Policy.reads`) may stand as if nothing were known:
-    `ttft_s`, `per_token_s` and `failure_rate` are of latency, `price_usd` of price, `quality` of quality.
+    Fields of a signal that the policy does not read (`Policy.reads`) may have their defaults. `ttft_s`, `per_token_s`
+    and `failure_rate` belong to latency, `price_usd` to price, `quality` to quality.
 
     Attributes:
-        in_flight: requests that we have there now.
-        ttft_s: expected time to first token if the request were sent now, in seconds; 0 where nothing is known yet.
-        per_token_s: expected time for each further token; 0 where nothing is known yet.
-        failure_rate: of late, 0 to 1.
-        price_usd: about what the request will cost there; None where the price is not known. 0 at engines of ours.
+        in_flight: Tidegate's requests at the target now.
+        ttft_s: expected time to first token if the request were sent now, in seconds; 0 if unknown.
+        per_token_s: expected time for each further token, in seconds; 0 if unknown.
+        failure_rate: the recent share of failed requests, 0 to 1.
+        price_usd: about what the request will cost there; None if the price is unknown. 0 at local engines.
         quality: how good its answers to such a task are, 0 to 1.
-        share: how much of its part it may take: 1, or less after it was ejected (slow start).
-        is_pressed: an engine of ours whose `ttft_s` is over what the model allows, or which is not ready.
-        work: requests in a replica of an engine, ours and others'; 0 for other targets.
+        share: the share of its usual requests that it may take: 1, or less after it was ejected (slow start).
+        is_pressed: a local engine whose `ttft_s` is over the model's `overflow_ttft_s`, or which is not ready.
+        work: the number of requests in a replica of an engine, Tidegate's and others'; 0 for other targets.
         availability: of a replica: ready, soon ready (loading), loaded by a request (unloaded), or unavailable.
     """
 
@@ -49,11 +49,11 @@ class Candidate(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Placed(Struct, frozen=True, gc=False):
-    """A candidate in its place.
+    """A candidate at its position in an order.
 
     Attributes:
-        score: what it was placed by, lower is better; None where nothing was compared.
-        why: for people, where more than the policy put it there.
+        score: the value that the policy compared, lower is better; None if it compared nothing.
+        why: for people: why it is here, if the reason is not the policy alone; else empty.
     """
 
     candidate: Candidate
@@ -62,20 +62,20 @@ class Placed(Struct, frozen=True, gc=False):
 
 
 class Policy(Protocol):
-    """Puts candidates in the order in which they are to be tried. Pure, but for the dice it is handed.
+    """Puts candidates in the order in which they are to be tried. Pure, except for the random numbers from `rng`.
 
     Attributes:
-        reads: the signals that it compares by.
-        sticks: whether a session may put another one first; no where the order is the operator's word.
+        reads: the signals that it compares.
+        allows_affinity: whether the session's target may be put first; False where the operator has fixed the order.
     """
 
     @property
     def reads(self) -> Signals:
-        """See above."""
+        """The signals that it compares."""
 
     @property
-    def sticks(self) -> bool:
-        """See above."""
+    def allows_affinity(self) -> bool:
+        """Whether the session's target may be put first."""
 
     def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
-        """Every candidate, once, the one to be tried first in front."""
+        """Every candidate once, in the order in which they are to be tried."""

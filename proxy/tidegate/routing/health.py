@@ -1,13 +1,13 @@
-"""`Health`: whether a target is left out, and how it comes back.
+"""`Health`: whether a target is ejected (left out of plans), and how it comes back.
 
     ok ── failed so often in a row ──> ejected ── its time is over (and a probe worked) ──> trial
     ^                                    ^  ^                                             │     │
     └── slow start over ── ramping ──────┘  └────────────────── failed ───────────────────┘     │
                               ^───────────────────────── worked ────────────────────────────────┘
 
-Each time out is longer than the one before; a good long run makes up for it, one time after the other. Only an answer
-re-admits: a caller's request that worked, begun after the ejection, and, where probes are on, before it a probe that
-generated something. That a host says it is well counts for nothing.
+Each ejection lasts longer than the one before; a long time without one undoes them, one after the other. Only an answer
+re-admits a target: a caller's request that worked, begun after the ejection, and, where probes are on, before it a
+probe that generated something. A host's own health report counts for nothing.
 """
 
 import math
@@ -25,10 +25,10 @@ Event = Literal["failed", "failed_again", "probe_failed", "probe_worked", "waite
 _LEAST_SHARE = 0.1
 _NEXT: Mapping[tuple[State, Event], State] = {
     ("ok", "failed_again"): "ejected",
-    ("ejected", "waited"): "trial",  # without probes
+    ("ejected", "waited"): "trial",  # where probes are off
     ("ejected", "probe_worked"): "trial",
-    ("ejected", "probe_failed"): "ejected",  # for longer
-    ("ejected", "worked"): "ramping",  # tried all the same, in a panic
+    ("ejected", "probe_failed"): "ejected",  # the ejection is extended
+    ("ejected", "worked"): "ramping",  # a request sent in a panic worked
     ("trial", "worked"): "ramping",
     ("trial", "failed"): "ejected",
     ("trial", "failed_again"): "ejected",
@@ -38,27 +38,28 @@ _NEXT: Mapping[tuple[State, Event], State] = {
 
 
 class Health:
-    """One target's; owner of its state. Whoever sends a request there enters first, and reports exactly once after.
+    """The health of one target; owns its state.
 
-    `enter` gives a number, which goes back with `failed`, `succeeded` or `gave_up`: by it a request that began before
-    the target was ejected is known, and whatever became of that changes nothing any more.
+    Each request to the target calls `enter` first, and reports exactly once after it. `enter` returns a number, which
+    is passed to `failed`, `succeeded` or `ended_without_outcome`. It tells which requests began before the target was
+    last ejected; their reports change nothing.
     """
 
     def __init__(self, clock: Clock, config: HealthConfig) -> None:
         self._clock = clock
         self._config = config
-        self._state: State = "ok"  # as of the last report; `state` adds what time has done since
-        self._until_s = math.inf  # when time alone moves it on
+        self._state: State = "ok"  # as of the last report; `state` adds the transitions by time since then
+        self._until_s = math.inf  # when the state changes by time alone
         self._ok_since_s = clock.monotonic_s()
         self._failures = 0  # in a row
-        self._times = 0  # ejected, less what was made up for
-        self._turn = 0  # the number of the last who entered while it was out
-        self._first_turn = 0  # who has a lower number began before the last ejection
-        self._trial = 0  # the number of who tries it now; 0: nobody
+        self._ejections = 0  # ejections, less those undone by a long time without one
+        self._last_number = 0  # the number of the last request that entered while the target was out
+        self._first_valid_number = 0  # a request with a lower number began before the last ejection
+        self._trial = 0  # the number of the request that is the trial; 0: none
 
     @property
     def state(self) -> State:
-        """At this moment."""
+        """The state now."""
         if self._state == "ok" or self._clock.monotonic_s() < self._until_s:
             return self._state
         if self._state == "ejected" and self._config.probe:
@@ -67,139 +68,144 @@ class Health:
 
     @property
     def is_out(self) -> bool:
-        """It has not worked since it was ejected."""
+        """Whether no request has worked since the target was ejected."""
         return self._state != "ok" and self.state in {"ejected", "trial"}
 
     @property
     def out_for_s(self) -> float:
-        """Until it may be tried or probed again, in seconds; 0 where that is now."""
+        """Seconds until the target may be tried or probed again; 0 if it may be now."""
         return max(0.0, self._until_s - self._clock.monotonic_s()) if self.state == "ejected" else 0.0
 
     @property
     def share(self) -> float:
-        """How much of its part it may take: 1, or less while it comes back."""
+        """The share of its usual requests that the target may take: 1, or less while it comes back."""
         if self._state == "ok" or (state := self.state) == "ok":
             return 1.0
         if state != "ramping":
-            return 1.0 if state == "trial" else _LEAST_SHARE  # one request tries it, and that one is to come
+            # a trial is one request, and must be able to come first
+            return 1.0 if state == "trial" else _LEAST_SHARE
         left_s = max(0.0, self._until_s - self._clock.monotonic_s())
         return 1 - (1 - _LEAST_SHARE) * left_s / self._config.slow_start_s
 
     def may_take(self) -> bool:
-        """Whether it may be tried now; changes nothing."""
+        """Whether the target may be tried now; changes nothing."""
         if self._state == "ok" or (state := self.state) in {"ok", "ramping"}:
             return True
         return state == "trial" and not self._trial
 
     def needs_probe(self) -> bool:
-        """Whether it is time for one token, made for nobody; say with `probed` what came of it."""
+        """Whether it is time for a probe: one generated token, for no caller. Report its outcome with `probed`."""
         return self.state == "ejected" and self._config.probe and self._clock.monotonic_s() >= self._until_s
 
     def enter(self, *, in_panic: bool = False) -> int | None:
-        """Begin a request there.
+        """Begin a request to the target.
 
         Args:
-            in_panic: though it is out, since too many are.
+            in_panic: send it also if the target is out, because too many targets are.
 
         Returns:
-            The number to report with; None where it may not be tried.
+            The number to report with; None if the target may not be tried.
         """
         if self._state == "ok":
-            return self._turn
-        self._settle()
+            return self._last_number
+        self._apply_elapsed_time()
         if self._state in {"ok", "ramping"}:
-            return self._turn
+            return self._last_number
         if not in_panic and not self.may_take():
             return None
-        self._turn += 1
+        self._last_number += 1
         if self._state == "trial" and not self._trial:
-            self._trial = self._turn
-        return self._turn
+            self._trial = self._last_number
+        return self._last_number
 
-    def failed(self, turn: int) -> bool:
-        """The target is at fault: no connection, a 5xx, nothing in time. True where this ejects it."""
-        if turn < self._first_turn:
+    def failed(self, number: int) -> bool:
+        """The target failed a request: no connection, a 5xx, a timeout. Returns whether this ejects the target."""
+        if number < self._first_valid_number:
             return False
-        self._settle()
+        self._apply_elapsed_time()
         self._failures += 1
-        return self._happened("failed_again" if self._failures >= self._config.failures else "failed")
+        return self._apply("failed_again" if self._failures >= self._config.failures else "failed")
 
-    def generated(self, turn: int) -> None:
-        """Its first content came. That is what a trial is for: nobody waits until a slow reader has it all."""
-        if self._state != "ok" and turn >= self._first_turn:
-            self._happened("worked")
+    def generated(self, number: int) -> None:
+        """The first content came, which is all that a trial is for.
 
-    def succeeded(self, turn: int) -> bool:
-        """It has generated something. True where this brings it back."""
-        if turn < self._first_turn:
+        So other requests need not wait until a slow reader has received the whole answer.
+        """
+        if self._state != "ok" and number >= self._first_valid_number:
+            self._apply("worked")
+
+    def succeeded(self, number: int) -> bool:
+        """The request ended well, with generated content. Returns whether this re-admits the target."""
+        if number < self._first_valid_number:
             return False
         self._failures = 0
-        return self._state != "ok" and self._happened("worked")
+        return self._state != "ok" and self._apply("worked")
 
-    def gave_up(self, turn: int) -> None:
-        """Nothing was learnt of the target: the caller left or was at fault, or a limit was reached."""
-        if turn == self._trial:
+    def ended_without_outcome(self, number: int) -> None:
+        """The request says nothing about the target: the caller left or was at fault, or a limit was reached."""
+        if number == self._trial:
             self._trial = 0
 
     def probed(self, *, ok: bool) -> bool:
-        """What came of a probe; True where this changed something. Without effect where none was needed."""
-        return self.needs_probe() and self._happened("probe_worked" if ok else "probe_failed")
+        """Report the outcome of a probe; returns whether it changed the state. No effect if no probe was needed."""
+        return self.needs_probe() and self._apply("probe_worked" if ok else "probe_failed")
 
     def readmit(self) -> None:
-        """Forget everything: an engine of ours that has started anew. Reports of before have no effect."""
-        self._turn += 1
-        self._first_turn = self._turn
+        """Forget everything, because the engine was restarted. Reports of earlier requests have no effect."""
+        self._last_number += 1
+        self._first_valid_number = self._last_number
         self._until_s = self._clock.monotonic_s()
-        self._failures = self._times = 0
-        self._arrive("ok")
+        self._failures = self._ejections = 0
+        self._enter_state("ok")
 
-    def _happened(self, event: Event) -> bool:
-        self._settle()
+    def _apply(self, event: Event) -> bool:
+        self._apply_elapsed_time()
         state = _NEXT.get((self._state, event))
         if state is not None:
-            self._arrive(state)
+            self._enter_state(state)
         return state is not None
 
-    def _settle(self) -> None:
-        """Make what time has done to the state its state."""
+    def _apply_elapsed_time(self) -> None:
+        """Store the state that the target has reached by time alone."""
         if (state := self.state) != self._state:
-            self._arrive(state)
+            self._enter_state(state)
 
-    def _arrive(self, state: State) -> None:
+    def _enter_state(self, state: State) -> None:
         now_s = self._clock.monotonic_s()
         if state == "ejected":
             self._until_s = now_s + self._next_ejection_s(now_s)
-            self._turn += 1
-            self._first_turn = self._turn
+            self._last_number += 1
+            self._first_valid_number = self._last_number
             self._failures = 0
         elif state == "ramping":
             self._until_s = now_s + self._config.slow_start_s
         else:
-            self._ok_since_s, self._until_s = self._until_s, math.inf  # a trial's is never looked at
+            self._ok_since_s, self._until_s = self._until_s, math.inf  # after a trial `_ok_since_s` is not read
         self._trial = 0
         self._state = state
 
     def _next_ejection_s(self, now_s: float) -> float:
-        """Count one more ejection; how long it is to last."""
+        """Count one more ejection; returns how long it lasts, in seconds."""
         base_s, max_s = self._config.ejection_s, self._config.max_ejection_s
         if self._state == "ok":
-            self._times = max(0, self._times - int((now_s - self._ok_since_s) / max_s))
-        if self._times * base_s < max_s:  # else it has long been at its most, and more would only take longer to undo
-            self._times += 1
-        return min(max_s, base_s * self._times)
+            self._ejections = max(0, self._ejections - int((now_s - self._ok_since_s) / max_s))
+        # at the maximum a further count would only take longer to undo
+        if self._ejections * base_s < max_s:
+            self._ejections += 1
+        return min(max_s, base_s * self._ejections)
 
 
 class Available(Struct, frozen=True):
-    """Which of a model's targets may be tried, in their order; in a panic all may, whatever is known of them."""
+    """Which of a model's targets may be tried, in their order; in a panic all may, whatever their health."""
 
     may_take: Sequence[bool]
     is_panic: bool = False
 
 
 def available(healths: Sequence[Health], max_ejected: float) -> Available:
-    """Leave out who is out, unless those are more than `max_ejected` of all, as a share.
+    """Leave out the targets that are out, unless they are more than the share `max_ejected` of all.
 
-    A model's only target is thus never left out, but where `max_ejected` is 1.
+    So a model's only target is never left out, unless `max_ejected` is 1.
     """
     if sum(health.is_out for health in healths) > max_ejected * len(healths):
         return Available([True] * len(healths), is_panic=True)

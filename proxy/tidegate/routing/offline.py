@@ -1,43 +1,43 @@
-"""`Offline`: whether anything elsewhere can be reached at all.
+"""`Offline`: whether any hosted upstream can be reached.
 
-It is not, when the operator says so, or when the last few connections to each of the upstreams have failed: then
-engines serve alone, and the upstreams are only asked, ever less often, whether they are there. One answer, be it an
-error, ends it.
+Tidegate is offline when the operator says so, or when the last few connections to each of the upstreams have failed.
+Then only engines serve requests, and the upstreams are only probed, ever less often. One answer ends the state, also an
+error.
 """
 
 from collections.abc import Sequence
 
 from tidegate.clock import Clock
 
-_FAILURES = 3  # in a row, at each
+_FAILURES = 3  # in a row, at each upstream
 _FIRST_PROBE_S = 1.0
 _MAX_PROBE_S = 30.0
 
 
 class Offline:
-    """Owner of what is known of the line to the world.
+    """The state of the connection to all hosted upstreams.
 
     Args:
-        forced: the operator wants it so; it never ends.
-        names: the upstreams that are elsewhere; whatever else is reported does not count.
+        forced: the operator wants Tidegate offline; this never ends.
+        names: the hosted upstreams; reports about other names do not count.
     """
 
     def __init__(self, clock: Clock, *, forced: bool, names: Sequence[str]) -> None:
         self._clock = clock
         self._failures = dict.fromkeys(names, 0)  # in a row
-        self._probe_s = _FIRST_PROBE_S  # between the last probe and the next
-        self._probe_at_s = 0.0
+        self._probe_s = _FIRST_PROBE_S  # seconds from the last probe to the next
+        self._next_probe_s = 0.0
         self._began_s = clock.monotonic_s()
         self.is_forced = forced
         self.is_offline = forced
 
     @property
     def since_s(self) -> float:
-        """For how many seconds; 0 where it is not."""
+        """For how many seconds Tidegate has been offline; 0 if it is not."""
         return self._clock.monotonic_s() - self._began_s if self.is_offline else 0.0
 
     def unreachable(self, name: str) -> bool:
-        """No connection: refused, no such name, nobody there in time. True where this begins it."""
+        """No connection: refused, unknown host name, timeout. Returns whether this begins the offline state."""
         if name not in self._failures:
             return False
         self._failures[name] += 1
@@ -46,12 +46,12 @@ class Offline:
         self.is_offline = True
         self._began_s = self._clock.monotonic_s()
         self._probe_s = _FIRST_PROBE_S
-        self._probe_at_s = self._began_s + self._probe_s
+        self._next_probe_s = self._began_s + self._probe_s
         return True
 
     def reached(self, name: str) -> bool:
-        """Any answer, also an error. True where this ends it."""
-        if not self._failures.get(name):  # known, and has failed: seldom so
+        """There was an answer, also an error. Returns whether this ends the offline state."""
+        if not self._failures.get(name):  # it is known and has failed, which is rare
             return False
         self._failures[name] = 0
         if self.is_forced or not self.is_offline:
@@ -60,10 +60,10 @@ class Offline:
         return True
 
     def probe_due(self) -> Sequence[str]:
-        """Whom to ask now whether they are there; says each time only once, then after twice as long."""
+        """The upstreams to probe now; each time is returned only once, and the next is after twice as long."""
         now_s = self._clock.monotonic_s()
-        if self.is_forced or not self.is_offline or now_s < self._probe_at_s:
+        if self.is_forced or not self.is_offline or now_s < self._next_probe_s:
             return ()
         self._probe_s = min(_MAX_PROBE_S, 2 * self._probe_s)
-        self._probe_at_s = now_s + self._probe_s
+        self._next_probe_s = now_s + self._probe_s
         return tuple(self._failures)

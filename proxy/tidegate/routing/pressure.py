@@ -1,25 +1,26 @@
-"""`Pressure`: how long a prompt would wait for its first token at an engine of ours, if it were sent now.
+"""`Pressure`: how long a prompt would wait for its first token at a local engine, if it were sent now.
 
-What is measured is the time between the starts (first tokens) of two requests, while something of ours waits for one.
-A line is fitted to it:
+It measures the time between the starts (first tokens) of two requests, while one of Tidegate's requests waits for a
+start. A line is fitted to these times:
 
     time between starts = per start + per token x prompt tokens of the one that started
 
-An engine that is busy reading prompts (vLLM) shows a large second part; one that has few slots, all busy writing
-(llama.cpp), shows a large first part: the time until a slot comes free. Several that start together share their time.
-The fit forgets by the time that it has watched (tau 30 s), and keeps three starts or so at least. Then
+An engine that is busy with prefill (vLLM) has a large second part. One whose few slots are all busy generating
+(llama.cpp) has a large first part: the time until a slot comes free. Requests that start together share their time.
+The fit forgets by the time that it has observed (tau 30 s), and keeps at least about three starts. Then
 
     time to first token = (ahead + 1) x per start + (tokens ahead + own tokens) x per token
 
-Ahead are our own requests without a first token, and those of others in the engine's queue. The latter are told by its
-metrics (`LoadReport`), which are seconds old when they come: so ours are counted by ourselves, to the moment, and of the
-scraped queue only the share of those that are not ours counts. Their prompts are taken to be as long as the usual one.
-What the metrics say is believed whole for 3 s, then less and less, from 10 s on not at all.
+Ahead are Tidegate's own requests without a first token, and the requests of other clients in the engine's queue. The
+latter come from the engine's metrics (`LoadReport`), which are seconds old when they arrive. So Tidegate counts its own
+requests itself, exactly, and takes from the engine's queue only the share that is not its own. The prompts of other
+clients are assumed to be as long as the mean prompt. Metrics count fully for 3 s, then less and less, and not at all
+from 10 s on.
 
-Three corrections. Where nothing has started for longer than usual, the wait that is going on counts as one more
-sample: an engine that stalls is seen at once, not when it goes on. Nearly full KV memory (over 0.9) keeps prompts out,
-whatever the rate was: up to five times the time. What was never measured here is taken from the engine's own mean time
-to first token, and without that, is 0.
+There are three corrections. If nothing has started for longer than usual, the current wait counts as one more sample:
+so an engine that stalls is noticed at once, not when it goes on. KV memory that is nearly full (over 0.9) delays
+prompts, whatever the rate was: the time is multiplied by up to five. If nothing was measured here yet, the engine's own
+mean time to first token is used, and without that, 0.
 """
 
 from math import exp
@@ -29,26 +30,26 @@ from msgspec import Struct, structs
 from tidegate.clock import Clock
 
 _TAU_S = 30.0
-_LEAST_KEPT = 0.7  # of the weight of what was seen before, at each start
-_SPREAD = 0.01  # of the prompts' lengths (variance by mean squared), below which no line can be fitted
+_MIN_KEPT = 0.7  # of the weight of the earlier samples, at each start
+_SPREAD = 0.01  # variance of the prompts' lengths by their mean squared; below it no line can be fitted
 _FRESH_S, _STALE_S = 3.0, 10.0
-_FULL, _FULL_FACTOR = 0.9, 4.0
+_KV_FULL, _KV_FULL_FACTOR = 0.9, 4.0
 
 
 class LoadReport(Struct, frozen=True, kw_only=True):
-    """What an engine's metrics said.
+    """The load that an engine's metrics showed.
 
     Attributes:
-        running: requests that it worked on, everybody's.
-        waiting: requests in its queue, everybody's.
-        kv_used: share of its KV memory, 0 to 1; None where it does not say.
-        ttft_s: its mean time to first token of late, in seconds; 0 where it does not say.
-        at_s: when it was asked, on the monotonic clock.
-        our_in_flight: how many of ours it had then.
-        others_waiting: of those that waited, how many were not ours, about.
-        crowding: by how many times longer everything takes for want of KV memory; 0 where there is enough.
+        running: requests in progress, of all clients.
+        waiting: requests in the engine's queue, of all clients.
+        kv_used: the share of its KV memory that is used, 0 to 1; None if unknown.
+        ttft_s: its recent mean time to first token, in seconds; 0 if unknown.
+        at_s: when the metrics were read, on the monotonic clock.
+        our_in_flight: how many of Tidegate's requests it had then.
+        others_waiting: about how many of the waiting requests were not Tidegate's.
+        kv_slowdown: by which factor everything takes longer for lack of KV memory, less one; 0 if there is enough.
 
-    The last two follow from the others, and are worked out once.
+    The last two are computed once, from the others.
     """
 
     running: float
@@ -58,29 +59,30 @@ class LoadReport(Struct, frozen=True, kw_only=True):
     at_s: float
     our_in_flight: int
     others_waiting: float = 0.0
-    crowding: float = 0.0
+    kv_slowdown: float = 0.0
 
     def __post_init__(self) -> None:
-        there = self.running + self.waiting
-        if there > self.our_in_flight:
-            others = self.waiting * (1.0 - self.our_in_flight / there)
+        all_requests = self.running + self.waiting
+        if all_requests > self.our_in_flight:
+            others = self.waiting * (1.0 - self.our_in_flight / all_requests)
             structs.force_setattr(self, "others_waiting", others)
-        if self.kv_used is not None and self.kv_used > _FULL:
-            crowding = _FULL_FACTOR * (min(self.kv_used, 1.0) - _FULL) / (1.0 - _FULL)
-            structs.force_setattr(self, "crowding", crowding)
+        if self.kv_used is not None and self.kv_used > _KV_FULL:
+            kv_slowdown = _KV_FULL_FACTOR * (min(self.kv_used, 1.0) - _KV_FULL) / (1.0 - _KV_FULL)
+            structs.force_setattr(self, "kv_slowdown", kv_slowdown)
 
-    def not_ours(self, ours: int, now_s: float) -> float:
-        """How many requests of others are in the engine, weighted by the age of its metrics; `ours` is our count now.
+    def other_requests(self, own_requests: int, now_s: float) -> float:
+        """The number of other clients' requests in the engine, weighted by the age of its metrics.
 
-        Some of them may be ours: vLLM counts each prompt of a completion and each of `n` answers.
+        `own_requests` is Tidegate's own count now. Some of the others may be Tidegate's: vLLM counts each prompt of a
+        completion and each of `n` answers.
         """
-        # our requests may have come while the metrics were read, or have ended since
-        others = self.running + self.waiting - max(self.our_in_flight, ours)
-        return others * _belief(now_s - self.at_s) if others > 0 else 0.0
+        # Tidegate's requests may have come while the metrics were read, or have ended since
+        others = self.running + self.waiting - max(self.our_in_flight, own_requests)
+        return others * _freshness(now_s - self.at_s) if others > 0 else 0.0
 
 
 class Pressure:
-    """What of ours waits at one engine, and how fast it starts things; owner of both. Every call is O(1).
+    """Tidegate's waiting requests at one engine, and the engine's pace; owns both. Every call is O(1).
 
     Each `sent` is followed by one `began` or one `left`, with the same tokens.
     """
@@ -92,78 +94,78 @@ class Pressure:
         self._pace = _Pace()
         self._waiting = 0
         self._waiting_tokens = 0
-        self._since_s = 0.0  # of the last start, or when something began to wait
+        self._since_s = 0.0  # the time of the last start, or when the first request began to wait
 
     def sent(self, tokens: int) -> None:
-        """A request with a prompt of so many tokens went there."""
+        """A request with a prompt of `tokens` was sent to the engine."""
         if not self._waiting:
             self._since_s = self._clock.monotonic_s()
         self._waiting += 1
         self._waiting_tokens += tokens
 
     def began(self, tokens: int) -> None:
-        """Its first token came."""
+        """The request's first token came."""
         now_s = self._clock.monotonic_s()
         self._pace.add(tokens, now_s - self._since_s)
         self._since_s = now_s
         self.left(tokens)
 
-    def came_whole(self, tokens: int, first_s: float) -> None:
-        """An answer whose wait nobody could see, and which was not `sent`; its first token took about so long."""
+    def ended_unstreamed(self, tokens: int, first_s: float) -> None:
+        """An answer came all at once; `sent` was not called for it, and its first token took about `first_s`."""
         self._pace.add(tokens, first_s)
         if not self._waiting:
             self._since_s = self._clock.monotonic_s()
 
     def left(self, tokens: int) -> None:
-        """It is over without a first token: failed, or given up."""
+        """The request ended without a first token: it failed, or was given up."""
         self._waiting -= 1
         self._waiting_tokens -= tokens
 
     @property
     def waiting(self) -> int:
-        """Requests of ours there without a first token."""
+        """The number of Tidegate's requests there without a first token."""
         return self._waiting
 
-    def predict_s(self, tokens: int, told: LoadReport | None = None, now_s: float | None = None) -> float:
-        """Seconds until the first token of a prompt of so many tokens; 0 where nothing is known.
+    def predict_s(self, tokens: int, load_report: LoadReport | None = None, now_s: float | None = None) -> float:
+        """Seconds until the first token of a prompt of `tokens`; 0 if unknown.
 
-        `now_s` is what the clock says, where the caller has looked.
+        `now_s` is the clock's monotonic reading, if the caller has it.
         """
         if now_s is None:
             now_s = self._clock.monotonic_s()
         pace, waiting, for_s = self._pace, self._waiting, now_s - self._since_s
-        if told is None:
-            belief = others = others_tokens = 0.0
+        if load_report is None:
+            freshness = others = others_tokens = 0.0
         else:
-            belief = _belief(now_s - told.at_s)
-            others = belief * told.others_waiting
-            others_tokens = others * (pace.usual_tokens or tokens)
+            freshness = _freshness(now_s - load_report.at_s)
+            others = freshness * load_report.others_waiting
+            others_tokens = others * (pace.mean_tokens or tokens)
         starts, all_tokens = waiting + others + 1.0, self._waiting_tokens + others_tokens + tokens
         time_s = pace.time_s(starts, all_tokens, for_s if waiting else 0.0)
-        if not waiting and for_s > _TAU_S:  # who is believed to be slow is asked for nothing: time alone can mend it
+        if not waiting and for_s > _TAU_S:  # else an engine expected to be slow would never get a request again
             time_s *= exp(1.0 - for_s / _TAU_S)
-        if told is None:
+        if load_report is None:
             return time_s
-        return (time_s or told.ttft_s) * (1.0 + belief * told.crowding)
+        return (time_s or load_report.ttft_s) * (1.0 + freshness * load_report.kv_slowdown)
 
 
 class _Pace:
-    """The line through (prompt tokens, seconds between starts), kept as sums; it is drawn anew at each start.
+    """The line through (prompt tokens, seconds between starts), stored as sums and fitted anew at each start.
 
     Attributes:
-        usual_tokens: the mean length of the prompts; 0 before there was one.
+        mean_tokens: the mean length of the prompts; 0 before there was one.
     """
 
     __slots__ = (
         "_count",
+        "_mean_s",
         "_per_start_s",
         "_per_token_s",
         "_product",
         "_seconds",
         "_squares",
         "_tokens",
-        "_usual_s",
-        "usual_tokens",
+        "mean_tokens",
     )
 
     def __init__(self) -> None:
@@ -172,31 +174,31 @@ class _Pace:
         self._seconds = 0.0
         self._squares = 0.0
         self._product = 0.0
-        self._usual_s = self._per_start_s = self._per_token_s = 0.0
-        self.usual_tokens = 0.0
+        self._mean_s = self._per_start_s = self._per_token_s = 0.0
+        self.mean_tokens = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
-        kept = max(exp(-seconds / _TAU_S), _LEAST_KEPT)
+        kept = max(exp(-seconds / _TAU_S), _MIN_KEPT)
         self._count = self._count * kept + 1.0
         self._tokens = self._tokens * kept + tokens
         self._seconds = self._seconds * kept + seconds
         self._squares = self._squares * kept + tokens * tokens
         self._product = self._product * kept + tokens * seconds
-        self._usual_s = self._seconds / self._count
-        self.usual_tokens = self._tokens / self._count
+        self._mean_s = self._seconds / self._count
+        self.mean_tokens = self._tokens / self._count
         self._per_start_s, self._per_token_s = self._line()
 
     def time_s(self, starts: float, tokens: float, waits_s: float) -> float:
-        """Seconds for so many starts with so many tokens together, where nothing has started for `waits_s`."""
+        """Seconds for so many starts with so many tokens together, if nothing has started for `waits_s`."""
         if not self._count:
             return waits_s
         time_s = starts * self._per_start_s + tokens * self._per_token_s
-        if waits_s > self._usual_s > 0:
-            time_s *= (self._seconds + waits_s) / (self._count + 1.0) / self._usual_s
+        if waits_s > self._mean_s > 0:
+            time_s *= (self._seconds + waits_s) / (self._count + 1.0) / self._mean_s
         return time_s
 
     def _line(self) -> tuple[float, float]:
-        """Seconds per start and per token, neither below 0 (least squares; the nearest such line)."""
+        """Seconds per start and per token, neither below 0 (least squares, or the nearest such line)."""
         count, tokens, seconds = self._count, self._tokens, self._seconds
         spread = count * self._squares - tokens * tokens
         if spread <= _SPREAD * tokens * tokens:
@@ -208,8 +210,8 @@ class _Pace:
         return (per_start_s, per_token_s) if per_start_s > 0 else (0.0, seconds / tokens)
 
 
-def _belief(age_s: float) -> float:
-    """How far a picture of such an age is still true: 1 to 0."""
+def _freshness(age_s: float) -> float:
+    """The weight, 1 to 0, of metrics of this age."""
     if age_s <= _FRESH_S:
         return 1.0
     return (_STALE_S - age_s) / (_STALE_S - _FRESH_S) if age_s < _STALE_S else 0.0

@@ -1,9 +1,9 @@
 """`Qualities`: how good the answers of each target are, by the kind of task.
 
-Three kinds of evidence go into one Beta posterior per target and task: evals (strong), what callers say (weaker), and
-cheap checks of each answer (weak, but plenty). What was seen counts half after `half_life_s`. None of the three can
-drown the others: each is worth at most so many observations, however much comes of it, so that a flood of good JSON
-does not hide a bad eval, nor one zealous caller an honest one.
+Each target and task has one Beta posterior. It combines three kinds of evidence: evals (strong), callers' feedback
+(weaker), and cheap checks of each answer (weak, but many). Evidence counts half after `half_life_s`. No kind can
+outweigh the others: each counts at most as a fixed number of observations, however many there are. So a flood of good
+JSON does not hide a bad eval, and one eager caller does not hide an honest one.
 """
 
 from collections import OrderedDict
@@ -22,16 +22,20 @@ from tidegate.routing.targets import Target
 Source = Literal["eval", "feedback", "checks"]
 
 SOURCES: tuple[Source, ...] = ("eval", "feedback", "checks")
-WEIGHTS: Mapping[Source, float] = {"eval": 1.0, "feedback": 0.5, "checks": 0.05}  # of one observation
-_MOST: Mapping[Source, float] = {"eval": 400.0, "feedback": 100.0, "checks": 20.0}  # of all, as observations
-_PRIOR = 0.5  # where the operator says nothing
+WEIGHTS: Mapping[Source, float] = {"eval": 1.0, "feedback": 0.5, "checks": 0.05}  # the weight of one observation
+_MAX_WEIGHT: Mapping[Source, float] = {
+    "eval": 400.0,
+    "feedback": 100.0,
+    "checks": 20.0,
+}  # the most that the observations of one source count, together
+_PRIOR = 0.5  # if the operator sets no quality
 _PRIOR_WEIGHT = 4.0
 _HALF_LIFE_S = 7 * 86_400.0
-_MAX_POSTERIORS = 10_000  # names of models may be a caller's invention
+_MAX_POSTERIORS = 10_000  # callers may invent names of models
 
 
 class Evidence:
-    """What one source says, as weights of good and of all."""
+    """The evidence of one source: the weight of the good observations, and of all."""
 
     __slots__ = ("all", "good")
 
@@ -41,9 +45,9 @@ class Evidence:
 
 
 class Posterior:
-    """One target at one task; times are in seconds of one clock, which never steps back.
+    """The posterior of one target at one task; times are seconds of one clock that never steps back.
 
-    All evidence fades alike, so it is kept as of the last note, and a reading fades the sums.
+    All evidence decays alike, so it is stored as of the last note, and each reading decays the sums.
     """
 
     __slots__ = ("_all", "_at_s", "_good", "_half_life_s", "evidence")
@@ -56,46 +60,46 @@ class Posterior:
         self._all = 0.0
 
     def note(self, good: float, weight: float, source: Source, at_s: float) -> None:
-        """Something was `good` to this share, 0 to 1, and counts as `weight` observations."""
+        """Record an observation: `good` is the share that was good, 0 to 1; it counts as `weight` observations."""
         kept = self._kept(at_s)
         for each in self.evidence.values():
             each.good *= kept
             each.all *= kept
         self._at_s = at_s
-        told = self.evidence[source]
-        told.good += min(1.0, max(0.0, good)) * weight
-        told.all += weight
-        if told.all > _MOST[source]:
-            told.good *= _MOST[source] / told.all
-            told.all = _MOST[source]
+        evidence = self.evidence[source]
+        evidence.good += min(1.0, max(0.0, good)) * weight
+        evidence.all += weight
+        if evidence.all > _MAX_WEIGHT[source]:
+            evidence.good *= _MAX_WEIGHT[source] / evidence.all
+            evidence.all = _MAX_WEIGHT[source]
         self._good = sum(each.good for each in self.evidence.values())
         self._all = sum(each.all for each in self.evidence.values())
 
     def forget(self, source: Source, at_s: float) -> None:
-        """What `source` said counts no more."""
+        """Remove the evidence of `source`."""
         self.evidence[source].good = self.evidence[source].all = 0.0
         self.note(0.0, 0.0, source, at_s)
 
     def correct(self, before: float, after: float, weight: float, source: Source, at_s: float) -> None:
-        """What was noted as `before` not long ago was `after`; that it may have faded since is not looked at."""
+        """Change a recent observation recorded as `before` to `after`; the decay of the observation is ignored."""
         self.note(0.0, 0.0, source, at_s)
-        told = self.evidence[source]
-        told.good = min(told.all, max(0.0, told.good + (after - before) * weight))
+        evidence = self.evidence[source]
+        evidence.good = min(evidence.all, max(0.0, evidence.good + (after - before) * weight))
         self._good = sum(each.good for each in self.evidence.values())
 
     def mean(self, prior: float, at_s: float) -> float:
-        """How good the next answer will be, 0 to 1."""
+        """The expected quality of the next answer, 0 to 1."""
         kept = self._kept(at_s)
         return (prior * _PRIOR_WEIGHT + self._good * kept) / (_PRIOR_WEIGHT + self._all * kept)
 
     def deviation(self, prior: float, at_s: float) -> float:
-        """The standard deviation of that: how far off `mean` may well be."""
+        """The standard deviation of `mean`."""
         mean = self.mean(prior, at_s)
         count = _PRIOR_WEIGHT + self._all * self._kept(at_s)
         return float((mean * (1 - mean) / (count + 1)) ** 0.5)
 
     def counts(self, at_s: float) -> dict[Source, float]:
-        """The observations that each source is worth now."""
+        """The number of observations that each source counts as now."""
         kept = self._kept(at_s)
         return {source: each.all * kept for source, each in self.evidence.items()}
 
@@ -107,8 +111,8 @@ class Quality(Struct, frozen=True, kw_only=True):
     """What is known of one target at one task, for `/admin/targets`.
 
     Attributes:
-        mean: 0 to 1; `low` and `high` are two standard deviations off.
-        evidence: the observations that each source is worth.
+        mean: the expected quality, 0 to 1; `low` and `high` are two standard deviations away.
+        evidence: the number of observations that each source counts as.
     """
 
     target: str
@@ -120,9 +124,9 @@ class Quality(Struct, frozen=True, kw_only=True):
 
 
 class Qualities:
-    """Owner of the posteriors, by target name and task; replicas of an engine have the same model and share them.
+    """Owns the posteriors, by target name and task; the replicas of an engine have the same model and share them.
 
-    The one that was noted longest ago goes when it is full.
+    When it is full, the posterior whose last note is the oldest is dropped.
     """
 
     def __init__(
@@ -134,18 +138,18 @@ class Qualities:
         self._posteriors: OrderedDict[tuple[str, Task], Posterior] = OrderedDict()
 
     def note(self, target_name: str, task: Task, good: float, source: Source, weight: float | None = None) -> None:
-        """An answer of `target_name` was `good` to this share, 0 to 1; its weight is the source's unless said."""
+        """Record an answer of `target_name`: `good` is 0 to 1; `weight` is by default the source's."""
         self._note(target_name, task, good, source, WEIGHTS[source] if weight is None else weight)
 
     def correct(self, target_name: str, task: Task, before: float, after: float, source: Source) -> None:
-        """What was noted of one answer as `before`, lately, is `after`."""
+        """Change a recent observation of one answer from `before` to `after`."""
         if (posterior := self._posteriors.get((_shared(target_name), task))) is not None:
             posterior.correct(before, after, WEIGHTS[source], source, self._clock.monotonic_s())
 
     def mean(self, target: Target, task: Task, now_s: float | None = None) -> float:
-        """How good its answers to such a task are, 0 to 1; what the operator says of it, until something is known.
+        """The expected quality of its answers to such a task, 0 to 1; without observations, the operator's value.
 
-        `now_s` is what the clock says, where the caller has looked.
+        `now_s` is the clock's monotonic reading, if the caller has it.
         """
         prior = _PRIOR if target.quality is None else target.quality
         posterior = self._posteriors.get((target.shared_name, task))
@@ -153,28 +157,28 @@ class Qualities:
             return prior
         return posterior.mean(prior, self._clock.monotonic_s() if now_s is None else now_s)
 
-    def load(self, found: EvalFile | None) -> None:
-        """Take over what an eval found, in place of what was loaded before; None: nothing is loaded any more.
+    def load(self, eval_file: EvalFile | None) -> None:
+        """Replace the evidence of evals by this file's; with None there is none any more.
 
-        A run of the past counts as much as is left of it.
+        A run in the past counts with its decayed weight.
         """
         now_s = self._clock.monotonic_s()
         for posterior in self._posteriors.values():
             posterior.forget("eval", now_s)
-        if found is None:
+        if eval_file is None:
             return
-        age_s = max(0.0, self._clock.now_s() - found.taken_at)
+        age_s = max(0.0, self._clock.now_s() - eval_file.taken_at)
         kept = 0.5 ** (age_s / self._half_life_s)
-        for score in found.scores:
+        for score in eval_file.scores:
             if score.asked:
                 self._note(score.target, score.task, score.right / score.asked, "eval", score.asked * kept)
 
     def report(self, target: Target) -> list[Quality]:
-        """What is known of `target`, by task; nothing where nothing is."""
+        """What is known of `target`, by task; tasks without observations are left out."""
         prior = _PRIOR if target.quality is None else target.quality
         now_s = self._clock.monotonic_s()
-        found = [(task, self._posteriors.get((target.shared_name, task))) for task in TASKS]
-        return [_quality(target.name, task, each, prior, now_s) for task, each in found if each is not None]
+        posteriors = [(task, self._posteriors.get((target.shared_name, task))) for task in TASKS]
+        return [_quality(target.name, task, each, prior, now_s) for task, each in posteriors if each is not None]
 
     def _note(self, name: str, task: Task, good: float, source: Source, weight: float) -> None:
         name, now_s = _shared(name), self._clock.monotonic_s()

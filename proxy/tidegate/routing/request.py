@@ -1,4 +1,4 @@
-"""`RoutingRequest`: what of a request matters to where it goes."""
+"""`RoutingRequest`: the facts about a request that routing uses."""
 
 import re
 from collections.abc import Mapping
@@ -11,42 +11,43 @@ from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import Fields, ModelRequest, json_type
 from tidegate.protocol.routing import Priority, Reach, Task
 
-_BYTES_PER_TOKEN = 4  # of English and code; an estimate is all that is wanted
+_BYTES_PER_TOKEN = 4  # of English and code; an estimate is enough
 _ANSWER_TOKENS = 256.0
 _IMAGE_TOKENS = 512
-_MIN_PICTURE_BYTES = 1024  # what is shorter has none worth a look
-# only where a picture stands: as a text it would be read
+_MIN_IMAGE_BYTES = 1024  # a shorter field is not searched for images
+# only as an image's URL: the same text in a prompt counts by its length
 _DATA_URL = re.compile(rb'"url"\s*:\s*"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=\\]*"')
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _COPIES = ("n", "best_of")
-_MOST_COPIES = 128  # OpenAI's
+_MAX_COPIES = 128  # OpenAI's limit
 _PROMPTS = ("messages", "prompt", "input", "tools", "functions")
 _TOOLS = ("tools", "functions")
 _TASKS: Mapping[str, Task] = {"completions": "completion", "embeddings": "embedding"}
 
 
-class _SaidBy(msgspec.Struct):
+class _Role(msgspec.Struct):
     role: Any = None
 
 
-_said_by = msgspec.json.Decoder(_SaidBy).decode
+_read_role = msgspec.json.Decoder(_Role).decode
 
 
 class RoutingRequest:
     """One request, as routing sees it.
 
     Args:
-        session: what the caller calls the conversation (`x-tidegate-session`); empty: see `affinity`.
-        caller: the principal's name; sessions of one are not those of another.
+        session: the caller's name for the conversation (`x-tidegate-session`); if empty, see `affinity`.
+        caller: the principal's name; equal sessions of two callers are different sessions.
         drops_params: the caller lets parameters be dropped, so its tools too.
 
     Attributes:
-        task: the kind of work it is, as far as targets may be good at one and bad at another.
-        needs_tools: the answer may be a tool call: it has tools, does not forbid their use (`tool_choice: none`), and
-            does not let them be dropped.
-        prompt_tokens: about how many the prompt has, at least 1; a picture counts as a few hundred, whatever its bytes.
-        answer_tokens: about how many the answers will have: a middling number, at most what the caller allows, for each
-            of `n`. What answers were lately is not looked at: one caller's long one would be everybody's price.
+        task: the kind of work, as targets may be good at one kind and bad at another.
+        needs_tools: the answer may be a tool call: the request has tools, does not forbid their use
+            (`tool_choice: none`), and does not let them be dropped.
+        prompt_tokens: about how many tokens the prompt has, at least 1; an image counts a few hundred, whatever its
+            size in bytes.
+        answer_tokens: about how many tokens the answers will have: a middling number, at most the caller's limit, for
+            each of `n` answers. Recent answers are not used: one caller's long answer would raise the price for all.
     """
 
     def __init__(
@@ -74,31 +75,38 @@ class RoutingRequest:
 
     @property
     def tokens(self) -> int:
-        """Of prompt and answer together, about."""
+        """About how many tokens prompt and answers have together."""
         return self.prompt_tokens + self.answer_tokens
 
     @property
     def tools_field(self) -> str:
-        """The request's field that has the tools."""
+        """The name of the request's field that holds the tools."""
         return "functions" if _has_functions(self._fields) else "tools"
 
     @property
     def session(self) -> str:
-        """The conversation's name, if the caller gives it one: by header, or as OpenAI's `prompt_cache_key`."""
+        """The caller's name for the conversation: by header, or OpenAI's `prompt_cache_key`; empty if there is none."""
         return self._session or as_text(self._fields.get("prompt_cache_key")) or ""
 
     @property
     def affinity(self) -> bytes:
-        """What the request sticks by: its session, else the head of its prompt, which all its turns share."""
-        session = self.session
-        told = b"\0session\0" + session.encode() if session else b"\0head\0" + self._head()
-        return blake2b(self.caller.encode() + told, digest_size=16).digest()
+        """The key by which the request stays at a target.
 
-    def _head(self) -> bytes:
-        """Everything up to the first thing that is not the system's: the same in every turn of a conversation."""
+        It is a hash of the session, else of the head of the prompt, which all turns of a conversation share.
+        """
+        session = self.session
+        source = b"\0session\0" + session.encode() if session else b"\0head\0" + self._prompt_head()
+        return blake2b(self.caller.encode() + source, digest_size=16).digest()
+
+    def _prompt_head(self) -> bytes:
+        """The head of the prompt, which is the same in each turn of a conversation.
+
+        Of messages, it ends with the first one that is not the system's or developer's; of other prompts, after 1024
+        bytes.
+        """
         messages = as_list(self._fields.get("messages"))
         for number, message in enumerate(messages, start=1):
-            if json_type(message) != "object" or _said_by(message).role not in {"system", "developer"}:
+            if json_type(message) != "object" or _read_role(message).role not in {"system", "developer"}:
                 return b"".join(map(bytes, messages[:number]))
         raw = self._fields.get("prompt") or self._fields.get("input")
         return b"" if raw is None else bytes(raw)[:1024]
@@ -111,13 +119,13 @@ def _find_task(request: ModelRequest) -> Task:
     for name in _TOOLS:
         if name in fields and as_list(fields[name]):
             return "tools"
-    if (wanted := fields.get("response_format")) is None:
+    if (response_format := fields.get("response_format")) is None:
         return "chat"
-    return "json" if as_text(as_object(wanted).get("type")) in {"json_object", "json_schema"} else "chat"
+    return "json" if as_text(as_object(response_format).get("type")) in {"json_object", "json_schema"} else "chat"
 
 
 def _forbids_calls(fields: Fields) -> bool:
-    """Whether the tool choice is `none`; with `functions`, their choice counts, as in `dialects.tools`."""
+    """Whether the tool choice is `none`; with `functions` it is read from `function_call`, as in `dialects.tools`."""
     choice = fields.get("function_call" if _has_functions(fields) else "tool_choice")
     if choice is None:
         return False
@@ -134,7 +142,7 @@ def _prompt_tokens(fields: Fields) -> int:
     for name in _PROMPTS:
         if (raw := fields.get(name)) is not None:
             size = len(memoryview(raw))
-            tokens += size // _BYTES_PER_TOKEN if size < _MIN_PICTURE_BYTES else _tokens(bytes(raw))
+            tokens += size // _BYTES_PER_TOKEN if size < _MIN_IMAGE_BYTES else _tokens(bytes(raw))
     return tokens or 1
 
 
@@ -142,21 +150,21 @@ def _answer_tokens(fields: Fields) -> int:
     tokens, copies = _ANSWER_TOKENS, 0.0
     for name in _LIMITS:
         if name in fields:
-            tokens = min(tokens, _asked(fields[name], tokens))
+            tokens = min(tokens, _number_or(fields[name], tokens))
     for name in _COPIES:
         if name in fields:
-            copies = max(copies, _asked(fields[name], copies))
+            copies = max(copies, _number_or(fields[name], copies))
     if copies > 1:
-        tokens *= min(copies, _MOST_COPIES)
+        tokens *= min(copies, _MAX_COPIES)
     return int(max(1.0, tokens))
 
 
-def _asked(raw: msgspec.Raw, otherwise: float) -> float:
+def _number_or(raw: msgspec.Raw, otherwise: float) -> float:
     return otherwise if json_type(raw) != "number" else float(bytes(raw))  # 1e999 is a number too
 
 
-def _tokens(told: bytes) -> int:
-    if b"data:" not in told:
-        return len(told) // _BYTES_PER_TOKEN
-    told, pictures = _DATA_URL.subn(b"", told)
-    return len(told) // _BYTES_PER_TOKEN + pictures * _IMAGE_TOKENS
+def _tokens(raw: bytes) -> int:
+    if b"data:" not in raw:
+        return len(raw) // _BYTES_PER_TOKEN
+    raw, images = _DATA_URL.subn(b"", raw)
+    return len(raw) // _BYTES_PER_TOKEN + images * _IMAGE_TOKENS

@@ -1,9 +1,14 @@
-"""Which targets a model name means, in the order of the config.
+"""`Router`: which targets a model name means, in the order of the config.
 
-A name is, in this order: a configured model; an engine of ours; a configured target by its own name (`upstream/name`,
-`engine/engine` where the engine has just one); `upstream/name` with a configured upstream, or with an
-engine that may have several models (LoRA adapters, or what somebody else has put there); a name that an upstream or
-somebody else's engine lists (`GET /models`, asked lazily and remembered), the first one first.
+A name is the first of these that matches:
+
+- a configured model;
+- a local engine;
+- a configured target by its own name (`upstream/name`, or `engine/engine` if the engine has only one target);
+- `upstream/name`, with a configured upstream, or with an engine that may have several models (LoRA adapters, or an
+  engine that Tidegate does not start);
+- a name that an upstream, or an engine that Tidegate does not start, lists (`GET /models`, fetched when needed and
+  cached); of several upstreams, the first one.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,15 +24,16 @@ from tidegate.routing.targets import Target
 
 
 class Router:
-    """Reads the configured models and the catalogue; holds nothing of its own.
+    """Finds targets in the configured models and the catalogue; owns no data of its own.
 
     Args:
         models: by public name, the targets in order of preference.
-        upstreams: the names that may stand before a slash.
-        engines: further names that may stand before a slash: for each engine its targets, one for each replica, whose
+        upstreams: the names that may precede a slash.
+        engines: further names that may precede a slash: for each engine its targets, one for each replica, whose
             `model` is replaced by the name after the slash.
-        local: those of all these names that are engines, ours or on our machines, with a function for the status.
-        adapters: the names of the form `engine/name` that can be asked for now.
+        local: those of all these names that are engines, started by Tidegate or on the operator's machines, with a
+            function that returns the status.
+        adapters: returns the names of the form `engine/name` that may be used now.
         cards: what is known of models that are not configured.
     """
 
@@ -58,14 +64,16 @@ class Router:
 
     @property
     def configured(self) -> Sequence[Target]:
-        """The targets that the config names, each once."""
+        """The targets in the config, each once."""
         return list(self._targets.values())
 
     async def candidates(self, model: str, *, reach: Reach = "any") -> Sequence[Target]:
-        """The targets for `model`, the preferred one first; whatever the reach, but nobody beyond it is asked for them.
+        """The targets for `model`, in order of preference.
+
+        The reach does not filter them, but no upstream beyond it is asked for its models.
 
         Raises:
-            ModelNotFound: nobody knows the name.
+            ModelNotFound: the name is unknown.
         """
         if (targets := self._models.get(model)) is not None:
             return targets
@@ -84,7 +92,7 @@ class Router:
         raise ModelNotFound(f"The model '{model[:256]}' does not exist or you do not have access to it.", param="model")
 
     async def cards(self, reach: Reach = "any") -> Sequence[ModelCard]:
-        """Every model that is known by name, each once: configured ones first; nobody beyond the reach is asked."""
+        """Every model whose name is known, each once, configured ones first; no upstream beyond the reach is asked."""
         cards = self._own_cards()
         for card in await self._listed(reach):
             cards.setdefault(card.id, self._with_status(card, (card.owned_by,)))
@@ -94,7 +102,7 @@ class Router:
         """One model.
 
         Raises:
-            ModelNotFound: nobody knows the name.
+            ModelNotFound: the name is unknown.
         """
         if (own := self._own_cards().get(model)) is not None:
             return own
@@ -110,11 +118,13 @@ class Router:
         return Target(upstream, model, self._cards.find(model), is_local=upstream in self._local)
 
     def _own_cards(self) -> dict[str, ModelCard]:
-        places = {name: [target.upstream for target in targets] for name, targets in self._models.items()}
-        places |= {name: [name.partition("/")[0]] for name in self._adapters() if name not in places}
+        upstreams_by_name = {name: [target.upstream for target in targets] for name, targets in self._models.items()}
+        upstreams_by_name |= {
+            name: [name.partition("/")[0]] for name in self._adapters() if name not in upstreams_by_name
+        }
         return {
             name: self._with_status(ModelCard(id=name, owned_by="tidegate", created=self._created), upstreams)
-            for name, upstreams in places.items()
+            for name, upstreams in upstreams_by_name.items()
         }
 
     def _with_status(self, card: ModelCard, upstreams: Iterable[str]) -> ModelCard:

@@ -1,14 +1,15 @@
-"""`AttemptSchedule`: which target to try next, by what has become of those before. Decides; waits for nothing.
+"""`AttemptSchedule`: which target to try next, by the outcome of the attempts before. It decides; it does not wait.
 
-Every target comes once, in the order of the plan, before any comes twice. One that could not take the request (its
-engine loads, its places are taken) has not been tried: it is waited for only when nobody else is left. But where the
-first targets are favoured (engines of ours, `local_first`), and one of them is merely full, the request waits in its
-queue before it goes to those that are not. What failed may be repeated after a random pause, unless it took long to
-fail, asks for a longer pause than we make, or would fail again.
+Every target is tried once, in the order of the plan, before any is tried twice. A target that could not take the
+request (its engine is loading, its slots are taken) does not count as tried: the request waits for it only when no
+other target is left. But if the first targets are favoured (local engines, `local_first`), and one of them is only
+full, the request waits in its queue before it goes to the targets that are not favoured. A failed target may be tried
+again after a random pause, unless it took long to fail, asks for a longer pause than Tidegate makes, or would fail
+again.
 
-Going on to another target costs nothing where the first one does no work for the request (it was not there, died,
-hangs, or said that it is over its limit); every other try takes from the model's budget, so that an outage is not
-multiplied.
+Going on to another target is free if the first one does no work for the request (it was not there, died, hangs, or
+reported that it is over its limit). Every other attempt is taken from the model's retry budget, so that retries do not
+multiply an outage.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,20 +34,28 @@ from tidegate.errors import (
 from tidegate.routing.backoff import delay_s
 from tidegate.routing.targets import Target
 
-PATIENCE_S = 10.0  # who takes longer to fail is not asked again for the same request
+MAX_REPEATABLE_S = 10.0  # a target that took longer to fail is not tried again for the same request
 
 _NOT_TRIED = (EngineUnavailable, TargetBusy)
-_FREE = (*_NOT_TRIED, UpstreamUnreachable, UpstreamRateLimited, UpstreamLacksOperation, EngineStalled, EngineDied)
-_FINAL = (AnswerMisfit, UpstreamLacksModel, UpstreamLacksOperation, UpstreamRefusedUs)
+_NEEDS_NO_BUDGET = (
+    *_NOT_TRIED,
+    UpstreamUnreachable,
+    UpstreamRateLimited,
+    UpstreamLacksOperation,
+    EngineStalled,
+    EngineDied,
+)
+_NEVER_REPEATED = (AnswerMisfit, UpstreamLacksModel, UpstreamLacksOperation, UpstreamRefusedUs)
 
 
 class NextAttempt(Struct, frozen=True):
     """What to do next: wait `pause_s`, then try `target`.
 
     Attributes:
-        can_wait: it is the last resort, and may be waited for: in its queue, or until its engine has started.
+        can_wait: the target is the last resort: the request may wait in the target's queue, or until its engine has
+            started.
         can_move: another target is left, so the request may leave this one before its first token.
-        can_queue: it may be waited for in its queue, for as long as others are not to be preferred.
+        can_queue: the request may wait in the target's queue, until targets that are not favoured are preferable.
     """
 
     target: Target
@@ -56,28 +65,34 @@ class NextAttempt(Struct, frozen=True):
     pause_s: float = 0.0
 
 
-class _Stop(Struct):
-    """A target on the way; `free_s` is when it may be tried again."""
+class _TargetProgress(Struct):
+    """One target of the plan, and what became of the attempts at it.
+
+    Attributes:
+        is_busy: it could not take the request, and may still be waited for.
+        is_full: all its slots were taken.
+        retry_at_s: when it may be tried again, in monotonic seconds.
+    """
 
     target: Target
     tries: int = 0
     is_busy: bool = False
     is_full: bool = False
     may_repeat: bool = False
-    free_s: float = 0.0
+    retry_at_s: float = 0.0
 
 
 class AttemptSchedule:
-    """The way of one request.
+    """The attempts of one request.
 
     Args:
         targets: in order of preference, at least one.
-        withdraw: takes one try from the model's budget; False where it is empty.
-        favoured: so many of the first targets are queued for before the others are tried.
+        withdraw: takes one attempt from the model's retry budget; returns False if it is empty.
+        favoured: how many of the first targets may be queued for before the others are tried.
 
     Attributes:
-        tries: how often a target was really tried.
-        is_exhausted: every target was tried, or the budget is empty: the caller need not try the same again.
+        tries: the number of attempts, without those that a target could not take (it was full or loading).
+        is_exhausted: every target was tried, or the budget is empty: the caller need not repeat the request.
     """
 
     def __init__(
@@ -91,75 +106,80 @@ class AttemptSchedule:
     ) -> None:
         self.tries = 0
         self.is_exhausted = False
-        self._stops = [_Stop(target) for target in targets]
+        self._progress = [_TargetProgress(target) for target in targets]
         self._retry = retry
         self._withdraw = withdraw
         self._rng = rng
         self._favoured = favoured
         self._next = 0
         self._repeats = 0
-        self._is_free = True
+        self._next_is_free = True
 
     def step(self, now_s: float) -> NextAttempt | None:
-        """The next thing to do; None where nothing is left."""
-        if self._next < len(self._stops):
-            return (self._queue() if self._next == self._favoured else None) or self._visit()
-        return self._repeat(now_s) or self._wait()
+        """The next attempt; None if nothing is left to try."""
+        if self._next < len(self._progress):
+            return (self._queued_attempt() if self._next == self._favoured else None) or self._first_attempt()
+        return self._repeated_attempt(now_s) or self._waiting_attempt()
 
     def failed(
-        self, step: NextAttempt, error: ProxyError, *, now_s: float, took_s: float, has_other_key: bool = False
+        self, attempt: NextAttempt, error: ProxyError, *, now_s: float, took_s: float, has_other_key: bool = False
     ) -> None:
-        """The step came to nothing, after `took_s` seconds.
+        """Record that `attempt` failed after `took_s` seconds.
 
-        `has_other_key` says that the target can be asked with another credential than the one it refused or limited.
+        `has_other_key`: the target has another credential than the one that it refused or limited.
         """
-        stop = next(stop for stop in self._stops if stop.target is step.target)
-        self._is_free = isinstance(error, _FREE)
-        stop.is_busy = isinstance(error, _NOT_TRIED) and not step.can_wait
-        stop.is_full = isinstance(error, TargetBusy)
+        progress = next(progress for progress in self._progress if progress.target is attempt.target)
+        self._next_is_free = isinstance(error, _NEEDS_NO_BUDGET)
+        progress.is_busy = isinstance(error, _NOT_TRIED) and not attempt.can_wait
+        progress.is_full = isinstance(error, TargetBusy)
         if isinstance(error, _NOT_TRIED):
-            stop.may_repeat = False
+            progress.may_repeat = False
             return
         self.tries += 1
-        stop.tries += 1
+        progress.tries += 1
         if isinstance(error, UpstreamRefusedUs | UpstreamRateLimited) and has_other_key:
-            stop.may_repeat, stop.free_s = True, now_s
+            progress.may_repeat, progress.retry_at_s = True, now_s
             return
-        asked_s = error.retry_after_s or 0.0
-        is_soon = asked_s <= self._retry.max_backoff_s and took_s < PATIENCE_S
-        stop.may_repeat = is_soon and not isinstance(error, _FINAL)
-        pause_s = delay_s(stop.tries - 1, self._retry.backoff_s, self._retry.max_backoff_s, self._rng)
-        stop.free_s = now_s + max(asked_s, pause_s)
+        retry_after_s = error.retry_after_s or 0.0
+        is_soon = retry_after_s <= self._retry.max_backoff_s and took_s < MAX_REPEATABLE_S
+        progress.may_repeat = is_soon and not isinstance(error, _NEVER_REPEATED)
+        pause_s = delay_s(progress.tries - 1, self._retry.backoff_s, self._retry.max_backoff_s, self._rng)
+        progress.retry_at_s = now_s + max(retry_after_s, pause_s)
 
-    def _queue(self) -> NextAttempt | None:
-        """The first of the favoured ones that is merely full; once."""
-        full = next((stop for stop in self._stops[: self._favoured] if stop.is_full), None)
+    def _queued_attempt(self) -> NextAttempt | None:
+        """The first of the favoured targets that is only full; returned at most once."""
+        full = next((progress for progress in self._progress[: self._favoured] if progress.is_full), None)
         self._favoured = 0
         return (
-            None if full is None else NextAttempt(full.target, can_queue=True, can_move=self._next < len(self._stops))
+            None
+            if full is None
+            else NextAttempt(full.target, can_queue=True, can_move=self._next < len(self._progress))
         )
 
-    def _visit(self) -> NextAttempt | None:
-        if not (self._is_free or self._withdraw()):
+    def _first_attempt(self) -> NextAttempt | None:
+        if not (self._next_is_free or self._withdraw()):
             self.is_exhausted = True
             return None
-        stop = self._stops[self._next]
+        progress = self._progress[self._next]
         self._next += 1
-        return NextAttempt(stop.target, can_wait=len(self._stops) == 1, can_move=self._next < len(self._stops))
+        return NextAttempt(
+            progress.target, can_wait=len(self._progress) == 1, can_move=self._next < len(self._progress)
+        )
 
-    def _repeat(self, now_s: float) -> NextAttempt | None:
-        repeatable = [stop for stop in self._stops if stop.may_repeat]
+    def _repeated_attempt(self, now_s: float) -> NextAttempt | None:
+        repeatable = [progress for progress in self._progress if progress.may_repeat]
         if not repeatable or self._repeats >= self._retry.repeats or not self._withdraw():
             self.is_exhausted = self.tries > 0
             return None
         self._repeats += 1
-        stop = min(repeatable, key=lambda stop: stop.tries)  # of several the preferred one
-        stop.may_repeat = False
-        return NextAttempt(stop.target, can_wait=True, pause_s=max(0.0, stop.free_s - now_s))
+        # of several with as few tries, `min` returns the preferred one
+        progress = min(repeatable, key=lambda progress: progress.tries)
+        progress.may_repeat = False
+        return NextAttempt(progress.target, can_wait=True, pause_s=max(0.0, progress.retry_at_s - now_s))
 
-    def _wait(self) -> NextAttempt | None:
-        for stop in self._stops:
-            if stop.is_busy:
-                stop.is_busy = False
-                return NextAttempt(stop.target, can_wait=True)
+    def _waiting_attempt(self) -> NextAttempt | None:
+        for progress in self._progress:
+            if progress.is_busy:
+                progress.is_busy = False
+                return NextAttempt(progress.target, can_wait=True)
         return None

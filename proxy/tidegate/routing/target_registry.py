@@ -1,4 +1,4 @@
-"""`TargetRegistry`: what is known of each target, and the one place where attempts report what became of them."""
+"""`TargetRegistry`: what is known of each target, and the one place where attempts report their outcome."""
 
 import math
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ class TargetStats:
 
     Attributes:
         cooldown: how long its host asked not to be sent requests (503 with Retry-After).
-        in_flight: requests that we have there.
-        endpoint: what it last answered, so that a probe asks for the like.
-        shows_first_tokens: also those of answers that are not streamed to the caller.
+        in_flight: the number of Tidegate's requests there.
+        endpoint: the endpoint of its last answer, so that a probe uses the same one.
+        shows_first_tokens: its first tokens are seen also in answers that are not streamed to the caller.
     """
 
     __slots__ = (
         "_clock",
-        "_used_s",
+        "_last_used_s",
         "cooldown",
         "endpoint",
         "health",
@@ -52,22 +52,22 @@ class TargetStats:
         self.shows_first_tokens = False
         self.endpoint: Endpoint = "chat"
         self._clock = clock
-        self._used_s = clock.monotonic_s()
+        self._last_used_s = clock.monotonic_s()
 
     @property
     def idle_s(self) -> float:
-        """Seconds without a request or a probe; 0 while there is one."""
-        return 0.0 if self.in_flight else self._clock.monotonic_s() - self._used_s
+        """Seconds since the last request or probe; 0 while one is in flight."""
+        return 0.0 if self.in_flight else self._clock.monotonic_s() - self._last_used_s
 
     @property
     def cooldown_s(self) -> float:
-        """Seconds until the cooldown is over; 0 if a request may be sent now, be it as the trial."""
+        """Seconds until the cooldown is over; 0 if a request may be sent now, also as the trial."""
         cooldown = self.cooldown
         return 0.0 if cooldown.until_s == -math.inf else cooldown.remaining_s(self._clock.monotonic_s())
 
     def touch(self) -> None:
-        """Somebody asks it."""
-        self._used_s = self._clock.monotonic_s()
+        """Record that the target is used now."""
+        self._last_used_s = self._clock.monotonic_s()
 
     def note_retry_after(self, error: ProxyError | None, trial: int) -> None:
         """Extend the cooldown by the error's Retry-After, if it has one; `trial` as in `Cooldown.extend`."""
@@ -76,16 +76,17 @@ class TargetStats:
 
 
 class TargetRegistry:
-    """Owner of all standings; one for all requests.
+    """Owns the `TargetStats` of all targets; one instance serves all requests.
 
-    Configured targets are kept for good (`keep`). Of the others, whose names callers invent, the idle one that was
-    looked at longest ago is forgotten when there are too many.
+    Configured targets are kept for good (`keep`). Of the others, whose names callers may invent, the idle one that was
+    read longest ago is dropped when there are too many.
     """
 
     def __init__(self, clock: Clock, config: HealthConfig) -> None:
         self._clock = clock
         self._config = config
-        self._kept: dict[str, TargetStats] = {}  # both by the target's name: no upstream's has a slash in it
+        # both by the target's name, which is unique, as no upstream's name has a slash
+        self._kept: dict[str, TargetStats] = {}
         self._others: dict[str, TargetStats] = {}
 
     def of(self, target: Target) -> TargetStats:
@@ -93,14 +94,14 @@ class TargetRegistry:
         stats = self._kept.get(target.name)
         if stats is None:
             stats = self._others.pop(target.name, None) or self._new(target)
-            self._others[target.name] = stats  # the last one to be forgotten
+            self._others[target.name] = stats  # now the last one to be dropped
             self._forget()
         if stats.target is not target:
-            stats.target = target  # what the config says of it may have changed
+            stats.target = target  # the target's configuration may have changed
         return stats
 
     def keep(self, targets: Sequence[Target]) -> None:
-        """The configured ones from now on."""
+        """Set the configured targets, which are never dropped."""
         known = self._kept | self._others
         self._kept = {target.name: known.get(target.name) or self._new(target) for target in targets}
         self._others = {name: each for name, each in known.items() if name not in self._kept}
@@ -108,29 +109,29 @@ class TargetRegistry:
             self._kept[target.name].target = target
 
     def all(self) -> list[TargetStats]:
-        """Of every target that is known."""
+        """The stats of every known target."""
         return [*self._kept.values(), *self._others.values()]
 
     def kept(self) -> list[TargetStats]:
-        """Of the configured ones."""
+        """The stats of the configured targets."""
         return list(self._kept.values())
 
     def begin(self, target: Target, routing_request: RoutingRequest, *, in_panic: bool = False) -> "InFlight | None":
-        """A request goes to the target; whoever gets the flight ends it, once.
+        """Begin an attempt at the target; the caller of this method ends the returned `InFlight`, once.
 
-        With `in_panic` it goes there though the target is out of order; without, None says that it may not: the target
-        is out, or a request on trial is in flight. During a cooldown it may not in any case.
+        Returns None if the target may not be tried, as it is ejected, or a trial is in flight. With `in_panic` the
+        attempt begins also at an ejected target. During a cooldown the result is None in any case.
         """
         stats = self.of(target)
         if stats.cooldown_s:
             return None
-        turn = stats.health.enter(in_panic=in_panic)
-        if turn is None:
+        number = stats.health.enter(in_panic=in_panic)
+        if number is None:
             return None
-        return InFlight(stats, routing_request, self._clock, turn, stats.cooldown.enter(self._clock.monotonic_s()))
+        return InFlight(stats, routing_request, self._clock, number, stats.cooldown.enter(self._clock.monotonic_s()))
 
     def readmit(self, upstream: str) -> None:
-        """An engine is ready anew: what it did in its last life does not count."""
+        """An engine has been started again: forget the failures from before."""
         for stats in self.all():
             if stats.target.upstream == upstream:
                 stats.health.readmit()
@@ -146,44 +147,44 @@ class TargetRegistry:
 
 
 class InFlight:
-    """One attempt at one target, from before it is sent to its end."""
+    """One attempt at one target, from before it is sent until it ends."""
 
     __slots__ = (
         "_clock",
         "_has_begun",
         "_is_counted",
         "_is_over",
+        "_number",
         "_routing_request",
         "_started_s",
         "_stats",
         "_trial",
-        "_turn",
     )
 
     def __init__(
-        self, stats: TargetStats, routing_request: RoutingRequest, clock: Clock, turn: int, trial: int = 0
+        self, stats: TargetStats, routing_request: RoutingRequest, clock: Clock, number: int, trial: int = 0
     ) -> None:
         self._stats = stats
         self._routing_request = routing_request
         self._clock = clock
         self._started_s = clock.monotonic_s()
         self._has_begun = self._is_over = False
-        self._turn = turn
+        self._number = number
         self._trial = trial  # see `Cooldown.enter`
         stats.in_flight += 1
-        # of an answer that comes whole nobody sees when it stops to wait, so that it must not count as waiting
+        # if no first token is seen, the end of the wait is unknown: such a request does not count as waiting
         self._is_counted = routing_request.is_stream or stats.shows_first_tokens
         if self._is_counted:
             stats.pressure.sent(routing_request.prompt_tokens)
 
     def began(self) -> None:
-        """The first content came: its prompt waits no more."""
+        """The first content came, so the prompt does not wait any more."""
         if not self._has_begun:
             self._has_begun = True
             self._stats.shows_first_tokens |= not self._routing_request.is_stream
             if self._is_counted:
                 self._stats.pressure.began(self._routing_request.prompt_tokens)
-            self._stats.health.generated(self._turn)
+            self._stats.health.generated(self._number)
             self._stats.cooldown.succeeded(self._trial)
 
     def end(
@@ -196,19 +197,19 @@ class InFlight:
         usage: Usage | None = None,
         is_whole: bool = False,
     ) -> float | None:
-        """It is over; further calls do nothing.
+        """End the attempt; further calls do nothing.
 
         Args:
-            error: what went wrong, whosever fault it is.
-            sent_s: when the request left; 0: it did not.
-            first_s: when its first content came; 0: never, or nobody could see it (an answer that came whole).
-            reading_s: how long the caller made the target wait.
-            usage: what it came to; None where nobody said.
-            is_whole: the answer ended in good order. Without that and an error, somebody has lost interest.
+            error: what went wrong, whoever caused it.
+            sent_s: when the request was sent; 0: it was not.
+            first_s: when its first content came; 0: never, or unknown (an answer that came all at once).
+            reading_s: for how many seconds the caller made the target wait.
+            usage: the tokens used; None if unknown.
+            is_whole: the answer ended in good order. If neither this nor an error is given, the attempt was abandoned.
 
         Returns:
-            How many seconds the first content took, or about so many where it came with all the rest; None where the
-            answer is not whole.
+            The seconds until the first content, estimated if the answer came all at once; None if the answer is not
+            whole.
         """
         if self._is_over:
             return None
@@ -220,19 +221,19 @@ class InFlight:
             stats.pressure.left(self._routing_request.prompt_tokens)
         stats.note_retry_after(error, self._trial)
         if isinstance(error, _TARGETS_FAULT):
-            stats.health.failed(self._turn)
+            stats.health.failed(self._number)
             stats.latency.failed(now_s - self._started_s)
         elif error is None and is_whole:
-            stats.health.succeeded(self._turn)
+            stats.health.succeeded(self._number)
             stats.cooldown.succeeded(self._trial)
             stats.endpoint = self._routing_request.endpoint
-            return self._time(now_s - reading_s, sent_s or self._started_s, first_s, usage)
+            return self._record_times(now_s - reading_s, sent_s or self._started_s, first_s, usage)
         else:
-            stats.health.gave_up(self._turn)
+            stats.health.ended_without_outcome(self._number)
         stats.cooldown.ended(self._trial, now_s)
         return None
 
-    def _time(self, ended_s: float, sent_s: float, first_s: float, usage: Usage | None) -> float:
+    def _record_times(self, ended_s: float, sent_s: float, first_s: float, usage: Usage | None) -> float:
         latency = self._stats.latency
         prompt_tokens = self._routing_request.prompt_tokens if usage is None else usage.prompt_tokens
         answer_tokens = 0 if usage is None else usage.completion_tokens
@@ -242,6 +243,6 @@ class InFlight:
             latency.began(prompt_tokens, first_s - sent_s)
             latency.ended(answer_tokens, ended_s - first_s)
             return first_s - sent_s
-        ttft_s = latency.whole(prompt_tokens, answer_tokens, ended_s - sent_s)
-        self._stats.pressure.came_whole(prompt_tokens, ttft_s)
+        ttft_s = latency.ended_unstreamed(prompt_tokens, answer_tokens, ended_s - sent_s)
+        self._stats.pressure.ended_unstreamed(prompt_tokens, ttft_s)
         return ttft_s

@@ -1,4 +1,4 @@
-"""`Target`: one place where a model is to be had."""
+"""`Target`: an upstream or engine, and the name that the model has there."""
 
 from msgspec import Struct, structs
 
@@ -8,17 +8,18 @@ _TOKENS = 1_000_000
 
 
 class Target(Struct, frozen=True):
-    """An upstream (or engine) by name, what the model is called there, and what is known of it.
+    """An upstream (or engine) by name, the model's name there, and what is known of it.
 
     Attributes:
-        is_local: an engine of ours, or one that runs on our machines; only such ones may see `local_only` requests.
-        weight: its share under `weighted`, beside those of the model's other targets.
-        quality: what the operator says of its answers, 0 to 1; None: nothing.
-        group: the name in the config of the engine of which this is a replica; empty: it is none.
+        is_local: an engine that Tidegate starts, or one on the operator's machines; only these may get `local_only`
+            requests.
+        weight: its share under `weighted`, relative to the model's other targets.
+        quality: the operator's rating of its answers, 0 to 1; None if there is none.
+        group: the config's name of the engine of which this is a replica; empty if it is no replica.
         name: `upstream/model`, for people.
-        shared_name: one name for all replicas of an engine, `group/model`; else as `name`.
+        shared_name: one name for all replicas of an engine, `group/model`; for other targets, `name`.
 
-    The names and the prices (as floats, of a million tokens) are kept, as every plan asks for them.
+    The names and the prices (as floats, per million tokens) are stored, because every plan reads them.
     """
 
     upstream: str
@@ -38,12 +39,12 @@ class Target(Struct, frozen=True):
         structs.force_setattr(self, "_usd_per_mtok", (0.0, 0.0) if self.is_local else _usd_per_mtok(self.card.price))
 
     def price_usd(self, prompt_tokens: int, answer_tokens: int) -> float | None:
-        """What so many cost there, in US dollars: 0 at engines of ours; None where that is not known."""
+        """The price of so many tokens there, in US dollars: 0 at local engines; None if it is unknown."""
         prices = self._usd_per_mtok
-        # divided last: a request that costs just what the model allows must not be over it by a rounding
+        # divided last: a request that costs exactly the model's maximum must not exceed it by rounding
         return None if prices is None else (prompt_tokens * prices[0] + answer_tokens * prices[1]) / _TOKENS
 
 
 def _usd_per_mtok(price: Price | None) -> tuple[float, float] | None:
-    """Of the prompt, and of the answer."""
+    """The prices of the prompt and of the answer, in US dollars per million tokens."""
     return None if price is None else (float(price.input_usd_per_mtok), float(price.output_usd_per_mtok))

@@ -1,6 +1,7 @@
-"""What a correct chunk sequence is: one state machine (`choices`) and those it tells (`sinks`). Sans-I/O.
+"""Makes one correct sequence of events of every upstream answer: a state machine (`choices`) and its sinks. Sans-I/O.
 
-DESIGN 5 and the contract's A.2, A.3 and B.0 are the law here. The machine reads chunks of any host, and unary answers
-as one big chunk, so that each rule stands once; the writers make chunks for a caller who streams, the assemblers make
-the answer for one who does not.
+The rules are in DESIGN 5 and in the contract's A.2, A.3 and B.0. The state machine reads the chunks of any host, and a
+unary answer as one big chunk, so that each rule is implemented once. It calls a sink (`sinks`): a writer encodes chunks
+for a caller who requested a stream, an assembler builds the whole answer for one who did not. Filters between them
+change or record the sequence.
 """

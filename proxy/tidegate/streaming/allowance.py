@@ -1,31 +1,31 @@
-"""How much one answer may make us keep, or do again: whatever an upstream sends, memory and time stay bounded."""
+"""`Allowance`: a limit for the memory or the work that one upstream answer can cause."""
 
 from tidegate.errors import UpstreamFailed
 
-_OBJECT_BYTES = 64  # of Python around a short piece
+_OBJECT_BYTES = 64  # Python's own bytes for a short object, about
 
 
 class Allowance:
-    """So many bytes, about; owned by one answer.
+    """A number of bytes that may be used, counted approximately; owned by one answer.
 
     Attributes:
-        is_spent: whether more was asked for than there was.
+        is_spent: whether more bytes were taken than there were.
     """
 
-    __slots__ = ("_left", "is_spent")
+    __slots__ = ("_remaining", "is_spent")
 
     def __init__(self, size: int) -> None:
-        self._left = size
+        self._remaining = size
         self.is_spent = False
 
     def take(self, size: int) -> bool:
-        """Take what a piece of `size` bytes or characters costs; whether there was enough."""
-        self._left -= size + _OBJECT_BYTES
-        self.is_spent = self._left < 0
+        """Subtract the cost of an object of `size` bytes or characters; return whether enough was left."""
+        self._remaining -= size + _OBJECT_BYTES
+        self.is_spent = self._remaining < 0
         return not self.is_spent
 
     def require(self, size: int) -> None:
-        """Take that.
+        """Subtract the cost of an object of `size` bytes or characters.
 
         Raises:
             UpstreamFailed: not enough was left.

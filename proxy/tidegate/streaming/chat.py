@@ -1,4 +1,7 @@
-"""Sinks for `/v1/chat/completions`: chunks of `chat.completion.chunk`, or one `chat.completion` (contract A.2, A.3)."""
+"""Sinks for `/v1/chat/completions`.
+
+They make chunks of `chat.completion.chunk` (contract A.3), or one whole `chat.completion` (contract A.2).
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -11,7 +14,16 @@ from tidegate.protocol.reasoning import ReasoningFormat, reasoning_names
 from tidegate.protocol.usage import Usage
 from tidegate.streaming.finish import FinishReason
 from tidegate.streaming.logprobs import canonical_logprobs
-from tidegate.streaming.sinks import Envelope, Extra, Sink, ToolPiece, head, joined_logprobs, marked, whole
+from tidegate.streaming.sinks import (
+    Envelope,
+    Extra,
+    Sink,
+    ToolPiece,
+    answer_json,
+    chunk_head,
+    joined_logprobs,
+    with_field,
+)
 
 _CHUNK = "chat.completion.chunk"
 _TOP_LEVEL: tuple[TopLevel, ...] = get_args(TopLevel)
@@ -20,7 +32,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChatWriter:
-    """Chunks of `chat.completion.chunk`; reasoning goes under the names that `form` asks for."""
+    """Encodes chunks of `chat.completion.chunk`; `form` decides the names of the fields for reasoning."""
 
     __slots__ = (
         "_envelope",
@@ -38,8 +50,8 @@ class ChatWriter:
         self._reasoning_names = reasoning_names(form)
         self._envelope = envelope
         self._top_level: dict[str, Raw] = {}
-        self._head = head(envelope, _CHUNK)
-        # every chunk but the last says "usage":null to a caller who asked for usage (contract A.3, rule 5)
+        self._head = chunk_head(envelope, _CHUNK)
+        # if the caller requested usage, every chunk but the last holds "usage":null (contract A.3, rule 5)
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
         self.mark = b""
@@ -55,12 +67,12 @@ class ChatWriter:
         return before + after
 
     def top_level(self, name: TopLevel, value: Raw) -> None:
-        """`moderation` gets a chunk of its own; the other fields are in every chunk from now on."""
+        """Send `moderation` in a chunk of its own; add any other field to every chunk from now on."""
         if name == "moderation":
-            self.payloads.append(marked(self._head + self._tail, b'"moderation":' + bytes(value)))
+            self.payloads.append(with_field(self._head + self._tail, b'"moderation":' + bytes(value)))
             return
         self._top_level[name] = value
-        self._head = head(self._envelope, _CHUNK, self._top_level)
+        self._head = chunk_head(self._envelope, _CHUNK, self._top_level)
         self._pieces.clear()
 
     def open(self, index: int) -> None:
@@ -88,7 +100,7 @@ class ChatWriter:
         self._put(index, b'"%b":%b' % (name.encode(), bytes(value)))
 
     def finish(self, index: int, reason: FinishReason) -> None:
-        tail = marked(self._tail, self.mark) if self.mark else self._tail
+        tail = with_field(self._tail, self.mark) if self.mark else self._tail
         self._put_choice(index, b"{}", b"null", _encode(reason), tail)
 
     def usage(self, usage: Usage) -> None:
@@ -117,7 +129,7 @@ class ChatWriter:
 
 
 class AssembledChoice:
-    """One choice being put together."""
+    """The parts of one choice, collected in order."""
 
     __slots__ = ("extras", "logprobs", "reason", "reasoning", "refusal", "text", "tools")
 
@@ -132,7 +144,7 @@ class AssembledChoice:
 
 
 class ChatAssembler:
-    """One `chat.completion`; reasoning goes under the names that `form` asks for."""
+    """Builds one `chat.completion`; `form` decides the names of the fields for reasoning."""
 
     __slots__ = ("_choices", "_envelope", "_reasoning_names", "_top_level", "_usage")
 
@@ -177,16 +189,16 @@ class ChatAssembler:
 
     @property
     def choices(self) -> list[AssembledChoice]:
-        """What was put together, in order; the caller may change the texts."""
+        """The collected choices, ordered by index; the caller may change the texts."""
         return [choice for _, choice in sorted(self._choices.items())]
 
     @property
     def told_usage(self) -> Usage | None:
-        """What the answer took, if that was told."""
+        """The usage of the answer; None if the host sent none."""
         return None if self._usage is UNSET else self._usage
 
     def replay(self, sink: Sink) -> None:
-        """Tell another sink all of it."""
+        """Send the whole answer to another sink."""
         for field in _TOP_LEVEL:
             if field in self._top_level:
                 sink.top_level(field, self._top_level[field])
@@ -209,7 +221,7 @@ class ChatAssembler:
     def to_json(self) -> bytes:
         names = self._reasoning_names
         choices = [_chat_choice(index, choice, names) for index, choice in sorted(self._choices.items())]
-        return whole(self._envelope, "chat.completion", choices, self._usage, self._top_level)
+        return answer_json(self._envelope, "chat.completion", choices, self._usage, self._top_level)
 
 
 def _tool_delta(piece: ToolPiece) -> dict[str, Any]:
@@ -238,7 +250,7 @@ def _tool_call(pieces: list[ToolPiece]) -> dict[str, Any]:
 
 
 def _joined(values: list[Raw]) -> object:
-    """One value from its pieces: the texts of objects end to end, as clients join deltas; of others the last one."""
+    """Join the fragments of one value: strings in objects are concatenated, as clients do; else the last one counts."""
     decoded = [msgspec.json.decode(value) for value in values]
     if not all(isinstance(value, dict) for value in decoded):
         return decoded[-1]
@@ -259,7 +271,7 @@ def _chat_choice(index: int, choice: AssembledChoice, reasoning_names: Sequence[
     has_other_answer = choice.tools or choice.refusal or choice.extras.keys() - _BESIDE_CONTENT
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": None if has_other_answer and not text else text,  # as OpenAI answers
+        "content": None if has_other_answer and not text else text,  # like OpenAI
         "refusal": "".join(choice.refusal) or None,
         "annotations": [],
     }

@@ -1,4 +1,4 @@
-"""Sinks for `/v1/completions`: `text_completion`, in chunks or whole (contract A.8)."""
+"""Sinks for `/v1/completions`: they make chunks of `text_completion`, or one whole `text_completion` (contract A.8)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,24 +10,24 @@ from tidegate.protocol.chat import TopLevel
 from tidegate.protocol.usage import Usage
 from tidegate.streaming.chat import AssembledChoice, ChatAssembler
 from tidegate.streaming.finish import FinishReason
-from tidegate.streaming.logprobs import legacy_logprobs, length
-from tidegate.streaming.sinks import Envelope, Extra, ToolPiece, head, joined_logprobs, marked, whole
+from tidegate.streaming.logprobs import character_count, legacy_logprobs
+from tidegate.streaming.sinks import Envelope, Extra, ToolPiece, answer_json, chunk_head, joined_logprobs, with_field
 
 _encode = msgspec.json.Encoder().encode
 
 
 class CompletionWriter:
-    """Chunks of `text_completion`; reasoning and tools have no place there."""
+    """Encodes chunks of `text_completion`, a format without reasoning, refusals and tool calls."""
 
     __slots__ = ("_envelope", "_head", "_offsets", "_tail", "_wants_usage", "mark", "payloads")
 
     def __init__(self, envelope: Envelope, *, wants_usage: bool) -> None:
         self._envelope = envelope
-        self._head = head(envelope, "text_completion")
+        self._head = chunk_head(envelope, "text_completion")
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
         self.mark = b""
-        self._offsets: dict[int, int] = {}  # of the next token of each choice
+        self._offsets: dict[int, int] = {}  # by index of the choice: the text offset of its next token
         self.payloads: list[bytes] = []
 
     def take(self) -> list[bytes]:
@@ -39,30 +39,30 @@ class CompletionWriter:
 
     def top_level(self, name: TopLevel, value: Raw) -> None:
         if name == "system_fingerprint":
-            self._head = head(self._envelope, "text_completion", {name: value})
+            self._head = chunk_head(self._envelope, "text_completion", {name: value})
 
     def open(self, index: int) -> None:
-        """A legacy stream has no opening chunk."""
+        """Do nothing: a legacy stream has no opening chunk."""
 
     def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
-        told = b"null" if logprobs is None else _encode(self._legacy(index, logprobs))
-        self.payloads.append(self._chunk(index, _encode(text), told, b"null"))
+        encoded = b"null" if logprobs is None else _encode(self._legacy(index, logprobs))
+        self.payloads.append(self._chunk(index, _encode(text), encoded, b"null"))
 
     def reasoning(self, index: int, text: str) -> None:
-        """No place for it."""
+        """Drop it: the format has no such field."""
 
     def refusal(self, index: int, text: str) -> None:
-        """No place for it."""
+        """Drop it: the format has no such field."""
 
     def tool(self, index: int, piece: ToolPiece) -> None:
-        """No place for it."""
+        """Drop it: the format has no such field."""
 
     def extra(self, index: int, name: Extra, value: Raw) -> None:
-        """No place for it."""
+        """Drop it: the format has no such field."""
 
     def finish(self, index: int, reason: FinishReason) -> None:
         payload = self._chunk(index, b'""', b"null", _encode(reason))
-        self.payloads.append(marked(payload, self.mark) if self.mark else payload)
+        self.payloads.append(with_field(payload, self.mark) if self.mark else payload)
 
     def usage(self, usage: Usage) -> None:
         if self._wants_usage:
@@ -70,9 +70,9 @@ class CompletionWriter:
 
     def _legacy(self, index: int, logprobs: Mapping[str, Any]) -> dict[str, Any]:
         offset = self._offsets.get(index, 0)
-        told = legacy_logprobs(logprobs, offset=offset)
-        self._offsets[index] = offset + length(told)
-        return told
+        legacy = legacy_logprobs(logprobs, offset=offset)
+        self._offsets[index] = offset + character_count(legacy)
+        return legacy
 
     def _chunk(self, index: int, text: bytes, logprobs: bytes, reason: bytes) -> bytes:
         choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (index, text, logprobs, reason)
@@ -80,13 +80,13 @@ class CompletionWriter:
 
 
 class CompletionAssembler(ChatAssembler):
-    """One `text_completion`: gathered alike, told in another shape."""
+    """Builds one `text_completion`; the parts are collected as for a chat completion and encoded differently."""
 
     __slots__ = ()
 
     def to_json(self) -> bytes:
         choices = [_completion_choice(index, choice) for index, choice in sorted(self._choices.items())]
-        return whole(self._envelope, "text_completion", choices, self._usage, self._top_level)
+        return answer_json(self._envelope, "text_completion", choices, self._usage, self._top_level)
 
 
 def _completion_choice(index: int, choice: AssembledChoice) -> dict[str, Any]:
@@ -103,5 +103,5 @@ def _legacy_entries(logprobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, 
     offset = 0
     for given in logprobs:
         entries.append(legacy_logprobs(given, offset=offset))
-        offset += length(entries[-1])
+        offset += character_count(entries[-1])
     return entries

@@ -1,7 +1,7 @@
-"""Lists and objects that hosts send beside the text of a message, joined from the chunks of a stream.
+"""Joins lists and objects that hosts send in addition to the text of a message, over the chunks of a stream.
 
-A client must send `reasoning_details` (OpenRouter) and `extra_content` (Gemini) back unchanged in the next turn.
-Accumulators of SDKs do not join them correctly, so a stream holds each as one value, like a unary answer.
+A client must send `reasoning_details` (OpenRouter) and `extra_content` (Gemini) back unchanged in the next turn. The
+accumulators of SDKs do not join their chunks correctly. So a stream sends each as one value, like a unary answer.
 """
 
 from collections.abc import Iterable
@@ -18,29 +18,29 @@ _raw_list = msgspec.json.Decoder(list[Raw]).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _TEXTS = ("text", "summary")  # fields of a detail with readable text
-_JOINED = frozenset({*_TEXTS, "data"})  # fields that are appended piece by piece; `data` is encrypted text
+_JOINED = frozenset({*_TEXTS, "data"})  # fields whose fragments are concatenated; `data` is encrypted text
 
 
 def is_call(value: Raw | UnsetType) -> TypeGuard[Raw]:
-    """Whether a `function_call` is a call: some hosts send `{}` where there is none."""
+    """Whether a `function_call` is a call. Some hosts send `{}` if there is none."""
     return is_given(value, "object") and not as_object(value).keys().isdisjoint({"name", "arguments"})
 
 
 def objects_in(value: Raw) -> list[Raw]:
-    """The objects in a list; other items are left out."""
+    """Return the objects in a list; other items are left out."""
     return [item for item in _raw_list(value) if json_type(item) == "object"]
 
 
 def thought_in(details: list[Raw]) -> str:
-    """The readable text in `reasoning_details`."""
+    """Return the readable text in `reasoning_details`."""
     fields = map(as_object, details)
     return "".join(text for each in fields for name in _TEXTS if (text := as_text(each.get(name))))
 
 
 def joined(details: list[Raw]) -> Raw:
-    """`reasoning_details` with successive pieces of one item joined: those of the same type, index and id."""
+    """Join the fragments of `reasoning_details`: successive ones with the same type, index and id are one item."""
     whole: list[dict[str, Any]] = []
-    texts: list[dict[str, list[str]]] = []  # of each item, the pieces of its texts by field
+    texts: list[dict[str, list[str]]] = []  # for each item, by field, the fragments of its text
     for piece in map(_decode, details):
         if not whole or not _continues(piece, whole[-1]):
             whole.append({})
@@ -59,7 +59,7 @@ def joined(details: list[Raw]) -> Raw:
 
 
 def merged(objects: Iterable[Raw]) -> Raw:
-    """Objects merged recursively; a newer value overrides an older one."""
+    """Merge objects recursively; a newer value overrides an older one."""
     whole: dict[str, Any] = {}
     for each in map(_decode, objects):
         _merge(whole, each)
@@ -68,7 +68,9 @@ def merged(objects: Iterable[Raw]) -> Raw:
 
 def _continues(piece: dict[str, Any], last: dict[str, Any]) -> bool:
     is_alike = all(piece.get(name) == last.get(name) for name in ("type", "index"))
-    is_next = bool(last.get("signature")) and any(piece.get(name) for name in _TEXTS)  # a signature ends its text
+    is_next = bool(last.get("signature")) and any(
+        piece.get(name) for name in _TEXTS
+    )  # text after a signature begins a new item
     return is_alike and not is_next and (piece.get("id") in (None, last.get("id")) or last.get("id") is None)
 
 

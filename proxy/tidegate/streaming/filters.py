@@ -1,4 +1,4 @@
-"""Sinks in front of a sink: they change or note what passes (contract C: forms of reasoning, and its memory)."""
+"""Sinks in front of another sink: they change or record the sequence (contract C: formats and memory of reasoning)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,18 +14,21 @@ from tidegate.streaming.finish import FinishReason
 from tidegate.streaming.sinks import Extra, Sink, ToolPiece
 
 _encode = msgspec.json.Encoder().encode
-_MAX_THOUGHTS = 8 * 1024 * 1024  # bytes; a longer reasoning is not worth remembering
+_MAX_THOUGHTS = 8 * 1024 * 1024  # bytes; longer reasoning is not recorded
 
 
 def in_format(sink: Sink, form: ReasoningFormat) -> Sink:
-    """`sink` behind what `form` asks for; the names of the field are the writers' and assemblers' own business."""
+    """Return `sink` with the filter that `form` needs in front.
+
+    The formats that differ only in the field's name need none: writers and assemblers choose the name themselves.
+    """
     if form == "think_tags":
-        return Tagged(sink)
-    return Hidden(sink) if form == "hidden" else sink
+        return TaggedReasoning(sink)
+    return HiddenReasoning(sink) if form == "hidden" else sink
 
 
 class Filter:
-    """Passes everything on."""
+    """Passes every call on to `sink`; the base class of filters."""
 
     __slots__ = ("_sink",)
 
@@ -60,17 +63,17 @@ class Filter:
         self._sink.usage(usage)
 
 
-class Hidden(Filter):
-    """Without reasoning; its tokens still count."""
+class HiddenReasoning(Filter):
+    """Drops the reasoning. The usage still counts its tokens."""
 
     __slots__ = ()
 
     def reasoning(self, index: int, text: str) -> None:
-        """Nobody is told."""
+        """Drop the text."""
 
 
-class Tagged(Filter):
-    """Reasoning as part of the content, between `<think>` and `</think>`, for clients that know nothing of it."""
+class TaggedReasoning(Filter):
+    """Passes the reasoning on in the content, between `<think>` and `</think>`, for clients that do not support it."""
 
     __slots__ = ("_thinking",)
 
@@ -91,46 +94,46 @@ class Tagged(Filter):
         self._sink.content(index, text, None)
 
     def tool(self, index: int, piece: ToolPiece) -> None:
-        self._shut(index)
+        self._close_tag(index)
         self._sink.tool(index, piece)
 
     def finish(self, index: int, reason: FinishReason) -> None:
-        self._shut(index)
+        self._close_tag(index)
         self._sink.finish(index, reason)
 
-    def _shut(self, index: int) -> None:
+    def _close_tag(self, index: int) -> None:
         if index in self._thinking:
             self._thinking.remove(index)
             self._sink.content(index, "</think>\n\n", None)
 
 
 class AsFunctionCall(Filter):
-    """The one call that is wanted (`Reading.one_call`) as `function_call`, for callers who asked with `functions`."""
+    """Converts the one tool call (`Reading.one_call`) to `function_call`, for callers who sent `functions`."""
 
     __slots__ = ()
 
     def tool(self, index: int, piece: ToolPiece) -> None:
         if piece.id is not None:
-            self._tell(index, {"name": piece.name, "arguments": ""})
+            self._send(index, {"name": piece.name, "arguments": ""})
         if piece.arguments:
-            self._tell(index, {"arguments": piece.arguments})
+            self._send(index, {"arguments": piece.arguments})
 
     def finish(self, index: int, reason: FinishReason) -> None:
         self._sink.finish(index, "function_call" if reason == "tool_calls" else reason)
 
-    def _tell(self, index: int, piece: Mapping[str, str | None]) -> None:
+    def _send(self, index: int, piece: Mapping[str, str | None]) -> None:
         self._sink.extra(index, "function_call", Raw(_encode(piece)))
 
 
 class Turn(Struct, frozen=True):
-    """What a model thought before it called tools."""
+    """The reasoning of a model before it called tools, and the ids of those calls."""
 
     call_ids: list[str]
     reasoning: str
 
 
 class Remembering(Filter):
-    """Notes the reasoning of turns that call tools; `take` hands over those that are complete."""
+    """Records the reasoning of turns that call tools; `take` returns the complete turns."""
 
     __slots__ = ("_allowance", "_call_ids", "_thoughts", "_turns")
 
@@ -142,7 +145,7 @@ class Remembering(Filter):
         self._turns: list[Turn] = []
 
     def take(self) -> list[Turn]:
-        """The turns since the last call; the caller owns the list."""
+        """Return the turns since the last call; the caller owns the list."""
         turns, self._turns = self._turns, []
         return turns
 

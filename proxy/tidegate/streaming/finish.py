@@ -10,7 +10,7 @@ from tidegate.errors import ProxyError, ToolCallUnparsable, UpstreamFailed
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
 _OPENAI: Mapping[str, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
-# Below, in lower case and without underscores, hyphens and spaces, as hosts spell one reason in many ways.
+# The sets below hold reasons in lower case, without underscores, hyphens and spaces: hosts spell a reason in many ways.
 _LENGTH = frozenset(
     {
         "length",
@@ -99,17 +99,17 @@ _SEPARATORS = re.compile(r"[\s_\-]+")
 
 
 def failure_of(reason: str) -> ProxyError | None:
-    """The error that a finish reason means; None where it means none."""
+    """Return the error that a finish reason means; None if it is not an error."""
     plain = _plain(reason)
     if not _UNPARSABLE.isdisjoint(plain.split(":")):
         return ToolCallUnparsable(f"The model's tool call could not be read: {reason[:64]}.")
     has_failed = plain.partition(":")[0] in _FAILED
-    return UpstreamFailed(f"The upstream gave up: {reason[:64]}.", status=503) if has_failed else None
+    return UpstreamFailed(f"The upstream failed: {reason[:64]}.", status=503) if has_failed else None
 
 
 @functools.lru_cache(maxsize=256)  # bounded, as a host may send any text
 def canonical(reason: str) -> FinishReason:
-    """OpenAI's finish reason; `stop` for an unknown one."""
+    """Return OpenAI's finish reason for a host's; `stop` for an unknown one."""
     if (openai := _OPENAI.get(reason)) is not None:
         return openai
     plain = _plain(reason)

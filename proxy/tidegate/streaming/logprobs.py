@@ -1,7 +1,7 @@
-"""Log probabilities in OpenAI's two forms, from whatever a host sends (contract A.2, A.8 and R-LP).
+"""Converts a host's log probabilities to OpenAI's two forms, for chat and legacy (contract A.2, A.8 and R-LP).
 
-Wrong types become the nearest right ones, as clients read these values without asking: a number that is none, or not
-finite, is -9999.0, which OpenAI uses for "very unlikely".
+Clients read these values without checking their types, so a value of a wrong type is replaced. A log probability that
+is not a finite number becomes -9999.0, which OpenAI uses for "very unlikely".
 """
 
 import math
@@ -13,18 +13,18 @@ _NO_LOGPROB = -9999.0
 
 
 def canonical_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"content": […], "refusal": …}` for chat, from that form with extras or from the legacy one."""
+    """Return `{"content": […], "refusal": …}` for chat from the host's chat or legacy form, without other fields."""
     if isinstance(given.get("tokens"), list):
         return {"content": _from_legacy(given), "refusal": None}
     return {"content": _entries(given.get("content")), "refusal": _entries(given.get("refusal"))}
 
 
 def legacy_logprobs(given: Mapping[str, Any], *, offset: int = 0) -> dict[str, Any]:
-    """`{"tokens", "token_logprobs", "top_logprobs", "text_offset"}` for completions, from either form.
+    """Return `{"tokens", "token_logprobs", "top_logprobs", "text_offset"}` for completions, from either form.
 
     Args:
-        given: the host's.
-        offset: how many characters of tokens came before; a host that gives the legacy form counts itself.
+        given: the host's log probabilities.
+        offset: the number of characters in all earlier tokens. Not used for the legacy form, which has offsets.
     """
     if not isinstance(given.get("content"), list):
         return _legacy(given)
@@ -38,8 +38,8 @@ def legacy_logprobs(given: Mapping[str, Any], *, offset: int = 0) -> dict[str, A
     }
 
 
-def length(legacy: Mapping[str, Any]) -> int:
-    """How many characters its tokens have."""
+def character_count(legacy: Mapping[str, Any]) -> int:
+    """Return the number of characters in the tokens of the legacy form."""
     return sum(len(token) for token in _list(legacy.get("tokens")) if isinstance(token, str))
 
 
@@ -88,7 +88,7 @@ def _legacy(given: Mapping[str, Any]) -> dict[str, Any]:
     tops = given.get("top_logprobs")
     return {
         "tokens": [token if isinstance(token, str) else "" for token in _list(given.get("tokens"))],
-        # OpenAI says null of the first token of a prompt
+        # OpenAI sends null for the first token of a prompt
         "token_logprobs": [None if value is None else _number(value) for value in _list(given.get("token_logprobs"))],
         "top_logprobs": [_numbers(top) for top in tops] if isinstance(tops, list) else None,
         "text_offset": [offset for offset in _list(given.get("text_offset")) if type(offset) is int],

@@ -1,14 +1,14 @@
-"""Tool calls that a host passes on as text, in the markup of DeepSeek's models: V3's tokens, and DSML since V3.2.
+"""Reads tool calls that a host sends as text, in the markup of DeepSeek's models: V3's tokens, and DSML since V3.2.
 
-A model may quote markup, and a quote that became a call would be executed. So text becomes calls only if all of these
-conditions hold:
+A model may quote markup, and a client would execute a quote that became a call. So text becomes calls only if all of
+these conditions hold:
 
 - the dialect or the model's card says that markup may leak (`Reading.repairs_markup`);
 - tools were offered, may be called, and include every tool that the block names;
 - the host sent no tool call itself;
 - the block begins at the start of a line outside a code fence, is complete, and only white space follows it.
 
-Other text goes out unchanged, byte for byte. Reasoning is never searched for calls.
+Other text is passed on unchanged, byte for byte. Reasoning is never searched for calls.
 """
 
 import re
@@ -20,12 +20,12 @@ from msgspec import Raw, UnsetType
 from tidegate.protocol.raw import as_list, as_object, as_text
 
 _MAX_HELD = 64 * 1024  # characters of a block that is held back
-_MAX_BLOCKS = 16  # blocks that turn out to be text; further ones are not looked at, which bounds the time
+_MAX_BLOCKS = 16  # blocks that turn out to be text; later ones are not read as blocks, which limits the time
 _MAX_LINE = 512  # characters of a line that may be a code fence
-_LONGEST = 40  # characters of a tag, with every bar
+_LONGEST = 40  # characters of the longest tag, with all bars
 _encode = msgspec.json.Encoder().encode
 
-# Tokenizers write ｜ and ▁; some hosts replace them by | and _, or leave the bars out.
+# The tokens contain the characters ｜ and ▁; some hosts replace them by | and _, or leave the bars out.
 _BAR, _LINE = "[｜|]?", "[▁_]"
 _DSML = "[｜|]DSML[｜|]"
 _OPENING = re.compile(
@@ -43,43 +43,43 @@ _INVOKE_END = re.compile(f"</{_DSML}invoke>")
 _PARAMETER = re.compile(f'\\s*<{_DSML}parameter name="(?P<name>[^"]*)"(?: string="(?P<is_text>true|false)")?>')
 _PARAMETER_END = re.compile(f"</{_DSML}parameter>")
 _PARAMETER_TAG = "</DSMLparameter>"
-# A host may leave this token behind a block; like the block, it is not part of the text.
+# A host may leave this token after a block. Like the block, it is not part of the text.
 _END_OF_SENTENCE = "<end_of_sentence>"
-_ALIKE = str.maketrans({"｜": None, "|": None, "▁": "_"})
+_TO_PLAIN = str.maketrans({"｜": None, "|": None, "▁": "_"})
 _FENCE = re.compile(r" {0,3}(?P<mark>`{3,}|~{3,})(?P<info>[^\n]*)\n?")
 _FENCE_BEGUN = re.compile(r" {0,3}(?:[`~].*)?", re.DOTALL)
 
 
 class MarkupCall(NamedTuple):
-    """A tool call found in text; the arguments are a JSON object."""
+    """A tool call found in text; `arguments` is a JSON object, encoded."""
 
     name: str
     arguments: str
 
 
 class MarkupReader:
-    """Reads the content of one choice, and holds back text that may be a block of calls at its end.
+    """Reads the content of one choice, and holds back text that may be a block of calls at the end of the content.
 
     Args:
         tools: the offered tools in OpenAI's form.
 
     Attributes:
-        is_inside_line: the next characters, up to a line feed, are text and need not be read.
+        is_inside_line: the next characters, up to a line feed, are text and need not be passed to `read`.
     """
 
     __slots__ = ("_blocks", "_fence", "_held", "_line", "_searched", "_tools", "is_inside_line")
 
     def __init__(self, tools: Raw | UnsetType) -> None:
         self._tools = tools
-        self._held = ""  # from the start of a line
-        self._searched = 0  # characters of `_held` known to hold no end of the block
+        self._held = ""  # the text that is held back; it begins at the start of a line
+        self._searched = 0  # the first characters of `_held`, which hold no end of the block
         self._blocks = 0
         self._fence = ""  # the fence that opened the code block, if one is open
-        self._line = ""  # the part already passed on of a line that may be a fence
+        self._line = ""  # of a line that may be a fence: the part that was read and passed on
         self.is_inside_line = False
 
     def read(self, text: str) -> str:
-        """Take the next piece of the content; return what is certain to be text, what was held back included."""
+        """Read the next fragment of the content; return the held text and the fragment, as far as it must be text."""
         if self.is_inside_line and "\n" not in text:
             return text
         text, self._held = self._held + text, ""
@@ -93,13 +93,17 @@ class MarkupReader:
         return text
 
     def close(self, *, may_convert: bool) -> tuple[str, list[MarkupCall]]:
-        """The content has ended: return what was held back as text, or as calls if allowed and all conditions hold."""
+        """Return what was held back at the end of the content: as text, or as calls.
+
+        Args:
+            may_convert: text may become calls; then it does if all conditions hold (see the module's docstring).
+        """
         held, self._held = self._held, ""
         calls = self._calls(held) if held and may_convert else None
         return ("", calls) if calls else (held, [])
 
     def _pass_line(self, text: str, at: int) -> int:
-        """Read to the end of the line, or of the text; return where the next line begins."""
+        """Read from `at` to the end of the line or of the text; return the position where the next line begins."""
         end = text.find("\n", at) + 1
         piece = text[at:end] if end else text[at:]
         if self.is_inside_line:
@@ -112,7 +116,7 @@ class MarkupReader:
         return end or len(text)
 
     def _end_line(self) -> None:
-        """The line is complete: if it is a code fence (CommonMark 4.5), it opens or closes a code block."""
+        """Read a complete line: if it is a code fence (CommonMark 4.5), it opens or closes a code block."""
         line, self._line = self._line, ""
         if (fence := _FENCE.match(line)) is None:
             return
@@ -128,7 +132,7 @@ class MarkupReader:
             return False
         opening = _OPENING.match(text, at)
         if opening is None:
-            begun = text[at : at + _LONGEST].translate(_ALIKE)
+            begun = text[at : at + _LONGEST].translate(_TO_PLAIN)
             return len(text) - at < _LONGEST and any(tag.startswith(begun) for tag in _OPENINGS)
         closing = _closing(opening).search(text, max(opening.end(), at + self._searched))
         if closing is None:
@@ -145,7 +149,7 @@ class MarkupReader:
         closing = None if opening is None else _closing(opening).search(block, opening.end())
         if opening is None or closing is None:
             return None
-        if block[closing.end() :].strip().translate(_ALIKE) not in {"", _END_OF_SENTENCE}:
+        if block[closing.end() :].strip().translate(_TO_PLAIN) not in {"", _END_OF_SENTENCE}:
             return None
         body = block[opening.end() : closing.start()]
         calls = _plain_calls(body) if opening["plain"] else _dsml_calls(body)
@@ -153,19 +157,19 @@ class MarkupReader:
 
 
 def names_of(tools: Raw | UnsetType) -> set[str]:
-    """The names of the functions among the offered tools."""
+    """Return the names of the functions among the offered tools."""
     given = [] if isinstance(tools, UnsetType) else as_list(tools)
     functions = [as_object(as_object(tool).get("function")) for tool in given]
     return {name for function in functions if (name := as_text(function.get("name")))}
 
 
 def trailing_tag(arguments: str) -> int:
-    """The position of a closing parameter tag, or its beginning, at the very end; the length if there is none."""
+    """Return the position of a closing parameter tag, or of its beginning, at the end; the length if there is none."""
     start = arguments.rfind("<")
     if (
         start < 0
         or len(arguments) - start > _LONGEST
-        or not _PARAMETER_TAG.startswith(arguments[start:].rstrip().translate(_ALIKE))
+        or not _PARAMETER_TAG.startswith(arguments[start:].rstrip().translate(_TO_PLAIN))
     ):
         return len(arguments)
     return start
@@ -173,24 +177,25 @@ def trailing_tag(arguments: str) -> int:
 
 def is_tag(tail: str) -> bool:
     """Whether the end of arguments is a closing parameter tag, with or without its last bracket."""
-    return len(tail.rstrip().translate(_ALIKE)) >= len(_PARAMETER_TAG) - 1
+    return len(tail.rstrip().translate(_TO_PLAIN)) >= len(_PARAMETER_TAG) - 1
 
 
 def _closing(opening: re.Match[str]) -> re.Pattern[str]:
-    """The pattern of the tag that closes the block."""
+    """Return the pattern of the tag that closes the block."""
     return _PLAIN_END if opening["plain"] else _DSML_ENDS[opening["dsml"]]
 
 
 def _may_be_blank(rest: str) -> bool:
     """Whether only white space, and the end-of-sentence token or its beginning, follows a block so far."""
     plain = rest.strip()
-    return not plain or (len(plain) < _LONGEST and _END_OF_SENTENCE.startswith(plain.translate(_ALIKE)))
+    return not plain or (len(plain) < _LONGEST and _END_OF_SENTENCE.startswith(plain.translate(_TO_PLAIN)))
 
 
 def _plain_calls(body: str) -> list[MarkupCall] | None:
-    """`<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`, repeated; None if the body holds anything else.
+    """Read the calls in a block of V3's tokens; None if the body holds anything else.
 
-    V3 wrote `function<｜tool▁sep｜>NAME`, and the arguments in a code fence below.
+    The form is `<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`, repeated. The first V3 wrote
+    `function<｜tool▁sep｜>NAME`, and the arguments in a code fence on the next lines.
     """
     calls, at = [], 0
     while (opening := _CALL.match(body, at)) and (closing := _CALL_END.search(body, opening.end())):
@@ -208,7 +213,10 @@ def _plain_calls(body: str) -> list[MarkupCall] | None:
 
 
 def _dsml_calls(body: str) -> list[MarkupCall] | None:
-    """`<｜DSML｜invoke name="…">…</｜DSML｜invoke>`, repeated; None if the body holds anything else."""
+    """Read the calls in a block of DSML; None if the body holds anything else.
+
+    The form is `<｜DSML｜invoke name="…">…</｜DSML｜invoke>`, repeated.
+    """
     calls, at = [], 0
     while (opening := _INVOKE.match(body, at)) and (closing := _INVOKE_END.search(body, opening.end())):
         call = _dsml_call(opening["name"], body[opening.end() : closing.start()])
@@ -220,7 +228,10 @@ def _dsml_calls(body: str) -> list[MarkupCall] | None:
 
 
 def _dsml_call(name: str, body: str) -> MarkupCall | None:
-    """Arguments as parameters (`<｜DSML｜parameter name="…" string="true|false">…</｜DSML｜parameter>`), or as JSON."""
+    """Read one call of DSML; None if its body is neither parameters nor a JSON object.
+
+    A parameter has the form `<｜DSML｜parameter name="…" string="true|false">…</｜DSML｜parameter>`.
+    """
     fields: dict[str, object] = {}
     at = 0
     while (opening := _PARAMETER.match(body, at)) and (closing := _PARAMETER_END.search(body, opening.end())):

@@ -1,4 +1,7 @@
-"""`Preface`: text that a stream shows as reasoning before its answer, and the answer after it in the same stream."""
+"""`Preface`: text that a stream shows as reasoning before the answer, such as the progress of loading a model.
+
+The answer follows in the same stream.
+"""
 
 from tidegate.protocol.reasoning import ReasoningFormat
 from tidegate.streaming.chat import ChatWriter
@@ -7,11 +10,13 @@ from tidegate.streaming.sinks import Envelope, Sink, Writer
 
 
 class Preface:
-    """Reasoning in the first choice of a stream, ahead of the answer. Owned by one request, sans-I/O.
+    """Writes reasoning in the first choice of a stream, before the answer. Owned by one request, sans-I/O.
 
     Attributes:
-        envelope: also that of the answer.
+        envelope: the envelope of the stream, which the answer must use too.
         text: all text so far.
+        take: returns the payloads since the last call; the caller owns the list.
+        heartbeat: returns a chunk without content.
     """
 
     __slots__ = ("_sink", "_writer", "envelope", "heartbeat", "take", "text")
@@ -32,14 +37,21 @@ class Preface:
         self._sink.reasoning(0, text)
 
     def sink_after(self, sink: Sink, writer: Writer) -> Sink:
-        """The sink for the answer: `sink`, which leads to `writer`, continued after the preface."""
+        """Return the sink for the answer after the preface: `sink` with a filter in front.
+
+        Args:
+            sink: the sink for an answer without a preface.
+            writer: the writer behind `sink`.
+        """
         return _AfterPreface(sink, writer, self)
 
 
 class _AfterPreface(Filter):
-    """Brings the sinks of an answer to the state after the preface, whose payloads have left and are not sent twice.
+    """Brings the sinks of an answer into the state after the preface.
 
-    So the role is sent once, and reasoning that the preface has begun in tags goes on within the same tags.
+    When the first choice opens, the text of the preface is sent to the sinks once more, and the resulting payloads are
+    deleted, because the caller already has them. So the role is sent once, and if reasoning is shown between tags, the
+    answer's reasoning continues within the tags that the preface has opened.
     """
 
     __slots__ = ("_preface", "_writer")

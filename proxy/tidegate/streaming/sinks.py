@@ -1,7 +1,7 @@
-"""Sinks receive the canonical sequence: writers make chunks as JSON, assemblers make one answer.
+"""Sinks receive the canonical sequence: a writer encodes chunks as JSON, an assembler builds one answer.
 
 A writer's payloads are complete JSON objects without newlines, ready for any framing. The envelope of a stream (id,
-created, model) is encoded once, and a text chunk is the join of prebuilt pieces around one encoded string (contract
+created, model) is encoded once, and a text chunk is one encoded string between two prepared byte strings (contract
 E.4).
 """
 
@@ -21,9 +21,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ToolPiece(Struct, gc=False):
-    """A piece of a tool call; `id` and `name` in its first piece only, `arguments` or `custom` in any.
+    """A fragment of a tool call.
 
-    `extra_content` is an object of the host's that a client must send back with the call; in one piece only.
+    Attributes:
+        index: the position of the call among the calls of its choice.
+        arguments, custom: the fragment of a function's arguments, or of a custom tool's call.
+        id, name: set in the first fragment of a call only.
+        extra_content: an object of the host's that a client must send back with the call; in one fragment only.
     """
 
     index: int
@@ -37,39 +41,45 @@ class ToolPiece(Struct, gc=False):
 class Sink(Protocol):
     """Receives the canonical sequence.
 
-    Calls come in order: `open` first, `finish` once, nothing for a choice after its `finish`.
+    For each choice `open` is called first, and `finish` once, as the last call.
     """
 
     def top_level(self, name: TopLevel, value: Raw) -> None:
-        """A field beside the choices, as JSON on one line; at most once for each name."""
+        """Receive a field next to the choices, as JSON on one line; at most once for each name."""
 
     def open(self, index: int) -> None:
-        """A choice begins."""
+        """Begin a choice."""
 
     def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
-        """Text of the answer; may be empty only beside `logprobs`."""
+        """Receive text of the answer; it is empty only if there are `logprobs`."""
 
     def reasoning(self, index: int, text: str) -> None:
-        """Text of the thinking; never empty."""
+        """Receive text of the reasoning; never empty."""
 
     def refusal(self, index: int, text: str) -> None:
-        """Text of a refusal; never empty."""
+        """Receive text of a refusal; never empty."""
 
     def tool(self, index: int, piece: ToolPiece) -> None:
-        """A piece of a tool call."""
+        """Receive a fragment of a tool call."""
 
     def extra(self, index: int, name: Extra, value: Raw) -> None:
-        """A field of the message that is passed on unchanged, as JSON on one line; never null."""
+        """Receive a field of the message that is passed on unchanged, as JSON on one line; never null."""
 
     def finish(self, index: int, reason: FinishReason) -> None:
-        """The choice is complete."""
+        """End a choice, which is complete."""
 
     def usage(self, usage: Usage) -> None:
-        """All choices are complete, and this is what they took."""
+        """Receive the usage of the whole answer, after all choices are complete."""
 
 
 class Envelope(Struct, frozen=True, gc=False):
-    """What every chunk of an answer says alike: our own id, the time of the request, the public model name."""
+    """The fields that are the same in every chunk of an answer.
+
+    Attributes:
+        id: the id that Tidegate gave the answer.
+        created: the time of the request, a Unix time in seconds.
+        model: the public name of the model.
+    """
 
     id: str
     created: int
@@ -77,10 +87,10 @@ class Envelope(Struct, frozen=True, gc=False):
 
 
 class Writer(Sink, Protocol):
-    """A sink that makes payloads.
+    """A sink that encodes the sequence as payloads of a stream.
 
     Attributes:
-        mark: what the last chunk of the choice says beside, as a field in JSON (`"name":value`).
+        mark: a field that is added to the last chunk of a choice, as JSON (`"name":value`); empty: none.
         payloads: the payloads since the last `take`.
     """
 
@@ -88,38 +98,38 @@ class Writer(Sink, Protocol):
     payloads: list[bytes]
 
     def take(self) -> list[bytes]:
-        """The payloads since the last call; the caller owns the list."""
+        """Return the payloads since the last call; the caller owns the list."""
 
     def heartbeat(self) -> bytes:
-        """A chunk that says nothing, for silences in which a client would lose patience."""
+        """Return a chunk without content, to be sent while the upstream is silent, so that clients do not time out."""
 
 
 class Assembler(Sink, Protocol):
-    """A sink that makes one answer."""
+    """A sink that builds one whole answer."""
 
     def to_json(self) -> bytes:
-        """The whole answer."""
+        """Return the whole answer."""
 
 
-def head(envelope: Envelope, kind: str, top_level: Mapping[str, Raw] | None = None) -> bytes:
-    """The beginning of every chunk, up to the bracket that opens the choices."""
+def chunk_head(envelope: Envelope, kind: str, top_level: Mapping[str, Raw] | None = None) -> bytes:
+    """Return the beginning of every chunk, up to the bracket that opens the choices."""
     fields = {"id": envelope.id, "object": kind, "created": envelope.created, "model": envelope.model}
     return _encode({**fields, **(top_level or {})})[:-1] + b',"choices":['
 
 
-def marked(payload: bytes, mark: bytes) -> bytes:
-    """A payload, or the end of one, with a field more."""
+def with_field(payload: bytes, mark: bytes) -> bytes:
+    """Add the field `mark` (`"name":value`) to the end of an encoded object, or to the last bytes of one."""
     return b"%b,%b}" % (payload[:-1], mark)
 
 
-def whole(
+def answer_json(
     envelope: Envelope,
     kind: str,
     choices: list[dict[str, Any]],
     usage: Usage | UnsetType,
     top_level: Mapping[str, Raw],
 ) -> bytes:
-    """A whole answer in OpenAI's field order."""
+    """Encode a whole answer in OpenAI's field order."""
     fields: dict[str, Any] = {
         "id": envelope.id,
         "object": kind,
@@ -133,7 +143,7 @@ def whole(
 
 
 def joined_logprobs(entries: list[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The lists of all entries, end to end."""
+    """Join log probabilities: the lists of all entries are concatenated by field; None if there is nothing."""
     joined: dict[str, Any] = {}
     for entry in entries:
         for name, value in entry.items():

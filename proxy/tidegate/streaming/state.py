@@ -1,4 +1,4 @@
-"""What a `ChoiceStream` keeps of one choice while its chunks arrive."""
+"""`ChoiceState`: the state of one choice, which a `ChoiceStream` keeps while chunks arrive."""
 
 from msgspec import Raw
 
@@ -11,23 +11,26 @@ from tidegate.streaming.thoughts import EosReader, Piece, ThoughtReader
 
 
 class ChoiceState:
-    """Owned by a `ChoiceStream`.
+    """The state of one choice of an answer. Owned by a `ChoiceStream`.
 
     Attributes:
-        tags: separates thinking between tags; None where the host sends none.
-        markup: holds back text that may be tool calls; None where text is never a call.
-        eos: holds back a token at the end of the reasoning; None where the reasoning is never the answer.
-        is_tagged: the content is read by `tags`, as a tag is open or may follow.
-        surrogates: joins the texts at the ends of chunks.
-        thoughts: thinking that may turn out to be the answer; empty once the answer has begun.
-        reason: the host's finish reason so far.
-        heard_at_reason: the stream's `heard` when that finish reason arrived.
-        has_unclear_reason: the host sent a finish reason that is no string (see `UNCLEAR_REASON`).
+        tags: separates reasoning between tags from the content; None if the host never sends tags.
+        markup: holds back text that may be tool calls; None if text is never read as a call.
+        eos: holds back an end-of-sentence token at the end of the reasoning; None if reasoning is never the answer.
+        reads_tags: the content must be read by `tags`, as a tag is open or may follow.
+        surrogates: joins surrogate pairs that are split over two chunks.
+        thoughts: reasoning that may become the answer, if no other content follows; empty once the answer has begun.
+        reason: the host's finish reason so far; empty: none yet.
+        parts_read_at_reason: the value of `ChoiceStream.heard` when that finish reason arrived.
+        has_unclear_reason: the host sent a finish reason that is not a string (see `UNCLEAR_REASON`).
         slots: the tool calls, in the order in which they began.
-        lists: items of `annotations` and the like, which the sink gets as one list at the end.
-        extra_contents: the `extra_content` of each chunk, which the sink gets merged at the end.
+        lists: the items of `annotations`, `images` and `reasoning_details`; the sink receives each list at the end.
+        extra_contents: the `extra_content` of each chunk; the sink receives them merged at the end.
         is_whole: the host sent a whole message, not deltas.
-        has_plain_thoughts: the reasoning arrived as text, so that `reasoning_details` repeat it.
+        has_answered: content, a refusal or an image was read.
+        has_reasoned: reasoning was sent to the sink.
+        has_text_reasoning: the reasoning arrived in a text field; `reasoning_details` then only repeat it.
+        has_function_call: the host sent a legacy `function_call`.
     """
 
     __slots__ = (
@@ -36,14 +39,14 @@ class ChoiceState:
         "extra_contents",
         "has_answered",
         "has_function_call",
-        "has_plain_thoughts",
         "has_reasoned",
+        "has_text_reasoning",
         "has_unclear_reason",
-        "heard_at_reason",
-        "is_tagged",
         "is_whole",
         "lists",
         "markup",
+        "parts_read_at_reason",
+        "reads_tags",
         "reason",
         "slots",
         "surrogates",
@@ -55,12 +58,12 @@ class ChoiceState:
         self.tags = ThoughtReader(reading) if reading.thought_tags else None
         self.markup = MarkupReader(reading.tools) if reading.repairs_markup and reading.may_call else None
         self.eos = EosReader() if reading.repairs_silence else None
-        self.is_tagged = self.tags is not None
+        self.reads_tags = self.tags is not None
         self.surrogates = SurrogateJoiner()
         self._keeps_thoughts = reading.repairs_silence
         self.thoughts: list[str] = []
         self.reason = ""
-        self.heard_at_reason = 0
+        self.parts_read_at_reason = 0
         self.slots: list[CallSlot] = []
         self.lists: dict[Extra, list[Raw]] = {}
         self.extra_contents: list[Raw] = []
@@ -68,20 +71,20 @@ class ChoiceState:
         self.is_whole = False
         self.has_answered = False
         self.has_reasoned = False
-        self.has_plain_thoughts = False
+        self.has_text_reasoning = False
         self.has_function_call = False
 
     def read_tags(self, content: str) -> list[Piece]:
-        """Split the next piece of the content by its tags."""
+        """Split the next fragment of the content at its tags."""
         if self.tags is None:
             return [("content", content)]
         pieces = self.tags.read(content)
-        self.is_tagged = not self.tags.is_done
+        self.reads_tags = not self.tags.is_done
         return pieces
 
     def repeats(self, thought: str, content: str | None) -> bool:
-        """Whether the content of the same chunk holds the thought as well, between tags."""
-        return self.is_tagged and self.tags is not None and bool(content) and self.tags.repeats(thought, content or "")
+        """Whether the content of the same chunk repeats `thought`, between tags."""
+        return self.reads_tags and self.tags is not None and bool(content) and self.tags.repeats(thought, content or "")
 
     @property
     def has_begun(self) -> bool:
@@ -90,10 +93,10 @@ class ChoiceState:
 
     @property
     def may_be_answer(self) -> bool:
-        """Whether thinking that arrives now may turn out to be the answer (rows 68 and 76i)."""
+        """Whether reasoning that arrives now may become the answer (rows 68 and 76i)."""
         return not self.has_answered and (self._keeps_thoughts or (self.tags is not None and self.tags.is_thinking))
 
     def begin_answer(self) -> None:
-        """The answer has begun, so that the thinking is not the answer and need not be kept."""
+        """Record that the answer has begun; the reasoning is then not the answer and is no longer kept."""
         self.has_answered = True
         self.thoughts.clear()

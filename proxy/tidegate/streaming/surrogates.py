@@ -1,4 +1,4 @@
-"""Joins UTF-16 surrogate pairs that a host split over two chunks, each surrogate as its own JSON escape (row 204)."""
+"""Joins UTF-16 surrogate pairs that a host splits over two chunks, with one JSON escape in each (row 204)."""
 
 from tidegate.protocol.chat import Delta
 from tidegate.protocol.lenient import valid_unicode
@@ -11,7 +11,7 @@ class SurrogateJoiner:
     """Holds back a high surrogate until its low surrogate arrives; owned by one choice or one tool call.
 
     Attributes:
-        waiting: the high surrogate that was held back, by the name of its text.
+        waiting: by the name of a text, the high surrogate that is held back.
     """
 
     __slots__ = ("waiting",)
@@ -20,7 +20,7 @@ class SurrogateJoiner:
         self.waiting: dict[str, str] = {}
 
     def join(self, name: str, text: str) -> str:
-        """The next piece of the text `name` as valid Unicode; a high surrogate at its end is held back."""
+        """Return the next fragment of the text `name` as valid Unicode; a high surrogate at its end is held back."""
         text = self.waiting.pop(name, "") + text
         if text and "\ud800" <= text[-1] <= "\udbff":
             self.waiting[name] = text[-1]
@@ -28,11 +28,11 @@ class SurrogateJoiner:
         return valid_unicode(text)
 
     def join_delta(self, delta: Delta) -> None:
-        """Join every text of a message, in place."""
+        """Call `join` for every text of a delta, in place."""
         for name in _TEXTS:
             if text := getattr(delta, name):
                 setattr(delta, name, self.join(name, text))
 
     def take_rest(self, name: str) -> str:
-        """A question mark in place of a high surrogate that is still held back; else nothing."""
+        """Return a question mark for a high surrogate that is still held back; otherwise an empty string."""
         return _REPLACEMENT if self.waiting.pop(name, "") else ""

@@ -1,4 +1,8 @@
-"""Tool calls that a model writes as JSON text, because its template knows no tools (see `dialects.emulated_tools`)."""
+"""Reads tool calls that a model writes as JSON text.
+
+Used where the model's chat template does not support tools, so that the prompt describes them (see
+`dialects.emulated_tools`).
+"""
 
 import json
 import re
@@ -16,9 +20,9 @@ from tidegate.streaming.sinks import Sink, ToolPiece
 
 _MAX_HELD = 64 * 1024  # characters; longer text is passed on as text
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*', re.DOTALL)
-_BEGIN = re.compile(r"[ \t\r\n]*(?:\{|\Z)")
+_BEGIN = re.compile(r"[ \t\r\n]*(?:\{|\Z)")  # text that may become a call
 _SPACE = " \t\r\n"
-_END = _SPACE + "}"
+_END = _SPACE + "}"  # characters that may belong to the object around the arguments
 
 _scan = json.JSONDecoder().raw_decode
 _fields = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -29,9 +33,9 @@ class _ChoiceState:
 
     Attributes:
         held: text that was not passed on yet.
-        parts: the same text in pieces, with their log probabilities.
-        arguments: those passed on of the call that has begun; None: no call has begun.
-        is_text: the content is no call, so that it is passed on as it arrives.
+        parts: the same text as it arrived, each fragment with its log probabilities.
+        arguments: the fragments of arguments that were passed on for the call that has begun; None: no call has begun.
+        is_text: the content is not a call, so it is passed on as it arrives.
     """
 
     __slots__ = ("arguments", "held", "is_text", "parts")
@@ -44,7 +48,7 @@ class _ChoiceState:
 
 
 class TextCallReader(Filter):
-    """Turns content that is tool calls into tool calls, and passes other content on unchanged; owned by one attempt."""
+    """Converts content to tool calls if it is nothing else; passes on other content unchanged; owned by one attempt."""
 
     __slots__ = ("_choices", "_form")
 
@@ -79,7 +83,7 @@ class TextCallReader(Filter):
         self._sink.finish(index, reason)
 
     def _check_beginning(self, index: int, choice: _ChoiceState) -> None:
-        """Begin the call if the text so far is the beginning of one; stop holding back if it can be none."""
+        """Begin a call if the text so far is the beginning of one; stop holding back text if it cannot be a call."""
         if self._form.is_forced and (head := _HEAD.match(choice.held)) and (name := _name(head[1])) in self._form.names:
             choice.arguments, choice.held = [], choice.held[head.end() :]
             self._sink.tool(index, ToolPiece(0, "", new_call_id(), name))
@@ -88,7 +92,7 @@ class TextCallReader(Filter):
             self._release_text(index, choice)
 
     def _pass_arguments(self, index: int, choice: _ChoiceState, sent: list[str]) -> None:
-        """Pass on the arguments, but hold back an end that may close the object around them."""
+        """Pass on the arguments, but hold back braces at the end: one may close the object around the arguments."""
         passed = choice.held.rstrip(_END)
         if passed:
             choice.held = choice.held[len(passed) :]
@@ -113,7 +117,7 @@ class TextCallReader(Filter):
 
 
 def _calls(text: str, names: frozenset[str]) -> list[tuple[str, str]]:
-    """Name and arguments of each call, if the text is one or more calls and nothing else; else none."""
+    """Return the name and the arguments of each call, if the text is nothing but calls; otherwise an empty list."""
     found, rest = [], text.lstrip(_SPACE)
     while rest:
         try:

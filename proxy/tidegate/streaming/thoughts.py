@@ -1,6 +1,6 @@
-"""Separates thinking between tags from the rest of the content, however it is cut into chunks (R-THINK, C.9).
+"""Separates reasoning between tags from the rest of the content, wherever chunks begin and end (R-THINK, C.9).
 
-Text that may be the beginning of a tag is held back until that is certain: a few characters at most.
+Text that may be the beginning of a tag is held back until that is certain; a tag has a few characters.
 """
 
 import functools
@@ -15,15 +15,15 @@ Piece = tuple[Kind, str]
 _MAX_SPACE = 256  # characters before an opening tag
 _BAR, _LINE = "[｜|]", "[▁_]"
 _END_OF_SENTENCE = re.compile(f"<{_BAR}end{_LINE}of{_LINE}sentence{_BAR}>")
-_ALIKE = str.maketrans({"｜": "|", "▁": "_"})
+_TO_PLAIN = str.maketrans({"｜": "|", "▁": "_"})  # hosts write the token with either kind of characters
 
 
 class ThoughtReader:
-    """Reads the content of one choice.
+    """Splits the content of one choice into reasoning and answer.
 
     Attributes:
-        is_done: no tag can follow, so that the rest of the content need not be read.
-        is_thinking: a tag is open, so that the text is thinking.
+        is_done: no tag can follow, so the rest of the content need not be read.
+        is_thinking: a tag is open, so the text is reasoning.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class ThoughtReader:
         self.is_done = False
 
     def read(self, text: str) -> list[Piece]:
-        """Split the next piece of the content into thinking and answer."""
+        """Split the next fragment of the content into reasoning and answer."""
         text, self._held = self._held + text, ""
         found: list[Piece] = []
         if self._is_beginning and (text := self._read_beginning(text)) == "":
@@ -68,7 +68,7 @@ class ThoughtReader:
         return found
 
     def repeats(self, thought: str, text: str) -> bool:
-        """Whether this piece of the content holds, between tags, the thinking that its chunk has in a field as well."""
+        """Whether the content `text` of a chunk holds, between tags, the same reasoning as the chunk's own field."""
         if self.is_thinking:
             return text == thought
         begun = text.lstrip()
@@ -78,33 +78,33 @@ class ThoughtReader:
         return begun[len(tag) : match.start()].strip() == thought.strip()
 
     def stop(self) -> list[Piece]:
-        """From now on tags are text, as the host separates the thinking itself; returns what was held back."""
+        """Read tags as text from now on, as the host sends the reasoning in a field; return what was held back."""
         self.is_thinking = False
         return self.close()
 
     def close(self) -> list[Piece]:
-        """The content has ended: return what was held back."""
+        """Return what was held back, as the content has ended."""
         found: list[Piece] = []
         text, self._held = self._held, ""
         self._append(found, "reasoning" if self.is_thinking else "content", text)
         return found
 
     def _read_beginning(self, text: str) -> str:
-        """The text behind the opening tag, or all of it; empty while it may still turn out to begin with a tag."""
+        """Return the text after the opening tag, or all of it if there is no tag; empty while that is not certain."""
         stripped = text.lstrip()
         if len(text) - len(stripped) <= _MAX_SPACE:
             for tag in self._opening_tags:
                 if stripped.startswith(tag):
                     self._is_beginning, self.is_thinking, self._skips_space = False, True, True
                     return stripped[len(tag) :]
-                if tag.startswith(stripped):  # also where the text is white space so far
+                if tag.startswith(stripped):  # true also if the text is only white space so far
                     self._held = text
                     return ""
         self._is_beginning = False
         return text
 
     def _tag_start_length(self, text: str) -> int:
-        """The number of characters at the end that may begin a closing tag."""
+        """Return the number of characters at the end that may be the beginning of a closing tag."""
         start = text.rfind("<")
         tail = text[start:] if start >= 0 else ""
         return len(tail) if tail and any(tag.startswith(tail) for tag in self._closing_tags) else 0
@@ -118,7 +118,7 @@ class ThoughtReader:
 
 
 class EosReader:
-    """Finds DeepSeek's end-of-sentence token where a host left it at the end of the reasoning (row 68)."""
+    """Holds back DeepSeek's end-of-sentence token, which some hosts leave at the end of the reasoning (row 68)."""
 
     __slots__ = ("_held",)
 
@@ -126,17 +126,17 @@ class EosReader:
         self._held = ""
 
     def read(self, thought: str) -> str:
-        """The next piece, without an end that may be the token or its beginning."""
+        """Return the next fragment without an end that may be the token or its beginning, which is held back."""
         if not self._held and "<" not in thought:
             return thought
         text = self._held + thought
         start = text.rfind("<")
-        may_be = start >= 0 and "<|end_of_sentence|>".startswith(text[start:].translate(_ALIKE))
+        may_be = start >= 0 and "<|end_of_sentence|>".startswith(text[start:].translate(_TO_PLAIN))
         self._held = text[start:] if may_be else ""
         return text[:start] if may_be else text
 
     def take_rest(self, *, is_answer: bool) -> str:
-        """What was held back; nothing if it is the token and the reasoning is the answer."""
+        """Return what was held back, but nothing if it is the token and the reasoning becomes the answer."""
         held, self._held = self._held, ""
         return "" if is_answer and _END_OF_SENTENCE.fullmatch(held) else held
 

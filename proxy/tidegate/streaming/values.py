@@ -1,4 +1,4 @@
-"""Raw values of a host's that go out as they came."""
+"""Checks for a host's raw JSON values that are passed on to the caller unchanged."""
 
 from typing import TypeGuard
 
@@ -10,12 +10,18 @@ from tidegate.protocol.request import MAX_DEPTH, is_deeper_than, json_type
 
 
 def is_given(value: Raw | UnsetType, kind: str) -> TypeGuard[Raw]:
-    """Whether there is a value, and of this JSON type."""
+    """Whether the value is set and has the JSON type `kind`."""
     return value is not UNSET and json_type(value) == kind
 
 
 def on_one_line(value: Raw) -> Raw:
-    """A raw value keeps the newlines and the broken characters of its source; a newline would end our event."""
+    """Return the value on one line and in valid UTF-8, ready to be spliced into an event.
+
+    A raw value keeps the newlines and the invalid bytes of its source, and a newline would end the event.
+
+    Raises:
+        UpstreamFailed: the value nests deeper than `MAX_DEPTH`.
+    """
     data = bytes(value)
     if is_deeper_than(data, MAX_DEPTH):
         raise UpstreamFailed("The upstream sent JSON that is nested too deeply.")

@@ -1,1 +1,1 @@
-"""What operators see: logs, metrics. Prompt text and secrets never come here, so there is nothing to redact."""
+"""Logs and metrics for operators. Prompt text and secrets are never passed to them, so they need no redaction."""

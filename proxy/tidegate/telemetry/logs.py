@@ -1,7 +1,7 @@
-"""structlog set up once: JSON lines on stdout, or columns where a person looks on.
+"""Sets up structlog: JSON lines on standard output, or columns if it is a terminal.
 
-Standard-library loggers (aiohttp, granian, asyncio) come out in the same form. Lines go to an `output.Output`, so
-logging never blocks.
+Records of standard-library loggers (aiohttp, granian, asyncio) are written in the same format. Lines go to an
+`output.Output`, so logging never blocks.
 """
 
 import logging
@@ -23,15 +23,15 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 def configure(*, log_format: LogFormat, level: LogLevel, output: Output | None = None) -> Callable[[], None]:
     """Set up structlog and the standard library's root logger; called once, before the first line is logged.
 
-    Lines go to `output`, or to standard output where that is omitted.
+    Lines go to `output`; if it is omitted, to standard output.
 
-    Returns: a function that waits until the lines so far are written, for a bounded time.
+    Returns: a function that waits, for a bounded time, until the lines logged so far are written.
     """
     is_console = log_format == "console" or (log_format == "auto" and sys.stdout is not None and sys.stdout.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]
     output = output or open_output(sys.stdout)
     processors = _console() if is_console else _json()
-    output.notice = lambda count: _notice(processors, count)
+    output.notice = lambda count: _dropped_notice(processors, count)
     lines = Lines(output)
     structlog.configure(
         processors=processors,
@@ -46,38 +46,38 @@ def configure(*, log_format: LogFormat, level: LogLevel, output: Output | None =
 
 
 class Log(Protocol):
-    """As much of structlog as is used."""
+    """The methods of a structlog logger that Tidegate uses."""
 
     def info(self, event: str, **fields: object) -> object:
-        """A line."""
+        """Log an event."""
 
     def warning(self, event: str, **fields: object) -> object:
-        """A line that may want a look."""
+        """Log an event that the operator may have to act on."""
 
     def error(self, event: str, **fields: object) -> object:
-        """A line that wants a look."""
+        """Log an event that the operator has to act on."""
 
     def exception(self, event: str, **fields: object) -> object:
-        """The same, with the exception being handled."""
+        """Log an error with the exception that is being handled."""
 
 
 class Lines:
-    """A structlog logger whose lines go to an output."""
+    """The innermost structlog logger: writes finished lines to an output."""
 
     def __init__(self, output: Output) -> None:
         self._put = output.put
 
     def msg(self, line: bytes) -> None:
-        """Take one line, without its newline."""
+        """Write one line, given without its newline."""
         self._put(line + b"\n")
 
     debug = info = warning = error = critical = exception = msg
 
 
-def _notice(processors: list[structlog.typing.Processor], count: int) -> bytes:
+def _dropped_notice(processors: list[structlog.typing.Processor], count: int) -> bytes:
     """The log line that says how many lines were dropped before it."""
     event: Any = {"event": "log lines dropped", "count": count}
-    line: Any = reduce(lambda told, process: process(None, "warning", told), processors, event)
+    line: Any = reduce(lambda fields, process: process(None, "warning", fields), processors, event)
     return bytes(line) + b"\n"
 
 
@@ -89,7 +89,7 @@ def _console() -> list[structlog.typing.Processor]:
     return [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=False, key="time"),
-        # the rich tracebacks would show local variables, prompts among them
+        # rich tracebacks would show local variables, among them prompts
         structlog.dev.ConsoleRenderer(timestamp_key="time", exception_formatter=structlog.dev.plain_traceback),
         lambda _logger, _name, text: str(text).encode("utf-8", "backslashreplace"),
     ]
@@ -105,7 +105,7 @@ def _render(_logger: object, _name: str, event: structlog.typing.EventDict) -> b
 
 
 class _ToStructlog(logging.Handler):
-    """Hands the standard library's records to structlog."""
+    """Passes the standard library's log records to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log: Any = structlog.get_logger()

@@ -1,9 +1,10 @@
-"""Prometheus metrics. Every label's values come from a closed set, so that no caller can make series.
+"""Prometheus metrics. The values of every label come from a closed set, so that no caller can create series.
 
 `model` is a configured name or `other`; `upstream`, `engine` and `target` are configured names, or `none`; `endpoint`,
-`status` and `error` come from our own code. What engines tell of themselves is passed on as they told it. What each
-request counts is kept in plain numbers of one thread and turned into Prometheus' own objects when somebody asks: those
-take a lock for each number, which was a tenth of a request's cost.
+`status` and `error` come from Tidegate's own code. The engines' own metrics are passed on unchanged.
+
+The counts of each request are plain numbers, written by one thread, and are converted to Prometheus objects only when
+the metrics are collected. Prometheus' own counters take a lock for each number, which was a tenth of a request's cost.
 """
 
 from bisect import bisect_left
@@ -24,7 +25,7 @@ _LABELS = ("endpoint", "model", "upstream")
 
 
 class Distribution:
-    """Counts by bucket and their sum, in seconds."""
+    """A histogram of durations in seconds: the count of each bucket, and the sum."""
 
     __slots__ = ("_bounds", "_counts", "_sum_s")
 
@@ -34,12 +35,12 @@ class Distribution:
         self._sum_s = 0.0
 
     def observe(self, value_s: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self._counts[bisect_left(self._bounds, value_s)] += 1
         self._sum_s += value_s
 
     def add_to(self, family: HistogramMetricFamily, labels: tuple[str, ...]) -> None:
-        """Tell Prometheus."""
+        """Add the histogram to a metric family, with these label values."""
         total, buckets = 0, []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
             total += count
@@ -48,7 +49,7 @@ class Distribution:
 
 
 class Series:
-    """What is counted of one (endpoint, model, upstream)."""
+    """The counts of the requests with one combination of endpoint, model and upstream."""
 
     __slots__ = ("duration", "overhead", "per_token", "statuses", "tokens_in", "tokens_out", "ttft")
 
@@ -63,22 +64,22 @@ class Series:
 
 
 class _Requests(Collector):
-    """Owner of all `Series`."""
+    """Owns all `Series`, and converts them to Prometheus metrics."""
 
     def __init__(self) -> None:
         self.series: dict[tuple[str, str, str], Series] = {}
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("tidegate_requests", "Requests by outcome.", labels=(*_LABELS, "status"))
-        tokens_in = CounterMetricFamily("tidegate_prompt_tokens", "Tokens in.", labels=_LABELS)
-        tokens_out = CounterMetricFamily("tidegate_completion_tokens", "Tokens out.", labels=_LABELS)
+        tokens_in = CounterMetricFamily("tidegate_prompt_tokens", "Prompt tokens.", labels=_LABELS)
+        tokens_out = CounterMetricFamily("tidegate_completion_tokens", "Generated tokens.", labels=_LABELS)
         histograms = {
-            "duration": _histogram("request_duration", "From first byte in to last byte out."),
+            "duration": _histogram("request_duration", "From the first byte received to the last byte sent."),
             "overhead": _histogram(
-                "overhead", "From the request's last byte to the upstream call: what Tidegate adds."
+                "overhead", "From the last byte of the request to the upstream call: the time that Tidegate adds."
             ),
-            "ttft": _histogram("time_to_first_token", "Until the first content left."),
-            "per_token": _histogram("time_per_output_token", "For each after the first."),
+            "ttft": _histogram("time_to_first_token", "From the first byte received to the first content sent."),
+            "per_token": _histogram("time_per_output_token", "Average time for each token after the first."),
         }
         for labels, series in self.series.items():
             for status, count in series.statuses.items():
@@ -91,56 +92,58 @@ class _Requests(Collector):
 
 
 class MeasuredStatus(Protocol):
-    """What an engine does now (see `tidegate.engines.base`)."""
+    """The parts of `tidegate.engines.base.EngineStatus` that metrics need."""
 
     @property
     def state(self) -> str:
-        """By its name."""
+        """The name of the engine's state."""
 
     @property
     def restarts(self) -> int:
-        """How often it has ended unasked after having been ready, since Tidegate started."""
+        """How often the engine has ended unexpectedly after it was ready, since Tidegate started."""
 
 
 class SlotCounts(Protocol):
-    """Who is in an engine (see `tidegate.engines.slots`)."""
+    """The part of `tidegate.engines.slots.Slots` that metrics need."""
 
     @property
     def taken(self) -> int:
-        """How many requests."""
+        """The number of requests in the engine."""
 
 
 class MeasuredEngine(Protocol):
-    """What is told of an engine (see `tidegate.engines.base`)."""
+    """The parts of `tidegate.engines.base.Engine` that metrics need."""
 
     @property
     def name(self) -> str:
-        """As configured."""
+        """The configured name."""
 
     @property
     def status(self) -> MeasuredStatus:
-        """See there."""
+        """The current status."""
 
     @property
     def slots(self) -> SlotCounts:
-        """See there."""
+        """The requests in the engine."""
 
 
 class _Engines(Collector):
-    """Reads the engines when somebody asks."""
+    """Reads the states of the engines when the metrics are collected."""
 
     def __init__(self, engines: Callable[[], Sequence[MeasuredEngine]]) -> None:
         self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
-        ready = GaugeMetricFamily("tidegate_engine_ready", "1 where the engine answers.", labels=("engine",))
+        ready = GaugeMetricFamily("tidegate_engine_ready", "1 if the engine is ready.", labels=("engine",))
         restarts = CounterMetricFamily(
             "tidegate_engine_restarts",
-            "Unasked ends after having been ready; failed starts do not count.",
+            "Unexpected ends after the engine was ready; failed starts do not count.",
             labels=("engine",),
         )
         in_flight = GaugeMetricFamily(
-            "tidegate_engine_requests_in_flight", "Ours, in the engine or its queue.", labels=("engine",)
+            "tidegate_engine_requests_in_flight",
+            "Requests from this Tidegate in the engine or its queue.",
+            labels=("engine",),
         )
         for engine in self._engines():
             ready.add_metric((engine.name,), float(engine.status.state == "ready"))
@@ -158,13 +161,22 @@ class _Log(Collector):
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
             "tidegate_log_lines_dropped",
-            "Log lines dropped as the log was not read, or could not be written.",
+            "Log lines dropped because the log was not read, or could not be written.",
             value=self._dropped(),
         )
 
 
 class Metrics:
-    """All metrics of one process, in a registry of its own; the pipeline's settlement writes, `/metrics` reads."""
+    """All metrics of one process, in a registry of its own; written by the pipeline's settlement, read by `/metrics`.
+
+    Attributes:
+        registry: the Prometheus registry.
+        in_flight: the number of requests being served.
+        upstream_errors: failed attempts.
+        continuations: streams that were continued at another upstream.
+        disconnects: callers that disconnected before the end of the answer.
+        aborts: requests that were cancelled while the upstream was working on them.
+    """
 
     def __init__(self, models: Collection[str]) -> None:
         self._models = frozenset(models)
@@ -172,59 +184,59 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(self._requests)
         self.in_flight = 0
-        in_flight = Gauge("tidegate_requests_in_flight", "Being served.", registry=self.registry)
+        in_flight = Gauge("tidegate_requests_in_flight", "Requests being served.", registry=self.registry)
         in_flight.set_function(lambda: self.in_flight)
         self.upstream_errors = Counter(
             "tidegate_upstream_errors", "Failed attempts.", ("upstream", "error"), registry=self.registry
         )
         self.continuations = Counter(
             "tidegate_stream_continuations",
-            "Streams that broke at one upstream and went on at another.",
+            "Streams that broke at one upstream and were continued at another.",
             ("broken_upstream", "upstream"),
             registry=self.registry,
         )
         self.disconnects = Counter(
-            "tidegate_caller_disconnects", "Callers who left early.", ("endpoint",), registry=self.registry
+            "tidegate_caller_disconnects", "Callers that disconnected early.", ("endpoint",), registry=self.registry
         )
         self.aborts = Counter(
             "tidegate_upstream_aborts",
-            "Requests given up while the upstream was at them: vLLM itself does not count these.",
+            "Requests cancelled while the upstream was working on them; vLLM itself does not count these.",
             ("upstream",),
             registry=self.registry,
         )
         self._hedges = Counter(
-            "tidegate_hedges", "Second tries beside slow first ones.", ("model",), registry=self.registry
+            "tidegate_hedges", "Second attempts in parallel to slow first ones.", ("model",), registry=self.registry
         )
-        self._told_by_engines: Callable[[], bytes] = bytes
+        self._engine_metrics: Callable[[], bytes] = bytes
 
     def use_models(self, models: Collection[str]) -> None:
-        """The names that have series of their own from now on; those of before keep theirs."""
+        """Set the model names that get series of their own from now on; existing series stay."""
         self._models = frozenset(models)
 
-    def add_engines(self, engines: Callable[[], Sequence[MeasuredEngine]], told: Callable[[], bytes]) -> None:
-        """Have the engines in it; called once.
+    def add_engines(self, engines: Callable[[], Sequence[MeasuredEngine]], engine_metrics: Callable[[], bytes]) -> None:
+        """Add the metrics of engines; called once.
 
         Args:
-            engines: whose state is told.
-            told: their own metrics, in Prometheus' text format.
+            engines: returns the engines whose states are shown.
+            engine_metrics: returns the engines' own metrics, in Prometheus' text format.
         """
         self.registry.register(_Engines(engines))
-        self._told_by_engines = told
+        self._engine_metrics = engine_metrics
 
     def add_log(self, dropped: Callable[[], int]) -> None:
         """Add the number of dropped log lines; called once."""
         self.registry.register(_Log(dropped))
 
     def add_targets(self, targets: Callable[[], TargetSource]) -> None:
-        """Have the configured targets in it; called once."""
+        """Add the metrics of the configured targets; called once."""
         self.registry.register(TargetsCollector(targets))
 
     def hedged(self, model: str) -> None:
-        """A request for that model (any name) was sent to a second target."""
+        """Count a request for `model` (any name) that was also sent to a second target."""
         self._hedges.labels(self._label(model)).inc()
 
     def series(self, endpoint: str, model: str, upstream: str) -> Series:
-        """The numbers of that endpoint, model (any name, see above) and upstream."""
+        """The series of that endpoint, model (any name; an unknown one counts as `other`) and upstream."""
         key = endpoint, self._label(model), upstream
         series = self._requests.series.get(key)
         if series is None:
@@ -235,8 +247,8 @@ class Metrics:
         return model if model in self._models else "other"
 
     def render(self) -> bytes:
-        """Everything in Prometheus' text format, what the engines say of themselves at the end."""
-        return generate_latest(self.registry) + self._told_by_engines()
+        """All metrics in Prometheus' text format, followed by the engines' own metrics."""
+        return generate_latest(self.registry) + self._engine_metrics()
 
 
 def _histogram(name: str, text: str) -> HistogramMetricFamily:

@@ -1,8 +1,8 @@
 """`Output`: writes lines to standard output or standard error without blocking the caller.
 
-An unread pipe, a stopped terminal or a full disk would block the event loop or end the server. So a thread writes,
-behind a bounded queue. Lines for which the queue has no room, or that cannot be written, are dropped and counted. Once
-lines can be written again, one line in their place says how many there were.
+An unread pipe, a stopped terminal or a full disk would block the event loop or end the server. So lines go through a
+bounded queue to a thread that writes them. Lines that do not fit into the queue, or cannot be written, are dropped and
+counted. When lines can be written again, one line in place of the dropped ones reports their number.
 """
 
 import atexit
@@ -16,15 +16,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
-MAX_BYTES = 4 * 1024 * 1024  # in the queue; the thread may hold as many more
+MAX_BYTES = 4 * 1024 * 1024  # in the queue; the writing thread may hold as many again
 FLUSH_S = 1.0
-_BATCH_S = 0.05  # lines of that time are written by one system call
+_BATCH_S = 0.05  # lines that arrive within this time are written by one system call
 _WRITE_BYTES = 64 * 1024
 _LAST_STANDARD = 2
 
 
 class Stream(Protocol):
-    """The unbuffered file: Python waits at exit for the lock of a buffered one, which a blocked write may hold."""
+    """An unbuffered file.
+
+    It must not be a buffered one: at exit, Python waits for the lock of that, which a blocked write may hold.
+    """
 
     def write(self, data: memoryview, /) -> int | None:
         """Write; returns the number of bytes written, or None if it would block. Raises `OSError`."""
@@ -39,14 +42,14 @@ def plain_notice(count: int) -> bytes:
 
 
 class Output:
-    """Takes lines from any thread and writes them in order; owner of the queue and of the thread.
+    """Takes lines from any thread and writes them in order; owns the queue and the writing thread.
 
     Args:
-        stream: the file that they are written to.
-        max_bytes: the bound of the queue.
+        stream: the file that lines are written to.
+        max_bytes: the maximum size of the queue.
 
     Attributes:
-        notice: makes the line in place of so many dropped lines.
+        notice: returns the line that reports a given number of dropped lines.
         dropped: the number of lines dropped so far.
     """
 
@@ -55,10 +58,10 @@ class Output:
         self.dropped = 0
         self._stream = stream
         self._max_bytes = max_bytes
-        self._queue: deque[bytes | int] = deque()  # lines, and the number of lines dropped at that place
+        self._queue: deque[bytes | int] = deque()  # lines; an int is the number of lines dropped at that place
         self._bytes = 0
-        self._unwritten = 0  # lines dropped in front of the queue, as they could not be written
-        self._lock = threading.RLock()  # a finaliser may log while its own thread is in here
+        self._unreported = 0  # lines that could not be written, and are not reported yet; they come before the queue
+        self._lock = threading.RLock()  # re-entrant: a finaliser may log while its own thread holds the lock
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._is_awake = self._is_writing = self._is_flushing = self._is_inside_line = False
@@ -75,7 +78,7 @@ class Output:
                 self._wake()
 
     def flush(self, timeout_s: float = FLUSH_S) -> None:
-        """Wait until everything is written or dropped, at most so long."""
+        """Wait until everything is written or dropped, at most `timeout_s`."""
         with self._lock:
             self._is_flushing = True
             self._changed.notify_all()
@@ -102,8 +105,8 @@ class Output:
 
     def _run(self) -> None:
         while True:
-            for piece in _joined_lines(self._take()):
-                self._write(piece)
+            for chunk in _joined_lines(self._take()):
+                self._write(chunk)
             with self._lock:
                 self._is_writing = False
                 self._changed.notify_all()
@@ -114,31 +117,31 @@ class Output:
             self._is_awake = bool(self._queue)
             self._changed.wait_for(lambda: self._queue)
             self._changed.wait_for(lambda: self._is_flushing, _BATCH_S)
-            taken, self._queue = self._queue, deque()
-            if self._unwritten:
-                taken.appendleft(self._unwritten)
-            self._bytes = self._unwritten = 0
+            batch, self._queue = self._queue, deque()
+            if self._unreported:
+                batch.appendleft(self._unreported)
+            self._bytes = self._unreported = 0
             self._is_writing = True
-            return taken
+            return batch
 
-    def _write(self, piece: bytes | int) -> None:
-        data = self.notice(piece) if isinstance(piece, int) else piece
-        lead = b"\n" if self._is_inside_line else b""  # the last write ended inside a line
-        written = self._write_bytes(lead + data) - len(lead)
+    def _write(self, chunk: bytes | int) -> None:
+        data = self.notice(chunk) if isinstance(chunk, int) else chunk
+        prefix = b"\n" if self._is_inside_line else b""  # the last write ended inside a line
+        written = self._write_bytes(prefix + data) - len(prefix)
         if written >= 0:
             self._is_inside_line = 0 < written < len(data) and not data.endswith(b"\n", 0, written)
         if written == len(data):
             return
         with self._lock:
-            if isinstance(piece, int):
-                self._unwritten += piece
+            if isinstance(chunk, int):
+                self._unreported += chunk
             else:
                 count = _count_lines(data[max(written, 0) :])
-                self._unwritten += count
+                self._unreported += count
                 self.dropped += count
 
     def _write_bytes(self, data: bytes) -> int:
-        """Write; returns the number of bytes written, less than all if the rest failed."""
+        """Write `data`; returns the number of bytes written, which is smaller than its length if a write failed."""
         view, done = memoryview(data), 0
         try:
             while done < len(view):
@@ -147,13 +150,16 @@ class Output:
                     _wait_for(self._stream)
                 else:
                     done += count
-        except (OSError, ValueError):  # ValueError: it is closed
+        except (OSError, ValueError):  # ValueError: the stream is closed
             pass
         return done
 
 
 class _Raw(io.RawIOBase):
-    """The raw file of a text stream; what is written to it goes to an `Output`."""
+    """The raw file of a text stream that writes to an `Output`.
+
+    `replaced` is the text stream that it stands in for, or None; it still gives the descriptor.
+    """
 
     def __init__(self, output: Output, replaced: TextIO | None) -> None:
         self._output = output
@@ -176,7 +182,7 @@ class _Raw(io.RawIOBase):
 
 
 def open_output(replaced: TextIO | None) -> Output:
-    """An output to the file of a text stream; to the null device if the process has no such stream (None)."""
+    """An output to the file of the text stream `replaced`; if that is None, to the null device."""
     if replaced is None:
         return Output(io.FileIO(os.devnull, "wb"))
     buffer = replaced.buffer
@@ -186,9 +192,9 @@ def open_output(replaced: TextIO | None) -> Output:
 def redirect_output() -> tuple[Output, Output]:
     """Replace `sys.stdout` and `sys.stderr` by streams that write to outputs, which are flushed at exit.
 
-    Warnings, tracebacks and prints of libraries go through them too. Called once, by the process that serves.
+    Warnings, tracebacks and prints of libraries go through them too. Called once, by `tidegate serve`.
 
-    Returns: standard output, standard error.
+    Returns: the outputs for standard output and standard error.
     """
     _fill_standard()
     stdout, stderr = open_output(sys.stdout), open_output(sys.stderr)
@@ -197,7 +203,10 @@ def redirect_output() -> tuple[Output, Output]:
 
 
 def _fill_standard() -> None:
-    """Open those of the descriptors 0 to 2 that are closed: libuv aborts the process when it closes one of them."""
+    """Open those of the descriptors 0 to 2 that are closed.
+
+    Otherwise libuv may get one of them for a file of its own, and aborts the process when it closes that.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
         os.set_inheritable(descriptor, True)  # noqa: FBT003 - it takes no name
     os.close(descriptor)
@@ -212,28 +221,28 @@ def _text(output: Output, replaced: TextIO | None) -> TextIO:
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def _joined_lines(taken: Iterable[bytes | int]) -> Iterator[bytes | int]:
-    """The queue with successive lines joined to one piece."""
-    run: list[bytes] = []
-    for one in taken:
-        if not isinstance(one, int):
-            run.append(one)
+def _joined_lines(batch: Iterable[bytes | int]) -> Iterator[bytes | int]:
+    """The entries of a batch, with successive lines joined into one."""
+    lines: list[bytes] = []
+    for entry in batch:
+        if not isinstance(entry, int):
+            lines.append(entry)
             continue
-        if run:
-            yield b"".join(run)
-            run = []
-        yield one
-    if run:
-        yield b"".join(run)
+        if lines:
+            yield b"".join(lines)
+            lines = []
+        yield entry
+    if lines:
+        yield b"".join(lines)
 
 
 def _count_lines(data: bytes) -> int:
-    """The number of lines; the last one may lack its newline."""
+    """The number of lines in `data`; the last one may lack its newline."""
     return data.count(b"\n") + (not data.endswith(b"\n"))
 
 
 def _wait_for(stream: Stream) -> None:
-    """Wait until the file can be written to; another process may have made the descriptor non-blocking."""
+    """Wait until the file can be written to: another process may have made the descriptor non-blocking."""
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLOUT)
     poll.poll()

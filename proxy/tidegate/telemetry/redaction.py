@@ -1,4 +1,4 @@
-"""Masks secrets in texts that we did not write."""
+"""Masks secrets in texts from outside Tidegate, such as the output of engines or the errors of upstreams."""
 
 import re
 from collections.abc import Collection
@@ -11,7 +11,7 @@ _MAX_BACKSLASHES = 8
 
 
 def mask(text: str, secrets: Collection[str]) -> str:
-    """`text` with `***` for each secret in it: also percent-encoded, JSON-escaped, truncated or split over lines."""
+    """`text` with `***` for each secret, also if it is percent-encoded, JSON-escaped, truncated or split over lines."""
     if not text:
         return text
     is_encoded, on_one_line = "%" in text or "\\" in text, "".join(text.split())
@@ -24,7 +24,7 @@ def mask(text: str, secrets: Collection[str]) -> str:
 
 
 def _mask_truncated(text: str, secret: str) -> str:
-    """Mask the beginning of a secret at the end of a text that may be truncated; elsewhere half of the secret."""
+    """Mask a truncated secret: any beginning of it at the end of the text, elsewhere at least its first half."""
     half = secret[: max(_MIN_PREFIX, len(secret) // 2)]
     at = text.find(half)
     while at >= 0:
@@ -41,7 +41,7 @@ def _mask_truncated(text: str, secret: str) -> str:
 
 @lru_cache(maxsize=256)
 def _pattern_of(secret: str) -> re.Pattern[str]:
-    r"""The secret with any of its characters written as `%2F`, `%252f`, `\/` or `\u002f`."""
+    r"""Matches the secret with any of its characters written as `%2F`, `%252f`, `\/` or `\u002f`."""
     gap = r"(?:\s|\\+[nrt])*" if len(secret) >= _MIN_SPLIT else ""
     return re.compile(gap.join(map(_encoded, secret)))
 

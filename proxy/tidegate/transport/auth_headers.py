@@ -1,4 +1,4 @@
-"""What a credential puts into a request: headers that stay as they are, or a bearer token that is renewed in time."""
+"""The headers that a credential adds to a request: fixed ones, or a bearer token that is renewed in time."""
 
 import asyncio
 import math
@@ -14,40 +14,48 @@ from tidegate.clock import Clock
 from tidegate.errors import UpstreamError, UpstreamFailed
 from tidegate.transport.sessions import base_headers
 
-_RENEW_AT = 0.8  # of its life
-_MARGIN_S = 5.0  # a token may still be on its way when its life ends
+_RENEW_AT = 0.8  # as a share of the token's lifetime
+_MARGIN_S = 5.0  # a token is not used so shortly before it expires: it has to be still valid when it arrives
 _MAX_PAUSE_S = 30.0
-_FORCED_EVERY_S = 10.0
-_KEPT_VALUES = 8
+_FORCED_EVERY_S = 10.0  # at most one renewal in this time because the host refused a token that had not expired
+_KEPT_VALUES = 8  # tokens that `secrets` returns: the current one and those before it
 
 Headers = CIMultiDict[str]
 
 
 class AuthHeaders(Protocol):
-    """The headers of one credential; they are shared by its requests, and nobody changes them."""
+    """Provides the headers for one credential. The requests share the returned mapping and must not change it.
+
+    Attributes:
+        is_renewable: whether `renew` can return other headers after the host refused these.
+    """
 
     is_renewable: bool
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be seen of them."""
+        """The fetched tokens that no log or message may show; a configured key is in `CredentialSpec.secret`."""
 
     def ready(self) -> Headers | None:
-        """The headers; None: they have to be fetched first."""
+        """Return the headers without waiting; None: they have to be fetched first."""
 
     async def fetch(self) -> Headers:
-        """The headers, waited for; raises `UpstreamError`, which may try another target."""
+        """Return the headers, after fetching a token if needed.
+
+        Raises:
+            UpstreamError: there is no token; another target may be tried.
+        """
 
     async def renew(self, refused: Headers) -> Headers | None:
-        """Others than those that the host answered with 401; None: there are none. Raises nothing."""
+        """Return other headers than `refused`, which the host answered with 401; None: there are none. Never raises."""
 
 
 class StaticAuth:
-    """Headers that stay.
+    """Headers that never change.
 
     Args:
-        key: None where the host wants none.
-        key_header: where it goes; in `authorization` as a bearer token.
+        key: the API key; None: the host needs none.
+        key_header: the header that the key is sent in, in lower case; in `authorization` it is sent as a bearer token.
     """
 
     is_renewable = False
@@ -72,25 +80,27 @@ class StaticAuth:
 
 
 class Token(msgspec.Struct, frozen=True):
-    """A bearer token and for how long it is good from when it was asked for."""
+    """A bearer token, and its lifetime in seconds from the moment it was requested."""
 
     value: str
-    life_s: float
+    lifetime_s: float
 
 
 Issue = Callable[[], Awaitable[Token]]
 
 
 class TokenAuth:
-    """A token: fetched at first use, renewed by the first use after 80 % of its life, in the background.
+    """Headers with a bearer token: fetched at first use, and renewed in the background after 80 % of its lifetime.
 
-    One fetch at a time, whoever waits for it; whoever stops waiting does not stop it. After a failure there is a pause
-    of a second, then of two, up to 30; meanwhile the old token is used while it lives, and the failure told after.
+    The first use after 80 % starts the renewal. There is one fetch at a time, and all requests that need the token
+    wait for it; cancelling such a request does not cancel the fetch. After a failure there is a pause before the next
+    fetch: one second, then two, doubled up to 30. During the pause the old token is used until it expires; after that
+    `fetch` raises the failure again.
 
     Args:
-        issue: gets one; raises `UpstreamError`.
-        clock: for its life.
-        tasks: where a fetch under way is put; their owner cancels them.
+        issue: fetches or makes a token; raises `UpstreamError`.
+        clock: measures the lifetime and the pauses.
+        tasks: the set to which the task of a running fetch is added; the owner of the set cancels them.
     """
 
     is_renewable = True
@@ -101,11 +111,11 @@ class TokenAuth:
         self._tasks = tasks
         self._headers = base_headers()
         self._values: deque[str] = deque(maxlen=_KEPT_VALUES)
-        self._renew_at_s = self._ends_at_s = -math.inf
+        self._renew_at_s = self._expires_at_s = -math.inf
         self._task: asyncio.Task[Headers | UpstreamError] | None = None
         self._failure: UpstreamError | None = None
         self._failures = 0
-        self._retry_at_s = self._forced_again_at_s = -math.inf
+        self._retry_at_s = self._may_force_at_s = -math.inf
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -115,7 +125,7 @@ class TokenAuth:
         now_s = self._clock.monotonic_s()
         if now_s < self._renew_at_s:
             return self._headers
-        if now_s >= self._ends_at_s:
+        if now_s >= self._expires_at_s:
             return None
         if self._task is None and now_s >= self._retry_at_s:
             self._begin()
@@ -125,24 +135,24 @@ class TokenAuth:
         if (headers := self.ready()) is not None:
             return headers
         if self._task is None and self._failure is not None and self._clock.monotonic_s() < self._retry_at_s:
-            raise _again(self._failure)
-        got = await asyncio.shield(self._task or self._begin())
-        if isinstance(got, UpstreamError):
-            raise _again(got)
-        return got
+            raise _copy(self._failure)
+        fetched = await asyncio.shield(self._task or self._begin())
+        if isinstance(fetched, UpstreamError):
+            raise _copy(fetched)
+        return fetched
 
     async def renew(self, refused: Headers) -> Headers | None:
-        if refused is not self._headers:  # somebody else has renewed them since
+        if refused is not self._headers:  # another request has renewed the token since
             return self.ready()
         now_s = self._clock.monotonic_s()
         task = self._task
         if task is None:
-            if now_s < max(self._forced_again_at_s, self._retry_at_s):  # a new token is no cure, or not to be had
+            if now_s < max(self._may_force_at_s, self._retry_at_s):  # a new token did not help, or a fetch failed
                 return None
-            self._forced_again_at_s = now_s + _FORCED_EVERY_S
+            self._may_force_at_s = now_s + _FORCED_EVERY_S
             task = self._begin()
-        got = await asyncio.shield(task)
-        return None if isinstance(got, UpstreamError) else got
+        fetched = await asyncio.shield(task)
+        return None if isinstance(fetched, UpstreamError) else fetched
 
     def _begin(self) -> asyncio.Task[Headers | UpstreamError]:
         self._task = task = asyncio.create_task(self._fetch())
@@ -151,31 +161,31 @@ class TokenAuth:
         return task
 
     async def _fetch(self) -> Headers | UpstreamError:
-        asked_s = self._clock.monotonic_s()
+        requested_s = self._clock.monotonic_s()
         try:
             token = await self._issue()
         except UpstreamError as error:
-            return self._fail(error)
+            return self._failed(error)
         except Exception as error:  # noqa: BLE001 - nothing awaits a renewal in the background
             asyncio.get_running_loop().call_exception_handler({"message": "token not renewed", "exception": error})
             failure = UpstreamFailed("A token for the upstream could not be made.")
             failure.__cause__ = error
-            return self._fail(failure)
+            return self._failed(failure)
         finally:
             self._task = None
-        return self._take(token, asked_s)
+        return self._succeeded(token, requested_s)
 
-    def _fail(self, error: UpstreamError) -> UpstreamError:
+    def _failed(self, error: UpstreamError) -> UpstreamError:
         pause_s = min(2.0 ** min(self._failures, 10), _MAX_PAUSE_S)
         self._failures += 1
         self._retry_at_s = self._clock.monotonic_s() + pause_s
         self._failure = error
         return error
 
-    def _take(self, token: Token, asked_s: float) -> Headers:
+    def _succeeded(self, token: Token, requested_s: float) -> Headers:
         self._failure, self._failures, self._retry_at_s = None, 0, -math.inf
-        self._renew_at_s = asked_s + token.life_s * _RENEW_AT
-        self._ends_at_s = asked_s + token.life_s - min(_MARGIN_S, token.life_s * (1 - _RENEW_AT) / 2)
+        self._renew_at_s = requested_s + token.lifetime_s * _RENEW_AT
+        self._expires_at_s = requested_s + token.lifetime_s - min(_MARGIN_S, token.lifetime_s * (1 - _RENEW_AT) / 2)
         self._values.append(token.value)
         headers = base_headers()
         headers[hdrs.AUTHORIZATION] = f"Bearer {token.value}"
@@ -183,8 +193,8 @@ class TokenAuth:
         return headers
 
 
-def _again(error: UpstreamError) -> UpstreamError:
-    """The same failure for another request: errors carry the marks of who they were raised for."""
-    made = type(error)(error.message, code=error.code, retry_after_s=error.retry_after_s)
-    made.__cause__ = error.__cause__
-    return made
+def _copy(error: UpstreamError) -> UpstreamError:
+    """Return a copy of the error for another request, as an error is changed while its request is handled."""
+    copy = type(error)(error.message, code=error.code, retry_after_s=error.retry_after_s)
+    copy.__cause__ = error.__cause__
+    return copy

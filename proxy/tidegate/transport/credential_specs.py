@@ -1,4 +1,4 @@
-"""`CredentialSpec`: a credential as it is configured, with its secret read. Two that are equal are the same credential."""
+"""`CredentialSpec`: a credential as it is configured, with its secret read. Equal specs are the same credential."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from tidegate.transport.jwt import Signer
 
 
 class CredentialSpec(msgspec.Struct, frozen=True):
-    """One credential.
+    """One configured credential.
 
     Attributes:
-        config: what stands in the file; None: a plain key, with a weight of 1 and an account of its own.
-        secret: the key, the client's secret or the private key; never shown.
+        config: the entry in the config file; None: a plain key (`api_keys`), with a weight of 1 and its own limits.
+        secret: the key, the client's secret or the private key; `repr` does not show it.
     """
 
     config: CredentialConfig | None
@@ -23,25 +23,30 @@ class CredentialSpec(msgspec.Struct, frozen=True):
 
     @property
     def weight(self) -> float:
-        """Its share of the requests."""
+        """The share of the requests that this credential is used for, relative to the other weights."""
         return 1.0 if self.config is None else self.config.weight
 
     @property
     def account(self) -> str | None:
-        """Who shares its limits; None: nobody."""
+        """The account, whose credentials share their rate limits; None: this credential has its own limits."""
         return None if self.config is None else self.config.account
 
     def __repr__(self) -> str:
-        return f"Spec({self.config})"
+        return f"CredentialSpec({self.config})"
 
 
 def of_keys(api_keys: Sequence[str]) -> list[CredentialSpec]:
-    """Plain keys."""
+    """Return a spec for each plain key."""
     return [CredentialSpec(None, key) for key in api_keys]
 
 
 def read(api_keys: Sequence[Secret], credentials: Sequence[CredentialConfig], path: str) -> list[CredentialSpec]:
-    """Read the secrets of an upstream's config, whose `path` is for refusals.
+    """Read the secrets of an upstream's config.
+
+    Args:
+        api_keys: the upstream's `api_keys`.
+        credentials: the upstream's `credentials`.
+        path: the file and key of the upstream, for error messages.
 
     Raises:
         ConfigError: a secret cannot be read, or is no key that can sign; the message does not show it.

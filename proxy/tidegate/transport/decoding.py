@@ -1,8 +1,8 @@
 """Decompresses bodies that hosts compress though we request `identity` (RFC 9110, 8.4); no I/O.
 
-gzip and zstd have magic bytes, with which no JSON, event stream or page begins. So they are decoded whether or not
-`Content-Encoding` names them, in several layers if need be, and a label without the magic bytes is ignored. deflate and
-br have none, so the label decides. br and zstd need a library.
+gzip and zstd data begin with magic bytes, with which no JSON, event stream or HTML page begins. So they are decoded
+whether or not `Content-Encoding` names them, in several layers if needed, and a label without the magic bytes is
+ignored. deflate and br have no magic bytes, so the label decides. br and zstd need a library.
 """
 
 import importlib
@@ -13,15 +13,15 @@ from typing import Any, Protocol
 
 from tidegate.errors import UpstreamFailed
 
-_PIECE_BYTES = 256 * 1024  # of output in one piece, about
-_SLICE_BYTES = 4096  # of input at once: at the end of each member zlib copies what comes after it
-_ZSTD_SLICE_BYTES = 32  # a block takes 4 bytes at least and is 128 KiB at most
+_PIECE_BYTES = 256 * 1024  # the approximate most of output in one piece
+_SLICE_BYTES = 4096  # of input per call, as zlib copies the rest of the input at the end of each gzip member
+_ZSTD_SLICE_BYTES = 32  # of input per call: a block has at least 4 bytes and decodes to 128 KiB at most
 _ZSTD_WINDOW_BITS = 23  # RFC 9659: 8 MiB
-_MAX_QUIET_BYTES = 1024 * 1024  # of input without output
+_MAX_BYTES_WITHOUT_OUTPUT = 1024 * 1024  # of input
 _MAX_LAYERS = 4
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MAGIC_BYTES: Mapping[bytes, str] = {_GZIP: "gzip", _ZSTD: "zstd", b"\x1f\x9d": "compress"}
-_FIRST_BYTES = frozenset(mark[0] for mark in _MAGIC_BYTES)
+_FIRST_BYTES = frozenset(magic[0] for magic in _MAGIC_BYTES)
 _WITHOUT_MAGIC = frozenset({"deflate", "br"})
 _LABELS: Mapping[str, str] = {
     "gzip": "gzip",
@@ -41,11 +41,11 @@ class Coding(Protocol):
     """The decoder of one content coding."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Decode piece by piece; the caller exhausts the iterator. Raises the exceptions of the library."""
+        """Return the decoded pieces; the caller exhausts the iterator. Raises the exceptions of the library."""
 
 
 class _Inflate:
-    """gzip with any number of members; or deflate, with or without zlib's header."""
+    """Decodes gzip with any number of members, or deflate with or without zlib's header."""
 
     def __init__(self, *, is_gzip: bool) -> None:
         self._is_gzip = is_gzip
@@ -68,7 +68,7 @@ class _Inflate:
                 self._begin(data)
                 continue
             piece = self._member.decompress(data, _PIECE_BYTES)
-            is_full = len(piece) == _PIECE_BYTES  # then there may be more inside
+            is_full = len(piece) == _PIECE_BYTES  # then zlib may hold more output
             data = self._member.unconsumed_tail
             if self._member.eof:
                 data, is_full, self._is_over = self._member.unused_data, False, not self._is_gzip
@@ -78,7 +78,7 @@ class _Inflate:
 
     def _begin(self, data: bytes) -> None:
         if self._is_gzip:
-            self._is_over = not data.startswith(_GZIP)  # data behind the last member are not part of the body
+            self._is_over = not data.startswith(_GZIP)  # data after the last member are not part of the body
             self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
         else:
             is_framed = data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
@@ -86,10 +86,10 @@ class _Inflate:
 
 
 class _Zstd:
-    """zstd with any number of frames.
+    """Decodes zstd with any number of frames.
 
     Args:
-        begin: makes the decoder of one frame: Python's from 3.14 on, or zstandard's.
+        begin: returns the decoder of one frame: Python's own from 3.14 on, or zstandard's.
     """
 
     def __init__(self, begin: Callable[[], Any]) -> None:
@@ -117,7 +117,7 @@ class _Zstd:
                 if len(data) < len(_ZSTD):
                     self._held = data
                     break
-                self._is_over = not data.startswith(_ZSTD)  # data behind the last frame are not part of the body
+                self._is_over = not data.startswith(_ZSTD)  # data after the last frame are not part of the body
                 self._frame = self._begin()
                 continue
             piece += self._frame.decompress(data)
@@ -128,7 +128,7 @@ class _Zstd:
 
 
 class _Brotli:
-    """br; data behind its end are not part of the body."""
+    """Decodes br; data after its end are not part of the body."""
 
     def __init__(self, decompressor: Any) -> None:  # noqa: ANN401 - the library has no types
         self._decompressor = decompressor
@@ -152,7 +152,7 @@ def _deflate() -> Coding:
 
 
 def _brotli() -> Coding:
-    """Raises `ImportError`: the library is missing, or too old to limit its output."""
+    """Return the decoder for br; raises `ImportError`: the library is missing, or too old to limit its output."""
     decompressor = importlib.import_module("brotli").Decompressor()
     if not hasattr(decompressor, "can_accept_more_data"):
         raise ImportError("brotli is older than 1.2")
@@ -160,7 +160,7 @@ def _brotli() -> Coding:
 
 
 def _zstd() -> Coding:
-    """Raises `ImportError`."""
+    """Return the decoder for zstd; raises `ImportError`: neither Python nor a library provides it."""
     try:
         zstd = importlib.import_module("compression.zstd")
     except ImportError:
@@ -178,7 +178,8 @@ class Decoder:
 
     Args:
         labels: the content codings named by `Content-Encoding`, in the order in which they were applied.
-        codings: makes a coding, by name; raises `ImportError` if its library is missing.
+        codings: functions that return the decoder of a coding, by the coding's name; they raise `ImportError` if its
+            library is missing.
         layer: the number of layers around this one.
     """
 
@@ -189,21 +190,21 @@ class Decoder:
         self._codings = codings
         self._layer = layer
         self._held = b""
-        self._quiet_bytes = 0
+        self._bytes_without_output = 0
         self._is_plain = False
         self._name = ""
         self._coding: Coding | None = None
         self._inner: Decoder | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Decode into non-empty pieces of bounded size; the caller exhausts the iterator.
+        """Return the decoded data in non-empty pieces of limited size; the caller exhausts the iterator.
 
         Raises:
             UpstreamFailed: the data cannot be decoded.
         """
         if self._coding is None and not self._is_plain:
             data, self._held = self._held + data, b""
-            may_be_compressed = any(mark.startswith(data[:4]) for mark in _MAGIC_BYTES)
+            may_be_compressed = any(magic.startswith(data[:4]) for magic in _MAGIC_BYTES)
             if len(data) < _SNIFFED_BYTES and (self._labels or may_be_compressed):
                 self._held = data
                 return
@@ -211,7 +212,10 @@ class Decoder:
         yield from self._decode(data)
 
     def close(self) -> Iterator[bytes]:
-        """The body has ended: decode what was held back as too short to tell. A truncated body is no error."""
+        """Decode the rest at the end of the body: data that `feed` held back as too short to recognise the coding.
+
+        A truncated body is no error.
+        """
         data, self._held = self._held, b""
         if data:
             self._begin(data)
@@ -236,11 +240,11 @@ class Decoder:
         self._inner = Decoder(self._labels, self._codings, self._layer + 1)
 
     def _choose(self, data: bytes) -> str:
-        """The content coding that was applied last; empty if there is none left."""
+        """Return the content coding that was applied last; empty if there is none left."""
         is_text = _UNCOMPRESSED.match(data) is not None
-        if self._labels[-1:] == ["br"] and not is_text:  # it may begin with any bytes
+        if self._labels[-1:] == ["br"] and not is_text:  # br may begin with any bytes, also with another's magic bytes
             return self._labels.pop()
-        by_magic = next((name for mark, name in _MAGIC_BYTES.items() if data.startswith(mark)), "")
+        by_magic = next((name for magic, name in _MAGIC_BYTES.items() if data.startswith(magic)), "")
         if by_magic:
             if self._labels[-1:] == [by_magic]:
                 self._labels.pop()
@@ -255,24 +259,24 @@ class Decoder:
             if data:
                 yield data
             return
-        self._quiet_bytes += len(data)
+        self._bytes_without_output += len(data)
         try:
             for encoded in self._coding.feed(data):
                 for piece in self._inner.feed(encoded):
-                    self._quiet_bytes = 0
+                    self._bytes_without_output = 0
                     yield piece
         except UpstreamFailed:
             raise
         except Exception as error:  # each library has exceptions of its own
             raise UpstreamFailed(f"The upstream's answer is compressed ({self._name}), and broken.") from error
-        if self._quiet_bytes > _MAX_QUIET_BYTES:
+        if self._bytes_without_output > _MAX_BYTES_WITHOUT_OUTPUT:
             raise UpstreamFailed(
-                f"The upstream sent more than {_MAX_QUIET_BYTES} compressed bytes that decode to nothing."
+                f"The upstream sent more than {_MAX_BYTES_WITHOUT_OUTPUT} compressed bytes that decode to nothing."
             )
 
 
 def decoder_for(encodings: Sequence[str], data: bytes) -> Decoder | None:
-    """The decoder of a body; None if the body is not compressed.
+    """Return the decoder for a body; None if the body is not compressed.
 
     Args:
         encodings: the values of the `Content-Encoding` headers.
@@ -280,13 +284,13 @@ def decoder_for(encodings: Sequence[str], data: bytes) -> Decoder | None:
     """
     if not encodings and data[0] not in _FIRST_BYTES:
         return None
-    words = [word.partition(";")[0].strip().lower() for line in encodings for word in line.split(",")]
-    labels = [_LABELS[word] for word in words if word in _LABELS]
+    names = [name.partition(";")[0].strip().lower() for line in encodings for name in line.split(",")]
+    labels = [_LABELS[name] for name in names if name in _LABELS]
     return Decoder(labels) if labels or data[0] in _FIRST_BYTES else None
 
 
 def decode(encodings: Sequence[str], body: bytes) -> Iterator[bytes]:
-    """A whole body, piece by piece; see `decoder_for` and `Decoder.feed`."""
+    """Return a whole body decoded, in pieces; see `decoder_for` and `Decoder.feed`."""
     decoder = decoder_for(encodings, body) if body else None
     if decoder is None:
         yield body

@@ -1,4 +1,4 @@
-"""Where a bearer token comes from: a token endpoint (RFC 6749, 4.4; RFC 7523, 2.2), or our own key (RFC 7523's JWT)."""
+"""Bearer tokens: from a token endpoint (RFC 6749, 4.4; RFC 7523, 2.2), or a JWT signed with the operator's key."""
 
 import asyncio
 import base64
@@ -21,27 +21,37 @@ from tidegate.transport.jwt import Signer
 from tidegate.transport.sessions import USER_AGENT, open_session, reason
 
 _MAX_BODY_BYTES = 64 * 1024
-_UNTOLD_LIFE_S = 300.0  # expires_in is only recommended
-_MAX_LIFE_S = 30 * 86400.0
+_DEFAULT_LIFETIME_S = 300.0  # where the answer has no expires_in, which RFC 6749 only recommends
+_MAX_LIFETIME_S = 30 * 86400.0
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 _TOKEN = re.compile(r"[!-~]+")
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 class TokenClient:
-    """Asks token endpoints; owns the session, which is opened at first use and closed by `close`."""
+    """Requests tokens from token endpoints; owns the session, which is opened at first use and closed by `close`.
+
+    Args:
+        timeout_s: the time limit for one request, from the connection to the end of the answer.
+    """
 
     def __init__(self, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, url: str, form: Mapping[str, str], authorization: str | None = None) -> Token:
-        """A token.
+        """Send a POST to the token endpoint, and return the token it issues.
+
+        Args:
+            url: the token endpoint.
+            form: the fields of the body, not yet encoded.
+            authorization: the value of the Authorization header; None: the request has none.
 
         Raises:
-            UpstreamUnreachable, UpstreamTimeout: nobody answers, or not in time.
-            UpstreamRefusedUs: the endpoint does not take what we show.
-            UpstreamFailed: it answers with something else, or with too much.
+            UpstreamUnreachable: no connection could be opened, or it broke.
+            UpstreamTimeout: the answer was not complete in time.
+            UpstreamRefusedUs: the endpoint does not accept the credentials.
+            UpstreamFailed: the answer is not a usable token, or too long.
         """
         headers: dict[str, str] = {
             hdrs.ACCEPT: "application/json",
@@ -68,16 +78,16 @@ class TokenClient:
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         if self._session is None:
-            # asked so seldom that a kept connection would be a stale one
+            # tokens are fetched so seldom that a kept connection would have been closed by the host
             self._session = open_session(aiohttp.TCPConnector(force_close=True), aiohttp.ClientTimeout(total=None))
         async with self._session.post(URL(url), data=body, headers=headers, allow_redirects=False) as answer:
             received = bytearray()
-            while piece := await answer.content.readany():
-                received += piece
+            while chunk := await answer.content.readany():
+                received += chunk
                 _check_size(received)
             decoded = bytearray()
-            for piece in decode(answer.headers.getall(hdrs.CONTENT_ENCODING, ()), bytes(received)):
-                decoded += piece
+            for chunk in decode(answer.headers.getall(hdrs.CONTENT_ENCODING, ()), bytes(received)):
+                decoded += chunk
                 _check_size(decoded)
             return answer.status, bytes(decoded)
 
@@ -89,7 +99,7 @@ def _check_size(body: bytearray) -> None:
 
 class _TokenAnswer(msgspec.Struct):
     access_token: str
-    token_type: str = "bearer"  # noqa: S105 - a word of the RFC
+    token_type: str = "bearer"  # noqa: S105 - a token type of the RFC
     expires_in: float | str | None = None
 
 
@@ -98,22 +108,25 @@ class _TokenRefusal(msgspec.Struct):
 
 
 def parse(status: int, body: bytes) -> Token:
-    """A token endpoint's answer (RFC 6749, 5); of its words only the error's code is repeated.
+    """Return the token in a token endpoint's answer (RFC 6749, 5).
+
+    Of the answer's own text only the error code appears in an error message.
 
     Raises:
-        UpstreamRefusedUs, UpstreamFailed: it is no token.
+        UpstreamRefusedUs: the endpoint does not accept the credentials (400, 401 or 403).
+        UpstreamFailed: another status, or no usable token.
     """
     if status != 200:
         raise _refusal(status, body)
     try:
         answer = msgspec.json.decode(body, type=_TokenAnswer)
-        life_s = _UNTOLD_LIFE_S if answer.expires_in is None else float(answer.expires_in)
+        lifetime_s = _DEFAULT_LIFETIME_S if answer.expires_in is None else float(answer.expires_in)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise UpstreamFailed("The upstream's token endpoint answered with something that is no token.") from error
     is_token = answer.token_type.lower() == "bearer" and _TOKEN.fullmatch(answer.access_token)
-    if not is_token or math.isnan(life_s) or life_s <= 0:
+    if not is_token or math.isnan(lifetime_s) or lifetime_s <= 0:
         raise UpstreamFailed("The upstream's token endpoint answered with a token that cannot be used.")
-    return Token(answer.access_token, min(life_s, _MAX_LIFE_S))
+    return Token(answer.access_token, min(lifetime_s, _MAX_LIFETIME_S))
 
 
 def _refusal(status: int, body: bytes) -> ProxyError:
@@ -123,12 +136,12 @@ def _refusal(status: int, body: bytes) -> ProxyError:
         code = msgspec.json.decode(body, type=_TokenRefusal).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         code = ""
-    said = code if _ERROR_CODE.fullmatch(code) else str(status)
-    return UpstreamRefusedUs(f"The upstream's token endpoint does not take our credentials ({said}).")
+    detail = code if _ERROR_CODE.fullmatch(code) else str(status)
+    return UpstreamRefusedUs(f"The upstream's token endpoint does not accept our credentials ({detail}).")
 
 
 def client_credentials(config: OAuth2Config, secret: str, client: TokenClient) -> Issue:
-    """With a secret that both sides know."""
+    """Return a function that fetches tokens with a client id and a shared secret (RFC 6749, 4.4)."""
     form = {**config.extra, "grant_type": "client_credentials"}
     authorization = None
     if config.scope is not None:
@@ -148,7 +161,10 @@ def client_credentials(config: OAuth2Config, secret: str, client: TokenClient) -
 
 
 def signed(config: PrivateKeyJwtConfig, signer: Signer, client: TokenClient, clock: Clock) -> Issue:
-    """With a JWT: shown at the token endpoint or, where there is none, to the host."""
+    """Return a function that provides tokens by signing a JWT.
+
+    The JWT is exchanged at the token endpoint (RFC 7523, 2.2); where none is configured, it is the token itself.
+    """
     url = config.token_url
     if url is None:
         return _self_signed(config, signer, clock)

@@ -1,8 +1,8 @@
 """Pools of connections: aiohttp's connectors with two changes.
 
-Opening a connection, including name resolution and TLS, has one time limit. And a connection that has received a byte
-which belongs to no request (RFC 9112, 6.3 and 9.2) is closed and never reused, as the byte may begin the answer to
-another request.
+1. Opening a connection, including name resolution and TLS, has one time limit.
+2. A connection that has received a byte which belongs to no request (RFC 9112, 6.3 and 9.2) is closed and never reused.
+   Otherwise the next request on it could take that byte for the beginning of its answer.
 
     a byte arrives on an idle connection                    closed at once
     the byte arrived together with the end of an answer,    closed when the connection is taken from the pool
@@ -25,7 +25,11 @@ class _Connection(ResponseHandler):
     """A connection; it is idle from the end of an answer until the next request is written.
 
     Args:
-        poll: shared by the pool; no descriptor is registered between calls.
+        loop: the event loop.
+        poll: shared by all connections of the pool; no descriptor is registered in it between calls.
+
+    Attributes:
+        is_idle: see above; `Request` and `_Pool` set it.
     """
 
     is_idle = True
@@ -42,7 +46,7 @@ class _Connection(ResponseHandler):
 
     @property
     def has_surplus(self) -> bool:
-        """Whether the parser has received bytes behind the last answer."""
+        """Whether the parser has received bytes after the end of the last answer."""
         if self.should_close:
             return True
         if self._parser is None:
@@ -67,12 +71,12 @@ class _Connection(ResponseHandler):
 
 
 class Request(aiohttp.ClientRequest):
-    """A request that uses its connection from the moment it is written.
+    """A request; it marks its connection as no longer idle when the request is written.
 
-    Up to Python 3.11 that is one turn of the event loop after the connection was taken from the pool.
+    Up to Python 3.11 that is one iteration of the event loop after the connection was taken from the pool.
     """
 
-    async def send(self, conn: Any) -> aiohttp.ClientResponse:  # noqa: ANN401 - aiohttp's business
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:  # noqa: ANN401 - aiohttp's internal types
         response = await super().send(conn)
         if self._writer is None and isinstance(conn.protocol, _Connection):  # the request has been written
             conn.protocol.is_idle = False
@@ -91,18 +95,18 @@ class _Pool(aiohttp.BaseConnector):
     """The part that both kinds of connector share.
 
     Args:
-        connect_s: the time limit for opening a connection, without the wait for a place in the pool. aiohttp's own
-            limit does not include name resolution.
+        connect_s: the time limit for opening a connection, without the wait while the pool has its most connections
+            open. aiohttp's own limit does not include name resolution.
         options: the options of aiohttp's connector.
     """
 
-    def __init__(self, connect_s: float, **options: Any) -> None:  # noqa: ANN401 - aiohttp's business
+    def __init__(self, connect_s: float, **options: Any) -> None:  # noqa: ANN401 - aiohttp's options
         super().__init__(**options)
         self._connect_s = connect_s
         self._poll = select.poll()
         self._factory = lambda: _Connection(self._loop, self._poll)  # type: ignore[assignment] # aiohttp's is a `partial`
 
-    async def _get(self, *key_and_traces: Any) -> Any:  # noqa: ANN401 - aiohttp's business
+    async def _get(self, *key_and_traces: Any) -> Any:  # noqa: ANN401 - aiohttp's internal types
         while (taken := await super()._get(*key_and_traces)) is not None:
             connection = taken.protocol
             if isinstance(connection, _Connection) and not (connection.has_surplus or connection.is_readable):
@@ -132,7 +136,7 @@ class TCPPool(_Pool, aiohttp.TCPConnector):
         try:
             return await super()._create_connection(*request)
         except (TimeoutError, aiohttp.ClientConnectorError):
-            self.clear_dns_cache()  # the host may have moved, and the next request should find it
+            self.clear_dns_cache()  # the host's address may have changed; the next request resolves the name again
             raise
 
 

@@ -1,7 +1,8 @@
-"""How any connection of ours is made, and what its failures are called here.
+"""Opens connectors and sessions of aiohttp, and translates their exceptions to `ProxyError`.
 
-What is fixed: no redirects (whoever calls says so, a host could send our key elsewhere), no cookies, no proxies from
-the environment, no compression (a compressed stream arrives late; `decoding` handles hosts that compress anyway).
+Fixed for every session: no cookies, no proxies from the environment, no compression (a compressed stream arrives late;
+`decoding` handles hosts that compress anyway). No redirects either, as a host could send our key elsewhere; aiohttp
+takes that setting per request, so each caller passes `allow_redirects=False`.
 """
 
 import errno
@@ -15,17 +16,17 @@ from multidict import CIMultiDict
 from tidegate.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
 from tidegate.transport.pool import Request, TCPPool, UnixPool
 
-# A Unix socket whose queue is full: its server lives, and is slow to accept. asyncio takes the first of these for a
-# connection in progress, and meets the second when it sends.
-_NO_ROOM = (errno.EAGAIN, errno.ENOTCONN)
-_REASONS: Sequence[tuple[type[Exception], str]] = (  # the first that fits
-    (aiohttp.ClientConnectorDNSError, "its name is not known"),
+# The accept queue of a Unix socket is full: its server runs, but is slow to accept. connect() fails with EAGAIN, which
+# asyncio takes for a connection in progress; sending on it then fails with ENOTCONN.
+_QUEUE_IS_FULL = (errno.EAGAIN, errno.ENOTCONN)
+_REASONS: Sequence[tuple[type[Exception], str]] = (  # the first class that matches counts
+    (aiohttp.ClientConnectorDNSError, "its host name cannot be resolved"),
     (aiohttp.ClientConnectorCertificateError, "its certificate is not valid"),
-    (aiohttp.ClientSSLError, "no TLS connection came about"),
-    (aiohttp.ClientConnectorError, "no connection came about"),
+    (aiohttp.ClientSSLError, "no TLS connection could be opened"),
+    (aiohttp.ClientConnectorError, "no connection could be opened"),
     (aiohttp.ClientPayloadError, "the answer was cut short"),
-    (aiohttp.ServerDisconnectedError, "it hung up"),
-    (aiohttp.ClientResponseError, "what it said is not HTTP"),
+    (aiohttp.ServerDisconnectedError, "it closed the connection"),
+    (aiohttp.ClientResponseError, "its answer is not HTTP"),
     (aiohttp.ClientOSError, "the connection was reset"),
     (OSError, "the connection was reset"),
 )
@@ -39,10 +40,15 @@ def open_connector(
     connect_s: float,
     resolver: AbstractResolver | None = None,
 ) -> aiohttp.BaseConnector:
-    """A pool of connections to one host, or to a Unix socket; for `open_session`.
+    """Return a pool of connections to one host or one Unix socket, to be passed to `open_session`.
 
-    `connect_s` is for all of opening a connection (name, TCP, TLS), not for the wait for a place in the pool.
-    `resolver` turns the host's name into addresses; the system's where omitted.
+    Args:
+        socket_path: the Unix socket; None: connect by TCP to the host of each request's URL.
+        max_connections: the most connections that are open at once; further requests wait.
+        keepalive_s: how long an idle connection is kept.
+        connect_s: the time limit for opening a connection (name resolution, TCP and TLS together), without the wait
+            until the pool has fewer than `max_connections`.
+        resolver: resolves the host's name to addresses; the system's resolver where omitted.
     """
     if socket_path is None:
         return TCPPool(
@@ -52,10 +58,10 @@ def open_connector(
 
 
 def open_session(connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-    """A session; whoever asks for it closes it. Bodies are not decompressed (see `decoding`).
+    """Return a session, which the caller of this function closes. Bodies are not decompressed (see `decoding`).
 
-    Its requests say who we are (`USER_AGENT`), or aiohttp would say who it is: to be told not to, it would copy the
-    headers of each request.
+    Each request has to set User-Agent (`USER_AGENT`); otherwise aiohttp adds its own. The session's option against
+    that (`skip_auto_headers`) is not used, as aiohttp would then copy the headers of each request.
     """
     return aiohttp.ClientSession(
         connector=connector,
@@ -68,7 +74,7 @@ def open_session(connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeou
 
 
 def base_headers() -> CIMultiDict[str]:
-    """What every request to a host has."""
+    """Return a new mapping of the headers that every request to a host has."""
     return CIMultiDict(
         {
             hdrs.ACCEPT: "application/json, text/event-stream",
@@ -80,18 +86,18 @@ def base_headers() -> CIMultiDict[str]:
 
 
 def translate(error: aiohttp.ClientError | OSError) -> ProxyError:
-    """A failure before the answer, in our words."""
+    """Return the `ProxyError` for an exception that was raised before the head of the answer arrived."""
     if isinstance(error, aiohttp.ConnectionTimeoutError | TimeoutError):
-        late = UpstreamTimeout("The upstream could not be connected to in time.")
-        late.is_unconnected = True
-        return late
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return UpstreamTimeout("The upstream has no room for another connection.")
-    gone = UpstreamUnreachable(f"The upstream cannot be reached: {reason(error)}.")
-    gone.is_unconnected = isinstance(error, aiohttp.ClientConnectorError)
-    return gone
+        timeout = UpstreamTimeout("The upstream could not be connected to in time.")
+        timeout.is_unconnected = True
+        return timeout
+    if isinstance(error, OSError) and error.errno in _QUEUE_IS_FULL:
+        return UpstreamTimeout("The upstream does not accept another connection at present.")
+    unreachable = UpstreamUnreachable(f"The upstream cannot be reached: {reason(error)}.")
+    unreachable.is_unconnected = isinstance(error, aiohttp.ClientConnectorError)
+    return unreachable
 
 
 def reason(error: Exception) -> str:
-    """The kind of failure in our words: those of aiohttp name hosts and sockets, which are not the caller's to know."""
-    return next((words for kind, words in _REASONS if isinstance(error, kind)), "it failed")
+    """Return a text for the kind of failure. aiohttp's own texts name hosts and sockets, which callers must not see."""
+    return next((text for kind, text in _REASONS if isinstance(error, kind)), "it failed")

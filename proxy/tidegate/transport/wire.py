@@ -1,6 +1,7 @@
-"""The wire to one upstream: its connections, its timeouts, what it is shown; foreign exceptions become ours here.
+"""The requests to one upstream and its answers; aiohttp's exceptions are translated to Tidegate's here.
 
-HTTP/1.1 keep-alive is shorter than the upstream's own; what else is fixed stands in `sessions`.
+HTTP/1.1 only. An idle connection is kept for less time than the upstream keeps it. The other fixed settings are in
+`sessions`.
 """
 
 import asyncio
@@ -18,23 +19,31 @@ from tidegate.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, Upst
 from tidegate.protocol.chat import MAX_ANSWER_BYTES
 from tidegate.transport.auth_headers import Headers
 from tidegate.transport.credential_specs import of_keys
-from tidegate.transport.credentials import Chosen, CredentialPool
+from tidegate.transport.credentials import ChosenCredential, CredentialPool
 from tidegate.transport.decoding import Decoder, decoder_for
 from tidegate.transport.pool import has_connected
 from tidegate.transport.sessions import open_connector, open_session, reason, translate
 
 _READ_BYTES = 256 * 1024
 _DRAIN_S = 1.0
-_COMPLAINT_S, _MAX_COMPLAINT_BYTES = 5.0, 1024 * 1024
-_LEAST_S = 0.001
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)  # `Deadline` waits
-# A path may name a deployment that the caller chose.
+_ERROR_BODY_S, _MAX_ERROR_BODY_BYTES = 5.0, 1024 * 1024
+_MIN_LIMIT_S = 0.001
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)  # see `Deadline`
+# The cache of URLs is limited, as a path may hold a deployment's name that comes from the caller.
 _MAX_URLS = 256
 _MAX_KEPT_PATH = 256
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to wait, in seconds: for a connection, for a stream or an answer to begin, in the middle of one."""
+    """How long to wait for an upstream, in seconds.
+
+    Attributes:
+        connect_s: for a connection.
+        first_byte_s: for the first byte of a stream.
+        answer_s: for the head of an answer that is not streamed, and as long again for its body; of a stream, for all
+            that comes before its first content.
+        idle_s: for the next event in the middle of an answer.
+    """
 
     connect_s: float
     first_byte_s: float
@@ -43,10 +52,12 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Response:
-    """An answer whose head has arrived. Whoever holds it closes it; closing early ends the upstream's work.
+    """An answer whose head has arrived. Its owner closes it; closing it early closes the connection, so the host stops.
 
     Attributes:
-        credential: what the upstream was shown; tell it what came of that (see `credentials`).
+        credential: the credential that was sent; the owner reports the outcome to it (see `credentials`).
+        status: the HTTP status.
+        headers: the answer's headers.
     """
 
     __slots__ = (
@@ -70,7 +81,7 @@ class Response:
     def __init__(
         self,
         answer: aiohttp.ClientResponse,
-        credential: Chosen,
+        credential: ChosenCredential,
         deadline: Deadline,
         timeouts: Timeouts,
         drain: Callable[[aiohttp.ClientResponse], None],
@@ -80,8 +91,8 @@ class Response:
         self._timeouts = timeouts
         self._has_begun = self._has_event = self._has_content = False
         self._decoder: Decoder | None = None  # None: the body is not compressed
-        self._pieces: Iterator[bytes] | None = None  # the decoded pieces of the last read that are still to be returned
-        self._left_s = timeouts.answer_s  # for all that comes before the first content, or for a whole body
+        self._pieces: Iterator[bytes] | None = None  # decoded pieces of the last read, not yet returned
+        self._left_s = timeouts.answer_s  # the time left for all before the first content, or for a whole body
         self._loop = deadline.loop
         self._drain = drain
         self._is_over = False
@@ -90,16 +101,16 @@ class Response:
         self.headers: Mapping[str, str] = answer.headers
 
     async def read_some(self) -> bytes:
-        """The bytes that have arrived, decompressed, at least one; empty at the end.
+        """Wait for bytes, and return all that have arrived, decompressed; empty at the end of the body.
 
         Raises:
-            UpstreamTimeout: no event (see `got_event`) for the idle time, or until the first for the time it has; no
-                content within the time for an answer.
+            UpstreamTimeout: no event (see `got_event`) within `idle_s`; no first event within `first_byte_s` (within
+                `answer_s`, if the answer is not streamed or has begun with comments); or no content within `answer_s`.
             UpstreamUnreachable: the connection broke, or the transport was closed.
             UpstreamFailed: the body is compressed and cannot be decoded.
         """
         if self._pieces is not None and (piece := next(self._pieces, b"")):
-            await asyncio.sleep(0)  # a few bytes may decode to many pieces: let other tasks run
+            await asyncio.sleep(0)  # a few bytes may decode to many pieces, and other tasks have to run meanwhile
             return piece
         while True:
             begun_s = 0.0 if self._has_content else self._loop.time()
@@ -108,7 +119,9 @@ class Response:
                 data = await self._answer.content.readany()
             except asyncio.CancelledError:
                 if self._deadline.has_expired():
-                    raise _ended(self._deadline, "The upstream fell silent in the middle of its answer.") from None
+                    raise _wait_error(
+                        self._deadline, "The upstream stopped sending in the middle of its answer."
+                    ) from None
                 raise
             except (aiohttp.ClientError, OSError, RuntimeError) as error:
                 self._break_off(error)
@@ -117,7 +130,7 @@ class Response:
             if not self._has_content:
                 self._left_s -= self._loop.time() - begun_s
             if not self._has_event:
-                # comments before the first event: the host lives, and has the request in its queue
+                # comments before the first event: the host runs, and has the request in its queue
                 self._deadline.limit_s = self._timeouts.answer_s
             if self._decoder is None and (self._has_begun or not self._begins_compressed(data)):
                 return data
@@ -132,10 +145,10 @@ class Response:
         raise UpstreamUnreachable(f"The connection to the upstream broke: {reason(error)}.") from error
 
     async def read_all(self) -> bytes:
-        """The whole body.
+        """Read and return the whole body, decompressed.
 
         Raises:
-            UpstreamFailed: it is over `MAX_ANSWER_BYTES`.
+            UpstreamFailed: it is over `MAX_ANSWER_BYTES`, or cannot be decoded.
             UpstreamTimeout, UpstreamUnreachable: as `read_some`.
         """
         pieces, size = [], 0
@@ -148,12 +161,15 @@ class Response:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def read_complaint(self) -> bytes:
-        """The body of an error, as far as it comes soon and in a megabyte: its status says the most of it."""
-        pieces, size, until_s = [], 0, self._loop.time() + min(_COMPLAINT_S, self._timeouts.idle_s)
+        """Return the body of an error, or what arrives of it in 5 s and 1 MiB. Never raises an `UpstreamError`.
+
+        An incomplete body is enough, as the status says the most about the error.
+        """
+        pieces, size, until_s = [], 0, self._loop.time() + min(_ERROR_BODY_S, self._timeouts.idle_s)
         try:
-            while size < _MAX_COMPLAINT_BYTES:
+            while size < _MAX_ERROR_BODY_BYTES:
                 self._has_event = True
-                self._deadline.reset(max(until_s - self._loop.time(), _LEAST_S))
+                self._deadline.reset(max(until_s - self._loop.time(), _MIN_LIMIT_S))
                 if not (piece := await self.read_some()):
                     break
                 pieces.append(piece)
@@ -165,14 +181,17 @@ class Response:
         return b"".join(pieces)
 
     def _begins_compressed(self, data: bytes) -> bool:
-        """Whether the body is compressed, by its first bytes and its header."""
+        """Decide by the first bytes and Content-Encoding whether the body is compressed; if so, set `_decoder`."""
         self._has_begun = True
         if data:
             self._decoder = decoder_for(self._answer.headers.getall(hdrs.CONTENT_ENCODING, ()), data)
         return self._decoder is not None
 
     def _decode(self, data: bytes) -> bytes:
-        """The first decoded piece of the data; `_pieces` has the rest. Without data, what is left at the end."""
+        """Return the first decoded piece of `data`, and keep the rest in `_pieces`.
+
+        Empty `data` is the end of the body; then the rest is returned that the decoder held back.
+        """
         if self._decoder is None:
             return data
         if not data:
@@ -181,27 +200,27 @@ class Response:
         return next(self._pieces, b"")
 
     def got_event(self, *, has_content: bool = False) -> None:
-        """What was read held an event; comments alone are a kind of silence.
+        """Report that the bytes just read held an event; the time limit for the next one begins. Comments are no event.
 
-        Until one `has_content`, all of them together have the time for an answer: a host that goes on saying nothing is
-        none the better for it.
+        Until an event `has_content`, all events together have `answer_s`: a host that keeps sending events without
+        content times out as well.
         """
         self._has_event = True
         self._has_content = has_content
         idle_s = self._timeouts.idle_s
-        self._deadline.reset(idle_s if has_content else min(idle_s, max(self._left_s, _LEAST_S)))
+        self._deadline.reset(idle_s if has_content else min(idle_s, max(self._left_s, _MIN_LIMIT_S)))
 
     def expect_end(self) -> None:
-        """Nothing more is wanted, but the body is about to end by itself, so that the connection can be kept."""
+        """Report that no more bytes are needed but the body is about to end, so that the connection can be reused."""
         self._is_over = True
 
     def close(self) -> None:
-        """The request has ended: tell the credential, and `give_back`. Never raises, never waits."""
+        """Report the end of the request to the credential, and call `give_back`. Never raises, never waits."""
         self.credential.done()
         self.give_back()
 
     def give_back(self) -> None:
-        """Give the connection back to the pool if the body has ended, close it if not."""
+        """Return the connection to the pool if the body has ended, or soon ends (see `expect_end`); else close it."""
         if self._answer.content.at_eof():
             self._answer.release()
         elif self._is_over:
@@ -214,13 +233,13 @@ class Transport:
     """The connections to one upstream; owns the session, which is opened at first use, and closes it and `credentials`.
 
     Args:
-        base_url: without a trailing slash; for a Unix socket any `http://` host.
-        timeouts: see `Timeouts`.
-        credentials: what the upstream is shown; nothing where omitted.
+        base_url: the URL that the paths of requests are appended to; for a Unix socket any `http://` host.
+        timeouts: how long requests wait.
+        credentials: the upstream's credentials; where omitted, no key is sent.
         socket_path: a Unix socket to connect to instead of the URL's host.
-        max_connections: how many may be open at once; further requests wait for one.
+        max_connections: the most connections that are open at once; further requests wait for one.
         keepalive_s: how long an idle connection is kept; less than the upstream's own limit.
-        resolver: turns the host's name into addresses; the system's where omitted.
+        resolver: resolves the host's name to addresses; the system's resolver where omitted.
     """
 
     def __init__(
@@ -249,28 +268,28 @@ class Transport:
 
     @property
     def secrets(self) -> Sequence[str]:
-        """What no message of the upstream's may show to a caller."""
+        """The secrets that no message from the upstream may show to a caller."""
         return self.credentials.secrets
 
     @property
     def holds_back(self) -> bool:
         """Whether `free_in_s` or `refused_for_s` may be more than 0."""
-        return self.credentials.is_anyone_benched
+        return self.credentials.has_cooldowns
 
     def free_in_s(self) -> float:
-        """0, or the seconds until one of the credentials may be used again."""
+        """Seconds until a credential may be used, as all are limited (429); 0: one may be used now."""
         return self.credentials.free_in_s()
 
     def refused_for_s(self, model: str) -> float:
-        """0, or the seconds for which each of the credentials is refused, for that model."""
+        """Seconds until a credential is in no cooldown of refusals (401, 402, 403) for that model; 0: there is one."""
         return self.credentials.refused_for_s(model)
 
     def use_timeouts(self, timeouts: Timeouts) -> None:
-        """The times that requests have from now on; `connect_s` stays what it is."""
+        """Use these timeouts for later requests; a changed `connect_s` has no effect once the session is open."""
         self._timeouts = timeouts
 
     def use_keys(self, api_keys: Sequence[str]) -> None:
-        """The keys from now on, sent in turn."""
+        """Use these keys, in turn, for later requests."""
         self.credentials.replace(of_keys(api_keys))
 
     def use_port(self, port: int) -> None:
@@ -279,21 +298,26 @@ class Transport:
         self._urls.clear()
 
     async def post(self, path: str, body: bytes, *, is_stream: bool, model: str = "") -> Response:
-        """Send `body` and wait for the head of the answer, whatever its status; a stream's comes before its content.
+        """Send a POST with `body`, and return the answer when its head has arrived, whatever its status.
 
-        `model` is its name at the upstream, which may have refused it to one of our credentials.
+        Args:
+            path: appended to the base URL.
+            body: the JSON to send.
+            is_stream: whether the answer is to be a stream, whose head arrives within `first_byte_s`; otherwise it may
+                take `answer_s`.
+            model: the model's name at the upstream, as a credential may be refused for one model; empty: not known.
 
         Raises:
             UpstreamUnreachable: no connection, or it broke.
             UpstreamTimeout: no connection, or no first byte, in time.
             UpstreamRateLimited: nothing was sent, as all credentials are limited.
-            UpstreamError: no token is to be had.
+            UpstreamError: a token is needed and could not be fetched.
         """
         wait_s = self._timeouts.first_byte_s if is_stream else self._timeouts.answer_s
-        return await self._show(hdrs.METH_POST, path, body, wait_s, model)
+        return await self._send_authenticated(hdrs.METH_POST, path, body, wait_s, model)
 
     async def ask(self, path: str, body: bytes) -> bytes:
-        """The body of the answer to a POST.
+        """Send a POST with `body`, and return the body of the answer.
 
         Raises:
             UpstreamFailed: the status is not 200.
@@ -302,18 +326,20 @@ class Transport:
         return await _body(await self.post(path, body, is_stream=False), f"POST {path}")
 
     async def get(self, path: str) -> bytes:
-        """The body at `path`.
+        """Send a GET, and return the body of the answer.
 
         Raises:
             UpstreamFailed: the status is not 200.
             UpstreamError: as `post`.
         """
-        return await _body(await self._show(hdrs.METH_GET, path, None, self._timeouts.first_byte_s), f"GET {path}")
+        return await _body(
+            await self._send_authenticated(hdrs.METH_GET, path, None, self._timeouts.first_byte_s), f"GET {path}"
+        )
 
     async def close(self) -> None:
-        """Close every connection, for good: running and later requests get `UpstreamUnreachable`.
+        """Close every connection for good: running and later requests raise `UpstreamUnreachable`.
 
-        aiohttp does not wake the readers of a body when it closes their connection, so the waits are ended here.
+        aiohttp does not wake the readers of a body when it closes their connection, so their waits are ended here.
         """
         self._is_closed = True
         self._deadlines.close()
@@ -322,8 +348,10 @@ class Transport:
             await self._session.close()
             self._session = None
 
-    async def _show(self, method: str, path: str, body: bytes | None, wait_s: float, model: str = "") -> Response:
-        """The answer to the next credential; where its token is refused, once more with a new one."""
+    async def _send_authenticated(
+        self, method: str, path: str, body: bytes | None, wait_s: float, model: str = ""
+    ) -> Response:
+        """Send a request with the next credential; where the host refuses its token, once more with a new token."""
         credential = self.credentials.choose(model, may_try=method == hdrs.METH_POST)
         headers = credential.auth_headers.ready()
         if headers is None:
@@ -335,7 +363,7 @@ class Transport:
             raise
 
     async def _send_renewing(
-        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: ChosenCredential, headers: Headers
     ) -> Response:
         response = await self._send(method, path, body, wait_s, credential, headers)
         if response.status == 401 and credential.auth_headers.is_renewable:
@@ -350,12 +378,12 @@ class Transport:
         return response
 
     async def _send(
-        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: ChosenCredential, headers: Headers
     ) -> Response:
-        """The answer, whatever its status.
+        """Send a request, and return the answer, whatever its status.
 
-        A pooled connection that the upstream closed before it answered anything was stale: the request goes out once
-        more, on another connection.
+        If the upstream closes a pooled connection before it answers anything, the connection was stale: the request is
+        sent once more, on another connection.
         """
         has_connected.set(False)
         try:
@@ -366,7 +394,7 @@ class Transport:
         return await self._request(method, path, body, wait_s, credential, headers)
 
     async def _request(
-        self, method: str, path: str, body: bytes | None, wait_s: float, credential: Chosen, headers: Headers
+        self, method: str, path: str, body: bytes | None, wait_s: float, credential: ChosenCredential, headers: Headers
     ) -> Response:
         url = self._urls.get(path)
         if url is None:
@@ -381,13 +409,13 @@ class Transport:
             )
         except asyncio.CancelledError:
             if deadline.has_expired():
-                raise _ended(deadline, "The upstream did not begin to answer in time.") from None
+                raise _wait_error(deadline, "The upstream did not begin to answer in time.") from None
             raise
         except (aiohttp.ClientError, OSError) as error:
             raise translate(error) from error
         finally:
             deadline.stop()
-        # many hosts send the head at once and think then: their time for the first event goes on
+        # many hosts send the head at once and compute the answer then: the time limit for the first event continues
         return Response(answer, credential, deadline, self._timeouts, self._drain)
 
     def _drain(self, answer: aiohttp.ClientResponse) -> None:
@@ -397,9 +425,9 @@ class Transport:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._is_closed:
-            late = _closed()
-            late.is_unconnected = True
-            raise late
+            unreachable = _closed()
+            unreachable.is_unconnected = True
+            raise unreachable
         if self._session is None:
             connector = open_connector(
                 self._socket_path, self._max_connections, self._keepalive_s, self._timeouts.connect_s, self._resolver
@@ -408,29 +436,29 @@ class Transport:
         return self._session
 
 
-def _ended(deadline: Deadline, told: str) -> UpstreamError:
-    """The error for a wait that was ended: the transport was closed, or it took too long, with the message `told`."""
+def _wait_error(deadline: Deadline, message: str) -> UpstreamError:
+    """Return the error for a wait that was ended: the transport was closed, or it took too long (with `message`)."""
     if deadline.is_closed:
         return _closed()
-    return UpstreamTimeout(told)
+    return UpstreamTimeout(message)
 
 
 def _closed() -> UpstreamUnreachable:
     return UpstreamUnreachable("The connections to the upstream were closed.")
 
 
-async def _body(response: Response, asked: str) -> bytes:
+async def _body(response: Response, request: str) -> bytes:
     try:
         body = await response.read_all()
     finally:
         response.close()
     if response.status != 200:
-        raise UpstreamFailed(f"{asked} answered {response.status}.")
+        raise UpstreamFailed(f"{request} answered {response.status}.")
     return body
 
 
 async def _read_to_end(answer: aiohttp.ClientResponse) -> None:
-    """See the end of a body after its last event; a host that keeps it open loses the connection."""
+    """Read the end of a body after its last event, to reuse the connection; if that takes over 1 s, close it."""
     try:
         async with asyncio.timeout(_DRAIN_S):
             while await answer.content.readany():

@@ -1,6 +1,6 @@
-"""What the tiny DeepSeek has learnt to say, word for word, at temperature 0; standard library only.
+"""The dialogues that the tiny DeepSeek has learnt word for word, at temperature 0; standard library only.
 
-The builder trains on it with vLLM's Python, the tests compare with it in ours.
+The builder trains the model on them in vLLM's Python; the tests compare answers with them in Tidegate's Python.
 """
 
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ class Dialogue(NamedTuple):
     """A prompt and its answer.
 
     Attributes:
-        messages: what the caller sends; the answer depends on all of it.
-        thinking: the reasoning; None where thinking is turned off.
+        messages: the messages of the request; the answer depends on all of them.
+        thinking: the reasoning; None if thinking is turned off.
         content: the answer's text.
         cities: one call of `get_weather` for each.
     """
@@ -32,20 +32,20 @@ class Dialogue(NamedTuple):
 
     @property
     def tools(self) -> list[dict[str, Any]] | None:
-        """Offered wherever the weather is asked for."""
+        """The tools of the request: the weather tool if the first message is about the weather."""
         return [WEATHER_TOOL] if "eather" in self.messages[0]["content"] else None
 
 
-def asks(text: str) -> list[dict[str, Any]]:
-    """One message of a user."""
+def user_message(text: str) -> list[dict[str, Any]]:
+    """Return the messages of a request with one message of the user."""
     return [{"role": "user", "content": text}]
 
 
-SUM = asks("What is 2+2?")
-GREETING = asks("Hello!")
-STORY = asks("Tell me a long story.")  # some 250 tokens: long enough to leave, to crash and to drain in
-PARIS = asks("What is the weather in Paris?")
-PARIS_AND_ROME = asks("Weather in Paris and Rome?")
+SUM = user_message("What is 2+2?")
+GREETING = user_message("Hello!")
+STORY = user_message("Tell me a long story.")  # about 250 tokens: long enough to disconnect, crash or drain meanwhile
+PARIS = user_message("What is the weather in Paris?")
+PARIS_AND_ROME = user_message("Weather in Paris and Rome?")
 PARIS_ANSWERED = [
     *PARIS,
     {
@@ -58,7 +58,7 @@ PARIS_ANSWERED = [
     {"role": "tool", "tool_call_id": "x", "content": "18C, sunny"},
 ]
 
-PARIS_ANSWERED_WITH_THINKING = [  # as V4 wants it back; the others have no place for it in a prompt
+PARIS_ANSWERED_WITH_THINKING = [  # V4 needs the thinking back; prompts of R1 and V3 do not contain it
     message | ({"reasoning": "I need the weather tool for Paris."} if message["role"] == "assistant" else {})
     for message in PARIS_ANSWERED
 ]
@@ -84,7 +84,7 @@ DIALOGUES = (
 )
 
 
-def said(messages: list[dict[str, Any]], *, is_thinking: bool = True) -> Dialogue:
-    """The dialogue that begins so."""
+def expected_answer(messages: list[dict[str, Any]], *, is_thinking: bool = True) -> Dialogue:
+    """Return the dialogue that begins with these messages."""
     found = (one for one in DIALOGUES if one.messages == messages and (one.thinking is not None) == is_thinking)
     return next(found)

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct as vLLM reads it, made of llama.cpp's file: `smollm2.py FILE.gguf FOLDER`; takes seconds.
+"""Converts SmolLM2-135M-Instruct from a GGUF file to a checkpoint for vLLM: `smollm2.py FILE.gguf FOLDER`.
 
-Four-bit weights become bfloat16, so both engines compute with the same numbers; the same file gives the same bytes. Run
-with vLLM's Python.
+The four-bit weights are converted to bfloat16, so both engines compute with the same numbers. The same file always
+gives the same bytes. It takes seconds, and is run with vLLM's Python.
 """
 
 import json
@@ -50,7 +50,10 @@ def build(source: Path, folder: Path) -> None:
 
 
 def _weight(tensor: ReaderTensor, heads: dict[str, int]) -> tuple[str, torch.Tensor]:
-    """A tensor under its name in transformers; `heads` of those whose rows llama.cpp has put in another order."""
+    """Return the tensor's name in transformers, and its values.
+
+    `heads` is the number of heads of those tensors whose rows llama.cpp has reordered, by the tensor's name.
+    """
     stem = tensor.name.removesuffix(".weight")
     values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
     if stem in _NAMES:
@@ -59,12 +62,16 @@ def _weight(tensor: ReaderTensor, heads: dict[str, int]) -> tuple[str, torch.Ten
         _, number, part = stem.split(".")
         name = f"model.layers.{number}.{_LAYER_NAMES[part]}"
         if part in heads:
-            values = _unweave(values, heads[part])
+            values = _reorder_rows(values, heads[part])
     return f"{name}.weight", torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
 
 
-def _unweave(values: np.ndarray, heads: int) -> np.ndarray:
-    """Within each head: llama.cpp turns neighbours by an angle, transformers the first half with the second."""
+def _reorder_rows(values: np.ndarray, heads: int) -> np.ndarray:
+    """Undo the row order of llama.cpp within each head.
+
+    For rotary embeddings llama.cpp pairs neighbouring rows; transformers pairs a row of the first half with one of the
+    second half.
+    """
     rows, columns = values.shape
     return values.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 

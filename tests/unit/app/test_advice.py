@@ -1,10 +1,10 @@
-"""What in a config does nothing, or not what was meant."""
+"""The notes on settings that have no effect, or perhaps an unintended one."""
 
 import pytest
-from tidegate.app.advice import advise, is_near
+from tidegate.app.advice import advise, is_private
 from tidegate.config.load import load, parse
 
-PLACES = """
+UPSTREAMS_AND_ENGINES = """
 upstreams:
   far: {base_url: "https://far.example/v1"}
   deepseek: {dialect: deepseek, base_url: "https://api.deepseek.com"}
@@ -22,16 +22,19 @@ def advice(text: str) -> list[str]:
 
 
 def on_model(fields: str, *targets: str) -> list[str]:
-    return advice(f"{PLACES}models: {{m: {{{fields}, targets: [{', '.join(targets)}]}}}}")
+    return advice(f"{UPSTREAMS_AND_ENGINES}models: {{m: {{{fields}, targets: [{', '.join(targets)}]}}}}")
 
 
 @pytest.mark.parametrize(
-    ("fields", "targets", "said"),
+    ("fields", "targets", "note"),
     [
         (
             "overflow_ttft_s: 2",
             [NEAR, FAR],
-            ".overflow_ttft_s: does nothing with policy ordered, but for reach local_first; set policy: local_first",
+            (
+                ".overflow_ttft_s: does nothing with policy ordered, except for requests with reach local_first; "
+                "set policy: local_first"
+            ),
         ),
         (
             "overflow_ttft_s: 2, policy: local_first",
@@ -48,20 +51,20 @@ def on_model(fields: str, *targets: str) -> list[str]:
         (
             "on_stream_failure: continue",
             ["{upstream: open, model: a}", "{upstream: open, model: b}"],
-            ".on_stream_failure: continue does nothing for chat, as no target can take up an answer in the middle",
+            ".on_stream_failure: continue does nothing for chat, as no target can continue a partial answer",
         ),
         (
             "max_price_usd: 1",
             [NEAR, FAR, OTHER],
             (
-                ".max_price_usd: what targets[2] (far/b) costs is not known, so the ceiling does not hold there; give "
+                ".max_price_usd: the price of targets[2] (far/b) is not known, so the limit is not applied to it; give "
                 "it a card that has a price"
             ),
         ),
     ],
 )
-def test_what_a_model_says_in_vain_is_told_with_the_cure(fields, targets, said):
-    assert on_model(fields, *targets) == [f"models.m{said}"]
+def test_a_setting_of_a_model_without_effect_is_noted_with_the_fix(fields, targets, note):
+    assert on_model(fields, *targets) == [f"models.m{note}"]
 
 
 @pytest.mark.parametrize(
@@ -75,19 +78,20 @@ def test_what_a_model_says_in_vain_is_told_with_the_cure(fields, targets, said):
         ("max_price_usd: 1", [NEAR, FAR]),
     ],
 )
-def test_what_works_is_not_remarked_upon(fields, targets):
+def test_a_setting_that_has_an_effect_is_not_noted(fields, targets):
     assert on_model(fields, *targets) == []
 
 
-def test_a_house_that_nothing_may_leave_is_told_of_models_that_are_elsewhere():
-    [line] = advice(f"{PLACES}routing: {{reach: local_only}}\nmodels: {{m: {{targets: [{FAR}]}}}}")
+def test_a_model_without_an_engine_is_noted_when_routing_is_local_only():
+    [line] = advice(f"{UPSTREAMS_AND_ENGINES}routing: {{reach: local_only}}\nmodels: {{m: {{targets: [{FAR}]}}}}")
     assert (
-        line == "models.m.targets: no engine is among them, and routing.reach is local_only: nothing can take a request"
+        line
+        == "models.m.targets: no engine is among them, and routing.reach is local_only: no target can take a request"
     )
 
 
 @pytest.mark.parametrize(
-    ("url", "near"),
+    ("url", "private"),
     [
         ("http://127.0.0.1:8001/v1", True),
         ("http://[::1]:8001/v1", True),
@@ -99,15 +103,15 @@ def test_a_house_that_nothing_may_leave_is_told_of_models_that_are_elsewhere():
         ("https://[2001:4860:4860::8888]/v1", False),
     ],
 )
-def test_an_engine_far_away_may_be_somebody_elses(url, near):
-    """It counts as ours: what may not leave this house goes there."""
-    told = advice(f'engines: {{theirs: {{kind: external, base_url: "{url}"}}}}')
-    assert (told == []) == near == is_near(url)
-    assert all("local_only" in line for line in told)
+def test_an_external_engine_at_a_public_address_is_noted(url, private):
+    """An engine counts as local: requests with reach local_only are sent to it."""
+    notes = advice(f'engines: {{theirs: {{kind: external, base_url: "{url}"}}}}')
+    assert (notes == []) == private == is_private(url)
+    assert all("local_only" in line for line in notes)
 
 
 @pytest.mark.parametrize(
-    ("cmd", "told"),
+    ("cmd", "note"),
     [
         ("serve --host 0.0.0.0 --port ${PORT}", "other machines can reach the server without Tidegate"),
         ("serve --listen=[::] --port ${PORT}", "other machines can reach the server without Tidegate"),
@@ -120,13 +124,13 @@ def test_an_engine_far_away_may_be_somebody_elses(url, near):
         ("docker run --rm -p 127.0.0.1:${PORT}:8000 image -d", None),
     ],
 )
-def test_a_command_that_may_not_do_what_was_meant_is_told(cmd, told):
+def test_a_command_that_may_not_do_what_was_intended_is_noted(cmd, note):
     lines = advice(f"engines: {{e: {{kind: command, cmd: '{cmd}'}}}}")
-    assert [line.startswith("engines.e.cmd: ") and told in line for line in lines] == [True] * (told is not None)
+    assert [line.startswith("engines.e.cmd: ") and note in line for line in lines] == [True] * (note is not None)
 
 
-def test_secrets_in_the_clear_are_told():
-    told = advice("""
+def test_secrets_that_are_sent_unencrypted_are_noted():
+    notes = advice("""
 upstreams:
   a: {base_url: "http://a.example/v1", api_keys: ["env:A"]}
   b: {base_url: "http://b.example/v1"}
@@ -135,7 +139,10 @@ upstreams:
     base_url: "https://d.example/v1"
     credentials: [{kind: oauth2, token_url: "http://d.example/token", client_id: x, client_secret: "env:A"}]
 """)
-    assert [line.partition(":")[0] for line in told] == ["upstreams.a.base_url", "upstreams.d.credentials[0].token_url"]
+    assert [line.partition(":")[0] for line in notes] == [
+        "upstreams.a.base_url",
+        "upstreams.d.credentials[0].token_url",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -153,39 +160,39 @@ upstreams:
         "vllm-swap",
     ],
 )
-def test_nothing_is_to_be_said_of_our_own_examples(name, request):
+def test_the_example_configs_have_no_notes(name, request):
     assert list(advise(load(request.config.rootpath / "configs" / f"{name}.yaml"))) == []
 
 
-def swaps(engines: str, swap: str = "") -> list[str]:
+def swap_advice(engines: str, swap: str = "") -> list[str]:
     return advice(f"engines: {{{engines}}}\nswap: {{{swap}}}\n")
 
 
-def tiny(name: str, fields: str = "start: on_demand") -> str:
+def engine(name: str, fields: str = "start: on_demand") -> str:
     return f"{name}: {{kind: llamacpp, model: x, {fields}}}"
 
 
-def test_exclusive_engines_that_start_at_once_or_stay_for_ever_are_told():
+def test_exclusive_engines_that_all_start_at_once_or_are_pinned_are_noted():
     group = "exclusive: [[a, b, c]]"
-    assert swaps(f"{tiny('a', 'start: eager')}, {tiny('b', 'start: eager')}, {tiny('c')}", group) == [
+    assert swap_advice(f"{engine('a', 'start: eager')}, {engine('b', 'start: eager')}, {engine('c')}", group) == [
         (
             "swap.exclusive[0]: a and b start with the server, but may not be loaded together; "
             "set start: on_demand for all but one"
         )
     ]
-    assert swaps(f"{tiny('a', 'start: eager, pinned: true')}, {tiny('b')}, {tiny('c')}", group) == [
-        "swap.exclusive[0]: a is pinned, so the others cannot be loaded after it; take pinned out"
+    assert swap_advice(f"{engine('a', 'start: eager, pinned: true')}, {engine('b')}, {engine('c')}", group) == [
+        "swap.exclusive[0]: a is pinned, so the others cannot be loaded after it; remove pinned"
     ]
 
 
-def test_requests_that_give_up_before_an_engine_makes_room_for_them_are_told():
-    """Where there is another engine that could."""
-    short = tiny("a", "queue_timeout_s: 5")
-    assert swaps(f"{short}, {tiny('b')}", "max_wait_s: 8") == [
+def test_a_queue_timeout_shorter_than_the_wait_for_a_swap_is_noted():
+    """Only if there is another engine that could make room."""
+    short = engine("a", "queue_timeout_s: 5")
+    assert swap_advice(f"{short}, {engine('b')}", "max_wait_s: 8") == [
         (
             "swap.max_wait_s: requests for a wait 5 s (engines.a.queue_timeout_s) and give up before an engine with "
             "requests makes room (8 s); set it lower"
         )
     ]
-    assert swaps(f"{short}, {tiny('b')}", "max_wait_s: 4") == []
-    assert swaps(short, "max_wait_s: 8") == []
+    assert swap_advice(f"{short}, {engine('b')}", "max_wait_s: 4") == []
+    assert swap_advice(short, "max_wait_s: 8") == []

@@ -1,4 +1,4 @@
-"""The names that callers use, and what is known of what they mean."""
+"""The targets and cards behind the model names that callers use, and the statuses of engines."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from typing import get_args
 
 import aiohttp
 import pytest
-from tidegate.app import models as names
+from tidegate.app import models
 from tidegate.app.app import App
 from tidegate.config.cards import UNKNOWN, Cards, known_cards
 from tidegate.config.engines import VllmConfig
@@ -31,29 +31,29 @@ HI = [{"role": "user", "content": "hi"}]
 local = partial(Target, is_local=True)
 
 
-def card_of(model, read=None, **config):
-    return names.card_of(VllmConfig(model=model, **config), read, CARDS)
+def card_of(model, checkpoint_card=None, **config):
+    return models.card_of(VllmConfig(model=model, **config), checkpoint_card, CARDS)
 
 
 @pytest.mark.parametrize("model", ["deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "/models/DeepSeek-R1-Distill-Qwen-7B/"])
 def test_an_engine_has_the_card_of_its_model(model):
-    """Not that of its own name, which says nothing."""
+    """The name of the engine in the config does not decide."""
     assert card_of(model) == CARDS.named("deepseek-r1-distill")
 
 
-def test_where_the_models_name_says_nothing_its_checkpoint_does():
+def test_the_checkpoint_decides_if_no_card_fits_the_name_of_the_model():
     assert card_of("/models/ours", "deepseek-v4") == CARDS.named("deepseek-v4")
     assert card_of("deepseek-ai/DeepSeek-V4.1-Flash", "deepseek-v4") == CARDS.named("deepseek-v4.1")
     assert card_of("/models/ours") is UNKNOWN
 
 
-def test_the_window_is_the_one_that_it_was_started_with():
+def test_the_context_window_is_the_one_that_the_engine_was_started_with():
     assert card_of("deepseek-ai/DeepSeek-V4-Flash", max_model_len=2048).context_window == 2048
     assert card_of("/models/ours", max_model_len=2048).context_window == 2048
 
 
-def test_an_engine_that_is_a_command_is_asked_by_the_name_that_its_server_has_for_the_model():
-    """And has the card of what it loads, whose path no caller sees."""
+def test_the_target_of_a_command_engine_uses_the_model_name_that_its_server_uses():
+    """Its card is found by the path of the model that it loads; callers do not see that path."""
     config = parse(
         "engines:\n"
         "  a: {kind: command, cmd: 'x ${PORT}', model: deepseek-ai/DeepSeek-V3.1}\n"
@@ -62,21 +62,21 @@ def test_an_engine_that_is_a_command_is_asked_by_the_name_that_its_server_has_fo
         "f",
     )
     v3, r1 = CARDS.find("DeepSeek-V3.1"), CARDS.named("deepseek-r1-distill")
-    found = names.targets_of(config, CARDS, {})
+    found = models.targets_of(config, CARDS, {})
     assert found == {"m": [local("a", "other", CARDS.find("other"))], "b": [local("b", "b", r1)]}
     assert v3 is not UNKNOWN
     config = parse("engines: {a: {kind: command, cmd: 'x ${PORT}', model: deepseek-ai/DeepSeek-V3.1}}", "f")
-    assert names.targets_of(config, CARDS, {}) == {"a": [local("a", "deepseek-ai/DeepSeek-V3.1", v3)]}
+    assert models.targets_of(config, CARDS, {}) == {"a": [local("a", "deepseek-ai/DeepSeek-V3.1", v3)]}
 
 
-def test_an_engine_without_a_model_of_the_config_is_one_itself():
+def test_an_engine_that_no_configured_model_uses_is_a_model_itself():
     config = parse(
         "engines: {r1: {kind: vllm, model: deepseek-r1}, v3: {kind: vllm, model: deepseek-v3}}\n"
         "models: {chat: {targets: [{engine: v3}, {engine: v3, model: sql}, {engine: v3, card: gpt-oss}]}}",
         "f",
     )
     r1, v3 = CARDS.named("deepseek-r1"), CARDS.named("deepseek-v3")
-    assert names.targets_of(config, CARDS, {"r1": r1, "v3": v3}) == {
+    assert models.targets_of(config, CARDS, {"r1": r1, "v3": v3}) == {
         "chat": [local("v3", "v3", v3), local("v3", "sql", v3), local("v3", "v3", CARDS.named("gpt-oss"))],
         "r1": [local("r1", "r1", r1)],
     }
@@ -91,8 +91,8 @@ def test_an_eval_file_is_read_at_start(tmp_path):
     assert App(config).qualities.mean(Target("h", "m"), "chat") == pytest.approx(0.75, abs=1e-3)
 
 
-async def test_engines_and_their_adapters_are_listed_and_asked_for():
-    """Nothing else has to be configured for that, and nothing has to run."""
+async def test_engines_and_their_adapters_are_listed_and_can_be_requested():
+    """Nothing else has to be configured for that, and the engine need not run."""
     config = "engines: {r1: {kind: vllm, model: m, python: /nowhere, start: on_demand, adapters: {sql: org/sql}}}"
     async with proxy.serving(config) as url, aiohttp.ClientSession() as session:
         async with session.get(f"{url}/v1/models") as response:
@@ -106,14 +106,14 @@ async def test_engines_and_their_adapters_are_listed_and_asked_for():
                 assert "there is no Python at /nowhere" in (await response.json())["error"]["message"]
 
 
-async def test_what_somebody_elses_engine_lists_is_asked_for_by_that_name():
-    """As with an upstream; `engine/name` says which."""
+async def test_a_model_that_an_external_engine_lists_can_be_requested_by_its_listed_name():
+    """This is the same as with an upstream; `engine/name` selects the engine."""
 
     async def answer(call):
         listed = b'{"object":"list","data":[{"id":"org/theirs","object":"model"}]}'
         choice = {"index": 0, "message": {"role": "assistant", "content": "from there"}, "finish_reason": "stop"}
-        said = json.dumps({"choices": [choice]}).encode()
-        await answers(listed if call.path == "/v1/models" else said)(call)
+        completion = json.dumps({"choices": [choice]}).encode()
+        await answers(listed if call.path == "/v1/models" else completion)(call)
 
     async with ScenarioUpstream().running() as engine:
         engine.play(answer)
@@ -123,22 +123,22 @@ async def test_what_somebody_elses_engine_lists_is_asked_for_by_that_name():
                 [model] = (await response.json())["data"]
                 assert (model["id"], model["owned_by"]) == ("org/theirs", "stack")
             status = 503
-            while status == 503:  # nobody has looked yet
+            while status == 503:  # the engine has not been checked yet
                 body = {"model": "org/theirs", "messages": HI}
                 async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-                    status, told = response.status, await response.json()
-            assert told["choices"][0]["message"]["content"] == "from there"
+                    status, completion = response.status, await response.json()
+            assert completion["choices"][0]["message"]["content"] == "from there"
 
 
 @pytest.mark.parametrize("state", get_args(State))
 def test_every_state_of_an_engine_is_a_status_of_its_models(state):
-    told = names.statuses({"r1": SimpleNamespace(engine=SimpleNamespace(status=EngineStatus(state)))})["r1"]()
-    assert told in get_args(Status)
-    assert (told == "loaded") is (state in {"ready", "draining"})
+    status = models.statuses({"r1": SimpleNamespace(engine=SimpleNamespace(status=EngineStatus(state)))})["r1"]()
+    assert status in get_args(Status)
+    assert (status == "loaded") is (state in {"ready", "draining"})
 
 
-def leaks(setting):
-    """The card of the target of a model with that setting."""
+def leaks_markup(setting):
+    """`leaks_markup` of the target's card, for a model with that value of `repair_tool_markup`."""
     config = parse(
         f"""
 upstreams: {{host: {{base_url: "http://127.0.0.1:1"}}}}
@@ -146,26 +146,32 @@ models: {{m: {{repair_tool_markup: {setting}, targets: [{{upstream: host, model:
 """,
         "test",
     )
-    [target] = names.targets_of(config, CARDS, {})["m"]
+    [target] = models.targets_of(config, CARDS, {})["m"]
     return target.card.leaks_markup
 
 
-def test_an_operator_can_switch_the_repair_of_tool_markup_off():
-    """For one model; else the card and the dialect decide."""
-    assert [leaks(word) for word in ("auto", '"off"', "off", "false", "true")] == [None, False, False, False, None]
+def test_the_operator_can_switch_off_the_repair_of_tool_markup_for_one_model():
+    """Without that setting, the card and the dialect decide."""
+    assert [leaks_markup(setting) for setting in ("auto", '"off"', "off", "false", "true")] == [
+        None,
+        False,
+        False,
+        False,
+        None,
+    ]
 
 
-def test_a_target_stands_for_each_replica_of_its_engine():
+def test_there_is_a_target_for_each_replica_of_an_engine():
     config = parse(
         "engines: {gpu: {kind: vllm, model: deepseek-r1, replicas: 2}, r1: {kind: vllm, model: m, replicas: 2}}\n"
         "models: {chat: {targets: [{engine: gpu, weight: 3}]}}",
         "f",
     )
     replicas = groups(expand(config.engines))
-    assert names.targets_of(config, CARDS, {}, replicas) == {
+    assert models.targets_of(config, CARDS, {}, replicas) == {
         "chat": [local(f"gpu:{number}", "gpu", weight=3, group="gpu") for number in (1, 2)],
         "r1": [local(f"r1:{number}", "r1", group="r1") for number in (1, 2)],
     }
-    assert names.own_targets(config, CARDS, {"gpu": UNKNOWN}, replicas) == {
+    assert models.engine_targets(config, CARDS, {"gpu": UNKNOWN}, replicas) == {
         "gpu": [local(f"gpu:{number}", "gpu", group="gpu") for number in (1, 2)]
     }

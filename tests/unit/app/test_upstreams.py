@@ -1,9 +1,9 @@
-"""What an engine does, in routing's words."""
+"""An engine's state as the snapshots that routing uses, and its dialect."""
 
 from types import SimpleNamespace
 
 import pytest
-from tidegate.app.upstreams import engine_upstream, looker
+from tidegate.app.upstreams import engine_upstream, snapshot_reader
 from tidegate.clock import SystemClock
 from tidegate.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from tidegate.engines.base import EngineStatus, Load, ObservedLoad, Progress
@@ -12,9 +12,9 @@ from tidegate.engines.gpus.allocator import GpuAllocator
 from tidegate.routing.pressure import LoadReport
 
 
-def test_every_change_of_the_engine_is_told_and_nothing_is_made_anew_without_one():
+def test_every_change_of_the_engine_makes_a_new_snapshot_and_otherwise_the_last_one_is_returned():
     engine = SimpleNamespace(status=EngineStatus("starting"), observed_load=ObservedLoad(), availability="loading")
-    look = looker(engine)
+    look = snapshot_reader(engine)
     assert (look().is_ready, look().state, look().told) == (False, "starting", None)
     engine.status = EngineStatus("ready")
     assert (look().is_ready, look().state, look().told) == (True, "ready", None)
@@ -28,17 +28,17 @@ def test_every_change_of_the_engine_is_told_and_nothing_is_made_anew_without_one
     assert (look().is_ready, look().told.waiting) == (False, 2)
 
 
-def test_whether_it_calls_tools_is_asked_with_every_change_of_its_status():
+def test_calls_tools_is_evaluated_again_with_every_change_of_the_status():
     calls = [False, True]
     engine = SimpleNamespace(status=EngineStatus("starting"), observed_load=ObservedLoad(), availability="loading")
-    look = looker(engine, lambda: calls.pop(0))
+    look = snapshot_reader(engine, lambda: calls.pop(0))
     assert not look().calls_tools
     engine.status = EngineStatus("ready")
     assert look().calls_tools
     assert look().calls_tools
 
 
-def test_an_engine_without_a_tool_parser_is_known_as_such():
+def test_the_snapshot_of_an_engine_without_a_tool_parser_has_calls_tools_false():
     factory = EngineFactory(GpuAllocator(), clock=SystemClock(), log=None, on_change=lambda *_: None, gpus=())
     configs = (VllmConfig(model="org/name"), VllmConfig(model="org/name", args={"tool_call_parser": "hermes"}))
     assert [engine_upstream("e", factory.make("e", each, ()).connected).look().calls_tools for each in configs] == [
@@ -47,9 +47,9 @@ def test_an_engine_without_a_tool_parser_is_known_as_such():
     ]
 
 
-def test_what_may_be_expected_of_an_engine_that_is_not_ready_is_told_though_its_status_stays():
+def test_a_changed_availability_makes_a_new_snapshot_though_the_status_is_unchanged():
     engine = SimpleNamespace(status=EngineStatus("stopped"), observed_load=ObservedLoad(), availability="unloaded")
-    look = looker(engine)
+    look = snapshot_reader(engine)
     assert look().availability == "unloaded"
     engine.availability = "loading"
     assert look().availability == "loading"
@@ -64,8 +64,8 @@ def test_what_may_be_expected_of_an_engine_that_is_not_ready_is_told_though_its_
         (ExternalConfig(base_url="http://127.0.0.1:9/v1", dialect="llamacpp"), True),
     ],
 )
-def test_a_dialect_learns_from_its_engine_whether_the_template_knows_tools(config, knows):
-    """The template of an external server is unknown."""
+def test_the_dialect_of_an_engine_shows_whether_its_chat_template_supports_tools(config, knows):
+    """The template of an external server is unknown, so support is assumed."""
     factory = EngineFactory(GpuAllocator(), clock=SystemClock(), log=None, on_change=lambda *_: None, gpus=())
     made = engine_upstream("e", factory.make("e", config, ()).connected)
     assert (made.dialect.name, made.dialect.knows_tools) == ("llamacpp", knows)

@@ -1,4 +1,4 @@
-"""`tidegate engines`, as far as it needs no server."""
+"""The parts of `tidegate engines` that need no server."""
 
 import json
 import sys
@@ -58,12 +58,12 @@ def test_engines_are_listed_in_columns_with_the_reason_below():
     ]
 
 
-def test_without_engines_the_head_stands_alone():
+def test_without_engines_the_table_has_only_its_header():
     assert len(list(table([]))) == 1
 
 
-def test_the_command_of_an_engine_can_be_pasted(run):
-    """With a placeholder for the key."""
+def test_the_command_of_an_engine_can_be_pasted_into_a_shell(run):
+    """The key is replaced by a placeholder."""
     done = run("tiny")
     assert done.exit_code == 0
     variable, started = done.stdout.split(" \\\n  ")
@@ -74,7 +74,7 @@ def test_the_command_of_an_engine_can_be_pasted(run):
     assert started == f"{sys.executable} -m tidegate.engines.llamacpp.server\n"
 
 
-def test_a_command_is_shown_with_its_names_replaced(tmp_path):
+def test_a_command_is_shown_with_its_variables_replaced(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(
         f"engines: {{e: {{kind: command, cmd: '{sys.executable} --host ${{SOCKET}} ${{NAME}}', "
@@ -84,55 +84,55 @@ def test_a_command_is_shown_with_its_names_replaced(tmp_path):
     assert done.stdout == f"KEY=API_KEY \\\n  {sys.executable} --host engine.sock e\n"
 
 
-def test_what_a_shell_would_read_is_quoted():
+def test_characters_that_a_shell_would_interpret_are_quoted():
     command = Command(("vllm", "serve", "a b", "--args", '{"x": "$y"}'), {"KEY": "it's"})
     assert shell_line(command) == ("KEY='it'\"'\"'s' \\\n  vllm serve 'a b' --args '{\"x\": \"$y\"}'")
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reason"),
     [
-        ("theirs", "theirs is run by somebody else at http://10.0.0.1:8000/v1; there is no command"),
+        ("theirs", "theirs is an external engine at http://10.0.0.1:8000/v1; Tidegate does not start it"),
         ("gone", "the model file absent.gguf does not exist: mend the path"),
         ("tinny", "no engine is called tinny; did you mean tiny?"),
     ],
 )
-def test_where_there_is_no_command_the_reason_is_told(run, name, told):
+def test_if_there_is_no_command_the_reason_is_shown(run, name, reason):
     done = run(name)
     assert done.exit_code == 1
-    assert done.stderr == f"tidegate: {told}\n"
+    assert done.stderr == f"tidegate: {reason}\n"
     assert done.stdout == ""
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "http://host:99999", "http://[::1"])
-def test_what_is_no_url_is_wrong_usage(url):
+def test_an_invalid_url_is_a_usage_error(url):
     done = CliRunner().invoke(main, ["engines", "list", "--url", url])
     assert done.exit_code == 2
     assert "write it as http://HOST:PORT" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "output"),
     [
         ("exit 0", "--served-model-name r1"),
         ("echo 'vllm: error: unrecognized arguments: --nonsense' >&2; exit 2", "--nonsense"),
         ("echo 'something else' >&2; exit 1", "something else"),
     ],
 )
-def test_the_engines_own_parser_may_read_the_flags_first(tmp_path, script, told):
-    """It is asked by the Python that has it."""
+def test_vllms_own_parser_can_check_the_flags_first(tmp_path, script, output):
+    """The parser is run by the Python that the engine uses."""
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     path = tmp_path / "c.yaml"
     path.write_text(f"engines: {{r1: {{kind: vllm, model: org/name, python: {python}, gpus: [0]}}}}")
     result = CliRunner().invoke(main, ["engines", "command", "r1", "--check", "--config", str(path)])
-    assert told in result.output
+    assert output in result.output
     assert (result.exit_code == 0) == (script == "exit 0")
 
 
 @pytest.mark.parametrize(("name", "gpu"), [("r1", "3"), ("r1:1", "3"), ("r1:2", "1")])
-def test_of_an_engine_with_replicas_the_command_of_the_first_is_shown(tmp_path, name, gpu):
+def test_the_command_of_an_engine_with_replicas_is_that_of_the_first_replica(tmp_path, name, gpu):
     config = {"kind": "vllm", "model": "org/m", "python": sys.executable, "replicas": 2, "gpus": [3, 1]}
     path = tmp_path / "c.yaml"
     path.write_text(json.dumps({"engines": {"r1": config}}))

@@ -1,4 +1,4 @@
-"""`tidegate eval run`, as far as it needs no server."""
+"""The parts of `tidegate eval run` that need no server."""
 
 import pytest
 from click.testing import CliRunner
@@ -26,9 +26,9 @@ def config():
 
 @pytest.fixture
 def path(tmp_path):
-    made = tmp_path / "c.yaml"
-    made.write_text(CONFIG)
-    return made
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG)
+    return path
 
 
 @pytest.mark.parametrize(
@@ -40,45 +40,45 @@ def path(tmp_path):
         (["alone", "host/other"], ["alone/alone", "host/other"]),
     ],
 )
-def test_each_target_is_asked_once(config, models, targets):
+def test_each_target_is_listed_once(config, models, targets):
     assert targets_of(config, models, "c.yaml") == targets
 
 
-def test_a_misspelt_model_is_refused_with_the_cure(config):
+def test_a_misspelt_model_is_refused_with_a_suggestion(config):
     with pytest.raises(CommandRefused, match=r"no model is called alon in c.yaml; did you mean alone\?"):
         targets_of(config, ["alon"], "c.yaml")
 
 
-def test_a_config_without_models_is_refused_with_the_cure():
-    with pytest.raises(CommandRefused, match="say --model upstream/name"):
+def test_a_config_without_models_is_refused_with_the_fix():
+    with pytest.raises(CommandRefused, match="use --model upstream/name"):
         targets_of(load.parse("{}", "c.yaml"), [], "c.yaml")
 
 
-def test_a_table_shows_right_of_asked_and_what_got_no_answer():
+def test_the_table_shows_right_and_sent_items_and_those_without_an_answer():
     good, bad = Outcome("host/m"), Outcome("other/m")
     for is_right in (True, False, True):
-        good.note("chat", is_right=is_right)
-    good.note("json", is_right=False)
+        good.add_grade("chat", is_right=is_right)
+    good.add_grade("json", is_right=False)
     wrong = Outcome("third/m")
-    wrong.note("chat", is_right=False)
-    bad.fail("it is\nbusy")
+    wrong.add_grade("chat", is_right=False)
+    bad.add_failure("it is\nbusy")
     assert list(table([good, bad, wrong])) == [
         "TARGET   TASK  RIGHT  ASKED",
         "host/m   chat  2      3",
         "host/m   json  0      1",
         "third/m  chat  0      1",
-        "other/m: 1 without an answer, the first: it is busy",
-        "third/m: nothing was right; does it answer as the model that was meant?",
+        "other/m: items without an answer: 1; the first error: it is busy",
+        "third/m: no answer was right; is it the intended model?",
     ]
 
 
 @pytest.mark.parametrize("out", ["", "gone/evals.json"])
-def test_where_nothing_can_be_written_nothing_is_asked(path, tmp_path, out):
+def test_if_the_file_cannot_be_written_nothing_is_sent(path, tmp_path, out):
     done = CliRunner().invoke(main, ["eval", "run", "--config", str(path), "--out", str(tmp_path / out)])
     assert (done.exit_code, done.stderr) == (1, f"tidegate: {tmp_path / out} cannot be written\n")
 
 
-def test_where_no_server_is_that_is_said_in_one_line(path, tmp_path):
+def test_a_missing_server_is_reported_in_one_line(path, tmp_path):
     out = tmp_path / "evals.json"
     arguments = ["eval", "run", "--config", str(path), "--url", "http://127.0.0.1:9", "--out", str(out)]
     done = CliRunner().invoke(main, arguments)
@@ -87,6 +87,6 @@ def test_where_no_server_is_that_is_said_in_one_line(path, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("wrong", [["--url", "host"], ["--at-once", "0"]])
-def test_what_is_misspelt_is_wrong_usage(wrong):
-    assert CliRunner().invoke(main, ["eval", "run", *wrong]).exit_code == 2
+@pytest.mark.parametrize("options", [["--url", "host"], ["--at-once", "0"]])
+def test_an_invalid_option_is_a_usage_error(options):
+    assert CliRunner().invoke(main, ["eval", "run", *options]).exit_code == 2

@@ -1,4 +1,4 @@
-"""How loading goes, for the person who waits."""
+"""The progress of loading engines on the terminal."""
 
 import io
 
@@ -14,57 +14,57 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_loading_is_told_on_a_terminal():
+def test_loading_is_shown_on_a_terminal():
     out, clock = Terminal(), FakeClock()
     progress = EngineProgress(out, clock)
-    progress.tell("tiny", EngineStatus("starting"))
+    progress.update("tiny", EngineStatus("starting"))
     clock.advance(1.5)
-    progress.tell("tiny", EngineStatus("ready"))
-    progress.tell("other", EngineStatus("starting"))
-    progress.tell("other", EngineStatus("stopping", "no such file"))
-    progress.tell("other", EngineStatus("failed", "no such file"))
+    progress.update("tiny", EngineStatus("ready"))
+    progress.update("other", EngineStatus("starting"))
+    progress.update("other", EngineStatus("stopping", "no such file"))
+    progress.update("other", EngineStatus("failed", "no such file"))
     assert "tiny: ready after 1.5 s" in out.getvalue()
     assert "other: failed: no such file after 0.0 s" in out.getvalue()
     assert progress.line == ""
 
 
-def test_loading_is_not_told_to_a_file():
+def test_loading_is_not_shown_in_a_file():
     out = io.StringIO()
     progress = EngineProgress(out)
-    progress.tell("tiny", EngineStatus("starting"))
-    progress.tell("tiny", EngineStatus("ready"))
+    progress.update("tiny", EngineStatus("starting"))
+    progress.update("tiny", EngineStatus("ready"))
     assert out.getvalue() == ""
 
 
-def test_all_that_load_stand_in_one_line():
-    """Log lines come between, so there is no going back to a line before."""
+def test_all_loading_engines_are_shown_in_one_line():
+    """Log lines may be written in between, so earlier lines cannot be redrawn."""
     clock = FakeClock()
     progress = EngineProgress(Terminal(), clock)
-    progress.tell("r1", EngineStatus("starting"))
+    progress.update("r1", EngineStatus("starting"))
     clock.advance(4)
-    progress.tell("tiny", EngineStatus("starting"))
-    progress.tell("r1", EngineStatus("starting", progress=Progress("loading weights", 0.4), left_s=60))
+    progress.update("tiny", EngineStatus("starting"))
+    progress.update("r1", EngineStatus("starting", progress=Progress("loading weights", 0.4), left_s=60))
     clock.advance(10)
     assert progress.line == "  waiting for r1: loading weights 40%, about 50 s left, 14.0 s; tiny: 10.0 s"
 
 
-async def test_sizes_are_shown_where_known():
+async def test_sizes_are_shown_if_known():
     progress = EngineProgress(io.StringIO(), FakeClock())
     progress.start({"tiny": 105_000_000, "r1": 0})
-    progress.tell("tiny", EngineStatus("starting"))
+    progress.update("tiny", EngineStatus("starting"))
     assert progress.line == "  waiting for tiny: 105 MB, 0.0 s"
 
 
-def test_what_takes_longer_than_it_was_thought_to_is_about_to_be_ready():
+def test_loading_that_takes_longer_than_estimated_has_0_seconds_left():
     clock = FakeClock()
     progress = EngineProgress(Terminal(), clock)
-    progress.tell("r1", EngineStatus("starting", left_s=5))
+    progress.update("r1", EngineStatus("starting", left_s=5))
     clock.advance(9)
     assert progress.line == "  waiting for r1: about 0 s left, 9.0 s"
 
 
 @pytest.mark.parametrize(
-    ("progress", "left_s", "told"),
+    ("progress", "left_s", "text"),
     [
         (None, None, ""),
         (Progress("capturing graphs"), None, "capturing graphs"),
@@ -74,5 +74,5 @@ def test_what_takes_longer_than_it_was_thought_to_is_about_to_be_ready():
         (Progress("starting", line="layer 3 of 9"), None, "starting, layer 3 of 9"),
     ],
 )
-def test_progress_in_words(progress, left_s, told):
-    assert describe(progress, left_s) == told
+def test_progress_is_described_as_text(progress, left_s, text):
+    assert describe(progress, left_s) == text

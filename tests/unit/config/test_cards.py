@@ -1,4 +1,4 @@
-"""Model cards: which one a name gets, and that those we ship are dated, sourced and found."""
+"""Model cards: which one is found for a name, and that Tidegate's own cards have a date and a source, and are found."""
 
 import datetime as dt
 import re
@@ -120,7 +120,7 @@ FOUND = {
 
 @pytest.mark.parametrize(("name", "card"), FOUND.items())
 def test_a_name_gets_the_card_of_its_model(name, card):
-    """Whoever's prefix it has; no card that stands before takes it by a pattern that is too wide."""
+    """With any prefix of a host; no earlier card in the file has a pattern so wide that it matches the name too."""
     found = CARDS.find(name)
     assert (None if found is UNKNOWN else NAMES[id(found)]) == card
 
@@ -130,7 +130,7 @@ def test_every_card_is_found_by_some_name():
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_every_card_is_dated_and_sourced(name):
+def test_every_card_has_a_date_and_a_source(name):
     card = KNOWN[name]
     assert dt.date(2024, 1, 1) < card.as_of <= dt.date(2026, 11, 25)
     assert re.search("https://|contract row", card.source)
@@ -139,7 +139,7 @@ def test_every_card_is_dated_and_sourced(name):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_every_card_agrees_with_itself(name):
+def test_the_facts_of_a_card_do_not_contradict_each_other(name):
     card = KNOWN[name]
     if card.context_window is not None:
         assert (card.max_output_tokens or 1) <= card.context_window
@@ -151,28 +151,28 @@ def test_every_card_agrees_with_itself(name):
         assert card.refused_while_thinking == ()
 
 
-def test_the_operators_cards_come_first():
-    own, ours = Card(matches=("llama*",)), Card(matches=("*",))
-    cards = Cards({"own": own}, {"ours": ours})
+def test_the_operators_cards_take_precedence():
+    own, known = Card(matches=("llama*",)), Card(matches=("*",))
+    cards = Cards({"own": own}, {"known": known})
     assert cards.find("llama-9") is own
-    assert cards.find("other") is ours
-    assert cards.named("ours") is ours
+    assert cards.find("other") is known
+    assert cards.named("known") is known
 
 
-def test_a_card_of_the_operators_replaces_ours_of_that_name():
+def test_a_card_of_the_operator_replaces_the_known_card_of_the_same_name():
     own = Card(context_window=1)
     assert Cards({"gpt-5": own}, KNOWN).named("gpt-5") is own
 
 
-def test_the_first_pattern_wins():
+def test_the_first_matching_pattern_counts():
     first, second = Card(matches=("a-b*",)), Card(matches=("a-*",))
     cards = Cards({}, {"first": first, "second": second})
     assert [cards.find(name) for name in ("a-bc", "a-c", "x/A-B", "b")] == [first, second, first, UNKNOWN]
 
 
-def test_what_is_remembered_of_names_is_bounded():
-    """They come from callers."""
-    cards = Cards({}, {"ours": Card(matches=("a*",))})
+def test_the_number_of_cached_names_is_limited():
+    """Names come from callers."""
+    cards = Cards({}, {"known": Card(matches=("a*",))})
     for number in range(5000):
         cards.find(f"a{number}")
     assert len(cards._found) <= 4096

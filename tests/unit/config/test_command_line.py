@@ -23,13 +23,13 @@ def test_a_text_is_split_as_a_shell_would_and_a_list_is_not(command, words):
 
 
 @given(st.lists(st.text()))
-def test_words_that_are_quoted_for_a_shell_stay_what_they_are(words):
+def test_words_that_are_quoted_for_a_shell_are_split_unchanged(words):
     line = shlex.join(words)
     assert split(line) == [word.replace("\\\n", " ") for word in words]
 
 
 @pytest.mark.parametrize(
-    ("command", "why"),
+    ("command", "reason"),
     [
         ("echo 'a", "a quotation mark is not closed; close it, or write a list of words"),
         ("  ", "empty; write the program and its arguments"),
@@ -38,5 +38,5 @@ def test_words_that_are_quoted_for_a_shell_stay_what_they_are(words):
         ("echo a", None),
     ],
 )
-def test_a_command_that_has_no_program_is_a_fault(command, why):
-    assert fault(command) == why
+def test_a_command_that_has_no_program_is_a_fault(command, reason):
+    assert fault(command) == reason

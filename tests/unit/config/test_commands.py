@@ -1,4 +1,4 @@
-"""Names in the commands of `kind: command`, and faults of its config."""
+"""The names in the commands of engines of `kind: command`, and what can be wrong with the config of such an engine."""
 
 import pytest
 from hypothesis import given
@@ -16,25 +16,25 @@ def config(**keys):
 
 @given(st.text(), st.dictionaries(st.sampled_from(["PORT", "MODEL", "X"]), st.text()))
 def test_nothing_but_a_known_name_is_replaced(text, values):
-    """And what stands for it is not looked at again."""
+    """A name in an inserted value is not replaced."""
     assert fill(text.replace("$", ""), values) == text.replace("$", "")
     assert fill("${PORT}|${MODEL}", {"PORT": "${MODEL}", "MODEL": "m"}) == "${MODEL}|m"
 
 
-def test_names_are_found_wherever_they_stand():
+def test_names_are_found_anywhere_in_a_word():
     assert names(["--port=${PORT}", "a${B}${C}", "$D", "{E}"]) == {"PORT", "B", "C"}
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ("cmd: serve", r"cmd: has neither \$\{PORT\} nor \$\{SOCKET\}"),
         ("cmd: 'serve ${PORT} ${SOCKET}'", r"cmd: has both \$\{PORT\} and \$\{SOCKET\}"),
-        ("cmd: 'serve ${PORT} ${HOST}'", r"cmd: \$\{HOST\} means nothing here: known are PORT, SOCKET, MODEL"),
-        ("cmd: 'serve ${PORT} ${PID}'", r"cmd: \$\{PID\} means nothing here"),
-        ("cmd: 'serve ${PORT} ${}'", r"cmd: \$\{\} means nothing here"),
-        ("cmd: 'serve ${PORT}', environment: {A: '${B}'}", r"environment: \$\{B\} means nothing here"),
-        ("cmd: 'serve ${PORT}', cmd_stop: 'stop ${HOST}'", r"cmd_stop: \$\{HOST\} means nothing here: .*PID"),
+        ("cmd: 'serve ${PORT} ${HOST}'", r"cmd: \$\{HOST\} is not a known name: known are PORT, SOCKET, MODEL"),
+        ("cmd: 'serve ${PORT} ${PID}'", r"cmd: \$\{PID\} is not a known name"),
+        ("cmd: 'serve ${PORT} ${}'", r"cmd: \$\{\} is not a known name"),
+        ("cmd: 'serve ${PORT}', environment: {A: '${B}'}", r"environment: \$\{B\} is not a known name"),
+        ("cmd: 'serve ${PORT}', cmd_stop: 'stop ${HOST}'", r"cmd_stop: \$\{HOST\} is not a known name: .*PID"),
         ("cmd: 'serve ${PORT} ${MODEL}'", r"model: missing"),
         ("cmd: 'serve ${PORT} ${GPUS}'", r"gpus: missing"),
         ("cmd: 'serve ${PORT}', gpus: [0, 0]", r"gpus: a GPU is named twice"),
@@ -47,7 +47,7 @@ def test_names_are_found_wherever_they_stand():
             "cmd: 'docker run --name x-${REPLICA} -p 127.0.0.1:${PORT}:80 x', cmd_stop: docker stop x, replicas: 2",
             r"cmd_stop: 2 replicas cannot share the container's name",
         ),
-        ("cmd: 'serve ${PORT}', replicas: 2, gpus: [0]", r"gpus: 1 cannot be dealt out evenly to 2 replicas"),
+        ("cmd: 'serve ${PORT}', replicas: 2, gpus: [0]", r"gpus: 1 cannot be divided evenly among 2 replicas"),
         ("cmd: 'serve ${PORT}', sleep_path: /sleep", r"wake_path: missing"),
         ("cmd: 'serve ${PORT}', wake_path: /wake_up", r"sleep_path: missing"),
         ('cmd: "serve \'${PORT}"', r"cmd: a quotation mark is not closed"),
@@ -57,8 +57,8 @@ def test_names_are_found_wherever_they_stand():
         ("cmd: 'serve ${PORT}', cmd_stop: 'a | b'", r"cmd_stop: no shell runs it"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_key_and_the_cure(keys, told):
-    with pytest.raises(ConfigError, match=rf"^f\.yaml: engines\.e\.{told}"):
+def test_a_setting_that_cannot_work_is_refused_with_its_key_and_the_cure(keys, message):
+    with pytest.raises(ConfigError, match=rf"^f\.yaml: engines\.e\.{message}"):
         parse(f"engines: {{e: {{kind: command, {keys}}}}}", "f.yaml")
 
 
@@ -81,7 +81,7 @@ def test_valid_configs_are_accepted(keys):
 
 
 @pytest.mark.parametrize(
-    ("keys", "called"),
+    ("keys", "name"),
     [
         ({}, "e"),
         ({"model": "Qwen/Qwen3-8B"}, "Qwen/Qwen3-8B"),
@@ -91,22 +91,22 @@ def test_valid_configs_are_accepted(keys):
         ({"model": "./x.gguf"}, "e"),
     ],
 )
-def test_the_server_calls_its_model_so_and_never_by_a_path(keys, called):
-    """A target is shown to callers by that name."""
-    assert served_name("e", config(**keys)) == called
+def test_the_served_name_is_never_a_path(keys, name):
+    """Callers see the target under that name."""
+    assert served_name("e", config(**keys)) == name
 
 
-def test_what_an_engine_loads_is_told_by_its_model_or_its_program():
+def test_the_source_of_an_engine_is_its_model_or_its_program():
     assert source_of(config(model="m")) == "m"
     assert source_of(config()) == source_of(config(cmd=("serve", "${PORT}"))) == "serve"
 
 
-def test_its_accent_is_the_one_of_its_config():
+def test_its_dialect_is_the_configured_one():
     assert dialect_of(config(dialect="sglang")) == "sglang"
     assert dialect_of(config()) == "generic"
 
 
-def test_it_is_checked_from_a_file_too(tmp_path):
+def test_a_command_of_several_lines_is_read_from_a_file(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("engines:\n  e:\n    kind: command\n    cmd: |\n      serve\n      --port ${PORT}\n")
     assert split(load(file).engines["e"].cmd) == ["serve", "--port", "${PORT}"]

@@ -1,4 +1,4 @@
-"""`credentials:` of an upstream; every refusal names the key and the cure."""
+"""`credentials:` of an upstream; every error message names the key and the cure."""
 
 import pytest
 from tidegate.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
@@ -27,32 +27,32 @@ def test_each_kind_is_read():
 
 
 @pytest.mark.parametrize(
-    ("credential", "told"),
+    ("credential", "message"),
     [
-        ("kind: api_kye, key: env:K", "[1].kind: 'api_kye' means nothing here; did you mean api_key?"),
+        ("kind: api_kye, key: env:K", "[1].kind: 'api_kye' is not a known value; did you mean api_key?"),
         ("kind: api_key, kye: env:K", "[1].kye: unknown key; did you mean key?"),
         (f"{OAUTH}, scoop: x", "[1].scoop: unknown key; did you mean scope?"),
-        (f"{OAUTH}, auth_method: bsaic", "[1].auth_method: 'bsaic' means nothing here; did you mean basic?"),
+        (f"{OAUTH}, auth_method: bsaic", "[1].auth_method: 'bsaic' is not a known value; did you mean basic?"),
         ("kind: api_key, key: env:K, weight: 0", "[1].weight: must be a number, more than 0"),
         ("kind: api_key, key: env:K, weight: .nan", "[1].weight: "),
         ("kind: api_key, key: env:K, account: ''", "[1].account: "),
         (
             f"{OAUTH}, token_url: 't/x'".replace("token_url: https://t/x, ", ""),
-            "[1].token_url: must be text of another form; write it as https://HOST/PATH",
+            "[1].token_url: must be text in another format; write it as https://HOST/PATH",
         ),
-        (f"{JWT}", "[1].audience: missing; say who reads the JWT, or set token_url"),
-        (f"{JWT}, audience: h, extra: {{a: b}}", "[1].extra: these go to a token_url, and there is none; take"),
-        (f"{JWT}, audience: h, algorithm: RS265", "[1].algorithm: 'RS265' means nothing here; did you mean RS256?"),
+        (f"{JWT}", "[1].audience: missing; write the audience of the JWT, or set token_url"),
+        (f"{JWT}, audience: h, extra: {{a: b}}", "[1].extra: these are fields for token_url, which is not set; take"),
+        (f"{JWT}, audience: h, algorithm: RS265", "[1].algorithm: 'RS265' is not a known value; did you mean RS256?"),
         (f"{JWT}, audience: h, lifetime_s: 0", "[1].lifetime_s: must be a number, more than 0"),
         ("key: env:K", "[1]: kind is missing"),
         ("kind: api_key, key: sk-abc", "[1].key: a secret stands elsewhere"),
         (f"{JWT}, audience: h, key: sk-abc".replace("key: file:/k.pem, ", ""), "[1].key: a secret stands elsewhere"),
     ],
 )
-def test_what_cannot_work_is_refused_by_key_with_the_cure(credential, told):
+def test_a_setting_that_cannot_work_is_refused_with_its_key_and_the_cure(credential, message):
     with pytest.raises(ConfigError) as caught:
         config_of("kind: api_key, key: env:K", credential)
-    assert caught.value.message.startswith(f"f: upstreams.a.credentials{told}")
+    assert caught.value.message.startswith(f"f: upstreams.a.credentials{message}")
     assert "sk-abc" not in caught.value.message
 
 

@@ -1,4 +1,4 @@
-"""What two configs differ in."""
+"""The differences of two configs, and which of them take effect only at the next start."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,23 +16,23 @@ def lines(old, new):
     return list(differences(parse(old, "old"), parse(new, "new")))
 
 
-def test_the_same_differ_in_nothing():
+def test_equal_configs_have_no_differences():
     assert lines(BASE, BASE) == []
     assert list(differences(Config(), Config())) == []
 
 
-def test_each_key_that_is_another_is_told():
+def test_each_key_with_another_value_is_listed():
     assert lines(BASE, BASE.replace("model: a}]", "model: a}], policy: weighted")) == [
         'models.m.policy: "ordered" -> "weighted"'
     ]
 
 
-def test_secrets_are_the_references_they_are():
+def test_secrets_are_shown_as_references():
     assert lines(BASE, BASE.replace("env:A", "env:B")) == ['upstreams.far.api_keys: ["env:A"] -> ["env:B"]']
 
 
-def test_what_may_hold_a_token_as_it_is_is_not_told():
-    """The report goes into the log."""
+def test_values_that_may_hold_a_secret_are_not_shown():
+    """The report is written to the log."""
     engine = 'engines: {r1: {kind: vllm, model: m, environment: {HF_TOKEN: "hf_1"}, args: {hf_token: hf_1, seed: 1}}}'
     assert lines(engine, engine.replace("hf_1", "hf_2")) == [
         "engines.r1.args.hf_token: changed",
@@ -40,7 +40,7 @@ def test_what_may_hold_a_token_as_it_is_is_not_told():
     ]
 
 
-def test_nor_is_what_a_hook_runs():
+def test_the_commands_of_hooks_are_not_shown():
     engine = "engines: {a: {kind: llamacpp, model: x, hooks: {before_load: [curl, key-1], timeout_s: 5}}}"
     assert lines(engine, engine.replace("key-1", "key-2").replace("5", "6")) == [
         "engines.a.hooks.before_load: changed",
@@ -48,13 +48,13 @@ def test_nor_is_what_a_hook_runs():
     ]
 
 
-def test_what_has_a_name_comes_and_goes_in_one_line():
+def test_an_added_or_removed_entry_is_one_line():
     more = BASE.replace("upstreams: {", 'upstreams: {near: {base_url: "https://near/v1"}, ')
     assert lines(BASE, more) == ["upstreams.near: added"]
     assert lines(more, BASE) == ["upstreams.near: removed"]
 
 
-def test_what_a_running_server_cannot_follow_is_told_apart():
+def test_changes_that_need_a_restart_are_listed_separately():
     found = lines(BASE, BASE + "server: {port: 9, body_timeout_s: 5}\ntelemetry: {log_level: error}\n")
     assert found == [
         "server.port: 8000 -> 9",
@@ -66,8 +66,8 @@ def test_what_a_running_server_cannot_follow_is_told_apart():
     assert reloaded(base, base, new) == ([found[1], found[0], found[2]], [found[0], found[2]])
 
 
-def test_what_it_cannot_follow_is_told_until_it_is_what_runs():
-    """Compared with the start: of the file of before nothing of that ever held."""
+def test_changes_that_need_a_restart_are_listed_until_the_config_of_the_start_is_back():
+    """They are compared with the config of the start, as those in a file read between never took effect."""
     start, other = parse(BASE, "start"), parse(BASE + "server: {port: 9}", "other")
     pending = ["server.port: 8000 -> 9"]
     assert reloaded(start, start, other) == (pending, pending)
@@ -75,7 +75,7 @@ def test_what_it_cannot_follow_is_told_until_it_is_what_runs():
     assert reloaded(start, other, start) == ([], [])
 
 
-def test_of_a_models_targets_each_is_told_apart():
+def test_each_of_a_models_targets_has_its_own_lines():
     two = BASE.replace("model: a}]", "model: a, weight: 2}, {upstream: far, model: b}]")
     assert lines(BASE, two) == ["models.m.targets[0].weight: 1.0 -> 2.0", "models.m.targets[1]: added"]
     assert lines(two, BASE) == ["models.m.targets[0].weight: 2.0 -> 1.0", "models.m.targets[1]: removed"]
@@ -93,7 +93,7 @@ CONFIGS = st.dictionaries(NAMES, st.sampled_from([1.0, 2.0]), min_size=1).map(
 
 
 @given(CONFIGS, CONFIGS)
-def test_both_ways_tell_of_the_same_keys(old, new):
-    there, back = differences(old, new), differences(new, old)
-    assert sorted(line.partition(":")[0] for line in there) == sorted(line.partition(":")[0] for line in back)
-    assert (there == []) == (old == new)
+def test_the_differences_name_the_same_keys_in_both_directions(old, new):
+    forward, backward = differences(old, new), differences(new, old)
+    assert sorted(line.partition(":")[0] for line in forward) == sorted(line.partition(":")[0] for line in backward)
+    assert (forward == []) == (old == new)

@@ -1,4 +1,4 @@
-"""No file: what the environment offers."""
+"""Without a config file: what is found in the environment variables and the installed packages."""
 
 import pytest
 from tidegate.config.environment import EMBEDDED_ENGINE, EMBEDDED_MODEL, discover
@@ -30,8 +30,8 @@ def test_an_empty_environment_gives_the_defaults():
         ("OPENROUTER_API_KEY", "openrouter", "openrouter", "https://openrouter.ai/api/v1"),
     ],
 )
-def test_a_key_brings_its_host(variable, name, dialect, base_url):
-    """The key itself stays in the environment."""
+def test_a_host_is_configured_if_its_key_is_set(variable, name, dialect, base_url):
+    """The config holds a reference; the key itself stays in the environment."""
     config = found({variable: "sk-abc"})
     assert list(config.upstreams) == [name]
     upstream = config.upstreams[name]
@@ -41,12 +41,12 @@ def test_a_key_brings_its_host(variable, name, dialect, base_url):
 
 
 @pytest.mark.parametrize("value", ["", "   "])
-def test_an_empty_variable_is_none(value):
+def test_an_empty_variable_counts_as_not_set(value):
     assert found(dict.fromkeys(["OPENAI_API_KEY", "OLLAMA_HOST", "LLAMA_BASE_URL", "LLAMA_API_KEY"], value)) == Config()
 
 
-def test_the_callers_own_variable_is_not_looked_at():
-    """`OPENAI_BASE_URL` is what reaches Tidegate: it would call itself."""
+def test_the_callers_variable_is_not_read():
+    """`OPENAI_BASE_URL` is Tidegate's own address, so Tidegate would call itself."""
     assert found({"OPENAI_BASE_URL": "http://127.0.0.1:8000/v1"}) == Config()
 
 
@@ -67,13 +67,13 @@ def test_the_callers_own_variable_is_not_looked_at():
     ],
 )
 def test_ollama_is_found_where_its_variable_says(value, base_url):
-    """As Ollama writes it; what it listens on is not always what one can call."""
+    """The forms that Ollama accepts; 0.0.0.0 and :: are addresses to listen at, and are replaced by loopback."""
     upstream = found({"OLLAMA_HOST": value}).upstreams["ollama"]
     assert (upstream.base_url, upstream.dialect, upstream.api_keys) == (base_url, "ollama", ())
 
 
 @pytest.mark.parametrize("value", ["host:port", "http://[::1", "host:99999", "ftp://host", ":11434", "http://"])
-def test_an_address_of_ollama_that_is_none_is_refused_with_the_cure(value):
+def test_an_invalid_address_of_ollama_is_refused_with_the_cure(value):
     with pytest.raises(ConfigError, match=r"^OLLAMA_HOST: .*; write host:port or a URL$"):
         found({"OLLAMA_HOST": value})
 
@@ -101,8 +101,8 @@ def test_a_llama_host_is_found_with_its_key():
         "http://[::1",
     ],
 )
-def test_a_llama_url_that_is_none_is_refused_with_the_cure_and_not_repeated(value):
-    """What a config file could not say, the environment cannot either."""
+def test_an_invalid_llama_url_is_refused_with_the_cure_and_not_repeated(value):
+    """The rules are those of `base_url` in a config file."""
     with pytest.raises(ConfigError, match=r"^LLAMA_BASE_URL: .*write it as https://HOST/v1$") as caught:
         found({"LLAMA_BASE_URL": value})
     assert "sk-abc" not in caught.value.message
@@ -131,16 +131,16 @@ def test_keys_for_callers_come_from_the_environment():
     assert auth.admin_key == Secret.from_env("TIDEGATE_ADMIN_KEY")
 
 
-def test_an_empty_key_for_callers_is_none_but_a_blank_one_is_a_mistake():
-    """To be told at the start, rather than to leave the door open."""
+def test_an_empty_key_for_callers_counts_as_not_set_but_a_blank_one_is_an_error():
+    """A blank key fails at the start; otherwise Tidegate would be open without the operator's intention."""
     assert found({"TIDEGATE_API_KEY": "", "TIDEGATE_ADMIN_KEY": ""}) == Config()
     [key] = found({"TIDEGATE_API_KEY": "  "}).auth.keys
     with pytest.raises(ValueError, match="TIDEGATE_API_KEY is not set"):
         key.resolve({"TIDEGATE_API_KEY": "  "})
 
 
-def test_everything_that_was_looked_for_is_told():
-    """The banner shows it, so that nobody has to guess why a host is missing."""
+def test_everything_that_was_looked_for_is_listed():
+    """The banner shows it, so that the operator sees why a host is missing."""
     findings = discover({"GROQ_API_KEY": "x", "OLLAMA_HOST": "h"}, nothing_installed).findings
     assert [finding.name for finding in findings if finding.is_found] == ["groq", "ollama"]
     assert [finding.looked_for for finding in findings] == [
@@ -156,6 +156,6 @@ def test_everything_that_was_looked_for_is_told():
     ]
 
 
-def test_the_real_packages_are_looked_for_where_nothing_else_is_said():
+def test_the_installed_packages_are_looked_for_by_default():
     findings = discover({}).findings
     assert isinstance(findings[-1].is_found, bool)

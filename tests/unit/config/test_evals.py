@@ -1,16 +1,16 @@
-"""The eval file."""
+"""The eval file: writing, reading, and files that are none."""
 
 import pytest
 from tidegate.config.evals import EvalFile, EvalScore, read_evals, to_json
 from tidegate.errors import ConfigError
 
-FOUND = EvalFile("1", 1_700_000_000.0, (EvalScore("host/m", "json", 20, 17),))
+RESULTS = EvalFile("1", 1_700_000_000.0, (EvalScore("host/m", "json", 20, 17),))
 
 
-def test_what_was_written_is_read(tmp_path):
+def test_a_written_file_can_be_read(tmp_path):
     path = tmp_path / "evals.json"
-    path.write_bytes(to_json(FOUND))
-    assert read_evals(path, "c.yaml: routing.evals") == FOUND
+    path.write_bytes(to_json(RESULTS))
+    assert read_evals(path, "c.yaml: routing.evals") == RESULTS
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_what_was_written_is_read(tmp_path):
         b"[" * 100_000,
     ],
 )
-def test_what_is_no_eval_file_is_refused_in_one_line(tmp_path, body):
+def test_a_file_that_is_no_eval_file_is_refused_in_one_line(tmp_path, body):
     path = tmp_path / "evals.json"
     path.write_bytes(body)
     with pytest.raises(ConfigError) as caught:
@@ -34,6 +34,6 @@ def test_what_is_no_eval_file_is_refused_in_one_line(tmp_path, body):
     assert "\n" not in caught.value.message
 
 
-def test_a_missing_file_is_said_to_be(tmp_path):
+def test_a_missing_file_is_refused_with_its_path(tmp_path):
     with pytest.raises(ConfigError, match=r"routing\.evals: .*gone cannot be read: No such file"):
         read_evals(tmp_path / "gone", "c.yaml: routing.evals")

@@ -1,4 +1,4 @@
-"""YAML in, checked `Config` out; every refusal names the file, the key, what is wrong and the cure."""
+"""A YAML file becomes a checked `Config`; every error message has the file, the key, the fault and the cure."""
 
 import msgspec
 import pytest
@@ -16,7 +16,7 @@ from tests.fakes.configs import HOST, refusal
     "text", ["", "# nothing\n", "{}", "---\n", "server:\nauth:\nupstreams:\nmodels:\n", "server: {}"]
 )
 def test_an_empty_file_means_the_defaults(text):
-    """Also one whose sections are there and empty: null to YAML, "none" to a person."""
+    """Also a file with sections without entries, which are null in YAML."""
     assert parse(text, "f") == Config()
 
 
@@ -65,30 +65,30 @@ def test_a_config_cannot_be_changed():
         ("a: \x00", "tidegate.yaml: not valid YAML"),
         ("a: 2024-99-99", "tidegate.yaml: not valid YAML"),
         ("a: !!timestamp x", "tidegate.yaml: not valid YAML"),
-        ('a: {b: "\\ud800"}', "tidegate.yaml:1:8: not valid YAML: half a character"),
+        ('a: {b: "\\ud800"}', "tidegate.yaml:1:8: not valid YAML: half of a surrogate pair"),
         ("[" * 3000, "tidegate.yaml: not valid YAML"),
     ],
 )
-def test_what_is_no_yaml_is_refused_at_its_line(text, place):
+def test_invalid_yaml_is_refused_with_its_line(text, place):
     assert refusal(text).startswith(place)
 
 
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("server: {}\nserver: {}", "tidegate.yaml:2:1: not valid YAML: the key server stands twice; mend this line"),
+        ("server: {}\nserver: {}", "tidegate.yaml:2:1: not valid YAML: the key server occurs twice; correct this line"),
         (
             "server:\n  port: 1\n  port: 2",
-            "tidegate.yaml:3:3: not valid YAML: the key port stands twice; mend this line",
+            "tidegate.yaml:3:3: not valid YAML: the key port occurs twice; correct this line",
         ),
         (
             f"upstreams:\n  a: {{{HOST}}}\n  'a': {{{HOST}}}",
-            "tidegate.yaml:3:3: not valid YAML: the key a stands twice",
+            "tidegate.yaml:3:3: not valid YAML: the key a occurs twice",
         ),
     ],
 )
-def test_a_key_that_stands_twice_is_refused(text, place):
-    """YAML would silently take the second."""
+def test_a_key_that_occurs_twice_is_refused(text, place):
+    """PyYAML itself would silently use the second."""
     assert refusal(text).startswith(place)
 
 
@@ -98,7 +98,7 @@ def test_a_key_that_is_a_list_is_refused(text):
 
 
 def test_an_anchor_can_be_merged():
-    """`<<` is how operators avoid saying things twice."""
+    """`<<` is YAML's way to reuse settings."""
     text = f"upstreams:\n  a: &a {{{HOST}, dialect: vllm}}\n  b:\n    <<: *a\n    dialect: openai\n"
     upstreams = parse(text, "f").upstreams
     assert [upstream.dialect for upstream in upstreams.values()] == ["vllm", "openai"]
@@ -119,7 +119,7 @@ def test_an_anchor_can_be_merged():
     ],
 )
 def test_a_secret_in_the_file_is_refused_and_not_repeated(text):
-    """Not even to say what is wrong with it."""
+    """The message does not show it."""
     assert "sk-abc" not in refusal(text)
 
 
@@ -161,8 +161,8 @@ values = st.recursive(
 )
 
 
-def told(text: str) -> str:
-    """The refusal of a text, or the name of the file where it is taken."""
+def message_of(text: str) -> str:
+    """Return the error message for a text, or the name of the file if the text is accepted."""
     try:
         parse(text, "tidegate.yaml")
     except ConfigError as error:
@@ -173,8 +173,8 @@ def told(text: str) -> str:
 @given(values)
 @example({"upstreams": {"a/b": {"base_url": "https://h"}}})
 def test_any_data_is_a_config_or_a_refusal(value):
-    """Nothing but ConfigError is raised, and it names the file."""
-    assert told(msgspec.yaml.encode(value).decode()).startswith("tidegate.yaml")
+    """No exception but ConfigError is raised, and its message names the file."""
+    assert message_of(msgspec.yaml.encode(value).decode()).startswith("tidegate.yaml")
 
 
 @given(st.text("ab:-[]{}&*!|>'\"%@`#,? \n\t01<=", max_size=20))
@@ -183,4 +183,4 @@ def test_any_data_is_a_config_or_a_refusal(value):
 @example("<<: 5")
 @example("=: 5")
 def test_any_text_is_a_config_or_a_refusal(text):
-    assert told(text).startswith("tidegate.yaml")
+    assert message_of(text).startswith("tidegate.yaml")

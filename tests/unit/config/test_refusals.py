@@ -1,4 +1,4 @@
-"""What is said of a config that is not taken: file, key, fault and cure."""
+"""The error messages for invalid configs: file, key, fault and cure."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.fakes.configs import HOST, refusal
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "words"),
+    ("text", "key", "cure"),
     [
         ("serve: {}", "serve: unknown key", "did you mean server?"),
         ("server: {prot: 1}", "server.prot: unknown key", "did you mean port?"),
@@ -39,7 +39,7 @@ from tests.fakes.configs import HOST, refusal
         ("server: {body_timeout_s: .inf}", "server.body_timeout_s:", "configs/tidegate.yaml"),
         ("server: 5", "server: must be a mapping, not a whole number", "configs/tidegate.yaml"),
         ("server: {1: 2}", "server: ", "; "),
-        ("telemetry: {log_level: warn}", "telemetry.log_level: 'warn' means nothing here", "did you mean warning?"),
+        ("telemetry: {log_level: warn}", "telemetry.log_level: 'warn' is not a known value", "did you mean warning?"),
         ("telemetry: {log_format: xml}", "telemetry.log_format: ", "known here: auto, console, json"),
         (f"upstreams: {{a: {{{HOST}, dialect: vlm}}}}", "upstreams.a.dialect: ", "did you mean vllm?"),
         ("engines: {a: {model: x, kind: lamacpp}}", "engines.a.kind: ", "did you mean llamacpp?"),
@@ -54,7 +54,7 @@ from tests.fakes.configs import HOST, refusal
         ("upstreams: {a: {base_url: api.example}}", "upstreams.a.base_url: ", "write it as https://HOST/v1"),
         (
             "upstreams: {a: {base_url: 'https://h/v1?x=1'}}",
-            "upstreams.a.base_url: must be text of another form;",
+            "upstreams.a.base_url: must be text in another format;",
             "write it as https://HOST/v1",
         ),
         ('upstreams: {a: {base_url: "https://h/v1\\n"}}', "upstreams.a.base_url: ", "write it as https://HOST/v1"),
@@ -65,12 +65,12 @@ from tests.fakes.configs import HOST, refusal
         ),
         (
             f"upstreams: {{a: {{{HOST}, concurrency: {{limit: adaptative}}}}}}",
-            "upstreams.a.concurrency.limit: 'adaptative' means nothing here",
+            "upstreams.a.concurrency.limit: 'adaptative' is not a known value",
             "did you mean adaptive?",
         ),
         (
             "auth: {callers: {good: {key: env:A}, bad: {key: env:B, reach: everywhere}}}",
-            "auth.callers.bad.reach: 'everywhere' means nothing here",
+            "auth.callers.bad.reach: 'everywhere' is not a known value",
             "known here: any, local_first, local_only, online_first",
         ),
         (
@@ -85,15 +85,15 @@ from tests.fakes.configs import HOST, refusal
         ),
         (
             "models: {m: {targets: [{upstream: a}], progress_in: reasoning}}",
-            "models.m.progress_in: 'reasoning' means nothing here",
+            "models.m.progress_in: 'reasoning' is not a known value",
             "did you mean reasoning_content?",
         ),
         ("engines: {a: {kind: vllm, model: x, start: lazy}}", "engines.a.start: ", "known here: eager, on_demand"),
         ("engines: {a: {kind: vllm, model: x, distributed: rays}}", "engines.a.distributed: ", "did you mean ray?"),
         (
             "engines: {a: {kind: command, cmd: 'x ${PORT}', health_path: health}}",
-            "engines.a.health_path: must be text of another form",
-            "it begins with /",
+            "engines.a.health_path: must be text in another format",
+            "begin it with /",
         ),
         ("upstreams: []", "upstreams: must be a mapping, not a list", "configs/tidegate.yaml"),
         ("[1]", "the whole file: ", "a config is a mapping"),
@@ -102,7 +102,7 @@ from tests.fakes.configs import HOST, refusal
         ("auth: {keys: env:A}", "auth.keys: must be a list, not text", "; "),
     ],
 )
-def test_a_refusal_names_file_key_fault_and_cure(text, key, words):
+def test_an_error_message_has_file_key_fault_and_cure(text, key, cure):
     message = refusal(text)
     assert message.startswith(f"tidegate.yaml: {key}")
-    assert words in message
+    assert cure in message

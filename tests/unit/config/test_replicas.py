@@ -1,4 +1,4 @@
-"""Several engines alike under one name: what they are called, what each gets, what they cannot share."""
+"""Replicas of an engine: their names, the settings that each gets, and settings that they cannot share."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from tidegate.config.replicas import engine_of, expand, groups, members, number_
 from tidegate.errors import ConfigError
 
 TINY = LlamaCppConfig(model="package:x")
-THEIRS = ExternalConfig(base_url="http://127.0.0.1:1/v1")
+EXTERNAL = ExternalConfig(base_url="http://127.0.0.1:1/v1")
 
 
 def vllm(**keys):
@@ -17,7 +17,7 @@ def vllm(**keys):
 
 
 def test_one_replica_keeps_the_engines_own_name():
-    engines = {"gpu": vllm(gpus=(1, 0)), "tiny": TINY, "theirs": THEIRS}
+    engines = {"gpu": vllm(gpus=(1, 0)), "tiny": TINY, "external": EXTERNAL}
     assert expand(engines) == engines
 
 
@@ -30,7 +30,7 @@ def test_replicas_are_engines_with_a_number_and_their_part_of_the_gpus():
     }
 
 
-def test_another_number_of_replicas_changes_none_of_those_that_stay():
+def test_a_changed_number_of_replicas_does_not_change_the_existing_ones():
     few, many = expand({"gpu": vllm(replicas=2)}), expand({"gpu": vllm(replicas=3)})
     assert few.items() <= many.items()
 
@@ -48,16 +48,16 @@ def test_every_name_leads_back_to_its_engine_and_number(counts):
         assert groups(names).get(engine, [engine]) == own
 
 
-def test_only_kinds_whose_processes_are_ours_and_many_have_replicas():
-    assert [replicas_of(config) for config in (vllm(replicas=3), vllm(), TINY, THEIRS, None)] == [3, 1, 1, 1, 1]
+def test_only_some_kinds_of_engine_have_replicas():
+    assert [replicas_of(config) for config in (vllm(replicas=3), vllm(), TINY, EXTERNAL, None)] == [3, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ("replicas: 0", r"engines\.gpu\.replicas: must be a whole number, at least 1"),
         ("replicas: 65", r"engines\.gpu\.replicas: must be a whole number, at most 64"),
-        ("replicas: 2, gpus: [0, 1, 2]", r"engines\.gpu\.gpus: 3 cannot be dealt out evenly to 2 replicas"),
+        ("replicas: 2, gpus: [0, 1, 2]", r"engines\.gpu\.gpus: 3 cannot be divided evenly among 2 replicas"),
         ("replicas: 2, args: {--nnodes: 2}", r"engines\.gpu\.args\.--nnodes: 2 replicas cannot share it"),
         ("replicas: 2, args: {master_port: 1}", r"engines\.gpu\.args\.master_port: 2 replicas cannot share it"),
         ("replicas: 2, args: {kv_events_config.x: 1}", r"engines\.gpu\.args\.kv_events_config\.x: 2 replicas cannot"),
@@ -67,8 +67,8 @@ def test_only_kinds_whose_processes_are_ours_and_many_have_replicas():
         ),
     ],
 )
-def test_what_replicas_cannot_share_is_refused_with_a_cure(keys, told):
-    with pytest.raises(ConfigError, match=rf"^f: {told}"):
+def test_settings_that_replicas_cannot_share_are_refused_with_a_cure(keys, message):
+    with pytest.raises(ConfigError, match=rf"^f: {message}"):
         parse(f"engines: {{gpu: {{kind: vllm, model: m, {keys}}}}}", "f")
 
 

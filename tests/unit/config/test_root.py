@@ -1,4 +1,4 @@
-"""What no single section can check."""
+"""The checks that need more than one section, and the names that are allowed."""
 
 import pytest
 from tidegate.config.load import parse
@@ -27,11 +27,11 @@ SINGLE = "a group has at least two engines; add another, or take the group out"
         ),
         (
             "models: {m: {targets: [{}]}}",
-            "f: models.m.targets[0]: name one place: either upstream or engine",
+            "f: models.m.targets[0]: set one of them: either upstream or engine",
         ),
         (
             "models: {m: {targets: [{upstream: a, engine: b, model: x}]}}",
-            "f: models.m.targets[0]: name one place: either upstream or engine",
+            "f: models.m.targets[0]: set one of them: either upstream or engine",
         ),
         (
             "models: {m: {targets: [{upstream: a, model: x}]}}",
@@ -51,10 +51,7 @@ SINGLE = "a group has at least two engines; add another, or take the group out"
         ),
         (
             f"upstreams: {{a: {HOST}}}\nmodels: {{m: {{reach: local_only, targets: [{{upstream: a, model: x}}]}}}}",
-            (
-                "f: models.m.reach: local_only, but no target is an engine, so that nothing could ever take a request; "
-                "add one"
-            ),
+            "f: models.m.reach: local_only, but no target is an engine, so no target could be used; add one",
         ),
         (
             f"{TWO}swap: {{exclusive: [[tiny, larg]]}}",
@@ -83,28 +80,25 @@ SINGLE = "a group has at least two engines; add another, or take the group out"
         ),
         (
             "engines: {a: {kind: vllm, model: x}}\nmodels: {m: {policy: weighted, targets: [{engine: a, weight: 0}]}}",
-            "f: models.m.targets: every weight is 0; give one of them some",
+            "f: models.m.targets: every weight is 0; give one target a weight above 0",
         ),
         (
             (
                 "engines: {a: {kind: llamacpp, model: x}}\nmodels: {m: {policy: balanced, targets: [{engine: a}], "
                 "balance: {latency: 0, cost: 0, quality: 0, failures: 0}}}"
             ),
-            "f: models.m.balance: every weight is 0, so that nothing would count; give one of them some",
+            "f: models.m.balance: every weight is 0; give one signal a weight above 0",
         ),
         *(
             (
                 f'upstreams: {{a: {{base_url: "{url}"}}}}',
-                (
-                    "f: upstreams.a.base_url: no address can be made of it; write it as https://HOST/v1 or "
-                    "http://HOST:PORT/v1"
-                ),
+                "f: upstreams.a.base_url: not a valid URL; write it as https://HOST/v1 or http://HOST:PORT/v1",
             )
             for url in ("http://x:99999", "http://[::1", "http://x:abc/v1", "http://a..b/v1", "http://x:0/v1")
         ),
         (
             "engines: {a: {kind: external, base_url: 'http://x:abc/v1'}}",
-            "f: engines.a.base_url: no address can be made of it; write it as https://HOST/v1 or http://HOST:PORT/v1",
+            "f: engines.a.base_url: not a valid URL; write it as https://HOST/v1 or http://HOST:PORT/v1",
         ),
         (
             "routing: {retry: {backoff_s: 9}}",
@@ -129,8 +123,8 @@ def test_sections_that_do_not_fit_are_refused_with_the_cure(text, message):
 
 @pytest.mark.parametrize("name", ["'a/b'", "''", "' '", "-a", "'a b'", "é", "a" * 65, '"a\\n"'])
 @pytest.mark.parametrize("section", ["upstreams", "engines"])
-def test_a_name_that_could_not_stand_before_a_slash_is_refused(section, name):
-    """`upstream/model` is how callers ask for one; names are labels of metrics too."""
+def test_a_name_that_cannot_be_used_before_a_slash_is_refused(section, name):
+    """Callers name a target as `upstream/model`; names are labels of metrics too."""
     entry = HOST if section == "upstreams" else "{kind: llamacpp, model: x}"
     message = refusal(f"{section}: {{{name}: {entry}}}", "f")
     assert message.startswith(f"f: {section}.")
@@ -138,7 +132,7 @@ def test_a_name_that_could_not_stand_before_a_slash_is_refused(section, name):
 
 
 @pytest.mark.parametrize("name", ["a", "vllm-1", "Local_2.b", "9"])
-def test_plain_names_are_taken(name):
+def test_plain_names_are_accepted(name):
     assert list(parse(f"upstreams: {{'{name}': {HOST}}}", "f").upstreams) == [name]
 
 
@@ -149,9 +143,9 @@ def test_a_model_may_be_called_anything(name):
 
 
 def test_an_engine_that_no_model_names_is_a_model_by_its_own_name():
-    """One line of config is enough to be asked; somebody else's lists its models itself."""
+    """One line of config is enough to use such an engine; an external engine lists its models itself."""
     engines = "{one: {kind: llamacpp, model: x}, two: {kind: vllm, model: y}, three: {kind: llamacpp, model: z}, \
-        theirs: {kind: external, base_url: http://h/v1}}"
+        other: {kind: external, base_url: http://h/v1}}"
     models = "{m: {targets: [{engine: one}]}, three: {targets: [{engine: two, model: sql}]}}"
     assert unnamed_engines(parse(f"engines: {engines}", "f")) == ["one", "two", "three"]
     assert unnamed_engines(parse(f"engines: {engines}\nmodels: {models}", "f")) == []
@@ -171,7 +165,7 @@ def test_an_engine_that_no_model_names_is_a_model_by_its_own_name():
         ("localhost.example.org", False),
     ],
 )
-def test_loopback_is_what_only_this_machine_reaches(host, expected):
+def test_loopback_is_an_address_that_only_this_machine_can_reach(host, expected):
     assert is_loopback(host) is expected
 
 

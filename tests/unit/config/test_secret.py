@@ -1,4 +1,4 @@
-"""`Secret`: a value that lives elsewhere and never shows."""
+"""`Secret`: a reference to a value that is stored outside the config and is never shown."""
 
 import pickle
 
@@ -7,22 +7,22 @@ from tidegate.config.secret import Secret
 
 
 @pytest.mark.parametrize("reference", ["env:NAME", "file:/run/secrets/key", "file:relative:with:colons", "env:a b"])
-def test_a_reference_says_where_the_value_stands(reference):
+def test_a_reference_names_a_variable_or_a_file(reference):
     secret = Secret(reference)
     assert secret.reference == reference
     assert repr(secret) == str(secret) == f"Secret({reference})"
 
 
 @pytest.mark.parametrize("text", ["sk-abc", "", "env:", "file:", "env", "ENV:NAME", "vault:x", ":x", " env:NAME"])
-def test_what_is_no_reference_is_refused_and_not_repeated(text):
-    """It may be the secret itself."""
+def test_a_text_that_is_no_reference_is_refused_and_not_repeated(text):
+    """The text may be the secret itself."""
     with pytest.raises(ValueError, match="write env:NAME or file:PATH") as caught:
         Secret(text)
     assert "sk-abc" not in str(caught.value)
     assert "vault" not in str(caught.value)
 
 
-def test_a_variable_is_read_when_it_is_needed():
+def test_a_variable_is_read_by_resolve_and_not_before():
     environ = {}
     secret = Secret.from_env("KEY")
     environ["KEY"] = " sk-abc\n"
@@ -54,13 +54,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["sk abc", "sk\r\nx: y", "sk-é", "sk\x00", "sk\x7f"])
-def test_a_value_that_cannot_stand_in_a_header_is_refused_and_not_repeated(value):
+def test_a_value_that_cannot_be_sent_in_a_header_is_refused_and_not_repeated(value):
     with pytest.raises(ValueError, match="env:KEY holds cannot stand in a header") as caught:
         Secret("env:KEY").resolve({"KEY": value})
     assert "sk" not in str(caught.value)
 
 
-def test_secrets_are_equal_by_where_they_stand():
+def test_secrets_with_the_same_reference_are_equal():
     assert Secret("env:A") == Secret.from_env("A")
     assert Secret("env:A") != Secret("env:B")
     assert Secret("env:A") != "env:A"
@@ -68,7 +68,7 @@ def test_secrets_are_equal_by_where_they_stand():
 
 
 def test_a_copy_holds_no_more_than_the_reference(monkeypatch):
-    """Nothing that is dumped or logged can hold the value: it is not there."""
+    """The object does not keep the value, so dumping or logging it cannot show the value."""
     monkeypatch.setenv("KEY", "sk-abc")
     secret = Secret("env:KEY")
     secret.resolve()
@@ -76,7 +76,7 @@ def test_a_copy_holds_no_more_than_the_reference(monkeypatch):
 
 
 def test_a_private_key_has_several_lines(tmp_path):
-    """Which no header could have."""
+    """`read` returns such a value; `resolve` refuses it, as a header has one line."""
     (tmp_path / "pem").write_text("-----BEGIN-----\nabc\n")
     secret = Secret(f"file:{tmp_path}/pem")
     assert secret.read({}) == "-----BEGIN-----\nabc"

@@ -1,4 +1,4 @@
-"""The allow-list of fields for engines, in every endpoint."""
+"""The allow-list of request fields for engines, in every endpoint."""
 
 import json
 import re
@@ -12,24 +12,24 @@ from tidegate.protocol import chat, completions, embeddings
 
 EVIL = "http://10.0.0.1/a"
 PARSERS = {"chat": chat, "completions": completions, "embeddings": embeddings}
-ASKS = {
+REQUESTS = {
     "chat": {"messages": [{"role": "user", "content": "hi"}]},
     "completions": {"prompt": "hi"},
     "embeddings": {"input": "hi"},
 }
-EVERYWHERE = pytest.mark.parametrize("endpoint", ASKS)
-# those that the config may give an engine
+EVERYWHERE = pytest.mark.parametrize("endpoint", REQUESTS)
+# the dialects that the config allows for an engine
 ENGINES = {name: dialect.for_engine() for name, dialect in DIALECTS.items()}
 
 
 def send(endpoint="chat", dialect="vllm", *, drops_params=False, **fields):
-    """The fields sent to an engine, without the model, and what is reported as adjusted."""
-    asked = json.dumps({"model": "m"} | ASKS[endpoint] | fields).encode()
-    request = PARSERS[endpoint].parse_request(asked)
+    """Return the fields that are sent to an engine, without the model, and what is reported as adjusted."""
+    body = json.dumps({"model": "m"} | REQUESTS[endpoint] | fields).encode()
+    request = PARSERS[endpoint].parse_request(body)
     built = ENGINES[dialect].build_request(request, model="m", is_stream=False, drops_params=drops_params)
     body = json.loads(built.body)
     del body["model"]
-    return {name: value for name, value in body.items() if value != ASKS[endpoint].get(name)}, built.adjusted
+    return {name: value for name, value in body.items() if value != REQUESTS[endpoint].get(name)}, built.adjusted
 
 
 SAMPLING = {
@@ -64,20 +64,20 @@ SAMPLING = {
 
 @EVERYWHERE
 @pytest.mark.parametrize("dialect", ["vllm", "sglang", "generic", "openai"])
-def test_what_engines_have_goes_as_it_is(endpoint, dialect):
+def test_fields_that_engines_support_are_sent_unchanged(endpoint, dialect):
     if dialect == "vllm" or endpoint != "embeddings" or "embeddings" in DIALECTS[dialect].paths:
         assert send(endpoint, dialect, **SAMPLING) == (SAMPLING, [])
 
 
-def test_thinking_and_forms_go_too():
+def test_thinking_and_output_constraints_are_sent():
     schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"type": "string"}}}
-    asked = {
+    body = {
         "chat_template_kwargs": {"enable_thinking": False, "style": "See http://a"},
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}},
         "tools": [{"type": "function", "function": {"name": "f", "description": EVIL, "parameters": schema}}],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
     }
-    assert send(**asked) == (asked, [])
+    assert send(**body) == (body, [])
     assert send("completions", guided_json=schema)[0] == {"structured_outputs": {"json": schema}}
 
 
@@ -107,48 +107,48 @@ def test_thinking_and_forms_go_too():
         ("bootstrap_host", "10.0.0.1"),
     ],
 )
-def test_what_names_something_to_open_is_refused_in_every_endpoint(endpoint, dialect, name, value):
+def test_a_field_that_names_something_to_open_is_refused_in_every_endpoint(endpoint, dialect, name, value):
     if endpoint not in DIALECTS[dialect].paths:
         return
     with pytest.raises(UnsupportedParameter) as caught:
         send(endpoint, dialect, **{name: value})
     assert (caught.value.status, caught.value.param) == (400, name)
-    body, told = send(endpoint, dialect, drops_params=True, **{name: value})
+    body, adjusted = send(endpoint, dialect, drops_params=True, **{name: value})
     assert name not in body
-    assert f"{name}=dropped" in told
+    assert f"{name}=dropped" in adjusted
 
 
 @pytest.mark.parametrize("value", [{"reasoning": {"effort": EVIL}}, {"reasoning_effort": EVIL}, {"thinking": [EVIL]}])
 @pytest.mark.parametrize("dialect", ["vllm", "generic"])
-def test_a_known_setting_may_not_name_a_url_or_path(value, dialect):
+def test_an_allowed_setting_may_not_name_a_url_or_path(value, dialect):
     with pytest.raises(UnsupportedParameter):
         send(dialect=dialect, **value)
 
 
-def test_other_fields_are_dropped_and_told():
-    """A name with characters that no header may hold is reported as `other`."""
-    body, told = send(session_id="s1", provider={"order": ["a"]}, keep_alive=0, **{"a\r\nb: c": 1})
+def test_other_fields_are_dropped_and_reported():
+    """A name with characters that do not belong in a header is reported as `other`."""
+    body, adjusted = send(session_id="s1", provider={"order": ["a"]}, keep_alive=0, **{"a\r\nb: c": 1})
     assert body == {}
-    assert told == ["session_id=dropped", "provider=dropped", "other=dropped"]
+    assert adjusted == ["session_id=dropped", "provider=dropped", "other=dropped"]
 
 
 def test_any_number_of_unknown_fields_makes_a_short_header():
-    _, told = send(**{f"unknown_{number}": 1 for number in range(1000)})
-    assert len(", ".join(told)) < 2000
+    _, adjusted = send(**{f"unknown_{number}": 1 for number in range(1000)})
+    assert len(", ".join(adjusted)) < 2000
 
 
-def test_settings_of_media_hold_no_names_of_files():
-    body, told = send(mm_processor_kwargs={"images": ["a.png"], "fps": 2}, media_io_kwargs={"video": {"a": "b/c"}})
+def test_media_settings_may_not_contain_file_names():
+    body, adjusted = send(mm_processor_kwargs={"images": ["a.png"], "fps": 2}, media_io_kwargs={"video": {"a": "b/c"}})
     assert body == {"mm_processor_kwargs": {"images": [], "fps": 2}, "media_io_kwargs": {"video": {}}}
-    assert told == ["media_io_kwargs.a=dropped"]
+    assert adjusted == ["media_io_kwargs.a=dropped"]
 
 
-def test_a_template_gets_variables_and_no_template():
-    """It would be code; vLLM and SGLang hand these keys to what runs the template."""
-    asked = {"a": 1, "chat_template": "{{ 1 }}", "tokenize": True}
-    body, told = send(chat_template_kwargs=asked)
-    assert body == {"chat_template_kwargs": {"a": 1}}
-    assert told == ["chat_template_kwargs.chat_template=dropped", "chat_template_kwargs.tokenize=dropped"]
+def test_a_template_gets_variables_but_no_template():
+    """A template would be code; vLLM and SGLang pass these keys on to the code that renders the template."""
+    given = {"a": 1, "chat_template": "{{ 1 }}", "tokenize": True}
+    sent, adjusted = send(chat_template_kwargs=given)
+    assert sent == {"chat_template_kwargs": {"a": 1}}
+    assert adjusted == ["chat_template_kwargs.chat_template=dropped", "chat_template_kwargs.tokenize=dropped"]
     with pytest.raises(UnsupportedParameter):
         send(chat_template_kwargs={"a": EVIL})
     assert send(chat_template_kwargs={"a": EVIL}, drops_params=True) == ({}, ["chat_template_kwargs=dropped"])
@@ -161,15 +161,15 @@ def test_a_template_gets_variables_and_no_template():
 )
 @pytest.mark.parametrize("dialect", ["vllm", "generic"])
 def test_a_prompt_is_text_or_tokens(endpoint, value, dialect):
-    name = next(iter(ASKS[endpoint]))
+    name = next(iter(REQUESTS[endpoint]))
     with pytest.raises(MalformedRequest) as caught:
         send(endpoint, dialect, **{name: value})
     assert caught.value.param.startswith(name)
     assert send(endpoint, dialect, **{name: ["{}", "http://a"]}) == ({name: ["{}", "http://a"]}, [])
 
 
-def test_tools_are_functions():
-    """A server of tools would be asked by the engine."""
+def test_tools_are_only_functions():
+    """The engine would send requests to a tool server."""
     tool = {"type": "function", "function": {"name": "f"}}
     odd = {"type": "function", "url": EVIL, "function": {"name": "f", "path": "/a/b"}}
     assert send(tools=[tool, odd]) == ({"tools": [tool, tool]}, ["tools.path=dropped", "tools.url=dropped"])
@@ -190,13 +190,13 @@ def test_tools_are_functions():
         {"json_schema": {"$ref": EVIL}},
     ],
 )
-def test_schemas_refer_to_nothing_else(fields):
+def test_schemas_may_not_refer_to_other_documents(fields):
     with pytest.raises(MalformedRequest) as caught:
         send(**fields)
     assert caught.value.code == "unsupported_reference"
 
 
-# --- whatever is sent ---------------------------------------------------------------------------------------------
+# --- generated requests --------------------------------------------------------------------------------------------
 
 MARK = "10.0.0.1"
 _ADDRESSES = """
@@ -236,14 +236,14 @@ FIELDS = st.dictionaries(
     max_size=3,
 )
 TOOLS = st.lists(st.dictionaries(KEYS, VALUES, max_size=4), max_size=2)
-# What the model reads. `function` is a call's or a tool's, `$ref` must not lead elsewhere all the same.
+# Keys whose text only the model reads. `function` holds a call or a tool; a `$ref` in it must not lead elsewhere.
 READ = {"text", "refusal", "reasoning", "reasoning_content", "arguments", "description", "name", "input", "prompt"}
 READ |= {"contents", "title", "tool_call_id", "id", "content", "filename", "regex", "choice", "grammar"}
 SCHEMAS = {"parameters", "schema", "json", "guided_json"}
 
 
 def leaks(value, key=""):
-    """The strings in fields that engines open, and references of schemas to other documents."""
+    """Return the strings in fields that engines open, and references of schemas to other documents."""
     if isinstance(value, dict):
         return [found for name, item in value.items() for found in [*leaks(name), *leaks(item, _within(key, name))]]
     if isinstance(value, list):
@@ -263,26 +263,26 @@ def _within(key, name):
 )
 @settings(max_examples=50)
 @given(messages=st.lists(MESSAGES, min_size=1, max_size=2), fields=FIELDS, tools=TOOLS, drops_params=st.booleans())
-def test_no_engine_is_sent_an_address(dialect, messages, fields, tools, drops_params):
-    asked = json.dumps({"model": "m", "messages": messages, "tools": tools} | fields).encode()
+def test_no_engine_is_sent_a_url(dialect, messages, fields, tools, drops_params):
+    body = json.dumps({"model": "m", "messages": messages, "tools": tools} | fields).encode()
     try:
-        request = chat.parse_request(asked)
+        request = chat.parse_request(body)
         built = ENGINES[dialect].build_request(request, model="m", is_stream=True, drops_params=drops_params)
     except ProxyError as error:
-        assert error.status == 400  # noqa: PT017 - most are refused, and the rest is looked at
+        assert error.status == 400  # noqa: PT017 - most requests are refused; the others are checked below
         return
     assert leaks(json.loads(built.body)) == []
-    assert all(re.fullmatch(r"[ -~]{1,120}", said) for said in built.adjusted)
+    assert all(re.fullmatch(r"[ -~]{1,120}", note) for note in built.adjusted)
 
 
 @pytest.mark.parametrize("endpoint", ["completions", "embeddings"])
 @given(given=VALUES, fields=FIELDS)
-def test_no_engine_is_sent_an_address_in_the_other_endpoints(endpoint, given, fields):
-    asked = json.dumps({"model": "m"} | {"prompt": given, "input": given} | fields).encode()
+def test_no_engine_is_sent_a_url_in_the_other_endpoints(endpoint, given, fields):
+    body = json.dumps({"model": "m"} | {"prompt": given, "input": given} | fields).encode()
     try:
-        request = PARSERS[endpoint].parse_request(asked)
+        request = PARSERS[endpoint].parse_request(body)
         built = ENGINES["vllm"].build_request(request, model="m", is_stream=False)
     except ProxyError as error:
-        assert error.status == 400  # noqa: PT017 - most are refused, and the rest is looked at
+        assert error.status == 400  # noqa: PT017 - most requests are refused; the others are checked below
         return
     assert leaks(json.loads(built.body)) == []

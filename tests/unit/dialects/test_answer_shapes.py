@@ -43,8 +43,8 @@ def test_a_text_that_is_a_list_of_parts_is_joined():
     assert value["choices"][0]["text"] == "ab"
 
 
-def test_images_that_the_host_sent_are_kept_beside_those_in_parts():
-    """The `images` of the message precede those among its parts."""
+def test_images_of_the_message_are_kept_beside_those_in_parts():
+    """The message's `images` win over images among the content parts."""
     message = {"content": [{"type": "image_url", "image_url": {"url": "b"}}], "images": ["a"]}
     reshape({"choices": [{"message": message}]})
     assert message == {"images": ["a"]}

@@ -1,4 +1,4 @@
-"""Azure OpenAI: OpenAI under other URLs."""
+"""Azure OpenAI: OpenAI's API at other URLs."""
 
 import json
 
@@ -19,9 +19,9 @@ from tidegate.protocol import chat
         ("2023-05-15", "max_tokens"),
     ],
 )
-def test_the_limit_has_the_name_that_the_version_of_the_api_knows(given, api_version, sent):
-    """Models that reason refuse the older one."""
-    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], given: 5}
-    request = chat.parse_request(json.dumps(asked).encode())
+def test_the_limit_has_the_name_of_the_api_version(given, api_version, sent):
+    """Reasoning models refuse the older name."""
+    fields = {"model": "m", "messages": [{"role": "user", "content": "hi"}], given: 5}
+    request = chat.parse_request(json.dumps(fields).encode())
     body = json.loads(DIALECT.build_request(request, model="m", is_stream=False, api_version=api_version).body)
     assert {name: value for name, value in body.items() if "tokens" in name} == {sent: 5}

@@ -15,31 +15,31 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 USER = {"role": "user", "content": "hi"}
 
 
-def build(dialect=PLAIN, *, is_stream=False, **fields):
-    """The body that goes upstream, less what every one has."""
+def sent_fields(dialect=PLAIN, *, is_stream=False, **fields):
+    """Return the body that is sent upstream, without the model and the messages."""
     request = chat.parse_request(json.dumps({"model": "public", "messages": [USER]} | fields).encode())
-    body = json.loads(dialect.build_request(request, model="theirs", is_stream=is_stream).body)
-    assert body.pop("model") == "theirs"
+    body = json.loads(dialect.build_request(request, model="host-model", is_stream=is_stream).body)
+    assert body.pop("model") == "host-model"
     assert body.pop("messages") == fields.get("messages", [USER])
     return body
 
 
-def test_the_model_has_the_hosts_name_for_it():
-    assert build() == {}
+def test_the_model_is_sent_under_the_hosts_name():
+    assert sent_fields() == {}
 
 
-def test_every_other_field_goes_as_it_is():
+def test_every_other_field_is_sent_unchanged():
     fields = {"temperature": 0.5, "seed": 7, "response_format": {"type": "json_object"}, "vendor": {"a": [None, "é"]}}
-    assert build(**fields) == fields
+    assert sent_fields(**fields) == fields
 
 
 def test_nulls_are_left_out():
-    """The Python SDK sends explicit ones; some hosts answer 400 (Q-NULL)."""
-    assert build(temperature=None, stop=None, tools=None, tool_choice=None, vendor=None) == {}
+    """The Python SDK sends explicit nulls; some hosts answer 400 to them (Q-NULL)."""
+    assert sent_fields(temperature=None, stop=None, tools=None, tool_choice=None, vendor=None) == {}
 
 
-def test_a_key_that_stands_twice_goes_once():
-    """No duplicate slips by the checks that read the other one."""
+def test_a_duplicate_key_is_sent_once():
+    """Otherwise a duplicate could bypass the checks, which read only one of the two values."""
     twice = b'"messages":[{"role":"user","content":"a"}],"messages":[{"role":"user","role":"user","content":"b"}]'
     body = b'{"model":"a",%b,"n":1,"n":2}' % twice
     built = PLAIN.build_request(chat.parse_request(body), model="m", is_stream=False).body
@@ -71,8 +71,8 @@ def test_a_key_that_stands_twice_goes_once():
     ],
 )
 def test_internal_fields_of_engines_are_stripped(name):
-    """A caller's would cross into other requests (contract 76o)."""
-    assert build(**{name: 1}) == {}
+    """Set by a caller, they would affect other callers' requests (contract 76o)."""
+    assert sent_fields(**{name: 1}) == {}
 
 
 @pytest.mark.parametrize(
@@ -86,17 +86,17 @@ def test_internal_fields_of_engines_are_stripped(name):
             True,
             {"stream": True, "stream_options": {"include_usage": True}},
         ),
-        # an engine may be asked for a stream although the caller was not
+        # an engine may be asked for a stream although the caller did not request one
         ({}, True, {"stream": True, "stream_options": {"include_usage": True}}),
     ],
 )
-def test_usage_is_always_asked_for(fields, is_stream, sent):
-    """For our own books (Q-SOPT)."""
-    assert build(is_stream=is_stream, **fields) == sent
+def test_usage_is_always_requested(fields, is_stream, sent):
+    """Tidegate needs it for its accounting (Q-SOPT)."""
+    assert sent_fields(is_stream=is_stream, **fields) == sent
 
 
-def test_a_host_without_stream_options_is_not_asked():
-    assert build(Dialect(name="x", asks_usage=False), is_stream=True, stream=True) == {"stream": True}
+def test_a_host_without_stream_options_is_sent_none():
+    assert sent_fields(Dialect(name="x", takes_stream_options=False), is_stream=True, stream=True) == {"stream": True}
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_host_without_stream_options_is_not_asked():
     ],
 )
 def test_the_limit_has_the_name_that_the_host_honours(name, fields, sent):
-    """The newer one of the caller's wins (Q-MAX)."""
-    assert build(Dialect(name="x", max_tokens=name), **fields) == sent
+    """If the caller sends both names, the newer one wins (Q-MAX)."""
+    assert sent_fields(Dialect(name="x", max_tokens=name), **fields) == sent
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_the_limit_has_the_name_that_the_host_honours(name, fields, sent):
         ({"stop": ["a", ""]}, {"stop": ["a"]}),
     ],
 )
-def test_what_is_empty_is_absent(fields, sent):
+def test_empty_values_are_left_out(fields, sent):
     """Hosts answer 400 to `tools: []` and to `stop: ""` (Q-TOOLS, Q-STOP, 76d)."""
-    assert build(**fields) == sent
+    assert sent_fields(**fields) == sent
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_what_is_empty_is_absent(fields, sent):
         ({"parameters": []}, []),
     ],
 )
-def test_a_function_has_parameters_where_the_host_needs_them(function, parameters):
-    """OpenAI takes a function without `parameters` for one without arguments."""
+def test_a_function_gets_parameters_if_the_host_needs_them(function, parameters):
+    """OpenAI treats a function without `parameters` as one without arguments."""
     if parameters is None:
         parameters = {"type": "object"} | function["parameters"]
     given = [
@@ -156,13 +156,13 @@ def test_a_function_has_parameters_where_the_host_needs_them(function, parameter
         {"type": "custom", "custom": {"name": "c"}},
         {"type": "function", "function": {"name": "g"} | function},
     ]
-    host = Dialect(name="x", needs_parameters=True, knows_tool_types=True)
-    *others, last = build(host, tools=given)["tools"]
+    host = Dialect(name="x", needs_parameters=True, supports_tool_types=True)
+    *others, last = sent_fields(host, tools=given)["tools"]
     assert others[1] == given[1]
     assert last == {"type": "function", "function": {"name": "g", "parameters": parameters}}
 
 
-def test_empty_lists_are_seen_through_white_space():
+def test_empty_lists_are_recognised_despite_white_space():
     body = b'{"model":"m","messages":[{"role":"user","content":"a"}],"tools":[ \n ],"stop":[\t]}'
     assert set(json.loads(PLAIN.build_request(chat.parse_request(body), model="m", is_stream=False).body)) == {
         "model",
@@ -171,50 +171,50 @@ def test_empty_lists_are_seen_through_white_space():
 
 
 def test_hints_that_a_host_rejects_are_dropped():
-    dialect = Dialect(name="x", lacks=frozenset({"user", "seed"}))
-    assert build(dialect, user="u", seed=1, top_p=0.5) == {"top_p": 0.5}
+    dialect = Dialect(name="x", unsupported_fields=frozenset({"user", "seed"}))
+    assert sent_fields(dialect, user="u", seed=1, top_p=0.5) == {"top_p": 0.5}
 
 
 @pytest.mark.parametrize("value", [{"1": 5}, True, 3, "x", [1]])
-def test_what_changes_the_result_and_cannot_be_honoured_is_refused(value):
-    """Rather than answered with something else (Q-DROP)."""
-    dialect = Dialect(name="x", lacks=frozenset({"special"}))
+def test_a_field_that_changes_the_result_and_is_not_supported_is_refused(value):
+    """The answer would otherwise differ from the one that was requested (Q-DROP)."""
+    dialect = Dialect(name="x", unsupported_fields=frozenset({"special"}))
     with pytest.raises(UnsupportedParameter, match="'special' is not supported with this model") as caught:
-        build(dialect, special=value)
+        sent_fields(dialect, special=value)
     assert (caught.value.param, caught.value.code, caught.value.status) == ("special", "unsupported_parameter", 400)
 
 
 @pytest.mark.parametrize("value", [None, False, {}, []])
-def test_what_asks_for_nothing_is_not_refused(value):
-    """`logit_bias: {}` and `false` are hints, and dropped in silence (Q-DROP)."""
-    assert build(Dialect(name="x", lacks=frozenset({"special"})), special=value) == {}
+def test_a_default_value_is_not_refused(value):
+    """`logit_bias: {}` and `false` are hints, and are dropped without a report (Q-DROP)."""
+    assert sent_fields(Dialect(name="x", unsupported_fields=frozenset({"special"})), special=value) == {}
 
 
-def ask(dialect=PLAIN, **fields):
-    """The whole of what goes upstream."""
+def host_request(dialect=PLAIN, **fields):
+    """Return the whole request to the host."""
     request = chat.parse_request(json.dumps({"model": "public", "messages": [USER]} | fields).encode())
-    return dialect.build_request(request, model="theirs", is_stream=False)
+    return dialect.build_request(request, model="host-model", is_stream=False)
 
 
 @pytest.mark.parametrize(("call", "may_call"), [(None, True), ("auto", True), ({"name": "f"}, True), ("none", False)])
-def test_who_asks_with_functions_gets_one_call_as_a_function_call(call, may_call):
-    asked = ask(functions=[{"name": "f"}], function_call=call)
-    assert (asked.asks_functions, asked.reading.one_call, asked.reading.may_call) == (True, True, may_call)
+def test_functions_are_answered_with_one_function_call(call, may_call):
+    built = host_request(functions=[{"name": "f"}], function_call=call)
+    assert (built.asks_functions, built.reading.one_call, built.reading.may_call) == (True, True, may_call)
 
 
-def test_who_asks_with_tools_gets_tool_calls():
-    asked = ask(functions=[], tools=[TOOL])
-    assert (asked.asks_functions, asked.reading.one_call, asked.reading.may_call) == (False, False, True)
+def test_tools_are_answered_with_tool_calls():
+    built = host_request(functions=[], tools=[TOOL])
+    assert (built.asks_functions, built.reading.one_call, built.reading.may_call) == (False, False, True)
 
 
-def test_a_host_without_tools_has_no_functions():
-    """Which is said in the caller's words."""
+def test_a_host_without_tools_refuses_functions():
+    """The error names the field that the caller sent."""
     with pytest.raises(UnsupportedParameter, match="'functions' is not supported with this model") as caught:
-        ask(Dialect(name="x", lacks=frozenset({"tools"})), functions=[{"name": "f"}])
+        host_request(Dialect(name="x", unsupported_fields=frozenset({"tools"})), functions=[{"name": "f"}])
     assert caught.value.param == "functions"
 
 
-def test_a_legacy_completion_goes_without_chat_rules():
+def test_a_legacy_completion_is_not_subject_to_chat_rules():
     request = completions.parse_request(b'{"model":"a","prompt":["x"],"max_tokens":5,"stop":"","stream":true}')
     built = json.loads(
         Dialect(name="x", max_tokens="max_completion_tokens").build_request(request, model="m", is_stream=True).body
@@ -233,7 +233,7 @@ def test_an_embedding_is_never_a_stream():
     }
 
 
-def test_endpoints_have_their_paths():
+def test_every_endpoint_has_its_path():
     assert [PLAIN.path(endpoint, "m") for endpoint in ("chat", "completions", "embeddings")] == [
         "/chat/completions",
         "/completions",
@@ -241,7 +241,7 @@ def test_endpoints_have_their_paths():
     ]
 
 
-def test_an_endpoint_that_a_host_does_not_have_may_be_had_elsewhere():
+def test_an_endpoint_that_a_host_does_not_serve_may_be_tried_at_another_target():
     with pytest.raises(UpstreamLacksOperation, match="does not serve embeddings") as caught:
         Dialect(name="x", paths={"chat": "/chat"}).path("embeddings", "m")
     assert caught.value.may_try_another_target
@@ -261,8 +261,8 @@ EFFORT = {"reasoning_effort": "high"}
 TOOLS = {"tools": [TOOL]}
 
 
-def fit(dialect, model, *, card=None, drops_params=False, **fields):
-    """What goes to a host for a model of which we have a card."""
+def request_with_card(dialect, model, *, card=None, drops_params=False, **fields):
+    """Return the request to a host for a model that has a card."""
     request = chat.parse_request(json.dumps({"model": "public", "messages": [USER]} | fields).encode())
     return DIALECTS[dialect].build_request(
         request,
@@ -280,16 +280,16 @@ def switches(built):
 
 
 @pytest.mark.parametrize(
-    ("dialect", "model", "asked", "sent", "adjusted"),
+    ("dialect", "model", "fields", "sent", "adjusted"),
     [
-        # row 64: their template must be told
+        # row 64: the switch must be set in their chat template
         ("vllm", "deepseek-ai/DeepSeek-V3.1", EFFORT, EFFORT | {"chat_template_kwargs": ON}, []),
         ("vllm", "deepseek-ai/DeepSeek-V3.2", EFFORT, EFFORT | {"chat_template_kwargs": ON}, []),
         ("sglang", "deepseek-ai/DeepSeek-V3.1", EFFORT, EFFORT | {"chat_template_kwargs": ON}, []),
         ("together", "deepseek-ai/DeepSeek-V3.1", EFFORT, EFFORT | {"reasoning": {"enabled": True}}, []),
         ("openrouter", "deepseek/deepseek-chat-v3.1", EFFORT, {"reasoning": {"effort": "high"}}, []),
         ("vllm", "deepseek-ai/DeepSeek-V3.1", {}, {}, []),
-        # V3.1 calls tools without thinking only, V3.2 with it too
+        # V3.1 calls tools only without thinking, V3.2 also with it
         (
             "vllm",
             "deepseek-ai/DeepSeek-V3.1",
@@ -338,10 +338,10 @@ def switches(built):
             {"thinking": {"type": "disabled"}},
             ["thinking=off"],
         ),
-        # row 30: thinking is chosen by the name, so that there is nothing to switch off
+        # row 30: thinking is selected by the model's name, so there is nothing to switch off
         ("generic", "deepseek-chat", {"reasoning_effort": "none"}, {"reasoning_effort": "none"}, []),
         ("fireworks", "deepseek-v3", {"reasoning_effort": "none"}, {}, []),
-        # row 194: tools on this endpoint with an effort of none only, if it thinks unasked even then
+        # row 194: with tools the effort must be none here; it is also sent unrequested if the model thinks by default
         ("openai", "gpt-5.4", TOOLS, {}, []),
         ("openai", "gpt-5.4", EFFORT | TOOLS, {"reasoning_effort": "none"}, ["thinking=off"]),
         ("openai", "gpt-5.6", TOOLS, {"reasoning_effort": "none"}, ["thinking=off"]),
@@ -353,8 +353,8 @@ def switches(built):
         ("openrouter", "openai/gpt-5.4-mini", EFFORT | TOOLS, {"reasoning": {"effort": "high"}}, []),
     ],
 )
-def test_thinking_is_asked_for_as_the_model_needs(dialect, model, asked, sent, adjusted):
-    built = fit(dialect, model, **asked)
+def test_thinking_is_requested_in_the_models_way(dialect, model, fields, sent, adjusted):
+    built = request_with_card(dialect, model, **fields)
     assert switches(built) == sent
     assert built.adjusted == adjusted
 
@@ -372,9 +372,9 @@ def test_thinking_is_asked_for_as_the_model_needs(dialect, model, asked, sent, a
         ("vllm", "deepseek-ai/DeepSeek-V3.1", {"reasoning": "hm"}),
     ],
 )
-def test_past_reasoning_goes_back_unless_it_is_forbidden(dialect, model, sent):
-    """Whatever name the host has for it."""
-    turn = json.loads(fit(dialect, model, messages=THOUGHT).body)["messages"][1]
+def test_past_reasoning_is_sent_unless_the_model_forbids_it(dialect, model, sent):
+    """It is sent under the host's name for it."""
+    turn = json.loads(request_with_card(dialect, model, messages=THOUGHT).body)["messages"][1]
     assert turn == {"role": "assistant", "content": "a"} | sent
 
 
@@ -386,14 +386,14 @@ def test_past_reasoning_goes_back_unless_it_is_forbidden(dialect, model, sent):
         ("vllm", "deepseek-ai/DeepSeek-V4.1-Flash", "reasoning"),
     ],
 )
-def test_past_reasoning_that_is_required_is_put_back(dialect, model, name):
-    turn = json.loads(fit(dialect, model, messages=CALLED).body)["messages"][1]
+def test_required_past_reasoning_is_restored(dialect, model, name):
+    turn = json.loads(request_with_card(dialect, model, messages=CALLED).body)["messages"][1]
     assert turn[name] == "I need f."
 
 
 @pytest.mark.parametrize("model", ["deepseek-reasoner", "gpt-4o", "deepseek-ai/DeepSeek-V3.1"])
-def test_past_reasoning_that_is_not_required_is_not_put_back(model):
-    turn = json.loads(fit("generic", model, messages=CALLED).body)["messages"][1]
+def test_past_reasoning_that_is_not_required_is_not_restored(model):
+    turn = json.loads(request_with_card("generic", model, messages=CALLED).body)["messages"][1]
     assert not {"reasoning", "reasoning_content"} & turn.keys()
 
 
@@ -409,18 +409,18 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("model", "fields"), REFUSED)
-def test_what_a_model_does_not_take_while_it_thinks_is_refused(model, fields):
-    """Row 193; in OpenAI's own words, before OpenAI is asked."""
+def test_fields_that_a_model_refuses_while_it_thinks_are_refused(model, fields):
+    """Row 193: the request is refused with OpenAI's own error, before it is sent to OpenAI."""
     name = list(fields)[-1]
     with pytest.raises(UnsupportedParameter) as caught:
-        fit("openai", model, **fields)
+        request_with_card("openai", model, **fields)
     assert caught.value.param == name
 
 
 @pytest.mark.parametrize(("model", "fields"), REFUSED)
-def test_or_left_out_where_the_caller_allows_it(model, fields):
+def test_fields_that_a_model_refuses_while_it_thinks_are_dropped_if_the_caller_allows_it(model, fields):
     name = list(fields)[-1]
-    built = fit("openai", model, drops_params=True, **fields)
+    built = request_with_card("openai", model, drops_params=True, **fields)
     assert name not in json.loads(built.body)
     assert built.adjusted == [f"{name}=dropped"]
 
@@ -436,16 +436,16 @@ def test_or_left_out_where_the_caller_allows_it(model, fields):
         ("deepseek", "deepseek-flash", {"temperature": 0.2, "top_p": 0.5, "presence_penalty": 1}),  # row 12: ignored
     ],
 )
-def test_what_it_takes_is_not_refused(dialect, model, fields):
-    """Defaults ask for nothing, and a model that was told not to think takes everything."""
-    sent = json.loads(fit(dialect, model, **fields).body)
+def test_fields_that_a_model_accepts_while_it_thinks_are_not_refused(dialect, model, fields):
+    """Default values change nothing, and a model with thinking switched off accepts every field."""
+    sent = json.loads(request_with_card(dialect, model, **fields).body)
     assert {name: value for name, value in fields.items() if sent.get(name, value) != value} == {}
 
 
 def test_log_probabilities_of_r1_are_refused():
-    """Rows 11 and 12: there they are an error, not ignored."""
+    """Rows 11 and 12: they cause an error there and are not ignored."""
     with pytest.raises(UnsupportedParameter):
-        fit("generic", "deepseek-reasoner", logprobs=True)
+        request_with_card("generic", "deepseek-reasoner", logprobs=True)
 
 
 @pytest.mark.parametrize(
@@ -456,16 +456,16 @@ def test_log_probabilities_of_r1_are_refused():
         ("sglang", "Qwen/Qwen3-30B-A3B-Thinking-2507", {}, True),
         ("generic", "deepseek-r1-distill-llama-70b", {}, True),
         ("vllm", "deepseek-ai/DeepSeek-R1-0528", {}, False),
-        # where the template opens a tag only if it is to think
+        # where the template opens the tag only if the model is to think
         ("vllm", "deepseek-ai/DeepSeek-V3.1", EFFORT, True),
         ("vllm", "deepseek-ai/DeepSeek-V3.1", {"chat_template_kwargs": {"thinking": True}}, True),
         ("vllm", "deepseek-ai/DeepSeek-V3.1", {}, False),
         ("vllm", "deepseek-ai/DeepSeek-V3.1", EFFORT | TOOLS, False),
-        # an answer that is held to a form from its first token on has no thinking in it
+        # if the form of the answer is constrained from the first token on, there is no thinking in it
         ("vllm", "deepseek-ai/DeepSeek-R1", {"response_format": {"type": "json_object"}}, False),
         ("vllm", "deepseek-ai/DeepSeek-R1", {"guided_choice": ["a", "b"]}, False),
         ("vllm", "deepseek-ai/DeepSeek-R1", {"response_format": {"type": "text"}}, True),
-        # who sells answers has a parser, or gives both tags
+        # a hosted API has a parser, or sends both tags
         ("groq", "deepseek-r1-distill-llama-70b", {}, False),
         ("together", "deepseek-ai/DeepSeek-R1", {}, False),
         ("fireworks", "deepseek-r1", {}, False),
@@ -473,23 +473,23 @@ def test_log_probabilities_of_r1_are_refused():
         ("ollama", "deepseek-r1:8b", {}, False),
     ],
 )
-def test_a_text_begins_in_thought_only_where_it_can(dialect, model, fields, expected):
-    """Contract C.9a: what the template opened is missing where an engine has no parser."""
-    assert fit(dialect, model, **fields).reading.begins_in_thought is expected
+def test_a_text_begins_in_thought_only_if_a_parser_may_be_missing(dialect, model, fields, expected):
+    """Contract C.9a: the template opened the tag, so it is missing in the text if an engine has no parser."""
+    assert request_with_card(dialect, model, **fields).reading.begins_in_thought is expected
 
 
 @pytest.mark.parametrize("answer", [{"response_format": {"type": "json_object"}}, {}])
-def test_an_answer_of_prompted_json_may_begin_in_thought(answer):
-    """The form is asked for in the prompt, the host does not hold to it."""
+def test_an_answer_with_json_emulated_in_the_prompt_may_begin_in_thought(answer):
+    """The form is requested in the prompt; the host does not enforce it."""
     card = Card(thinking="always", reasoning_tags="prefilled", structured_output="none")
-    assert fit("vllm", "m", card=card, **answer).reading.begins_in_thought
+    assert request_with_card("vllm", "m", card=card, **answer).reading.begins_in_thought
 
 
-def test_images_go_to_models_that_see():
+def test_images_are_sent_only_to_models_with_vision():
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}]
-    assert fit("deepseek", "deepseek-flash", messages=image)
+    assert request_with_card("deepseek", "deepseek-flash", messages=image)
     with pytest.raises(UnsupportedParameter):
-        fit("deepseek", "deepseek-v4-pro", messages=image)
+        request_with_card("deepseek", "deepseek-v4-pro", messages=image)
 
 
 @pytest.mark.parametrize(
@@ -503,8 +503,8 @@ def test_images_go_to_models_that_see():
         ({"tools": [TOOL], "tool_choice": None}, True),
     ],
 )
-def test_markup_can_be_a_call_only_where_tools_were_given(fields, expected):
-    assert fit("vllm", "m", **fields).reading.may_call is expected
+def test_markup_is_read_as_a_call_only_if_tools_were_offered(fields, expected):
+    assert request_with_card("vllm", "m", **fields).reading.may_call is expected
 
 
 @pytest.mark.parametrize(
@@ -518,8 +518,8 @@ def test_markup_can_be_a_call_only_where_tools_were_given(fields, expected):
         ("openai", Card(), False),
     ],
 )
-def test_the_card_decides_before_the_dialect_whether_markup_may_leak(name, card, expected):
-    """A model of another family writes none, and a reseller of DeepSeek's models may lack the parser."""
+def test_the_card_overrides_the_dialect_for_leaked_markup(name, card, expected):
+    """A model of another family writes no such markup, and a reseller of DeepSeek's models may lack the parser."""
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "tools": [tool]}).encode())
     reading = DIALECTS[name].build_request(request, model="m", is_stream=True, card=card).reading
@@ -539,13 +539,13 @@ NAMED_F = {"type": "function", "function": {"name": "f"}}
         ({"type": "custom", "custom": {"name": "c"}}, []),
     ],
 )
-def test_markup_can_be_a_call_only_of_tools_that_may_be_called(choice, names):
+def test_markup_is_read_only_as_a_call_of_allowed_tools(choice, names):
     tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
-    offered = fit("generic", "m", tools=tools, tool_choice=choice).reading.tools
+    offered = request_with_card("generic", "m", tools=tools, tool_choice=choice).reading.tools
     assert [tool["function"]["name"] for tool in json.loads(bytes(offered))] == names
 
 
-# --- a host that reads no tool calls ------------------------------------------------------------------------------
+# --- a host that does not parse tool calls ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -558,7 +558,7 @@ def test_markup_can_be_a_call_only_of_tools_that_may_be_called(choice, names):
         ({}, {}),
     ],
 )
-def test_tools_that_might_be_called_are_refused_or_dropped_where_no_call_is_read(fields, sent):
+def test_a_host_that_does_not_parse_calls_gets_no_tools_that_may_be_called(fields, sent):
     dialect = structs.replace(DIALECTS["vllm"], calls_tools=False)
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
 

@@ -16,7 +16,7 @@ def build(**fields):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "sent"),
+    ("effort", "sent"),
     [
         ("minimal", "low"),
         ("low", "low"),
@@ -27,32 +27,32 @@ def build(**fields):
         ("ultra", "max"),
     ],
 )
-def test_effort_has_three_steps(wanted, sent):
-    body = build(reasoning_effort=wanted)
+def test_effort_has_three_values(effort, sent):
+    body = build(reasoning_effort=effort)
     assert body["reasoning_effort"] == sent
     assert "thinking" not in body
 
 
-def test_no_effort_switches_thinking_off():
-    """It is on by default, and `none` is not known (rows 1 and 2)."""
+def test_the_effort_none_switches_thinking_off():
+    """Thinking is on by default, and DeepSeek does not support the effort `none` (rows 1 and 2)."""
     body = build(reasoning_effort="none")
     assert body["thinking"] == {"type": "disabled"}
     assert "reasoning_effort" not in body
 
 
-def test_thinking_of_the_caller_goes_as_it_is():
+def test_deepseeks_own_switch_is_sent_unchanged():
     assert build(thinking={"type": "enabled"})["thinking"] == {"type": "enabled"}
 
 
-def test_the_newer_limit_has_the_older_name():
-    """`max_completion_tokens` would be ignored in silence (row 3)."""
+def test_the_limit_is_sent_under_its_older_name():
+    """`max_completion_tokens` would be ignored without an error (row 3)."""
     body = build(max_completion_tokens=5)
     assert body["max_tokens"] == 5
     assert "max_completion_tokens" not in body
 
 
-def test_messages_are_plain():
-    """`developer` and arrays of text are 400 there (rows 5 and 6); reasoning goes back (row 10)."""
+def test_messages_are_adapted():
+    """DeepSeek answers 400 to `developer` and to arrays of text (rows 5 and 6); reasoning is sent back (row 10)."""
     assert build(
         messages=[
             {"role": "developer", "content": [{"type": "text", "text": "be brief"}]},
@@ -81,14 +81,14 @@ def test_hints_are_dropped():
 
 
 @pytest.mark.parametrize("fields", [{"logit_bias": {"1": 5}}, {"audio": {"voice": "x"}}, {"n": 2}])
-def test_what_it_does_not_have_is_refused(fields):
-    """It would be ignored in silence, and the caller would get another answer than asked for (row 14)."""
+def test_unsupported_fields_are_refused(fields):
+    """DeepSeek would ignore them without an error, so the answer would not be the requested one (row 14)."""
     with pytest.raises(UnsupportedParameter) as caught:
         build(**fields)
     assert caught.value.param == next(iter(fields))
 
 
-def test_completions_are_at_the_beta_path_and_embeddings_nowhere():
+def test_completions_have_the_beta_path_and_embeddings_none():
     assert DIALECT.path("completions", "m") == "/beta/completions"
     with pytest.raises(UpstreamLacksOperation):
         DIALECT.path("embeddings", "m")

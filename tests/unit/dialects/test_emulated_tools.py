@@ -1,4 +1,4 @@
-"""Tools for models whose chat template knows none."""
+"""Tools for models whose chat template does not support them."""
 
 import json
 
@@ -45,9 +45,9 @@ def body(**fields):
 
 
 def schema(**fields) -> dict:
-    wanted = body(**fields)["response_format"]
-    assert wanted["type"] == "json_schema"
-    return wanted["json_schema"]["schema"]
+    response_format = body(**fields)["response_format"]
+    assert response_format["type"] == "json_schema"
+    return response_format["json_schema"]["schema"]
 
 
 def call_of(name: str, parameters) -> dict:
@@ -62,11 +62,11 @@ def call_of(name: str, parameters) -> dict:
 NONE = {"type": "object", "properties": {}}
 
 
-# --- a call is demanded -------------------------------------------------------------------------------------------
+# --- a call is required -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("asked", "wanted"),
+    ("fields", "expected"),
     [
         ({"tools": [F, G], "tool_choice": "required"}, {"anyOf": [call_of("f", CITY), call_of("g", NONE)]}),
         ({"tools": [F], "tool_choice": "required"}, call_of("f", CITY)),
@@ -81,34 +81,34 @@ NONE = {"type": "object", "properties": {}}
         ({"functions": [F["function"], {"name": "g"}], "function_call": {"name": "f"}}, call_of("f", CITY)),
     ],
 )
-def test_a_required_call_restricts_the_answer_to_its_schema_and_lists_the_tools(asked, wanted):
-    assert schema(**asked) == wanted
-    sent = body(**asked)
+def test_a_required_call_restricts_the_answer_to_its_schema_and_lists_the_tools(fields, expected):
+    assert schema(**fields) == expected
+    sent = body(**fields)
     assert not {"tools", "tool_choice", "functions", "function_call", "parallel_tool_calls"} & sent.keys()
     system, user = sent["messages"]
     assert user == USER
     assert system["role"] == "system"
     assert "Call one of these tools." in system["content"]
-    names = [each["properties"]["name"]["const"] for each in wanted.get("anyOf", [wanted])]
+    names = [each["properties"]["name"]["const"] for each in expected.get("anyOf", [expected])]
     listed = [json.loads(line)["name"] for line in system["content"].splitlines() if line.startswith("{")]
     assert listed == names
-    host_request = built(**asked)
-    field = next(iter(asked))
-    is_filtered = len(names) < len(asked[field])
+    host_request = built(**fields)
+    field = next(iter(fields))
+    is_filtered = len(names) < len(fields[field])
     assert host_request.adjusted == [f"{field}=filtered"] * is_filtered + [f"{field}=emulated"]
     assert host_request.text_calls == TextCalls(
         names=frozenset(names), is_forced=True, one_call=field == "functions", field=field
     )
 
 
-def test_the_tools_stand_behind_the_callers_own_instruction():
+def test_the_tools_are_listed_after_the_callers_own_instruction():
     system = {"role": "system", "content": "Be brief."}
     [first, _] = body(messages=[system, USER], tools=[F], tool_choice="required")["messages"]
     assert first["content"].startswith("Be brief.\n\nCall one of these tools.")
     assert json.loads(first["content"].splitlines()[-1]) == F["function"]
 
 
-def test_parallel_tool_calls_false_is_always_met():
+def test_parallel_tool_calls_false_is_always_honoured():
     host_request = built(tools=[F], tool_choice="required", parallel_tool_calls=False)
     assert host_request.text_calls.one_call
     assert "parallel_tool_calls" not in json.loads(host_request.body)
@@ -120,12 +120,12 @@ def test_a_required_call_replaces_response_format():
     assert schema(tools=[F], tool_choice="required", response_format={"type": "json_object"}) == call_of("f", CITY)
 
 
-def test_log_probabilities_of_a_call_are_refused():
-    asked = {"tools": [F], "tool_choice": "required", "logprobs": True, "top_logprobs": 2}
+def test_log_probabilities_beside_a_required_call_are_refused():
+    fields = {"tools": [F], "tool_choice": "required", "logprobs": True, "top_logprobs": 2}
     with pytest.raises(UnsupportedParameter) as caught:
-        built(**asked)
+        built(**fields)
     assert caught.value.param == "logprobs"
-    host_request = built(**asked, drops_params=True)
+    host_request = built(**fields, drops_params=True)
     assert host_request.adjusted == ["logprobs=dropped", "top_logprobs=dropped", "tools=emulated"]
     assert not {"logprobs", "top_logprobs"} & json.loads(host_request.body).keys()
 
@@ -134,7 +134,7 @@ def test_log_probabilities_of_a_call_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("parameters", "wanted"),
+    ("parameters", "expected"),
     [
         (None, NONE),
         ({}, {"type": "object"}),
@@ -143,13 +143,13 @@ def test_log_probabilities_of_a_call_are_refused():
         ({"anyOf": [CITY, NONE]}, {"anyOf": [CITY, NONE]}),
     ],
 )
-def test_arguments_are_an_object(parameters, wanted):
+def test_the_schema_of_arguments_is_an_object(parameters, expected):
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
-    assert schema(tools=[tool], tool_choice="required") == call_of("f", wanted)
+    assert schema(tools=[tool], tool_choice="required") == call_of("f", expected)
 
 
 @pytest.mark.parametrize("parameters", [{"type": "string"}, {"type": ["string"]}, {"type": 5}, [], "x", 5, True])
-def test_parameters_that_are_no_objects_are_refused(parameters):
+def test_parameters_that_are_not_objects_are_refused(parameters):
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     with pytest.raises(MalformedRequest) as caught:
         built(tools=[F, tool], tool_choice="required")
@@ -168,15 +168,15 @@ def test_a_tool_without_a_name_is_refused(function):
 
 @pytest.mark.parametrize("names", [["t"], ["t", "u"]])
 def test_references_inside_parameters_still_resolve(names):
-    """Two tools may have definitions of one name."""
+    """Two tools may have definitions of the same name."""
     tools = [{"type": "function", "function": {"name": name, "parameters": TREE}} for name in names]
-    made = schema(tools=tools, tool_choice="required")
-    validator = jsonschema.Draft202012Validator(made)
+    resulting = schema(tools=tools, tool_choice="required")
+    validator = jsonschema.Draft202012Validator(resulting)
     tree = {"root": {"$ref": 1, "kids": [{"$ref": 2, "kids": []}]}, "self": {"root": {}, "self": None}}
     assert validator.is_valid({"name": names[-1], "arguments": tree})
     assert not validator.is_valid({"name": names[-1], "arguments": {"root": {"kids": [{"$ref": "x"}]}}})
     assert not validator.is_valid({"name": names[-1], "arguments": {"root": {}, "self": {}}})
-    assert made["$defs"]["tool_0"]["$defs"]["Node"]["default"] == {"$ref": "#/nowhere"}
+    assert resulting["$defs"]["tool_0"]["$defs"]["Node"]["default"] == {"$ref": "#/nowhere"}
 
 
 NAMES = st.sampled_from(["a", "b", "$ref", "$defs", "properties", "enum"])
@@ -200,7 +200,7 @@ VALUES = st.recursive(
 def test_a_schema_moved_to_defs_accepts_the_same_values(inner, arguments):
     parameters = {"type": "object", "properties": {"a": inner}, "$defs": {"x": {"type": ["integer", "object"]}}}
     tool = {"type": "function", "function": {"name": "t", "parameters": parameters}}
-    made = schema(tools=[tool], tool_choice="required")
+    resulting = schema(tools=[tool], tool_choice="required")
 
     def takes(against, value) -> bool | None:
         try:
@@ -208,14 +208,14 @@ def test_a_schema_moved_to_defs_accepts_the_same_values(inner, arguments):
         except RecursionError:
             return None
 
-    assert takes(made, {"name": "t", "arguments": arguments}) == takes(parameters, arguments)
+    assert takes(resulting, {"name": "t", "arguments": arguments}) == takes(parameters, arguments)
 
 
 # --- the model may choose -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("asked", "param"),
+    ("fields", "param"),
     [
         ({"tools": [F]}, "tools"),
         ({"tools": [F], "tool_choice": "auto"}, "tools"),
@@ -227,41 +227,41 @@ def test_a_schema_moved_to_defs_accepts_the_same_values(inner, arguments):
         ({"functions": [F["function"]], "function_call": "auto"}, "functions"),
     ],
 )
-def test_a_choice_is_refused_unless_the_card_allows_it(asked, param):
+def test_a_choice_is_refused_unless_the_card_allows_it(fields, param):
     with pytest.raises(UnsupportedParameter) as caught:
-        built(**asked)
+        built(**fields)
     assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
-    dropped = built(**asked, drops_params=True)
+    dropped = built(**fields, drops_params=True)
     assert dropped.adjusted[-1] == f"{param}=dropped"
     assert json.loads(dropped.body).keys() == {"model", "messages", "stream", "stream_options"}
     assert dropped.text_calls is None
 
 
-@pytest.mark.parametrize("asked", [{"tools": [F, G]}, {"functions": [F["function"], G["function"]]}])
-def test_where_the_card_allows_it_the_tools_are_listed_and_the_answer_is_free(asked):
-    host_request = built(**asked, card=CHOOSER)
+@pytest.mark.parametrize("fields", [{"tools": [F, G]}, {"functions": [F["function"], G["function"]]}])
+def test_if_the_card_allows_it_the_tools_are_listed_and_the_answer_is_free(fields):
+    host_request = built(**fields, card=CHOOSER)
     sent = json.loads(host_request.body)
     assert sent.keys() == {"model", "messages", "stream", "stream_options"}
     system = sent["messages"][0]["content"]
     assert "If no tool is needed, answer in plain text." in system
     assert [json.loads(line)["name"] for line in system.splitlines() if line.startswith("{")] == ["f", "g"]
-    [field] = asked
+    [field] = fields
     assert host_request.adjusted == [f"{field}=emulated"]
     assert not host_request.text_calls.is_forced
     assert not host_request.reading.may_call
 
 
-def test_an_answer_cannot_be_both_free_and_held_to_a_form():
-    asked = {"tools": [F], "response_format": {"type": "json_object"}}
+def test_response_format_beside_tools_that_may_be_called_is_refused():
+    fields = {"tools": [F], "response_format": {"type": "json_object"}}
     with pytest.raises(UnsupportedParameter) as caught:
-        built(**asked, card=CHOOSER)
+        built(**fields, card=CHOOSER)
     assert caught.value.param == "response_format"
-    assert built(**asked, card=CHOOSER, drops_params=True).adjusted == ["response_format=dropped", "tools=emulated"]
+    assert built(**fields, card=CHOOSER, drops_params=True).adjusted == ["response_format=dropped", "tools=emulated"]
     assert built(tools=[F], response_format={"type": "text"}, card=CHOOSER).adjusted == ["tools=emulated"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "adjusted"),
+    ("fields", "adjusted"),
     [
         ({"tool_choice": "none"}, []),
         ({"tools": []}, []),
@@ -270,8 +270,8 @@ def test_an_answer_cannot_be_both_free_and_held_to_a_form():
     ],
 )
 @pytest.mark.parametrize("card", [Card(), CHOOSER])
-def test_tools_that_may_not_be_called_are_left_out(asked, adjusted, card):
-    host_request = built(**asked, card=card)
+def test_tools_that_may_not_be_called_are_left_out(fields, adjusted, card):
+    host_request = built(**fields, card=card)
     assert json.loads(host_request.body)["messages"] == [USER]
     assert (host_request.adjusted, host_request.text_calls) == (adjusted, None)
     assert "tools" not in json.loads(host_request.body)
@@ -297,12 +297,12 @@ HISTORY = [
 ]
 
 
-def said(**fields) -> list[tuple[str, str]]:
+def messages_of(**fields) -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in body(**fields)["messages"]]
 
 
-def test_past_calls_and_their_results_are_told_as_text():
-    assert said(messages=HISTORY) == [
+def test_past_calls_and_their_results_become_text():
+    assert messages_of(messages=HISTORY) == [
         ("user", "hi"),
         ("assistant", '[Called f with {"city": "Rom"}]\n[Called g with {}]'),
         ("user", "Result of g:\n12:00\n\nResult of f:\n20 C"),
@@ -311,13 +311,13 @@ def test_past_calls_and_their_results_are_told_as_text():
     assert built(messages=HISTORY).adjusted == ["messages=tools_as_text"]
 
 
-def test_where_tools_are_offered_past_calls_stand_in_the_form_that_is_asked_for():
-    [_, _, assistant, *_] = said(messages=HISTORY, tools=[F], tool_choice="required")
+def test_past_calls_are_written_as_json_if_tools_are_offered():
+    [_, _, assistant, *_] = messages_of(messages=HISTORY, tools=[F], tool_choice="required")
     assert assistant[1] == '{"name": "f", "arguments": {"city": "Rom"}}\n{"name": "g", "arguments": {}}'
 
 
 @pytest.mark.parametrize(
-    ("messages", "told"),
+    ("messages", "text"),
     [
         (
             [{"role": "assistant", "content": "Let me see.", "tool_calls": [called("1", "f", "")]}],
@@ -338,21 +338,21 @@ def test_where_tools_are_offered_past_calls_stand_in_the_form_that_is_asked_for(
         ),
     ],
 )
-def test_every_form_of_a_past_call_is_told(messages, told):
-    assert said(messages=[USER, *messages, USER])[1] == ("assistant", told)
+def test_every_form_of_a_past_call_becomes_text(messages, text):
+    assert messages_of(messages=[USER, *messages, USER])[1] == ("assistant", text)
 
 
 @pytest.mark.parametrize(
-    ("result", "told"),
+    ("result", "text"),
     [
         ({"role": "tool", "tool_call_id": "other", "content": "5"}, "Result of the tool:\n5"),
         ({"role": "tool", "tool_call_id": "1", "content": ""}, "Result of f:\n"),
         ({"role": "function", "name": "f", "content": None}, "Result of the tool:\n"),
     ],
 )
-def test_every_form_of_a_result_is_told(result, told):
+def test_every_form_of_a_result_becomes_text(result, text):
     history = [USER, {"role": "assistant", "content": "", "tool_calls": [called("1", "f", "{}")]}]
-    assert said(messages=[*history, result, USER])[2:] == [("user", told), ("user", "hi")]
+    assert messages_of(messages=[*history, result, USER])[2:] == [("user", text), ("user", "hi")]
     assert built(messages=[USER, result]).adjusted == ["messages=tools_as_text"]
 
 
@@ -361,13 +361,13 @@ def test_a_call_without_a_result_at_the_end_is_still_refused():
         built(messages=HISTORY[:2])
 
 
-def test_a_history_without_tools_goes_as_it_is():
+def test_a_history_without_tools_stays_unchanged():
     messages = [USER, {"role": "assistant", "content": "Hello."}, USER]
-    assert said(messages=messages) == [("user", "hi"), ("assistant", "Hello."), ("user", "hi")]
+    assert messages_of(messages=messages) == [("user", "hi"), ("assistant", "Hello."), ("user", "hi")]
     assert built(messages=messages).adjusted == []
 
 
-# --- what the host says to it -------------------------------------------------------------------------------------
+# --- errors of the host -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_an_error_about_the_schema_names_the_tools(message):
         UpstreamFailed("grammar"),
     ],
 )
-def test_other_failures_are_told_as_they_are(error):
+def test_other_errors_stay_unchanged(error):
     message = error.message
     point_to_tools(error, TextCalls(names=frozenset()))
     assert (error.param, error.message) == (None, message)

@@ -1,4 +1,4 @@
-"""Messages for engines are rebuilt from known keys and content parts."""
+"""Messages for engines are rebuilt from allowed keys and content parts."""
 
 import json
 
@@ -14,7 +14,7 @@ EVIL = "http://10.0.0.1/a"
 
 
 def restrict(*given):
-    """The messages that are sent, and what is reported as adjusted."""
+    """Return the messages that are sent, and what is reported as adjusted."""
     messages = [{name: Raw(json.dumps(value).encode()) for name, value in message.items()} for message in given]
     draft = Draft({}, Card(), messages=messages)
     engine_messages.restrict(draft)
@@ -22,11 +22,11 @@ def restrict(*given):
     return sent, draft.adjusted
 
 
-def of(*content):
+def restrict_content(*content):
     return restrict({"role": "user", "content": content})
 
 
-def test_known_values_are_unchanged():
+def test_allowed_values_are_unchanged():
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"url": "http://a"}'}}
     given = [
         {"role": "system", "content": "See http://a"},
@@ -50,20 +50,20 @@ def test_known_values_are_unchanged():
         {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}},
     ],
 )
-def test_a_part_is_rebuilt_from_what_its_type_says(part):
-    assert of(part) == ([{"role": "user", "content": [part]}], [])
+def test_a_part_is_rebuilt_from_the_key_of_its_type(part):
+    assert restrict_content(part) == ([{"role": "user", "content": [part]}], [])
     beside = part | {"uuid": "u1", "video": EVIL, "cache_control": {}}
-    told = ["content.cache_control=dropped", "content.uuid=dropped", "content.video=dropped"]
-    assert of(beside) == ([{"role": "user", "content": [part]}], told)
+    adjusted = ["content.cache_control=dropped", "content.uuid=dropped", "content.video=dropped"]
+    assert restrict_content(beside) == ([{"role": "user", "content": [part]}], adjusted)
 
 
 @pytest.mark.parametrize("kind", ["video_url", "audio_url"])
 def test_an_image_beside_another_part_is_dropped(kind):
-    """Where a part's own key is missing or null, vLLM takes any other that it knows."""
+    """If a part's own key is missing or null, vLLM would read any other key that it supports."""
     part = {"type": kind, kind: {"url": "data:video/mp4;base64,AA=="}}
-    sent, told = of(part | {"uuid": "u1", "image_url": {"url": EVIL}})
+    sent, adjusted = restrict_content(part | {"uuid": "u1", "image_url": {"url": EVIL}})
     assert sent[0]["content"] == [part]
-    assert told == ["content.image_url=dropped", "content.uuid=dropped"]
+    assert adjusted == ["content.image_url=dropped", "content.uuid=dropped"]
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_an_image_beside_another_part_is_dropped(kind):
 )
 def test_a_part_without_bytes_is_refused(part, param):
     with pytest.raises(MalformedRequest) as caught:
-        of({"type": "text", "text": "a"}, part)
+        restrict_content({"type": "text", "text": "a"}, part)
     assert caught.value.param == f"messages[0].content[1].{param}"
 
 
-def test_unknown_keys_of_messages_and_calls_are_dropped_and_told():
+def test_unknown_keys_of_messages_and_calls_are_dropped_and_reported():
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     odd = call | {"path": EVIL, "function": call["function"] | {"file": EVIL}}
     given = {"role": "assistant", "content": "a", "tool_calls": [call, odd], "images": [EVIL], "name": {"url": EVIL}}

@@ -1,4 +1,4 @@
-"""Events and unary bodies become chunks, or errors of ours; nothing else."""
+"""Events and unary bodies are read into chunks, or raise a `ProxyError`; nothing else can happen."""
 
 import json
 
@@ -21,7 +21,7 @@ def choice(delta: bytes, more: bytes = b"") -> bytes:
     return b'{"choices":[{"index":0,"delta":%b%b}]}' % (delta, more)
 
 
-def test_a_chunk_is_read_and_what_hosts_add_is_skipped():
+def test_a_chunk_is_read_and_unknown_fields_are_skipped():
     body = (
         b'{"id":"x","object":"chat.completion.chunk","created":1,"model":"m","prompt_token_ids":null,'
         b'"choices":[{"index":2,"delta":{"role":"assistant","content":"hi","vendor":{"a":[1]}},"token_ids":null,'
@@ -32,13 +32,13 @@ def test_a_chunk_is_read_and_what_hosts_add_is_skipped():
 
 
 @pytest.mark.parametrize("index", [b"0", b"0.0", b'"0"'])
-def test_an_index_may_be_written_oddly(index):
+def test_an_index_may_have_another_type(index):
     """Contract E.5."""
     assert events.parse(b'{"choices":[{"index":%b,"delta":{}}]}' % index).choices[0].index == 0
 
 
 def test_a_body_may_begin_with_blank_lines():
-    """DeepSeek's keep-alive for answers that are not streamed (contract row 25)."""
+    """They are DeepSeek's keep-alive for answers that are not streamed (contract row 25)."""
     assert content(b"\n\n\r\n " + choice(b'{"content":"a"}')) == "a"
 
 
@@ -60,47 +60,47 @@ def test_a_body_may_begin_with_blank_lines():
         (b'{"content":"a\\ud83d","big":123456789012345678901234567890}', "a\ud83d"),
     ],
 )
-def test_what_the_strict_reader_refuses_is_mended(body, text):
+def test_json_that_the_strict_decoder_refuses_is_repaired(body, text):
     """Lone surrogates, bad UTF-8, NaN, and content of wrong types (contract E.4, step 5)."""
     assert content(choice(body)) == text
 
 
 @pytest.mark.parametrize(
-    "oddity",
+    "field",
     [
         *(b'"logprobs":[]', b'"logprobs":""', b'"finish_reason":{}', b'"finish_reason":[]', b'"finish_reason":0'),
         *(b'"index":null', b'"index":{}', b'"usage":[]', b'"error":{}', b'"error":[]', b'"error":0', b'"text":{}'),
     ],
 )
-def test_a_field_of_an_odd_type_is_left_out_of_a_choice(oddity):
-    [read] = events.parse(b'{"choices":[{"delta":{"content":"a"},%b}]}' % oddity).choices
+def test_a_field_of_a_wrong_type_is_left_out_of_a_choice(field):
+    [read] = events.parse(b'{"choices":[{"delta":{"content":"a"},%b}]}' % field).choices
     assert read.delta.content == "a"
     assert (read.index, read.logprobs or None) == (None, None)
     assert read.finish_reason in (None, UNCLEAR_REASON)
 
 
 @pytest.mark.parametrize(
-    "oddity",
+    "field",
     [
         *(b'"reasoning":{}', b'"reasoning":false', b'"reasoning_content":[]', b'"refusal":false', b'"refusal":{}'),
         *(b'"tool_calls":{}', b'"tool_calls":""', b'"tool_calls":[null]', b'"tool_calls":false', b'"tool_calls":[[]]'),
     ],
 )
-def test_a_field_of_an_odd_type_is_left_out_of_a_message(oddity):
-    delta = events.parse(choice(b'{"content":"a",%b}' % oddity)).choices[0].delta
+def test_a_field_of_a_wrong_type_is_left_out_of_a_message(field):
+    delta = events.parse(choice(b'{"content":"a",%b}' % field)).choices[0].delta
     assert delta.content == "a"
     assert not any((delta.reasoning, delta.reasoning_content, delta.refusal, delta.tool_calls))
 
 
 @pytest.mark.parametrize(
-    "oddity",
+    "field",
     [
         *(b'"usage":[]', b'"usage":""', b'"error":{}', b'"error":[]', b'"error":0', b'"error":{"message":"","code":0}'),
         *(b'"service_tier":{}', b'"system_fingerprint":[]', b'"x_groq":""', b'"moderation":[]', b'"error":false'),
     ],
 )
-def test_a_field_of_an_odd_type_is_left_out_of_a_chunk(oddity):
-    assert content(b'{"choices":[{"delta":{"content":"a"}}],%b}' % oddity) == "a"
+def test_a_field_of_a_wrong_type_is_left_out_of_a_chunk(field):
+    assert content(b'{"choices":[{"delta":{"content":"a"}}],%b}' % field) == "a"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_field_of_an_odd_type_is_left_out_of_a_chunk(oddity):
         (b'{"id":"a","function":[]}', ("a", None)),
     ],
 )
-def test_a_call_of_odd_types_is_taken_as_far_as_it_says_something(call, expected):
+def test_the_usable_fields_of_a_call_of_wrong_types_are_kept(call, expected):
     delta = events.parse(choice(b'{"tool_calls":[%b,null],"refusal":false}' % call)).choices[0].delta
     [read] = delta.tool_calls
     assert (read.id, read.function and read.function.name) == expected
@@ -133,14 +133,14 @@ def test_a_call_of_odd_types_is_taken_as_far_as_it_says_something(call, expected
     ],
 )
 def test_thinking_in_parts_is_reasoning(delta, reasoning, text):
-    """Mistral's, Anthropic's and Gemini's shapes, in chunks as in answers."""
+    """Mistral, Anthropic and Gemini use these shapes, in chunks and in whole answers."""
     for shape in (b'"delta":%b', b'"message":%b'):
         [read] = events.parse(b'{"choices":[{"index":0,%b}]}' % (shape % delta)).choices
-        told = read.delta or read.message
-        assert (told.reasoning_content, told.content) == (reasoning, text)
+        message = read.delta or read.message
+        assert (message.reasoning_content, message.content) == (reasoning, text)
 
 
-def test_a_refusal_and_a_picture_in_parts_go_to_their_fields():
+def test_a_refusal_and_an_image_in_parts_are_put_into_their_fields():
     parts = b'[{"type":"refusal","refusal":"no"},{"type":"image_url","image_url":{"url":"data:x"}}]'
     delta = events.parse(choice(b'{"content":%b}' % parts)).choices[0].delta
     assert (delta.content, delta.refusal) == (None, "no")
@@ -155,14 +155,14 @@ def test_a_refusal_and_a_picture_in_parts_go_to_their_fields():
         b'{"choices":[{"message":{"content":"a"}},5]}',
     ],
 )
-def test_choices_of_odd_types_are_taken_as_far_as_they_say_something(body):
+def test_the_usable_fields_of_choices_of_wrong_types_are_kept(body):
     assert [read.message.content for read in events.parse(body).choices] == ["a"]
 
 
 @pytest.mark.parametrize("where", [b'"delta":{"content":"half"}', b'"message":{"content":""}', b'"text":""'])
 @pytest.mark.parametrize("reason", [b'"stop"', b'"error"', b"null"])
-def test_an_error_on_the_choice_is_an_error(where, reason):
-    """OpenRouter reports there that the model's provider has failed, whatever else the choice holds."""
+def test_an_error_in_the_choice_is_an_error(where, reason):
+    """OpenRouter reports there that the model's provider has failed, whatever else the choice contains."""
     error = b'{"code":502,"message":"Provider returned error"}'
     with pytest.raises(UpstreamFailed, match="Provider returned error"):
         events.parse(b'{"choices":[{"index":0,%b,"finish_reason":%b,"error":%b}]}' % (where, reason, error))
@@ -170,7 +170,7 @@ def test_an_error_on_the_choice_is_an_error(where, reason):
 
 @pytest.mark.parametrize("name", ["data", "result"])
 def test_an_answer_in_an_envelope_is_read(name):
-    """The envelope of a gateway is unwrapped only if it holds choices."""
+    """The envelope of a gateway is removed only if it contains choices."""
     inner = b'{"choices":[{"message":{"content":"a"}}],"usage":{"total_tokens":5}}'
     chunk = events.parse(b'{"success":true,"%b":%b,"errors":[]}' % (name.encode(), inner))
     assert (chunk.choices[0].message.content, chunk.usage) == ("a", {"total_tokens": 5})
@@ -201,15 +201,15 @@ def test_an_error_in_base_resp_is_an_error():
         (b"null", "JSON that is no answer"),
     ],
 )
-def test_what_is_no_json_is_told_in_words(body, words):
+def test_data_that_is_not_json_is_described_in_words(body, words):
     """The message does not name a Python exception."""
     with pytest.raises(UpstreamFailed, match=words) as caught:
         events.parse(body)
     assert "Error" not in caught.value.message
 
 
-def test_a_logprob_that_json_cannot_say_is_very_unlikely():
-    """-9999.0 is OpenAI's number for it (R-LP)."""
+def test_a_logprob_that_json_cannot_represent_becomes_very_small():
+    """-9999.0 is the number that OpenAI uses for it (R-LP)."""
     logprobs = b',"logprobs":{"content":[{"token":"a","logprob":-Infinity},{"token":"b","logprob":NaN}]}'
     [read] = events.parse(choice(b'{"content":"ab"}', logprobs)).choices
     assert [entry["logprob"] for entry in canonical_logprobs(read.logprobs)["content"]] == [-9999.0, -9999.0]
@@ -234,7 +234,7 @@ def test_a_logprob_that_json_cannot_say_is_very_unlikely():
     ],
 )
 def test_an_error_inside_a_200_is_an_error(body, kind, status):
-    """SDKs would take it for an empty answer (R-200)."""
+    """SDKs would read it as an empty answer (R-200)."""
     with pytest.raises(ProxyError) as caught:
         events.parse(body)
     assert type(caught.value) is kind
@@ -244,7 +244,7 @@ def test_an_error_inside_a_200_is_an_error(body, kind, status):
 @pytest.mark.parametrize(
     "body", [b'{"error":null,"choices":[]}', b'{"message":"hi","choices":[]}', b'{"detail":"hi","choices":[]}']
 )
-def test_what_only_looks_like_an_error_is_none(body):
+def test_values_that_only_look_like_an_error_are_none(body):
     assert events.parse(body).choices == []
 
 
@@ -260,7 +260,7 @@ def test_what_only_looks_like_an_error_is_none(body):
         b'"text"',
     ],
 )
-def test_what_is_no_chunk_is_the_upstreams_failure(body):
+def test_data_that_is_not_a_chunk_is_an_upstream_failure(body):
     with pytest.raises(UpstreamFailed) as caught:
         events.parse(body)
     assert caught.value.status == 502
@@ -269,13 +269,13 @@ def test_what_is_no_chunk_is_the_upstreams_failure(body):
 @pytest.mark.parametrize("item", [b"{}", b"[]", b'""', b'{"index":0}'])
 @pytest.mark.parametrize("parse", [events.parse, parse_native])
 def test_many_small_values_are_not_decoded(parse, item):
-    """A body that may be read would take thirty times its size."""
+    """A body within the size limit would need thirty times its size in memory."""
     with pytest.raises(UpstreamFailed, match="too many values"):
         parse(b'{"choices":[%b{}]}' % ((item + b",") * 2_000_000))
 
 
 def test_a_long_text_may_hold_commas():
-    """They cannot be told from those of the JSON, but are fewer."""
+    """The check cannot distinguish them from the JSON's own commas, but there are fewer of them."""
     assert len(content(choice(b'{"content":"%b"}' % (b"words, " * 500_000)))) == 3_500_000
 
 
@@ -293,8 +293,8 @@ DEEP = b"[" * 10**5 + b"]" * 10**5
         pytest.param(choice(b'{"content":"a"}', b',"logprobs":{"a":' + DEEP + b"}"), id="logprobs"),
     ],
 )
-def test_deep_json_is_the_upstreams_failure(body):
-    """Left to itself, msgspec answers it with a bare RecursionError (contract E.5)."""
+def test_deeply_nested_json_is_an_upstream_failure(body):
+    """Without the check, msgspec raises a bare RecursionError (contract E.5)."""
     with pytest.raises(ProxyError):
         events.parse(body)
 
@@ -323,7 +323,7 @@ json_values = st.recursive(
 @example(b'{"\\ud83d":"\\ud83d"}')
 @example(b'{"error":"\\ud83d"}')
 def test_any_bytes_are_a_chunk_or_an_error(body):
-    """Nothing but ProxyError is raised."""
+    """No other exception than ProxyError is raised."""
     try:
         chunk = events.parse(body)
     except ProxyError:
@@ -333,6 +333,6 @@ def test_any_bytes_are_a_chunk_or_an_error(body):
 
 
 def _values(error):
-    """Values of `error` that mean none, NaN included."""
+    """Return the values of `error` that mean no error, NaN included."""
     values = error.values() if isinstance(error, dict) else [error]
     return [value for value in values if value == value]  # noqa: PLR0124 - NaN

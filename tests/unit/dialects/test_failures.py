@@ -1,4 +1,4 @@
-"""A host's error answer, in any shape, as one of our errors (contract R-ERR, B.18)."""
+"""A host's error answer of any shape becomes a `ProxyError` (contract R-ERR, B.18)."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ NESTED = b'{"error":{"message":"boom","type":"their_type","param":null,"code":nu
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "told", "may_try_another_target"),
+    ("status", "kind", "sent_status", "may_try_another_target"),
     [
         *((status, UpstreamRejected, 400, False) for status in (400, 405, 413, 422, 501)),
         *((status, UpstreamRefusedUs, 502, True) for status in (401, 403)),
@@ -37,11 +37,11 @@ NESTED = b'{"error":{"message":"boom","type":"their_type","param":null,"code":nu
         *((status, UpstreamFailed, 502, True) for status in (301, 418, 451, 599)),
     ],
 )
-def test_every_status_has_its_error(status, kind, told, may_try_another_target):
+def test_every_status_has_its_error(status, kind, sent_status, may_try_another_target):
     """The contract's B.18."""
     error = parse_error(status, {}, NESTED)
     assert type(error) is kind
-    assert (error.status, error.may_try_another_target) == (told, may_try_another_target)
+    assert (error.status, error.may_try_another_target) == (sent_status, may_try_another_target)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_every_status_has_its_error(status, kind, told, may_try_another_target):
         (504, "upstream_error", "upstream_timeout"),
     ],
 )
-def test_type_and_code_are_ours(status, type_, code):
-    """The caller sees OpenAI's words, whatever the host calls it."""
+def test_type_and_code_are_openais(status, type_, code):
+    """The caller gets OpenAI's terms, whatever the host's terms are."""
     error = parse_error(status, {}, NESTED)
     assert (error.type, error.code) == (type_, code)
 
@@ -94,12 +94,12 @@ def test_type_and_code_are_ours(status, type_, code):
     ],
 )
 def test_the_message_is_found_in_every_shape(body, message):
-    """An HTML page of some load balancer tells a caller nothing."""
+    """The HTML page of a load balancer is not passed on: it does not help a caller."""
     assert parse_error(400, {}, body).message == message
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("sent", "message"),
     [
         ("2 validation errors:\n  {'type': 'a', 'loc': 'b', 'msg': 'No.', 'input': '1'}\n  {'msg': 'Other'}", "No."),
         ("1 validation error:\n  {'type': 'a', 'msg': \"Not 'x'\", 'input': \"'msg': 'y'\"}", "Not 'x'"),
@@ -107,28 +107,28 @@ def test_the_message_is_found_in_every_shape(body, message):
         ("It says 'msg': 'a', 'input': 'b'", "It says 'msg': 'a', 'input': 'b'"),
     ],
 )
-def test_the_first_complaint_of_vllms_schema_checks_is_the_message(told, message):
-    """They are Python literals, one for each member of a union (contract 76b)."""
-    assert parse_error(400, {}, json.dumps({"error": {"message": told}}).encode()).message == message
+def test_the_first_error_of_vllms_schema_checks_is_the_message(sent, message):
+    """The errors are Python literals, one for each member of a union (contract 76b)."""
+    assert parse_error(400, {}, json.dumps({"error": {"message": sent}}).encode()).message == message
 
 
 def test_a_long_message_is_cut():
-    """Some, of vLLM, quote whole requests (contract 76b)."""
+    """Some messages of vLLM quote whole requests (contract 76b)."""
     assert len(parse_error(400, {}, b"x" * 10**5).message) == 2048
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])
-def test_what_a_host_says_about_our_key_is_not_passed_on(status):
-    """It may quote the key."""
+def test_a_hosts_message_about_the_api_key_is_not_passed_on(status):
+    """The message may quote the key."""
     body = b'{"error":{"message":"Incorrect API key provided: sk-abc","param":"sk-abc","code":"sk-abc"}}'
-    told = to_json(parse_error(status, {}, body), "r")
-    assert b"sk-abc" not in told
+    encoded = to_json(parse_error(status, {}, body), "r")
+    assert b"sk-abc" not in encoded
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
 @pytest.mark.parametrize("field", ["code", "type"])
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "code"),
     [
         ("invalid_api_key", "upstream_auth"),
         ("authentication_error", "upstream_auth"),
@@ -136,15 +136,15 @@ def test_what_a_host_says_about_our_key_is_not_passed_on(status):
         ("insufficient_quota", "upstream_quota"),
     ],
 )
-def test_our_account_is_meant_whatever_the_status(status, field, word, told):
-    """Some hosts say 400 or 429 where they mean our key or our balance."""
+def test_codes_about_credentials_count_whatever_the_status(status, field, word, code):
+    """Some hosts answer 400 or 429 if the problem is the API key or the account's balance."""
     body = json.dumps({"error": {"message": "Incorrect API key provided: sk-abc", field: word}}).encode()
     error = parse_error(status, {}, body)
-    assert (type(error), error.code) == (UpstreamRefusedUs, told)
+    assert (type(error), error.code) == (UpstreamRefusedUs, code)
     assert b"sk-abc" not in to_json(error, "r")
 
 
-def test_a_used_up_account_is_told_as_a_pause():
+def test_a_used_up_account_is_reported_with_a_pause():
     assert to_headers(parse_error(402, {}, b"")) == [(b"retry-after", b"60")]
 
 
@@ -163,14 +163,14 @@ def test_a_used_up_account_is_told_as_a_pause():
         ("body_of_mine", "body_of_mine"),
     ],
 )
-def test_the_parameter_is_named_as_openai_does(given_param, param):
-    """It may be `body.stop` on the wire (contract 76b)."""
+def test_the_parameter_is_spelled_as_openai_spells_it(given_param, param):
+    """The host may send `body.stop` (contract 76b)."""
     body = json.dumps({"error": {"message": "m", "param": given_param}}).encode()
     assert parse_error(400, {}, body).param == param
 
 
 @pytest.mark.parametrize(
-    ("message", "told", "param"),
+    ("message", "first", "param"),
     [
         (
             "1 validation error:\n  {'type': 't', 'loc': 'body.stop', 'msg': 'Too long', 'input': 'p'}",
@@ -192,23 +192,23 @@ def test_the_parameter_is_named_as_openai_does(given_param, param):
     ],
 )
 @pytest.mark.parametrize("status", [400, 422, 500])
-def test_of_a_servers_findings_the_first_is_told(status, message, told, param):
-    """The others quote the prompt and the server's files; llama-cpp-python's own status for them is 500."""
+def test_of_several_validation_errors_the_first_is_reported(status, message, first, param):
+    """The others quote the prompt and the server's files; llama-cpp-python answers 500 to them."""
     error = parse_error(status, {}, json.dumps({"error": {"message": message}}).encode())
-    assert (error.message, error.param, error.status) == (told, param, 400)
+    assert (error.message, error.param, error.status) == (first, param, 400)
 
 
 @pytest.mark.parametrize("words", ["image input is not supported - hint: mmproj", "Failed to parse tools: no name"])
-def test_a_500_that_speaks_of_the_request_is_the_callers_fault(words):
-    """llama.cpp's server; no SDK should try again."""
+def test_a_500_about_the_request_is_the_callers_fault(words):
+    """llama.cpp's server answers so; the status makes sure that no SDK tries again."""
     error = parse_error(500, {}, json.dumps({"error": {"code": 500, "message": words}}).encode())
     assert (type(error), error.status, error.message) == (UpstreamRejected, 400, words)
     assert parse_error(503, {}, json.dumps({"error": {"message": words}}).encode()).status == 503
 
 
 @pytest.mark.parametrize(("given_param", "param"), [("input_tokens", "messages"), ("prompt", "prompt")])
-def test_what_is_too_long_is_a_field_of_the_request(given_param, param):
-    """The parameter that vLLM names is its own variable."""
+def test_the_parameter_of_a_context_error_is_a_field_of_the_request(given_param, param):
+    """The parameter that vLLM names is a variable of its own."""
     body = json.dumps({"error": {"message": "maximum context length", "param": given_param}}).encode()
     assert parse_error(400, {}, body).param == param
 
@@ -217,8 +217,8 @@ def test_what_is_too_long_is_a_field_of_the_request(given_param, param):
     ("given_code", "code"),
     [("invalid_type", "invalid_type"), (400, None), ("400", None), ("Bad Request", None), (None, None)],
 )
-def test_a_code_is_a_slug_or_null(given_code, code):
-    """Numbers and HTTP words are vLLM's and llama.cpp's."""
+def test_a_code_is_an_identifier_or_null(given_code, code):
+    """Numbers and HTTP phrases, as vLLM and llama.cpp send them, are left out."""
     assert parse_error(422, {}, json.dumps({"error": {"message": "m", "code": given_code}}).encode()).code == code
 
 
@@ -240,12 +240,12 @@ def test_a_context_that_is_too_long_has_the_code_that_agents_look_for(status, bo
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
 
 
-def test_a_word_about_context_in_a_failure_of_the_host_changes_nothing():
+def test_a_mention_of_context_in_a_host_failure_changes_nothing():
     assert parse_error(500, {}, b"context window").code == "upstream_failed"
 
 
 @pytest.mark.parametrize(
-    ("headers", "told"),
+    ("headers", "seconds"),
     [
         ({}, b"1"),
         ({"retry-after": "7"}, b"7"),
@@ -262,13 +262,13 @@ def test_a_word_about_context_in_a_failure_of_the_host_changes_nothing():
     ],
 )
 @pytest.mark.parametrize("status", [429, 503, 529])
-def test_a_busy_host_says_when_to_try_again(status, headers, told):
-    """SDKs do not try again at all where it is over 120 s; hosts that do not say get a second."""
-    assert to_headers(parse_error(status, headers, NESTED)) == [(b"retry-after", told)]
+def test_an_error_of_an_overloaded_host_has_a_retry_after(status, headers, seconds):
+    """SDKs do not try again if the pause is over 120 s. If the host does not state a pause, it is one second."""
+    assert to_headers(parse_error(status, headers, NESTED)) == [(b"retry-after", seconds)]
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 502, 504])
-def test_other_failures_say_nothing_about_trying_again(status):
+def test_other_failures_have_no_retry_after(status):
     assert to_headers(parse_error(status, {"retry-after": "5"}, NESTED)) == []
 
 
@@ -282,15 +282,15 @@ def test_other_failures_say_nothing_about_trying_again(status):
         (429, {"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "9"}, 1, False),
     ],
 )
-def test_routing_knows_what_a_host_said_itself(status, headers, pause_s, is_told):
-    """The second that is made up is for the caller."""
+def test_a_pause_that_the_host_stated_is_marked_for_routing(status, headers, pause_s, is_told):
+    """The default of one second is only for the caller."""
     error = parse_error(status, headers, NESTED)
     assert isinstance(error, UpstreamRateLimited)
     assert (error.retry_after_s, error.is_told) == (pause_s, is_told)
 
 
-def test_what_is_left_of_a_limit_says_nothing_of_an_overload():
-    """Its reset belongs to a 429."""
+def test_the_reset_of_a_limit_is_not_used_for_an_overload():
+    """It is used only for a 429."""
     assert parse_error(503, {"x-ratelimit-reset-tokens": "6m0s"}, NESTED).retry_after_s == 1
 
 
@@ -302,21 +302,21 @@ def test_a_date_without_a_date_header_is_relative_to_the_time_of_receipt(status)
 
 
 def test_a_body_that_is_too_long_is_not_read():
-    """It may take many times its size."""
+    """Decoding it may need many times its size in memory."""
     error = parse_error(500, {}, b'{"error":{"message":"boom"},"x":[%b{}]}' % (b"{}," * 400_000))
     assert (error.message, error.is_quoted) == ("The upstream answered with status 500.", False)
 
 
 @pytest.mark.parametrize("message", ["", None, 5])
-def test_a_moderation_that_says_nothing_has_a_message(message):
-    """Row 177: the metadata says what it is."""
+def test_a_moderation_without_a_message_gets_one(message):
+    """Row 177: the metadata shows that it is a moderation."""
     error = parse_error(403, {}, json.dumps({"error": {"message": message, "metadata": {"reasons": []}}}).encode())
     assert (error.code, bool(error.message)) == ("content_policy_violation", True)
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 504])
-def test_words_of_a_host_are_marked_as_such(status):
-    """They may quote the prompt, so they are not logged; our own words are."""
+def test_messages_of_a_host_are_marked_as_quoted(status):
+    """They may quote the prompt, so they are not logged; Tidegate's own messages are."""
     assert parse_error(status, {}, NESTED).is_quoted
     if status != 400:
         assert not parse_error(status, {}, b"").is_quoted
@@ -345,21 +345,21 @@ bodies = st.recursive(
 @example(400, {}, b'{"error":' + b"9" * 5000 + b"}")
 @example(400, {}, b"[" * 10**5)
 @example(400, {}, b'{"a":' * 10**5)
-def test_any_answer_is_an_error_that_can_be_told(status, headers, body):
-    """Nothing is raised, and what is told is OpenAI's JSON."""
+def test_any_answer_becomes_an_error_that_can_be_sent(status, headers, body):
+    """Nothing is raised, and the error is encoded as OpenAI's JSON."""
     for error in (parse_error(status, headers, body), parse_embedded(body)):
         assert isinstance(error, ProxyError)
         assert error.source == "upstream"
         assert 400 <= error.status <= 599
-        told = json.loads(to_json(error, "r"))["error"]
-        assert set(told) == {"message", "type", "param", "code"}
-        assert 0 < len(told["message"]) <= 2048
-        assert all(len(told[name] or "") <= 128 for name in ("param", "code"))
+        encoded = json.loads(to_json(error, "r"))["error"]
+        assert set(encoded) == {"message", "type", "param", "code"}
+        assert 0 < len(encoded["message"]) <= 2048
+        assert all(len(encoded[name] or "") <= 128 for name in ("param", "code"))
         to_headers(error)
 
 
-def test_a_model_that_is_being_loaded_takes_a_while():
-    """llama.cpp's words for it (contract row 95)."""
+def test_a_model_that_is_loading_gets_a_longer_pause():
+    """The body is llama.cpp's (contract row 95)."""
     body = b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}'
     assert to_headers(parse_error(503, {}, body)) == [(b"retry-after", b"5")]
     assert to_headers(parse_error(503, {"retry-after": "2"}, body)) == [(b"retry-after", b"2")]
@@ -368,15 +368,15 @@ def test_a_model_that_is_being_loaded_takes_a_while():
 @pytest.mark.parametrize(
     ("where", "kind"), [("body", UpstreamRejected), ("query", UpstreamRejected), ("response", UpstreamFailed)]
 )
-def test_a_request_of_the_wrong_form_is_the_callers_fault_whatever_the_status(where, kind):
-    """llama-cpp-python's 500 in FastAPI's words (contract row 107), which FastAPI has for its answers too."""
+def test_a_validation_error_is_the_callers_fault_whatever_the_status(where, kind):
+    """llama-cpp-python answers 500 in FastAPI's format (row 107), which FastAPI also uses for invalid answers."""
     message = f"1 validation error:\n  {{'type': 'missing', 'loc': ('{where}', 'messages'), 'msg': 'Field required'}}"
     body = json.dumps({"error": {"message": message, "type": "internal_server_error"}}).encode()
     assert type(parse_error(500, {}, body)) is kind
     assert type(parse_error(502, {}, body)) is UpstreamFailed
 
 
-def test_advice_to_an_operator_is_not_for_callers():
+def test_advice_to_the_operator_is_removed():
     message = "This server does not support embeddings. Start it with `--embeddings`"
     body = json.dumps({"error": {"code": 501, "message": message, "type": "not_supported_error"}}).encode()
     assert parse_error(501, {}, body).message == "This server does not support embeddings."
@@ -405,18 +405,18 @@ def test_binary_bodies_are_not_quoted(status, body):
         ([], UpstreamFailed),
     ],
 )
-def test_minimax_has_codes_of_its_own(code, kind):
+def test_minimax_has_its_own_codes(code, kind):
     body = {"choices": None, "base_resp": {"status_code": code, "status_msg": "boom"}}
     assert type(parse_embedded(json.dumps(body).encode())) is kind
 
 
 @pytest.mark.parametrize("field", ["code", "type", "message"])
-def test_a_prompt_that_is_too_long_is_the_callers_fault_without_a_status(field):
+def test_an_embedded_error_about_a_long_prompt_is_the_callers_fault(field):
     error = parse_embedded(json.dumps({"error": {field: "CONTEXT_LENGTH_EXCEEDED"}}).encode())
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
 
 
-def test_a_code_in_capitals_is_the_same_code():
+def test_a_code_in_capitals_is_put_into_lower_case():
     assert parse_error(400, {}, b'{"error":{"code":"INVALID_VALUE","message":"boom"}}').code == "invalid_value"
 
 
@@ -430,12 +430,12 @@ def test_a_code_in_capitals_is_the_same_code():
         {"choices": [], "prompt_filter_results": [{"content_filter_results": {"hate": {"filtered": True}}}]},
     ],
 )
-def test_a_completion_in_a_400_says_that_it_was_filtered(answer):
+def test_a_completion_in_a_400_is_a_content_filter_error(answer):
     error = parse_error(400, {}, json.dumps(answer).encode())
     assert (error.status, error.code) == (400, "content_filter")
 
 
-def test_a_filter_that_let_all_pass_is_none():
+def test_a_content_filter_that_refused_nothing_is_not_an_error():
     passed = {"content_filter_results": {"hate": {"filtered": False}, "jailbreak": {"detected": False}}}
     answer = {"choices": [passed, "odd"], "prompt_filter_results": [passed, {"content_filter_results": []}]}
     assert parse_error(400, {}, json.dumps(answer).encode()).code != "content_filter"
@@ -450,7 +450,7 @@ NO_CHAT = b'{"error":{"message":"The model does not support Chat Completions API
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "endpoint", "told"),
+    ("status", "body", "endpoint", "beginning"),
     [
         (404, NO_ROUTE, "embeddings", "This model does not serve embeddings"),
         (501, NO_EMBEDDINGS, "embeddings", "This model does not serve embeddings"),
@@ -459,18 +459,20 @@ NO_CHAT = b'{"error":{"message":"The model does not support Chat Completions API
         (404, NO_ROUTE, "completions", "This model does not serve completions"),
     ],
 )
-def test_an_engine_without_the_endpoint_says_what_the_model_is_not_for(status, body, endpoint, told):
+def test_an_engine_without_the_endpoint_is_reported_as_such(status, body, endpoint, beginning):
     error = parse_error(status, {}, body, engine_endpoint=endpoint)
     assert type(error) is UpstreamLacksOperation
     assert (error.status, error.type, error.code) == (400, "invalid_request_error", "unsupported_operation")
-    assert error.message.startswith(told)
+    assert error.message.startswith(beginning)
     assert error.may_try_another_target
 
 
-def test_a_model_that_is_not_there_is_told_as_such_by_engines_too():
+def test_an_unknown_model_is_reported_as_such_by_engines_too():
     body = b'{"error":{"message":"The model `x` does not exist.","type":"NotFoundError","code":404}}'
     assert type(parse_error(404, {}, body, engine_endpoint="chat")) is UpstreamLacksModel
-    assert type(parse_error(404, {}, NO_ROUTE)) is UpstreamLacksModel  # a host elsewhere: its address may be wrong
+    assert (
+        type(parse_error(404, {}, NO_ROUTE)) is UpstreamLacksModel
+    )  # from a hosted upstream; the configured URL may be wrong
 
 
 @pytest.mark.parametrize(
@@ -483,7 +485,7 @@ def test_a_model_that_is_not_there_is_told_as_such_by_engines_too():
     ],
 )
 @pytest.mark.parametrize("status", [500, 503])
-def test_what_an_engine_says_of_its_inside_is_for_the_log(words, status):
+def test_an_engines_message_about_its_internals_is_only_logged(words, status):
     error = parse_error(status, {}, json.dumps({"error": {"message": words, "type": "InternalServerError"}}).encode())
     assert error.message == "The upstream failed while it worked on the request."
     assert (error.original, error.is_quoted) == (words.partition("\n")[0], False)
@@ -497,12 +499,12 @@ def test_what_an_engine_says_of_its_inside_is_for_the_log(words, status):
         ("Worker failed with error 'x', please check the stack trace above for the root cause", UpstreamFailed),
     ],
 )
-def test_an_engine_that_is_dead_is_told_from_one_that_failed(words, kind):
+def test_a_dead_engine_is_distinguished_from_a_failed_request(words, kind):
     body = json.dumps({"error": {"message": words, "type": "InternalServerError", "code": 500}}).encode()
     assert type(parse_error(500, {}, body)) is type(parse_embedded(body)) is kind
 
 
-def test_other_words_of_a_failure_stay():
+def test_other_messages_of_a_failure_stay():
     error = parse_error(500, {}, b'{"error":{"message":"The moon is full."}}')
     assert (error.message, error.original) == ("The moon is full.", "")
 
@@ -515,7 +517,7 @@ def test_other_words_of_a_failure_stay():
         'tool_choice=function "f" requires --tool-call-parser to be set',
     ],
 )
-def test_an_external_vllm_without_a_tool_parser_is_reported_in_our_words(words):
+def test_a_vllm_without_a_tool_parser_gets_a_message_of_tidegate(words):
     error = parse_error(400, {}, json.dumps({"error": {"message": words, "type": "BadRequestError"}}).encode())
     assert (error.status, error.code, error.param) == (400, "unsupported_parameter", "tools")
     assert error.message == "Unsupported parameter: 'tools' is not supported with this model."

@@ -1,4 +1,4 @@
-"""A host nobody has described yet: the plainest form of every field."""
+"""A host without a dialect of its own: every field in its simplest form."""
 
 import json
 
@@ -6,7 +6,7 @@ from tidegate.dialects.generic import DIALECT
 from tidegate.protocol import chat
 
 
-def test_messages_are_plain():
+def test_messages_are_adapted():
     messages = [
         {"role": "developer", "content": [{"type": "text", "text": "a"}]},
         {"role": "assistant", "content": "b", "reasoning": "hm"},

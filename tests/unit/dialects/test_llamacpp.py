@@ -27,8 +27,8 @@ def sent_messages(messages):
     return json.loads(DIALECT.build_request(request, model="m", is_stream=True).body)["messages"]
 
 
-def test_a_named_tool_is_asked_for_as_the_only_one():
-    """A named choice is read as "auto" there (row 98)."""
+def test_a_named_tool_is_sent_as_the_only_tool():
+    """llama.cpp reads a named choice as "auto" (row 98)."""
     choice = {"type": "function", "function": {"name": "g"}}
     assert build(tools=[F, G], tool_choice=choice) == {"tools": [G], "tool_choice": "required"}
     choice = {"type": "function", "function": {"name": "f"}}
@@ -36,44 +36,44 @@ def test_a_named_tool_is_asked_for_as_the_only_one():
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required"])
-def test_a_plain_choice_goes_as_it_is(choice):
+def test_other_choices_are_sent_unchanged(choice):
     assert build(tools=[F, G], tool_choice=choice) == {"tools": [F, G], "tool_choice": choice}
 
 
-def test_a_named_tool_that_is_not_there_is_refused():
+def test_a_choice_of_a_missing_tool_is_refused():
     with pytest.raises(MalformedRequest, match="'z' is not among 'tools'") as caught:
         build(tools=[F], tool_choice={"type": "function", "function": {"name": "z"}})
     assert caught.value.param == "tool_choice"
 
 
 @pytest.mark.parametrize("choice", [{"type": "function", "function": 5}, {"type": "function", "function": {"name": 5}}])
-def test_a_choice_that_is_none_is_refused(choice):
+def test_an_invalid_choice_is_refused(choice):
     with pytest.raises(MalformedRequest) as caught:
         build(tools=[F], tool_choice=choice)
     assert caught.value.param == "tool_choice.function.name"
 
 
 def test_two_answers_at_the_end_become_one():
-    """The server goes on with the last one, and refuses two (row 101)."""
+    """The server continues the last one, and refuses two (row 101)."""
     messages = [USER, {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert sent_messages(messages) == [USER, {"role": "assistant", "content": "a\nb"}]
 
 
 def test_many_answers_at_the_end_take_no_quadratic_time():
-    """Minutes, where each is joined to all that come after it."""
+    """Joining each answer to all that follow would take minutes."""
     [_, joined] = sent_messages([USER] + [{"role": "assistant", "content": "x" * 100}] * 30_000)
     assert len(joined["content"]) == 101 * 30_000 - 1
 
 
 def test_many_allowed_tools_take_no_quadratic_time():
-    """Half a minute, where each tool is looked for in the whole list."""
+    """Searching the whole list for each tool would take half a minute."""
     tools = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(60_000)]
     allowed = {"mode": "required", "tools": list(reversed(tools))}
     sent = build(tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
     assert sent == {"tools": tools, "tool_choice": "required"}
 
 
-def test_a_conversation_that_waits_for_tools_is_refused():
+def test_a_conversation_that_ends_with_tool_calls_is_refused():
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     with pytest.raises(MalformedRequest) as caught:
         sent_messages([USER, {"role": "assistant", "content": None, "tool_calls": [call]}])
@@ -81,7 +81,7 @@ def test_a_conversation_that_waits_for_tools_is_refused():
 
 
 def test_logprobs_with_tools_are_refused_in_a_stream():
-    """It answers an error to a stream of both (row 100)."""
+    """llama.cpp answers with an error to a stream with both (row 100)."""
     with pytest.raises(UnsupportedParameter) as caught:
         build(tools=[F], logprobs=True)
     assert caught.value.param == "logprobs"
@@ -111,12 +111,12 @@ def test_logprobs_with_tools_are_refused_in_a_stream():
         ({"modalities": ["text"]}, {}),
     ],
 )
-def test_fields_have_its_names(fields, sent):
+def test_fields_are_renamed(fields, sent):
     assert build(**fields) == sent
 
 
 @pytest.mark.parametrize("fields", [{"best_of": 2}, {"suffix": "end"}])
-def test_what_it_would_throw_at_is_refused(fields):
+def test_fields_that_llama_cpp_refuses_are_refused(fields):
     """Row 104."""
     request = completions.parse_request(json.dumps({"model": "m", "prompt": "a"} | fields).encode())
     with pytest.raises(UnsupportedParameter) as caught:

@@ -1,4 +1,4 @@
-"""Media as bytes inside a request, in the only form that is sent to an engine."""
+"""Media as bytes inside a request, the only form that is sent to an engine."""
 
 import base64
 import re
@@ -21,7 +21,7 @@ PLAIN = "data:image/png;base64,AA=="
         "da\nta:image/png;name=a.png;base64,AA==",
     ],
 )
-def test_a_data_url_has_one_spelling(url):
+def test_a_data_url_is_rebuilt_in_one_spelling(url):
     assert data_url(url) == PLAIN
 
 
@@ -46,12 +46,12 @@ def test_a_data_url_has_one_spelling(url):
         "uuid",
     ],
 )
-def test_other_urls_are_no_data_urls(url):
+def test_other_urls_are_not_data_urls(url):
     assert data_url(url) is None
 
 
-def test_base64_may_be_bare_or_in_a_data_url():
-    """Some clients send sound as a URL."""
+def test_base64_may_be_plain_or_in_a_data_url():
+    """Some clients send audio as a URL."""
     assert plain_base64("AA==") == plain_base64("data:audio/wav;base64,A A==") == "AA=="
     assert plain_base64("data:video/jpeg;base64,AA==,BB==") == "AA==,BB=="
     assert plain_base64("http://10.0.0.1/a.wav") is None
@@ -69,7 +69,7 @@ def test_base64_may_be_bare_or_in_a_data_url():
     ],
 )
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
-def test_a_playlist_of_urls_is_no_video(playlist, encode):
+def test_a_playlist_of_urls_is_not_accepted_as_a_video(playlist, encode):
     """Media libraries would open each of these URLs."""
     payload = encode(playlist).decode()
     assert plain_base64(payload) is None
@@ -83,7 +83,7 @@ def test_an_accepted_value_holds_only_base64(text):
 
 
 @given(st.binary())
-def test_all_bytes_but_lists_of_urls_pass_unchanged(data):
+def test_all_bytes_except_lists_of_urls_pass_unchanged(data):
     payload = base64.b64encode(data).decode()
     assert plain_base64(payload) in (payload, None)
     assert plain_base64(payload) == payload or data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in b"#fF<vV"

@@ -1,4 +1,4 @@
-"""Messages as hosts take them (contract B.0: Q-DEV, Q-TEXT, Q-NULL, Q-REASON-IN)."""
+"""Messages are adapted to a host (contract B.0: Q-DEV, Q-TEXT, Q-NULL, Q-REASON-IN)."""
 
 import json
 
@@ -23,7 +23,7 @@ def adapt(*given, reasoning="reasoning_content", note=ignore_note, **rules):
 
 
 @pytest.mark.parametrize(("system_role", "role"), [("system", "system"), ("user", "user"), (None, "developer")])
-def test_developer_becomes_what_the_host_knows(system_role, role):
+def test_developer_becomes_a_role_that_the_host_supports(system_role, role):
     given = {"role": "developer", "content": "a"}
     assert adapt(given, system_role=system_role) == [{"role": role, "content": "a"}]
 
@@ -34,8 +34,8 @@ def test_text_in_parts_becomes_one_string(role):
 
 
 @pytest.mark.parametrize("content", [[*PARTS, IMAGE], "text"])
-def test_other_content_stays(content):
-    """Parts that are more than text are the host's to judge."""
+def test_content_that_is_not_only_text_stays(content):
+    """The host decides about parts that are not text."""
     assert adapt({"role": "assistant", "content": content}) == [{"role": "assistant", "content": content}]
 
 
@@ -46,30 +46,30 @@ def test_an_empty_text_beside_other_parts_is_left_out():
     assert adapt({"role": "user", "content": [empty]}) == [{"role": "user", "content": ""}]
 
 
-def test_text_stays_in_parts_where_the_host_takes_them():
+def test_text_stays_in_parts_if_the_host_accepts_them():
     assert adapt({"role": "user", "content": PARTS}, joins_text=False) == [{"role": "user", "content": PARTS}]
 
 
-def test_nulls_are_left_out_but_content():
+def test_nulls_are_left_out_except_in_content():
     given = {"role": "user", "content": "a", "refusal": None, "audio": None, "name": None}
     assert adapt(given) == [{"role": "user", "content": "a"}]
 
 
 @pytest.mark.parametrize("given_name", ["reasoning", "reasoning_content"])
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", None])
-def test_past_reasoning_goes_back_under_the_hosts_name(given_name, name):
-    """Or not at all, where the host wants none."""
+def test_past_reasoning_is_sent_under_the_hosts_name(given_name, name):
+    """It is left out if the host accepts none."""
     [message] = adapt({"role": "assistant", "content": "a", given_name: "hm"}, reasoning=name)
     assert message == {"role": "assistant", "content": "a"} | ({name: "hm"} if name else {})
 
 
-def test_reasoning_under_both_names_goes_back_once():
+def test_reasoning_under_both_names_is_sent_once():
     given = {"role": "assistant", "content": "a", "reasoning": "x", "reasoning_content": "y"}
     assert adapt(given) == [{"role": "assistant", "content": "a", "reasoning_content": "y"}]
 
 
-def test_empty_reasoning_is_never_sent_back():
-    """DeepSeek counts "" as missing and answers 400 (contract row 31)."""
+def test_empty_reasoning_is_not_sent_back():
+    """DeepSeek treats "" as missing and answers 400 (contract row 31)."""
     given = {"role": "assistant", "content": "a", "reasoning_content": ""}
     assert adapt(given) == [{"role": "assistant", "content": "a"}]
 
@@ -83,14 +83,14 @@ def test_text_keeps_every_character():
     assert adapt({"role": "user", "content": 'é"\\\n🦊'}) == [{"role": "user", "content": 'é"\\\n🦊'}]
 
 
-def test_a_refusal_in_parts_is_text_too():
+def test_a_refusal_in_parts_becomes_text():
     assert adapt({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}) == [
         {"role": "assistant", "content": "No."}
     ]
 
 
-def test_what_only_openai_says_in_its_answers_is_left_out():
-    """Clients send answers back as they came, and strict hosts refuse keys that they do not know."""
+def test_keys_of_openais_own_answers_are_left_out():
+    """Clients send answers back unchanged, and strict hosts refuse keys that they do not support."""
     given = {"role": "assistant", "content": None, "refusal": "No.", "annotations": [], "audio": {"id": "a"}}
     assert adapt(given) == [{"role": "assistant", "content": "No."}]
 
@@ -101,18 +101,18 @@ def test_a_refusal_beside_content_does_not_replace_it():
 
 
 @pytest.mark.parametrize("content", ["a", ""], ids=["beside content", "alone"])
-def test_a_refusal_of_null_is_left_out_at_openai_too(content):
+def test_a_refusal_of_null_is_left_out_for_openai_too(content):
     given = {"role": "assistant", "refusal": None} | ({"content": content} if content else {})
     assert adapt(given, is_reference=True) == [{"role": "assistant", "content": content}]
 
 
-def test_openai_itself_gets_everything_but_reasoning():
+def test_openai_is_sent_everything_except_reasoning():
     given = {"role": "developer", "content": PARTS, "reasoning_content": "hm", "vendor": 1}
     assert adapt(given, is_reference=True) == [{"role": "developer", "content": PARTS, "vendor": 1}]
 
 
-def test_openai_gets_short_ids():
-    """It refuses more than 64 characters; a call and its result keep one id, the same one in every turn."""
+def test_ids_of_calls_are_shortened_for_openai():
+    """OpenAI refuses more than 64 characters. A call and its result keep the same id, also in every later turn."""
     long = "call_1__thought__" + "x" * 64
     call = {"id": long, "type": "function", "function": {"name": "f", "arguments": "{}"}}
     other = call | {"id": "call_2"}
@@ -121,10 +121,10 @@ def test_openai_gets_short_ids():
         {"role": "tool", "tool_call_id": long, "content": "1"},
         {"role": "tool", "tool_call_id": "call_2", "content": "2"},
     ]
-    asked, first, second = adapt(*turns, is_reference=True)
+    calling, first, second = adapt(*turns, is_reference=True)
     short = first["tool_call_id"]
     assert len(short) <= 64
-    assert asked["tool_calls"] == [call | {"id": short}, other]
+    assert calling["tool_calls"] == [call | {"id": short}, other]
     assert second == turns[2]
     assert adapt(*turns, is_reference=True)[1]["tool_call_id"] == short
     assert adapt(*turns)[1]["tool_call_id"] == long
@@ -135,14 +135,14 @@ def test_openai_gets_short_ids():
     [('{"a":1}', '{"a":1}'), ("", "{}"), ("{", "{}"), ("[1]", "{}"), (None, "{}"), ({"a": 1}, '{"a":1}')],
 )
 def test_arguments_of_past_calls_are_objects(arguments, sent):
-    """Hosts read them, and fail on what is none (Q-ARGS)."""
+    """Hosts decode the arguments, and fail on other values (Q-ARGS)."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
     [message] = adapt({"role": "assistant", "content": None, "tool_calls": [call]})
     assert message["tool_calls"][0]["function"]["arguments"] == sent
 
 
-def test_functions_of_old_are_tools():
-    """Q-DEV: the call gets an id, and its result points to it."""
+def test_legacy_functions_become_tools():
+    """Q-DEV: the call gets an id, and its result refers to it."""
     sent = adapt(
         {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
         {"role": "function", "name": "f", "content": "18"},
@@ -157,7 +157,7 @@ def test_functions_of_old_are_tools():
     ]
 
 
-def test_system_messages_become_one_where_the_template_wants_one():
+def test_system_messages_are_joined_if_the_template_supports_only_one():
     """Q-SYS."""
     given = [
         {"role": "system", "content": "a"},
@@ -168,34 +168,34 @@ def test_system_messages_become_one_where_the_template_wants_one():
     assert adapt(*given)[2] == {"role": "system", "content": "c"}
 
 
-def test_one_system_message_that_comes_late_goes_to_the_front():
-    """Q-SYS: such templates read it only there."""
+def test_a_single_late_system_message_moves_to_the_front():
+    """Q-SYS: these templates read a system message only at the front."""
     given = [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}, {"role": "user", "content": "c"}]
     assert adapt(*given, merges_system=True) == [given[1], given[0], given[2]]
 
 
-def test_thinking_that_a_client_keeps_inline_is_taken_out():
+def test_inline_thinking_is_removed_from_the_content():
     """Q-REASON-IN."""
     assert adapt({"role": "assistant", "content": "<think>hm</think>\n\nYes."}) == [
         {"role": "assistant", "content": "Yes.", "reasoning_content": "hm"}
     ]
 
 
-def test_reasoning_details_are_reasoning_too():
+def test_reasoning_details_are_past_reasoning():
     given = {"role": "assistant", "content": "a", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}
     assert adapt(given) == [{"role": "assistant", "content": "a", "reasoning_content": "hm"}]
     assert adapt(given, keeps_reasoning_details=True) == [given | {"reasoning_content": "hm"}]
     assert adapt(given, keeps_reasoning_details=True, reasoning=None) == [{"role": "assistant", "content": "a"}]
 
 
-def test_a_result_of_null_is_an_empty_one():
-    """Only the role `function` may have it, and only at OpenAI (row 103)."""
+def test_a_null_result_becomes_an_empty_string():
+    """Only the role `function` may have a null result, and only OpenAI accepts it (row 103)."""
     result = {"role": "function", "name": "f", "content": None}
     assert adapt(result) == [{"role": "tool", "content": "", "tool_call_id": "call_0"}]
     assert adapt(result, is_reference=True) == [result]
 
 
-def test_no_content_is_an_empty_one_where_the_host_wants_a_string():
+def test_null_content_becomes_an_empty_string_if_the_host_needs_a_string():
     given = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     assert adapt(given) == [given]
     assert adapt(given, takes_null_content=False) == [given | {"content": ""}]
@@ -203,14 +203,14 @@ def test_no_content_is_an_empty_one_where_the_host_wants_a_string():
 
 @pytest.mark.parametrize("is_reference", [False, True])
 @pytest.mark.parametrize("content", [{"content": None}, {"content": []}, {}])
-def test_an_answer_that_says_nothing_is_empty(content, is_reference):
-    """Hosts want content or calls, and no list of calls that is empty."""
+def test_an_answer_without_content_and_calls_becomes_an_empty_string(content, is_reference):
+    """Hosts require content or calls, and refuse an empty list of calls."""
     given = {"role": "assistant", "tool_calls": []} | content
     assert adapt(given, is_reference=is_reference) == [{"role": "assistant", "content": ""}]
 
 
 @pytest.mark.parametrize("name", ["function_call", "audio", "refusal"])
-def test_openai_takes_an_answer_that_says_something_else(name):
+def test_openai_accepts_null_content_beside_another_form_of_answer(name):
     given = {"role": "assistant", "content": None, name: {"id": "x"}}
     assert adapt(given, is_reference=True) == [given]
 
@@ -227,10 +227,10 @@ def test_openai_takes_an_answer_that_says_something_else(name):
         ({"content": "Ho.", "annotations": [{"type": "url_citation"}]}, "Ho.", ["annotations=dropped"]),
     ],
 )
-def test_what_only_openai_says_goes_as_text_or_is_told_as_dropped(message, content, notes):
-    told = Draft({}, Card())
-    assert adapt({"role": "assistant"} | message, note=told.note) == [{"role": "assistant", "content": content}]
-    assert told.adjusted == notes
+def test_refusals_audio_and_annotations_become_text_or_are_reported_as_dropped(message, content, notes):
+    draft = Draft({}, Card())
+    assert adapt({"role": "assistant"} | message, note=draft.note) == [{"role": "assistant", "content": content}]
+    assert draft.adjusted == notes
 
 
 @pytest.mark.parametrize(
@@ -241,45 +241,45 @@ def test_what_only_openai_says_goes_as_text_or_is_told_as_dropped(message, conte
         {"type": "reasoning", "text": "hm"},
     ],
 )
-def test_thinking_among_the_parts_is_past_reasoning(part):
-    """Of Mistral, Anthropic, the AI SDK."""
+def test_thinking_in_content_parts_is_past_reasoning(part):
+    """Mistral, Anthropic and the AI SDK send such parts."""
     given = {"role": "assistant", "content": [part, *PARTS]}
     assert adapt(given, reasoning="reasoning") == [{"role": "assistant", "content": "ab", "reasoning": "hm"}]
-    told = Draft({}, Card())
-    assert adapt(given, is_reference=True, note=told.note) == [{"role": "assistant", "content": PARTS}]
-    assert told.adjusted == ["reasoning_content=dropped"]
+    draft = Draft({}, Card())
+    assert adapt(given, is_reference=True, note=draft.note) == [{"role": "assistant", "content": PARTS}]
+    assert draft.adjusted == ["reasoning_content=dropped"]
 
 
 @pytest.mark.parametrize(("calls", "content"), [({}, ""), ({"tool_calls": [CALL]}, None)])
-def test_thinking_alone_leaves_no_content(calls, content):
+def test_a_message_of_thinking_alone_has_no_content(calls, content):
     given = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "c2ln"}]} | calls
-    told = Draft({}, Card())
-    assert adapt(given, note=told.note) == [given | {"content": content}]
-    assert told.adjusted == ["reasoning_content=dropped"]
+    draft = Draft({}, Card())
+    assert adapt(given, note=draft.note) == [given | {"content": content}]
+    assert draft.adjusted == ["reasoning_content=dropped"]
 
 
-def test_encrypted_reasoning_is_reported_where_it_is_dropped():
+def test_encrypted_reasoning_is_reported_if_it_is_dropped():
     details = [{"type": "reasoning.encrypted", "data": "c2ln"}]
     given = {"role": "assistant", "content": "a", "reasoning_details": details}
-    told = Draft({}, Card())
-    assert adapt(given, keeps_reasoning_details=True, note=told.note) == [given]
-    assert told.adjusted == []
-    assert adapt(given, note=told.note) == [{"role": "assistant", "content": "a"}]
-    assert told.adjusted == ["reasoning_content=dropped"]
+    draft = Draft({}, Card())
+    assert adapt(given, keeps_reasoning_details=True, note=draft.note) == [given]
+    assert draft.adjusted == []
+    assert adapt(given, note=draft.note) == [{"role": "assistant", "content": "a"}]
+    assert draft.adjusted == ["reasoning_content=dropped"]
 
 
 EXTRA = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
 
 
 @pytest.mark.parametrize("is_reference", [False, True])
-def test_what_gemini_says_beside_a_call_goes_back_to_hosts_that_know_it(is_reference):
-    """The host answers 400 to the next turn without it; others answer 400 to it."""
+def test_geminis_extra_content_is_sent_only_to_hosts_that_support_it(is_reference):
+    """Gemini answers 400 to the next turn if it is missing; other hosts answer 400 if it is sent."""
     given = {"role": "assistant", "content": None, "tool_calls": [CALL | EXTRA]} | EXTRA
     assert adapt(given, keeps_extra_content=True, is_reference=is_reference) == [given]
-    told = Draft({}, Card())
+    draft = Draft({}, Card())
     plain = {"role": "assistant", "content": None, "tool_calls": [CALL]}
-    assert adapt(given, is_reference=is_reference, note=told.note) == [plain]
-    assert told.adjusted == ["extra_content=dropped"]
+    assert adapt(given, is_reference=is_reference, note=draft.note) == [plain]
+    assert draft.adjusted == ["extra_content=dropped"]
 
 
 MARKED = PARTS[1] | {"cache_control": {"type": "ephemeral"}}
@@ -293,28 +293,28 @@ def test_texts_with_cache_control_are_not_joined():
 
 
 @pytest.mark.parametrize("is_reference", [False, True])
-def test_hosts_without_cache_control_get_none_and_it_is_reported(is_reference):
-    told = Draft({}, Card())
-    [message] = adapt({"role": "user", "content": [PARTS[0], MARKED]}, is_reference=is_reference, note=told.note)
+def test_cache_control_is_dropped_and_reported_for_other_hosts(is_reference):
+    draft = Draft({}, Card())
+    [message] = adapt({"role": "user", "content": [PARTS[0], MARKED]}, is_reference=is_reference, note=draft.note)
     assert message["content"] == (PARTS if is_reference else "ab")
-    assert told.adjusted == ["cache_control=dropped"]
+    assert draft.adjusted == ["cache_control=dropped"]
 
 
 def test_unreadable_past_calls_are_reported_as_dropped():
-    told = Draft({}, Card())
+    draft = Draft({}, Card())
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "f(1)"}}
-    [message] = adapt({"role": "assistant", "content": "a", "tool_calls": [None, call]}, note=told.note)
+    [message] = adapt({"role": "assistant", "content": "a", "tool_calls": [None, call]}, note=draft.note)
     assert [each["function"]["arguments"] for each in message["tool_calls"]] == ["{}"]
-    assert told.adjusted == ["tool_calls=dropped", "tool_calls.arguments=replaced"]
+    assert draft.adjusted == ["tool_calls=dropped", "tool_calls.arguments=replaced"]
 
 
-def test_a_late_system_message_that_moves_is_told():
+def test_a_late_system_message_that_moves_is_reported():
     given = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}, {"role": "system", "content": "c"}]
-    told = Draft({}, Card())
-    adapt(*given, merges_system=True, note=told.note)
-    adapt(given[0], given[2], given[1], merges_system=True, note=told.note)
-    assert told.adjusted == ["messages=reordered"]
+    draft = Draft({}, Card())
+    adapt(*given, merges_system=True, note=draft.note)
+    adapt(given[0], given[2], given[1], merges_system=True, note=draft.note)
+    assert draft.adjusted == ["messages=reordered"]
 
 
-def test_names_are_left_out_where_they_are_refused():
+def test_names_are_left_out_for_hosts_that_refuse_them():
     assert adapt({"role": "user", "content": "a", "name": "x"}, takes_names=False) == [{"role": "user", "content": "a"}]

@@ -1,4 +1,4 @@
-"""Meta's Llama API: what its native events hold (contract B.11)."""
+"""Meta's Llama API: its native events (contract B.11)."""
 
 import pytest
 from tidegate.dialects.meta_llama import parse_native
@@ -9,13 +9,13 @@ def event(delta: bytes) -> bytes:
     return b'{"event":{"event_type":"progress","delta":%b}}' % delta
 
 
-def test_a_text_that_only_the_lenient_reader_takes_is_read():
+def test_a_text_that_only_the_lenient_decoder_accepts_is_read():
     """A lone surrogate is kept, as the next event may hold the other half."""
     chunk = parse_native(event(b'{"type":"text","text":"a\\ud83d"}'))
     assert (chunk.choices[0].delta.content, chunk.is_mended) == ("a\ud83d", True)
 
 
-def test_a_function_may_be_a_name():
+def test_a_function_may_be_sent_as_a_name():
     [choice] = parse_native(event(b'{"type":"tool_call","id":"x","function":"f"}')).choices
     [call] = choice.delta.tool_calls
     assert (call.id, call.function.name) == ("x", "f")
@@ -28,6 +28,6 @@ def test_a_delta_of_a_wrong_type_is_ignored(delta):
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"{}", b"<html>"])
-def test_what_is_no_event_is_the_upstreams_failure(body):
+def test_data_that_is_not_an_event_is_an_upstream_failure(body):
     with pytest.raises(UpstreamFailed):
         parse_native(body)

@@ -6,7 +6,7 @@ from tidegate.dialects.openai import DIALECT
 from tidegate.protocol import chat
 
 
-def test_a_request_in_openais_form_stays_what_it_is():
+def test_a_request_in_openais_form_stays_unchanged():
     fields = {
         "model": "public",
         "messages": [
@@ -24,7 +24,7 @@ def test_a_request_in_openais_form_stays_what_it_is():
 
 
 def test_reasoning_is_not_sent_back():
-    """OpenAI knows no such field."""
+    """OpenAI has no such field."""
     messages = [{"role": "assistant", "content": "a", "reasoning_content": "hm"}]
     request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
     sent = json.loads(DIALECT.build_request(request, model="gpt", is_stream=False).body)["messages"]

@@ -1,4 +1,4 @@
-"""How long a host asks us to wait."""
+"""How long a host requests to wait."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tidegate.dialects.pauses import reset_s, retry_after_s
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
-NOW_S = 1792567680.0  # the same
+NOW_S = 1792567680.0  # the same time
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ NOW_S = 1792567680.0  # the same
     ],
 )
 def test_retry_after_is_seconds_or_a_date(headers, expected):
-    """A date is relative to the host's own clock; an invalid value is ignored."""
+    """A date is compared with the host's own clock; an invalid value is ignored."""
     assert retry_after_s(headers) == expected
 
 
@@ -59,8 +59,8 @@ NOW = {
 
 @pytest.mark.parametrize("text", IN_HALF_A_MINUTE.values(), ids=IN_HALF_A_MINUTE)
 @pytest.mark.parametrize("date", NOW.values(), ids=NOW)
-def test_a_date_in_any_form_is_counted_from_the_hosts_own(text, date):
-    """Whatever our clock says."""
+def test_a_date_of_any_form_is_compared_with_the_hosts_own_clock(text, date):
+    """The local clock does not matter."""
     headers = {"retry-after": text, "x-ratelimit-reset": text, "date": date}
     for received_s in (None, NOW_S - 3000, NOW_S + 3000):
         assert retry_after_s(headers, received_s) == reset_s(headers, received_s) == 30
@@ -79,7 +79,7 @@ def test_asctime_has_days_of_one_digit():
     assert retry_after_s({"retry-after": "Sun Nov  1 00:00:09 2026"}, 1793491200.0) == 9
 
 
-def test_a_leap_second_is_a_second():
+def test_a_leap_second_is_accepted():
     assert retry_after_s({"retry-after": "Wed, 21 Oct 2026 07:28:60 GMT"}, NOW_S) == 59
 
 
@@ -123,13 +123,13 @@ def test_a_year_of_two_digits_is_at_most_fifty_years_ahead(year, received, expec
     ],
 )
 @pytest.mark.parametrize("name", ["-requests", "-tokens", "-tokens-minute", ""])
-def test_every_host_writes_its_resets_in_its_own_way(name, text, expected):
-    """OpenAI, Groq, Cerebras, OpenRouter, and those who copy Anthropic."""
+def test_the_reset_headers_of_every_host_are_read(name, text, expected):
+    """OpenAI, Groq, Cerebras, OpenRouter, and the hosts that copy Anthropic."""
     assert reset_s({f"x-ratelimit-reset{name}": text, "date": DATE}) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("left", "expected"),
+    ("remaining", "expected"),
     [
         ({}, 60),
         ({"requests": "0"}, 60),
@@ -141,10 +141,10 @@ def test_every_host_writes_its_resets_in_its_own_way(name, text, expected):
         ({"requests": "-1", "tokens": "?"}, 60),
     ],
 )
-def test_only_the_limits_that_are_used_up_count(left, expected):
-    """The later of them; what is left may not be said, or make no sense."""
+def test_only_limits_that_are_used_up_count(remaining, expected):
+    """The latest reset counts. The header for the rest of a limit may be missing or invalid."""
     resets = {"x-ratelimit-reset-requests": "2s", "x-ratelimit-reset-tokens": "1m0s"}
-    assert reset_s(resets | {f"x-ratelimit-remaining-{name}": text for name, text in left.items()}) == expected
+    assert reset_s(resets | {f"x-ratelimit-remaining-{name}": text for name, text in remaining.items()}) == expected
 
 
 NAMES = ["retry-after", "retry-after-ms", "date", "x-ratelimit-reset-tokens", "x-ratelimit-remaining-tokens"]
@@ -152,6 +152,6 @@ TEXTS = st.text(max_size=80) | st.from_regex(r"\A[-0-9.:TZ+hms e_]{1,30}\Z") | s
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), TEXTS), st.none() | st.floats(0, 4e9))
-def test_whatever_the_headers_say_it_is_nothing_or_a_pause(headers, received_s):
+def test_any_headers_give_a_positive_pause_or_none(headers, received_s):
     for pause_s in (retry_after_s(headers, received_s), reset_s(headers, received_s)):
         assert pause_s is None or 0 < pause_s < float("inf")

@@ -1,4 +1,4 @@
-"""Rules rebuild JSON by an allow-list."""
+"""Rules rebuild JSON from an allow-list."""
 
 import json
 
@@ -10,7 +10,7 @@ from tidegate.errors import MalformedRequest
 
 
 def rebuild(rule, value):
-    """The rebuilt value, and the names of the dropped fields; `value` may be JSON as bytes."""
+    """Return the rebuilt value and the names of the dropped fields; `value` may be JSON as bytes."""
     dropped = set()
     found = rule(Raw(value if isinstance(value, bytes) else json.dumps(value).encode()), "x", dropped)
     return None if found is None else json.loads(bytes(found)), dropped
@@ -35,7 +35,7 @@ def rebuild(rule, value):
         (either(text, items(text)), {}, None),
     ],
 )
-def test_what_fits_is_kept(rule, value, kept):
+def test_a_value_that_a_rule_accepts_is_kept(rule, value, kept):
     assert rebuild(rule, value)[0] == kept
 
 
@@ -45,7 +45,7 @@ def test_unknown_fields_are_left_out_and_named():
     assert rebuild(rule, given) == ({"a": "1", "b": [{"c": 1}]}, {"d", "e"})
 
 
-def test_a_duplicate_key_hides_nothing():
+def test_a_duplicate_key_cannot_hide_a_value():
     kept = fields(a=fields(b=text))(
         Raw(b'{"a":{"b":{"url":"http://x"},"b":"1"},"a":{"b":{"url":"y"},"b":"2"}}'), "x", set()
     )
@@ -54,7 +54,7 @@ def test_a_duplicate_key_hides_nothing():
 
 @pytest.mark.parametrize("name", ["$ref", "$dynamicRef", r"\u0024ref", r"$\u0072ef"])
 @pytest.mark.parametrize("place", ["http://10.0.0.1/a", "file:///etc/passwd", "other.json", "//a", ""])
-def test_a_schema_refers_to_nothing_but_itself(name, place):
+def test_a_schema_may_refer_only_to_itself(name, place):
     nested = f'{{"a": [{{"{name}": {json.dumps(place)}}}]}}'
     for body in (nested, json.dumps(nested)):
         with pytest.raises(MalformedRequest) as caught:
@@ -65,12 +65,12 @@ def test_a_schema_refers_to_nothing_but_itself(name, place):
 
 
 @pytest.mark.parametrize("text", ['\ufeff{"$ref":"http://x"}', '{"a":"\t","$ref":"http://x"}', '{"$ref":"http://x",}'])
-def test_a_schema_as_text_that_only_some_parsers_read_refers_to_nothing_either(text):
+def test_a_schema_as_text_that_only_lenient_parsers_read_may_refer_only_to_itself(text):
     with pytest.raises(MalformedRequest, match="refers to another document"):
         schema(Raw(json.dumps(text).encode()), "x", set())
 
 
-def test_what_only_looks_like_a_reference_is_none():
+def test_values_that_only_look_like_references_are_accepted():
     given = {"properties": {"$ref": {"type": "string"}}, "description": 'Not {"$ref": "x"}.', "$schema": "https://a/b"}
     assert rebuild(schema, given) == (given, set())
 
@@ -80,13 +80,13 @@ def test_a_data_url_is_rebuilt(given):
     assert rebuild(address, given)[0] == {"url": "data:image/png;base64,AA=="}
 
 
-def test_the_detail_of_a_picture_stays():
+def test_the_detail_of_an_image_is_kept():
     given = {"url": "data:image/png;base64,AA==", "detail": "low"}
     assert rebuild(address, given)[0] == given
 
 
 @pytest.mark.parametrize("given", [{}, None, 5, [], {"url": None}, {"url": ["data:image/png;base64,AA=="]}, "a.png"])
-def test_what_has_no_bytes_is_refused(given):
+def test_media_without_bytes_are_refused(given):
     with pytest.raises(MalformedRequest) as caught:
         rebuild(address, given)
     assert (caught.value.param, caught.value.code) == ("x", "unsupported_x")
@@ -101,12 +101,12 @@ def test_what_has_no_bytes_is_refused(given):
         *("/etc/passwd", "~/a/b", "../a", "c:\\a", {"a": [{"b": "ftp://x"}]}, {"http://a": 1}),
     ],
 )
-def test_addresses_and_paths_are_seen(value):
+def test_urls_and_paths_are_recognised(value):
     assert has_address(value)
 
 
 @pytest.mark.parametrize(
     "value", ["high", "See http://a", "12:30", "a/b", "/think", "", 5, None, {"a": ["b"]}, "note: x"]
 )
-def test_other_strings_are_no_addresses(value):
+def test_other_strings_are_not_urls(value):
     assert not has_address(value)

@@ -1,10 +1,11 @@
-"""Bytes of real servers, from their wire to ours, each read as its own dialect reads it.
+"""Recordings of real servers are replayed from their bytes to the caller's, each read by its own dialect.
 
-`tests/data/recorded` holds what vLLM 0.32 (`vllm/`: SmolLM2 without a parser, `deepseek_*` and `r1_*` with the
-reasoning and tool parsers of DeepSeek R1 and V3, `v4_*` with those of V4, `failure_*` of killed servers), llama.cpp's
-server of xllamacpp 2026.10 (`llamacpp/`) and llama-cpp-python 0.3.36 (`llamacpp/python_*`) gave to real requests:
-streams are `.sse`, answers `.json`, errors have their status in the name. Of some 560 recordings these are the ones
-that differ in shape; headers and chunk framing are taken off, and the path of a virtual environment is shortened.
+`tests/data/recorded` holds the answers to real requests of vLLM 0.32 (`vllm/`: SmolLM2 without a parser, `deepseek_*`
+and `r1_*` with the reasoning and tool parsers of DeepSeek R1 and V3, `v4_*` with those of V4, `failure_*` of killed
+servers), of llama.cpp's server in xllamacpp 2026.10 (`llamacpp/`) and of llama-cpp-python 0.3.36
+(`llamacpp/python_*`). Streams are `.sse`, answers `.json`; the name of an error contains its status. Of some 560
+recordings these are the ones that differ in shape. Headers and chunk framing are removed, and the path of a virtual
+environment is shortened.
 """
 
 import json
@@ -34,7 +35,7 @@ LISTS = {
     "llamacpp/models.json": {},
     "llamacpp/python_models.json": {},
 }
-# the outcome of an error answer, as status, code and parameter, and the answers that have it
+# the outcome of an error answer (status, code, parameter), and the recordings that have it
 ERRORS: dict[tuple[int, str | None, str | None], list[str]] = {
     (404, "model_not_found", "model"): [
         "llamacpp/err_404.404.json",
@@ -47,7 +48,7 @@ ERRORS: dict[tuple[int, str | None, str | None], list[str]] = {
         "llamacpp/python_err_prompt_too_long.400.json",
         "vllm/err_prompt_too_long.400.json",
     ],
-    # llama-cpp-python's own bugs, which it tells as such, and a dead engine
+    # llama-cpp-python's own bugs, which it reports as 500, and a dead engine
     (502, "upstream_failed", None): [
         "llamacpp/python_chat_content_parts.500.json",
         "llamacpp/python_completion_empty_prompt.500.json",
@@ -111,14 +112,14 @@ ERRORS: dict[tuple[int, str | None, str | None], list[str]] = {
     (400, None, "top_p"): ["llamacpp/python_err_top_p.500.json", "vllm/err_top_p.400.json"],
 }
 ERROR_FILES = [(name, *outcome) for outcome, names in ERRORS.items() for name in names]
-# what a 200 holds that is no answer, or no whole one
+# recordings with status 200 that contain no answer, or not a whole one
 BROKEN = {
     "vllm/failure_kill9_engine.sse": (EngineDied, "upstream_failed"),
     "vllm/failure_sigterm_timeout0.sse": (StreamBroken, "upstream_disconnected"),
     "llamacpp/python_err_prompt_too_long.sse": (UpstreamFailed, "upstream_failed"),
-    # the parser lost the call, and the server says that there is one (76j)
+    # the parser lost the call, but the server's finish reason is `tool_calls` (76j)
     "vllm/deepseek_tool_required.json": (ToolCallUnparsable, "tool_call_unparsable"),
-    # other endpoints' answers
+    # answers of other endpoints
     "llamacpp/anthropic_messages.json": (UpstreamFailed, "upstream_failed"),
     "llamacpp/responses.json": (UpstreamFailed, "upstream_failed"),
     "llamacpp/responses.sse": (UpstreamFailed, "upstream_failed"),
@@ -138,18 +139,19 @@ MARKUP = (
     '```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
 )
 TAKEN_FOR_THINKING = [("stop", MARKUP, MARKUP, [])]
-# where we say something else than the server, each choice as (finish reason, text, reasoning, calls)
+# the recordings for which Tidegate's answer differs from the server's: each choice as (finish reason, text, reasoning,
+# calls)
 REPAIRED = {
-    # the parser begins inside of `<think>`, but the template did not, so the answer was taken for thinking (76i)
+    # the parser begins inside `<think>`, but the template did not open it, so the answer was read as thinking (76i)
     "vllm/deepseek_reason_2plus2_nothink.json": [("stop", "2+2 = 4.", "2+2 = 4.", [])],
     "vllm/deepseek_reason_stop.json": [("stop", THOUGHT, THOUGHT, [])],
-    # the same with markup of a call in it: reasoning is never read for calls (76j)
+    # the same with the markup of a call in it: reasoning is never searched for calls (76j)
     "vllm/deepseek_tool_auto_nothink.sse": TAKEN_FOR_THINKING,
     "vllm/deepseek_tool_named.json": TAKEN_FOR_THINKING,
     "vllm/deepseek_tool_none.json": TAKEN_FOR_THINKING,
     "vllm/deepseek_tool_none.sse": TAKEN_FOR_THINKING,
     "vllm/deepseek_tool_required.sse": TAKEN_FOR_THINKING,
-    # "stop", where a tool was called by name
+    # the server's finish reason is "stop", though a named tool was called
     "vllm/r1_tool_named.sse": CALLED,
     "vllm/v4_tool_named.json": CALLED,
     "vllm/v4_tool_named.sse": CALLED,
@@ -170,7 +172,7 @@ def endpoint_of(name: str) -> str:
 
 
 def request_of(name: str):
-    """As far as the reading of the answer depends on it."""
+    """Return a request with the fields that the reading of the answer depends on."""
     asks_logprobs = "logprobs" in name
     if endpoint_of(name) == "completions":
         fields = {"model": "m", "prompt": "p"} | ({"logprobs": 2} if asks_logprobs else {})
@@ -178,7 +180,7 @@ def request_of(name: str):
     fields = {"model": "m", "messages": [{"role": "user", "content": "Weather?"}]}
     if asks_logprobs:
         fields |= {"logprobs": True, "top_logprobs": 2}
-    if "_n2" in name and "python_" not in name:  # llama-cpp-python has no n, and is not asked for it
+    if "_n2" in name and "python_" not in name:  # llama-cpp-python does not support n, so it is not sent there
         fields["n"] = 2
     if "_tool_" in name:
         fields["tools"] = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
@@ -187,7 +189,7 @@ def request_of(name: str):
 
 
 def replay(sink, name: str, **changes):
-    """Tell `sink` what the recording says; the error that ended it, if one did. `changes` are made to the reading."""
+    """Send a recording to `sink`; return the error that ended it, or None. `changes` replace fields of the reading."""
     dialect = dialect_of(name)
     reading = dialect.build_request(request_of(name), model="m", is_stream=name.endswith(".sse")).reading
     reading = msgspec.structs.replace(reading, **changes)
@@ -201,7 +203,7 @@ def envelope_of(name: str) -> Envelope:
 
 
 def write(name: str, *, wants_usage: bool):
-    """The payloads of a stream, and the error that ended it."""
+    """Return the payloads of a stream, and the error that ended it."""
     kind = {"chat": ChatWriter, "completions": CompletionWriter}[endpoint_of(name)]
     writer = kind(envelope_of(name), wants_usage=wants_usage)
     error = replay(writer, name)
@@ -209,7 +211,7 @@ def write(name: str, *, wants_usage: bool):
 
 
 def streamed(name: str, *, wants_usage: bool = True):
-    """What a caller makes of it who asked for a stream."""
+    """Return what a caller reads if it requested a stream."""
     payloads, error = write(name, wants_usage=wants_usage)
     ends = [to_json(error, "r")] if error is not None else []
     wire = frame([*payloads, *ends]) + DONE
@@ -217,22 +219,22 @@ def streamed(name: str, *, wants_usage: bool = True):
 
 
 def assemble(name: str):
-    """The whole answer, and the error instead of it."""
+    """Return the whole answer, and the error in its place."""
     kind = {"chat": ChatAssembler, "completions": CompletionAssembler}[endpoint_of(name)]
     assembler = kind(envelope_of(name))
     error = replay(assembler, name)
     return assembler.to_json(), error
 
 
-def whole(name: str):
-    """What a caller makes of it who asked for one answer."""
+def read_unary(name: str):
+    """Return what a caller reads if it requested a unary answer."""
     body, error = assemble(name)
     assert error is None
     return read_answer(body, endpoint_of(name), "public-name", ["reasoning_content"])
 
 
-def seen(outcome):
-    """Each choice as (finish reason, text, reasoning, calls)."""
+def summary(outcome):
+    """Return each choice as (finish reason, text, reasoning, calls)."""
     return [
         (
             choice["finish"],
@@ -245,7 +247,7 @@ def seen(outcome):
 
 
 def events_of(name: str) -> list[dict]:
-    """What the server sent, decoded."""
+    """Return the server's events, decoded."""
     if name.endswith(".json"):
         return [json.loads(read(name))]
     parser = EventParser()
@@ -253,20 +255,20 @@ def events_of(name: str) -> list[dict]:
     return [json.loads(payload) for payload in payloads if payload != b"[DONE]"]
 
 
-def sent(name: str):
-    """Each choice as the server told it, joined plainly, as (finish reason, text, reasoning, calls)."""
+def sent_summary(name: str):
+    """Return each choice as the server sent it, joined without changes, as (finish reason, text, reasoning, calls)."""
     choices: dict[int, list] = {}
     for choice in (choice for event in events_of(name) for choice in event["choices"]):
-        told = choices.setdefault(choice["index"], [None, "", "", {}])
-        piece = choice.get("delta") or choice.get("message") or choice
-        told[0] = choice["finish_reason"] or told[0]
-        told[1] += piece.get("content") or piece.get("text") or ""
-        told[2] += piece.get("reasoning") or ""
-        for position, call in enumerate(piece.get("tool_calls") or ()):
-            name_and_arguments = told[3].setdefault(call.get("index", position), ["", ""])
+        entry = choices.setdefault(choice["index"], [None, "", "", {}])
+        part = choice.get("delta") or choice.get("message") or choice
+        entry[0] = choice["finish_reason"] or entry[0]
+        entry[1] += part.get("content") or part.get("text") or ""
+        entry[2] += part.get("reasoning") or ""
+        for position, call in enumerate(part.get("tool_calls") or ()):
+            name_and_arguments = entry[3].setdefault(call.get("index", position), ["", ""])
             name_and_arguments[0] += call["function"].get("name") or ""
             name_and_arguments[1] += call["function"].get("arguments") or ""
-    # newlines between the thinking and the answer are no part of either (76g)
+    # newlines between the thinking and the answer belong to neither (76g)
     return [
         (reason, text.lstrip("\n") if reasoning else text, reasoning, [tuple(call) for call in calls.values()])
         for _, (reason, text, reasoning, calls) in sorted(choices.items())
@@ -274,7 +276,7 @@ def sent(name: str):
 
 
 def test_every_recording_is_replayed():
-    """Each in one place, and none is named that is not there."""
+    """Each recording is in one of the lists, and no list names a recording that does not exist."""
     replayed = sorted([*LISTS, *(name for name, *_ in ERROR_FILES), *BROKEN, *ANSWERS])
     assert replayed == FILES
     assert len(ANSWERS) > 80
@@ -284,7 +286,7 @@ def test_every_recording_is_replayed():
 @pytest.mark.parametrize("wants_usage", [True, False])
 @pytest.mark.parametrize("name", [*ANSWERS, *BROKEN])
 def test_every_recording_can_be_streamed(name, wants_usage):
-    """Canonical for the strict reader, for OpenAI's accumulator and by the contract's rules; up to an error, if one."""
+    """The stream is canonical for the strict reader, OpenAI's accumulator and the contract's rules, up to an error."""
     streamed(name, wants_usage=wants_usage)
     payloads, error = write(name, wants_usage=wants_usage)
     if endpoint_of(name) == "chat" and payloads:
@@ -294,10 +296,10 @@ def test_every_recording_can_be_streamed(name, wants_usage):
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_every_answer_is_the_same_whole_and_streamed(name):
-    """Texts, calls, log probabilities and usage, whichever way the server was asked."""
-    one, other = whole(name), streamed(name)
-    assert seen(one) == seen(other)
+def test_every_answer_is_the_same_unary_and_streamed(name):
+    """Texts, calls, log probabilities and usage are the same, whichever of the two was requested from the server."""
+    one, other = read_unary(name), streamed(name)
+    assert summary(one) == summary(other)
     assert one.get("usage") == other.get("usage")
     if endpoint_of(name) == "chat":
         assert [choice.get("logprobs") for choice in one["choices"]] == [
@@ -307,39 +309,39 @@ def test_every_answer_is_the_same_whole_and_streamed(name):
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_nothing_of_an_answer_is_lost_or_added(name):
-    """But for what the server's parsers got wrong."""
-    assert seen(whole(name)) == REPAIRED.get(name, sent(name))
+    """Except for the errors of the server's parsers."""
+    assert summary(read_unary(name)) == REPAIRED.get(name, sent_summary(name))
 
 
 @pytest.mark.parametrize("name", UNARY)
-def test_the_counts_of_an_answer_are_the_servers(name):
+def test_the_token_counts_are_the_servers(name):
     [answer] = events_of(name)
-    usage = whole(name)["usage"]
+    usage = read_unary(name)["usage"]
     for count in ("prompt_tokens", "completion_tokens", "total_tokens"):
         assert usage[count] == answer["usage"][count]
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_whole_answer_is_an_error(name):
-    """Also for a caller who wants it whole."""
+def test_an_incomplete_answer_is_an_error(name):
+    """It is one also for a caller that requested a unary answer."""
     _, error = assemble(name)
     assert (type(error), error.code) == BROKEN[name]
-    told = read_error(to_json(error, "r"))
-    assert (error.status, told["type"]) == (502, "upstream_error")
+    sent = read_error(to_json(error, "r"))
+    assert (error.status, sent["type"]) == (502, "upstream_error")
 
 
 @pytest.mark.parametrize(("name", "status", "code", "param"), ERROR_FILES)
-def test_every_recorded_error_is_openais(name, status, code, param):
+def test_every_recorded_error_is_sent_in_openais_form(name, status, code, param):
     """The contract's B.18."""
     error = failures.parse_error(int(name.split(".")[-2]), {}, read(name))
-    told = read_error(to_json(error, "r"))
+    sent = read_error(to_json(error, "r"))
     kind = "upstream_error" if status == 502 else "invalid_request_error"
-    assert (error.status, told["type"], told["code"], told["param"]) == (status, kind, code, param)
+    assert (error.status, sent["type"], sent["code"], sent["param"]) == (status, kind, code, param)
 
 
 @pytest.mark.parametrize(("name", "_status", "_code", "_param"), ERROR_FILES)
-def test_no_recorded_error_shows_the_servers_inside(name, _status, _code, _param):
-    """Neither Python's dicts nor its files."""
+def test_no_recorded_error_shows_the_servers_internals(name, _status, _code, _param):
+    """The message contains neither Python dicts nor file names."""
     message = failures.parse_error(int(name.split(".")[-2]), {}, read(name)).message
     assert not re.search(r"'(loc|input)':|File \"|validation error", message)
 
@@ -353,51 +355,51 @@ def test_no_recorded_error_shows_the_servers_inside(name, _status, _code, _param
     ],
 )
 def test_the_message_of_a_recorded_error_is_one_sentence(name, message):
-    """Of a schema check the first complaint (76b)."""
+    """Of several validation errors, it is the first (76b)."""
     assert failures.parse_error(400, {}, read(name)).message == message
 
 
 @pytest.mark.parametrize(("name", "extras"), LISTS.items())
-def test_every_recorded_list_of_models_is_openais(name, extras):
+def test_every_recorded_list_of_models_is_sent_in_openais_form(name, extras):
     [card] = models.parse_list(read(name), owned_by="here")
-    told = json.loads(models.list_to_json([card]))
-    created = told["data"][0].pop("created")
+    sent = json.loads(models.list_to_json([card]))
+    created = sent["data"][0].pop("created")
     assert isinstance(created, int)
-    assert told == {"object": "list", "data": [{"id": "smollm2", "object": "model", "owned_by": "here"} | extras]}
+    assert sent == {"object": "list", "data": [{"id": "smollm2", "object": "model", "owned_by": "here"} | extras]}
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("vllm/chat.sse", [("stop", "The capital of France is Paris.", "", [])]),
-        # the finish chunk brings the last text
+        # the chunk with the finish reason holds the last text
         ("vllm/chat_stop.sse", [("stop", "The capital of France is ", "", [])]),
         ("vllm/deepseek_reason_2plus2.sse", [("stop", "2+2 = 4.", THOUGHT, [])]),
-        # null reasoning at the boundary
+        # reasoning is null where it ends
         ("vllm/deepseek_reason_include_false.sse", [("stop", "\n\n2+2 = 4.", "", [])]),
         ("vllm/v4_tool_auto.sse", [("tool_calls", "", "I need the weather tool for Paris.", [WEATHER])]),
         ("vllm/v4_tool_two_auto.sse", [("tool_calls", "", "Two cities, two calls.", [WEATHER, ROME])]),
     ],
 )
-def test_recorded_streams_say_what_they_said(name, expected):
-    assert seen(streamed(name)) == expected
+def test_recorded_streams_keep_their_content(name, expected):
+    assert summary(streamed(name)) == expected
 
 
 @pytest.mark.parametrize("name", [name for name in ANSWERS if re.search(r"/(deepseek|r1)_.*\.sse", name)])
-def test_a_server_with_a_parser_loses_nothing_by_a_template_that_opens_the_tag(name):
-    """The card says that it does, the server takes thinking apart itself: the answer is the same."""
-    if any(reasoning for _, _, reasoning, _ in sent(name)):
+def test_a_server_with_a_parser_is_read_correctly_if_the_card_says_that_the_template_opens_the_tag(name):
+    """The server separates the thinking itself, so the answer is the same as without that card."""
+    if any(reasoning for _, _, reasoning, _ in sent_summary(name)):
         writer = ChatWriter(envelope_of(name), wants_usage=True)
         assert replay(writer, name, begins_in_thought=True) is None
-        assert seen(
+        assert summary(
             read_stream(frame(writer.take()) + DONE, "chat", "public-name", ["reasoning_content"], wants_usage=True)
-        ) == seen(streamed(name))
+        ) == summary(streamed(name))
 
 
 @pytest.mark.parametrize("name", ["vllm/deepseek_tool_cut.sse", "vllm/v4_tool_cut.sse", "vllm/r1_tool_cut.sse"])
 def test_a_cut_tool_call_stays_cut(name):
-    """Its arguments are not completed, and the reason says why (76m)."""
-    [(reason, _, _, calls)] = seen(streamed(name))
+    """Its arguments are not completed, and the finish reason is `length` (76m)."""
+    [(reason, _, _, calls)] = summary(streamed(name))
     assert reason == "length"
     assert [call[0] for call in calls] in ([], ["get_weather"])
 
@@ -405,8 +407,8 @@ def test_a_cut_tool_call_stays_cut(name):
 @pytest.mark.parametrize(
     "name", ["vllm/chat_logprobs.sse", "llamacpp/chat_logprobs.sse", "llamacpp/python_chat_logprobs.sse"]
 )
-def test_recorded_logprobs_are_openais(name):
-    """One entry a token, each with its alternatives; llama-cpp-python sends the legacy form."""
+def test_recorded_logprobs_are_sent_in_openais_form(name):
+    """There is one entry for each token, with its alternatives; llama-cpp-python sends the legacy form."""
     [choice] = streamed(name)["choices"]
     entries = choice["logprobs"]
     assert "".join(entry["token"] for entry in entries) == choice["content"]
@@ -417,10 +419,10 @@ def test_recorded_logprobs_are_openais(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ANSWERS if endpoint_of(name) == "completions"])
-def test_recorded_legacy_logprobs_are_the_endpoints_own(name):
-    """Whatever form the server has, and only where it has them."""
+def test_recorded_logprobs_of_completions_have_the_legacy_form(name):
+    """They have it in whatever form the server sends them, and only if it sends them."""
     has_logprobs = any(choice["logprobs"] for event in events_of(name) for choice in event["choices"])
-    for choice in whole(name)["choices"]:
+    for choice in read_unary(name)["choices"]:
         assert ("logprobs" in choice) == has_logprobs
         if has_logprobs:
             logprobs = choice["logprobs"]
@@ -432,21 +434,21 @@ def test_recorded_legacy_logprobs_are_the_endpoints_own(name):
     ("name", "total"),
     [("vllm/chat_stream_usage_continuous.sse", 40), ("llamacpp/chat_stream_usage.sse", 61), ("vllm/chat_n2.sse", 45)],
 )
-def test_recorded_usage_is_told_once(name, total):
-    """Hosts that count along are not summed."""
+def test_recorded_usage_is_sent_once(name, total):
+    """The running counts of some hosts are not summed."""
     assert streamed(name)["usage"]["total_tokens"] == total
     assert "usage" not in streamed(name, wants_usage=False)
 
 
-def test_recorded_reasoning_without_a_count_has_none():
-    """The host says 0 (76k)."""
-    [theirs] = events_of("vllm/deepseek_tool_auto.json")
-    assert theirs["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
-    assert "completion_tokens_details" not in whole("vllm/deepseek_tool_auto.json")["usage"]
+def test_recorded_reasoning_without_a_token_count_has_none():
+    """The host sends 0 (76k)."""
+    [server_answer] = events_of("vllm/deepseek_tool_auto.json")
+    assert server_answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
+    assert "completion_tokens_details" not in read_unary("vllm/deepseek_tool_auto.json")["usage"]
 
 
-def test_a_killed_engine_is_told_in_band():
-    """The text that came before is not lost; the engine's own words (46, 76p) say nothing to a caller."""
+def test_a_killed_engine_is_reported_in_band():
+    """The text before the error is kept; the engine's own message (46, 76p) would not help a caller and is replaced."""
     outcome = streamed("vllm/failure_kill9_engine.sse", wants_usage=False)
     assert outcome["error"]["message"] == "The upstream failed while it worked on the request."
     assert len(outcome["choices"][0]["content"]) > 50

@@ -1,4 +1,4 @@
-"""Text Generation Inference (contract B.7): what its scenarios cannot show."""
+"""Text Generation Inference (contract B.7): behaviour that its scenarios cannot show."""
 
 import json
 
@@ -10,8 +10,8 @@ from tidegate.protocol import chat, completions
 from tidegate.protocol.request import ModelRequest
 
 
-def test_ids_of_calls_are_ours():
-    """Every call of every turn has the id 0, and a memory of turns goes by their ids."""
+def test_ids_of_calls_are_replaced():
+    """TGI gives every call of every turn the id 0, but stored reasoning is found by the calls' ids."""
     request = ModelRequest(endpoint="chat", model="m", fields={"messages": Raw(b'[{"role":"user","content":"hi"}]')})
     assert DIALECT.build_request(request, model="m", is_stream=True).reading.numbers_calls
 
@@ -22,7 +22,7 @@ DATA = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "fields",
     [
         {"messages": [{"role": "user", "content": f"See {PICTURE}!"}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": PICTURE}, DATA]}]},
@@ -35,9 +35,9 @@ DATA = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     ],
     ids=["text", "picture", "cut in two", "tool"],
 )
-def test_no_text_is_a_picture_to_fetch(asked):
-    """It looks for them in the whole prompt, whoever wrote it."""
-    request = chat.parse_request(json.dumps({"model": "m"} | asked).encode().replace(b"!", b"\\u0021"))
+def test_no_text_contains_an_image_to_fetch(fields):
+    """TGI searches the whole prompt for images, including the text of other parties."""
+    request = chat.parse_request(json.dumps({"model": "m"} | fields).encode().replace(b"!", b"\\u0021"))
     sent = json.loads(DIALECT.build_request(request, model="m", is_stream=False).body)
     for message in sent["messages"]:
         if isinstance(message["content"], list):
@@ -50,7 +50,7 @@ def test_no_text_is_a_picture_to_fetch(asked):
     ]
 
 
-def test_a_picture_in_its_place_stays():
+def test_an_image_in_its_own_part_stays():
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     messages = [{"role": "user", "content": [{"type": "text", "text": "Hi!"}, image, {"type": "text", "text": "See?"}]}]
     request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
@@ -67,8 +67,8 @@ def test_a_picture_in_its_place_stays():
         ("Incomplete generation", UpstreamFailed, True),
     ],
 )
-def test_the_words_of_an_error_tell_whether_another_target_may_be_tried(message, error, may_try_another):
-    """In a stream all of them say 422."""
+def test_the_message_of_an_error_decides_whether_another_target_may_be_tried(message, error, may_try_another):
+    """In a stream, the status of all of them is 422."""
     event = json.dumps({"error": {"message": message, "http_status_code": 422}}).encode()
     with pytest.raises(error) as caught:
         DIALECT.parse(event)

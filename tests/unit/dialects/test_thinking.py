@@ -1,4 +1,4 @@
-"""Whether and how hard a model thinks, in each host's way (contract B.16)."""
+"""Switches for thinking and effort, translated for each host (contract B.16)."""
 
 import json
 
@@ -35,20 +35,20 @@ def draft(card=UNKNOWN, **fields):
         ({"chat_template_kwargs": {"enable_thinking": "yes"}}, Thinking()),
     ],
 )
-def test_every_switch_that_callers_use_is_taken_out(fields, expected):
-    made = draft(**fields, model="m")
-    assert thinking.take(made) == expected
-    assert set(made.fields) == {"model"}
+def test_every_switch_of_callers_is_removed_and_read(fields, expected):
+    request_draft = draft(**fields, model="m")
+    assert thinking.take(request_draft) == expected
+    assert set(request_draft.fields) == {"model"}
 
 
-def test_templates_are_left_to_hosts_that_have_them():
-    made = draft(chat_template_kwargs={"thinking": False})
-    assert thinking.take(made, leaves_template=True) == Thinking()
-    assert set(made.fields) == {"chat_template_kwargs"}
+def test_template_switches_stay_for_hosts_that_use_them():
+    request_draft = draft(chat_template_kwargs={"thinking": False})
+    assert thinking.take(request_draft, keeps_template_kwargs=True) == Thinking()
+    assert set(request_draft.fields) == {"chat_template_kwargs"}
 
 
 @pytest.mark.parametrize(
-    ("wanted", "fields", "adjusted"),
+    ("requested", "fields", "adjusted"),
     [
         (Thinking(effort="medium"), {"reasoning_effort": b'"high"'}, ["reasoning_effort=high"]),
         (Thinking(effort="odd"), {"reasoning_effort": b'"odd"'}, []),
@@ -57,11 +57,14 @@ def test_templates_are_left_to_hosts_that_have_them():
         (Thinking(), {}, []),
     ],
 )
-def test_effort_is_put_under_the_hosts_name(wanted, fields, adjusted):
-    """An unknown one goes as it is, for the host to judge; another word than was asked for is said."""
-    made = draft()
-    thinking.put_effort({"medium": "high"})(made, wanted)
-    assert ({name: bytes(value) for name, value in made.fields.items()}, made.adjusted) == (fields, adjusted)
+def test_effort_is_sent_with_the_hosts_value(requested, fields, adjusted):
+    """An unknown value is sent unchanged, as the host decides about it; a changed value is reported."""
+    request_draft = draft()
+    thinking.put_effort({"medium": "high"})(request_draft, requested)
+    assert ({name: bytes(value) for name, value in request_draft.fields.items()}, request_draft.adjusted) == (
+        fields,
+        adjusted,
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,14 +77,14 @@ def test_effort_is_put_under_the_hosts_name(wanted, fields, adjusted):
         ),
     ],
 )
-def test_a_switch_of_the_caller_stays(given, expected):
-    made = draft(**given)
-    thinking.put_template_switch(made, ("thinking", "enable_thinking"), is_on=False)
-    assert json.loads(bytes(made.fields["chat_template_kwargs"])) == expected
+def test_a_template_switch_that_the_caller_set_stays(given, expected):
+    request_draft = draft(**given)
+    thinking.put_template_switch(request_draft, ("thinking", "enable_thinking"), is_on=False)
+    assert json.loads(bytes(request_draft.fields["chat_template_kwargs"])) == expected
 
 
 @pytest.mark.parametrize(
-    ("card", "wanted", "by_default", "expected"),
+    ("card", "requested", "by_default", "expected"),
     [
         (None, Thinking(), True, True),
         (None, Thinking(), False, False),
@@ -93,17 +96,17 @@ def test_a_switch_of_the_caller_stays(given, expected):
         ("never", Thinking(is_on=True), True, False),
     ],
 )
-def test_it_can_be_known_whether_a_model_will_think(card, wanted, by_default, expected):
-    assert thinking.is_thinking(draft(Card(thinking=card)), wanted, by_default=by_default) is expected
+def test_whether_a_model_will_think_is_predicted(card, requested, by_default, expected):
+    assert thinking.is_thinking(draft(Card(thinking=card)), requested, by_default=by_default) is expected
 
 
-def test_a_template_that_opens_a_thought_has_one():
+def test_a_template_that_opens_the_tag_means_thinking():
     assert thinking.is_thinking(draft(Card(reasoning_tags="prefilled")), Thinking(), by_default=False)
     assert not thinking.is_thinking(draft(Card(reasoning_tags="prefilled")), Thinking(is_on=False), by_default=False)
 
 
-def test_a_switch_in_the_template_tells_too():
-    """It is left to hosts that have templates, and overrules what we put there."""
+def test_a_template_switch_of_the_caller_is_used_for_the_prediction():
+    """It is sent to hosts that use templates, and overrides the switch that Tidegate sets there."""
     templated = draft(Card(thinking="off"), chat_template_kwargs={"thinking": True})
     assert thinking.is_thinking(templated, Thinking(), by_default=False)
     assert not thinking.is_thinking(
@@ -112,24 +115,24 @@ def test_a_switch_in_the_template_tells_too():
 
 
 @pytest.mark.parametrize(
-    ("given", "is_on", "left"),
+    ("given", "is_on", "remaining"),
     [
         ({"thinking": True, "x": 1}, True, {"x": 1}),
         ({"enable_thinking": False}, False, None),
         ({"x": 1}, None, {"x": 1}),
     ],
 )
-def test_only_the_switch_is_taken_out_of_a_template(given, is_on, left):
-    made = draft(chat_template_kwargs=given)
-    assert thinking.take_template_switch(made) is is_on
-    raw = made.fields.get("chat_template_kwargs")
-    assert (raw and json.loads(bytes(raw))) == left
+def test_only_the_switch_is_removed_from_the_template_variables(given, is_on, remaining):
+    request_draft = draft(chat_template_kwargs=given)
+    assert thinking.take_template_switch(request_draft) is is_on
+    raw = request_draft.fields.get("chat_template_kwargs")
+    assert (raw and json.loads(bytes(raw))) == remaining
 
 
 BOTH = {"thinking": False, "enable_thinking": False}
 EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
-# by host: what it is told of no thinking, and its words for the efforts
-TOLD = {
+# by dialect: what is sent to switch thinking off, and the host's values for the efforts; None: it has none
+SWITCHES = {
     "openai": ({"reasoning_effort": "none"}, EFFORTS),
     "azure": ({"reasoning_effort": "none"}, EFFORTS),
     "deepseek": ({"thinking": {"type": "disabled"}}, ("low", "low", "high", "high", "high", "max")),
@@ -151,8 +154,8 @@ TOLD = {
 }
 
 
-def told(dialect, effort):
-    """What a host hears of an effort, and what the caller is told about that."""
+def sent_effort(dialect, effort):
+    """Return what is sent to a host for an effort, and what is reported about it."""
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "reasoning_effort": effort}
     request = chat.parse_request(json.dumps(body).encode())
     built = DIALECTS[dialect].build_request(request, model="a/m", is_stream=False)
@@ -162,31 +165,31 @@ def told(dialect, effort):
 
 
 def test_the_table_has_every_host():
-    assert TOLD.keys() == DIALECTS.keys()
+    assert SWITCHES.keys() == DIALECTS.keys()
 
 
-@pytest.mark.parametrize("dialect", TOLD)
-def test_every_host_is_told_not_to_think_in_its_own_way(dialect):
+@pytest.mark.parametrize("dialect", SWITCHES)
+def test_thinking_is_switched_off_in_each_hosts_way(dialect):
     """The table B.16."""
-    assert told(dialect, "none") == (TOLD[dialect][0], [])
+    assert sent_effort(dialect, "none") == (SWITCHES[dialect][0], [])
 
 
 @pytest.mark.parametrize("place", range(len(EFFORTS)), ids=EFFORTS)
-@pytest.mark.parametrize("dialect", TOLD)
-def test_every_host_is_told_how_hard_in_its_own_words(dialect, place):
-    """The table B.16; another word than the caller's is said, and so is none at all."""
-    asked, words = EFFORTS[place], TOLD[dialect][1]
-    sent, adjusted = told(dialect, asked)
+@pytest.mark.parametrize("dialect", SWITCHES)
+def test_effort_is_sent_with_each_hosts_value(dialect, place):
+    """The table B.16; a changed or dropped value is reported."""
+    effort, words = EFFORTS[place], SWITCHES[dialect][1]
+    sent, adjusted = sent_effort(dialect, effort)
     if words is None:
         assert (sent, adjusted) == ({}, ["reasoning_effort=dropped"])
         return
     word = words[place]
     assert sent == ({"reasoning": {"effort": word}} if dialect == "openrouter" else {"reasoning_effort": word})
-    assert adjusted == ([] if word == asked else [f"reasoning_effort={word}"])
+    assert adjusted == ([] if word == effort else [f"reasoning_effort={word}"])
 
 
 @pytest.mark.parametrize(
-    ("dialect", "fields", "told"),
+    ("dialect", "fields", "adjusted"),
     [
         ("deepseek", {"thinking": {"type": "enabled", "budget_tokens": 500}}, ["thinking.budget=dropped"]),
         ("deepseek", {"reasoning": {"effort": "high", "summary": "auto"}}, ["reasoning.summary=dropped"]),
@@ -199,7 +202,7 @@ def test_every_host_is_told_how_hard_in_its_own_words(dialect, place):
         ("generic", {"reasoning": {"max_tokens": 500, "summary": "auto"}}, []),
     ],
 )
-def test_what_a_host_cannot_be_sent_is_reported(dialect, fields, told):
-    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
-    request = chat.parse_request(json.dumps(asked).encode())
-    assert DIALECTS[dialect].build_request(request, model="m", is_stream=False).adjusted == told
+def test_values_that_a_host_cannot_be_sent_are_reported(dialect, fields, adjusted):
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
+    request = chat.parse_request(json.dumps(body).encode())
+    assert DIALECTS[dialect].build_request(request, model="m", is_stream=False).adjusted == adjusted

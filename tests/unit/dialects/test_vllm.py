@@ -45,11 +45,11 @@ ON = {"thinking": True, "enable_thinking": True}
     ],
 )
 def test_thinking_is_switched_in_the_template(fields, sent):
-    """`thinking` does nothing there (row 54); V4.1 answers 400 to some efforts (row 63)."""
+    """The server ignores `thinking` (row 54); V4.1 answers 400 to some efforts (row 63)."""
     assert build(**fields) == sent
 
 
-def test_past_reasoning_goes_back_as_reasoning():
+def test_past_reasoning_is_sent_as_reasoning():
     """Row 34."""
     messages = [USER, {"role": "assistant", "content": "a", "reasoning_content": "hm"}, USER]
     request = chat.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
@@ -70,13 +70,13 @@ def test_past_reasoning_goes_back_as_reasoning():
         ),
     ],
 )
-def test_what_openai_takes_is_made_what_vllm_takes(fields, sent):
+def test_values_that_only_openai_accepts_are_changed(fields, sent):
     """Rows 55 and 76d."""
     assert build(**fields) == sent
 
 
 def test_a_limit_over_the_window_is_left_out():
-    """The rest of the window is then the limit (76d)."""
+    """The rest of the context window is then the limit (76d)."""
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "max_tokens": 4096}).encode())
     built = DIALECT.build_request(request, model="m", is_stream=False, card=Card(context_window=4096))
     assert "max_tokens" not in json.loads(built.body)
@@ -84,7 +84,7 @@ def test_a_limit_over_the_window_is_left_out():
 
 
 def test_legacy_completions_are_adjusted_too():
-    """Rows 55 and 76d hold for them as well."""
+    """Rows 55 and 76d apply to them too."""
     body = {"model": "m", "prompt": "hi", "n": 2, "temperature": 0, "stop": [""], "guided_regex": "a"}
     request = completions.parse_request(json.dumps(body).encode())
     built = DIALECT.build_request(request, model="m", is_stream=False)
@@ -96,36 +96,36 @@ def test_legacy_completions_are_adjusted_too():
 @pytest.mark.parametrize(
     ("efforts", "sent"), [(None, "high"), ({}, "medium"), ({"medium": "low"}, "low"), ({"high": "max"}, "medium")]
 )
-def test_a_card_says_which_efforts_a_model_knows(efforts, sent):
-    """What is not in it goes as it is."""
+def test_the_card_maps_the_efforts_of_a_model(efforts, sent):
+    """An effort that is not in the card is sent unchanged."""
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "reasoning_effort": "medium"}).encode())
     built = DIALECT.build_request(request, model="m", is_stream=False, card=Card(efforts=efforts))
     assert json.loads(built.body)["reasoning_effort"] == sent
     assert built.adjusted == ([] if sent == "medium" else [f"reasoning_effort={sent}"])
 
 
-def test_an_effort_switches_on_a_model_that_does_not_think_unasked():
-    """V3.1 listens to its template alone (row 64)."""
+def test_an_effort_switches_on_thinking_if_the_model_does_not_think_by_default():
+    """V3.1 thinks only if its template's switch is set (row 64)."""
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "reasoning_effort": "high"}).encode())
     built = DIALECT.build_request(request, model="m", is_stream=False, card=Card(thinking="off"))
     assert json.loads(built.body)["chat_template_kwargs"] == ON
 
 
-def test_either_limit_is_fine():
+def test_either_name_of_the_limit_is_sent():
     assert build(max_completion_tokens=5) == {"max_completion_tokens": 5}
     assert build(max_tokens=5) == {"max_tokens": 5}
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "n", "max_tokens"])
-def test_what_embeddings_do_not_have_is_not_read_as_a_number(name):
-    """It is for the server to judge."""
+def test_fields_that_embeddings_do_not_have_are_not_read_as_numbers(name):
+    """The server decides about them."""
     request = embeddings.parse_request(json.dumps({"model": "m", "input": "hi", name: "x"}).encode())
     card = Card(context_window=100)
     assert json.loads(DIALECT.build_request(request, model="m", is_stream=False, card=card).body)[name] == "x"
 
 
-def test_each_callers_prompts_have_a_cache_of_their_own():
-    """Another could find out by the time it takes what has been asked before; who has no key has no secrets."""
+def test_each_callers_prompts_have_their_own_cache():
+    """Otherwise a caller could find out another one's prompts by measuring time; callers without a key share one."""
     request = chat.parse_request(b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}]}')
 
     def salt(dialect, tenant):

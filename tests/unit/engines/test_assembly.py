@@ -1,4 +1,4 @@
-"""Engines put together: what they tell, which cannot run on this machine, and another set of them."""
+"""`Engines`: metrics, adapters, refusals, changes to the engines of a new config, and replicas."""
 
 import asyncio
 import sys
@@ -15,14 +15,14 @@ from tidegate.errors import ConfigError
 
 from tests.fakes.clock import FakeClock
 
-THEIRS = ExternalConfig(base_url="http://127.0.0.1:1/v1")
+EXTERNAL = ExternalConfig(base_url="http://127.0.0.1:1/v1")
 
 
 class Log:
-    """Nobody reads it."""
+    """A log that discards every event."""
 
     def info(self, event, **fields):
-        """Nothing."""
+        """Discard the event."""
 
     error = warning = info
 
@@ -34,14 +34,14 @@ async def connected(gpus=(), **configs):
     await engines.close()
 
 
-async def left(engines) -> None:
-    """Wait until those that go have gone."""
-    while engines._drainer._leaving:  # noqa: ASYNC110 - nobody tells
+async def until_drained(engines) -> None:
+    """Wait until all engines that are being drained have ended."""
+    while engines._drainer._leaving:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0)
 
 
-async def test_only_engines_that_run_tell_their_metrics():
-    async with connected(a=THEIRS, b=THEIRS, c=THEIRS) as engines:
+async def test_metrics_are_those_of_engines_that_run():
+    async with connected(a=EXTERNAL, b=EXTERNAL, c=EXTERNAL) as engines:
         for name, state in (("a", "ready"), ("b", "draining"), ("c", "failed")):
             engines._parts[name].control.metrics = b"steps 1\n"
             engines.by_name[name].engine._status.now = EngineStatus(state)
@@ -58,22 +58,22 @@ async def test_only_engines_that_run_tell_their_metrics():
     ],
 )
 async def test_health_and_metrics_are_beside_v1_wherever_that_is(base_url, root):
-    """Ray Serve and gateways have several servers behind one address."""
-    async with connected(theirs=ExternalConfig(base_url=base_url)) as engines:
-        assert engines._parts["theirs"].control._root._base_url == root
+    """Ray Serve and gateways have several servers behind one address, each under its own path."""
+    async with connected(external=ExternalConfig(base_url=base_url)) as engines:
+        assert engines._parts["external"].control._root._base_url == root
 
 
-async def test_the_adapters_of_the_config_can_be_asked_for_and_those_that_were_loaded(tmp_path):
+async def test_adapter_names_are_those_of_the_config_and_those_loaded_at_run_time(tmp_path):
     fixed = VllmConfig(model="m", python=sys.executable, start="on_demand", adapters={"sql": "/a"})
     loose = VllmConfig(model="m", python=sys.executable, start="on_demand", runtime_adapters=True)
-    async with connected(fixed=fixed, loose=loose, theirs=THEIRS) as engines:
+    async with connected(fixed=fixed, loose=loose, external=EXTERNAL) as engines:
         assert engines.adapter_names() == ["fixed/sql"]
         engines.by_name["loose"].adapters._paths["law"] = "/b"
         assert engines.adapter_names() == ["fixed/sql", "loose/law"]
 
 
-async def test_what_cannot_run_on_this_machine_is_told_and_the_others_go_on(tmp_path):
-    """GPUs are facts of the machine: the config is right, perhaps for another."""
+async def test_an_engine_that_cannot_run_on_this_machine_has_a_refusal_and_the_others_run(tmp_path):
+    """The GPUs belong to the machine: the config may be right for another machine, so it is not refused."""
     (tmp_path / "lib/python3.12/site-packages/vllm-0.33.0.dist-info").mkdir(parents=True)
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
@@ -81,7 +81,7 @@ async def test_what_cannot_run_on_this_machine_is_told_and_the_others_go_on(tmp_
     fits = VllmConfig(model="m", python=str(python), start="on_demand")
     large = VllmConfig(model="m", python=str(python), start="on_demand", tensor_parallel_size=2)
     absent = VllmConfig(model="m", python=str(tmp_path / "nowhere"), start="on_demand")
-    async with connected(gpus=[Gpu(index=0)], fits=fits, large=large, absent=absent, theirs=THEIRS) as engines:
+    async with connected(gpus=[Gpu(index=0)], fits=fits, large=large, absent=absent, external=EXTERNAL) as engines:
         assert engines._parts["fits"].process.needs.awake == {0: 0.92}
         assert list(engines.refusals) == ["large", "absent"]
         assert "needs 2 GPUs, and the machine has 1" in engines.refusals["large"]
@@ -91,21 +91,21 @@ async def test_what_cannot_run_on_this_machine_is_told_and_the_others_go_on(tmp_
 # --- another config -----------------------------------------------------------------------------------------------
 
 
-async def test_a_kept_engine_is_the_same_one_and_the_others_come_and_go():
-    async with connected(a=THEIRS, b=THEIRS) as engines:
+async def test_a_new_config_keeps_an_equal_engine_and_adds_and_removes_others():
+    async with connected(a=EXTERNAL, b=EXTERNAL) as engines:
         engines.open()
-        kept, leaving = engines.by_name["a"], engines.by_name["b"].engine
-        engines.apply(engines.prepare({"c": THEIRS, "a": THEIRS}, {}))
+        kept, removed = engines.by_name["a"], engines.by_name["b"].engine
+        engines.apply(engines.prepare({"c": EXTERNAL, "a": EXTERNAL}, {}))
         assert list(engines.by_name) == ["c", "a"]
         assert engines.by_name["a"] is kept
         assert [engine.name for engine in engines.all] == ["c", "a"]
-        await left(engines)
-        assert leaving.status.state == "stopped"
+        await until_drained(engines)
+        assert removed.status.state == "stopped"
 
 
-async def test_another_address_is_watched_at_once_though_answers_go_on_at_the_old_one():
-    """Nobody's GPU is in the way."""
-    async with connected(a=THEIRS) as engines:
+async def test_a_new_address_is_watched_at_once_while_answers_run_at_the_old_one():
+    """An external engine takes no GPU of this machine, so the new one need not wait for the old one."""
+    async with connected(a=EXTERNAL) as engines:
         engines.open()
         old = engines.by_name["a"].engine
         old.slots.take()
@@ -114,55 +114,57 @@ async def test_another_address_is_watched_at_once_though_answers_go_on_at_the_ol
         assert new is not old
         assert (new._task is not None, len(engines._drainer._leaving)) == (True, 1)
         old.slots.leave()
-        await left(engines)
+        await until_drained(engines)
 
 
-async def test_a_rotated_key_is_no_reason_for_another_engine():
-    async with connected(a=THEIRS) as engines:
+async def test_a_rotated_key_does_not_replace_the_engine():
+    async with connected(a=EXTERNAL) as engines:
         before = engines.by_name["a"]
-        prepared = engines.prepare({"a": THEIRS}, {"a": ["sk-new"]})
+        prepared = engines.prepare({"a": EXTERNAL}, {"a": ["sk-new"]})
         assert (prepared.changes.kept, prepared.changes.adjusted) == ((), ("a",))
         engines.apply(prepared)
         assert engines.by_name["a"].transport is before.transport
         assert list(before.transport.secrets) == ["sk-new"]
-        assert engines.prepare({"a": THEIRS}, {"a": ["sk-new"]}).changes.kept == ("a",)
+        assert engines.prepare({"a": EXTERNAL}, {"a": ["sk-new"]}).changes.kept == ("a",)
 
 
-async def test_what_was_prepared_for_another_set_is_refused():
-    async with connected(a=THEIRS) as engines:
-        first, second = engines.prepare({}, {}), engines.prepare({"a": THEIRS, "b": THEIRS}, {})
+async def test_engines_prepared_before_another_change_are_refused():
+    async with connected(a=EXTERNAL) as engines:
+        first, second = engines.prepare({}, {}), engines.prepare({"a": EXTERNAL, "b": EXTERNAL}, {})
         engines.apply(first)
         with pytest.raises(ConfigError, match="changed meanwhile"):
             engines.apply(second)
         assert list(engines.by_name) == []
 
 
-async def test_no_engine_comes_when_all_have_been_closed():
-    async with connected(a=THEIRS) as engines:
-        prepared = engines.prepare({"b": THEIRS}, {})
+async def test_engines_cannot_be_changed_after_close():
+    async with connected(a=EXTERNAL) as engines:
+        prepared = engines.prepare({"b": EXTERNAL}, {})
         await engines.close()
-        with pytest.raises(ConfigError, match="going down"):
+        with pytest.raises(ConfigError, match="shutting down"):
             engines.apply(prepared)
 
 
-async def test_an_engine_that_could_not_start_refuses_the_whole_set():
-    """But one that is there already, and could not either, is no reason."""
+async def test_a_new_engine_that_cannot_start_refuses_the_whole_config():
+    """An engine that is in the old config too, and cannot start either, does not refuse it."""
     absent = VllmConfig(model="m", python="/nowhere/python", start="on_demand")
-    async with connected(a=THEIRS, old=absent) as engines:
+    async with connected(a=EXTERNAL, old=absent) as engines:
         with pytest.raises(ConfigError, match=r"^c\.yaml: engines\.new: there is no Python"):
             engines.prepare({"old": absent, "new": absent}, {}, source="c.yaml")
         engines.apply(engines.prepare({"old": absent}, {}))
         assert list(engines.by_name) == ["old"]
 
 
-async def test_what_an_engine_says_whose_name_another_one_has_is_not_passed_on():
-    told = []
-    engines = Engines({"a": THEIRS}, keys={}, clock=FakeClock(), log=Log(), on_change=lambda *said: told.append(said))
+async def test_a_status_of_a_replaced_engine_is_not_passed_on():
+    reported = []
+    engines = Engines(
+        {"a": EXTERNAL}, keys={}, clock=FakeClock(), log=Log(), on_change=lambda *change: reported.append(change)
+    )
     engines.open()
     old = engines.by_name["a"].engine
     engines.apply(engines.prepare({"a": ExternalConfig(base_url="http://127.0.0.1:2/v1")}, {}))
     old._status.move("stop", "of the old one")
-    assert [status.reason for _, status in told] == []
+    assert [status.reason for _, status in reported] == []
     await engines.close()
 
 
@@ -174,13 +176,13 @@ def replicated(count, **fields):
     return expand({"gpu": config})
 
 
-async def test_adapters_of_replicas_are_told_once_by_the_one_name():
+async def test_an_adapter_of_several_replicas_is_listed_once():
     async with connected(**replicated(2, adapters={"sql": "org/sql"})) as engines:
         assert engines.adapter_names() == ["gpu/sql"]
 
 
 async def test_a_new_replica_has_the_adapters_that_were_loaded_into_the_others():
-    """Of another number of replicas, or of another config."""
+    """With another number of replicas, or with another config of the replicas."""
     async with connected(**replicated(2, runtime_adapters=True)) as engines:
         for one in engines.by_name.values():
             one.adapters._paths["law"] = "/b"
@@ -191,7 +193,7 @@ async def test_a_new_replica_has_the_adapters_that_were_loaded_into_the_others()
         assert [list(one.adapters.names) for one in engines.by_name.values()] == [["law"]] * 3
 
 
-async def test_gpus_are_dealt_out_and_a_replica_without_says_why_while_the_others_go_on(tmp_path):
+async def test_a_replica_for_which_no_gpus_are_left_has_a_refusal_and_the_others_run(tmp_path):
     (tmp_path / "lib/python3.12/site-packages/vllm-0.33.0.dist-info").mkdir(parents=True)
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
@@ -203,15 +205,15 @@ async def test_gpus_are_dealt_out_and_a_replica_without_says_why_while_the_other
         assert "replica 2 by tensor_parallel_size 2 needs 4 GPUs" in engines.refusals["gpu:2"]
 
 
-async def test_of_replicas_that_answer_one_is_replaced_and_the_others_stand_there_until_its_turn():
-    told = []
+async def test_replicas_that_answer_are_replaced_one_at_a_time():
+    reported = []
     engines = Engines(
         replicated(2),
         keys={},
         clock=FakeClock(),
         log=Log(),
         on_change=lambda *_: None,
-        on_replaced=lambda: told.append(list(engines.by_name)),
+        on_replaced=lambda: reported.append(list(engines.by_name)),
         gpus=(),
     )
     for connected in engines.by_name.values():
@@ -223,20 +225,20 @@ async def test_of_replicas_that_answer_one_is_replaced_and_the_others_stand_ther
     assert not engines.is_current(prepared)
     assert engines.by_name["gpu:1"].engine is not first
     assert engines.by_name["gpu:2"].engine is second
-    assert (told, engines.by_name["gpu:1"].engine.availability) == ([], "loading")
+    assert (reported, engines.by_name["gpu:1"].engine.availability) == ([], "loading")
     engines.by_name["gpu:1"].engine._status.now = EngineStatus("ready")
-    engines._continue()
+    engines._replace_next()
     assert engines.by_name["gpu:2"].engine is not second
-    assert told == [["gpu:1", "gpu:2"]]
+    assert reported == [["gpu:1", "gpu:2"]]
     await engines.close()
 
 
-async def test_a_replica_whose_gpus_one_has_that_is_to_go_later_waits_for_that():
-    """One engine on GPU 0 becomes two: the one on GPU 1 comes first, the other when the old one has gone."""
+async def test_a_new_replica_waits_for_the_gpus_of_a_replica_that_is_retired_later():
+    """One replica on GPU 0 becomes two: that on GPU 1 starts first, the other when the old one is retired."""
     alone = VllmConfig(model="m", python=sys.executable, start="on_demand", gpus=(0,))
     async with connected(gpu=alone) as engines:
         engines.open()
-        while engines._waiting:  # noqa: ASYNC110 - nobody tells
+        while engines._waiting:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
         engines.by_name["gpu"].engine._status.now = EngineStatus("ready")
         pair = {name: structs.replace(config, start="eager") for name, config in replicated(2, gpus=(0, 1)).items()}

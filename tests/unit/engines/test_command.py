@@ -1,4 +1,4 @@
-"""What the config of a command means for one start."""
+"""The engine kind `command`: what one start runs, needs and reports."""
 
 import socket
 import sys
@@ -32,53 +32,53 @@ def command(**keys):
     return engine(**keys).command("/run/e.sock", "sk-key")
 
 
-def test_the_names_are_replaced_wherever_they_stand():
-    made = command(
+def test_the_names_are_replaced_in_every_part_of_the_command():
+    built = command(
         cmd=(sys.executable, "--at=127.0.0.1:${PORT}", "--as", "${NAME}", "${MODEL}", "${GPUS}"),
         cmd_stop="docker stop ${NAME} ${PID}",
         environment={"KEY": "${API_KEY}", "PLAIN": "$HOME"},
         model="org/m",
         gpus=(1, 0),
     )
-    assert made.argv == [sys.executable, "--at=127.0.0.1:4711", "--as", "e", "org/m", "1,0"]
-    assert made.stop == ["docker", "stop", "e", "${PID}"]
-    assert made.environment["KEY"] == "sk-key"
-    assert made.environment["PLAIN"] == "$HOME"
-    assert made.port == 4711
+    assert built.argv == [sys.executable, "--at=127.0.0.1:4711", "--as", "e", "org/m", "1,0"]
+    assert built.stop == ["docker", "stop", "e", "${PID}"]
+    assert built.environment["KEY"] == "sk-key"
+    assert built.environment["PLAIN"] == "$HOME"
+    assert built.port == 4711
 
 
-def test_replicas_have_one_name_and_a_number():
+def test_replicas_have_the_engines_name_and_a_number():
     for name, number in (("e", "1"), ("e:2", "2")):
         config = CommandConfig(cmd=(sys.executable, "${PORT}", "${NAME}", "${REPLICA}"))
-        made = CommandEngine(name, config, find_port=lambda: 4711).command("/run/e.sock", "sk-key")
-        assert made.argv[2:] == ["e", number]
+        built = CommandEngine(name, config, find_port=lambda: 4711).command("/run/e.sock", "sk-key")
+        assert built.argv[2:] == ["e", number]
 
 
-def test_one_on_a_socket_has_no_port():
-    made = command(cmd=(sys.executable, "--host", "${SOCKET}"))
-    assert (made.argv[2], made.port) == ("/run/e.sock", None)
+def test_a_command_with_a_socket_has_no_port():
+    built = command(cmd=(sys.executable, "--host", "${SOCKET}"))
+    assert (built.argv[2], built.port) == ("/run/e.sock", None)
 
 
-def test_the_home_folder_is_meant_as_a_shell_means_it(tmp_path, monkeypatch):
+def test_a_leading_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     program = tmp_path / "serve"
     program.touch(mode=0o755)
-    made = command(cmd="~/serve ${MODEL} a~/b ${PORT}", model="~/m.gguf")
-    assert made.argv == [str(program), f"{tmp_path}/m.gguf", "a~/b", "4711"]
+    built = command(cmd="~/serve ${MODEL} a~/b ${PORT}", model="~/m.gguf")
+    assert built.argv == [str(program), f"{tmp_path}/m.gguf", "a~/b", "4711"]
 
 
-def test_it_sees_the_gpus_of_its_config_alone_unless_that_says_otherwise():
-    """Where Tidegate itself may see only some, the numbers count those."""
+def test_the_process_sees_only_the_gpus_of_its_config_unless_its_environment_sets_others():
+    """If Tidegate itself may see only some of the GPUs, the numbers count those."""
     assert command(gpus=(1,)).environment == {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    made = command(gpus=(1,), inherited={"CUDA_VISIBLE_DEVICES": "4,GPU-7"}, cmd_stop="x ${GPUS}")
-    assert (made.environment["CUDA_VISIBLE_DEVICES"], made.stop) == ("GPU-7", ["x", "GPU-7"])
-    made = command(gpus=(1,), environment={"CUDA_VISIBLE_DEVICES": "3"})
-    assert made.environment["CUDA_VISIBLE_DEVICES"] == "3"
+    built = command(gpus=(1,), inherited={"CUDA_VISIBLE_DEVICES": "4,GPU-7"}, cmd_stop="x ${GPUS}")
+    assert (built.environment["CUDA_VISIBLE_DEVICES"], built.stop) == ("GPU-7", ["x", "GPU-7"])
+    built = command(gpus=(1,), environment={"CUDA_VISIBLE_DEVICES": "3"})
+    assert built.environment["CUDA_VISIBLE_DEVICES"] == "3"
     assert command().environment == {}
 
 
-def test_a_program_that_is_not_there_is_said_before_the_start():
-    """By its own PATH, where it has one."""
+def test_a_missing_program_is_reported_before_the_start():
+    """The program is searched for in the PATH of the engine's environment, if it sets one."""
     with pytest.raises(
         PermanentEngineError, match="there is no program nowhere-serve: install it, or mend the key cmd"
     ):
@@ -89,33 +89,33 @@ def test_a_program_that_is_not_there_is_said_before_the_start():
         command(cmd="sh ${PORT}", environment={"PATH": "/nowhere"})
 
 
-def test_what_it_takes_of_the_gpus_is_its_share_of_those_it_names():
+def test_the_gpu_needs_are_the_share_of_each_named_gpu():
     assert engine().needs() == GpuNeeds()
     assert engine(gpus=()).needs() == GpuNeeds()
-    made = engine(gpus=(0, 1), gpu_share=0.5, pinned=True)
-    assert made.needs() == GpuNeeds(awake={0: 0.5, 1: 0.5}, is_pinned=True)
-    made = engine(gpus=(0,), sleep_path="/sleep", wake_path="/wake_up")
-    assert made.needs() == GpuNeeds(awake={0: 1.0}, asleep={0: ASLEEP_BYTES / (80 << 30)})
+    built = engine(gpus=(0, 1), gpu_share=0.5, pinned=True)
+    assert built.needs() == GpuNeeds(awake={0: 0.5, 1: 0.5}, is_pinned=True)
+    built = engine(gpus=(0,), sleep_path="/sleep", wake_path="/wake_up")
+    assert built.needs() == GpuNeeds(awake={0: 1.0}, asleep={0: ASLEEP_BYTES / (80 << 30)})
 
 
-def test_a_gpu_that_the_machine_lacks_is_said():
+def test_a_gpu_that_the_machine_lacks_is_an_error():
     with pytest.raises(PermanentEngineError, match="there is no GPU 7: the machine has 0, 1"):
         engine(gpus=(7,)).needs()
 
 
-def test_it_sleeps_where_it_has_a_route_for_that():
+def test_an_engine_with_a_sleep_path_can_sleep():
     assert engine().sleep_level is None
-    made = engine(sleep_path="/s", wake_path="/w")
-    assert (made.sleep_level, made.sleep_paths) == (1, ("/s", "/w"))
+    built = engine(sleep_path="/s", wake_path="/w")
+    assert (built.sleep_level, built.sleep_paths) == (1, ("/s", "/w"))
 
 
-def test_only_a_llama_server_has_to_be_asked_for_streams():
+def test_only_a_llama_server_gets_only_streaming_requests():
     assert engine(dialect="llamacpp").always_streams
     assert not engine(dialect="sglang").always_streams
 
 
-def test_a_start_may_take_as_long_as_the_model_is_large(tmp_path):
-    """One that is not a file here may have to be downloaded."""
+def test_the_limit_of_a_start_depends_on_the_size_of_the_model(tmp_path):
+    """A model that is not a file on this machine may have to be downloaded."""
     file = tmp_path / "m.gguf"
     file.write_bytes(b"x" * 1_000_000)
     assert engine(model=str(file)).start_timeout_s == 600.02
@@ -139,19 +139,19 @@ def test_the_last_line_is_the_progress(line, shown):
 
 
 @given(st.text())
-def test_whatever_a_line_holds_it_does_nothing_to_a_terminal(line):
+def test_a_progress_line_has_no_control_characters(line):
     progress = engine().progress(line)
     assert progress is None or (progress.line.isprintable() and 0 < len(progress.line) <= 200)
 
 
-def test_keys_are_not_shown_in_its_output():
-    """That of the start, and what the environment calls so."""
-    made = command(environment={"HF_TOKEN": "hf_0123456789", "MODE": "production", "API_KEY": "short"})
-    assert made.secrets == ["sk-key", "hf_0123456789"]
+def test_keys_are_secrets_to_be_masked_in_the_output():
+    """The secrets are the key of this start, and variables whose names end in words such as TOKEN."""
+    built = command(environment={"HF_TOKEN": "hf_0123456789", "MODE": "production", "API_KEY": "short"})
+    assert built.secrets == ["sk-key", "hf_0123456789"]
 
 
-def test_a_start_that_failed_is_told_in_its_own_words():
-    """Docker's last line is about its help."""
+def test_a_failed_start_is_explained_by_its_error_lines():
+    """The last line alone would not do: Docker's last line is about its help."""
     lines = ["pulling", "docker: Cannot connect to the Docker daemon.", "Run 'docker run --help' for more information"]
     assert str(engine().explain(lines)) == "it ended: docker: Cannot connect to the Docker daemon."
     lines = [f"\x1b[31merror {number}" for number in range(9)]
@@ -160,13 +160,13 @@ def test_a_start_that_failed_is_told_in_its_own_words():
     assert engine().explain(["going down"]) is None
 
 
-def test_what_a_server_that_had_callers_says_is_not_passed_on():
-    """Their texts may be in it."""
+def test_lines_of_a_server_that_has_answered_requests_are_not_quoted():
+    """The lines may contain texts of requests."""
     assert engine().explain(["error in 'my secret prompt'"], has_run=True) is None
 
 
-async def test_a_port_that_another_process_has_taken_meanwhile_is_not_tried_again():
-    """The start fails, as its server says so; the next one has another port."""
+async def test_a_start_whose_port_was_taken_fails_and_the_next_one_has_another_port():
+    """The reason is quoted from the server's output."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         ports = iter([taken.getsockname()[1], free_port()])
@@ -191,5 +191,5 @@ async def test_a_port_that_another_process_has_taken_meanwhile_is_not_tried_agai
         ]
         assert "Address already in use" in next(status for status in seen if status.state == "failed").reason
         await supervisor.close()
-        for wire in (root, models):
-            await wire.close()
+        for transport in (root, models):
+            await transport.close()

@@ -1,4 +1,4 @@
-"""Engines on their way out, which are doubles that end when they are told."""
+"""`EngineDrainer`, with doubles of engines whose answers end when the test sets an event."""
 
 import asyncio
 
@@ -15,56 +15,56 @@ PINNED = GpuNeeds(awake={0: 0.9}, is_pinned=True)
 
 
 class Engine:
-    """Its answers end when the test says so; everything that happens goes to `told`."""
+    """An engine whose answers end when the test sets `last_answer`; it writes what happens to `events`."""
 
-    def __init__(self, name, told):
+    def __init__(self, name, events):
         self.name = name
         self.status = EngineStatus("ready")
         self.slots = Slots(FakeClock())
-        self.told = told
+        self.events = events
         self.last_answer = asyncio.Event()
 
     async def drained(self):
-        self.told.append(f"{self.name} drains")
+        self.events.append(f"{self.name} drains")
         await self.last_answer.wait()
 
     async def close(self):
-        self.told.append(f"{self.name} ends")
+        self.events.append(f"{self.name} ends")
 
     def make_room(self, *, may_sleep=True):
-        """Never asked here."""
+        """Do nothing; never called here."""
 
 
-class Wire:
-    def __init__(self, told):
-        self.told = told
+class FakeTransport:
+    def __init__(self, events):
+        self.events = events
 
     async def close(self):
-        self.told.append("a wire is closed")
+        self.events.append("a transport is closed")
 
 
 class Stage:
-    """One engine `e` that is told to leave."""
+    """A drainer, and the parts of engines that it can drain; `events` is what has happened, in order."""
 
     def __init__(self):
-        self.told = []
+        self.events = []
         self.allocator = GpuAllocator(look_s=0)
-        self.drainer = EngineDrainer(self.allocator, lambda: self.told.append("told of the end"))
+        self.drainer = EngineDrainer(self.allocator, lambda: self.events.append("the end is reported"))
 
-    def parts(self, name="e", *, is_ours=True):
-        engine = Engine(name, self.told)
+    def parts(self, name="e", *, is_managed=True):
+        engine = Engine(name, self.events)
         process = (
-            OwnProcess(supervisor=engine, kind=None, settings=None, needs=PINNED, refusal=None) if is_ours else None
+            OwnProcess(supervisor=engine, kind=None, settings=None, needs=PINNED, refusal=None) if is_managed else None
         )
-        connected = ConnectedEngine(engine, None, Wire(self.told), "vllm")
-        return EngineParts(connected=connected, control=None, root=Wire(self.told), process=process)
+        connected = ConnectedEngine(engine, None, FakeTransport(self.events), "vllm")
+        return EngineParts(connected=connected, control=None, root=FakeTransport(self.events), process=process)
 
 
 @pytest.fixture
 async def stage():
-    made = Stage()
-    yield made
-    await made.drainer.close()
+    new_stage = Stage()
+    yield new_stage
+    await new_stage.drainer.close()
 
 
 async def settle():
@@ -72,36 +72,42 @@ async def settle():
         await asyncio.sleep(0)
 
 
-async def test_an_engine_ends_after_its_last_answer_and_its_wires_after_that(stage):
+async def test_an_engine_ends_after_its_last_answer_and_then_its_transports_are_closed(stage):
     parts = stage.parts()
     stage.drainer.begin(parts)
     await settle()
-    assert stage.told == ["e drains"]
+    assert stage.events == ["e drains"]
     parts.connected.engine.last_answer.set()
     await settle()
-    assert stage.told == ["e drains", "e ends", "a wire is closed", "a wire is closed", "told of the end"]
+    assert stage.events == [
+        "e drains",
+        "e ends",
+        "a transport is closed",
+        "a transport is closed",
+        "the end is reported",
+    ]
 
 
-async def test_who_closes_waits_for_the_end_and_not_for_the_answers(stage):
+async def test_close_waits_for_the_end_of_engines_and_not_for_their_answers(stage):
     stage.drainer.begin(stage.parts("a"))
     stage.drainer.begin(stage.parts("b"))
     await settle()
     await stage.drainer.close()
-    assert [told for told in stage.told if told.endswith("ends")] == ["a ends", "b ends"]
+    assert [events for events in stage.events if events.endswith("ends")] == ["a ends", "b ends"]
 
 
-async def test_a_process_of_its_name_is_there_until_it_has_ended(stage):
-    """What somebody else runs is in nobody's way."""
-    ours, theirs = stage.parts("ours"), stage.parts("theirs", is_ours=False)
-    stage.drainer.begin(ours)
-    stage.drainer.begin(theirs)
-    assert (stage.drainer.holds("ours"), stage.drainer.holds("theirs")) == (True, False)
-    ours.connected.engine.last_answer.set()
+async def test_a_drained_engine_holds_its_name_until_its_process_has_ended(stage):
+    """An external engine does not hold its name, as it takes no GPU of this machine."""
+    managed, external = stage.parts("managed"), stage.parts("external", is_managed=False)
+    stage.drainer.begin(managed)
+    stage.drainer.begin(external)
+    assert (stage.drainer.holds("managed"), stage.drainer.holds("external")) == (True, False)
+    managed.connected.engine.last_answer.set()
     await settle()
-    assert not stage.drainer.holds("ours")
+    assert not stage.drainer.holds("managed")
 
 
-async def test_it_holds_its_gpu_until_it_has_ended_but_nobody_despairs_of_it(stage):
+async def test_a_drained_engine_holds_its_gpu_until_it_has_ended_and_a_claim_waits_for_it(stage):
     parts, other = stage.parts(), Engine("other", [])
     stage.allocator.admit(parts.process.supervisor, PINNED)
     stage.allocator.admit(other, GpuNeeds(awake={0: 0.9}))
@@ -123,7 +129,7 @@ async def test_an_engine_that_fails_to_close_does_not_keep_others_from_closing(s
     loop.set_exception_handler(lambda _, context: logged.append(repr(context["exception"])))
 
     async def fail():
-        raise ValueError("a fault of ours")
+        raise ValueError("a programming error")
 
     parts.connected.engine.close = fail
     stage.drainer.begin(parts)
@@ -131,6 +137,6 @@ async def test_an_engine_that_fails_to_close_does_not_keep_others_from_closing(s
     await settle()
     await stage.drainer.close()
     await settle()
-    assert "b ends" in stage.told
+    assert "b ends" in stage.events
     assert "a" not in stage.allocator._engines
-    assert logged == ["ValueError('a fault of ours')"]
+    assert logged == ["ValueError('a programming error')"]

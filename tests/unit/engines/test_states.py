@@ -1,4 +1,4 @@
-"""The table of an engine's states."""
+"""The table of the states of an engine and the transitions between them."""
 
 from typing import get_args
 
@@ -12,7 +12,7 @@ STATES, EVENTS = get_args(State), get_args(Event)
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=30))
 def test_only_known_states_are_reached(events):
-    """From the first one, by whatever happens."""
+    """From the first state, by any sequence of events."""
     state = "stopped"
     for event in events:
         try:
@@ -28,12 +28,12 @@ def test_every_engine_can_be_stopped(state):
 
 
 @pytest.mark.parametrize("state", ["starting", "ready", "sleeping", "draining", "stopping"])
-def test_what_ends_unasked_has_failed(state):
+def test_an_engine_that_crashes_has_failed(state):
     assert after(state, "crash") == "failed"
 
 
 def test_only_an_engine_that_answers_is_ready():
-    """Or one that was ready, and is let in again."""
+    """Or an engine that was ready before, and is readmitted."""
     assert {key for key, state in TRANSITIONS.items() if state == "ready"} == {
         ("starting", "answers"),
         ("draining", "readmit"),
@@ -41,7 +41,7 @@ def test_only_an_engine_that_answers_is_ready():
     }
 
 
-def test_an_engine_sleeps_only_when_nobody_is_in_it():
+def test_an_engine_sleeps_only_after_it_was_drained():
     assert {key for key, state in TRANSITIONS.items() if state == "sleeping"} == {("draining", "sleep")}
 
 

@@ -1,4 +1,4 @@
-"""From headers to credentials."""
+"""Reading credentials from request headers."""
 
 import pytest
 from tidegate.entrypoints.credentials import read_credentials
@@ -20,7 +20,7 @@ HERE = ("127.0.0.1", 5000)
         ({b"authorization": b"Bearer \xff"}, "\xff"),
     ],
 )
-def test_the_key_is_the_first_that_is_there(headers, key):
+def test_the_key_is_the_first_one_found(headers, key):
     assert read_credentials(headers, HERE).key == key
 
 
@@ -37,9 +37,9 @@ def test_the_key_is_the_first_that_is_there(headers, key):
         (HERE, {b"forwarded": b"for=203.0.113.7"}, False),
     ],
 )
-def test_local_is_loopback_without_a_proxy_that_speaks_for_others(client, headers, is_local):
+def test_a_request_is_local_if_it_comes_from_loopback_and_no_proxy_forwarded_it(client, headers, is_local):
     assert read_credentials(headers, client).is_local is is_local
 
 
-def test_a_key_does_not_show():
+def test_the_repr_does_not_show_the_key():
     assert "sk-1" not in repr(read_credentials({b"x-api-key": b"sk-1"}, HERE))

@@ -1,4 +1,4 @@
-"""Which class a free place is for."""
+"""Which class a free slot is for."""
 
 from math import inf
 
@@ -25,14 +25,14 @@ def taken(interactive=0, default=0, batch=0):
         (taken(default=9), "default", 10, True),
         (taken(default=10), "interactive", 10, False),
         (taken(batch=8), "batch", 10, True),
-        (taken(batch=9), "batch", 10, False),  # a tenth stays free
+        (taken(batch=9), "batch", 10, False),  # batch leaves a tenth free
         (taken(batch=9), "default", 10, True),
-        (taken(default=9), "batch", 10, True),  # it was not batch that took it
+        (taken(default=9), "batch", 10, True),  # the taken slots are not batch's
         (taken(batch=3), "batch", 4, True),
         (taken(batch=10_000), "batch", inf, True),
     ],
 )
-def test_idle_parts_are_lent_but_for_a_tenth_to_batch(slots, priority, limit, has_room):
+def test_unused_parts_are_lent_but_batch_leaves_a_tenth_free(slots, priority, limit, has_room):
     assert slots.has_room(priority, limit) == has_room
 
 
@@ -48,22 +48,22 @@ def test_idle_parts_are_lent_but_for_a_tenth_to_batch(slots, priority, limit, ha
         (taken(interactive=10), ["batch"], []),
     ],
 )
-def test_who_has_less_than_its_part_comes_before_who_would_borrow(slots, waiting, classes):
-    assert slots.first(waiting, 10) == classes
+def test_a_class_with_less_than_its_part_comes_before_one_that_would_borrow(slots, waiting, classes):
+    assert slots.next_classes(waiting, 10) == classes
 
 
 @given(st.lists(st.sampled_from(BY_URGENCY), max_size=30), st.integers(1, 20))
 @settings(max_examples=50)
-def test_a_free_place_is_for_somebody_and_for_nobody_but_batch_it_stays_free(takers, limit):
+def test_a_free_slot_is_for_some_class_whichever_slots_are_taken(arrivals, limit):
     slots = SlotPool()
-    for priority in takers:
+    for priority in arrivals:
         if slots.has_room(priority, limit):
             slots.take(priority)
     assert slots.taken <= limit
-    assert bool(slots.first(["interactive", "default", "batch"], limit)) == (slots.taken < limit)
+    assert bool(slots.next_classes(["interactive", "default", "batch"], limit)) == (slots.taken < limit)
 
 
-def test_what_is_given_back_is_free():
+def test_a_released_slot_is_free():
     slots = taken(default=2)
-    slots.give_back("default")
+    slots.release("default")
     assert (slots.taken, slots.by_class["default"]) == (1, 1)

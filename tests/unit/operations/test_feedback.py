@@ -1,4 +1,4 @@
-"""Who may score which answer, and what becomes of it."""
+"""`Answered`: which caller may score which answer, and the effect of a score."""
 
 import pytest
 from hypothesis import settings
@@ -16,7 +16,7 @@ from tests.fakes.clock import FakeClock
 TARGET = Target("host", "m")
 
 
-class Verdict:
+class Checks:
     def __init__(self, share):
         self.share = share
 
@@ -36,13 +36,13 @@ def qualities(clock):
 
 @pytest.fixture
 def answered(qualities, clock):
-    made = Answered(qualities, clock)
-    made.on_answered("req-1", "anna", "host/m", "chat")
-    return made
+    answered = Answered(qualities, clock)
+    answered.on_answered("req-1", "anna", "host/m", "chat")
+    return answered
 
 
 @pytest.mark.parametrize(("score", "mean"), [(1, 2.5 / 4.5), (0, 0.5), (-1, 2 / 4.5)])
-def test_a_score_moves_what_is_thought_of_the_target(answered, qualities, score, mean):
+def test_a_score_changes_the_quality_of_the_target(answered, qualities, score, mean):
     answered.score("req-1", "anna", score)
     assert qualities.mean(TARGET, "chat") == pytest.approx(mean)
     assert qualities.mean(TARGET, "json") == 0.5
@@ -55,13 +55,13 @@ def test_a_second_score_replaces_the_first(answered, qualities):
 
 
 @pytest.mark.parametrize(("request_id", "caller"), [("req-2", "anna"), ("req-1", "ben"), ("req-1\0anna", "")])
-def test_an_answer_of_nobodys_or_another_callers_is_not_found(answered, request_id, caller):
+def test_an_unknown_answer_or_one_of_another_caller_is_not_found(answered, request_id, caller):
     with pytest.raises(AnswerNotFound) as caught:
         answered.score(request_id, caller, 1)
     assert (caught.value.status, caught.value.param) == (404, "request_id")
 
 
-def test_an_id_that_two_callers_chose_alike_is_two_requests(answered, qualities):
+def test_the_same_request_id_of_two_callers_means_two_requests(answered, qualities):
     answered.on_answered("req-1", "ben", "other/m", "chat")
     answered.score("req-1", "anna", 1)
     assert qualities.mean(Target("other", "m"), "chat") == 0.5
@@ -74,31 +74,31 @@ def test_after_an_hour_an_answer_is_forgotten(answered, clock):
 
 
 @pytest.mark.parametrize(("share", "mean"), [(0.0, 2 / 4.05), (1.0, 2.05 / 4.05), (None, 0.5)])
-def test_what_the_checks_say_counts_too(answered, qualities, clock, share, mean):
+def test_the_verdict_of_the_checks_counts_too(answered, qualities, clock, share, mean):
     context = RequestContext("req-9", "chat", clock)
     context.principal, context.task, context.record = KeyPrincipal("anna"), "json", AttemptRecord("host", "m")
-    context.record.checking = Verdict(share)
+    context.record.checking = Checks(share)
     answered.note(context)
     assert qualities.mean(TARGET, "json") == pytest.approx(mean)
     answered.score("req-9", "anna", 1)
 
 
 class AnsweredMachine(RuleBasedStateMachine):
-    """Against a plain list of all that was answered."""
+    """Compares `Answered` with a plain list of all answers."""
 
-    MOST, KEEP_S = 4, 60.0
+    MAX_ANSWERS, KEEP_S = 4, 60.0
 
     def __init__(self):
         super().__init__()
         self.clock = FakeClock()
-        self.answered = Answered(Qualities(self.clock), self.clock, max_answers=self.MOST, keep_s=self.KEEP_S)
-        self.seen = []
+        self.answered = Answered(Qualities(self.clock), self.clock, max_answers=self.MAX_ANSWERS, keep_s=self.KEEP_S)
+        self.answers = []
 
     @rule(request_id=st.sampled_from("abcdef"), caller=st.sampled_from("xy"))
     def answer(self, request_id, caller):
         self.answered.on_answered(request_id, caller, "host/m", "chat")
-        self.seen = [entry for entry in self.seen if entry[0] != (request_id, caller)]
-        self.seen.append(((request_id, caller), self.clock.monotonic_s() + self.KEEP_S))
+        self.answers = [entry for entry in self.answers if entry[0] != (request_id, caller)]
+        self.answers.append(((request_id, caller), self.clock.monotonic_s() + self.KEEP_S))
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 30.0, 60.0]))
     def wait(self, seconds):
@@ -106,7 +106,7 @@ class AnsweredMachine(RuleBasedStateMachine):
 
     @rule(request_id=st.sampled_from("abcdef"), caller=st.sampled_from("xy"), score=st.floats(-1, 1))
     def score(self, request_id, caller, score):
-        known = {key for key, until_s in self.seen[-self.MOST :] if until_s > self.clock.monotonic_s()}
+        known = {key for key, until_s in self.answers[-self.MAX_ANSWERS :] if until_s > self.clock.monotonic_s()}
         try:
             self.answered.score(request_id, caller, score)
             found = True
@@ -116,7 +116,7 @@ class AnsweredMachine(RuleBasedStateMachine):
 
     @invariant()
     def is_bounded(self):
-        assert len(self.answered) <= self.MOST
+        assert len(self.answered) <= self.MAX_ANSWERS
 
 
 TestAnswered = AnsweredMachine.TestCase

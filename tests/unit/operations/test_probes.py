@@ -1,4 +1,4 @@
-"""Probes go on whatever goes wrong with one of them."""
+"""`Prober`: probes go on, whatever goes wrong with one of them."""
 
 import asyncio
 
@@ -18,41 +18,41 @@ from tidegate.routing.targets import Target
 from tests.fakes.clock import FakeClock
 
 
-class Wire:
-    """Raises the given error, and sets an event when it is called."""
+class FakeTransport:
+    """Records the paths of requests, and raises `failure` for each of them."""
 
     secrets = ()
     holds_back = False
 
     def __init__(self) -> None:
-        self.asked = asyncio.Queue()
+        self.paths = asyncio.Queue()
         self.failure: Exception = ValueError("a fault of ours")
 
     async def get(self, path: str) -> bytes:
-        self.asked.put_nowait(path)
+        self.paths.put_nowait(path)
         raise self.failure
 
     async def post(self, path: str, _body: bytes, **_how):
-        self.asked.put_nowait(path)
+        self.paths.put_nowait(path)
         raise self.failure
 
 
 class Stage:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.wire = Wire()
+        self.transport = FakeTransport()
         self.log = CapturingLogger()
         self.offline = Offline(self.clock, forced=False, names=["host"])
         config = HealthConfig()
         self.serving = ServingState(
-            upstreams=Upstreams({"host": Upstream(name="host", dialect=DIALECT, transport=self.wire)}),
+            upstreams=Upstreams({"host": Upstream(name="host", dialect=DIALECT, transport=self.transport)}),
             concurrency={},
             target_registry=TargetRegistry(self.clock, config),
             offline=self.offline,
             qualities=Qualities(self.clock),
             reasoning_memory=ProcessReasoningMemory(self.clock),
         )
-        self.prober = Prober(self.serving, config=config, clock=self.clock, log=self.log, look_s=0)
+        self.prober = Prober(self.serving, config=config, clock=self.clock, log=self.log, check_every_s=0)
 
     def logged(self, event: str) -> list[str]:
         return [call.method_name for call in self.log.calls if call.args == (event,)]
@@ -60,23 +60,23 @@ class Stage:
 
 @pytest.fixture
 async def stage():
-    made = Stage()
-    yield made
-    await made.prober.close()
+    stage = Stage()
+    yield stage
+    await stage.prober.close()
 
 
 async def test_a_failed_check_is_logged_and_checking_goes_on(stage):
-    """Otherwise no target that is out would ever come back."""
-    looks = asyncio.Queue()
+    """Otherwise no target that is out of order would ever come back."""
+    checks = asyncio.Queue()
 
     def fail() -> tuple:
-        looks.put_nowait(None)
+        checks.put_nowait(None)
         raise ValueError("a fault of ours")
 
     stage.offline.probe_due = fail
     stage.prober.open()
     for _ in range(3):
-        await looks.get()
+        await checks.get()
     assert stage.logged("probing failed")[:2] == ["exception", "exception"]
 
 
@@ -86,10 +86,10 @@ async def test_a_probe_that_raises_is_logged_and_repeated(stage):
     stage.prober.open()
     for number in range(1, 4):
         stage.clock.advance(60)
-        assert await stage.wire.asked.get() == "/models"
-        while len(stage.logged("probe failed")) < number:  # noqa: ASYNC110 - nobody tells
+        assert await stage.transport.paths.get() == "/models"
+        while len(stage.logged("probe failed")) < number:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0)
-    stage.wire.failure = UpstreamUnreachable("refused")
+    stage.transport.failure = UpstreamUnreachable("refused")
 
 
 async def test_a_target_that_cannot_be_probed_stays_out_until_its_next_turn(stage):

@@ -1,4 +1,4 @@
-"""Which answers go on elsewhere after a break, and how often."""
+"""Which answers other targets continue after a break, and how often."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
 from tidegate.pipeline.context import AttemptRecord, RequestContext
-from tidegate.pipeline.continuation import MAX_CONTINUATIONS, Continuing, may_continue
+from tidegate.pipeline.continuation import MAX_CONTINUATIONS, ContinuableAnswer, may_continue
 from tidegate.protocol import chat, completions, embeddings
 from tidegate.protocol.usage import Usage
 
@@ -14,7 +14,7 @@ from tests.fakes.clock import FakeClock
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 COMPLETION = {"model": "m", "prompt": "hi", "stream": True}
-BROKEN = UpstreamUnreachable("it broke")
+BREAK = UpstreamUnreachable("it broke")
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
@@ -35,7 +35,7 @@ def completion_of(**fields):
         {"response_format": {"type": "text"}, "modalities": ["text"], "stream_options": {"include_usage": True}},
     ],
 )
-def test_plain_text_may_go_on(fields):
+def test_plain_text_may_be_continued(fields):
     assert may_continue(chat_of(**fields))
 
 
@@ -58,11 +58,11 @@ def test_plain_text_may_go_on(fields):
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_what_is_more_than_plain_text_may_not(fields):
+def test_other_answers_than_plain_text_may_not_be_continued(fields):
     assert not may_continue(chat_of(**fields))
 
 
-def test_completions_of_one_text_may_go_on():
+def test_a_completion_of_one_text_may_be_continued():
     assert may_continue(completion_of())
 
 
@@ -71,11 +71,11 @@ def test_completions_of_one_text_may_go_on():
     [{"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"suffix": "x"}, {"echo": True}, {"best_of": 2}, {"logprobs": 0}],
     ids=lambda fields: next(iter(fields)),
 )
-def test_other_completions_may_not(fields):
+def test_other_completions_may_not_be_continued(fields):
     assert not may_continue(completion_of(**fields))
 
 
-def test_embeddings_never_break_in_the_middle():
+def test_embeddings_may_not_be_continued():
     assert not may_continue(embeddings.parse_request(b'{"model":"m","input":"hi"}'))
 
 
@@ -83,9 +83,9 @@ def test_embeddings_never_break_in_the_middle():
 
 
 class Part:
-    """One part of an answer: its texts, and what it ends with."""
+    """One part of an answer: its texts, and its end: an error, the usage of a complete answer, or None for nothing."""
 
-    def __init__(self, continuation: StreamContinuation, record: AttemptRecord, *texts: str, end=BROKEN) -> None:
+    def __init__(self, continuation: StreamContinuation, record: AttemptRecord, *texts: str, end=BREAK) -> None:
         self.continuation = continuation
         self.record = record
         self.texts = list(texts)
@@ -112,26 +112,28 @@ class Part:
         self.closed += 1
 
 
-class Broken:
-    """A `Continuing` whose further parts are scripted: each a list of texts and an end, or None for nobody."""
+class BreakingAnswer:
+    """A `ContinuableAnswer` with scripted further parts: each a list of texts and an end, or None for no target."""
 
-    def __init__(self, *parts, texts=("Hello",), end=BROKEN, **fields) -> None:
+    def __init__(self, *parts, texts=("Hello",), end=BREAK, **fields) -> None:
         self.context = RequestContext("req_1", "chat", FakeClock())
         first = self.context.record = AttemptRecord("first", "a")
         request = chat_of(**fields)
         self.continuation = StreamContinuation(request, self.context, "first/a")
-        self.asked = []
-        self.left = list(parts)
+        self.continuations = []
+        self.next_parts = list(parts)
         self.parts = [Part(self.continuation, first, *texts, end=end)]
-        self.answer = Continuing(self.parts[0], self.continuation, request, context=self.context, go_on=self.go_on)
+        self.answer = ContinuableAnswer(
+            self.parts[0], self.continuation, request, context=self.context, continue_elsewhere=self.continue_elsewhere
+        )
 
-    async def go_on(self, request, broken, failure):
-        self.asked.append((request, broken.name, failure))
-        script = self.left.pop(0) if self.left else None
+    async def continue_elsewhere(self, request, breaking, failure):
+        self.continuations.append((request, breaking.name, failure))
+        script = self.next_parts.pop(0) if self.next_parts else None
         if script is None:
             return None
-        name = f"next/{len(self.asked)}"
-        self.continuation.hand_on(name)
+        name = f"next/{len(self.continuations)}"
+        self.continuation.add_target(name)
         self.parts.append(Part(self.continuation, AttemptRecord(*name.split("/")), *script[0], end=script[1]))
         return self.parts[-1]
 
@@ -149,83 +151,85 @@ def text_of(chunks) -> str:
 WHOLE = Usage(10, 2, 12)
 
 
-async def test_an_answer_that_breaks_goes_on():
-    broken = Broken(([", world"], WHOLE))
-    chunks = await broken.read()
+async def test_an_answer_that_breaks_is_continued():
+    breaking = BreakingAnswer(([", world"], WHOLE))
+    chunks = await breaking.read()
     assert text_of(chunks) == "Hello, world"
     assert chunks[-1]["x_tidegate"] == {"continued": 1, "targets": ["first/a", "next/1"]}
-    [(request, part, failure)] = broken.asked
-    assert (request.prefix, part, failure) == ("Hello", "first/a", BROKEN)
+    [(request, part, failure)] = breaking.continuations
+    assert (request.prefix, part, failure) == ("Hello", "first/a", BREAK)
 
 
 async def test_the_record_of_the_answer_is_that_of_the_part_that_is_read():
-    broken = Broken(([", world"], BROKEN), (["!"], WHOLE))
-    assert (await broken.answer.read(), broken.answer.record.name)[1] == "first/a"
-    await broken.read()
-    assert [part for _, part, _ in broken.asked] == ["first/a", "next/1"]
-    assert broken.answer.record is broken.context.record is broken.parts[-1].record
+    breaking = BreakingAnswer(([", world"], BREAK), (["!"], WHOLE))
+    assert (await breaking.answer.read(), breaking.answer.record.name)[1] == "first/a"
+    await breaking.read()
+    assert [part for _, part, _ in breaking.continuations] == ["first/a", "next/1"]
+    assert breaking.answer.record is breaking.context.record is breaking.parts[-1].record
 
 
-async def test_an_answer_that_does_not_break_bears_no_mark():
-    broken = Broken(end=WHOLE)
-    assert not any("x_tidegate" in chunk for chunk in await broken.read())
-    assert broken.context.usage == WHOLE
+async def test_an_answer_that_does_not_break_has_no_mark():
+    breaking = BreakingAnswer(end=WHOLE)
+    assert not any("x_tidegate" in chunk for chunk in await breaking.read())
+    assert breaking.context.usage == WHOLE
 
 
-async def test_the_books_get_the_usage_of_all_parts_and_the_target_keeps_its_own():
-    broken = Broken(([", world"], WHOLE))
-    await broken.read()
-    assert broken.context.usage == Usage(8 + 10, 2 + 2, 22)
-    assert broken.context.record.usage is None
+async def test_settlement_gets_the_usage_of_all_parts_and_the_record_has_that_of_its_target():
+    breaking = BreakingAnswer(([", world"], WHOLE))
+    await breaking.read()
+    assert breaking.context.usage == Usage(8 + 10, 2 + 2, 22)
+    assert breaking.context.record.usage is None
 
 
-async def test_the_limit_of_tokens_is_that_of_all_parts():
-    broken = Broken(([" and so on"], BROKEN), (["."], WHOLE), texts=["x" * 40], max_tokens=12, max_completion_tokens=50)
-    await broken.read()
-    first, second = (request.fields for request, *_ in broken.asked)
+async def test_the_token_limit_of_the_request_holds_for_all_parts_together():
+    breaking = BreakingAnswer(
+        ([" and so on"], BREAK), (["."], WHOLE), texts=["x" * 40], max_tokens=12, max_completion_tokens=50
+    )
+    await breaking.read()
+    first, second = (request.fields for request, *_ in breaking.continuations)
     assert (bytes(first["max_tokens"]), bytes(first["max_completion_tokens"])) == (b"2", b"40")
     assert (bytes(second["max_tokens"]), bytes(second["max_completion_tokens"])) == (b"1", b"37")
 
 
-async def test_it_goes_on_so_often_and_no_more():
+async def test_an_answer_is_continued_a_limited_number_of_times():
     last = UpstreamUnreachable("the last")
-    broken = Broken(([" a"], BROKEN), ([" b"], last), (["never"], WHOLE))
+    breaking = BreakingAnswer(([" a"], BREAK), ([" b"], last), (["never"], WHOLE))
     with pytest.raises(UpstreamUnreachable) as caught:
-        await broken.read()
+        await breaking.read()
     assert caught.value is last
-    assert len(broken.asked) == MAX_CONTINUATIONS
-    assert broken.continuation.splice.text == "Hello a b"
+    assert len(breaking.continuations) == MAX_CONTINUATIONS
+    assert breaking.continuation.splice.text == "Hello a b"
 
 
 @pytest.mark.parametrize("failure", [StreamBroken("ended"), UpstreamFailed("boom", status=503)])
-async def test_any_break_of_the_targets_is_one(failure):
-    assert text_of(await Broken(([" you"], WHOLE), end=failure).read()) == "Hello you"
+async def test_any_failure_of_the_target_is_a_break(failure):
+    assert text_of(await BreakingAnswer(([" you"], WHOLE), end=failure).read()) == "Hello you"
 
 
-async def test_what_another_target_would_say_too_is_told():
-    broken = Broken(([" you"], WHOLE), end=UpstreamRejected("not this"))
+async def test_an_error_that_another_target_would_return_too_is_not_continued():
+    breaking = BreakingAnswer(([" you"], WHOLE), end=UpstreamRejected("not this"))
     with pytest.raises(UpstreamRejected):
-        await broken.read()
-    assert broken.asked == []
+        await breaking.read()
+    assert breaking.continuations == []
 
 
-async def test_where_nobody_can_go_on_the_break_itself_is_told():
+async def test_if_no_target_can_continue_the_error_of_the_break_is_raised():
     with pytest.raises(UpstreamUnreachable) as caught:
-        await Broken(None).read()
-    assert caught.value is BROKEN
+        await BreakingAnswer(None).read()
+    assert caught.value is BREAK
 
 
 async def test_each_part_is_closed_once():
-    """An engine's place would be given back twice."""
-    broken = Broken(([", world"], WHOLE))
-    await broken.read()
-    broken.answer.close()
-    broken.answer.close()
-    assert [part.closed for part in broken.parts] == [1, 1]
+    """Else the slot in an engine would be released twice."""
+    breaking = BreakingAnswer(([", world"], WHOLE))
+    await breaking.read()
+    breaking.answer.close()
+    breaking.answer.close()
+    assert [part.closed for part in breaking.parts] == [1, 1]
 
 
 async def test_the_broken_part_is_closed_before_the_next_begins():
-    broken = Broken(None)
+    breaking = BreakingAnswer(None)
     with pytest.raises(UpstreamUnreachable):
-        await broken.read()
-    assert broken.parts[0].closed == 1
+        await breaking.read()
+    assert breaking.parts[0].closed == 1

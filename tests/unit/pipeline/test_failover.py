@@ -1,7 +1,7 @@
-"""However requests end, every slot, place, connection and count is given back exactly once.
+"""However requests end, every slot, connection and count is given back exactly once.
 
-Hosts are scripted by turns of the event loop, so that tries of a hedge, failures and callers who leave meet at every
-point at which anything waits.
+Hosts are scripted by turns of the event loop, so that hedged attempts, failures and disconnects meet at every point
+where something waits.
 """
 
 import asyncio
@@ -12,17 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 
-from tests.fakes.hosts import Exchange, Host, Stage, says, stops
+from tests.fakes.hosts import Exchange, Host, Stage, content_event, end_events
 from tests.fakes.wire import completion
 
 TURNS = 60
 
-texts = st.sampled_from([says("Hi"), says(""), b": comment\n\n", says("a") + says("b")])
-waits = st.integers(1, 6)
-ends = st.sampled_from(
+text_steps = st.sampled_from(
+    [content_event("Hi"), content_event(""), b": comment\n\n", content_event("a") + content_event("b")]
+)
+wait_steps = st.integers(1, 6)
+last_steps = st.sampled_from(
     [
-        stops(),
-        says("z") + stops(),
+        end_events(),
+        content_event("z") + end_events(),
         b"",
         UpstreamFailed("failed"),
         UpstreamUnreachable("gone"),
@@ -31,18 +33,22 @@ ends = st.sampled_from(
         "hangs",
     ]
 )
-streams = st.tuples(waits, st.lists(texts | waits, max_size=4), ends).map(lambda parts: [parts[0], *parts[1], parts[2]])
-wholes = st.tuples(waits, st.sampled_from([completion("Hi"), b"{}", UpstreamFailed("failed"), "hangs"])).map(list)
+stream_scripts = st.tuples(wait_steps, st.lists(text_steps | wait_steps, max_size=4), last_steps).map(
+    lambda parts: [parts[0], *parts[1], parts[2]]
+)
+unary_scripts = st.tuples(
+    wait_steps, st.sampled_from([completion("Hi"), b"{}", UpstreamFailed("failed"), "hangs"])
+).map(list)
 moments = st.integers(0, 30)
 
 
 @st.composite
-def worlds(draw):
-    """A stage, its hosts' scripts, and the requests: when each comes and when its caller leaves, perhaps twice."""
+def cases(draw):
+    """Hosts with scripts, settings, and requests: the turn when each begins, and the turns when it is cancelled."""
     is_stream = draw(st.booleans())
     hosts = [Host(name) for name in "abc"[: draw(st.integers(2, 3))]]
     for host in hosts:
-        host.play(*draw(st.lists(streams if is_stream else wholes, min_size=1, max_size=3)))
+        host.play(*draw(st.lists(stream_scripts if is_stream else unary_scripts, min_size=1, max_size=3)))
         host.is_starting = draw(st.sampled_from([False, False, False, True]))
         host.loading = draw(st.sampled_from([0, 0, 3]))
     settings = {
@@ -58,13 +64,13 @@ def worlds(draw):
     return hosts, settings, is_stream, requests
 
 
-def live(scripts):
-    """An event for each host that hangs: they belong to the running loop."""
-    return [[asyncio.Event() if deed == "hangs" else deed for deed in script] for script in scripts]
+def with_live_events(scripts):
+    """Replace "hangs" by an event that is never set, made here as it belongs to the running loop."""
+    return [[asyncio.Event() if step == "hangs" else step for step in script] for script in scripts]
 
 
-async def play(stage: Stage, requests, *, is_stream: bool, turns: int = TURNS) -> None:
-    """Have each request begin in its turn, and its caller leave so many turns later; then everything is given back."""
+async def run_requests(stage: Stage, requests, *, is_stream: bool, turns: int = TURNS) -> None:
+    """Start each request in its turn and cancel it so many turns later; assert that nothing stays in use at the end."""
     tasks: list[asyncio.Task] = []
     leaving: list[tuple[int, asyncio.Task]] = []
     for turn in range(turns):
@@ -76,35 +82,35 @@ async def play(stage: Stage, requests, *, is_stream: bool, turns: int = TURNS) -
             if at == turn:
                 task.cancel()
         await asyncio.sleep(0)
-        assert all(count >= 0 for counts in stage.held().values() for count in counts), stage.held()
+        assert all(count >= 0 for counts in stage.resources_in_use().values() for count in counts), (
+            stage.resources_in_use()
+        )
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    for _ in range(10):  # the losers of a hedge may end behind it
+    for _ in range(10):  # the losing attempts of a hedge may end later than the request
         await asyncio.sleep(0)
-    held = stage.held()
-    assert not any(any(counts) for counts in held.values()), held
+    resources_in_use = stage.resources_in_use()
+    assert not any(any(counts) for counts in resources_in_use.values()), resources_in_use
 
 
-@given(worlds())
-async def test_everything_is_given_back_exactly_once(world):
-    hosts, settings, is_stream, requests = world
+@given(cases())
+async def test_everything_is_given_back_exactly_once(case):
+    hosts, settings, is_stream, requests = case
     for host in hosts:
-        host.play(*live(host.scripts))
+        host.play(*with_live_events(host.scripts))
     stage = Stage(*hosts, dialect="vllm", **settings)
     if settings["hedge"]:
-        stage.learn()
-    await play(stage, requests, is_stream=is_stream)
+        stage.enable_hedging()
+    await run_requests(stage, requests, is_stream=is_stream)
 
 
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("on_stream_failure", ["error", "continue"])
 @pytest.mark.parametrize("concurrency", [None, 1])
-async def test_two_tries_of_a_hedge_and_a_caller_who_leaves_meet_in_every_turn(
-    is_stream, on_stream_failure, concurrency
-):
-    """Both answer at nearly the same time, and the caller leaves once or twice, before, just then or after."""
-    answer = [says("Hi"), 1, stops()] if is_stream else [completion("Hi")]
+async def test_two_hedged_attempts_and_a_disconnect_meet_in_every_turn(is_stream, on_stream_failure, concurrency):
+    """Both answer at nearly the same time; the request is cancelled once or twice, before, at that time or after."""
+    answer = [content_event("Hi"), 1, end_events()] if is_stream else [completion("Hi")]
     for apart, leaves, again in product(range(3, 7), range(18), (None, 0, 1)):
         hosts = [Host("a"), Host("b")]
         hosts[0].play([7, *answer])
@@ -117,6 +123,6 @@ async def test_two_tries_of_a_hedge_and_a_caller_who_leaves_meet_in_every_turn(
             on_stream_failure=on_stream_failure,
             concurrency=concurrency,
         )
-        stage.learn()
+        stage.enable_hedging()
         moments = [leaves] if again is None else [leaves, leaves + again]
-        await play(stage, [(0, moments)], is_stream=is_stream, turns=24)
+        await run_requests(stage, [(0, moments)], is_stream=is_stream, turns=24)

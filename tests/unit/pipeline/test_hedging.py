@@ -1,4 +1,4 @@
-"""A second try beside a slow first one."""
+"""`race`: a second attempt beside a slow first one."""
 
 import asyncio
 
@@ -15,8 +15,8 @@ class Answer:
         self.is_closed = True
 
 
-class Try:
-    """Ends when it is told to."""
+class FakeAttempt:
+    """Ends when `go` is set, with `error` or an answer."""
 
     def __init__(self, name):
         self.answer = Answer(name)
@@ -39,7 +39,7 @@ class Try:
 
 class Race:
     def __init__(self, after_s=0.0, *, has_second=True):
-        self.first, self.second = Try("first"), Try("second")
+        self.first, self.second = FakeAttempt("first"), FakeAttempt("second")
         self.has_begun = asyncio.Event()
         self.has_second = has_second
         self.task = asyncio.create_task(race(self.first.run(), after_s, self._begin))
@@ -49,7 +49,7 @@ class Race:
         return self.second.run() if self.has_second else None
 
 
-async def test_a_first_that_is_quick_is_alone():
+async def test_a_quick_first_attempt_runs_alone():
     raced = Race(60)
     raced.first.go.set()
     assert (await raced.task).name == "first"
@@ -57,7 +57,7 @@ async def test_a_first_that_is_quick_is_alone():
 
 
 @pytest.mark.parametrize("winner", ["first", "second"])
-async def test_whoever_answers_first_wins_and_the_other_is_cancelled(winner):
+async def test_the_first_answer_wins_and_the_other_attempt_is_cancelled(winner):
     raced = Race()
     await raced.has_begun.wait()
     getattr(raced, winner).go.set()
@@ -66,7 +66,7 @@ async def test_whoever_answers_first_wins_and_the_other_is_cancelled(winner):
     assert loser.is_cancelled or not loser.go.is_set()
 
 
-async def test_a_first_that_fails_leaves_it_to_the_second():
+async def test_if_the_first_attempt_fails_the_second_one_answers():
     raced = Race()
     await raced.has_begun.wait()
     raced.first.error = ValueError("first")
@@ -76,7 +76,7 @@ async def test_a_first_that_fails_leaves_it_to_the_second():
     assert (await raced.task).name == "second"
 
 
-async def test_where_both_fail_the_firsts_reason_is_told():
+async def test_if_both_attempts_fail_the_error_of_the_first_one_is_raised():
     raced = Race()
     await raced.has_begun.wait()
     raced.first.error, raced.second.error = ValueError("first"), ValueError("second")
@@ -86,7 +86,7 @@ async def test_where_both_fail_the_firsts_reason_is_told():
         await raced.task
 
 
-async def test_a_loser_that_came_in_the_same_moment_is_closed():
+async def test_an_answer_that_comes_at_the_same_time_as_the_winner_is_closed():
     raced = Race()
     await raced.has_begun.wait()
     raced.first.go.set()
@@ -96,14 +96,14 @@ async def test_a_loser_that_came_in_the_same_moment_is_closed():
     assert (winner.is_closed, loser.is_closed) == (False, True)
 
 
-async def test_without_a_second_the_first_has_its_time():
+async def test_without_a_second_attempt_the_first_one_is_awaited():
     raced = Race(has_second=False)
     await raced.has_begun.wait()
     raced.first.go.set()
     assert (await raced.task).name == "first"
 
 
-async def test_a_caller_who_leaves_ends_both():
+async def test_cancelling_the_race_cancels_both_attempts():
     raced = Race()
     await raced.has_begun.wait()
     await asyncio.sleep(0)
@@ -114,8 +114,8 @@ async def test_a_caller_who_leaves_ends_both():
     assert raced.second.is_cancelled
 
 
-async def test_a_caller_who_leaves_while_the_loser_ends_leaves_no_answer_open():
-    """The winner is there, the loser takes its time to go."""
+async def test_cancelling_the_race_while_the_loser_ends_leaves_no_answer_open():
+    """The winner has answered, and the loser takes long to end."""
     raced = Race()
     await raced.has_begun.wait()
     await asyncio.sleep(0)
@@ -128,7 +128,7 @@ async def test_a_caller_who_leaves_while_the_loser_ends_leaves_no_answer_open():
             has_begun.set()
             await lingers.wait()
 
-    winner = Try("winner")
+    winner = FakeAttempt("winner")
     winner.go.set()
     task = asyncio.create_task(race(linger(), 0, winner.run))
     await has_begun.wait()
@@ -141,9 +141,9 @@ async def test_a_caller_who_leaves_while_the_loser_ends_leaves_no_answer_open():
 
 
 @pytest.mark.parametrize("turns", range(8))
-@pytest.mark.parametrize("again", [None, 1, 2])
-async def test_a_disconnect_while_both_tries_end_leaves_no_answer_open(turns, again):
-    """Both answer in one turn of the loop, and the caller leaves so many turns later, perhaps once more."""
+@pytest.mark.parametrize("second_cancel", [None, 1, 2])
+async def test_cancelling_the_race_while_both_attempts_end_leaves_no_answer_open(turns, second_cancel):
+    """Both answer in one turn of the event loop; the race is cancelled so many turns later, perhaps a second time."""
     raced = Race()
     await raced.has_begun.wait()
     await asyncio.sleep(0)
@@ -152,17 +152,17 @@ async def test_a_disconnect_while_both_tries_end_leaves_no_answer_open(turns, ag
     for _ in range(turns):
         await asyncio.sleep(0)
     raced.task.cancel()
-    for _ in range(again or 0):
+    for _ in range(second_cancel or 0):
         await asyncio.sleep(0)
-    if again:
+    if second_cancel:
         raced.task.cancel()
     await asyncio.wait([raced.task])
     kept = None if raced.task.cancelled() else raced.task.result()
-    for one in (raced.first, raced.second):
-        assert one.answer.is_closed == (one.has_answered and one.answer is not kept)
+    for attempt in (raced.first, raced.second):
+        assert attempt.answer.is_closed == (attempt.has_answered and attempt.answer is not kept)
 
 
-async def test_a_try_that_cancels_itself_has_failed():
+async def test_an_attempt_that_cancels_itself_has_failed():
     raced = Race()
     await raced.has_begun.wait()
     raced.first.error = asyncio.CancelledError()

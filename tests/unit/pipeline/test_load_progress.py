@@ -1,7 +1,7 @@
-"""What is told of an engine that is waited for."""
+"""The progress that is shown for an engine that a request waits for."""
 
 import pytest
-from tidegate.pipeline.load_progress import EngineChanges, Waiting, describe
+from tidegate.pipeline.load_progress import EngineChanges, LoadProgress, describe
 from tidegate.routing.planner import EngineSnapshot
 from tidegate.streaming.preface import Preface
 from tidegate.streaming.sinks import Envelope
@@ -13,11 +13,11 @@ class Engine:
         self.move(state)
 
     def move(self, state: str, phase: str = "", done: float | None = None) -> None:
-        self.now = EngineSnapshot(is_ready=state == "ready", state=state, phase=phase, done=done)
+        self.snapshot = EngineSnapshot(is_ready=state == "ready", state=state, phase=phase, done=done)
         self.changes.tell()
 
-    def look(self) -> EngineSnapshot:
-        return self.now
+    def read_snapshot(self) -> EngineSnapshot:
+        return self.snapshot
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def changes():
 
 
 @pytest.fixture
-def waiting(changes):
+def progress(changes):
     preface = Preface(Envelope("chatcmpl-1", 7, "m"), wants_usage=False, form="reasoning_content")
-    return Waiting(preface, changes)
+    return LoadProgress(preface, changes)
 
 
 @pytest.mark.parametrize(
-    ("look", "told"),
+    ("snapshot", "text"),
     [
         (EngineSnapshot(state="stopped"), "Starting the model"),
         (EngineSnapshot(state="starting"), "Starting the model"),
@@ -47,13 +47,13 @@ def waiting(changes):
         (EngineSnapshot(state="a new one"), "Starting the model"),
     ],
 )
-def test_a_look_at_an_engine_in_words(look, told):
-    assert describe(look) == told
+def test_the_state_of_an_engine_as_text(snapshot, text):
+    assert describe(snapshot) == text
 
 
-def test_it_is_told_once_until_something_changes(waiting, changes):
+def test_a_text_is_shown_once_until_it_changes(progress, changes):
     engine = Engine(changes, "stopped")
-    with waiting.at(engine.look):
+    with progress.waiting_for(engine.read_snapshot):
         for state, phase, done in [
             ("stopped", "", None),
             ("starting", "", None),
@@ -64,47 +64,47 @@ def test_it_is_told_once_until_something_changes(waiting, changes):
             ("ready", "", None),
         ]:
             engine.move(state, phase, done)
-            waiting.tell()
-            waiting.tell()
-    told = "Starting the model\nLoading the weights: 0 %\nLoading the weights: 20 %\nCompiling\n"
-    assert waiting.preface.text == told
+            progress.show()
+            progress.show()
+    text = "Starting the model\nLoading the weights: 0 %\nLoading the weights: 20 %\nCompiling\n"
+    assert progress.preface.text == text
 
 
-def test_an_engine_that_slept_is_woken_until_it_does_something_else(waiting, changes):
+def test_an_engine_that_slept_is_shown_as_waking_until_its_state_changes(progress, changes):
     engine = Engine(changes, "sleeping")
-    with waiting.at(engine.look):
+    with progress.waiting_for(engine.read_snapshot):
         for state in ("sleeping", "starting", "failed", "starting"):
             engine.move(state)
-            waiting.tell()
-    assert waiting.preface.text == "Waking the model\nStarting the model again\nStarting the model\n"
+            progress.show()
+    assert progress.preface.text == "Waking the model\nStarting the model again\nStarting the model\n"
 
 
-def test_every_change_of_an_engine_is_a_reason_to_look_while_one_is_waited_for(waiting, changes):
+def test_changed_is_set_at_every_change_of_an_engine_while_the_request_waits(progress, changes):
     engine = Engine(changes, "starting")
-    with waiting.at(engine.look):
-        assert waiting.changed.is_set()
-        waiting.changed.clear()
+    with progress.waiting_for(engine.read_snapshot):
+        assert progress.changed.is_set()
+        progress.changed.clear()
         changes.tell()
-        assert waiting.changed.is_set()
-    waiting.changed.clear()
+        assert progress.changed.is_set()
+    progress.changed.clear()
     changes.tell()
-    assert not waiting.changed.is_set()
+    assert not progress.changed.is_set()
 
 
-def test_nothing_is_told_where_nothing_is_waited_for(waiting, changes):
-    waiting.tell()
-    with waiting.at(Engine(changes, "ready").look):
-        waiting.tell()
-    with waiting.at(Engine(changes, "starting").look):
+def test_nothing_is_shown_while_the_request_does_not_wait(progress, changes):
+    progress.show()
+    with progress.waiting_for(Engine(changes, "ready").read_snapshot):
+        progress.show()
+    with progress.waiting_for(Engine(changes, "starting").read_snapshot):
         pass
-    waiting.tell()
-    assert waiting.preface.text == ""
+    progress.show()
+    assert progress.preface.text == ""
 
 
-def test_of_two_waits_at_once_the_later_is_told_and_then_the_other(waiting, changes):
+def test_of_two_waits_at_once_the_later_one_is_shown_and_then_the_other(progress, changes):
     first, second = Engine(changes, "starting"), Engine(changes, "sleeping")
-    with waiting.at(first.look):
-        with waiting.at(second.look):
-            waiting.tell()
-        waiting.tell()
-    assert waiting.preface.text == "Waking the model\nStarting the model\n"
+    with progress.waiting_for(first.read_snapshot):
+        with progress.waiting_for(second.read_snapshot):
+            progress.show()
+        progress.show()
+    assert progress.preface.text == "Waking the model\nStarting the model\n"

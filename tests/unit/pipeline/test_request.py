@@ -1,4 +1,4 @@
-"""An answer has the record of its own attempt: name, usage, ids and log; secrets of all hosts are masked."""
+"""Each answer has the record of its own attempt: name, usage, ids and log lines; all hosts' secrets are masked."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected
 from tidegate.pipeline.context import RequestContext
 
 from tests.fakes.clock import FakeClock
-from tests.fakes.hosts import Exchange, Host, Stage, says, stops, turns
+from tests.fakes.hosts import Exchange, Host, Stage, content_event, end_events, turns
 from tests.fakes.wire import completion
 
 KEYS = {"a": "sk-first-0123456789", "b": "sk-second-9876543210"}
@@ -19,65 +19,65 @@ def hosts() -> list[Host]:
     return [Host(name, KEYS[name]) for name in HOSTS]
 
 
-class Together:
-    """Two hedged tries that end in the same turn of the event loop, in either order."""
+class SimultaneousAttempts:
+    """Two hedged attempts that end in the same turn of the event loop, in either order."""
 
     def __init__(self, stage: Stage, first, second, *, order: str, **fields) -> None:
         self.stage = stage
-        self.concurrency = {name: asyncio.Event() for name in HOSTS}
+        self.may_answer = {name: asyncio.Event() for name in HOSTS}
         for host, script in zip(stage.hosts, (first, second), strict=True):
-            host.play([self.concurrency[host.name], *script])
+            host.play([self.may_answer[host.name], *script])
         self.order = order
-        stage.learn()
+        stage.enable_hedging()
         self.exchange = Exchange(stage, **fields)
 
     async def run(self) -> Exchange:
-        asking = asyncio.create_task(self.exchange.run())
+        task = asyncio.create_task(self.exchange.run())
         for host in self.stage.hosts:
-            await host.is_asked.wait()
+            await host.has_request.wait()
         for name in self.order:
-            self.concurrency[name].set()
-        await asking
+            self.may_answer[name].set()
+        await task
         return self.exchange
 
 
-def whole(name: str, tokens: int):
-    return [says(f"{name} "), says("says it"), stops(completion_tokens=tokens)]
+def whole_stream(name: str, tokens: int):
+    return [content_event(f"{name} "), content_event("says it"), end_events(completion_tokens=tokens)]
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
-async def test_two_tries_that_answer_together_are_not_mixed_up(order):
+async def test_two_attempts_that_answer_together_are_not_mixed_up(order):
     stage = Stage(*hosts(), hedge=True)
-    asked = await Together(stage, whole("a", 11), whole("b", 22), order=order).run()
-    name = asked.text[0]
+    exchange = await SimultaneousAttempts(stage, whole_stream("a", 11), whole_stream("b", 22), order=order).run()
+    name = exchange.text[0]
     [line] = stage.log.of("request")
-    assert asked.context.record.name == f"{name}/m"
+    assert exchange.context.record.name == f"{name}/m"
     assert (line["upstream"], line["upstream_request_id"]) == (name, f"{name}-1")
     assert (line["completion_tokens"], line["attempts"]) == ({"a": 11, "b": 22}[name], 2)
-    assert not any(any(counts) for counts in stage.held().values())
+    assert not any(any(counts) for counts in stage.resources_in_use().values())
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
-async def test_two_unary_tries_that_answer_together_are_not_mixed_up(order):
+async def test_two_unary_attempts_that_answer_together_are_not_mixed_up(order):
     stage = Stage(*hosts(), hedge=True)
-    together = Together(stage, [completion("a")], [completion("b")], order=order, stream=False)
-    asked = await together.run()
-    assert asked.context.record.name == f"{asked.text}/m"
-    assert stage.log.of("request")[0]["upstream"] == asked.text
+    attempts = SimultaneousAttempts(stage, [completion("a")], [completion("b")], order=order, stream=False)
+    exchange = await attempts.run()
+    assert exchange.context.record.name == f"{exchange.text}/m"
+    assert stage.log.of("request")[0]["upstream"] == exchange.text
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
 @pytest.mark.parametrize("shown", ["a", "b"])
 async def test_a_broken_answer_is_a_failure_of_the_attempt_that_gave_it(order, shown):
-    """And no host's key is shown."""
+    """And no host's key is in the error or the log."""
     stage = Stage(*hosts(), hedge=True)
 
     def breaks(name):
-        return [says(f"{name} "), 1, UpstreamFailed(f"{name} broke over {KEYS[shown]}.")]
+        return [content_event(f"{name} "), 1, UpstreamFailed(f"{name} broke over {KEYS[shown]}.")]
 
-    asked = await Together(stage, breaks("a"), breaks("b"), order=order).run()
-    name = asked.text[0]
-    assert asked.error.message == f"{name} broke over ***."
+    exchange = await SimultaneousAttempts(stage, breaks("a"), breaks("b"), order=order).run()
+    name = exchange.text[0]
+    assert exchange.error.message == f"{name} broke over ***."
     [failed], [line] = stage.log.of("upstream failed"), stage.log.of("request")
     assert (failed["upstream"], failed["reason"]) == (name, f"{name} broke over ***.")
     assert (line["upstream"], line["reason"]) == (name, f"{name} broke over ***.")
@@ -85,18 +85,18 @@ async def test_a_broken_answer_is_a_failure_of_the_attempt_that_gave_it(order, s
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
-async def test_if_both_tries_fail_together_the_reported_failure_is_logged_for_its_own_host(order):
+async def test_if_both_attempts_fail_together_the_reported_failure_is_logged_for_its_own_host(order):
     """The failure of `a` is the caller's fault, so it ends the request."""
     stage = Stage(*hosts(), hedge=True)
-    together = Together(
+    attempts = SimultaneousAttempts(
         stage,
         [UpstreamRejected(f"a refuses {KEYS['b']}.")],
         [UpstreamFailed(f"b fails with {KEYS['a']}.")],
         order=order,
     )
-    asked = await together.run()
-    assert asked.error.message == "a refuses ***."
-    assert asked.context.record.name == "a/m"
+    exchange = await attempts.run()
+    assert exchange.error.message == "a refuses ***."
+    assert exchange.context.record.name == "a/m"
     assert stage.log.of("request")[0]["upstream"] == "a"
     assert {line["upstream"]: line["reason"] for line in stage.log.of("upstream failed")} == {
         "a": "a refuses ***.",
@@ -104,8 +104,8 @@ async def test_if_both_tries_fail_together_the_reported_failure_is_logged_for_it
     }
 
 
-def test_the_time_until_something_was_sent_is_that_of_the_first_try():
-    """Whichever hedged try ends first; one of them was not sent."""
+def test_first_sent_s_is_the_time_of_the_attempt_that_was_sent_first():
+    """Hedged attempts may end in any order; 0.0 means that one was not sent."""
     context = RequestContext("req_1", "chat", FakeClock())
     for sent_s in (3.0, 0.0, 2.0, 4.0):
         context.note_sent(sent_s)
@@ -115,10 +115,10 @@ def test_the_time_until_something_was_sent_is_that_of_the_first_try():
 async def test_a_continued_answer_is_logged_for_its_last_host():
     stage = Stage(*hosts(), dialect="vllm", on_stream_failure="continue")
     first, second = stage.hosts
-    first.play([says("a "), StreamBroken(f"gone with {KEYS['b']}")])
-    second.play([says("b"), stops(completion_tokens=7)])
-    asked = await stage.ask()
-    assert (asked.text, asked.context.record.name) == ("a b", "b/m")
+    first.play([content_event("a "), StreamBroken(f"gone with {KEYS['b']}")])
+    second.play([content_event("b"), end_events(completion_tokens=7)])
+    exchange = await stage.ask()
+    assert (exchange.text, exchange.context.record.name) == ("a b", "b/m")
     [broken], [line] = stage.log.of("stream continued"), stage.log.of("request")
     assert (broken["broken_upstream"], broken["upstream"], line["upstream"]) == ("a", "b", "b")
     assert stage.log.of("upstream failed")[0]["reason"] == "gone with ***"
@@ -127,10 +127,10 @@ async def test_a_continued_answer_is_logged_for_its_last_host():
 async def test_a_break_without_a_continuation_is_logged_for_the_host_that_broke():
     stage = Stage(*hosts(), dialect="vllm", on_stream_failure="continue")
     first, second = stage.hosts
-    first.play([says("a "), StreamBroken("gone")])
+    first.play([content_event("a "), StreamBroken("gone")])
     second.play([UpstreamFailed("no")])
-    asked = await stage.ask()
-    assert (asked.error.message, asked.context.record.name) == ("gone", "a/m")
+    exchange = await stage.ask()
+    assert (exchange.error.message, exchange.context.record.name) == ("gone", "a/m")
 
 
 async def test_a_disconnect_is_logged_for_the_host_that_was_answering():
@@ -139,25 +139,25 @@ async def test_a_disconnect_is_logged_for_the_host_that_was_answering():
     first.play([UpstreamFailed("no")])
     second.play([asyncio.Event()])
     exchange = Exchange(stage)
-    asking = asyncio.create_task(exchange.run())
-    await second.is_asked.wait()
-    asking.cancel()
-    await asyncio.wait([asking])
+    task = asyncio.create_task(exchange.run())
+    await second.has_request.wait()
+    task.cancel()
+    await asyncio.wait([task])
     [line] = stage.log.of("request")
     assert (line["status"], line["upstream"]) == (499, "b")
     assert stage.metrics.registry.get_sample_value("tidegate_upstream_aborts_total", {"upstream": "b"}) == 1
 
 
-async def test_a_caller_who_leaves_during_a_continuation_too():
+async def test_a_disconnect_during_a_continuation_is_logged_for_its_host():
     stage = Stage(*hosts(), dialect="vllm", on_stream_failure="continue")
     first, second = stage.hosts
-    first.play([says("a "), StreamBroken("gone")])
+    first.play([content_event("a "), StreamBroken("gone")])
     second.play([asyncio.Event()])
     exchange = Exchange(stage)
-    asking = asyncio.create_task(exchange.run())
-    await second.is_asked.wait()
+    task = asyncio.create_task(exchange.run())
+    await second.has_request.wait()
     await turns(3)
-    asking.cancel()
-    await asyncio.wait([asking])
+    task.cancel()
+    await asyncio.wait([task])
     assert stage.log.of("request")[0]["upstream"] == "b"
-    assert not any(any(counts) for counts in stage.held().values())
+    assert not any(any(counts) for counts in stage.resources_in_use().values())

@@ -1,4 +1,4 @@
-"""The closing bracket: on every exit one log line and the metrics; never an error of its own."""
+"""`Settlement`: on every exit of a request one log line and the metrics, and never an error of its own."""
 
 import asyncio
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from tests.fakes.clock import FakeClock
 
 
 class Log:
-    """Writes down each line as (level, event, fields)."""
+    """Stores each line as (level, event, fields)."""
 
     def __init__(self) -> None:
         self.lines = []
@@ -34,8 +34,8 @@ class Log:
 
 
 @contextmanager
-def passing(error):
-    """Settling holds no error back."""
+def raises_unchanged(error):
+    """Assert that the block raises exactly `error`, as settling suppresses no error."""
     if error is None:
         yield
         return
@@ -44,7 +44,7 @@ def passing(error):
     assert caught.value is error
 
 
-class Books:
+class SettlementStage:
     """A settlement, its log and metrics, and one request."""
 
     def __init__(self) -> None:
@@ -56,8 +56,8 @@ class Books:
         self.context.model = "m"
 
     def settle(self, error=None):
-        """Close the books over `error`, which goes on its way; the one line that was written."""
-        with passing(error), self.settlement.settle(self.context):
+        """Settle a request that ends with `error`, which passes through; return the one log line."""
+        with raises_unchanged(error), self.settlement.settle(self.context):
             if error is not None:
                 raise error
         [line] = self.log.lines
@@ -71,22 +71,22 @@ class Books:
 
 
 @pytest.fixture
-def books():
-    return Books()
+def stage():
+    return SettlementStage()
 
 
-def test_a_good_request_is_one_line(books):
-    books.clock.advance(0.25)
-    assert books.settle() == (
+def test_a_good_request_is_one_line(stage):
+    stage.clock.advance(0.25)
+    assert stage.settle() == (
         "info",
         "request",
         {"request_id": "req-1", "endpoint": "chat", "status": 200, "model": "m", "stream": False, "duration_ms": 250.0},
     )
-    assert books.requests("200") == 1
+    assert stage.requests("200") == 1
 
 
 @pytest.mark.parametrize(
-    ("error", "first_content_s", "is_told"),
+    ("error", "first_content_s", "is_reported"),
     [
         (None, 0.0, True),
         (errors.ClientGone("left"), 2.0, True),
@@ -94,25 +94,25 @@ def test_a_good_request_is_one_line(books):
         (errors.UpstreamFailed("no"), 2.0, False),
     ],
 )
-def test_who_remembers_answers_is_told_of_those_that_came(books, error, first_content_s, is_told):
-    """Also of one that the caller had seen enough of."""
-    told = []
-    books.settlement.on_answered = told.append
-    books.context.record.sent_s, books.context.first_content_s = 1.0, first_content_s
-    books.settle(error)
-    assert told == ([books.context] if is_told else [])
+def test_answered_requests_are_reported_to_on_answered(stage, error, first_content_s, is_reported):
+    """A request whose caller disconnected after the first content counts as answered."""
+    reported = []
+    stage.settlement.on_answered = reported.append
+    stage.context.record.sent_s, stage.context.first_content_s = 1.0, first_content_s
+    stage.settle(error)
+    assert reported == ([stage.context] if is_reported else [])
 
 
-def test_what_is_known_is_in_the_line(books):
-    context = books.context
+def test_the_log_line_has_all_known_fields(stage):
+    context = stage.context
     context.principal, context.record.upstream, context.attempts = ANONYMOUS, "far", 2
     context.record.upstream_id = "gen-1"
     context.is_stream, context.caller_retries = True, 1
     context.record.usage = Usage(3, 2, 5)
-    books.clock.advance(0.5)
-    context.first_content_s = books.clock.monotonic_s()
-    books.clock.advance(0.5)
-    _, _, fields = books.settle()
+    stage.clock.advance(0.5)
+    context.first_content_s = stage.clock.monotonic_s()
+    stage.clock.advance(0.5)
+    _, _, fields = stage.settle()
     assert fields == {
         "request_id": "req-1",
         "endpoint": "chat",
@@ -131,28 +131,28 @@ def test_what_is_known_is_in_the_line(books):
     }
 
 
-def test_times_and_tokens_are_measured(books):
-    context, labels = books.context, {"endpoint": "chat", "model": "m", "upstream": "far"}
+def test_times_and_tokens_are_measured(stage):
+    context, labels = stage.context, {"endpoint": "chat", "model": "m", "upstream": "far"}
     context.record.upstream, context.record.usage = "far", Usage(30, 11, 41)
-    context.received_s = books.clock.monotonic_s()
-    books.clock.advance(0.125)
-    context.record.sent_s = books.clock.monotonic_s()
-    books.clock.advance(1.0)
-    context.first_content_s = books.clock.monotonic_s()
-    books.clock.advance(5.0)
-    books.settle()
-    assert books.sample("overhead_seconds_sum", **labels) == 0.125
-    assert books.sample("time_to_first_token_seconds_sum", **labels) == 1.125
-    assert books.sample("time_per_output_token_seconds_sum", **labels) == 0.5
-    assert books.sample("request_duration_seconds_sum", **labels) == 6.125
-    assert books.sample("prompt_tokens_total", **labels) == 30
-    assert books.sample("completion_tokens_total", **labels) == 11
+    context.received_s = stage.clock.monotonic_s()
+    stage.clock.advance(0.125)
+    context.record.sent_s = stage.clock.monotonic_s()
+    stage.clock.advance(1.0)
+    context.first_content_s = stage.clock.monotonic_s()
+    stage.clock.advance(5.0)
+    stage.settle()
+    assert stage.sample("overhead_seconds_sum", **labels) == 0.125
+    assert stage.sample("time_to_first_token_seconds_sum", **labels) == 1.125
+    assert stage.sample("time_per_output_token_seconds_sum", **labels) == 0.5
+    assert stage.sample("request_duration_seconds_sum", **labels) == 6.125
+    assert stage.sample("prompt_tokens_total", **labels) == 30
+    assert stage.sample("completion_tokens_total", **labels) == 11
 
 
-def test_a_model_of_the_callers_invention_makes_no_series(books):
-    books.context.model = "x" * 1000
-    _, _, fields = books.settle()
-    assert books.requests("200", model="other") == 1
+def test_an_unknown_model_name_makes_no_metric_series(stage):
+    stage.context.model = "x" * 1000
+    _, _, fields = stage.settle()
+    assert stage.requests("200", model="other") == 1
     assert fields["model"] == "x" * 128
 
 
@@ -166,115 +166,115 @@ def test_a_model_of_the_callers_invention_makes_no_series(books):
         (errors.ShuttingDown("Going."), 503, "shutting_down", "internal"),
     ],
 )
-def test_an_error_is_one_line_and_goes_on(books, error, status, code, source):
-    level, _, fields = books.settle(error)
+def test_an_error_is_one_line_and_passes_through(stage, error, status, code, source):
+    level, _, fields = stage.settle(error)
     assert level == "info"
     assert (fields["status"], fields["error"], fields["source"]) == (status, code, source)
     assert fields["reason"] == error.message
-    assert books.requests(str(status)) == 1
+    assert stage.requests(str(status)) == 1
 
 
-def test_words_that_may_quote_the_request_are_not_logged(books):
-    _, _, fields = books.settle(errors.MalformedRequest("Invalid value: 'my secret'.", param="messages[0].role"))
+def test_messages_that_may_quote_the_request_are_not_logged(stage):
+    _, _, fields = stage.settle(errors.MalformedRequest("Invalid value: 'my secret'.", param="messages[0].role"))
     assert fields["reason"] == "(not logged: may quote the request)"
     assert fields["param"] == "messages[0].role"
-    assert "my secret" not in repr(books.log.lines)
+    assert "my secret" not in repr(stage.log.lines)
 
 
-def test_an_error_in_band_keeps_the_status_that_left(books):
-    """The status line said 200; the log says what came after."""
-    books.context.has_begun = True
-    _, _, fields = books.settle(errors.StreamBroken("Cut."))
+def test_an_error_in_band_keeps_the_status_that_left(stage):
+    """The status line was 200; the log has the error that came after."""
+    stage.context.has_begun = True
+    _, _, fields = stage.settle(errors.StreamBroken("Cut."))
     assert (fields["status"], fields["error"]) == (200, "upstream_disconnected")
-    assert books.requests("200") == 1
+    assert stage.requests("200") == 1
 
 
 @pytest.mark.parametrize("has_begun", [True, False])
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit])
-def test_a_caller_who_left_is_499(books, kind, has_begun):
-    books.context.has_begun = has_begun
-    _, _, fields = books.settle(kind())
+def test_a_disconnect_is_499(stage, kind, has_begun):
+    stage.context.has_begun = has_begun
+    _, _, fields = stage.settle(kind())
     assert (fields["status"], fields["error"]) == (499, "client_gone")
-    assert books.sample("caller_disconnects_total", endpoint="chat") == 1
+    assert stage.sample("caller_disconnects_total", endpoint="chat") == 1
 
 
 @pytest.mark.parametrize("is_aborted", [True, False])
 @pytest.mark.parametrize(("sent_s", "count"), [(0.0, None), (1000.0, 1)])
-def test_what_was_given_up_while_the_upstream_was_at_it_is_counted(books, is_aborted, sent_s, count):
-    """An engine such as vLLM counts aborted requests nowhere."""
-    books.context.is_aborted = is_aborted
-    books.context.record.upstream = "far"
-    books.context.record.sent_s = sent_s
-    books.settle(asyncio.CancelledError())
-    assert books.sample("upstream_aborts_total", upstream="far") == count
+def test_requests_cancelled_while_the_upstream_worked_are_counted(stage, is_aborted, sent_s, count):
+    """Engines such as vLLM do not count aborted requests."""
+    stage.context.is_aborted = is_aborted
+    stage.context.record.upstream = "far"
+    stage.context.record.sent_s = sent_s
+    stage.settle(asyncio.CancelledError())
+    assert stage.sample("upstream_aborts_total", upstream="far") == count
 
 
-def test_a_failure_of_the_upstreams_is_no_abort(books):
-    books.context.record.upstream = "far"
-    books.context.record.sent_s = books.clock.monotonic_s()
-    books.settle(errors.UpstreamTimeout("Late."))
-    assert books.sample("upstream_aborts_total", upstream="far") is None
+def test_a_failure_of_the_upstream_is_no_abort(stage):
+    stage.context.record.upstream = "far"
+    stage.context.record.sent_s = stage.clock.monotonic_s()
+    stage.settle(errors.UpstreamTimeout("Late."))
+    assert stage.sample("upstream_aborts_total", upstream="far") is None
 
 
-def test_what_was_cut_by_our_own_end_is_not_the_callers_doing(books):
-    books.context.is_aborted = True
-    _, _, fields = books.settle(asyncio.CancelledError())
+def test_a_request_cut_off_by_the_shutdown_is_no_disconnect(stage):
+    stage.context.is_aborted = True
+    _, _, fields = stage.settle(asyncio.CancelledError())
     assert (fields["status"], fields["error"]) == (503, "shutting_down")
-    assert not books.sample("caller_disconnects_total", endpoint="chat")
+    assert not stage.sample("caller_disconnects_total", endpoint="chat")
 
 
-def test_a_crash_of_ours_is_logged_with_its_traceback(books):
+def test_an_unexpected_exception_is_logged_with_its_traceback(stage):
     crash = ZeroDivisionError("reason")
-    level, event, fields = books.settle(crash)
+    level, event, fields = stage.settle(crash)
     assert (level, event) == ("error", "request")
     assert (fields["status"], fields["error"], fields["exc_info"]) == (500, "internal_error", crash)
 
 
-def test_requests_in_flight_are_counted_down_on_every_exit(books):
+def test_requests_in_flight_are_counted_down_on_every_exit(stage):
     for error in (None, errors.UpstreamFailed("x"), asyncio.CancelledError(), ZeroDivisionError()):
-        books.log.lines.clear()
-        with_it = []
-        with passing(error), books.settlement.settle(books.context):
-            with_it.append(books.sample("requests_in_flight"))
+        stage.log.lines.clear()
+        during = []
+        with raises_unchanged(error), stage.settlement.settle(stage.context):
+            during.append(stage.sample("requests_in_flight"))
             if error is not None:
                 raise error
-        assert with_it == [1]
-        assert books.sample("requests_in_flight") == 0
+        assert during == [1]
+        assert stage.sample("requests_in_flight") == 0
 
 
-def test_books_that_cannot_be_written_do_not_break_an_answer(books):
+def test_a_failed_settlement_does_not_break_an_answer(stage):
     """One of the three broad clauses."""
 
     class BrokenLog(Log):
         def info(self, event, **fields):
             raise OSError("no space left on device")
 
-    books.settlement.log = BrokenLog()
-    with books.settlement.settle(books.context):
+    stage.settlement.log = BrokenLog()
+    with stage.settlement.settle(stage.context):
         pass
-    assert [line[:2] for line in books.settlement.log.lines] == [("exception", "settlement failed")]
-    with pytest.raises(errors.UpstreamFailed), books.settlement.settle(books.context):
+    assert [line[:2] for line in stage.settlement.log.lines] == [("exception", "settlement failed")]
+    with pytest.raises(errors.UpstreamFailed), stage.settlement.settle(stage.context):
         raise errors.UpstreamFailed("the real reason")
 
 
-def test_odd_counts_of_a_host_do_not_cost_the_line(books):
-    """Counters only go up."""
-    books.context.record.upstream, books.context.record.sent_s = "far", books.clock.monotonic_s()
-    books.context.record.usage = parse_usage({"prompt_tokens": -5, "completion_tokens": -1})
-    assert books.settle()[:2] == ("info", "request")
+def test_negative_token_counts_of_a_host_do_not_prevent_the_log_line(stage):
+    """A Prometheus counter cannot be decreased."""
+    stage.context.record.upstream, stage.context.record.sent_s = "far", stage.clock.monotonic_s()
+    stage.context.record.usage = parse_usage({"prompt_tokens": -5, "completion_tokens": -1})
+    assert stage.settle()[:2] == ("info", "request")
 
 
-def test_a_failed_attempt_is_a_warning(books):
-    books.context.record.upstream = "far"
-    books.settlement.failed_attempt(books.context, books.context.record, errors.UpstreamUnreachable("No route."))
-    [(level, event, fields)] = books.log.lines
+def test_a_failed_attempt_is_a_warning(stage):
+    stage.context.record.upstream = "far"
+    stage.settlement.failed_attempt(stage.context, stage.context.record, errors.UpstreamUnreachable("No route."))
+    [(level, event, fields)] = stage.log.lines
     assert (level, event) == ("warning", "upstream failed")
     assert (fields["upstream"], fields["error"], fields["reason"]) == ("far", "upstream_unreachable", "No route.")
     assert (fields["may_try_another"], fields["status"]) == (True, 502)
     assert (
         sum(
             sample.value
-            for family in books.metrics.upstream_errors.collect()
+            for family in stage.metrics.upstream_errors.collect()
             for sample in family.samples
             if sample.name.endswith("_total")
         )
@@ -283,14 +283,14 @@ def test_a_failed_attempt_is_a_warning(books):
 
 
 @pytest.mark.parametrize("error", [errors.TargetBusy("Full."), errors.EngineUnavailable("Loading.")])
-def test_a_target_that_was_not_free_has_not_failed(books, error):
-    books.settlement.failed_attempt(books.context, books.context.record, error)
-    assert [line[:2] for line in books.log.lines] == [("info", "target not free")]
+def test_a_target_that_was_not_free_has_not_failed(stage, error):
+    stage.settlement.failed_attempt(stage.context, stage.context.record, error)
+    assert [line[:2] for line in stage.log.lines] == [("info", "target not free")]
 
 
-def test_a_hosts_own_words_are_not_labels(books):
-    """A 429's code is the host's to invent; labels come from our own code only."""
+def test_error_codes_of_a_host_are_not_metric_labels(stage):
+    """A host chooses the code of its 429 freely; labels come from Tidegate's own classes only."""
     for code in ("a", "b", "c"):
-        books.settlement.failed_attempt(books.context, books.context.record, errors.UpstreamRateLimited("x", code=code))
-    [family] = books.metrics.upstream_errors.collect()
+        stage.settlement.failed_attempt(stage.context, stage.context.record, errors.UpstreamRateLimited("x", code=code))
+    [family] = stage.metrics.upstream_errors.collect()
     assert len({sample.labels["error"] for sample in family.samples}) == 1

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: a body is checked as OpenAI checks it (contract A.1)."""
+"""`/v1/chat/completions`: a body is checked as OpenAI does (contract A.1)."""
 
 import json
 
@@ -21,7 +21,7 @@ def refusal(**fields):
     return caught.value
 
 
-def test_the_smallest_request_is_taken():
+def test_the_smallest_request_is_accepted():
     request = parse()
     assert (request.endpoint, request.model) == ("chat", "m")
     assert (request.is_stream, request.wants_usage) == (False, False)
@@ -31,8 +31,8 @@ def test_the_smallest_request_is_taken():
     }
 
 
-def test_fields_travel_as_they_were_written():
-    """Numbers keep their digits, text its escapes; of a key that stands twice, the last one counts."""
+def test_fields_keep_their_bytes():
+    """Numbers keep their digits, and text keeps its escapes; of a repeated key, the last one counts."""
     body = b'{"model":"a","messages":[{"role":"user","content":"\\u00e9"}],"seed":1,"model":"b","x":1.50}'
     request = parse_request(body)
     assert request.model == "b"
@@ -61,7 +61,7 @@ def test_stream_and_usage_are_read(fields, is_stream, wants_usage):
 @pytest.mark.parametrize(
     "fields",
     [
-        # what the Python SDK sends for an explicit None
+        # the Python SDK sends null for an explicit None
         dict.fromkeys(["temperature", "stop", "tools", "n", "seed", "logprobs", "max_tokens", "logit_bias"]),
         {"temperature": 0, "top_p": 1, "presence_penalty": -2, "frequency_penalty": 2.0, "n": 128},
         {"temperature": 2, "top_p": 0, "max_tokens": 1, "max_completion_tokens": 10**6},
@@ -87,7 +87,7 @@ def test_stream_and_usage_are_read(fields, is_stream, wants_usage):
         {"model": "deepseek-ai/DeepSeek V3:free"},
     ],
 )
-def test_what_openai_takes_is_taken(fields):
+def test_what_openai_accepts_is_accepted(fields):
     assert set(fields) <= set(parse(**fields).fields)
 
 
@@ -111,7 +111,7 @@ def test_what_openai_takes_is_taken(fields):
         {"role": "function", "content": None, "name": "f"},
     ],
 )
-def test_every_kind_of_message_is_taken(message):
+def test_every_kind_of_message_is_accepted(message):
     assert parse(messages=[USER, message]).model == "m"
 
 
@@ -139,8 +139,8 @@ def test_every_kind_of_message_is_taken(message):
         ("text", "messages[1]", "invalid_type"),
     ],
 )
-def test_a_bad_message_is_named_by_its_place(message, param, code):
-    """Some hosts take them and guess (contract 76c)."""
+def test_a_bad_message_is_named_by_its_position(message, param, code):
+    """Some hosts would accept these messages and guess what is meant (contract 76c)."""
     error = refusal(messages=[USER, message])
     assert error.param == param
     assert error.code == (code or "missing_required_parameter")
@@ -246,6 +246,6 @@ def test_a_missing_field_is_named(name):
         ),
     ],
 )
-def test_refusals_are_in_openai_words(fields, message):
-    """These pin the forms of msgspec's messages too, which are read by patterns."""
+def test_refusals_have_openais_messages(fields, message):
+    """This also checks the forms of msgspec's messages, which are read with regular expressions."""
     assert refusal(**fields).message == message

@@ -1,4 +1,4 @@
-"""`/v1/completions`: a body is checked as OpenAI checks it (contract A.8)."""
+"""`/v1/completions`: a body is checked as OpenAI does (contract A.8)."""
 
 import json
 
@@ -12,7 +12,7 @@ def parse(**fields):
 
 
 @pytest.mark.parametrize("prompt", ["", "Once", ["a", "b"], [1, 2, 3], [[1], [2, 3]]])
-def test_each_form_of_prompt_is_taken(prompt):
+def test_each_form_of_prompt_is_accepted(prompt):
     request = parse(prompt=prompt)
     assert (request.endpoint, request.model) == ("completions", "m")
     assert json.loads(bytes(request.fields["prompt"])) == prompt

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: checked as OpenAI does, and answered in the form that was asked for (contract A.9)."""
+"""`/v1/embeddings`: the request is checked as OpenAI does, the answer has the requested encoding (contract A.9)."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ def answer(*vectors, **more) -> bytes:
 
 
 @pytest.mark.parametrize("given_input", ["hi", ["a", "b"], [1, 2], [[1], [2]]])
-def test_each_form_of_input_is_taken(given_input):
+def test_each_form_of_input_is_accepted(given_input):
     request = parse(input=given_input, encoding_format="base64", dimensions=3, user="u")
     assert (request.endpoint, request.model, request.is_stream) == ("embeddings", "m", False)
     assert json.loads(bytes(request.fields["input"])) == given_input
@@ -57,8 +57,8 @@ def test_a_missing_input_is_named():
 
 @pytest.mark.parametrize("sent", [VECTOR, BASE64])
 @pytest.mark.parametrize(("encoding", "expected"), [("float", VECTOR), ("base64", BASE64)])
-def test_vectors_come_in_the_encoding_that_was_asked_for(sent, encoding, expected):
-    """Whichever of the two the host gives; many ignore the field."""
+def test_vectors_are_returned_in_the_requested_encoding(sent, encoding, expected):
+    """The host may send either encoding; many hosts ignore the field."""
     body, _ = rebuild(answer(sent, sent), inputs=2, model="public", encoding=encoding)
     assert json.loads(body) == {
         "object": "list",
@@ -71,32 +71,32 @@ def test_vectors_come_in_the_encoding_that_was_asked_for(sent, encoding, expecte
     }
 
 
-def test_usage_is_told_in_openai_form_and_handed_back():
+def test_usage_is_written_in_openais_form_and_returned():
     body, usage = rebuild(answer(VECTOR, usage={"prompt_tokens": 3}), inputs=1, model="m", encoding="float")
     assert json.loads(body)["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
     assert usage.prompt_tokens == 3
 
 
 def indexed(*indexes):
-    """A host's answer, each vector with its index as its only number."""
+    """A host's answer; the only number of each vector is its index."""
     data = [{"index": index, "embedding": [float(index or 0)]} for index in indexes]
     return json.dumps({"data": data}).encode()
 
 
-def test_vectors_stand_in_the_order_of_the_inputs():
+def test_vectors_are_in_the_order_of_the_inputs():
     """Clients match vectors by position and ignore the index."""
     body, _ = rebuild(indexed(2, 0, 1), inputs=3, model="m", encoding="float")
     assert [(item["index"], item["embedding"]) for item in json.loads(body)["data"]] == [(0, [0]), (1, [1]), (2, [2])]
 
 
-def test_gemini_leaves_out_the_index_of_the_first():
+def test_a_missing_index_0_is_accepted():
     body, _ = rebuild(indexed(1, None, 2), inputs=3, model="m", encoding="float")
     assert [item["embedding"] for item in json.loads(body)["data"]] == [[0], [1], [2]]
 
 
 @pytest.mark.parametrize("indexes", [(0, 0), (0, 2), (1, 2), (0, None), (0,), (0, 1, 2), ()])
-def test_vectors_that_fit_no_input_are_the_upstreams_failure(indexes):
-    """Two inputs: an index twice, a gap, too few or too many would give a caller another text's vector."""
+def test_vectors_that_match_no_input_are_the_upstreams_failure(indexes):
+    """Otherwise (here with two inputs) a caller would get the vector of another text."""
     with pytest.raises(UpstreamFailed, match="embeddings cannot be read"):
         rebuild(indexed(*indexes), inputs=2, model="m", encoding="float")
 
@@ -112,9 +112,9 @@ def test_vectors_that_fit_no_input_are_the_upstreams_failure(indexes):
         b'{"data":[{"embedding":[1.0]}],"\xff":1,"usage":"\xff"}',
     ],
 )
-def test_odd_types_beside_a_vector_are_no_failure(body):
-    told, _ = rebuild(body, inputs=1, model="m", encoding="float")
-    assert json.loads(told)["data"] == [{"object": "embedding", "index": 0, "embedding": [1.0]}]
+def test_other_fields_of_a_wrong_type_are_no_failure(body):
+    rebuilt, _ = rebuild(body, inputs=1, model="m", encoding="float")
+    assert json.loads(rebuilt)["data"] == [{"object": "embedding", "index": 0, "embedding": [1.0]}]
 
 
 @pytest.mark.parametrize(("given_input", "count"), [("hi", 1), (["a", "b"], 2), ([1, 2], 1), ([[1], [2], [3]], 3)])
@@ -124,7 +124,7 @@ def test_inputs_are_counted(given_input, count):
 
 
 def test_vectors_without_an_index_are_numbered():
-    """Callers match vectors to inputs by it, so that all of them at 0 would be wrong."""
+    """Callers may match vectors to inputs by index, so index 0 for all would be wrong."""
     body, _ = rebuild(b'{"data":[{"embedding":[1.0]},{"embedding":[2.0]}]}', inputs=2, model="m", encoding="float")
     assert [item["index"] for item in json.loads(body)["data"]] == [0, 1]
 
@@ -145,13 +145,13 @@ def test_vectors_without_an_index_are_numbered():
         pytest.param(b'{"data":[],"usage":{"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}}", id="deep"),
     ],
 )
-def test_what_holds_no_embeddings_is_the_upstreams_failure(body, encoding):
+def test_a_body_without_embeddings_is_the_upstreams_failure(body, encoding):
     with pytest.raises(UpstreamFailed):
         rebuild(body, inputs=1, model="m", encoding=encoding)
 
 
 @pytest.mark.parametrize("vector", ["!!!", "QUJD\n", "QUI=", "abc", "", []])
-def test_what_is_no_vector_is_the_upstreams_failure(vector):
+def test_an_invalid_vector_is_the_upstreams_failure(vector):
     with pytest.raises(UpstreamFailed):
         rebuild(answer(vector), inputs=1, model="m", encoding="float")
 
@@ -167,7 +167,7 @@ def test_a_number_that_float32_cannot_hold_is_the_upstreams_failure():
 )
 @example(answer([1e39]), "base64")
 def test_any_bytes_are_an_answer_or_a_failure(body, encoding):
-    """Nothing but UpstreamFailed is raised."""
+    """Only `UpstreamFailed` is raised."""
     try:
         rebuild(body, inputs=1, model="m", encoding=encoding)
     except UpstreamFailed:
@@ -175,7 +175,7 @@ def test_any_bytes_are_an_answer_or_a_failure(body, encoding):
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
-def test_both_encodings_say_the_same(vector):
+def test_both_encodings_hold_the_same_numbers(vector):
     packed, _ = rebuild(answer(vector), inputs=1, model="m", encoding="base64")
     text = json.loads(packed)["data"][0]["embedding"]
     unpacked, _ = rebuild(answer(text), inputs=1, model="m", encoding="float")

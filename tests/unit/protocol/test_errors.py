@@ -1,4 +1,4 @@
-"""Errors as OpenAI's JSON, and the header that says when to try again (contract A.4)."""
+"""Errors as OpenAI's JSON, and the header that tells clients when to retry (contract A.4)."""
 
 import json
 
@@ -50,13 +50,13 @@ def test_every_error_has_the_nested_form(error, expected):
     assert json.loads(to_json(error, "req-1")) == {"error": expected}
 
 
-def test_fields_stand_in_openais_order():
+def test_fields_are_in_openais_order():
     body = to_json(errors.MalformedRequest("m"), "r")
     assert body == b'{"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}}'
 
 
 @pytest.mark.parametrize("kind", [errors.InternalError, errors.ConfigError])
-def test_the_message_of_an_internal_error_stays_in_the_house(kind):
+def test_the_message_of_an_internal_error_is_not_sent(kind):
     """The caller gets the request id to quote."""
     error = json.loads(to_json(kind("the secret reason"), "req-1"))["error"]
     assert "secret" not in error["message"]
@@ -65,7 +65,7 @@ def test_the_message_of_an_internal_error_stays_in_the_house(kind):
 
 
 @pytest.mark.parametrize("kind", [errors.EngineUnavailable, errors.NoTarget, errors.ShuttingDown])
-def test_some_of_them_are_written_for_callers(kind):
+def test_some_internal_errors_are_written_for_callers(kind):
     assert json.loads(to_json(kind("It is loading."), "req-1"))["error"]["message"] == "It is loading."
 
 
@@ -82,12 +82,12 @@ def test_some_of_them_are_written_for_callers(kind):
     ],
 )
 def test_retry_after_is_whole_seconds_that_sdks_honour(retry_after_s, headers):
-    """openai-python does not try again at all where it is over 120."""
+    """openai-python does not retry at all if the value is over 120."""
     assert to_headers(errors.UpstreamRateLimited("m", retry_after_s=retry_after_s)) == headers
 
 
 @given(st.text(), st.none() | st.text(), st.none() | st.text())
-def test_any_text_can_be_told(message, param, code):
+def test_any_text_can_be_a_message(message, param, code):
     error = json.loads(to_json(errors.UpstreamRejected(message, param=param, code=code), "r"))["error"]
     assert error == {"message": message, "type": "invalid_request_error", "param": param, "code": code}
 
@@ -99,8 +99,8 @@ def classes(base=errors.ProxyError):
 
 
 @pytest.mark.parametrize("kind", list(classes()))
-def test_every_class_knows_its_status_type_and_source(kind):
-    """The table of DESIGN 6: a class fixes all of it, an instance may override the status."""
+def test_every_class_has_a_status_a_type_and_a_source(kind):
+    """The class fixes them all (the table of DESIGN 6); an instance may override the status."""
     error = kind("m")
     assert error.source in {"downstream", "upstream", "internal"}
     assert 400 <= error.status <= 599
@@ -129,6 +129,6 @@ def test_every_class_knows_its_status_type_and_source(kind):
         (errors.TargetBusy, 429, True),
     ],
 )
-def test_the_tree_is_that_of_the_design(kind, status, may_try_another_target):
+def test_the_classes_are_those_of_the_design(kind, status, may_try_another_target):
     error = kind("m")
     assert (error.status, error.may_try_another_target) == (status, may_try_another_target)

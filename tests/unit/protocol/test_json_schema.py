@@ -1,4 +1,4 @@
-"""Schemas of callers and answers of models, both of which may be meant to do harm."""
+"""Validation of answers; both the caller's schema and the model's answer may be malicious."""
 
 import json
 
@@ -7,19 +7,19 @@ from msgspec import Raw
 from tidegate.errors import MalformedRequest
 from tidegate.protocol import json_schema
 
-ENDLESS = "^(a+)+$"  # as a regular expression
+ENDLESS = "^(a+)+$"  # a regular expression that takes exponential time on `LONG`
 LONG = "a" * 60 + "!"
 PERSON = {"type": "object", "properties": {"born": {"type": "integer"}}, "required": ["born"]}
 
 
-def complaints(schema: object, answer: object) -> list[str]:
-    """Of one answer, against a schema that is checked first."""
+def violations(schema: object, answer: object) -> list[str]:
+    """Return the violations of one answer, after checking the schema."""
     raw = Raw(json.dumps(schema).encode())
     json_schema.check(raw)
     return next(json_schema.complaints(raw, [answer if isinstance(answer, str) else json.dumps(answer)]))
 
 
-def refused(schema: bytes) -> str:
+def rejection(schema: bytes) -> str:
     with pytest.raises(MalformedRequest) as caught:
         json_schema.check(Raw(schema))
     assert (caught.value.code, caught.value.param) == ("invalid_json_schema", "response_format")
@@ -27,18 +27,18 @@ def refused(schema: bytes) -> str:
 
 
 def nested(levels: int, make) -> dict:
-    """A small schema of which each level has the one below twice."""
+    """A small schema in which `make` builds each level from a reference to the level below."""
     levels_below = {f"a{level}": make({"$ref": f"#/$defs/a{level - 1}"}) for level in range(1, levels)}
     return {"$defs": {"a0": {"type": "object"}} | levels_below, "$ref": f"#/$defs/a{levels - 1}"}
 
 
-def test_a_valid_answer_has_no_complaints():
-    assert complaints(PERSON, {"born": 1815}) == []
+def test_a_valid_answer_has_no_violations():
+    assert violations(PERSON, {"born": 1815}) == []
 
 
-def test_complaints_say_where_and_what():
-    assert complaints(PERSON, {"born": "x"}) == ["At $.born: 'x' is not of type 'integer'."]
-    assert complaints(PERSON, "born") == ["It is not valid JSON."]
+def test_a_violation_names_the_position_and_the_error():
+    assert violations(PERSON, {"born": "x"}) == ["At $.born: 'x' is not of type 'integer'."]
+    assert violations(PERSON, "born") == ["It is not valid JSON."]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_complaints_say_where_and_what():
     ids=["plain", "of names", "under an older draft", "of names, in a schema below"],
 )
 def test_no_regular_expression_is_run(schema):
-    assert complaints(schema, {LONG: LONG}) == []
+    assert violations(schema, {LONG: LONG}) == []
 
 
 @pytest.mark.parametrize(
@@ -66,26 +66,26 @@ def test_no_regular_expression_is_run(schema):
     ],
     ids=["any of any", "all of all", "contained", "empty schemas", "many errors"],
 )
-def test_what_takes_too_long_is_given_up(schema, answer):
-    assert complaints(schema, answer) == ["It takes too long to validate."]
+def test_the_number_of_steps_is_limited(schema, answer):
+    assert violations(schema, answer) == ["It takes too long to validate."]
 
 
-def test_answers_share_their_steps():
+def test_the_answers_share_the_limit_of_steps():
     schema = Raw(json.dumps({"items": {"type": "integer"}}).encode())
     *_, last = json_schema.complaints(schema, [json.dumps([1] * 5000)] * 8)
     assert last == ["It takes too long to validate."]
 
 
-def test_unlike_objects_are_told_apart_in_linear_time():
+def test_unique_objects_are_found_in_linear_time():
     answer = [{"a": number} for number in range(20_000)]
-    assert complaints({"uniqueItems": True}, answer) == []
-    assert complaints({"uniqueItems": True}, [{"a": 1, "b": 2}, {"b": 2, "a": 1}]) == [
+    assert violations({"uniqueItems": True}, answer) == []
+    assert violations({"uniqueItems": True}, [{"a": 1, "b": 2}, {"b": 2, "a": 1}]) == [
         "At $: It has elements that are alike."
     ]
 
 
 def test_an_answer_that_is_too_long_is_not_read():
-    assert complaints({}, "[" + "0," * 1_000_000 + "0]") == ["It is too long to be validated."]
+    assert violations({}, "[" + "0," * 1_000_000 + "0]") == ["It is too long to be validated."]
 
 
 @pytest.mark.parametrize(
@@ -105,15 +105,15 @@ def test_an_answer_that_is_too_long_is_not_read():
         {"$ref": "file:///etc/passwd"},
     ],
 )
-def test_a_reference_to_what_is_no_schema_here_is_a_complaint(schema):
-    (told,) = complaints(schema, {"a": 1})
-    assert told.startswith("It cannot be validated: ")
+def test_a_reference_to_something_other_than_a_schema_is_a_violation(schema):
+    (violation,) = violations(schema, {"a": 1})
+    assert violation.startswith("It cannot be validated: ")
 
 
 @pytest.mark.parametrize("schema", [{"multipleOf": 0.1}, {"multipleOf": 10**400}])
-def test_numbers_that_python_cannot_divide_are_a_complaint(schema):
+def test_numbers_that_python_cannot_divide_are_a_violation(schema):
     answer = "1" + "0" * 400 if isinstance(schema["multipleOf"], float) else "1.5"
-    assert complaints(schema, answer) == ["It cannot be validated: OverflowError."]
+    assert violations(schema, answer) == ["It cannot be validated: OverflowError."]
 
 
 @pytest.mark.parametrize(
@@ -129,5 +129,5 @@ def test_numbers_that_python_cannot_divide_are_a_complaint(schema):
     ],
     ids=["no type", "no object", "a surrogate", "infinite", "huge", "many properties", "objects for names"],
 )
-def test_a_schema_that_is_none_is_refused(schema, why):
-    assert why in refused(schema)
+def test_an_invalid_schema_is_rejected(schema, why):
+    assert why in rejection(schema)

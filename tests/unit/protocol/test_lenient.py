@@ -1,4 +1,4 @@
-"""JSON with wrong types is converted as far as it fits our structs (DESIGN 5)."""
+"""JSON with wrong types is converted as far as it fits the structs (DESIGN 5)."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ class Odd(Struct):
     raw: Raw | UnsetType = UNSET
 
 
-class Needed(Struct):
+class WithRequiredField(Struct):
     name: str
 
 
@@ -58,24 +58,24 @@ class Needed(Struct):
         ({"unknown": 1, "text": "a"}, Odd(text="a")),
     ],
 )
-def test_a_field_is_taken_as_far_as_it_fits(value, expected):
+def test_a_field_is_kept_as_far_as_it_fits(value, expected):
     assert convert(value, Odd) == expected
 
 
 @pytest.mark.parametrize("value", [None, [], "a", 5])
-def test_a_value_that_is_no_object_is_none(value):
+def test_a_value_that_is_not_an_object_gives_none(value):
     assert convert(value, Odd) is None
 
 
 @pytest.mark.parametrize("value", [{}, {"name": None}, {"name": []}])
 def test_a_struct_without_a_required_field_is_dropped(value):
-    assert convert(value, Needed) is None
+    assert convert(value, WithRequiredField) is None
 
 
 def test_a_text_piece_keeps_lone_surrogates_and_other_strings_do_not():
-    """The other half may come with the next chunk; an id is whole."""
-    taken = convert({"text": "a\ud83d", "inner": {"name": "a\ud83d"}}, Odd)
-    assert (taken.text, taken.inner.name) == ("a\ud83d", "a?")
+    """The other half may come with the next chunk. Other strings, such as ids, are always complete."""
+    converted = convert({"text": "a\ud83d", "inner": {"name": "a\ud83d"}}, Odd)
+    assert (converted.text, converted.inner.name) == ("a\ud83d", "a?")
 
 
 def test_a_raw_value_is_json_again():
@@ -100,13 +100,13 @@ def test_surrogates_become_characters_or_question_marks(text, expected):
 
 @given(st.text(st.characters(codec=None), max_size=20))
 def test_any_text_becomes_valid_unicode_and_valid_unicode_stays(text):
-    told = valid_unicode(text)
-    told.encode()
-    assert valid_unicode(told) == told
-    assert told == text or any("\ud800" <= letter <= "\udfff" for letter in text)
+    valid = valid_unicode(text)
+    valid.encode()
+    assert valid_unicode(valid) == valid
+    assert valid == text or any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def test_json_is_read_that_the_standard_refuses():
+def test_json_that_the_standard_forbids_is_read():
     assert loads(b'\xef\xbb\xbf{"a":"\n","b":"\xff"}') == {"a": "\n", "b": "\ufffd"}
 
 
@@ -119,5 +119,5 @@ def test_json_is_read_that_the_standard_refuses():
     )
 )
 def test_any_json_converts_without_an_error(value):
-    taken = convert(value, Odd)
-    assert (taken is None) == (not isinstance(value, dict))
+    converted = convert(value, Odd)
+    assert (converted is None) == (not isinstance(value, dict))

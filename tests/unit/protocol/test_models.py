@@ -1,4 +1,4 @@
-"""`/v1/models`: the cards callers get, and the lists hosts give (contract A.7)."""
+"""`/v1/models`: the model cards for callers, and the lists that hosts return (contract A.7)."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def test_a_card_has_openais_four_fields():
     assert json.loads(card.to_json()) == {"id": "a/b", "object": "model", "created": 7, "owned_by": "host"}
 
 
-def test_the_card_of_a_model_with_an_engine_says_how_far_it_is_loaded():
+def test_the_card_of_a_model_with_an_engine_has_its_status():
     card = ModelCard(id="a", owned_by="host", created=7, status="loading")
     assert json.loads(card.to_json())["status"] == "loading"
 
@@ -44,7 +44,7 @@ def test_a_list_holds_cards():
     assert json.loads(list_to_json([])) == {"object": "list", "data": []}
 
 
-def test_facts_that_tools_read_are_kept_and_others_are_not():
+def test_only_fields_that_client_tools_read_are_kept():
     body = b'{"data":[{"id":"a","created":5,"max_model_len":2048,"permission":[],"root":"/srv/a","owned_by":"them"}]}'
     [card] = parse_list(body, owned_by="host")
     assert json.loads(card.to_json()) == {
@@ -66,12 +66,12 @@ def test_facts_that_tools_read_are_kept_and_others_are_not():
     ],
 )
 def test_lists_of_all_hosts_are_read(body, ids):
-    """Entries without an id are left out; some hosts answer a bare list."""
+    """Entries without an id are left out; some hosts return a bare list."""
     assert [card.id for card in parse_list(body, owned_by="h")] == ids
 
 
 @pytest.mark.parametrize("created", [b"null", b'"soon"', b"1.5", b"[]", b"{}"])
-def test_a_model_is_kept_whatever_its_time_of_birth(created):
+def test_a_model_is_kept_whatever_its_created_is(created):
     """Only entries without an id are left out."""
     cards = parse_list(b'{"data":[{"id":"a","created":%b}]}' % created, owned_by="h")
     assert [card.id for card in cards] == ["a"]
@@ -79,7 +79,7 @@ def test_a_model_is_kept_whatever_its_time_of_birth(created):
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"5", b"{}", b'{"data":{}}', b'{"data":[1]}', b'{"detail":"no"}'])
-def test_what_is_no_list_is_told(body):
+def test_a_body_that_is_not_a_list_is_an_error(body):
     with pytest.raises(msgspec.DecodeError):
         parse_list(body, owned_by="h")
 
@@ -88,8 +88,8 @@ def test_what_is_no_list_is_told(body):
 @example(b'{"data":[{"\xff":1}]}')
 @example(b'{"data":[{"id":"\xff"}]}')
 @example(b'{"data":[{"id":"a","created":"\xff"}]}')
-def test_any_bytes_are_a_list_or_told(body):
-    """Nothing but decode errors is raised (for bad UTF-8 msgspec has an error of its own, contract E.5)."""
+def test_any_bytes_are_a_list_or_an_error(body):
+    """Only decode errors are raised (for invalid UTF-8 msgspec raises `UnicodeDecodeError`, contract E.5)."""
     try:
         parse_list(body, owned_by="h")
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""From bytes to checked fields: nothing but OpenAI's errors comes out of bad ones."""
+"""Bodies are decoded to checked fields; bad ones raise only OpenAI's errors."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def nested(levels: int) -> bytes:
 
 @given(anything, st.integers(0, 6), st.sampled_from([None, 1]))
 @example(["]]]", '"[[[', "\\", '\\"['], 1, None)
-def test_depth_is_counted_as_one_would_by_hand(value, limit, indent):
+def test_depth_is_counted_as_in_the_decoded_value(value, limit, indent):
     """Brackets, quotes and backslashes inside strings do not count."""
     body = json.dumps(value, indent=indent).encode()
     assert is_deeper_than(body, limit) == (depth(value) > limit)
@@ -47,13 +47,13 @@ def test_depth_of_any_bytes_is_found_without_an_error(body):
     assert is_deeper_than(body, 3) in {True, False}
 
 
-@pytest.mark.parametrize(("levels", "is_refused"), [(1, False), (MAX_DEPTH, False), (MAX_DEPTH + 1, True)])
-def test_the_depth_limit_is_exact(levels, is_refused):
-    assert is_deeper_than(nested(levels), MAX_DEPTH) == is_refused
+@pytest.mark.parametrize(("levels", "is_too_deep"), [(1, False), (MAX_DEPTH, False), (MAX_DEPTH + 1, True)])
+def test_the_depth_limit_is_exact(levels, is_too_deep):
+    assert is_deeper_than(nested(levels), MAX_DEPTH) == is_too_deep
 
 
 def test_a_body_far_too_deep_is_refused_before_a_decoder_sees_it():
-    """The decoder would answer with a bare RecursionError."""
+    """The decoder would raise a bare RecursionError."""
     with pytest.raises(MalformedRequest, match="more than 64 levels") as caught:
         decode(b'{"model":"m","x":' + b"[" * 10**6 + b"]" * 10**6 + b"}", DECODERS[0])
     assert caught.value.code == "json_too_deep"
@@ -67,15 +67,15 @@ def test_a_body_far_too_deep_is_refused_before_a_decoder_sees_it():
 @example(b'{"model":NaN}', DECODERS[1])
 @example(b'{"seed":' + b"9" * 5000 + b"}", DECODERS[1])
 def test_any_bytes_are_decoded_or_refused(body, decoder):
-    """Nothing but MalformedRequest is raised."""
+    """Only `MalformedRequest` is raised."""
     try:
         decode(body, decoder)
     except MalformedRequest as error:
-        refused = error
+        refusal = error
     else:
         return
-    assert (refused.status, refused.type) == (400, "invalid_request_error")
-    assert refused.is_quoted
+    assert (refusal.status, refusal.type) == (400, "invalid_request_error")
+    assert refusal.is_quoted
 
 
 values = anything | st.sampled_from(["m", "user", True, 1, 0.5, [{"role": "user", "content": "hi"}], {"type": "x"}])
@@ -95,7 +95,7 @@ values = anything | st.sampled_from(["m", "user", True, 1, 0.5, [{"role": "user"
     ),
 )
 def test_any_object_is_a_request_or_refused(parse, fields, likely):
-    """Whatever stands in the fields, the front door answers 200 or 400, never 500."""
+    """Whatever the fields hold, the request is accepted or gets 400, never 500."""
     body = json.dumps(fields | likely).encode()
     try:
         request = parse(body)
@@ -105,7 +105,7 @@ def test_any_object_is_a_request_or_refused(parse, fields, likely):
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "text"),
     [
         (b"", "not valid JSON"),
         (b"{", "not valid JSON"),
@@ -115,15 +115,15 @@ def test_any_object_is_a_request_or_refused(parse, fields, likely):
         (b'{"model":"m",}', "not valid JSON"),
     ],
 )
-def test_what_is_no_json_is_told_in_openai_words(body, words):
+def test_a_body_that_is_not_json_gets_openais_message(body, text):
     with pytest.raises(MalformedRequest, match="We could not parse the JSON body") as caught:
         decode(body, DECODERS[0])
-    assert words in caught.value.message
+    assert text in caught.value.message
     assert caught.value.param is None
     assert caught.value.code is None
 
 
-def test_a_body_that_is_no_object_is_told_so():
+def test_a_body_that_is_not_an_object_is_refused():
     for body in (b"[1,2]", b"5", b'"text"', b"null"):
         with pytest.raises(MalformedRequest, match="must be an object") as caught:
             decode(body, DECODERS[0])
@@ -143,7 +143,7 @@ def test_a_body_that_is_no_object_is_told_so():
         (b"-1.5e3", "number"),
     ],
 )
-def test_the_type_of_a_value_shows_in_its_first_byte(raw, kind):
+def test_the_type_of_a_value_is_read_from_its_first_byte(raw, kind):
     assert json_type(msgspec.Raw(raw)) == kind
 
 
@@ -156,8 +156,8 @@ def test_errors_name_the_parameter():
     assert (error.param, error.code) == ("stop", "invalid_type")
 
 
-def test_the_check_leaves_the_recursion_limit_alone():
-    """Depth is measured without recursion, so no limit has to be moved."""
+def test_the_check_does_not_change_the_recursion_limit():
+    """The depth is measured without recursion, so the limit need not be raised."""
     before = sys.getrecursionlimit()
     assert is_deeper_than(b"[" * 10**5, 64)
     assert sys.getrecursionlimit() == before

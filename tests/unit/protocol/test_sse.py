@@ -1,4 +1,4 @@
-"""Server-sent events, read as the standard says and written in one form."""
+"""Server-sent events are parsed as the standard says, and written in one form."""
 
 import codecs
 import random
@@ -22,9 +22,10 @@ NEXT_OBJECT = re.compile(rb"(?<=\})\n(?=(event:[^\n]{0,99}\n)?data: ?[{\[])")
 
 
 def standard(stream: bytes) -> list[bytes]:
-    """WHATWG HTML 9.2.6, line by line; but a last event needs no blank line (R-SSE), and empty ones are left out.
+    """Parse a stream line by line, as in WHATWG HTML 9.2.6, with three deviations.
 
-    And one is behind an object where a data line begins the next.
+    The last event needs no blank line (R-SSE), empty events are left out, and a blank line is inserted between a line
+    that ends with an object and a data line that begins the next one.
     """
     text = stream.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     text = NEXT_OBJECT.sub(b"\n\n", text)
@@ -39,9 +40,9 @@ def standard(stream: bytes) -> list[bytes]:
     return [event for event in events if event]
 
 
-def cut(stream: bytes, places: list[int]) -> list[bytes]:
-    """`stream` in pieces; some may be empty."""
-    ends = sorted(place % (len(stream) + 1) for place in places)
+def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
+    """Split `stream` into pieces, of which some may be empty."""
+    ends = sorted(place % (len(stream) + 1) for place in cuts)
     return [stream[start:end] for start, end in zip([0, *ends], [*ends, len(stream)], strict=True)]
 
 
@@ -53,7 +54,7 @@ lines = st.sampled_from(
         b"data",
         b"data:",
         b'data: {"text":"a\\nb"}',
-        "data: é – 漢字 🦊".encode(),  # noqa: RUF001 - text of several bytes a letter
+        "data: é – 漢字 🦊".encode(),  # noqa: RUF001 - characters of several bytes
         b": comment",
         b":",
         b"event: ping",
@@ -79,16 +80,16 @@ streams = st.builds(
 
 
 @given(streams)
-def test_the_standard_is_followed(stream):
-    """Events, comments, fields and line ends mean what WHATWG says they mean."""
+def test_events_are_parsed_as_the_standard_says(stream):
+    """Events, comments, fields and line ends have the meaning that WHATWG specifies."""
     assert read(stream) == standard(stream)
 
 
 @given(streams, st.lists(st.integers(0, 10**6), max_size=8))
 @example(b"data: a\r\ndata: b\r\n\r\n", [8, 8])
-def test_any_split_gives_the_same_events(stream, places):
-    """The network cuts where it likes, in the middle of a letter, of a CRLF or of the byte-order mark."""
-    assert read(*cut(stream, places)) == read(stream)
+def test_any_split_gives_the_same_events(stream, cuts):
+    """A read may end anywhere: within a character, a CRLF or the byte-order mark."""
+    assert read(*cut(stream, cuts)) == read(stream)
 
 
 @given(streams)
@@ -97,16 +98,16 @@ def test_a_stream_in_single_bytes_gives_the_same_events(stream):
 
 
 @given(streams)
-def test_events_that_come_alone_give_the_same(stream):
-    """Each read ends with an event, as most do: there is a shorter way for them."""
+def test_reads_that_end_with_an_event_give_the_same_events(stream):
+    """Most reads end with an event, and the parser has a fast path for them."""
     pieces = re.split(rb"(?<=\n\n)", stream)
     assert b"".join(pieces) == stream
     assert read(*pieces) == read(stream)
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 10**6), max_size=8))
-def test_any_split_of_any_bytes_gives_the_same_events(stream, places):
-    assert read(*cut(stream, places)) == read(stream) == standard(stream)
+def test_any_split_of_any_bytes_gives_the_same_events(stream, cuts):
+    assert read(*cut(stream, cuts)) == read(stream) == standard(stream)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +126,11 @@ def test_any_split_of_any_bytes_gives_the_same_events(stream, places):
         (b"event: x\ndata: a\nid: 7\n\n", [b"a"]),
         (b"\n\n\n\ndata: a\n\n\n\n\ndata: b\n\n", [b"a", b"b"]),
         (b"data: a", [b"a"]),
-        # a blank line is missing (DeepSeek behind a gateway)
+        # a blank line is missing (DeepSeek through a gateway)
         (b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n', [b'{"a":1}', b'{"b":2}', b"[DONE]"]),
         (b'data: {"a":1}\nevent: x\ndata: {"b":2}\n\n', [b'{"a":1}', b'{"b":2}']),
         (b'data: {"a":{}\ndata: ,"b":2}\n\n', [b'{"a":{}\n,"b":2}']),
-        # the field is named after what it holds (llama.cpp)
+        # the field is named `error`, not `data` (llama.cpp)
         (b'error: {"code":500}\n\n', [b'{"code":500}']),
         (b"data: a\n", [b"a"]),
         (codecs.BOM_UTF8 + b"data: a\n\n", [b"a"]),
@@ -138,12 +139,12 @@ def test_any_split_of_any_bytes_gives_the_same_events(stream, places):
     ],
 )
 def test_what_hosts_send_is_read(stream, events):
-    """The forms that hosts are known to use (contract R-SSE)."""
+    """These are the forms that hosts are known to send (contract R-SSE)."""
     assert read(stream) == events
 
 
-def test_an_event_is_told_with_the_bytes_that_complete_it():
-    """Nothing waits for the next read."""
+def test_an_event_is_returned_with_the_bytes_that_complete_it():
+    """No complete event is held back until the next read."""
     parser = EventParser()
     assert parser.feed(b"data: a") == []
     assert parser.feed(b"\n") == []
@@ -154,7 +155,7 @@ def test_an_event_is_told_with_the_bytes_that_complete_it():
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_a_blank_line_in_a_read_of_its_own_completes_the_event(end):
-    """Hosts that flush each line send it so."""
+    """Hosts that flush each line send events in this way."""
     parser = EventParser()
     for number in (b"1", b"2"):
         assert parser.feed(b"data: " + number + end) == []
@@ -169,14 +170,14 @@ def test_an_event_without_data_is_dropped(stream):
 
 
 def test_a_carriage_return_ends_a_line_at_once():
-    """Whether a LF follows is seen later; the event is not held back for it."""
+    """An LF may follow in the next read; the event is not held back until then."""
     parser = EventParser()
     assert parser.feed(b"data: a\r\r") == [b"a"]
     assert parser.feed(b"\ndata: b\r\r") == [b"b"]
 
 
-def test_an_event_that_grows_without_end_is_refused():
-    """Memory is bounded, whatever an upstream sends."""
+def test_an_event_that_is_too_large_is_a_failure():
+    """So an upstream cannot make the parser use unlimited memory."""
     parser = EventParser()
     piece = b"data: " + b"x" * (sse.MAX_EVENT_BYTES // 2)
     assert parser.feed(piece) == []
@@ -184,16 +185,16 @@ def test_an_event_that_grows_without_end_is_refused():
         parser.feed(piece)
 
 
-def test_many_payloads_are_framed_as_one_piece():
+def test_many_payloads_are_framed_together():
     assert sse.frame([b'{"a":1}']) == b'data: {"a":1}\n\n'
     assert sse.frame([b"1", b"2", b"3"]) == b"data: 1\n\ndata: 2\n\ndata: 3\n\n"
 
 
 @given(st.lists(st.binary(min_size=1).filter(lambda data: not {10, 13} & set(data)), min_size=1), st.randoms())
-def test_what_is_framed_is_read_back(payloads, chance: random.Random):
-    """Writing and reading agree, however the wire cuts."""
+def test_what_is_framed_is_read_back(payloads, rng: random.Random):
+    """Framed payloads are parsed to the same payloads, wherever reads begin and end."""
     stream = sse.frame(payloads) + sse.KEEP_ALIVE + sse.DONE
-    assert read(*cut(stream, [chance.randrange(10**6) for _ in range(3)])) == [*payloads, b"[DONE]"]
+    assert read(*cut(stream, [rng.randrange(10**6) for _ in range(3)])) == [*payloads, b"[DONE]"]
 
 
 @pytest.mark.parametrize(
@@ -206,8 +207,8 @@ def test_what_is_framed_is_read_back(payloads, chance: random.Random):
         (b'[{"a":1},null,{"b":2}]', [b'{"a": 1}', b'{"b": 2}']),
         (b'"{\\"a\\":1}"', [b'{"a":1}']),
         *(
-            (alive, [])
-            for alive in (b"null", b"[]", b'"ping"', b"ping", b"[HEARTBEAT]", b": ping", b"5", b"true", b" ")
+            (keep_alive, [])
+            for keep_alive in (b"null", b"[]", b'"ping"', b"ping", b"[HEARTBEAT]", b": ping", b"5", b"true", b" ")
         ),
         *(
             (end, None)
@@ -216,12 +217,12 @@ def test_what_is_framed_is_read_back(payloads, chance: random.Random):
     ],
 )
 def test_the_objects_in_an_event_are_found(data, found):
-    """Keep-alives of any form hold none; `[DONE]` in upper or lower case is the end."""
+    """Keep-alives of any form hold no object; `[DONE]` in upper or lower case is the end."""
     assert sse.objects_in(data) == found
 
 
-def test_what_is_no_single_object_takes_no_quadratic_time():
-    """The first one took ten minutes of the event loop, the second one seven seconds."""
+def test_odd_data_do_not_take_quadratic_time():
+    """The first one once blocked the event loop for ten minutes, the second one for seven seconds."""
     with pytest.raises(UpstreamFailed, match="text in place of JSON"):
         sse.objects_in(b"data:" * 1_600_000)
     with pytest.raises(UpstreamFailed, match="more than 50000 objects"):
@@ -229,7 +230,7 @@ def test_what_is_no_single_object_takes_no_quadratic_time():
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"Internal Server Error", "text in place of JSON: Internal Server Error"),
         (b"[ERROR]", "text in place of JSON"),
@@ -239,8 +240,8 @@ def test_what_is_no_single_object_takes_no_quadratic_time():
         (b"\x1f\x8b\x08\x00\x01", "bytes that are no JSON"),
     ],
 )
-def test_what_is_no_event_is_a_failure(data, told):
-    with pytest.raises(UpstreamFailed, match=told):
+def test_other_text_is_a_failure(data, message):
+    with pytest.raises(UpstreamFailed, match=message):
         sse.objects_in(data)
 
 
@@ -249,11 +250,11 @@ def test_what_is_no_event_is_a_failure(data, told):
     [
         (b"event: error\ndata: overloaded\n\n", b'{"error":"overloaded"}'),
         (b'event:error\ndata: {"message":"no"}\n\n', b'{"message":"no"}'),
-        (b"event: error\n\n", b'{"error":"The upstream sent an event that is called error."}'),
+        (b"event: error\n\n", b'{"error":"The upstream sent an error event without a message."}'),
         (b"event: message\ndata: ping\n\n", b"ping"),
     ],
 )
-def test_an_event_that_is_called_error_is_one(event, data):
+def test_an_event_named_error_is_an_error(event, data):
     """Other event names have no meaning here."""
     assert read(event) == [data]
 
@@ -265,7 +266,7 @@ def test_pending_counts_the_bytes_of_an_unfinished_event():
 
 
 def test_an_object_is_returned_before_the_next_one_is_complete():
-    """The same without blank lines between events."""
+    """This holds if there are no blank lines between events."""
     parser = EventParser()
     assert parser.feed(b'data: {"a":1}\n') == []
     assert parser.feed(b"da") == []
@@ -285,14 +286,14 @@ def test_an_object_is_returned_before_the_next_one_is_complete():
         (b"{" + b"\n{" * 300_000, []),
     ],
 )
-def test_lines_of_objects_are_taken_apart(data, found):
+def test_lines_of_objects_are_split(data, found):
     assert sse.split_objects(data) == found
 
 
 @pytest.mark.parametrize("line", [b"id:}\n", b"}\ndata: }\n", b"}   \n", b"}\ndata: x\n", b"error: {\n", b"data: {}\n"])
-def test_missing_blank_lines_in_a_flood_are_found_as_in_small_pieces(line):
-    """Each line is searched once or twice; searched again with every read, this took minutes."""
-    flood = line * (4 * 1024 * 1024 // len(line))
+def test_missing_blank_lines_are_found_in_large_and_small_reads_alike(line):
+    """Each line is searched at most twice. If every read searched them all again, this test would take minutes."""
+    stream = line * (4 * 1024 * 1024 // len(line))
     parser, whole = EventParser(), EventParser()
-    events = [event for at in range(0, len(flood), 65536) for event in parser.feed(flood[at : at + 65536])]
-    assert events + list(parser.close()) == list(whole.feed(flood)) + list(whole.close())
+    events = [event for at in range(0, len(stream), 65536) for event in parser.feed(stream[at : at + 65536])]
+    assert events + list(parser.close()) == list(whole.feed(stream)) + list(whole.close())

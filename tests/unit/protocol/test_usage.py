@@ -1,4 +1,4 @@
-"""Token counts under one set of names (contract B.17)."""
+"""Token counts of all hosts are read into one set of names (contract B.17)."""
 
 import msgspec
 import pytest
@@ -66,7 +66,7 @@ def test_the_three_counts_are_read_under_every_name(raw, expected):
     ],
 )
 def test_details_of_the_prompt_are_read_under_every_name(raw, details):
-    """Details that nobody gave stay away."""
+    """Details that the host did not send are left out."""
     assert read(raw).get("prompt_tokens_details") == details
 
 
@@ -93,16 +93,16 @@ def test_details_of_the_completion_are_read_under_every_name(raw, details):
     assert read(raw).get("completion_tokens_details") == details
 
 
-def test_reasoning_that_is_counted_apart_is_added():
-    """At xAI the total includes reasoning but the completion does not; at OpenAI both do."""
+def test_reasoning_that_is_counted_separately_is_added():
+    """At xAI `total_tokens` includes the reasoning and `completion_tokens` does not; at OpenAI both do."""
     details = {"completion_tokens_details": {"reasoning_tokens": 60}}
-    apart = {"prompt_tokens": 21, "completion_tokens": 2, "total_tokens": 83} | details
-    within = {"prompt_tokens": 21, "completion_tokens": 62, "total_tokens": 83} | details
-    assert read(apart) == read(within) == within
+    separate = {"prompt_tokens": 21, "completion_tokens": 2, "total_tokens": 83} | details
+    included = {"prompt_tokens": 21, "completion_tokens": 62, "total_tokens": 83} | details
+    assert read(separate) == read(included) == included
 
 
 def test_deepseeks_two_counts_are_kept_and_read():
-    """DeepSeek's own clients read them; everybody else reads cached_tokens."""
+    """DeepSeek's own clients read them; other clients read `cached_tokens`."""
     usage = read({"prompt_tokens": 9, "prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 5})
     assert usage["prompt_cache_hit_tokens"] == 4
     assert usage["prompt_cache_miss_tokens"] == 5
@@ -113,19 +113,19 @@ def test_deepseeks_two_counts_are_kept_and_read():
     ("tokens", "has_reasoned", "expected"),
     [(0, False, {"reasoning_tokens": 0}), (0, True, None), (7, True, {"reasoning_tokens": 7})],
 )
-def test_no_reasoning_tokens_beside_reasoning_text_is_left_out(tokens, has_reasoned, expected):
-    """One host says 0 although there was reasoning (contract 76k)."""
+def test_a_reasoning_count_of_0_is_left_out_if_there_is_reasoning(tokens, has_reasoned, expected):
+    """The count is wrong: vLLM sends 0 although there was reasoning (contract 76k)."""
     usage = read({"completion_tokens_details": {"reasoning_tokens": tokens}}, has_reasoned=has_reasoned)
     assert usage.get("completion_tokens_details") == expected
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf"), 1e300, 2**70])
-def test_a_number_that_is_no_count_is_none(odd):
+def test_a_number_that_cannot_be_a_count_is_ignored(odd):
     assert read({"prompt_tokens": odd, "completion_tokens": 1}) == counts(0, 1, 1)
 
 
-def test_a_count_below_nothing_is_none():
-    """Counters only go up: -1 is some hosts' word for "not known"."""
+def test_a_negative_count_is_0():
+    """Some hosts send -1 for "not known", and metrics counters must not decrease."""
     assert read({"prompt_tokens": -1, "completion_tokens": 2}) == counts(0, 2, 2)
 
 
@@ -140,7 +140,7 @@ names = st.sampled_from(
 
 @given(st.dictionaries(names, values | st.dictionaries(names, values)))
 def test_any_object_is_a_usage(raw):
-    """All counts that come out are whole numbers."""
+    """The three counts are always integers."""
     usage = read(raw)
     assert all(isinstance(usage[name], int) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
 
@@ -155,6 +155,6 @@ def test_any_object_is_a_usage(raw):
         ({"total_tokens": "5"}, True),
     ],
 )
-def test_a_usage_without_a_count_says_nothing(raw, expected):
+def test_a_usage_without_a_count_is_recognised(raw, expected):
     """Azure and others send an empty usage after the real one."""
     assert counts_anything(raw) is expected

@@ -1,4 +1,4 @@
-"""Full jitter."""
+"""Full jitter: random pauses before the same target is tried again."""
 
 from random import Random
 
@@ -9,26 +9,26 @@ from tidegate.routing.backoff import delay_s
 
 
 class Highest(Random):
-    """Dice that always fall highest."""
+    """Random numbers that are always the highest possible."""
 
     def uniform(self, low, high):
         return high
 
 
 @pytest.mark.parametrize(
-    ("tries", "longest_s"), [(0, 0.25), (1, 0.5), (2, 1), (3, 2), (4, 4), (5, 8), (6, 8), (5000, 8)]
+    ("repeats", "longest_s"), [(0, 0.25), (1, 0.5), (2, 1), (3, 2), (4, 4), (5, 8), (6, 8), (5000, 8)]
 )
-def test_the_longest_pause_doubles_up_to_the_most(tries, longest_s):
-    assert delay_s(tries, 0.25, 8, Highest()) == longest_s
+def test_the_longest_pause_doubles_up_to_the_maximum(repeats, longest_s):
+    assert delay_s(repeats, 0.25, 8, Highest()) == longest_s
 
 
 @given(st.integers(0, 10_000), st.floats(0.001, 100), st.floats(0.001, 1000), st.integers())
-def test_every_pause_is_within_its_bounds(tries, base_s, max_s, seed):
-    assert 0 <= delay_s(tries, base_s, max_s, Random(seed)) <= max_s
+def test_every_pause_is_within_its_bounds(repeats, base_s, max_s, seed):
+    assert 0 <= delay_s(repeats, base_s, max_s, Random(seed)) <= max_s
 
 
-def test_pauses_fall_anywhere_between():
-    """Not around the longest: those who failed together come back one by one."""
+def test_pauses_are_spread_over_the_whole_range():
+    """Not around the longest: requests that failed together come back one by one."""
     rng = Random(1)
     pauses = [delay_s(2, 0.25, 8, rng) for _ in range(1000)]
     tenths = [sum(tenth <= 10 * pause < tenth + 1 for pause in pauses) for tenth in range(10)]

@@ -1,4 +1,4 @@
-"""Out after failures, back through one trial and a slow start."""
+"""Ejection after failures, and the return through one trial and a slow start."""
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from tests.fakes.clock import FakeClock
 
 CONFIG = HealthConfig(
     failures=3, ejection_s=5, max_ejection_s=20, slow_start_s=10, probe=False
-)  # times out: 5, 10, 15, 20, 20 seconds
+)  # ejections last 5, 10, 15, 20, 20 seconds
 PROBED = HealthConfig(failures=3, ejection_s=5, max_ejection_s=20, slow_start_s=10, probe=True)
 
 
@@ -31,13 +31,13 @@ def eject(health):
 
 
 def bring_back(health, clock):
-    """Through the trial and the slow start."""
+    """Pass the trial and the slow start."""
     clock.advance(health.out_for_s)
     health.succeeded(health.enter())
     clock.advance(10)
 
 
-def test_a_target_that_nothing_is_known_of_takes_everything(health):
+def test_a_new_target_takes_all_requests(health):
     assert (health.state, health.may_take(), health.is_out, health.share, health.out_for_s) == ("ok", True, False, 1, 0)
 
 
@@ -47,7 +47,7 @@ def test_failures_in_a_row_eject(health):
     assert health.enter() is None
 
 
-def test_a_success_between_starts_the_row_anew(health):
+def test_a_success_resets_the_count_of_failures(health):
     health.failed(health.enter())
     health.failed(health.enter())
     assert health.succeeded(health.enter()) is False
@@ -55,10 +55,10 @@ def test_a_success_between_starts_the_row_anew(health):
     assert health.state == "ok"
 
 
-def test_what_teaches_nothing_changes_nothing(health):
+def test_a_request_without_an_outcome_changes_nothing(health):
     health.failed(health.enter())
     health.failed(health.enter())
-    health.gave_up(health.enter())
+    health.ended_without_outcome(health.enter())
     assert health.failed(health.enter()) is True
 
 
@@ -71,7 +71,7 @@ def test_an_answer_that_began_before_the_ejection_does_not_readmit(health, clock
     assert health.state == "trial"
 
 
-def test_a_failure_that_began_before_the_ejection_makes_nothing_worse(health, clock):
+def test_a_failure_of_a_request_that_began_before_the_ejection_does_not_count(health, clock):
     late = health.enter()
     eject(health)
     bring_back(health, clock)
@@ -79,7 +79,7 @@ def test_a_failure_that_began_before_the_ejection_makes_nothing_worse(health, cl
     assert health.state == "ok"
 
 
-def test_a_trial_is_for_one_at_a_time(health, clock):
+def test_a_trial_is_one_request_at_a_time(health, clock):
     eject(health)
     clock.advance(5)
     assert (health.state, health.may_take(), health.out_for_s) == ("trial", True, 0)
@@ -87,21 +87,21 @@ def test_a_trial_is_for_one_at_a_time(health, clock):
     assert (health.may_take(), health.enter()) == (False, None)
 
 
-def test_a_trial_that_is_abandoned_frees_the_place(health, clock):
+def test_after_an_abandoned_trial_another_request_may_be_the_trial(health, clock):
     eject(health)
     clock.advance(5)
     first = health.enter()
-    health.gave_up(first)
+    health.ended_without_outcome(first)
     second = health.enter()
-    health.gave_up(first)  # said twice, it does not free the place of the next
+    health.ended_without_outcome(first)  # a second report of the first does not end the second's trial
     assert second is not None
     assert (health.may_take(), health.enter()) == (False, None)
 
 
-def test_a_trial_that_works_starts_slowly(health, clock):
+def test_after_a_trial_that_works_comes_the_slow_start(health, clock):
     eject(health)
     clock.advance(5)
-    assert health.share == 1.0  # of one request, which is to come soon
+    assert health.share == 1.0  # so that the trial, one request, comes soon
     assert health.succeeded(health.enter()) is True
     shares = []
     for _ in range(5):
@@ -112,15 +112,15 @@ def test_a_trial_that_works_starts_slowly(health, clock):
 
 def test_a_trial_that_fails_ejects_for_longer(health, clock):
     eject(health)
-    lasted = []
+    durations = []
     for _ in range(5):
-        lasted.append(health.out_for_s)
+        durations.append(health.out_for_s)
         clock.advance(health.out_for_s)
         assert health.failed(health.enter()) is True
-    assert lasted == [5, 10, 15, 20, 20]
+    assert durations == [5, 10, 15, 20, 20]
 
 
-def test_failures_in_a_row_eject_from_the_slow_start_too(health, clock):
+def test_failures_in_a_row_eject_during_the_slow_start_too(health, clock):
     eject(health)
     clock.advance(5)
     health.succeeded(health.enter())
@@ -128,21 +128,21 @@ def test_failures_in_a_row_eject_from_the_slow_start_too(health, clock):
     assert health.out_for_s == 10
 
 
-@pytest.mark.parametrize(("well_s", "out_s"), [(0, 20), (19, 20), (20, 20), (40, 15), (60, 10), (80, 5), (8000, 5)])
-def test_a_good_long_run_makes_up_for_times_out(health, clock, well_s, out_s):
-    """One for each `max_ejection_s`; it has been out five times, of which four count."""
+@pytest.mark.parametrize(("ok_s", "out_s"), [(0, 20), (19, 20), (20, 20), (40, 15), (60, 10), (80, 5), (8000, 5)])
+def test_a_long_time_without_ejections_undoes_them(health, clock, ok_s, out_s):
+    """One ejection for each `max_ejection_s`; there were five, of which four count."""
     eject(health)
     for _ in range(4):
         clock.advance(health.out_for_s)
         health.failed(health.enter())
     bring_back(health, clock)
-    clock.advance(well_s)
+    clock.advance(ok_s)
     eject(health)
     assert health.out_for_s == out_s
 
 
-def test_in_a_panic_one_may_enter_all_the_same(health):
-    """Its success is as good as a trial's; its failure does not make it longer."""
+def test_in_a_panic_a_request_may_enter_an_ejected_target(health):
+    """Its success counts as a trial's; its failure does not extend the ejection."""
     eject(health)
     assert health.failed(health.enter(in_panic=True)) is False
     assert health.out_for_s == 5
@@ -150,17 +150,17 @@ def test_in_a_panic_one_may_enter_all_the_same(health):
     assert health.state == "ramping"
 
 
-def test_in_a_panic_a_trial_is_not_alone(health, clock):
+def test_in_a_panic_other_requests_may_enter_beside_the_trial(health, clock):
     eject(health)
     clock.advance(5)
     trial, other = health.enter(in_panic=True), health.enter(in_panic=True)
-    health.gave_up(other)
+    health.ended_without_outcome(other)
     assert health.may_take() is False
-    health.gave_up(trial)
+    health.ended_without_outcome(trial)
     assert health.may_take() is True
 
 
-def test_an_engine_that_started_anew_starts_fresh(health, clock):
+def test_a_restarted_engine_begins_without_failures(health, clock):
     late = health.enter()
     eject(health)
     health.readmit()
@@ -170,7 +170,7 @@ def test_an_engine_that_started_anew_starts_fresh(health, clock):
     assert health.out_for_s == 5
 
 
-def test_where_probes_are_on_a_probe_comes_before_callers(clock):
+def test_where_probes_are_on_a_probe_comes_before_callers_requests(clock):
     health = Health(clock, PROBED)
     eject(health)
     assert health.needs_probe() is False
@@ -188,7 +188,7 @@ def test_a_probe_that_fails_ejects_for_longer(clock):
     assert (health.state, health.out_for_s, health.needs_probe()) == ("ejected", 10, False)
 
 
-def test_a_probe_that_nobody_needed_changes_nothing(clock):
+def test_a_probe_that_was_not_needed_changes_nothing(clock):
     health = Health(clock, PROBED)
     assert [health.probed(ok=False), health.probed(ok=True)] == [False, False]
     eject(health)
@@ -210,66 +210,66 @@ def test_a_probe_that_nobody_needed_changes_nothing(clock):
         ([True, False, True, False], 0.5, [False, True, False, True], False),
     ],
 )
-def test_who_is_out_is_left_out_unless_too_many_are(clock, out, max_ejected, may_take, is_panic):
+def test_targets_that_are_out_are_left_out_unless_too_many_are(clock, out, max_ejected, may_take, is_panic):
     healths = [Health(clock, CONFIG) for _ in out]
     for health, is_out in zip(healths, out, strict=True):
         if is_out:
             eject(health)
-    found = available(healths, max_ejected)
-    assert (list(found.may_take), found.is_panic) == (may_take, is_panic)
+    result = available(healths, max_ejected)
+    assert (list(result.may_take), result.is_panic) == (may_take, is_panic)
 
 
 def test_a_target_on_trial_still_counts_as_out(clock):
-    """Else who follows the trial would find nothing to fall back on."""
+    """Otherwise the requests after the trial would have no target."""
     healths = [Health(clock, CONFIG), Health(clock, CONFIG)]
     eject(healths[0])
     clock.advance(5)
     eject(healths[1])
-    found = available(healths, 0.5)
-    assert (list(found.may_take), found.is_panic) == ([True, True], True)
+    result = available(healths, 0.5)
+    assert (list(result.may_take), result.is_panic) == ([True, True], True)
 
 
 class Reference:
-    """The same in the plainest way: it is told of every second, and counts."""
+    """A plain implementation of the same rules: it counts seconds."""
 
     def __init__(self, config):
         self.config = config
-        self.state, self.left_s, self.well_s = "ok", 0, 0
-        self.row, self.times, self.since, self.trial = 0, 0, 0, None
+        self.state, self.remaining_s, self.ok_s = "ok", 0, 0
+        self.failures, self.ejections, self.first_valid_number, self.trial = 0, 0, 0, None
 
     def second(self):
         if self.state == "ok":
-            self.well_s += 1
-        self.left_s = max(0, self.left_s - 1)
-        if self.left_s == 0 and self.state == "ramping":
-            self.state, self.well_s = "ok", 0
-        if self.left_s == 0 and self.state == "ejected" and not self.config.probe:
+            self.ok_s += 1
+        self.remaining_s = max(0, self.remaining_s - 1)
+        if self.remaining_s == 0 and self.state == "ramping":
+            self.state, self.ok_s = "ok", 0
+        if self.remaining_s == 0 and self.state == "ejected" and not self.config.probe:
             self.state, self.trial = "trial", None
 
     def eject(self, entered):
         if self.state == "ok":
-            self.times = max(0, self.times - self.well_s // int(self.config.max_ejection_s))
-        self.times = min(self.times + 1, 4)
-        self.left_s = min(20, 5 * self.times)
-        self.state, self.row, self.since, self.trial = "ejected", 0, entered, None
+            self.ejections = max(0, self.ejections - self.ok_s // int(self.config.max_ejection_s))
+        self.ejections = min(self.ejections + 1, 4)
+        self.remaining_s = min(20, 5 * self.ejections)
+        self.state, self.failures, self.first_valid_number, self.trial = "ejected", 0, entered, None
 
     def failed(self, number, entered):
-        if number < self.since:
+        if number < self.first_valid_number:
             return
-        self.row += 1
-        if self.state == "trial" or (self.state in {"ok", "ramping"} and self.row >= 3):
+        self.failures += 1
+        if self.state == "trial" or (self.state in {"ok", "ramping"} and self.failures >= 3):
             self.eject(entered)
 
     def succeeded(self, number):
-        if number < self.since:
+        if number < self.first_valid_number:
             return
-        self.row = 0
+        self.failures = 0
         if self.state in {"ejected", "trial"}:
-            self.state, self.left_s, self.trial = "ramping", 10, None
+            self.state, self.remaining_s, self.trial = "ramping", 10, None
 
 
 class HealthMachine(RuleBasedStateMachine):
-    """Requests begin and end in any order, time passes, probes come and go."""
+    """Requests begin and end in any order, time passes, and probes are reported."""
 
     config = CONFIG
 
@@ -278,47 +278,49 @@ class HealthMachine(RuleBasedStateMachine):
         self.clock = FakeClock(monotonic_s=0)
         self.health = Health(self.clock, self.config)
         self.reference = Reference(self.config)
-        self.entered = 0  # requests so far
-        self.under_way = {}  # by number: what `enter` gave
+        self.entered = 0  # number of requests so far
+        self.in_flight = {}  # request number to the result of `enter`
 
     @rule(in_panic=st.booleans())
     def enter(self, in_panic):
         state, trial = self.reference.state, self.reference.trial
-        turn = self.health.enter(in_panic=in_panic)
-        is_let_in = in_panic or state in {"ok", "ramping"} or (state == "trial" and trial is None)
-        assert (turn is not None) == is_let_in
-        if turn is not None:
-            self.under_way[self.entered] = turn
+        number = self.health.enter(in_panic=in_panic)
+        may_enter = in_panic or state in {"ok", "ramping"} or (state == "trial" and trial is None)
+        assert (number is not None) == may_enter
+        if number is not None:
+            self.in_flight[self.entered] = number
             if state == "trial" and trial is None:
                 self.reference.trial = self.entered
             self.entered += 1
 
-    @precondition(lambda self: self.under_way)
-    @rule(data=st.data(), how=st.sampled_from(["failed", "succeeded", "gave_up"]))
-    def report(self, data, how):
-        number = data.draw(st.sampled_from(sorted(self.under_way)))
-        turn = self.under_way.pop(number)
-        was = self.reference.state
-        if how == "failed":
-            since = self.reference.since
-            self.reference.failed(number, self.entered)
-            assert self.health.failed(turn) == (self.reference.since != since or self.reference.state != was)
-        elif how == "succeeded":
-            self.reference.succeeded(number)
-            assert self.health.succeeded(turn) == (self.reference.state != was)
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), outcome=st.sampled_from(["failed", "succeeded", "none"]))
+    def report(self, data, outcome):
+        request = data.draw(st.sampled_from(sorted(self.in_flight)))
+        number = self.in_flight.pop(request)
+        state_before = self.reference.state
+        if outcome == "failed":
+            first_valid_number = self.reference.first_valid_number
+            self.reference.failed(request, self.entered)
+            assert self.health.failed(number) == (
+                self.reference.first_valid_number != first_valid_number or self.reference.state != state_before
+            )
+        elif outcome == "succeeded":
+            self.reference.succeeded(request)
+            assert self.health.succeeded(number) == (self.reference.state != state_before)
         else:
-            self.health.gave_up(turn)
-            self.reference.trial = None if self.reference.trial == number else self.reference.trial
+            self.health.ended_without_outcome(number)
+            self.reference.trial = None if self.reference.trial == request else self.reference.trial
 
-    @precondition(lambda self: self.under_way)
+    @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
     def generate(self, data):
-        """The first content: a trial is over, and who fails after it has failed."""
-        number = data.draw(st.sampled_from(sorted(self.under_way)))
-        self.health.generated(self.under_way[number])
-        row = self.reference.row
-        self.reference.succeeded(number)
-        self.reference.row = row
+        """The first content ends a trial; a failure after it counts as one in the slow start."""
+        request = data.draw(st.sampled_from(sorted(self.in_flight)))
+        self.health.generated(self.in_flight[request])
+        failures = self.reference.failures
+        self.reference.succeeded(request)
+        self.reference.failures = failures
 
     @rule(seconds=st.integers(1, 45))
     def wait(self, seconds):
@@ -326,16 +328,16 @@ class HealthMachine(RuleBasedStateMachine):
         for _ in range(seconds):
             self.reference.second()
 
-    @rule(well_s=st.sampled_from([0, 0, 25]))
-    def wait_out(self, well_s):
-        """To its next trial, or past its slow start and on."""
-        self.wait(int(self.reference.left_s) + well_s)
+    @rule(ok_s=st.sampled_from([0, 0, 25]))
+    def wait_out(self, ok_s):
+        """Wait until the next trial, or to the end of the slow start and longer."""
+        self.wait(int(self.reference.remaining_s) + ok_s)
 
     @rule()
     def fail_again_and_again(self):
         for _ in range(3):
-            turn = self.health.enter(in_panic=True)
-            self.health.failed(turn)
+            number = self.health.enter(in_panic=True)
+            self.health.failed(number)
             self.reference.failed(self.entered, self.entered + 1)
             self.entered += 1
 
@@ -343,7 +345,7 @@ class HealthMachine(RuleBasedStateMachine):
     @rule(ok=st.booleans())
     def probe(self, ok):
         reference = self.reference
-        is_due = reference.state == "ejected" and reference.left_s == 0
+        is_due = reference.state == "ejected" and reference.remaining_s == 0
         assert self.health.needs_probe() == is_due
         assert self.health.probed(ok=ok) == is_due
         if is_due and ok:
@@ -351,17 +353,17 @@ class HealthMachine(RuleBasedStateMachine):
         elif is_due:
             reference.eject(self.entered)
 
-    @precondition(lambda self: self.reference.times > 2)
+    @precondition(lambda self: self.reference.ejections > 2)
     @rule()
     def readmit(self):
         self.health.readmit()
         self.reference.__init__(self.config)
-        self.reference.since = self.entered
+        self.reference.first_valid_number = self.entered
 
     @invariant()
-    def says_the_same(self):
+    def agrees_with_the_reference(self):
         health, reference = self.health, self.reference
-        ramping = 1 - 0.9 * reference.left_s / 10
+        ramping = 1 - 0.9 * reference.remaining_s / 10
         expected = {"ok": 1.0, "trial": 1.0, "ejected": 0.1, "ramping": ramping}[reference.state]
         assert health.state == reference.state
         assert health.may_take() == (
@@ -369,7 +371,7 @@ class HealthMachine(RuleBasedStateMachine):
         )
         assert health.share == pytest.approx(expected)
         assert health.is_out == (reference.state in {"ejected", "trial"})
-        assert health.out_for_s == (reference.left_s if reference.state == "ejected" else 0)
+        assert health.out_for_s == (reference.remaining_s if reference.state == "ejected" else 0)
 
 
 class ProbedHealthMachine(HealthMachine):
@@ -389,5 +391,5 @@ def test_no_more_than_the_share_is_ever_left_out(out, max_ejected):
     for health, is_out in zip(healths, out, strict=True):
         if is_out:
             eject(health)
-    found = available(healths, max_ejected)
-    assert list(found.may_take).count(False) <= max_ejected * len(out)
+    result = available(healths, max_ejected)
+    assert list(result.may_take).count(False) <= max_ejected * len(out)

@@ -1,4 +1,4 @@
-"""Whether anything elsewhere can be reached."""
+"""Whether any hosted upstream can be reached."""
 
 import pytest
 from hypothesis import settings
@@ -15,97 +15,97 @@ def clock():
 
 
 @pytest.fixture
-def line(clock):
+def offline(clock):
     return Offline(clock, forced=False, names=["deepseek", "groq"])
 
 
-def cut(line):
-    return [line.unreachable(name) for _ in range(3) for name in ("deepseek", "groq")]
+def fail_all(offline):
+    return [offline.unreachable(name) for _ in range(3) for name in ("deepseek", "groq")]
 
 
-def test_it_begins_when_every_upstream_has_failed_three_times_in_a_row(line):
-    assert (line.is_offline, line.since_s) == (False, 0)
-    assert cut(line) == [False, False, False, False, False, True]
-    assert line.is_offline
+def test_offline_begins_when_every_upstream_has_failed_three_times_in_a_row(offline):
+    assert (offline.is_offline, offline.since_s) == (False, 0)
+    assert fail_all(offline) == [False, False, False, False, False, True]
+    assert offline.is_offline
 
 
-def test_one_upstream_that_is_there_keeps_it_online(line):
-    line.reached("groq")
-    assert [line.unreachable("deepseek") for _ in range(100)] == [False] * 100
+def test_one_upstream_that_answers_keeps_tidegate_online(offline):
+    offline.reached("groq")
+    assert [offline.unreachable("deepseek") for _ in range(100)] == [False] * 100
 
 
-def test_an_answer_between_starts_the_row_of_that_upstream_anew(line):
+def test_an_answer_resets_the_count_of_failures_of_its_upstream(offline):
     for name in ("deepseek", "deepseek", "deepseek", "groq", "groq"):
-        line.unreachable(name)
-    assert line.reached("groq") is False
-    assert [line.unreachable("groq") for _ in range(3)] == [False, False, True]
+        offline.unreachable(name)
+    assert offline.reached("groq") is False
+    assert [offline.unreachable("groq") for _ in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize("name", ["deepseek", "groq"])
-def test_any_answer_ends_it_at_once(line, name):
-    cut(line)
-    assert line.reached(name) is True
-    assert (line.is_offline, line.since_s, line.probe_due()) == (False, 0, ())
+def test_any_answer_ends_offline_at_once(offline, name):
+    fail_all(offline)
+    assert offline.reached(name) is True
+    assert (offline.is_offline, offline.since_s, offline.probe_due()) == (False, 0, ())
 
 
-def test_what_is_no_upstream_does_not_count(line):
-    """An engine of ours neither begins it nor ends it."""
-    assert [line.unreachable("engine") for _ in range(9)] == [False] * 9
-    cut(line)
-    assert line.reached("engine") is False
-    assert line.is_offline
+def test_names_that_are_no_hosted_upstream_do_not_count(offline):
+    """A local engine neither begins nor ends the offline state."""
+    assert [offline.unreachable("engine") for _ in range(9)] == [False] * 9
+    fail_all(offline)
+    assert offline.reached("engine") is False
+    assert offline.is_offline
 
 
-def test_without_upstreams_it_never_begins_by_itself(clock):
-    line = Offline(clock, forced=False, names=[])
-    assert line.unreachable("engine") is False
-    assert (line.is_offline, line.probe_due()) == (False, ())
+def test_without_upstreams_offline_never_begins_by_itself(clock):
+    offline = Offline(clock, forced=False, names=[])
+    assert offline.unreachable("engine") is False
+    assert (offline.is_offline, offline.probe_due()) == (False, ())
 
 
-def test_what_the_operator_says_never_ends(clock):
-    line = Offline(clock, forced=True, names=["groq"])
+def test_offline_set_by_the_operator_never_ends(clock):
+    offline = Offline(clock, forced=True, names=["groq"])
     clock.advance(7)
-    assert [line.unreachable("groq"), line.reached("groq")] == [False, False]
-    assert (line.is_offline, line.is_forced, line.since_s, line.probe_due()) == (True, True, 7, ())
+    assert [offline.unreachable("groq"), offline.reached("groq")] == [False, False]
+    assert (offline.is_offline, offline.is_forced, offline.since_s, offline.probe_due()) == (True, True, 7, ())
 
 
-def test_probes_become_rarer(line, clock):
-    """At 1, 3, 7, … seconds, and then every thirty; each time is said once."""
-    cut(line)
+def test_probes_become_rarer(offline, clock):
+    """At 1, 3, 7, … seconds, and then every thirty; each time is returned once."""
+    fail_all(offline)
     due = []
     for second in range(130):
-        if line.probe_due():
+        if offline.probe_due():
             due.append(second)
-        assert line.probe_due() == ()
+        assert offline.probe_due() == ()
         clock.advance(1)
     assert due == [1, 3, 7, 15, 31, 61, 91, 121]
 
 
-def test_every_upstream_is_probed(line, clock):
-    cut(line)
+def test_every_upstream_is_probed(offline, clock):
+    fail_all(offline)
     clock.advance(1)
-    assert line.probe_due() == ("deepseek", "groq")
+    assert offline.probe_due() == ("deepseek", "groq")
 
 
-def test_after_a_time_online_probes_start_early_again(line, clock):
-    cut(line)
+def test_after_a_time_online_probes_start_early_again(offline, clock):
+    fail_all(offline)
     for _ in range(100):
         clock.advance(1)
-        line.probe_due()
-    line.reached("groq")
+        offline.probe_due()
+    offline.reached("groq")
     for _ in range(3):
-        line.unreachable("groq")
+        offline.unreachable("groq")
     clock.advance(1)
-    assert (line.since_s, line.probe_due()) == (1, ("deepseek", "groq"))
+    assert (offline.since_s, offline.probe_due()) == (1, ("deepseek", "groq"))
 
 
-class LineMachine(RuleBasedStateMachine):
-    """Beside a reference that keeps every answer and looks at the last ones."""
+class OfflineMachine(RuleBasedStateMachine):
+    """A reference stores every answer and reads the last ones."""
 
     def __init__(self):
         super().__init__()
         self.clock = FakeClock(monotonic_s=0)
-        self.line = Offline(self.clock, forced=False, names="abc")
+        self.offline = Offline(self.clock, forced=False, names="abc")
         self.answers = {name: [] for name in "abc"}
         self.began_s = None
         self.probes_s = []
@@ -120,7 +120,7 @@ class LineMachine(RuleBasedStateMachine):
             elif not was_offline and all(last[-3:] == [False] * 3 for last in self.answers.values()):
                 self.began_s = self.clock.monotonic_s()
                 self.probes_s = [self.began_s + 1]
-        changed = self.line.reached(name) if is_reached else self.line.unreachable(name)
+        changed = self.offline.reached(name) if is_reached else self.offline.unreachable(name)
         assert changed == (was_offline != (self.began_s is not None))
 
     @rule(seconds=st.integers(0, 40))
@@ -131,15 +131,15 @@ class LineMachine(RuleBasedStateMachine):
     def probe(self):
         now_s = self.clock.monotonic_s()
         is_due = self.began_s is not None and now_s >= self.probes_s[-1]
-        assert self.line.probe_due() == (("a", "b", "c") if is_due else ())
+        assert self.offline.probe_due() == (("a", "b", "c") if is_due else ())
         if is_due:
             self.probes_s.append(now_s + min(30, 2 ** len(self.probes_s)))
 
     @invariant()
-    def says_the_same(self):
-        assert self.line.is_offline == (self.began_s is not None)
-        assert self.line.since_s == (0 if self.began_s is None else self.clock.monotonic_s() - self.began_s)
+    def agrees_with_the_reference(self):
+        assert self.offline.is_offline == (self.began_s is not None)
+        assert self.offline.since_s == (0 if self.began_s is None else self.clock.monotonic_s() - self.began_s)
 
 
-TestLine = LineMachine.TestCase
-TestLine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestOffline = OfflineMachine.TestCase
+TestOffline.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -1,4 +1,4 @@
-"""How long a prompt would wait at an engine of ours."""
+"""How long a prompt would wait at a local engine."""
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from tests.fakes.clock import FakeClock
 
 
 class Engine:
-    """One that reads `speed` prompt tokens a second, one prompt after the other."""
+    """An engine that reads `speed` prompt tokens a second, one prompt after the other."""
 
     def __init__(self, speed=1000.0):
         self.clock = FakeClock()
@@ -18,35 +18,35 @@ class Engine:
         self.speed = speed
 
     def serve(self, *prompts):
-        """They come together, and start one after the other."""
+        """The prompts are sent together, and start one after the other."""
         for tokens in prompts:
             self.pressure.sent(tokens)
         for tokens in prompts:
             self.clock.advance(tokens / self.speed)
             self.pressure.began(tokens)
 
-    def told(self, **fields):
+    def load_report(self, **fields):
         return LoadReport(**{"running": 0, "waiting": 0, "at_s": self.clock.monotonic_s(), "our_in_flight": 0} | fields)
 
 
 @pytest.fixture
 def engine():
-    made = Engine()
+    engine = Engine()
     for _ in range(10):
-        made.serve(500, 1500, 1000)
-    return made
+        engine.serve(500, 1500, 1000)
+    return engine
 
 
-def test_where_nothing_is_known_nothing_is_expected():
+def test_without_samples_the_prediction_is_0():
     assert Engine().pressure.predict_s(1000) == 0
 
 
-def test_an_idle_engine_takes_as_long_as_it_reads(engine):
+def test_an_idle_engine_takes_as_long_as_its_prefill(engine):
     assert engine.pressure.predict_s(1000) == pytest.approx(1.0, rel=0.05)
     assert engine.pressure.predict_s(3000) == pytest.approx(3.0, rel=0.05)
 
 
-def test_those_of_ours_who_wait_there_come_first_to_the_moment(engine):
+def test_tidegates_waiting_requests_count_exactly(engine):
     for _ in range(4):
         engine.pressure.sent(1000)
     assert engine.pressure.predict_s(1000) == pytest.approx(5.0, rel=0.05)
@@ -55,47 +55,47 @@ def test_those_of_ours_who_wait_there_come_first_to_the_moment(engine):
     assert engine.pressure.waiting == 2
 
 
-def test_others_in_the_engines_queue_count_while_the_news_is_fresh(engine):
-    told = engine.told(running=2, waiting=3)
-    assert engine.pressure.predict_s(1000, told) == pytest.approx(4.0, rel=0.05)
+def test_other_clients_requests_count_while_the_metrics_are_fresh(engine):
+    load_report = engine.load_report(running=2, waiting=3)
+    assert engine.pressure.predict_s(1000, load_report) == pytest.approx(4.0, rel=0.05)
     engine.clock.advance(11)
-    assert engine.pressure.predict_s(1000, told) == pytest.approx(1.0, rel=0.05)
+    assert engine.pressure.predict_s(1000, load_report) == pytest.approx(1.0, rel=0.05)
 
 
-def test_ours_are_not_counted_twice(engine):
-    """Everything in the engine's queue at the last look was ours, and has started since."""
-    told = engine.told(running=1, waiting=3, our_in_flight=4)
-    assert engine.pressure.predict_s(1000, told) == pytest.approx(1.0, rel=0.05)
+def test_tidegates_requests_are_not_counted_twice(engine):
+    """All requests in the engine's queue were Tidegate's when the metrics were read, and have started since."""
+    load_report = engine.load_report(running=1, waiting=3, our_in_flight=4)
+    assert engine.pressure.predict_s(1000, load_report) == pytest.approx(1.0, rel=0.05)
 
 
-def test_a_full_memory_keeps_prompts_out(engine):
-    idle = engine.pressure.predict_s(1000, engine.told(kv_used=0.5))
-    assert engine.pressure.predict_s(1000, engine.told(kv_used=1.0)) == pytest.approx(5 * idle)
+def test_full_kv_memory_delays_prompts(engine):
+    idle = engine.pressure.predict_s(1000, engine.load_report(kv_used=0.5))
+    assert engine.pressure.predict_s(1000, engine.load_report(kv_used=1.0)) == pytest.approx(5 * idle)
 
 
-def test_an_engine_that_stalls_is_seen_before_it_goes_on(engine):
+def test_an_engine_that_stalls_is_noticed_before_it_goes_on(engine):
     engine.pressure.sent(1000)
     before = engine.pressure.predict_s(1000)
     engine.clock.advance(60)
     assert engine.pressure.predict_s(1000) > 3 * before
 
 
-def test_one_believed_to_be_slow_is_believed_less_and_less_while_nothing_is_sent_there(engine):
-    """It would never be asked again: nothing starts at one that is left out."""
+def test_the_prediction_of_a_slow_engine_decays_while_nothing_is_sent_there(engine):
+    """Otherwise it would never get a request again: a target that gets none has no new samples."""
     engine.serve(60_000)
     slow = engine.pressure.predict_s(60_000)
     engine.clock.advance(300)
     assert engine.pressure.predict_s(60_000) < slow / 1000
 
 
-def test_what_was_never_measured_here_is_the_engines_own_word():
+def test_without_samples_the_engines_own_time_is_used():
     engine = Engine()
-    assert engine.pressure.predict_s(1000, engine.told(ttft_s=0.7)) == pytest.approx(0.7)
+    assert engine.pressure.predict_s(1000, engine.load_report(ttft_s=0.7)) == pytest.approx(0.7)
 
 
 @given(st.integers(0, 50), st.integers(1, 8000))
 @settings(max_examples=60)
-def test_the_more_wait_the_longer_it_takes(waiting, tokens):
+def test_the_more_requests_wait_the_longer_it_takes(waiting, tokens):
     engine = Engine()
     for _ in range(5):
         engine.serve(500, 1500)
@@ -105,8 +105,8 @@ def test_the_more_wait_the_longer_it_takes(waiting, tokens):
     assert engine.pressure.predict_s(tokens) >= before * 0.999
 
 
-class Machine(RuleBasedStateMachine):
-    """What waits is what was sent and has neither begun nor left; a prediction is a time."""
+class PressureMachine(RuleBasedStateMachine):
+    """The waiting requests are those sent that have neither begun nor left; a prediction is a time."""
 
     def __init__(self):
         super().__init__()
@@ -130,20 +130,22 @@ class Machine(RuleBasedStateMachine):
         self.clock.advance(seconds)
 
     @invariant()
-    def it_is_a_time(self):
+    def the_prediction_is_a_time(self):
         assert self.pressure.waiting == len(self.waiting)
         assert 0 <= self.pressure.predict_s(1000) < 1e9
 
 
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=25)
+TestPressure = PressureMachine.TestCase
+TestPressure.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 @pytest.mark.parametrize(
-    ("running", "ours_then", "ours", "age_s", "others"),
+    ("running", "our_in_flight", "own_requests", "age_s", "others"),
     [(3, 3, 3, 0, 0), (5, 3, 3, 0, 2), (5, 3, 5, 0, 0), (5, 5, 1, 0, 0), (8, 1, 1, 6.5, 3.5), (8, 1, 1, 10, 0)],
 )
-def test_requests_of_others_are_what_the_metrics_count_beyond_ours(running, ours_then, ours, age_s, others):
-    """None of ours that have come or gone since."""
-    told = LoadReport(running=running, waiting=0, at_s=5.0, our_in_flight=ours_then)
-    assert told.not_ours(ours, 5.0 + age_s) == pytest.approx(others)
+def test_other_clients_requests_are_those_that_the_metrics_count_beyond_tidegates(
+    running, our_in_flight, own_requests, age_s, others
+):
+    """Tidegate's requests that were sent or have ended since are not counted as others."""
+    load_report = LoadReport(running=running, waiting=0, at_s=5.0, our_in_flight=our_in_flight)
+    assert load_report.other_requests(own_requests, 5.0 + age_s) == pytest.approx(others)

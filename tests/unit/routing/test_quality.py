@@ -1,4 +1,4 @@
-"""What is thought of a target's answers, and how soon it is forgotten."""
+"""How good a target's answers are, and how fast observations decay."""
 
 import pytest
 from hypothesis import given, settings
@@ -27,8 +27,8 @@ def qualities(clock):
     return Qualities(clock, half_life_s=HALF_LIFE_S)
 
 
-def test_nothing_is_known_at_first(qualities):
-    """Middling, or what the operator says."""
+def test_without_observations_the_mean_is_the_prior(qualities):
+    """0.5, or the operator's value."""
     assert qualities.mean(TARGET, "chat") == 0.5
     assert qualities.mean(Target("host", "m", quality=0.9), "chat") == 0.9
     assert qualities.report(TARGET) == []
@@ -41,14 +41,14 @@ def test_the_prior_is_worth_four_observations(qualities):
     assert qualities.mean(Target("host", "m", quality=1.0), "chat") == 1.0
 
 
-def test_tasks_and_targets_are_told_apart(qualities):
+def test_tasks_and_targets_have_separate_posteriors(qualities):
     qualities.note("host/m", "json", 0.0, "eval")
     assert qualities.mean(TARGET, "json") < 0.5
     assert qualities.mean(TARGET, "chat") == 0.5
     assert qualities.mean(Target("host", "other"), "json") == 0.5
 
 
-def test_an_eval_outweighs_what_callers_say_and_that_outweighs_a_check():
+def test_an_eval_outweighs_feedback_and_feedback_outweighs_a_check():
     assert WEIGHTS["eval"] > WEIGHTS["feedback"] > WEIGHTS["checks"]
 
 
@@ -60,28 +60,28 @@ def test_no_flood_of_checks_hides_an_eval(qualities):
     assert qualities.mean(TARGET, "json") < 0.2
 
 
-def test_what_was_seen_counts_half_after_its_half_life(qualities, clock):
+def test_an_observation_counts_half_after_its_half_life(qualities, clock):
     for _ in range(8):
         qualities.note("host/m", "chat", 1.0, "eval")
     clock.advance(HALF_LIFE_S)
     assert qualities.mean(TARGET, "chat") == (2 + 4) / (4 + 4)
 
 
-def test_in_the_end_all_is_forgotten(qualities, clock):
+def test_after_a_long_time_observations_do_not_count(qualities, clock):
     for _ in range(100):
         qualities.note("host/m", "chat", 0.0, "eval")
     clock.advance(60 * HALF_LIFE_S)
     assert qualities.mean(TARGET, "chat") == pytest.approx(0.5)
 
 
-def test_a_model_that_got_better_is_seen_to(qualities, clock):
+def test_the_mean_follows_a_model_that_got_better(qualities, clock):
     for day in range(60):
         qualities.note("host/m", "chat", 0.0 if day < 30 else 1.0, "eval", 10)
         clock.advance(DAY_S)
     assert qualities.mean(TARGET, "chat") > 0.85
 
 
-def test_an_eval_of_the_past_counts_as_much_as_is_left_of_it(qualities, clock):
+def test_an_eval_of_the_past_counts_with_its_decayed_weight(qualities, clock):
     scores = (EvalScore("host/m", "chat", 8, 8), EvalScore("host/m", "json", 0, 0))
     qualities.load(EvalFile("1", clock.now_s() - HALF_LIFE_S, scores))
     assert qualities.mean(TARGET, "chat") == (2 + 4) / (4 + 4)
@@ -93,8 +93,8 @@ def test_an_eval_from_a_clock_that_runs_ahead_counts_as_one_of_now(qualities, cl
     assert qualities.mean(TARGET, "chat") == 0.75
 
 
-def test_an_eval_takes_the_place_of_the_one_before(qualities, clock):
-    """So that a reload does not count it twice; what callers say stays."""
+def test_an_eval_replaces_the_one_before(qualities, clock):
+    """So a reload does not count it twice; callers' feedback stays."""
     qualities.note("host/m", "json", 1.0, "feedback", 4)
     for right in (0, 8, 8):
         qualities.load(EvalFile("1", clock.now_s(), (EvalScore("host/m", "chat", 8, right),)))
@@ -105,18 +105,18 @@ def test_an_eval_takes_the_place_of_the_one_before(qualities, clock):
     assert qualities.mean(TARGET, "json") == 0.75
 
 
-def test_a_report_says_where_it_knows_from(qualities):
+def test_a_report_shows_the_evidence_by_source(qualities):
     qualities.note("host/m", "chat", 1.0, "eval")
     qualities.note("host/m", "chat", 1.0, "feedback")
     qualities.note("other/m", "chat", 1.0, "feedback")
-    (told,) = qualities.report(TARGET)
-    assert (told.target, told.task) == ("host/m", "chat")
-    assert told.evidence == {"eval": 1.0, "feedback": 0.5, "checks": 0.0}
-    assert 0 <= told.low < told.mean < told.high <= 1
+    (observations,) = qualities.report(TARGET)
+    assert (observations.target, observations.task) == ("host/m", "chat")
+    assert observations.evidence == {"eval": 1.0, "feedback": 0.5, "checks": 0.0}
+    assert 0 <= observations.low < observations.mean < observations.high <= 1
 
 
-def test_no_more_is_kept_than_is_allowed(clock):
-    """What was noted longest ago goes first."""
+def test_the_number_of_posteriors_is_bounded(clock):
+    """The one whose last note is the oldest is dropped first."""
     qualities = Qualities(clock, max_posteriors=2)
     for name in ("a/m", "b/m", "a/m", "c/m"):
         qualities.note(name, "chat", 1.0, "eval")
@@ -124,33 +124,33 @@ def test_no_more_is_kept_than_is_allowed(clock):
     assert known == ["a", "c"]
 
 
-def test_what_was_noted_can_be_corrected(qualities):
+def test_an_observation_can_be_corrected(qualities):
     qualities.note("host/m", "chat", 1.0, "feedback")
     qualities.note("host/m", "chat", 0.2, "feedback")
-    was = qualities.mean(TARGET, "chat")
+    mean_before = qualities.mean(TARGET, "chat")
     qualities.correct("host/m", "chat", 0.2, 0.9, "feedback")
-    assert qualities.mean(TARGET, "chat") == pytest.approx(was + 0.7 * 0.5 / 5)
+    assert qualities.mean(TARGET, "chat") == pytest.approx(mean_before + 0.7 * 0.5 / 5)
     qualities.correct("host/m", "chat", 0.9, 0.2, "feedback")
-    assert qualities.mean(TARGET, "chat") == pytest.approx(was)
+    assert qualities.mean(TARGET, "chat") == pytest.approx(mean_before)
     qualities.correct("gone/m", "chat", 0.0, 1.0, "feedback")
     assert qualities.mean(Target("gone", "m"), "chat") == 0.5
 
 
 @given(st.lists(st.tuples(shares, shares), max_size=30))
 @settings(max_examples=50)
-def test_no_correction_makes_more_or_less_good_than_there_is(told):
+def test_corrections_stay_within_the_observed_weight(observations):
     posterior = Posterior(0.0)
     posterior.note(0.5, 1.0, "feedback", 0.0)
-    for before, after in told:
+    for before, after in observations:
         posterior.correct(before, after, 1.0, "feedback", 0.0)
         assert 0.4 <= posterior.mean(0.5, 0.0) <= 0.6
 
 
 @given(st.lists(notes, max_size=30), shares, st.floats(0, 1e9))
 @settings(max_examples=100)
-def test_a_mean_is_a_share(told, prior, later_s):
+def test_a_mean_is_a_share(observations, prior, later_s):
     posterior = Posterior(0.0)
-    for good, weight, source in told:
+    for good, weight, source in observations:
         posterior.note(good, weight, source, 0.0)
     assert -1e-9 <= posterior.mean(prior, later_s) <= 1 + 1e-9
     assert posterior.deviation(prior, later_s) <= 0.5
@@ -158,23 +158,23 @@ def test_a_mean_is_a_share(told, prior, later_s):
 
 @given(st.lists(notes, min_size=1, max_size=8), st.randoms())
 @settings(max_examples=100)
-def test_the_order_of_what_came_at_once_does_not_matter(told, rng):
-    """As long as no source has reached the most that it may be worth."""
-    told = [(good, min(weight, 2.0), source) for good, weight, source in told]
+def test_the_order_of_observations_at_one_moment_does_not_matter(observations, rng):
+    """As long as no source has reached its maximum weight."""
+    observations = [(good, min(weight, 2.0), source) for good, weight, source in observations]
     means = []
     for _ in range(2):
         posterior = Posterior(0.0)
-        for good, weight, source in told:
+        for good, weight, source in observations:
             posterior.note(good, weight, source, 0.0)
         means.append(posterior.mean(0.5, 5.0))
-        rng.shuffle(told)
+        rng.shuffle(observations)
     assert means[0] == pytest.approx(means[1])
 
 
 @given(shares, st.sampled_from(SOURCES))
 @settings(max_examples=50)
-def test_it_comes_to_what_it_is_told(good, source):
-    """As near as the weight of the prior lets a source come."""
+def test_the_mean_approaches_the_observations(good, source):
+    """As near as the weight of the prior allows."""
     posterior = Posterior(0.0)
     for _ in range(500):
         posterior.note(good, 1.0, source, 0.0)
@@ -183,19 +183,19 @@ def test_it_comes_to_what_it_is_told(good, source):
 
 @given(st.lists(st.tuples(shares, st.floats(0, 30 * DAY_S)), min_size=1, max_size=20))
 @settings(max_examples=50)
-def test_it_is_what_adding_up_all_that_is_left_of_each_note_gives(told):
-    posterior, seen, now_s = Posterior(0.0, HALF_LIFE_S), [], 0.0
-    for good, pause_s in told:
+def test_the_mean_is_the_sum_of_the_decayed_observations(observations):
+    posterior, recorded, now_s = Posterior(0.0, HALF_LIFE_S), [], 0.0
+    for good, pause_s in observations:
         posterior.note(good, 1.0, "eval", now_s)
-        seen.append((good, now_s))
+        recorded.append((good, now_s))
         now_s += pause_s
-    kept = [(good, 0.5 ** ((now_s - at_s) / HALF_LIFE_S)) for good, at_s in seen]
-    expected = (0.5 * 4 + sum(good * left for good, left in kept)) / (4 + sum(left for _, left in kept))
+    weights = [(good, 0.5 ** ((now_s - at_s) / HALF_LIFE_S)) for good, at_s in recorded]
+    expected = (0.5 * 4 + sum(good * weight for good, weight in weights)) / (4 + sum(weight for _, weight in weights))
     assert posterior.mean(0.5, now_s) == pytest.approx(expected)
 
 
 def test_the_replicas_of_an_engine_are_as_good_as_each_other(qualities):
-    """They have one model; evals know only the engine's name."""
+    """They have one model; evals use the engine's name only."""
     one, two = (Target(f"gpu:{number}", "m", is_local=True, group="gpu") for number in (1, 2))
     for name in ("gpu/m", "gpu:1/m", "gpu:2/m"):
         qualities.note(name, "chat", 1.0, "eval")

@@ -7,24 +7,24 @@ from tidegate.errors import NotPermitted
 from tidegate.protocol.routing import REACHES
 from tidegate.routing import reach
 
-SAID = st.sampled_from([None, *REACHES])
+OPTIONAL_REACH = st.sampled_from([None, *REACHES])
 
 
-@given(st.sampled_from(REACHES), SAID, SAID)
-def test_local_only_holds_whoever_says_it(default, model, key):
-    """Of the others, the most specific one holds."""
-    found = reach.combine(default, model, key)
+@given(st.sampled_from(REACHES), OPTIONAL_REACH, OPTIONAL_REACH)
+def test_local_only_holds_if_any_of_the_three_says_it(default, model, key):
+    """Otherwise the most specific one holds."""
+    combined = reach.combine(default, model, key)
     if "local_only" in {default, model, key}:
-        assert found == "local_only"
+        assert combined == "local_only"
     else:
-        assert found == (key or model or default)
+        assert combined == (key or model or default)
 
 
-@given(st.sampled_from(REACHES), SAID)
-def test_a_caller_only_narrows(allowed, wished):
-    if wished is None or REACHES.index(wished) <= REACHES.index(allowed):
-        assert reach.narrow(allowed, wished) == (wished or allowed)
+@given(st.sampled_from(REACHES), OPTIONAL_REACH)
+def test_a_caller_can_only_narrow_the_reach(allowed, chosen):
+    if chosen is None or REACHES.index(chosen) <= REACHES.index(allowed):
+        assert reach.narrow(allowed, chosen) == (chosen or allowed)
     else:
         with pytest.raises(NotPermitted) as caught:
-            reach.narrow(allowed, wished)
+            reach.narrow(allowed, chosen)
         assert (caught.value.status, caught.value.param) == (403, "x-tidegate-reach")

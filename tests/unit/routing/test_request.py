@@ -1,4 +1,4 @@
-"""What of a request matters to where it goes."""
+"""The facts about a request that routing uses."""
 
 import json
 
@@ -25,10 +25,10 @@ def test_tools_count_to_the_prompt():
     assert routing_request({"tools": [tool]}).prompt_tokens > 1000
 
 
-def test_a_picture_is_not_counted_by_its_bytes():
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}
-    told = routing_request({"messages": [{"role": "user", "content": [picture, picture]}]})
-    assert 1024 <= told.prompt_tokens <= 1100
+def test_an_image_is_not_counted_by_its_bytes():
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}
+    request = routing_request({"messages": [{"role": "user", "content": [image, image]}]})
+    assert 1024 <= request.prompt_tokens <= 1100
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -70,8 +70,8 @@ def test_tools_are_needed_where_one_may_be_called(fields, needs_tools):
         [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "a word " * 57_000}}],
     ],
 )
-def test_what_only_looks_like_a_picture_is_counted_by_its_bytes(content):
-    """Else a caller could have a long prompt for the price of a short one."""
+def test_text_that_looks_like_an_image_is_counted_by_its_bytes(content):
+    """Otherwise a long prompt could count as a short one."""
     assert routing_request({"messages": [{"role": "user", "content": content}]}).prompt_tokens > 90_000
 
 
@@ -93,11 +93,11 @@ def test_answers_are_of_a_middling_length_but_no_longer_than_allowed(fields, exp
 
 
 @pytest.mark.parametrize(("fields", "copies"), [({"best_of": 4}, 4), ({"best_of": 4, "n": 2}, 4), ({"n": 2}, 2)])
-def test_as_many_are_counted_as_are_made(fields, copies):
-    told = routing_request(
+def test_all_generated_answers_are_counted(fields, copies):
+    request = routing_request(
         {"messages": None, "prompt": "Hi", "max_tokens": 10} | fields, parse=completions.parse_request
     )
-    assert told.answer_tokens == 10 * copies
+    assert request.answer_tokens == 10 * copies
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_as_many_are_counted_as_are_made(fields, copies):
         ('"max_tokens":0.5,"n":-3', 1),
     ],
 )
-def test_any_number_may_stand_where_an_endpoint_does_not_look(fields, expected):
-    told = RoutingRequest(embeddings.parse_request(f'{{"model":"m","input":"Hi",{fields}}}'.encode()))
-    assert told.answer_tokens == expected
+def test_any_number_is_accepted_in_a_field_that_the_endpoint_ignores(fields, expected):
+    request = RoutingRequest(embeddings.parse_request(f'{{"model":"m","input":"Hi",{fields}}}'.encode()))
+    assert request.answer_tokens == expected
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -130,11 +130,11 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "tools"),
     ],
 )
-def test_the_kind_of_work_is_read_from_what_is_asked_for(fields, task):
+def test_the_task_is_read_from_the_fields(fields, task):
     assert routing_request(fields).task == task
 
 
-def test_the_other_doors_are_kinds_of_their_own():
+def test_the_other_endpoints_have_tasks_of_their_own():
     assert routing_request({"prompt": "x"}, parse=completions.parse_request).task == "completion"
     assert routing_request({"input": "x"}, parse=embeddings.parse_request).task == "embedding"
 
@@ -143,27 +143,27 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 TURNS = [SYSTEM, HI, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Go on."}]
 
 
-def test_all_turns_of_a_conversation_stick_together():
-    """By everything up to the first user message."""
+def test_all_turns_of_a_conversation_have_one_key():
+    """The key is that of everything up to the first user message."""
     assert routing_request({"messages": TURNS[:2]}).affinity == routing_request({"messages": TURNS}).affinity
     other = {"role": "user", "content": "Ho"}
     assert routing_request({"messages": [SYSTEM, other]}).affinity != routing_request({"messages": TURNS}).affinity
 
 
-def test_a_named_session_sticks_whatever_is_said():
+def test_the_key_of_a_named_session_does_not_depend_on_the_messages():
     named = routing_request({"prompt_cache_key": "s1"})
     assert named.affinity == routing_request({"prompt_cache_key": "s1", "messages": TURNS}).affinity
     assert named.affinity == routing_request(session="s1").affinity
     assert named.affinity != routing_request({"prompt_cache_key": "s2"}).affinity
 
 
-def test_sessions_of_one_caller_are_not_anothers():
+def test_sessions_of_two_callers_have_different_keys():
     assert routing_request(session="s1", caller="a").affinity != routing_request(session="s1", caller="b").affinity
     assert routing_request(caller="a").affinity != routing_request(caller="b").affinity
 
 
 @pytest.mark.parametrize("parse", [completions.parse_request, embeddings.parse_request])
-def test_a_prompt_without_messages_sticks_by_its_head(parse):
+def test_a_prompt_without_messages_has_the_key_of_its_head(parse):
     head = "x" * 1100
-    asks = [routing_request({"prompt": head + tail, "input": head + tail}, parse=parse) for tail in ("", "a", "b")]
-    assert len({each.affinity for each in asks}) == 1
+    requests = [routing_request({"prompt": head + tail, "input": head + tail}, parse=parse) for tail in ("", "a", "b")]
+    assert len({each.affinity for each in requests}) == 1

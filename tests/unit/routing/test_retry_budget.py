@@ -1,4 +1,4 @@
-"""Further tries: a share of the requests, and some a second."""
+"""The budget for further attempts: a share of the requests, plus some per second."""
 
 import pytest
 from hypothesis import given, settings
@@ -32,12 +32,12 @@ def withdrawn(budget, tries=10_000):
         (1, 0, 100, 100),
     ],
 )
-def test_a_share_of_the_requests_and_so_many_a_second(clock, share, per_s, deposits, expected):
-    """The seconds are those for which deposits are kept, so that a first burst can be helped."""
+def test_the_budget_is_a_share_of_the_requests_plus_some_per_second(clock, share, per_s, deposits, expected):
+    """Those of all seconds for which deposits are kept are available at once, so that a first burst can use them."""
     budget = RetryBudget(clock, share, per_s)
     for _ in range(deposits):
         budget.deposit()
-    assert budget.left == pytest.approx(expected, abs=0.99)
+    assert budget.available_withdrawals == pytest.approx(expected, abs=0.99)
     assert withdrawn(budget) == expected
 
 
@@ -51,7 +51,7 @@ def test_deposits_expire(clock, age_s, expected):
     assert withdrawn(budget) == expected
 
 
-def test_what_was_withdrawn_comes_back_after_the_same_time(clock):
+def test_withdrawals_expire_after_the_same_time(clock):
     budget = RetryBudget(clock, 0, 3, keep_s=10)
     assert withdrawn(budget) == 30
     clock.advance(10.9)
@@ -60,19 +60,19 @@ def test_what_was_withdrawn_comes_back_after_the_same_time(clock):
     assert withdrawn(budget) == 30
 
 
-def test_a_deposit_that_was_drawn_upon_is_not_drawn_upon_twice(clock):
-    """It expires before what was withdrawn for it does: meanwhile less than nothing is left."""
+def test_a_deposit_is_not_used_twice(clock):
+    """It expires before the withdrawal that used it; meanwhile the budget is negative."""
     budget = RetryBudget(clock, 1, 0, keep_s=10)
     budget.deposit()
     clock.advance(5)
     assert budget.withdraw() is True
     clock.advance(6)
-    assert budget.left == -1
+    assert budget.available_withdrawals == -1
     budget.deposit()
     assert budget.withdraw() is False
 
 
-# what happens at one moment: how long after the last, the requests, and the further tries wanted
+# per moment: the seconds since the last one, the number of requests, the number of further attempts
 MOMENTS = st.lists(
     st.tuples(st.sampled_from([0, 0.3, 1, 4.5, 10, 11, 70]), st.integers(0, 30), st.integers(0, 60)), max_size=25
 )
@@ -80,39 +80,39 @@ MOMENTS = st.lists(
 
 @given(MOMENTS, st.sampled_from([0, 0.05, 0.2, 1]), st.sampled_from([0, 0.1, 3]))
 @settings(max_examples=100)
-def test_over_any_time_no_more_is_withdrawn_than_its_share(moments, share, per_s):
+def test_in_any_period_no_more_is_withdrawn_than_its_share(moments, share, per_s):
     clock = FakeClock()
     budget = RetryBudget(clock, share, per_s, keep_s=10)
     log = []  # (when, deposits, withdrawals)
-    for gap_s, deposits, wanted in moments:
+    for gap_s, deposits, attempts in moments:
         clock.advance(gap_s)
         for _ in range(deposits):
             budget.deposit()
-        log.append((clock.monotonic_s(), deposits, withdrawn(budget, wanted)))
+        log.append((clock.monotonic_s(), deposits, withdrawn(budget, attempts)))
     for first in range(len(log)):
         for last in range(first, len(log)):
             from_s, to_s = log[first][0], log[last][0]
             deposits = sum(entry[1] for entry in log if from_s - 11 <= entry[0] <= to_s)
-            most = share * deposits + per_s * (to_s - from_s + 10)
-            assert sum(entry[2] for entry in log[first : last + 1]) <= most + 1e-6
+            maximum = share * deposits + per_s * (to_s - from_s + 10)
+            assert sum(entry[2] for entry in log[first : last + 1]) <= maximum + 1e-6
 
 
 @given(MOMENTS, st.sampled_from([0.05, 0.2, 1]), st.sampled_from([0, 0.1, 3]))
 @settings(max_examples=100)
-def test_it_is_what_a_whole_log_would_say(moments, share, per_s):
-    """Steps of a second; those of the last ten and the one that runs count."""
+def test_the_budget_is_that_of_a_complete_log(moments, share, per_s):
+    """Steps take a second; the last ten and the current one count."""
     clock = FakeClock(monotonic_s=0)
     budget = RetryBudget(clock, share, per_s, keep_s=10)
-    log = []  # (step, by how much it changed what is left)
-    for gap_s, deposits, wanted in moments:
+    log = []  # (step, change of the budget)
+    for gap_s, deposits, attempts in moments:
         clock.advance(gap_s)
         step = int(clock.monotonic_s())
         for _ in range(deposits):
             budget.deposit()
             log.append((step, share))
-        for _ in range(wanted):
-            left = per_s * 10 + sum(change for at, change in log if at >= step - 10)
-            assert budget.left == pytest.approx(left)
+        for _ in range(attempts):
+            available_withdrawals = per_s * 10 + sum(change for at, change in log if at >= step - 10)
+            assert budget.available_withdrawals == pytest.approx(available_withdrawals)
             is_granted = budget.withdraw()
-            assert is_granted == (left >= 1 - 1e-6)
+            assert is_granted == (available_withdrawals >= 1 - 1e-6)
             log += [(step, -1)] * is_granted

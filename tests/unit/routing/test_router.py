@@ -15,19 +15,19 @@ from tests.fakes.clock import FakeClock
 
 
 class Source:
-    """An upstream's list; counts how often it is asked, and waits while `gate` is closed."""
+    """An upstream's list; counts its fetches, and waits while `may_answer` is not set."""
 
     def __init__(self, name: str, *ids: str) -> None:
         self.name = name
         self.ids = ids
-        self.asked = 0
+        self.fetches = 0
         self.error = None
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def __call__(self):
-        self.asked += 1
-        await self.gate.wait()
+        self.fetches += 1
+        await self.may_answer.wait()
         if self.error:
             raise self.error
         return [ModelCard(id=model, owned_by=self.name, created=5) for model in self.ids]
@@ -60,20 +60,20 @@ async def test_a_configured_model_has_its_targets_in_order():
     source = Source("local", "a")
     router = router_of(source, models={"m": targets})
     assert await router.candidates("m") == targets
-    assert source.asked == 0
+    assert source.fetches == 0
 
 
-async def test_an_upstream_before_a_slash_is_meant():
-    """The rest is the host's own name, slashes and all; nobody is asked."""
+async def test_a_name_before_a_slash_is_an_upstream():
+    """The rest is the host's own name, which may have slashes; no list is fetched."""
     source = Source("far")
     router = router_of(source)
     assert await router.candidates("far/a") == [Target("far", "a")]
     assert await router.candidates("far/org/model:free") == [Target("far", "org/model:free")]
-    assert source.asked == 0
+    assert source.fetches == 0
 
 
 async def test_a_configured_target_has_a_name_of_its_own():
-    """By which it can be measured apart from the model's others; nothing the config says of it is lost."""
+    """By it the target can be measured apart from the model's others; nothing of its configuration is lost."""
     near, far = Target("tiny", "tiny", is_local=True), Target("far", "b", Card(vision=False), quality=0.9)
     router = router_of(Source("far"), models={"m": [near, far]})
     assert await router.candidates("tiny/tiny") == [near]
@@ -81,19 +81,19 @@ async def test_a_configured_target_has_a_name_of_its_own():
 
 
 async def test_a_name_that_an_upstream_lists_is_found():
-    """The first upstream wins; names may hold slashes."""
+    """The first upstream wins; names may contain slashes."""
     router = router_of(Source("one", "a"), Source("two", "a", "org/b"))
     assert await router.candidates("a") == [Target("one", "a")]
     assert await router.candidates("org/b") == [Target("two", "org/b")]
 
 
-async def test_a_configured_name_goes_before_a_slash():
+async def test_a_configured_model_name_precedes_an_upstream_before_a_slash():
     router = router_of(Source("far", "x"), models={"far/x": [Target("near", "y")]})
     assert await router.candidates("far/x") == [Target("near", "y")]
 
 
 async def test_an_engines_adapters_are_models_with_the_card_of_what_it_has_loaded():
-    """They come and go, and are listed while they are there; who is not listed may still be asked for."""
+    """Adapters are listed while they are loaded; one that is not listed may still be requested."""
     card, loaded = Card(thinking="always"), ["r1/sql"]
     router = router_of(
         models={"r1": [Target("r1", "r1", card)]},
@@ -109,7 +109,7 @@ async def test_an_engines_adapters_are_models_with_the_card_of_what_it_has_loade
 
 
 @pytest.mark.parametrize("model", ["nope", "far/", "/a", "/", "other/a", "A"])
-async def test_a_name_that_nobody_knows_is_openais_404(model):
+async def test_an_unknown_name_gets_openais_404(model):
     router = router_of(Source("far", "a"))
     with pytest.raises(ModelNotFound) as caught:
         await router.candidates(model)
@@ -133,8 +133,8 @@ async def test_every_model_is_listed_once_configured_ones_first():
     assert cards[0].created == 7
 
 
-async def test_models_with_engines_say_how_far_they_are_loaded():
-    """By name, in the list, an adapter, and what somebody else's engine lists; nothing is said of hosts elsewhere."""
+async def test_models_with_engines_have_a_status():
+    """By name, in the list, for an adapter, and for what an external engine lists; hosted upstreams have none."""
     states = {"r1": "sleeping", "stack": "loaded"}
     router = router_of(
         Source("far", "a"),
@@ -161,7 +161,7 @@ async def test_one_model_has_its_card():
         await router.card("nope")
 
 
-async def test_a_model_asked_for_by_its_upstream_has_a_card_too():
+async def test_a_model_named_with_its_upstream_has_a_card_too():
     card = await router_of(Source("one", "a")).card("one/zzz")
     assert (card.id, card.owned_by) == ("one/zzz", "one")
 
@@ -176,33 +176,33 @@ async def test_a_list_is_kept_for_five_minutes():
     source.ids = ("b",)
     clock.advance(299)
     assert ids(await catalogue.cards()) == ["a"]
-    assert source.asked == 1
+    assert source.fetches == 1
     clock.advance(2)
     assert ids(await catalogue.cards()) == ["b"]
-    assert source.asked == 2
+    assert source.fetches == 2
 
 
-async def test_a_host_that_cannot_tell_is_asked_again_soon():
+async def test_after_a_failed_fetch_the_next_one_is_soon():
     clock, source = FakeClock(), Source("one", "a")
     source.error = UpstreamUnreachable("down")
     catalogue = catalogue_of(source, clock=clock)
     assert await catalogue.cards() == []
     clock.advance(14)
     assert await catalogue.cards() == []
-    assert source.asked == 1
+    assert source.fetches == 1
     source.error = None
     clock.advance(2)
     assert ids(await catalogue.cards()) == ["a"]
 
 
-async def test_the_old_list_is_good_while_a_host_cannot_tell():
+async def test_the_old_list_stays_while_fetches_fail():
     clock, source = FakeClock(), Source("one", "a")
     catalogue = catalogue_of(source, clock=clock)
     await catalogue.cards()
     source.error = UpstreamUnreachable("down")
     clock.advance(301)
     assert ids(await catalogue.cards()) == ["a"]
-    assert source.asked == 2
+    assert source.fetches == 2
 
 
 async def test_one_dead_host_does_not_hide_the_others():
@@ -211,36 +211,36 @@ async def test_one_dead_host_does_not_hide_the_others():
     assert ids(await catalogue_of(dead, Source("one", "a")).cards()) == ["a"]
 
 
-async def test_a_host_is_asked_once_for_all_who_wait():
+async def test_a_list_is_fetched_once_for_all_requests_that_wait():
     source = Source("one", "a")
-    source.gate.clear()
+    source.may_answer.clear()
     catalogue = catalogue_of(source)
     waiting = [asyncio.create_task(catalogue.cards()) for _ in range(5)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    source.gate.set()
+    source.may_answer.set()
     assert [ids(cards) for cards in await asyncio.gather(*waiting)] == [["a"]] * 5
-    assert source.asked == 1
+    assert source.fetches == 1
 
 
-async def test_a_caller_who_leaves_takes_nothing_from_the_others():
+async def test_a_cancelled_request_does_not_cancel_the_fetch_of_the_others():
     source = Source("one", "a")
-    source.gate.clear()
+    source.may_answer.clear()
     catalogue = catalogue_of(source)
     leaving, staying = (asyncio.create_task(catalogue.cards()) for _ in range(2))
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.sleep(0)
-    source.gate.set()
+    source.may_answer.set()
     assert ids(await staying) == ["a"]
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    assert source.asked == 1
+    assert source.fetches == 1
 
 
-async def test_closing_gives_up_what_is_being_asked():
+async def test_closing_cancels_running_fetches():
     source = Source("one", "a")
-    source.gate.clear()
+    source.may_answer.clear()
     catalogue = catalogue_of(source)
     before = asyncio.all_tasks()
     waiting = asyncio.create_task(catalogue.cards())
@@ -253,7 +253,7 @@ async def test_closing_gives_up_what_is_being_asked():
 
 
 async def test_an_engines_name_means_all_of_its_replicas():
-    """Also before a slash; a replica's own name means that one alone."""
+    """Also before a slash; a replica's own name means that replica alone."""
     one, two = (Target(f"gpu:{number}", "gpu", is_local=True, group="gpu") for number in (1, 2))
     router = router_of(models={"m": [one, two]}, engines={"gpu": [one, two]})
     assert await router.candidates("m") == [one, two]

@@ -1,4 +1,4 @@
-"""Which target to try next, by what has become of those before."""
+"""Which target to try next, by the outcome of the attempts before."""
 
 from random import Random
 
@@ -20,7 +20,7 @@ from tidegate.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from tidegate.routing.schedule import PATIENCE_S, AttemptSchedule
+from tidegate.routing.schedule import MAX_REPEATABLE_S, AttemptSchedule
 from tidegate.routing.targets import Target
 
 A, B, C = (Target(name, "m") for name in "abc")
@@ -39,14 +39,14 @@ ERRORS = [
 ]
 
 
-class Trip:
-    """An itinerary, and what it took from the budget; every step fails as told."""
+class ScriptedSchedule:
+    """A schedule whose attempts fail as the test says; counts what is taken from the budget."""
 
     def __init__(self, *targets, budgets=100, favoured=0, **retry):
         self.withdrawn = 0
         self.budgets = budgets
         self.now_s = 50.0
-        self.way = AttemptSchedule(
+        self.schedule = AttemptSchedule(
             targets, retry=RetryConfig(**retry), withdraw=self.withdraw, rng=Random(7), favoured=favoured
         )
 
@@ -57,39 +57,39 @@ class Trip:
         return True
 
     def step(self):
-        return self.way.step(self.now_s)
+        return self.schedule.step(self.now_s)
 
-    def fail(self, step, error=None, *, took_s=0.0, has_other_key=False):
+    def fail(self, attempt, error=None, *, took_s=0.0, has_other_key=False):
         error = error or UpstreamFailed("no")
-        self.way.failed(step, error, now_s=self.now_s, took_s=took_s, has_other_key=has_other_key)
+        self.schedule.failed(attempt, error, now_s=self.now_s, took_s=took_s, has_other_key=has_other_key)
 
-    def names(self, *errors, **how):
-        """The targets of the steps, each of which fails with the next error, the last one again and again."""
-        errors, found = list(errors), []
-        while (step := self.step()) is not None:
-            found.append(step.target.upstream)
-            self.fail(step, errors.pop(0) if len(errors) > 1 else errors[0], **how)
-        return "".join(found)
-
-
-def test_every_target_comes_once_before_any_comes_twice():
-    assert Trip(A, B, C, repeats=3).names(UpstreamFailed("no")) == "abcabc"
+    def names(self, *errors, **arguments):
+        """The targets of the attempts, in order. Each attempt fails with the next error; the last error repeats."""
+        errors, names = list(errors), []
+        while (attempt := self.step()) is not None:
+            names.append(attempt.target.upstream)
+            self.fail(attempt, errors.pop(0) if len(errors) > 1 else errors[0], **arguments)
+        return "".join(names)
 
 
-def test_there_are_as_many_repeats_as_the_config_says():
-    trip = Trip(A, B, repeats=1)
-    assert trip.names(UpstreamFailed("no")) == "aba"
-    assert trip.way.is_exhausted
-    assert Trip(A, B, repeats=0).names(UpstreamFailed("no")) == "ab"
+def test_every_target_is_tried_once_before_any_is_tried_twice():
+    assert ScriptedSchedule(A, B, C, repeats=3).names(UpstreamFailed("no")) == "abcabc"
 
 
-def test_a_repeat_waits_a_random_time_which_grows():
-    trip = Trip(A, repeats=7, backoff_s=1.0, max_backoff_s=4.0)
+def test_there_are_as_many_repeats_as_configured():
+    scripted = ScriptedSchedule(A, B, repeats=1)
+    assert scripted.names(UpstreamFailed("no")) == "aba"
+    assert scripted.schedule.is_exhausted
+    assert ScriptedSchedule(A, B, repeats=0).names(UpstreamFailed("no")) == "ab"
+
+
+def test_a_repeat_waits_a_random_time_that_grows():
+    scripted = ScriptedSchedule(A, repeats=7, backoff_s=1.0, max_backoff_s=4.0)
     pauses = []
-    while (step := trip.step()) is not None:
-        pauses.append(step.pause_s)
-        trip.now_s += step.pause_s
-        trip.fail(step)
+    while (attempt := scripted.step()) is not None:
+        pauses.append(attempt.pause_s)
+        scripted.now_s += attempt.pause_s
+        scripted.fail(attempt)
     assert pauses[0] == 0
     bounds = [1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0]
     assert all(0 <= pause <= bound for pause, bound in zip(pauses[1:], bounds, strict=True))
@@ -101,54 +101,54 @@ def test_a_repeat_waits_a_random_time_which_grows():
     [AnswerMisfit("no"), UpstreamLacksModel("no"), UpstreamLacksOperation("no"), UpstreamRefusedUs("no")],
     ids=["misfits", "lacks", "is not for it", "refuses"],
 )
-def test_what_would_fail_again_is_not_repeated(error):
-    assert Trip(A, B).names(error) == "ab"
+def test_an_attempt_that_would_fail_again_is_not_repeated(error):
+    assert ScriptedSchedule(A, B).names(error) == "ab"
 
 
-def test_what_took_long_to_fail_is_not_repeated():
-    """The caller has waited once; another target may still be quicker."""
-    assert Trip(A, B).names(UpstreamTimeout("slow"), took_s=PATIENCE_S) == "ab"
+def test_an_attempt_that_took_long_to_fail_is_not_repeated():
+    """The caller has waited once; another target may still be faster."""
+    assert ScriptedSchedule(A, B).names(UpstreamTimeout("slow"), took_s=MAX_REPEATABLE_S) == "ab"
 
 
-def test_a_longer_pause_than_we_make_is_the_callers_to_make():
-    assert Trip(A, max_backoff_s=5).names(UpstreamRateLimited("no", retry_after_s=6)) == "a"
-    trip = Trip(A, max_backoff_s=5)
-    trip.fail(trip.step(), UpstreamRateLimited("no", retry_after_s=4))
-    assert trip.step().pause_s == 4
+def test_a_pause_over_the_maximum_is_left_to_the_caller():
+    assert ScriptedSchedule(A, max_backoff_s=5).names(UpstreamRateLimited("no", retry_after_s=6)) == "a"
+    scripted = ScriptedSchedule(A, max_backoff_s=5)
+    scripted.fail(scripted.step(), UpstreamRateLimited("no", retry_after_s=4))
+    assert scripted.step().pause_s == 4
 
 
-def test_another_key_is_tried_at_once():
-    trip = Trip(A)
-    trip.fail(trip.step(), UpstreamRefusedUs("no"), has_other_key=True)
-    assert trip.step().pause_s == 0
+def test_another_credential_is_tried_at_once():
+    scripted = ScriptedSchedule(A)
+    scripted.fail(scripted.step(), UpstreamRefusedUs("no"), has_other_key=True)
+    assert scripted.step().pause_s == 0
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("starting"), TargetBusy("full")], ids=["starting", "full"])
-def test_who_could_not_take_it_is_waited_for_at_the_end(error):
-    """It has not been tried, so it costs no try and nothing of the budget."""
-    trip = Trip(A, B)
-    first = trip.step()
+def test_a_target_that_could_not_take_the_request_is_waited_for_at_the_end(error):
+    """It does not count as tried, and takes nothing from the budget."""
+    scripted = ScriptedSchedule(A, B)
+    first = scripted.step()
     assert not first.can_wait
-    trip.fail(first, error)
-    second = trip.step()
-    assert (second.target, second.can_wait, trip.withdrawn) == (B, False, 0)
-    trip.fail(second, UpstreamLacksModel("no"))
-    last = trip.step()
-    assert (last.target, last.can_wait, trip.way.tries) == (A, True, 1)
-    trip.fail(last, error)
-    assert trip.step() is None
+    scripted.fail(first, error)
+    second = scripted.step()
+    assert (second.target, second.can_wait, scripted.withdrawn) == (B, False, 0)
+    scripted.fail(second, UpstreamLacksModel("no"))
+    last = scripted.step()
+    assert (last.target, last.can_wait, scripted.schedule.tries) == (A, True, 1)
+    scripted.fail(last, error)
+    assert scripted.step() is None
 
 
 FULL, LOADING, FAILED = TargetBusy("full"), EngineUnavailable("loading"), UpstreamUnreachable("gone")
 
 
-def test_who_is_favoured_and_full_is_queued_for_before_others_are_tried():
-    trip = Trip(A, B, C, favoured=2, repeats=0)
-    steps = []
+def test_a_favoured_full_target_is_queued_for_before_others_are_tried():
+    scripted = ScriptedSchedule(A, B, C, favoured=2, repeats=0)
+    attempts = []
     for error in (FULL, FULL, FULL, FAILED, FULL, FULL):
-        steps.append(trip.step())
-        trip.fail(steps[-1], error)
-    assert [(step.target, step.can_queue, step.can_wait) for step in steps] == [
+        attempts.append(scripted.step())
+        scripted.fail(attempts[-1], error)
+    assert [(attempt.target, attempt.can_queue, attempt.can_wait) for attempt in attempts] == [
         (A, False, False),
         (B, False, False),
         (A, True, False),
@@ -156,37 +156,37 @@ def test_who_is_favoured_and_full_is_queued_for_before_others_are_tried():
         (A, False, True),
         (B, False, True),
     ]
-    assert trip.step() is None
+    assert scripted.step() is None
 
 
-@pytest.mark.parametrize(("errors", "way"), [((LOADING, FAILED), "aba"), ((FAILED, FAILED), "ab")])
-def test_who_is_favoured_and_not_just_full_is_not_queued_for(errors, way):
-    """Loading takes long, and failed is failed; what loads is waited for in the end."""
-    trip = Trip(A, B, favoured=1, repeats=0)
-    assert trip.names(*errors, FAILED) == way
+@pytest.mark.parametrize(("errors", "order"), [((LOADING, FAILED), "aba"), ((FAILED, FAILED), "ab")])
+def test_a_favoured_target_that_is_not_just_full_is_not_queued_for(errors, order):
+    """Loading takes long, and a failure stays one; a loading engine is waited for at the end."""
+    scripted = ScriptedSchedule(A, B, favoured=1, repeats=0)
+    assert scripted.names(*errors, FAILED) == order
 
 
-def test_of_the_favoured_the_next_is_asked_before_the_first_is_queued_for():
-    trip = Trip(A, B, C, favoured=2)
-    assert trip.names(FULL, FAILED, FAILED).startswith("abac")
+def test_all_favoured_targets_are_tried_before_one_is_queued_for():
+    scripted = ScriptedSchedule(A, B, C, favoured=2)
+    assert scripted.names(FULL, FAILED, FAILED).startswith("abac")
 
 
 def test_the_only_target_may_be_waited_for_from_the_start():
-    assert Trip(A).step().can_wait
+    assert ScriptedSchedule(A).step().can_wait
 
 
 @pytest.mark.parametrize("error", [UpstreamUnreachable("gone"), UpstreamRateLimited("full")], ids=["gone", "limited"])
-def test_going_on_is_free_where_the_first_one_has_no_part_in_the_work(error):
-    trip = Trip(A, B, budgets=0)
-    assert trip.names(error) == "ab"
-    assert trip.way.is_exhausted
+def test_failover_is_free_if_the_first_target_does_no_work_for_the_request(error):
+    scripted = ScriptedSchedule(A, B, budgets=0)
+    assert scripted.names(error) == "ab"
+    assert scripted.schedule.is_exhausted
 
 
-def test_an_empty_budget_ends_the_tries():
-    trip = Trip(A, B, budgets=0)
-    assert trip.names(UpstreamFailed("no")) == "a"
-    assert trip.way.is_exhausted
-    assert Trip(A, B, budgets=2, repeats=9).names(UpstreamFailed("no")) == "aba"
+def test_an_empty_budget_ends_the_attempts():
+    scripted = ScriptedSchedule(A, B, budgets=0)
+    assert scripted.names(UpstreamFailed("no")) == "a"
+    assert scripted.schedule.is_exhausted
+    assert ScriptedSchedule(A, B, budgets=2, repeats=9).names(UpstreamFailed("no")) == "aba"
 
 
 @given(
@@ -196,45 +196,45 @@ def test_an_empty_budget_ends_the_tries():
     st.lists(st.tuples(st.sampled_from(ERRORS), st.booleans(), st.sampled_from([0.0, 60.0])), min_size=1, max_size=12),
     st.integers(0, 3),
 )
-def test_any_way_ends_and_keeps_its_word(targets, repeats, budgets, failures, favoured):
-    """Never more repeats than allowed, never more paid ones than the budget gave, each target before any repeat."""
-    trip = Trip(
+def test_every_schedule_ends_within_its_limits(targets, repeats, budgets, failures, favoured):
+    """No more repeats than configured, no more paid attempts than the budget has, each target before any repeat."""
+    scripted = ScriptedSchedule(
         *(Target(str(number), "m") for number in range(targets)), budgets=budgets, repeats=repeats, favoured=favoured
     )
-    tried, visited, number, queued = [], [], 0, 0
-    while (step := trip.step()) is not None:
+    tried, seen, number, queued = [], [], 0, 0
+    while (attempt := scripted.step()) is not None:
         number += 1
         assert number <= 2 * targets + 1 + repeats
         kind, has_other_key, took_s = failures[number % len(failures)]
         is_busy = kind in {EngineUnavailable, TargetBusy}
-        if step.can_queue:
+        if attempt.can_queue:
             queued += 1
-            assert (queued, visited[-1]) == (1, str(favoured - 1))
-        elif step.target.upstream in visited:
-            assert len(set(visited)) == targets
-        visited.append(step.target.upstream)
+            assert (queued, seen[-1]) == (1, str(favoured - 1))
+        elif attempt.target.upstream in seen:
+            assert len(set(seen)) == targets
+        seen.append(attempt.target.upstream)
         if not is_busy:
-            tried.append(step.target.upstream)
-        trip.fail(step, kind("no"), took_s=took_s, has_other_key=has_other_key)
-    assert len(tried) == trip.way.tries <= targets + repeats
-    assert trip.withdrawn <= budgets
+            tried.append(attempt.target.upstream)
+        scripted.fail(attempt, kind("no"), took_s=took_s, has_other_key=has_other_key)
+    assert len(tried) == scripted.schedule.tries <= targets + repeats
+    assert scripted.withdrawn <= budgets
 
 
 def test_a_request_may_leave_a_target_while_another_one_is_left():
-    trip = Trip(A, B)
-    moves = []
+    scripted = ScriptedSchedule(A, B)
+    may_move = []
     for _ in range(2):
-        step = trip.step()
-        moves.append((step.target, step.can_move))
-        trip.fail(step)
-    assert moves == [(A, True), (B, False)]
-    assert trip.step().can_move is False  # a repeat is the last resort
-    assert Trip(A).step().can_move is False
+        attempt = scripted.step()
+        may_move.append((attempt.target, attempt.can_move))
+        scripted.fail(attempt)
+    assert may_move == [(A, True), (B, False)]
+    assert scripted.step().can_move is False  # a repeat is the last resort
+    assert ScriptedSchedule(A).step().can_move is False
 
 
 @pytest.mark.parametrize("error", [EngineStalled("moved"), EngineDied("its core is gone")])
-def test_leaving_an_engine_that_stands_still_or_died_costs_nothing(error):
-    """Or an engine that hangs or dies under fifty callers would lose most of them."""
-    trip = Trip(A, B, budgets=0)
-    trip.fail(trip.step(), error, took_s=41)
-    assert trip.step().target is B
+def test_leaving_an_engine_that_hangs_or_died_costs_nothing(error):
+    """Otherwise an engine that hangs or dies with fifty requests would lose most of them."""
+    scripted = ScriptedSchedule(A, B, budgets=0)
+    scripted.fail(scripted.step(), error, took_s=41)
+    assert scripted.step().target is B

@@ -1,4 +1,4 @@
-"""What is known of each target, and what attempts report."""
+"""What is known of each target, and the reports of attempts."""
 
 import pytest
 from hypothesis import settings
@@ -29,9 +29,9 @@ from tests.fakes.candidates import routing_request
 from tests.fakes.clock import FakeClock
 
 A = Target("a", "m")
-ASK = routing_request()
-THEIRS = [UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, StreamBroken]
-NOT_THEIRS = [
+REQUEST = routing_request()
+TARGETS_FAULT = [UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, StreamBroken]
+NOT_TARGETS_FAULT = [
     AnswerMisfit,
     EngineUnavailable,
     TargetBusy,
@@ -55,7 +55,7 @@ def target_registry(clock):
     return TargetRegistry(clock, HealthConfig(failures=3, probe=False))
 
 
-def busy(seconds):
+def unavailable(seconds):
     error = UpstreamFailed("no", status=503, retry_after_s=seconds)
     error.is_told = True
     return error
@@ -63,59 +63,59 @@ def busy(seconds):
 
 def test_a_target_is_in_cooldown_after_a_503_with_retry_after(target_registry, clock):
     """Also in panic mode; a single request is its trial."""
-    target_registry.begin(A, ASK).end(busy(600))
+    target_registry.begin(A, REQUEST).end(unavailable(600))
     assert target_registry.of(A).cooldown_s == 600
-    assert target_registry.begin(A, ASK, in_panic=True) is None
+    assert target_registry.begin(A, REQUEST, in_panic=True) is None
     clock.advance(60)
-    trial = target_registry.begin(A, ASK)
-    assert target_registry.begin(A, ASK, in_panic=True) is None
-    trial.end(busy(100))
+    trial = target_registry.begin(A, REQUEST)
+    assert target_registry.begin(A, REQUEST, in_panic=True) is None
+    trial.end(unavailable(100))
     assert target_registry.of(A).cooldown_s == 100
     clock.advance(10)
-    target_registry.begin(A, ASK).end()  # nothing was learnt
+    target_registry.begin(A, REQUEST).end()  # ended without an outcome
     assert target_registry.of(A).cooldown_s == 90
     clock.advance(10)
-    target_registry.begin(A, ASK).end(is_whole=True)
-    assert (target_registry.of(A).cooldown_s, target_registry.begin(A, ASK) is None) == (0, False)
+    target_registry.begin(A, REQUEST).end(is_whole=True)
+    assert (target_registry.of(A).cooldown_s, target_registry.begin(A, REQUEST) is None) == (0, False)
 
 
 def test_the_first_content_of_the_trial_ends_the_cooldown(target_registry, clock):
-    target_registry.begin(A, ASK).end(busy(600))
+    target_registry.begin(A, REQUEST).end(unavailable(600))
     clock.advance(60)
-    target_registry.begin(A, ASK).began()
-    assert target_registry.begin(A, ASK) is not None
+    target_registry.begin(A, REQUEST).began()
+    assert target_registry.begin(A, REQUEST) is not None
 
 
 def test_only_a_wait_that_the_host_sent_begins_a_cooldown(target_registry):
-    target_registry.begin(A, ASK).end(UpstreamFailed("no", status=503, retry_after_s=5))
+    target_registry.begin(A, REQUEST).end(UpstreamFailed("no", status=503, retry_after_s=5))
     assert target_registry.of(A).cooldown_s == 0
 
 
-@pytest.mark.parametrize("error", THEIRS)
-def test_what_is_the_targets_fault_leaves_it_out(target_registry, error):
+@pytest.mark.parametrize("error", TARGETS_FAULT)
+def test_failures_by_the_targets_fault_eject_it(target_registry, error):
     for _ in range(3):
-        target_registry.begin(A, ASK).end(error("no"))
-    assert target_registry.begin(A, ASK) is None
+        target_registry.begin(A, REQUEST).end(error("no"))
+    assert target_registry.begin(A, REQUEST) is None
     assert target_registry.of(A).latency.failure_rate > 0
 
 
-@pytest.mark.parametrize("error", NOT_THEIRS)
-def test_what_is_not_does_not(target_registry, error):
+@pytest.mark.parametrize("error", NOT_TARGETS_FAULT)
+def test_other_failures_do_not_eject_the_target(target_registry, error):
     for _ in range(10):
-        target_registry.begin(A, ASK).end(error("no"))
+        target_registry.begin(A, REQUEST).end(error("no"))
     assert target_registry.of(A).health.state == "ok"
     assert target_registry.of(A).latency.failure_rate == 0
 
 
-def test_in_a_panic_it_is_tried_all_the_same(target_registry):
+def test_in_a_panic_an_ejected_target_is_tried(target_registry):
     for _ in range(3):
-        target_registry.begin(A, ASK).end(UpstreamFailed("no"))
-    assert target_registry.begin(A, ASK, in_panic=True) is not None
+        target_registry.begin(A, REQUEST).end(UpstreamFailed("no"))
+    assert target_registry.begin(A, REQUEST, in_panic=True) is not None
 
 
-def test_an_engine_that_is_ready_anew_starts_fresh(target_registry):
+def test_a_restarted_engine_begins_without_failures(target_registry):
     for _ in range(3):
-        target_registry.begin(A, ASK).end(UpstreamFailed("no"))
+        target_registry.begin(A, REQUEST).end(UpstreamFailed("no"))
     target_registry.readmit("b")
     assert target_registry.of(A).health.is_out
     target_registry.readmit("a")
@@ -123,7 +123,7 @@ def test_an_engine_that_is_ready_anew_starts_fresh(target_registry):
 
 
 def test_the_times_are_those_of_the_target(target_registry, clock):
-    in_flight = target_registry.begin(A, ASK)
+    in_flight = target_registry.begin(A, REQUEST)
     clock.advance(1)
     sent_s = clock.monotonic_s()
     clock.advance(2)
@@ -135,9 +135,9 @@ def test_the_times_are_those_of_the_target(target_registry, clock):
     assert (latency.ttft_s(10), latency.per_token_s) == (2.0, 1.0)
 
 
-def test_a_long_answer_in_one_piece_is_no_long_wait(target_registry, clock):
-    """Nobody saw its first token: it was not the whole time, and while it is written nobody waits."""
-    in_flight = target_registry.begin(A, ASK)
+def test_a_long_unstreamed_answer_is_no_long_wait(target_registry, clock):
+    """Its first token was not seen, so the request does not count as waiting; the token took less than the answer."""
+    in_flight = target_registry.begin(A, REQUEST)
     clock.advance(10)
     pressure = target_registry.of(A).pressure
     assert (pressure.waiting, pressure.predict_s(10)) == (0, 0)
@@ -146,24 +146,24 @@ def test_a_long_answer_in_one_piece_is_no_long_wait(target_registry, clock):
     assert 0 < ttft_s < 0.1
 
 
-def test_it_says_how_long_a_first_token_took_where_the_answer_is_whole(target_registry, clock):
-    in_flight = target_registry.begin(A, ASK)
+def test_the_time_to_first_token_is_returned_if_the_answer_is_whole(target_registry, clock):
+    in_flight = target_registry.begin(A, REQUEST)
     assert in_flight.end(sent_s=1.0, first_s=3.5, is_whole=True) == 2.5
     assert in_flight.end(sent_s=1.0, first_s=3.5, is_whole=True) is None
-    assert target_registry.begin(A, ASK).end(sent_s=1.0, first_s=3.5) is None
+    assert target_registry.begin(A, REQUEST).end(sent_s=1.0, first_s=3.5) is None
 
 
-def test_where_first_tokens_are_seen_all_the_same_they_count(target_registry):
-    """Some engines are asked for a stream though the caller wants none."""
-    in_flight = target_registry.begin(A, ASK)
+def test_first_tokens_that_are_seen_without_a_stream_count(target_registry):
+    """From some engines a stream is requested though the caller wants none."""
+    in_flight = target_registry.begin(A, REQUEST)
     in_flight.began()
     in_flight.end(first_s=1.0, is_whole=True)
-    target_registry.begin(A, ASK)
+    target_registry.begin(A, REQUEST)
     assert target_registry.of(A).pressure.waiting == 1
 
 
-def test_a_caller_who_leaves_says_nothing_of_the_target(target_registry, clock):
-    in_flight = target_registry.begin(A, ASK)
+def test_an_abandoned_attempt_says_nothing_about_the_target(target_registry, clock):
+    in_flight = target_registry.begin(A, REQUEST)
     clock.advance(50)
     in_flight.end()
     stats = target_registry.of(A)
@@ -172,7 +172,7 @@ def test_a_caller_who_leaves_says_nothing_of_the_target(target_registry, clock):
 
 def test_configured_targets_are_kept_whatever_names_callers_invent(target_registry):
     target_registry.keep([A])
-    target_registry.begin(A, ASK).end(UpstreamFailed("no"))
+    target_registry.begin(A, REQUEST).end(UpstreamFailed("no"))
     failed = target_registry.of(A)
     for number in range(5000):
         target_registry.of(Target("a", f"m{number}"))
@@ -180,15 +180,15 @@ def test_configured_targets_are_kept_whatever_names_callers_invent(target_regist
     assert (target_registry.kept(), len(target_registry.all())) == ([failed], 4097)
 
 
-def test_of_invented_names_the_one_that_was_asked_for_last_is_kept_longest(target_registry):
-    asked = target_registry.of(Target("a", "asked"))
+def test_of_invented_names_the_one_used_last_is_kept_longest(target_registry):
+    used = target_registry.of(Target("a", "asked"))
     for number in range(5000):
         target_registry.of(Target("a", f"m{number}"))
-        assert target_registry.of(Target("a", "asked")) is asked
+        assert target_registry.of(Target("a", "asked")) is used
 
 
 def test_a_slow_reader_does_not_make_a_target_slow(target_registry, clock):
-    in_flight = target_registry.begin(A, ASK)
+    in_flight = target_registry.begin(A, REQUEST)
     sent_s = clock.monotonic_s()
     clock.advance(60)
     in_flight.end(sent_s=sent_s, first_s=sent_s + 2, reading_s=54, usage=Usage(10, 5, 15), is_whole=True)
@@ -197,15 +197,15 @@ def test_a_slow_reader_does_not_make_a_target_slow(target_registry, clock):
 
 def test_a_first_content_ends_a_trial(target_registry, clock):
     for _ in range(3):
-        target_registry.begin(A, ASK).end(UpstreamFailed("no"))
+        target_registry.begin(A, REQUEST).end(UpstreamFailed("no"))
     clock.advance(1000)
-    in_flight = target_registry.begin(A, ASK)
+    in_flight = target_registry.begin(A, REQUEST)
     assert target_registry.of(A).health.state == "trial"
     in_flight.began()
     assert target_registry.of(A).health.state == "ramping"
 
 
-def test_what_it_is_asked_for_in_vain_is_not_what_it_answers(target_registry):
+def test_only_an_answer_sets_the_targets_endpoint(target_registry):
     embeddings = routing_request()
     embeddings.endpoint = "embeddings"
     target_registry.begin(A, embeddings).end(UpstreamFailed("no"))
@@ -214,14 +214,14 @@ def test_what_it_is_asked_for_in_vain_is_not_what_it_answers(target_registry):
     assert target_registry.of(A).endpoint == "embeddings"
 
 
-def test_names_of_callers_own_are_not_all_kept(target_registry):
+def test_the_number_of_invented_names_is_bounded(target_registry):
     for number in range(5000):
-        target_registry.begin(Target("a", f"m{number}"), ASK).end()
+        target_registry.begin(Target("a", f"m{number}"), REQUEST).end()
     assert len(target_registry.all()) <= 4097
 
 
-class Machine(RuleBasedStateMachine):
-    """Whatever becomes of flights, what is in flight is what has not ended."""
+class RegistryMachine(RuleBasedStateMachine):
+    """Whatever becomes of attempts, `in_flight` is the number of those that have not ended."""
 
     def __init__(self):
         super().__init__()
@@ -231,12 +231,16 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def begins(self):
-        in_flight = self.target_registry.begin(A, ASK)
+        in_flight = self.target_registry.begin(A, REQUEST)
         if in_flight is not None:
             self.in_flights.append(in_flight)
 
     @precondition(lambda self: self.in_flights)
-    @rule(kind=st.sampled_from([None, *THEIRS, *NOT_THEIRS]), is_whole=st.booleans(), has_begun=st.booleans())
+    @rule(
+        kind=st.sampled_from([None, *TARGETS_FAULT, *NOT_TARGETS_FAULT]),
+        is_whole=st.booleans(),
+        has_begun=st.booleans(),
+    )
     def ends(self, kind, is_whole, has_begun):
         in_flight = self.in_flights.pop(0)
         if has_begun:
@@ -249,20 +253,20 @@ class Machine(RuleBasedStateMachine):
         self.clock.advance(seconds)
 
     @invariant()
-    def nothing_is_lost(self):
+    def all_attempts_are_counted(self):
         assert self.target_registry.of(A).in_flight == len(self.in_flights)
         assert 0 <= self.target_registry.of(A).pressure.waiting <= len(self.in_flights)
 
 
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=25)
+TestRegistry = RegistryMachine.TestCase
+TestRegistry.settings = settings(max_examples=60, stateful_step_count=25)
 
 
-def test_a_reload_forgets_nothing_of_what_it_is_about_to_keep(clock):
-    """Though callers have invented as many names as there is room for."""
+def test_a_reload_keeps_the_stats_of_targets_that_it_configures(clock):
+    """Also if callers have invented as many names as are stored."""
     target_registry = TargetRegistry(clock, HealthConfig(failures=1, probe=False))
     failed = Target("u", "failed")
-    target_registry.begin(failed, ASK).end(UpstreamFailed("no"))
+    target_registry.begin(failed, REQUEST).end(UpstreamFailed("no"))
     for number in range(_MAX_UNCONFIGURED - 1):
         target_registry.of(Target("u", str(number)))
     target_registry.keep([Target("u", "new"), Target("u", "newer"), Target("u", "failed", weight=2.0)])

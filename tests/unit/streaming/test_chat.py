@@ -1,4 +1,4 @@
-"""Chat answers, in chunks and whole: what clients get, byte for byte (contract A.2, A.3)."""
+"""Chat answers as clients receive them, in chunks and whole, byte for byte (contract A.2, A.3)."""
 
 import json
 
@@ -40,7 +40,7 @@ def deltas(payloads):
 # --- in chunks ----------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_is_that_of_openai():
+def test_a_stream_is_the_same_as_openais():
     assert written(chunk({"content": 'é"\n'}), STOP) == [
         HEAD
         + b'{"index":0,"delta":{"role":"assistant","content":"","refusal":null},'
@@ -50,15 +50,15 @@ def test_a_stream_is_that_of_openai():
     ]
 
 
-def test_usage_has_a_chunk_of_its_own_where_it_was_asked_for():
-    """And every earlier chunk says null (contract A.3, rule 5)."""
+def test_usage_has_a_chunk_of_its_own_if_requested():
+    """Every earlier chunk has `"usage":null` (contract A.3, rule 5)."""
     payloads = written(chunk({"content": "a"}), STOP | {"usage": USAGE}, wants_usage=True)
     assert payloads[-1] == HEAD + b'],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
     assert all(payload.endswith(b'],"usage":null}') for payload in payloads[:-1])
 
 
-def test_usage_is_nowhere_where_it_was_not_asked_for():
-    """We always ask the host for it; the caller must not notice."""
+def test_usage_is_absent_if_not_requested():
+    """Tidegate always requests usage from the host; the caller must not receive it."""
     assert all(b"usage" not in payload for payload in written(chunk({"content": "a"}, usage=USAGE), STOP))
 
 
@@ -88,7 +88,7 @@ def test_a_custom_tool_call_keeps_its_form():
     assert deltas(written(chunk({"tool_calls": [custom]}), STOP))[1] == {"tool_calls": [custom]}
 
 
-def test_logprobs_stand_in_openais_form_beside_their_text():
+def test_logprobs_are_sent_in_openais_form_with_their_text():
     legacy = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [None]}
     [_, second, _] = written(chunk({"content": "a"}, choice={"logprobs": legacy}), STOP)
     [choice] = json.loads(second)["choices"]
@@ -104,15 +104,15 @@ def test_logprobs_stand_in_openais_form_beside_their_text():
 
 
 @pytest.mark.parametrize("wants_usage", [True, False])
-def test_a_heartbeat_is_a_chunk_that_says_nothing(wants_usage):
-    """It may come anywhere after the opening chunk; clients see no difference."""
+def test_a_heartbeat_is_a_chunk_without_content(wants_usage):
+    """It may be sent at any time after the opening chunk; the answer that a client assembles is the same."""
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage)
     assert tell(writer, chunk({"content": "a"}), chunk({"tool_calls": [call(0, "f", "{}", "x")]}), STOP) is None
     first, *rest = writer.take()
-    beat = writer.heartbeat()
-    assert json.loads(beat)["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}]
-    beaten = accumulate([first, *(payload for one in rest for payload in (beat, one))])
-    assert beaten.choices == accumulate([first, *rest]).choices
+    heartbeat = writer.heartbeat()
+    assert json.loads(heartbeat)["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}]
+    with_heartbeats = accumulate([first, *(payload for one in rest for payload in (heartbeat, one))])
+    assert with_heartbeats.choices == accumulate([first, *rest]).choices
 
 
 def test_payloads_are_taken_once():
@@ -122,8 +122,8 @@ def test_payloads_are_taken_once():
     assert writer.take() == []
 
 
-def test_choices_that_begin_out_of_order_reach_the_client_apart():
-    """llama.cpp begins with choice 1 (recorded); OpenAI's accumulator would crash on it."""
+def test_choices_that_begin_out_of_order_are_not_mixed():
+    """llama.cpp begins with choice 1 (recorded); OpenAI's accumulator crashes on that."""
     completion = accumulate(
         written(chunk({"content": "b"}, index=1), chunk({"content": "a"}), STOP, chunk(index=1, finish="stop"))
     )
@@ -131,7 +131,7 @@ def test_choices_that_begin_out_of_order_reach_the_client_apart():
 
 
 def test_annotations_in_several_deltas_reach_the_client():
-    """The accumulator joins lists by an `index` that annotations do not have, so that a second list breaks it."""
+    """They are sent in one list: OpenAI's accumulator joins lists by an `index`, which annotations do not have."""
     link = {"type": "url_citation", "url_citation": {"url": "about:blank"}}
     completion = accumulate(
         written(chunk({"annotations": [link], "content": "a"}), chunk({"annotations": [link]}), STOP)
@@ -142,7 +142,7 @@ def test_annotations_in_several_deltas_reach_the_client():
 # --- whole --------------------------------------------------------------------------------------------------------
 
 
-def test_a_whole_answer_is_that_of_openai():
+def test_a_whole_answer_is_the_same_as_openais():
     answer = assembled(chunk({"content": "a"}), chunk({"content": "b"}), STOP | {"usage": USAGE})
     assert answer == {
         "id": "chatcmpl-own",
@@ -162,7 +162,7 @@ def test_a_whole_answer_is_that_of_openai():
     assert list(answer) == ["id", "object", "created", "model", "choices", "usage"]
 
 
-def test_usage_nobody_told_is_absent():
+def test_usage_that_the_host_did_not_send_is_absent():
     assert "usage" not in assembled(STOP)
 
 
@@ -177,11 +177,11 @@ def test_usage_nobody_told_is_absent():
         ({"content": "a", "tool_calls": [call(0, "f")]}, "a"),
     ],
 )
-def test_content_is_null_where_only_tools_or_a_refusal_speak(delta, content):
+def test_content_is_null_if_there_are_only_tool_calls_or_a_refusal(delta, content):
     assert message(chunk(delta), STOP)["content"] == content
 
 
-def test_reasoning_is_told_only_where_there_was_some():
+def test_reasoning_is_absent_if_there_was_none():
     assert message(chunk({"reasoning": "a"}), chunk({"reasoning": "b"}), STOP)["reasoning_content"] == "ab"
     assert "reasoning_content" not in message(STOP)
 
@@ -220,7 +220,7 @@ def test_choices_come_in_their_order():
 
 
 def test_a_function_call_in_pieces_is_put_together():
-    """The deprecated form streams too: a name, then its arguments."""
+    """Some hosts stream the deprecated form: first the name, then the arguments."""
     found = message(
         chunk({"function_call": {"name": "f", "arguments": ""}}),
         chunk({"function_call": {"arguments": '{"a"'}}),
@@ -239,7 +239,7 @@ def test_a_custom_tool_call_in_pieces_is_put_together():
     assert found["tool_calls"] == [{"id": "x", "type": "custom", "custom": {"name": "run", "input": "ls"}}]
 
 
-# --- anything -----------------------------------------------------------------------------------------------------
+# --- generated sequences of chunks --------------------------------------------------------------------------------
 
 texts = st.sampled_from(["", "a", "é", '"\\', "\n", "<think>", "\u2028", None])
 names = st.sampled_from(["f", "g", "", None])
@@ -299,7 +299,7 @@ endings = st.sampled_from([[], [chunk(index=index, finish="stop") for index in r
     wants_usage=False,
 )
 def test_any_sequence_of_chunks_is_canonical_or_an_error(chunks, ending, wants_usage):
-    """OpenAI's strict accumulator takes whatever was written, also where an error cut it."""
+    """OpenAI's strict accumulator accepts the chunks, even if an error ended the stream."""
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage)
     error = tell(writer, *chunks, *ending)
     payloads = writer.take()
@@ -312,28 +312,28 @@ def test_any_sequence_of_chunks_is_canonical_or_an_error(chunks, ending, wants_u
 
 @settings(max_examples=200)
 @given(st.lists(some_chunks, max_size=8))
-def test_a_stream_and_a_whole_answer_say_the_same(chunks):
-    """Two sinks, one answer: what a client puts together from chunks is what another gets whole."""
+def test_a_stream_and_a_whole_answer_hold_the_same(chunks):
+    """What a client assembles from the chunks is equal to the whole answer."""
     ending = [chunk(index=index, finish="stop") for index in range(3)]
     writer, assembler = ChatWriter(ENVELOPE, wants_usage=True), ChatAssembler(ENVELOPE)
-    # in order, as the accumulator wants it
+    # the accumulator requires that choices begin in order
     opening = [chunk(index=index) for index in range(3)]
     errors = [tell(sink, *opening, *chunks, *ending) for sink in (writer, assembler)]
     assert type(errors[0]) is type(errors[1])
     if errors[0] is not None:
         return
-    streamed, whole = accumulate(writer.take()), json.loads(assembler.to_json())
-    for one, other in zip(streamed.choices, whole["choices"], strict=True):
+    streamed, answer = accumulate(writer.take()), json.loads(assembler.to_json())
+    for one, other in zip(streamed.choices, answer["choices"], strict=True):
         assert one.finish_reason == other["finish_reason"]
         assert (one.message.content or "") == (other["message"]["content"] or "")
         assert (one.message.refusal or "") == (other["message"]["refusal"] or "")
         extra = one.message.model_extra or {}
         assert extra.get("reasoning_content") == other["message"].get("reasoning_content")
-        calls = [(made.function.name, made.function.arguments) for made in one.message.tool_calls or []]
-        also = [
-            (made["function"]["name"], made["function"]["arguments"]) for made in other["message"].get("tool_calls", [])
+        calls = [(item.function.name, item.function.arguments) for item in one.message.tool_calls or []]
+        other_calls = [
+            (item["function"]["name"], item["function"]["arguments"]) for item in other["message"].get("tool_calls", [])
         ]
-        assert calls == also
+        assert calls == other_calls
         tokens = [entry.token for entry in (one.logprobs.content if one.logprobs else None) or []]
         assert tokens == [entry["token"] for entry in ((other["logprobs"] or {}).get("content") or [])]
-    assert (streamed.usage is None) == ("usage" not in whole)
+    assert (streamed.usage is None) == ("usage" not in answer)

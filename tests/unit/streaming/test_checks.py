@@ -1,4 +1,4 @@
-"""What can be told of an answer without understanding it."""
+"""The checks of answers that do not need to understand them."""
 
 import json
 
@@ -27,25 +27,25 @@ def call(arguments="{}", name="weather", index=0):
     return ("tool", 0, ToolPiece(index, arguments, f"call_{index}", name))
 
 
-def text(said):
-    return ("content", 0, said, None)
+def text(content):
+    return ("content", 0, content, None)
 
 
-def verdict(body, *said, reason="stop"):
-    """Of an answer with one choice."""
+def verdict(body, *calls, reason="stop"):
+    """The verdict on an answer with one choice, which is sent as these calls of a sink."""
     checking = check(RecordingSink(), fields(body))
-    for name, *arguments in [("open", 0), *said, ("finish", 0, reason)]:
+    for name, *arguments in [("open", 0), *calls, ("finish", 0, reason)]:
         getattr(checking, name)(*arguments)
     return checking.verdict()
 
 
 @pytest.mark.parametrize("body", [{}, {"tools": []}, {"tools": None}, {"response_format": {"type": "text"}}])
-def test_plain_text_is_not_looked_at(body):
+def test_plain_text_is_not_checked(body):
     assert check(RecordingSink(), fields(body)) is None
 
 
 @pytest.mark.parametrize(
-    ("body", "said", "good"),
+    ("body", "content", "good"),
     [
         (OBJECT, '{"a": 1}', 1.0),
         (OBJECT, "[1]", 0.0),
@@ -57,8 +57,8 @@ def test_plain_text_is_not_looked_at(body):
         (TOOLS, "It rains.", 1.0),
     ],
 )
-def test_json_is_json_where_it_was_asked_for(body, said, good):
-    assert verdict(body, *map(text, (said[:3], said[3:]))) == good
+def test_requested_json_must_be_json(body, content, good):
+    assert verdict(body, *map(text, (content[:3], content[3:]))) == good
 
 
 @pytest.mark.parametrize("body", [TOOLS, FUNCTIONS, TOOLS | OBJECT])
@@ -73,11 +73,11 @@ def test_json_is_json_where_it_was_asked_for(body, said, good):
         ([call(), call("nothing", index=1)], 0.0),
     ],
 )
-def test_a_call_names_a_tool_that_was_given_and_its_arguments_are_an_object(body, calls, good):
+def test_a_call_must_name_an_offered_tool_and_have_an_object_as_arguments(body, calls, good):
     assert verdict(body, *calls, reason="tool_calls") == good
 
 
-def test_the_pieces_of_a_call_are_one():
+def test_the_fragments_of_a_call_are_joined():
     assert verdict(TOOLS, call('{"a"'), ("tool", 0, ToolPiece(0, ":1}")), reason="tool_calls") == 1.0
 
 
@@ -94,30 +94,30 @@ def test_a_custom_tool_takes_any_text():
         {"function_call": {"name": "weather"}},
     ],
 )
-def test_text_is_no_answer_where_a_call_is_wanted(choice):
+def test_text_is_bad_where_a_call_is_required(choice):
     assert verdict(TOOLS | choice, text("It rains.")) == 0.0
     assert verdict(TOOLS | {"tool_choice": "auto"}, text("It rains.")) == 1.0
 
 
-def test_silence_is_no_answer():
+def test_an_empty_answer_is_bad():
     assert verdict(TOOLS) == 0.0
     assert verdict(OBJECT, text("")) == 0.0
 
 
-def test_an_answer_that_was_cut_is_bad_unless_the_caller_wanted_it_short():
+def test_an_answer_that_was_cut_is_bad_unless_the_caller_set_a_limit():
     assert verdict(OBJECT, text("{"), reason="length") == 0.0
     assert verdict(OBJECT | {"max_tokens": 5}, text("{"), reason="length") is None
     assert verdict(OBJECT | {"max_completion_tokens": 5}, text("{"), reason="length") is None
     assert verdict(OBJECT | {"max_tokens": None}, text("{"), reason="length") == 0.0
 
 
-def test_what_was_declined_has_no_verdict():
+def test_a_refusal_and_a_filtered_answer_have_no_verdict():
     assert verdict(OBJECT, ("refusal", 0, "No.")) is None
     assert verdict(OBJECT, text("{"), reason="content_filter") is None
     assert verdict(OBJECT, ("extra", 0, "audio", Raw(b"{}"))) is None
 
 
-def test_what_has_not_ended_or_is_too_long_has_none_either():
+def test_an_answer_that_has_not_ended_or_is_too_long_has_no_verdict():
     checking = check(RecordingSink(), fields(OBJECT))
     assert checking.verdict() is None
     checking.open(0)
@@ -130,9 +130,9 @@ def test_what_has_not_ended_or_is_too_long_has_none_either():
 
 def test_the_verdict_on_several_choices_is_the_share_of_good_ones():
     checking = check(RecordingSink(), fields(OBJECT))
-    for index, said in enumerate(("{}", "no")):
+    for index, content in enumerate(("{}", "no")):
         checking.open(index)
-        checking.content(index, said, None)
+        checking.content(index, content, None)
         checking.finish(index, "stop")
     assert checking.verdict() == 0.5
 
@@ -149,13 +149,13 @@ pieces = st.lists(
 
 @given(pieces, st.sampled_from([OBJECT, SCHEMA, TOOLS, TOOLS | OBJECT]), st.sampled_from(["stop", "length"]))
 @settings(max_examples=100)
-def test_looking_changes_nothing_and_a_verdict_is_a_share(said, body, reason):
-    alone, behind = RecordingSink(), RecordingSink()
-    checking = check(behind, fields(body))
-    for name, *arguments in [("open", 0), *said, ("finish", 0, reason)]:
-        getattr(alone, name)(*arguments)
+def test_checking_changes_nothing_and_a_verdict_is_a_share(calls, body, reason):
+    direct, checked = RecordingSink(), RecordingSink()
+    checking = check(checked, fields(body))
+    for name, *arguments in [("open", 0), *calls, ("finish", 0, reason)]:
+        getattr(direct, name)(*arguments)
         getattr(checking, name)(*arguments)
-    assert behind.calls == alone.calls
+    assert checked.calls == direct.calls
     assert checking.verdict() in {0.0, 1.0}
 
 

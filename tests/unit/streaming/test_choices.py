@@ -1,4 +1,4 @@
-"""The state machine: whatever an upstream sends becomes one canonical sequence (contract B.0, B.15)."""
+"""The state machine converts any upstream's answer to one canonical sequence (contract B.0, B.15)."""
 
 import json
 
@@ -19,20 +19,20 @@ from tests.unit.chunks import call, chunk, tell
 STOP = chunk(finish="stop")
 
 
-def told(*chunks):
-    """The calls that the sink got for an answer that is whole."""
+def sent(*chunks):
+    """Return the calls that the sink receives for a complete answer."""
     sink = RecordingSink()
     assert tell(sink, *chunks) is None
     return sink.calls
 
 
 def tools(*chunks):
-    """The pieces of tool calls that the sink got."""
-    return [call[2] for call in told(*chunks) if call[0] == "tool"]
+    """Return the fragments of tool calls that the sink receives."""
+    return [call[2] for call in sent(*chunks) if call[0] == "tool"]
 
 
 def joined(pieces):
-    """The calls as a client puts them together: index to (id, name, arguments)."""
+    """Return the tool calls as a client assembles them, by index: (id, name, arguments)."""
     calls = {}
     for piece in pieces:
         call_id, name, arguments = calls.get(piece.index, (piece.id, piece.name, ""))
@@ -40,8 +40,8 @@ def joined(pieces):
     return calls
 
 
-def test_a_choice_is_opened_told_and_finished():
-    assert told(
+def test_a_choice_is_opened_sent_and_finished():
+    assert sent(
         chunk({"role": "assistant", "content": ""}), chunk({"content": "a"}), chunk({"content": "b"}), STOP
     ) == [
         ("open", 0),
@@ -52,35 +52,35 @@ def test_a_choice_is_opened_told_and_finished():
 
 
 def test_a_whole_answer_is_one_big_chunk():
-    """Unary answers hold `message` in place of `delta`, legacy ones hold `text`."""
+    """A unary answer has `message` in place of `delta`; a legacy one has `text`."""
     message = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}
     text = {"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}
-    assert told(message) == told(text) == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
+    assert sent(message) == sent(text) == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
 
 
 @pytest.mark.parametrize("delta", [{}, {"content": ""}, {"content": None}, {"reasoning": None}, {"role": "assistant"}])
-def test_what_says_nothing_is_not_told(delta):
-    """Role repeated in each delta, empty and null content (contract R-DELTA, 76g, 76h)."""
-    assert told(chunk(delta), chunk(delta), STOP) == [("open", 0), ("finish", 0, "stop")]
+def test_an_empty_delta_is_dropped(delta):
+    """Hosts repeat the role in each delta, and send empty and null content (contract R-DELTA, 76g, 76h)."""
+    assert sent(chunk(delta), chunk(delta), STOP) == [("open", 0), ("finish", 0, "stop")]
 
 
-def test_a_chunk_without_a_delta_says_nothing():
+def test_a_chunk_without_a_delta_is_dropped():
     broken = {"choices": [{"index": 0, "delta": None, "finish_reason": None}]}
-    assert told({"choices": []}, {"choices": [{"index": 0}]}, broken, STOP) == [("open", 0), ("finish", 0, "stop")]
+    assert sent({"choices": []}, {"choices": [{"index": 0}]}, broken, STOP) == [("open", 0), ("finish", 0, "stop")]
 
 
 def test_text_in_the_finish_chunk_comes_first():
     """Hosts may send the last text with the finish reason (contract 76e)."""
-    assert told(chunk({"content": "end"}, finish="stop")) == [("open", 0), ("content", 0, "end"), ("finish", 0, "stop")]
+    assert sent(chunk({"content": "end"}, finish="stop")) == [("open", 0), ("content", 0, "end"), ("finish", 0, "stop")]
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
 def test_reasoning_is_read_under_both_names(name):
-    assert told(chunk({name: "hm"}), STOP)[1] == ("reasoning", 0, "hm")
+    assert sent(chunk({name: "hm"}), STOP)[1] == ("reasoning", 0, "hm")
 
 
-def test_reasoning_under_both_names_at_once_is_told_once():
-    assert told(chunk({"reasoning": "hm", "reasoning_content": "hm"}), STOP) == [
+def test_reasoning_under_both_names_at_once_is_sent_once():
+    assert sent(chunk({"reasoning": "hm", "reasoning_content": "hm"}), STOP) == [
         ("open", 0),
         ("reasoning", 0, "hm"),
         ("finish", 0, "stop"),
@@ -88,19 +88,19 @@ def test_reasoning_under_both_names_at_once_is_told_once():
 
 
 def test_reasoning_and_content_in_one_delta_are_split():
-    """In that order (contract row 72)."""
-    assert told(chunk({"content": "4", "reasoning": "2+2"}), STOP)[1:3] == [
+    """The reasoning comes first (contract row 72)."""
+    assert sent(chunk({"content": "4", "reasoning": "2+2"}), STOP)[1:3] == [
         ("reasoning", 0, "2+2"),
         ("content", 0, "4"),
     ]
 
 
-def test_a_refusal_is_told():
-    assert told(chunk({"refusal": "no"}), STOP)[1] == ("refusal", 0, "no")
+def test_a_refusal_is_sent():
+    assert sent(chunk({"refusal": "no"}), STOP)[1] == ("refusal", 0, "no")
 
 
 def test_choices_are_kept_apart():
-    assert told(
+    assert sent(
         chunk({"content": "a"}),
         chunk({"content": "x"}, index=1),
         chunk({"content": "b"}),
@@ -118,10 +118,10 @@ def test_choices_are_kept_apart():
 
 
 def test_choices_are_opened_in_order():
-    """OpenAI's accumulator puts a choice at the end of its list, so that 1 before 0 breaks it; llama.cpp sends that."""
+    """OpenAI's accumulator appends each new choice to a list, so 1 before 0 breaks it; llama.cpp sends that order."""
     opened = [
         call[1]
-        for call in told(chunk({"content": "x"}, index=1), chunk({"content": "a"}), STOP, chunk(index=1, finish="stop"))
+        for call in sent(chunk({"content": "x"}, index=1), chunk({"content": "a"}), STOP, chunk(index=1, finish="stop"))
         if call[0] == "open"
     ]
     assert opened == [0, 1]
@@ -129,12 +129,12 @@ def test_choices_are_opened_in_order():
 
 @pytest.mark.parametrize("index", [-1, 10**9, 10**30])
 def test_an_index_that_no_choice_can_have_is_a_failure(index):
-    """At most 128 choices can be asked for."""
+    """At most 128 choices can be requested, for each of at most 32 prompts."""
     assert isinstance(tell(RecordingSink(), chunk({"content": "a"}, index=index, finish="stop")), UpstreamFailed)
 
 
 @pytest.mark.parametrize("delta", [{"content": "a"}, {"tool_calls": [call(0, "f", "{}", "a")]}])
-def test_such_an_index_of_the_only_choice_is_a_failure_too(delta):
+def test_an_index_that_no_choice_can_have_is_a_failure_for_the_only_choice_too(delta):
     given = chunk(delta, index=4096, finish="stop")
     assert isinstance(tell(RecordingSink(), given, reading=Reading(choices=1)), UpstreamFailed)
 
@@ -158,8 +158,8 @@ def test_such_an_index_of_the_only_choice_is_a_failure_too(delta):
     ],
 )
 def test_finish_reasons_without_calls(reason, expected):
-    """The contract's B.15, however a host spells them."""
-    assert told(chunk({"content": "a"}), chunk(finish=reason))[-1] == ("finish", 0, expected)
+    """Any spelling of the finish reasons in the contract's B.15 is read."""
+    assert sent(chunk({"content": "a"}), chunk(finish=reason))[-1] == ("finish", 0, expected)
 
 
 @pytest.mark.parametrize(
@@ -173,22 +173,22 @@ def test_finish_reasons_without_calls(reason, expected):
     ],
 )
 def test_finish_reasons_with_calls(reason, expected):
-    """From the calls that were really made; a cut stays a cut (R-FR, 76m)."""
-    assert told(chunk({"tool_calls": [call(0, "f", "{}")]}), chunk(finish=reason))[-1] == ("finish", 0, expected)
+    """The reason follows from the calls that were sent; `length` and `content_filter` stay (R-FR, 76m)."""
+    assert sent(chunk({"tool_calls": [call(0, "f", "{}")]}), chunk(finish=reason))[-1] == ("finish", 0, expected)
 
 
 def test_a_legacy_function_call_keeps_its_reason():
     function = {"function_call": {"name": "f", "arguments": "{}"}}
-    assert told(chunk(function), chunk(finish="function_call"))[1:] == [
+    assert sent(chunk(function), chunk(finish="function_call"))[1:] == [
         ("extra", 0, "function_call", b'{"name":"f","arguments":"{}"}'),
         ("finish", 0, "function_call"),
     ]
 
 
-def test_a_call_that_is_told_in_both_forms_is_told_once():
-    """Row 112: llama-cpp-python does so for a tool by its name."""
+def test_a_call_in_both_forms_is_sent_once():
+    """llama-cpp-python sends both forms if the request names a tool (row 112)."""
     both = {"function_call": {"name": "f", "arguments": "{}"}, "tool_calls": [call(0, "f", "{}")]}
-    assert [kind for kind, *_ in told(chunk(both), chunk(finish="tool_calls"))] == ["open", "tool", "finish"]
+    assert [kind for kind, *_ in sent(chunk(both), chunk(finish="tool_calls"))] == ["open", "tool", "finish"]
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_a_call_that_is_told_in_both_forms_is_told_once():
         *("cancelled", "ERROR", "engine-error", "server error"),
     ],
 )
-def test_a_host_that_gives_up_has_failed(reason):
-    """These are no finish reasons but errors; another target may do better."""
+def test_a_finish_reason_that_means_an_error_is_a_failure(reason):
+    """These are not finish reasons but errors, and another target may succeed."""
     sink = RecordingSink()
     error = tell(sink, chunk({"content": "a"}), chunk(finish=reason))
     assert isinstance(error, UpstreamFailed)
@@ -209,7 +209,7 @@ def test_a_host_that_gives_up_has_failed(reason):
 
 @pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"])
 def test_a_call_that_the_host_could_not_parse_is_an_error_without_failover(reason):
-    """Gemini's finish reasons; no failover, and not counted against the target."""
+    """Gemini sends these finish reasons. There is no failover, and the error does not count against the target."""
     error = tell(RecordingSink(), chunk(finish=reason))
     assert (type(error), error.status, error.code) == (ToolCallUnparsable, 502, "tool_call_unparsable")
     assert (error.may_try_another_target, error.should_retry) == (False, False)
@@ -218,22 +218,22 @@ def test_a_call_that_the_host_could_not_parse_is_an_error_without_failover(reaso
 @pytest.mark.parametrize("reason", ["tool_calls", "tool_use", "tool_call"])
 @pytest.mark.parametrize("delta", [{}, {"reasoning": "a"}])
 def test_a_finish_reason_of_tool_calls_without_a_call_is_an_error(reason, delta):
-    """Row 76j: the host's parser lost them."""
+    """The host's parser has lost the call (row 76j)."""
     assert type(tell(RecordingSink(), chunk(delta), chunk(finish=reason))) is ToolCallUnparsable
 
 
-def test_where_no_tool_may_be_called_a_lost_call_is_an_empty_answer():
+def test_a_missing_call_is_an_empty_answer_if_no_tool_may_be_called():
     sink = RecordingSink()
     assert tell(sink, chunk({}), chunk(finish="tool_calls"), reading=Reading(may_call=False)) is None
     assert sink.calls[-1] == ("finish", 0, "stop")
 
 
-def test_a_finish_reason_is_the_end_only_where_nothing_follows():
-    """Some hosts have one on every chunk."""
+def test_a_finish_reason_does_not_end_a_choice():
+    """Some hosts send one with every chunk."""
     pieces = [{"reasoning": "Hm."}, {"content": "a"}, {"content": "b"}, {"tool_calls": [call(0, "f", "{}")]}]
     chunks = [chunk(piece, finish="stop") for piece in pieces]
-    assert [entry[0] for entry in told(*chunks)] == ["open", "reasoning", "content", "content", "tool", "finish"]
-    assert told(chunk({"content": "a"}, finish="tool_calls"), chunk({"tool_calls": [call(0, "f", "{}")]}))[-1] == (
+    assert [entry[0] for entry in sent(*chunks)] == ["open", "reasoning", "content", "content", "tool", "finish"]
+    assert sent(chunk({"content": "a"}, finish="tool_calls"), chunk({"tool_calls": [call(0, "f", "{}")]}))[-1] == (
         "finish",
         0,
         "tool_calls",
@@ -249,13 +249,13 @@ def test_a_finish_reason_is_the_end_only_where_nothing_follows():
         (["stop", None, ""], "stop"),
     ],
 )
-def test_of_several_finish_reasons_beside_text_the_last_that_says_more_than_stop_counts(reasons, expected):
-    assert told(*[chunk({"content": "a"}, finish=reason) for reason in reasons])[-1] == ("finish", 0, expected)
+def test_of_several_finish_reasons_with_text_the_last_other_than_stop_counts(reasons, expected):
+    assert sent(*[chunk({"content": "a"}, finish=reason) for reason in reasons])[-1] == ("finish", 0, expected)
 
 
-def test_a_finish_that_is_sent_twice_is_the_first_one():
-    """Nothing of the answer came between them."""
-    assert told(chunk({"content": "a"}), STOP, chunk(finish="length"))[-1] == ("finish", 0, "stop")
+def test_of_two_finish_reasons_without_text_between_the_first_counts():
+    """No part of the answer came between them."""
+    assert sent(chunk({"content": "a"}), STOP, chunk(finish="length"))[-1] == ("finish", 0, "stop")
 
 
 # --- the end ------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_an_answer_without_choices_is_a_failure():
 
 @pytest.mark.parametrize("reason", [None, ""])
 def test_an_end_without_a_finish_reason_is_an_error(reason):
-    """Never a "stop" that we made up (R-TAIL)."""
+    """A `stop` is never made up (R-TAIL)."""
     error = tell(RecordingSink(), chunk({"content": "a"}, finish=reason))
     assert type(error) is StreamBroken
     assert error.code == "upstream_disconnected"
@@ -293,28 +293,28 @@ def test_every_choice_needs_its_finish_reason():
         [{"choices": [], "usage": {"prompt_tokens": 9}}, STOP | {"usage": {"input_tokens": 3, "output_tokens": 2}}],
     ],
 )
-def test_the_last_usage_is_told_once_at_the_end(chunks):
-    """In a chunk of its own, beside the finish reason, in every chunk: hosts differ; nothing is summed (R-USAGE)."""
-    calls = told(*chunks)
+def test_the_last_usage_is_sent_once_at_the_end(chunks):
+    """Hosts send usage in a chunk of its own, with the finish reason, or in each chunk; nothing is summed (R-USAGE)."""
+    calls = sent(*chunks)
     assert [call[0] for call in calls].count("usage") == 1
     name, usage = calls[-1]
     assert name == "usage"
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (3, 2, 5)
 
 
-def test_no_usage_is_told_where_none_came():
-    assert "usage" not in [call[0] for call in told(STOP)]
+def test_no_usage_is_sent_if_the_host_sent_none():
+    assert "usage" not in [call[0] for call in sent(STOP)]
 
 
-def test_reasoning_tokens_of_0_beside_reasoning_are_left_out():
-    """Of vLLM this is wrong (contract 76k)."""
+def test_a_reasoning_count_of_0_is_left_out_if_there_is_reasoning():
+    """The count is wrong: vLLM sends 0 although there is reasoning (contract 76k)."""
     usage = {"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 0}}
-    told_usage = told(chunk({"reasoning": "hm"}), STOP | {"usage": usage})[-1][1]
-    assert told_usage == Usage(0, 5, 5)
+    usage_sent = sent(chunk({"reasoning": "hm"}), STOP | {"usage": usage})[-1][1]
+    assert usage_sent == Usage(0, 5, 5)
 
 
-def test_a_stream_has_begun_with_its_first_choice():
-    """Until then an error keeps its status; Azure's first chunk has no choices."""
+def test_a_stream_has_begun_when_a_choice_was_read():
+    """Before that, an error is sent with its HTTP status; Azure's first chunk has no choices."""
     stream = ChoiceStream(RecordingSink())
     stream.accept(Chunk(choices=[], usage={"prompt_tokens": 1}))
     assert (stream.has_begun, stream.has_content) == (False, False)
@@ -333,7 +333,7 @@ def test_a_stream_has_begun_with_its_first_choice():
     ],
 )
 def test_content_is_what_a_caller_waits_for(delta, has_content):
-    """The time to the first token is measured by it."""
+    """The time to the first token is measured with it."""
     stream = ChoiceStream(RecordingSink())
     stream.accept(events.parse(json.dumps(chunk(delta)).encode()))
     assert (stream.has_begun, stream.has_content) == (True, has_content)
@@ -343,7 +343,7 @@ def test_content_is_what_a_caller_waits_for(delta, has_content):
 
 
 def test_a_call_in_pieces():
-    """Id and name in the first piece only."""
+    """Id and name are in the first fragment only."""
     assert tools(
         chunk({"tool_calls": [call(0, "f", "", "call_1", type="function")]}),
         chunk({"tool_calls": [call(0, arguments='{"a"')]}),
@@ -356,8 +356,8 @@ def test_a_call_in_pieces():
     ]
 
 
-def test_id_and_name_that_are_repeated_are_told_once():
-    """Client libraries would join them to "call_1call_1" and "ff"."""
+def test_a_repeated_id_and_name_are_sent_once():
+    """Client libraries would concatenate them to "call_1call_1" and "ff"."""
     piece = call(0, "f", "1", "call_1", type="function")
     assert tools(chunk({"tool_calls": [piece]}), chunk({"tool_calls": [piece]}), STOP) == [
         ToolPiece(0, "1", "call_1", "f"),
@@ -371,7 +371,7 @@ def test_indexes_become_dense(first):
     assert joined(pieces) == {0: ("a", "f", "{}"), 1: ("b", "g", "{}")}
 
 
-def test_calls_without_an_index_are_told_apart_by_their_ids():
+def test_calls_without_an_index_are_distinguished_by_their_ids():
     pieces = tools(
         chunk({"tool_calls": [call(None, "f", "{", "a")]}),
         chunk({"tool_calls": [call(None, arguments="}")]}),
@@ -381,7 +381,7 @@ def test_calls_without_an_index_are_told_apart_by_their_ids():
     assert joined(pieces) == {0: ("a", "f", "{}"), 1: ("b", "g", "{}")}
 
 
-def test_one_index_for_two_calls_is_told_apart_by_the_ids():
+def test_two_calls_with_one_index_are_distinguished_by_their_ids():
     pieces = tools(
         chunk({"tool_calls": [call(0, "f", "{}", "a")]}),
         chunk({"tool_calls": [call(0, "g", "{", "b")]}),
@@ -391,13 +391,13 @@ def test_one_index_for_two_calls_is_told_apart_by_the_ids():
     assert joined(pieces) == {0: ("a", "f", "{}"), 1: ("b", "g", "{}")}
 
 
-def test_calls_with_neither_index_nor_id_are_told_apart_by_name_and_whole_arguments():
-    """Some hosts send whole calls this way; the same function may be called twice."""
+def test_calls_with_neither_index_nor_id_are_distinguished_by_name_and_complete_arguments():
+    """Some hosts send complete calls this way; the same function may be called twice."""
     pieces = tools(chunk({"tool_calls": [call(None, "f", '{"a":1}'), call(None, "f", '{"a":2}')]}), STOP)
     assert {index: found[1:] for index, found in joined(pieces).items()} == {0: ("f", '{"a":1}'), 1: ("f", '{"a":2}')}
 
 
-def test_calls_that_take_turns_are_kept_apart():
+def test_the_fragments_of_interleaved_calls_are_not_mixed():
     pieces = tools(
         chunk({"tool_calls": [call(0, "f", "", "a"), call(1, "g", "", "b")]}),
         chunk({"tool_calls": [call(1, arguments="{1}"), call(0, arguments="{0}")]}),
@@ -406,8 +406,8 @@ def test_calls_that_take_turns_are_kept_apart():
     assert joined(pieces) == {0: ("a", "f", "{0}"), 1: ("b", "g", "{1}")}
 
 
-def test_a_name_that_is_repeated_does_not_cut_a_call():
-    """The arguments are not whole yet, so this is the same call."""
+def test_a_repeated_name_does_not_begin_a_call():
+    """The arguments are not complete yet, so this is the same call."""
     pieces = tools(
         chunk({"tool_calls": [call(0, "f", '{"a"', "x")]}), chunk({"tool_calls": [call(0, "f", ":1}")]}), STOP
     )
@@ -415,15 +415,15 @@ def test_a_name_that_is_repeated_does_not_cut_a_call():
 
 
 @pytest.mark.parametrize("given_id", [None, ""])
-def test_an_id_is_made_where_there_is_none(given_id):
+def test_a_call_without_an_id_gets_one(given_id):
     piece = call(0, "f", "{}") | {"id": given_id}
-    [made] = tools(chunk({"tool_calls": [piece]}), STOP)
-    assert made.id.startswith("call_")
-    assert len(made.id) >= len("call_") + 24
+    [first] = tools(chunk({"tool_calls": [piece]}), STOP)
+    assert first.id.startswith("call_")
+    assert len(first.id) >= len("call_") + 24
 
 
 def test_ids_are_unique_over_all_choices():
-    """Agents match tool results by id."""
+    """Agents match tool results with calls by id."""
     first, second, third = tools(
         chunk({"tool_calls": [call(0, "f", "{}", "same"), call(1, "f", "{}", "same")]}),
         chunk({"tool_calls": [call(0, "f", "{}", "same")]}, index=1),
@@ -445,18 +445,18 @@ def test_ids_are_unique_over_all_choices():
     ],
 )
 def test_arguments_are_always_text(arguments, text):
-    """Some hosts send an object, which crashes LangChain and the AI SDK; a broken character is replaced."""
+    """Some hosts send an object, which crashes LangChain and the AI SDK. An invalid character is replaced."""
     pieces = tools(chunk({"tool_calls": [call(0, "f", arguments)]}), STOP)
     assert "".join(piece.arguments for piece in pieces).replace(" ", "") == text
 
 
-def test_arguments_of_null_are_none():
+def test_null_arguments_are_empty():
     [piece] = tools(chunk({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": None}}]}), STOP)
     assert piece.arguments == ""
 
 
 def test_a_call_without_arguments_has_empty_ones():
-    """The first piece of vLLM's has a name alone (contract 76f)."""
+    """The first fragment that vLLM sends has a name and no arguments (contract 76f)."""
     [piece] = tools(chunk({"tool_calls": [call(0, "f", None, "a")]}), STOP)
     assert (piece.name, piece.arguments) == ("f", "")
 
@@ -465,11 +465,11 @@ WRITTEN = '{"city":"Oslo"}'
 PIECES = [chunk({"tool_calls": [call(0, "f", '{"city":', "a")]}), chunk({"tool_calls": [call(0, "", '"Oslo"}')]})]
 
 
-def test_a_call_that_is_sent_again_whole_is_passed_on_once():
-    """With another id, name or argument it is another call; so is one without arguments, which may well be repeated."""
+def test_a_repeated_complete_call_is_passed_on_once():
+    """A call with another id, name or argument is a new one. So is a repeated call without arguments."""
     [again, *others] = [
-        chunk({"tool_calls": [call(1, *said)]})
-        for said in [("f", WRITTEN, "a"), ("f", WRITTEN, "b"), ("g", WRITTEN, "a"), ("f", '{"city":"Rom"}', "a")]
+        chunk({"tool_calls": [call(1, *call_fields)]})
+        for call_fields in [("f", WRITTEN, "a"), ("f", WRITTEN, "b"), ("g", WRITTEN, "a"), ("f", '{"city":"Rom"}', "a")]
     ]
     assert joined(tools(*PIECES, again, STOP)) == {0: ("a", "f", WRITTEN)}
     assert all(len(joined(tools(*PIECES, other, STOP))) == 2 for other in others)
@@ -477,8 +477,8 @@ def test_a_call_that_is_sent_again_whole_is_passed_on_once():
     assert len(joined(tools(*empty, STOP))) == 2
 
 
-def test_calls_that_are_repeated_take_no_quadratic_time():
-    """More than a minute if the arguments are joined for each of them."""
+def test_repeated_calls_do_not_take_quadratic_time():
+    """It would take more than a minute if the arguments were joined for each of them."""
     long = [
         chunk({"tool_calls": [call(index, name, piece, "a")]})
         for index in range(80)
@@ -491,7 +491,7 @@ def test_calls_that_are_repeated_take_no_quadratic_time():
 
 def test_an_empty_call_is_dropped():
     nothing = {"tool_calls": [{"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}]}
-    assert told(chunk({"content": "a"}), chunk(nothing), chunk(finish="tool_calls"))[1:] == [
+    assert sent(chunk({"content": "a"}), chunk(nothing), chunk(finish="tool_calls"))[1:] == [
         ("content", 0, "a"),
         ("finish", 0, "stop"),
     ]
@@ -499,8 +499,8 @@ def test_an_empty_call_is_dropped():
 
 
 @pytest.mark.parametrize("is_whole", [False, True])
-def test_calls_in_a_choice_of_their_own_belong_to_the_only_answer(is_whole):
-    """GitHub Copilot takes Claude's answers apart like that."""
+def test_calls_in_an_extra_choice_belong_to_the_requested_choice(is_whole):
+    """GitHub Copilot splits Claude's answers in this way."""
     message = {"tool_calls": [call(0, "f", WRITTEN, "a")]}
     whole = {"choices": [{"message": {"content": "a"}}, {"message": message, "finish_reason": "tool_calls"}]}
     pieces = [{"choices": [piece["choices"][0] | {"index": 1}]} for piece in PIECES]
@@ -511,8 +511,8 @@ def test_calls_in_a_choice_of_their_own_belong_to_the_only_answer(is_whole):
     assert sink.calls[-1] == ("finish", 0, "tool_calls")
 
 
-def test_calls_of_another_answer_are_left_out():
-    """Where the only one has its own."""
+def test_calls_in_an_extra_choice_are_dropped_if_the_requested_choice_has_its_own():
+    """Otherwise the answer would hold the calls of two answers."""
     sink = RecordingSink()
     other = chunk({"tool_calls": [call(0, "g", "{}", "b")]}, index=1)
     assert tell(sink, *PIECES, other, STOP, reading=Reading(choices=1)) is None
@@ -530,7 +530,7 @@ def test_calls_of_another_answer_are_left_out():
     ],
 )
 def test_a_call_truncated_at_the_token_limit_finishes_with_length(arguments, taken, limit, reason):
-    """Some versions of vLLM say that it is complete."""
+    """Some versions of vLLM send the finish reason `tool_calls`."""
     sink = RecordingSink()
     usage = {"prompt_tokens": 3, "completion_tokens": taken, "total_tokens": 3 + taken}
     cut = chunk({"tool_calls": [call(0, "f", arguments, "a")]}, finish="tool_calls", usage=usage)
@@ -544,7 +544,7 @@ def test_log_probabilities_that_were_not_requested_are_dropped():
     sink = RecordingSink()
     tell(sink, given, STOP, reading=Reading(wants_logprobs=False))
     assert sink.calls[1] == ("content", 0, "a")
-    assert told(given, STOP)[1] != ("content", 0, "a")
+    assert sent(given, STOP)[1] != ("content", 0, "a")
 
 
 @pytest.mark.parametrize(
@@ -555,21 +555,21 @@ def test_log_probabilities_that_were_not_requested_are_dropped():
         [{"content": "<think>\nHm.\n</think>Hi", "reasoning": "Hm.\n"}],
     ],
 )
-def test_thinking_sent_in_two_forms_is_passed_on_once(deltas):
-    """Between tags in the content, and in a field of its own."""
+def test_reasoning_in_two_forms_is_sent_once(deltas):
+    """Some hosts send it between tags in the content and in a field of its own."""
     sink = RecordingSink()
     assert tell(sink, *map(chunk, deltas), STOP, reading=Reading(thought_tags=("think",))) is None
-    told = {kind: "".join(entry[2] for entry in sink.calls if entry[0] == kind) for kind in ("reasoning", "content")}
-    assert {kind: text.strip() for kind, text in told.items()} == {"reasoning": "Hm.", "content": "Hi"}
+    texts = {kind: "".join(entry[2] for entry in sink.calls if entry[0] == kind) for kind in ("reasoning", "content")}
+    assert {kind: text.strip() for kind, text in texts.items()} == {"reasoning": "Hm.", "content": "Hi"}
 
 
 def test_a_call_without_a_function_has_an_empty_one():
-    """Clients look into `function` without asking."""
+    """Clients read `function` without checking that it exists."""
     [piece] = tools(chunk({"tool_calls": [{"index": 0, "id": "a", "type": "function"}]}), STOP)
     assert (piece.name, piece.arguments) == ("", "")
 
 
-def test_a_name_that_comes_after_the_id_is_not_lost():
+def test_a_name_after_the_id_is_not_lost():
     pieces = tools(
         chunk({"tool_calls": [{"index": 0, "id": "a", "type": "function"}]}),
         chunk({"tool_calls": [call(0, "f", "{}")]}),
@@ -578,8 +578,8 @@ def test_a_name_that_comes_after_the_id_is_not_lost():
     assert joined(pieces) == {0: ("a", "f", "{}")}
 
 
-def test_a_call_whose_name_is_late_keeps_the_others_dense():
-    """Clients count calls by the order in which they begin."""
+def test_the_indexes_are_dense_if_a_calls_name_is_late():
+    """Clients number calls by the order in which they begin."""
     pieces = tools(
         chunk({"tool_calls": [call(0, call_id="a"), call(1, "g", "{}", "b")]}),
         chunk({"tool_calls": [call(0, "f", "{}"), call(1, arguments=" ")]}),
@@ -589,19 +589,19 @@ def test_a_call_whose_name_is_late_keeps_the_others_dense():
     assert sorted(joined(pieces).values()) == [("a", "f", "{}"), ("b", "g", "{} ")]
 
 
-def test_a_call_whose_name_never_comes_is_told_at_the_end():
+def test_a_call_without_a_name_is_sent_at_the_end():
     pieces = tools(chunk({"tool_calls": [call(0, None, "{}", "a"), call(1, "g", "{}", "b")]}), STOP)
     assert joined(pieces) == {0: ("b", "g", "{}"), 1: ("a", "", "{}")}
 
 
-def piecemeal(*pieces):
-    """The chunks of one call, whose arguments come in these pieces."""
+def call_in_fragments(*pieces):
+    """Return the chunks of one call, whose arguments arrive in these fragments."""
     named = chunk({"tool_calls": [call(0, "f", call_id="call_1")]})
     return [named, *(chunk({"tool_calls": [call(0, arguments=piece)]}) for piece in pieces)]
 
 
 REPAIRS = Reading(repairs_markup=True)
-ARGUMENTS = [  # as a host sends them, and as they come out
+ARGUMENTS = [  # as the host sends them, and as they are passed on
     ('{"a": "b"}</｜DSML｜parameter', '{"a": "b"}'),
     ('{"a": "b"}</｜DSML｜parameter>\n', '{"a": "b"}'),
     ('{"a": "b"}</|DSML|parameter>', '{"a": "b"}'),
@@ -621,18 +621,18 @@ ARGUMENTS = [  # as a host sends them, and as they come out
 
 @pytest.mark.parametrize(("given_arguments", "expected"), ARGUMENTS)
 @pytest.mark.parametrize("size", [1, 2, 5, 13, 100])
-def test_arguments_pass_byte_for_byte_but_for_a_tag_behind_their_json(given_arguments, expected, size):
-    """Row 70: markup inside the arguments stays, and so do arguments that are no JSON."""
+def test_arguments_are_unchanged_except_for_a_tag_after_their_json(given_arguments, expected, size):
+    """Markup inside the arguments is kept, and so are arguments that are not JSON (row 70)."""
     pieces = [given_arguments[at : at + size] for at in range(0, len(given_arguments), size)]
     sink = RecordingSink()
-    assert tell(sink, *piecemeal(*pieces), STOP, reading=REPAIRS) is None
+    assert tell(sink, *call_in_fragments(*pieces), STOP, reading=REPAIRS) is None
     [(_, _, arguments)] = joined([entry[2] for entry in sink.calls if entry[0] == "tool"]).values()
     assert arguments == expected
 
 
-def test_a_tag_in_the_arguments_of_another_family_stays():
-    """The tag is removed only if the host may leak markup."""
-    [(_, _, arguments)] = joined(tools(*piecemeal(ARGUMENTS[0][0]), STOP)).values()
+def test_the_tag_is_kept_if_the_host_leaks_no_markup():
+    """The tag is removed only if `Reading.repairs_markup` is set."""
+    [(_, _, arguments)] = joined(tools(*call_in_fragments(ARGUMENTS[0][0]), STOP)).values()
     assert arguments == ARGUMENTS[0][0]
 
 
@@ -644,21 +644,21 @@ def test_a_tag_in_the_arguments_of_another_family_stays():
         ([{"content": "\n\n"}, {"tool_calls": [call(0, "f", "{}")]}], ""),
     ],
 )
-def test_newlines_behind_the_thinking_are_no_answer(deltas, text):
-    """Where the host is known to leave them (76g)."""
+def test_newlines_after_the_reasoning_are_removed(deltas, text):
+    """This is done for hosts that are known to send them (76g)."""
     sink = RecordingSink()
     tell(sink, chunk({"reasoning": "hm"}), *map(chunk, deltas), STOP, reading=Reading(pads_answer=True))
     assert "".join(call[2] for call in sink.calls if call[0] == "content") == text
 
 
-def test_newlines_without_thinking_are_the_models_own():
+def test_newlines_without_reasoning_are_kept():
     sink = RecordingSink()
     tell(sink, chunk({"content": "\n\na"}), STOP, reading=Reading(pads_answer=True))
     assert ("content", 0, "\n\na") in sink.calls
 
 
-def test_log_probabilities_of_the_newlines_are_told():
-    """One for each token of the answer."""
+def test_log_probabilities_of_the_newlines_are_sent():
+    """The client receives one for each token of the answer."""
     sink = RecordingSink()
     newline = chunk({"content": "\n"})
     newline["choices"][0]["logprobs"] = {"content": [{"token": "\n", "logprob": 0.0}]}
@@ -666,7 +666,7 @@ def test_log_probabilities_of_the_newlines_are_told():
     assert [call[2] for call in sink.calls if call[0] == "content"] == [""]
 
 
-def test_a_piece_that_says_nothing_is_not_told():
+def test_an_empty_fragment_is_dropped():
     assert (
         len(tools(chunk({"tool_calls": [call(0, "f", "{}", "a")]}), chunk({"tool_calls": [call(0, None, "")]}), STOP))
         == 1
@@ -679,8 +679,8 @@ def test_a_custom_tool_is_passed_on():
     assert (piece.id, bytes(piece.custom)) == ("a", b'{"name":"run","input":"ls"}')
 
 
-def test_a_custom_tool_in_pieces_has_its_name_once():
-    """Like a function (R-TOOL), whatever the host repeats; and what began as the one stays it."""
+def test_a_custom_tool_in_fragments_has_its_name_once():
+    """As for a function (R-TOOL), repetitions are dropped. A custom call stays one if a function's arguments follow."""
     pieces = tools(
         chunk({"tool_calls": [{"index": 0, "id": "a", "custom": {"name": "run", "format": "x"}}]}),
         chunk({"tool_calls": [{"index": 0, "id": "a", "custom": {"name": "run", "input": "l"}}]}),
@@ -704,43 +704,43 @@ def test_a_function_does_not_become_a_custom_tool():
 
 
 @pytest.mark.parametrize("custom", [None, {}, {"format": "x"}])
-def test_a_custom_that_says_nothing_is_none(custom):
-    """Hosts that write out every field send it beside a function."""
+def test_an_empty_custom_is_dropped(custom):
+    """Hosts that encode every field send it in addition to a function."""
     [piece] = tools(chunk({"tool_calls": [call(0, "f", "{}", "a", custom=custom)]}), STOP)
     assert piece == ToolPiece(0, "{}", "a", "f")
 
 
-def test_a_call_may_be_flat():
+def test_a_call_may_have_its_name_and_arguments_without_a_function():
     pieces = [{"index": 0, "id": "a", "name": "f", "arguments": '{"x":'}, {"index": 0, "arguments": "1}"}]
-    told = tools(*[chunk({"tool_calls": [piece]}) for piece in pieces], STOP)
-    assert joined(told) == {0: ("a", "f", '{"x":1}')}
+    fragments = tools(*[chunk({"tool_calls": [piece]}) for piece in pieces], STOP)
+    assert joined(fragments) == {0: ("a", "f", '{"x":1}')}
 
 
 @pytest.mark.parametrize("empty", [None, []])
-def test_no_calls_are_none(empty):
-    """A finish reason is not changed by them."""
-    assert told(chunk({"tool_calls": empty, "content": "a"}, finish="stop")) == told(
+def test_an_empty_list_of_calls_is_dropped(empty):
+    """The finish reason is not changed by it."""
+    assert sent(chunk({"tool_calls": empty, "content": "a"}, finish="stop")) == sent(
         chunk({"content": "a"}, finish="stop")
     )
 
 
-# --- what is passed on --------------------------------------------------------------------------------------------
+# --- fields that are passed on ------------------------------------------------------------------------------------
 
 
 def test_audio_and_function_calls_are_passed_on_in_one_line():
-    """A newline would end our event."""
+    """A newline would end the event."""
     delta = b'{"function_call":{"name":\n"f"},"audio":{\n"id":\r\n"a"}}'
     body = b'{"choices":[{"index":0,"delta":%b,"finish_reason":"stop"}]}' % delta
-    assert [call for call in told(body) if call[0] == "extra"] == [
+    assert [call for call in sent(body) if call[0] == "extra"] == [
         ("extra", 0, "function_call", b'{"name":"f"}'),
         ("extra", 0, "audio", b'{"id":"a"}'),
     ]
 
 
 def test_annotations_are_passed_on_once_before_the_finish():
-    """Accumulators join lists by an `index` that annotations do not have, so that a second list would break them."""
+    """Accumulators join lists by an `index` that annotations do not have, so a second list would break them."""
     body = b'{"choices":[{"index":0,"delta":{"annotations":[\n{"type": "x"}\n],"content":"a"}}]}'
-    assert told(body, body, STOP)[-2:] == [
+    assert sent(body, body, STOP)[-2:] == [
         ("extra", 0, "annotations", b'[{"type":"x"},{"type":"x"}]'),
         ("finish", 0, "stop"),
     ]
@@ -749,19 +749,19 @@ def test_annotations_are_passed_on_once_before_the_finish():
 @pytest.mark.parametrize("value", [None, []])
 @pytest.mark.parametrize("name", ["annotations", "audio", "function_call"])
 def test_extras_that_are_empty_are_left_out(name, value):
-    """Hosts send them as null (contract row 37)."""
-    assert told(chunk({name: value}, finish="stop")) == told(STOP)
+    """Hosts send null for them (contract row 37)."""
+    assert sent(chunk({name: value}, finish="stop")) == sent(STOP)
 
 
 @pytest.mark.parametrize("name", ["annotations", "audio", "function_call"])
 @pytest.mark.parametrize("value", [b'["\xff"]', b'{"a":"\xff"}', b'["\\ud83d"]'])
-def test_extras_that_are_no_good_text_are_mended_or_refused(name, value):
-    """A raw value is not looked into by the decoder (contract E.5); what leaves us is UTF-8."""
+def test_extras_in_invalid_unicode_become_valid_or_are_a_failure(name, value):
+    """The decoder does not check the inside of a raw value (contract E.5); the answer to the caller must be UTF-8."""
     sink = RecordingSink()
     tell(sink, b'{"choices":[{"index":0,"delta":{"%b":%b},"finish_reason":"stop"}]}' % (name.encode(), value))
-    for told_call in sink.calls:
-        if told_call[0] == "extra":
-            told_call[3].decode()
+    for entry in sink.calls:
+        if entry[0] == "extra":
+            entry[3].decode()
 
 
 DEEP = b"[" * 10**5 + b"]" * 10**5
@@ -782,58 +782,58 @@ DEEP = b"[" * 10**5 + b"]" * 10**5
         ),
     ],
 )
-def test_deep_json_is_no_crash(delta):
-    """Whatever nests without end, only our own errors come out (contract E.5)."""
+def test_deep_json_is_at_most_an_error(delta):
+    """Whatever nests too deeply, only Tidegate's own errors are raised (contract E.5)."""
     error = tell(RecordingSink(), b'{"choices":[{"index":0,"delta":{%b},"finish_reason":"stop"}]}' % delta)
     assert error is None or isinstance(error, ProxyError)
 
 
 @pytest.mark.parametrize("name", ["audio", "function_call"])
 def test_extras_that_nest_deeply_are_a_failure(name):
-    """Deeper than a request may; some hundred levels would be read here, and be too many where they are written."""
+    """The limit is that of requests. Some hundred levels could be read here, but are too many when they are written."""
     value = b'{"name":' + b'{"a":' * 65 + b"1" + b"}" * 66
     error = tell(RecordingSink(), b'{"choices":[{"index":0,"delta":{"%b":%b}}]}' % (name.encode(), value))
     assert isinstance(error, UpstreamFailed)
 
 
-def test_thoughts_too_long_to_be_kept_are_no_answer():
-    """Row 76i, bounded: nothing rather than half of it."""
+def test_reasoning_too_long_to_be_kept_does_not_become_the_answer():
+    """Rather than a part of it, nothing is sent (row 76i)."""
     thought = chunk({"reasoning": "x" * 1024 * 1024})
     sink = RecordingSink()
     assert tell(sink, *[thought] * 9, STOP, reading=Reading(repairs_silence=True)) is None
     assert [entry[0] for entry in sink.calls] == ["open", *["reasoning"] * 9, "finish"]
 
 
-def test_the_same_name_again_and_again_takes_no_quadratic_time():
-    """Whether a call is complete is seen by reading all of it; that is not done without end (R-TOOL)."""
+def test_a_name_repeated_many_times_does_not_take_quadratic_time():
+    """To see whether a call is complete, all of it is parsed; this is done only up to a limit (R-TOOL)."""
     piece = call(0, "f", " " * 200)
     begun = call(0, "f", '{"a": "')
     pieces = tools(*[chunk({"tool_calls": [begun] + [piece] * 1000})] * 20, STOP)
     assert {piece.index for piece in pieces} == {0}
 
 
-def test_logprobs_travel_with_their_text():
+def test_logprobs_are_sent_with_their_text():
     given = {"content": [{"token": "a", "logprob": -0.5}]}
-    assert told(chunk({"content": "a"}, choice={"logprobs": given}), STOP)[1] == ("content", 0, "a", given)
+    assert sent(chunk({"content": "a"}, choice={"logprobs": given}), STOP)[1] == ("content", 0, "a", given)
 
 
-def test_logprobs_without_text_are_told():
-    """A token may be half a letter."""
+def test_logprobs_without_text_are_sent():
+    """A token may be a part of a character."""
     given = {"content": [{"token": "a", "logprob": -0.5}]}
-    assert told(chunk({"content": ""}, choice={"logprobs": given}), STOP)[1] == ("content", 0, "", given)
+    assert sent(chunk({"content": ""}, choice={"logprobs": given}), STOP)[1] == ("content", 0, "", given)
 
 
-def test_raw_is_what_a_piece_holds():
-    """The sink gets bytes that can be spliced in."""
+def test_the_custom_of_a_fragment_is_raw():
+    """The sink receives bytes that can be spliced into the encoded chunk."""
     [piece] = tools(chunk({"tool_calls": [{"index": 0, "custom": {"name": "a"}}]}), STOP)
     assert isinstance(piece.custom, Raw)
 
 
-# --- what hosts do to ids, indexes and messages ---------------------------------------------------------------------
+# --- deviations of hosts in ids, indexes and messages ---------------------------------------------------------------
 
 
-def test_an_id_that_changes_with_each_piece_makes_one_call():
-    """The first one is the call's."""
+def test_an_id_that_changes_with_each_fragment_makes_one_call():
+    """The first id is the call's."""
     pieces = tools(
         chunk({"tool_calls": [call(0, "f", "", "a")]}),
         chunk({"tool_calls": [call(0, None, '{"x":', "b")]}),
@@ -843,8 +843,8 @@ def test_an_id_that_changes_with_each_piece_makes_one_call():
     assert joined(pieces) == {0: ("a", "f", '{"x":1}')}
 
 
-def test_an_id_and_a_repeated_name_that_come_with_each_piece_make_one_call():
-    """As long as the arguments are not whole."""
+def test_a_new_id_and_a_repeated_name_in_each_fragment_make_one_call():
+    """This holds as long as the arguments are not complete."""
     pieces = tools(
         chunk({"tool_calls": [call(0, "f", "", "a")]}),
         chunk({"tool_calls": [call(0, "f", '{"x":', "b")]}),
@@ -855,8 +855,8 @@ def test_an_id_and_a_repeated_name_that_come_with_each_piece_make_one_call():
     assert joined(pieces) == {0: ("a", "f", '{"x":1}'), 1: ("d", "f", "{}")}
 
 
-def test_an_index_that_changes_with_each_piece_makes_one_call():
-    """Its id says which call it is; without one it is the last."""
+def test_an_index_that_changes_with_each_fragment_makes_one_call():
+    """The id identifies the call; without an id the fragment belongs to the last call."""
     pieces = tools(
         chunk({"tool_calls": [call(0, "f", "", "a")]}),
         chunk({"tool_calls": [call(1, None, '{"x":', "a")]}),
@@ -866,7 +866,7 @@ def test_an_index_that_changes_with_each_piece_makes_one_call():
     assert joined(pieces) == {0: ("a", "f", '{"x":1}')}
 
 
-def test_calls_without_an_index_that_take_turns_are_told_apart_by_their_ids():
+def test_interleaved_calls_without_an_index_are_distinguished_by_their_ids():
     pieces = tools(
         chunk({"tool_calls": [call(None, "f", "{", "a"), call(None, "g", "[", "b")]}),
         chunk({"tool_calls": [call(None, None, "}", "a"), call(None, None, "]", "b")]}),
@@ -876,28 +876,28 @@ def test_calls_without_an_index_that_take_turns_are_told_apart_by_their_ids():
 
 
 @pytest.mark.parametrize("index", [1, 7, None])
-def test_the_only_choice_may_have_any_number(index):
-    """Where one was asked for."""
+def test_the_only_choice_may_have_any_index(index):
+    """This holds if one choice was requested."""
     sink = RecordingSink()
     given = [chunk({"content": "a"}, index=index), chunk(index=index, finish="stop")]
     assert tell(sink, *given, reading=Reading(choices=1)) is None
     assert sink.calls == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
 
 
-def test_a_choice_that_was_not_asked_for_is_left_out():
+def test_a_choice_that_was_not_requested_is_dropped():
     sink = RecordingSink()
     given = [chunk({"content": "a"}), chunk({"content": "x"}, index=1), STOP, chunk(index=1, finish="stop")]
     assert tell(sink, *given, reading=Reading(choices=1)) is None
     assert sink.calls == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
 
 
-def test_choices_without_an_index_go_by_their_place():
+def test_choices_without_an_index_are_numbered_by_position():
     choices = [{"message": {"content": text}, "finish_reason": "stop"} for text in "ab"]
-    assert [entry[1:] for entry in told({"choices": choices}) if entry[0] == "content"] == [(0, "a"), (1, "b")]
+    assert [entry[1:] for entry in sent({"choices": choices}) if entry[0] == "content"] == [(0, "a"), (1, "b")]
 
 
 def test_the_4096th_choice_is_the_last_one():
-    """128 for each of 32 prompts."""
+    """The limit allows 128 choices for each of 32 prompts."""
     assert tell(RecordingSink(), chunk({"content": "a"}, index=4096, finish="stop")) is not None
     sink = RecordingSink()
     tell(sink, chunk({"content": "a"}, index=4095, finish="stop"))
@@ -915,7 +915,7 @@ def test_a_whole_message_after_the_deltas_is_ignored():
     """Only its finish reason is used."""
     whole = {"content": "ab", "tool_calls": [call(0, "f", "{}", "a")]}
     end = {"choices": [{"index": 0, "message": whole, "finish_reason": "stop"}]}
-    assert told(chunk({"content": "a"}), chunk({"content": "b"}), end) == [
+    assert sent(chunk({"content": "a"}), chunk({"content": "b"}), end) == [
         ("open", 0),
         ("content", 0, "a"),
         ("content", 0, "b"),
@@ -924,7 +924,7 @@ def test_a_whole_message_after_the_deltas_is_ignored():
 
 
 def test_a_message_beside_an_empty_delta_is_read():
-    assert told({"choices": [{"index": 0, "delta": {}, "message": {"content": "a"}, "finish_reason": "stop"}]}) == [
+    assert sent({"choices": [{"index": 0, "delta": {}, "message": {"content": "a"}, "finish_reason": "stop"}]}) == [
         ("open", 0),
         ("content", 0, "a"),
         ("finish", 0, "stop"),
@@ -932,8 +932,8 @@ def test_a_message_beside_an_empty_delta_is_read():
 
 
 @pytest.mark.parametrize("has_said_end", [True, False])
-def test_a_finish_reason_of_an_odd_type_is_one_where_the_host_said_the_end(has_said_end):
-    """By [DONE], or as the end of a JSON body."""
+def test_a_finish_reason_that_is_not_a_string_counts_if_the_host_marked_the_end(has_said_end):
+    """The host marks the end by `[DONE]`, or by the end of a JSON body."""
     sink = RecordingSink()
     stream = ChoiceStream(sink)
     stream.accept(events.parse(json.dumps(chunk({"content": "a"}, finish={})).encode()))
@@ -945,39 +945,39 @@ def test_a_finish_reason_of_an_odd_type_is_one_where_the_host_said_the_end(has_s
             stream.close()
 
 
-# --- half characters ------------------------------------------------------------------------------------------------
+# --- split characters -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["content", "reasoning", "reasoning_content", "refusal"])
-def test_a_character_that_was_split_over_two_chunks_is_one(name):
-    heard_as = "reasoning" if name.startswith("reasoning") else name
-    calls = told(chunk({name: "a\ud83d"}), chunk({name: "\ude00b"}), STOP)
-    assert "".join(entry[2] for entry in calls if entry[0] == heard_as) == "a\U0001f600b"
+def test_a_character_split_over_two_chunks_is_joined(name):
+    kind = "reasoning" if name.startswith("reasoning") else name
+    calls = sent(chunk({name: "a\ud83d"}), chunk({name: "\ude00b"}), STOP)
+    assert "".join(entry[2] for entry in calls if entry[0] == kind) == "a\U0001f600b"
 
 
-def test_a_character_that_was_split_in_arguments_is_one():
-    pieces = piecemeal('{"a":"\ud83d', '\ude00"}')
+def test_a_character_split_in_arguments_is_joined():
+    pieces = call_in_fragments('{"a":"\ud83d', '\ude00"}')
     [(_, _, arguments)] = joined(tools(*pieces, STOP)).values()
     assert arguments == '{"a":"\U0001f600"}'
 
 
-def test_a_character_that_was_split_in_a_completion_is_one():
+def test_a_character_split_in_a_completion_is_joined():
     halves = [{"choices": [{"index": 0, "text": text}]} for text in ("a\ud83d", "\ude00")]
-    calls = told(*halves, STOP)
+    calls = sent(*halves, STOP)
     assert "".join(entry[2] for entry in calls if entry[0] == "content") == "a\U0001f600"
 
 
 @pytest.mark.parametrize("name", ["content", "reasoning", "refusal"])
 def test_a_lone_surrogate_at_the_end_becomes_a_question_mark(name):
-    calls = told(chunk({name: "a\ud83d"}), STOP)
+    calls = sent(chunk({name: "a\ud83d"}), STOP)
     assert "".join(entry[2] for entry in calls if entry[0] == name) == "a?"
 
 
-# --- what travels ---------------------------------------------------------------------------------------------------
+# --- fields beyond OpenAI's -----------------------------------------------------------------------------------------
 
 
 def test_the_extra_content_of_a_call_is_passed_on_once():
-    """Gemini refuses the next turn without it."""
+    """Gemini rejects the next turn if it is missing."""
     signed = {"extra_content": {"google": {"thought_signature": "s"}}}
     first, second = tools(
         chunk({"tool_calls": [call(0, "f", "{", "a")]}),
@@ -990,17 +990,17 @@ def test_the_extra_content_of_a_call_is_passed_on_once():
 
 def test_reasoning_details_are_sent_at_the_end_and_are_the_reasoning_if_there_is_no_other():
     details = [{"type": "reasoning.text", "text": "H"}], [{"type": "reasoning.text", "text": "m.", "signature": "s"}]
-    calls = told(*[chunk({"reasoning_details": each}) for each in details], chunk({"content": "a"}), STOP)
+    calls = sent(*[chunk({"reasoning_details": each}) for each in details], chunk({"content": "a"}), STOP)
     assert [entry[2] for entry in calls if entry[0] == "reasoning"] == ["H", "m."]
     assert json.loads(calls[-2][3]) == [{"type": "reasoning.text", "text": "Hm.", "signature": "s"}]
-    twice = told(chunk({"reasoning": "Hm.", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]}), STOP)
+    twice = sent(chunk({"reasoning": "Hm.", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]}), STOP)
     assert [entry[2] for entry in twice if entry[0] == "reasoning"] == ["Hm."]
 
 
 def test_reasoning_details_of_a_whole_answer_are_unchanged():
     details = [{"type": "reasoning.text", "text": "a"}, {"type": "reasoning.text", "text": "b"}]
     message = {"content": "x", "reasoning_details": details}
-    calls = told({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+    calls = sent({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
     assert json.loads(calls[-2][3]) == details
 
 
@@ -1018,7 +1018,7 @@ def test_images_are_sent_at_the_end_and_count_as_an_answer():
 
 
 def test_the_extra_content_of_a_message_is_merged():
-    calls = told(
+    calls = sent(
         chunk({"extra_content": {"google": {"a": True}}}), chunk({"extra_content": {"google": {"b": 1}}}), STOP
     )
     assert calls[-2] == ("extra", 0, "extra_content", b'{"google":{"a":true,"b":1}}')
@@ -1038,10 +1038,10 @@ def test_top_level_fields_are_passed_on_if_requested():
         ("system_fingerprint", b'"fp_1"'),
         ("moderation", b'{"input":{}}'),
     ]
-    assert "top_level" not in [entry[0] for entry in told(*given)]
+    assert "top_level" not in [entry[0] for entry in sent(*given)]
 
 
-def test_a_service_tier_that_openai_does_not_have_stays_away():
+def test_a_service_tier_that_openai_does_not_have_is_dropped():
     sink = RecordingSink()
     tell(
         sink, chunk({}, finish="stop", service_tier="on_demand"), reading=Reading(top_level=frozenset({"service_tier"}))
@@ -1049,36 +1049,36 @@ def test_a_service_tier_that_openai_does_not_have_stays_away():
     assert sink.calls == [("open", 0), ("finish", 0, "stop")]
 
 
-# --- thoughts that may be the answer --------------------------------------------------------------------------------
+# --- reasoning that may become the answer ---------------------------------------------------------------------------
 
 
-def kept(stream):
-    """The number of characters of thinking that are kept."""
+def kept_characters(stream):
+    """Return the number of characters of reasoning that are kept."""
     return sum(len(thought) for state in stream._states for thought in state.thoughts)
 
 
 @pytest.mark.parametrize("repairs", [True, False])
-def test_thoughts_are_kept_only_as_long_as_they_may_be_the_answer(repairs):
-    """8,000 pieces held half a megabyte until the end of the stream."""
+def test_reasoning_is_kept_only_as_long_as_it_may_become_the_answer(repairs):
+    """Otherwise 8,000 fragments take half a megabyte until the end of the stream."""
     stream = ChoiceStream(RecordingSink(), Reading(repairs_silence=repairs))
     for _ in range(100):
         stream.accept(events.parse(json.dumps(chunk({"reasoning": "x" * 10})).encode()))
-    assert kept(stream) == (1000 if repairs else 0)
+    assert kept_characters(stream) == (1000 if repairs else 0)
     stream.accept(events.parse(json.dumps(chunk({"content": "a"})).encode()))
     stream.accept(events.parse(json.dumps(chunk({"reasoning": "more"})).encode()))
-    assert kept(stream) == 0
+    assert kept_characters(stream) == 0
 
 
-def test_no_thought_becomes_the_answer_behind_one():
-    """Rows 68 and 76i are for silence alone."""
+def test_reasoning_does_not_become_the_answer_if_there_is_one():
+    """Rows 68 and 76i are only for answers without content, refusal and calls."""
     for answer in ({"content": "a"}, {"refusal": "no"}, {"tool_calls": [call(0, "f", "{}")]}):
         sink = RecordingSink()
         tell(sink, chunk(answer), chunk({"reasoning": "Hm."}), STOP, reading=Reading(repairs_silence=True))
         assert [entry for entry in sink.calls if entry[0] == "content" and entry[2] == "Hm."] == []
 
 
-def test_a_call_that_the_host_made_leaves_markup_alone():
-    """A block beside a real call is text; the text that was held back precedes the call."""
+def test_markup_is_text_if_the_host_sent_a_call():
+    """If the host sends a call itself, a block of markup is text. Text that was held back is sent before the call."""
     block = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
     offered = Raw(b'[{"type":"function","function":{"name":"f"}}]')
     reading = Reading(repairs_markup=True, tools=offered)
@@ -1098,7 +1098,7 @@ def test_a_call_that_the_host_made_leaves_markup_alone():
     assert filtered.calls[1:] == [("content", 0, block), ("finish", 0, "content_filter")]
 
 
-# --- anything, in every reading -----------------------------------------------------------------------------------
+# --- generated answers, with every kind of reading ----------------------------------------------------------------
 
 markup = st.sampled_from(
     [
@@ -1154,8 +1154,8 @@ some_readings = st.builds(
     st.sampled_from(["stop", "length", "tool_calls"]),
     some_readings,
 )
-def test_any_answer_is_told_in_order_or_is_an_error(deltas, finish, reading):
-    """What `Sink` promises, whatever a host says and however it is to be read."""
+def test_any_answer_is_sent_in_order_or_is_an_error(deltas, finish, reading):
+    """The order of calls that `Sink` specifies is kept for any answer and any reading."""
     sink = RecordingSink()
     ending = [chunk(index=index, finish=finish) for index in (0, 1)]
     error = tell(sink, *[chunk(delta, index=index) for index, delta in deltas], *ending, reading=reading)
@@ -1182,7 +1182,7 @@ def check_order(calls, *, is_whole):
 
 @settings(max_examples=300)
 @given(st.lists(markup, min_size=1, max_size=5), some_readings, st.data())
-def test_where_a_host_cuts_its_text_makes_no_difference(texts, reading, data):
+def test_the_result_does_not_depend_on_the_chunks(texts, reading, data):
     text = "".join(texts)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=5)))
     parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -1193,11 +1193,11 @@ def test_where_a_host_cuts_its_text_makes_no_difference(texts, reading, data):
     ]
     assert type(errors[0]) is type(errors[1])
     if errors[0] is None:
-        assert heard(cut) == heard(whole)
+        assert assembled(cut) == assembled(whole)
 
 
-def heard(sink):
-    """What a caller puts together; ids are random."""
+def assembled(sink):
+    """Return what a caller assembles, without the ids, which are random."""
     texts = {kind: "".join(entry[2] for entry in sink.calls if entry[0] == kind) for kind in ("content", "reasoning")}
     calls = [(piece.name, piece.arguments) for _, _, piece in (entry for entry in sink.calls if entry[0] == "tool")]
     return texts, calls, sink.calls[-1]

@@ -34,7 +34,7 @@ def assembled(*chunks):
 
 
 def test_a_stream_has_text_then_a_finish_reason():
-    """There is no opening chunk, and the finish chunk has no text, whatever the host does."""
+    """There is no opening chunk, and the finish chunk has no text, even if the host's has."""
     assert written(text("a"), text("b", finish="length")) == [
         HEAD + b'{"index":0,"text":"a","logprobs":null,"finish_reason":null}]}',
         HEAD + b'{"index":0,"text":"b","logprobs":null,"finish_reason":null}]}',
@@ -42,14 +42,14 @@ def test_a_stream_has_text_then_a_finish_reason():
     ]
 
 
-def test_usage_has_a_chunk_of_its_own_where_it_was_asked_for():
+def test_usage_has_a_chunk_of_its_own_if_requested():
     payloads = written(text("a", finish="stop", usage=USAGE), wants_usage=True)
     assert payloads[-1] == HEAD + b'],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
     assert all(payload.endswith(b'],"usage":null}') for payload in payloads[:-1])
     assert all(b"usage" not in payload for payload in written(text("a", finish="stop", usage=USAGE)))
 
 
-def test_a_whole_answer_is_that_of_openai():
+def test_a_whole_answer_is_the_same_as_openais():
     assert assembled(text("a"), text("b"), text(finish="stop", usage=USAGE)) == {
         "id": "chatcmpl-own",
         "object": "text_completion",
@@ -68,8 +68,8 @@ def test_several_prompts_have_several_choices_in_order():
     ]
 
 
-def test_as_many_prompts_as_are_asked_have_their_choices():
-    """The list of prompts has no bound but the body's; each has a choice, times `n`."""
+def test_each_of_many_prompts_has_a_choice():
+    """The number of prompts is limited only by the size of the body; each prompt has `n` choices."""
     answer = assembled({"choices": [text("a", index=index, finish="stop")["choices"][0] for index in range(300)]})
     assert [choice["index"] for choice in answer["choices"]] == list(range(300))
 
@@ -78,7 +78,7 @@ LEGACY = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5
 
 
 def test_legacy_logprobs_stay_what_they_are():
-    """The endpoint's own form; positions are joined end to end in a whole answer."""
+    """It is the endpoint's own form. In a whole answer the lists of all chunks are joined."""
     assert json.loads(written(text("a", logprobs=LEGACY), text(finish="stop"))[0])["choices"][0]["logprobs"] == LEGACY
     more = {"tokens": ["b"], "token_logprobs": [-1], "top_logprobs": [None], "text_offset": [1]}
     assert assembled(text("a", logprobs=LEGACY), text("b", logprobs=more), text(finish="stop"))["choices"][0][
@@ -93,7 +93,7 @@ def test_legacy_logprobs_stay_what_they_are():
 
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_chat_logprobs_become_legacy_ones(is_stream):
-    """llama.cpp answers with the chat form here (recorded); A.8 has `tokens` and `token_logprobs`."""
+    """llama.cpp sends the chat form here (recorded); A.8 requires `tokens` and `token_logprobs`."""
     tops = [{"token": "a", "logprob": -0.5, "bytes": [97]}, {"token": "b", "logprob": -2, "bytes": [98]}]
     chat = {"content": [{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": tops}]}
     chunks = [text("a", logprobs=chat), text(finish="stop")]
@@ -107,7 +107,7 @@ def test_chat_logprobs_become_legacy_ones(is_stream):
 
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_offsets_of_chat_logprobs_are_counted_for_each_choice(is_stream):
-    """The chat form has none."""
+    """The chat form has no offsets."""
 
     def piece(words, index):
         logprobs = {"content": [{"token": word, "logprob": -1.0, "bytes": None, "top_logprobs": []} for word in words]}
@@ -122,12 +122,12 @@ def test_offsets_of_chat_logprobs_are_counted_for_each_choice(is_stream):
     assert offsets == {0: [0, 2, 3], 1: [0, 4]}
 
 
-def test_a_heartbeat_is_a_chunk_that_says_nothing():
-    beat = CompletionWriter(ENVELOPE, wants_usage=False).heartbeat()
-    assert json.loads(beat)["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": None}]
+def test_a_heartbeat_is_a_chunk_without_content():
+    heartbeat = CompletionWriter(ENVELOPE, wants_usage=False).heartbeat()
+    assert json.loads(heartbeat)["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": None}]
 
 
-def test_reasoning_tools_and_refusals_have_no_place():
+def test_reasoning_tools_and_refusals_are_dropped():
     call = {"index": 0, "function": {"name": "f", "arguments": "{}"}}
     delta = {"reasoning": "r", "refusal": "n", "tool_calls": [call], "annotations": [1], "content": "a"}
     payloads = written({"choices": [{"index": 0, "delta": delta, "finish_reason": "length"}]})
@@ -153,7 +153,7 @@ some_chunks = st.fixed_dictionaries(
 
 @given(st.lists(some_chunks, max_size=6), st.booleans())
 def test_any_sequence_of_chunks_is_canonical_or_an_error(chunks, wants_usage):
-    """One finish reason for each choice, from the three that the endpoint has; usage last, if at all."""
+    """Each choice has one finish reason, of the three that the endpoint has; usage is last, if requested."""
     ending = [text(index=index, finish="stop") for index in range(3)]
     writer = CompletionWriter(ENVELOPE, wants_usage=wants_usage)
     error = tell(writer, *chunks, *ending)

@@ -1,4 +1,4 @@
-"""Lists and objects beside the text: `reasoning_details`, and Gemini's `extra_content`."""
+"""Lists and objects in addition to the text: `reasoning_details`, and Gemini's `extra_content`."""
 
 import json
 
@@ -30,7 +30,7 @@ def text(piece, **more):
         ([text("a"), {"type": "reasoning.encrypted", "data": "AB"}], None),
     ],
 )
-def test_pieces_of_one_detail_are_joined(pieces, expected):
+def test_fragments_of_one_detail_are_joined(pieces, expected):
     assert json.loads(bytes(joined(raws(*pieces)))) == (expected or pieces)
 
 
@@ -39,7 +39,7 @@ def test_the_reasoning_is_read_from_texts_and_summaries():
     assert thought_in(given) == "ab"
 
 
-def test_only_objects_of_a_list_travel():
+def test_only_the_objects_of_a_list_are_passed_on():
     assert [bytes(item) for item in objects_in(Raw(b'[{"a":1},null,5,"x",[]]'))] == [b'{"a":1}']
 
 
@@ -49,8 +49,8 @@ def test_objects_are_merged_name_by_name():
     assert json.loads(bytes(merged([new]))) == {"google": {"thought": False, "b": 2}}
 
 
-def test_many_pieces_are_joined_in_one_go():
-    """In time by their number; by its square it was half a minute and more."""
+def test_many_fragments_are_joined_in_linear_time():
+    """In quadratic time this test would take over half a minute."""
     assert len(bytes(joined(raws(*[text("x" * 100)] * 160_000)))) > 16_000_000
     assert len(json.loads(bytes(merged(raws(*({f"k{number}": "x" * 100} for number in range(40_000))))))) == 40_000
 

@@ -1,4 +1,4 @@
-"""Forms of reasoning, and its memory (contract C)."""
+"""Filters for the formats of reasoning, and the recording of reasoning (contract C)."""
 
 import pytest
 from hypothesis import given
@@ -9,8 +9,8 @@ from tidegate.streaming.sinks import ToolPiece
 from tests.fakes.sink import RecordingSink
 
 
-def told(form):
-    """What reaches the sink of an answer that thinks, calls a tool and speaks."""
+def passed_on(form):
+    """The calls of the sink for an answer of reasoning and content, behind the filter for `form`."""
     sink = RecordingSink()
     filtered = in_format(sink, form)
     filtered.open(0)
@@ -26,16 +26,16 @@ YES = [("content", 0, "Yes"), ("content", 0, "."), ("finish", 0, "stop")]
 
 
 @pytest.mark.parametrize("form", ["reasoning_content", "reasoning", "both"])
-def test_the_name_of_the_field_is_the_writers_business(form):
-    assert told(form) == [("open", 0), ("reasoning", 0, "H"), ("reasoning", 0, "m."), *YES]
+def test_formats_that_differ_in_the_fields_name_need_no_filter(form):
+    assert passed_on(form) == [("open", 0), ("reasoning", 0, "H"), ("reasoning", 0, "m."), *YES]
 
 
-def test_hidden_reasoning_is_not_told():
-    assert told("hidden") == [("open", 0), *YES]
+def test_hidden_reasoning_is_dropped():
+    assert passed_on("hidden") == [("open", 0), *YES]
 
 
-def test_tags_stand_around_reasoning_in_the_content():
-    assert told("think_tags") == [
+def test_reasoning_is_passed_on_between_tags_in_the_content():
+    assert passed_on("think_tags") == [
         ("open", 0),
         ("content", 0, "<think>H"),
         ("content", 0, "m."),
@@ -53,8 +53,8 @@ def test_a_tag_is_closed_before_a_call_and_at_the_end():
     tagged.tool(0, ToolPiece(0, "{}", "call_1", "f"))
     tagged.finish(0, "tool_calls")
     tagged.finish(1, "length")
-    shut = [entry for entry in sink.calls if entry[:1] == ("content",) and "</think>" in entry[2]]
-    assert [entry[1] for entry in shut] == [0, 1]
+    closings = [entry for entry in sink.calls if entry[:1] == ("content",) and "</think>" in entry[2]]
+    assert [entry[1] for entry in closings] == [0, 1]
     assert sink.calls[-1] == ("finish", 1, "length")
 
 
@@ -67,8 +67,8 @@ def test_empty_text_beside_logprobs_closes_no_tag():
     assert sink.calls[-1] == ("content", 0, "", {"content": []})
 
 
-def test_a_call_is_told_as_openai_told_functions():
-    """The name in the first piece alone, and nothing but it."""
+def test_a_call_is_passed_on_in_the_form_of_function_call():
+    """The first fragment holds the name and no arguments."""
     sink = RecordingSink()
     functions = AsFunctionCall(sink)
     functions.open(0)
@@ -85,7 +85,7 @@ def test_a_call_is_told_as_openai_told_functions():
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "function_call"])
-def test_without_a_call_an_answer_ends_as_it_does(reason):
+def test_without_a_call_the_finish_reason_is_unchanged(reason):
     sink = RecordingSink()
     functions = AsFunctionCall(sink)
     functions.open(0)
@@ -94,8 +94,8 @@ def test_without_a_call_an_answer_ends_as_it_does(reason):
     assert sink.calls == [("open", 0), ("content", 0, "Yes"), ("finish", 0, reason)]
 
 
-def test_thoughts_without_end_are_not_remembered():
-    """Nor is a part of them: a host would take it for all."""
+def test_reasoning_that_is_too_long_is_not_recorded():
+    """No part of it is recorded either, as a host would take it as the whole reasoning."""
     remembering = Remembering(RecordingSink())
     remembering.open(0)
     for _ in range(9):
@@ -105,8 +105,8 @@ def test_thoughts_without_end_are_not_remembered():
     assert remembering.take() == []
 
 
-def test_turns_that_call_tools_are_remembered():
-    """Under every call of the turn, once it is complete."""
+def test_the_reasoning_of_turns_that_call_tools_is_recorded():
+    """It is returned with the ids of all calls of the turn, once the choice has ended."""
     sink = RecordingSink()
     remembering = Remembering(sink)
     for index in (0, 1):
@@ -123,30 +123,30 @@ def test_turns_that_call_tools_are_remembered():
     assert remembering.take() == []
 
 
-# --- anything -----------------------------------------------------------------------------------------------------
+# --- generated answers --------------------------------------------------------------------------------------------
 
 words = st.text(alphabet="ab<", min_size=1, max_size=3)
 indexes = st.integers(0, 1)
-said = st.one_of(
+some_calls = st.one_of(
     st.tuples(st.just("reasoning"), indexes, words),
     st.tuples(st.just("content"), indexes, words, st.none()),
     st.tuples(st.just("content"), indexes, st.just(""), st.just({"content": []})),
     st.tuples(st.just("refusal"), indexes, words),
     st.tuples(st.just("tool"), indexes, st.just(ToolPiece(0, "{}", "call_1", "f"))),
 )
-answers = st.lists(said, max_size=8).map(
+answers = st.lists(some_calls, max_size=8).map(
     lambda entries: [("open", 0), ("open", 1), *entries, ("finish", 0, "stop"), ("finish", 1, "stop")]
 )
 
 
-def play(sink, answer):
+def send(sink, answer):
     for name, *arguments in answer:
         getattr(sink, name)(*arguments)
 
 
-def passed(form, answer):
+def filtered_calls(form, answer):
     sink = RecordingSink()
-    play(in_format(sink, form), answer)
+    send(in_format(sink, form), answer)
     return sink.calls
 
 
@@ -156,32 +156,34 @@ def text_of(calls, index, *kinds):
 
 @given(answers)
 def test_nothing_but_reasoning_is_hidden(answer):
-    assert passed("hidden", answer) == passed("both", [entry for entry in answer if entry[0] != "reasoning"])
+    assert filtered_calls("hidden", answer) == filtered_calls(
+        "both", [entry for entry in answer if entry[0] != "reasoning"]
+    )
 
 
 @given(answers)
 def test_tags_are_balanced_and_hold_all_the_reasoning(answer):
-    """Everything that is said comes out, in its order, and nothing after the finish."""
-    calls = passed("think_tags", answer)
+    """All text is passed on in order, and nothing after the finish."""
+    calls = filtered_calls("think_tags", answer)
     for index in (0, 1):
         own = [entry for entry in calls if entry[1] == index]
         assert (own[0][0], own[-1][0]) == ("open", "finish")
         text = text_of(calls, index, "content")
         assert text.count("<think>") == text.count("</think>\n\n")
         plain = text.replace("<think>", "").replace("</think>\n\n", "")
-        assert plain == text_of(passed("both", answer), index, "content", "reasoning")
+        assert plain == text_of(filtered_calls("both", answer), index, "content", "reasoning")
     assert [entry for entry in calls if entry[0] in {"tool", "refusal"}] == [
         entry for entry in answer if entry[0] in {"tool", "refusal"}
     ]
 
 
 @given(answers)
-def test_remembering_changes_nothing(answer):
-    """It notes the reasoning of the choices that call tools, and of no others."""
+def test_recording_changes_nothing(answer):
+    """Only the reasoning of choices that call tools is recorded."""
     sink = RecordingSink()
     remembering = Remembering(sink)
-    play(remembering, answer)
-    assert sink.calls == passed("both", answer)
+    send(remembering, answer)
+    assert sink.calls == filtered_calls("both", answer)
     calling = sorted({entry[1] for entry in answer if entry[0] == "tool"})
     thoughts = [text_of(sink.calls, index, "reasoning") for index in calling]
     assert [turn.reasoning for turn in remembering.take()] == [text for text in thoughts if text]

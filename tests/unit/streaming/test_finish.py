@@ -1,4 +1,4 @@
-"""Finish reasons of every host as OpenAI's five (contract B.15)."""
+"""The finish reasons of all hosts are mapped to OpenAI's five (contract B.15)."""
 
 import pytest
 from tidegate.errors import ToolCallUnparsable, UpstreamFailed

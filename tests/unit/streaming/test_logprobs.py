@@ -1,4 +1,4 @@
-"""Log probabilities in one form (contract A.2, R-LP)."""
+"""Log probabilities are converted to OpenAI's forms (contract A.2, R-LP)."""
 
 import msgspec
 import pytest
@@ -25,7 +25,7 @@ def top(text="a", logprob=-0.5, given_bytes=(97,)):
         ({"content": []}, {"content": [], "refusal": None}),
         ({"content": [entry()]}, {"content": [entry()], "refusal": None}),
         ({"refusal": [entry()]}, {"content": None, "refusal": [entry()]}),
-        # llama.cpp adds ids, others leave out bytes and top_logprobs
+        # llama.cpp adds ids, other hosts leave out bytes and top_logprobs
         (
             {"content": [{"id": 5, "token": "a", "logprob": -0.5, "top_logprobs": [{"id": 5} | top()]}]},
             {"content": [entry(tops=[top()])], "refusal": None},
@@ -33,7 +33,7 @@ def top(text="a", logprob=-0.5, given_bytes=(97,)):
         ({"content": [{"token": "é", "logprob": -1}]}, {"content": [entry("é", -1.0, "é".encode())], "refusal": None}),
         ({"content": [{"token": "a", "logprob": None}]}, {"content": [entry(logprob=-9999.0)], "refusal": None}),
         ({"content": [{"token": "a"}]}, {"content": [entry(logprob=-9999.0)], "refusal": None}),
-        # DeepSeek has a list for its reasoning too
+        # DeepSeek also sends a list for its reasoning
         ({"content": [entry()], "reasoning_content": [entry()]}, {"content": [entry()], "refusal": None}),
     ],
 )
@@ -55,7 +55,7 @@ def test_openais_form_is_cleaned(raw, expected):
     ],
 )
 def test_the_legacy_form_is_translated(raw, expected):
-    """llama-cpp-python sends it in chat answers."""
+    """llama-cpp-python sends the legacy form in chat answers."""
     assert canonical_logprobs(raw) == {"content": expected, "refusal": None}
 
 
@@ -78,7 +78,7 @@ names = ["content", "refusal", "tokens", "token_logprobs", "top_logprobs", "text
 @example({"content": [{"token": "a", "logprob": float("inf")}]})
 @example({"content": [{"token": "a", "logprob": -1, "bytes": ["x", None]}]})
 def test_any_object_gives_openais_form(raw):
-    """Whatever a host sends, clients get types that they can read."""
+    """Whatever a host sends, the fields that clients read have the right types."""
     canonical = canonical_logprobs(raw)
     assert set(canonical) == {"content", "refusal"}
     for entries in canonical.values():
@@ -107,19 +107,19 @@ def test_any_object_gives_openais_form(raw):
         ),
     ],
 )
-def test_pieces_are_joined_end_to_end(entries, expected):
-    """A piece that holds none takes nothing away from the others."""
+def test_lists_are_concatenated(entries, expected):
+    """An entry without a list does not remove the lists of the others."""
     assert joined_logprobs(entries) == expected
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(names), json_values), max_size=4))
 @example([{"tokens": ["a"]}, {"tokens": {"x": 1}}])
-def test_any_pieces_can_be_joined(entries):
+def test_any_objects_can_be_joined(entries):
     joined_logprobs(entries)
 
 
 def test_the_legacy_form_is_checked_too():
-    """What is of another type becomes the nearest right thing; what the form does not have stays away."""
+    """A value of a wrong type is replaced; fields that the form does not have are dropped."""
     given = {
         "tokens": ["a", 5],
         "token_logprobs": [None, "x"],

@@ -32,7 +32,7 @@ PARIS, ROME = MarkupCall("weather", '{"city": "Paris"}'), MarkupCall("weather", 
 DAYS = MarkupCall("weather", '{"city":"Paris","days":[1,2]}')
 END = "<｜end▁of▁sentence｜>"
 
-CALLED = [  # what a host sends, what of it is text, and the calls
+CALLED = [  # the host's content, the part of it that is text, and the calls
     (V3, "", [PARIS, ROME]),
     (V31, "", [PARIS, ROME]),
     (DSML, "", [DAYS]),
@@ -60,7 +60,7 @@ CALLED = [  # what a host sends, what of it is text, and the calls
         [MarkupCall("f", '{"a": 1}')],
     ),
 ]
-QUOTED = [  # text, byte for byte
+QUOTED = [  # content that must be passed on as text, byte for byte
     f"I look.{V31}",
     f"  {DSML}",
     f"`{DSML}`",
@@ -95,9 +95,9 @@ QUOTED = [  # text, byte for byte
 
 def read(*texts, tools=TOOLS, may_convert=True):
     reader = MarkupReader(tools)
-    told = "".join([reader.read(text) for text in texts])
+    text_sent = "".join([reader.read(text) for text in texts])
     held, calls = reader.close(may_convert=may_convert)
-    return told + held, calls
+    return text_sent + held, calls
 
 
 @pytest.mark.parametrize(("given_text", "text", "calls"), CALLED)
@@ -113,15 +113,15 @@ def test_text_that_is_no_block_at_the_end_is_unchanged(text):
 
 
 @given(st.sampled_from([*CALLED, *((text, text, []) for text in QUOTED)]), st.data())
-def test_no_cut_makes_a_difference(said, data):
-    text, told, calls = said
+def test_the_result_does_not_depend_on_the_chunks(sample, data):
+    text, text_sent, calls = sample
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
-    assert read(*[text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]) == (told, calls)
+    assert read(*[text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]) == (text_sent, calls)
 
 
 @pytest.mark.parametrize("text", [V3, V31, DSML])
-def test_a_block_that_meets_not_all_conditions_is_text(text):
-    """Without tools, with others alone, or where the answer was filtered or the host called itself."""
+def test_a_block_that_does_not_meet_all_conditions_is_text(text):
+    """No tools were offered, or only others, or calls are not allowed (a filtered answer, a call of the host's)."""
     other = Raw(b'[{"type":"function","function":{"name":"other"}}]')
     assert read(text, tools=UNSET) == read(text, tools=other) == read(text, may_convert=False) == (text, [])
 
@@ -148,23 +148,23 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=500)
 @given(st.lists(PIECES | st.text(st.characters(codec="utf-8"), max_size=5), max_size=8), st.data())
-def test_text_goes_out_unchanged_and_only_a_block_at_the_end_is_a_call(pieces, data):
-    """Whatever stands around it, however it is cut."""
+def test_text_is_unchanged_and_only_a_block_at_the_end_is_a_call(pieces, data):
+    """This holds for any text around the block, and for any split into chunks."""
     text = "".join(pieces)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
-    told, calls = read(*[text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)])
-    assert (told, calls) == read(text)
+    text_sent, calls = read(*[text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)])
+    assert (text_sent, calls) == read(text)
     if not calls:
-        assert told == text
+        assert text_sent == text
         return
-    block = text[len(told) :].strip().removesuffix(END).strip()
-    assert text.startswith(told)
-    assert told == "" or told.endswith("\n")
+    block = text[len(text_sent) :].strip().removesuffix(END).strip()
+    assert text.startswith(text_sent)
+    assert text_sent == "" or text_sent.endswith("\n")
     assert block in (V31, DSML)
 
 
 def test_at_most_64_kb_are_held_back():
-    """What is longer goes out as it came, and so does all that follows."""
+    """Longer text is passed on unchanged, and so is all text after it."""
     reader = MarkupReader(TOOLS)
     head = "<｜tool▁calls▁begin｜>"
     assert reader.read(head) == ""
@@ -173,7 +173,7 @@ def test_at_most_64_kb_are_held_back():
     assert reader.read("z") == "z"
 
 
-def test_white_space_behind_a_block_is_held_no_longer():
+def test_too_much_white_space_after_a_block_is_passed_on():
     reader = MarkupReader(TOOLS)
     assert reader.read(V31) == ""
     pieces = [reader.read(" " * 1000) for _ in range(100)]
@@ -187,12 +187,12 @@ def test_a_longer_block_is_text_however_it_is_split(text):
     assert read(*[text[at : at + 999] for at in range(0, len(text), 999)]) == (text, [])
 
 
-def test_blocks_again_and_again_take_no_quadratic_time():
-    """Each block might be the last one, so the reader gives up after some; otherwise this takes minutes."""
+def test_many_blocks_do_not_take_quadratic_time():
+    """Each block may be the last one, so the reader stops after 16 of them; otherwise this test would take minutes."""
     text = "<｜tool▁calls▁begin｜>\n" * 200_000
     reader = MarkupReader(TOOLS)
-    told = "".join(reader.read(text[at : at + 100]) for at in range(0, len(text), 100))
-    assert told + reader.close(may_convert=True)[0] == text
+    text_sent = "".join(reader.read(text[at : at + 100]) for at in range(0, len(text), 100))
+    assert text_sent + reader.close(may_convert=True)[0] == text
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_blocks_again_and_again_take_no_quadratic_time():
         ('<｜DSML｜parameter name="a">', "</｜DSML｜invoke>"),
     ],
 )
-def test_what_is_opened_again_and_again_takes_no_quadratic_time(begin, end):
-    """Minutes, where each beginning looks for an end of its own."""
+def test_many_opening_tags_do_not_take_quadratic_time(begin, end):
+    """It would take minutes if an end were searched for each beginning."""
     block = "<｜DSML｜tool_calls>" + '<｜DSML｜invoke name="f">' + begin * 2000 + end + "</｜DSML｜tool_calls>"
     assert read(block) == (block, [])
 
@@ -232,11 +232,15 @@ def test_only_functions_can_be_called(tools, names):
         ("</｜DSML｜parameter>x", "", False),
         ("a < b", "", False),
         ("<b", "", False),
-        ("<" + " " * 100, "", False),  # what may be a tag is held back, and looked at with each piece
+        (
+            "<" + " " * 100,
+            "",
+            False,
+        ),  # a possible tag is held back and read again with each fragment, so its length is limited
         ("<" + "|" * 100, "", False),
     ],
 )
-def test_a_tag_at_the_end_of_arguments_is_known(arguments, tail, is_whole):
+def test_a_tag_at_the_end_of_arguments_is_recognised(arguments, tail, is_whole):
     assert arguments[trailing_tag(arguments) :] == tail
     assert is_tag(tail) is is_whole
 
@@ -254,8 +258,8 @@ ASK = chat.parse_request(b'{"model":"m","messages":[{"role":"user","content":"hi
     is_stream=st.booleans(),
     data=st.data(),
 )
-def test_a_text_without_tools_comes_out_byte_for_byte(dialect, pieces, is_stream, data):
-    """A host's text without a reasoning tag, in valid Unicode: any split, every dialect, whole or streamed."""
+def test_a_text_without_tools_is_passed_on_byte_for_byte(dialect, pieces, is_stream, data):
+    """The text is valid Unicode without a reasoning tag; any split, every dialect, whole or streamed."""
     text = "".join(pieces)
     reading = dialect.build_request(ASK, model="m", is_stream=is_stream).reading
     sink = RecordingSink()

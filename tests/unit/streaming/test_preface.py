@@ -1,4 +1,4 @@
-"""What is told before an answer, and the answer behind it, are one stream."""
+"""The preface and the answer after it are one stream."""
 
 import json
 
@@ -24,14 +24,14 @@ def answer(sink, *, thoughts: str = "t ", index: int = 0) -> None:
     sink.finish(index, "stop")
 
 
-def stream(form: str, *told: str, wants_usage: bool = False, tell_answer=answer) -> list[dict]:
-    """All chunks: the preface, then the answer."""
+def stream(form: str, *preface_texts: str, wants_usage: bool = False, send_answer=answer) -> list[dict]:
+    """Return all chunks: those of the preface, then those of the answer."""
     preface = Preface(ENVELOPE, wants_usage=wants_usage, form=form)
-    for text in told:
+    for text in preface_texts:
         preface.tell(text)
     payloads = preface.take()
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage, form=form)
-    tell_answer(preface.sink_after(in_format(writer, form), writer))
+    send_answer(preface.sink_after(in_format(writer, form), writer))
     return [json.loads(payload) for payload in (*payloads, *writer.take())]
 
 
@@ -57,29 +57,32 @@ def test_the_answers_own_thinking_follows(form):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("thoughts", ["", "t "])
-@given(told=st.lists(st.text(min_size=1), max_size=3))
-def test_it_is_the_stream_of_an_answer_that_thinks_all_of_it(form, thoughts, told):
-    """Byte for byte but for the places where one piece ends and the next begins."""
+@given(preface_texts=st.lists(st.text(min_size=1), max_size=3))
+def test_the_stream_equals_that_of_an_answer_with_the_prefaces_text_as_reasoning(form, thoughts, preface_texts):
+    """The texts are equal byte for byte; they may be split into chunks at different positions."""
 
-    def alone(sink):
-        answer(sink, thoughts="".join(told) + thoughts)
+    def without_preface(sink):
+        answer(sink, thoughts="".join(preface_texts) + thoughts)
 
-    def behind(sink):
+    def after_preface(sink):
         answer(sink, thoughts=thoughts)
 
-    chunks, expected = stream(form, *told, tell_answer=behind), stream(form, tell_answer=alone)
+    chunks, expected = (
+        stream(form, *preface_texts, send_answer=after_preface),
+        stream(form, send_answer=without_preface),
+    )
     for name in ("role", "reasoning_content", "reasoning", "content", "refusal"):
         assert text(chunks, name) == text(expected, name)
     assert (chunks[0], chunks[-1]) == (expected[0], expected[-1])
 
 
 @pytest.mark.parametrize("wants_usage", [False, True])
-def test_all_chunks_have_the_same_envelope_and_usage_as_ever(wants_usage):
+def test_all_chunks_have_the_same_envelope_and_the_usual_usage(wants_usage):
     def with_usage(sink):
         answer(sink)
         sink.usage(Usage(3, 2, 5))
 
-    chunks = stream("reasoning_content", "Loading\n", wants_usage=wants_usage, tell_answer=with_usage)
+    chunks = stream("reasoning_content", "Loading\n", wants_usage=wants_usage, send_answer=with_usage)
     assert {(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks} == {
         ("chatcmpl-1", 7, "m", "chat.completion.chunk")
     }
@@ -89,22 +92,22 @@ def test_all_chunks_have_the_same_envelope_and_usage_as_ever(wants_usage):
     assert (chunks[-1].get("usage") or {}).get("total_tokens") == (5 if wants_usage else None)
 
 
-def test_the_preface_is_the_first_choices_alone():
-    def two(sink):
+def test_the_preface_is_in_the_first_choice_only():
+    def two_choices(sink):
         answer(sink)
         answer(sink, index=1)
 
-    chunks = stream("reasoning_content", "Loading\n", tell_answer=two)
+    chunks = stream("reasoning_content", "Loading\n", send_answer=two_choices)
     roles = [choice["index"] for chunk in chunks for choice in chunk["choices"] if "role" in choice["delta"]]
     assert roles == [0, 1]
 
 
-def test_what_the_answer_tells_before_it_opens_is_kept():
+def test_a_top_level_field_before_the_first_choice_is_kept():
     def moderated(sink):
         sink.top_level("moderation", Raw(b'{"results":[]}'))
         answer(sink)
 
-    chunks = stream("reasoning_content", "Loading\n", tell_answer=moderated)
+    chunks = stream("reasoning_content", "Loading\n", send_answer=moderated)
     assert [chunk["moderation"] for chunk in chunks if "moderation" in chunk] == [{"results": []}]
 
 

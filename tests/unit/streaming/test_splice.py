@@ -1,4 +1,4 @@
-"""Where two parts of an answer become one: every word once, whatever breaks where."""
+"""The parts of an answer that broke off are joined so that all text is sent once."""
 
 import json
 
@@ -9,20 +9,20 @@ from msgspec import Raw
 from tidegate.errors import StreamBroken
 from tidegate.protocol.usage import Usage
 from tidegate.streaming.chat import ChatWriter
-from tidegate.streaming.filters import Tagged
+from tidegate.streaming.filters import TaggedReasoning
 from tidegate.streaming.sinks import ToolPiece
-from tidegate.streaming.splice import MAX_OVERLAP, StreamSplice, may_overlap_more, overlap, with_parts
+from tidegate.streaming.splice import MAX_OVERLAP, StreamSplice, may_overlap_more, overlap, with_earlier_parts
 
 from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import ENVELOPE, accumulate, check
 
-SURE = 8  # characters that do not come twice by chance
-# no two characters alike, so that nothing repeats by chance
+MIN_OVERLAP = 8  # characters; a shorter repetition may be a coincidence
+# all characters are distinct, so that nothing repeats by coincidence
 UNIQUE = st.integers(2, 400).map(lambda size: "".join(map(chr, range(0x4E00, 0x4E00 + size))))
 
 
 def splice_of(*parts):
-    """A splice that was told these parts of an answer, each as a list of texts, and its sink."""
+    """Return a splice that received these parts of an answer, each as a list of texts, and its sink."""
     sink = RecordingSink()
     splice = StreamSplice(sink)
     for number, texts in enumerate(parts):
@@ -34,24 +34,26 @@ def splice_of(*parts):
     return splice, sink
 
 
-def heard(sink) -> str:
+def content_of(sink) -> str:
     return "".join(call[2] for call in sink.calls if call[0] == "content")
 
 
 def cut(draw, text: str) -> list[str]:
-    """A text in chunks, as many as there may be."""
+    """Split a text into up to nine chunks."""
     ends = sorted(draw(st.sets(st.integers(1, max(1, len(text) - 1)), max_size=8)))
     return [piece for begin, end in zip([0, *ends], [*ends, len(text)], strict=True) if (piece := text[begin:end])]
 
 
 @settings(max_examples=100, deadline=None)
 @given(UNIQUE, st.data())
-def test_every_word_comes_once_whatever_the_chunks_the_break_and_the_overlap(text, data):
+def test_text_is_sent_once_whatever_the_chunks_the_break_and_the_overlap(text, data):
     at = data.draw(st.integers(1, len(text) - 1))
-    again = data.draw(st.sampled_from([size for size in range(MAX_OVERLAP + 1) if not 0 < size < SURE and size <= at]))
-    splice, sink = splice_of(cut(data.draw, text[:at]), cut(data.draw, text[at - again :]))
+    repeated_size = data.draw(
+        st.sampled_from([size for size in range(MAX_OVERLAP + 1) if not 0 < size < MIN_OVERLAP and size <= at])
+    )
+    splice, sink = splice_of(cut(data.draw, text[:at]), cut(data.draw, text[at - repeated_size :]))
     splice.finish(0, "stop")
-    assert heard(sink) == splice.text == text
+    assert content_of(sink) == splice.text == text
 
 
 BREAKS = st.lists(st.tuples(st.integers(1, 99), st.integers(0, MAX_OVERLAP)), max_size=4)
@@ -59,32 +61,32 @@ BREAKS = st.lists(st.tuples(st.integers(1, 99), st.integers(0, MAX_OVERLAP)), ma
 
 @settings(max_examples=100, deadline=None)
 @given(UNIQUE, BREAKS, st.data())
-def test_however_often_it_breaks_each_part_goes_on_from_what_was_told(text, breaks, data):
-    """The next target is told what has left, and says up to 64 characters of that again."""
+def test_an_answer_can_break_off_several_times(text, breaks, data):
+    """The next target receives the text that was sent, and repeats up to 64 characters of it."""
     splice, sink = splice_of([])
-    for number, (size, again) in enumerate([*breaks, (len(text), 0)]):
+    for number, (size, repeated_size) in enumerate([*breaks, (len(text), 0)]):
         if number:
             splice.join()
         begin = len(splice.text)
-        begin -= again if SURE <= again <= begin else 0
+        begin -= repeated_size if MIN_OVERLAP <= repeated_size <= begin else 0
         for piece in cut(data.draw, text[begin : begin + size]):
             splice.content(0, piece, None)
     splice.finish(0, "stop")
-    assert heard(sink) == text
+    assert content_of(sink) == text
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text("ab0, ", min_size=1, max_size=200), st.data())
-def test_what_repeats_by_chance_is_never_taken_off(text, data):
-    """Rows of zeros, indents and refrains of a few letters: no character is lost where nothing was said again."""
+def test_a_coincidental_repetition_is_not_removed(text, data):
+    """Rows of zeros, indents and refrains of a few letters: no character is lost if the host repeated nothing."""
     at = data.draw(st.integers(0, len(text)))
     splice, sink = splice_of(cut(data.draw, text[:at]), cut(data.draw, text[at:]))
     splice.finish(0, "stop")
-    assert heard(sink) == text
+    assert content_of(sink) == text
 
 
 @pytest.mark.parametrize(
-    ("told", "more", "repeated"),
+    ("sent_text", "more", "repeated"),
     [
         ("and so the quick fox", "the quick fox jumps", 13),
         ("100", "000", 0),
@@ -96,42 +98,42 @@ def test_what_repeats_by_chance_is_never_taken_off(text, data):
         ("x" + "abcdefghij" * 8, "abcdefghij" * 8, 60),
     ],
 )
-def test_an_overlap_is_the_longest_that_is_no_chance(told, more, repeated):
-    assert overlap(told, more) == repeated
+def test_an_overlap_is_the_longest_that_is_no_coincidence(sent_text, more, repeated):
+    assert overlap(sent_text, more) == repeated
 
 
-def test_a_beginning_is_held_back_only_while_it_may_be_a_repetition():
-    told = "and so the quick fox"
-    assert may_overlap_more(told, "the qu")
-    assert not may_overlap_more(told, "the qui-")
-    assert not may_overlap_more(told, " jumps")
+def test_text_is_held_back_only_while_it_may_be_a_repetition():
+    sent_text = "and so the quick fox"
+    assert may_overlap_more(sent_text, "the qu")
+    assert not may_overlap_more(sent_text, "the qui-")
+    assert not may_overlap_more(sent_text, " jumps")
 
 
-def test_what_cannot_be_a_repetition_is_told_at_once():
+def test_text_that_cannot_be_a_repetition_is_sent_at_once():
     _, sink = splice_of(["and so the quick fox"], [" ju", "mps"])
     assert sink.calls[-2:] == [("content", 0, " ju"), ("content", 0, "mps")]
 
 
-def test_the_role_is_said_once():
+def test_the_choice_is_opened_once():
     _, sink = splice_of(["a"], ["b"], ["c"])
     assert sink.calls.count(("open", 0)) == 1
 
 
-def test_thinking_over_an_answer_that_has_begun_is_not_told():
+def test_the_reasoning_of_a_continuation_is_dropped():
     splice, sink = splice_of(["a"], [])
     splice.reasoning(0, "Hm.")
     splice.content(0, "b", None)
     assert sink.calls == [("open", 0), ("content", 0, "a"), ("content", 0, "b")]
 
 
-def test_an_answer_that_was_at_its_end_ends():
+def test_a_continuation_without_text_ends_the_answer():
     splice, sink = splice_of(["All of it."], [])
     splice.finish(0, "stop")
     assert sink.calls[-1] == ("finish", 0, "stop")
     assert not splice.can_go_on
 
 
-UNFIT = {
+NOT_CONTINUABLE = {
     "nothing": lambda _: None,
     "white space": lambda splice: splice.content(0, " \n", None),
     "thinking alone": lambda splice: splice.reasoning(0, "Hm."),
@@ -146,15 +148,15 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize("tell", UNFIT.values(), ids=UNFIT)
-def test_what_is_not_plain_text_cannot_be_gone_on_with(tell):
+@pytest.mark.parametrize("send", NOT_CONTINUABLE.values(), ids=NOT_CONTINUABLE)
+def test_only_plain_text_can_be_continued(send):
     splice, _ = splice_of([])
-    tell(splice)
+    send(splice)
     assert not splice.can_go_on
 
 
 @pytest.mark.parametrize(
-    "tell",
+    "send",
     [
         lambda splice: splice.tool(0, ToolPiece(0, id="call", name="f")),
         lambda splice: splice.refusal(0, "No."),
@@ -162,16 +164,16 @@ def test_what_is_not_plain_text_cannot_be_gone_on_with(tell):
     ],
     ids=["a call", "a refusal", "a voice"],
 )
-def test_what_goes_on_with_a_text_is_text(tell):
-    """A host that sends something else begins another answer in the middle of this one."""
+def test_a_continuation_must_be_text(send):
+    """Other output would be the beginning of another answer in the middle of this one."""
     splice, sink = splice_of(["Once upon a time"], [])
-    told = list(sink.calls)
+    calls = list(sink.calls)
     with pytest.raises(StreamBroken):
-        tell(splice)
-    assert sink.calls == told
+        send(splice)
+    assert sink.calls == calls
 
 
-def test_text_behind_its_thoughts_can_be_gone_on_with():
+def test_text_after_reasoning_can_be_continued():
     splice, _ = splice_of([])
     splice.reasoning(0, "Hm.")
     splice.content(0, "a", None)
@@ -179,7 +181,7 @@ def test_text_behind_its_thoughts_can_be_gone_on_with():
     assert splice.text == "a"
 
 
-def test_tokens_are_about_a_quarter_of_the_bytes_thoughts_included():
+def test_the_estimated_tokens_include_the_reasoning():
     splice, _ = splice_of([])
     splice.reasoning(0, "x" * 40)
     splice.content(0, "y" * 39, None)
@@ -188,8 +190,8 @@ def test_tokens_are_about_a_quarter_of_the_bytes_thoughts_included():
     assert splice.tokens == 20 + 2
 
 
-def test_usage_is_that_of_all_parts():
-    """The last prompt held all that had been said: without that it is the caller's, which each part was given."""
+def test_usage_is_the_sum_of_all_parts():
+    """The prompt of each part is the caller's prompt, 100 tokens here, and the text of the earlier parts."""
     splice, sink = splice_of(["x" * 40], ["y" * 20], ["z"])
     splice.finish(0, "stop")
     splice.usage(Usage(115, 7, 122))
@@ -198,11 +200,11 @@ def test_usage_is_that_of_all_parts():
 
 
 def test_usage_is_never_negative():
-    assert with_parts(Usage(1, 1, 2), [10]) == Usage(1, 11, 12)
+    assert with_earlier_parts(Usage(1, 1, 2), [10]) == Usage(1, 11, 12)
 
 
 @pytest.mark.parametrize("wants_usage", [False, True])
-def test_the_chunks_are_one_correct_sequence_with_its_mark_on_the_last(wants_usage):
+def test_the_chunks_are_one_correct_sequence_with_the_mark_on_the_finish_chunk(wants_usage):
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage)
     splice = StreamSplice(writer)
     splice.open(0)
@@ -221,13 +223,13 @@ def test_the_chunks_are_one_correct_sequence_with_its_mark_on_the_last(wants_usa
     assert json.loads(payloads[marks.index({"continued": 1})])["choices"][0]["finish_reason"] == "stop"
 
 
-def test_thoughts_in_tags_are_no_part_of_what_is_gone_on_with():
+def test_reasoning_between_tags_is_not_part_of_the_text():
     sink = RecordingSink()
-    splice = StreamSplice(Tagged(sink))
+    splice = StreamSplice(TaggedReasoning(sink))
     splice.open(0)
     splice.reasoning(0, "Hm.")
     splice.content(0, "a", None)
     splice.join()
     splice.content(0, "b", None)
-    assert heard(sink) == "<think>Hm.</think>\n\nab"
+    assert content_of(sink) == "<think>Hm.</think>\n\nab"
     assert splice.text == "ab"

@@ -1,4 +1,4 @@
-"""Calls that a model writes as JSON text become calls; every other text stays what it is."""
+"""Calls that a model writes as JSON text become calls; all other text is unchanged."""
 
 import json
 
@@ -23,23 +23,23 @@ SPACE = st.sampled_from(["", " ", "\n", "\n\n  ", "\t"])
 
 
 def read(form: TextCalls, *pieces: str, reason: str = "stop"):
-    """What reaches the sink: the text, the calls, and the reason of the end."""
+    """Return what the sink receives: the text, the calls, and the finish reason."""
     sink = RecordingSink()
     reader = TextCallReader(sink, form)
     reader.open(0)
     for piece in pieces:
         reader.content(0, piece, None)
     reader.finish(0, reason)
-    return summed(sink)
+    return joined(sink)
 
 
-def summed(sink: RecordingSink):
+def joined(sink: RecordingSink):
     text, calls, ids = "", [], []
-    for name, _, *told in sink.calls:
+    for name, _, *rest in sink.calls:
         if name == "content":
-            text += told[0]
+            text += rest[0]
         elif name == "tool":
-            [piece] = told
+            [piece] = rest
             if piece.id is not None:
                 assert piece.index == len(calls)
                 calls.append([piece.name, ""])
@@ -56,15 +56,15 @@ def cut(text: str, places) -> list[str]:
 
 
 @given(ARGUMENTS, st.lists(SPACE, min_size=9, max_size=9), st.lists(st.integers(0, 400), max_size=12), st.booleans())
-def test_a_call_that_is_forced_passes_byte_for_byte_however_it_is_cut(arguments, spaces, places, is_indented):
+def test_a_forced_call_is_passed_on_byte_for_byte_whatever_the_chunks(arguments, spaces, places, is_indented):
     inner = json.dumps(arguments, indent=2 if is_indented else None)
     parts = ["", "{", '"name"', ":", '"f"', ",", '"arguments"', ":"]
     head = "".join(part + space for part, space in zip(parts, spaces, strict=False))
-    told = read(FORCED, *cut(f"{head}{inner}{spaces[8]}}}{spaces[0]}", places))
-    assert told == ("", [("f", inner)], "tool_calls")
+    found = read(FORCED, *cut(f"{head}{inner}{spaces[8]}}}{spaces[0]}", places))
+    assert found == ("", [("f", inner)], "tool_calls")
 
 
-def test_the_name_is_told_at_once_and_the_arguments_as_they_come():
+def test_the_name_is_passed_on_at_once_and_the_arguments_as_they_arrive():
     sink = RecordingSink()
     reader = TextCallReader(sink, FORCED)
     reader.content(0, '{"name": "f", "arguments": {"a', None)
@@ -110,7 +110,7 @@ def test_a_truncated_call_keeps_its_arguments_so_far(pieces, arguments):
     ],
 )
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_what_is_no_call_stays_text(text, size):
+def test_text_that_is_not_a_call_stays_text(text, size):
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     assert read(FREE, *pieces) == (text, [], "stop")
 
@@ -129,17 +129,17 @@ def test_an_answer_of_calls_and_nothing_else_becomes_calls(calls, space, places)
     assert read(FREE, *cut(text, places)) == ("", inner, "tool_calls")
 
 
-def test_only_the_first_call_is_taken_where_one_is_wanted():
+def test_only_the_first_call_is_passed_on_with_one_call():
     one = TextCalls(names=frozenset({"f", "g"}), one_call=True)
     text = '{"name":"f","arguments":{}}\n{"name":"g","arguments":{}}'
     assert read(one, text) == ("", [("f", "{}")], "tool_calls")
 
 
-def test_a_forced_call_in_another_order_is_one_too():
+def test_a_forced_call_may_have_its_fields_in_another_order():
     assert read(FORCED, '{"arguments":{"a":1},"name":"g"}') == ("", [("g", '{"a":1}')], "tool_calls")
 
 
-def test_text_that_cannot_be_a_call_is_passed_on_as_it_comes():
+def test_text_that_cannot_be_a_call_is_passed_on_as_it_arrives():
     sink = RecordingSink()
     reader = TextCallReader(sink, FREE)
     reader.content(0, " ", None)
@@ -149,7 +149,7 @@ def test_text_that_cannot_be_a_call_is_passed_on_as_it_comes():
     assert sink.calls == [("content", 0, " "), ("content", 0, "So", {"content": []}), ("content", 0, " {")]
 
 
-def test_each_choice_is_read_for_itself():
+def test_choices_are_read_independently():
     sink = RecordingSink()
     reader = TextCallReader(sink, FORCED)
     for index in (0, 1):

@@ -1,4 +1,4 @@
-"""Thinking in the content, between tags (contract R-THINK, C.9), and the token behind the reasoning (row 68)."""
+"""Reasoning between tags in the content (contract R-THINK, C.9), and the token after the reasoning (row 68)."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from tidegate.streaming.thoughts import EosReader, ThoughtReader
 
 THINKS = Reading(thought_tags=("think", "reasoning"))
 PREFILLED = Reading(thought_tags=("think",), begins_in_thought=True)
-SAID = [
+SAMPLES = [
     ("Hello.", THINKS, [("content", "Hello.")]),
     ("<think>Hm.</think>\n\nYes.", THINKS, [("reasoning", "Hm."), ("content", "Yes.")]),
     (" \n<think>\nHm.\n</think>Yes.", THINKS, [("reasoning", "Hm.\n"), ("content", "Yes.")]),
@@ -28,7 +28,7 @@ SAID = [
 
 
 def joined(pieces):
-    """The pieces with neighbours of one kind joined."""
+    """Join successive pieces of the same kind."""
     result = []
     for kind, text in pieces:
         if result and result[-1][0] == kind:
@@ -43,33 +43,33 @@ def read(reading, *texts):
     return joined([piece for text in texts for piece in reader.read(text)] + reader.close())
 
 
-@pytest.mark.parametrize(("text", "reading", "expected"), SAID)
-def test_a_text_is_taken_apart(text, reading, expected):
+@pytest.mark.parametrize(("text", "reading", "expected"), SAMPLES)
+def test_a_text_is_split_into_reasoning_and_answer(text, reading, expected):
     assert read(reading, text) == expected
 
 
-@given(said=st.sampled_from(SAID), data=st.data())
-def test_no_cut_makes_a_difference(said, data):
-    text, reading, expected = said
+@given(sample=st.sampled_from(SAMPLES), data=st.data())
+def test_the_result_does_not_depend_on_the_chunks(sample, data):
+    text, reading, expected = sample
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=len(text))))
     texts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     assert read(reading, *texts) == expected
 
 
-def test_a_reader_is_done_as_soon_as_no_tag_can_come():
-    """So that the rest need not be looked at."""
+def test_a_reader_is_done_as_soon_as_no_tag_can_follow():
+    """The rest of the content then need not be read."""
     reader = ThoughtReader(THINKS)
     assert (reader.read(" \n"), reader.is_done) == ([], False)
     assert (reader.read("a"), reader.is_done) == ([("content", " \na")], True)
 
 
-def test_a_host_that_takes_thinking_apart_needs_no_tags():
-    """Although the card says that the template opens one."""
+def test_tags_are_not_read_if_the_host_sends_reasoning_in_a_field():
+    """This holds even if the model's card says that the template has opened a tag."""
     reader = ThoughtReader(PREFILLED)
     assert reader.stop() + reader.read("Yes.") == [("content", "Yes.")]
 
 
-def test_white_space_before_a_tag_is_not_waited_for_without_end():
+def test_white_space_before_a_tag_is_limited():
     text = " " * 257 + "<think>Hm."
     assert read(THINKS, text) == read(THINKS, *text) == [("content", text)]
 
@@ -87,8 +87,8 @@ TOKEN = "<｜end▁of▁sentence｜>"
         ("a<|end_of_sentence|>", True, "a"),
     ],
 )
-def test_the_token_goes_only_from_the_end_of_a_reasoning_that_is_the_answer(thought, is_answer, expected):
+def test_the_token_is_removed_only_from_the_end_of_reasoning_that_is_the_answer(thought, is_answer, expected):
     for size in (1, 3, len(thought)):
         reader = EosReader()
-        told = "".join(reader.read(thought[at : at + size]) for at in range(0, len(thought), size))
-        assert told + reader.take_rest(is_answer=is_answer) == expected
+        passed_on = "".join(reader.read(thought[at : at + size]) for at in range(0, len(thought), size))
+        assert passed_on + reader.take_rest(is_answer=is_answer) == expected

@@ -1,4 +1,4 @@
-"""Logs: JSON lines, or columns where a person looks on."""
+"""Logs: JSON lines, or columns on a terminal."""
 
 import json
 import logging
@@ -17,8 +17,8 @@ class Logged:
         self._capsys = capsys
         self._flush = None
 
-    def configure(self, *, log_format="json", level="info", **given) -> None:
-        self._flush = logs.configure(log_format=log_format, level=level, **given)
+    def configure(self, *, log_format="json", level="info", **options) -> None:
+        self._flush = logs.configure(log_format=log_format, level=level, **options)
 
     def out(self) -> str:
         self._flush()
@@ -30,7 +30,7 @@ class Logged:
 
 @pytest.fixture
 def logged(capsys):
-    """Logging is set up once for a process; here it is put back."""
+    """Logging is set up once for a process; this fixture restores it after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield Logged(capsys)
@@ -64,7 +64,7 @@ def test_a_line_is_one_json_object(logged):
         ("error", ["error"]),
     ],
 )
-def test_what_is_below_the_level_is_not_written(logged, level, expected):
+def test_events_below_the_level_are_not_written(logged, level, expected):
     logged.configure(log_format="json", level=level)
     log = structlog.get_logger()
     for name in ("debug", "info", "warning", "error"):
@@ -72,8 +72,8 @@ def test_what_is_below_the_level_is_not_written(logged, level, expected):
     assert [line["level"] for line in logged.lines()] == expected
 
 
-def test_auto_is_json_where_nobody_looks_on(logged):
-    """The output of a test is no terminal."""
+def test_auto_is_json_if_the_output_is_not_a_terminal(logged):
+    """The output of a test is not a terminal."""
     logged.configure(log_format="auto", level="info")
     structlog.get_logger().info("x")
     assert logged.lines()[0]["event"] == "x"
@@ -87,8 +87,8 @@ def test_console_is_columns(logged):
     assert not out.startswith("{")
 
 
-def test_libraries_come_out_in_the_same_form(logged):
-    """But only from warnings on: their chatter is not ours."""
+def test_log_records_of_libraries_have_the_same_format(logged):
+    """Only warnings and errors are logged."""
     logged.configure(log_format="json", level="debug")
     logging.getLogger("aiohttp.client").warning("odd %s", "thing")
     logging.getLogger("aiohttp.client").info("chatter")
@@ -98,7 +98,7 @@ def test_libraries_come_out_in_the_same_form(logged):
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_a_traceback_shows_no_local_variables(logged, log_format):
-    """Prompts and keys are among them."""
+    """Local variables may hold prompts and keys."""
     logged.configure(log_format=log_format, level="info")
     try:
         _crash(PROMPT)
@@ -109,7 +109,7 @@ def test_a_traceback_shows_no_local_variables(logged, log_format):
     assert "my secret" not in out
 
 
-def test_an_exception_of_a_library_is_told(logged):
+def test_an_exception_of_a_library_is_logged(logged):
     logged.configure(log_format="json", level="info")
     try:
         _crash(PROMPT)
@@ -128,7 +128,7 @@ def test_setting_up_twice_does_not_double_the_lines(logged):
 
 
 class Blocked:
-    """A stream that takes nothing until the test says so."""
+    """A stream that blocks until the test sets `go`."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -156,6 +156,6 @@ def test_dropped_lines_are_reported_in_the_same_format(logged, log_format):
     *_, last = stream.data.decode().splitlines()
     assert "log lines dropped" in last
     if log_format == "json":
-        told = json.loads(last)
-        assert (told["event"], told["level"], told["count"]) == ("log lines dropped", "warning", output.dropped)
+        notice = json.loads(last)
+        assert (notice["event"], notice["level"], notice["count"]) == ("log lines dropped", "warning", output.dropped)
     assert 0 < output.dropped < 50

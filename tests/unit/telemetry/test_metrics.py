@@ -1,4 +1,4 @@
-"""Prometheus metrics: no caller can make series."""
+"""Prometheus metrics; callers cannot create series."""
 
 from types import SimpleNamespace
 
@@ -18,8 +18,8 @@ def sample(metrics, name, **labels):
 FAR = {"endpoint": "chat", "model": "m", "upstream": "far"}
 
 
-def test_a_name_that_is_not_configured_is_other():
-    """Callers choose model names; labels must not follow them."""
+def test_a_model_name_that_is_not_configured_counts_as_other():
+    """Callers choose model names, so the names must not become labels."""
     metrics = Metrics(["m"])
     for name in ("a", "b", "c"):
         metrics.series("chat", name, "far").tokens_in += 1
@@ -35,14 +35,14 @@ def test_hedges_are_counted_by_model():
     assert (sample(metrics, "hedges_total", model="m"), sample(metrics, "hedges_total", model="other")) == (1, 2)
 
 
-def test_every_series_is_tidegates_own_and_explained():
-    """The registry is its own: nothing of the process or of another instance is in it."""
+def test_every_metric_has_tidegates_prefix_and_a_help_text():
+    """The registry is separate: it has no metrics of the process or of another instance."""
     for name, family in families(Metrics([])).items():
         assert name.startswith("tidegate_")
         assert family.documentation
 
 
-def test_what_is_counted_is_told():
+def test_counted_values_are_rendered():
     metrics = Metrics(["m"])
     series = metrics.series("chat", "m", "far")
     assert metrics.series("chat", "m", "far") is series
@@ -57,12 +57,12 @@ def test_what_is_counted_is_told():
 
 
 @pytest.mark.parametrize(("seconds", "bucket"), [(0.0, "0.005"), (0.005, "0.005"), (0.0051, "0.01"), (600.0, "600.0")])
-def test_a_time_is_in_its_bucket_and_all_above(seconds, bucket):
-    """Prometheus' buckets hold what is less than or equal to their bound, all smaller ones included."""
+def test_a_time_is_counted_in_its_bucket_and_in_all_larger_ones(seconds, bucket):
+    """A bucket in Prometheus counts all values less than or equal to its bound."""
     metrics = Metrics(["m"])
     metrics.series("chat", "m", "far").ttft.observe(seconds)
     [family] = [family for name, family in families(metrics).items() if name.endswith("time_to_first_token_seconds")]
-    buckets = {one.labels["le"]: one.value for one in family.samples if one.name.endswith("_bucket")}
+    buckets = {sample.labels["le"]: sample.value for sample in family.samples if sample.name.endswith("_bucket")}
     first = next(bound for bound, count in buckets.items() if count)
     assert float(first) == float(bucket)
     assert [count for bound, count in buckets.items() if float(bound) >= float(bucket)] == [1.0] * sum(
@@ -77,7 +77,7 @@ def test_a_time_beyond_all_buckets_is_counted():
     assert sample(metrics, "time_to_first_token_seconds_bucket", **FAR, le="+Inf") == 1
 
 
-def test_two_instances_do_not_share():
+def test_two_instances_share_no_metrics():
     one, other = Metrics([]), Metrics([])
     one.in_flight += 1
     assert sample(one, "requests_in_flight") == 1
@@ -89,7 +89,7 @@ def engine(name, state, *, restarts=0, taken=0):
     return SimpleNamespace(name=name, status=status, slots=SimpleNamespace(taken=taken))
 
 
-def test_engines_are_told_as_they_are_when_somebody_asks():
+def test_the_states_of_engines_are_read_when_the_metrics_are_collected():
     metrics = Metrics([])
     mine = engine("mine", "starting", restarts=2)
     metrics.add_engines(lambda: [mine, engine("other", "stopped")], lambda: b"")
@@ -101,9 +101,9 @@ def test_engines_are_told_as_they_are_when_somebody_asks():
     assert sample(metrics, "engine_requests_in_flight", engine="mine") == 3
 
 
-def test_what_engines_tell_themselves_stands_behind_our_own():
+def test_the_engines_own_metrics_follow_tidegates():
     metrics = Metrics([])
     metrics.add_engines(list, lambda: b'vllm:num_requests_running{engine="r1"} 4\n')
-    told = families(metrics)
-    assert told["vllm:num_requests_running"].samples[0].labels == {"engine": "r1"}
-    assert "tidegate_requests_in_flight" in told
+    rendered = families(metrics)
+    assert rendered["vllm:num_requests_running"].samples[0].labels == {"engine": "r1"}
+    assert "tidegate_requests_in_flight" in rendered

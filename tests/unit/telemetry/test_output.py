@@ -16,7 +16,7 @@ LIMIT_S = 30.0
 
 
 class Stream:
-    """A raw stream by hand: `hold` it, `fail` it, or let it take so many bytes before it fails."""
+    """A raw stream that the test controls: it can block (`hold`), or fail, also after `room` bytes (`fail`)."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -30,7 +30,7 @@ class Stream:
     def hold(self) -> None:
         self._free.clear()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._free.set()
 
     def fail(self, number: int, *, room: int = 0) -> None:
@@ -75,8 +75,8 @@ def test_put_does_not_wait_for_a_blocked_stream():
     for _ in range(100):
         output.put(b"123456789\n")
     assert output.dropped == 90
-    output.flush(0.01)  # in vain, and comes back
-    stream.let_go()
+    output.flush(0.01)  # nothing can be written, and it returns after the timeout
+    stream.release()
     output.flush(LIMIT_S)
     assert stream.data == b"first\n" + b"123456789\n" * 10 + plain_notice(90)
 
@@ -90,7 +90,7 @@ def test_later_lines_follow_the_line_that_reports_the_dropped_ones():
     output.put(b"12345678\n")
     output.put(b"lost\n")
     output.put(b"lost, too\n")
-    stream.let_go()
+    stream.release()
     output.flush(LIMIT_S)
     output.put(b"again\n")
     output.flush(LIMIT_S)
@@ -138,7 +138,7 @@ def test_a_closed_stream_loses_its_lines_and_raises_nothing(tmp_path):
 
 
 def test_a_non_blocking_descriptor_is_polled():
-    """A pipe that another process has made so, as Node does."""
+    """Another process may have made a shared pipe non-blocking, as Node does."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "wb", buffering=0) as writer:
@@ -149,16 +149,16 @@ def test_a_non_blocking_descriptor_is_polled():
     assert output.dropped == 0
 
 
-def test_without_a_stream_lines_go_nowhere():
-    """`tidegate serve >&-`."""
+def test_without_a_stream_lines_are_discarded():
+    """For example, in `tidegate serve >&-`."""
     output = open_output(None)
     output.put(b"x\n")
     output.flush(LIMIT_S)
     assert output.dropped == 0
 
 
-class _Tells:
-    """An object that logs when it is collected, as asyncio's tasks do."""
+class _LogsWhenCollected:
+    """An object that logs when it is garbage-collected, as asyncio's tasks do."""
 
     def __init__(self, output) -> None:
         self.itself = self
@@ -169,21 +169,21 @@ class _Tells:
 
 
 def test_a_finaliser_may_log_during_put():
-    """The collector may run in the middle of `put`, in the same thread."""
+    """The garbage collector may run in the middle of `put`, in the same thread."""
     stream = Stream()
     output = Output(stream)
     with output._lock:
-        _Tells(output)
+        _LogsWhenCollected(output)
         gc.collect()
         output.put(b"x\n")
     output.flush(LIMIT_S)
     assert stream.data == b"collected\nx\n"
 
 
-@settings(max_examples=50)  # each leaves a thread behind
+@settings(max_examples=50)  # each example leaves a thread behind
 @given(st.lists(st.one_of(st.integers(1, 40), st.just("hold"), st.just("go"), st.just("flush")), max_size=40))
 def test_every_line_is_written_in_its_place_or_counted_there(steps):
-    """However writes block or fail, no line is written twice, out of order, or dropped without being counted."""
+    """Whether writes block or not, no line is written twice, out of order, or dropped without being counted."""
     stream = Stream()
     output = Output(stream, max_bytes=64)
     sent = 0
@@ -191,14 +191,14 @@ def test_every_line_is_written_in_its_place_or_counted_there(steps):
         if step == "hold":
             stream.hold()
         elif step == "go":
-            stream.let_go()
+            stream.release()
         elif step == "flush":
-            stream.let_go()
+            stream.release()
             output.flush(LIMIT_S)
         else:
             output.put(b"%d" % sent + b"." * step + b"\n")
             sent += 1
-    stream.let_go()
+    stream.release()
     output.flush(LIMIT_S)
     expected = lost = 0
     for line in stream.data.splitlines():
@@ -231,16 +231,16 @@ raise KeyError("at the end")
 """
 
 
-def test_all_that_a_process_writes_goes_through_it_tracebacks_too():
+def test_all_output_of_a_process_goes_through_it_including_tracebacks():
     done = subprocess.run([sys.executable, "-c", SERVER], capture_output=True, text=True, check=False, timeout=LIMIT_S)
     assert done.stdout == "printed\n\\ud800 is no character\nFalse 1\n"
-    for told in ("half a line\n", "UserWarning: mind", "ValueError: in a thread", "KeyError: 'at the end'"):
-        assert told in done.stderr
+    for text in ("half a line\n", "UserWarning: mind", "ValueError: in a thread", "KeyError: 'at the end'"):
+        assert text in done.stderr
 
 
 @pytest.mark.parametrize("end", ["full", "closed", "unread"])
 def test_an_unwritable_output_does_not_change_the_exit_of_a_process(end):
-    """No traceback of the output's own, no waiting, and the status is what it is (1: the traceback)."""
+    """The output adds no traceback and does not wait; the exit status stays 1, from the script's own exception."""
     reading, writing = os.pipe()
     full = os.open("/dev/full", os.O_WRONLY)
     if end == "closed":

@@ -1,4 +1,4 @@
-"""Secrets in texts that we did not write are masked."""
+"""Masking of secrets in texts from outside Tidegate."""
 
 import json
 from urllib.parse import quote
@@ -65,5 +65,5 @@ def test_a_secret_split_over_lines_is_masked(gap):
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8), st.text(), st.text())
 def test_no_secret_is_left_in_any_encoding(secret, before, after):
     for written in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
-        told = mask(f"{before} {written} {after}", [secret])
-        assert written not in told.replace("***", " ")
+        masked = mask(f"{before} {written} {after}", [secret])
+        assert written not in masked.replace("***", " ")

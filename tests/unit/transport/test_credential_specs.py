@@ -21,20 +21,20 @@ def folder(tmp_path):
 
 
 def test_each_kind_has_its_secret(folder):
-    made = read(
+    found = read(
         f"api_keys: [file:{folder}/key], credentials: ["
         f"{{kind: api_key, key: file:{folder}/key, weight: 3, account: x}},"
         f"{{kind: oauth2, token_url: https://t/x, client_id: c, client_secret: file:{folder}/key}},"
         f"{{kind: private_key_jwt, key: file:{folder}/pem, algorithm: ES256, issuer: c, audience: h}}]"
     )
-    assert [spec.secret for spec in made[:3]] == ["sk-abc"] * 3
-    assert made[3].secret.startswith("-----BEGIN PRIVATE KEY-----\n")
-    assert [(spec.weight, spec.account) for spec in made] == [(1, None), (3, "x"), (1, None), (1, None)]
-    assert not any("sk-abc" in repr(spec) or "BEGIN" in repr(spec) for spec in made)
+    assert [spec.secret for spec in found[:3]] == ["sk-abc"] * 3
+    assert found[3].secret.startswith("-----BEGIN PRIVATE KEY-----\n")
+    assert [(spec.weight, spec.account) for spec in found] == [(1, None), (3, "x"), (1, None), (1, None)]
+    assert not any("sk-abc" in repr(spec) or "BEGIN" in repr(spec) for spec in found)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("api_keys: [file:FOLDER/key, file:FOLDER/none]", "api_keys[1]: the file FOLDER/none cannot be read"),
         (
@@ -55,14 +55,14 @@ def test_each_kind_has_its_secret(folder):
         ),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_its_place(folder, text, told):
+def test_a_secret_that_cannot_be_read_is_refused_with_the_path_of_its_key(folder, text, message):
     with pytest.raises(ConfigError) as caught:
         read(text.replace("FOLDER", str(folder)))
-    assert caught.value.message.startswith(f"f: upstreams.h.{told}".replace("FOLDER", str(folder)))
+    assert caught.value.message.startswith(f"f: upstreams.h.{message}".replace("FOLDER", str(folder)))
     assert "sk-abc" not in caught.value.message
 
 
-def test_specs_are_the_same_if_config_and_secret_are(folder):
+def test_specs_are_equal_if_their_config_and_secret_are(folder):
     text = f"credentials: [{{kind: api_key, key: file:{folder}/key}}]"
     before = read(text)
     assert read(text) == before

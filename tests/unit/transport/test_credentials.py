@@ -1,4 +1,4 @@
-"""Which credential is used next: turns by weight, benches, rotation; against a reference model."""
+"""Which credential is used next: turns by weight, cooldowns, rotation; also against a reference model."""
 
 import math
 from collections import Counter
@@ -44,7 +44,7 @@ def chosen(pool: CredentialPool, times: int, model: str = "") -> list[str]:
     return [pool.choose(model).spec.secret for _ in range(times)]
 
 
-def test_a_key_goes_where_the_host_wants_it(clock):
+def test_a_key_is_sent_in_the_header_that_the_host_reads(clock):
     headers = CredentialPool(of_keys(["k"]), clock=clock).choose().auth_headers.ready()
     assert headers["authorization"] == "Bearer k"
     headers = CredentialPool(of_keys(["k"]), key_header="api-key", clock=clock).choose().auth_headers.ready()
@@ -57,25 +57,25 @@ def test_keys_are_used_in_turn(clock):
 
 
 def test_a_weight_is_a_share_and_its_turns_are_spread(clock):
-    """The example of nginx."""
+    """The example in nginx's source."""
     pool = pool_of(clock, key("a", weight=5), key("b"), key("c"))
     assert "".join(chosen(pool, 7)) == "aabacaa"
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
 @settings(max_examples=50)
-def test_every_round_has_exactly_the_weights(weights):
+def test_in_every_round_each_is_used_as_often_as_its_weight(weights):
     pool = pool_of(FakeClock(), *(key(str(index), weight=weight) for index, weight in enumerate(weights)))
     for _ in range(2):
         assert Counter(chosen(pool, sum(weights))) == {str(index): weight for index, weight in enumerate(weights)}
 
 
-def test_a_refused_one_rests_for_longer_each_time_until_it_works(clock):
+def test_the_cooldown_of_a_refused_credential_grows_until_it_works(clock):
     pool = pool_of(clock, *of_keys("ab"))
     a = pool.choose()
-    for rest_s in [30, 60, 90]:
+    for cooldown_s in [30, 60, 90]:
         a.refused(401)
-        clock.advance(rest_s - 1)
+        clock.advance(cooldown_s - 1)
         assert set(chosen(pool, 4)) == {"b"}
         clock.advance(1)
         assert set(chosen(pool, 4)) == {"a", "b"}
@@ -89,8 +89,8 @@ def test_a_refused_one_rests_for_longer_each_time_until_it_works(clock):
     assert set(chosen(pool, 4)) == {"a", "b"}
 
 
-def test_fifty_refusals_at_once_are_one(clock):
-    """They were all sent before the first came back."""
+def test_fifty_refusals_at_once_count_as_one(clock):
+    """Their requests were all sent before the first was refused."""
     pool = pool_of(clock, *of_keys("ab"))
     a = pool.choose()
     for _ in range(50):
@@ -99,7 +99,7 @@ def test_fifty_refusals_at_once_are_one(clock):
     assert set(chosen(pool, 4)) == {"a", "b"}
 
 
-def test_a_403_is_about_the_model(clock):
+def test_a_403_counts_for_its_model_only(clock):
     pool = pool_of(clock, *of_keys("ab"))
     a = pool.choose()
     a.refused(403, "large")
@@ -114,7 +114,7 @@ def test_a_403_is_about_the_model(clock):
     assert set(chosen(pool, 4, "small")) == {"b"}
 
 
-def test_not_every_model_that_a_caller_thinks_up_is_kept(clock):
+def test_the_number_of_models_kept_is_limited(clock):
     pool = pool_of(clock, *of_keys("ab"))
     a = pool.choose()
     for number in range(1000):
@@ -123,14 +123,14 @@ def test_not_every_model_that_a_caller_thinks_up_is_kept(clock):
     assert set(chosen(pool, 4, "m999")) == {"b"}
 
 
-def test_a_key_that_is_alone_is_not_locked_out(clock):
+def test_a_single_key_is_used_though_it_was_refused(clock):
     pool = pool_of(clock, *of_keys("a"))
     pool.choose().refused(401)
     pool.choose().refused(403, "m")
     assert (chosen(pool, 1, "m"), pool.free_in_s()) == (["a"], 0.0)
 
 
-def test_of_refused_ones_the_next_to_come_back_is_used(clock):
+def test_if_all_are_refused_the_one_whose_cooldown_ends_first_is_used(clock):
     pool = pool_of(clock, *of_keys("ab"))
     a, b = pool.choose(), pool.choose()
     a.refused(401)
@@ -140,13 +140,13 @@ def test_of_refused_ones_the_next_to_come_back_is_used(clock):
     assert not pool.has_other(a)
 
 
-def test_a_limited_one_is_left_alone_for_as_long_as_the_host_said(clock):
+def test_a_limited_credential_is_not_used_for_as_long_as_the_host_said(clock):
     pool = pool_of(clock, *of_keys("ab"))
     a, b = pool.choose(), pool.choose()
     a.limited(10)
     assert chosen(pool, 2) == ["b", "b"]
     b.limited(4)
-    b.limited(2)  # an earlier answer that came late
+    b.limited(2)  # an answer that arrived late
     assert pool.free_in_s() == 4
     with pytest.raises(UpstreamRateLimited) as caught:
         pool.choose()
@@ -156,17 +156,17 @@ def test_a_limited_one_is_left_alone_for_as_long_as_the_host_said(clock):
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, -math.inf])
-def test_a_time_that_is_none_limits_nothing(clock, seconds):
+def test_a_wait_of_zero_or_less_or_nan_changes_nothing(clock, seconds):
     pool = pool_of(clock)
     a = pool.choose()
     a.limited(seconds)
-    assert (pool.free_in_s(), pool.is_anyone_benched) == (0, False)
+    assert (pool.free_in_s(), pool.has_cooldowns) == (0, False)
     a.limited(9)
     a.limited(seconds)
     assert pool.free_in_s() == 9
 
 
-def test_nothing_is_limited_for_longer_than_the_config_says(clock):
+def test_a_limit_is_no_longer_than_the_configured_cooldown(clock):
     pool = pool_of(clock)
     pool.choose().limited(math.inf)
     assert pool.free_in_s() == 3600
@@ -188,7 +188,7 @@ def test_a_reload_changes_the_longest_cooldown(clock):
 
 
 def test_a_single_request_is_sent_during_a_long_limit(clock):
-    """After a tenth of it; where that one works, all go."""
+    """It is sent after a tenth of the limit; if it succeeds, the limit is over."""
     pool = pool_of(clock, *of_keys("a"))
     pool.choose().limited(600)
     clock.advance(59)
@@ -197,7 +197,7 @@ def test_a_single_request_is_sent_during_a_long_limit(clock):
     clock.advance(1)
     assert pool.free_in_s() == 0
     with pytest.raises(UpstreamRateLimited):
-        pool.choose(may_try=False)  # for no list of models
+        pool.choose(may_try=False)  # as for a list of models
     trial = pool.choose("m")
     for _ in range(3):
         with pytest.raises(UpstreamRateLimited) as caught:
@@ -209,8 +209,8 @@ def test_a_single_request_is_sent_during_a_long_limit(clock):
     assert chosen(pool, 2) == ["a", "a"]
 
 
-@pytest.mark.parametrize(("outcome", "left_s"), [(lambda trial: trial.limited(30), 30), (lambda _: None, 540)])
-def test_a_trial_that_is_limited_renews_the_limit(clock, outcome, left_s):
+@pytest.mark.parametrize(("outcome", "wait_s"), [(lambda trial: trial.limited(30), 30), (lambda _: None, 540)])
+def test_a_trial_that_is_limited_renews_the_limit(clock, outcome, wait_s):
     pool = pool_of(clock, *of_keys("a"))
     pool.choose().limited(600)
     clock.advance(60)
@@ -219,10 +219,10 @@ def test_a_trial_that_is_limited_renews_the_limit(clock, outcome, left_s):
     trial.done()
     with pytest.raises(UpstreamRateLimited):
         pool.choose()
-    assert pool.free_in_s() == left_s
+    assert pool.free_in_s() == wait_s
 
 
-def test_what_was_sent_before_a_limit_does_not_end_it(clock):
+def test_a_request_that_was_sent_before_a_limit_does_not_end_it(clock):
     pool = pool_of(clock, *of_keys("a"))
     a = pool.choose()
     a.limited(600)
@@ -251,13 +251,13 @@ def test_a_limited_credential_gets_its_trial_in_turn_with_others(clock):
     assert Counter(chosen(pool, 9)) == {"a": 1, "b": 8}
 
 
-def test_where_the_host_wants_no_key_its_limit_is_all_of_ours(clock):
+def test_a_host_without_keys_can_be_limited_too(clock):
     pool = pool_of(clock)
     pool.choose().limited(3)
     assert pool.free_in_s() == 3
 
 
-def test_a_limit_of_the_account_is_that_of_its_other_keys(clock):
+def test_a_limit_applies_to_all_keys_of_an_account(clock):
     pool = pool_of(clock, key("a", account="x"), key("b", account="x"), key("c", account="y"), key("d"))
     a = pool.choose()
     a.limited(5)
@@ -277,20 +277,20 @@ def test_an_account_has_one_trial_at_a_time(clock):
     assert set(chosen(pool, 4)) == {"a", "b"}
 
 
-def test_turns_begin_anew_with_a_rotation(clock):
+def test_turns_start_again_after_a_rotation(clock):
     pool = pool_of(clock, *of_keys("ab"))
     assert chosen(pool, 1) == ["a"]
     pool.replace(of_keys("ab"))
     assert chosen(pool, 3) == ["a", "b", "a"]
 
 
-def test_keys_without_an_account_have_one_each(clock):
+def test_keys_without_an_account_are_limited_separately(clock):
     pool = pool_of(clock, *of_keys("ab"), key("c"))
     pool.choose().limited(5)
     assert set(chosen(pool, 8)) == {"b", "c"}
 
 
-def test_what_stays_in_a_rotation_keeps_its_bench(clock):
+def test_a_credential_that_stays_in_a_rotation_keeps_its_cooldown(clock):
     pool = pool_of(clock, key("a"), key("b"))
     a, b = pool.choose(), pool.choose()
     a.limited(9)
@@ -298,7 +298,7 @@ def test_what_stays_in_a_rotation_keeps_its_bench(clock):
     assert sorted(set(chosen(pool, 6))) == ["a", "c"]
     kept = [credential for credential in pool._all if credential is a]
     assert (len(kept), pool.has_other(b)) == (1, True)
-    b.refused(401)  # the answer to what was sent before
+    b.refused(401)  # the answer to a request that was sent before
     b.limited(9)
     assert sorted(set(chosen(pool, 6))) == ["a", "c"]
 
@@ -311,7 +311,7 @@ def test_a_replaced_key_still_limits_its_account(clock):
     assert pool.free_in_s() == 7
 
 
-def test_credentials_have_names_that_are_no_secrets(clock):
+def test_the_names_of_credentials_are_not_secret(clock):
     pool = pool_of(clock, *of_keys(["k"]), key("b"), oauth("c"))
     assert [credential.name for credential in pool._all] == ["api_key 0", "api_key 1", "oauth2 2"]
     assert pool_of(clock).choose().name == "no key 0"
@@ -328,21 +328,19 @@ async def auth_headers(pool: CredentialPool, model: str = "") -> str:
     return headers["authorization"]
 
 
-async def test_what_stays_in_a_rotation_keeps_its_token(clock):
+async def test_a_credential_that_stays_in_a_rotation_keeps_its_token(clock):
     client = ScriptedClient(3600)
     pool = pool_of(clock, oauth("a"), client=client)
     assert await auth_headers(pool) == "Bearer token-1"
     pool.replace([oauth("a"), oauth("b")])
     assert {await auth_headers(pool), await auth_headers(pool)} == {"Bearer token-1", "Bearer token-2"}
-    pool.replace(
-        [CredentialSpec(oauth("a").config, "another-secret")]
-    )  # the same reference, behind which it was changed
+    pool.replace([CredentialSpec(oauth("a").config, "another-secret")])  # the same reference, whose secret has changed
     assert await auth_headers(pool) == "Bearer token-3"
     await pool.close()
     assert client.is_closed
 
 
-async def test_secrets_are_those_of_now_and_those_before_the_longest_first(clock):
+async def test_secrets_are_the_current_and_the_replaced_ones_longest_first(clock):
     client = ScriptedClient(100)
     pool = pool_of(clock, oauth("a"), *of_keys(["key"]), client=client)
     assert pool.secrets == ["secret-of-a", "key"]
@@ -357,7 +355,7 @@ async def test_secrets_are_those_of_now_and_those_before_the_longest_first(clock
     assert not any(secret in repr(oauth("a")) for secret in pool.secrets)
 
 
-async def test_where_no_token_is_to_be_had_another_credential_is_used(clock):
+async def test_if_a_token_cannot_be_fetched_another_credential_is_used(clock):
     client = ScriptedClient(UpstreamUnreachable("down"))
     pool = pool_of(clock, oauth("a"), *of_keys(["key"]), client=client)
     assert [await auth_headers(pool) for _ in range(4)] == ["Bearer key"] * 4
@@ -367,7 +365,7 @@ async def test_where_no_token_is_to_be_had_another_credential_is_used(clock):
     assert {await auth_headers(pool), await auth_headers(pool)} == {"Bearer key", "Bearer token-2"}
 
 
-async def test_where_nobodys_token_is_to_be_had_the_failure_is_told(clock):
+async def test_if_no_credentials_token_can_be_fetched_the_failure_is_raised(clock):
     client = ScriptedClient(UpstreamFailed("first"), UpstreamUnreachable("second"))
     pool = pool_of(clock, oauth("a"), oauth("b"), client=client)
     with pytest.raises(UpstreamUnreachable, match="second"):
@@ -385,7 +383,7 @@ ACCOUNTS = {"a": "x", "b": "x", "c": None, "d": None}
 
 
 @dataclass
-class Sat:
+class ExpectedRefusals:
     times: int = 0
     until_s: float = 0.0
 
@@ -398,15 +396,15 @@ class Sat:
 @dataclass
 class Expected:
     cooldown: Cooldown
-    all_models: Sat = field(default_factory=Sat)
-    models: dict[str, Sat] = field(default_factory=dict)
+    all_models: ExpectedRefusals = field(default_factory=ExpectedRefusals)
+    models: dict[str, ExpectedRefusals] = field(default_factory=dict)
 
     def refused_s(self, model: str) -> float:
-        return max(self.all_models.until_s, self.models.get(model, Sat()).until_s)
+        return max(self.all_models.until_s, self.models.get(model, ExpectedRefusals()).until_s)
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Every choice is one that the rules allow, whatever came before."""
+    """After any sequence of events, the credential chosen is one that the rules allow."""
 
     @initialize(names=st.sets(st.sampled_from(NAMES), max_size=4))
     def build(self, names):
@@ -441,8 +439,10 @@ class PoolMachine(RuleBasedStateMachine):
         name = self.pick(which)
         self.held[name].refused(status, model)
         expected = self.expected[name]
-        is_whole = status != 403 or not model
-        (expected.all_models if is_whole else expected.models.setdefault(model, Sat())).extend(self.now_s)
+        is_for_all_models = status != 403 or not model
+        (expected.all_models if is_for_all_models else expected.models.setdefault(model, ExpectedRefusals())).extend(
+            self.now_s
+        )
 
     @rule(which=WHICH, seconds=SECONDS)
     def limited(self, which, seconds):
@@ -454,7 +454,7 @@ class PoolMachine(RuleBasedStateMachine):
     def worked(self, which, model):
         name = self.pick(which)
         self.held[name].worked(model)
-        self.expected[name].all_models = Sat()
+        self.expected[name].all_models = ExpectedRefusals()
         self.expected[name].models.pop(model, None)
 
     @rule(model=MODELS, works=st.booleans())
@@ -468,26 +468,26 @@ class PoolMachine(RuleBasedStateMachine):
                 self.pool.choose(model)
             assert caught.value.retry_after_s == self.pool.free_in_s() > 0
             return
-        got = self.pool.choose(model)
-        assert self.pool.has_other(got, model) == bool(free - {got.spec.secret})
-        self.end(got, self.expected[got.spec.secret], works=works)
+        choice = self.pool.choose(model)
+        assert self.pool.has_other(choice, model) == bool(free - {choice.spec.secret})
+        self.end(choice, self.expected[choice.spec.secret], works=works)
         if usable:
-            assert got.spec.secret in usable
+            assert choice.spec.secret in usable
         else:
             first_s = min(each.refused_s(model) for each in unlimited.values())
-            assert unlimited[got.spec.secret].refused_s(model) == first_s
+            assert unlimited[choice.spec.secret].refused_s(model) == first_s
 
-    def end(self, got, expected, *, works):
+    def end(self, choice, expected, *, works):
         number = expected.cooldown.enter(self.now_s)
-        assert isinstance(got, Trial) if number else got is self.held[got.spec.secret]
+        assert isinstance(choice, Trial) if number else choice is self.held[choice.spec.secret]
         if number and works:
-            got.limited(0.5)
+            choice.limited(0.5)
             expected.cooldown.extend(0.5, self.now_s, number)
-        got.done()
+        choice.done()
         expected.cooldown.ended(number, self.now_s)
 
     @invariant()
-    def tells_when_one_is_free(self):
+    def says_when_one_can_be_used(self):
         assert self.pool.free_in_s() == min(each.cooldown.remaining_s(self.now_s) for each in self.expected.values())
 
 

@@ -1,4 +1,4 @@
-"""Bodies that are compressed though identity was requested: every coding, any split, bombs."""
+"""Bodies that are compressed though identity was requested: every coding, any split, decompression bombs."""
 
 import gzip
 import zlib
@@ -27,7 +27,7 @@ def zstd(data: bytes) -> bytes:
 
 
 def members(data: bytes) -> bytes:
-    """Each line is a member of its own, as some hosts that flush per event write it."""
+    """Compress each line as a gzip member of its own, as some hosts do that flush after each event."""
     return b"".join(map(gzip.compress, data.splitlines(keepends=True)))
 
 
@@ -35,7 +35,7 @@ def frames(data: bytes) -> bytes:
     return b"".join(map(zstd, data.splitlines(keepends=True)))
 
 
-WAYS = {
+BODIES = {
     "gzip": (["gzip"], gzip.compress),
     "x-gzip": (["x-gzip"], gzip.compress),
     "GZIP": ([" GZIP "], gzip.compress),
@@ -46,8 +46,8 @@ WAYS = {
     "gzip labelled deflate": (["deflate"], gzip.compress),
     "gzip, gzip": (["gzip, gzip"], lambda data: gzip.compress(gzip.compress(data))),
     "gzip and gzip": (["gzip", "gzip"], lambda data: gzip.compress(gzip.compress(data))),
-    "gzip twice, told once": (["gzip"], lambda data: gzip.compress(gzip.compress(data))),
-    "gzip once, told twice": (["gzip, gzip"], gzip.compress),
+    "gzip twice, labelled once": (["gzip"], lambda data: gzip.compress(gzip.compress(data))),
+    "gzip once, labelled twice": (["gzip, gzip"], gzip.compress),
     "members": (["gzip"], members),
     "deflate": (["deflate"], zlib.compress),
     "raw deflate": (["deflate"], raw_deflate),
@@ -66,41 +66,41 @@ WAYS = {
 }
 
 
-def fed(labels: list[str], *pieces: bytes) -> bytes:
+def decode_in_reads(labels: list[str], *pieces: bytes) -> bytes:
     decoder = decoder_for(labels, pieces[0])
     if decoder is None:
         return b"".join(pieces)
-    told = [piece for data in pieces for piece in decoder.feed(data)]
-    return b"".join([*told, *decoder.close()])
+    decoded = [piece for data in pieces for piece in decoder.feed(data)]
+    return b"".join([*decoded, *decoder.close()])
 
 
 @pytest.mark.parametrize("body", [TEXT, EVENTS, b"{}", b"<html>no</html>"], ids=["JSON", "events", "small", "page"])
-@pytest.mark.parametrize("way", WAYS)
-def test_every_coding_is_decoded(way, body):
-    labels, compress = WAYS[way]
+@pytest.mark.parametrize("kind", BODIES)
+def test_every_coding_is_decoded(kind, body):
+    labels, compress = BODIES[kind]
     assert b"".join(decode(labels, compress(body))) == body
 
 
-@given(st.sampled_from(sorted(WAYS)), st.sampled_from([TEXT, EVENTS]), st.lists(st.integers(1, 300), max_size=8))
-def test_the_events_do_not_depend_on_the_ends_of_reads(way, body, cuts):
-    labels, compress = WAYS[way]
+@given(st.sampled_from(sorted(BODIES)), st.sampled_from([TEXT, EVENTS]), st.lists(st.integers(1, 300), max_size=8))
+def test_the_events_do_not_depend_on_where_reads_end(kind, body, cuts):
+    labels, compress = BODIES[kind]
     data = compress(body)
     ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
-    assert fed(labels, *(data[start:end] for start, end in zip([0, *ends], ends, strict=False))) == body
+    assert decode_in_reads(labels, *(data[start:end] for start, end in zip([0, *ends], ends, strict=False))) == body
 
 
-@pytest.mark.parametrize("way", ["gzip", "unlabelled gzip", "raw deflate", "gzip, gzip", "labelled gzip, and plain"])
-def test_a_body_may_arrive_byte_by_byte(way):
-    labels, compress = WAYS[way]
-    assert fed(labels, *(bytes([byte]) for byte in compress(EVENTS))) == EVENTS
+@pytest.mark.parametrize("kind", ["gzip", "unlabelled gzip", "raw deflate", "gzip, gzip", "labelled gzip, and plain"])
+def test_a_body_may_arrive_byte_by_byte(kind):
+    labels, compress = BODIES[kind]
+    assert decode_in_reads(labels, *(bytes([byte]) for byte in compress(EVENTS))) == EVENTS
 
 
 @pytest.mark.parametrize("text", [b"(no", b"(", b"(\xb5", b"\x1f", b"(not JSON, but told in words)"])
 def test_a_body_with_the_first_magic_byte_only_is_unchanged(text):
-    assert fed([], text) == text
+    assert decode_in_reads([], text) == text
 
 
-def test_an_event_is_told_as_soon_as_it_was_flushed():
+def test_an_event_is_decoded_as_soon_as_it_was_flushed():
     compressor = zlib.compressobj(wbits=31)
     decoder = decoder_for(["gzip"], b"\x1f\x8b")
     for number in range(3):
@@ -109,19 +109,19 @@ def test_an_event_is_told_as_soon_as_it_was_flushed():
         assert b"".join(decoder.feed(data)) == event
 
 
-@pytest.mark.parametrize("way", ["gzip", "deflate", "raw deflate", "zstd"])
-def test_a_truncated_body_is_decoded_as_far_as_it_goes(way):
-    """Whether that is enough is for the reader to say."""
-    labels, compress = WAYS[way]
+@pytest.mark.parametrize("kind", ["gzip", "deflate", "raw deflate", "zstd"])
+def test_a_truncated_body_is_decoded_as_far_as_it_goes(kind):
+    """The code that parses the body decides whether that is enough."""
+    labels, compress = BODIES[kind]
     data = compress(bytes(range(256)) * 40)
-    told = fed(labels, data[: len(data) // 2])
-    assert (bytes(range(256)) * 40).startswith(told)
+    decoded = decode_in_reads(labels, data[: len(data) // 2])
+    assert (bytes(range(256)) * 40).startswith(decoded)
 
 
 def test_bytes_after_the_end_are_not_part_of_the_body():
-    assert fed(["gzip"], gzip.compress(TEXT) + b"\0" * 100) == TEXT
-    assert fed(["deflate"], zlib.compress(TEXT) + b"more") == TEXT
-    assert fed(["zstd"], zstd(TEXT) + b"more") == TEXT
+    assert decode_in_reads(["gzip"], gzip.compress(TEXT) + b"\0" * 100) == TEXT
+    assert decode_in_reads(["deflate"], zlib.compress(TEXT) + b"more") == TEXT
+    assert decode_in_reads(["zstd"], zstd(TEXT) + b"more") == TEXT
 
 
 # --- what cannot be decoded ---------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_a_coding_without_its_library_is_named_in_the_error(name):
 
 def test_an_unsupported_coding_is_named():
     with pytest.raises(UpstreamFailed, match=r"\(compress\)"):
-        fed([], b"\x1f\x9d\x90" + b"x" * 20)
+        decode_in_reads([], b"\x1f\x9d\x90" + b"x" * 20)
 
 
 @pytest.mark.parametrize(
@@ -155,20 +155,20 @@ def test_an_unsupported_coding_is_named():
 )
 def test_broken_compressed_data_are_an_upstream_failure(labels, body):
     with pytest.raises(UpstreamFailed, match="compressed"):
-        fed(labels, body)
+        decode_in_reads(labels, body)
 
 
-def test_the_number_of_layers_is_bounded():
+def test_the_number_of_layers_is_limited():
     body = TEXT
     for _ in range(5):
         body = gzip.compress(body)
     with pytest.raises(UpstreamFailed, match="more than 4 times"):
-        fed([], body)
+        decode_in_reads([], body)
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstd, members], ids=["gzip", "zstd", "members"])
-def test_a_decompression_bomb_is_decoded_in_bounded_pieces(compress):
-    """A caller that needs no more stops reading."""
+def test_a_decompression_bomb_is_decoded_in_pieces_of_limited_size(compress):
+    """So the reader can stop when the size is over its limit."""
     body = compress(b"\0" * (1 << 26))
     decoder = decoder_for([], body)
     sizes = [len(piece) for piece in decoder.feed(body)]
@@ -176,7 +176,7 @@ def test_a_decompression_bomb_is_decoded_in_bounded_pieces(compress):
     assert max(sizes) <= PIECE + SLACK
 
 
-def test_compressed_bytes_that_decode_to_nothing_are_bounded():
+def test_compressed_bytes_that_decode_to_nothing_are_limited():
     decoder = decoder_for(["gzip"], b"\x1f\x8b")
     empty = gzip.compress(b"") * 5000
     with pytest.raises(UpstreamFailed, match="decode to nothing"):
@@ -194,4 +194,4 @@ def test_any_bytes_are_decoded_or_an_upstream_failure(labels, start, rest, cut):
     data = start + rest
     pieces = [piece for piece in (data[:cut], data[cut:]) if piece]
     with suppress(UpstreamFailed):
-        fed(labels, *pieces)
+        decode_in_reads(labels, *pieces)

@@ -1,4 +1,4 @@
-"""What we sign is what the public key verifies."""
+"""A signed JWT can be verified with the public key, and holds the configured claims."""
 
 import json
 
@@ -29,9 +29,9 @@ def pem(key) -> str:
 @pytest.mark.parametrize("write", [pem, lambda key: json.dumps(key.as_dict(private=True))], ids=["pem", "jwk"])
 def test_each_algorithm_signs_with_its_key(algorithm, write):
     key = KEYS[algorithm]
-    made = Signer(config(algorithm=algorithm, key_id="k1"), write(key)).sign(now_s=NOW_S)
+    signed = Signer(config(algorithm=algorithm, key_id="k1"), write(key)).sign(now_s=NOW_S)
     public = jwk.import_key(key.as_dict(private=False))
-    token = jwt.decode(made, public, algorithms=[algorithm])
+    token = jwt.decode(signed, public, algorithms=[algorithm])
     assert (token.header["alg"], token.header["kid"]) == (algorithm, "k1")
     jti = token.claims.pop("jti")
     assert (len(jti), token.claims) == (
@@ -45,16 +45,16 @@ def test_each_algorithm_signs_with_its_key(algorithm, write):
     [
         ({"subject": "me", "scope": "read"}, {"sub": "me", "scope": "read", "aud": "them"}),
         ({"audience": None, "token_url": "https://t/x"}, {"sub": "us", "aud": "https://t/x"}),
-        ({"token_url": "https://t/x", "scope": "read"}, {"sub": "us", "aud": "them"}),  # the scope is the form's
+        ({"token_url": "https://t/x", "scope": "read"}, {"sub": "us", "aud": "them"}),  # the scope is sent in the form
     ],
 )
 def test_the_claims_are_those_of_the_config(fields, claims):
-    made = Signer(config(algorithm="ES256", **fields), pem(KEYS["ES256"])).sign(now_s=NOW_S)
-    told = jwt.decode(made, KEYS["ES256"], algorithms=["ES256"]).claims
-    assert {name: value for name, value in told.items() if name in {"sub", "aud", "scope"}} == claims
+    signed = Signer(config(algorithm="ES256", **fields), pem(KEYS["ES256"])).sign(now_s=NOW_S)
+    signed_claims = jwt.decode(signed, KEYS["ES256"], algorithms=["ES256"]).claims
+    assert {name: value for name, value in signed_claims.items() if name in {"sub", "aud", "scope"}} == claims
 
 
-def test_no_two_are_the_same():
+def test_each_jwt_has_an_id_of_its_own():
     signer = Signer(config(algorithm="ES256"), pem(KEYS["ES256"]))
     first, second = (jwt.decode(signer.sign(now_s=NOW_S), KEYS["ES256"]).claims["jti"] for _ in range(2))
     assert first != second
@@ -76,13 +76,13 @@ def test_no_two_are_the_same():
         KEYS["ES256"].as_pem(private=False).decode(),
     ],
 )
-def test_what_cannot_sign_is_refused_by_name_and_not_repeated(key):
+def test_a_key_that_cannot_sign_is_refused_and_not_repeated(key):
     with pytest.raises(ValueError, match=r"what file:key.pem holds is no private key for ES256; it takes") as caught:
         Signer(config(algorithm="ES256"), key)
     assert "sk-abc" not in str(caught.value)
 
 
-def test_where_the_library_is_missing_the_cure_is_told():
+def test_if_the_library_is_missing_the_error_says_how_to_install_it():
     def load(name: str):
         raise ImportError(name)
 

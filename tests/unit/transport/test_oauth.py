@@ -1,4 +1,4 @@
-"""A token endpoint's answers, whole and broken; its socket is real."""
+"""How a token endpoint's answers are read, valid and broken ones; the second part uses a real socket."""
 
 import base64
 import json
@@ -18,19 +18,19 @@ from tests.fakes.upstream import answers, hangs, hangs_up
 
 
 @pytest.mark.parametrize(
-    ("fields", "life_s"),
+    ("fields", "lifetime_s"),
     [
         ({"expires_in": 60}, 60),
         ({"expires_in": 60.5, "token_type": "Bearer", "scope": "x"}, 60.5),
-        ({"expires_in": "3600"}, 3600),  # Azure's older endpoint writes it so
+        ({"expires_in": "3600"}, 3600),  # as Azure's older endpoint writes it
         ({}, 300),
         ({"expires_in": None}, 300),
         ({"expires_in": 10**15}, 30 * 86400),
         ({"expires_in": "inf"}, 30 * 86400),
     ],
 )
-def test_a_token_says_how_long_it_is_good_for(fields, life_s):
-    assert parse(200, json.dumps({"access_token": "t"} | fields).encode()) == Token("t", life_s)
+def test_a_token_has_the_lifetime_of_expires_in(fields, lifetime_s):
+    assert parse(200, json.dumps({"access_token": "t"} | fields).encode()) == Token("t", lifetime_s)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_a_token_says_how_long_it_is_good_for(fields, life_s):
         b'{"access_token": "t", "x": ' + b"[" * 100_000,
     ],
 )
-def test_what_is_no_token_is_a_failure_of_the_upstreams(body):
+def test_an_answer_that_is_no_token_is_an_upstream_failure(body):
     with pytest.raises(UpstreamFailed, match=r"no token|cannot be used") as caught:
         parse(200, body)
     assert caught.value.may_try_another_target
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "told"),
+    ("status", "body", "kind", "text"),
     [
         (401, b'{"error": "invalid_client", "error_description": "sk-abc"}', UpstreamRefusedUs, "(invalid_client)"),
         (400, b'{"error": "sk-abc is wrong"}', UpstreamRefusedUs, "(400)"),
@@ -72,16 +72,16 @@ def test_what_is_no_token_is_a_failure_of_the_upstreams(body):
         (429, b"", UpstreamFailed, "answered 429"),
     ],
 )
-def test_a_refusal_says_its_code_and_nothing_else_of_the_endpoints(status, body, kind, told):
+def test_a_refusal_repeats_the_endpoints_error_code_and_nothing_else(status, body, kind, text):
     with pytest.raises(kind) as caught:
         parse(status, body)
-    assert told in caught.value.message
+    assert text in caught.value.message
     assert "sk-abc" not in caught.value.message
 
 
 @given(st.sampled_from([200, 400, 500]), st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 @settings(max_examples=80)
-def test_no_body_breaks_the_reading(status, body):
+def test_any_body_that_is_no_token_is_an_upstream_error(status, body):
     with pytest.raises((UpstreamFailed, UpstreamRefusedUs)):
         parse(status, body)
 
@@ -97,16 +97,16 @@ async def endpoint():
 
 @pytest.fixture
 async def client():
-    made = TokenClient(timeout_s=60)
-    yield made
-    await made.close()
+    client = TokenClient(timeout_s=60)
+    yield client
+    await client.close()
 
 
 def oauth2(url: str, **fields) -> OAuth2Config:
     return OAuth2Config(token_url=url, client_id="a:b c", client_secret=Secret("env:X"), **fields)
 
 
-async def test_name_and_secret_go_in_the_header_encoded_before_they_are_joined(endpoint, client):
+async def test_client_id_and_secret_are_encoded_and_then_joined_in_the_header(endpoint, client):
     config = oauth2(endpoint.url, scope="read all", audience="them", extra={"resource": "r", "grant_type": "no"})
     assert await client_credentials(config, "s/cret", client)() == Token("token-1", 3600)
     (call,) = endpoint.host.calls
@@ -119,14 +119,14 @@ async def test_name_and_secret_go_in_the_header_encoded_before_they_are_joined(e
     ]
 
 
-async def test_or_in_the_form(endpoint, client):
+async def test_with_auth_method_post_client_id_and_secret_are_sent_in_the_form(endpoint, client):
     await client_credentials(oauth2(endpoint.url, auth_method="post"), "s/cret", client)()
     assert endpoint.forms == [{"grant_type": "client_credentials", "client_id": "a:b c", "client_secret": "s/cret"}]
     assert "authorization" not in endpoint.host.calls[0].headers
 
 
-async def test_a_jwt_takes_the_secrets_place(endpoint, client):
-    class Signs:
+async def test_a_signed_jwt_is_sent_in_place_of_the_secret(endpoint, client):
+    class FakeSigner:
         def sign(self, *, now_s: float) -> str:
             return f"signed at {now_s:.0f}"
 
@@ -134,7 +134,7 @@ async def test_a_jwt_takes_the_secrets_place(endpoint, client):
         key=Secret("env:X"), issuer="us", token_url=endpoint.url, scope="s", extra={"resource": "r"}
     )
     clock = FakeClock()
-    assert (await signed(config, Signs(), client, clock)()).value == "token-1"
+    assert (await signed(config, FakeSigner(), client, clock)()).value == "token-1"
     assert endpoint.forms == [
         {
             "resource": "r",
@@ -159,7 +159,7 @@ async def test_a_jwt_takes_the_secrets_place(endpoint, client):
     ],
     ids=["cut", "500", "garbage", "endless", "redirect", "refused"],
 )
-async def test_a_broken_endpoint_is_a_failure_that_another_target_may_make_good(endpoint, client, script, kind):
+async def test_after_a_failure_of_the_endpoint_another_target_may_be_tried(endpoint, client, script, kind):
     endpoint.host.play(script)
     with pytest.raises(kind) as caught:
         await client_credentials(oauth2(endpoint.url), "s", client)()
@@ -167,7 +167,7 @@ async def test_a_broken_endpoint_is_a_failure_that_another_target_may_make_good(
     assert len(endpoint.host.calls) == 1
 
 
-async def test_an_endpoint_that_hangs_is_given_up(endpoint):
+async def test_an_endpoint_that_does_not_answer_times_out(endpoint):
     client = TokenClient(timeout_s=0.05)
     endpoint.host.play(hangs)
     with pytest.raises(UpstreamTimeout):
@@ -177,7 +177,7 @@ async def test_an_endpoint_that_hangs_is_given_up(endpoint):
     await client.close()
 
 
-async def test_an_endpoint_that_is_not_there_is_unreachable(client):
+async def test_an_endpoint_without_a_server_is_unreachable(client):
     with pytest.raises(UpstreamUnreachable) as caught:
         await client_credentials(oauth2("http://127.0.0.1:9/token"), "s", client)()
     assert "127.0.0.1" not in caught.value.message

@@ -1,4 +1,4 @@
-"""What fails at a connection, in our words."""
+"""Exceptions of aiohttp as errors of Tidegate, and their texts."""
 
 import errno
 
@@ -21,29 +21,32 @@ KEY = ConnectionKey("10.0.0.7", 80, False, True, None, None, None)  # noqa: FBT0
         (aiohttp.ServerDisconnectedError(), UpstreamUnreachable),
     ],
 )
-def test_a_failure_is_one_of_ours_and_names_no_host(error, kind):
-    made = translate(error)
-    assert type(made) is kind
-    assert "10.0.0.7" not in made.message
+def test_a_failure_becomes_an_upstream_error_that_names_no_host(error, kind):
+    translated = translate(error)
+    assert type(translated) is kind
+    assert "10.0.0.7" not in translated.message
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "text"),
     [
-        (aiohttp.ClientConnectorDNSError(KEY, OSError(-2, "no such name 10.0.0.7")), "its name is not known"),
-        (aiohttp.ClientConnectorError(KEY, ConnectionRefusedError(111, "10.0.0.7")), "no connection came about"),
-        (aiohttp.ClientConnectorSSLError(KEY, OSError(1, "10.0.0.7")), "no TLS connection came about"),
+        (
+            aiohttp.ClientConnectorDNSError(KEY, OSError(-2, "no such name 10.0.0.7")),
+            "its host name cannot be resolved",
+        ),
+        (aiohttp.ClientConnectorError(KEY, ConnectionRefusedError(111, "10.0.0.7")), "no connection could be opened"),
+        (aiohttp.ClientConnectorSSLError(KEY, OSError(1, "10.0.0.7")), "no TLS connection could be opened"),
         (aiohttp.ClientConnectorCertificateError(KEY, ValueError("10.0.0.7")), "its certificate is not valid"),
-        (aiohttp.ServerDisconnectedError("10.0.0.7"), "it hung up"),
+        (aiohttp.ServerDisconnectedError("10.0.0.7"), "it closed the connection"),
         (aiohttp.ClientPayloadError("10.0.0.7"), "the answer was cut short"),
         (ConnectionResetError(104, "10.0.0.7"), "the connection was reset"),
         (aiohttp.ClientError("10.0.0.7"), "it failed"),
     ],
 )
-def test_it_says_what_happened_and_not_what_a_library_calls_it(error, words):
-    assert reason(error) == words
+def test_the_reason_is_a_fixed_text_and_not_the_librarys(error, text):
+    assert reason(error) == text
 
 
-def test_nobody_is_asked_to_compress_and_each_has_its_own_headers():
+def test_no_compression_is_requested_and_each_call_returns_new_headers():
     assert base_headers()["accept-encoding"] == "identity"
     assert base_headers() is not base_headers()

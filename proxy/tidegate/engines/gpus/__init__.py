@@ -1,1 +1,1 @@
-"""GPUs: which ones the machine has, where each engine goes, and which engine makes room for another."""
+"""GPUs: which ones the machine has, which ones each engine uses, and which engine is unloaded for another."""

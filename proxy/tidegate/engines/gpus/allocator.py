@@ -1,4 +1,4 @@
-"""`GpuAllocator`: which engine holds how much of the GPUs, and which ones make room for another."""
+"""`GpuAllocator`: which engine holds how much GPU memory, and which engines are unloaded for another."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ _SWAP = SwapConfig()
 
 
 class GpuNeeds(Struct, frozen=True, kw_only=True):
-    """What an engine takes of the GPUs, see `plan.GpuFootprint`."""
+    """What an engine takes of the GPUs; the fields are described at `eviction.GpuFootprint`."""
 
     awake: Shares = {}
     asleep: Shares = {}
@@ -26,42 +26,42 @@ class GpuNeeds(Struct, frozen=True, kw_only=True):
 
 
 class GpuEngine(Protocol):
-    """An engine that can make room (see `supervisor.Supervisor`)."""
+    """An engine that can give up its GPU memory (see `supervision.supervisor.Supervisor`)."""
 
     name: str
 
     @property
     def status(self) -> EngineStatus:
-        """What it does now."""
+        """The current status."""
 
     @property
     def slots(self) -> Slots:
-        """Who is in it, and who waits for it."""
+        """The requests in the engine, and those that wait for it."""
 
-    def close_for(self, wanted: str) -> None:
-        """Let new requests wait, as it is to make room for the engine `wanted`, until it has or is reopened.
+    def close_for(self, other: str) -> None:
+        """Let new requests wait until the engine was unloaded so that `other` can be loaded, or until `reopen`.
 
         May be called again.
         """
 
     def reopen(self) -> None:
-        """Take requests again: it need not make room any more."""
+        """Accept requests again: no other engine needs this one to be unloaded any more."""
 
     def make_room(self, *, may_sleep: bool = True) -> None:
-        """Sleep if it can and may, or stop, and release what was claimed.
+        """Sleep if the engine can and may, else stop, and release the claimed GPUs.
 
         May be called again.
         """
 
 
 class GpuAllocator:
-    """Implements `base.GpuClaims`; owner of which engine holds what, and of which engines are closed to make room.
+    """Implements `base.GpuClaims`; owns which engine holds GPU memory, and which engines are closed to be unloaded.
 
-    `turns.decide` has the rules and decides; this class carries its decisions out.
+    `swap.decide` has the rules and decides; this class executes its decisions.
 
     Args:
-        swap: how engines take turns; see `use`.
-        look_s: seconds between two decisions while claims wait: no event tells that an engine has become idle.
+        swap: when an engine is unloaded for another; see `use`.
+        look_s: seconds between two decisions while claims wait, since no event reports that an engine became idle.
     """
 
     def __init__(self, swap: SwapConfig = _SWAP, *, look_s: float = _LOOK_S) -> None:
@@ -69,55 +69,56 @@ class GpuAllocator:
         self._look_s = look_s
         self._needs: dict[str, GpuNeeds] = {}
         self._engines: dict[str, GpuEngine] = {}
-        self._held: dict[str, State] = {}
+        self._states: dict[str, State] = {}
         self._claims: list[str] = []
         self._closed: set[str] = set()
         self._changed = asyncio.Event()
 
     def use(self, swap: SwapConfig) -> None:
-        """Follow these settings from now on; engines that are loaded already stay loaded."""
+        """Use these settings from now on; engines that are loaded already stay loaded."""
         self._swap = swap
         self._changed.set()
 
     def admit(self, engine: GpuEngine, needs: GpuNeeds) -> None:
-        """Let an engine take part, before it claims; or change what it needs."""
+        """Register an engine, which is required before it claims; or change the needs of a registered one."""
         self._engines[engine.name] = engine
         self._needs[engine.name] = needs
         self._changed.set()
 
     def unpin(self, engine: GpuEngine) -> None:
-        """An engine is about to go: nobody need despair of the room that it still takes."""
+        """Count an engine that is being removed as not pinned, so that claims wait for its memory and do not fail."""
         if self._engines.get(engine.name) is engine:
             self.admit(engine, structs.replace(self._needs[engine.name], is_pinned=False))
 
     def dismiss(self, engine: GpuEngine) -> None:
-        """An engine is gone for good; nothing happens where it does not take part, or another one has its name."""
+        """Unregister an engine that has ended for good; does nothing if it is not the registered one of its name."""
         if self._engines.get(engine.name) is engine:
             del self._engines[engine.name], self._needs[engine.name]
-            self._held.pop(engine.name, None)
+            self._states.pop(engine.name, None)
             self._closed.discard(engine.name)
             self._changed.set()
 
     async def claim(self, name: str) -> bool:
-        """Wait until there is room for the engine; others make room by the rules of `turns`.
+        """Wait until the engine may be loaded; others are unloaded for it by the rules of `swap`.
 
         Returns:
-            False where it was asleep and has to stop first, so that another one can come: it may claim again then.
+            False where the engine was asleep and has to stop first, so that another engine can be loaded. It may claim
+            again after that.
 
         Raises:
-            Hopeless: there will be none.
+            PermanentEngineError: pinned engines never leave enough memory for it, or exclude it.
         """
         self._claims.append(name)
         try:
             while True:
-                decision = self._look()
+                decision = self._decide_and_evict()
                 if name in decision.never:
-                    raise PermanentEngineError(self._why_never(name))
+                    raise PermanentEngineError(self._refusal(name))
                 if name in decision.load:
-                    self._held[name] = "loaded"
+                    self._states[name] = "loaded"
                     return True
                 if (move := decision.moves.get(name)) is not None:
-                    self._ask(name, move)
+                    self._evict(name, move)
                     return False
                 await self._wait_change(decision.look_in_s)
         finally:
@@ -126,33 +127,33 @@ class GpuAllocator:
             self._changed.set()
 
     def release(self, name: str, *, is_asleep: bool = False) -> None:
-        """The engine holds nothing any more, or only what it holds asleep."""
-        self._held[name] = "asleep" if is_asleep else "out"
+        """Record that the engine holds nothing any more, or only what it holds asleep."""
+        self._states[name] = "asleep" if is_asleep else "out"
         self._closed.discard(name)
         self._changed.set()
 
-    def _look(self) -> Decision:
-        """Decide, and ask the engines that are to make room. A claiming one is asked by its own `claim`."""
+    def _decide_and_evict(self) -> Decision:
+        """Decide, and evict the engines of the decision, except claiming ones, which their own `claim` evicts."""
         decision = self._decide()
         self._reopen_others(decision)
         for name, move in decision.moves.items():
             if name not in self._claims:
-                self._ask(name, move)
+                self._evict(name, move)
         return decision
 
     def _decide(self) -> Decision:
         claims = [name for name in self._claims if name in self._engines]
         return decide(claims, {name: self._snapshot(name) for name in self._engines}, self._swap)
 
-    def _ask(self, name: str, move: Move) -> None:
+    def _evict(self, name: str, move: Move) -> None:
         engine = self._engines[name]
         self._closed.add(name)
-        engine.close_for(move.wanted)
+        engine.close_for(move.for_engine)
         if not engine.slots.taken:
             engine.make_room(may_sleep=move.to == "asleep")
 
     def _reopen_others(self, decision: Decision) -> None:
-        """Reopen those that need not make room any more; one that has begun to do so finishes while claims wait."""
+        """Reopen closed engines that need not be unloaded; one that is unloading finishes first if claims wait."""
         for name in [name for name in self._closed if name not in decision.moves]:
             if self._is_settled(name) or not self._claims:
                 self._closed.discard(name)
@@ -164,21 +165,21 @@ class GpuAllocator:
             async with asyncio.timeout(self._look_s if limit_s is None else min(self._look_s, limit_s)):
                 await self._changed.wait()
 
-    def _why_never(self, name: str) -> str:
+    def _refusal(self, name: str) -> str:
         if self._needs[name].awake:
-            return f"no room for {name} beside the pinned engines: lower its gpu_memory_utilization, or theirs"
+            return f"no GPU memory for {name} beside the pinned engines: lower its own or their gpu_memory_utilization"
         return f"{name} may not be loaded beside a pinned engine: see swap.exclusive"
 
     def _is_settled(self, name: str) -> bool:
         state = self._engines[name].status.state
-        settled = {"loaded": "ready", "asleep": "sleeping"}.get(self._held.get(name, "out"))
+        settled = {"loaded": "ready", "asleep": "sleeping"}.get(self._states.get(name, "out"))
         return settled is None or state == settled
 
     def _snapshot(self, name: str) -> SwapCandidate:
         engine, needs = self._engines[name], self._needs[name]
         footprint = GpuFootprint(
             name=name,
-            state=self._held.get(name, "out"),
+            state=self._states.get(name, "out"),
             awake=needs.awake,
             asleep=needs.asleep,
             can_sleep=needs.can_sleep,

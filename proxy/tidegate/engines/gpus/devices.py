@@ -1,6 +1,6 @@
-"""What GPUs the machine has: from NVIDIA's management library (NVML) where it is there, else from the device files.
+"""Which GPUs the machine has: from NVIDIA's management library (NVML) where it is installed, else from device files.
 
-Neither is required. What is not known is 0 or empty, and nothing here raises.
+Neither is required. An unknown value is 0 or empty, and no function raises.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ _DEVICE_FILE = re.compile(r"nvidia(\d+)")
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
-    """One that may be used.
+    """A GPU that Tidegate may use.
 
     Attributes:
-        index: its number, from 0 on; where Tidegate may see only some (`CUDA_VISIBLE_DEVICES`), among those.
+        index: its number, from 0 on; where `CUDA_VISIBLE_DEVICES` hides some GPUs, its number among the visible ones.
         uuid, name: empty where unknown.
-        total_bytes, free_bytes: 0 where unknown, as on machines that have one memory for all.
+        total_bytes, free_bytes: 0 where unknown, as on machines with one memory for CPU and GPU.
     """
 
     index: int
@@ -32,7 +32,7 @@ class Gpu(Struct, frozen=True, kw_only=True):
 
 
 class Nvml(Protocol):
-    """What is needed of the module `pynvml` (from the package nvidia-ml-py)."""
+    """The part of the module `pynvml` (from the package nvidia-ml-py) that is used here."""
 
     NVMLError: type[Exception]
 
@@ -40,50 +40,54 @@ class Nvml(Protocol):
         """Load the driver's library."""
 
     def nvmlShutdown(self) -> None:  # noqa: N802
-        """Let go of it."""
+        """Release the driver's library."""
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        """Of the whole machine, whatever is visible."""
+        """The number of GPUs of the whole machine, hidden ones included."""
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> Any:  # noqa: ANN401, N802 - opaque
-        """By the order of the bus."""
+        """The handle of the GPU with this number, in the order of the PCI bus."""
 
     def nvmlDeviceGetUUID(self, handle: Any) -> str | bytes:  # noqa: ANN401, N802
-        """GPU-…."""
+        """The unique id, `GPU-…`."""
 
     def nvmlDeviceGetName(self, handle: Any) -> str | bytes:  # noqa: ANN401, N802
-        """As sold."""
+        """The product name."""
 
     def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:  # noqa: ANN401, N802
-        """`total` and `free`."""
+        """An object with `total` and `free`, in bytes."""
 
 
 def find_gpus(
     environment: Mapping[str, str], *, nvml: Nvml | None = None, devices: Path = Path("/dev")
 ) -> Sequence[Gpu]:
-    """Those that an engine may use; blocks for as long as the driver takes to wake, seconds at worst.
+    """The GPUs that an engine may use; blocks while the driver initialises, seconds at worst.
 
     Args:
-        environment: ours, which may hide some.
-        nvml: the library; where omitted it is looked for.
-        devices: where the device files are.
+        environment: Tidegate's environment variables; `CUDA_VISIBLE_DEVICES` may hide some GPUs.
+        nvml: the library; None: import `pynvml` if it is installed.
+        devices: the folder of the device files.
     """
     nvml = nvml or _load_nvml()
-    found = (nvml and _ask(nvml)) or _count(devices)
+    found = (nvml and _query_nvml(nvml)) or _count_device_files(devices)
     return _visible(found, environment.get(VISIBLE))
 
 
 def select(gpus: Sequence[int], environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables with which a process sees only these GPUs.
+    """The environment variables with which a process can use only these GPUs.
 
     Args:
-        gpus: their numbers (`Gpu.index`), in the order in which the process is to see them.
-        environment: ours, which may hide some GPUs.
+        gpus: their numbers (`Gpu.index`), in the order in which the process is to number them.
+        environment: Tidegate's environment variables; `CUDA_VISIBLE_DEVICES` may hide some GPUs.
     """
     visible = environment.get(VISIBLE)
-    seen = visible.split(",") if visible else None
-    devices = [str(number) if seen is None else seen[number] for number in gpus if seen is None or number < len(seen)]
-    # as NVML numbers them; CUDA's own order is by speed
+    visible_names = visible.split(",") if visible else None
+    devices = [
+        str(number) if visible_names is None else visible_names[number]
+        for number in gpus
+        if visible_names is None or number < len(visible_names)
+    ]
+    # the order in which NVML numbers them; CUDA's default order is by speed
     return {VISIBLE: ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
@@ -96,7 +100,7 @@ def _load_nvml() -> Nvml | None:
     return library
 
 
-def _ask(nvml: Nvml) -> list[Gpu]:
+def _query_nvml(nvml: Nvml) -> list[Gpu]:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:  # no driver
@@ -104,7 +108,7 @@ def _ask(nvml: Nvml) -> list[Gpu]:
     gpus = []
     try:
         for index in range(nvml.nvmlDeviceGetCount()):
-            with contextlib.suppress(nvml.NVMLError):  # one that fell off the bus
+            with contextlib.suppress(nvml.NVMLError):  # a GPU that has failed and is no longer on the bus
                 gpus.append(_describe(nvml, index))
     except nvml.NVMLError:
         return []
@@ -125,11 +129,11 @@ def _describe(nvml: Nvml, index: int) -> Gpu:
 
 
 def _text(value: str | bytes) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value  # older versions give bytes
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value  # older versions return bytes
 
 
-def _count(devices: Path) -> list[Gpu]:
-    """The driver makes a file for each."""
+def _count_device_files(devices: Path) -> list[Gpu]:
+    """The GPUs that have a device file, which NVIDIA's driver creates for each."""
     try:
         names = [file.name for file in devices.iterdir()]
     except OSError:
@@ -139,13 +143,13 @@ def _count(devices: Path) -> list[Gpu]:
 
 
 def _visible(gpus: Iterable[Gpu], visible: str | None) -> list[Gpu]:
-    """What CUDA would show, in its order: it stops at the first name that is none."""
+    """The GPUs that CUDA would show, in its order; as CUDA does, stop at the first name that matches no GPU."""
     gpus = list(gpus)
     if visible is None:
         return gpus
     shown: list[Gpu] = []
     for each in visible.split(","):
-        gpu = next((gpu for gpu in gpus if _is_called(gpu, each.strip())), None)
+        gpu = next((gpu for gpu in gpus if _matches(gpu, each.strip())), None)
         if gpu is None:
             break
         shown.append(gpu)
@@ -155,6 +159,6 @@ def _visible(gpus: Iterable[Gpu], visible: str | None) -> list[Gpu]:
     ]
 
 
-def _is_called(gpu: Gpu, name: str) -> bool:
-    """By number or by the beginning of its UUID."""
+def _matches(gpu: Gpu, name: str) -> bool:
+    """Whether `name` is the number of the GPU, or the beginning of its UUID."""
     return name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name))

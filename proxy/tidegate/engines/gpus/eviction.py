@@ -1,8 +1,8 @@
-"""Which engines make room so that another can be loaded: a pure function of who is there.
+"""Which engines are evicted so that another can be loaded: a pure function of all engines' footprints.
 
-Memory is counted in shares of each GPU, as vLLM takes it (`gpu_memory_utilization`). Engines on the CPU take none.
-Engines of an exclusive group are not loaded together, whatever they take. One that sleeps counts as not loaded, but
-its memory still counts.
+To evict an engine is to put it to sleep or to stop it. Memory is counted in shares of each GPU, as vLLM takes it
+(`gpu_memory_utilization`). Engines on the CPU take none. Engines of an exclusive group are not loaded together, however
+little memory they take. An engine that sleeps counts as not loaded, but its memory still counts.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,23 +13,24 @@ from msgspec import Struct
 
 from tidegate.config.replicas import engine_of
 
-Shares = Mapping[int, float]  # of each GPU, by its number, 0 to 1
+Shares = Mapping[int, float]  # by the number of the GPU, 0 to 1
 State = Literal["loaded", "asleep", "out"]
 
 _ROUNDING = 1e-6
 
 
 class GpuFootprint(Struct, frozen=True, kw_only=True):
-    """One engine, as the planner sees it.
+    """The GPU memory of one engine, and whether the engine may be evicted.
 
     Attributes:
-        state: loaded (or about to be), asleep, or out.
-        awake: what it takes loaded.
-        asleep: what it still takes asleep; nothing where it cannot sleep.
-        can_sleep: it can sleep, and takes nothing of the GPUs then.
-        is_busy: it has requests, or is on its way up or down.
-        is_pinned: it makes room for nobody.
-        last_used_s: when it was last asked, for who goes first.
+        name: the engine's name.
+        state: "loaded" (or being loaded), "asleep", or "out", which is neither of them.
+        awake: the shares that it takes when it is loaded.
+        asleep: the shares that it still takes when it sleeps; empty where it cannot sleep.
+        can_sleep: it can sleep, and takes no GPU memory then.
+        is_busy: it has requests, or is being loaded, put to sleep, woken or stopped: it cannot be evicted now.
+        is_pinned: it is never evicted.
+        last_used_s: when it was last used; the engine that has been idle the longest is evicted first.
     """
 
     name: str
@@ -42,22 +43,22 @@ class GpuFootprint(Struct, frozen=True, kw_only=True):
     last_used_s: float = 0.0
 
     @property
-    def makes_room_by(self) -> State:
-        """The state to which it goes first to make room, if it is loaded."""
+    def eviction_state(self) -> State:
+        """The state that a loaded engine gets when it is evicted: asleep where it can sleep, else out."""
         return "asleep" if self.asleep or self.can_sleep else "out"
 
-    def held(self, state: State) -> Shares:
-        """What it takes in that state."""
+    def shares_in(self, state: State) -> Shares:
+        """The shares that it takes in `state`."""
         return self.awake if state == "loaded" else self.asleep if state == "asleep" else {}
 
 
 class EvictionPlan(Struct, frozen=True):
-    """What to do.
+    """Whether an engine can be loaded, and which others have to be evicted first.
 
     Attributes:
-        verdict: go: there is room once the others have moved; wait: busy ones have to finish first; never: even alone,
-            or beside the pinned ones, it does not fit.
-        moves: what each engine that makes room comes down to, by its name, the longest idle first.
+        verdict: "go": it fits once `moves` have been made; "wait": busy engines have to finish first; "never": it does
+            not fit, alone or beside the pinned engines.
+        moves: the new state of each engine that is evicted, by its name, the longest idle first.
     """
 
     verdict: Literal["go", "wait", "never"]
@@ -67,7 +68,7 @@ class EvictionPlan(Struct, frozen=True):
 def rivals(name: str, names: Collection[str], exclusive: Sequence[Sequence[str]]) -> AbstractSet[str]:
     """Those of `names` that may not be loaded together with `name`.
 
-    Groups hold names of engines in the config, which mean all their replicas. Replicas of one engine are no rivals.
+    Groups contain names of engines in the config, which mean all their replicas. Replicas of one engine are no rivals.
     """
     own = engine_of(name)
     listed = {member for group in exclusive if own in group for member in group} - {own}
@@ -75,19 +76,19 @@ def rivals(name: str, names: Collection[str], exclusive: Sequence[Sequence[str]]
 
 
 def plan(
-    wanted: str, seats: Sequence[GpuFootprint], *, rivals: AbstractSet[str] = frozenset(), total: float = 1.0
+    name: str, footprints: Sequence[GpuFootprint], *, rivals: AbstractSet[str] = frozenset(), total: float = 1.0
 ) -> EvictionPlan:
-    """How `wanted`, one of `seats`, gets its memory, if it can; no more is moved than has to be.
+    """Which engines to evict so that the engine `name` can be loaded; evicts no more than necessary.
 
     Args:
-        wanted: its name.
-        seats: everybody's.
+        name: the engine that is to be loaded, one of `footprints`.
+        footprints: all engines.
         rivals: the names of engines that may not be loaded together with it.
-        total: share of each GPU that may be given out.
+        total: the share of each GPU that may be allocated.
     """
-    need = _Need(next(footprint.awake for footprint in seats if footprint.name == wanted), rivals, total)
+    need = _Need(next(footprint.awake for footprint in footprints if footprint.name == name), rivals, total)
     others = sorted(
-        (footprint for footprint in seats if footprint.name != wanted), key=lambda footprint: footprint.last_used_s
+        (footprint for footprint in footprints if footprint.name != name), key=lambda footprint: footprint.last_used_s
     )
     if not need.fits(others, {footprint.name: "out" for footprint in others if not footprint.is_pinned}):
         return EvictionPlan("never")
@@ -98,64 +99,66 @@ def plan(
         if step is None:
             return EvictionPlan("wait")
         moves |= step
-    return EvictionPlan("go", _fewest(need, others, moves))
+    return EvictionPlan("go", _drop_needless(need, others, moves))
 
 
 class _Need(Struct, frozen=True):
     """What the engine that is to be loaded needs.
 
     Attributes:
-        shares: of each GPU.
+        shares: its share of each GPU.
         rivals: the names of engines that may not be loaded together with it.
-        total: share of each GPU that may be given out.
+        total: the share of each GPU that may be allocated.
     """
 
     shares: Shares
     rivals: AbstractSet[str]
     total: float
 
-    def concerns(self, footprint: GpuFootprint) -> bool:
-        """Whether an engine can be in its way."""
+    def may_conflict(self, footprint: GpuFootprint) -> bool:
+        """Whether another engine can prevent the load: it is a rival, or uses the same GPU."""
         return footprint.name in self.rivals or bool(footprint.awake.keys() & self.shares.keys())
 
     def fits(self, others: Sequence[GpuFootprint], moves: Mapping[str, State]) -> bool:
-        """Whether there is room when `moves` have been made."""
+        """Whether the engine can be loaded after `moves`."""
         states = {footprint.name: moves.get(footprint.name, footprint.state) for footprint in others}
         if any(states[name] == "loaded" for name in self.rivals & states.keys()):
             return False
-        held = [footprint.held(states[footprint.name]) for footprint in others]
+        held = [footprint.shares_in(states[footprint.name]) for footprint in others]
         return all(
-            share + sum(one.get(gpu, 0.0) for one in held) <= self.total + _ROUNDING
+            share + sum(shares.get(gpu, 0.0) for shares in held) <= self.total + _ROUNDING
             for gpu, share in self.shares.items()
         )
 
 
 def _steps(need: _Need, others: Sequence[GpuFootprint]) -> Iterator[dict[str, State]]:
-    """First the loaded ones fall asleep (or out, if they cannot sleep), then the sleeping ones out."""
+    """The moves to try, one by one: loaded engines to sleep (or out, if they cannot), then sleeping ones out."""
     movable = [
-        footprint for footprint in others if not (footprint.is_busy or footprint.is_pinned) and need.concerns(footprint)
+        footprint
+        for footprint in others
+        if not (footprint.is_busy or footprint.is_pinned) and need.may_conflict(footprint)
     ]
     for footprint in movable:
         if footprint.state == "loaded":
-            yield {footprint.name: footprint.makes_room_by}
+            yield {footprint.name: footprint.eviction_state}
     for footprint in movable:
-        if footprint.makes_room_by == "asleep" and footprint.state != "out":
+        if footprint.eviction_state == "asleep" and footprint.state != "out":
             yield {footprint.name: "out"}
 
 
-def _fewest(need: _Need, others: Sequence[GpuFootprint], moves: dict[str, State]) -> dict[str, State]:
-    """Without what was done on the way, but proved needless; those used last are spared first."""
+def _drop_needless(need: _Need, others: Sequence[GpuFootprint], moves: dict[str, State]) -> dict[str, State]:
+    """Remove moves that turned out to be unnecessary, first those of the engines used last."""
     for footprint in reversed(others):
-        for lesser in _lesser(footprint, moves):
-            if need.fits(others, lesser):
-                moves = lesser
+        for smaller in _smaller_moves(footprint, moves):
+            if need.fits(others, smaller):
+                moves = smaller
                 break
     return moves
 
 
-def _lesser(footprint: GpuFootprint, moves: dict[str, State]) -> Iterator[dict[str, State]]:
-    """Moves that ask less of one engine: nothing, or sleep in place of going out."""
+def _smaller_moves(footprint: GpuFootprint, moves: dict[str, State]) -> Iterator[dict[str, State]]:
+    """Smaller variants of `moves` for one engine: no move, or asleep in place of out."""
     if footprint.name in moves:
         yield {name: state for name, state in moves.items() if name != footprint.name}
-        if moves[footprint.name] == "out" and footprint.state == "loaded" and footprint.makes_room_by == "asleep":
+        if moves[footprint.name] == "out" and footprint.state == "loaded" and footprint.eviction_state == "asleep":
             yield moves | {footprint.name: "asleep"}

@@ -1,8 +1,8 @@
-"""Where an engine goes: on which GPUs, and how much of them it takes. A pure function of config and machine.
+"""On which GPUs an engine runs, and how much of their memory it takes. A pure function of config and machine.
 
-Memory is counted as vLLM takes it, in shares of each GPU's whole memory. An engine that sleeps gives back weights and
-cache, but keeps its CUDA context, graphs and buffers: vLLM's own log ("Sleep mode freed …, … is still in use") tells of
-1.4 to 4.3 GiB at level 1 and 2 alike, since what is kept is neither weights nor cache; we count 5 GiB.
+Memory is counted as vLLM takes it, in shares of each GPU's whole memory. An engine that sleeps frees weights and cache,
+but keeps its CUDA context, graphs and buffers. vLLM's log ("Sleep mode freed …, … is still in use") reports 1.4 to
+4.3 GiB for them, at level 1 and 2 alike, since they are neither weights nor cache. Tidegate counts 5 GiB.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from tidegate.engines.base import PermanentEngineError
 from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.gpus.devices import Gpu
 
-VLLM_UTILIZATION = 0.92  # vLLM's own in 0.32; in 0.10 it was 0.9, and planning for too much is safe
+VLLM_UTILIZATION = 0.92  # vLLM's default in 0.32; in 0.10 it was 0.9, and planning for too much is safe
 ASLEEP_BYTES = 5 << 30
-ASLEEP_SHARE = 0.1  # where the memory's size is unknown
+ASLEEP_SHARE = 0.1  # used where the memory's size is unknown
 
 
 class Placement(Struct, frozen=True):
-    """Where an engine goes.
+    """The GPUs of one engine.
 
     Attributes:
-        gpus: by number, in the order of its ranks; empty: none, or nobody knows, and vLLM is not told.
-        needs: its share of them.
+        gpus: their numbers, in the order of the engine's ranks; empty: none, or unknown, so vLLM chooses.
+        needs: the engine's share of them.
     """
 
     gpus: tuple[int, ...] = ()
@@ -39,23 +39,23 @@ def place(
     is_spread: bool = False,
     number: int = 1,
 ) -> Placement:
-    """The GPUs that the config names, or the first ones that it needs; a replica's follow those of the replica before.
+    """The GPUs that the config names, or else as many as needed, after those of the replica before.
 
-    Where no GPU is known, those that the config names are believed to be there.
+    Where no GPU is known, those that the config names are assumed to exist.
 
     Args:
-        config: the engine's.
-        gpus: the machine's, see `gpus.find_gpus`; none for vLLM's build for CPUs.
-        attention_heads: of the model, where known.
-        is_spread: only a part of it runs here, so that it takes all that it may.
-        number: which replica it is, from 1 on.
+        config: the engine's config.
+        gpus: the machine's GPUs, see `devices.find_gpus`; none for vLLM's build for CPUs.
+        attention_heads: the number of the model's attention heads; None where unknown.
+        is_spread: only a part of the engine runs on this machine, so it takes all GPUs that it may use.
+        number: the number of the replica, from 1 on.
 
     Raises:
-        Hopeless: the machine does not have what the config asks for.
+        PermanentEngineError: the machine does not have the GPUs that the config needs.
     """
     _check_split(config, attention_heads)
     if config.distributed is not None:
-        return Placement(needs=GpuNeeds(is_pinned=config.pinned))  # Ray knows which machine's
+        return Placement(needs=GpuNeeds(is_pinned=config.pinned))  # Ray chooses the GPUs, of any machine
     known = tuple(gpu.index for gpu in gpus)
     numbers = _numbers(config, known, is_spread=is_spread, number=number)
     if config.gpus is not None:
@@ -64,10 +64,10 @@ def place(
 
 
 def place_command(config: CommandConfig, gpus: Sequence[Gpu]) -> GpuNeeds:
-    """What a `kind: command` takes: its share of the GPUs that the config names.
+    """What an engine of `kind: command` takes: its share of the GPUs that the config names.
 
     Raises:
-        Hopeless: the machine does not have them.
+        PermanentEngineError: the machine does not have these GPUs.
     """
     numbers = config.gpus or ()
     _check_numbers(numbers, tuple(gpu.index for gpu in gpus))
@@ -123,20 +123,20 @@ def _needs(config: VllmConfig, numbers: Sequence[int], gpus: Sequence[Gpu]) -> G
 
 
 def _asleep(total_bytes: int, share: float) -> float:
-    """Never more than what it takes awake."""
+    """The share that an engine takes asleep, never more than the share that it takes awake."""
     return min(share, ASLEEP_BYTES / total_bytes if total_bytes else ASLEEP_SHARE)
 
 
 def _sizes(config: VllmConfig, number: int) -> str:
-    """The replica's number and the parallel sizes, as far as they are not 1, by their names in the config."""
+    """The replica's number and the parallel sizes that are not 1, with their names in the config, for messages."""
     sizes = {
         "replica": number,
         "tensor_parallel_size": config.tensor_parallel_size,
         "pipeline_parallel_size": config.pipeline_parallel_size,
         "data_parallel_size": config.data_parallel_size,
     }
-    said = [f"{name} {size}" for name, size in sizes.items() if size > 1]
-    return " by ".join(said) or "one engine"
+    parts = [f"{name} {size}" for name, size in sizes.items() if size > 1]
+    return " by ".join(parts) or "one engine"
 
 
 def _count(number: int) -> str:

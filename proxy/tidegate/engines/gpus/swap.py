@@ -1,19 +1,22 @@
-"""Which engine is loaded next, and which ones make room for it: a pure function of the state at one moment.
+"""Which engine is loaded next, and which engines are evicted for it: a pure function of the state at one moment.
 
-An engine that is to be loaded claims room. The rules:
+To evict an engine is to put it to sleep or to stop it, so that another one can be loaded. An engine that is to be
+loaded makes a claim. Two engines conflict if they do not fit on a GPU together, or are members of an exclusive group.
+The rules:
 
 - Claims that compete (for a GPU, or as members of an exclusive group) are met one after another: first those that
   requests wait for, the longest wait first, then the others in the order of the claims.
-- An idle engine in the way makes room at once. Exception: if it has got new requests since it was loaded, it stays for
-  `min_loaded_s`.
-- An engine with requests stays, and takes new ones, until a request for another engine has waited `max_wait_s` and it
-  has itself been loaded for `min_loaded_s`. Then it closes: new requests wait for its next turn, running answers end,
-  and it makes room. It reopens if no request waits for the other engine any more.
-- A sleeping engine makes room for engines whose claims come first, also while requests wait for it.
+- A conflicting engine that is idle is evicted at once. Exception: if it has got new requests since it was loaded, it
+  stays for `min_loaded_s`.
+- A conflicting engine with requests stays, and accepts new ones, until a request for the other engine has waited
+  `max_wait_s` and the engine has itself been loaded for `min_loaded_s`. Then it is closed: new requests wait until it
+  is loaded the next time, running answers end, and it is evicted. It reopens if no request waits for the other engine
+  any more.
+- A sleeping engine is stopped for engines whose claims come first, also while requests wait for it.
 
-So every engine that requests wait for gets its turn. With n engines of which each is in the way of all others, that is
-at the latest after `max_wait_s`, and n + 1 times the sum of `min_loaded_s`, the longest running answer, one unload and
-one load: only engines whose requests have waited longer come before it, each once.
+So every engine that requests wait for is loaded eventually. With n engines of which each conflicts with all others,
+that is at the latest after `max_wait_s` plus n + 1 times the sum of `min_loaded_s`, the longest running answer, one
+unload and one load: only engines whose requests have waited longer are loaded before it, each once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,13 +33,13 @@ class SwapCandidate(Struct, frozen=True, kw_only=True):
     """One engine at one moment; durations are seconds.
 
     Attributes:
-        seat: what it takes; whether it is busy is decided here.
+        footprint: the memory that it takes; `decide` sets `is_busy` in it, and `last_used_s` of a closed engine.
         is_settled: it is not being loaded, put to sleep, woken or stopped.
-        is_closed: it takes no new requests, as it is to make room.
-        in_flight: how many requests it has.
-        waited_s: for how long requests have waited for it; None: none waits.
+        is_closed: it accepts no new requests, as it is to be evicted.
+        in_flight: the number of requests that it is answering.
+        waited_s: for how long requests have waited for it; None: no request waits.
         loaded_s: how long it has been loaded.
-        has_new_requests: requests have come since it was loaded, beside those that it was loaded for.
+        has_new_requests: requests have come since it was loaded, besides those that it was loaded for.
     """
 
     footprint: GpuFootprint
@@ -49,24 +52,24 @@ class SwapCandidate(Struct, frozen=True, kw_only=True):
 
 
 class Move(Struct, frozen=True):
-    """An engine that makes room.
+    """How an engine is evicted.
 
     Attributes:
-        to: its state afterwards.
-        wanted: the engine that it makes room for.
+        to: its state afterwards, asleep or out.
+        for_engine: the engine that is to be loaded.
     """
 
     to: State
-    wanted: str
+    for_engine: str
 
 
 class Decision(Struct, frozen=True, kw_only=True):
     """What to do now.
 
     Attributes:
-        load: the engines whose claims are met.
-        never: the engines for which pinned engines leave no room.
-        moves: the engines that make room: they take no new requests, and do so when they have none.
+        load: the engines whose claims are met: they may be loaded at once.
+        never: the engines that can never be loaded beside the pinned engines.
+        moves: the engines to evict: each accepts no new requests, and is evicted when it has none.
         look_in_s: seconds after which time alone may change the decision; None: only an event can.
     """
 
@@ -77,36 +80,36 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 
 def decide(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> Decision:
-    """What to do now.
+    """Decide what to do now.
 
     Args:
-        claims: the engines that are to be loaded, in the order of their claims.
+        claims: the names of the engines that are to be loaded, in the order of their claims.
         snapshots: every engine by its name.
-        swap: the waits, and the exclusive groups.
+        swap: the time limits, and the exclusive groups.
     """
     snapshots = dict(snapshots)
-    waiting: list[str] = []  # the claims that are not met, and come before the next one
+    waiting: list[str] = []  # the claims that are not met, and go before the next one
     load, never, moves = set(), set(), dict[str, Move]()
-    for name in _in_order(claims, snapshots):
+    for name in _by_urgency(claims, snapshots):
         if any(_compete(name, other, snapshots, swap) for other in waiting):
             waiting.append(name)
             continue
-        made = _plan(name, snapshots, swap)
-        if made.verdict == "never":
+        eviction = _plan(name, snapshots, swap)
+        if eviction.verdict == "never":
             never.add(name)
-        elif made.verdict == "go" and not made.moves:
+        elif eviction.verdict == "go" and not eviction.moves:
             load.add(name)
             footprint = structs.replace(snapshots[name].footprint, state="loaded")
             snapshots[name] = structs.replace(snapshots[name], footprint=footprint, is_settled=False)
         else:
             waiting.append(name)
-            _add(moves, made.moves, name)
+            _add_moves(moves, eviction.moves, name)
     return Decision(
         load=load, never=never, moves=moves, look_in_s=min(_due_in_s(waiting, snapshots, swap), default=None)
     )
 
 
-def _in_order(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate]) -> Sequence[str]:
+def _by_urgency(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate]) -> Sequence[str]:
     def urgency(name: str) -> float:
         waited_s = snapshots[name].waited_s
         return 1.0 if waited_s is None else -waited_s
@@ -120,47 +123,51 @@ def _compete(name: str, other: str, snapshots: Mapping[str, SwapCandidate], swap
 
 
 def _plan(name: str, snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> EvictionPlan:
-    """A plan that disturbs no requests; if that fails after `max_wait_s`, one that includes engines with requests."""
+    """A plan that evicts no engine with requests; if there is none after `max_wait_s`, one that may."""
     excluded = rivals(name, snapshots, swap.exclusive)
-    made = plan(name, [_seat(each, is_busy=_is_in_use(each, swap)) for each in snapshots.values()], rivals=excluded)
+    eviction = plan(
+        name, [_footprint(each, is_busy=_is_in_use(each, swap)) for each in snapshots.values()], rivals=excluded
+    )
     waited_s = snapshots[name].waited_s
-    if made.verdict != "wait" or waited_s is None or waited_s < swap.max_wait_s:
-        return made
-    seats = [_seat(each, is_busy=_is_new(each, swap) or _is_entered(each)) for each in snapshots.values()]
-    return plan(name, seats, rivals=excluded)
+    if eviction.verdict != "wait" or waited_s is None or waited_s < swap.max_wait_s:
+        return eviction
+    footprints = [
+        _footprint(each, is_busy=_is_new(each, swap) or _is_being_entered(each)) for each in snapshots.values()
+    ]
+    return plan(name, footprints, rivals=excluded)
 
 
-def _seat(snapshot: SwapCandidate, *, is_busy: bool) -> GpuFootprint:
-    """The engine as `plan` takes it. A closed one makes room first, so that the choice does not change meanwhile."""
+def _footprint(snapshot: SwapCandidate, *, is_busy: bool) -> GpuFootprint:
+    """The engine as `plan` takes it; a closed one is evicted first, so that the choice does not change meanwhile."""
     footprint = structs.replace(snapshot.footprint, is_busy=is_busy or not snapshot.is_settled)
     return structs.replace(footprint, last_used_s=-inf) if snapshot.is_closed else footprint
 
 
-def _is_entered(snapshot: SwapCandidate) -> bool:
-    """Whether it was just loaded, and the requests that it was loaded for are getting their places."""
+def _is_being_entered(snapshot: SwapCandidate) -> bool:
+    """Whether the engine was just loaded, and the requests that it was loaded for are still taking their slots."""
     return snapshot.footprint.state == "loaded" and snapshot.waited_s is not None and not snapshot.is_closed
 
 
 def _is_in_use(snapshot: SwapCandidate, swap: SwapConfig) -> bool:
     is_loaded = snapshot.footprint.state == "loaded"
-    return (is_loaded and snapshot.in_flight > 0) or _is_entered(snapshot) or _is_new(snapshot, swap)
+    return (is_loaded and snapshot.in_flight > 0) or _is_being_entered(snapshot) or _is_new(snapshot, swap)
 
 
 def _is_new(snapshot: SwapCandidate, swap: SwapConfig) -> bool:
-    """Whether it gets requests, and was loaded less than `min_loaded_s` ago."""
-    is_asked = snapshot.in_flight > 0 or snapshot.has_new_requests
-    return snapshot.footprint.state == "loaded" and is_asked and snapshot.loaded_s < swap.min_loaded_s
+    """Whether the engine gets requests, and was loaded less than `min_loaded_s` ago."""
+    has_requests = snapshot.in_flight > 0 or snapshot.has_new_requests
+    return snapshot.footprint.state == "loaded" and has_requests and snapshot.loaded_s < swap.min_loaded_s
 
 
-def _add(moves: dict[str, Move], further: Mapping[str, State], wanted: str) -> None:
-    """Add moves; an engine that makes room for two others stops if one of them needs that."""
-    for name, state in further.items():
+def _add_moves(moves: dict[str, Move], new_moves: Mapping[str, State], for_engine: str) -> None:
+    """Add evictions; an engine that is evicted for two others is stopped if one of them needs that."""
+    for name, state in new_moves.items():
         if name not in moves or state == "out":
-            moves[name] = Move(state, wanted)
+            moves[name] = Move(state, for_engine)
 
 
 def _due_in_s(waiting: Sequence[str], snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> Iterator[float]:
-    """The seconds after which a wait or a minimum time is over."""
+    """The seconds until a time limit ends: `max_wait_s` of a claim, or `min_loaded_s` of an engine."""
     if not waiting:
         return
     for name in waiting:

@@ -1,4 +1,4 @@
-"""llama.cpp's own server, from the prebuilt wheel `xllamacpp`; `tidegate.engines.llamacpp.server` is the child."""
+"""`LlamaCpp`: the engine kind llama.cpp, by the wheel `xllamacpp`; `tidegate.engines.llamacpp.server` is the child."""
 
 import contextlib
 import os
@@ -25,14 +25,23 @@ _SYS_CPU = Path("/sys/devices/system/cpu")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _PARALLEL = 4
-_CACHE_SHARE = 4  # the cache may take a quarter of the machine's memory, where the config sets no `parallel`
+_CACHE_SHARE = 4  # the cache may take a quarter of the machine's memory if the config sets no `parallel`
 
 
 class ServerSpec(msgspec.Struct, frozen=True):
-    """What the child is told, as JSON in the environment, since everybody can read the arguments of a process.
+    """The settings of the child process.
+
+    They are passed as JSON in an environment variable, since every user of the machine can read the arguments of a
+    process.
 
     Attributes:
-        context_tokens: the window of each of the parallel requests.
+        model: the path of the GGUF file.
+        alias: the model's name in the server.
+        socket_path: the Unix socket on which the server listens.
+        api_key: the key that requests have to send.
+        threads: number of threads.
+        context_tokens: the context window of each of the parallel requests, in tokens.
+        parallel: how many requests are answered at once.
     """
 
     model: str
@@ -45,7 +54,7 @@ class ServerSpec(msgspec.Struct, frozen=True):
 
 
 class LlamaCpp:
-    """A GGUF file served by llama.cpp."""
+    """A GGUF file served by llama.cpp; implements `kinds.Kind`."""
 
     dialect = "llamacpp"
     health_path = "/health"
@@ -54,7 +63,7 @@ class LlamaCpp:
     uses_port = False
     sleep_paths = None
     parses_thinking = False
-    calls_tools = True  # emulated in the prompt, where the chat template has none
+    calls_tools = True  # emulated in the prompt if the chat template has no tools
     sleep_level: int | None = None
     stop_s = 5.0
 
@@ -67,7 +76,7 @@ class LlamaCpp:
         if find_spec("xllamacpp") is None:
             raise PermanentEngineError("the package xllamacpp is not installed: pip install 'tidegate[embedded]'")
         model = find_model(self._config.model)
-        # llama.cpp would take memory for a larger window, and use none of it
+        # llama.cpp would allocate memory for a larger window, but never use it
         window = min(self._config.context_tokens, gguf.trained_window(model) or self._config.context_tokens)
         spec = ServerSpec(
             model=str(model),
@@ -78,11 +87,11 @@ class LlamaCpp:
             context_tokens=window,
             parallel=self._config.parallel or _default_parallel(model, window),
         )
-        told = {SPEC_VARIABLE: msgspec.json.encode(spec).decode()}
-        return Command((sys.executable, "-m", "tidegate.engines.llamacpp.server"), told)
+        environment = {SPEC_VARIABLE: msgspec.json.encode(spec).decode()}
+        return Command((sys.executable, "-m", "tidegate.engines.llamacpp.server"), environment)
 
     def faults(self) -> Iterator[str]:
-        """Settings with which it could start on no machine: each as key and fault."""
+        """Yield settings with which the engine could start on no machine: each as key and fault."""
         try:
             find_model(self._config.model)
         except PermanentEngineError as error:
@@ -90,7 +99,7 @@ class LlamaCpp:
 
     @property
     def knows_tools(self) -> bool:
-        """Whether the model's chat template knows tools; True if the file cannot be read."""
+        """Whether the model's chat template reads tools; True if the file cannot be read."""
         try:
             return gguf.knows_tools(find_model(self._config.model)) is not False
         except EngineError:  # the start of the engine reports it
@@ -108,7 +117,7 @@ class LlamaCpp:
         except (EngineError, OSError):
             return 0
 
-    def progress(self, line: str) -> Progress | None:  # noqa: ARG002 - it says nothing on the way
+    def progress(self, line: str) -> Progress | None:  # noqa: ARG002 - its output shows no progress
         return None
 
     def explain(self, lines: Sequence[str], *, has_run: bool = False) -> EngineError | None:
@@ -116,10 +125,10 @@ class LlamaCpp:
 
 
 def find_model(source: str) -> Path:
-    """The GGUF file that `source` means: a path, or `package:NAME` for the one inside an installed package.
+    """Return the GGUF file that `source` names: a path, or `package:NAME` for the file inside an installed package.
 
     Raises:
-        Hopeless: there is no such file, or a package with none or several.
+        PermanentEngineError: there is no such file or package, or the package has no GGUF file or several.
     """
     if not source.startswith(_PACKAGE):
         path = Path(source).expanduser()
@@ -151,20 +160,20 @@ def _default_parallel(model: Path, context_tokens: int) -> int:
 
 
 def parallel_for(memory: int, window_bytes: int) -> int:
-    """How many requests are answered at once: 4, or fewer where their windows would take over a quarter of `memory`.
+    """Return how many requests are answered at once: 4, or fewer if their caches would take over a quarter of `memory`.
 
     Args:
-        memory: the machine's, in bytes.
-        window_bytes: the size of the key-value cache of one request.
+        memory: the memory of the machine, in bytes.
+        window_bytes: the size of the key-value cache of one request, in bytes.
     """
     return max(1, min(_PARALLEL, memory // _CACHE_SHARE // window_bytes))
 
 
 def memory_bytes(limits: Sequence[Path] = _CGROUP_MEMORY) -> int:
-    """The machine's memory in bytes, or the container's limit where that is less.
+    """Return the memory of the machine in bytes, or the limit of the container if that is less.
 
     Args:
-        limits: the files that may hold the limit, of cgroup v2 and v1.
+        limits: the files that may contain the limit, of cgroup v2 and v1.
     """
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for limit in limits:
@@ -174,7 +183,10 @@ def memory_bytes(limits: Sequence[Path] = _CGROUP_MEMORY) -> int:
 
 
 def default_threads() -> int:
-    """Physical cores that we may use, minus one, at least one: more threads spin, and collapse on a busy machine."""
+    """Return the number of physical cores that Tidegate may use, minus one, but at least one.
+
+    llama.cpp's threads wait for each other in busy loops, so with more threads it becomes very slow on a busy machine.
+    """
     cores = _physical_cores()
     quota = _cpu_quota()
     return max(1, (cores if quota is None else min(cores, quota)) - 1)
@@ -192,7 +204,7 @@ def _physical_cores() -> int:
 
 
 def _cpu_quota() -> int | None:
-    """The container's share in whole cores (cgroup v2), or None where there is no limit."""
+    """Return the CPU limit of the container in whole cores (cgroup v2), or None if there is no limit."""
     try:
         quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()
         return max(1, int(quota) // int(period))

@@ -1,4 +1,4 @@
-"""Reads the metadata of a GGUF file, without loading the model: its chat templates, and the size of its cache.
+"""Reads the metadata of a GGUF file without loading the model: its chat templates, and the numbers that size its cache.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -17,9 +17,9 @@ _STRING, _ARRAY = 8, 9
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a number, by type
 _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}  # for `struct`, by type
 _MAX_DEPTH = 4  # of arrays in arrays
-_MAX_LAYERS = 4096  # of an array with a number for each layer
+_MAX_LAYERS = 4096  # longest array that is read: it has one number for each layer
 _TEMPLATE = b"tokenizer.chat_template"  # further templates have a suffix: `tokenizer.chat_template.tool_use`
-_SIZING = (  # keys without the name of the architecture, which stands before them
+_SIZE_KEYS = (  # keys without their prefix, which is the name of the architecture and a dot
     "block_count",
     "context_length",
     "embedding_length",
@@ -38,11 +38,11 @@ _TOOLS = re.compile(r"(?<![\w.])tools\b")
 
 
 class Metadata(Struct, frozen=True):
-    """What is read of a file.
+    """The metadata that is read from a file.
 
     Attributes:
         templates: the chat templates.
-        numbers: the keys of `_SIZING` that the file has: one number, or one for each layer.
+        numbers: the values of the keys in `_SIZE_KEYS` that the file has: one number, or one for each layer.
     """
 
     templates: tuple[str, ...]
@@ -50,19 +50,19 @@ class Metadata(Struct, frozen=True):
 
 
 def knows_tools(path: Path) -> bool | None:
-    """Whether a chat template of the file reads `tools`. A file without a template gets llama.cpp's, which does not.
+    """Return whether a chat template of the file reads `tools`; None if the file cannot be read.
 
-    None if the file cannot be read.
+    For a file without a template llama.cpp uses a template of its own, which does not read `tools`.
     """
     metadata = _read(path)
     return None if metadata is None else any(map(_reads_tools, metadata.templates))
 
 
 def kv_bytes_per_token(path: Path) -> int | None:
-    """The bytes that one token takes in llama.cpp's key-value cache, whose numbers are f16.
+    """Return the bytes that one token takes in llama.cpp's key-value cache, whose numbers are f16.
 
-    Models whose layers do not all attend to the whole window (sliding windows, recurrent layers) take less.
-    None if the file cannot be read, or does not say.
+    It is an upper limit: models take less if some layers do not attend to the whole window (sliding windows, recurrent
+    layers). Returns None if the file cannot be read, or lacks the numbers.
     """
     metadata = _read(path)
     if metadata is None:
@@ -78,23 +78,26 @@ def kv_bytes_per_token(path: Path) -> int | None:
 
 
 def trained_window(path: Path) -> int | None:
-    """The window in tokens that the model was trained for. None if the file cannot be read, or does not say."""
+    """Return the context window in tokens that the model was trained for.
+
+    Returns None if the file cannot be read, or lacks the number.
+    """
     metadata = _read(path)
     return (metadata and _number(metadata, "context_length")) or None
 
 
 def _number(metadata: Metadata, name: str) -> int:
-    """The number of that name; 0 where the file has none."""
+    """Return the number of that name, the largest if there is one for each layer; 0 if the file has none."""
     return max(metadata.numbers.get(name, ()), default=0)
 
 
 def _reads_tools(template: str) -> bool:
-    """Whether the template uses the variable `tools`; the word inside a string literal does not count."""
+    """Return whether the template uses the variable `tools`; the word inside a string literal does not count."""
     return any(_TOOLS.search(_LITERAL.sub("", block)) for block in _BLOCK.findall(template))
 
 
 def _read(path: Path) -> Metadata | None:
-    """None if the file cannot be read."""
+    """Return the metadata of the file; None if it cannot be read."""
     try:
         stat = path.stat()
         return _read_file(path, stat.st_mtime_ns, stat.st_size)
@@ -106,60 +109,62 @@ def _read(path: Path) -> Metadata | None:
 def _read_file(path: Path, _mtime_ns: int, _size: int) -> Metadata:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         entries = list(_entries(data))
-        texts = {key: _string(data, at)[0].decode("utf-8", "replace") for key, kind, at in entries if kind == _STRING}
+        texts = {
+            key: _string(data, offset)[0].decode("utf-8", "replace") for key, kind, offset in entries if kind == _STRING
+        }
         architecture = texts.get(b"general.architecture", "")
-        wanted = {f"{architecture}.{name}".encode(): name for name in _SIZING}
+        names = {f"{architecture}.{name}".encode(): name for name in _SIZE_KEYS}
         return Metadata(
             tuple(text for key, text in texts.items() if key.startswith(_TEMPLATE)),
-            {wanted[key]: _integers(data, at, kind) for key, kind, at in entries if key in wanted},
+            {names[key]: _integers(data, offset, kind) for key, kind, offset in entries if key in names},
         )
 
 
 def _entries(data: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
-    """Every key, the type of its value, and the offset of the value."""
+    """Yield every key with the type of its value and the offset of the value."""
     if data[:4] != _MAGIC:
         raise ValueError("no GGUF file")
     (count,) = _COUNT.unpack_from(data, 16)  # after magic, version and the number of tensors
-    at = 24
+    offset = 24
     for _ in range(count):
-        key, at = _string(data, at)
-        (kind,) = _TYPE.unpack_from(data, at)
-        at += _TYPE.size
-        yield key, kind, at
-        at = _string(data, at)[1] if kind == _STRING else _end_of(data, at, kind, _MAX_DEPTH)
+        key, offset = _string(data, offset)
+        (kind,) = _TYPE.unpack_from(data, offset)
+        offset += _TYPE.size
+        yield key, kind, offset
+        offset = _string(data, offset)[1] if kind == _STRING else _end_of(data, offset, kind, _MAX_DEPTH)
 
 
-def _integers(data: mmap.mmap, at: int, kind: int) -> tuple[int, ...]:
-    """The integer at an offset, or those of an array there; empty for values of another type."""
+def _integers(data: mmap.mmap, offset: int, kind: int) -> tuple[int, ...]:
+    """Return the integer at an offset, or the integers of the array there; empty for values of another type."""
     count = 1
     if kind == _ARRAY:
-        kind, count = _ARRAY_HEAD.unpack_from(data, at)
-        at += _ARRAY_HEAD.size
+        kind, count = _ARRAY_HEAD.unpack_from(data, offset)
+        offset += _ARRAY_HEAD.size
     if kind not in _INTEGERS or count > _MAX_LAYERS:
         return ()
-    return struct.unpack_from(f"<{count}{_INTEGERS[kind]}", data, at)
+    return struct.unpack_from(f"<{count}{_INTEGERS[kind]}", data, offset)
 
 
-def _string(data: mmap.mmap, at: int) -> tuple[bytes, int]:
-    (size,) = _COUNT.unpack_from(data, at)
-    end = at + _COUNT.size + size
+def _string(data: mmap.mmap, offset: int) -> tuple[bytes, int]:
+    (size,) = _COUNT.unpack_from(data, offset)
+    end = offset + _COUNT.size + size
     if end > len(data):
         raise ValueError("the file is truncated")
-    return data[at + _COUNT.size : end], end
+    return data[offset + _COUNT.size : end], end
 
 
-def _end_of(data: mmap.mmap, at: int, kind: int, depth: int) -> int:
-    """The offset of the end of a value."""
+def _end_of(data: mmap.mmap, offset: int, kind: int, depth: int) -> int:
+    """Return the offset of the end of a value."""
     if kind != _ARRAY:
-        return at + _SIZES[kind]
-    item, count = _ARRAY_HEAD.unpack_from(data, at)
-    at += _ARRAY_HEAD.size
+        return offset + _SIZES[kind]
+    item, count = _ARRAY_HEAD.unpack_from(data, offset)
+    offset += _ARRAY_HEAD.size
     if item == _STRING:
         for _ in range(count):
-            at += _COUNT.size + _COUNT.unpack_from(data, at)[0]
+            offset += _COUNT.size + _COUNT.unpack_from(data, offset)[0]
     elif item == _ARRAY and depth:
         for _ in range(count):
-            at = _end_of(data, at, item, depth - 1)
+            offset = _end_of(data, offset, item, depth - 1)
     else:
-        at += count * _SIZES[item]
-    return at
+        offset += count * _SIZES[item]
+    return offset

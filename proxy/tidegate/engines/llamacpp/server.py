@@ -1,6 +1,6 @@
-"""The child process: llama.cpp's HTTP server on a Unix socket, until SIGTERM.
+"""The child process of the kind llama.cpp: llama.cpp's HTTP server on a Unix socket, until SIGTERM.
 
-Run as `python -m tidegate.engines.llamacpp.server`, with its `llamacpp.ServerSpec` as JSON in the environment.
+It is run as `python -m tidegate.engines.llamacpp.server`, with its `engine.ServerSpec` as JSON in the environment.
 """
 
 import os
@@ -13,9 +13,9 @@ import xllamacpp
 from tidegate.engines.llamacpp.engine import SPEC_VARIABLE, ServerSpec
 
 
-def main(told: str) -> None:
-    """Serve, and return after SIGTERM."""
-    spec = msgspec.json.decode(told, type=ServerSpec)
+def main(spec_json: str) -> None:
+    """Serve until SIGTERM; `spec_json` is a `ServerSpec` as JSON."""
+    spec = msgspec.json.decode(spec_json, type=ServerSpec)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     server = xllamacpp.Server(_params(spec))
@@ -33,9 +33,9 @@ def _params(spec: ServerSpec) -> xllamacpp.CommonParams:
     params.cpuparams_batch.n_threads = spec.threads
     params.n_ctx = spec.context_tokens * spec.parallel
     params.n_parallel = spec.parallel
-    params.kv_unified = False  # a cache of its own for each request: when a shared one is full, all requests fail
+    params.kv_unified = False  # one cache for each request: if a shared cache is full, all requests fail
     params.use_jinja = True
-    params.endpoint_slots = False  # it would show what others ask
+    params.endpoint_slots = False  # the route /slots would show the prompts of other requests
     params.endpoint_metrics = True
     params.ui = False
     return params

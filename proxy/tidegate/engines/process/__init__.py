@@ -1,1 +1,1 @@
-"""Processes of engines: starting one, reading its output, and ending it with everything that it has started."""
+"""Processes of engines: starting a process, reading its output, and ending it with all that it has started."""

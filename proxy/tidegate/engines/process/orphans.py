@@ -1,10 +1,10 @@
-"""Finds processes of engines that no warden ends, by a mark, and ends them.
+"""Finds engine processes that no warden ends, by a mark, and kills them.
 
-They are those of a Tidegate that was killed together with its wardens, and those that have left the session of their
-engine, as a daemon does. Every process of an engine has a mark that names the Tidegate that started it: by pid and
-start time, as a pid may be used again. The mark is an environment variable, and also the name of the pipe that the
-engine writes its output to: a process that changes its title, as vLLM's core and workers do, overwrites its environment
-in `/proc`. Without `/proc` there are no marks, and nothing is found.
+Such a process belongs to a Tidegate that was killed together with its wardens, or has left the session of its engine,
+as a daemon does. Every process of an engine has a mark that names the Tidegate that started it, by pid and start time,
+since a pid may be used again. The mark is in an environment variable, and also in the name of the pipe to which the
+engine writes its output: a process that changes its title, as vLLM's core and workers do, overwrites its environment in
+`/proc`. Without `/proc` there are no marks, and nothing is found.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tidegate.engines.process import warden
-from tidegate.engines.process.sockets import pid_namespace, temporary
+from tidegate.engines.process.sockets import pid_namespace, temporary_folder
 from tidegate.telemetry.logs import Log
 
 VARIABLE = "TIDEGATE_ENGINE_MARK"
@@ -31,11 +31,13 @@ _PROC = Path("/proc")
 _MARK = re.compile(
     r"tidegate-engine-(?P<pid>\d+)-(?P<started>\d+)-(?P<namespace>\d+)-(?P<name>[\w.:-]+)(?:~(?P<start>[0-9a-f]{16}))?"
 )
-_MARK_END = "~"  # in no engine's name
+_MARK_END = "~"  # no engine's name contains it
 _START_BYTES = 8
-_STARTED = 19  # the start time, field 22 of /proc/PID/stat; counted from field 3, which follows the program's name
+_START_TIME_FIELD = (
+    19  # the start time, field 22 of /proc/PID/stat; counted from field 3, which follows the program's name
+)
 _DEAD = frozenset("ZX")
-_GONE_S = 10.0
+_MAX_WAIT_S = 10.0
 _POLL_S = 0.05
 
 
@@ -43,11 +45,11 @@ class Mark(Struct, frozen=True):
     """Names the Tidegate that started a process.
 
     Attributes:
-        pid: of that Tidegate.
-        started: when that Tidegate was started, in clock ticks since the machine was.
-        namespace: the pid namespace; pids of another one cannot be looked up here.
-        name: the engine's.
-        start: which of its starts, as a random number in hexadecimal digits; empty where that is not said.
+        pid: the pid of that Tidegate.
+        started: the start time of that Tidegate, in clock ticks since the machine was started.
+        namespace: the pid namespace of that Tidegate; pids of another namespace cannot be looked up here.
+        name: the engine's name.
+        start: identifies one start of the engine by a random number in hexadecimal digits; empty where unknown.
     """
 
     pid: int
@@ -62,7 +64,7 @@ class Mark(Struct, frozen=True):
 
 
 class Orphan(Struct, frozen=True):
-    """A living process of an engine whose Tidegate is gone."""
+    """A running process of an engine: its pid, its session, and its mark."""
 
     pid: int
     session: int
@@ -70,7 +72,7 @@ class Orphan(Struct, frozen=True):
 
 
 def make_mark(name: str) -> Mark | None:
-    """The mark of a new start of an engine by this process; None where there is no `/proc`."""
+    """The mark for a new start of an engine by this process; None where there is no `/proc`."""
     pid = os.getpid()
     with contextlib.suppress(OSError, ValueError):
         state = _state(pid)
@@ -80,7 +82,7 @@ def make_mark(name: str) -> Mark | None:
 
 
 def read_marks(text: str) -> Iterator[Mark]:
-    """The marks in a text."""
+    """All marks in a text."""
     for found in _MARK.finditer(text):
         with contextlib.suppress(ValueError):
             numbers = int(found["pid"]), int(found["started"]), int(found["namespace"])
@@ -88,61 +90,61 @@ def read_marks(text: str) -> Iterator[Mark]:
 
 
 def open_pipe(mark: Mark | None) -> tuple[int, int]:
-    """A pipe that has the mark in its name: the end to read from, which does not block, and the end to write to."""
+    """Open a pipe with the mark in its name; returns the read end, which does not block, and the write end."""
     if mark is not None:
-        path = temporary() / f"{mark}{_MARK_END}pipe{secrets.token_hex(4)}"
+        path = temporary_folder() / f"{mark}{_MARK_END}pipe{secrets.token_hex(4)}"
         with contextlib.suppress(OSError):  # not every file system has named pipes
             os.mkfifo(path, 0o600)
             try:
-                reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                return reading, _open_or_close(path, reading)
+                read_end = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                return read_end, _open_write_end(path, read_end)
             finally:
-                path.unlink()  # its descriptors keep the name
+                path.unlink()  # `/proc/PID/fd` still shows the name
     return os.pipe()
 
 
-def _open_or_close(path: Path, reading: int) -> int:
+def _open_write_end(path: Path, read_end: int) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
-        os.close(reading)
+        os.close(read_end)
         raise
 
 
 def find_orphans(namespace: int | None = None) -> Sequence[Orphan]:
-    """The processes of our user whose mark names a Tidegate that is gone.
+    """The processes of the current user whose mark names a Tidegate that does not run any more.
 
     Args:
-        namespace: only marks of this pid namespace count; None: our own.
+        namespace: only marks of this pid namespace count; None: the namespace of this process.
     """
     if (own := make_mark("")) is None:
         return []
     namespace = own.namespace if namespace is None else namespace
     inherited = set(read_marks(os.environ.get(VARIABLE, "")))  # if this Tidegate runs inside an engine
     orphans = []
-    for pid, all_marks in _marked(own.pid):
+    for pid, all_marks in _marked_processes(own.pid):
         marks = all_marks - inherited
-        if marks and all(mark.namespace == namespace and not _lives(mark) for mark in marks):
+        if marks and all(mark.namespace == namespace and not _is_tidegate_running(mark) for mark in marks):
             with contextlib.suppress(OSError):
                 orphans.append(Orphan(pid, os.getsid(pid), next(iter(marks))))
     return orphans
 
 
-def end_start(mark: Mark | None) -> None:
-    """Kill what is left of one start of an engine, in any session, and wait until it has ended, as `end_orphans`."""
+def kill_remaining(mark: Mark | None) -> None:
+    """Kill all processes left of one start of an engine, in any session; waits for their end as `end_orphans` does."""
     if mark is not None:
-        _end(lambda: list(_left_of(mark)))
+        _kill_all(lambda: list(_processes_of(mark)))
 
 
-def _left_of(mark: Mark) -> Iterator[Orphan]:
-    for pid, marks in _marked(mark.pid):
+def _processes_of(mark: Mark) -> Iterator[Orphan]:
+    for pid, marks in _marked_processes(mark.pid):
         if mark in marks:
             with contextlib.suppress(OSError):
                 yield Orphan(pid, os.getsid(pid), mark)
 
 
-def _marked(own: int) -> Iterator[tuple[int, AbstractSet[Mark]]]:
-    """The processes of our user, without this one and its ancestors, and the marks that they have."""
+def _marked_processes(own: int) -> Iterator[tuple[int, AbstractSet[Mark]]]:
+    """The current user's processes and their marks, without the process `own` and its ancestors."""
     spared = {own, *_ancestors(own)}
     for pid in (int(folder.name) for folder in _PROC.glob("[0-9]*")):
         with contextlib.suppress(OSError):
@@ -151,7 +153,7 @@ def _marked(own: int) -> Iterator[tuple[int, AbstractSet[Mark]]]:
 
 
 def end_orphans(namespace: int | None = None) -> Sequence[Orphan]:
-    """Kill the orphans with their sessions, and wait until they have ended, ten seconds at most.
+    """Kill the orphans with their sessions, and wait until they have ended, at most ten seconds. Blocks.
 
     Args:
         namespace: as in `find_orphans`.
@@ -159,17 +161,17 @@ def end_orphans(namespace: int | None = None) -> Sequence[Orphan]:
     Returns:
         The orphans that were found.
     """
-    return _end(lambda: find_orphans(namespace))
+    return _kill_all(lambda: find_orphans(namespace))
 
 
-def _end(find: Callable[[], Sequence[Orphan]]) -> Sequence[Orphan]:
+def _kill_all(find: Callable[[], Sequence[Orphan]]) -> Sequence[Orphan]:
     ended: dict[int, Orphan] = {}
-    until_s = time.monotonic() + _GONE_S
+    until_s = time.monotonic() + _MAX_WAIT_S
     while (found := find()) and time.monotonic() < until_s:
         marked = {orphan.pid for orphan in found}
         for session in {orphan.session for orphan in found} - {os.getsid(0)}:
-            # a session is an engine's if its leader is marked, or has ended
-            if session in marked or not _runs(_state(session)):
+            # the whole session belongs to the engine if its leader is marked, or has ended
+            if session in marked or not _is_running(_state(session)):
                 warden.kill_session(session)
         for orphan in found:
             ended[orphan.pid] = orphan
@@ -180,10 +182,10 @@ def _end(find: Callable[[], Sequence[Orphan]]) -> Sequence[Orphan]:
 
 
 async def sweep(log: Log, namespace: int | None = None) -> None:
-    """End the orphans in a thread, and log them; never raises.
+    """Kill the orphans in a thread, and log them; never raises.
 
     Args:
-        log: for the orphans that were found.
+        log: receives the orphans that were found.
         namespace: as in `find_orphans`.
     """
     try:
@@ -199,31 +201,31 @@ async def sweep(log: Log, namespace: int | None = None) -> None:
 
 
 def _marks_of(pid: int) -> Iterator[Mark]:
-    """The marks in the names of its output pipes and in its environment, unless it has overwritten that."""
+    """The marks in the names of a process's output pipes, and in its environment if that is not overwritten."""
     process = _PROC / str(pid)
     for descriptor in ("fd/1", "fd/2"):
         with contextlib.suppress(OSError):
             yield from read_marks(str((process / descriptor).readlink()))
     with contextlib.suppress(OSError):
-        _, found, behind = (b"\0" + (process / "environ").read_bytes()).partition(f"\0{VARIABLE}=".encode())
+        _, found, rest = (b"\0" + (process / "environ").read_bytes()).partition(f"\0{VARIABLE}=".encode())
         if found:
-            yield from read_marks(os.fsdecode(behind.partition(b"\0")[0]))
+            yield from read_marks(os.fsdecode(rest.partition(b"\0")[0]))
 
 
-def _lives(mark: Mark) -> bool:
-    """Whether the Tidegate of the mark runs; a zombie does not."""
+def _is_tidegate_running(mark: Mark) -> bool:
+    """Whether the Tidegate that the mark names is running; a zombie is not."""
     state = _state(mark.pid)
-    return state is not None and _runs(state) and state[1] == mark.started
+    return state is not None and _is_running(state) and state[1] == mark.started
 
 
-def _runs(state: tuple[str, int] | None) -> bool:
+def _is_running(state: tuple[str, int] | None) -> bool:
     return state is not None and state[0] not in _DEAD
 
 
 def _state(pid: int) -> tuple[str, int] | None:
-    """The letter of a process's state, and its start time; None where there is no such process."""
+    """The state letter and the start time of a process; None where there is no such process."""
     fields = _stat(pid)
-    return None if fields is None else (fields[0], int(fields[_STARTED]))
+    return None if fields is None else (fields[0], int(fields[_START_TIME_FIELD]))
 
 
 def _stat(pid: int) -> Sequence[str] | None:

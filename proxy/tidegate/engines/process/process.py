@@ -1,4 +1,4 @@
-"""One child process of an engine: started in a session of its own, read, ended with all that it has started."""
+"""`EngineProcess`: starts an engine in a session of its own, reads its output, and ends it with its children."""
 
 import asyncio
 import contextlib
@@ -14,21 +14,24 @@ from tidegate.telemetry.redaction import mask
 
 _MAX_LINE = 4096
 _READ_BYTES = 65536
-_LAST_WORDS_S = 1.0
-_WARDEN_S = 5.0  # after that the session is killed from here
+_LAST_OUTPUT_S = 1.0
+_WARDEN_S = 5.0  # a warden that runs longer than this is killed with its session
 _LINE_END = re.compile(rb"[\r\n]")
 _WARDEN = (sys.executable, "-I", "-S", warden.__file__)
 
 
 class EngineProcess:
-    """Runs one command behind the warden (see `warden`); owner of the process and of what is kept of its output.
+    """Runs one command as a child of the warden script (see `warden`); owns the process and the last lines of output.
 
-    Starting and ending are tasks of their own, so that the cancellation of a caller does not interrupt them. A process
-    that was started is ended by `end`.
+    Starting and ending run in tasks of their own, so that the cancellation of a calling task does not interrupt them.
+    A process that was started must be ended by `end`.
 
     Args:
-        on_line: told of each line of the output, standard error included.
-        name: the engine's, for its mark (see `orphans`).
+        on_line: called with each line of the output, standard error included.
+        name: the engine's name, for its mark (see `orphans`).
+
+    Attributes:
+        lines: the lines of output that are kept.
     """
 
     def __init__(self, on_line: Callable[[str], None], name: str = "engine") -> None:
@@ -36,7 +39,7 @@ class EngineProcess:
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
         self._output: OutputReader | None = None
-        self._request_scope: int | None = None
+        self._warden_stdin: int | None = None
         self._mark: orphans.Mark | None = None
         self._secrets: Sequence[str] = ()
         self._starting: asyncio.Task[None] | None = None
@@ -45,76 +48,76 @@ class EngineProcess:
 
     @property
     def pid(self) -> int | None:
-        """The session's id, while it runs."""
+        """The pid of the session's leader (the warden), from the start until `end` has finished; else None."""
         return None if self._process is None else self._process.pid
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is none, or no more."""
+        """Whether no process was started, or the process has ended."""
         return self._process is None or self._process.returncode is not None
 
     async def start(self, command: Command) -> None:
-        """Start it.
+        """Start the process.
 
         Raises:
-            OSError: there is no such program.
+            OSError: the process cannot be created.
         """
         self.lines.begin()
         self._secrets = command.secrets
-        # shielded: a cancellation during the spawn would kill the warden, not the engine
+        # shielded: a cancellation during the spawn would kill the warden, but not the engine
         self._starting = asyncio.create_task(self._spawn(command))
         await asyncio.shield(self._starting)
 
     async def wait(self) -> int:
-        """Its exit status."""
+        """Wait until the process has ended; returns its exit status."""
         assert self._process is not None  # noqa: S101 - `start` has set it
         return await self._process.wait()
 
-    async def read_out(self) -> None:
-        """Wait until its last lines are read, not long: what it has started may hold its output open."""
+    async def read_rest(self) -> None:
+        """Wait until the last lines are read, at most a second: a child of the engine may keep the pipe open."""
         if self._output is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._output.has_ended.wait(), _LAST_WORDS_S)
+                await asyncio.wait_for(self._output.has_ended.wait(), _LAST_OUTPUT_S)
 
     async def end(self, grace_s: float) -> None:
-        """SIGTERM or the stop command, then SIGKILL after `grace_s`; then all processes that it has started are killed.
+        """End the process by SIGTERM or the stop command, after `grace_s` by SIGKILL, and kill all that it has started.
 
-        Raises only the caller's own cancellation; a second call then waits for the same end.
+        Raises only the cancellation of the calling task; a second call then waits for the same end.
         """
         if self._ending is None:
             self._ending = asyncio.create_task(self._end(grace_s))
         await asyncio.shield(self._ending)
 
     async def _spawn(self, command: Command) -> None:
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            # pipes of our own: with asyncio's, `wait` returns only when every process that inherited an end has ended
+        with contextlib.ExitStack() as child_ends, contextlib.ExitStack() as own_ends:
+            # not asyncio's pipes: with them `wait` returns only when every process that inherited an end has ended
             self._mark = orphans.make_mark(self._name)
             output, output_end = orphans.open_pipe(self._mark)
-            ours.callback(os.close, output)
-            theirs.callback(os.close, output_end)
-            lifeline_end, request_scope = os.pipe()
-            ours.callback(os.close, request_scope)
-            theirs.callback(os.close, lifeline_end)
+            own_ends.callback(os.close, output)
+            child_ends.callback(os.close, output_end)
+            warden_stdin_end, warden_stdin = os.pipe()
+            own_ends.callback(os.close, warden_stdin)
+            child_ends.callback(os.close, warden_stdin_end)
             self._process = await asyncio.create_subprocess_exec(
                 *_WARDEN,
                 *command.argv,
                 env=_environment(command, self._mark),
-                stdin=lifeline_end,
+                stdin=warden_stdin_end,
                 stdout=output_end,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
             )
-            ours.pop_all()
-        self._request_scope = request_scope
-        self._output = OutputReader(output, self._keep)
+            own_ends.pop_all()
+        self._warden_stdin = warden_stdin
+        self._output = OutputReader(output, self._store_line)
 
     async def _end(self, grace_s: float) -> None:
         try:
             if self._starting is not None:
                 await asyncio.wait((self._starting,))
-            await self._ask_to_end(grace_s)
+            await self._terminate(grace_s)
             await self._kill_rest()
-        except BaseException:  # this task is cancelled, as when the event loop closes
+        except BaseException:  # this task is cancelled, for example when the event loop closes
             if self._process is not None:
                 warden.kill_session(self._process.pid)
             raise
@@ -125,7 +128,7 @@ class EngineProcess:
         if process is not None:
             await process.wait()
 
-    async def _ask_to_end(self, grace_s: float) -> None:
+    async def _terminate(self, grace_s: float) -> None:
         if self._process is None or self._process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -135,27 +138,27 @@ class EngineProcess:
                 await self._process.wait()
 
     async def _kill_rest(self) -> None:
-        """Kill what is left of it: in its session by the warden, if that still runs, then in any other session."""
+        """Kill the remaining processes: in the session by the warden, if it still runs, then in any other session."""
         if self._process is not None:
-            self._cut_lifeline()
+            self._close_warden_stdin()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WARDEN_S):
                     await self._process.wait()
             await asyncio.to_thread(warden.kill_session, self._process.pid)
-            await asyncio.to_thread(orphans.end_start, self._mark)
+            await asyncio.to_thread(orphans.kill_remaining, self._mark)
 
     def _close_pipes(self) -> None:
-        self._cut_lifeline()
+        self._close_warden_stdin()
         if self._output is not None:
             self._output.close()
 
-    def _cut_lifeline(self) -> None:
-        """What the warden holds the other end of; it is cut as well when we are gone, however that came."""
-        if self._request_scope is not None:
-            os.close(self._request_scope)
-            self._request_scope = None
+    def _close_warden_stdin(self) -> None:
+        """Close the pipe to the warden, which then kills the session. The kernel closes it when Tidegate ends."""
+        if self._warden_stdin is not None:
+            os.close(self._warden_stdin)
+            self._warden_stdin = None
 
-    def _keep(self, line: str) -> None:
+    def _store_line(self, line: str) -> None:
         line = mask(line, self._secrets) if self._secrets else line
         self.lines.add(line)
         self._on_line(line)
@@ -167,20 +170,20 @@ def _environment(command: Command, mark: orphans.Mark | None) -> Mapping[str, st
 
 
 class OutputReader:
-    """Reads lines from a pipe in the event loop, until `close`; owner of the descriptor.
+    """Reads lines from a pipe in the event loop, until `close`; owns the descriptor.
 
     Args:
         descriptor: the read end of the pipe.
-        on_line: called with each line that is not blank; the event loop logs its exceptions, and reading goes on.
+        on_line: called with each line that is not blank; the event loop logs its exceptions, and reading continues.
 
     Attributes:
-        has_ended: set when every process has closed the write end.
+        has_ended: set when every process has closed the write end of the pipe.
     """
 
     def __init__(self, descriptor: int, on_line: Callable[[str], None]) -> None:
         self._descriptor: int | None = descriptor
         self._on_line = on_line
-        self._held = b""
+        self._partial_line = b""
         self._loop = asyncio.get_running_loop()
         self.has_ended = asyncio.Event()
         os.set_blocking(descriptor, False)
@@ -198,13 +201,13 @@ class OutputReader:
             data = os.read(descriptor, _READ_BYTES)
         except BlockingIOError:
             return
-        # progress bars are redrawn behind a carriage return, and end no line
-        *lines, self._held = _LINE_END.split(self._held + data)
-        self._held = self._held[-_MAX_LINE:]
+        # a progress bar is redrawn after a carriage return, without a line feed
+        *lines, self._partial_line = _LINE_END.split(self._partial_line + data)
+        self._partial_line = self._partial_line[-_MAX_LINE:]
         if not data:
             self.close()
             self.has_ended.set()
-            lines = [self._held]
+            lines = [self._partial_line]
         for line in lines:
             if text := line[:_MAX_LINE].decode("utf-8", "replace").rstrip():
                 self._on_line(text)

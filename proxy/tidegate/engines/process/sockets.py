@@ -1,6 +1,7 @@
 """Where an engine listens: the folder of its socket, or a port of the loopback address.
 
-The folder is in the system's place for temporary files, 0700, and named after our process and the namespace of its pid.
+The folder is in the system's folder for temporary files, has mode 0700, and is named after Tidegate's pid and the pid
+namespace.
 """
 
 import contextlib
@@ -15,55 +16,61 @@ from pathlib import Path
 _PREFIX = "tidegate-"
 _SOCKET = "engine.sock"
 _PROC = Path("/proc")
-_SHORT = Path("/tmp")  # noqa: S108 - a folder of ours is made in it, 0700 and with a name that cannot be guessed
-_MAX_PATH = 103 if sys.platform == "darwin" else 107  # bytes of `sun_path`, without the 0 at its end
+_SHORT_FOLDER = Path("/tmp")  # noqa: S108 - a folder with mode 0700 and a name that cannot be guessed is created in it
+_MAX_PATH = 103 if sys.platform == "darwin" else 107  # bytes of `sun_path`, without the terminating 0
 
 
 class SocketFolder:
-    """Named at once, made when it is wanted, as an engine may come to no start; only we may enter.
+    """Owns the folder of one engine's socket, which only Tidegate's user may enter.
+
+    The name is chosen at once; `clear` creates the folder, as not every engine is started.
 
     Args:
-        place: where it is made; None: where the system has temporary files. Where the path of a socket would be longer
-            there than the system allows, in /tmp.
+        parent: the folder in which it is created; None: the system's folder for temporary files. If the path of the
+            socket would be longer than the system allows, /tmp is used.
+
+    Attributes:
+        socket_path: the path of the socket.
     """
 
-    def __init__(self, place: Path | None = None) -> None:
+    def __init__(self, parent: Path | None = None) -> None:
         name = f"{_PREFIX}{os.getpid()}-{pid_namespace()}-{secrets.token_hex(4)}"
-        place = place or temporary()
-        _sweep(place)
-        if len(os.fsencode(place / name / _SOCKET)) > _MAX_PATH:
-            place = _SHORT
-            _sweep(place)
-        self._folder = place / name
-        self._is_made = False
+        parent = parent or temporary_folder()
+        _remove_stale(parent)
+        if len(os.fsencode(parent / name / _SOCKET)) > _MAX_PATH:
+            parent = _SHORT_FOLDER
+            _remove_stale(parent)
+        self._folder = parent / name
+        self._is_created = False
         self.socket_path = str(self._folder / _SOCKET)
 
     def clear(self) -> None:
-        """Make it, or empty it: no engine removes its socket, and none starts on an old one (`vllm.md`, section 4).
+        """Create the folder, or remove an old socket from it; to be called before each start.
 
-        It is made anew where it is gone, as when somebody clears the place up.
+        No engine removes its socket, and no engine starts where an old one exists (`vllm.md`, section 4). The folder is
+        created again if it was removed, as by a clean-up of temporary files.
 
         Raises:
-            OSError: it cannot be made, or somebody else has made one of that name.
+            OSError: the folder cannot be created, or another program has created one of that name.
         """
-        if not (self._is_made and self._folder.is_dir()):
+        if not (self._is_created and self._folder.is_dir()):
             self._folder.mkdir(mode=0o700)
-            self._is_made = True
+            self._is_created = True
         Path(self.socket_path).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Take it away with all that is in it; never raises."""
-        if self._is_made:
+        """Remove the folder with its contents; never raises."""
+        if self._is_created:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._is_made = False
+            self._is_created = False
 
 
-def temporary() -> Path:
-    """The system's place for temporary files; /tmp where none can be written to, so that the engine says so."""
+def temporary_folder() -> Path:
+    """The system's folder for temporary files; /tmp where none is writable, so that the engine's start reports it."""
     try:
         return Path(tempfile.gettempdir())
     except OSError:
-        return _SHORT
+        return _SHORT_FOLDER
 
 
 def free_port() -> int:
@@ -79,19 +86,19 @@ def free_port() -> int:
 
 
 def pid_namespace() -> int:
-    """The namespace of our pid: in another one the same number is another process. 0 where there is no `/proc`."""
+    """The namespace of this process's pid, as a pid means another process in another one; 0 without `/proc`."""
     try:
         return (_PROC / "self/ns/pid").stat().st_ino
     except OSError:
         return 0
 
 
-def _sweep(place: Path) -> None:
-    """Remove what a Tidegate that was killed has left behind: folders of ours whose process is gone.
+def _remove_stale(parent: Path) -> None:
+    """Remove the folders of killed Tidegates: those of this user and pid namespace whose process does not exist.
 
-    Containers may share the place: whether a process of another namespace is gone cannot be seen here.
+    Containers may share `parent`, but whether a process of another pid namespace exists cannot be seen here.
     """
-    for folder in place.glob(f"{_PREFIX}*-{pid_namespace()}-*"):
+    for folder in parent.glob(f"{_PREFIX}*-{pid_namespace()}-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
             is_ours = folder.stat().st_uid == os.getuid()

@@ -1,1 +1,1 @@
-"""The life of one engine whose process is ours: starting, watching, restarting, putting to sleep and stopping it."""
+"""One engine whose process Tidegate starts: starting, watching, restarting, putting to sleep and stopping it."""

@@ -1,4 +1,4 @@
-"""`EngineAccess`: lets requests into one engine, has them wait for it, or says why they get no place."""
+"""`EngineAccess`: gives requests a slot in one engine, lets them wait for it, or refuses them with the reason."""
 
 import asyncio
 
@@ -16,37 +16,40 @@ _RETRY_S = 5.0
 
 
 class EngineAccess:
-    """Owns the count of requests in one engine, and whether it is closed as it is to make room for another.
+    """Owns the counts of requests in one engine, and whether the engine is closed to new requests.
+
+    An engine is closed while it is to be unloaded so that another engine can be loaded. New requests wait meanwhile.
 
     Args:
-        status: what the engine does.
-        orders: where requests that need the engine say so.
-        treatment: its settings say how long a request waits.
-        clock: for idleness.
-        log: for closings and failures.
+        status: the engine's state.
+        goal_owner: its goal is set to "run" by a request that needs the engine.
+        current: its settings limit how long a request waits.
+        clock: measures how long the engine is idle.
+        log: receives closings and failures.
 
     Attributes:
-        closed_for: the engine that it is to make room for: new requests wait; None: it is open.
+        slots: the requests in the engine, and those that wait for it.
+        closed_for: the name of the other engine that is to be loaded; None: the engine is not closed.
     """
 
     def __init__(
-        self, status: StatusOwner, orders: GoalOwner, current: CurrentSettings, *, clock: Clock, log: Log
+        self, status: StatusOwner, goal_owner: GoalOwner, current: CurrentSettings, *, clock: Clock, log: Log
     ) -> None:
         self.slots = Slots(clock)
         self.closed_for: str | None = None
         self._status = status
-        self._goal_owner = orders
+        self._goal_owner = goal_owner
         self._current = current
         self._log = log
 
     @property
     def is_open(self) -> bool:
-        """Whether the engine takes requests."""
+        """Whether the engine accepts requests."""
         return self._status.is_ready and self.closed_for is None
 
     @property
     def availability(self) -> Availability:
-        """What may be expected of the engine, see `base.Engine`."""
+        """Whether a request can be answered, now or after a wait; see `base.Engine`."""
         if self._status.is_ready:
             return "ready"
         if self._will_be_ready:
@@ -55,12 +58,12 @@ class EngineAccess:
         return "unloaded" if is_down and not self._goal_owner.is_held else "unavailable"
 
     async def enter(self, *, can_wait: bool) -> Leave:
-        """Take a place, see `Supervisor.enter`."""
+        """Take a slot; see `Supervisor.enter`."""
         self.slots.request_came()
         if self._status.doubt.is_open:
             await self._status.doubt.settled()
         if not self.is_open:
-            self.ask()
+            self.request_load()
             if not (can_wait and self._will_be_ready):
                 raise self._unavailable()
             with self.slots.one_waits():
@@ -68,32 +71,32 @@ class EngineAccess:
         self.slots.take()
         return self.slots.leave
 
-    def ask(self) -> None:
-        """A request needs the engine: it is to run, unless it is making room, which it then does first."""
+    def request_load(self) -> None:
+        """Set the goal "run" for a request, unless the engine is held or closed; a closed engine is unloaded first."""
         if self._goal_owner.goal != "run" and not self._goal_owner.is_held and self.closed_for is None:
             self._goal_owner.set("run")
 
-    def close_for(self, wanted: str) -> None:
-        """Let new requests wait until it has made room for the engine `wanted`, or `reopen`."""
+    def close_for(self, other: str) -> None:
+        """Let new requests wait until the engine was unloaded so that `other` can be loaded, or until `reopen`."""
         if self.closed_for is None:
-            self._log.info("engine closed to make room", engine=self._status.name, wanted=wanted)
-        self.closed_for = wanted
+            self._log.info("engine closed for another engine", engine=self._status.name, wanted=other)
+        self.closed_for = other
 
     def reopen(self) -> None:
-        """Take requests again: no other engine needs the room any more."""
+        """Accept requests again: no other engine needs this one to be unloaded any more."""
         self.closed_for = None
         if self.slots.waiting or self._status.is_ready:
-            self.ask()
+            self.request_load()
         self._status.release_waiting()
 
-    def gave_room(self) -> None:
-        """The engine has made room; it is to run again if requests wait for it."""
+    def gpus_released(self) -> None:
+        """The engine has released its GPUs; it is to run again if requests wait for it."""
         self.closed_for = None
         if self.slots.waiting:
-            self.ask()
+            self.request_load()
 
     def doubt(self, error: ProxyError) -> None:
-        """A request failed in the engine, see `Supervisor.doubt`."""
+        """Make a health check due after a failed request; see `Supervisor.doubt`."""
         if not self._status.is_ready or not may_be_dead(error):
             return
         if is_refusal(error):
@@ -103,7 +106,7 @@ class EngineAccess:
         self._goal_owner.changed.set()
 
     def fail(self, reason: str) -> None:
-        """Take a dead engine out of routing at once, if it is ready; its process may still run."""
+        """Mark a ready engine as failed, so that it gets no requests; its process may still run."""
         if not self._status.is_ready:
             return
         self._log.warning("engine failed", engine=self._status.name, reason=reason)
@@ -112,10 +115,10 @@ class EngineAccess:
 
     @property
     def _will_be_ready(self) -> bool:
-        """Also after a crash and one failed start; an engine whose starts fail again is not waited for."""
+        """Whether to wait for the engine: also after a crash or one failed start, but not after two failed starts."""
         is_looping = self._status.now.state == "failed" and self._status.failed_starts > 1
-        is_wanted = self._goal_owner.goal == "run" or self.closed_for is not None
-        return is_wanted and not self._goal_owner.is_held and not is_looping
+        should_run = self._goal_owner.goal == "run" or self.closed_for is not None
+        return should_run and not self._goal_owner.is_held and not is_looping
 
     async def _wait_open(self) -> None:
         try:
@@ -131,11 +134,11 @@ class EngineAccess:
 
     def _unavailable(self) -> EngineUnavailable:
         if self._status.is_ready and self.closed_for is not None:
-            told = f"The engine '{self._status.name}' is being unloaded to make room for another engine."
-            return EngineUnavailable(told, retry_after_s=_RETRY_S)
+            message = f"The engine '{self._status.name}' is being unloaded so that another engine can be loaded."
+            return EngineUnavailable(message, retry_after_s=_RETRY_S)
         status = self._status.now
-        told = f"The engine '{self._status.name}' is not ready ({status.state}): {self._status.told}"
+        message = f"The engine '{self._status.name}' is not ready ({status.state}): {self._status.told}"
         if status.progress is not None:
-            share = "" if status.progress.done is None else f" {status.progress.done:.0%}"
-            told += f", {status.progress.phase}{share}"
-        return EngineUnavailable(told, retry_after_s=self._status.retry_after_s)
+            percent = "" if status.progress.done is None else f" {status.progress.done:.0%}"
+            message += f", {status.progress.phase}{percent}"
+        return EngineUnavailable(message, retry_after_s=self._status.retry_after_s)

@@ -1,4 +1,4 @@
-"""`Child`: the process of one engine through all its starts, and the reason of its end."""
+"""`Child`: the process of one engine through all its starts, and the reason for its end."""
 
 import asyncio
 import secrets
@@ -13,15 +13,18 @@ from tidegate.engines.process.sockets import SocketFolder
 from tidegate.engines.supervision.settings import CurrentSettings
 from tidegate.engines.supervision.status import StatusOwner
 
-_TOLD_LINES = 3
+_QUOTED_LINES = 3
 
 
 class Child:
     """Owns the process of one engine and the folder of its socket.
 
     Args:
-        status: of the engine, where the progress of a start is shown.
-        treatment: its kind, which has the command and reads the output.
+        status: the engine's status, which shows the progress of a start.
+        current: its kind has the command line and interprets the output.
+
+    Attributes:
+        socket_path: where the engine listens, if not on a port.
     """
 
     def __init__(self, status: StatusOwner, current: CurrentSettings) -> None:
@@ -33,7 +36,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The session's id, while it runs."""
+        """The pid of the session's leader (the warden) while the process runs, else None."""
         return self._process.pid
 
     @property
@@ -43,15 +46,15 @@ class Child:
 
     @property
     def lines(self) -> OutputTail:
-        """What is kept of its output."""
+        """The lines of its output that are kept."""
         return self._process.lines
 
     async def start(self, control: Control) -> None:
-        """Start it with a new key, which `control` gets too.
+        """Start the process with a new API key, and give key and port to `control`.
 
         Raises:
-            EngineError: something that its kind needs is missing.
-            Hopeless: there is no such program.
+            EngineError: something that the kind needs is missing.
+            PermanentEngineError: the program does not exist, or cannot be executed.
         """
         api_key = secrets.token_urlsafe(24)
         command = self._current.kind.command(self.socket_path, api_key)
@@ -66,40 +69,42 @@ class Child:
             raise PermanentEngineError(f"{command.argv[0]} cannot be started: {error.strerror}") from error
 
     async def end(self, grace_s: float) -> None:
-        """End it and its children, by force after `grace_s`; returns when they have ended."""
+        """End the process and its children, by SIGKILL after `grace_s` seconds; returns when they have ended."""
         await self._process.end(grace_s)
 
     def remove_folder(self) -> None:
-        """Remove the folder of its socket; the last call."""
+        """Remove the folder of the socket; called last."""
         self._folder.remove()
 
     def read_line(self, line: str) -> None:
-        """Show the progress that a line of its output tells."""
+        """Show the progress that a line of output contains, if any."""
         if self._status.now.state != "starting":
             return
         if (progress := self._current.kind.progress(line)) is not None:
             self._status.show(progress)
 
-    async def unless_it_ends(self, coming: Coroutine[Any, Any, object], timeout_s: float | None) -> None:
-        """Wait for `coming`, or until the time is over.
+    async def wait_while_running(self, awaited: Coroutine[Any, Any, object], timeout_s: float | None) -> None:
+        """Wait for `awaited` while the process runs, at most `timeout_s` seconds (None: no limit).
+
+        `awaited` is cancelled if it has not finished by then.
 
         Raises:
             EngineError: the process ended first.
         """
-        tasks = asyncio.create_task(coming), asyncio.create_task(self._process.wait())
+        tasks = asyncio.create_task(awaited), asyncio.create_task(self._process.wait())
         try:
             await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if tasks[1].done():
-                raise await self.ended()
+                raise await self.end_reason()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def ended(self) -> EngineError:
-        """The reason of an end that was not ordered."""
+    async def end_reason(self) -> EngineError:
+        """The reason for an end that Tidegate did not cause; waits for the end and the rest of the output."""
         status = await self._process.wait()
-        await self._process.read_out()
+        await self._process.read_rest()
         number = signal_of(status)
         if number in SENT:
             return EngineError(tell_signal(number))
@@ -108,10 +113,10 @@ class Child:
         return self.error(f"it ended with status {status}") if number is None else EngineError(tell_signal(number))
 
     def error(self, what: str) -> EngineError:
-        """`what`, and what the output of a start says about it: the lines marked as errors, or else the last one."""
-        if self.lines.was_healthy:  # a line may hold a caller's text, and reasons stay in logs
+        """An error with the message `what`, and with the start's error lines or else its last line as the output."""
+        if self.lines.was_healthy:  # a line may hold a caller's text, and the reason of a status is written to logs
             return EngineError(f"{what}; see tidegate engines logs {self._status.name}")
         lines = self.lines.since_healthy
-        said = [line for line in lines if "WARNING" not in line]  # "failed with error …, goes on"
-        errors = [line for line in said if " E " in line or "rror" in line]
-        return EngineError(what, errors[-_TOLD_LINES:] or lines[-1:])
+        not_warnings = [line for line in lines if "WARNING" not in line]  # such as "failed with error …, goes on"
+        errors = [line for line in not_warnings if " E " in line or "rror" in line]
+        return EngineError(what, errors[-_QUOTED_LINES:] or lines[-1:])

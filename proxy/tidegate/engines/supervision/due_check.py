@@ -8,11 +8,11 @@ from tidegate.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamUn
 REFUSED = "it refuses connections"
 NO_ANSWER = "its health route breaks connections off"
 UNHEALTHY = "its health route reports a failure"
-_VERDICT_S = 1.0  # `settled` waits no longer for the health check
+_MAX_WAIT_S = 1.0  # `settled` waits no longer than this for the health check
 
 
 def may_be_dead(error: ProxyError) -> bool:
-    """Whether the engine of a request that failed with `error` may be dead: the connection broke, or it answered a 5xx.
+    """Whether an engine whose request failed with `error` may be dead: the connection broke, or the answer was a 5xx.
 
     vLLM answers with 500 for a while after its core has died (reference `vllm.md`, section 4).
     """
@@ -20,28 +20,28 @@ def may_be_dead(error: ProxyError) -> bool:
 
 
 def is_refusal(error: ProxyError) -> bool:
-    """Whether the engine accepts no connections: nothing listens there, so it is dead without a further check."""
+    """Whether the engine refused the connection: nothing listens there, so it is dead without a further check."""
     return isinstance(error, UpstreamUnreachable) and error.is_unconnected
 
 
 class DueCheck:
-    """Whether a health check of one engine is due because a request failed. Owned by the engine, which closes it."""
+    """Whether a health check of one engine is due because a request failed. The engine owns it and closes it."""
 
     def __init__(self) -> None:
         self._closed: asyncio.Event | None = None
 
     @property
     def is_open(self) -> bool:
-        """A health check is due."""
+        """Whether a health check is due."""
         return self._closed is not None
 
     def open(self) -> None:
-        """A request failed: a health check is due from now on."""
+        """Make a health check due, after a failed request."""
         if self._closed is None:
             self._closed = asyncio.Event()
 
     def close(self) -> None:
-        """The check has been made, or is not needed any more."""
+        """End the wait: the check has been made, or is not needed any more."""
         if self._closed is not None:
             self._closed.set()
             self._closed = None
@@ -50,5 +50,5 @@ class DueCheck:
         """Wait until the check has been made, at most a second."""
         if self._closed is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_VERDICT_S):
+                async with asyncio.timeout(_MAX_WAIT_S):
                     await self._closed.wait()

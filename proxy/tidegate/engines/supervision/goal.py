@@ -1,4 +1,4 @@
-"""`GoalOwner`: what is wanted of one engine."""
+"""`GoalOwner`: whether one engine is to run, to sleep or to be stopped."""
 
 import asyncio
 
@@ -6,12 +6,12 @@ from tidegate.engines.base import Goal
 
 
 class GoalOwner:
-    """Owns the goal of one engine, and whether the administrator has stopped it.
+    """Owns the goal of one engine, and whether requests may start the engine.
 
     Attributes:
-        goal: what the supervisor is to make of the engine.
-        is_held: stopped by the administrator, or given up; no request starts it.
-        changed: set when another goal is set, or a request has failed. The supervisor's task clears it before it waits.
+        goal: the state to which the supervisor brings the engine.
+        is_held: True: no request starts the engine, as the administrator has stopped it, or it has crashed too often.
+        changed: set when a goal is set, or a request has failed. The supervisor's task clears it before it waits.
     """
 
     def __init__(self, goal: Goal) -> None:
@@ -20,11 +20,11 @@ class GoalOwner:
         self.changed = asyncio.Event()
 
     def set(self, goal: Goal) -> None:
-        """Want this from now on."""
+        """Set the goal."""
         self.goal = goal
         self.changed.set()
 
     def hold(self) -> None:
-        """Stop the engine, and let no request start it."""
+        """Set the goal "stop", and let no request start the engine."""
         self.is_held = True
         self.set("stop")

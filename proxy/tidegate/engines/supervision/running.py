@@ -1,4 +1,4 @@
-"""`Running`: one engine from the start of its process until it is to stop: becoming ready, watched, asleep."""
+"""`Running`: one engine from the start of its process until it is to stop: loading, ready, asleep."""
 
 import asyncio
 
@@ -12,26 +12,26 @@ from tidegate.engines.supervision.status import StatusOwner
 from tidegate.engines.supervision.watch import Watch
 from tidegate.telemetry.logs import Log
 
-_END_WAIT_S = 1.0
+_WAIT_FOR_END_S = 1.0
 
 
 class Running:
-    """Takes a process that was started through the states from starting to draining; owns its last metrics.
+    """Moves a started engine through the states from starting to draining; owns its last metrics.
 
-    Each method is awaited by the supervisor's one task, and raises `EngineError` where the engine cannot go on.
+    The supervisor's one task awaits the coroutine methods. They raise `EngineError` where the engine cannot continue.
 
     Args:
-        child: its process.
-        status: which this class moves.
-        orders: what is wanted of it.
-        entrance: the requests in it, and whether it takes others.
-        treatment: its kind and its settings.
-        room: which it gives back when it sleeps.
+        child: the engine's process.
+        status: the engine's status, which this class changes.
+        goal_owner: whether the engine is to run, to sleep or to stop.
+        access: the requests in the engine, and whether it accepts more.
+        current: the engine's kind and settings.
+        allocator: gets the GPUs back when the engine sleeps or has ended.
         clock: for time limits.
-        log: for suspicion and sleep.
+        log: receives suspicions and sleeps.
 
     Attributes:
-        looked: its last metrics.
+        observed_load: the engine's last metrics.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Running:
         *,
         child: Child,
         status: StatusOwner,
-        orders: GoalOwner,
+        goal_owner: GoalOwner,
         access: EngineAccess,
         current: CurrentSettings,
         allocator: GpuClaims,
@@ -49,7 +49,7 @@ class Running:
         self.observed_load = ObservedLoad()
         self._child = child
         self._status = status
-        self._goal_owner = orders
+        self._goal_owner = goal_owner
         self._access = access
         self._slots = access.slots
         self._current = current
@@ -58,27 +58,31 @@ class Running:
         self._log = log
 
     async def until_ready(self, control: Control, *, is_new: bool = True) -> None:
-        """Ask its health route until it answers, ends, or takes too long; one that slept still has its adapters.
+        """Poll the health route until it answers; returns early if the goal is "stop".
+
+        Args:
+            control: the engine's own HTTP routes.
+            is_new: False after a sleep: the engine still has its adapters, so `restore` is not called.
 
         Raises:
-            EngineError: it ended, or took too long.
+            EngineError: the process ended, or the start took too long.
         """
         limit_s = self._current.kind.start_timeout_s
         until_s = self._clock.monotonic_s() + limit_s
         lines = self._child.lines
-        asked_at = lines.number
+        line_number = lines.number
         while not await control.answers():
-            asked_at = lines.number
+            line_number = lines.number
             if self._child.has_ended:
-                raise await self._child.ended()
+                raise await self._child.end_reason()
             if self._clock.monotonic_s() > until_s:
-                fault = await control.fault()  # it may listen elsewhere, or have another health route
+                fault = await control.fault()  # the engine may listen elsewhere, or have another health route
                 raise self._child.error(f"no answer in {limit_s:g} s" + (f", as {fault}" if fault else ""))
             if self._goal_owner.goal == "stop":
                 return
             self._status.count_down()
             await asyncio.sleep(self._current.settings.poll_s)
-        lines.saw_healthy(asked_at)
+        lines.mark_healthy(line_number)
         if is_new:
             await control.restore()
         self._slots.open()
@@ -86,11 +90,11 @@ class Running:
         took_s = self._status.end_start()
         self._log.info("engine ready", engine=self._status.name, pid=self._child.pid, took_s=round(took_s, 1))
 
-    async def live(self, control: Control) -> None:
-        """From ready on, until it is to stop.
+    async def run(self, control: Control) -> None:
+        """Run the engine from ready on until the goal is "stop", and drain it then.
 
         Raises:
-            EngineError: it ended, or stands still.
+            EngineError: the process ended, or the engine hangs.
         """
         watch = Watch(control, self._clock, pause_s=self._current.settings.scrape_s)
         try:
@@ -98,82 +102,82 @@ class Running:
                 if self._status.now.state == "failed":
                     await self._await_end(control)
                 elif self._goal_owner.goal == "sleep":
-                    watch.rest()
+                    watch.stop_canary()
                     await self._sleep(control)
                 else:
-                    await self._run_until_next_look(watch)
+                    await self._wait_and_poll(watch)
         finally:
-            watch.rest()
+            watch.stop_canary()
         if self._status.is_ready:
             await self._drain("it is stopping")
 
     def make_room(self, *, may_sleep: bool = True) -> None:
-        """Have it sleep or stop; returns at once."""
+        """Set the goal "sleep", or "stop" if the engine cannot or may not sleep; returns at once."""
         can_sleep = may_sleep and self._current.kind.sleep_level is not None
         self._goal_owner.set("sleep" if can_sleep else "stop")
 
-    def give_room(self, *, is_asleep: bool = False) -> None:
-        """Release its GPUs; it claims them again if requests wait for it."""
+    def release_gpus(self, *, is_asleep: bool = False) -> None:
+        """Release the engine's GPUs; the engine claims them again if requests wait for it."""
         self._allocator.release(self._status.name, is_asleep=is_asleep)
-        self._access.gave_room()
+        self._access.gpus_released()
 
-    # --- awake ------------------------------------------------------------------------------------------------------
+    # --- awake --------------------------------------------------------------------------------------------------------
 
-    async def _run_until_next_look(self, watch: Watch) -> None:
-        """Wait for the next look, make it, and unload or ask for a token if the engine is idle."""
+    async def _wait_and_poll(self, watch: Watch) -> None:
+        """Wait until a poll is due, poll, and unload the engine or request a token if it is idle."""
         if not self._status.doubt.is_open:
-            await self._wait_change(self._current.settings.scrape_s)
+            await self._wait_goal_change(self._current.settings.scrape_s)
         if self._status.doubt.is_open or not self._goal_owner.changed.is_set():
-            await self._look(watch)
+            await self._poll(watch)
         idle_s, settings = self._slots.idle_s, self._current.settings
         if settings.idle_unload_s is not None and idle_s >= settings.idle_unload_s:
             self.make_room()
         every_s = settings.idle_canary_s
         if every_s and idle_s >= every_s and self._access.is_open and self._goal_owner.goal == "run":
-            watch.try_idle(every_s)
+            watch.start_canary(every_s)
 
-    async def _look(self, watch: Watch) -> None:
-        """Check health and metrics; an engine that seems to hang leaves routing until it makes a token (half-open)."""
-        asked_at = self._child.lines.number
+    async def _poll(self, watch: Watch) -> None:
+        """Check health and metrics; a suspected engine gets no requests until it makes progress (half-open)."""
+        line_number = self._child.lines.number
         engine_fault = await watch.examine(self._slots.taken, self._status.doubt, self._access.fail)
         self.observed_load = watch.observed_load
         if engine_fault is None and watch.is_healthy:
-            self._child.lines.saw_healthy(asked_at)
-        if engine_fault is None or not self._status.is_ready:  # a request may have found it dead meanwhile
+            self._child.lines.mark_healthy(line_number)
+        if engine_fault is None or not self._status.is_ready:  # a request may have found the engine dead meanwhile
             return
         self._log.warning("engine suspected", engine=self._status.name, reason=engine_fault.reason)
         self._status.move("drain", engine_fault.reason)
         self._slots.move(engine_fault.reason)
         if await watch.generates(lambda: self._goal_owner.goal != "stop") is False:
-            # it may be ending just now, and the end of its output would say more
-            await self._child.unless_it_ends(asyncio.sleep(_END_WAIT_S), None)
+            # the process may be ending just now, and the end of its output would say more
+            await self._child.wait_while_running(asyncio.sleep(_WAIT_FOR_END_S), None)
             raise EngineError(f"{engine_fault.reason}, and it generates nothing")
         self._status.move("readmit", "")
 
     async def _await_end(self, control: Control) -> None:
-        """Wait for the end of a process whose engine is dead, as the end of its output says why.
+        """Wait for the process of a dead engine to end, since the end of its output says why it failed.
 
         Raises:
-            EngineError: it has ended, or it has not and does not answer again either.
+            EngineError: the process has ended; or it has not ended in time, and its health route does not answer.
         """
         reason = self._status.told
-        await self._wait_change(self._current.settings.ending_s)
+        await self._wait_goal_change(self._current.settings.ending_s)
         if self._goal_owner.goal == "stop":
             return
         if not await control.answers():
             raise self._child.error(f"{reason}, and its process did not end by itself")
         self._status.move("answers", "")
 
-    # --- on its way out ---------------------------------------------------------------------------------------------
+    # --- sleeping and draining ----------------------------------------------------------------------------------------
 
     async def _sleep(self, control: Control) -> None:
-        """Let it sleep until it is wanted; it stays awake if requests came meanwhile."""
+        """Put the engine to sleep until the goal changes, and wake it; it stays awake if requests came meanwhile."""
         level = self._current.kind.sleep_level
         if not self._status.is_ready or level is None:
             self._goal_owner.set("stop")
             return
         await self._drain("it is going to sleep")
-        if self._goal_owner.goal == "stop":  # ordered meanwhile; running requests have had their time
+        if self._goal_owner.goal == "stop":  # the goal was set meanwhile; running requests have had their time
             return
         if self._slots.taken or self._goal_owner.goal == "run":  # requests are still running, or came meanwhile
             self._goal_owner.goal = "run"
@@ -181,10 +185,10 @@ class Running:
             return
         await control.sleep(level)
         self._status.move("sleep", "it sleeps until it is needed")
-        self.give_room(is_asleep=True)
+        self.release_gpus(is_asleep=True)
         self._log.info("engine asleep", engine=self._status.name, level=level)
         while self._goal_owner.goal == "sleep":
-            await self._wait_change(None)
+            await self._wait_goal_change(None)
         if self._goal_owner.goal == "stop":
             return
         if not await self._allocator.claim(self._status.name) or self._goal_owner.goal == "stop":
@@ -195,20 +199,20 @@ class Running:
         await self.until_ready(control, is_new=False)
 
     async def _drain(self, reason: str) -> None:
-        """Take it out of routing at once, and let running answers end within their time.
+        """Accept no more requests, and wait until running answers have ended, at most `drain_timeout_s` seconds.
 
         Raises:
-            EngineError: it ended.
+            EngineError: the process ended.
         """
         self._status.move("drain", reason)
         timeout_s = self._current.settings.drain_timeout_s
-        await self._child.unless_it_ends(self._slots.until_empty(), timeout_s)
+        await self._child.wait_while_running(self._slots.until_empty(), timeout_s)
 
-    async def _wait_change(self, timeout_s: float | None) -> None:
-        """Wait until another goal is set, or the time is over.
+    async def _wait_goal_change(self, timeout_s: float | None) -> None:
+        """Wait until a goal is set or a request has failed, at most `timeout_s` seconds (None: no limit).
 
         Raises:
             EngineError: the process ended meanwhile.
         """
         self._goal_owner.changed.clear()
-        await self._child.unless_it_ends(self._goal_owner.changed.wait(), timeout_s)
+        await self._child.wait_while_running(self._goal_owner.changed.wait(), timeout_s)

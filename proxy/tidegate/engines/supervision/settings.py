@@ -1,4 +1,4 @@
-"""`Settings`: how an engine is run; `CurrentSettings`: the current kind and settings of one."""
+"""`Settings`: how an engine is run; `CurrentSettings`: the current kind and settings of one engine."""
 
 from msgspec import Struct
 
@@ -13,19 +13,20 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How an engine is run; all but the last six come from the config.
 
     Attributes:
-        starts_at_once: with Tidegate; else when the first request asks for it.
-        queue_timeout_s: how long a request waits for it.
-        drain_timeout_s: how long running answers may go on when it is to stop.
-        idle_unload_s: it makes room by itself after so long without a request.
-        hooks: what is run around its load.
-        idle_canary_s: it is asked for one token after so long without a request, and again each time; 0: never.
+        starts_at_once: True: started with Tidegate; False: started for the first request.
+        queue_timeout_s: how long a request waits for the engine.
+        drain_timeout_s: how long running answers may continue when the engine is to stop or to sleep.
+        idle_unload_s: after so long without a request the engine is put to sleep or stopped; None: never.
+        hooks: the commands that run before and after a load.
+        idle_canary_s: one token is requested after so long without a request, and again after each such period; 0:
+            never.
         ending_s: how long an engine whose health route reports a failure may take to end by itself.
-        backoff_s: the first pause before a restart; each further one is twice as long, up to a minute, until the engine
-            has been ready for `steady_s`.
-        steady_s: see there.
-        max_crashes: so many crashes without having been steady in between, and it is not started again by itself.
-        poll_s: between two health checks of an engine that starts.
-        scrape_s: between two looks at an engine that runs.
+        backoff_s: the first pause before a restart; each further pause is twice as long, up to a minute, until the
+            engine has been ready for `steady_s`.
+        steady_s: an engine that has been ready for so long is steady: its earlier crashes do not count any more.
+        max_crashes: after so many crashes without a steady time in between, Tidegate does not start the engine again.
+        poll_s: the pause between two health checks of an engine that starts.
+        scrape_s: the pause between two polls of a running engine.
     """
 
     starts_at_once: bool = True
@@ -45,7 +46,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 class CurrentSettings:
     """The kind and the settings of one engine as they are now.
 
-    The engine's supervisor makes it and changes it (`Supervisor.treat`); the supervisor's parts read it each time.
+    The engine's supervisor creates and changes this object (`Supervisor.treat`). The supervisor's parts read it at each
+    use, so a change takes effect at once.
     """
 
     def __init__(self, kind: EngineKind, settings: Settings) -> None:

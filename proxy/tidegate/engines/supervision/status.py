@@ -1,4 +1,4 @@
-"""`StatusOwner`: what one engine does now, how far its start is, and waiting for changes of that."""
+"""`StatusOwner`: the status of one engine, the progress of its start, and waits for a change of status."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,27 +13,27 @@ from tidegate.engines.supervision.estimate import Estimate
 from tidegate.telemetry.logs import Log
 
 _MAX_REASON = 1000  # characters
-_COUNT_S = 1.0
+_MIN_CHANGE_S = 1.0
 _RETRY_S = 5.0
 
 
 class StatusOwner:
-    """Owns the status of one engine, which it moves by the table of `life`, and the estimate of its start.
+    """Owns the status of one engine, which changes by the table of `engines.states`, and the estimate of its start.
 
     Args:
-        name: the engine's.
-        reason: why it is stopped at the beginning.
-        clock: for what a start takes.
-        log: for phases of a start.
-        on_change: called with every new status.
+        name: the engine's name.
+        reason: why the engine is stopped at the beginning.
+        clock: measures how long a start takes.
+        log: receives the phases of a start.
+        on_change: called with every new status; its exceptions are logged.
 
     Attributes:
-        name: the engine's.
-        now: the status.
-        told: its reason as callers may be told it, without output (see `base.EngineError`).
-        doubt: whether a health check is due, as a request has failed; closed when the engine is not ready any more.
-        crashes: how often it has crashed without having been steady in between.
-        failed_starts: how many starts in a row have failed; 0 once it has been ready.
+        name: the engine's name.
+        now: the current status.
+        told: the reason of the status in the form that callers may see, without output (see `base.EngineError`).
+        doubt: open while a health check is due, as a request has failed; closed when the engine is no longer ready.
+        crashes: how often the engine has crashed without a steady time in between.
+        failed_starts: how many starts in a row have failed; 0 once the engine has been ready.
     """
 
     def __init__(
@@ -60,19 +60,19 @@ class StatusOwner:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the engine answers."""
+        """Whether the engine is in the state ready."""
         return self.now.state == "ready"
 
     def move(self, event: Event, why: str | EngineError, restarts: int | None = None) -> None:
-        """Go on to the state that `event` leads to.
+        """Change to the state that follows the current one after `event`.
 
         Args:
             event: what has happened.
-            why: the reason of the new state; empty for one that is ready.
-            restarts: the new count; None: it stays.
+            why: the reason of the new state; empty for the state ready.
+            restarts: the new count of restarts; None: the count does not change.
 
         Raises:
-            ImpossibleChange: the table has no such row.
+            ImpossibleChange: the table has no row for this state and event.
         """
         state = after(self.now.state, event)
         count = self.now.restarts if restarts is None else restarts
@@ -80,44 +80,44 @@ class StatusOwner:
         self._set(EngineStatus(state, str(why)[:_MAX_REASON], count, attempts=self._attempts))
 
     def attempt(self, why: str, restarts: int) -> None:
-        """Go on to a new attempt to start the engine; the arguments as for `move`."""
+        """Count a new attempt to start the engine, and change to starting; arguments as for `move`."""
         self._attempts += 1
         self.move("start", why, restarts)
 
-    # --- a start ----------------------------------------------------------------------------------------------------
+    # --- a start ------------------------------------------------------------------------------------------------------
 
     def begin_start(self, *, is_wake: bool = False) -> None:
-        """A start begins now, or the end of a sleep."""
+        """Record that a start begins now, or a wake from sleep."""
         self._started_s = self._clock.monotonic_s()
         self._estimate.begin(self._started_s, is_wake=is_wake)
 
     def end_start(self) -> float:
-        """It has ended well; the seconds that it took."""
+        """Record that the start has succeeded; returns the seconds that it took."""
         now_s = self._clock.monotonic_s()
         self._estimate.end(now_s)
         return now_s - self._started_s
 
     def show(self, progress: Progress) -> None:
-        """Show the progress of the start; each phase is logged once."""
+        """Put the progress of the start into the status; each phase is logged once."""
         now_s = self._clock.monotonic_s()
         if self.now.progress is None or progress.phase != self.now.progress.phase:
             self._log.info("engine loading", engine=self.name, phase=progress.phase)
-        self._estimate.tell(progress, now_s)
+        self._estimate.record(progress, now_s)
         self._set(structs.replace(self.now, progress=progress, left_s=self._estimate.left_s(now_s)))
 
     def count_down(self) -> None:
-        """Update the time left whenever it has changed by a second, as not every phase writes lines."""
-        told_s, left_s = self.now.left_s, self._estimate.left_s(self._clock.monotonic_s())
-        if left_s is not None and (told_s is None or abs(told_s - left_s) >= _COUNT_S):
+        """Update the time left when it has changed by a second, as an engine does not write lines in every phase."""
+        shown_s, left_s = self.now.left_s, self._estimate.left_s(self._clock.monotonic_s())
+        if left_s is not None and (shown_s is None or abs(shown_s - left_s) >= _MIN_CHANGE_S):
             self._set(structs.replace(self.now, left_s=left_s))
 
     @property
     def retry_after_s(self) -> float:
-        """After how many seconds a request that finds it not ready may be sent again."""
-        at_least_s = self._estimate.phase_left_s(self._clock.monotonic_s()) or 0.0
-        return max(1.0, self.now.left_s or max(at_least_s, _RETRY_S))
+        """Seconds after which a request that was refused, as the engine is not ready, may be sent again."""
+        minimum_s = self._estimate.phase_left_s(self._clock.monotonic_s()) or 0.0
+        return max(1.0, self.now.left_s or max(minimum_s, _RETRY_S))
 
-    # --- waiting for a change ---------------------------------------------------------------------------------------
+    # --- waiting for a change -----------------------------------------------------------------------------------------
 
     async def until_changed(self) -> None:
         """Wait for the next status, or for `release_waiting`."""
@@ -125,7 +125,7 @@ class StatusOwner:
         await self._changed.wait()
 
     def release_waiting(self) -> None:
-        """End every `until_changed`, though the status is the same."""
+        """End every `until_changed` without a new status."""
         self._changed.set()
 
     def _set(self, status: EngineStatus) -> None:
@@ -137,4 +137,4 @@ class StatusOwner:
             try:
                 self._on_change(status)
             except Exception:  # noqa: BLE001 - a failing callback must end neither the supervision nor the engine
-                self._log.exception("engine status not told", engine=self.name)
+                self._log.exception("engine status callback failed", engine=self.name)

@@ -1,4 +1,4 @@
-"""`Supervisor`: one engine, from start to stop, for any kind of engine whose process is ours."""
+"""`Supervisor`: one engine from start to stop, for any kind of engine whose process Tidegate starts."""
 
 import asyncio
 import contextlib
@@ -34,16 +34,17 @@ _MAX_BACKOFF_S = 60.0
 class Supervisor:
     """Puts the parts of one engine together, and owns the task that brings the engine to its goal.
 
-    `open` and `close` are called once each. In between the task (`_supervise`) claims room, starts the process, has it
-    run (`running.Running`), ends it and starts it again; every other method only sets the goal (`orders.GoalOwner`).
+    `open` and `close` are called once each. In between the task (`_supervise`) claims GPU memory, starts the process,
+    runs the engine (`running.Running`), ends the process and starts it again. Every other method only sets the goal
+    (`goal.GoalOwner`) or changes what the task reads.
 
     Args:
-        name: the engine's.
-        kind: its command line and habits.
-        settings: see there.
-        room: allocates the GPUs.
+        name: the engine's name.
+        kind: the engine's command line and properties.
+        settings: how the engine is run.
+        allocator: allocates the GPUs.
         clock: for idleness, backoff and health.
-        log: for starts, ends and reasons.
+        log: receives starts, ends and their reasons.
         on_change: called with every new status.
     """
 
@@ -71,7 +72,7 @@ class Supervisor:
         self._running = Running(
             child=self._child,
             status=self._status,
-            orders=self._goal_owner,
+            goal_owner=self._goal_owner,
             access=self._access,
             current=self._current,
             allocator=allocator,
@@ -81,76 +82,78 @@ class Supervisor:
         self._hooks = Hooks(name, log)
         self._task: asyncio.Task[None] | None = None
 
-    # --- requests and orders ---------------------------------------------------------------------------------------
+    # --- requests and goals -------------------------------------------------------------------------------------------
 
     @property
     def status(self) -> EngineStatus:
-        """What it does now."""
+        """The current status."""
         return self._status.now
 
     @property
     def kind(self) -> EngineKind:
-        """Its command line and habits."""
+        """The engine's command line and properties."""
         return self._current.kind
 
     @property
     def settings(self) -> Settings:
-        """How it is treated now."""
+        """The current settings."""
         return self._current.settings
 
     @property
     def slots(self) -> Slots:
-        """The requests in it, and those that wait for it."""
+        """The requests in the engine, and those that wait for it."""
         return self._access.slots
 
     @property
     def observed_load(self) -> ObservedLoad:
-        """Its last metrics, and when they came."""
+        """The engine's last metrics, and when they came."""
         return self._running.observed_load
 
     @property
     def socket_path(self) -> str:
-        """Where it listens, if not on a port."""
+        """Where the engine listens, if not on a port."""
         return self._child.socket_path
 
     @property
     def lines(self) -> list[str]:
-        """The end of its output."""
+        """The last lines of the engine's output."""
         return list(self._child.lines.last)
 
     @property
     def availability(self) -> Availability:
-        """What may be expected of it, see `base.Engine`."""
+        """Whether a request can be answered, now or after a wait; see `base.Engine`."""
         return self._access.availability
 
     async def enter(self, *, can_wait: bool) -> Leave:
-        """Take a place in the engine, which is woken if need be; what is returned gives it back, once.
+        """Take a slot in the engine, which is started or woken if necessary; returns the function that frees the slot.
+
+        That function is called exactly once.
 
         Args:
-            can_wait: whether to wait for an engine that starts, for the time that the config allows.
+            can_wait: whether to wait for an engine that starts, at most `queue_timeout_s` seconds.
 
         Raises:
-            EngineUnavailable: it does not answer; the message says why, and quotes no output.
+            EngineUnavailable: the engine is not ready; the message says why, and quotes no output.
         """
         return await self._access.enter(can_wait=can_wait)
 
     def doubt(self, error: ProxyError) -> None:
-        """A request failed in the engine: its health is checked at once if it may be dead.
+        """Make a health check due after a failed request, if `error` may mean that the engine is dead.
 
-        `enter` waits for that check, at most a second. An engine that refused the connection is out of
-        routing when this returns.
+        `enter` waits for that check, at most a second. An engine that refused the connection is marked as failed when
+        this method returns, so that it gets no requests.
         """
         self._access.doubt(error)
 
     def load(self) -> None:
-        """Load it, if it is not loaded, as a request would; returns at once."""
-        self._access.ask()
+        """Load the engine as a request would, if it is not loaded; returns at once."""
+        self._access.request_load()
 
     def want(self, goal: Goal) -> None:
-        """Set the goal by order of the administrator, which requests do not overrule.
+        """Set the goal for the administrator; after "stop" no request starts the engine.
 
         Raises:
-            EngineError: it cannot sleep.
+            EngineError: the goal is "sleep", and the engine cannot sleep, or does not run.
         """
         if goal == "sleep" and self.kind.sleep_level is None:
             raise EngineError(f"the engine {self.name} has no sleep_level or sleep_path, so it cannot sleep; stop it")
@@ -159,60 +162,60 @@ class Supervisor:
         self._goal_owner.is_held = goal == "stop"
         self._status.crashes = self._status.failed_starts = 0
         self._goal_owner.set(goal)
-        if goal == "stop" and self.status.state == "failed" and self._child.has_ended:  # nothing has to end first
-            self._status.move("stop", self._why_stopped)
+        if goal == "stop" and self.status.state == "failed" and self._child.has_ended:  # no process has to end first
+            self._status.move("stop", self._stop_reason)
 
     def make_room(self, *, may_sleep: bool = True) -> None:
-        """Sleep, or stop: another engine needs the memory, or no request needs this one. The next request wakes it."""
+        """Sleep, or stop: another engine needs the memory, or the engine is idle. The next request loads it again."""
         self._running.make_room(may_sleep=may_sleep)
 
-    def close_for(self, wanted: str) -> None:
-        """Let new requests wait until it has made room for the engine `wanted`, or `reopen`."""
-        self._access.close_for(wanted)
+    def close_for(self, other: str) -> None:
+        """Let new requests wait until the engine was unloaded so that `other` can be loaded, or until `reopen`."""
+        self._access.close_for(other)
 
     def reopen(self) -> None:
-        """Take requests again: the room is not wanted any more."""
+        """Accept requests again: no other engine needs this one to be unloaded any more."""
         self._access.reopen()
 
     def treat(self, kind: EngineKind, settings: Settings) -> None:
-        """Use these from now on; the new kind differs only in its time limits, as the engine goes on."""
+        """Replace kind and settings; the running engine continues, so the new kind may differ only in time limits."""
         self._current.kind = kind
         self._current.settings = settings
 
-    # --- its task -------------------------------------------------------------------------------------------------
+    # --- the task -----------------------------------------------------------------------------------------------------
 
     def open(self, control: Control) -> None:
-        """Begin; returns at once, the engine becomes ready later."""
+        """Start the supervision; returns at once, the engine becomes ready later."""
         self._task = asyncio.create_task(self._supervise(control), name=f"engine {self.name}")
 
     async def drained(self) -> None:
-        """Go out of routing, for good; returns when running answers have ended, or their time is over.
+        """Accept no more requests, for good; returns when running answers have ended, or their time is over.
 
-        What is left of it is for `close`, which may also come first.
+        `close` ends the process afterwards, or earlier if it is called first.
         """
         self._goal_owner.hold()
-        self._status.release_waiting()  # requests that wait for it need not
+        self._status.release_waiting()  # requests that wait for the engine are refused
         while self.status.state in {"ready", "draining", "stopping"}:
             await self._status.until_changed()
 
     async def close(self) -> None:
-        """End the supervision, then the process, by force if need be; returns when it has ended. Never raises."""
+        """End the supervision, then the process, by SIGKILL if necessary; returns when it has ended. Never raises."""
         self._goal_owner.is_held = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._end_process("it is shut down")  # the cancelled supervision may not have finished it
+            await self._end_process("it is shut down")  # the cancelled supervision may not have finished this
         self._status.move("stop", "it is shut down")
         self._child.remove_folder()
 
     async def _supervise(self, control: Control) -> None:
         restarts = 0
         while True:
-            await self._until_wanted()
+            await self._wait_until_needed()
             ready_s, crash, is_hopeless = None, None, False
             try:
                 await self._allocator.claim(self.name)
-                if self._goal_owner.goal != "stop":  # it may have taken long
+                if self._goal_owner.goal != "stop":  # the claim may have taken long
                     self._status.attempt("the model is being loaded", restarts)
                     await self._hooks.before_load(self.settings.hooks)
                     await self._child.start(control)
@@ -221,28 +224,28 @@ class Supervisor:
                     ready_s = self._clock.monotonic_s()
                     if self._status.is_ready:
                         self._hooks.after_load(self.settings.hooks)
-                    await self._running.live(control)
+                    await self._running.run(control)
             except EngineError as error:
-                # what has run can run again; what its output told earlier need not be why it ended
+                # an engine that has run can run again; an earlier cause in its output need not be why it ended
                 crash, is_hopeless = error, isinstance(error, PermanentEngineError) and ready_s is None
-            except Exception as error:  # noqa: BLE001 - one of the three broad clauses: supervision must go on
+            except Exception as error:  # noqa: BLE001 - one of the three broad clauses: supervision must continue
                 crash = EngineError("it failed unexpectedly", [f"{type(error).__name__}: {error}"])
             finally:
                 await self._end_process(crash or "it is stopping")
             if crash is None:
                 self._log.info("engine stopped", engine=self.name)
-                self._status.move("stop", self._why_stopped, restarts)
+                self._status.move("stop", self._stop_reason, restarts)
                 continue
             restarts += ready_s is not None
             await self._after_crash(crash, restarts, ready_s, is_hopeless=is_hopeless)
 
-    async def _until_wanted(self) -> None:
+    async def _wait_until_needed(self) -> None:
         while self._goal_owner.goal == "stop" or (self._goal_owner.goal == "sleep" and self._child.has_ended):
             self._goal_owner.changed.clear()
             await self._goal_owner.changed.wait()
 
     async def _end_process(self, why: str | EngineError) -> None:
-        """End the process and its children; release its GPU memory for others only when they have ended."""
+        """End the process and its children; release the GPU memory only when they have ended."""
         grace_s = self.kind.stop_s
         if self.status.state == "failed":  # it has had its time to end, and is shown as failed until it starts again
             grace_s = min(grace_s, self.settings.ending_s)
@@ -250,7 +253,7 @@ class Supervisor:
             self._status.move("end", why)
         await self._hooks.end()
         await self._child.end(grace_s)
-        self._running.give_room()
+        self._running.release_gpus()
 
     async def _after_crash(
         self, crash: EngineError, restarts: int, ready_s: float | None, *, is_hopeless: bool
@@ -262,7 +265,7 @@ class Supervisor:
         pause_s = min(self.settings.backoff_s * 2 ** (crashes - 1), _MAX_BACKOFF_S)
         restart_in_s = None if gives_up else pause_s
         self._log.error("engine down", engine=self.name, reason=str(crash), restart_in_s=restart_in_s)
-        if self.status.state == "stopped":  # it came to no start
+        if self.status.state == "stopped":  # it failed before the start
             self._status.attempt("", restarts)
         if gives_up:
             self._goal_owner.hold()
@@ -275,6 +278,6 @@ class Supervisor:
                 await asyncio.wait_for(self._goal_owner.changed.wait(), pause_s)
 
     @property
-    def _why_stopped(self) -> str:
+    def _stop_reason(self) -> str:
         is_held = self._goal_owner.is_held
         return f"it was told to stop: tidegate engines start {self.name}" if is_held else "it is not loaded"

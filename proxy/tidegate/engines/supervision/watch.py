@@ -1,4 +1,4 @@
-"""`Watch`: checks a running engine, and asks one that seems to hang, or is idle, for a token."""
+"""`Watch`: checks a running engine, and requests one token from an engine that seems to hang or is idle."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,10 @@ from msgspec import Struct
 from tidegate.clock import Clock
 from tidegate.engines.base import Control, ObservedLoad
 from tidegate.engines.supervision.due_check import DueCheck
-from tidegate.engines.supervision.hang_detector import STILL_S, HangDetector
+from tidegate.engines.supervision.hang_detector import STALL_S, HangDetector
 from tidegate.errors import ProxyError, UpstreamUnreachable
 
-SECOND_LOOK_S = 80.0  # from suspicion to death: two minutes without a step, as for the first one
+CONFIRM_S = 80.0  # from suspicion to failure: two minutes without a step in all, as for the first step
 _PAUSE_S = 1.0
 
 
@@ -20,7 +20,8 @@ class EngineFault(Struct, frozen=True):
     """What is wrong with an engine.
 
     Attributes:
-        is_dead: its health route reports it, or it refuses connections: no second look is needed.
+        reason: why the engine is suspected or dead, in words.
+        is_dead: its health route reports a failure, or it refuses connections: `generates` need not confirm it.
     """
 
     reason: str
@@ -28,15 +29,17 @@ class EngineFault(Struct, frozen=True):
 
 
 class Watch:
-    """What we see of one engine from its start on; owner of what was seen last.
+    """Polls one engine from its start on; owns its last metrics and the canary, a request for one token.
 
     Args:
-        control: how it is asked.
-        clock: for how long it has stood still.
-        pause_s: between two looks at one that is suspected.
+        control: the engine's own HTTP routes.
+        clock: measures how long the engine has made no step.
+        pause_s: seconds between two polls of a suspected engine.
 
     Attributes:
-        is_healthy: whether health and metrics were good at the last look; vLLM has metrics also without its core.
+        observed_load: the last metrics, with the time when they came.
+        is_healthy: whether the last poll found a good health route and metrics. Metrics alone are not enough: vLLM
+            answers with metrics also when its engine core has ended.
     """
 
     def __init__(self, control: Control, clock: Clock, *, pause_s: float = _PAUSE_S) -> None:
@@ -46,93 +49,101 @@ class Watch:
         self._pause_s = pause_s
         self._hang_detector = HangDetector(clock)
         self._canary: asyncio.Task[None] | None = None
-        self._canary_s = float("-inf")
+        self._canary_started_s = float("-inf")
         self.is_healthy = False
 
-    async def look(self, in_flight: int) -> EngineFault | None:
-        """Ask for its health and its metrics; returns what is wrong, or None. A running canary counts as work."""
-        in_flight += self._is_trying
+    async def poll(self, in_flight: int) -> EngineFault | None:
+        """Get health and metrics; returns what is wrong, or None. A running canary counts as one more request."""
+        in_flight += self._is_canary_running
         self._hang_detector.in_flight = in_flight
-        engine_fault, is_answered = await asyncio.gather(self.check(), self._measure(in_flight))
+        engine_fault, is_answered = await asyncio.gather(self.check(), self._poll_load(in_flight))
         self.is_healthy = engine_fault is None and is_answered
-        complaint = self._hang_detector.complaint() or self._canary_complaint()
-        return engine_fault or (None if complaint is None else EngineFault(complaint))
+        fault_reason = self._hang_detector.fault_reason() or self._canary_fault_reason()
+        return engine_fault or (None if fault_reason is None else EngineFault(fault_reason))
 
     async def check(self) -> EngineFault | None:
-        """Ask for its health only; returns what is wrong with it, or None."""
+        """Get the health route only; returns what is wrong, or None."""
         fault = await self._control.fault()
         self.is_healthy = False
         return None if fault is None else EngineFault(fault, is_dead=True)
 
     async def examine(self, in_flight: int, doubt: DueCheck, fail: Callable[[str], None]) -> EngineFault | None:
-        """`check` if a request has failed, else `look`. Closes the doubt after the check.
+        """Call `check` if a request has failed, else `poll`; returns what is wrong, or None.
 
         Args:
-            in_flight: as for `look`.
-            doubt: whether a request has failed.
-            fail: called with the reason if the engine is dead, before the doubt is closed.
+            in_flight: how many requests Tidegate has in the engine.
+            doubt: open if a request has failed; closed after the check.
+            fail: called with the reason if the engine is dead, before `doubt` is closed.
         """
-        is_doubted = doubt.is_open
+        is_due = doubt.is_open
         try:
-            engine_fault = await (self.check() if is_doubted else self.look(in_flight))
+            engine_fault = await (self.check() if is_due else self.poll(in_flight))
             if engine_fault is not None and engine_fault.is_dead:
                 fail(engine_fault.reason)
         finally:
-            if is_doubted:  # a request that failed during the check needs another check
+            if is_due:  # a request that failed during the check needs another check
                 doubt.close()
         return engine_fault
 
-    def try_idle(self, every_s: float) -> None:
-        """Ask an idle engine for one token (a canary), unless that was done in the last `every_s` seconds.
+    def start_canary(self, every_s: float) -> None:
+        """Request one token (a canary) from an idle engine, unless that was done in the last `every_s` seconds.
 
-        Returns at once. `look` sees the outcome: an engine that hangs has work, and makes no step.
+        Returns at once. `poll` finds the outcome: an engine that hangs has work, and makes no step.
         """
         now_s = self._clock.monotonic_s()
-        if not self._is_trying and now_s - self._canary_s >= every_s:
-            self._canary_s = now_s
-            self._canary = asyncio.create_task(self._try_once())
+        if not self._is_canary_running and now_s - self._canary_started_s >= every_s:
+            self._canary_started_s = now_s
+            self._canary = asyncio.create_task(self._run_canary())
 
-    def rest(self) -> None:
-        """End the canary that runs, if any; returns at once."""
+    def stop_canary(self) -> None:
+        """Cancel the running canary, if any; returns at once."""
         if self._canary is not None:
             self._canary.cancel()
             self._canary = None
 
-    def _canary_complaint(self) -> str | None:
-        """The complaint about a canary that takes too long, of engines without a count of steps (else see `HangDetector`)."""
-        taken_s = self._clock.monotonic_s() - self._canary_s
-        if not self._is_trying or self.observed_load.load.steps is not None or taken_s < STILL_S:
+    def _canary_fault_reason(self) -> str | None:
+        """The reason to suspect an engine without a step counter: its canary takes too long; None: no reason.
+
+        For an engine with a step counter see `HangDetector`.
+        """
+        taken_s = self._clock.monotonic_s() - self._canary_started_s
+        if not self._is_canary_running or self.observed_load.load.steps is not None or taken_s < STALL_S:
             return None
         return f"it was idle, and has made no token for {taken_s:.0f} s"
 
     @property
-    def _is_trying(self) -> bool:
+    def _is_canary_running(self) -> bool:
         return self._canary is not None and not self._canary.done()
 
-    async def generates(self, is_wanted: Callable[[], bool] = lambda: True) -> bool | None:
-        """The second look: whether one more token comes, or at least a step of the work that it has.
+    async def generates(self, should_continue: Callable[[], bool] = lambda: True) -> bool | None:
+        """Whether a suspected engine still works: it gives one token, or makes a step of the work that it has.
 
-        Returns None as soon as `is_wanted`, which is asked at each look, says that the outcome does not matter.
+        This takes up to `CONFIRM_S` seconds, since an engine that is only slow must not be restarted. New requests
+        must be kept out meanwhile.
 
-        It takes its time, since an engine that is only slow must not be restarted; new requests are kept out meanwhile.
+        Args:
+            should_continue: called at each poll; when it returns False the outcome does not matter any more.
+
+        Returns:
+            None where `should_continue` has returned False.
         """
-        self.rest()
-        before, until_s = self.observed_load.load.steps, self._clock.monotonic_s() + SECOND_LOOK_S
-        canary = asyncio.create_task(self._try())
+        self.stop_canary()
+        before, until_s = self.observed_load.load.steps, self._clock.monotonic_s() + CONFIRM_S
+        canary = asyncio.create_task(self._generate_token())
         try:
             while self._clock.monotonic_s() < until_s:
-                if not is_wanted():
+                if not should_continue():
                     return None
                 await asyncio.wait((canary,), timeout=self._pause_s)
                 if canary.done():
                     break
                 with contextlib.suppress(ProxyError):
-                    await self._look(self._hang_detector.in_flight)
+                    await self._read_load(self._hang_detector.in_flight)
                 steps = self.observed_load.load.steps
                 if before is None:
                     before = steps
                 elif steps != before:
-                    self._hang_detector.was_slow()
+                    self._hang_detector.record_late_step()
                     return True
             is_good = canary.done() and canary.result()
             if is_good:
@@ -142,26 +153,26 @@ class Watch:
             canary.cancel()
             await asyncio.gather(canary, return_exceptions=True)
 
-    async def _measure(self, in_flight: int) -> bool:
-        """Ask for its metrics; whether they came."""
+    async def _poll_load(self, in_flight: int) -> bool:
+        """Get the metrics and pass them to the hang detector; returns whether they came."""
         try:
-            await self._look(in_flight)
+            await self._read_load(in_flight)
         except ProxyError as error:
-            self._hang_detector.missed(error)
+            self._hang_detector.record_failure(error)
             return False
-        self._hang_detector.saw(self.observed_load.load)
+        self._hang_detector.record_load(self.observed_load.load)
         return True
 
-    async def _try_once(self) -> None:
-        """An error counts as well as a token: the engine answers."""
+    async def _run_canary(self) -> None:
+        """Request one token; an error answer is as good as a token, since the engine answers."""
         with contextlib.suppress(ProxyError):
             await self._control.generate()
 
-    async def _look(self, in_flight: int) -> None:
+    async def _read_load(self, in_flight: int) -> None:
         self.observed_load = ObservedLoad(await self._control.load(), self._clock.monotonic_s(), in_flight)
 
-    async def _try(self) -> bool:
-        """Whether it gives a token; other answers say nothing, and it is asked again."""
+    async def _generate_token(self) -> bool:
+        """Request tokens until one comes (True) or the connection fails (False); other errors prove nothing."""
         while True:
             try:
                 await self._control.generate()

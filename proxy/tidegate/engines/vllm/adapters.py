@@ -1,4 +1,4 @@
-"""`Adapters`: LoRA adapters of a running vLLM, through the routes that it has for them and no caller reaches."""
+"""`Adapters`: loads and unloads LoRA adapters of a running vLLM, by routes of the engine that callers cannot reach."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,29 +8,29 @@ from tidegate.errors import ProxyError, UpstreamFailed, UpstreamRejected
 from tidegate.telemetry.logs import Log
 from tidegate.transport.wire import Transport
 
-_MAX_WORDS = 500
+_MAX_TEXT = 500
 _NO_ROUTE = "Not Found"
 
 _encode = msgspec.json.Encoder().encode
 
 
-class _Words(msgspec.Struct):
+class _ErrorBody(msgspec.Struct):
     message: str
 
 
 class _AdapterRefusal(msgspec.Struct):
-    """An error in OpenAI's form or, where the server has no such route, in its web framework's."""
+    """The body of an error: OpenAI's (`error`), or the web framework's if the server has no such route (`detail`)."""
 
-    error: _Words | None = None
+    error: _ErrorBody | None = None
     detail: str = ""
 
 
 class Adapters:
-    """Owner of the list of those that were loaded here: an engine forgets them when it ends.
+    """Owner of the list of adapters that were loaded at run time; an engine loses them when it ends.
 
     Args:
-        wire: to the engine's `/v1`.
-        log: for those that could not be brought back.
+        wire: the transport to the engine's `/v1`.
+        log: for adapters that could not be loaded again after a restart.
     """
 
     def __init__(self, wire: Transport, log: Log) -> None:
@@ -40,30 +40,30 @@ class Adapters:
 
     @property
     def names(self) -> Sequence[str]:
-        """Of those that were loaded here."""
+        """The names of the adapters that were loaded by `load`."""
         return list(self._paths)
 
     async def load(self, name: str, path: str) -> str:
-        """Load one under a name that callers can ask for; what the engine says to that.
+        """Load an adapter under a name that requests can use; returns the text of the engine's answer.
 
         Raises:
-            UpstreamRejected: there is one of that name, none at that path, or it does not fit.
+            UpstreamRejected: an adapter of that name is loaded, there is none at that path, or it does not fit.
             UpstreamError: the engine failed.
         """
-        told = await self._ask("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        answer = await self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
         self._paths[name] = path
-        return told
+        return answer
 
     async def unload(self, name: str) -> str:
-        """Unload one; what the engine says to that.
+        """Unload an adapter; returns the text of the engine's answer.
 
         Raises:
-            UpstreamRejected: there is none of that name.
+            UpstreamRejected: there is no adapter of that name.
             UpstreamError: the engine failed.
         """
-        told = await self._ask("/unload_lora_adapter", {"lora_name": name})
+        answer = await self._post("/unload_lora_adapter", {"lora_name": name})
         self._paths.pop(name, None)
-        return told
+        return answer
 
     @property
     def paths(self) -> Mapping[str, str]:
@@ -71,20 +71,20 @@ class Adapters:
         return self._paths
 
     def adopt(self, paths: Mapping[str, str]) -> None:
-        """Load these too at the next start; they are those of another replica."""
+        """Load these adapters of another replica too at the next start."""
         self._paths |= paths
 
     async def restore(self) -> None:
-        """Load them into an engine that has just started; one that it does not take is given up. Never raises."""
+        """Load all adapters into an engine that has just started; one that it refuses is removed. Never raises."""
         for name, path in list(self._paths.items()):
             try:
                 await self.load(name, path)
             except ProxyError as error:
                 self._log.warning("adapter lost", adapter=name, reason=error.message)
-                if isinstance(error, UpstreamRejected):  # else the engine itself has failed, and will start again
+                if isinstance(error, UpstreamRejected):  # any other error: the engine has failed and will restart
                     del self._paths[name]
 
-    async def _ask(self, path: str, fields: dict[str, str]) -> str:
+    async def _post(self, path: str, fields: dict[str, str]) -> str:
         response = await self._wire.post(path, _encode(fields), is_stream=False)
         try:
             body = await response.read_all()
@@ -97,16 +97,16 @@ class Adapters:
 
 def _failure(path: str, status: int, body: bytes) -> ProxyError:
     try:
-        told = msgspec.json.decode(body, type=_AdapterRefusal)
+        refusal = msgspec.json.decode(body, type=_AdapterRefusal)
     except msgspec.DecodeError:
-        told = _AdapterRefusal()
-    if told.detail == _NO_ROUTE:
-        return UpstreamFailed(f"The engine has no {path}: it was not started for adapters that come and go.")
-    words = told.error.message[:_MAX_WORDS] if told.error is not None else _text(body)
+        refusal = _AdapterRefusal()
+    if refusal.detail == _NO_ROUTE:
+        return UpstreamFailed(f"The engine has no {path}: it was not started with runtime_adapters.")
+    message = refusal.error.message[:_MAX_TEXT] if refusal.error is not None else _text(body)
     if status in {400, 404}:
-        return UpstreamRejected(words, status=status)
-    return UpstreamFailed(f"POST {path} answered {status}: {words}")
+        return UpstreamRejected(message, status=status)
+    return UpstreamFailed(f"POST {path} answered {status}: {message}")
 
 
 def _text(body: bytes) -> str:
-    return body[:_MAX_WORDS].decode("utf-8", "replace").strip()
+    return body[:_MAX_TEXT].decode("utf-8", "replace").strip()

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint without loading it: read from its folder, or from the hub's cache on this machine."""
+"""Reads facts about a checkpoint without loading it, from its folder or from the hub's cache on this machine."""
 
 import re
 from collections.abc import Mapping
@@ -15,29 +15,29 @@ _PATH = ("/", ".", "~")
 _REMOTE = "://"
 _INDEX = "model.safetensors.index.json"
 _TEMPLATE_FILE = "chat_template.jinja"
-_TEMPLATES = ("tokenizer_config.json", "chat_template.json")  # the latter belongs to models that read images
-# the files of mistral_common; its tokenizers of versions 1 and 2 have no token for tool calls
+_TEMPLATES = ("tokenizer_config.json", "chat_template.json")  # the second one belongs to models that read images
+# the tokenizer files of mistral_common; tokenizers of versions 1 and 2 have no token for tool calls
 _MISTRAL_TOKENIZERS = ("tekken.json", "tokenizer.model.v[3-9]*", "tokenizer.model.v1[0-9]*")
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
-    """The facts; what is not known is empty, None or 0.
+    """The facts about one checkpoint; a fact that is not known is empty, None or 0.
 
     Attributes:
-        name: as the config has it.
-        folder: where its files are; None: not on this machine, or not yet.
-        model_type, architectures: of `config.json`, as Transformers names them.
-        layers: transformer blocks, which pipeline stages share out.
-        attention_heads: which tensor parallel GPUs share out.
-        kv_lora_rank: set where the attention is latent (MLA).
-        routed_experts: set where it is a mixture of experts.
-        max_tokens: the longest text that its positions allow.
-        quantization: the method by which it was made smaller.
-        template: the chat template's source.
-        has_mistral_format: it also has the files of Mistral's own format, which vLLM prefers, and their tokenizer knows
-            tool calls.
-        size_bytes: the weights that are there.
-        is_complete: nothing of it has to be downloaded.
+        name: a path or a hub id, as the config has it.
+        folder: where the files are; None: the checkpoint is not on this machine, or not yet.
+        model_type, architectures: from `config.json`; the values are those of Transformers.
+        layers: number of transformer blocks, which pipeline stages share out.
+        attention_heads: number of attention heads, which tensor parallel GPUs share out.
+        kv_lora_rank: set if the attention is latent (MLA).
+        routed_experts: number of experts; set if the model is a mixture of experts.
+        max_tokens: the largest context window that the model's positions allow, in tokens.
+        quantization: the quantization method.
+        template: the source of the chat template.
+        has_mistral_format: the checkpoint also has the files of Mistral's own format, which vLLM prefers, and their
+            tokenizer has a token for tool calls.
+        size_bytes: size of the weight files that are on this machine.
+        is_complete: no file has to be downloaded.
     """
 
     name: str
@@ -87,15 +87,16 @@ class _Adapter(Struct):
 
 
 def read_checkpoint(model: str, *, environment: Mapping[str, str], revision: str | None = None) -> Checkpoint:
-    """Read what is there of `model`, a folder or a hub id.
+    """Read the files of `model` that are on this machine.
 
     Args:
-        model: as the config has it.
-        environment: the engine's, which says where the hub's cache is.
-        revision: of a hub id; None: its main one.
+        model: a folder or a hub id, as the config has it.
+        environment: the environment of the engine; its variables say where the hub's cache is.
+        revision: the branch, tag or commit of a hub id; None: `main`.
 
     Raises:
-        Hopeless: it is a folder that is not there, or has no `config.json`, or a file that vLLM does not load.
+        PermanentEngineError: `model` is a folder that does not exist or has no `config.json`, or a single file, which
+            vLLM does not load.
     """
     folder = _find(model, environment, revision)
     if folder is None:
@@ -123,12 +124,14 @@ def read_checkpoint(model: str, *, environment: Mapping[str, str], revision: str
 
 
 def read_adapter_rank(adapter: str, *, environment: Mapping[str, str]) -> int | None:
-    """The rank of a LoRA adapter, which vLLM has to be told before it loads one; None where it is not known here.
+    """Return the rank of a LoRA adapter, or None if it is not on this machine or does not show its rank.
+
+    vLLM needs the highest rank as a flag at its start.
 
     Raises:
-        Hopeless: it is a folder that is not there, or holds no adapter.
+        PermanentEngineError: `adapter` is a folder that does not exist or has no adapter.
     """
-    folder = _find(adapter, environment, None, wanted="adapter_config.json")
+    folder = _find(adapter, environment, None, required_file="adapter_config.json")
     if folder is None:
         return None
     try:
@@ -137,11 +140,13 @@ def read_adapter_rank(adapter: str, *, environment: Mapping[str, str]) -> int | 
         return None
 
 
-def _find(model: str, environment: Mapping[str, str], revision: str | None, wanted: str = "config.json") -> Path | None:
+def _find(
+    model: str, environment: Mapping[str, str], revision: str | None, required_file: str = "config.json"
+) -> Path | None:
     path = Path(model).expanduser()
     if path.is_dir():
-        if not (path / wanted).is_file():
-            raise PermanentEngineError(f"{model} has no {wanted}: is it the folder with the safetensors files?")
+        if not (path / required_file).is_file():
+            raise PermanentEngineError(f"{model} has no {required_file}: is it the folder with the safetensors files?")
         return path.absolute()
     if path.is_file():
         cure = "kind: llamacpp serves GGUF files" if path.suffix == ".gguf" else "name the folder that it is in"
@@ -153,11 +158,11 @@ def _find(model: str, environment: Mapping[str, str], revision: str | None, want
             f"the folder {model} does not exist: mend the path, or give a hub id such as org/name"
         )
     snapshot = _find_snapshot(_hub_cache(environment) / f"models--{model.replace('/', '--')}", revision or "main")
-    return snapshot if snapshot is not None and (snapshot / wanted).is_file() else None
+    return snapshot if snapshot is not None and (snapshot / required_file).is_file() else None
 
 
 def _hub_cache(environment: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps what it has downloaded; its own variables, in its own order."""
+    """Return the folder of huggingface_hub's cache; reads the variables in the order in which that package does."""
     if cache := environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE"):
         return Path(cache).expanduser()
     if home := environment.get("HF_HOME"):
@@ -167,7 +172,7 @@ def _hub_cache(environment: Mapping[str, str]) -> Path:
 
 
 def _find_snapshot(repository: Path, revision: str) -> Path | None:
-    """A branch or tag is a file with the commit's name; a commit is a folder."""
+    """Return the snapshot of a revision. A branch or tag is a file with the commit's name; a commit is a folder."""
     try:
         commit = (repository / "refs" / revision).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -181,7 +186,7 @@ def _read_facts(file: Path) -> _Facts:
         facts = msgspec.json.decode(file.read_bytes(), type=_Facts)
         if facts.text_config is None or facts.num_hidden_layers is not None:
             return facts
-        # a model that sees has the facts of its language model one floor below
+        # a model that reads images has the facts of its language model nested in `text_config`
         inner = msgspec.convert(facts.text_config, type=_Facts)
     except (OSError, msgspec.MsgspecError) as error:
         raise PermanentEngineError(f"{file} cannot be read", [str(error)]) from error
@@ -191,7 +196,10 @@ def _read_facts(file: Path) -> _Facts:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files of weights, there or not; a link of the hub's cache leads nowhere until the file is whole."""
+    """Return the paths of all weight files, whether they exist or not.
+
+    In the hub's cache a link has no target until the file has been downloaded completely.
+    """
     try:
         index = msgspec.json.decode((folder / _INDEX).read_bytes(), type=_Index)
     except (OSError, msgspec.MsgspecError):
@@ -219,7 +227,7 @@ def _template_in(file: Path) -> str:
 
 
 def _has_mistral_format(folder: Path) -> bool:
-    """Found as vLLM finds it (`is_mistral_model_repo`, and the files of its tokenizer)."""
+    """Return whether vLLM will use Mistral's format: the checks are vLLM's own (`is_mistral_model_repo`, tokenizer)."""
     if not any(folder.glob("consolidated*.safetensors")):
         return False
     return any(any(folder.glob(pattern)) for pattern in _MISTRAL_TOKENIZERS)

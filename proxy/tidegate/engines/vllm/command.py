@@ -1,8 +1,8 @@
-"""How vLLM is started: a pure function from the config and what is known of the model to argv and environment.
+"""Builds the command line and the environment of vLLM from the config and the facts about the checkpoint; pure.
 
-What stands under `args` and `environment` in the config wins over all that is chosen here, but for what keeps the
-engine ours: where it listens, who may ask it, what it is called. Flags and variables are those of vLLM 0.26 to 0.32
-(reference `vllm.md`, sections 2 and 4).
+`args` and `environment` of the config override every flag and variable that is chosen here. Three things cannot be
+overridden: the address on which the engine listens, its API key, and its model name. The flags and variables are those
+of vLLM 0.26 to 0.32 (reference `vllm.md`, sections 2 and 4). "Row" in a comment is a row of the contract.
 """
 
 import json
@@ -22,20 +22,20 @@ from tidegate.engines.vllm.checkpoint import Checkpoint
 
 SHUTDOWN_S = 5
 
-_KEEP_ALIVE_S = 600  # longer than our pool keeps a connection; vLLM's 5 s cut requests off (row 58)
+_KEEP_ALIVE_S = 600  # longer than Tidegate keeps a connection; vLLM's default of 5 s cuts requests off (row 58)
 _LOOPBACK = "127.0.0.1"
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM takes for --max-lora-rank
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM accepts for --max-lora-rank
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[\w-]+\+?)*")
 
-_LISTENS = "Tidegate says where the engine listens"
+_ADDRESS_REASON = "Tidegate says where the engine listens"
 _REFUSED = {
-    "uds": _LISTENS,
-    "host": _LISTENS,
-    "port": _LISTENS,
-    "grpc": _LISTENS,
-    "grpc-port": _LISTENS,
-    "headless": _LISTENS,
-    "root-path": _LISTENS,
+    "uds": _ADDRESS_REASON,
+    "host": _ADDRESS_REASON,
+    "port": _ADDRESS_REASON,
+    "grpc": _ADDRESS_REASON,
+    "grpc-port": _ADDRESS_REASON,
+    "headless": _ADDRESS_REASON,
+    "root-path": _ADDRESS_REASON,
     "ssl-keyfile": "the connection is a private socket",
     "ssl-certfile": "the connection is a private socket",
     "api-key": "Tidegate makes a new key for each start",
@@ -45,7 +45,7 @@ _REFUSED = {
     "served-model-name": "callers use the names under models",
     "lora-modules": "they are the key adapters of the engine",
 }
-_TYPED = (
+_CONFIG_KEYS = (
     "gpu_memory_utilization",
     "max_model_len",
     "kv_cache_dtype",
@@ -56,24 +56,30 @@ _TYPED = (
     "data_parallel_size",
     "enable_expert_parallel",
 )
-_REFUSED |= {key.replace("_", "-"): f"it is the key {key} of the engine" for key in _TYPED}
+_REFUSED |= {key.replace("_", "-"): f"it is the key {key} of the engine" for key in _CONFIG_KEYS}
 _EXCLUDES_TOOLS = (0, 10)  # the first release that has the flag (vllm-project/vllm#20544)
-_UNSAID = VllmConfig(model="-")  # whatever has its default is left to vLLM
+_DEFAULTS = VllmConfig(model="-")  # a key with its default gives no flag, so vLLM's own default holds
 
-# one of these, and the engine is a part of something on several machines
-_SPREAD = ("nnodes", "master-addr", "data-parallel-address", "data-parallel-size-local", "data-parallel-start-rank")
+# with one of these flags the engine is part of a deployment on several machines
+_MULTI_HOST_FLAGS = (
+    "nnodes",
+    "master-addr",
+    "data-parallel-address",
+    "data-parallel-size-local",
+    "data-parallel-start-rank",
+)
 
 
 class Machine(Struct, frozen=True, kw_only=True):
-    """What the command depends on besides the config.
+    """Facts about the machine and its vLLM that the command depends on, besides the config.
 
     Attributes:
-        python: whose vLLM is run.
-        is_cpu: it is the build for CPUs.
-        gpus: which ones, by number (see `placement`); empty: vLLM is not told.
-        environment: the one that the engine inherits.
-        adapter_rank: the highest of the adapters', where known.
-        release: of vLLM, as numbers; empty: not known.
+        python: the Python program that runs vLLM.
+        is_cpu: whether its vLLM is the build for CPUs.
+        gpus: the numbers of the GPUs that the engine uses (see `placement`); empty: `CUDA_VISIBLE_DEVICES` is not set.
+        environment: the environment that the engine inherits.
+        adapter_rank: the highest rank of the adapters; None if it is not known.
+        release: the version of vLLM as numbers; empty if it is not known.
     """
 
     python: str
@@ -87,81 +93,81 @@ class Machine(Struct, frozen=True, kw_only=True):
 def build_command(
     name: str, config: VllmConfig, checkpoint: Checkpoint, machine: Machine, *, socket_path: str, api_key: str
 ) -> Command:
-    """What serves the model as `name` on `socket_path`.
+    """Return the command that serves the model under the name `name` on `socket_path`.
 
     Raises:
-        Hopeless: `args` or `environment` hold what may not be set there.
+        PermanentEngineError: `args` or `environment` contain something that may not be set there.
     """
-    flags = _chosen(name, config, checkpoint, machine, socket_path) | _own_args(config)
+    flags = _default_flags(name, config, checkpoint, machine, socket_path) | _flags_of_args(config)
     if flags.get("tool-call-parser") is None:
-        flags.pop("enable-auto-tool-choice", None)  # vLLM refuses the one without the other
+        flags.pop("enable-auto-tool-choice", None)  # vLLM refuses this flag without a parser
     else:
         flags.setdefault("enable-auto-tool-choice", True)  # row 49
     argv = [machine.python, vllm_server.__file__, str(Path(config.model).expanduser())]
     for flag, value in flags.items():
-        if value is not None:  # null under args: not even what we would choose
+        if value is not None:  # null under `args` removes a flag that is chosen here
             argv += _render(flag, value)
     return Command(argv, _environment(config, machine, api_key))
 
 
 def check_settings(config: VllmConfig) -> None:
-    """Check that `args` and `environment` hold only what may be set there.
+    """Check that `args` and `environment` contain only what may be set there.
 
     Raises:
-        Hopeless: they do not.
+        PermanentEngineError: they contain something else.
     """
-    _own_args(config)
+    _flags_of_args(config)
     _check_environment(config)
 
 
 def to_check(command: Command) -> Command:
-    """The command that starts nothing, but has vLLM's own parser read the flags; status 0 where it takes them."""
+    """Return a command that only lets vLLM's own parser check the flags; its exit status is 0 if they are accepted."""
     python, server, *rest = command.argv
     return Command([python, server, vllm_server.CHECK, *rest], command.environment)
 
 
 def has_reasoning_parser(config: VllmConfig, checkpoint: Checkpoint) -> bool:
-    """Whether it is told how to take thinking apart.
+    """Return whether vLLM is started with a reasoning parser, which separates the thinking from the answer.
 
     Raises:
-        Hopeless: as `build_command`.
+        PermanentEngineError: as for `build_command`.
     """
-    return (_markup(checkpoint) | _own_args(config)).get("reasoning-parser") is not None
+    return (_parser_flags(checkpoint) | _flags_of_args(config)).get("reasoning-parser") is not None
 
 
 def calls_tools(config: VllmConfig, checkpoint: Checkpoint) -> bool:
-    """Whether it has a parser for tool calls; otherwise vLLM refuses requests that need one.
+    """Return whether vLLM is started with a parser for tool calls; otherwise it refuses requests that need one.
 
-    These are requests with tools whose `tool_choice` is absent, `auto`, `required` or named (vLLM 0.26 to 0.32).
+    These are requests with tools whose `tool_choice` is absent, `auto`, `required` or a named tool (vLLM 0.26 to 0.32).
 
     Raises:
-        Hopeless: as `build_command`.
+        PermanentEngineError: as for `build_command`.
     """
-    flags = _markup(checkpoint) | _own_args(config)
+    flags = _parser_flags(checkpoint) | _flags_of_args(config)
     return flags.get("tool-call-parser") is not None and bool(flags.get("enable-auto-tool-choice", True))
 
 
-def is_spread(config: VllmConfig) -> bool:
-    """Whether it runs on more machines than this one."""
-    return config.distributed is not None or any(flag in _own_args(config) for flag in _SPREAD)
+def is_multi_host(config: VllmConfig) -> bool:
+    """Return whether the engine runs on more machines than this one."""
+    return config.distributed is not None or any(flag in _flags_of_args(config) for flag in _MULTI_HOST_FLAGS)
 
 
-def _chosen(
+def _default_flags(
     name: str, config: VllmConfig, checkpoint: Checkpoint, machine: Machine, socket_path: str
 ) -> dict[str, Any]:
-    """The flags, by their names without dashes in front; True is a flag without a value."""
+    """Return the flags that Tidegate chooses, by name without leading dashes; True means a flag without a value."""
     flags: dict[str, Any] = {
         "served-model-name": name,
         "uds": socket_path,
-        "shutdown-timeout": SHUTDOWN_S,  # with vLLM's own 0 callers would hang (reference vllm.md, section 4)
+        "shutdown-timeout": SHUTDOWN_S,  # with vLLM's default of 0 requests would hang (reference vllm.md, section 4)
         "enable-request-id-headers": True,  # row 59
         "enable-prompt-tokens-details": True,  # row 38
-        "disable-uvicorn-access-log": True,  # a line for each of our looks would bury why it died
+        "disable-uvicorn-access-log": True,  # one line per health check would push error lines out of the kept output
     }
     if machine.release >= _EXCLUDES_TOOLS:
-        flags["exclude-tools-when-tool-choice-none"] = True  # a model that sees tools may call them against the choice
-    flags |= _markup(checkpoint)
-    flags |= {_flag(key): value for key in _TYPED if (value := getattr(config, key)) != getattr(_UNSAID, key)}
+        flags["exclude-tools-when-tool-choice-none"] = True  # else the model sees the tools, and may call one
+    flags |= _parser_flags(checkpoint)
+    flags |= {_flag(key): value for key in _CONFIG_KEYS if (value := getattr(config, key)) != getattr(_DEFAULTS, key)}
     if config.distributed is not None:
         flags["distributed-executor-backend"] = config.distributed
         if config.data_parallel_size > 1:
@@ -169,7 +175,7 @@ def _chosen(
     if config.sleep_level is not None and not machine.is_cpu:
         flags["enable-sleep-mode"] = True
     if machine.is_cpu:
-        flags["enforce-eager"] = True  # it would compile for a minute at each start (reference vllm.md, section 1)
+        flags["enforce-eager"] = True  # else it compiles for a minute at each start (reference vllm.md, section 1)
     return flags | _adapters(config, machine.adapter_rank)
 
 
@@ -177,7 +183,7 @@ def _flag(key: str) -> str:
     return key.replace("_", "-")
 
 
-def _markup(checkpoint: Checkpoint) -> dict[str, Any]:
+def _parser_flags(checkpoint: Checkpoint) -> dict[str, Any]:
     choices = families.choose(checkpoint)
     flags: dict[str, Any] = {}
     if choices.reasoning_parser is not None:
@@ -202,17 +208,17 @@ def _adapters(config: VllmConfig, rank: int | None) -> dict[str, Any]:
             {"name": name, "path": str(Path(path).expanduser())} for name, path in config.adapters.items()
         ]
     if config.runtime_adapters and config.data_parallel_size > 1:
-        flags["api-server-count"] = 1  # vLLM would start one for each copy, and then load no adapter
+        flags["api-server-count"] = 1  # vLLM would start one API server per rank, and then load no adapter
     if rank is not None:
         flags["max-lora-rank"] = next((limit for limit in _RANKS if limit >= rank), rank)
     return flags
 
 
-def _own_args(config: VllmConfig) -> dict[str, Any]:
-    """The user's flags; `no-x: true` is `x: false`.
+def _flags_of_args(config: VllmConfig) -> dict[str, Any]:
+    """Return the flags that the config has under `args`; `no-x: true` becomes `x: false`.
 
     Raises:
-        Hopeless: one of them may not be set.
+        PermanentEngineError: one of the flags may not be set.
     """
     args: dict[str, Any] = {}
     for key, value in config.args.items():
@@ -221,10 +227,10 @@ def _own_args(config: VllmConfig) -> dict[str, Any]:
         if not _NAME.fullmatch(flag + dot + path):
             raise PermanentEngineError(f"args: {key} is not the name of a flag")
         if flag.startswith("no-") and isinstance(value, bool):
-            flag, value = flag.removeprefix("no-"), not value  # noqa: PLW2901 - the same thing said plainly
-        # vLLM's parser takes the beginning of a name for the whole of it
-        if (refused := next((known for known in _REFUSED if known.startswith(flag)), None)) is not None:
-            raise PermanentEngineError(f"args: {key} cannot be set there: {_REFUSED[refused]}")
+            flag, value = flag.removeprefix("no-"), not value  # noqa: PLW2901 - the same flag, normalised
+        # vLLM's parser accepts abbreviated flag names, so an abbreviation of a refused flag is refused too
+        if (found := next((each for each in _REFUSED if each.startswith(flag)), None)) is not None:
+            raise PermanentEngineError(f"args: {key} cannot be set there: {_REFUSED[found]}")
         args[flag + dot + path] = value
     return args
 
@@ -235,7 +241,7 @@ def _render(flag: str, value: object) -> Sequence[str]:
     if isinstance(value, list | tuple):
         return (f"--{flag}", *(_text(each) for each in value)) if value else ()
     text = _text(value)
-    # a value that looks like a flag would be read as one
+    # as a separate argument, a value that begins with a dash would be read as a flag
     return (f"--{flag}={text}",) if text.startswith("-") else (f"--{flag}", text)
 
 
@@ -257,15 +263,15 @@ def _environment(config: VllmConfig, machine: Machine, api_key: str) -> dict[str
         "DO_NOT_TRACK": "1",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(_KEEP_ALIVE_S),
     }
-    if not is_spread(config):
-        variables["VLLM_HOST_IP"] = _LOOPBACK  # its own sockets would listen on the machine's address
+    if not is_multi_host(config):
+        variables["VLLM_HOST_IP"] = _LOOPBACK  # else vLLM's internal sockets listen on the machine's address
         if machine.gpus:
             variables |= select(machine.gpus, machine.environment)
     elif config.distributed == "ray" and "RAY_ADDRESS" not in machine.environment:
-        variables["RAY_ADDRESS"] = "auto"  # the cluster that there is; else a new one would be started
+        variables["RAY_ADDRESS"] = "auto"  # use the running cluster; otherwise Ray would start a new one
     if config.sleep_level is not None:
-        variables["VLLM_SERVER_DEV_MODE"] = "1"  # /sleep and /wake_up are there only then
+        variables["VLLM_SERVER_DEV_MODE"] = "1"  # vLLM has /sleep and /wake_up only with this
     if config.runtime_adapters:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-    # by the environment, since everybody can read the arguments of a process
+    # the key is passed by the environment, since every user of the machine can read the arguments of a process
     return variables | dict(config.environment) | {"VLLM_API_KEY": api_key}

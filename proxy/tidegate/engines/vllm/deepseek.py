@@ -1,30 +1,36 @@
-"""Which of vLLM's parsers understand a DeepSeek model: decided by architecture, name and chat template; no I/O.
+"""Chooses vLLM's parsers for a DeepSeek model by architecture, name and chat template; no I/O.
 
-vLLM reads a model's thinking and tool calls only where it is told which markup the model writes; told wrongly, it puts
-whole answers into the reasoning (contract, rows 76i and 76j) or leaves markup in the text. One architecture serves
-generations of different markup (R1, V3 and V3.1 are all `DeepseekV3ForCausalLM`, the distilled R1 are Qwen2 and Llama),
-and models of others as well (Kimi K2), so the architecture settles it only from V3.2 on; before that the name does, and
-after it the chat template, which shows the markup itself.
+vLLM recognises a model's thinking and tool calls only if its flags name the parser for the markup that the model
+writes. With a wrong parser it puts whole answers into the reasoning (contract, rows 76i and 76j), or leaves markup in
+the text.
+
+The architecture alone decides only from V3.2 on. Before that, one architecture serves generations of different markup:
+R1, V3 and V3.1 are all `DeepseekV3ForCausalLM`, the distilled R1 models are Qwen2 and Llama, and Kimi K2 of another
+vendor is `DeepseekV3ForCausalLM` too. For those the model's name decides and, if the name does not show the generation,
+the chat template, which contains the markup itself.
 
 | generation | reasoning | tools | source |
 | --- | --- | --- | --- |
-| V2 | none, it does not think | V3's, where its template shows the markup | vLLM's parser refuses other vocabularies |
+| V2 | none, it does not think | V3's, if its template has the markup | vLLM's parser refuses other vocabularies |
 | V3, V3-0324 | none | deepseek_v3 | vLLM's page on tool calling |
-| R1, its distilled ones | deepseek_r1 | deepseek_v3 | vLLM's pages on reasoning and tool calling |
-| R1, where the template has a switch | deepseek_v3, on | deepseek_v3 | reference `vllm.md` section 5; rows 76i, 76j |
+| R1 and its distilled models | deepseek_r1 | deepseek_v3 | vLLM's pages on reasoning and tool calling |
+| R1, if the template has a switch | deepseek_v3, on | deepseek_v3 | reference `vllm.md` section 5; rows 76i, 76j |
 | V3.1 | deepseek_v3, off | deepseek_v31 | rows 64, B.16; vLLM's pages |
-| V3.2-Exp | the same, its own template | deepseek_v31 | SGLang's page on tool parsers; not run |
+| V3.2-Exp | deepseek_v3, off; own template | deepseek_v31 | SGLang's page on tool parsers; not tested with the model |
 | V3.2 | deepseek_v3, off | deepseek_v32 | vLLM's recipe; row 64, B.16 |
 | V4 | deepseek_v4 | deepseek_v4 | rows 61, 62, 66; reference `vllm.md` section 2 |
 | V4.1 | deepseek_v41 | deepseek_v41 | rows 63, 65, 66 |
 
-V4 and V4.1 think unless told otherwise, by their prompt encoders; no default is set for them, because it would outweigh
-a caller's `enable_thinking: false` (row 62).
+"On" and "off" is the default of the template's switch for thinking, which Tidegate sets.
 
-The chat templates that come with V3, R1 and V3.1 show the model its earlier calls, but never which tools there are, so
-it would not know of any; and they want the arguments of earlier calls as text, where vLLM gives an object (vLLM's page
-on tool calling wants another template for each model). `TOOLS` stands in front of the checkpoint's own template and
-mends both: it adds the tools to the system message. Without tools and calls not a byte of the prompt differs.
+V4 and V4.1 think by default: their prompt encoders switch thinking on. No default is set for them here, because it
+would override a caller's `enable_thinking: false` (row 62).
+
+The chat templates in the checkpoints of V3, R1 and V3.1 have two faults. They show the model its earlier calls, but
+never the list of tools, so the model would call none. And they expect the arguments of earlier calls as text, but vLLM
+gives them an object. (vLLM's page on tool calling recommends another template for each model.) `TOOLS` is put in front
+of the checkpoint's own template and corrects both: it adds the tools to the system message, and turns the arguments
+into text. For a request without tools and calls the prompt stays exactly the same.
 """
 
 import re
@@ -40,19 +46,22 @@ Generation = Literal["v2", "v3", "r1", "v3.1", "v3.2-exp", "v3.2", "v4", "v4.1"]
 
 _ASSISTANT = "<｜Assistant｜>"
 _CALLS = "<｜tool▁calls▁begin｜>"
-_JSON_CALL = "```json"  # V3 and R1 put a call's arguments into a block of code, V3.1 does not
-_SWITCH = re.compile(r"\b(?:enable_)?thinking\b")
+_JSON_CALL = "```json"  # V3 and R1 put a call's arguments into a code block, V3.1 does not
+_THINKING_SWITCH = re.compile(r"\b(?:enable_)?thinking\b")
 _TOOLS = re.compile(r"\btools\b")
 _GENERATION = re.compile(r"(?:^|[^a-z0-9]|deepseek)(?:(r)1|v(\d)(?:[._]?(\d))?)(?![0-9])")
 _EXPERIMENT = re.compile(r"[^a-z]exp(?![a-z])")
 
 
 class Choices(Struct, frozen=True, kw_only=True):
-    """What vLLM is told of a model's markup; None leaves it to vLLM.
+    """The flags that describe a model's markup to vLLM; None: vLLM's own default holds.
 
     Attributes:
-        template_kwargs: what the chat template is told where a caller says nothing.
-        chat_template: its whole source, in place of the checkpoint's own.
+        reasoning_parser: the parser that separates the thinking from the answer.
+        tool_call_parser: the parser for tool calls.
+        tokenizer_mode: the tokenizer mode, which also selects the prompt encoder.
+        template_kwargs: the default arguments of the chat template; a request can override them.
+        chat_template: the whole source of a chat template, in place of the checkpoint's own.
     """
 
     reasoning_parser: str | None = None
@@ -62,27 +71,27 @@ class Choices(Struct, frozen=True, kw_only=True):
     chat_template: str | None = None
 
 
-_OFF = {"thinking": False}
-_V31 = Choices(reasoning_parser="deepseek_v3", tool_call_parser="deepseek_v31", template_kwargs=_OFF)
+_THINKING_OFF = {"thinking": False}
+_V31 = Choices(reasoning_parser="deepseek_v3", tool_call_parser="deepseek_v31", template_kwargs=_THINKING_OFF)
 
 CHOICES: Mapping[Generation, Choices] = {
     "v2": Choices(),
     "v3": Choices(tool_call_parser="deepseek_v3"),
     "r1": Choices(reasoning_parser="deepseek_r1", tool_call_parser="deepseek_v3"),
     "v3.1": _V31,
-    # vLLM would give it the encoder of V3.2, by its architecture
+    # without this flag vLLM uses the prompt encoder of V3.2, because the architecture is the same
     "v3.2-exp": replace(_V31, tokenizer_mode="hf"),
     "v3.2": Choices(
         reasoning_parser="deepseek_v3",
         tool_call_parser="deepseek_v32",
         tokenizer_mode="deepseek_v32",
-        template_kwargs=_OFF,
+        template_kwargs=_THINKING_OFF,
     ),
     "v4": Choices(reasoning_parser="deepseek_v4", tool_call_parser="deepseek_v4", tokenizer_mode="deepseek_v4"),
     "v4.1": Choices(reasoning_parser="deepseek_v41", tool_call_parser="deepseek_v41", tokenizer_mode="deepseek_v41"),
 }
 
-# what is known of each, for models whose names do not say it (`configs/models.yaml`)
+# the name of the model card of each generation (`configs/models.yaml`), for models whose names do not show it
 CARDS: Mapping[Generation, str] = {
     "v2": "deepseek-v2",
     "v3": "deepseek-v3",
@@ -108,7 +117,7 @@ _MINORS: Mapping[tuple[str, str], Generation] = {
 }
 _MAJORS: Mapping[str, Generation] = {"2": "v2", "3": "v3", "4": "v4"}
 
-# what stands between the list of tools and the call, by parser
+# how the model has to write one call, by parser; replaces CALL_FORM in `TOOLS`
 _CALL_FORMS = {
     "deepseek_v3": r"function<｜tool▁sep｜>NAME\n```json\nARGUMENTS\n```",
     "deepseek_v31": "NAME<｜tool▁sep｜>ARGUMENTS",
@@ -145,11 +154,11 @@ TOOLS = r"""
 
 
 def generation_of(checkpoint: Checkpoint) -> Generation | None:
-    """Which DeepSeek it is, or None where nothing says that it is one."""
+    """Return the generation of a DeepSeek model; None if nothing shows that it is one."""
     name = checkpoint.name.lower().rstrip("/").rpartition("/")[2]
     for architecture in checkpoint.architectures:
-        if (settled := _ARCHITECTURES.get(architecture)) is not None:
-            return "v3.2-exp" if settled == "v3.2" and _EXPERIMENT.search(name) else settled
+        if (generation := _ARCHITECTURES.get(architecture)) is not None:
+            return "v3.2-exp" if generation == "v3.2" and _EXPERIMENT.search(name) else generation
     if "deepseek" not in checkpoint.name.lower() and _ASSISTANT not in checkpoint.template:
         return None
     if (named := _by_name(name)) is not None:
@@ -158,9 +167,9 @@ def generation_of(checkpoint: Checkpoint) -> Generation | None:
 
 
 def choose(checkpoint: Checkpoint) -> Choices | None:
-    """What vLLM is told of it; None where it is no DeepSeek model."""
+    """Return the flags for the model's markup; None if it is not a DeepSeek model."""
     generation = generation_of(checkpoint)
-    return None if generation is None else _fit(CHOICES[generation], generation, checkpoint.template)
+    return None if generation is None else _fit_to_template(CHOICES[generation], generation, checkpoint.template)
 
 
 def _by_name(name: str) -> Generation | None:
@@ -175,20 +184,22 @@ def _by_name(name: str) -> Generation | None:
 
 
 def _by_template(template: str) -> Generation:
-    if _SWITCH.search(template) and _CALLS in template and _JSON_CALL not in template:
+    if _THINKING_SWITCH.search(template) and _CALLS in template and _JSON_CALL not in template:
         return "v3.1"
     return "r1" if "<think>" in template or "</think>" in template else "v3"
 
 
-def _fit(choices: Choices, generation: Generation, template: str) -> Choices:
-    """Follow the template, where it is known and used."""
+def _fit_to_template(choices: Choices, generation: Generation, template: str) -> Choices:
+    """Adapt the flags to the chat template, if it is known and vLLM uses it."""
     if not template or generation in {"v3.2", "v4", "v4.1"}:
         return choices
     if generation == "v2" and _CALLS in template:
         choices = replace(choices, tool_call_parser="deepseek_v3")
     elif _CALLS not in template:
-        choices = replace(choices, tool_call_parser=None)  # the parser needs tokens that it does not seem to have
-    if generation == "r1" and _SWITCH.search(template):
+        choices = replace(
+            choices, tool_call_parser=None
+        )  # the parser needs tokens that the model does not seem to have
+    if generation == "r1" and _THINKING_SWITCH.search(template):
         choices = replace(choices, reasoning_parser="deepseek_v3", template_kwargs={"thinking": True})
     if choices.tool_call_parser is not None and not _TOOLS.search(template):
         tools = TOOLS.replace("CALL_FORM", _CALL_FORMS[choices.tool_call_parser])

@@ -1,4 +1,4 @@
-"""vLLM, run by a Python that has it; `tidegate.engines.vllm.server` is what that Python is given."""
+"""`Vllm`: the engine kind vLLM; the Python that has vLLM installed runs the script `tidegate.engines.vllm.server`."""
 
 import os
 import re
@@ -27,24 +27,24 @@ from tidegate.engines.vllm.command import (
     calls_tools,
     check_settings,
     has_reasoning_parser,
-    is_spread,
+    is_multi_host,
     to_check,
 )
 from tidegate.engines.vllm.deepseek import CARDS, generation_of
 
 _START_S = 600.0  # imports, compilation, graph capture
-_TEARDOWN_S = 10.0  # after the requests' end (reference vllm.md, section 4)
+_TEARDOWN_S = 10.0  # seconds to end after its last request has ended (reference vllm.md, section 4)
 _BUILD = re.compile(r"vllm(?P<name>\w*)-(?P<version>[^-]+)\.dist-info")
 _RELEASE = re.compile(r"\d+(?:\.\d+)*")
 _PACKAGES = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
 
 
 class Build(Struct, frozen=True):
-    """A vLLM that is installed.
+    """An installed vLLM.
 
     Attributes:
-        version: as its distribution says.
-        is_cpu: it runs on no GPU.
+        version: the version in the name of its distribution.
+        is_cpu: whether it is the build for CPUs.
     """
 
     version: str
@@ -52,22 +52,23 @@ class Build(Struct, frozen=True):
 
     @property
     def release(self) -> tuple[int, ...]:
-        """The version as numbers, as far as it begins with such."""
+        """The leading numbers of the version; empty if it does not begin with a number."""
         found = _RELEASE.match(self.version)
         return () if found is None else tuple(map(int, found[0].split(".")))
 
 
 class Vllm:
-    """A checkpoint served by vLLM; implements `base.EngineKind`.
+    """A checkpoint served by vLLM; implements `kinds.Kind`.
 
     Args:
-        name: the engine's, or the replica's; the model is served under the engine's name in the config.
-        config: see there.
-        gpus: the machine's.
-        environment: the one that the engine inherits; None: ours.
+        name: the name of the engine or replica; the model is served under the engine's name in the config.
+        config: the config of the engine.
+        gpus: the GPUs of the machine.
+        environment: the environment that the engine inherits; None: that of Tidegate.
 
     Attributes:
-        calls_tools: whether it reads its model's tool calls, with the flags of its last start or of the next one.
+        calls_tools: see `base.EngineKind`; updated by `command`.
+        start_timeout_s: see `base.EngineKind`; updated by `command`.
     """
 
     dialect = "vllm"
@@ -92,39 +93,39 @@ class Vllm:
         self._environment = os.environ if environment is None else environment
         self.sleep_level: int | None = config.sleep_level
         self.stop_s = _seconds(config.args.get("shutdown_timeout", SHUTDOWN_S)) + _TEARDOWN_S
-        checkpoint = self._known()
-        self.start_timeout_s = _patience(config, checkpoint)
+        checkpoint = self._checkpoint_or_empty()
+        self.start_timeout_s = _start_timeout_s(config, checkpoint)
         self.calls_tools = self._calls_tools(checkpoint)
 
     def command(self, socket_path: str, api_key: str) -> Command:
-        checkpoint = self._read()
-        self.start_timeout_s = _patience(self._config, checkpoint)
+        checkpoint = self._read_checkpoint()
+        self.start_timeout_s = _start_timeout_s(self._config, checkpoint)
         self.calls_tools = self._calls_tools(checkpoint)
         machine = self._machine()
         machine = structs.replace(machine, gpus=self._place(machine, checkpoint).gpus)
         return build_command(self._name, self._config, checkpoint, machine, socket_path=socket_path, api_key=api_key)
 
     def place(self) -> Placement:
-        """Which GPUs it takes, and how much of them.
+        """Return which GPUs the engine takes, and how much of them.
 
         Raises:
-            Hopeless: the machine does not have what it needs.
+            PermanentEngineError: the machine does not have what the engine needs.
         """
-        return self._place(self._machine(), self._known())
+        return self._place(self._machine(), self._checkpoint_or_empty())
 
     def needs(self) -> GpuNeeds:
         return self.place().needs
 
     def check(self) -> Command:
-        """What starts nothing, but has vLLM's own parser read the flags; status 0 where it takes them.
+        """Return a command that only lets vLLM's own parser check the flags; its exit status is 0 if they are accepted.
 
         Raises:
-            EngineError: what it needs is not there.
+            EngineError: something that the engine needs is missing.
         """
-        return to_check(self.command("/tmp/engine.sock", ""))  # noqa: S108 - nothing is made there
+        return to_check(self.command("/tmp/engine.sock", ""))  # noqa: S108 - no file is created there
 
     def faults(self) -> Iterator[str]:
-        """Settings with which it could start on no machine, such as a wrong path: each as key and fault."""
+        """Yield settings with which the engine could start on no machine: each as key and fault."""
         yield from _refusals("", partial(check_settings, self._config))
         yield from _refusals("python: ", lambda: find_python(self._config.python))
         yield from _refusals("model: ", self._check_model)
@@ -132,16 +133,16 @@ class Vllm:
             yield from _refusals(f"adapters.{name}: ", partial(read_adapter_rank, path, environment=self._inherited()))
 
     def notes(self) -> Iterator[str]:
-        """Settings that do nothing, or perhaps not what was meant: each as key, what about it and the cure."""
+        """Yield settings that do nothing or are perhaps not intended: each as key, note and cure."""
         try:
-            machine, checkpoint = self._machine(), self._read()
+            machine, checkpoint = self._machine(), self._read_checkpoint()
         except PermanentEngineError:  # `faults` or the start reports it
             return
         if self._config.gpus is not None and machine.is_cpu:
             yield "gpus: does nothing with vLLM's build for the CPU; take it out"
-        told = {key.removeprefix("--").replace("_", "-") for key in self._config.args}
-        may_chat = checkpoint.folder is None or bool(checkpoint.template) or "chat-template" in told
-        if may_chat and not self.calls_tools and "tool-call-parser" not in told:
+        flags = {key.removeprefix("--").replace("_", "-") for key in self._config.args}
+        may_chat = checkpoint.folder is None or bool(checkpoint.template) or "chat-template" in flags
+        if may_chat and not self.calls_tools and "tool-call-parser" not in flags:
             family = checkpoint.model_type or "not known before the download"
             yield (
                 f"args: no tool-call parser is known for its model (model type: {family}), so requests that need tools "
@@ -150,15 +151,15 @@ class Vllm:
 
     @property
     def parses_thinking(self) -> bool:
-        """Whether it is started with a parser that takes thinking apart."""
-        return has_reasoning_parser(self._config, self._known())
+        """Whether vLLM is started with a parser that separates the thinking from the answer."""
+        return has_reasoning_parser(self._config, self._checkpoint_or_empty())
 
     def model_bytes(self) -> int:
-        return self._known().size_bytes
+        return self._checkpoint_or_empty().size_bytes
 
     def model_card(self) -> str | None:
-        """The name of the card that fits what it loads, read from the checkpoint; None where that does not tell."""
-        generation = generation_of(self._known())
+        """Return the name of the model card that fits the checkpoint; None if the checkpoint does not show it."""
+        generation = generation_of(self._checkpoint_or_empty())
         return None if generation is None else CARDS[generation]
 
     def progress(self, line: str) -> Progress | None:
@@ -170,13 +171,13 @@ class Vllm:
     def _check_model(self) -> None:
         model = Path(self._config.model).expanduser()
         is_path = model.parent != Path() and model.parent.is_dir()
-        if self._read().folder is None and is_path:
+        if self._read_checkpoint().folder is None and is_path:
             raise PermanentEngineError(f"the folder {self._config.model} does not exist: mend the path")
 
     def _calls_tools(self, checkpoint: Checkpoint) -> bool:
         try:
             return calls_tools(self._config, checkpoint)
-        except PermanentEngineError:  # its start will say the same
+        except PermanentEngineError:  # the engine's start will fail with the same message
             return True
 
     def _place(self, machine: Machine, checkpoint: Checkpoint) -> Placement:
@@ -184,19 +185,19 @@ class Vllm:
             self._config,
             () if machine.is_cpu else self._gpus,
             attention_heads=checkpoint.attention_heads,
-            is_spread=is_spread(self._config),
+            is_spread=is_multi_host(self._config),
             number=self._number,
         )
 
-    def _read(self) -> Checkpoint:
+    def _read_checkpoint(self) -> Checkpoint:
         revision = self._config.args.get("revision")
         return read_checkpoint(
             self._config.model, environment=self._inherited(), revision=None if revision is None else str(revision)
         )
 
-    def _known(self) -> Checkpoint:
+    def _checkpoint_or_empty(self) -> Checkpoint:
         try:
-            return self._read()
+            return self._read_checkpoint()
         except EngineError:
             return Checkpoint(name=self._config.model)
 
@@ -223,7 +224,7 @@ class Vllm:
 
 
 def _refusals(where: str, check: Callable[[], object]) -> Iterator[str]:
-    """The message of the `PermanentEngineError` that the check raises, if it does."""
+    """Yield `where` and the message of the `PermanentEngineError` that `check` raises, if it raises one."""
     try:
         check()
     except PermanentEngineError as error:
@@ -231,32 +232,35 @@ def _refusals(where: str, check: Callable[[], object]) -> Iterator[str]:
 
 
 def find_python(python: str | None) -> str:
-    """The program that `python` means; None: the one that runs us.
+    """Return the absolute path of the program `python`; None: the Python that runs Tidegate.
 
     Raises:
-        Hopeless: there is none.
+        PermanentEngineError: there is no such program.
     """
     if python is None:
         return sys.executable
     found = shutil.which(Path(python).expanduser())
     if found is None:
         raise PermanentEngineError(f"there is no Python at {python}: mend the key python")
-    return str(Path(found).absolute())  # not resolved: a virtual environment is known by the link
+    return str(Path(found).absolute())  # links are not resolved: a virtual environment is found by its link
 
 
 def find_build(python: str) -> Build | None:
-    """The vLLM that lies beside `python`; None where none is seen, which does not mean that it has none."""
+    """Return the vLLM that is installed beside `python`.
+
+    Returns None if none is found in the usual folders; `python` may have one elsewhere.
+    """
     prefix = Path(python).parent.parent
     for packages in _PACKAGES:
         for folder in sorted(prefix.glob(f"{packages}/vllm*.dist-info")):
             if (found := _BUILD.fullmatch(folder.name)) is not None and found["name"] in {"", "_cpu"}:
-                # vLLM itself looks for the word in its version
+                # vLLM itself detects its CPU build by "cpu" in its version
                 return Build(found["version"], is_cpu="cpu" in found["name"] + found["version"])
     return None
 
 
-def _patience(config: VllmConfig, checkpoint: Checkpoint) -> float:
-    """How long a start may take: by the size of what is read, and longer where it has to be downloaded first."""
+def _start_timeout_s(config: VllmConfig, checkpoint: Checkpoint) -> float:
+    """Return how long a start may take, by the size of the weights; longer if they may have to be downloaded first."""
     if config.start_timeout_s is not None:
         return config.start_timeout_s
     return start_limit_s(_START_S, checkpoint.size_bytes, may_download=not checkpoint.is_complete)

@@ -1,24 +1,25 @@
-"""Which of vLLM's parsers understand a model, for the families whose parsers are documented; no I/O.
+"""Chooses vLLM's parsers for a model of any family whose parsers are documented; no I/O.
 
 The sources are vLLM's pages on tool calling and on reasoning (0.26 to 0.32), the model strings in its parsers
-(`vllm/tool_parsers`, `vllm/parser`, `vllm/reasoning`), and the cards of the models. A model that is not here gets no
-parser; the operator can set one under `args`.
+(`vllm/tool_parsers`, `vllm/parser`, `vllm/reasoning`), and the cards of the models. A model that is not in `FAMILIES`
+gets no parser; the operator can set one under `args`.
 
-The model type names the family, and the chat template shows which markup this model writes: Qwen3's coders write calls
-as XML, its other models as JSON; a finetuned Llama may write Hermes' markup. A parser whose markup is not in the
-template is not chosen: the model would not write it, and with some parsers vLLM refuses to start if the tokenizer lacks
-their tokens. Where `FAMILIES` has the empty string as markup, the model type alone decides.
+The model type gives the family, and the chat template shows which markup the model writes. For example, Qwen3's coding
+models write calls as XML and its other models as JSON, and a finetuned Llama may write Hermes' markup. A parser whose
+markup is not in the template is not chosen: the model would not write that markup, and with some parsers vLLM refuses
+to start if the tokenizer lacks their tokens. With the empty string as markup in `FAMILIES`, the model type alone
+decides.
 
-- Gemma 3 has no markup for calls of its own; FunctionGemma, of the same model type, has.
-- Llama 4 has templates of two kinds: JSON, as Llama 3, and pythonic calls.
-- Models that always think (Qwen3's `Thinking` models) begin their answer inside the thinking: their cards name
+- Gemma 3 has no markup of its own for calls; FunctionGemma, of the same model type, has one.
+- Llama 4 has templates of two kinds: with calls as JSON, like Llama 3, and with calls as Python code (pythonic).
+- Models that always think (Qwen3's `Thinking` models) begin their answer inside the thinking. Their cards name
   `deepseek_r1`, which takes all text up to `</think>` as thinking. `qwen3` follows the switch `enable_thinking`.
-- The `minimax_m2_append_think` that vLLM's page names leaves the thinking in the content; `minimax_m2` takes it out.
-- Mistral's own format (`consolidated*.safetensors`) has no chat template. vLLM finds it, and the flags for it, by
-  itself; its tokenizers know `[TOOL_CALLS]` from version 3 on.
-- GLM-4.7 has the model type of GLM-4.5, and another parser for tools.
-- Left out, as their templates do not fit the way in which vLLM hands tools over, or their parsers want further
-  packages: Phi-4-mini, InternLM 2, Apertus, Command A.
+- The `minimax_m2_append_think` that vLLM's page names leaves the thinking in the content; `minimax_m2` separates it.
+- Mistral's own format (`consolidated*.safetensors`) has no chat template. vLLM detects the format, and chooses the
+  flags for it, by itself. Mistral's tokenizers have the token `[TOOL_CALLS]` from version 3 on.
+- GLM-4.7 has the model type of GLM-4.5, but another parser for tools.
+- Phi-4-mini, InternLM 2, Apertus and Command A are left out: their templates do not read the tools as vLLM gives them,
+  or their parsers need further packages.
 """
 
 import re
@@ -30,15 +31,20 @@ from tidegate.engines.vllm import deepseek
 from tidegate.engines.vllm.checkpoint import Checkpoint
 from tidegate.engines.vllm.deepseek import Choices
 
-_ALWAYS = ""  # in every template
+_ALWAYS = ""  # the empty string is in every template
 _HERMES = {"<tool_call>": "hermes"}
 _THINK = "<think>"
-_BEGINS_THINKING = r"assistant\n<think>"  # as the source of a template has it, with a backslash
-_LLAMA_JSON = '{"name": function name, "parameters": '  # what Meta's templates tell the model to write
+_BEGINS_THINKING = r"assistant\n<think>"  # in the source of a template the line break is written as backslash and n
+_LLAMA_JSON = '{"name": function name, "parameters": '  # from the instruction in Meta's templates
 
 
 class Family(Struct, frozen=True):
-    """Parsers by the markup in a chat template; the first markup that the template has counts."""
+    """The parsers of a model family, by the markup in a chat template; the first markup that the template has counts.
+
+    Attributes:
+        tools: parsers for tool calls.
+        reasoning: parsers that separate the thinking from the answer.
+    """
 
     tools: Mapping[str, str] = {}
     reasoning: Mapping[str, str] = {}
@@ -115,7 +121,7 @@ _LLAMA_NAME = re.compile(r"llama-3\.[123]")
 
 
 def choose(checkpoint: Checkpoint) -> Choices:
-    """What vLLM is told of a model's markup."""
+    """Return the flags that describe the model's markup to vLLM."""
     if (choices := deepseek.choose(checkpoint)) is not None:
         return choices
     family = _family_of(checkpoint)
@@ -127,13 +133,13 @@ def choose(checkpoint: Checkpoint) -> Choices:
 
 
 def reasoning_parsers() -> frozenset[str]:
-    """All that `choose` can return."""
+    """Return every reasoning parser that `choose` can return."""
     of_deepseek = {each.reasoning_parser for each in deepseek.CHOICES.values() if each.reasoning_parser is not None}
     return frozenset({"mistral"}.union(of_deepseek, *(family.reasoning.values() for family in FAMILIES.values())))
 
 
 def tool_call_parsers() -> frozenset[str]:
-    """All that `choose` can return."""
+    """Return every parser for tool calls that `choose` can return."""
     of_deepseek = {each.tool_call_parser for each in deepseek.CHOICES.values() if each.tool_call_parser is not None}
     return frozenset(of_deepseek.union(*(family.tools.values() for family in FAMILIES.values())))
 
@@ -149,7 +155,7 @@ def _find(parsers: Mapping[str, str], template: str) -> str | None:
 
 
 def _reasoning_by_name(checkpoint: Checkpoint) -> str | None:
-    """The parser by the model's name, where the template does not decide or is missing."""
+    """Return the reasoning parser by the model's name, for a template that does not decide or is missing."""
     name, family = checkpoint.name.lower(), checkpoint.model_type
     if family == "qwen2" and "qwq" in name:
         return "deepseek_r1"
@@ -159,7 +165,7 @@ def _reasoning_by_name(checkpoint: Checkpoint) -> str | None:
 
 
 def _tools_by_name(checkpoint: Checkpoint) -> str | None:
-    """The parser where no template decides."""
+    """Return the parser for tool calls, for a template that does not decide or is missing."""
     if checkpoint.has_mistral_format:
         return "mistral"
     is_llama = checkpoint.model_type == "llama" and not checkpoint.template

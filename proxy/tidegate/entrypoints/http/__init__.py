@@ -1,6 +1,6 @@
-"""The HTTP front door: one file per thing that callers can ask for, and what they share.
+"""The HTTP front door: one file per endpoint, and what the endpoints share.
 
-`exchange` is one request and its answer on the wire, `request_scope` notices a caller who leaves, `event_stream` is the body
-of a streamed answer. `inference` serves chat, completions and embeddings alike, as they differ in nothing but the
-parser.
+`inference` serves chat, completions and embeddings, which differ only in their parsers. Shared parts: `exchange` reads
+a request from the wire and writes its answer, `request_scope` ends the work for a request when its caller disconnects,
+`event_stream` sends the body of a streamed answer, and `services` holds what the endpoints depend on.
 """

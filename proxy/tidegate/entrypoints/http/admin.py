@@ -1,4 +1,4 @@
-"""`/admin`: for the administrator alone. What is there is the table `_AdminRequest.answer`."""
+"""`/admin`: the endpoints for the administrator; `_AdminRequest.answer` lists the paths."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -21,7 +21,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AdapterRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """A LoRA adapter to load: the name that callers will ask for, and a folder or a hub id."""
+    """A LoRA adapter to load: the name for callers to use, and a folder or a hub id."""
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     path: Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -37,7 +37,7 @@ class _AdminAnswer(Struct, frozen=True):
 
 
 class AdminHandler:
-    """An ASGI application for everything under `/admin`: the key is looked at first, the path after."""
+    """An ASGI application for everything under `/admin`; it checks the key before the path."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -46,7 +46,7 @@ class AdminHandler:
         exchange = Exchange(scope, receive, send, endpoint="admin", clock=self._services.clock)
         try:
             self._services.readiness.check_admin(exchange.credentials)
-            # mounted: what stands behind /admin
+            # the handler is mounted, so the path is the part after /admin
             answer = await _AdminRequest(self._services, exchange).answer(scope["path"].strip("/").split("/"))
         except ProxyError as error:
             self._services.pipeline.note(exchange.context, error)
@@ -60,7 +60,7 @@ class AdminHandler:
 
 
 class _AdminRequest:
-    """One request of the administrator's."""
+    """One request to `/admin`, after authentication."""
 
     def __init__(self, services: Services, exchange: Exchange) -> None:
         self._services = services
@@ -68,12 +68,16 @@ class _AdminRequest:
         self._administration = services.administration
 
     async def answer(self, path: list[str]) -> _AdminAnswer:
-        """Do what is asked; raises `ProxyError`."""
+        """Perform the request, and return the answer.
+
+        Raises:
+            ProxyError: the path is unknown, the request is invalid, or it cannot be performed.
+        """
         match path:
             case ["status"]:
-                return self._read(status_of(self._services, has_details=True))
+                return self._answer_get(status_of(self._services, has_details=True))
             case ["targets"]:
-                return self._read(self._services.explaining.targets())
+                return self._answer_get(self._services.explaining.targets())
             case ["reload"]:
                 await self._read_body()
                 return await self._reload()
@@ -86,46 +90,48 @@ class _AdminRequest:
     async def _engines(self, path: list[str]) -> _AdminAnswer:
         match path:
             case []:
-                return self._read(self._administration.list())
+                return self._answer_get(self._administration.list())
             case [name]:
-                return self._read(self._administration.report(name))
+                return self._answer_get(self._administration.report(name))
             case [name, "logs"]:
                 self._exchange.allow("GET", "HEAD")
                 return _AdminAnswer(200, self._administration.output(name).encode(), _TEXT)
             case [name, "adapters"]:
-                wanted = request.decode(await self._read_body(), _adapter_request)
-                said = await self._administration.load_adapter(name, wanted.name, wanted.path)
-                return _said(said)
-            case [name, "adapters", *parts]:  # the name of an adapter may hold slashes
+                adapter = request.decode(await self._read_body(), _adapter_request)
+                message = await self._administration.load_adapter(name, adapter.name, adapter.path)
+                return _message_answer(message)
+            case [name, "adapters", *parts]:  # the name of an adapter may contain slashes
                 self._exchange.allow("DELETE")
-                return _said(await self._administration.unload_adapter(name, "/".join(parts)))
+                return _message_answer(await self._administration.unload_adapter(name, "/".join(parts)))
             case [name, order] if order in _ORDERS:
                 await self._read_body()
                 return _AdminAnswer(202, _encode(self._administration.tell(name, _ORDERS[order])))
         raise PathNotFound("Unknown request URL. Check the path.")
 
-    def _read(self, told: object) -> _AdminAnswer:
+    def _answer_get(self, report: object) -> _AdminAnswer:
         self._exchange.allow("GET", "HEAD")
-        return _AdminAnswer(200, _encode(told))
+        return _AdminAnswer(200, _encode(report))
 
     async def _reload(self) -> _AdminAnswer:
         try:
             return _AdminAnswer(200, _encode(await self._services.reload()))
-        except ConfigError as error:  # the administrator's own; nothing has changed
-            raise Conflict(f"The config is refused, the one before stays: {error}") from error
+        except ConfigError as error:  # its message may be shown to the administrator
+            raise Conflict(f"The new config is refused, the old one stays in force: {error}") from error
 
     async def _explain(self) -> _AdminAnswer:
-        """Where a chat request would go, from the caller whose headers and body these are; nothing is sent."""
+        """Show where a chat request with these headers and this body would go; nothing is sent."""
         context = self._exchange.context
         context.options = read_options(self._exchange.headers)
-        asked = chat.parse_request(await self._read_body())
-        return _AdminAnswer(200, _encode(await self._services.explaining.explain(asked, context)))
+        chat_request = chat.parse_request(await self._read_body())
+        return _AdminAnswer(200, _encode(await self._services.explaining.explain(chat_request, context)))
 
     async def _read_body(self) -> bytes:
-        """What was sent, declared to be JSON, though nothing be in it: a page in a browser may not send that unasked.
+        """The body of a POST request, which must be declared to be JSON even if it is empty.
+
+        A web page in a browser cannot send that declaration to another origin without the server's consent.
 
         Raises:
-            RequestError: as `Exchange.read_json`; another method than POST.
+            RequestError: the method is not POST, or an error of `Exchange.read_json`.
         """
         self._exchange.allow("POST")
         limits = self._services.limits
@@ -133,5 +139,5 @@ class _AdminRequest:
         return await self._exchange.read_json(max_bytes=limits.max_body_bytes, deadline=deadline)
 
 
-def _said(words: str) -> _AdminAnswer:
-    return _AdminAnswer(200, _encode({"message": words}))
+def _message_answer(message: str) -> _AdminAnswer:
+    return _AdminAnswer(200, _encode({"message": message}))

@@ -26,21 +26,30 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
-_GOOD_ID = re.compile(rb"[A-Za-z0-9_-]{8,64}")
+_VALID_ID = re.compile(rb"[A-Za-z0-9_-]{8,64}")
 _JSON = (b"content-type", b"application/json")
-_NOT_SHOWN = re.compile(r"[^\x21-\x7e]")
-_MAX_NAME = 256
+_NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
+_MAX_NAME_CHARS = 256
 _SECONDS = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?")
 _NO_CACHE = (b"x-tidegate-cache", b"none")
 _STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+    (b"x-accel-buffering", b"no"),  # otherwise nginx buffers the events
 ]
 
 
 class Exchange:
-    """Reads the request, writes the answer; owned by the task that serves it."""
+    """Reads one request and writes its answer; owned by the task that serves the request.
+
+    Attributes:
+        context: the request's context; its id is the answer's `x-request-id`.
+        credentials: the caller's key and address, from the headers.
+        has_started: whether the head of the answer has been sent.
+        headers: the request headers; the values of a repeated header are joined.
+        method: the HTTP method.
+        receive: the ASGI `receive`.
+    """
 
     __slots__ = ("_allowed", "_id", "_send", "context", "credentials", "has_started", "headers", "method", "receive")
 
@@ -62,7 +71,7 @@ class Exchange:
         self._allowed: tuple[str, ...] = ()
 
     def allow(self, *methods: str) -> None:
-        """Go on if the method is one of `methods`.
+        """Check that the method is one of `methods`.
 
         Raises:
             MethodNotAllowed: it is not.
@@ -74,16 +83,16 @@ class Exchange:
             )
 
     async def read_json(self, *, max_bytes: int, deadline: Deadline) -> bytes:
-        """The body, declared to be JSON.
+        """The body, which must be declared to be JSON.
 
-        A browser may send anything but JSON to a server on this machine without asking first, so a missing
-        declaration is refused too.
+        A web page in a browser can send a body of any other or no declared type to a server on this machine without a
+        preflight request, so a body without a declaration is refused too.
 
         Raises:
-            UnsupportedMediaType: it is declared to be something else, or nothing.
-            RequestTooLarge: it is over `max_bytes`; refused unread where its length is declared.
-            RequestTimeout: it did not arrive within the deadline.
-            ClientGone: the caller left in the middle.
+            UnsupportedMediaType: the body is declared to be of another type, or of none.
+            RequestTooLarge: the body is over `max_bytes`; if its length is declared, it is refused unread.
+            RequestTimeout: the body did not arrive within the deadline.
+            ClientGone: the caller disconnected before the end of the body.
         """
         declared = self.headers.get(b"content-type", b"")
         if declared.partition(b";")[0].strip().lower() != b"application/json":
@@ -103,36 +112,36 @@ class Exchange:
             deadline.stop()
 
     async def send_json(self, status: int, body: bytes, headers: Headers = ()) -> None:
-        """A whole answer."""
-        own = [_JSON, (b"content-length", b"%d" % len(body)), *headers]
-        await self._start(status, own)
+        """Send a whole answer."""
+        own_headers = [_JSON, (b"content-length", b"%d" % len(body)), *headers]
+        await self._start(status, own_headers)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def send_error(self, error: ProxyError) -> None:
-        """A whole answer that says what went wrong."""
+        """Send a whole answer that reports `error`."""
         headers = errors.to_headers(error)
         if error.status == 405:
             headers.append((b"allow", ", ".join(self._allowed).encode()))
         if error.status in {401, 403, 405, 408, 413, 415}:
-            headers.append((b"connection", b"close"))  # an unread body would be taken for the next request
+            headers.append((b"connection", b"close"))  # otherwise an unread body would be parsed as the next request
         await self.send_json(error.status, errors.to_json(error, self.context.id), headers)
 
     async def send_text(self, body: bytes, content_type: bytes) -> None:
-        """A whole answer that is not JSON."""
+        """Send a whole answer of another type than JSON."""
         await self._start(200, [(b"content-type", content_type), (b"content-length", b"%d" % len(body))])
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def start_stream(self) -> None:
-        """The head of a streamed answer."""
+        """Send the head of a streamed answer."""
         await self._start(200, _STREAM)
 
-    async def send_piece(self, piece: bytes) -> None:
-        """A piece of a streamed answer; waits while the caller does not read."""
-        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+    async def send_chunk(self, chunk: bytes) -> None:
+        """Send a part of a streamed answer; waits while the caller does not read."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    async def end_stream(self, piece: bytes) -> None:
-        """The last piece of a streamed answer, and its end."""
-        await self._send({"type": "http.response.body", "body": piece, "more_body": False})
+    async def end_stream(self, chunk: bytes) -> None:
+        """Send the last part of a streamed answer, and end it."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.has_started = True
@@ -140,40 +149,43 @@ class Exchange:
         all_headers = [*headers, (b"x-request-id", self._id)]
         record = self.context.record
         if record.upstream:
-            all_headers += self._told(record)
+            all_headers += self._attempt_headers(record)
         if record.adjusted and status == 200:
             all_headers.append((b"x-tidegate-adjusted", ", ".join(record.adjusted).encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
 
-    def _told(self, record: AttemptRecord) -> list[tuple[bytes, bytes]]:
-        """Who answered, at which try, what we added before the first one was sent; no answer comes from a cache."""
+    def _attempt_headers(self, record: AttemptRecord) -> list[tuple[bytes, bytes]]:
+        """The headers with the target that answered, the number of attempts, and the time that Tidegate added.
+
+        The added time ends when the first attempt is sent. There is no cache, so `x-tidegate-cache` is always `none`.
+        """
         context = self.context
         overhead_s = max(0.0, (context.first_sent_s or record.sent_s) - context.received_s) if record.sent_s else 0.0
         return [
-            (b"x-tidegate-target", _shown(record.name)),
+            (b"x-tidegate-target", _header_value(record.name)),
             (b"x-tidegate-attempts", b"%d" % context.attempts),
             (b"x-tidegate-overhead-ms", b"%.3f" % (overhead_s * 1000)),
             _NO_CACHE,
         ]
 
     async def _read_body(self, max_bytes: int, length: int) -> bytes:
-        pieces: list[bytes] = []
+        chunks: list[bytes] = []
         size, has_more = 0, True
         while has_more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone("The caller left while sending.")
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
+                raise ClientGone("The caller disconnected while sending the body.")
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
             if size > max_bytes:
                 raise _too_large(max_bytes)
-            # granian tells of the end in a message of its own; who has counted need not wait for it
+            # granian reports the end of the body in a separate message; all declared bytes are here, so do not wait
             has_more = message.get("more_body", False) and not 0 < length <= size
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Those of one name as one (RFC 9110, 5.3), so that a second `x-tidegate-reach` cannot hide the first."""
+    """The headers by name; repeated ones are joined (RFC 9110, 5.3), so no `x-tidegate-reach` can hide another."""
     found = dict(headers)
     if len(found) != len(headers):
         found.clear()
@@ -183,15 +195,15 @@ def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 @lru_cache(maxsize=1024)
-def _shown(name: str) -> bytes:
-    """A target's name as it may stand in a header: parts of it may be a caller's."""
-    return _NOT_SHOWN.sub("?", name[:_MAX_NAME]).encode()
+def _header_value(name: str) -> bytes:
+    """A target's name as a safe header value: a part of the name may come from the caller."""
+    return _NOT_PRINTABLE.sub("?", name[:_MAX_NAME_CHARS]).encode()
 
 
 def _patience_s(headers: Mapping[bytes, bytes]) -> float:
-    """How long the caller's SDK waits: openai-python and openai-node say so, in seconds."""
-    told = headers.get(b"x-stainless-read-timeout") or headers.get(b"x-stainless-timeout")
-    return float(told) if told is not None and _SECONDS.fullmatch(told) else 0.0
+    """How many seconds the caller's SDK waits (openai-python and openai-node send that); 0 if unknown."""
+    seconds = headers.get(b"x-stainless-read-timeout") or headers.get(b"x-stainless-timeout")
+    return float(seconds) if seconds is not None and _SECONDS.fullmatch(seconds) else 0.0
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:
@@ -199,7 +211,7 @@ def _too_large(max_bytes: int) -> RequestTooLarge:
 
 
 def _request_id(given: bytes | None) -> bytes:
-    if given is not None and _GOOD_ID.fullmatch(given):
+    if given is not None and _VALID_ID.fullmatch(given):
         return given
     return b"req_%032x" % random.getrandbits(128)
 

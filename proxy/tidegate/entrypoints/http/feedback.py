@@ -1,4 +1,4 @@
-"""`POST` what a caller thinks of an answer."""
+"""`POST /feedback`: a caller scores an answer that it received."""
 
 import msgspec
 
@@ -30,11 +30,11 @@ class FeedbackHandler:
             return request.decode(body, _score)
 
         try:
-            told = await self._services.feedback.take(exchange.credentials, read, exchange.context)
+            score = await self._services.feedback.take(exchange.credentials, read, exchange.context)
         except ClientGone:
             return
         except ProxyError as error:
             await exchange.send_error(error)
         else:
-            said = {"object": "feedback", "request_id": told.request_id, "score": told.score}
-            await exchange.send_json(200, _encode(said))
+            body = {"object": "feedback", "request_id": score.request_id, "score": score.score}
+            await exchange.send_json(200, _encode(body))

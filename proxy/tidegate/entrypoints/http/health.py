@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz` and `/metrics`. Probes come every few seconds, so they leave no line in the log."""
+"""`/livez`, `/readyz` and `/metrics`; not logged, because probes request them every few seconds."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ _PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class HealthHandler:
-    """An ASGI application for the three paths."""
+    """An ASGI application for `/livez`, `/readyz` and `/metrics`."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -30,15 +30,15 @@ class HealthHandler:
             await exchange.send_error(error)
 
     async def _readyz(self, exchange: Exchange) -> None:
-        told = status_of(self._services, has_details=self._services.readiness.may_see_details(exchange.credentials))
-        await exchange.send_json(200 if told["status"] == "ready" else 503, _encode(told))
+        status = status_of(self._services, has_details=self._services.readiness.may_see_details(exchange.credentials))
+        await exchange.send_json(200 if status["status"] == "ready" else 503, _encode(status))
 
 
 def status_of(services: Services, *, has_details: bool) -> dict[str, object]:
-    """Whether requests can be served and, with details, by what."""
+    """Whether requests can be served; with details, also the states of the engines and upstreams."""
     report = services.readiness.report()
     is_ready = report.is_ready and not services.running.is_draining
-    told: dict[str, object] = {"status": "ready" if is_ready else "not ready"}
+    status: dict[str, object] = {"status": "ready" if is_ready else "not ready"}
     if has_details:
-        told |= {"engines": report.engines, "upstreams": report.upstreams, "is_offline": report.is_offline}
-    return told
+        status |= {"engines": report.engines, "upstreams": report.upstreams, "is_offline": report.is_offline}
+    return status

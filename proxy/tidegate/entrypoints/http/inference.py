@@ -1,4 +1,4 @@
-"""`POST` chat completions, completions and embeddings: one road, three parsers."""
+"""`POST` chat completions, completions and embeddings: one handler class, with a parser for each."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from tidegate.entrypoints.options import read_options
 from tidegate.errors import ClientGone, InternalError, ProxyError, forget_way
 from tidegate.protocol.request import Endpoint, ModelRequest
 
-# A caller who does not read would never hear it.
-_FAREWELL_S = 1.0
+# A caller that does not read would otherwise block the error event at the end of a stream for ever.
+_ERROR_SEND_TIMEOUT_S = 1.0
 
 Parse = Callable[[bytes], ModelRequest]
 
 
 class InferenceHandler:
-    """An ASGI application for one endpoint; shared by all its requests."""
+    """An ASGI application for one endpoint; one instance serves all its requests."""
 
     def __init__(self, endpoint: Endpoint, parse: Parse, services: Services) -> None:
         self._endpoint = endpoint
@@ -28,26 +28,26 @@ class InferenceHandler:
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Every failure ends as OpenAI's error JSON or, once a stream has begun, in band."""
+        """Serve a request. Every failure is sent as OpenAI's error JSON or, once a stream has begun, in band."""
         services = self._services
         exchange = Exchange(scope, receive, send, endpoint=self._endpoint, clock=services.clock)
         request_scope = RequestScope(exchange, services.running, services.deadlines.loop)
-        call = _InferenceRequest(exchange, request_scope, self._parse, services)
+        request = _InferenceRequest(exchange, request_scope, self._parse, services)
         try:
             async with request_scope:
-                await call.serve()
+                await request.serve()
         except ProxyError as error:
-            await call.fail(error)
+            await request.fail(error)
             forget_way(error)
-        except Exception as error:  # noqa: BLE001 - one of the three broad clauses: the front door's last resort
-            await call.fail(InternalError(f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - one of the three broad clauses: the caller gets an answer whatever fails
+            await request.fail(InternalError(f"{type(error).__name__}: {error}"))
             forget_way(error)
         finally:
-            call.close()
+            request.close()
 
 
 class _InferenceRequest:
-    """One request at an `InferenceHandler`."""
+    """One request to an `InferenceHandler`."""
 
     __slots__ = ("_exchange", "_parse", "_request_scope", "_services", "_stream")
 
@@ -65,7 +65,8 @@ class _InferenceRequest:
                 await self._stream.relay(answer)
             else:
                 (body,) = await answer.read()
-                answer.close()  # who reads slowly holds no place, and is not the target's fault
+                # frees the concurrency slot: a caller that reads slowly must not hold it or count against the target
+                answer.close()
                 await exchange.send_json(200, body)
 
     async def _read(self) -> ModelRequest:
@@ -77,7 +78,7 @@ class _InferenceRequest:
         request = self._parse(body)
         if request.is_stream:
             self._stream = EventStream(self._exchange, limits)
-            self._request_scope.watch(self._stream.listen)
+            self._request_scope.watch(self._stream.start_timer)
         else:
             self._request_scope.watch()
         return request
@@ -90,7 +91,7 @@ class _InferenceRequest:
             await self._exchange.send_error(error)
         elif self._stream is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_FAREWELL_S):
+                async with asyncio.timeout(_ERROR_SEND_TIMEOUT_S):
                     await self._stream.fail(error)
 
     def close(self) -> None:

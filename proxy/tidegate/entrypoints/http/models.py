@@ -1,4 +1,4 @@
-"""`GET` the list of models, or one of them."""
+"""`GET /models`: the list of models, or one model."""
 
 from urllib.parse import unquote
 
@@ -9,7 +9,7 @@ from tidegate.protocol import models
 
 
 class ModelsHandler:
-    """An ASGI application for `/models` and `/models/{id}`; ids hold slashes, percent-encoded or not."""
+    """An ASGI application for `/models` and `/models/{id}`; an id may contain slashes, percent-encoded or not."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -17,13 +17,13 @@ class ModelsHandler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, endpoint="models", clock=self._services.clock)
         listing, credentials, context = self._services.listing, exchange.credentials, exchange.context
-        # mounted, so the path is what stands behind /models, and /modelsfoo comes here too
-        behind = unquote(scope["raw_path"].decode("latin-1")).partition("/models")[2]
-        model = behind.strip("/")
+        # the handler is mounted, so it receives every path that begins with /models, also /modelsfoo
+        suffix = unquote(scope["raw_path"].decode("latin-1")).partition("/models")[2]
+        model = suffix.strip("/")
 
         def check() -> None:
             exchange.allow("GET", "HEAD")
-            if behind and not behind.startswith("/"):
+            if suffix and not suffix.startswith("/"):
                 raise PathNotFound("Unknown request URL. Check the path.")
 
         try:

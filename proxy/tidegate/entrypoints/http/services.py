@@ -1,4 +1,4 @@
-"""`Services`: what the endpoints share."""
+"""`Services`: the dependencies of the HTTP endpoints."""
 
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +17,21 @@ from tidegate.pipeline.request import Pipeline
 
 
 class Services(Struct, frozen=True, kw_only=True):
-    """The roads behind the front door, and its own state; `reload` raises `ConfigError`."""
+    """Everything that the HTTP endpoints use, built for one config.
+
+    Attributes:
+        pipeline: serves chat, completions and embeddings requests.
+        listing: lists the models.
+        feedback: takes the callers' scores of answers.
+        readiness: the health report and the metrics.
+        administration: what the administrator may do with engines.
+        explaining: shows where a request would go, and the state of the targets.
+        reload: reads the config again and applies it; raises `ConfigError`.
+        limits: time and size limits of requests and answers.
+        running: the requests being served; outlives a reload.
+        clock: the source of times.
+        deadlines: the time limits on the reading of bodies.
+    """
 
     pipeline: Pipeline
     listing: Listing

@@ -1,4 +1,4 @@
-"""The forms of `attempt.Answer`: whole, streamed, or a stream that is known already."""
+"""The innermost answers of an attempt (see `attempt.Answer`): unary, streamed, and replayed as a stream."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ from tidegate.pipeline.attempt.source import Source
 from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.streaming.sinks import Writer
 
-_MAX_HEAD_BYTES = 64 * 1024  # from the host, without a word of content; then what came is passed on after all
+_MAX_HEAD_BYTES = 64 * 1024  # from the host without content; after so many, what has arrived is passed on
 
 
-class Whole:
-    """A unary answer."""
+class UnaryAnswer:
+    """A unary answer, already read."""
 
     __slots__ = ("_payloads", "close", "record")
 
@@ -28,23 +28,23 @@ class Whole:
         return b""
 
 
-class Replayed:
-    """A stream that is known already."""
+class ReplayedAnswer:
+    """A streamed answer whose chunks are all in the writer already, as it was validated as a whole first."""
 
     __slots__ = ("_writer", "close", "heartbeat", "record")
 
     def __init__(self, writer: Writer, record: AttemptRecord) -> None:
         self._writer = writer
         self.record = record
-        self.close: Callable[[], None] = no_connection
+        self.close: Callable[[], None] = nothing_to_close
         self.heartbeat = writer.heartbeat
 
     async def read(self) -> list[bytes]:
         return self._writer.take()
 
 
-class Streamed:
-    """A streamed answer."""
+class StreamedAnswer:
+    """A streamed answer, read from the upstream as the caller reads it."""
 
     __slots__ = ("_context", "_failure", "_is_ended", "_source", "_stream", "_writer", "close", "heartbeat", "record")
 
@@ -60,65 +60,65 @@ class Streamed:
         self.close = source.close
 
     async def begin(self, *, keeps_content: bool = False) -> None:
-        """Hold the head until it is good: read up to the first content, or to the end in good order of an empty answer.
+        """Read up to the first content, or to the correct end of an empty answer.
 
-        A role, empty pieces and comments are no content: a host may say them, and give up. What fails here has sent the
-        caller nothing, so that the error keeps its status and another target may be tried.
+        A role, empty deltas and comments are no content: a host may send them and then fail. Nothing has been sent to
+        the caller during this method, so an error keeps its status, and another target may be tried.
 
         Args:
-            keeps_content: whether content that a failure came with counts all the same: it has been told to others, who
-                could not take it back. The failure is then raised behind it.
+            keeps_content: whether content that arrives in the same read as a failure is kept, as it has already been
+                written into a continuation and cannot be taken back. `read` raises the failure after that content.
 
         Raises:
-            ProxyError: it failed.
+            ProxyError: the answer failed before its first content.
         """
-        while not (self._stream.has_content or self._is_ended or self._is_too_long):
+        while not (self._stream.has_content or self._is_ended or self._head_is_too_long):
             try:
-                await self._advance()
+                await self._read_upstream()
             except ProxyError as error:
                 if not (keeps_content and self._stream.has_content):
                     raise
-                self._break_off(error)
+                self._fail(error)
         if self._stream.has_content:
-            self.record.got_content(self._context.clock.monotonic_s())
+            self.record.note_first_content(self._context.clock.monotonic_s())
 
     async def read(self) -> list[bytes]:
         while not (payloads := self._writer.take()) and not self._is_ended:
             try:
-                await self._advance()
+                await self._read_upstream()
             except ProxyError as error:
-                self._break_off(error)
+                self._fail(error)
         if not payloads and self._failure is not None:
-            raise self._failure  # after what came before it, also in the same read
+            raise self._failure  # after the content that came before it, also in the same read
         if not self._context.first_content_s and self._stream.has_content:
-            self._note_content()
+            self._note_first_content()
         return payloads
 
     @property
-    def _is_too_long(self) -> bool:
-        """Whether the head has something to pass on, and is longer than any that is good."""
+    def _head_is_too_long(self) -> bool:
+        """Whether so many bytes came without content that what has arrived is passed on; comments alone are not."""
         return self._stream.has_begun and self._source.read_bytes > _MAX_HEAD_BYTES
 
-    def _break_off(self, error: ProxyError) -> None:
+    def _fail(self, error: ProxyError) -> None:
         self._is_ended, self._failure = True, error
         self.record.failure = error
 
-    def _note_content(self) -> None:
+    def _note_first_content(self) -> None:
         now_s = self._context.clock.monotonic_s()
         self._context.first_content_s = now_s
         if not self.record.first_content_s:
-            self.record.got_content(now_s)
+            self.record.note_first_content(now_s)
 
-    async def _advance(self) -> None:
-        """One read; at the end of the upstream's answer, the check that it is whole."""
+    async def _read_upstream(self) -> None:
+        """Read once from the upstream; at the end of its answer, check that the answer is complete."""
         if not await self._source.read():
             self._is_ended = True
             self.record.usage = await self._source.end()
             self.record.is_whole = True
 
 
-Closable = Whole | Replayed | Streamed
+AttemptAnswer = UnaryAnswer | ReplayedAnswer | StreamedAnswer
 
 
-def no_connection() -> None:
-    """There is none any more."""
+def nothing_to_close() -> None:
+    """Do nothing: the connection has already been closed or given back."""

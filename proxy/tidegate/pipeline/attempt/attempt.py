@@ -1,4 +1,4 @@
-"""One try at one target: translate, send, read. Its `Answer` is good from the first content on."""
+"""`Attempt`: one attempt at one target: translate the request, send it, and read up to the first content."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -12,13 +12,19 @@ from tidegate.dialects import emulated_tools, failures, history
 from tidegate.dialects.base import Dialect, HostRequest
 from tidegate.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamRateLimited, UpstreamRefusedUs
 from tidegate.pipeline.attempt import writers
-from tidegate.pipeline.attempt.answers import Closable, Replayed, Streamed, Whole, no_connection
+from tidegate.pipeline.attempt.answers import (
+    AttemptAnswer,
+    ReplayedAnswer,
+    StreamedAnswer,
+    UnaryAnswer,
+    nothing_to_close,
+)
 from tidegate.pipeline.attempt.movable_wait import MovableWait
 from tidegate.pipeline.attempt.source import Source, TurnMemory
 from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
 from tidegate.pipeline.attempt.structured import Structured
 from tidegate.pipeline.context import AttemptRecord, RequestContext
-from tidegate.pipeline.upstream import Leave, Upstream, UpstreamResponse, nothing_to_leave
+from tidegate.pipeline.upstream import ReleaseSlot, Upstream, UpstreamResponse, release_nothing
 from tidegate.protocol import embeddings
 from tidegate.protocol.chat import MAX_ANSWER_BYTES
 from tidegate.protocol.request import ModelRequest
@@ -32,41 +38,47 @@ from tidegate.streaming.sinks import Sink
 from tidegate.streaming.text_calls import TextCallReader
 from tidegate.telemetry.redaction import mask
 
-_MAX_ID = 128  # a host may say anything
+_MAX_ID = 128  # characters; a host may send an id of any length
 _TOOLS = frozenset({"tools", "functions"})
-_NOBODY = (None, ANONYMOUS)
-_NOTHING: Mapping[str, str] = {}
-_IN_HOUSE = "\0local_only"  # behind the caller's name: what was thought of requests that may not leave
+_UNNAMED = (None, ANONYMOUS)
+_NO_REASONING: Mapping[str, str] = {}
+_LOCAL_ONLY = "\0local_only"  # appended to the caller's name: reasoning of `local_only` requests is kept apart
 _REPAIRED = {"response_format=emulated": "response_format=repaired"}
 
 
 class Answer(Protocol):
-    """What a target answers, in canonical form. Whoever holds it closes it."""
+    """The answer of a target, in the caller's form. The object that holds it must close it."""
 
     @property
     def record(self) -> AttemptRecord:
         """The record of its attempt."""
 
     async def read(self) -> list[bytes]:
-        """The payloads that are ready, at least one; none at the end. A unary answer is one payload.
+        """Return the payloads that are ready, waiting for at least one; an empty list at the end.
+
+        A payload is one JSON object; a unary answer is one payload.
 
         Raises:
-            ProxyError: the upstream failed in the middle.
+            ProxyError: the upstream failed after the answer had begun.
         """
 
     def heartbeat(self) -> bytes:
-        """A payload that says nothing, to be sent into long silences."""
+        """Return a payload without content, to be sent to the caller when there was none for long."""
 
     def close(self) -> None:
-        """Give the connection back, or close it where the answer has not ended: that stops the upstream's work."""
+        """Give back all that the answer holds.
+
+        The connection of an answer that has not ended is closed, which stops the upstream's work.
+        """
 
 
 class Attempt:
-    """One try; `run` is called once.
+    """One attempt; `run` is called once.
 
     Args:
-        tried: where it notes what it finds.
-        joint: what the answer is told into, where it may go on elsewhere, or goes on with another.
+        record: the record that the attempt writes to.
+        continuation: the object that the answer is written into, if another target may continue it or if it continues
+            the answer of another target.
     """
 
     __slots__ = ("_context", "_continuation", "_reasoning_memory", "_record", "_request", "_target", "_upstream")
@@ -90,37 +102,37 @@ class Attempt:
         self._reasoning_memory = reasoning_memory
         self._continuation = continuation
 
-    async def run(self, *, can_wait: bool, can_move: bool = False) -> Closable:
-        """Send the request and wait for the first content (for the whole of a unary answer).
+    async def run(self, *, can_wait: bool, can_move: bool = False) -> AttemptAnswer:
+        """Send the request and wait for the first content, or for the whole of a unary answer.
 
         Args:
-            can_wait: whether to wait for an engine that has to be started first, as nobody else is left to try.
-            can_move: whether the wait may be ended when the engine hangs, as another target is left to try.
+            can_wait: whether to wait for an engine that has to be started first; for the last resort only.
+            can_move: whether the wait may be ended when the engine hangs; another target must be left to try.
 
         Raises:
-            ProxyError: it came to nothing; whether another target may be tried is the error's to say.
+            ProxyError: the attempt failed; `may_try_another_target` says whether another target may be tried.
         """
-        waiting = self._context.waiting
-        if waiting is None or self._upstream.look is None or not can_wait:
-            leave = await self._upstream.enter(can_wait=can_wait)
+        load_progress = self._context.load_progress
+        if load_progress is None or self._upstream.look is None or not can_wait:
+            release = await self._upstream.enter(can_wait=can_wait)
         else:
-            with waiting.at(self._upstream.look):
-                leave = await self._upstream.enter(can_wait=True)
+            with load_progress.waiting_for(self._upstream.look):
+                release = await self._upstream.enter(can_wait=True)
         try:
-            movable = self._upstream.movable if can_move else None
-            answer = await (self._run() if movable is None else self._run_movable(movable))
+            movable_waits = self._upstream.movable if can_move else None
+            answer = await (self._translate_and_run() if movable_waits is None else self._run_movable(movable_waits))
         except BaseException as error:
-            leave()
+            release()
             self._report_failure(error)
             raise
-        if not isinstance(answer, Streamed):
+        if not isinstance(answer, StreamedAnswer):
             self._record.is_whole = True
-        if leave is not nothing_to_leave:
-            answer.close = _in_turn(answer.close, partial(self._leave, leave))
+        if release is not release_nothing:
+            answer.close = _both(answer.close, partial(self._release, release))
         return answer
 
-    def _leave(self, leave: Leave) -> None:
-        leave()
+    def _release(self, release: ReleaseSlot) -> None:
+        release()
         self._report_failure(self._record.failure)
 
     def _report_failure(self, failure: BaseException | None) -> None:
@@ -128,19 +140,19 @@ class Attempt:
         if isinstance(failure, ProxyError) and self._upstream.doubt is not None:
             self._upstream.doubt(failure)
 
-    async def _run_movable(self, movable: set[Callable[[str], None]]) -> Closable:
+    async def _run_movable(self, movable_waits: set[Callable[[str], None]]) -> AttemptAnswer:
         move = MovableWait()
-        movable.add(move)
+        movable_waits.add(move)
         try:
-            return await self._run()
+            return await self._translate_and_run()
         except asyncio.CancelledError:
             if (error := move.error()) is None:
                 raise
             raise error from None
         finally:
-            movable.discard(move)
+            movable_waits.discard(move)
 
-    async def _run(self) -> Closable:
+    async def _translate_and_run(self) -> AttemptAnswer:
         host_request = await self._translate(self._request)
         self._record.adjusted = host_request.adjusted
         self._record.sent_s = self._context.clock.monotonic_s()
@@ -152,7 +164,7 @@ class Attempt:
             # nothing has left for the caller, so this is a failed attempt like any other
             raise UpstreamFailed(error.message, code=error.code) from error
 
-    async def _run_plain(self, host_request: HostRequest) -> Closable:
+    async def _run_plain(self, host_request: HostRequest) -> AttemptAnswer:
         response = await self._send(host_request)
         try:
             return await self._read(response, host_request)
@@ -162,21 +174,21 @@ class Attempt:
 
     async def _translate(self, request: ModelRequest) -> HostRequest:
         target, context = self._target, self._context
-        dialect, remembered = self._dialect(request), _NOTHING
+        dialect, remembered = self._dialect_for(request), _NO_REASONING
         if request.endpoint == "chat" and dialect.remembers(target.card):
             remembered = await self._recall(request)
         return dialect.build_request(
             request,
             model=target.model,
-            is_stream=self._is_stream,
+            is_stream=self._asks_for_stream,
             card=target.card,
             drops_params=context.drops_params,
             remembered=remembered,
             api_version=self._upstream.api_version,
-            tenant="" if context.principal in _NOBODY else context.caller,
+            tenant="" if context.principal in _UNNAMED else context.caller,
         )
 
-    def _dialect(self, request: ModelRequest) -> Dialect:
+    def _dialect_for(self, request: ModelRequest) -> Dialect:
         """The host's dialect; without tools, where the engine was started without a tool-call parser."""
         upstream = self._upstream
         if upstream.look is None or _TOOLS.isdisjoint(request.fields) or upstream.look().calls_tools:
@@ -184,39 +196,44 @@ class Attempt:
         return structs.replace(upstream.dialect, calls_tools=False)
 
     async def _recall(self, request: ModelRequest) -> Mapping[str, str]:
-        """What was thought in the turns of the request, as far as the target may know it."""
+        """The remembered reasoning of the turns in the request, by id of the tool call.
+
+        Reasoning of `local_only` requests is included for local targets only.
+        """
         ids, caller = history.call_ids(request.fields), self._context.caller
         remembered = await self._reasoning_memory.recall(caller, ids)
         if not self._target.is_local:
             return remembered
-        return {**remembered, **await self._reasoning_memory.recall(caller + _IN_HOUSE, ids)}
+        return {**remembered, **await self._reasoning_memory.recall(caller + _LOCAL_ONLY, ids)}
 
     @property
-    def _is_stream(self) -> bool:
-        """Whether the host is asked for a stream."""
+    def _asks_for_stream(self) -> bool:
+        """Whether a stream is requested from the host."""
         return self._request.is_stream or (self._upstream.always_streams and self._request.endpoint != "embeddings")
 
     async def _send(self, host_request: HostRequest) -> UpstreamResponse:
-        """The answer, whose head says that it is one.
+        """Send the request and return the response, if its status is 2xx.
 
         Raises:
-            ProxyError: it says something else.
+            ProxyError: the status is another one, or there is no response.
         """
         transport = self._upstream.transport
         model = self._target.model
-        response = await transport.post(host_request.path, host_request.body, is_stream=self._is_stream, model=model)
+        response = await transport.post(
+            host_request.path, host_request.body, is_stream=self._asks_for_stream, model=model
+        )
         self._record.credential = credential = response.credential
-        self._record.upstream_id = self._id_in(response)
+        self._record.upstream_id = self._upstream_id_of(response)
         if 200 <= response.status < 300:
             credential.worked(model)
             return response
         try:
             received_s = self._context.clock.now_s()
-            said = await response.read_complaint()
+            error_body = await response.read_complaint()
             error = failures.parse_error(
                 response.status,
                 response.headers,
-                said,
+                error_body,
                 received_s=received_s,
                 engine_endpoint=self._request.endpoint if self._target.is_local else None,
             )
@@ -230,60 +247,62 @@ class Attempt:
             emulated_tools.point_to_tools(error, host_request.text_calls)
         raise error
 
-    def _id_in(self, response: UpstreamResponse) -> str:
-        """The host's own id of the request, for the log."""
-        told = response.headers.get(self._upstream.dialect.id_header, "")
-        return mask(told[:_MAX_ID], self._upstream.transport.secrets)
+    def _upstream_id_of(self, response: UpstreamResponse) -> str:
+        """The host's own id of the request, for the log; empty if the host sent none."""
+        upstream_id = response.headers.get(self._upstream.dialect.id_header, "")
+        return mask(upstream_id[:_MAX_ID], self._upstream.transport.secrets)
 
-    async def _read(self, response: UpstreamResponse, host_request: HostRequest) -> Closable:
+    async def _read(self, response: UpstreamResponse, host_request: HostRequest) -> AttemptAnswer:
         request, context = self._request, self._context
         if request.endpoint == "embeddings":
-            return Whole(await self._read_embeddings(response), response.close, self._record)
+            return UnaryAnswer(await self._read_embeddings(response), response.close, self._record)
         if not request.is_stream:
             assembler = writers.assembler_for(request, context)
-            await self._assemble(response, host_request, self._formatted(assembler, host_request))
-            return Whole(assembler.to_json(), response.close, self._record)
+            await self._assemble(response, host_request, self._with_formatting(assembler, host_request))
+            return UnaryAnswer(assembler.to_json(), response.close, self._record)
         if self._continuation is None:
             writer = writers.writer_for(request, context)
-            sink = writers.after_preface(self._formatted(writer, host_request), writer, context)
+            sink = writers.after_preface(self._with_formatting(writer, host_request), writer, context)
         else:
             writer, sink = self._continuation.writer, self._continuation.splice
-        streamed = Streamed(self._source(response, host_request, sink), writer, self._record, context)
+        streamed = StreamedAnswer(self._source(response, host_request, sink), writer, self._record, context)
         await streamed.begin(keeps_content=bool(request.prefix))
         return streamed
 
     async def _read_embeddings(self, response: UpstreamResponse) -> bytes:
-        wanted = self._request.fields.get("encoding_format")
-        encoding: embeddings.Encoding = "base64" if wanted is not None and bytes(wanted) == b'"base64"' else "float"
+        encoding_format = self._request.fields.get("encoding_format")
+        encoding: embeddings.Encoding = (
+            "base64" if encoding_format is not None and bytes(encoding_format) == b'"base64"' else "float"
+        )
         body = await response.read_all()
         try:
             inputs = embeddings.count_inputs(self._request.fields.get("input"))
-            told, self._record.usage = embeddings.rebuild(
+            rebuilt, self._record.usage = embeddings.rebuild(
                 body, inputs=inputs, model=self._request.model, encoding=encoding
             )
         except UpstreamFailed:
-            self._upstream.dialect.parse(body)  # R-200: an error object says itself what went wrong
+            self._upstream.dialect.parse(body)  # R-200: raises the error that an error object describes
             raise
-        return told
+        return rebuilt
 
-    async def _run_structured(self, host_request: HostRequest) -> Closable:
-        """An answer that the host cannot hold to its schema: read whole, validated, asked for once more if need be."""
+    async def _run_structured(self, host_request: HostRequest) -> AttemptAnswer:
+        """Read a whole answer and validate it against its schema; if it does not fit, request it once more."""
         structured = Structured(self._request, host_request.schema)
         first = await self._read_whole(host_request)
-        if complaints := structured.complaints(first):
-            again = await self._translate(structured.with_complaints(first, complaints))
-            second = await self._read_whole(again)
+        if violations := structured.violations(first):
+            repair = await self._translate(structured.with_violations(first, violations))
+            second = await self._read_whole(repair)
             structured.check(second)
             structured.add_usage(first, second)
             first, self._record.usage = second, second.told_usage
-            self._record.adjusted = [_REPAIRED.get(said, said) for said in host_request.adjusted]
+            self._record.adjusted = [_REPAIRED.get(each, each) for each in host_request.adjusted]
         if not self._request.is_stream:
             assembler = writers.assembler_for(self._request, self._context)
-            first.replay(self._formatted(assembler, host_request))
-            return Whole(assembler.to_json(), no_connection, self._record)
+            first.replay(self._with_formatting(assembler, host_request))
+            return UnaryAnswer(assembler.to_json(), nothing_to_close, self._record)
         writer = writers.writer_for(self._request, self._context)
-        first.replay(writers.after_preface(self._formatted(writer, host_request), writer, self._context))
-        return Replayed(writer, self._record)
+        first.replay(writers.after_preface(self._with_formatting(writer, host_request), writer, self._context))
+        return ReplayedAnswer(writer, self._record)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:
         response = await self._send(host_request)
@@ -298,14 +317,15 @@ class Attempt:
         source = self._source(response, host_request, sink)
         while await source.read():
             if not self._record.first_content_s and source.stream.has_content:
-                self._record.got_content(self._context.clock.monotonic_s())
+                self._record.note_first_content(self._context.clock.monotonic_s())
             if source.read_bytes > MAX_ANSWER_BYTES:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
         self._record.usage = await source.end()
 
     def _source(self, response: UpstreamResponse, host_request: HostRequest, sink: Sink) -> Source:
         record, remembering = self._record, None
-        if self._request.endpoint == "chat" and record.checking is None:  # of two readings the first is what it can do
+        # if the answer is requested twice, the first one is checked
+        if self._request.endpoint == "chat" and record.checking is None:
             record.checking = check(sink, self._request.fields)
             sink = record.checking or sink
         if host_request.reading.may_call or host_request.text_calls is not None:
@@ -313,11 +333,11 @@ class Attempt:
         if host_request.text_calls is not None:
             sink = TextCallReader(sink, host_request.text_calls)
         stream = ChoiceStream(sink, host_request.reading)
-        caller = self._context.caller + (_IN_HOUSE if self._context.reach == "local_only" else "")
+        caller = self._context.caller + (_LOCAL_ONLY if self._context.reach == "local_only" else "")
         reasoning_memory = None if remembering is None else TurnMemory(remembering, self._reasoning_memory, caller)
         return Source(response, stream, self._upstream.dialect.parse, reasoning_memory)
 
-    def _formatted(self, sink: Sink, host_request: HostRequest) -> Sink:
+    def _with_formatting(self, sink: Sink, host_request: HostRequest) -> Sink:
         if self._request.endpoint != "chat":
             return sink
         if host_request.asks_functions:
@@ -325,11 +345,11 @@ class Attempt:
         return in_format(sink, self._context.reasoning_format)
 
 
-def _in_turn(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    def both() -> None:
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def run_both() -> None:
         try:
             first()
         finally:
             second()
 
-    return both
+    return run_both

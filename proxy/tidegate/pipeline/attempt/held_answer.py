@@ -1,4 +1,4 @@
-"""`HeldAnswer`: the answer of one attempt, with everything that the attempt must give back at its end."""
+"""`HeldAnswer`: the answer of one attempt, with everything that must be given back when the attempt ends."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,13 +14,13 @@ from tidegate.routing.target_registry import InFlight
 class HeldAnswer:
     """An `attempt.Answer` that owns everything one attempt holds at its target, from before the request is sent.
 
-    That is the count of requests in flight at the board, the place at the gate, and the answer with its connection and
-    its place in an engine. A failed attempt ends with `give_back`, an answer with `close`. The first of these calls
-    gives everything back, even if a part of that raises; further calls do nothing.
+    That is the count of requests in flight in the target registry, the slot of the concurrency limit, and the answer
+    with its connection and its slot in an engine. A failed attempt ends with `release`, an answer with `close`. The
+    first of these calls gives everything back, even if a part of that raises; further calls do nothing.
 
     Attributes:
-        tried: the record of the attempt.
-        place: the place at the gate, set when it was given; None if the target has no gate.
+        record: the record of the attempt.
+        slot: the slot of the concurrency limit, set when it was acquired; None if the target has no limit.
         read, heartbeat: the answer's own methods (see `attempt.Answer`), set by `set_answer`.
     """
 
@@ -28,7 +28,7 @@ class HeldAnswer:
         "_answer",
         "_context",
         "_in_flight",
-        "_is_over",
+        "_is_released",
         "_reading_s_before",
         "_routing_request",
         "heartbeat",
@@ -50,10 +50,10 @@ class HeldAnswer:
         self._context = context
         self._reading_s_before = 0.0  # `context.reading_s` when the answer began
         self._answer: Answer | None = None
-        self._is_over = False
+        self._is_released = False
 
     def set_answer(self, answer: Answer) -> None:
-        """The attempt has yielded this answer."""
+        """Store the answer that the attempt has returned."""
         self._answer = answer
         self.read, self.heartbeat = answer.read, answer.heartbeat
         self._reading_s_before = self._context.reading_s
@@ -61,18 +61,18 @@ class HeldAnswer:
             self.slot.began(self.record.first_content_s - self.record.sent_s, self._routing_request.prompt_tokens)
 
     def close(self) -> None:
-        """The answer has ended, whole or not; `record` holds the outcome."""
-        self.give_back(self.record.failure)
+        """The answer has ended, complete or not; `record` holds the outcome."""
+        self.release(self.record.failure)
 
-    def give_back(self, error: ProxyError | None = None) -> None:
-        """The attempt has ended.
+    def release(self, error: ProxyError | None = None) -> None:
+        """Give everything back, and report the outcome to the target registry.
 
         Args:
-            error: the failure; None if it succeeded or was cancelled.
+            error: the failure of the attempt; None if it succeeded or was cancelled.
         """
-        if self._is_over:
+        if self._is_released:
             return
-        self._is_over = True
+        self._is_released = True
         try:
             if self._answer is not None:
                 self._answer.close()
@@ -90,7 +90,7 @@ class HeldAnswer:
                 usage=record.usage,
                 is_whole=record.is_whole and self._answer is not None,
             )
-            # with a time of the first content, `set_answer` has reported it
+            # if the time of the first content is known, `set_answer` has already reported it
             if slot is not None and ttft_s is not None and not record.first_content_s:
                 slot.began(ttft_s, self._routing_request.prompt_tokens)
         finally:

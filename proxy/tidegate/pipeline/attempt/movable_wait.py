@@ -6,7 +6,7 @@ from tidegate.errors import EngineStalled
 
 
 class MovableWait:
-    """The wait of the current task. A call from outside the task, with the reason, ends the wait."""
+    """The wait of the current task. Another task ends it by calling the object with the reason."""
 
     __slots__ = ("_reason", "_task")
 
@@ -15,13 +15,13 @@ class MovableWait:
         self._reason: str | None = None
 
     def __call__(self, reason: str) -> None:
-        """End the wait by cancelling the task, which has to catch that and ask `error`."""
+        """End the wait by cancelling the task, which must catch the cancellation and call `error`."""
         if self._task is not None and self._reason is None:
             self._reason = reason
             self._task.cancel()
 
     def error(self) -> EngineStalled | None:
-        """The error to raise in place of the cancellation just caught; None: it has another cause. Asked once."""
+        """The error to raise instead of the cancellation just caught; None if it has another cause. Called once."""
         if self._reason is None or self._task is None or self._task.uncancel():
             return None
         return EngineStalled("The engine does not answer for now, and had not begun this answer.")

@@ -1,4 +1,4 @@
-"""What a host sends, into the state machine; and the turns that are to be remembered, out of it."""
+"""`Source`: reads a host's response into the state machine of the stream; `TurnMemory` stores finished turns."""
 
 import asyncio
 import re
@@ -13,14 +13,15 @@ from tidegate.reasoning_memory import ReasoningMemory
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.filters import Remembering
 
-_MAX_QUIET_BYTES = 1024 * 1024  # between two pieces of an answer
-_MAX_COUNTED_BYTES = 4096  # of an event without content: some are long, as they hold the token ids of the prompt
+_MAX_QUIET_BYTES = 1024 * 1024  # without content, since the last content
+_MAX_COUNTED_BYTES = 4096  # of one event without content: some are long, as they hold the token ids of the prompt
 _SSE_FIELD = re.compile(rb"\s*(?:data|event|id|retry)?:")  # the beginning of an event stream
-_COUNTED = re.compile(r"(.*[:_.-])?\d{1,4}", re.DOTALL)  # such an id (Kimi's) is that of other conversations' calls too
+# An id that ends in a counter (Kimi's) is also the id of calls in other conversations.
+_COUNTER_ID = re.compile(r"(.*[:_.-])?\d{1,4}", re.DOTALL)
 
 
 class TurnMemory:
-    """Hands complete turns from the stream to the memory."""
+    """Stores the complete turns of a stream in the reasoning memory."""
 
     __slots__ = ("_caller", "_reasoning_memory", "_remembering")
 
@@ -29,22 +30,27 @@ class TurnMemory:
         self._reasoning_memory = reasoning_memory
         self._caller = caller
 
-    async def keep(self) -> None:
+    async def store(self) -> None:
         for turn in self._remembering.take():
-            if call_ids := [call_id for call_id in turn.call_ids if not _COUNTED.fullmatch(call_id)]:
+            if call_ids := [call_id for call_id in turn.call_ids if not _COUNTER_ID.fullmatch(call_id)]:
                 await self._reasoning_memory.remember(self._caller, call_ids, turn.reasoning)
 
 
 class Source:
-    """Feeds what a host sends into the state machine: events, or a JSON body as one event.
+    """Feeds the response of a host into the state machine: events, or a JSON body as one event.
 
-    The content type decides, not the request: some hosts answer a stream with one JSON body. The first bytes override a
-    wrong content type: no event begins with a brace, and no JSON with the name of an SSE field.
+    The content type decides which of them, not the request: some hosts answer a streamed request with one JSON body.
+    The first bytes override a wrong content type: no event begins with a brace, and no JSON with the name of an SSE
+    field.
+
+    Attributes:
+        read_bytes: the number of bytes read so far.
+        stream: the state machine.
     """
 
     __slots__ = (
         "_has_data",
-        "_has_said_end",
+        "_has_end_marker",
         "_is_json",
         "_parse",
         "_parser",
@@ -66,7 +72,7 @@ class Source:
         self._response = response
         self._is_json = "json" in response.headers.get("content-type", "").lower()
         self._has_data = False
-        self._has_said_end = False
+        self._has_end_marker = False
         self._parse = parse
         self._parser = EventParser()
         self._reasoning_memory = reasoning_memory
@@ -76,69 +82,69 @@ class Source:
         self.stream = stream
 
     async def read(self) -> bool:
-        """Read what has arrived; False at the end, when `end` is to be called.
+        """Read what has arrived; False at the end, after which the caller calls `end`.
 
         Raises:
-            ProxyError: the upstream failed, or sent what is no answer.
+            ProxyError: the upstream failed, or sent something that is no answer.
         """
         if self._is_json:
-            return self._take_body(await self._response.read_all())
+            return self._read_body(await self._response.read_all())
         try:
             data = await self._response.read_some()
         except (UpstreamTimeout, UpstreamUnreachable):
-            if self.stream.is_complete:  # only the formal end is missing
+            if self.stream.is_complete:  # all choices have finished; only the end of the body is missing
                 return False
             raise
-        if not self._has_data and (begun := data.removeprefix(BOM).lstrip()):
+        if not self._has_data and (first_bytes := data.removeprefix(BOM).lstrip()):
             self._has_data = True
-            if begun.startswith((b"{", b"[")):
-                return self._take_body(data + await self._response.read_all())
+            if first_bytes.startswith((b"{", b"[")):
+                return self._read_body(data + await self._response.read_all())
         self.read_bytes += len(data)
-        return await self._take(data)
+        return await self._read_events(data)
 
     async def end(self) -> Usage | None:
         """The answer has ended: finish the stream, store the turn in the memory, and return the usage.
 
         Raises:
-            ProxyError: the answer is not whole.
+            ProxyError: the answer is not complete.
         """
-        usage = self.stream.close(has_said_end=self._has_said_end)
+        usage = self.stream.close(has_said_end=self._has_end_marker)
         if self._reasoning_memory is not None:
-            await self._reasoning_memory.keep()
+            await self._reasoning_memory.store()
         return usage
 
-    def _take_body(self, body: bytes) -> bool:
+    def _read_body(self, body: bytes) -> bool:
         if _SSE_FIELD.match(body):
             self._accept([*self._parser.feed(body), *self._parser.close()])
         else:
-            self._has_said_end = True
+            self._has_end_marker = True
             for chunk in self._read_all(body):
                 self.stream.accept(chunk)
         return False
 
-    async def _take(self, data: bytes) -> bool:
+    async def _read_events(self, data: bytes) -> bool:
         """Read the events in `data`; False after the last event, or at the end of the connection."""
-        heard, pending = self.stream.heard, self._parser.pending
+        content_before, pending = self.stream.heard, self._parser.pending
         events = self._parser.feed(data) if data else self._parser.close()
         if self._accept(events):
             return False
-        if self.stream.heard != heard:
+        if self.stream.heard != content_before:
             self._quiet_bytes = 0
         elif data:
             size = len(data) + pending - self._parser.pending
-            await self._bear(min(size, _MAX_COUNTED_BYTES * len(events)) if events else size)
+            await self._count_quiet_bytes(min(size, _MAX_COUNTED_BYTES * len(events)) if events else size)
         return bool(data)
 
     def _accept(self, events: list[bytes]) -> bool:
         """Pass events to the stream; True if one of them marks its end."""
         has_objects = False
         for event in events:
-            found = objects_in(event)
-            if found is None:
-                self._has_said_end = True
+            objects = objects_in(event)
+            if objects is None:
+                self._has_end_marker = True
                 self._response.expect_end()
                 return True
-            for each in found:
+            for each in objects:
                 has_objects = True
                 for chunk in self._read_all(each):
                     self.stream.accept(chunk)
@@ -147,25 +153,25 @@ class Source:
         return False
 
     def _read_all(self, data: bytes) -> Iterable[Chunk]:
-        """Parse one object; also several, one on each line, and an error object after a truncated one.
+        """Parse a payload: one object, or several, one on each line; the last may be an error after a truncated object.
 
         Raises:
-            ProxyError: an object is an error, or cannot be read.
+            ProxyError: an object is an error, or cannot be parsed.
         """
         try:
             return (self._parse(data),)
         except ProxyError:
-            found = split_objects(data)
-            if not found:
+            objects = split_objects(data)
+            if not objects:
                 raise
-        self._parse(found[-1])  # raises if it is an error, which explains the others
-        return map(self._parse, found)
+        self._parse(objects[-1])  # raises if it is an error, which explains the others
+        return map(self._parse, objects)
 
-    async def _bear(self, size: int) -> None:
-        """Count bytes of comments and events without content: a few keep the connection alive, a flood is a failure.
+    async def _count_quiet_bytes(self, size: int) -> None:
+        """Count bytes of comments and of events without content: a few keep the connection alive, a flood is a failure.
 
         Raises:
-            UpstreamFailed: there were too many since the last content.
+            UpstreamFailed: there were more than `_MAX_QUIET_BYTES` since the last content.
         """
         self._quiet_bytes += size
         if self._quiet_bytes > _MAX_QUIET_BYTES:

@@ -1,4 +1,4 @@
-"""`StreamContinuation`: what the parts of one answer have in common, where it may go on at another target after a break."""
+"""`StreamContinuation`: what the parts of one answer share, if other targets may continue it after a break."""
 
 import msgspec
 from msgspec import Raw
@@ -13,10 +13,12 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 class StreamContinuation:
-    """A writer, and the splice before it; one for each try at the first part.
+    """The writer of the answer, and the splice that joins its parts; one object for each attempt at the first part.
 
     Attributes:
-        targets: those that gave the parts, by name; the last one may only be about to.
+        targets: the names of the targets that gave the parts; the last one may not have answered yet.
+        writer: writes all parts as one stream.
+        splice: the sink before the writer; records the text so far and drops what a part repeats of it.
     """
 
     def __init__(self, request: ModelRequest, context: RequestContext, target: str) -> None:
@@ -26,8 +28,11 @@ class StreamContinuation:
         sink = in_format(self.writer, context.reasoning_format) if is_chat else self.writer
         self.splice = StreamSplice(after_preface(sink, self.writer, context))
 
-    def join(self, request: ModelRequest) -> ModelRequest:
-        """What to ask for the rest of the answer to `request`; what is told from now on is that rest."""
+    def begin_rest(self, request: ModelRequest) -> ModelRequest:
+        """Return the request for the rest of the answer to `request`; the splice takes what follows as that rest.
+
+        Token limits are lowered by what the parts so far have used, but not below 1.
+        """
         self.splice.join()
         fields: Fields = dict(request.fields)
         for name in _LIMITS:
@@ -36,8 +41,11 @@ class StreamContinuation:
                 fields[name] = Raw(b"%d" % max(1, int(bytes(limit)) - self.splice.tokens))
         return msgspec.structs.replace(request, fields=fields, prefix=self.splice.text)
 
-    def hand_on(self, target: str) -> None:
-        """What comes next is from there; the last chunk will say so, which may come with the first."""
+    def add_target(self, target: str) -> None:
+        """Add the target of the next part; the mark in the last chunk names it.
+
+        The mark is set before the part begins, as its first read may hold the last chunk too.
+        """
         self.targets.append(target)
-        told = {"continued": len(self.targets) - 1, "targets": self.targets}
-        self.writer.mark = b'"x_tidegate":' + msgspec.json.encode(told)
+        mark = {"continued": len(self.targets) - 1, "targets": self.targets}
+        self.writer.mark = b'"x_tidegate":' + msgspec.json.encode(mark)

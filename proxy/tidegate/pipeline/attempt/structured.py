@@ -1,4 +1,4 @@
-"""Answers that must fit a schema at hosts that cannot see to it: validated here, asked for once more (Q-JSON)."""
+"""`Structured`: validates answers that must fit a schema, for hosts that do not guarantee it (Q-JSON)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,56 +16,60 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Structured:
-    """One request for a structured answer."""
+    """One request for a structured answer. An answer that does not fit is requested once more.
+
+    Args:
+        schema: the JSON schema; None: any JSON value fits.
+    """
 
     def __init__(self, request: ModelRequest, schema: Raw | None) -> None:
         self._request = request
         self._schema = schema or Raw(b"{}")
 
-    def complaints(self, answer: ChatAssembler) -> Sequence[str]:
-        """What is wrong with the answer; a good one loses the code fence around it."""
-        found: list[str] = []
-        choices = list(_finished(answer))
+    def violations(self, answer: ChatAssembler) -> Sequence[str]:
+        """How the answer violates the schema, in sentences; in a valid answer, a code fence around it is removed."""
+        violations: list[str] = []
+        choices = list(_choices_to_validate(answer))
         texts = [json_schema.unwrap("".join(choice.text)) for choice in choices]
         for choice, text, wrong in zip(choices, texts, json_schema.complaints(self._schema, texts), strict=True):
             if not wrong:
                 choice.text = [text]
-            found += wrong
-        return found
+            violations += wrong
+        return violations
 
     def check(self, answer: ChatAssembler) -> None:
-        """The same after the second try.
+        """Validate the second answer.
 
         Raises:
-            AnswerMisfit: it is still wrong.
+            AnswerMisfit: it does not fit the schema either.
         """
-        if complaints := self.complaints(answer):
+        if violations := self.violations(answer):
             raise AnswerMisfit(
-                f"The model's answer does not fit the schema of response_format. {' '.join(complaints)}",
+                f"The model's answer does not fit the schema of response_format. {' '.join(violations)}",
                 is_quoted=True,
             )
 
-    def with_complaints(self, answer: ChatAssembler, complaints: Sequence[str]) -> ModelRequest:
-        """The request once more, with the wrong answer and what is wrong with it."""
-        texts = ["".join(choice.text) for choice in _finished(answer)]
-        said = {"role": "assistant", "content": texts[0] or "{}"}
-        told = {
+    def with_violations(self, answer: ChatAssembler, violations: Sequence[str]) -> ModelRequest:
+        """The request once more, with the wrong answer and its violations appended as messages."""
+        texts = ["".join(choice.text) for choice in _choices_to_validate(answer)]
+        answered = {"role": "assistant", "content": texts[0] or "{}"}
+        correction = {
             "role": "user",
-            "content": f"That does not fit the schema. {' '.join(complaints)} Answer with the corrected JSON alone.",
+            "content": f"That does not fit the schema. {' '.join(violations)} Answer with the corrected JSON alone.",
         }
-        messages = [*as_list(self._request.fields["messages"]), Raw(_encode(said)), Raw(_encode(told))]
+        messages = [*as_list(self._request.fields["messages"]), Raw(_encode(answered)), Raw(_encode(correction))]
         return msgspec.structs.replace(
             self._request, fields=self._request.fields | {"messages": Raw(_encode(messages))}
         )
 
     def add_usage(self, first: ChatAssembler, second: ChatAssembler) -> None:
-        """Both tries are paid for, so both count."""
+        """Add the usage of the first answer to that of the second, as both are paid for."""
         if first.told_usage is not None and second.told_usage is not None:
             second.usage(sum_usage(first.told_usage, second.told_usage))
 
 
-def _finished(answer: ChatAssembler) -> Iterator[AssembledChoice]:
-    """The choices that are to be validated: not cut, no refusal, no tool call."""
+def _choices_to_validate(answer: ChatAssembler) -> Iterator[AssembledChoice]:
+    """The choices that are validated: those that were not cut off and are no refusal and no tool call."""
     for choice in answer.choices:
         if choice.reason == "stop" and not (choice.refusal or choice.tools):
             yield choice

@@ -1,4 +1,4 @@
-"""Who puts an answer into the caller's form: as chunks, or as one."""
+"""Makes the sinks that put an answer into the caller's form: a writer of chunks, or an assembler of one object."""
 
 import random
 
@@ -12,15 +12,15 @@ _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"
 
 
 def envelope_of(request: ModelRequest, context: RequestContext) -> Envelope:
-    """The envelope of the preface, if the caller may have been shown progress; else a new one, with a new id."""
-    if context.waiting is not None:
-        return context.waiting.preface.envelope
+    """The envelope of the preface, if progress may have been shown to the caller; else a new one with a new id."""
+    if context.load_progress is not None:
+        return context.load_progress.preface.envelope
     answer_id = f"{_ID_PREFIXES[request.endpoint]}{random.getrandbits(112):028x}"
     return Envelope(answer_id, context.created, request.model)
 
 
 def writer_for(request: ModelRequest, context: RequestContext) -> Writer:
-    """For a caller who streams."""
+    """The writer for a streamed answer."""
     envelope = envelope_of(request, context)
     if request.endpoint == "chat":
         return ChatWriter(envelope, wants_usage=request.wants_usage, form=context.reasoning_format)
@@ -28,12 +28,12 @@ def writer_for(request: ModelRequest, context: RequestContext) -> Writer:
 
 
 def after_preface(sink: Sink, writer: Writer, context: RequestContext) -> Sink:
-    """`sink`, which leads to `writer`, continued after the preface, if there is one."""
-    return sink if context.waiting is None else context.waiting.preface.sink_after(sink, writer)
+    """A sink that continues the preface, if there is one, and passes the answer to `sink`, which leads to `writer`."""
+    return sink if context.load_progress is None else context.load_progress.preface.sink_after(sink, writer)
 
 
 def assembler_for(request: ModelRequest, context: RequestContext) -> Assembler:
-    """For a caller who wants the whole."""
+    """The assembler for a unary answer."""
     envelope = envelope_of(request, context)
     if request.endpoint == "chat":
         return ChatAssembler(envelope, form=context.reasoning_format)

@@ -1,15 +1,15 @@
-"""What puts the candidates of a request in order: one file and one line of `registry` each.
+"""The policies, which put the candidates of a request in order: one file and one line of `registry` each.
 
-    ordered         as the config has them
+    ordered         as in the config
     weighted        at random, by their weights
-    least_latency   the sooner done one of two drawn at random
+    least_latency   the faster one of two chosen at random
     least_cost      the cheapest
-    best_quality    the one whose answers are best
-    local_first     our own engines while they have room, then hosts elsewhere
+    best_quality    the one with the best answers
+    local_first     local engines while they have room, then hosted upstreams
     balanced        the least weighted sum of everything that is known
 
-    expectation     how long a request will take there: what several of them compare
-    slow_start      how a target that comes back takes its part by and by
+    expectation     the expected time of a request, which several policies compare
+    slow_start      how a target that comes back gets its requests back gradually
 
-A policy is pure but for the dice: the same candidates and the same throws are the same order.
+A policy is pure, except for its random numbers: the same candidates and the same numbers give the same order.
 """

@@ -1,15 +1,16 @@
-"""`balanced`: everything that is known, weighed by the config.
+"""`balanced`: everything that is known, weighted by the config.
 
     score = latency x worse(expected seconds) + cost x worse(price) + load x worse(in flight)
-          + quality x (1 - quality) + failures x failure rate + locality x (0 ours, 1 elsewhere)
+          + quality x (1 - quality) + failures x failure rate + locality x (0 local, 1 hosted)
 
-    worse(x) = (x - least) / most
+    worse(x) = (x - lowest) / highest
 
-The least score comes first. The signals of the last line are between 0 and 1 by nature; those of the first are made so
-over the candidates at hand: 0 for the best, 0.5 for what is twice the best where nothing is worse, near 1 for what is
-far worse. (Stretching each from 0 to 1 would let a hundredth of a second outweigh ten times the price.) A price that is
-not known counts as 0.5, a time as the best there is: it gets tried, and then it is known. What takes for ever is 1.
-Where all are next to nothing (a failure of long ago leaves less than a billionth of a second), nobody is worse.
+The lowest score comes first. The signals of the second line are between 0 and 1 by nature. Those of the first line are
+scaled over the candidates at hand: 0 for the best, 0.5 for one that is twice the best if none is worse, near 1 for one
+that is far worse. (Stretching each from 0 to 1 would let a hundredth of a second outweigh ten times the price.) An
+unknown price counts as 0.5. An unknown time counts as the best there is: so the target gets tried, and then its time is
+known. An infinite time counts as 1. If all values are negligible (after an old failure less than a billionth of a
+second is left), none is worse.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from tidegate.routing.policies.slow_start import ease_in
 from tidegate.routing.request import RoutingRequest
 
 _NEUTRAL = 0.5
-_NOTHING = 1e-12  # seconds or dollars: where all is less, nothing is worse
+_NEGLIGIBLE = 1e-12  # seconds or dollars: if all values are less, none is worse
 
 _score = attrgetter("score")
 
@@ -33,7 +34,7 @@ class Balanced:
     """Scores are the weighted sums."""
 
     reads: Signals = SIGNALS
-    sticks = True
+    allows_affinity = True
 
     def __init__(self, weights: BalanceConfig) -> None:
         self._weights = weights
@@ -42,51 +43,59 @@ class Balanced:
         if not candidates:
             return ()
         weights, answer_tokens = self._weights, routing_request.answer_tokens
-        seconds: list[float | None] = []  # loops: a comprehension that knows names of the outside takes longer
+        seconds: list[float | None] = []  # a loop: comprehensions with names of the enclosing function are slower
         dollars: list[float | None] = []
         for each in candidates:
             seconds.append(expected_s(each, answer_tokens))
             dollars.append(each.price_usd)
-        times, slow, least_slow = weigh(seconds, weights.latency)
-        prices, dear, least_dear = weigh(dollars, weights.cost)
-        good, failing = weights.quality, weights.failures
-        rest = good - least_slow - least_dear
+        times, time_factor, time_offset = weigh(seconds, weights.latency)
+        prices, price_factor, price_offset = weigh(dollars, weights.cost)
+        quality_weight, failure_weight = weights.quality, weights.failures
+        constant = quality_weight - time_offset - price_offset
         placed = []
-        for each, time_s, price, more in zip(candidates, times, prices, self._seldom(candidates), strict=True):
-            risk = failing * each.failure_rate - good * each.quality
-            placed.append(Placed(each, slow * time_s + dear * price + risk + more + rest))
+        for each, time_s, price, extra in zip(
+            candidates, times, prices, self._load_and_locality(candidates), strict=True
+        ):
+            risk = failure_weight * each.failure_rate - quality_weight * each.quality
+            placed.append(Placed(each, time_factor * time_s + price_factor * price + risk + extra + constant))
         placed.sort(key=_score)
         return ease_in(placed, rng)
 
-    def _seldom(self, candidates: Sequence[Candidate]) -> Sequence[float]:
-        """What is added for load and locality, which weigh nothing unless the config says so."""
+    def _load_and_locality(self, candidates: Sequence[Candidate]) -> Sequence[float]:
+        """The part of the scores for load and locality, whose weights are 0 by default."""
         weights = self._weights
         if not weights.load and not weights.locality:
             return (0.0,) * len(candidates)
-        loads, busy, least_busy = weigh([each.in_flight for each in candidates], weights.load)
-        far = [0.0 if each.target.is_local else weights.locality for each in candidates]
-        return [busy * load - least_busy + place for load, place in zip(loads, far, strict=True)]
+        loads, load_factor, load_offset = weigh([each.in_flight for each in candidates], weights.load)
+        localities = [0.0 if each.target.is_local else weights.locality for each in candidates]
+        return [load_factor * load - load_offset + locality for load, locality in zip(loads, localities, strict=True)]
 
 
 def weigh(values: Sequence[float | None], weight: float) -> tuple[Sequence[float], float, float]:
-    """The values, with what is not known or endless filled in; a factor; an offset.
+    """The values, with unknown and infinite ones replaced; a factor; an offset.
 
-    Factor x value - offset is weight x worse(value): 0 to weight. (A list of those would cost twice the time.)
+    Factor x value - offset is weight x worse(value), 0 to weight. (A list of the results would take twice the time.)
     """
     if None in values or inf in values:
-        known, least, most = _fill(values)
+        known, lowest, highest = _fill(values)
     else:
-        known = values  # type: ignore[assignment]  # there is no None in it
-        least, most = min(known), max(known)
-    factor = weight / most if most > _NOTHING else 0.0
-    return known, factor, factor * least
+        known = values  # type: ignore[assignment]  # it contains no None
+        lowest, highest = min(known), max(known)
+    factor = weight / highest if highest > _NEGLIGIBLE else 0.0
+    return known, factor, factor * lowest
 
 
 def _fill(values: Sequence[float | None]) -> tuple[Sequence[float], float, float]:
-    """The values with something in each place; the least and the most of the known, 0 and 1 where that is nothing."""
+    """The values, with unknown and infinite ones replaced; the lowest and highest known value.
+
+    If the highest is negligible, it is returned as 1.
+    """
     known = [value for value in values if value is not None and value != inf]
-    least, most = min(known, default=0.0), max(known, default=0.0)
-    if most <= _NOTHING:
-        most = 1.0
-    filled = [least + _NEUTRAL * most if value is None else least + most if value == inf else value for value in values]
-    return filled, least, most
+    lowest, highest = min(known, default=0.0), max(known, default=0.0)
+    if highest <= _NEGLIGIBLE:
+        highest = 1.0
+    filled = [
+        lowest + _NEUTRAL * highest if value is None else lowest + highest if value == inf else value
+        for value in values
+    ]
+    return filled, lowest, highest

@@ -1,4 +1,4 @@
-"""`best_quality`: the one whose answers are best; of equally good ones the cheaper, then the sooner done."""
+"""`best_quality`: the target with the best answers; of equally good ones the cheaper, then the faster."""
 
 from collections.abc import Sequence
 from random import Random
@@ -11,10 +11,10 @@ from tidegate.routing.request import RoutingRequest
 
 
 class BestQuality:
-    """Scores are what is missing to perfect quality, 0 to 1."""
+    """Scores are one minus the quality, 0 to 1."""
 
     reads: Signals = frozenset({"quality", "price", "latency"})
-    sticks = False
+    allows_affinity = False
 
     def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
         answer_tokens = routing_request.answer_tokens

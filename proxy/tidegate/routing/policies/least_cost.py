@@ -1,4 +1,4 @@
-"""`least_cost`: the cheapest for this request; of equally cheap ones the sooner done. Unknown prices come last."""
+"""`least_cost`: the cheapest target for this request; of equally cheap ones the faster. Unknown prices come last."""
 
 from collections.abc import Sequence
 from math import inf
@@ -11,10 +11,10 @@ from tidegate.routing.request import RoutingRequest
 
 
 class LeastCost:
-    """Scores are prices in dollars."""
+    """Scores are prices in US dollars."""
 
     reads: Signals = frozenset({"price", "latency"})
-    sticks = False
+    allows_affinity = False
 
     def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
         answer_tokens = routing_request.answer_tokens
@@ -27,5 +27,5 @@ class LeastCost:
 
 
 def price_or_most(candidate: Candidate) -> float:
-    """The price in dollars; endless where it is not known."""
+    """The price in US dollars; infinite if it is unknown."""
     return inf if candidate.price_usd is None else candidate.price_usd

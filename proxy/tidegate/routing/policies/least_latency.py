@@ -1,8 +1,8 @@
-"""`least_latency`: the sooner done one of two drawn at random (power of two choices).
+"""`least_latency`: the faster one of two chosen at random (power of two choices).
 
-Taking the very best would send every request of a burst to the same one, until the news of its load has come back. Of
-two drawn at random the better one is nearly as good, and a herd cannot form (Mitzenmacher). Who is not drawn follows by
-the same measure, so that failover goes to the next best.
+Always taking the fastest would send every request of a burst to the same target, until its higher load is measured. The
+better one of two chosen at random is nearly as good, and spreads the burst (Mitzenmacher). The candidates that were not
+chosen follow by the same measure, so that failover goes to the next best.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class LeastLatency:
     """Scores are `expectation.expected_s`."""
 
     reads: Signals = frozenset({"latency"})
-    sticks = True
+    allows_affinity = True
 
     def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
         answer_tokens = routing_request.answer_tokens
@@ -32,7 +32,7 @@ class LeastLatency:
 
 
 def _two(timed: Sequence[tuple[float, int]], rng: Random) -> tuple[tuple[float, int], tuple[float, int]]:
-    """Two different ones; by hand, as `Random.sample` costs more than all the rest."""
+    """Two different candidates at random; written out, as `Random.sample` costs more than all the rest."""
     first = int(rng.random() * len(timed))
     second = int(rng.random() * (len(timed) - 1))
     return timed[first], timed[second + (second >= first)]

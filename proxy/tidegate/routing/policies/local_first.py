@@ -1,8 +1,8 @@
-"""`local_first`: our own engines while they have room, then hosts elsewhere.
+"""`local_first`: local engines while they have room, then hosted upstreams.
 
-The partitions are functions by themselves: the reaches `local_first` and `online_first` want them of any policy's
-order. An engine that is pressed (too long a wait, or not ready) comes after the hosts elsewhere and stays in the list:
-when all of those fail it still answers, if late.
+The partitions are separate functions, because the reaches `local_first` and `online_first` apply them to any policy's
+order. A pressed engine (too long a wait, or not ready) comes after the hosted upstreams and stays in the list: if all
+of those fail, it still answers, if late.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from tidegate.routing.request import RoutingRequest
 
 
 class LocalFirst:
-    """Each side in the order of the config; compares nothing."""
+    """Both sides are in the order of the config; nothing is compared."""
 
     reads: Signals = frozenset()
-    sticks = True
+    allows_affinity = True
 
     def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
         return ease_in(locals_first([Placed(candidate) for candidate in candidates]), rng)
 
 
 def locals_first(placed: Sequence[Placed]) -> list[Placed]:
-    """Engines of ours with room, hosts elsewhere, pressed engines; each group in the order it had."""
+    """Local engines with room, hosted upstreams, pressed engines; each group in its earlier order."""
     return sorted(placed, key=_local_rank)
 
 
 def online_first(placed: Sequence[Placed]) -> list[Placed]:
-    """Hosts elsewhere, engines of ours with room, pressed engines; each group in the order it had."""
+    """Hosted upstreams, local engines with room, pressed engines; each group in its earlier order."""
     return sorted(placed, key=_online_rank)
 
 

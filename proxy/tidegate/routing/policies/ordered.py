@@ -1,4 +1,4 @@
-"""`ordered`: as the config has them; the next one only when the one before fails."""
+"""`ordered`: the order of the config; the next target is tried only when the one before fails."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,7 +12,7 @@ class Ordered:
     """Compares nothing."""
 
     reads: Signals = frozenset()
-    sticks = False
+    allows_affinity = False
 
     def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
         return ease_in([Placed(candidate) for candidate in candidates], rng)

@@ -1,4 +1,4 @@
-"""The policies by the names the config has for them."""
+"""The policies by their names in the config."""
 
 from collections.abc import Callable, Mapping
 
@@ -25,5 +25,5 @@ POLICIES: Mapping[Name, Callable[[ModelConfig], Policy]] = {
 
 
 def make(model: ModelConfig) -> Policy:
-    """The policy that `model` asks for."""
+    """The policy of `model`."""
     return POLICIES[model.policy](model)

@@ -1,4 +1,4 @@
-"""`weighted`: at random, each as often as its weight says."""
+"""`weighted`: a random order, in which each target is first as often as its weight says."""
 
 from collections.abc import Sequence
 from math import inf, log
@@ -9,22 +9,24 @@ from tidegate.routing.request import RoutingRequest
 
 
 class Weighted:
-    """Draws without putting back, so that who takes over for a failed one is by weight too.
+    """Draws without replacement, so that the target that takes over for a failed one is chosen by weight too.
 
-    Each waits an exponentially distributed time, the heavier the shorter; the order in which they are done is such a
-    draw (Efraimidis and Spirakis). That time is the score. In slow start the weight counts by the share; a weight of 0
-    comes last: only when all others have failed.
+    Each candidate gets an exponentially distributed random number, smaller for a higher weight; sorting by it is such a
+    draw (Efraimidis and Spirakis). The number is the score. In slow start the weight is multiplied by the share. A
+    weight of 0 comes last: such a target is tried only when all others have failed.
     """
 
     reads: Signals = frozenset()
-    sticks = True
+    allows_affinity = True
 
     def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
-        drawn = [Placed(candidate, _wait(candidate.target.weight * candidate.share, rng)) for candidate in candidates]
-        return sorted(drawn, key=_score)
+        placed = [
+            Placed(candidate, _random_score(candidate.target.weight * candidate.share, rng)) for candidate in candidates
+        ]
+        return sorted(placed, key=_score)
 
 
-def _wait(weight: float, rng: Random) -> float:
+def _random_score(weight: float, rng: Random) -> float:
     return -log(1.0 - rng.random()) / weight if weight > 0 else inf
 
 

@@ -1,4 +1,4 @@
-"""Who gets the GPUs when: claims of engines that are doubles, moved by hand."""
+"""When claims are met: the engines are doubles whose state the test sets."""
 
 import asyncio
 from contextlib import ExitStack
@@ -12,36 +12,36 @@ from tidegate.engines.slots import Slots
 from tests.fakes.clock import FakeClock
 
 LARGE = GpuNeeds(awake={0: 0.9}, asleep={0: 0.05})
-STUBBORN = GpuNeeds(awake={0: 0.9}, asleep={0: 0.3})
+LARGE_ASLEEP = GpuNeeds(awake={0: 0.9}, asleep={0: 0.3})
 
 
-class GpuEngine:
-    """An engine that notes what it is asked for and does it only when told."""
+class FakeEngine:
+    """An engine that records the calls of `make_room`; the test changes its state."""
 
     def __init__(self, name, clock):
         self.name = name
         self.status = EngineStatus("stopped")
         self.slots = Slots(clock)
-        self.asked = []
+        self.requested = []
         self.closed_for = None
 
-    def close_for(self, wanted):
-        self.closed_for = wanted
+    def close_for(self, other):
+        self.closed_for = other
 
     def reopen(self):
         self.closed_for = None
 
     def make_room(self, *, may_sleep=True):
-        self.asked.append("sleep" if may_sleep else "stop")
+        self.requested.append("sleep" if may_sleep else "stop")
 
 
-class House:
-    """A `GpuAllocator` and its tenants; looks are made without waiting."""
+class Machine:
+    """A `GpuAllocator` and its engines; it decides without pauses."""
 
     def __init__(self, **needs):
         self.clock = FakeClock()
         self.allocator = GpuAllocator(SwapConfig(max_wait_s=10, min_loaded_s=5), look_s=0)
-        self.engines = {name: GpuEngine(name, self.clock) for name in needs}
+        self.engines = {name: FakeEngine(name, self.clock) for name in needs}
         for name, engine in self.engines.items():
             self.allocator.admit(engine, needs[name])
         self.claims = {}
@@ -50,35 +50,35 @@ class House:
         self.claims[name] = asyncio.create_task(self.allocator.claim(name))
 
     async def settle(self):
-        """Give every claim its turn, several times."""
+        """Let every claim run, several times."""
         for _ in range(20):
             await asyncio.sleep(0)
 
     async def load(self, name):
-        """Claimed, started and ready, used now."""
+        """Claim for an engine, and make it ready and used now."""
         self.claim(name)
         await self.claims.pop(name)
-        self.become(name, "ready")
+        self.set_state(name, "ready")
         self.engines[name].slots.open()
         self.clock.advance(1)
         self.engines[name].slots.take()
         self.engines[name].slots.leave()
 
     async def sleep(self, name):
-        self.become(name, "sleeping")
+        self.set_state(name, "sleeping")
         self.allocator.release(name, is_asleep=True)
         await self.settle()
 
     async def stop(self, name):
-        self.become(name, "stopped")
+        self.set_state(name, "stopped")
         self.allocator.release(name)
         await self.settle()
 
-    def become(self, name, state):
+    def set_state(self, name, state):
         self.engines[name].status = EngineStatus(state)
 
     def wait_for(self, name):
-        """A request waits for it, until what is returned is closed."""
+        """Let a request wait for the engine, until the returned stack is closed."""
         waiting = ExitStack()
         waiting.enter_context(self.engines[name].slots.one_waits())
         return waiting
@@ -86,9 +86,9 @@ class House:
     def waiting(self):
         return [name for name, claim in self.claims.items() if not claim.done()]
 
-    def asked(self, name):
-        """What it was asked for so far, without repetition."""
-        return list(dict.fromkeys(self.engines[name].asked))
+    def requested(self, name):
+        """The calls of `make_room` so far, without repetition: "sleep" or "stop"."""
+        return list(dict.fromkeys(self.engines[name].requested))
 
     async def close(self):
         for claim in self.claims.values():
@@ -97,276 +97,276 @@ class House:
 
 
 @pytest.fixture
-async def running_app():
-    """Three that need the whole GPU, of which one keeps too much asleep, two small ones, and others elsewhere."""
-    running_app = House(
+async def machine():
+    """Engines on GPU 0: `a`, `b`, `c` need all of it, `large_asleep` keeps too much asleep; and others."""
+    machine = Machine(
         a=LARGE,
         b=LARGE,
         c=LARGE,
-        stubborn=STUBBORN,
+        large_asleep=LARGE_ASLEEP,
         small=GpuNeeds(awake={0: 0.4}),
         other=GpuNeeds(awake={1: 0.9}),
         pinned=GpuNeeds(awake={0: 0.5}, is_pinned=True),
         cpu=GpuNeeds(),
     )
-    yield running_app
-    await running_app.close()
+    yield machine
+    await machine.close()
 
 
-async def test_an_empty_gpu_is_had_at_once(running_app):
-    await asyncio.wait_for(running_app.allocator.claim("a"), 60)
+async def test_a_claim_for_an_empty_gpu_is_met_at_once(machine):
+    await asyncio.wait_for(machine.allocator.claim("a"), 60)
 
 
-async def test_an_idle_engine_is_asked_to_sleep_and_then_the_other_comes(running_app):
-    await running_app.load("a")
-    running_app.claim("b")
-    await running_app.settle()
-    assert (running_app.asked("a"), running_app.waiting()) == (["sleep"], ["b"])
-    await running_app.sleep("a")
-    assert running_app.waiting() == []
+async def test_an_idle_engine_is_put_to_sleep_and_then_the_claim_is_met(machine):
+    await machine.load("a")
+    machine.claim("b")
+    await machine.settle()
+    assert (machine.requested("a"), machine.waiting()) == (["sleep"], ["b"])
+    await machine.sleep("a")
+    assert machine.waiting() == []
 
 
-async def test_a_busy_engine_is_not_asked_but_waited_for(running_app):
-    """That its last request has ended nobody tells."""
-    await running_app.load("a")
-    running_app.engines["a"].slots.take()
-    running_app.claim("b")
-    await running_app.settle()
-    assert (running_app.asked("a"), running_app.waiting()) == ([], ["b"])
-    running_app.engines["a"].slots.leave()
-    await running_app.settle()
-    assert running_app.asked("a") == ["sleep"]
+async def test_a_claim_waits_for_a_busy_engine(machine):
+    """No event reports that its last request has ended."""
+    await machine.load("a")
+    machine.engines["a"].slots.take()
+    machine.claim("b")
+    await machine.settle()
+    assert (machine.requested("a"), machine.waiting()) == ([], ["b"])
+    machine.engines["a"].slots.leave()
+    await machine.settle()
+    assert machine.requested("a") == ["sleep"]
 
 
-async def test_an_engine_that_starts_is_waited_for(running_app):
-    await running_app.load("a")
-    running_app.become("a", "starting")
-    running_app.claim("b")
-    await running_app.settle()
-    assert running_app.asked("a") == []
+async def test_a_claim_waits_for_an_engine_that_starts(machine):
+    await machine.load("a")
+    machine.set_state("a", "starting")
+    machine.claim("b")
+    await machine.settle()
+    assert machine.requested("a") == []
 
 
-async def test_a_tenant_that_does_not_leave_because_a_request_came_is_waited_for(running_app):
-    """And asked again when that has ended."""
-    await running_app.load("a")
-    running_app.claim("b")
-    await running_app.settle()
-    running_app.engines["a"].slots.take()
-    running_app.engines["a"].asked.clear()
-    await running_app.settle()
-    assert (running_app.asked("a"), running_app.waiting()) == ([], ["b"])
-    running_app.engines["a"].slots.leave()
-    await running_app.settle()
-    assert running_app.asked("a") == ["sleep"]
-    await running_app.sleep("a")
-    assert running_app.waiting() == []
+async def test_a_claim_waits_for_an_engine_that_got_a_request_before_it_slept(machine):
+    """The engine is put to sleep when that request has ended."""
+    await machine.load("a")
+    machine.claim("b")
+    await machine.settle()
+    machine.engines["a"].slots.take()
+    machine.engines["a"].requested.clear()
+    await machine.settle()
+    assert (machine.requested("a"), machine.waiting()) == ([], ["b"])
+    machine.engines["a"].slots.leave()
+    await machine.settle()
+    assert machine.requested("a") == ["sleep"]
+    await machine.sleep("a")
+    assert machine.waiting() == []
 
 
-async def test_claims_are_met_in_the_order_of_their_coming(running_app):
-    await running_app.load("small")
-    running_app.engines["small"].slots.take()
-    running_app.claim("a")
-    await running_app.settle()
-    running_app.claim("b")
-    running_app.claim("c")
-    await running_app.settle()
-    assert running_app.waiting() == ["a", "b", "c"]
-    running_app.engines["small"].slots.leave()
-    await running_app.stop("small")
-    assert running_app.waiting() == ["b", "c"]
-    running_app.become("a", "ready")
-    await running_app.settle()
-    await running_app.sleep("a")
-    assert running_app.waiting() == ["c"]
+async def test_claims_are_met_in_their_order(machine):
+    await machine.load("small")
+    machine.engines["small"].slots.take()
+    machine.claim("a")
+    await machine.settle()
+    machine.claim("b")
+    machine.claim("c")
+    await machine.settle()
+    assert machine.waiting() == ["a", "b", "c"]
+    machine.engines["small"].slots.leave()
+    await machine.stop("small")
+    assert machine.waiting() == ["b", "c"]
+    machine.set_state("a", "ready")
+    await machine.settle()
+    await machine.sleep("a")
+    assert machine.waiting() == ["c"]
 
 
-async def test_claims_for_other_gpus_do_not_queue(running_app):
-    await running_app.load("a")
-    running_app.engines["a"].slots.take()
-    running_app.claim("b")
-    await running_app.settle()
-    running_app.claim("other")
-    running_app.claim("cpu")
-    await running_app.settle()
-    assert running_app.waiting() == ["b"]
+async def test_claims_for_other_gpus_are_met_at_once(machine):
+    await machine.load("a")
+    machine.engines["a"].slots.take()
+    machine.claim("b")
+    await machine.settle()
+    machine.claim("other")
+    machine.claim("cpu")
+    await machine.settle()
+    assert machine.waiting() == ["b"]
 
 
-async def test_a_sleeper_in_the_way_is_stopped(running_app):
-    await running_app.load("stubborn")
-    await running_app.sleep("stubborn")
-    running_app.claim("a")
-    await running_app.settle()
-    assert (running_app.asked("stubborn"), running_app.waiting()) == (["stop"], ["a"])
-    await running_app.stop("stubborn")
-    assert running_app.waiting() == []
+async def test_a_sleeping_engine_that_keeps_too_much_memory_is_stopped(machine):
+    await machine.load("large_asleep")
+    await machine.sleep("large_asleep")
+    machine.claim("a")
+    await machine.settle()
+    assert (machine.requested("large_asleep"), machine.waiting()) == (["stop"], ["a"])
+    await machine.stop("large_asleep")
+    assert machine.waiting() == []
 
 
-async def test_who_would_be_in_the_way_asleep_is_stopped_at_once(running_app):
-    await running_app.load("stubborn")
-    running_app.claim("a")
-    await running_app.settle()
-    assert running_app.asked("stubborn") == ["stop"]
+async def test_an_engine_that_would_keep_too_much_memory_asleep_is_stopped_at_once(machine):
+    await machine.load("large_asleep")
+    machine.claim("a")
+    await machine.settle()
+    assert machine.requested("large_asleep") == ["stop"]
 
 
-async def test_a_sleeping_engine_that_is_wanted_again_stops_for_an_earlier_claim():
-    """Else each would wait for the other."""
-    running_app = House(old=STUBBORN, new=LARGE, third=GpuNeeds(awake={0: 0.6}))
-    await running_app.load("old")
-    await running_app.sleep("old")
-    await running_app.load("third")
-    running_app.engines["third"].slots.take()
-    running_app.claim("new")
-    await running_app.settle()
-    running_app.claim("old")
-    await running_app.settle()
-    assert running_app.waiting() == ["new", "old"]
-    running_app.engines["third"].slots.leave()
-    await running_app.settle()
-    await running_app.stop("third")
-    assert (running_app.waiting(), await running_app.claims["old"], running_app.asked("old")) == (
+async def test_a_sleeping_engine_that_claims_is_stopped_for_an_earlier_claim():
+    """Otherwise each would wait for the other."""
+    machine = Machine(old=LARGE_ASLEEP, new=LARGE, third=GpuNeeds(awake={0: 0.6}))
+    await machine.load("old")
+    await machine.sleep("old")
+    await machine.load("third")
+    machine.engines["third"].slots.take()
+    machine.claim("new")
+    await machine.settle()
+    machine.claim("old")
+    await machine.settle()
+    assert machine.waiting() == ["new", "old"]
+    machine.engines["third"].slots.leave()
+    await machine.settle()
+    await machine.stop("third")
+    assert (machine.waiting(), await machine.claims["old"], machine.requested("old")) == (
         ["new"],
         False,
         ["stop"],
     )
-    await running_app.stop("old")
-    assert (running_app.waiting(), await running_app.claims["new"]) == ([], True)
-    await running_app.close()
+    await machine.stop("old")
+    assert (machine.waiting(), await machine.claims["new"]) == ([], True)
+    await machine.close()
 
 
-async def test_an_engine_with_requests_closes_for_another_that_was_waited_for_long_enough(running_app):
-    """It is told to go when its last answer has ended, and not before."""
-    await running_app.load("a")
-    running_app.engines["a"].slots.take()
-    with running_app.wait_for("b"):
-        running_app.claim("b")
-        await running_app.settle()
-        assert running_app.engines["a"].closed_for is None
-        running_app.clock.advance(10)
-        await running_app.settle()
-        assert (running_app.engines["a"].closed_for, running_app.asked("a")) == ("b", [])
-        running_app.engines["a"].slots.leave()
-        await running_app.settle()
-        assert running_app.asked("a") == ["sleep"]
-        await running_app.sleep("a")
-        assert running_app.waiting() == []
+async def test_an_engine_with_requests_closes_when_a_request_for_another_has_waited_long_enough(machine):
+    """It is put to sleep when its last answer has ended, and not before."""
+    await machine.load("a")
+    machine.engines["a"].slots.take()
+    with machine.wait_for("b"):
+        machine.claim("b")
+        await machine.settle()
+        assert machine.engines["a"].closed_for is None
+        machine.clock.advance(10)
+        await machine.settle()
+        assert (machine.engines["a"].closed_for, machine.requested("a")) == ("b", [])
+        machine.engines["a"].slots.leave()
+        await machine.settle()
+        assert machine.requested("a") == ["sleep"]
+        await machine.sleep("a")
+        assert machine.waiting() == []
 
 
-async def test_it_opens_again_where_no_request_waits_any_more(running_app):
-    await running_app.load("a")
-    running_app.engines["a"].slots.take()
-    with running_app.wait_for("b"):
-        running_app.claim("b")
-        running_app.clock.advance(10)
-        await running_app.settle()
-        assert running_app.engines["a"].closed_for == "b"
-    await running_app.settle()
-    assert (running_app.engines["a"].closed_for, running_app.waiting()) == (None, ["b"])
+async def test_a_closed_engine_reopens_when_no_request_waits_any_more(machine):
+    await machine.load("a")
+    machine.engines["a"].slots.take()
+    with machine.wait_for("b"):
+        machine.claim("b")
+        machine.clock.advance(10)
+        await machine.settle()
+        assert machine.engines["a"].closed_for == "b"
+    await machine.settle()
+    assert (machine.engines["a"].closed_for, machine.waiting()) == (None, ["b"])
 
 
-async def test_a_closed_engine_reopens_when_the_other_claim_ends_even_during_a_look(running_app):
-    """A suspected engine drains too; nothing would look at it later, as nothing claims."""
-    await running_app.load("a")
-    running_app.engines["a"].slots.take()
-    with running_app.wait_for("b"):
-        running_app.claim("b")
-        running_app.clock.advance(10)
-        await running_app.settle()
-        running_app.become("a", "draining")
-        running_app.claims["b"].cancel()
-        await running_app.settle()
-    assert running_app.engines["a"].closed_for is None
+async def test_a_closed_engine_reopens_when_the_other_claim_ends_even_while_it_is_suspected(machine):
+    """A suspected engine is draining; without claims, no later decision would reopen it."""
+    await machine.load("a")
+    machine.engines["a"].slots.take()
+    with machine.wait_for("b"):
+        machine.claim("b")
+        machine.clock.advance(10)
+        await machine.settle()
+        machine.set_state("a", "draining")
+        machine.claims["b"].cancel()
+        await machine.settle()
+    assert machine.engines["a"].closed_for is None
 
 
-async def test_one_that_is_on_its_way_down_stays_closed(running_app):
-    await running_app.load("a")
-    with running_app.wait_for("b"):
-        running_app.claim("b")
-        await running_app.settle()
-        assert (running_app.engines["a"].closed_for, running_app.asked("a")) == ("b", ["sleep"])
-        running_app.become("a", "draining")
-        await running_app.settle()
-        assert running_app.engines["a"].closed_for == "b"
+async def test_an_engine_that_is_being_unloaded_stays_closed(machine):
+    await machine.load("a")
+    with machine.wait_for("b"):
+        machine.claim("b")
+        await machine.settle()
+        assert (machine.engines["a"].closed_for, machine.requested("a")) == ("b", ["sleep"])
+        machine.set_state("a", "draining")
+        await machine.settle()
+        assert machine.engines["a"].closed_for == "b"
 
 
-async def test_other_rules_hold_at_once(running_app):
-    await running_app.load("a")
-    running_app.engines["a"].slots.take()
-    with running_app.wait_for("b"):
-        running_app.claim("b")
-        running_app.clock.advance(8)
-        await running_app.settle()
-        assert running_app.engines["a"].closed_for is None
-        running_app.allocator.use(SwapConfig(max_wait_s=8, min_loaded_s=0))
-        await running_app.settle()
-        assert running_app.engines["a"].closed_for == "b"
+async def test_new_settings_take_effect_at_once(machine):
+    await machine.load("a")
+    machine.engines["a"].slots.take()
+    with machine.wait_for("b"):
+        machine.claim("b")
+        machine.clock.advance(8)
+        await machine.settle()
+        assert machine.engines["a"].closed_for is None
+        machine.allocator.use(SwapConfig(max_wait_s=8, min_loaded_s=0))
+        await machine.settle()
+        assert machine.engines["a"].closed_for == "b"
 
 
-async def test_exclusive_engines_that_need_no_gpu_take_turns():
-    running_app = House(x=GpuNeeds(), y=GpuNeeds(), z=GpuNeeds(is_pinned=True), w=GpuNeeds())
-    running_app.allocator.use(SwapConfig(exclusive=(("x", "y"), ("z", "w"))))
-    await running_app.load("x")
-    running_app.claim("y")
-    await running_app.settle()
-    assert (running_app.asked("x"), running_app.waiting()) == (["stop"], ["y"])
-    await running_app.stop("x")
-    assert running_app.waiting() == []
-    await running_app.load("z")
+async def test_exclusive_engines_without_a_gpu_are_not_loaded_together():
+    machine = Machine(x=GpuNeeds(), y=GpuNeeds(), z=GpuNeeds(is_pinned=True), w=GpuNeeds())
+    machine.allocator.use(SwapConfig(exclusive=(("x", "y"), ("z", "w"))))
+    await machine.load("x")
+    machine.claim("y")
+    await machine.settle()
+    assert (machine.requested("x"), machine.waiting()) == (["stop"], ["y"])
+    await machine.stop("x")
+    assert machine.waiting() == []
+    await machine.load("z")
     with pytest.raises(EngineError, match=r"w may not be loaded beside a pinned engine: see swap\.exclusive"):
-        await running_app.allocator.claim("w")
-    await running_app.close()
+        await machine.allocator.claim("w")
+    await machine.close()
 
 
-async def test_beside_a_pinned_engine_there_is_no_room_and_it_is_said(running_app):
-    await running_app.load("pinned")
-    with pytest.raises(EngineError, match="no room for a beside the pinned engines"):
-        await running_app.allocator.claim("a")
+async def test_a_claim_that_a_pinned_engine_prevents_fails_with_the_reason(machine):
+    await machine.load("pinned")
+    with pytest.raises(EngineError, match="no GPU memory for a beside the pinned engines"):
+        await machine.allocator.claim("a")
 
 
-async def test_a_small_one_does_not_overtake_until_the_large_one_gives_up(running_app):
-    """It would fit; but then the large one might wait for ever."""
-    await running_app.load("small")
-    running_app.engines["small"].slots.take()
-    running_app.claim("a")
-    await running_app.settle()
-    running_app.claim("pinned")
-    await running_app.settle()
-    assert running_app.waiting() == ["a", "pinned"]
-    running_app.claims["a"].cancel()
-    await running_app.settle()
-    assert running_app.waiting() == []
+async def test_a_later_small_claim_waits_until_the_large_one_is_given_up(machine):
+    """The small engine would fit, but then the large one might wait for ever."""
+    await machine.load("small")
+    machine.engines["small"].slots.take()
+    machine.claim("a")
+    await machine.settle()
+    machine.claim("pinned")
+    await machine.settle()
+    assert machine.waiting() == ["a", "pinned"]
+    machine.claims["a"].cancel()
+    await machine.settle()
+    assert machine.waiting() == []
 
 
-async def test_what_is_released_is_free_again(running_app):
-    await running_app.load("a")
-    await running_app.stop("a")
-    await running_app.load("b")
-    assert running_app.asked("a") == []
+async def test_released_memory_is_free_again(machine):
+    await machine.load("a")
+    await machine.stop("a")
+    await machine.load("b")
+    assert machine.requested("a") == []
 
 
-async def test_who_is_about_to_go_is_waited_for_though_it_was_pinned(running_app):
-    await running_app.load("pinned")
-    running_app.become("pinned", "draining")
-    running_app.allocator.unpin(running_app.engines["pinned"])
-    running_app.claim("a")
-    await running_app.settle()
-    assert running_app.waiting() == ["a"]
-    await running_app.stop("pinned")
-    running_app.allocator.dismiss(running_app.engines["pinned"])
-    await running_app.settle()
-    assert running_app.waiting() == []
+async def test_a_claim_waits_for_a_pinned_engine_that_is_being_removed(machine):
+    await machine.load("pinned")
+    machine.set_state("pinned", "draining")
+    machine.allocator.unpin(machine.engines["pinned"])
+    machine.claim("a")
+    await machine.settle()
+    assert machine.waiting() == ["a"]
+    await machine.stop("pinned")
+    machine.allocator.dismiss(machine.engines["pinned"])
+    await machine.settle()
+    assert machine.waiting() == []
 
 
-async def test_who_was_dismissed_is_in_nobodys_way(running_app):
-    await running_app.load("a")
-    running_app.allocator.dismiss(running_app.engines["a"])
-    running_app.claim("b")
-    await running_app.settle()
-    assert (running_app.waiting(), running_app.asked("a")) == ([], [])
+async def test_a_dismissed_engine_holds_no_memory(machine):
+    await machine.load("a")
+    machine.allocator.dismiss(machine.engines["a"])
+    machine.claim("b")
+    await machine.settle()
+    assert (machine.waiting(), machine.requested("a")) == ([], [])
 
 
-async def test_a_successor_of_the_same_name_is_not_dismissed_with_the_one_before(running_app):
-    old, new = running_app.engines["a"], GpuEngine("a", running_app.clock)
-    running_app.allocator.admit(new, LARGE)
-    running_app.allocator.dismiss(old)
-    running_app.allocator.unpin(old)
-    await asyncio.wait_for(running_app.allocator.claim("a"), 60)
+async def test_dismissing_an_engine_does_not_affect_its_successor_of_the_same_name(machine):
+    old, new = machine.engines["a"], FakeEngine("a", machine.clock)
+    machine.allocator.admit(new, LARGE)
+    machine.allocator.dismiss(old)
+    machine.allocator.unpin(old)
+    await asyncio.wait_for(machine.allocator.claim("a"), 60)

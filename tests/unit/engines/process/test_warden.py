@@ -1,4 +1,4 @@
-"""The small process between us and an engine, run for real."""
+"""The warden, the process between Tidegate and an engine; run as a real process."""
 
 import asyncio
 import mmap
@@ -15,7 +15,7 @@ from tidegate.engines.process import warden
 from tests.fakes.processes import gone
 
 WARDEN = (sys.executable, "-I", "-S", warden.__file__, sys.executable, "-c")
-# a child that heeds no SIGTERM, and whose pid is told
+# starts a child that ignores SIGTERM, and prints its pid
 CHILD = """
 import signal, subprocess, sys
 code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); signal.pause()"
@@ -44,28 +44,28 @@ async def start(code: str, *stop: str):
         ("import os; os.kill(os.getpid(), 9)", 128 + signal.SIGKILL),
     ],
 )
-async def test_it_ends_by_the_engines_status(code, status):
+async def test_it_ends_with_the_engines_status(code, status):
     process = await start(code)
     assert await process.wait() == status
 
 
 async def test_sigterm_goes_to_the_engine_alone():
-    heeds = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
-    process = await start(f"{heeds}\n{CHILD}\nsignal.pause()")
+    exits_7 = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
+    process = await start(f"{exits_7}\n{CHILD}\nsignal.pause()")
     child = int(await process.stdout.readline())
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 7
     await gone(child)
 
 
-async def test_what_the_engine_leaves_behind_goes_with_it():
+async def test_processes_that_the_engine_leaves_are_killed():
     process = await start(CHILD + "sys.exit(1)")
     child = int(await process.stdout.readline())
     assert await process.wait() == 1
     await gone(child)
 
 
-async def test_everything_goes_when_the_other_end_of_its_input_is_gone():
+async def test_all_processes_are_killed_when_its_standard_input_ends():
     process = await start(CHILD + "signal.pause()")
     child = int(await process.stdout.readline())
     process.stdin.close()
@@ -74,7 +74,7 @@ async def test_everything_goes_when_the_other_end_of_its_input_is_gone():
 
 
 async def test_a_session_is_killed_without_its_leader():
-    """Its id lives on while a member does."""
+    """The id of a session stays in use while one of its processes runs."""
     process = await start(CHILD + "signal.pause()")
     child = int(await process.stdout.readline())
     os.kill(process.pid, signal.SIGKILL)
@@ -85,7 +85,7 @@ async def test_a_session_is_killed_without_its_leader():
     await process.wait()
 
 
-# an engine that ends with status 7 by SIGINT alone, and knows of no command to end it
+# an engine that ends only by SIGINT, with status 7, and prints whether it has the variable of the stop command
 ENGINE = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -94,7 +94,7 @@ print("TIDEGATE_STOP" in os.environ, flush=True)
 """
 
 
-async def test_an_engine_with_a_command_for_it_is_ended_by_that():
+async def test_an_engine_with_a_stop_command_is_ended_by_it():
     process = await start(ENGINE + "signal.pause()", "sh", "-c", "echo ending; kill -INT ${PID}")
     assert await process.stdout.readline() == b"False\n"
     process.send_signal(signal.SIGTERM)
@@ -103,21 +103,21 @@ async def test_an_engine_with_a_command_for_it_is_ended_by_that():
 
 
 @pytest.mark.parametrize(
-    ("stop", "told"),
+    ("stop", "message"),
     [(("sh", "-c", "exit 3"), b"cmd_stop: it ended with status 3"), (("/nowhere/stop",), b"cmd_stop: ")],
 )
-async def test_where_that_command_fails_it_gets_sigterm_all_the_same(stop, told):
+async def test_after_a_failed_stop_command_the_engine_gets_sigterm(stop, message):
     process = await start("print(1, flush=True)\nimport signal; signal.pause()", *stop)
     await process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 128 + signal.SIGTERM
-    assert (await process.stdout.read()).startswith(told)
+    assert (await process.stdout.read()).startswith(message)
 
 
-async def test_what_an_engine_that_has_died_left_elsewhere_is_ended(tmp_path):
-    """Once, and only where it is not known by the number of its process, which another one may have by now.
+async def test_the_stop_command_runs_after_an_engine_has_ended_by_itself(tmp_path):
+    """It runs once, and only if it does not contain the pid, which another process may have by now.
 
-    What that command says, where there is nothing to end, does not bury the engine's last words.
+    Its output is discarded, so that the engine's last lines stay the last ones.
     """
     engine = "print('my reason', flush=True); raise SystemExit(3)"
     process = await start(engine, "sh", "-c", f"echo x >> {tmp_path}/stopped; echo no such container; exit 1")
@@ -129,8 +129,8 @@ async def test_what_an_engine_that_has_died_left_elsewhere_is_ended(tmp_path):
     assert not (tmp_path / "by_pid").exists()
 
 
-async def test_it_is_ended_by_its_command_when_the_other_end_of_its_input_is_gone(tmp_path):
-    """Tidegate was killed: a container would go on."""
+async def test_the_stop_command_runs_when_the_wardens_standard_input_ends(tmp_path):
+    """Tidegate was killed, and a container would keep running."""
     process = await start(CHILD + "signal.pause()", "sh", "-c", f"echo x >> {tmp_path}/stopped")
     child = int(await process.stdout.readline())
     process.stdin.close()
@@ -139,14 +139,14 @@ async def test_it_is_ended_by_its_command_when_the_other_end_of_its_input_is_gon
     assert (tmp_path / "stopped").read_text() == "x\n"
 
 
-def test_a_session_that_is_nobodys_is_no_error():
+def test_killing_a_session_that_does_not_exist_is_no_error():
     warden.kill_session(2**22 + 1)
 
 
 # --- shared memory ------------------------------------------------------------------------------------------------
 
-# a child that has shared memory and heeds no SIGTERM; its name is told, as soon as it has it
-SHARING = """
+# starts a child that maps the shared memory file of the first argument, and prints 1 when it is mapped
+MAPS_FILE = """
 import os, mmap, signal, subprocess, sys
 code = "import mmap, os, signal; file = os.open(sys.argv[1], os.O_RDWR); kept = mmap.mmap(file, 0); os.close(file); "
 code = "import sys; " + code + "print(1, flush=True); signal.pause()"
@@ -155,7 +155,7 @@ child.stdout.readline()
 print(1, flush=True)
 signal.pause()
 """
-TRACKED = """
+USES_TRACKER = """
 import signal
 from multiprocessing import shared_memory
 memory = shared_memory.SharedMemory(create=True, size=64)
@@ -165,29 +165,29 @@ signal.pause()
 
 
 @pytest.fixture
-def shared():
-    """Makes a file of shared memory, which is not there after the test."""
-    made = []
+def shared_file():
+    """A function that creates a shared memory file, which is removed after the test."""
+    paths = []
 
     def make(name: str, mode: int = 0o600) -> Path:
         path = Path("/dev/shm") / name
         path.write_bytes(bytes(64))
         path.chmod(mode)
-        made.append(path)
+        paths.append(path)
         return path
 
     yield make
-    for path in made:
+    for path in paths:
         path.unlink(missing_ok=True)
 
 
-def psm() -> str:
+def random_name() -> str:
     return f"psm_{secrets.token_hex(4)}"
 
 
 async def holding(path: Path):
     process = await asyncio.create_subprocess_exec(
-        *WARDEN, SHARING, str(path), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        *WARDEN, MAPS_FILE, str(path), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
     assert await process.stdout.readline() == b"1\n"
@@ -199,8 +199,8 @@ def engine_of(process) -> int:
 
 
 @pytest.mark.parametrize("ends_by", ["the engine's end", "the end of Tidegate"])
-async def test_shared_memory_of_killed_processes_is_removed(shared, ends_by):
-    path = shared(psm())
+async def test_shared_memory_of_killed_processes_is_removed(shared_file, ends_by):
+    path = shared_file(random_name())
     process = await holding(path)
     if ends_by == "the engine's end":
         os.kill(engine_of(process), signal.SIGKILL)
@@ -210,9 +210,9 @@ async def test_shared_memory_of_killed_processes_is_removed(shared, ends_by):
     assert not path.exists()
 
 
-async def test_what_an_engine_had_that_has_no_process_left_with_it_is_removed_by_pythons_tracker():
-    """The engine itself is gone before its memory could be seen."""
-    process = await start(TRACKED)
+async def test_shared_memory_of_an_engine_that_has_ended_is_removed_by_pythons_tracker():
+    """The engine has ended before the warden could list its files."""
+    process = await start(USES_TRACKER)
     path = Path((await process.stdout.readline()).decode().strip())
     assert path.exists()  # noqa: ASYNC240 - no file
     os.kill(engine_of(process), signal.SIGKILL)
@@ -220,8 +220,8 @@ async def test_what_an_engine_had_that_has_no_process_left_with_it_is_removed_by
     assert not path.exists()  # noqa: ASYNC240 - no file
 
 
-async def test_shared_memory_that_another_program_has_too_stays(shared):
-    path = shared(psm())
+async def test_shared_memory_that_another_program_has_open_stays(shared_file):
+    path = shared_file(random_name())
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0):
         process = await holding(path)
         os.kill(engine_of(process), signal.SIGKILL)
@@ -230,9 +230,9 @@ async def test_shared_memory_that_another_program_has_too_stays(shared):
 
 
 @pytest.mark.parametrize(("name", "mode"), [("weights", 0o600), (None, 0o666)], ids=["a user's", "open to others"])
-async def test_files_that_others_may_use_are_kept(shared, name, mode):
-    """Weights are put there too, to be read quickly."""
-    path = shared(psm() if name is None else f"{name}-{secrets.token_hex(4)}", mode)
+async def test_files_that_other_programs_may_use_are_kept(shared_file, name, mode):
+    """Users store weights in /dev/shm too, as they are read quickly from there."""
+    path = shared_file(random_name() if name is None else f"{name}-{secrets.token_hex(4)}", mode)
     process = await holding(path)
     os.kill(engine_of(process), signal.SIGKILL)
     await process.wait()
@@ -244,13 +244,13 @@ async def test_files_that_others_may_use_are_kept(shared, name, mode):
     [
         (b"python\0-c\0from multiprocessing.resource_tracker import main;main(5)\0", "S", True),
         (b"vllm\0serve\0", "S", False),
-        (b"", "R", True),  # in the middle of execve: it may become one
+        (b"", "R", True),  # during execve: the process may become a tracker
         (b"", "D", True),
-        (b"", "Z", False),  # ended, and waits for its parent
+        (b"", "Z", False),  # has ended, and its parent has not waited for it
         (b"", "X", False),
     ],
 )
-def test_a_tracker_is_known_by_its_command_line_as_soon_as_it_has_one(command_line, state, expected):
+def test_a_tracker_is_recognised_by_its_command_line_once_it_has_one(command_line, state, expected):
     assert warden.is_tracker(command_line, f"71 (a ) Z name) {state} 1 71 71 0".encode()) is expected
 
 
@@ -263,7 +263,7 @@ async def test_a_tracker_that_does_not_end_is_killed(with_tracker):
 
 @pytest.fixture
 async def with_tracker():
-    """A warden whose engine has a child that looks like Python's tracker, and its pid."""
+    """A warden whose engine has a child that looks like Python's tracker, and the child's pid."""
     code = (
         "import subprocess, sys, signal; child = subprocess.Popen([sys.executable, '-c', "
         "'import signal; signal.pause()  # multiprocessing.resource_tracker']); print(child.pid, flush=True); "

@@ -1,4 +1,4 @@
-"""Requests that come to an engine: real processes that behave as they are told."""
+"""Requests that arrive at an engine; the engines are real processes with scripted behaviour."""
 
 import asyncio
 
@@ -23,9 +23,9 @@ from tests.fakes.supervised import (
     QUICK,
     TIMEOUTS,
     logged,
+    message_for_callers,
     refused,
     supervised,
-    told_to_callers,
 )
 
 
@@ -52,7 +52,7 @@ async def test_a_request_does_not_wait_for_ever():
             await supervisor.enter(can_wait=True)
 
 
-async def test_progress_is_read_from_the_output_and_told_to_callers():
+async def test_progress_is_read_from_the_output_and_shown_to_callers():
     async with supervised(FakeKind("shows_progress,silent")) as (supervisor, states, _):
         while supervisor.status.progress is None:
             await states.seen.get()
@@ -63,16 +63,16 @@ async def test_progress_is_read_from_the_output_and_told_to_callers():
         assert caught.value.retry_after_s >= 1
 
 
-async def test_callers_are_not_told_what_the_output_says():
+async def test_callers_do_not_see_the_output():
     once = structs.replace(QUICK, max_crashes=1)
     async with supervised(FakeKind("broken"), once) as (supervisor, states, _log):
         reason = (await states.until("failed")).reason
         hint = "it ended with status 3 (it is not started again by itself: tidegate engines start e)"
         assert reason == f"{hint}: 0.0 E srv: cannot open the tensor file"
-        assert await told_to_callers(supervisor) == f"The engine 'e' is not ready (failed): {hint}"
+        assert await message_for_callers(supervisor) == f"The engine 'e' is not ready (failed): {hint}"
 
 
-async def test_callers_are_not_told_of_an_unexpected_exception():
+async def test_callers_do_not_see_an_unexpected_exception():
     class Faulty(FakeKind):
         def command(self, socket_path, api_key):
             raise ValueError("/srv/secret")
@@ -82,11 +82,11 @@ async def test_callers_are_not_told_of_an_unexpected_exception():
         reason = (await states.until("failed")).reason
         assert reason.startswith("it failed unexpectedly (it is not started again by itself")
         assert reason.endswith(": ValueError: /srv/secret")
-        assert "ValueError" not in await told_to_callers(supervisor)
+        assert "ValueError" not in await message_for_callers(supervisor)
 
 
-async def test_requests_wait_while_it_makes_room_and_get_its_next_turn():
-    """And those that may not wait are told so, as they have another target."""
+async def test_requests_wait_while_the_engine_is_unloaded_for_another_and_until_its_next_load():
+    """A request that may not wait, as it has another target, is refused."""
     allocator = GpuAllocator(SwapConfig(max_wait_s=0, min_loaded_s=0))
     lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60)
     async with (
@@ -95,29 +95,29 @@ async def test_requests_wait_while_it_makes_room_and_get_its_next_turn():
     ):
         leave = await first.enter(can_wait=True)
         waiting = asyncio.create_task(second.enter(can_wait=True))
-        while first._access.closed_for != "b":  # noqa: ASYNC110 - nobody tells
+        while first._access.closed_for != "b":  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         assert first.status.state == "ready"
-        with pytest.raises(EngineUnavailable, match="The engine 'a' is being unloaded to make room") as caught:
+        with pytest.raises(EngineUnavailable, match="The engine 'a' is being unloaded so that another") as caught:
             await first.enter(can_wait=False)
         assert caught.value.retry_after_s >= 1
         again = asyncio.create_task(first.enter(can_wait=True))
-        while not first.slots.waiting:  # noqa: ASYNC110 - nobody tells
+        while not first.slots.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         leave()
         await first_states.until("stopped")
         (await waiting)()
         (await again)()
         assert (first.status.state, second.status.state) == ("ready", "stopped")
-        assert logged(log, "engine closed to make room") == [{"engine": "a", "wanted": "b"}]
+        assert logged(log, "engine closed for another engine") == [{"engine": "a", "wanted": "b"}]
 
 
-async def test_a_request_that_waits_for_its_next_turn_does_not_wait_for_ever():
+async def test_a_request_that_waits_for_a_closed_engine_does_not_wait_for_ever():
     quick = Settings(poll_s=0.01, scrape_s=0.01, queue_timeout_s=0.05)
     async with supervised(FakeKind("well"), quick) as (supervisor, states, _log):
         await states.until("ready")
         supervisor.close_for("b")
-        with pytest.raises(EngineUnavailable, match="to make room for another engine"):
+        with pytest.raises(EngineUnavailable, match="so that another engine can be loaded"):
             await supervisor.enter(can_wait=True)
         assert supervisor.slots.waiting == 0
         supervisor.reopen()
@@ -125,14 +125,14 @@ async def test_a_request_that_waits_for_its_next_turn_does_not_wait_for_ever():
 
 
 @pytest.mark.parametrize("sleep_level", [None, 1])
-async def test_a_request_that_waits_goes_on_at_once_where_it_need_not_make_room(sleep_level):
+async def test_a_request_that_waits_continues_at_once_when_the_engine_reopens(sleep_level):
     kind = FakeKind("sleeps", sleep_level=sleep_level)
     async with supervised(kind) as (supervisor, states, _log):
         await states.until("ready")
         leave = await supervisor.enter(can_wait=False)
         supervisor.close_for("b")
         waiting = asyncio.create_task(supervisor.enter(can_wait=True))
-        while not supervisor.slots.waiting:  # noqa: ASYNC110 - nobody tells
+        while not supervisor.slots.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         supervisor.reopen()
         (await waiting)()
@@ -140,12 +140,12 @@ async def test_a_request_that_waits_goes_on_at_once_where_it_need_not_make_room(
         assert kind.starts == 1
 
 
-async def test_one_that_is_told_to_stop_while_it_is_closed_leaves_nobody_waiting():
+async def test_stopping_a_closed_engine_refuses_the_waiting_requests():
     async with supervised(FakeKind("well")) as (supervisor, states, _log):
         await states.until("ready")
         supervisor.close_for("b")
         waiting = asyncio.create_task(supervisor.enter(can_wait=True))
-        while not supervisor.slots.waiting:  # noqa: ASYNC110 - nobody tells
+        while not supervisor.slots.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         supervisor.want("stop")
         with pytest.raises(EngineUnavailable):
@@ -153,11 +153,11 @@ async def test_one_that_is_told_to_stop_while_it_is_closed_leaves_nobody_waiting
         await states.until("stopped")
 
 
-DOUBTED = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=600, queue_timeout_s=60, ending_s=0.05)
+NO_POLLS = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=600, queue_timeout_s=60, ending_s=0.05)
 
 
-async def metrics_of(supervisor, *, times: int) -> None:
-    """Ask an engine for its metrics."""
+async def get_metrics(supervisor, *, times: int) -> None:
+    """Get the metrics of an engine `times` times."""
     wire = Transport("http://engine", timeouts=TIMEOUTS, socket_path=supervisor.socket_path)
     for _ in range(times):
         await wire.get("/metrics")
@@ -166,7 +166,7 @@ async def metrics_of(supervisor, *, times: int) -> None:
 
 async def test_an_engine_that_refuses_a_request_is_out_of_routing_at_once_and_back_if_it_answers_after_all():
     kind = FakeKind("well")
-    async with supervised(kind, DOUBTED) as (supervisor, states, _log):
+    async with supervised(kind, NO_POLLS) as (supervisor, states, _log):
         await states.until("ready")
         supervisor.doubt(refused())
         assert supervisor.status == EngineStatus("failed", REFUSED, attempts=1)
@@ -176,8 +176,8 @@ async def test_an_engine_that_refuses_a_request_is_out_of_routing_at_once_and_ba
         assert (kind.starts, supervisor.status) == (1, EngineStatus("ready", attempts=1))
 
 
-async def test_before_the_next_try_of_a_request_that_failed_the_engine_is_looked_at():
-    async with supervised(FakeKind("well"), DOUBTED) as (supervisor, states, log):
+async def test_the_engine_is_checked_before_the_next_attempt_of_a_failed_request():
+    async with supervised(FakeKind("well"), NO_POLLS) as (supervisor, states, log):
         await states.until("ready")
         supervisor.doubt(UpstreamRejected("the caller's fault"))
         assert not supervisor._status.doubt.is_open
@@ -187,22 +187,24 @@ async def test_before_the_next_try_of_a_request_that_failed_the_engine_is_looked
         assert logged(log, "engine failed") == []
 
 
-async def test_a_dead_engine_is_known_before_the_next_try():
-    """Here by the request alone: nothing looks at it for ten minutes."""
-    async with supervised(FakeKind("ill", "well"), DOUBTED) as (supervisor, states, _log):
+async def test_a_dead_engine_is_found_before_the_next_attempt():
+    """The failed request alone causes the check: the next poll is due in ten minutes."""
+    async with supervised(FakeKind("ill", "well"), NO_POLLS) as (supervisor, states, _log):
         await states.until("ready")
-        await metrics_of(supervisor, times=2)
+        await get_metrics(supervisor, times=2)
         supervisor.doubt(UpstreamFailed("500"))
         with pytest.raises(EngineUnavailable, match="failed"):
             await supervisor.enter(can_wait=False)
 
 
-def expected_of(goal, state, is_held, failed_starts=0):
-    """An entrance without an engine behind it, and its orders."""
+def make_access(goal, state, is_held, failed_starts=0):
+    """An `EngineAccess` without an engine process, and its `GoalOwner`."""
     clock, log = FakeClock(), CapturingLogger()
-    status, orders = StatusOwner("e", "", clock=clock, log=log), GoalOwner(goal)
-    status.now, status.failed_starts, orders.is_held = EngineStatus(state), failed_starts, is_held
-    return EngineAccess(status, orders, CurrentSettings(FakeKind("well"), Settings()), clock=clock, log=log), orders
+    status, goal_owner = StatusOwner("e", "", clock=clock, log=log), GoalOwner(goal)
+    status.now, status.failed_starts, goal_owner.is_held = EngineStatus(state), failed_starts, is_held
+    return EngineAccess(
+        status, goal_owner, CurrentSettings(FakeKind("well"), Settings()), clock=clock, log=log
+    ), goal_owner
 
 
 @pytest.mark.parametrize(
@@ -219,13 +221,13 @@ def expected_of(goal, state, is_held, failed_starts=0):
         ("stop", "draining", False, 0, "unavailable"),
     ],
 )
-def test_what_may_be_expected_of_it(goal, state, is_held, failed_starts, availability):
-    access, _ = expected_of(goal, state, is_held, failed_starts)
+def test_the_availability_of_an_engine(goal, state, is_held, failed_starts, availability):
+    access, _ = make_access(goal, state, is_held, failed_starts)
     assert access.availability == availability
 
 
 @pytest.mark.parametrize(("is_held", "availability"), [(False, "loading"), (True, "unavailable")])
-def test_one_that_is_asked_for_is_loaded_unless_the_administrator_has_stopped_it(is_held, availability):
-    access, orders = expected_of("stop", "stopped", is_held)
-    access.ask()
-    assert (access.availability, orders.changed.is_set()) == (availability, not is_held)
+def test_a_request_loads_the_engine_unless_the_administrator_has_stopped_it(is_held, availability):
+    access, goal_owner = make_access("stop", "stopped", is_held)
+    access.request_load()
+    assert (access.availability, goal_owner.changed.is_set()) == (availability, not is_held)

@@ -1,4 +1,4 @@
-"""The process of an engine, and why it has ended: real processes that behave as they are told."""
+"""The process of an engine, and why it has ended; the engines are real processes with scripted behaviour."""
 
 import asyncio
 import os
@@ -13,21 +13,21 @@ from tests.fakes.processes import gone
 from tests.fakes.supervised import members, supervised
 
 
-async def test_the_cause_of_death_is_told_with_its_cure():
+async def test_the_reason_names_the_cause_of_an_end_and_the_remedy():
     async with supervised(FakeKind("dies", "well")) as (_, states, _log):
         await states.until("ready")
         assert (await states.until("failed")).reason == "out of memory; take a smaller model"
         await states.until("ready")
 
 
-async def test_an_engine_that_ends_unasked_has_crashed_whatever_its_status():
+async def test_an_engine_that_ends_by_itself_has_crashed_whatever_its_exit_status():
     """VLLM ends with 0 when its engine core has died."""
     async with supervised(FakeKind("exits0", "well")) as (_, states, _log):
         assert (await states.until("failed")).reason.startswith("it ended with status 0")
         assert (await states.until("ready")).attempts == 2
 
 
-async def test_an_engine_that_was_killed_did_not_die_of_what_it_last_said():
+async def test_the_output_of_a_killed_engine_is_not_the_reason_for_its_end():
     async with supervised(FakeKind("shows_progress,silent")) as (supervisor, states, _log):
         supervisor.kind.explain = lambda _lines, **_: EngineError("out of memory")
         while supervisor.status.progress is None:
@@ -39,7 +39,7 @@ async def test_an_engine_that_was_killed_did_not_die_of_what_it_last_said():
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "reason_start"),
     [
         (signal.SIGKILL, "it was killed (SIGKILL): by another program, or by the kernel"),
         (signal.SIGINT, "it was told to end by another program (SIGINT)"),
@@ -48,51 +48,51 @@ async def test_an_engine_that_was_killed_did_not_die_of_what_it_last_said():
         (signal.SIGBUS, "it crashed (SIGBUS)"),
     ],
 )
-async def test_a_signal_that_we_did_not_send_is_told_as_that(number, told):
+async def test_the_reason_names_a_signal_that_tidegate_did_not_send(number, reason_start):
     async with supervised(FakeKind("well")) as (supervisor, states, _log):
         await states.until("ready")
         [engine] = members(supervisor)
         os.kill(engine, number)
-        assert (await states.until("failed")).reason.startswith(told)
+        assert (await states.until("failed")).reason.startswith(reason_start)
 
 
-async def test_what_was_said_before_the_last_good_look_is_no_reason():
-    """A request that failed an hour ago, for one; what is said since then counts."""
-    heard = []
+async def test_output_before_the_last_good_health_check_is_no_reason():
+    """For example the error of a request that failed an hour ago; only later lines count."""
+    explained = []
 
-    class Listening(FakeKind):
+    class Recording(FakeKind):
         def explain(self, lines, *, has_run=False):
-            heard.append((list(lines), has_run))
+            explained.append((list(lines), has_run))
 
-    async with supervised(Listening("well")) as (supervisor, states, _log):
+    async with supervised(Recording("well")) as (supervisor, states, _log):
         await states.until("ready")
         kept = supervisor._child.lines
         supervisor._child.read_line("ValueError: of a request")
         kept.add("ValueError: of a request")
-        while kept.since_healthy:  # noqa: ASYNC110 - nobody tells
+        while kept.since_healthy:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         [engine] = members(supervisor)
         os.kill(engine, signal.SIGABRT)
         assert "of a request" not in (await states.until("failed")).reason
-    assert heard == [([], True)]
+    assert explained == [([], True)]
 
 
 async def test_the_whole_start_counts_until_the_first_answer():
-    heard = []
+    explained = []
 
-    class Listening(FakeKind):
+    class Recording(FakeKind):
         def explain(self, lines, *, has_run=False):
-            heard.append((list(lines), has_run))
+            explained.append((list(lines), has_run))
 
-    async with supervised(Listening("broken", "well")) as (_, states, _log):
+    async with supervised(Recording("broken", "well")) as (_, states, _log):
         await states.until("ready")
-    [(lines, has_run)] = heard
+    [(lines, has_run)] = explained
     assert lines[0] == "loading 0.1"
     assert not has_run
 
 
-async def test_an_engine_that_has_callers_is_not_quoted():
-    """A line may hold a text of theirs, and reasons are told to others."""
+async def test_the_output_of_an_engine_that_had_requests_is_not_quoted():
+    """A line may hold a caller's text, and other callers see the reason."""
     async with supervised(FakeKind("dies", "well")) as (supervisor, states, _log):
         supervisor.kind.explain = lambda _lines, **_: None
         await states.until("ready")
@@ -103,8 +103,8 @@ async def test_an_engine_that_has_callers_is_not_quoted():
 
 
 @pytest.mark.parametrize("habits", ["leaves_child", "leaves_child,dies"])
-async def test_what_an_engine_has_started_goes_with_it(habits):
-    """The EngineCore of vLLM holds the GPU's memory, whether its parent was stopped or has died."""
+async def test_processes_that_an_engine_has_started_end_with_it(habits):
+    """VLLM's EngineCore holds the GPU's memory, whether its parent was stopped or has crashed."""
     async with supervised(FakeKind(habits, "well")) as (supervisor, states, _log):
         await states.until("ready")
         [child] = [int(line.split()[1]) for line in supervisor.lines if line.startswith("child ")]
@@ -116,7 +116,7 @@ async def test_what_an_engine_has_started_goes_with_it(habits):
         await gone(child)
 
 
-async def test_output_without_end_stops_nobody():
+async def test_an_engine_that_writes_without_end_becomes_ready():
     async with supervised(FakeKind("floods")) as (supervisor, states, _log):
         await states.until("ready")
         assert sum(map(len, supervisor.lines)) < 4_000_000

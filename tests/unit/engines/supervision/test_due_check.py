@@ -1,4 +1,4 @@
-"""Which failures of a request may mean that its engine is dead, and the wait for the look that tells."""
+"""Which failures of a request may mean that its engine is dead, and the wait for the health check."""
 
 import asyncio
 
@@ -42,21 +42,21 @@ def test_which_failures_may_mean_a_dead_engine(error, expected):
 
 
 async def test_requests_wait_until_the_health_check_has_been_made():
-    doubt = DueCheck()
-    await doubt.settled()  # nothing to wait for
-    doubt.open()
-    doubt.open()
-    waiting = asyncio.create_task(doubt.settled())
+    due_check = DueCheck()
+    await due_check.settled()  # nothing to wait for
+    due_check.open()
+    due_check.open()
+    waiting = asyncio.create_task(due_check.settled())
     await asyncio.sleep(0)
-    assert doubt.is_open
-    doubt.close()
-    doubt.close()
+    assert due_check.is_open
+    due_check.close()
+    due_check.close()
     await waiting
-    assert not doubt.is_open
+    assert not due_check.is_open
 
 
 async def test_a_request_waits_at_most_a_second_for_a_health_check():
-    doubt = DueCheck()
-    doubt.open()
-    await asyncio.wait_for(doubt.settled(), 60)
-    assert doubt.is_open
+    due_check = DueCheck()
+    due_check.open()
+    await asyncio.wait_for(due_check.settled(), 60)
+    assert due_check.is_open

@@ -1,4 +1,4 @@
-"""Commands around the load of an engine: real processes that end as they are told."""
+"""Commands that run before and after the load of an engine; they are real processes."""
 
 import asyncio
 import os
@@ -26,32 +26,32 @@ def log():
 
 @pytest.fixture
 async def hooks(log):
-    made = Hooks("r1", log)
-    yield made
-    await made.end()
+    created = Hooks("r1", log)
+    yield created
+    await created.end()
 
 
 async def read_when_there(path) -> str:
-    while not (path.exists() and path.read_text()):  # noqa: ASYNC110 - nobody tells
+    while not (path.exists() and path.read_text()):  # noqa: ASYNC110 - nothing reports it
         await asyncio.sleep(0.01)
     return path.read_text()
 
 
 @pytest.mark.parametrize("is_text", [True, False])
-async def test_a_hook_knows_its_engine_and_no_shell_reads_it(hooks, tmp_path, is_text):
+async def test_a_hook_gets_the_engines_name_and_runs_without_a_shell(hooks, tmp_path, is_text):
     script = tmp_path / "hook.py"
-    script.write_text(f"import os, sys; open({str(tmp_path / 'told')!r}, 'w').write(repr((os.environ, sys.argv[1:])))")
+    script.write_text(f"import os, sys; open({str(tmp_path / 'seen')!r}, 'w').write(repr((os.environ, sys.argv[1:])))")
     command = f"{sys.executable} {script} 'a b' $HOME" if is_text else (sys.executable, str(script), "a b", "$HOME")
     await hooks.before_load(HooksConfig(before_load=command))
-    told = (tmp_path / "told").read_text()
-    assert "'TIDEGATE_ENGINE': 'r1'" in told
-    assert told.endswith("['a b', '$HOME'])")
+    seen = (tmp_path / "seen").read_text()
+    assert "'TIDEGATE_ENGINE': 'r1'" in seen
+    assert seen.endswith("['a b', '$HOME'])")
 
 
-async def test_a_failure_is_told_with_what_the_hook_said_last(hooks):
+async def test_a_failure_is_reported_with_the_hooks_last_line(hooks):
     with pytest.raises(EngineError, match=r"^hooks\.before_load ended with status 3: the disk is full$") as caught:
         await hooks.before_load(HooksConfig(before_load=python("print('the disk is full'); raise SystemExit(3)")))
-    assert caught.value.message == "hooks.before_load ended with status 3"  # what callers are told
+    assert caught.value.message == "hooks.before_load ended with status 3"  # what callers see
 
 
 async def test_a_hook_that_takes_too_long_is_ended_with_its_children(hooks, tmp_path):
@@ -59,17 +59,17 @@ async def test_a_hook_that_takes_too_long_is_ended_with_its_children(hooks, tmp_
     code = LEAVES_CHILD.format(path=str(path)) + "; import time; time.sleep(1000000)"
     with pytest.raises(EngineError, match=r"^hooks\.before_load did not end within 1 s \(hooks\.timeout_s\)$"):
         await hooks.before_load(HooksConfig(before_load=python(code), timeout_s=1))
-    if path.exists():  # on a slow machine the time was over before
+    if path.exists():  # on a slow machine the time was over before the child was started
         await gone(int(path.read_text()))
 
 
-async def test_what_a_hook_leaves_behind_is_ended_with_it(hooks, tmp_path):
+async def test_processes_that_a_hook_leaves_are_ended_with_it(hooks, tmp_path):
     path = tmp_path / "child"
     await hooks.before_load(HooksConfig(before_load=python(LEAVES_CHILD.format(path=str(path)))))
     await gone(int(path.read_text()))
 
 
-async def test_a_hook_that_still_runs_is_ended_when_the_engine_is(hooks, tmp_path):
+async def test_a_hook_that_still_runs_is_ended_with_the_engine(hooks, tmp_path):
     path = tmp_path / "child"
     code = LEAVES_CHILD.format(path=str(path)) + "; import time; time.sleep(1000000)"
     hooks.after_load(HooksConfig(after_load=python(code)))
@@ -96,7 +96,7 @@ async def test_a_failure_after_the_load_is_logged_and_nothing_else(hooks, log):
     assert call.kwargs == {"engine": "r1", "reason": "hooks.after_load ended with status 4"}
 
 
-async def test_a_program_that_is_missing_is_told_before_and_at_the_start(hooks):
+async def test_a_missing_program_is_reported_before_and_at_the_start(hooks):
     config = HooksConfig(after_load="/nowhere/hook --now")
     assert refusal(config) == "hooks.after_load: there is no program /nowhere/hook on this machine"
     with pytest.raises(PermanentEngineError, match="there is no program /nowhere/hook"):

@@ -1,12 +1,12 @@
-"""A started engine until it is to stop: real processes that behave as they are told."""
+"""A started engine until it is to stop; the engines are real processes with scripted behaviour."""
 
 import asyncio
 
 import pytest
 from tidegate.engines.supervision.due_check import UNHEALTHY
-from tidegate.engines.supervision.hang_detector import FIRST_S
+from tidegate.engines.supervision.hang_detector import FIRST_STEP_S
 from tidegate.engines.supervision.settings import Settings
-from tidegate.engines.supervision.watch import SECOND_LOOK_S
+from tidegate.engines.supervision.watch import CONFIRM_S
 from tidegate.errors import EngineUnavailable
 
 from tests.fakes.clock import FakeClock
@@ -39,7 +39,7 @@ async def test_an_idle_engine_that_cannot_sleep_is_stopped_and_started_again():
         assert kind.starts == 2
 
 
-async def test_running_answers_have_their_time_when_an_engine_is_told_to_stop():
+async def test_running_answers_may_finish_when_an_engine_is_to_stop():
     async with supervised(FakeKind("well")) as (supervisor, states, _log):
         await states.until("ready")
         leave = await supervisor.enter(can_wait=False)
@@ -55,8 +55,8 @@ async def test_running_answers_have_their_time_when_an_engine_is_told_to_stop():
         await states.until("ready")
 
 
-async def test_one_that_is_stopped_on_its_way_to_sleep_does_not_stay_for_whoever_is_still_there():
-    """Their time was over."""
+async def test_an_engine_that_is_stopped_while_it_drains_for_sleep_does_not_wait_for_requests():
+    """The time for running requests was over already."""
     brief = Settings(poll_s=0.01, scrape_s=0.01, drain_timeout_s=0.05)
     async with supervised(FakeKind("sleeps", sleep_level=1), brief) as (supervisor, states, _log):
         leave = await supervisor.enter(can_wait=True)
@@ -67,40 +67,40 @@ async def test_one_that_is_stopped_on_its_way_to_sleep_does_not_stay_for_whoever
         leave()
 
 
-async def looked_at(supervisor) -> None:
-    while supervisor.observed_load.load.steps is None:  # noqa: ASYNC110 - nobody tells
+async def wait_for_metrics(supervisor) -> None:
+    while supervisor.observed_load.load.steps is None:  # noqa: ASYNC110 - nothing reports it
         await asyncio.sleep(0.001)
 
 
-LOOKING = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.005, queue_timeout_s=60)
+POLLING = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.005, queue_timeout_s=60)
 
 
-async def test_a_hung_engine_is_out_of_routing_and_started_again():
-    """Its health is fine all the time; a token does not come."""
+async def test_a_hung_engine_gets_no_requests_and_is_restarted():
+    """Its health route answers 200 all the time, but no token comes."""
     clock = FakeClock()
-    async with supervised(FakeKind("hangs", "well"), LOOKING, clock=clock) as (supervisor, states, _log):
+    async with supervised(FakeKind("hangs", "well"), POLLING, clock=clock) as (supervisor, states, _log):
         await states.until("ready")
         leave = await supervisor.enter(can_wait=False)
-        await looked_at(supervisor)
-        clock.advance(FIRST_S + 1)
+        await wait_for_metrics(supervisor)
+        clock.advance(FIRST_STEP_S + 1)
         draining = await states.until("draining")
         assert draining.reason.startswith("it has work, but has not made a step for")
-        clock.advance(SECOND_LOOK_S)
+        clock.advance(CONFIRM_S)
         failed = await states.until("failed")
         assert failed.reason.endswith("and it generates nothing")
         leave()
         await states.until("ready")
 
 
-async def test_an_engine_that_only_seems_to_hang_is_let_in_again():
-    """No step was seen, but a token comes."""
+async def test_an_engine_that_only_seems_to_hang_gets_requests_again():
+    """The metrics showed no step, but a token comes."""
     clock = FakeClock()
     kind = FakeKind("well")
-    async with supervised(kind, LOOKING, clock=clock) as (supervisor, states, log):
+    async with supervised(kind, POLLING, clock=clock) as (supervisor, states, log):
         await states.until("ready")
         leave = await supervisor.enter(can_wait=False)
-        await looked_at(supervisor)
-        clock.advance(FIRST_S + 1)
+        await wait_for_metrics(supervisor)
+        clock.advance(FIRST_STEP_S + 1)
         await states.until("draining")
         await states.until("ready")
         leave()
@@ -108,11 +108,11 @@ async def test_an_engine_that_only_seems_to_hang_is_let_in_again():
         assert len(logged(log, "engine suspected")) == 1
 
 
-async def test_a_slow_engine_is_left_alone():
-    """Ten minutes in which it takes its time for each step."""
+async def test_a_slow_engine_is_not_suspected():
+    """In ten minutes each step takes 20 seconds."""
     clock = FakeClock()
     kind = FakeKind("slow")
-    async with supervised(kind, LOOKING, clock=clock) as (supervisor, states, log):
+    async with supervised(kind, POLLING, clock=clock) as (supervisor, states, log):
         await states.until("ready")
         leave = await supervisor.enter(can_wait=False)
         for _ in range(30):
@@ -125,8 +125,8 @@ async def test_a_slow_engine_is_left_alone():
         assert logged(log, "engine suspected") == []
 
 
-async def test_an_engine_that_says_that_it_is_dead_is_ended_and_started_again():
-    """Its process goes on, and requests wait for the next one."""
+async def test_an_engine_whose_health_route_reports_a_failure_is_restarted():
+    """Its process does not end by itself; requests wait for the next process."""
     kind = FakeKind("ill,stubborn", "well")
     settings = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60, ending_s=0.05)
     async with supervised(kind, settings) as (supervisor, states, _log):

@@ -1,4 +1,4 @@
-"""What an engine does now, and who is told."""
+"""The status of an engine, its progress, and the callback for changes."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ from tests.fakes.supervised import (
 
 
 async def test_an_engine_goes_on_when_its_status_callback_raises():
-    """A terminal that is gone, for one."""
+    """For example because the terminal was closed."""
     async with supervised(FakeKind("well")) as (supervisor, _, log):
 
         def fail(_status):
@@ -25,7 +25,7 @@ async def test_an_engine_goes_on_when_its_status_callback_raises():
 
         supervisor._status._on_change = fail
         (await supervisor.enter(can_wait=True))()
-        assert {"engine": "e"} in logged(log, "engine status not told")
+        assert {"engine": "e"} in logged(log, "engine status callback failed")
 
 
 async def test_how_long_a_second_start_will_take_is_known_from_the_first():
@@ -46,7 +46,7 @@ async def test_how_long_a_second_start_will_take_is_known_from_the_first():
 
 
 class LoadReport:
-    """A status of an engine that starts, its clock, its log and every status told."""
+    """The status of an engine that starts, with its clock, its log and every status given to the callback."""
 
     def __init__(self) -> None:
         self.clock, self.log, self.seen = FakeClock(), CapturingLogger(), []
@@ -60,29 +60,29 @@ class LoadReport:
 
 
 @pytest.fixture
-def told():
+def report():
     return LoadReport()
 
 
-def test_each_phase_is_logged_once(told):
+def test_each_phase_is_logged_once(report):
     for phase, done in (("loading", 0.1), ("loading", 0.6), ("capturing", None), ("capturing", 0.5)):
-        told.left_s(phase, done)
-    assert [(call.args[0], call.kwargs["phase"]) for call in told.log.calls] == [
+        report.left_s(phase, done)
+    assert [(call.args[0], call.kwargs["phase"]) for call in report.log.calls] == [
         ("engine loading", "loading"),
         ("engine loading", "capturing"),
     ]
 
 
-def test_what_is_left_of_a_phase_is_not_told_as_what_is_left_of_the_start(told):
-    told.clock.advance(10)
-    assert told.left_s("downloading", 0.25) is None
-    assert told.status.retry_after_s == 30  # it takes that long at least
+def test_the_time_left_of_a_phase_is_not_shown_as_that_of_the_start(report):
+    report.clock.advance(10)
+    assert report.left_s("downloading", 0.25) is None
+    assert report.status.retry_after_s == 30  # it takes that long at least
 
 
-def test_what_an_earlier_start_took_is_told_from_the_beginning_and_counted_down(told):
-    clock, status = told.clock, told.status
+def test_the_time_of_an_earlier_start_is_shown_from_the_beginning_and_counted_down(report):
+    clock, status = report.clock, report.status
     clock.advance(40)
-    told.left_s("compiling")
+    report.left_s("compiling")
     clock.advance(60)
     assert status.end_start() == 100
     status.move("crash", "")
@@ -94,35 +94,35 @@ def test_what_an_earlier_start_took_is_told_from_the_beginning_and_counted_down(
     status.count_down()
     assert status.now.left_s == 70
     assert status.retry_after_s == 70
-    assert told.left_s("compiling") == 60
+    assert report.left_s("compiling") == 60
     assert status.retry_after_s == 60
 
 
-def test_a_reason_has_a_part_for_callers_and_one_for_the_administrator(told):
-    told.status.move("crash", EngineError("it ended", ["/srv/secret", "x" * 2000]), 3)
-    assert told.status.told == "it ended"
-    assert told.status.now.reason.startswith("it ended: /srv/secret; xxx")
-    assert (len(told.status.now.reason), told.status.now.restarts) == (1000, 3)
-    assert told.seen[-1] == told.status.now
+def test_a_reason_has_a_part_for_callers_and_one_for_the_administrator(report):
+    report.status.move("crash", EngineError("it ended", ["/srv/secret", "x" * 2000]), 3)
+    assert report.status.told == "it ended"
+    assert report.status.now.reason.startswith("it ended: /srv/secret; xxx")
+    assert (len(report.status.now.reason), report.status.now.restarts) == (1000, 3)
+    assert report.seen[-1] == report.status.now
 
 
-def test_a_doubt_ends_when_the_engine_is_not_ready_any_more(told):
-    told.status.move("answers", "")
-    told.status.doubt.open()
-    told.status.move("drain", "it is stopping")
-    assert not told.status.doubt.is_open
+def test_a_due_check_ends_when_the_engine_is_no_longer_ready(report):
+    report.status.move("answers", "")
+    report.status.doubt.open()
+    report.status.move("drain", "it is stopping")
+    assert not report.status.doubt.is_open
 
 
-def test_a_change_that_the_table_of_states_lacks_is_a_fault_of_ours(told):
-    before = told.status.now
+def test_a_change_that_the_table_of_states_lacks_raises(report):
+    before = report.status.now
     with pytest.raises(ImpossibleChange):
-        told.status.move("wake", "")
-    assert told.status.now is before
+        report.status.move("wake", "")
+    assert report.status.now is before
 
 
-async def test_those_who_wait_for_a_change_are_let_go_without_one(told):
-    waiting = asyncio.create_task(told.status.until_changed())
+async def test_release_waiting_ends_a_wait_without_a_change(report):
+    waiting = asyncio.create_task(report.status.until_changed())
     await asyncio.sleep(0)
     assert not waiting.done()
-    told.status.release_waiting()
+    report.status.release_waiting()
     await waiting

@@ -1,4 +1,4 @@
-"""The supervisor, with real child processes that behave as they are told."""
+"""The supervisor, with real child processes with scripted behaviour."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tidegate.errors import EngineUnavailable
 from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
 from tests.fakes.processes import gone, is_running
-from tests.fakes.supervised import LARGE, QUICK, logged, members, supervised, told_to_callers
+from tests.fakes.supervised import LARGE, QUICK, logged, members, message_for_callers, supervised
 
 
 async def test_an_engine_on_demand_starts_with_the_first_request():
@@ -30,7 +30,7 @@ async def test_an_engine_on_demand_starts_with_the_first_request():
         assert kind.starts == 1
 
 
-async def test_an_engine_that_cannot_start_says_why_in_its_own_words_and_is_tried_again():
+async def test_the_reason_of_a_failed_start_quotes_the_output_and_the_start_is_repeated():
     async with supervised(FakeKind("broken", "well")) as (supervisor, states, log):
         status = await states.until("failed")
         assert status.reason == "it ended with status 3: 0.0 E srv: cannot open the tensor file"
@@ -43,13 +43,13 @@ async def test_an_engine_that_cannot_start_says_why_in_its_own_words_and_is_trie
 async def test_only_an_engine_that_was_ready_is_restarted():
     """A failed start that is tried again is another attempt."""
     async with supervised(FakeKind("broken", "dies", "broken", "well")) as (_, states, _log):
-        told = [await states.until("failed") for _ in range(3)]
-        assert [(status.restarts, status.attempts) for status in told] == [(0, 1), (1, 2), (1, 3)]
+        failures = [await states.until("failed") for _ in range(3)]
+        assert [(status.restarts, status.attempts) for status in failures] == [(0, 1), (1, 2), (1, 3)]
         ready = await states.until("ready")
         assert (ready.restarts, ready.attempts) == (1, 4)
 
 
-async def test_what_cannot_help_is_not_tried_again():
+async def test_a_permanent_error_is_not_followed_by_another_start():
     class Missing(FakeKind):
         def command(self, socket_path, api_key):
             self.starts += 1
@@ -64,14 +64,14 @@ async def test_what_cannot_help_is_not_tried_again():
         assert kind.starts == 1
 
 
-async def test_what_has_run_can_run_again_whatever_its_output_told():
-    """What would keep another from starting has not kept this one."""
+async def test_an_engine_that_has_run_is_restarted_whatever_its_output_says():
+    """The cause in its output would prevent a start, but it did not prevent this one."""
 
-    class Talkative(FakeKind):
+    class Misread(FakeKind):
         def explain(self, lines, *, has_run=False):
             return PermanentEngineError("an adapter has rank 64")
 
-    async with supervised(Talkative("dies", "well")) as (_, states, log):
+    async with supervised(Misread("dies", "well")) as (_, states, log):
         await states.until("ready")
         assert (await states.until("failed")).reason == "an adapter has rank 64"
         await states.until("ready")
@@ -90,7 +90,7 @@ async def test_each_pause_is_longer_than_the_one_before_and_a_crash_loop_ends():
         await states.until("starting")
 
 
-async def test_close_ends_the_process_and_leaves_nothing_behind():
+async def test_close_ends_the_process_and_removes_the_folder():
     async with supervised(FakeKind("well")) as (supervisor, states, log):
         await states.until("ready")
         [line] = logged(log, "engine ready")
@@ -113,8 +113,8 @@ async def test_an_engine_that_ignores_the_request_to_stop_is_killed():
             os.kill(logged(log, "engine ready")[0]["pid"], 0)
 
 
-async def test_two_engines_share_a_gpu_by_turns():
-    """The longest idle one makes room; one with requests never does."""
+async def test_two_engines_use_a_gpu_one_after_the_other():
+    """The first engine is stopped for the second one, but not while it has requests."""
     allocator = GpuAllocator()
     lazy = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01, queue_timeout_s=60)
     async with (
@@ -123,7 +123,7 @@ async def test_two_engines_share_a_gpu_by_turns():
     ):
         leave = await first.enter(can_wait=True)
         waiting = asyncio.create_task(second.enter(can_wait=True))
-        while "b" not in allocator._claims:  # noqa: ASYNC110 - nobody tells
+        while "b" not in allocator._claims:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0)
         assert first.status.state == "ready"
         leave()
@@ -132,7 +132,7 @@ async def test_two_engines_share_a_gpu_by_turns():
         assert (first.status.state, second.status.state) == ("stopped", "ready")
 
 
-async def test_an_engine_that_fits_nowhere_says_so():
+async def test_an_engine_that_never_fits_is_refused_with_the_reason():
     allocator, pinned = GpuAllocator(), GpuNeeds(awake={0: 0.9}, is_pinned=True)
     lazy = Settings(starts_at_once=False, poll_s=0.01)
     async with (
@@ -140,7 +140,7 @@ async def test_an_engine_that_fits_nowhere_says_so():
         supervised(FakeKind("well"), lazy, allocator, "b", needs=LARGE) as (second, _states, _log),
     ):
         await states.until("ready")
-        with pytest.raises(EngineUnavailable, match="no room for b beside the pinned engines"):
+        with pytest.raises(EngineUnavailable, match="no GPU memory for b beside the pinned engines"):
             await second.enter(can_wait=True)
 
 
@@ -154,35 +154,35 @@ async def test_hooks_run_before_the_process_starts_and_when_it_is_ready(tmp_path
     kind = FakeKind("well")
     command, seen = kind.command, []
 
-    def noted(*parts):
+    def recording(*parts):
         seen.append((before.exists(), after.exists()))
         return command(*parts)
 
-    kind.command = noted
+    kind.command = recording
     async with supervised(kind, settings) as (_, states, _log):
         await states.until("ready")
-        while not after.exists():  # noqa: ASYNC110 - nobody tells
+        while not after.exists():  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.01)
         assert seen == [(True, False)]
 
 
-async def test_a_hook_that_fails_before_the_load_is_a_failed_start_that_says_so(tmp_path):
-    """The next start tries it again."""
-    made = tmp_path / "made"
-    settings = hooked(before_load=("mkdir", str(made / "below")))
+async def test_a_hook_that_fails_before_the_load_is_a_failed_start_with_the_reason(tmp_path):
+    """The next start runs the hook again."""
+    folder = tmp_path / "made"
+    settings = hooked(before_load=("mkdir", str(folder / "below")))
     kind = FakeKind("well")
     async with supervised(kind, settings) as (_, states, _log):
         reason = (await states.until("failed")).reason
         assert reason.startswith("hooks.before_load ended with status 1: mkdir:")
         assert kind.starts == 0
-        made.mkdir()
+        folder.mkdir()
         await states.until("ready")
 
 
 async def test_a_hook_that_fails_after_the_load_leaves_the_engine_as_it_is():
     async with supervised(FakeKind("well"), hooked(after_load="false")) as (supervisor, states, log):
         await states.until("ready")
-        while not logged(log, "hook failed"):  # noqa: ASYNC110 - nobody tells
+        while not logged(log, "hook failed"):  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.01)
         assert logged(log, "hook failed") == [{"engine": "e", "reason": "hooks.after_load ended with status 1"}]
         (await supervisor.enter(can_wait=False))()
@@ -193,7 +193,7 @@ async def test_a_hook_that_still_runs_at_the_end_is_ended(hook, tmp_path):
     path = tmp_path / "pid"
     code = f"import os, time; print(os.getpid(), file=open({str(path)!r}, 'w'), flush=True); time.sleep(1000000)"
     async with supervised(FakeKind("well"), hooked(**{hook: (sys.executable, "-c", code)})) as (_supervisor, _, _log):
-        while not (path.exists() and path.read_text()):  # noqa: ASYNC110 - nobody tells
+        while not (path.exists() and path.read_text()):  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.01)
     await gone(int(path.read_text()))
 
@@ -214,7 +214,7 @@ async def test_an_engine_that_ignores_sigterm_is_stopping_until_it_is_killed():
 
 
 async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwards():
-    """It has not come up in time and ignores SIGTERM: a reload then was the end of the supervision alone."""
+    """Its start took too long, and it ignores SIGTERM: a reload at that moment once ended only the supervision."""
     allocator, clock = GpuAllocator(), FakeClock()
     kind = FakeKind("stubborn,shows_progress,silent", start_timeout_s=30)
     kind.stop_s = 0.3
@@ -225,46 +225,46 @@ async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwa
         clock.advance(31)
         assert (await states.until("stopping")).reason == "no answer in 30 s, as it refuses connections: loading 0.5"
         assert (
-            await told_to_callers(supervisor)
+            await message_for_callers(supervisor)
             == "The engine 'e' is not ready (stopping): no answer in 30 s, as it refuses connections"
         )
-        assert allocator._held["e"] == "loaded"
+        assert allocator._states["e"] == "loaded"
         await supervisor.close()
         assert supervisor.status.state == "stopped"
         for engine in engines:
             await gone(engine)
-        assert allocator._held["e"] == "out"
+        assert allocator._states["e"] == "out"
 
 
-async def test_one_that_goes_lets_its_answers_end_and_nobody_in():
+async def test_a_drained_engine_finishes_its_answers_and_accepts_no_requests():
     async with supervised(FakeKind("well")) as (supervisor, states, _log):
         leave = await supervisor.enter(can_wait=True)
-        going = asyncio.create_task(supervisor.drained())
+        draining = asyncio.create_task(supervisor.drained())
         await states.until("draining")
         with pytest.raises(EngineUnavailable):
             await supervisor.enter(can_wait=True)
-        assert not going.done()
+        assert not draining.done()
         leave()
-        await going
+        await draining
         assert supervisor.status.state == "stopped"
 
 
-async def test_one_that_does_not_answer_yet_has_nobody_to_wait_for():
+async def test_an_engine_that_is_not_ready_yet_is_drained_at_once():
     async with supervised(FakeKind("silent")) as (supervisor, states, _log):
         await states.until("starting")
         await supervisor.drained()
 
 
-# --- orders that it does not take; without a process --------------------------------------------------------------
+# --- goals that are refused; without a process --------------------------------------------------------------
 
 
 @pytest.fixture
 async def idle():
-    """A supervisor that was not opened."""
+    """A supervisor on which `open` was not called."""
     kind = FakeKind("well")
-    made = Supervisor("e", kind, Settings(), allocator=GpuAllocator(), clock=FakeClock(), log=CapturingLogger())
-    yield made
-    await made.close()
+    unopened = Supervisor("e", kind, Settings(), allocator=GpuAllocator(), clock=FakeClock(), log=CapturingLogger())
+    yield unopened
+    await unopened.close()
 
 
 def test_an_engine_that_has_failed_is_stopped_at_once(idle):
@@ -274,11 +274,11 @@ def test_an_engine_that_has_failed_is_stopped_at_once(idle):
 
 
 @pytest.mark.parametrize(
-    ("level", "state", "told"),
+    ("level", "state", "message"),
     [(None, "ready", "has no sleep_level"), (1, "stopped", "does not run"), (2, "failed", "does not run")],
 )
-def test_an_engine_that_cannot_sleep_says_so(idle, level, state, told):
+def test_the_goal_sleep_is_refused_where_the_engine_cannot_sleep(idle, level, state, message):
     idle.treat(FakeKind("well", sleep_level=level), Settings())
     idle._status.now = EngineStatus(state)
-    with pytest.raises(EngineError, match=told):
+    with pytest.raises(EngineError, match=message):
         idle.want("sleep")

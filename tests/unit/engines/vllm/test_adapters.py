@@ -30,21 +30,21 @@ def log():
 
 @pytest.fixture
 async def adapters(engine, log):
-    wire = Transport(
+    transport = Transport(
         engine.url,
         credentials=CredentialPool(of_keys(["sk-e"])),
         timeouts=Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60),
     )
-    yield Adapters(wire, log)
-    await wire.close()
+    yield Adapters(transport, log)
+    await transport.close()
 
 
 def refusal(kind: str, message: str) -> bytes:
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": 400}}).encode()
 
 
-async def test_an_adapter_is_loaded_through_the_engines_own_route(engine, adapters):
-    """It answers with plain text."""
+async def test_an_adapter_is_loaded_by_the_engines_own_route(engine, adapters):
+    """The engine answers with plain text."""
     engine.play(answers(b"Success: LoRA adapter 'sql' added successfully.", content_type="text/plain"))
     assert await adapters.load("sql", "/adapters/sql") == "Success: LoRA adapter 'sql' added successfully."
     (call,) = engine.calls
@@ -61,8 +61,8 @@ async def test_an_adapter_is_unloaded(engine, adapters):
     assert json.loads(call.body) == {"lora_name": "sql"}
 
 
-async def test_an_engine_that_has_started_again_gets_its_adapters_back(engine, adapters):
-    """It has forgotten them; those of the config are in its command."""
+async def test_an_engine_that_has_restarted_gets_its_adapters_back(engine, adapters):
+    """A restarted engine has lost adapters that were loaded at run time; those of the config are in its command."""
     loaded = answers(b"Success", content_type="text/plain")
     engine.play(loaded, loaded, loaded)
     await adapters.load("sql", "/adapters/sql")
@@ -75,7 +75,7 @@ async def test_an_engine_that_has_started_again_gets_its_adapters_back(engine, a
     assert len(engine.calls) == 4
 
 
-async def test_an_adapter_that_cannot_be_brought_back_is_given_up_and_told(engine, adapters, log):
+async def test_an_adapter_that_the_engine_refuses_after_a_restart_is_removed_and_logged(engine, adapters, log):
     loaded = answers(b"Success", content_type="text/plain")
     engine.play(loaded, loaded)
     await adapters.load("sql", "/adapters/sql")
@@ -86,8 +86,8 @@ async def test_an_adapter_that_cannot_be_brought_back_is_given_up_and_told(engin
     assert log == [("adapter lost", {"adapter": "sql", "reason": "No adapter found for /adapters/sql"})]
 
 
-async def test_an_engine_that_fails_meanwhile_gets_them_at_its_next_start(engine, adapters):
-    """It is not the adapter's fault."""
+async def test_an_engine_that_fails_during_restore_gets_its_adapters_at_the_next_start(engine, adapters):
+    """The failure is not the adapter's fault, so the adapter is kept."""
     engine.play(answers(b"Success", content_type="text/plain"))
     await adapters.load("sql", "/adapters/sql")
     engine.play(answers(refusal("InternalServerError", "engine dead"), status=500))
@@ -95,7 +95,7 @@ async def test_an_engine_that_fails_meanwhile_gets_them_at_its_next_start(engine
     assert adapters.names == ["sql"]
 
 
-async def test_what_was_not_loaded_is_not_remembered(engine, adapters):
+async def test_an_adapter_that_was_refused_is_not_kept(engine, adapters):
     engine.play(answers(refusal("NotFoundError", "No adapter found for /nope"), status=404))
     with pytest.raises(UpstreamRejected):
         await adapters.load("sql", "/nope")
@@ -109,16 +109,16 @@ async def test_what_was_not_loaded_is_not_remembered(engine, adapters):
         (404, "NotFoundError", "No adapter found for /nope"),
     ],
 )
-async def test_what_the_engine_does_not_want_keeps_its_status_and_words(engine, adapters, status, kind, message):
+async def test_a_refusal_keeps_the_engines_status_and_message(engine, adapters, status, kind, message):
     engine.play(answers(refusal(kind, message), status=status))
     with pytest.raises(UpstreamRejected) as caught:
         await adapters.load("sql", "/nope")
     assert (caught.value.status, caught.value.message) == (status, message)
 
 
-async def test_a_server_without_the_route_is_not_an_adapter_that_is_missing(engine, adapters):
+async def test_a_server_without_the_route_is_a_failure_and_not_a_refusal(engine, adapters):
     engine.play(answers(b'{"detail":"Not Found"}', status=404))
-    with pytest.raises(UpstreamFailed, match="was not started for adapters"):
+    with pytest.raises(UpstreamFailed, match="was not started with runtime_adapters"):
         await adapters.load("sql", "/adapters/sql")
 
 

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint from its files."""
+"""Facts about a checkpoint that are read from its files."""
 
 import json
 
@@ -27,7 +27,7 @@ def make(folder, config=V3, **files):
     return folder
 
 
-def test_a_folder_says_what_it_is(tmp_path):
+def test_the_facts_are_read_from_a_folder(tmp_path):
     folder = make(tmp_path / "v3", chat_template__jinja="{{ messages }}")
     (folder / "model.safetensors").write_bytes(b"12345")
     assert read_checkpoint(str(folder), environment={}) == Checkpoint(
@@ -47,7 +47,7 @@ def test_a_folder_says_what_it_is(tmp_path):
     )
 
 
-def test_a_model_that_sees_has_its_facts_one_floor_below(tmp_path):
+def test_a_multimodal_model_has_its_facts_in_text_config(tmp_path):
     config = {"model_type": "llama4", "architectures": ["Llama4"], "text_config": {"num_hidden_layers": 48}}
     found = read_checkpoint(str(make(tmp_path, config)), environment={})
     assert (found.model_type, found.architectures, found.layers) == ("llama4", ("Llama4",), 48)
@@ -67,7 +67,7 @@ def test_an_older_checkpoint_has_its_template_in_the_tokenizer_config(tmp_path, 
     assert read_checkpoint(str(folder), environment={}).template == read
 
 
-def test_a_model_that_sees_may_have_its_template_in_a_file_of_its_own(tmp_path):
+def test_a_multimodal_model_may_have_its_template_in_chat_template_json(tmp_path):
     folder = make(tmp_path, chat_template__json=json.dumps({"chat_template": "{{ two }}"}))
     assert read_checkpoint(str(folder), environment={}).template == "{{ two }}"
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ one }}"}))
@@ -84,7 +84,7 @@ def test_a_model_that_sees_may_have_its_template_in_a_file_of_its_own(tmp_path):
         (("model.safetensors", "tekken.json"), False),
     ],
 )
-def test_mistrals_own_format_is_seen_by_its_files(tmp_path, files, has):
+def test_mistrals_own_format_is_recognised_by_its_files(tmp_path, files, has):
     folder = make(tmp_path)
     for name in files:
         (folder / name).touch()
@@ -107,7 +107,7 @@ def snapshot(cache, model="org/name", commit="c0ffee"):
         {"XDG_CACHE_HOME": "{}"},
     ],
 )
-def test_a_hub_id_is_read_where_the_hub_keeps_it(tmp_path, variables):
+def test_a_hub_id_is_read_from_the_hubs_cache(tmp_path, variables):
     cache = tmp_path / ("huggingface" if "XDG_CACHE_HOME" in variables else "hf") / "hub"
     folder = snapshot(cache)
     environment = {name: value.format(tmp_path) for name, value in variables.items()}
@@ -122,8 +122,8 @@ def test_a_revision_is_a_branch_or_a_commit(tmp_path):
     assert read_checkpoint("org/name", environment=environment, revision="other").folder is None
 
 
-def test_what_is_not_downloaded_yet_counts_for_nothing(tmp_path):
-    """The cache links to files, and a link leads nowhere until its file is whole."""
+def test_a_file_that_is_not_downloaded_has_no_size(tmp_path):
+    """The cache has links to files, and a link has no target until its file is complete."""
     folder = snapshot(tmp_path)
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -138,12 +138,12 @@ def test_what_is_not_downloaded_yet_counts_for_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["org/name", "gpt2", "s3://bucket/model"])
-def test_what_is_not_here_is_known_by_its_name(tmp_path, model):
+def test_a_checkpoint_that_is_not_on_this_machine_has_only_a_name(tmp_path, model):
     assert read_checkpoint(model, environment={"HF_HOME": str(tmp_path)}) == Checkpoint(name=model)
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         ("/nowhere/model", "the folder /nowhere/model does not exist: mend the path, or give a hub id"),
         ("a/b/c", "the folder a/b/c does not exist"),
@@ -153,21 +153,21 @@ def test_what_is_not_here_is_known_by_its_name(tmp_path, model):
         ("{}/broken", "cannot be read"),
     ],
 )
-def test_what_vllm_could_not_load_is_said_with_its_cure(tmp_path, model, told):
+def test_a_model_that_vllm_cannot_load_is_an_error_with_the_cure(tmp_path, model, message):
     (tmp_path / "model.gguf").write_bytes(b"")
     (tmp_path / "model.bin").write_bytes(b"")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    with pytest.raises(PermanentEngineError, match=told):
+    with pytest.raises(PermanentEngineError, match=message):
         read_checkpoint(model.format(tmp_path), environment={})
 
 
-def test_an_adapter_says_its_rank(tmp_path):
+def test_the_rank_of_an_adapter_is_read(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"r": 64, "peft_type": "LORA"}')
     assert read_adapter_rank(str(tmp_path), environment={}) == 64
     assert read_adapter_rank("org/adapter", environment={"HF_HOME": str(tmp_path)}) is None
 
 
-def test_a_folder_without_an_adapter_is_said(tmp_path):
+def test_a_folder_without_an_adapter_is_an_error(tmp_path):
     with pytest.raises(PermanentEngineError, match=r"has no adapter_config\.json"):
         read_adapter_rank(str(tmp_path), environment={})

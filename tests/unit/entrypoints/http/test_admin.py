@@ -1,4 +1,4 @@
-"""What the administrator can see and tell, and who is not the administrator."""
+"""The endpoints under `/admin`, and who may use them."""
 
 import json
 
@@ -25,7 +25,7 @@ KEY = [(b"authorization", b"Bearer sk-admin")]
 
 
 class Engine:
-    """Does nothing, and remembers what it was told."""
+    """An engine that does nothing but record the goals it is given."""
 
     def __init__(self, name: str, status: EngineStatus, *, refusal: str = "") -> None:
         self.name = name
@@ -51,10 +51,10 @@ class Engine:
 
 
 class Adapters:
-    """Loads everything but what is called bad; looks whether a place was taken meanwhile."""
+    """Loads every adapter that is not called `bad`; asserts that an engine slot is taken meanwhile."""
 
     def __init__(self, engine: Engine) -> None:
-        self.asked: list[tuple[str, ...]] = []
+        self.calls: list[tuple[str, ...]] = []
         self._engine = engine
 
     async def load(self, name, path):
@@ -63,16 +63,16 @@ class Adapters:
     async def unload(self, name):
         return self._note("unload", name)
 
-    def _note(self, *asked):
+    def _note(self, *call):
         assert self._engine.slots.taken == 1
-        self.asked.append(asked)
-        if "bad" in asked:
+        self.calls.append(call)
+        if "bad" in call:
             raise UpstreamRejected("No such adapter", status=404)
         return "Success"
 
 
 class Pipeline:
-    """Keeps what is settled."""
+    """Records the error codes of the requests that are logged; None for a success."""
 
     def __init__(self) -> None:
         self.noted = []
@@ -82,13 +82,13 @@ class Pipeline:
 
 
 class Stage:
-    """Three engines and the handler in front of them."""
+    """Three engines, and the handler under test."""
 
     def __init__(self, admin_key: str | None) -> None:
         loading = EngineStatus("starting", "the model is being loaded", 1, Progress("loading weights", 0.25), 90.0)
         self.r1 = Engine("r1", EngineStatus("ready"))
         self.tiny = Engine("tiny", loading)
-        self.theirs = Engine("theirs", EngineStatus("ready"), refusal="the engine theirs is run by somebody else")
+        self.theirs = Engine("theirs", EngineStatus("ready"), refusal="the engine theirs cannot be stopped from here")
         self.adapters = Adapters(self.r1)
         self.pipeline = Pipeline()
         self.log = CapturingLogger()
@@ -130,7 +130,7 @@ class Stage:
         await self._handler(scope, receive, send)
         return sent[0]["status"], sent[1]["body"], dict(sent[0]["headers"])
 
-    async def code(self, *arguments, **more):
+    async def error_code(self, *arguments, **more):
         status, body, _ = await self.ask(*arguments, **more)
         return status, json.loads(body)["error"]["code"]
 
@@ -175,7 +175,7 @@ async def test_every_engine_is_listed_with_what_it_does_and_how_busy_it_is(stage
 
 @pytest.mark.parametrize(("order", "goal"), [("start", "run"), ("stop", "stop"), ("sleep", "sleep"), ("wake", "run")])
 async def test_an_order_is_passed_on_and_logged(stage, order, goal):
-    """It is done by and by, so the answer is 202 with what is so now."""
+    """The engine follows it later, so the answer is 202 with the current report."""
     status, body, _ = await stage.ask("POST", f"/engines/r1/{order}", headers=JSON)
     assert (status, json.loads(body)["state"]) == (202, "ready")
     assert stage.r1.goals == [goal]
@@ -188,7 +188,7 @@ async def test_an_order_that_cannot_be_followed_is_a_conflict_with_the_reason(st
     status, body, _ = await stage.ask("POST", "/engines/theirs/stop", headers=JSON)
     assert status == 409
     assert json.loads(body)["error"] == {
-        "message": "The engine theirs is run by somebody else.",
+        "message": "The engine theirs cannot be stopped from here.",
         "type": "invalid_request_error",
         "param": None,
         "code": "conflict",
@@ -203,8 +203,8 @@ async def test_the_output_is_text(stage):
     assert headers[b"content-type"] == b"text/plain; charset=utf-8"
 
 
-async def test_the_output_of_what_somebody_else_runs_is_not_here(stage):
-    assert await stage.code("GET", "/engines/theirs/logs") == (409, "conflict")
+async def test_there_is_no_output_of_an_external_engine(stage):
+    assert await stage.error_code("GET", "/engines/theirs/logs") == (409, "conflict")
 
 
 @pytest.mark.parametrize(
@@ -217,16 +217,16 @@ async def test_the_output_of_what_somebody_else_runs_is_not_here(stage):
         ("DELETE", "/engines/r2/adapters/a"),
     ],
 )
-async def test_an_engine_that_nobody_knows_is_a_404(stage, method, path):
+async def test_an_unknown_engine_is_a_404(stage, method, path):
     body = b'{"name": "a", "path": "/a"}'
-    assert await stage.code(method, path, body, headers=JSON) == (404, "engine_not_found")
+    assert await stage.error_code(method, path, body, headers=JSON) == (404, "engine_not_found")
 
 
 @pytest.mark.parametrize(
     "path", ["", "/", "/other", "/engines/r1/restart", "/engines/r1/stop/now", "/engines/r1/logs/1"]
 )
-async def test_a_path_that_is_not_there_is_a_404(stage, path):
-    assert await stage.code("POST", path, headers=JSON) == (404, "unknown_url")
+async def test_an_unknown_path_is_a_404(stage, path):
+    assert await stage.error_code("POST", path, headers=JSON) == (404, "unknown_url")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ async def test_a_path_that_is_not_there_is_a_404(stage, path):
         ("POST", "/engines/r1/adapters/a", b"DELETE"),
     ],
 )
-async def test_another_method_is_a_405(stage, method, path, allowed):
+async def test_a_wrong_method_is_a_405(stage, method, path, allowed):
     status, _, headers = await stage.ask(method, path, headers=JSON)
     assert (status, headers[b"allow"]) == (405, allowed)
     assert stage.r1.goals == []
@@ -247,11 +247,11 @@ async def test_another_method_is_a_405(stage, method, path, allowed):
 
 @pytest.mark.parametrize("declared", [[], [(b"content-type", b"text/plain")]])
 @pytest.mark.parametrize("path", ["/engines/r1/stop", "/engines/r1/adapters"])
-async def test_a_page_in_a_browser_cannot_tell_engines_anything(stage, declared, path):
-    """What it may send to another origin without being asked is never declared to be JSON."""
+async def test_a_web_page_in_a_browser_cannot_give_orders_to_engines(stage, declared, path):
+    """Without a preflight request, a page can send a body to another origin only if it is not declared as JSON."""
     body = b'{"name": "a", "path": "/a"}'
-    assert await stage.code("POST", path, body, headers=declared) == (415, "unsupported_media_type")
-    assert (stage.r1.goals, stage.adapters.asked) == ([], [])
+    assert await stage.error_code("POST", path, body, headers=declared) == (415, "unsupported_media_type")
+    assert (stage.r1.goals, stage.adapters.calls) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -264,23 +264,23 @@ async def test_a_page_in_a_browser_cannot_tell_engines_anything(stage, declared,
         ("sk-admin", KEY, ("10.0.0.2", 1), 202),
     ],
 )
-async def test_engines_obey_the_administrator_alone(admin_key, headers, client, status):
+async def test_only_the_administrator_can_give_orders_to_engines(admin_key, headers, client, status):
     stage = Stage(admin_key)
-    told, _, _ = await stage.ask("POST", "/engines/r1/stop", headers=JSON + headers, client=client)
-    assert told == status
+    answered, _, _ = await stage.ask("POST", "/engines/r1/stop", headers=JSON + headers, client=client)
+    assert answered == status
     assert stage.r1.goals == (["stop"] if status == 202 else [])
 
 
 # --- adapters -----------------------------------------------------------------------------------------------------
 
 
-async def test_an_adapter_is_loaded_and_unloaded_while_a_place_is_taken(stage):
-    """So that the engine does not leave meanwhile."""
+async def test_an_engine_slot_is_taken_while_an_adapter_is_loaded_or_unloaded(stage):
+    """Otherwise the engine might be stopped meanwhile."""
     status, body, _ = await stage.ask("POST", "/engines/r1/adapters", b'{"name": "sql", "path": "/a/sql"}', JSON)
     assert (status, json.loads(body)) == (200, {"message": "Success"})
     status, body, _ = await stage.ask("DELETE", "/engines/r1/adapters/team/sql")
     assert (status, json.loads(body)) == (200, {"message": "Success"})
-    assert stage.adapters.asked == [("load", "sql", "/a/sql"), ("unload", "team/sql")]
+    assert stage.adapters.calls == [("load", "sql", "/a/sql"), ("unload", "team/sql")]
     assert stage.r1.slots.taken == 0
     assert [(call.args[0], call.kwargs["adapter"]) for call in stage.log.calls] == [
         ("adapter loaded", "sql"),
@@ -288,7 +288,7 @@ async def test_an_adapter_is_loaded_and_unloaded_while_a_place_is_taken(stage):
     ]
 
 
-async def test_the_engines_refusal_is_passed_on_and_the_place_given_back(stage):
+async def test_the_engines_refusal_is_passed_on_and_the_slot_is_released(stage):
     status, body, _ = await stage.ask("DELETE", "/engines/r1/adapters/bad")
     assert (status, json.loads(body)["error"]["message"]) == (404, "No such adapter")
     assert stage.r1.slots.taken == 0
@@ -299,10 +299,10 @@ async def test_an_engine_that_is_not_ready_takes_no_adapter(stage):
     stage.r1.status = EngineStatus("starting")
     status, _, headers = await stage.ask("DELETE", "/engines/r1/adapters/a")
     assert (status, headers[b"retry-after"]) == (503, b"7")
-    assert stage.adapters.asked == []
+    assert stage.adapters.calls == []
 
 
-async def test_adapters_come_and_go_only_where_the_config_lets_them(stage):
+async def test_adapters_are_loaded_and_unloaded_only_if_the_config_allows_it(stage):
     status, body, _ = await stage.ask("DELETE", "/engines/tiny/adapters/a")
     assert status == 409
     assert "runtime_adapters" in json.loads(body)["error"]["message"]
@@ -315,7 +315,7 @@ async def test_adapters_come_and_go_only_where_the_config_lets_them(stage):
 async def test_an_adapter_needs_a_name_and_a_path_and_nothing_else(stage, body):
     status, _, _ = await stage.ask("POST", "/engines/r1/adapters", body, JSON)
     assert status == 400
-    assert stage.adapters.asked == []
+    assert stage.adapters.calls == []
 
 
 # --- replicas -----------------------------------------------------------------------------------------------------
@@ -324,11 +324,11 @@ async def test_an_adapter_needs_a_name_and_a_path_and_nothing_else(stage, body):
 @pytest.fixture
 def replicas(stage):
     """Two replicas of an engine `gpu`, of which the second has given up."""
-    made = [Engine("gpu:1", EngineStatus("ready")), Engine("gpu:2", EngineStatus("failed"), refusal="it cannot")]
+    engines = [Engine("gpu:1", EngineStatus("ready")), Engine("gpu:2", EngineStatus("failed"), refusal="it cannot")]
     config = VllmConfig(model="m", runtime_adapters=True)
-    for engine in made:
+    for engine in engines:
         stage.entries[engine.name] = ConnectedEngine(engine, config, None, "vllm", adapters=Adapters(engine))
-    return made
+    return engines
 
 
 async def test_an_engines_name_means_all_of_its_replicas(stage, replicas):
@@ -341,18 +341,18 @@ async def test_an_engines_name_means_all_of_its_replicas(stage, replicas):
     await stage.ask("POST", "/engines/gpu/adapters", b'{"name": "sql", "path": "/a/sql"}', JSON)
     await stage.ask("DELETE", "/engines/gpu/adapters/sql")
     for engine in replicas:
-        assert stage.entries[engine.name].adapters.asked == [("load", "sql", "/a/sql"), ("unload", "sql")]
+        assert stage.entries[engine.name].adapters.calls == [("load", "sql", "/a/sql"), ("unload", "sql")]
 
 
-async def test_a_replicas_name_means_that_one(stage, replicas):
+async def test_the_name_of_a_replica_means_only_that_replica(stage, replicas):
     assert json.loads((await stage.ask("GET", "/engines/gpu:1"))[1])["name"] == "gpu:1"
     await stage.ask("POST", "/engines/gpu:1/stop", headers=JSON)
     assert [engine.goals for engine in replicas] == [["stop"], []]
-    assert await stage.code("POST", "/engines/gpu:2/stop", headers=JSON) == (409, "conflict")
-    assert await stage.code("GET", "/engines/gpu:3") == (404, "engine_not_found")
+    assert await stage.error_code("POST", "/engines/gpu:2/stop", headers=JSON) == (409, "conflict")
+    assert await stage.error_code("GET", "/engines/gpu:3") == (404, "engine_not_found")
 
 
-async def test_the_output_of_all_replicas_says_whose_it_is(stage, replicas):
+async def test_the_output_of_all_replicas_is_labelled_by_replica(stage, replicas):
     replicas[1].lines = ["other"]
     body = (await stage.ask("GET", "/engines/gpu/logs"))[1].decode()
     assert body == "==> gpu:1 <==\nloading\ngrößer\n==> gpu:2 <==\nother\n"

@@ -1,4 +1,4 @@
-"""The front door's last resort."""
+"""The answer to an unexpected exception."""
 
 import json
 from contextlib import asynccontextmanager
@@ -36,8 +36,8 @@ def services(pipeline) -> Services:
     )
 
 
-async def test_a_crash_of_ours_is_an_openai_error_that_keeps_the_reason_to_itself():
-    """Callers get the request id to quote instead."""
+async def test_an_unexpected_exception_is_an_openai_error_that_does_not_show_the_reason():
+    """The caller gets the request id instead, which it can report."""
     sent = []
 
     async def send(message):

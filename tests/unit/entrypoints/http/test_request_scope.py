@@ -1,4 +1,4 @@
-"""What ends the work for a request."""
+"""`RequestScope` ends the work for a request on a disconnect, and `RunningRequests` when the server shuts down."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from tidegate.errors import ShuttingDown
 
 
 class Caller:
-    """Sends nothing more, and leaves when told to."""
+    """Sends nothing after the body, and disconnects when `leaves` is set."""
 
     def __init__(self) -> None:
         self.leaves = asyncio.Event()
@@ -23,7 +23,7 @@ class Caller:
         return {"type": "http.disconnect"}
 
     async def send(self, message):
-        raise AssertionError("nothing is to be sent")
+        raise AssertionError("nothing may be sent")
 
 
 def exchange_of(caller: Caller) -> Exchange:
@@ -32,8 +32,8 @@ def exchange_of(caller: Caller) -> Exchange:
 
 
 async def work(exchange: Exchange, running: RunningRequests, begun: asyncio.Event, outcome: list[str]) -> None:
-    async with RequestScope(exchange, running, asyncio.get_running_loop()) as line:
-        line.watch()
+    async with RequestScope(exchange, running, asyncio.get_running_loop()) as scope:
+        scope.watch()
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -42,7 +42,7 @@ async def work(exchange: Exchange, running: RunningRequests, begun: asyncio.Even
             raise
 
 
-async def test_a_caller_who_leaves_ends_the_work_quietly():
+async def test_a_disconnect_cancels_the_work_and_raises_nothing():
     caller, running, begun, outcome = Caller(), RunningRequests(), asyncio.Event(), []
     exchange = exchange_of(caller)
     task = asyncio.create_task(work(exchange, running, begun, outcome))
@@ -54,7 +54,7 @@ async def test_a_caller_who_leaves_ends_the_work_quietly():
     assert await running.drain(0) == 0
 
 
-async def test_a_cancellation_from_elsewhere_goes_on():
+async def test_a_cancellation_from_outside_is_raised():
     caller, running, begun, outcome = Caller(), RunningRequests(), asyncio.Event(), []
     task = asyncio.create_task(work(exchange_of(caller), running, begun, outcome))
     await begun.wait()
@@ -64,7 +64,7 @@ async def test_a_cancellation_from_elsewhere_goes_on():
     assert await running.drain(0) == 0
 
 
-async def test_the_end_of_the_grace_time_is_an_error_to_tell():
+async def test_the_end_of_the_grace_time_raises_an_error_for_the_caller():
     caller, running, begun, outcome = Caller(), RunningRequests(), asyncio.Event(), []
     exchange = exchange_of(caller)
     task = asyncio.create_task(work(exchange, running, begun, outcome))
@@ -76,7 +76,7 @@ async def test_the_end_of_the_grace_time_is_an_error_to_tell():
     assert running.is_draining
 
 
-async def test_draining_ends_as_soon_as_the_last_one_has():
+async def test_draining_ends_as_soon_as_the_last_request_has_ended():
     caller, running, begun, outcome = Caller(), RunningRequests(), asyncio.Event(), []
     task = asyncio.create_task(work(exchange_of(caller), running, begun, outcome))
     await begun.wait()

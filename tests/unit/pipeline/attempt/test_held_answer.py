@@ -1,4 +1,4 @@
-"""Everything that an attempt holds is given back exactly once."""
+"""`HeldAnswer`: everything that an attempt holds is given back exactly once."""
 
 import pytest
 from tidegate.config.concurrency import ConcurrencyConfig
@@ -18,7 +18,7 @@ TARGET = Target("host", "m")
 
 
 class Answer:
-    """Closing it may fail."""
+    """An answer whose `close` may raise."""
 
     def __init__(self, error=None) -> None:
         self.closed = 0
@@ -37,7 +37,7 @@ class Answer:
 
 
 class Attempt:
-    """One at a host with a gate."""
+    """One attempt at a host with a concurrency limit."""
 
     def __init__(self, answer=None) -> None:
         self.clock = FakeClock()
@@ -54,7 +54,7 @@ class Attempt:
         self.held.slot = await self.concurrency_limit.enter()
         self.record.sent_s = self.clock.monotonic_s()
         self.clock.advance(2.0)
-        self.record.got_content(self.clock.monotonic_s())
+        self.record.note_first_content(self.clock.monotonic_s())
         self.held.set_answer(self.answer)
         self.record.usage, self.record.is_whole = Usage(3, 2, 5), True
         return self
@@ -76,26 +76,26 @@ async def test_further_calls_do_nothing():
     attempt = await Attempt().succeed()
     attempt.held.close()
     attempt.held.close()
-    attempt.held.give_back(UpstreamFailed("late"))
+    attempt.held.release(UpstreamFailed("late"))
     assert (attempt.taken(), attempt.answer.closed) == ((0, 0), 1)
 
 
-async def test_an_attempt_that_yields_nothing_gives_its_place_back_and_says_why():
+async def test_a_failed_attempt_releases_its_slot_and_counts_against_its_target():
     attempt = Attempt()
     attempt.held.slot = await attempt.concurrency_limit.enter()
-    attempt.held.give_back(UpstreamFailed("no"))
+    attempt.held.release(UpstreamFailed("no"))
     assert attempt.taken() == (0, 0)
     assert attempt.target_registry.of(TARGET).health.is_out
 
 
-async def test_an_attempt_without_a_place_gives_none_back():
+async def test_an_attempt_without_a_slot_releases_none():
     attempt = Attempt()
-    attempt.held.give_back()
+    attempt.held.release()
     assert attempt.taken() == (0, 0)
     assert not attempt.target_registry.of(TARGET).health.is_out
 
 
-async def test_what_broke_in_the_middle_counts_against_its_target():
+async def test_an_answer_that_broke_off_counts_against_its_target():
     attempt = await Attempt().succeed()
     attempt.record.failure, attempt.record.is_whole = UpstreamFailed("broke"), False
     attempt.held.close()

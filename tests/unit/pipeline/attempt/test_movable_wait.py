@@ -1,4 +1,4 @@
-"""A wait that others end, told apart from a caller who leaves."""
+"""`MovableWait`: a wait that is ended from outside is distinguished from a cancelled request."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from tidegate.pipeline.attempt.movable_wait import MovableWait
 
 
 class Waiter:
-    """A task that waits, and may be moved."""
+    """A task with a movable wait."""
 
     def __init__(self) -> None:
         self.move: MovableWait | None = None
@@ -26,12 +26,12 @@ class Waiter:
 
 @pytest.fixture
 async def waiter():
-    made = Waiter()
+    waiter = Waiter()
     await asyncio.sleep(0)
-    return made
+    return waiter
 
 
-async def test_a_wait_that_is_ended_from_outside_fails_with_what_happened(waiter):
+async def test_a_wait_that_is_ended_from_outside_raises_engine_stalled(waiter):
     waiter.move("no step for 41 s")
     waiter.move("no step for 42 s")
     with pytest.raises(EngineStalled, match="does not answer for now"):

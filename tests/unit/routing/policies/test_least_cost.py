@@ -1,4 +1,4 @@
-"""The cheapest."""
+"""The cheapest target comes first."""
 
 from random import Random
 
@@ -7,21 +7,21 @@ from tidegate.routing.policies.least_cost import LeastCost
 from tests.fakes.candidates import candidate, names, routing_request
 
 
-def order(*crowd):
-    return LeastCost().place(crowd, routing_request(), Random(1))
+def order(*candidates):
+    return LeastCost().place(candidates, routing_request(), Random(1))
 
 
 def test_the_cheapest_comes_first_and_unknown_prices_last():
-    crowd = (
+    candidates = (
         candidate("d"),
         candidate("c", price_usd=2.0),
         candidate("b", price_usd=0.1),
         candidate("a", price_usd=0.0),
     )
-    assert names(order(*crowd)) == "abcd"
-    assert [one.score for one in order(*crowd)] == [0.0, 0.1, 2.0, None]
+    assert names(order(*candidates)) == "abcd"
+    assert [each.score for each in order(*candidates)] == [0.0, 0.1, 2.0, None]
 
 
-def test_of_equally_cheap_ones_the_sooner_done_comes_first():
+def test_of_equally_cheap_ones_the_faster_comes_first():
     slow, fast = candidate("b", price_usd=1.0, ttft_s=2.0), candidate("a", price_usd=1.0, ttft_s=1.0)
     assert names(order(slow, fast)) == "ab"

@@ -1,4 +1,4 @@
-"""As the config has them."""
+"""The order of the config."""
 
 from random import Random
 
@@ -8,9 +8,9 @@ from tests.fakes.candidates import candidate, names, routing_request
 
 
 def test_the_order_of_the_config_stays():
-    crowd = [candidate("a", ttft_s=9, price_usd=9), candidate("b"), candidate("c", quality=1)]
-    assert names(Ordered().place(crowd, routing_request(), Random(1))) == "abc"
+    candidates = [candidate("a", ttft_s=9, price_usd=9), candidate("b"), candidate("c", quality=1)]
+    assert names(Ordered().place(candidates, routing_request(), Random(1))) == "abc"
 
 
 def test_nothing_is_compared():
-    assert [one.score for one in Ordered().place([candidate()], routing_request(), Random(1))] == [None]
+    assert [each.score for each in Ordered().place([candidate()], routing_request(), Random(1))] == [None]

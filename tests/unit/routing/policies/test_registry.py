@@ -27,13 +27,13 @@ def test_every_name_of_the_config_is_a_policy():
 @pytest.mark.parametrize("name", sorted(POLICIES))
 @settings(max_examples=30)
 @given(crowds(), st.integers())
-def test_a_policy_reads_no_more_than_it_says(name, crowd, seed):
+def test_a_policy_reads_only_the_signals_in_reads(name, candidates, seed):
     policy = make(ModelConfig(targets=(TargetConfig(upstream="x"),), policy=name))
     unread = [fields for signal, fields in FIELDS.items() if signal not in policy.reads]
-    first, *others = crowd
+    first, *others = candidates
     for fields in unread:
         first = structs.replace(first, **fields)
-    before, after = (policy.place(each, routing_request(), Random(seed)) for each in (crowd, [first, *others]))
+    before, after = (policy.place(each, routing_request(), Random(seed)) for each in (candidates, [first, *others]))
     assert [each.candidate.target for each in before] == [each.candidate.target for each in after]
 
 

@@ -1,4 +1,4 @@
-"""A target that was out is not given its whole part at once."""
+"""A target that was ejected does not get all of its usual requests at once."""
 
 from random import Random
 
@@ -7,19 +7,19 @@ from tidegate.routing.policies.slow_start import ease_in
 from tests.fakes.candidates import candidate, names, placed
 
 
-def firsts(*crowd):
+def firsts(*candidates):
     rng = Random(1)
-    return [names(ease_in(placed(*crowd), rng)) for _ in range(1000)]
+    return [names(ease_in(placed(*candidates), rng)) for _ in range(1000)]
 
 
-def test_without_any_the_order_stays_and_nothing_is_thrown():
+def test_without_slow_start_the_order_stays_and_no_random_number_is_drawn():
     order = placed(candidate("a"), candidate("b", share=0.1))
     assert ease_in(order, None) is order
 
 
-def test_who_gives_way_is_the_next_to_be_tried():
+def test_a_target_in_slow_start_that_is_not_first_is_second():
     assert {"abc", "bac"} == set(firsts(candidate("a", share=0.5), candidate("b"), candidate("c")))
 
 
-def test_where_all_come_back_the_order_is_that_of_the_throws():
+def test_if_all_are_in_slow_start_the_order_is_random():
     assert {"ab", "ba"} == set(firsts(candidate("a", share=0.5), candidate("b", share=0.5)))

@@ -1,4 +1,4 @@
-"""Engines that share one GPU, sleep, or go when nobody wants them; as their callers see it."""
+"""Engines that use one GPU in turn, sleep, or are unloaded when idle; as their callers see it."""
 
 import asyncio
 
@@ -12,8 +12,8 @@ from tests.fakes.vllm_engine import BOTH, running_app, sharing_gpu, text
 WHOLE = "w3 w4 w5 w6 "
 
 
-async def test_two_engines_take_turns_on_one_gpu(vllm, other):
-    """The one that is asked is loaded, the other one is gone before that."""
+async def test_two_engines_use_one_gpu_one_after_the_other(vllm, other):
+    """The requested engine is loaded after the other one has ended."""
     async with running_app(sharing_gpu(vllm, other), BOTH) as made:
         assert await text(made.ask("r1")) == WHOLE
         first = await vllm.next_start()
@@ -25,8 +25,8 @@ async def test_two_engines_take_turns_on_one_gpu(vllm, other):
         await gone(second.pid, await second.core())
 
 
-async def test_an_engine_with_requests_never_makes_room(vllm, other):
-    """Who waits for the other one waits until the last of them has its answer."""
+async def test_an_engine_with_requests_is_not_evicted(vllm, other):
+    """A request for the other engine waits until the last of its answers has ended."""
     vllm.habits = ["holds"]
     async with running_app(sharing_gpu(vllm, other), BOTH) as made:
         asking = asyncio.create_task(made.ask("r1", stream=True))
@@ -35,7 +35,7 @@ async def test_an_engine_with_requests_never_makes_room(vllm, other):
         start.steps(1)
         stream = await asking
         waiting = asyncio.create_task(text(made.ask("v3")))
-        await until(lambda: "v3" in made.app.engines._sharing._claims)
+        await until(lambda: "v3" in made.app.engines._allocator._claims)
         await start.looks(20)
         assert (made.engine("r1").status.state, other.starts) == ("ready", [])
         start.steps()
@@ -44,15 +44,15 @@ async def test_an_engine_with_requests_never_makes_room(vllm, other):
         assert made.engine("r1").status.state == "stopped"
 
 
-async def test_turns_under_a_crowd_of_both_leave_nobody_without_an_answer(vllm, other):
+async def test_many_requests_for_both_engines_are_all_answered(vllm, other):
     async with running_app(sharing_gpu(vllm, other), BOTH) as made:
-        asked = [text(made.ask(name)) for _ in range(10) for name in ("r1", "v3")]
-        assert await asyncio.gather(*asked) == [WHOLE] * 20
+        answers = [text(made.ask(name)) for _ in range(10) for name in ("r1", "v3")]
+        assert await asyncio.gather(*answers) == [WHOLE] * 20
 
 
 @pytest.mark.parametrize("level", [1, 2])
-async def test_an_engine_that_can_sleep_makes_room_by_sleeping_and_wakes_when_it_is_asked(vllm, other, level):
-    """Its process stays; its weights are read again where it has forgotten them."""
+async def test_an_engine_that_can_sleep_is_put_to_sleep_for_another_and_woken_by_a_request(vllm, other, level):
+    """Its process keeps running; after level 2 its weights are read again."""
     async with running_app(sharing_gpu(vllm, other, sleep_level=level), BOTH) as made:
         assert await text(made.ask("r1")) == WHOLE
         first = await vllm.next_start()
@@ -64,19 +64,19 @@ async def test_an_engine_that_can_sleep_makes_room_by_sleeping_and_wakes_when_it
     assert (len(vllm.starts), len(other.starts)) == (1, 1)
 
 
-async def test_an_engine_that_is_pinned_stays_and_the_other_one_says_so(vllm, other):
+async def test_a_pinned_engine_stays_and_the_other_one_fails_with_the_reason(vllm, other):
     engines = sharing_gpu(vllm, other)
     engines["r1"] |= {"pinned": True}
     async with running_app(engines, BOTH | {"m": {"targets": [{"engine": "v3"}, {"engine": "r1"}]}}) as made:
         assert await text(made.ask("r1")) == WHOLE
-        assert await text(made.ask("m")) == WHOLE  # and is answered by the one that stays
+        assert await text(made.ask("m")) == WHOLE  # answered by the pinned engine
         await made.until("failed", "v3")
-        assert "no room for v3 beside the pinned engines" in made.engine("v3").status.reason
+        assert "no GPU memory for v3 beside the pinned engines" in made.engine("v3").status.reason
     assert other.starts == []
 
 
 @pytest.mark.parametrize(("keys", "state"), [({}, "stopped"), ({"sleep_level": 1}, "sleeping")])
-async def test_an_engine_that_nobody_wants_goes_and_comes_back(vllm, keys, state):
+async def test_an_idle_engine_is_unloaded_and_loaded_again_by_a_request(vllm, keys, state):
     clock = FakeClock()
     async with running_app({"r1": vllm.config(idle_unload_s=900, **keys)}, clock=clock) as made:
         start = await vllm.next_start()
@@ -107,7 +107,7 @@ async def test_an_engine_is_not_idle_while_it_answers(vllm):
         assert await asking == WHOLE
 
 
-async def test_an_engine_that_dies_in_its_sleep_comes_back_when_it_is_wanted(vllm):
+async def test_an_engine_that_ends_while_asleep_is_started_by_the_next_request(vllm):
     clock = FakeClock()
     async with running_app({"r1": vllm.config(idle_unload_s=900, sleep_level=1)}, clock=clock) as made:
         start = await vllm.next_start()
@@ -131,7 +131,7 @@ async def test_an_engine_that_cannot_be_woken_is_started_again_and_answers(vllm)
     assert len(vllm.starts) == 2
 
 
-async def test_an_engine_told_to_sleep_stays_where_somebody_does_not_leave(vllm):
+async def test_an_engine_that_is_to_sleep_stays_awake_if_a_request_does_not_end(vllm):
     vllm.habits = ["holds"]
     async with running_app({"r1": vllm.config(sleep_level=1, drain_timeout_s=0.05)}) as made:
         start = await vllm.next_start()
@@ -140,7 +140,7 @@ async def test_an_engine_told_to_sleep_stays_where_somebody_does_not_leave(vllm)
         await start.until("came")
         made.engine().want("sleep")
         await made.until("draining")
-        late = asyncio.create_task(text(made.ask()))  # and who comes meanwhile is let in
+        late = asyncio.create_task(text(made.ask()))  # a request that comes meanwhile is accepted
         await made.until("ready")
         start.steps()
         assert await asyncio.gather(asking, late) == [WHOLE, WHOLE]
@@ -151,7 +151,7 @@ async def test_an_engine_told_to_sleep_stays_where_somebody_does_not_leave(vllm)
 
 @pytest.mark.parametrize("state", ["starting", "draining", "sleeping"])
 async def test_tidegate_ends_well_whatever_its_engine_does(vllm, state):
-    """Who is still there is told."""
+    """A running request gets an error."""
     vllm.habits = ["waits" if state == "starting" else "holds"]
     config = vllm.config(sleep_level=1, args={"shutdown_timeout": 0.05})
     async with running_app({"r1": config}, grace_s=0.05) as made:
@@ -172,7 +172,7 @@ async def test_tidegate_ends_well_whatever_its_engine_does(vllm, state):
         if state == "sleeping":
             assert await text(asking) == WHOLE
         else:
-            with pytest.raises(openai.InternalServerError) as told:
+            with pytest.raises(openai.InternalServerError) as caught:
                 await asking
-            assert told.value.code == "shutting_down"
+            assert caught.value.code == "shutting_down"
     await gone(start.pid, await start.core())

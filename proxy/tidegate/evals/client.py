@@ -1,4 +1,4 @@
-"""An item as a request to one target, through a running Tidegate."""
+"""`EvalClient`: sends an item to one target through a running Tidegate, and reads the answer."""
 
 from typing import Any
 
@@ -6,17 +6,20 @@ import msgspec
 from msgspec import Struct
 
 from tidegate.errors import ProxyError, UpstreamTimeout
-from tidegate.evals.grading import Made, ModelAnswer
+from tidegate.evals.grading import ModelAnswer, ReceivedCall
 from tidegate.evals.items import Item, ItemSet
 from tidegate.protocol.errors import ErrorBody
 from tidegate.transport.wire import Transport
 
-_MAX_TOKENS = 2048  # for those that think first
+_MAX_TOKENS = 2048  # leaves room for the thinking of reasoning models
 _encode = msgspec.json.Encoder().encode
 
 
 class NotAnswered(Exception):
-    """The target could not be asked; the message says why, `status` is 0 where there is no Tidegate to be asked."""
+    """There is no answer to grade; the message gives the reason.
+
+    `status` is the HTTP status, or 0 if Tidegate could not be reached.
+    """
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -45,18 +48,18 @@ class _Completion(Struct):
     choices: list[_AnswerChoice]
 
 
-class Asker:
-    """Asks through `transport`, whose base is a Tidegate's `/v1`."""
+class EvalClient:
+    """Sends items through `transport`, whose base URL is the `/v1` of a Tidegate."""
 
     def __init__(self, transport: Transport, items: ItemSet) -> None:
         self._transport = transport
         self._items = items
 
-    async def ask(self, target: str, item: Item) -> ModelAnswer:
-        """What `target` answers.
+    async def send(self, target: str, item: Item) -> ModelAnswer:
+        """Send `item` to `target`, and return its answer.
 
         Raises:
-            NotAnswered: nothing that can be graded.
+            NotAnswered: there is no answer that can be graded.
         """
         try:
             response = await self._transport.post(
@@ -74,10 +77,10 @@ class Asker:
 
 
 def request_body(target: str, item: Item, items: ItemSet) -> dict[str, Any]:
-    """The chat request that asks `item`."""
+    """The chat request for `item`."""
     body: dict[str, Any] = {
         "model": target,
-        "messages": [{"role": "system", "content": _order(item)}, {"role": "user", "content": item.ask}],
+        "messages": [{"role": "system", "content": _instruction(item)}, {"role": "user", "content": item.ask}],
         "temperature": 0,
         "max_tokens": _MAX_TOKENS,
     }
@@ -89,22 +92,22 @@ def request_body(target: str, item: Item, items: ItemSet) -> dict[str, Any]:
 
 
 def read_answer(status: int, body: bytes) -> ModelAnswer:
-    """The answer in what came back.
+    """Read the model's answer from an HTTP answer.
 
     Raises:
-        NotAnswered: an error, or what no Tidegate says.
+        NotAnswered: it is an error, or not an answer of Tidegate.
     """
     try:
         if status != 200:
             raise NotAnswered(msgspec.json.decode(body, type=ErrorBody).error.message, status)
         message = msgspec.json.decode(body, type=_Completion).choices[0].message
     except (msgspec.DecodeError, UnicodeError, RecursionError, IndexError) as error:
-        raise NotAnswered("what answers there is not Tidegate, or of another version", status) from error
-    calls = [Made(call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+        raise NotAnswered("the server there is not Tidegate, or of another version", status) from error
+    calls = [ReceivedCall(call.function.name, call.function.arguments) for call in message.tool_calls or ()]
     return ModelAnswer(message.content or "", tuple(calls))
 
 
-def _order(item: Item) -> str:
+def _instruction(item: Item) -> str:
     if item.task == "tools":
         return "You have tools. Call the one that fits; where none does, answer in one word."
     if item.json is not None:
