@@ -9,7 +9,7 @@ place that sends it. An exception of a library is translated into one of these o
 from typing import ClassVar, Literal
 
 Source = Literal["downstream", "upstream", "internal"]
-GOING_DOWN = "The server is going down, and does not wait for this answer. Try again."
+SHUTTING_DOWN_MESSAGE = "The server is going down, and does not wait for this answer. Try again."
 
 
 class ProxyError(Exception):
@@ -55,7 +55,7 @@ class ProxyError(Exception):
         self.is_quoted = is_quoted
 
 
-def forget_way(error: BaseException) -> None:
+def drop_references(error: BaseException) -> None:
     """Remove the traceback, cause and context of an error that has been handled completely.
 
     An error references the frames that it passed through, and these reference the error, the request and its body. Such
@@ -181,12 +181,12 @@ class UpstreamError(ProxyError):
 
     Attributes:
         is_unconnected: whether no connection was made: it was refused, the name is unknown, or it took too long.
-        is_told: whether `retry_after_s` was sent by the host; else Tidegate has estimated it for the caller.
+        is_stated: whether `retry_after_s` was sent by the host; else Tidegate has estimated it for the caller.
         original: the host's own message, for the log, if `message` was written by Tidegate; else empty.
     """
 
     is_unconnected: bool = False
-    is_told: bool = False
+    is_stated: bool = False
     original: str = ""
 
     source = "upstream"
@@ -219,7 +219,7 @@ class UpstreamRateLimited(UpstreamError):
     """The host answered 429.
 
     Args:
-        is_told: see `UpstreamError`.
+        is_stated: see `UpstreamError`.
     """
 
     default_status = 429
@@ -233,10 +233,10 @@ class UpstreamRateLimited(UpstreamError):
         code: str | None = None,
         retry_after_s: float | None = None,
         is_quoted: bool = False,
-        is_told: bool = False,
+        is_stated: bool = False,
     ) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s, is_quoted=is_quoted)
-        self.is_told = is_told
+        self.is_stated = is_stated
 
 
 class UpstreamFailed(UpstreamError):
@@ -249,7 +249,7 @@ class EngineDied(UpstreamFailed):
     default_code = "upstream_failed"
 
 
-class AnswerMisfit(UpstreamError):
+class SchemaMismatch(UpstreamError):
     """The answer does not fit the caller's schema. It does not count as a failure of the target."""
 
     default_code = "structured_output_invalid"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+
 from tidegate.cli.main import main
 from tidegate.config.commands import split
 from tidegate.config.engines import CommandConfig, VllmConfig

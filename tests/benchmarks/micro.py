@@ -11,6 +11,7 @@ from random import Random
 
 import msgspec
 from msgspec import structs
+
 from tidegate.app.upstreams import snapshot_reader
 from tidegate.clock import SystemClock
 from tidegate.config.cards import Card, Price
@@ -174,8 +175,8 @@ class _Serving:
 
     def add_history(self, targets: Iterable[Target]) -> None:
         """Record earlier answers of the targets, so that their signals are known."""
-        self.target_registry.keep(list(targets))
-        for stats in self.target_registry.kept():
+        self.target_registry.set_configured(list(targets))
+        for stats in self.target_registry.configured():
             stats.latency.began(70, 0.3)
             stats.latency.ended(100, 2.0)
             stats.pressure.sent(70)
@@ -226,7 +227,7 @@ def concurrency_us(config: ConcurrencyConfig) -> float:
 
     def take_and_release() -> None:
         try:
-            concurrency_limit.enter(caller="alice", tokens=300).send(None)
+            concurrency_limit.acquire(caller="alice", tokens=300).send(None)
         except StopIteration as done:
             done.value.began(0.5, 70)
             done.value.leave()

@@ -10,8 +10,9 @@ from typing import Any
 
 import aiohttp
 import uvloop
-from tidegate.entrypoints import server
 from yarl import URL
+
+from tidegate.entrypoints import server
 
 _HEADERS = {"content-type": "application/json"}
 

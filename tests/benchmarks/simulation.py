@@ -16,15 +16,6 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tidegate.config.models import BalanceConfig, ModelConfig, TargetConfig
-from tidegate.config.routing import HealthConfig
-from tidegate.routing.candidate import Candidate, Placed, Policy
-from tidegate.routing.health import Health, available
-from tidegate.routing.latency import Latency
-from tidegate.routing.policies import registry
-from tidegate.routing.pressure import LoadReport, Pressure
-from tidegate.routing.targets import Target
-
 from tests.benchmarks.modelled import (
     Job,
     ModelledRequest,
@@ -34,6 +25,14 @@ from tests.benchmarks.modelled import (
     bursts,
     fails_periodically,
 )
+from tidegate.config.models import BalanceConfig, ModelConfig, TargetConfig
+from tidegate.config.routing import HealthConfig
+from tidegate.routing.candidate import Candidate, Policy, RankedCandidate
+from tidegate.routing.health import Health, available
+from tidegate.routing.latency import Latency
+from tidegate.routing.policies import registry
+from tidegate.routing.pressure import LoadReport, Pressure
+from tidegate.routing.targets import Target
 
 FIRST_TOKEN_S = 10.0  # an attempt without a first token after this time has failed
 TRIES = 4
@@ -66,7 +65,7 @@ class TargetState:
             price_usd=server.price_usd(request.prompt_tokens, request.answer_tokens),
             quality=server.quality,
             share=self.health.share,
-            is_pressed=is_local and ttft_s > overflow_s,
+            is_overloaded=is_local and ttft_s > overflow_s,
         )
 
 
@@ -113,8 +112,8 @@ class Simulation:
     def _arrive(self, requests: Iterator[tuple[float, ModelledRequest]], request: ModelledRequest) -> None:
         self.sent += 1
         candidates = [state.candidate(request, self._overflow_s) for state in self._allowed()]
-        placed = self._policy.place(candidates, request, self._rng)
-        RequestRun(self, request, [self._by_name[each.candidate.target.name] for each in placed]).try_next()
+        ranked = self._policy.rank(candidates, request, self._rng)
+        RequestRun(self, request, [self._by_name[each.candidate.target.name] for each in ranked]).try_next()
         self._next(requests)
 
     def _allowed(self) -> Sequence[TargetState]:
@@ -187,7 +186,7 @@ class RequestRun:
 
     def _fail(self, state: TargetState, health_turn: int) -> None:
         state.in_flight -= 1
-        state.pressure.left(self._request.prompt_tokens)
+        state.pressure.ended_without_token(self._request.prompt_tokens)
         state.latency.failed(self._loop.monotonic_s() - self._sent_s)
         state.health.failed(health_turn)
         self.try_next()
@@ -206,7 +205,7 @@ class RoundRobin:
 
     def place(self, candidates, request, rng):
         first = next(self._turn) % len(candidates)
-        return [Placed(candidate) for candidate in [*candidates[first:], *candidates[:first]]]
+        return [RankedCandidate(candidate) for candidate in [*candidates[first:], *candidates[:first]]]
 
 
 class Split:
@@ -218,7 +217,7 @@ class Split:
     def place(self, candidates, request, rng):
         local_first = rng.random() < self._local
         ordered = sorted(candidates, key=lambda candidate: candidate.target.is_local != local_first)
-        return [Placed(candidate) for candidate in ordered]
+        return [RankedCandidate(candidate) for candidate in ordered]
 
 
 class Spill:
@@ -232,7 +231,7 @@ class Spill:
             return candidate.target.is_local and candidate.in_flight >= self._most
 
         ordered = sorted(candidates, key=lambda candidate: (is_full(candidate), not candidate.target.is_local))
-        return [Placed(candidate) for candidate in ordered]
+        return [RankedCandidate(candidate) for candidate in ordered]
 
 
 def hosts(loop: SimulatedLoop) -> list[ModelledServer]:

@@ -11,11 +11,11 @@ from random import Random
 from typing import NamedTuple
 
 from msgspec import structs
-from tidegate.config.swap import SwapConfig
-from tidegate.engines.gpus.eviction import plan
-from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
 
 from tests.fakes.swapping import Arrival, Engine, Machine
+from tidegate.config.swap import SwapConfig
+from tidegate.engines.gpus.eviction import plan_eviction
+from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
 
 LAST_S = 1800.0
 SEED = 1
@@ -36,7 +36,7 @@ def before(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], _: Swa
         footprints = [
             structs.replace(snapshot.footprint, is_busy=_is_busy(snapshot, claims)) for snapshot in snapshots.values()
         ]
-        eviction = plan(name, footprints)
+        eviction = plan_eviction(name, footprints)
         if eviction.verdict == "go" and not eviction.moves:
             return Decision(load={name})
         if eviction.verdict == "go":

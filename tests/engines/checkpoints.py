@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tidegate.engines.llamacpp.engine import find_model
-
 from tests.engines.cache import cached_folder
 from tests.engines.environment import HERE, LOCK, run
+from tidegate.engines.llamacpp.engine import find_model
 
 _MODELS = HERE / "models"
 _TINY_SOURCES = ("tiny_deepseek.py", "tokenizer.py", "dialogues.py", "deepseek_r1.jinja")

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
-from tidegate.engines.vllm import server as vllm_server
 
 from tests.engines import cpu
+from tidegate.engines.vllm import server as vllm_server
 
 _POLL_S = 0.2
 _STOP_S = 300  # an idle vLLM takes three seconds on an idle machine

@@ -10,10 +10,10 @@ from pathlib import Path
 import aiohttp
 from click.testing import CliRunner
 from openai import AsyncOpenAI
-from tidegate.cli.main import main
 
 from tests.engines import sessions
 from tests.fakes import proxy
+from tidegate.cli.main import main
 
 ENDLESS = {"extra_body": {"ignore_eos": True}}  # generates to the end of the window, which takes at least ten seconds
 

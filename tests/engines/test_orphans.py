@@ -8,11 +8,11 @@ import os
 import signal
 
 import pytest
-from tidegate.engines.process.orphans import end_orphans
 
 from tests.engines import cpu
 from tests.engines.sessions import find, until_ended
 from tests.engines.stage import running
+from tidegate.engines.process.orphans import end_orphans
 
 _SHARED = "/dev/shm"
 

@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
+
 from tidegate.protocol import chat
-from tidegate.routing.candidate import Candidate, Placed
+from tidegate.routing.candidate import Candidate, RankedCandidate
 from tidegate.routing.request import RoutingRequest
 from tidegate.routing.targets import Target
 
@@ -20,13 +21,13 @@ def routing_request(system="You are helpful.", *, session="", caller="", answer_
     return RoutingRequest(chat.parse_request(json.dumps(body).encode()), session=session, caller=caller)
 
 
-def names(order: Sequence[Placed] | Sequence[Candidate]) -> str:
+def names(order: Sequence[RankedCandidate] | Sequence[Candidate]) -> str:
     """The upstream names, of one letter each, in order."""
-    return "".join((each.candidate if isinstance(each, Placed) else each).target.upstream for each in order)
+    return "".join((each.candidate if isinstance(each, RankedCandidate) else each).target.upstream for each in order)
 
 
-def placed(*candidates: Candidate) -> list[Placed]:
-    return [Placed(each) for each in candidates]
+def ranked(*candidates: Candidate) -> list[RankedCandidate]:
+    return [RankedCandidate(each) for each in candidates]
 
 
 _UNIT = st.floats(0, 1)
@@ -34,7 +35,7 @@ _SECONDS = st.one_of(st.just(0.0), st.floats(0.001, 100))
 
 
 @st.composite
-def crowds(draw, *, least=1, most=6):
+def candidate_lists(draw, *, least=1, most=6):
     """Lists of candidates with different names and any values."""
     return [
         candidate(
@@ -48,7 +49,7 @@ def crowds(draw, *, least=1, most=6):
             price_usd=draw(st.none() | st.floats(0, 10)),
             quality=draw(_UNIT),
             share=draw(st.sampled_from([1.0, 1.0, 0.5, 0.1])),
-            is_pressed=draw(st.booleans()),
+            is_overloaded=draw(st.booleans()),
         )
         for number in range(draw(st.integers(least, most)))
     ]

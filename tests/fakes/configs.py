@@ -1,6 +1,7 @@
 """Configs that are refused."""
 
 import pytest
+
 from tidegate.config.load import parse
 from tidegate.errors import ConfigError
 

@@ -9,7 +9,7 @@ from tidegate.errors import UpstreamTimeout
 
 
 class FakeControl:
-    """A `tidegate.engines.base.Control`; each call of `load` advances the clock by `look_s` seconds.
+    """A `tidegate.engines.base.Control`; each call of `load` advances the clock by `advance_s` seconds.
 
     `tell` returns the load, or an error to raise. `token` returns None, an error to raise, or `NEVER`: no answer comes.
 
@@ -20,11 +20,11 @@ class FakeControl:
 
     NEVER = object()
 
-    def __init__(self, clock, tell: Callable, *, token: Callable = lambda: FakeControl.NEVER, look_s: float = 1.0):
+    def __init__(self, clock, tell: Callable, *, token: Callable = lambda: FakeControl.NEVER, advance_s: float = 1.0):
         self.clock = clock
         self.tell = tell
         self.token = token
-        self.look_s = look_s
+        self.advance_s = advance_s
         self.is_up = True
         self.canaries = 0
 
@@ -38,7 +38,7 @@ class FakeControl:
         return None if self.is_up else REFUSED
 
     async def load(self):
-        self.clock.advance(self.look_s)
+        self.clock.advance(self.advance_s)
         outcome = self.tell()
         if isinstance(outcome, Exception):
             raise outcome

@@ -5,6 +5,9 @@ import json
 from collections.abc import Sequence
 from random import Random
 
+from tests.fakes.candidates import candidate, ranked
+from tests.fakes.clock import FakeClock
+from tests.fakes.wire import chunk, event
 from tidegate.auth import ANONYMOUS, Credentials
 from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.config.models import DefaultsConfig, ModelConfig, TargetConfig
@@ -27,10 +30,6 @@ from tidegate.routing.planner import EngineSnapshot, Plan
 from tidegate.routing.quality import Qualities
 from tidegate.routing.target_registry import TargetRegistry
 from tidegate.telemetry.metrics import Metrics
-
-from tests.fakes.candidates import candidate, placed
-from tests.fakes.clock import FakeClock
-from tests.fakes.wire import chunk, event
 
 # One step of a host's script: wait so many turns of the event loop, or for the event; send the bytes; raise the error.
 ScriptStep = int | asyncio.Event | bytes | Exception
@@ -58,7 +57,7 @@ class Host:
             has begun to wait for it.
     """
 
-    holds_back = False
+    has_cooldowns = False
 
     def __init__(self, name: str, *secrets: str) -> None:
         self.name = name
@@ -76,7 +75,7 @@ class Host:
     def play(self, *scripts: Sequence[ScriptStep]) -> None:
         self.scripts = list(scripts)
 
-    def free_in_s(self) -> float:
+    def limited_for_s(self) -> float:
         return 0.0
 
     def refused_for_s(self, model: str) -> float:
@@ -146,7 +145,7 @@ class HostResponse:
             pieces.append(piece)
         return b"".join(pieces)
 
-    read_complaint = read_all
+    read_error_body = read_all
 
     def got_event(self, *, has_content: bool) -> None:
         """Does nothing, as there are no time limits."""
@@ -219,7 +218,7 @@ class Stage:
         self._failover_context = FailoverContext(
             serving, settlement, models={"m": model}, retry=retry, clock=self.clock, rng=Random(1)
         )
-        self._plan = Plan(model, placed(*self.candidates))
+        self._plan = Plan(model, ranked(*self.candidates))
         preferences = Preferences(DefaultsConfig(), {"m": model})
         self.pipeline = Pipeline(Admission(self), preferences, self, self._failover_context, settlement, self.changes)
 
@@ -229,7 +228,7 @@ class Stage:
     @staticmethod
     def _upstream(host: Host, engines: str, dialect: str) -> Upstream:
         enter, look = (host.enter, host.look) if host.name in engines else (acquire_nothing, None)
-        return Upstream(name=host.name, dialect=DIALECTS[dialect], transport=host, enter=enter, look=look)
+        return Upstream(name=host.name, dialect=DIALECTS[dialect], transport=host, acquire_slot=enter, snapshot=look)
 
     def authenticate(self, credentials):
         return ANONYMOUS
@@ -239,7 +238,7 @@ class Stage:
 
     def enable_hedging(self) -> None:
         """Make hedging possible: record fast answers of the first host, and a budget for hedges."""
-        latency = self.target_registry.of(self.candidates[0].target).latency
+        latency = self.target_registry.stats_of(self.candidates[0].target).latency
         for _ in range(20):
             latency.waited(0.0, is_stream=True)
             latency.waited(0.0, is_stream=False)
@@ -249,7 +248,7 @@ class Stage:
         """Change the state of the engine, and wake the requests that wait for it."""
         host.snapshot = look
         host.changed.set()
-        self.changes.tell()
+        self.changes.notify()
 
     async def ask(self, *, stream: bool = True, **fields) -> "Exchange":
         """Send a request, read the whole answer, and settle."""
@@ -259,7 +258,7 @@ class Stage:
 
     def resources_in_use(self) -> dict[str, list[int]]:
         """The resources in use now, by host."""
-        all_stats = [self.target_registry.of(each.target) for each in self.candidates]
+        all_stats = [self.target_registry.stats_of(each.target) for each in self.candidates]
         return {
             "in flight": [stats.in_flight for stats in all_stats],
             "without a first token": [stats.pressure.waiting for stats in all_stats],

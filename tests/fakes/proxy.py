@@ -8,6 +8,7 @@ import sys
 from contextlib import asynccontextmanager
 
 import msgspec
+
 from tidegate.app.app import App
 from tidegate.config import load
 from tidegate.config.routing import RetryConfig, RoutingConfig

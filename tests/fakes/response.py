@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from tidegate.errors import ProxyError
-
 from tests.fakes.clock import FakeClock
+from tidegate.errors import ProxyError
 
 
 class ScriptedResponse:
@@ -43,7 +42,7 @@ class ScriptedResponse:
         while piece := await self.read_some():
             yield piece
 
-    async def read_complaint(self) -> bytes:
+    async def read_error_body(self) -> bytes:
         return await self.read_all()
 
     def got_event(self, *, has_content: bool) -> None:

@@ -22,12 +22,12 @@ import aiohttp
 import msgspec
 import structlog
 import yaml
-from tidegate.config.cards import Card
-from tidegate.config.upstreams import DialectName
 
 from tests.fakes import proxy
 from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, answers, streams
 from tests.fakes.wire import chunk, completion, event, text_stream
+from tidegate.config.cards import Card
+from tidegate.config.upstreams import DialectName
 
 DATA = Path(__file__).parents[1] / "data"
 MODES = ("unary", "stream")

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from structlog.testing import CapturingLogger
+
 from tidegate.clock import SystemClock
 from tidegate.engines.factory import make_control
 from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
@@ -53,7 +54,7 @@ async def supervised(kind, settings=QUICK, allocator=None, name="e", clock=None,
         log=log,
         on_change=states.seen.put_nowait,
     )
-    allocator.admit(supervisor, needs)
+    allocator.register(supervisor, needs)
     root, models = (
         Transport(url, timeouts=TIMEOUTS, socket_path=supervisor.socket_path)
         for url in ("http://engine", "http://engine/v1")
@@ -69,7 +70,7 @@ async def supervised(kind, settings=QUICK, allocator=None, name="e", clock=None,
 
 async def message_for_callers(supervisor) -> str:
     with pytest.raises(EngineUnavailable) as caught:
-        await supervisor.enter(can_wait=False)
+        await supervisor.acquire_slot(can_wait=False)
     return caught.value.message
 
 

@@ -54,7 +54,7 @@ class Engine:
         """The state whose memory it holds: while it is loaded the later one, while it is unloaded the earlier one."""
         return "loaded" if self.goes_to == "loaded" else self.state
 
-    def enter(self, arrival: Arrival, now_s: float) -> None:
+    def acquire_slot(self, arrival: Arrival, now_s: float) -> None:
         """Begin the answer in the next slot that is free."""
         free = sorted(self.ends_s)
         begins_s = now_s if len(free) < self.slots else max(now_s, free[-self.slots])
@@ -109,8 +109,10 @@ class Machine:
             while coming and coming[-1].at_s <= self.now_s:
                 self._arrive(coming.pop())
             self._advance()
-            look_in_s = self._act()
-            next_s = min([*self._events(), coming[-1].at_s if coming else inf, self.now_s + max(look_in_s, _TICK_S)])
+            decide_again_in_s = self._act()
+            next_s = min(
+                [*self._events(), coming[-1].at_s if coming else inf, self.now_s + max(decide_again_in_s, _TICK_S)]
+            )
             if next_s == inf:
                 break
             self.now_s = max(self.now_s, next_s)
@@ -145,7 +147,7 @@ class Machine:
             for engine in self.engines.values():
                 if engine.is_open:
                     for arrival in engine.waiting:
-                        engine.enter(arrival, self.now_s)
+                        engine.acquire_slot(arrival, self.now_s)
                         engine.last_used_s = self.now_s
                         self.waits_s.append(self.now_s - arrival.at_s)
                     engine.waiting.clear()
@@ -155,7 +157,7 @@ class Machine:
             decision = self._decide()
             self._check()
             if self._state() == before:
-                return inf if decision.look_in_s is None else decision.look_in_s
+                return inf if decision.decide_again_in_s is None else decision.decide_again_in_s
 
     def _decide(self) -> Decision:
         decision = self.decide(

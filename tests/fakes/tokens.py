@@ -5,9 +5,8 @@ import json
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
-from tidegate.transport.auth_headers import Token
-
 from tests.fakes.upstream import Call, ScenarioUpstream, answers
+from tidegate.transport.auth_headers import Token
 
 
 class TokenEndpoint:
@@ -47,19 +46,19 @@ class TokenEndpoint:
 class ScriptedClient:
     """Returns or raises one of `outcomes` per call, the last one repeatedly; each call waits for `go`.
 
-    An outcome is the lifetime of a token in seconds, or an error. `asked` holds the URLs of all calls.
+    An outcome is the lifetime of a token in seconds, or an error. `requested_urls` holds the URLs of all calls.
     """
 
     def __init__(self, *outcomes: float | Exception) -> None:
         self.outcomes = list(outcomes)
-        self.asked: list[str] = []
+        self.requested_urls: list[str] = []
         self.go = asyncio.Event()
         self.go.set()
         self.is_closed = False
 
-    async def ask(self, url, form, authorization=None) -> Token:
-        self.asked.append(url)
-        number = len(self.asked)
+    async def request_token(self, url, form, authorization=None) -> Token:
+        self.requested_urls.append(url)
+        number = len(self.requested_urls)
         await self.go.wait()
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         if isinstance(outcome, Exception):

@@ -189,6 +189,6 @@ async def hangs(call: Call) -> None:
     await call.gone.wait()
 
 
-async def hangs_up(call: Call) -> None:
+async def breaks_without_answer(call: Call) -> None:
     """Break the connection off without an answer."""
     call.cut()

@@ -79,18 +79,18 @@ def make_checkpoint(folder: Path) -> str:
 
 
 class Start:
-    """One process of the engine; `told` has the events that it has reported, in order."""
+    """One process of the engine; `events` has the events that it has reported, in order."""
 
     def __init__(self, event: dict, writer: asyncio.StreamWriter) -> None:
         self.pid: int = event["pid"]
         self.flags: dict = event["flags"]
-        self.told: list[dict] = []
+        self.events: list[dict] = []
         self.has_ended = False
         self._writer = writer
         self._changed = asyncio.Event()
 
     def heard(self, event: dict) -> None:
-        self.told.append(event)
+        self.events.append(event)
         self._changed.set()
 
     def end(self) -> None:
@@ -98,7 +98,7 @@ class Start:
         self._changed.set()
 
     def all(self, what: str) -> list[dict]:
-        return [event for event in self.told if event["what"] == what]
+        return [event for event in self.events if event["what"] == what]
 
     async def until(self, what: str, number: int = 1) -> list[dict]:
         """Wait until the engine has reported `number` events of that kind; returns all of them."""
@@ -126,7 +126,7 @@ class Start:
 class FakeVllm:
     """One engine of the config; `habits` has the habits of each start, the last ones are for all further starts too."""
 
-    def __init__(self, name: str, home: "Home") -> None:
+    def __init__(self, name: str, home: "EngineFiles") -> None:
         self.name = name
         self.habits: list[str] = [""]
         self.starts: list[Start] = []
@@ -172,7 +172,7 @@ class FakeVllm:
             writer.close()
 
 
-class Home:
+class EngineFiles:
     """The files that engines need: their Python, their model, and a folder for sockets."""
 
     def __init__(self, folder: Path, python: str) -> None:
@@ -181,7 +181,7 @@ class Home:
         self.model = make_checkpoint(folder / "model")
 
 
-class House:
+class RunningTidegate:
     """Tidegate in this process, with short pauses, and a client of OpenAI's SDK."""
 
     def __init__(self, url: str, app) -> None:
@@ -244,7 +244,7 @@ async def running_app(
         url,
         app,
     ):
-        tidegate = House(url, app)
+        tidegate = RunningTidegate(url, app)
         async with tidegate.client:
             yield tidegate
 
@@ -264,4 +264,4 @@ def _shorten_intervals(app) -> None:
     for assembled in app.engines.by_name.values():
         supervisor = assembled.engine
         shortened = structs.replace(supervisor.settings, backoff_s=0.01, poll_s=0.01, scrape_s=0.02)
-        supervisor.treat(supervisor.kind, shortened)
+        supervisor.reconfigure(supervisor.kind, shortened)

@@ -10,19 +10,20 @@ from itertools import repeat
 from pathlib import Path
 
 from msgspec import Raw
+
 from tidegate.dialects import events
 from tidegate.errors import ProxyError
 from tidegate.protocol.chat import Reading
 from tidegate.protocol.sse import EventParser
 from tidegate.streaming.chat import ChatWriter
 from tidegate.streaming.choices import ChoiceStream
-from tidegate.streaming.filters import Remembering
+from tidegate.streaming.filters import ReasoningRecorder
 from tidegate.streaming.sinks import Envelope
 
 _SIZE = 100 * 1024 * 1024
 _READ = 64 * 1024
 _TOOLS = Raw(b'[{"type":"function","function":{"name":"f"}}]')
-_READING = Reading(thought_tags=("think",), repairs_markup=True, tools=_TOOLS, repairs_silence=True)
+_READING = Reading(thought_tags=("think",), repairs_markup=True, tools=_TOOLS, reasoning_may_be_answer=True)
 _BEGIN = "<｜tool▁calls▁begin｜>"
 
 
@@ -65,7 +66,7 @@ def _reads(first: bytes, repeated: bytes) -> Iterator[bytes]:
 def _end_of(first: bytes, repeated: bytes) -> str:
     """Return the error in which the flood ends; written output is removed at once, as by a caller that reads it."""
     writer = ChatWriter(Envelope("chatcmpl-own", 1_700_000_000, "model"), wants_usage=True)
-    parser, answer = EventParser(), ChoiceStream(Remembering(writer), _READING)
+    parser, answer = EventParser(), ChoiceStream(ReasoningRecorder(writer), _READING)
     try:
         for data in _reads(first, repeated):
             for event in parser.feed(data):

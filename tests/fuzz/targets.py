@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
 from msgspec import Raw
+
+from tests.fakes import canonical
+from tests.unit import chunks
 from tidegate.config.cards import UNKNOWN, Card
 from tidegate.dialects import events, failures, history
 from tidegate.dialects.registry import DIALECTS
@@ -25,11 +28,8 @@ from tidegate.protocol.sse import EventParser, frame, objects_in
 from tidegate.streaming.chat import ChatAssembler, ChatWriter
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.completions import CompletionAssembler, CompletionWriter
-from tidegate.streaming.filters import AsFunctionCall, Remembering, in_format
+from tidegate.streaming.filters import FunctionCallFilter, ReasoningRecorder, in_format
 from tidegate.streaming.sinks import Envelope, Sink
-
-from tests.fakes import canonical
-from tests.unit import chunks
 
 Parse = Callable[[bytes], Chunk]
 
@@ -42,11 +42,11 @@ _READINGS: tuple[tuple[Reading, ReasoningFormat], ...] = (
     (Reading(), "reasoning_content"),
     (Reading(thought_tags=("think", "reasoning"), repairs_markup=True, tools=_TOOLS), "reasoning_content"),
     (
-        Reading(thought_tags=("think",), begins_in_thought=True, repairs_markup=True, tools=_TOOLS, one_call=True),
+        Reading(thought_tags=("think",), begins_in_reasoning=True, repairs_markup=True, tools=_TOOLS, one_call=True),
         "both",
     ),
-    (Reading(thought_tags=("think",), repairs_markup=True, may_call=False, repairs_silence=True), "think_tags"),
-    (Reading(repairs_markup=True, tools=_TOOLS, repairs_silence=True, numbers_calls=True), "hidden"),
+    (Reading(thought_tags=("think",), repairs_markup=True, may_call=False, reasoning_may_be_answer=True), "think_tags"),
+    (Reading(repairs_markup=True, tools=_TOOLS, reasoning_may_be_answer=True, has_positional_call_ids=True), "hidden"),
 )
 _FUNCTIONS = Reading(
     thought_tags=("think",), repairs_markup=True, tools=_TOOLS, one_call=True
@@ -144,7 +144,7 @@ def _as_chat(body: bytes, parse: Parse, reading: Reading, form: ReasoningFormat)
 
 
 def _formatted(sink: Sink, reading: Reading, form: ReasoningFormat) -> Sink:
-    return in_format(AsFunctionCall(sink) if reading is _FUNCTIONS else sink, form)
+    return in_format(FunctionCallFilter(sink) if reading is _FUNCTIONS else sink, form)
 
 
 def _as_completions(body: bytes) -> None:
@@ -158,18 +158,18 @@ def _as_completions(body: bytes) -> None:
 
 def _send(sink: Sink, body: bytes, parse: Parse, reading: Reading) -> ProxyError | None:
     """Send a host's answer to `sink` as an attempt does; return the error that ended it, or None."""
-    remembering = Remembering(sink)
+    remembering = ReasoningRecorder(sink)
     answer = ChoiceStream(remembering, reading)
-    is_unary = has_said_end = body.lstrip().startswith(b"{")
+    is_unary = has_end_marker = body.lstrip().startswith(b"{")
     try:
         for event in [body] if is_unary else _read([body[at : at + 50] for at in range(0, len(body), 50)]):
             found = [event] if is_unary else objects_in(event)
             if found is None:
-                has_said_end = True
+                has_end_marker = True
                 break
             for each in found:
                 answer.accept(parse(each))
-        answer.close(has_said_end=has_said_end)
+        answer.close(has_end_marker=has_end_marker)
     except ProxyError as error:
         return error
     finally:
@@ -195,7 +195,7 @@ def _comparable_choice(choice: dict) -> dict:
 
 
 def _build(parsed: ModelRequest, card: Card, *, drops_params: bool) -> None:
-    remembered = dict.fromkeys(history.call_ids(parsed.fields), "Hm.") if parsed.endpoint == "chat" else {}
+    past_reasoning = dict.fromkeys(history.call_ids(parsed.fields), "Hm.") if parsed.endpoint == "chat" else {}
     for dialect in DIALECTS.values():
         try:
             built = dialect.build_request(
@@ -204,7 +204,7 @@ def _build(parsed: ModelRequest, card: Card, *, drops_params: bool) -> None:
                 is_stream=parsed.is_stream,
                 card=card,
                 drops_params=drops_params,
-                remembered=remembered,
+                past_reasoning=past_reasoning,
             )
         except ProxyError as error:
             canonical.read_error(to_json(error, "request-id"))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from tidegate.cli.remote import Server
 
 from tests.benchmarks.processes import free_port
+from tidegate.cli.remote import Server
 
 ENGINE = "engine"
 _START_S = 1800.0

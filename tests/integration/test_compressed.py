@@ -7,12 +7,12 @@ import zlib
 import openai
 import pytest
 import zstandard
-from tidegate.errors import UpstreamFailed
-from tidegate.transport.oauth import TokenClient
 
 from tests.fakes import proxy
 from tests.fakes.upstream import PAUSE, ScenarioUpstream, answers, streams
 from tests.fakes.wire import completion, text_stream
+from tidegate.errors import UpstreamFailed
+from tidegate.transport.oauth import TokenClient
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 ERROR = json.dumps({"error": {"message": "That is too much.", "type": "invalid_request_error"}}).encode()
@@ -154,7 +154,7 @@ async def test_tokens_are_read(label):
     host.play(answers(gzip.compress(b'{"access_token": "t", "expires_in": 60}'), head=head(label)))
     client = TokenClient()
     async with host.running():
-        assert (await client.ask(host.url, {})).value == "t"
+        assert (await client.request_token(host.url, {})).value == "t"
     await client.close()
 
 
@@ -164,5 +164,5 @@ async def test_a_token_that_is_a_bomb_is_a_failure():
     client = TokenClient()
     async with host.running():
         with pytest.raises(UpstreamFailed, match="over 65536 bytes"):
-            await client.ask(host.url, {})
+            await client.request_token(host.url, {})
     await client.close()

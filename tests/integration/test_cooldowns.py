@@ -244,5 +244,5 @@ async def test_the_administrator_sees_cooldowns(upstream, stage, clock):
     upstream.play(busy(503, b"retry-after: 30"))
     async with stage as (url, app), client_of(url) as client:
         assert await ask(client) == 503
-        (report,) = app._runtime.services.explaining.configured().targets
+        (report,) = app._runtime.services.explainer.configured().targets
     assert report.limited_for_s == 30

@@ -7,6 +7,12 @@ from collections import Counter
 import openai
 import pytest
 from joserfc import jwk, jwt
+
+from tests.fakes import proxy
+from tests.fakes.clock import FakeClock
+from tests.fakes.tokens import TokenEndpoint
+from tests.fakes.upstream import Call, ScenarioUpstream, answers, hangs
+from tests.fakes.wire import completion
 from tidegate.config.credentials import ApiKeyConfig, OAuth2Config
 from tidegate.config.secret import Secret
 from tidegate.errors import UpstreamRateLimited, UpstreamTimeout
@@ -14,12 +20,6 @@ from tidegate.transport.credential_specs import CredentialSpec, of_keys
 from tidegate.transport.credentials import CredentialPool
 from tidegate.transport.oauth import TokenClient
 from tidegate.transport.wire import Timeouts, Transport
-
-from tests.fakes import proxy
-from tests.fakes.clock import FakeClock
-from tests.fakes.tokens import TokenEndpoint
-from tests.fakes.upstream import Call, ScenarioUpstream, answers, hangs
-from tests.fakes.wire import completion
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 TIMEOUTS = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)

@@ -441,7 +441,7 @@ async def test_an_older_error_is_not_the_reason_for_an_end(vllm, ends_by, reason
         start = await vllm.next_start()
         await made.until("ready")
         engine = made.engine()
-        engine.treat(engine.kind, structs.replace(engine.settings, backoff_s=3600))
+        engine.reconfigure(engine.kind, structs.replace(engine.settings, backoff_s=3600))
         start.tell("say", line="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
         await until(lambda: "CUDA out of memory" in engine.lines[-1])
         await start.looks(3)

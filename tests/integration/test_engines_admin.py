@@ -7,11 +7,11 @@ import signal
 import aiohttp
 import pytest
 from click.testing import CliRunner
-from tidegate.cli.main import main
 
 from tests.fakes import proxy
 from tests.fakes.upstream import ScenarioUpstream, answers
 from tests.fakes.wire import completion
+from tidegate.cli.main import main
 
 TINY = {"model": "smollm2-135m", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4}
 LOADING = {

@@ -9,12 +9,12 @@ from pathlib import Path
 import aiohttp
 import openai
 import pytest
-from tidegate.engines.base import EngineError
-from tidegate.engines.llamacpp.engine import find_model
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, until
 from tests.fakes.vllm_engine import BOTH, FakeVllm, running_app, text
+from tidegate.engines.base import EngineError
+from tidegate.engines.llamacpp.engine import find_model
 
 FAKES = Path(__file__).parents[1] / "fakes"
 GGUF_SERVER = shlex.join([sys.executable, str(FAKES / "gguf_server.py")])
@@ -169,7 +169,7 @@ async def test_its_replicas_get_one_gpu_each_and_answer_by_one_name(vllm):
     async with running_app({"r1": fake(vllm, replicas=2, gpus=[1, 0])}) as made:
         for name in ("r1:1", "r1:2"):
             await made.until("ready", name)
-        seen = [next(word for word in environment_of(start.pid) if "VISIBLE" in word) for start in vllm.starts]
+        seen = [next(word for word in environment_of(start.pid) if "VISIBLE_DEVICES" in word) for start in vllm.starts]
         assert sorted(seen) == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
         assert await text(made.ask()) == WHOLE
         made.engine("r1:1").want("stop")

@@ -5,14 +5,14 @@ import socket
 
 import openai
 import pytest
-from tidegate.engines.supervision.watch import CONFIRM_S
-from tidegate.errors import UpstreamTimeout
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import until
 from tests.fakes.upstream import answers, streams
 from tests.fakes.vllm_engine import running_app
 from tests.fakes.wire import completion, text_stream
+from tidegate.engines.supervision.watch import CONFIRM_S
+from tidegate.errors import UpstreamTimeout
 
 WHOLE = "w3 w4 w5 w6 "
 

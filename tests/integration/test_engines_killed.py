@@ -172,7 +172,7 @@ class InProcess(Stage):
     async def opened(cls, engines: dict, upstream, _folder):
         async with running_app(engines, upstream=upstream, repeats=2) as app, aiohttp.ClientSession() as session:
             engine = app.engine()
-            engine.treat(engine.kind, structs.replace(engine.settings, ending_s=0.2))
+            engine.reconfigure(engine.kind, structs.replace(engine.settings, ending_s=0.2))
             stage = cls(app, session)
             comparing = asyncio.create_task(stage.compare())
             yield stage

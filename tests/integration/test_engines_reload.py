@@ -10,17 +10,17 @@ import msgspec
 import openai
 import pytest
 import structlog
-from tidegate.clock import SystemClock
-from tidegate.config import load
-from tidegate.config.engines import VllmConfig
-from tidegate.engines.assembly import Engines
-from tidegate.errors import ConfigError
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, is_running, until
 from tests.fakes.upstream import answers
 from tests.fakes.vllm_engine import running_app, text
 from tests.fakes.wire import completion
+from tidegate.clock import SystemClock
+from tidegate.config import load
+from tidegate.config.engines import VllmConfig
+from tidegate.engines.assembly import Engines
+from tidegate.errors import ConfigError
 
 WHOLE = "w3 w4 w5 w6 "
 
@@ -239,7 +239,7 @@ async def test_nothing_is_left_of_engines_that_were_added_and_removed(vllm, othe
     engines.open()
     for configs in ({"r1": changed, "v3": v3}, {"r1": r1}, {"r1": changed, "v3": v3}, {"v3": v3}):
         for assembled in engines.by_name.values():
-            (await assembled.engine.enter(can_wait=True))()
+            (await assembled.engine.acquire_slot(can_wait=True))()
             await assembled.transport.get("/models")
         engines.apply(engines.prepare(configs, {}))
     await engines.close()

@@ -8,11 +8,11 @@ from os import kill
 import aiohttp
 import openai
 import pytest
-from tidegate.config import load
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.processes import gone, is_running, until
 from tests.fakes.vllm_engine import Start, running_app
+from tidegate.config import load
 
 WHOLE = "w3 w4 w5 w6 "
 
@@ -33,7 +33,7 @@ class Replicas:
         for name in names:
             await self.made.until("ready", name)
 
-    def request_came(self) -> dict[str, int]:
+    def note_request(self) -> dict[str, int]:
         """How many requests each replica has received."""
         return {name: len(self.start(name).all("came")) for name in self.made.app.engines.by_name}
 
@@ -79,8 +79,8 @@ async def test_requests_are_balanced_by_the_work_in_flight(vllm):
         replicas = Replicas(vllm, made)
         await replicas.ready("r1:1", "r1:2", "r1:3")
         asking = [asyncio.create_task(send(made, f"s{number}")) for number in range(60)]
-        await until(lambda: sum(replicas.request_came().values()) == 60)
-        assert max(replicas.request_came().values()) <= 26
+        await until(lambda: sum(replicas.note_request().values()) == 60)
+        assert max(replicas.note_request().values()) <= 26
         for start in vllm.starts:
             start.steps()
         answered = await asyncio.gather(*asking)

@@ -5,13 +5,13 @@ import json
 
 import openai
 import pytest
-from tidegate.config import load
-from tidegate.engines.supervision.settings import Settings
 
 from tests.fakes.processes import gone, until
 from tests.fakes.upstream import answers
 from tests.fakes.vllm_engine import BOTH, running_app, sharing_gpu, text
 from tests.fakes.wire import completion
+from tidegate.config import load
+from tidegate.engines.supervision.settings import Settings
 
 WHOLE = "w3 w4 w5 w6 "
 SOON = {"max_wait_s": 0.05, "min_loaded_s": 0}
@@ -79,7 +79,7 @@ async def test_a_request_that_waits_too_long_for_a_closed_engine_gets_retry_afte
         waiting = asyncio.create_task(text(made.ask("v3")))
         await until_closed_for(made, "v3")
         engine = made.engine()
-        engine.treat(engine.kind, Settings(queue_timeout_s=0.05, scrape_s=0.02, poll_s=0.01))
+        engine.reconfigure(engine.kind, Settings(queue_timeout_s=0.05, scrape_s=0.02, poll_s=0.01))
         with pytest.raises(openai.InternalServerError) as caught:
             await text(made.ask("r1"))
         assert (caught.value.status_code, int(caught.value.response.headers["retry-after"]) >= 1) == (503, True)

@@ -5,11 +5,11 @@ import json
 import signal
 
 import pytest
-from tidegate.config.evals import EvalScore, read_evals
 
 from tests.fakes import proxy
 from tests.fakes.upstream import answers
 from tests.fakes.wire import completion
+from tidegate.config.evals import EvalScore, read_evals
 
 
 @pytest.fixture

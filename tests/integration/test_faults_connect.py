@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
-from tidegate.transport.wire import Timeouts
 
 from tests.fakes import certificates, proxy
 from tests.fakes.canonical import read_answer, read_error
@@ -40,6 +39,7 @@ from tests.fakes.fault_stage import (
 from tests.fakes.resolver import FakeResolver
 from tests.fakes.upstream import Call, ScenarioUpstream, Script, answers, hangs, streams
 from tests.fakes.wire import completion, text_stream
+from tidegate.transport.wire import Timeouts
 
 HI_YOU = text("Hi you")
 JSON = completion("Hi you")

@@ -2,11 +2,11 @@
 
 import aiohttp
 import pytest
-from tidegate.routing.targets import Target
 
 from tests.fakes import proxy
 from tests.fakes.upstream import answers
 from tests.fakes.wire import completion
+from tidegate.routing.targets import Target
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 ANNA, BEN = {"authorization": "Bearer sk-anna"}, {"authorization": "Bearer sk-ben"}

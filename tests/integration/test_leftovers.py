@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 
 import openai
 import pytest
-from tidegate.pipeline.context import RequestContext
-from tidegate.protocol.request import ModelRequest
 
 from tests.fakes import proxy
 from tests.fakes.upstream import SSE_HEAD, ScenarioUpstream, answers, breaks_off, hangs, streams
 from tests.fakes.wire import chunk, completion, event, text_stream
+from tidegate.pipeline.context import RequestContext
+from tidegate.protocol.request import ModelRequest
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}]}
 BAD = answers(b'{"error": {"message": "no"}}', status=400)

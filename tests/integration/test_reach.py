@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from tests.fakes import proxy
-from tests.fakes.upstream import SSE_HEAD, answers, breaks_off, hangs, hangs_up, streams
+from tests.fakes.upstream import SSE_HEAD, answers, breaks_off, breaks_without_answer, hangs, streams
 from tests.fakes.wire import chunk, completion, event, text_stream
 
 CANARY = "tirra-lirra-7f3a"
@@ -61,7 +61,7 @@ FAILURES = {
     "500": answers(b'{"error": {"message": "no"}}', status=500),
     "401": answers(b'{"error": {"message": "no"}}', status=401),
     "404": answers(b'{"error": {"message": "no"}}', status=404),
-    "hangs up": hangs_up,
+    "hangs up": breaks_without_answer,
     "hangs": hangs,
     "breaks before a word": breaks_off(event(chunk({"role": "assistant", "content": ""}))),
     "breaks after some": breaks_off(HI),

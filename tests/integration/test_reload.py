@@ -9,14 +9,14 @@ import aiohttp
 import openai
 import pytest
 from click.testing import CliRunner
-from tidegate.cli.main import main
-from tidegate.config import load
-from tidegate.config.evals import EvalFile, EvalScore, to_json
-from tidegate.routing.targets import Target
 
 from tests.fakes import proxy
 from tests.fakes.upstream import PAUSE, ScenarioUpstream, answers, streams
 from tests.fakes.wire import chunk, completion, event, text_stream
+from tidegate.cli.main import main
+from tidegate.config import load
+from tidegate.config.evals import EvalFile, EvalScore, to_json
+from tidegate.routing.targets import Target
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 

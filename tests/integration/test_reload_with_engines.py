@@ -5,11 +5,11 @@ import json
 
 import msgspec
 import pytest
-from tidegate.config import load
-from tidegate.errors import ConfigError
 
 from tests.fakes.processes import gone, is_running
 from tests.fakes.vllm_engine import running_app
+from tidegate.config import load
+from tidegate.errors import ConfigError
 
 WHOLE_ANSWER = "w3 w4 w5 w6 "
 

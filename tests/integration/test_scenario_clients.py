@@ -51,8 +51,8 @@ async def compare(read, expect, cases=CASES) -> None:
         expected = expect(scenario, mode)
         return None if observed == expected else f"{scenario.name} {mode}:\n  saw  {observed}\n  want {expected}"
 
-    complaints = await asyncio.gather(*(check(scenario, mode) for scenario, mode in cases))
-    if wrong := [complaint for complaint in complaints if complaint is not None]:
+    violations = await asyncio.gather(*(check(scenario, mode) for scenario, mode in cases))
+    if wrong := [complaint for complaint in violations if complaint is not None]:
         pytest.fail("\n".join([f"{len(wrong)} of {len(cases)}:", *wrong]), pytrace=False)
 
 

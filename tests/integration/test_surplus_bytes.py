@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from tidegate.transport.wire import Timeouts, Transport
 
 from tests.fakes import certificates, proxy
 from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, Script, answers, streams
 from tests.fakes.wire import completion, text_stream
+from tidegate.transport.wire import Timeouts, Transport
 
 TIMEOUTS = Timeouts(connect_s=30, first_byte_s=30, answer_s=30, idle_s=30)
 LIMIT_S = 30
@@ -84,7 +84,7 @@ async def host_at(place: str, folder):
 
 
 async def read(wire: Transport, host: ScenarioUpstream | None = None) -> bytes:
-    """Read one answer as the pipeline does: an error by `read_complaint`, a stream up to its `[DONE]`.
+    """Read one answer as the pipeline does: an error by `read_error_body`, a stream up to its `[DONE]`.
 
     If `host` is given, its script is resumed (`call.go`) when it has received the request.
     """
@@ -95,7 +95,7 @@ async def read(wire: Transport, host: ScenarioUpstream | None = None) -> bytes:
     body = b""
     try:
         if response.status != 200:
-            return await response.read_complaint()
+            return await response.read_error_body()
         if response.headers["content-type"] == "application/json":
             return await response.read_all()
         while b"[DONE]" not in body and (piece := await response.read_some()):

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import aiohttp
 import pytest
-from tidegate.entrypoints.server import choose_address
 
 from tests.fakes import proxy
 from tests.fakes.upstream import answers
 from tests.fakes.wire import completion
+from tidegate.entrypoints.server import choose_address
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 LIMIT_S = 30.0

@@ -8,7 +8,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.fakes import proxy
-from tests.fakes.upstream import SSE_HEAD, Call, ScenarioUpstream, answers, breaks_off, hangs, hangs_up, streams
+from tests.fakes.upstream import (
+    SSE_HEAD,
+    Call,
+    ScenarioUpstream,
+    answers,
+    breaks_off,
+    breaks_without_answer,
+    hangs,
+    streams,
+)
 from tests.fakes.wire import chunk, completion, event, text_stream
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -124,7 +133,7 @@ async def test_a_stale_connection_is_recognised_though_new_ones_are_opened(url, 
 
 async def test_a_new_connection_that_breaks_is_not_tried_again(url, upstream):
     """The upstream may have begun to work on the request."""
-    upstream.play(hangs_up)
+    upstream.play(breaks_without_answer)
     async with client_of(url) as client:
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(**REQUEST)
@@ -154,7 +163,7 @@ models:
     "script",
     [
         hangs,
-        hangs_up,
+        breaks_without_answer,
         answers(b"{}", status=500),
         answers(b"{}", status=429),
         answers(b"{}", status=401),

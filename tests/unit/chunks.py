@@ -7,6 +7,7 @@ import msgspec
 from openai._models import construct_type
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
 from tidegate.dialects import events
 from tidegate.errors import ProxyError
 from tidegate.protocol.chat import Reading
@@ -109,7 +110,7 @@ def _check_tools(deltas) -> None:
 PLAIN = Reading()
 
 
-def tell(sink, *chunks, reading=PLAIN, parse=events.parse) -> ProxyError | None:
+def feed(sink, *chunks, reading=PLAIN, parse=events.parse) -> ProxyError | None:
     """Send upstream chunks (as objects or as JSON bytes) to `sink`; return the error that ended it, or None."""
     stream = ChoiceStream(sink, reading)
     try:
@@ -121,13 +122,13 @@ def tell(sink, *chunks, reading=PLAIN, parse=events.parse) -> ProxyError | None:
     return None
 
 
-def tell_bytes(sink, body: bytes, *, reading=PLAIN, parse=events.parse) -> ProxyError | None:
+def feed_bytes(sink, body: bytes, *, reading=PLAIN, parse=events.parse) -> ProxyError | None:
     """Send an upstream's event stream to `sink`, as an attempt does."""
     parser = EventParser()
     payloads = parser.feed(body) + parser.close()
     if b"[DONE]" in payloads:
         payloads = payloads[: payloads.index(b"[DONE]")]
-    return tell(sink, *payloads, reading=reading, parse=parse)
+    return feed(sink, *payloads, reading=reading, parse=parse)
 
 
 def chunk(delta=None, *, index=0, finish=None, **more):

@@ -5,6 +5,7 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.auth import ADMIN, ANONYMOUS, Credentials, KeyRing
 from tidegate.errors import NotAuthenticated, NotPermitted
 

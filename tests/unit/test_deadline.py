@@ -4,9 +4,9 @@ import asyncio
 import functools
 
 import pytest
-from tidegate.deadline import Deadline, Deadlines
 
 from tests.fakes.loop import run
+from tidegate.deadline import Deadline, Deadlines
 
 
 def on_virtual_time(test):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from tidegate.reasoning_memory import ProcessReasoningMemory
 
 from tests.fakes.clock import FakeClock
+from tidegate.reasoning_memory import ProcessReasoningMemory
 
 
 async def test_reasoning_is_found_under_each_call_id():

@@ -109,7 +109,7 @@ def _advise_on_model(model: ModelConfig, targets: Sequence[Target], config: Conf
 
 
 def _advise_on_continuation(targets: Sequence[Target], config: Config) -> Iterator[str]:
-    capable = [target for target in targets if _dialect_of(target.upstream, config).can_go_on("chat")]
+    capable = [target for target in targets if _dialect_of(target.upstream, config).can_continue("chat")]
     if _count_targets(targets, config) < 2:
         yield ".on_stream_failure: continue does nothing with one target; add another"
     elif not capable:

@@ -29,10 +29,10 @@ from tidegate.entrypoints.http.request_scope import RunningRequests
 from tidegate.entrypoints.http.services import Services
 from tidegate.errors import ConfigError
 from tidegate.limits.concurrency import ConcurrencyLimit
-from tidegate.operations.administration import Administration, ReloadReport
-from tidegate.operations.explain import Explaining, TargetList
-from tidegate.operations.feedback import Answered, Feedback
-from tidegate.operations.listing import Listing
+from tidegate.operations.administration import EngineAdministration, ReloadReport
+from tidegate.operations.explain import Explainer, TargetList
+from tidegate.operations.feedback import Feedback, ScorableAnswers
+from tidegate.operations.listing import ModelListing
 from tidegate.operations.probes import Prober
 from tidegate.operations.readiness import Readiness
 from tidegate.pipeline.admission import Admission
@@ -116,8 +116,8 @@ class App:
         self._metrics.add_log(dropped_lines)
         self._metrics.add_engines(lambda: self.engines.all, self.engines.metrics)
         self.qualities = Qualities(self._clock)
-        self._answered = Answered(self.qualities, self._clock)
-        self._settlement = Settlement(self._metrics, self._log, self._answered.note)
+        self._answered = ScorableAnswers(self.qualities, self._clock)
+        self._settlement = Settlement(self._metrics, self._log, self._answered.record)
         self._reasoning_memory = ProcessReasoningMemory(self._clock)
         self._reload_lock = asyncio.Lock()
         self._closing_tasks: set[asyncio.Task[None]] = set()
@@ -213,7 +213,7 @@ class App:
         try:
             await old.prober.close()
             await self.running.wait_for_current()
-            await old.catalogue.settled()
+            await old.catalogue.wait_for_fetches()
         finally:
             await old.catalogue.close()
             await asyncio.gather(*(wire.close() for wire in old.wires.values() if id(wire) not in kept))
@@ -262,7 +262,7 @@ class App:
         self.qualities.load(inputs.evals)
         serving = self._build_serving_state(config, inputs.wires, None if old is None else old.serving)
         router, catalogue = self._build_router(config, inputs.wires, serving.offline)
-        serving.target_registry.keep(router.configured)
+        serving.target_registry.set_configured(router.configured)
         rng = Random()  # noqa: S311 - it draws targets and pauses, not secrets
         planner = Planner(router, serving, models=config.models, routing=config.routing, clock=clock, rng=rng)
         preferences = Preferences(config.defaults, config.models, config.routing)
@@ -274,13 +274,13 @@ class App:
             pipeline=Pipeline(
                 admission, preferences, planner, failover_context, self._settlement, self._engine_changes
             ),
-            listing=Listing(admission, router, self._settlement, config.routing.reach),
+            listing=ModelListing(admission, router, self._settlement, config.routing.reach),
             feedback=Feedback(admission, self._answered, self._settlement),
             readiness=Readiness(
                 inputs.key_ring, self.engines.all, list(config.upstreams), self._metrics, serving.offline
             ),
-            administration=Administration(self.engines.by_name, self._log),
-            explaining=Explaining(planner, preferences, serving),
+            administration=EngineAdministration(self.engines.by_name, self._log),
+            explainer=Explainer(planner, preferences, serving),
             reload=self.reload,
             limits=config.server,
             running=self.running,
@@ -337,7 +337,7 @@ class App:
         catalogue = Catalogue(
             upstreams.model_list_fetchers(listing),
             self._clock,
-            may_ask=lambda name: name in external or not offline.is_offline,
+            may_fetch=lambda name: name in external or not offline.is_offline,
         )
         cards = Cards(config.cards, known_cards())
         loaded, replicas = models.loaded_cards(engines, cards), groups(engines)
@@ -354,12 +354,12 @@ class App:
         return router, catalogue
 
     def _configured_targets(self) -> TargetList:
-        return self._runtime.services.explaining.configured()
+        return self._runtime.services.explainer.configured()
 
     def _engine_changed(self, name: str, status: EngineStatus) -> None:
         if status.state == "ready":
             self._runtime.serving.target_registry.readmit(name)
-        self._engine_changes.tell()
+        self._engine_changes.notify()
         if self._on_engine_change is not None:
             self._on_engine_change(name, status)
 

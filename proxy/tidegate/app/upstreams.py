@@ -78,11 +78,11 @@ def engine_upstream(name: str, connected: ConnectedEngine) -> Upstream:
         name=name,
         dialect=_dialect(connected),
         transport=connected.transport,
-        enter=connected.engine.enter,
+        acquire_slot=connected.engine.acquire_slot,
         always_streams=connected.always_streams,
-        look=snapshot_reader(connected.engine, connected.calls_tools),
-        doubt=connected.engine.doubt,
-        movable=connected.engine.slots.movable,
+        snapshot=snapshot_reader(connected.engine, connected.parses_tool_calls),
+        report_failure=connected.engine.report_failure,
+        movable_waits=connected.engine.slots.movable_waits,
         in_flight=lambda: connected.engine.slots.taken,
         load=connected.engine.load,
     )
@@ -103,28 +103,31 @@ def open_concurrency_limits(
     return limits
 
 
-def snapshot_reader(engine: Engine, calls_tools: Callable[[], bool] = lambda: True) -> Callable[[], EngineSnapshot]:
+def snapshot_reader(
+    engine: Engine, parses_tool_calls: Callable[[], bool] = lambda: True
+) -> Callable[[], EngineSnapshot]:
     """A function that returns the engine's state for routing; the `EngineSnapshot` is remade only after a change.
 
-    `calls_tools` is called again after each change of the status: the engine may have been started with other flags.
+    `parses_tool_calls` is called again after each change of the status: the engine may have been started with other
+    flags.
     """
     load, status = engine.observed_load, engine.status
-    last = _snapshot(engine, None, calls_tools=calls_tools())
+    last = _snapshot(engine, None, parses_tool_calls=parses_tool_calls())
 
     def read() -> EngineSnapshot:
         nonlocal load, status, last
         # the availability of an engine that is not ready can change before its status does
         has_changed = engine.status is not status or (not last.is_ready and engine.availability != last.availability)
         if engine.observed_load is not load or has_changed:
-            report = last.told if engine.observed_load is load else _load_report(engine.observed_load)
+            report = last.load_report if engine.observed_load is load else _load_report(engine.observed_load)
             load, status = engine.observed_load, engine.status
-            last = _snapshot(engine, report, calls_tools=calls_tools())
+            last = _snapshot(engine, report, parses_tool_calls=parses_tool_calls())
         return last
 
     return read
 
 
-def _snapshot(engine: Engine, report: LoadReport | None, *, calls_tools: bool) -> EngineSnapshot:
+def _snapshot(engine: Engine, report: LoadReport | None, *, parses_tool_calls: bool) -> EngineSnapshot:
     status = engine.status
     progress = status.progress or _NO_PROGRESS
     return EngineSnapshot(
@@ -132,8 +135,8 @@ def _snapshot(engine: Engine, report: LoadReport | None, *, calls_tools: bool) -
         status.state,
         report,
         phase=progress.phase,
-        done=progress.done,
-        calls_tools=calls_tools,
+        phase_progress=progress.done,
+        parses_tool_calls=parses_tool_calls,
         availability=engine.availability,
     )
 
@@ -159,7 +162,7 @@ def _dialect(connected: ConnectedEngine) -> Dialect:
     dialect = DIALECTS[connected.dialect].for_engine()
     if connected.parses_thinking:
         dialect = structs.replace(dialect, may_lack_parser=False)
-    return dialect if connected.knows_tools else structs.replace(dialect, knows_tools=False)
+    return dialect if connected.supports_tools else structs.replace(dialect, supports_tools=False)
 
 
 def _model_list_fetcher(name: str, wire: Transport) -> Fetch:

@@ -114,7 +114,7 @@ class HostRequest(Struct, frozen=True):
         adjusted: the changes that `x-tidegate-adjusted` reports, as `name=change`; changes of spelling are left out.
         schema: the schema that the pipeline validates the answer against, as the host does not enforce it; None: there
             is no such schema.
-        asks_functions: whether the caller sent its tools as `functions`, so that a call is returned as `function_call`.
+        uses_functions: whether the caller sent its tools as `functions`, so that a call is returned as `function_call`.
         text_calls: how text of the answer is read as tool calls, if the tools are emulated; None: they are not.
     """
 
@@ -123,7 +123,7 @@ class HostRequest(Struct, frozen=True):
     reading: Reading
     adjusted: list[str]
     schema: Raw | None = None
-    asks_functions: bool = False
+    uses_functions: bool = False
     text_calls: TextCalls | None = None
 
 
@@ -144,8 +144,10 @@ class Dialect(Struct, frozen=True, kw_only=True):
             sent for embeddings.
         tool_choices: the forms of `tool_choice` that the host supports, a subset of `tools.ALL_CHOICES`.
         required: the host's spelling of `tool_choice: "required"`.
-        knows_tools: whether the model's chat template supports tools; otherwise they are emulated (`emulated_tools`).
-        calls_tools: whether the host parses its model's tool calls; otherwise tools that may be called are refused.
+        supports_tools: whether the model's chat template supports tools; otherwise they are emulated
+            (`emulated_tools`).
+        parses_tool_calls: whether the host parses its model's tool calls; otherwise tools that may be called are
+            refused.
         supports_tool_types: whether the host supports custom tools and `allowed_tools`.
         needs_parameters: whether the host refuses a function without `parameters`; to OpenAI it takes no arguments.
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
@@ -178,10 +180,10 @@ class Dialect(Struct, frozen=True, kw_only=True):
         may_lack_parser: whether the host may pass on thinking as the model wrote it: without the opening tag, if the
             chat template contains it. Hosted APIs separate the thinking, or send both tags.
         leaks_markup: whether the host may pass on tool calls as the model's markup; the model's card overrides this.
-        repairs_silence: whether an answer may arrive as reasoning alone, and is then repaired (rows 68, 76i).
-        pads_answer: whether the newlines after the thinking arrive as the beginning of the answer (row 76g).
-        numbers_calls: whether the host's ids of tool calls are positions, which repeat (row 191), so that Tidegate
-            replaces them by ids of its own.
+        reasoning_may_be_answer: whether an answer may arrive as reasoning alone, and is then repaired (rows 68, 76i).
+        newlines_before_answer: whether the newlines after the thinking arrive as the beginning of the answer (row 76g).
+        has_positional_call_ids: whether the host's ids of tool calls are positions, which repeat (row 191), so that
+            Tidegate replaces them by ids of its own.
         top_level: the fields beside `choices` that are passed on to every caller.
 
     For the connection:
@@ -203,8 +205,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
     defaults: Mapping[str, Raw] = _NO_DEFAULTS
     tool_choices: frozenset[str] = tools.ALL_CHOICES
     required: str = "required"
-    knows_tools: bool = True
-    calls_tools: bool = True
+    supports_tools: bool = True
+    parses_tool_calls: bool = True
     supports_tool_types: bool = False
     needs_parameters: bool = False
     forces_tools_while_thinking: bool = True
@@ -230,9 +232,9 @@ class Dialect(Struct, frozen=True, kw_only=True):
     thought_tags: tuple[str, ...] = ("think",)
     may_lack_parser: bool = False
     leaks_markup: bool = False
-    repairs_silence: bool = False
-    pads_answer: bool = False
-    numbers_calls: bool = False
+    reasoning_may_be_answer: bool = False
+    newlines_before_answer: bool = False
+    has_positional_call_ids: bool = False
     top_level: frozenset[TopLevel] = frozenset()
 
     first_byte_timeout_s: float = 600.0
@@ -240,7 +242,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     key_header: str = "authorization"
     id_header: str = "x-request-id"
 
-    def remembers(self, card: Card) -> bool:
+    def restores_reasoning(self, card: Card) -> bool:
         """Return whether the reasoning of past turns has to be put back into requests to this model."""
         policy = card.reasoning_history
         return self.rules.reasoning is not None and (
@@ -254,7 +256,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         )
         return structs.replace(self, rules=rules, fetches_urls=False)
 
-    def can_go_on(self, endpoint: Endpoint) -> bool:
+    def can_continue(self, endpoint: Endpoint) -> bool:
         """Return whether the host can continue an answer that broke off at another host."""
         return endpoint in self.paths and (endpoint == "completions" or self.prefill is not None)
 
@@ -266,7 +268,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         is_stream: bool,
         card: Card = UNKNOWN,
         drops_params: bool = False,
-        remembered: Mapping[str, str] = _NOTHING_REMEMBERED,
+        past_reasoning: Mapping[str, str] = _NOTHING_REMEMBERED,
         api_version: str | None = None,
         tenant: str = "",
     ) -> HostRequest:
@@ -280,7 +282,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             is_stream: whether the host is asked for a stream.
             card: the known facts about the model.
             drops_params: whether fields that the host does not support are left out instead of refused.
-            remembered: the stored reasoning of past turns by tool-call id.
+            past_reasoning: the stored reasoning of past turns by tool-call id.
             api_version: the API version in Azure's deployment URLs; None for other URLs.
             tenant: the caller whose prompts other callers must not be able to find out through the host's prefix cache;
                 empty: the cache is shared.
@@ -304,7 +306,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             self._strip_internal(draft)
         try:
             if request.endpoint == "chat":
-                self._adjust_chat(draft, remembered)
+                self._adjust_chat(draft, past_reasoning)
                 draft.fields["messages"] = Raw(_encode(draft.messages))
             else:
                 self._adjust_other(draft)
@@ -324,7 +326,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             self._reading(request, draft),
             draft.adjusted,
             draft.schema,
-            draft.asks_functions,
+            draft.uses_functions,
             draft.text_calls,
         )
 
@@ -351,7 +353,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
                 del draft.fields[name]
                 draft.note(name, "dropped")
 
-    def _adjust_chat(self, draft: Draft, remembered: Mapping[str, str]) -> None:
+    def _adjust_chat(self, draft: Draft, past_reasoning: Mapping[str, str]) -> None:
         has_tools = not tools.FIELDS.isdisjoint(draft.fields)
         if not self.rules.keeps_cache_control:
             _drop_cache_control(draft)
@@ -368,7 +370,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             _list_stops(draft)
         if has_tools:
             self._adjust_tools(draft)
-        self._adjust_thinking(draft, requested, remembered)
+        self._adjust_thinking(draft, requested, past_reasoning)
         if not self.structured_with_forced_tool and tools.is_forced(draft):
             structured.drop(draft)
         has = self.structured if self.structured_with_tools or "tools" not in draft.fields else "none"
@@ -377,7 +379,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if draft.prefix:
             put_message(draft, self.prefill)
         self.adjust(draft)
-        if not self.knows_tools:
+        if not self.supports_tools:
             emulated_tools.write_history(draft)
 
     def _adjust_tools(self, draft: Draft) -> None:
@@ -387,9 +389,9 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if not (self.supports_tool_types and self.fetches_urls):
             tools.restrict_to_functions(draft)
         tools.translate_choice(draft, self.tool_choices, required=self.required)
-        if not self.calls_tools:
+        if not self.parses_tool_calls:
             tools.leave_out(draft)
-        if not self.knows_tools:
+        if not self.supports_tools:
             emulated_tools.emulate(draft)
 
     def _adjust_messages(self, draft: Draft) -> None:
@@ -415,7 +417,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         source = Draft(dict(draft.fields), draft.card) if self.put_thinking is None else draft
         return thinking.take(source, keeps_template_kwargs=self.keeps_template_kwargs)
 
-    def _adjust_thinking(self, draft: Draft, requested: thinking.Thinking, remembered: Mapping[str, str]) -> None:
+    def _adjust_thinking(self, draft: Draft, requested: thinking.Thinking, past_reasoning: Mapping[str, str]) -> None:
         is_thinking = thinking.is_thinking(draft, requested, by_default=self.thinks_by_default)
         is_blocked_by_tools = (not self.forces_tools_while_thinking and tools.is_forced(draft)) or (
             not draft.card.tools_while_thinking and "tools" in draft.fields
@@ -435,8 +437,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         draft.is_thinking = is_thinking
         if is_thinking:
             draft.leave_out(draft.card.refused_while_thinking)
-            if self.remembers(draft.card) and self.rules.reasoning is not None:
-                history.restore(draft, self.rules.reasoning, remembered, stand_in=self.stand_in)
+            if self.restores_reasoning(draft.card) and self.rules.reasoning is not None:
+                history.restore(draft, self.rules.reasoning, past_reasoning, stand_in=self.stand_in)
 
     def _limit_tokens(self, draft: Draft) -> None:
         """Q-MAX: send one limit, under the host's name for it, and at most the model's maximum."""
@@ -471,17 +473,17 @@ class Dialect(Struct, frozen=True, kw_only=True):
             return Reading(may_call=False, top_level=self.top_level, wants_logprobs=wants_logprobs)
         offered = tools.may_be_called(draft)  # not from the request, whose tools may be null or an empty list
         limit = draft.fields.get("max_completion_tokens", draft.fields.get("max_tokens"))
-        is_one_call = draft.asks_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
+        is_one_call = draft.uses_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
         return Reading(
             thought_tags=self.thought_tags,
-            begins_in_thought=self._begins_in_thought(draft),
+            begins_in_reasoning=self._begins_in_thought(draft),
             repairs_markup=self.leaks_markup if draft.card.leaks_markup is None else draft.card.leaks_markup,
             may_call=offered is not UNSET,
             tools=offered,
             one_call=is_one_call,
-            repairs_silence=self.repairs_silence,
-            pads_answer=self.pads_answer,
-            numbers_calls=self.numbers_calls,
+            reasoning_may_be_answer=self.reasoning_may_be_answer,
+            newlines_before_answer=self.newlines_before_answer,
+            has_positional_call_ids=self.has_positional_call_ids,
             choices=1 if (n := request.fields.get("n")) is None or is_null(n) else int(float(bytes(n))),
             top_level=self.top_level.union(name for name in _REQUESTED_TOP_LEVEL if name in draft.fields),
             wants_logprobs=wants_logprobs,

@@ -70,7 +70,7 @@ class Draft(Struct):
         schema: the schema that the pipeline validates the answer against, as the host cannot enforce it; None: there is
             no such schema.
         is_thinking: whether the model will think, as far as this is known.
-        asks_functions: whether the caller sent its tools in the legacy field `functions`.
+        uses_functions: whether the caller sent its tools in the legacy field `functions`.
         text_calls: how text is read as tool calls, if the tools are emulated (`emulated_tools`); None: they are not.
         prefix: the beginning of the answer, if an earlier host sent it before it failed; empty for a new answer.
         api_version: the API version in Azure's deployment URLs; None for other URLs.
@@ -84,7 +84,7 @@ class Draft(Struct):
     adjusted: list[str] = []
     schema: Raw | None = None
     is_thinking: bool = False
-    asks_functions: bool = False
+    uses_functions: bool = False
     text_calls: TextCalls | None = None
     prefix: str = ""
     api_version: str | None = None
@@ -98,7 +98,7 @@ class Draft(Struct):
 
         The same report is added once. If it has characters that do not belong in a header, `name` becomes `other`.
         """
-        report = f"{_LEGACY_NAMES.get(name, name) if self.asks_functions else name}={change}"
+        report = f"{_LEGACY_NAMES.get(name, name) if self.uses_functions else name}={change}"
         if _HEADER_SAFE.fullmatch(report) is None:
             report = f"other={change}"
         if report not in self.adjusted and len(self.adjusted) < _MAX_NOTES:
@@ -149,7 +149,7 @@ class Draft(Struct):
         Raises:
             UnsupportedParameter: the caller does not allow it.
         """
-        shown_name = _LEGACY_NAMES.get(name, name) if self.asks_functions else name
+        shown_name = _LEGACY_NAMES.get(name, name) if self.uses_functions else name
         if not self.drops_params:
             raise UnsupportedParameter(f"Unsupported parameter: '{shown_name}' {why}.", param=shown_name)
         if instead is None:

@@ -67,10 +67,10 @@ def emulate(draft: Draft) -> None:
         return
     is_forced, is_none = tools.is_forced(draft), as_text(fields.get("tool_choice")) == "none"
     if not (is_forced or is_none or draft.card.tools_in_prompt):
-        choice = "function_call" if draft.asks_functions else "tool_choice"
+        choice = "function_call" if draft.uses_functions else "tool_choice"
         draft.refuse("tools", why=f"is supported with this model only if '{choice}' requires a call")
     offered = [] if is_none else list(_tools(draft))
-    one_call = draft.asks_functions or bytes(fields.get("parallel_tool_calls", b"")) == b"false"
+    one_call = draft.uses_functions or bytes(fields.get("parallel_tool_calls", b"")) == b"false"
     for name in ("tools", "tool_choice", "parallel_tool_calls"):
         fields.pop(name, None)
     if not offered:
@@ -85,7 +85,7 @@ def emulate(draft: Draft) -> None:
     structured.instruct(
         draft, "\n".join([_MUST_CALL if is_forced else _MAY_CALL, _ARGUMENTS_VALID, *(t.for_prompt for t in offered)])
     )
-    field = "functions" if draft.asks_functions else "tools"
+    field = "functions" if draft.uses_functions else "tools"
     names = frozenset(tool.name for tool in offered)
     draft.text_calls = TextCalls(names=names, is_forced=is_forced, one_call=one_call, field=field)
     draft.note(field, "emulated")
@@ -123,7 +123,7 @@ def point_to_tools(error: ProxyError, calls: TextCalls) -> None:
 
 
 def _tools(draft: Draft) -> Iterator[_EmulatedTool]:
-    field = "functions[{}]" if draft.asks_functions else "tools[{}].function"
+    field = "functions[{}]" if draft.uses_functions else "tools[{}].function"
     for number, tool in enumerate(as_list(draft.fields.get("tools"))):
         function, at = as_object(as_object(tool).get("function")), field.format(number)
         if not (name := as_text(function.get("name"))):

@@ -56,7 +56,7 @@ def _read(data: bytes) -> Chunk:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         chunk = read_leniently(data, Chunk, answer_shapes.reshape)
-        chunk.is_mended = True
+        chunk.was_read_leniently = True
         return chunk
 
 

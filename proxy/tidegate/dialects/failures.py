@@ -176,7 +176,7 @@ def _error_for_status(
         stated_s = pauses.retry_after_s(headers, received_s)
         wait_s = _LOADING_RETRY_S if details.type == "unavailable_error" else _OVERLOAD_RETRY_S
         failed = UpstreamFailed(message, status=503, retry_after_s=stated_s or wait_s, is_quoted=is_quoted)
-        failed.is_told = stated_s is not None
+        failed.is_stated = stated_s is not None
         return failed
     return UpstreamFailed(message, is_quoted=is_quoted)
 
@@ -187,7 +187,7 @@ def _rate_limited(details: "_ErrorDetails", message: str, pause_s: float | None)
         code=details.slug,
         retry_after_s=pause_s or _OVERLOAD_RETRY_S,
         is_quoted=bool(details.message),
-        is_told=pause_s is not None,
+        is_stated=pause_s is not None,
     )
 
 

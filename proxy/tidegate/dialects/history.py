@@ -23,20 +23,20 @@ def call_ids(fields: Fields) -> Sequence[str]:
     return [call_id for message in _messages.decode(fields["messages"]) for call_id in _call_ids(message)]
 
 
-def restore(draft: Draft, name: str, remembered: Mapping[str, str], *, stand_in: str | None) -> None:
+def restore(draft: Draft, name: str, past_reasoning: Mapping[str, str], *, stand_in: str | None) -> None:
     """Add the stored reasoning, or the stand-in text, to each assistant message that has no reasoning.
 
     Args:
         draft: the request, whose messages are changed in place.
         name: the message field in which the host expects reasoning.
-        remembered: the stored reasoning by tool-call id.
+        past_reasoning: the stored reasoning by tool-call id.
         stand_in: the text that the host accepts for a turn without stored reasoning; None: such a turn stays unchanged.
     """
     has_restored = stands_in = False
     for message in draft.messages:
         if role_of(message) != "assistant" or name in message:
             continue
-        found = next((remembered[call_id] for call_id in _call_ids(message) if call_id in remembered), None)
+        found = next((past_reasoning[call_id] for call_id in _call_ids(message) if call_id in past_reasoning), None)
         text = stand_in if found is None else found
         if text is None:
             continue

@@ -72,16 +72,16 @@ def parse_native(data: bytes) -> Chunk:
     """
     events.check_size(data)
     try:
-        native, is_mended = _decode(data), False
+        native, was_read_leniently = _decode(data), False
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        native, is_mended = events.read_leniently(data, _Native, _reshape), True
+        native, was_read_leniently = events.read_leniently(data, _Native, _reshape), True
     if native.completion_message is not None:
         chunk = _from_message(native.completion_message, native)
     elif native.event is not None:
         chunk = _from_event(native.event)
     else:
         raise failures.parse_embedded(data)
-    chunk.is_mended = is_mended
+    chunk.was_read_leniently = was_read_leniently
     return chunk
 
 

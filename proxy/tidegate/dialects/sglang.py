@@ -26,5 +26,5 @@ DIALECT = Dialect(
     leaks_markup=True,
     put_thinking=_put_thinking,
     prefill="vllm",
-    repairs_silence=True,
+    reasoning_may_be_answer=True,
 )

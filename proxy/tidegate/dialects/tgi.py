@@ -102,5 +102,5 @@ DIALECT = Dialect(
     adjust=_adjust,
     adjust_completion=_adjust_completion,
     parse=_parse,
-    numbers_calls=True,  # TGI gives every call the id 0
+    has_positional_call_ids=True,  # TGI gives every call the id 0
 )

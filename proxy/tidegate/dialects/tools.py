@@ -37,7 +37,7 @@ def modernise(draft: Draft) -> None:
     functions, call = as_list(fields.pop("functions", None)), fields.pop("function_call", None)
     if not functions:
         return
-    draft.asks_functions = True
+    draft.uses_functions = True
     draft.put("tools", [{"type": "function", "function": function} for function in functions])
     fields["parallel_tool_calls"] = Raw(b"false")
     fields.pop("tool_choice", None)

@@ -86,6 +86,6 @@ DIALECT = Dialect(
     salts_cache=True,
     adjust=_adjust,
     adjust_completion=_adjust,
-    repairs_silence=True,
-    pads_answer=True,
+    reasoning_may_be_answer=True,
+    newlines_before_answer=True,
 )

@@ -197,7 +197,7 @@ class Engines:
         if not self.is_current(prepared):
             raise ConfigError("the engines were changed meanwhile; reload once more")
         if prepared.swap is not None:
-            self._allocator.use(prepared.swap)
+            self._allocator.set_swap(prepared.swap)
         staying = {name: with_new_settings(old_parts[name], prepared.new_parts[name]) for name in found.adjusted}
         self._old = [
             name for name in (*found.changed, *found.removed) if _is_replaced_in_turn(name, old_parts, prepared.names)
@@ -321,13 +321,13 @@ class Engines:
             self._parts[name].connected.engine.open(self._parts[name].control)
 
     async def _sweep(self) -> None:
-        await orphans.sweep(self._log)
+        await orphans.kill_orphans(self._log)
         self._is_swept = True
         self._open_waiting()
 
     def _admit(self, parts: EngineParts) -> None:
         if parts.process is not None:
-            self._allocator.admit(parts.process.supervisor, parts.process.needs)
+            self._allocator.register(parts.process.supervisor, parts.process.needs)
 
     def _report_change(self, name: str, status: EngineStatus) -> None:
         """Pass on the new status of an engine, unless another engine has its name now."""

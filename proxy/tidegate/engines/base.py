@@ -9,7 +9,7 @@ from tidegate.engines.slots import Slots
 from tidegate.engines.states import State
 from tidegate.errors import ProxyError
 
-Leave = Callable[[], None]
+ReleaseSlot = Callable[[], None]
 Goal = Literal["run", "sleep", "stop"]
 Availability = Literal["ready", "loading", "unloaded", "unavailable"]
 
@@ -115,8 +115,8 @@ class EngineKind(Protocol):
         dialect: the name of the dialect that the server speaks.
         health_path: the path of the health route, beside `/v1`; status 200 means that the server answers.
         metrics_path: the path of the metrics in Prometheus' text format, beside `/v1`; None: the server has no metrics.
-        calls_tools: False: the server refuses requests that need tools, with the flags of its last start or, before the
-            first start, of the next one.
+        parses_tool_calls: False: the server refuses requests that need tools, with the flags of its last start or,
+            before the first start, of the next one.
         always_streams: True: the server does not notice when the client of a non-streaming request disconnects, so
             Tidegate always requests a stream.
         sleep_level: the level at which the server sleeps, to free GPU memory without being stopped; None: it cannot
@@ -128,7 +128,7 @@ class EngineKind(Protocol):
     dialect: str
     health_path: str
     metrics_path: str | None
-    calls_tools: bool
+    parses_tool_calls: bool
     always_streams: bool
     sleep_level: int | None
     start_timeout_s: float
@@ -262,7 +262,7 @@ class Engine(Protocol):
         "ready": at once; "loading": soon; "unloaded": a request loads it; "unavailable": none of these.
         """
 
-    async def enter(self, *, can_wait: bool) -> Leave:
+    async def acquire_slot(self, *, can_wait: bool) -> ReleaseSlot:
         """Take a slot in the engine and return the function that gives it back.
 
         Args:
@@ -275,16 +275,16 @@ class Engine(Protocol):
     def load(self) -> None:
         """Load the engine if it is unloaded, as a request would do; returns at once."""
 
-    def want(self, goal: Goal) -> None:
+    def set_goal(self, goal: Goal) -> None:
         """Set what the engine is to do; raises `EngineError` if this engine cannot do that."""
 
     def open(self, control: Control) -> None:
         """Begin to supervise or watch the engine, over `control`; called once."""
 
-    def doubt(self, error: ProxyError) -> None:
+    def report_failure(self, error: ProxyError) -> None:
         """Note that a request failed with `error`; if the engine may be dead, its health is checked at once."""
 
-    async def drained(self) -> None:
+    async def drain(self) -> None:
         """Let no request in any more; returns when running answers have ended or have reached their time limit."""
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from tidegate.config.engines import CommandConfig
 from tidegate.config.replicas import engine_of, number_of
 from tidegate.engines.base import Command, EngineError, PermanentEngineError, Progress
 from tidegate.engines.gpus.allocator import GpuNeeds
-from tidegate.engines.gpus.devices import VISIBLE, Gpu, select
+from tidegate.engines.gpus.devices import VISIBLE_DEVICES, Gpu, visibility_of
 from tidegate.engines.gpus.placement import place_command
 from tidegate.engines.process.sockets import free_port
 from tidegate.engines.start_limit import start_limit_s
@@ -47,8 +47,8 @@ class CommandEngine:
     """
 
     parses_thinking = False
-    knows_tools = True
-    calls_tools = True  # assumed, as the flags of the server are not known
+    supports_tools = True
+    parses_tool_calls = True  # assumed, as the flags of the server are not known
 
     def __init__(
         self,
@@ -78,13 +78,13 @@ class CommandEngine:
         self._check_program()
         words = split(self._config.cmd)
         port = self._find_port() if self.uses_port else None
-        gpus = select(self._config.gpus, self._environment) if self._config.gpus else {}
+        gpus = visibility_of(self._config.gpus, self._environment) if self._config.gpus else {}
         values = {
             "SOCKET": socket_path,
             "MODEL": _expand_home(self._config.model or ""),
             "NAME": self._name,
             "REPLICA": str(self._number),
-            "GPUS": gpus.get(VISIBLE, ""),
+            "GPUS": gpus.get(VISIBLE_DEVICES, ""),
             "API_KEY": api_key,
         } | ({} if port is None else {"PORT": str(port)})
         own = {key: fill(value, values) for key, value in self._config.environment.items()}

@@ -23,7 +23,7 @@ class Wire(Protocol):
     async def get(self, path: str) -> bytes:
         """Send a GET and return the body of the answer; raises `ProxyError`."""
 
-    async def ask(self, path: str, body: bytes) -> bytes:
+    async def post_and_read(self, path: str, body: bytes) -> bytes:
         """Send a POST and return the body of the answer; raises `ProxyError`."""
 
     def use_keys(self, api_keys: list[str]) -> None:
@@ -135,7 +135,7 @@ class HttpControl:
     async def generate(self) -> None:
         # a plain text completion, as not every model has a chat template
         request = {"model": self._model or await self._first_model(), "prompt": "1", "max_tokens": 1}
-        await self._api.ask("/completions", msgspec.json.encode(request))
+        await self._api.post_and_read("/completions", msgspec.json.encode(request))
 
     async def _first_model(self) -> str:
         try:
@@ -144,7 +144,7 @@ class HttpControl:
             raise UpstreamFailed("it does not list its models") from error
 
     async def _post(self, path: str, body: bytes = b"") -> None:
-        await _in_time(self._root.ask(path, body), f"POST {path}", _SLEEP_S)
+        await _in_time(self._root.post_and_read(path, body), f"POST {path}", _SLEEP_S)
 
     async def _get(self, path: str) -> bytes:
         return await _in_time(self._root.get(path), f"GET {path}", _CHECK_S)

@@ -45,12 +45,12 @@ class EngineDrainer:
     async def _close_unused(self, parts: EngineParts) -> None:
         engine = parts.connected.engine
         try:
-            await _until_first(engine.drained(), self._end_now.wait())
+            await _until_first(engine.drain(), self._end_now.wait())
             await engine.close()
             await asyncio.gather(*(transport.close() for transport in parts.transports))
         finally:
             if parts.process is not None:
-                self._allocator.dismiss(parts.process.supervisor)
+                self._allocator.unregister(parts.process.supervisor)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         del self._leaving[task]

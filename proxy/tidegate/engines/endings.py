@@ -12,7 +12,7 @@ from tidegate.engines.base import EngineError
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # another program has sent one of these, so earlier errors in the output are not the reason of the end
-SENT = frozenset({signal.SIGKILL, *_STOP_SIGNALS})
+EXTERNAL_SIGNALS = frozenset({signal.SIGKILL, *_STOP_SIGNALS})
 
 _KILLED = "by another program, or by the kernel because the machine's memory was full (see dmesg)"
 _SEE_LOGS = "see `tidegate engines logs`"
@@ -49,7 +49,7 @@ def signal_of(status: int) -> signal.Signals | None:
         return None
 
 
-def tell_signal(number: signal.Signals, what: str = "it") -> str:
+def describe_signal(number: signal.Signals, what: str = "it") -> str:
     """Return the text for an end by a signal that Tidegate has not sent; `what` is the subject of the sentence."""
     if number == signal.SIGKILL:
         return f"{what} was killed (SIGKILL): {_KILLED}"
@@ -80,13 +80,13 @@ def _worker(lines: Sequence[str]) -> str | None:
     status = found["status"]
     number = None if status in {None, "None"} else signal_of(int(status))
     if number is not None:
-        return tell_signal(number, "one of its workers")
+        return describe_signal(number, "one of its workers")
     return _crash(lines) or f"one of its workers ended unexpectedly: it failed, or was killed {_KILLED}; {_SEE_LOGS}"
 
 
 def _crash(lines: Sequence[str]) -> str | None:
     found = next((found for line in lines if (found := _CRASH.search(line)) is not None), None)
-    return None if found is None else tell_signal(_CRASHES[found["what"]], "one of its processes")
+    return None if found is None else describe_signal(_CRASHES[found["what"]], "one of its processes")
 
 
 def _core(lines: Sequence[str]) -> str | None:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 
 from tidegate.clock import Clock
-from tidegate.engines.base import Availability, Control, EngineError, EngineStatus, Goal, Leave, ObservedLoad
+from tidegate.engines.base import Availability, Control, EngineError, EngineStatus, Goal, ObservedLoad, ReleaseSlot
 from tidegate.engines.slots import Slots
 from tidegate.engines.supervision.due_check import REFUSED, is_refusal, may_be_dead
 from tidegate.engines.supervision.status import StatusOwner
@@ -56,28 +56,28 @@ class ExternalEngine:
         """What the engine does now, as far as its routes show it."""
         return self._status.now
 
-    async def enter(self, *, can_wait: bool) -> Leave:  # noqa: ARG002 - Tidegate cannot start it
+    async def acquire_slot(self, *, can_wait: bool) -> ReleaseSlot:  # noqa: ARG002 - Tidegate cannot start it
         """Take a slot in the engine; the returned function gives it back and is called once.
 
         Raises:
             EngineUnavailable: the engine does not answer; the message says why.
         """
-        if self._status.doubt.is_open:
-            await self._status.doubt.settled()
+        if self._status.due_check.is_open:
+            await self._status.due_check.wait_closed()
         if not self._status.is_ready:
-            message = f"The engine '{self.name}' is not ready ({self.status.state}): {self._status.told}"
+            message = f"The engine '{self.name}' is not ready ({self.status.state}): {self._status.caller_reason}"
             raise EngineUnavailable(message, retry_after_s=_RETRY_S)
         self.slots.take()
-        return self.slots.leave
+        return self.slots.release
 
-    def doubt(self, error: ProxyError) -> None:
+    def report_failure(self, error: ProxyError) -> None:
         """Note that a request failed with `error`; if the engine may be dead, its health is checked at once."""
         if not self._status.is_ready or not may_be_dead(error):
             return
         if is_refusal(error):
             self._fail(REFUSED)
         else:
-            self._status.doubt.open()
+            self._status.due_check.open()
         self._check_requested.set()
 
     @property
@@ -88,7 +88,7 @@ class ExternalEngine:
     def load(self) -> None:
         """Do nothing, as the operator of the engine loads it."""
 
-    def want(self, goal: Goal) -> None:
+    def set_goal(self, goal: Goal) -> None:
         """Raise, as Tidegate cannot start or stop the engine.
 
         Raises:
@@ -102,10 +102,10 @@ class ExternalEngine:
         """Begin to watch the engine; returns at once."""
         self._task = asyncio.create_task(self._watch(control), name=f"engine {self.name}")
 
-    async def drained(self) -> None:
+    async def drain(self) -> None:
         """Leave the routing for good; returns when all running answers have ended, without a time limit."""
         await self.close()
-        await self.slots.until_empty()
+        await self.slots.wait_until_empty()
 
     async def close(self) -> None:
         """Stop watching the engine; never raises, and may be called again."""
@@ -141,15 +141,15 @@ class ExternalEngine:
         watch = Watch(control, self._clock, pause_s=self._check_interval_s)
         while True:
             await self._wait_for_next_check()
-            engine_fault = await watch.examine(self.slots.taken, self._status.doubt, self._fail)
+            engine_fault = await watch.check_or_poll(self.slots.taken, self._status.due_check, self._fail)
             self.observed_load = watch.observed_load
             if self.status.state == "failed":  # set by this check, or by a request whose connection was refused
                 return self.status.reason
             if engine_fault is None:
                 continue
             self._status.move("drain", engine_fault.reason)
-            self.slots.move(engine_fault.reason)
-            if not await watch.generates():
+            self.slots.move_requests(engine_fault.reason)
+            if not await watch.makes_progress():
                 return f"{engine_fault.reason}, and it generates nothing"
             self._status.move("readmit", "")
 
@@ -165,4 +165,4 @@ class ExternalEngine:
         if not self._status.is_ready:
             return
         self._status.move("crash", reason)
-        self.slots.move(reason)
+        self.slots.move_requests(reason)

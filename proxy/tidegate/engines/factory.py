@@ -40,12 +40,12 @@ class ConnectedEngine(Struct, frozen=True):
         always_streams, dialect: see `base.EngineKind`.
         parses_thinking: whether the engine separates the thinking from the answer itself; then it does not matter
             whether the model's chat template opens the thinking.
-        knows_tools: False if the model's chat template is known not to read tools.
+        supports_tools: False if the model's chat template is known not to read tools.
         model_bytes: size of the files that the engine has to load; 0 if unknown.
         model_card: the name of the model card for its model; None if the checkpoint does not show it.
         adapters: loads and unloads LoRA adapters at run time; None if the config does not allow that.
-        calls_tools: returns whether the engine parses its model's tool calls. The result may change at each start, for
-            example when the checkpoint has been downloaded.
+        parses_tool_calls: returns whether the engine parses its model's tool calls. The result may change at each
+            start, for example when the checkpoint has been downloaded.
     """
 
     engine: Engine
@@ -54,11 +54,11 @@ class ConnectedEngine(Struct, frozen=True):
     dialect: str
     always_streams: bool = False
     parses_thinking: bool = False
-    knows_tools: bool = True
+    supports_tools: bool = True
     model_bytes: int = 0
     model_card: str | None = None
     adapters: Adapters | None = None
-    calls_tools: Callable[[], bool] = lambda: True
+    parses_tool_calls: Callable[[], bool] = lambda: True
 
 
 class OwnProcess(Struct, frozen=True, kw_only=True):
@@ -152,11 +152,11 @@ class EngineFactory:
             kind.dialect,
             always_streams=kind.always_streams,
             parses_thinking=_parses_thinking(kind),
-            knows_tools=kind.knows_tools,
+            supports_tools=kind.supports_tools,
             model_bytes=kind.model_bytes(),
             model_card=kind.model_card(),
             adapters=adapters,
-            calls_tools=lambda: kind.calls_tools,
+            parses_tool_calls=lambda: kind.parses_tool_calls,
         )
         control = make_control(
             served_name(engine_of(name), config),
@@ -246,7 +246,7 @@ def apply_settings(parts: EngineParts) -> None:
         if parts.process is None:
             transport.use_keys(parts.keys)
     if parts.process is not None:
-        parts.process.supervisor.treat(parts.process.kind, parts.process.settings)
+        parts.process.supervisor.reconfigure(parts.process.kind, parts.process.settings)
 
 
 def make_control(

@@ -28,7 +28,7 @@ class Kind(EngineKind, Protocol):
         """The paths, beside `/v1`, of the POST requests that put the server to sleep and wake it; None: vLLM's."""
 
     @property
-    def knows_tools(self) -> bool:
+    def supports_tools(self) -> bool:
         """False if the model's chat template is known not to read tools."""
 
     @property

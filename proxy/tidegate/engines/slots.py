@@ -15,8 +15,8 @@ class Slots:
     Attributes:
         taken: how many requests are in the engine.
         waiting: how many requests wait until the engine takes requests.
-        movable: for each request that waits for its first content and has another target left, the function that ends
-            its wait; it is called with the reason. Each request adds its own function and discards it.
+        movable_waits: for each request that waits for its first content and has another target left, the function that
+            ends its wait; it is called with the reason. Each request adds its own function and discards it.
         last_used_s: when a slot was last taken or given back, or when the engine last became ready.
     """
 
@@ -27,15 +27,15 @@ class Slots:
         self._opened_s = self._last_request_s = clock.monotonic_s()
         self.taken = 0
         self.waiting = 0
-        self.movable: set[Callable[[str], None]] = set()
+        self.movable_waits: set[Callable[[str], None]] = set()
         self.last_used_s = clock.monotonic_s()
 
-    def request_came(self) -> None:
+    def note_request(self) -> None:
         """Note that a request has come, whether it gets a slot or not."""
         self._last_request_s = self._clock.monotonic_s()
 
     @contextmanager
-    def one_waits(self) -> Iterator[None]:
+    def count_waiting(self) -> Iterator[None]:
         """Count one more waiting request while the block runs."""
         if not self.waiting:
             self._waited_since_s = self._clock.monotonic_s()
@@ -51,19 +51,19 @@ class Slots:
         self._emptied.clear()
         self.last_used_s = self._clock.monotonic_s()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Count one request less in the engine; called once for each `take`."""
         self.taken -= 1
         self.last_used_s = self._clock.monotonic_s()
         if not self.taken:
             self._emptied.set()
 
-    def move(self, reason: str) -> None:
-        """Move every request in `movable` to another target."""
-        for move in list(self.movable):
+    def move_requests(self, reason: str) -> None:
+        """Move every request in `movable_waits` to another target."""
+        for move in list(self.movable_waits):
             move(reason)
 
-    def open(self) -> None:
+    def mark_ready(self) -> None:
         """Note that the engine has become ready: its idle time counts from now on."""
         self.last_used_s = self._opened_s = self._clock.monotonic_s()
 
@@ -76,7 +76,7 @@ class Slots:
         return self._clock.monotonic_s() - self._waited_since_s if self.waiting else None
 
     @property
-    def open_s(self) -> float:
+    def ready_s(self) -> float:
         """Seconds since the engine last became ready."""
         return self._clock.monotonic_s() - self._opened_s
 
@@ -90,7 +90,7 @@ class Slots:
         """For how many seconds the engine has been ready without a request in it; 0 while a request is in it."""
         return 0.0 if self.taken else self._clock.monotonic_s() - self.last_used_s
 
-    async def until_empty(self) -> None:
+    async def wait_until_empty(self) -> None:
         """Wait until no request is in the engine; the caller has to keep new requests out meanwhile."""
         if self.taken:
             await self._emptied.wait()

@@ -27,11 +27,11 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
 }
 
 
-class ImpossibleChange(Exception):
+class InvalidTransition(Exception):
     """The table has no such row; a programming error in Tidegate."""
 
 
-def after(state: State, event: Event) -> State:
+def next_state(state: State, event: Event) -> State:
     """Return the state that `event` leads to.
 
     Raises:
@@ -40,4 +40,4 @@ def after(state: State, event: Event) -> State:
     try:
         return TRANSITIONS[state, event]
     except KeyError:
-        raise ImpossibleChange(f"{event} while {state}") from None
+        raise InvalidTransition(f"{event} while {state}") from None

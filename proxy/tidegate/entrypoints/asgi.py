@@ -107,7 +107,7 @@ class _Fallback:
         else:
             failure = InternalError(f"{type(error).__name__}: {error}")
             failure.__cause__ = error
-        self._services.pipeline.note(exchange.context, failure)
+        self._services.pipeline.settle_without_answer(exchange.context, failure)
         return Response(
             errors.to_json(failure, exchange.context.id),
             status_code=failure.status,

@@ -63,11 +63,11 @@ class Slot:
         self._priority: Priority = priority
         self._is_released = False
 
-    def began(self, ttft_s: float, prompt_tokens: int = 1) -> None:
+    def record_first_token(self, ttft_s: float, prompt_tokens: int = 1) -> None:
         """Record the first token, `ttft_s` seconds after the request was sent; at most once, before `leave`."""
         self._concurrency_limit._record_first_token(ttft_s, prompt_tokens)  # noqa: SLF001 - a slot is a part of its limit
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Release the slot; a second call does nothing."""
         if not self._is_released:
             self._is_released = True
@@ -126,9 +126,9 @@ class ConcurrencyLimit:
         """The number of slots; None: no limit."""
         return None if self._limit == inf else int(self._limit)
 
-    def has_room(self, priority: Priority) -> bool:
+    def has_free_slot(self, priority: Priority) -> bool:
         """Whether a request of this class would get a slot at once."""
-        return self._limit == inf or self._slots.has_room(priority, self._limit)
+        return self._limit == inf or self._slots.has_free_slot(priority, self._limit)
 
     def resize(self, config: ConcurrencyConfig) -> None:
         """Apply a new config.
@@ -154,7 +154,7 @@ class ConcurrencyLimit:
         while (waiter := self._queue.pop()) is not None:
             self._refuse(waiter, "is being removed")
 
-    async def enter(
+    async def acquire(
         self,
         *,
         caller: str = "",
@@ -176,7 +176,7 @@ class ConcurrencyLimit:
             TargetBusy: no slot is free and the request may not wait, the queue is full, the wait took too long, or the
                 request was displaced or dropped.
         """
-        if self.has_room(priority):
+        if self.has_free_slot(priority):
             return self._take(priority)
         now_s = self._clock.monotonic_s()
         wait_s = self._config.queue_timeout_s
@@ -218,7 +218,7 @@ class ConcurrencyLimit:
         if not waiter.future.cancelled():
             outcome = waiter.future.result()
             if isinstance(outcome, Slot):
-                outcome.leave()
+                outcome.release()
 
     def _take(self, priority: Priority) -> Slot:
         self._slots.take(priority)

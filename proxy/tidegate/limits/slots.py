@@ -36,12 +36,12 @@ class SlotPool:
         self.taken -= 1
         self.by_class[priority] -= 1
 
-    def has_room(self, priority: Priority, limit: float) -> bool:
+    def has_free_slot(self, priority: Priority, limit: float) -> bool:
         """Whether there is a free slot for the class, if no other class waits for it."""
         return self.taken < limit and (priority != "batch" or self.by_class[priority] < limit * _MAX_BATCH_SHARE)
 
     def next_classes(self, waiting: Iterable[Priority], limit: float) -> list[Priority]:
         """The classes, of those that wait, that may have the next slot; empty: there is no slot for any of them."""
-        eligible = [priority for priority in waiting if self.has_room(priority, limit)]
+        eligible = [priority for priority in waiting if self.has_free_slot(priority, limit)]
         below_share = [priority for priority in eligible if self.by_class[priority] < limit * SHARES[priority]]
         return below_share or eligible

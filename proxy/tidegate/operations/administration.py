@@ -1,4 +1,4 @@
-"""`Administration`: shows the state of the engines to the administrator, and controls the engines."""
+"""`EngineAdministration`: shows the state of the engines to the administrator, and controls the engines."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -84,7 +84,7 @@ class ReloadReport(Struct, frozen=True):
     notes: Sequence[str] = ()
 
 
-class Administration:
+class EngineAdministration:
     """Reads and controls the engines; has no state of its own.
 
     Whatever calls a method has authenticated the administrator before.
@@ -112,7 +112,7 @@ class Administration:
         """
         return _reports(name, self._find(name))
 
-    def tell(self, name: str, goal: Goal) -> EngineReport | EngineList:
+    def set_goal(self, name: str, goal: Goal) -> EngineReport | EngineList:
         """Set the goal of the engine and return its report; the engine reaches the goal later.
 
         Raises:
@@ -122,7 +122,7 @@ class Administration:
         found, refusals = self._find(name), []
         for entry in found.values():
             try:
-                entry.engine.want(goal)
+                entry.engine.set_goal(goal)
             except EngineError as error:
                 refusals.append(error)
         if len(refusals) == len(found):
@@ -161,7 +161,7 @@ class Administration:
             adapters = _adapters(each, entry)
             if not is_name(adapter):
                 raise MalformedRequest(f"'{adapter[:80]}' is not a usable name: {NAME_CURE}.", param="name")
-            leave = await entry.engine.enter(can_wait=True)
+            leave = await entry.engine.acquire_slot(can_wait=True)
             try:
                 reply = await adapters.load(adapter, path)
             finally:
@@ -178,7 +178,7 @@ class Administration:
         reply = ""
         for each, entry in self._find(name).items():
             adapters = _adapters(each, entry)
-            leave = await entry.engine.enter(can_wait=True)
+            leave = await entry.engine.acquire_slot(can_wait=True)
             try:
                 reply = await adapters.unload(adapter)
             finally:

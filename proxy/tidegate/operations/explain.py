@@ -1,4 +1,4 @@
-"""`Explaining`: where a request would be sent and why, without sending it; and the state of every target."""
+"""`Explainer`: where a request would be sent and why, without sending it; and the state of every target."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -12,7 +12,7 @@ from tidegate.pipeline.request import routing_request_of
 from tidegate.pipeline.upstream import ServingState
 from tidegate.protocol.request import ModelRequest
 from tidegate.protocol.routing import Priority, Reach, Task
-from tidegate.routing.candidate import Placed
+from tidegate.routing.candidate import RankedCandidate
 from tidegate.routing.health import State
 from tidegate.routing.planner import ExcludedTarget, Plan
 from tidegate.routing.quality import Quality
@@ -35,7 +35,7 @@ _REACH_REASONS: Mapping[Reach, str] = {"local_first": "local engines first", "on
 class ExplainablePlanner(Protocol):
     """Makes plans without sending anything (see `tidegate.routing.planner`)."""
 
-    async def consider(self, routing_request: RoutingRequest) -> Plan:
+    async def evaluate(self, routing_request: RoutingRequest) -> Plan:
         """Return the plan for the request, which may have no targets; raises `ModelNotFound`."""
 
 
@@ -117,7 +117,7 @@ class TargetList(Struct, frozen=True):
     targets: Sequence[TargetReport]
 
 
-class Explaining:
+class Explainer:
     """Reads the state of routing, and changes nothing.
 
     Whatever calls a method has authenticated the administrator before.
@@ -137,8 +137,8 @@ class Explaining:
         """
         self._preferences.resolve(request, context)
         routing_request = routing_request_of(request, context)
-        plan = await self._planner.consider(routing_request)
-        placed = [self._placed(place, each, plan, routing_request) for place, each in enumerate(plan.placed, start=1)]
+        plan = await self._planner.evaluate(routing_request)
+        ranked = [self._placed(place, each, plan, routing_request) for place, each in enumerate(plan.ranked, start=1)]
         return Explanation(
             model=routing_request.model,
             policy=plan.settings.policy,
@@ -149,7 +149,7 @@ class Explaining:
             answer_tokens=routing_request.answer_tokens,
             is_offline=self._serving.offline.is_offline,
             is_panic=plan.is_panic,
-            candidates=[*placed, *map(_excluded_report, plan.refused)],
+            candidates=[*ranked, *map(_excluded_report, plan.excluded)],
         )
 
     def targets(self) -> TargetList:
@@ -160,36 +160,38 @@ class Explaining:
 
     def configured(self) -> TargetList:
         """The state of the targets that are in the config."""
-        return self._list(self._serving.target_registry.kept())
+        return self._list(self._serving.target_registry.configured())
 
     def _list(self, all_stats: Iterable[TargetStats]) -> TargetList:
         return TargetList(self._serving.offline.is_offline, list(map(self._report, all_stats)))
 
-    def _placed(self, place: int, placed: Placed, plan: Plan, routing_request: RoutingRequest) -> CandidateReport:
-        candidate = placed.candidate
+    def _placed(
+        self, place: int, ranked: RankedCandidate, plan: Plan, routing_request: RoutingRequest
+    ) -> CandidateReport:
+        candidate = ranked.candidate
         signals = {name: getattr(candidate, name) for name in candidate.__struct_fields__ if name != "target"}
         concurrency_limit = self._serving.concurrency.get(candidate.target.upstream)
-        is_full = concurrency_limit is not None and not concurrency_limit.has_room(routing_request.priority)
+        is_full = concurrency_limit is not None and not concurrency_limit.has_free_slot(routing_request.priority)
         return CandidateReport(
             target=candidate.target.name,
             is_local=candidate.target.is_local,
             place=place,
-            why=self._why(placed, plan, routing_request),
+            why=self._why(ranked, plan, routing_request),
             is_full=is_full,
             queue=0 if concurrency_limit is None else concurrency_limit.waiting,
-            score=placed.score,
+            score=ranked.score,
             signals=signals,
         )
 
-    def _why(self, placed: Placed, plan: Plan, routing_request: RoutingRequest) -> str:
-        candidate = placed.candidate
-        look = self._serving.upstreams.look(candidate.target)
+    def _why(self, ranked: RankedCandidate, plan: Plan, routing_request: RoutingRequest) -> str:
+        candidate = ranked.candidate
+        look = self._serving.upstreams.snapshot(candidate.target)
         if not look.is_ready:
             return f"its engine is {look.state}"
-        if candidate.is_pressed:
+        if candidate.is_overloaded:
             return "its first token would take longer than overflow_ttft_s"
-        if placed.why:
-            return placed.why
+        if ranked.why:
+            return ranked.why
         side = (
             f", {_REACH_REASONS[routing_request.reach]} (reach {routing_request.reach})"
             if routing_request.reach in _REACH_REASONS
@@ -199,7 +201,10 @@ class Explaining:
 
     def _report(self, stats: TargetStats) -> TargetReport:
         target, latency = stats.target, stats.latency
-        look, concurrency_limit = self._serving.upstreams.look(target), self._serving.concurrency.get(target.upstream)
+        look, concurrency_limit = (
+            self._serving.upstreams.snapshot(target),
+            self._serving.concurrency.get(target.upstream),
+        )
         return TargetReport(
             target=target.name,
             is_local=target.is_local,

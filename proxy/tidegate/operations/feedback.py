@@ -41,7 +41,7 @@ class _ScoredAnswer(Struct, gc=False):
     quality: float | None = None
 
 
-class Answered:
+class ScorableAnswers:
     """The answers that can be scored; owner of their records. When it is full, the oldest are dropped.
 
     Args:
@@ -63,12 +63,12 @@ class Answered:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def note(self, context: RequestContext) -> None:
+    def record(self, context: RequestContext) -> None:
         """Remember the answer of a request, also a partial one, and report the verdict of its checks."""
         record = context.record
         target_name = f"{record.upstream}/{record.model}"
         self.on_answered(context.id, context.caller, target_name, context.task)
-        verdict = None if record.checking is None else record.checking.verdict()
+        verdict = None if record.answer_check is None else record.answer_check.verdict()
         if verdict is not None:
             self._qualities.note(target_name, context.task, verdict, "checks")
 
@@ -104,7 +104,7 @@ class Answered:
 class Feedback:
     """Receives scores; one object for all requests."""
 
-    def __init__(self, admission: Admission, answered: Answered, settlement: Settlement) -> None:
+    def __init__(self, admission: Admission, answered: ScorableAnswers, settlement: Settlement) -> None:
         self._admission = admission
         self._answered = answered
         self._settlement = settlement

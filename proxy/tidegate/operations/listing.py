@@ -22,7 +22,7 @@ class ModelCardSource(Protocol):
         """The card of one model; raises `ModelNotFound`."""
 
 
-class Listing:
+class ModelListing:
     """Lists the models; one object for all requests.
 
     Args:

@@ -79,24 +79,24 @@ class Prober:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def look(self) -> None:
+    async def probe_now(self) -> None:
         """Start all probes that are due, and wait for all running ones; for tests."""
-        self._begin()
+        self._start_due_probes()
         await asyncio.gather(*self._running.values())
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._check_every_s)
             try:
-                self._begin()  # does not wait: a probe that hangs does not delay the others
+                self._start_due_probes()  # does not wait: a probe that hangs does not delay the others
             except Exception:  # noqa: BLE001 - without this task no target that is out would come back
                 self._log.exception("probing failed")
 
-    def _begin(self) -> None:
-        for name in self._serving.offline.probe_due():
+    def _start_due_probes(self) -> None:
+        for name in self._serving.offline.due_probes():
             if name in self._serving.upstreams:
                 self._start(name, partial(self._check_reachability, name))
-        for stats in self._serving.target_registry.kept():
+        for stats in self._serving.target_registry.configured():
             if self._is_due(stats):
                 self._start(stats.target.name, partial(self._probe, stats))
 
@@ -115,7 +115,7 @@ class Prober:
         target = stats.target
         if target.upstream not in self._serving.upstreams or (self._serving.offline.is_offline and not target.is_local):
             return False
-        look = self._serving.upstreams.look(target)
+        look = self._serving.upstreams.snapshot(target)
         if not look.is_ready:  # its supervisor makes it ready
             return False
         if look.limited_for_s or stats.cooldown_s:  # its host asked to wait
@@ -132,11 +132,11 @@ class Prober:
             return
         except ProxyError:
             pass
-        if self._serving.offline.reached(name):
+        if self._serving.offline.report_reached(name):
             self._log.warning("online again", upstream=name)
 
     async def _probe(self, stats: TargetStats) -> None:
-        stats.touch()
+        stats.mark_used()
         trial = stats.cooldown.enter(self._clock.monotonic_s())
         try:
             is_good = await self._generates(stats, trial)

@@ -48,7 +48,7 @@ class Connectivity(Protocol):
         """Whether that is the operator's setting, and so does not change."""
 
 
-class Report(Struct, frozen=True):
+class ReadinessReport(Struct, frozen=True):
     """Whether requests can be served, and by which engines and upstreams, as JSON.
 
     Attributes:
@@ -79,7 +79,7 @@ class Readiness:
         self._metrics_source = metrics_source
         self._connectivity = connectivity
 
-    def report(self) -> Report:
+    def report(self) -> ReadinessReport:
         """Ready means that at least one model can be served: an engine is ready, or a hosted upstream may be used.
 
         Upstreams that cannot be reached at the moment still count: the network comes back by itself, and a restart on
@@ -88,7 +88,7 @@ class Readiness:
         engines = {engine.name: engine.status for engine in self._engines}
         may_use_upstreams = bool(self._upstreams) and not self._connectivity.is_forced
         is_ready = may_use_upstreams or any(status.state == "ready" for status in engines.values())
-        return Report(is_ready, engines, self._upstreams, self._connectivity.is_offline)
+        return ReadinessReport(is_ready, engines, self._upstreams, self._connectivity.is_offline)
 
     def may_see_details(self, credentials: Credentials) -> bool:
         """Whether the request comes from this machine or has the admin key."""

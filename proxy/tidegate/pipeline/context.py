@@ -11,7 +11,7 @@ from tidegate.pipeline.load_progress import LoadProgress
 from tidegate.protocol.reasoning import ReasoningFormat
 from tidegate.protocol.routing import Priority, Reach, Task
 from tidegate.protocol.usage import Usage
-from tidegate.streaming.checks import Checking
+from tidegate.streaming.checks import AnswerCheck
 
 
 class Principal(Protocol):
@@ -74,7 +74,7 @@ class AttemptRecord:
         upstream_id: the target's own id of the request; empty if the target sent none.
         adjusted: what was changed in the request, for the header `x-tidegate-adjusted`.
         credential: the credential that was sent to the host; None before a response has arrived.
-        checking: checks the answer where the request asked for JSON or offered tools; else None.
+        answer_check: checks the answer where the request asked for JSON or offered tools; else None.
         sent_s: when the request was sent; 0 if it was not sent.
         first_content_s: when the target's first content arrived; 0 if none has, or if the answer arrived as a whole.
         usage: the usage that the target reported; None if it reported none.
@@ -85,7 +85,7 @@ class AttemptRecord:
 
     __slots__ = (
         "adjusted",
-        "checking",
+        "answer_check",
         "credential",
         "failure",
         "first_content_s",
@@ -103,7 +103,7 @@ class AttemptRecord:
         self.model = model
         self.upstream_id = ""
         self.adjusted: list[str] = []
-        self.checking: Checking | None = None
+        self.answer_check: AnswerCheck | None = None
         self.credential: SentCredential | None = None
         self.sent_s = 0.0
         self.first_content_s = 0.0
@@ -145,9 +145,9 @@ class RequestContext:
         reasoning_format: how reasoning is shown.
         reach: how far the request may go.
         priority: the priority of the request in a target's queue.
-        patience_s: the read timeout that the caller's SDK sends (`x-stainless-read-timeout`); 0 if it sends none.
+        caller_timeout_s: the read timeout that the caller's SDK sends (`x-stainless-read-timeout`); 0 if it sends none.
         reading_s: how many seconds the caller has taken to read what it has been sent so far.
-        has_begun: set by the front door when a status line of 200 has left; errors are sent in band from then on.
+        has_sent_status: set by the front door when a status line of 200 has left; errors are sent in band from then on.
         is_client_gone: set by the front door before it cancels the task because the caller has disconnected.
         is_aborted: set by the server when the grace time of its shutdown is over.
         load_progress: shows the caller the progress of an engine that the request waits for; None: nothing is shown.
@@ -157,13 +157,14 @@ class RequestContext:
     __slots__ = (
         "attempts",
         "caller_retries",
+        "caller_timeout_s",
         "clock",
         "created",
         "drops_params",
         "endpoint",
         "first_content_s",
         "first_sent_s",
-        "has_begun",
+        "has_sent_status",
         "id",
         "is_aborted",
         "is_client_gone",
@@ -171,7 +172,6 @@ class RequestContext:
         "load_progress",
         "model",
         "options",
-        "patience_s",
         "principal",
         "priority",
         "reach",
@@ -185,13 +185,13 @@ class RequestContext:
     )
 
     def __init__(
-        self, request_id: str, endpoint: str, clock: Clock, *, caller_retries: int = 0, patience_s: float = 0.0
+        self, request_id: str, endpoint: str, clock: Clock, *, caller_retries: int = 0, caller_timeout_s: float = 0.0
     ) -> None:
         self.id = request_id
         self.endpoint = endpoint
         self.clock = clock
         self.caller_retries = caller_retries
-        self.patience_s = patience_s
+        self.caller_timeout_s = caller_timeout_s
         self.created = int(clock.now_s())
         self.started_s = clock.monotonic_s()
         self.received_s = 0.0
@@ -209,7 +209,7 @@ class RequestContext:
         self.reach: Reach = "any"
         self.priority: Priority = "default"
         self.reading_s = 0.0
-        self.has_begun = False
+        self.has_sent_status = False
         self.is_client_gone = False
         self.is_aborted = False
         self.load_progress: LoadProgress | None = None

@@ -9,7 +9,7 @@ receives the error of the break itself, not the errors of the attempts to contin
 from collections.abc import Mapping
 from typing import Protocol
 
-from tidegate.errors import ProxyError, StreamBroken, forget_way
+from tidegate.errors import ProxyError, StreamBroken, drop_references
 from tidegate.pipeline.attempt.answers import nothing_to_close
 from tidegate.pipeline.attempt.attempt import Answer
 from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
@@ -106,8 +106,8 @@ class ContinuableAnswer:
             except ProxyError as failure:
                 await self._continue(failure)
                 continue
-            if not payloads and self._continuation.splice.told_usage is not None:
-                self._context.total_usage = self._continuation.splice.told_usage
+            if not payloads and self._continuation.splice.final_usage is not None:
+                self._context.total_usage = self._continuation.splice.final_usage
             return payloads
 
     def close(self) -> None:
@@ -124,14 +124,14 @@ class ContinuableAnswer:
         if (
             not is_recoverable
             or len(self._continuation.targets) > MAX_CONTINUATIONS
-            or not self._continuation.splice.can_go_on
+            or not self._continuation.splice.can_continue
         ):
             raise failure
         self.close()  # before the next part begins: a host that stopped sending may still be generating
         part = await self._continue_elsewhere(self._continuation.begin_rest(self._request), self.record, failure)
         if part is None:
             raise failure
-        forget_way(failure)
+        drop_references(failure)
         self._part, self._close = part, part.close
         self._context.record = part.record
 

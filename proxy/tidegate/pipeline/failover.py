@@ -18,7 +18,7 @@ from tidegate.errors import (
     TargetBusy,
     UpstreamError,
     UpstreamTimeout,
-    forget_way,
+    drop_references,
 )
 from tidegate.limits.concurrency import Slot
 from tidegate.pipeline.attempt.attempt import Answer, Attempt
@@ -94,7 +94,7 @@ class Failover:
             retry=shared.retry,
             withdraw=budgets.retries.withdraw,
             rng=shared.rng,
-            favoured=plan.favoured if "local_first" in {plan.settings.policy, routing_request.reach} else 0,
+            favoured_count=plan.favoured_count if "local_first" in {plan.settings.policy, routing_request.reach} else 0,
         )
         self._failures: list[tuple[ProxyError, AttemptRecord]] = []
         self._cancelled_record: AttemptRecord | None = None  # the first attempt that was cancelled
@@ -102,7 +102,7 @@ class Failover:
         self._may_continue = plan.settings.on_stream_failure == "continue" and may_continue(request)
         self._used_for_parts: set[str] = set()  # targets that gave a part of the answer, or failed to
         self._unreachable: set[str] = set()  # hosts that could not be connected to
-        wait_s = min(plan.settings.deadline_s or float("inf"), context.patience_s or float("inf"))
+        wait_s = min(plan.settings.deadline_s or float("inf"), context.caller_timeout_s or float("inf"))
         self._wait_until_s = context.started_s + wait_s
 
     async def answer(self) -> Answer:
@@ -113,7 +113,7 @@ class Failover:
         Raises:
             ProxyError: the failure of the last target, or the first error with which no other target may be tried.
         """
-        for target in self._plan.loads:
+        for target in self._plan.replicas_to_load:
             self._shared.serving.upstreams[target.upstream].load()
         try:
             answer = await self._first_answer()
@@ -125,7 +125,7 @@ class Failover:
 
     async def _first_answer(self) -> Answer:
         clock = self._shared.clock
-        while (next_attempt := self._schedule.step(clock.monotonic_s())) is not None:
+        while (next_attempt := self._schedule.next_attempt(clock.monotonic_s())) is not None:
             if next_attempt.pause_s:
                 if clock.monotonic_s() + next_attempt.pause_s > self._wait_until_s:
                     break
@@ -139,7 +139,7 @@ class Failover:
             except ProxyError as error:
                 if not error.may_try_another_target:
                     raise
-                forget_way(error)
+                drop_references(error)
         raise self._final_error()
 
     def _record_of(self, error: BaseException) -> AttemptRecord:
@@ -176,7 +176,7 @@ class Failover:
             target, self._routing_request, in_panic=self._plan.is_panic or next_attempt.can_wait
         )
         if in_flight is None:
-            error = _target_busy(shared.serving.target_registry.of(target))
+            error = _target_busy(shared.serving.target_registry.stats_of(target))
             self._record_failure(next_attempt, record, error, began_s)
             raise error
         record.on_first_content = in_flight.began
@@ -224,7 +224,7 @@ class Failover:
         until_s, overflow_s = self._wait_until_s, self._plan.settings.overflow_ttft_s
         if next_attempt.can_queue and overflow_s is not None:
             until_s = min(until_s, self._context.started_s + overflow_s)
-        return await concurrency_limit.enter(
+        return await concurrency_limit.acquire(
             caller=self._context.caller,
             priority=self._context.priority,
             tokens=self._routing_request.tokens,
@@ -262,7 +262,7 @@ class Failover:
         error = self._failures[-1][0] if self._failures else InternalError("a model without targets")
         if isinstance(error, EngineUnavailable) and self._routing_request.reach == "local_only":
             return LocalModelUnavailable(error.message, retry_after_s=error.retry_after_s)
-        is_from_host = error.is_told if isinstance(error, UpstreamError) else error.retry_after_s is not None
+        is_from_host = error.is_stated if isinstance(error, UpstreamError) else error.retry_after_s is not None
         if self._busy_error is not None and not is_from_host:  # the busy target may be free soon
             error.retry_after_s = self._busy_error.retry_after_s
         elif self._schedule.is_exhausted and not is_from_host:
@@ -278,9 +278,9 @@ class Failover:
         shared = self._shared
         self._used_for_parts.add(broken.name)
         for target in self._plan.targets:
-            if target.name in self._used_for_parts or not shared.serving.upstreams[target.upstream].dialect.can_go_on(
-                request.endpoint
-            ):
+            if target.name in self._used_for_parts or not shared.serving.upstreams[
+                target.upstream
+            ].dialect.can_continue(request.endpoint):
                 continue
             if not self._budgets.retries.withdraw():
                 break
@@ -289,7 +289,7 @@ class Failover:
             try:
                 answer = await self._attempt(NextAttempt(target), request, continuation)
             except ProxyError as error:  # recorded; the caller receives the error of the break
-                forget_way(error)
+                drop_references(error)
                 continuation.targets.pop()
             except BaseException:
                 self._context.record = self._cancelled_record or broken
@@ -304,10 +304,10 @@ class Failover:
     @property
     def _may_hedge(self) -> bool:
         """Whether to hedge: only the first attempt of a request, and only if there is another target."""
-        return self._plan.settings.hedge and not self._schedule.tries and len(self._plan.placed) > 1
+        return self._plan.settings.hedge and not self._schedule.tries and len(self._plan.ranked) > 1
 
     async def _hedged(self, next_attempt: NextAttempt) -> Answer:
-        after_s = self._shared.serving.target_registry.of(next_attempt.target).latency.p95_wait_s(
+        after_s = self._shared.serving.target_registry.stats_of(next_attempt.target).latency.p95_wait_s(
             is_stream=self._routing_request.is_stream
         )
         if after_s is None:
@@ -317,10 +317,10 @@ class Failover:
     def _begin_second(self) -> Coroutine[Any, Any, Answer] | None:
         if not self._budgets.hedges.withdraw():
             return None
-        next_attempt = self._schedule.step(self._shared.clock.monotonic_s())
+        next_attempt = self._schedule.next_attempt(self._shared.clock.monotonic_s())
         if next_attempt is None:
             return None
-        self._shared.settlement.metrics.hedged(self._context.model)
+        self._shared.settlement.metrics.count_hedge(self._context.model)
         return self._continuable_attempt(next_attempt)
 
 

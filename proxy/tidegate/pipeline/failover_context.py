@@ -82,9 +82,9 @@ class FailoverContext:
         if error is not None and not isinstance(error, UpstreamError):
             return
         if error is not None and error.is_unconnected:
-            if self.serving.offline.unreachable(upstream):
+            if self.serving.offline.report_unreachable(upstream):
                 self.settlement.log.warning("offline", reason="no hosted upstream can be reached")
-        elif not isinstance(error, UpstreamTimeout) and self.serving.offline.reached(upstream):
+        elif not isinstance(error, UpstreamTimeout) and self.serving.offline.report_reached(upstream):
             self.settlement.log.warning("online again", upstream=upstream)
 
     def _new_budgets(self) -> RetryBudgets:

@@ -24,7 +24,7 @@ class EngineChanges:
     def __init__(self) -> None:
         self._listeners: set[Callable[[], None]] = set()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Call the listeners: the status of an engine has changed."""
         for listener in tuple(self._listeners):
             listener()
@@ -83,7 +83,7 @@ class LoadProgress:
         text = describe(snapshot, is_waking=self._is_waking)
         if text != self._shown:
             self._shown = text
-            self.preface.tell(f"{text}\n")
+            self.preface.add(f"{text}\n")
 
 
 def describe(snapshot: EngineSnapshot, *, is_waking: bool = False) -> str:
@@ -94,5 +94,9 @@ def describe(snapshot: EngineSnapshot, *, is_waking: bool = False) -> str:
         is_waking: whether the engine was asleep when this request began to wait.
     """
     phase = snapshot.phase or _PHASES.get(snapshot.state) or (_WAKE if is_waking else _START)
-    percentage = "" if snapshot.done is None else f": {math.floor(snapshot.done * _SHARES) * 100 // _SHARES} %"
+    percentage = (
+        ""
+        if snapshot.phase_progress is None
+        else f": {math.floor(snapshot.phase_progress * _SHARES) * 100 // _SHARES} %"
+    )
     return f"{phase[:1].upper()}{phase[1:]}{percentage}"

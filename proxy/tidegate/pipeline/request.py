@@ -57,7 +57,7 @@ class Pipeline:
         self._settlement = settlement
         self._changes = changes
 
-    def note(self, context: RequestContext, error: ProxyError | None = None) -> None:
+    def settle_without_answer(self, context: RequestContext, error: ProxyError | None = None) -> None:
         """Settle a request that never enters `open`: an admin request, an unknown path, a crash of the front door."""
         with suppress(ProxyError), self._settlement.settle(context):
             if error is not None:

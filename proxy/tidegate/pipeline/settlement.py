@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tidegate.errors import (
-    GOING_DOWN,
+    SHUTTING_DOWN_MESSAGE,
     ClientGone,
     EngineUnavailable,
     InternalError,
@@ -95,7 +95,7 @@ class SettlementScope:
         context, metrics, log = self._context, self._settlement.metrics, self._settlement.log
         failure = None if error is None else _to_proxy_error(error, context)
         ended_s = context.clock.monotonic_s()
-        is_in_band = context.has_begun and not isinstance(failure, ClientGone)
+        is_in_band = context.has_sent_status and not isinstance(failure, ClientGone)
         status = 200 if failure is None or is_in_band else failure.status
         series = metrics.series(context.endpoint, context.model, context.record.upstream or "none")
         series.statuses[status] = series.statuses.get(status, 0) + 1
@@ -135,7 +135,7 @@ def _to_proxy_error(error: BaseException, context: RequestContext) -> ProxyError
         return error
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         if context.is_aborted:
-            return ShuttingDown(GOING_DOWN)
+            return ShuttingDown(SHUTTING_DOWN_MESSAGE)
         return ClientGone("The caller left.")
     return InternalError(f"{type(error).__name__}: {error}")
 

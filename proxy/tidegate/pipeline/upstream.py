@@ -36,7 +36,7 @@ class UpstreamResponse(Protocol):
     async def read_all(self) -> bytes:
         """Return the rest of the body."""
 
-    async def read_complaint(self) -> bytes:
+    async def read_error_body(self) -> bytes:
         """Return the body of an error response, as far as it arrives soon."""
 
     def got_event(self, *, has_content: bool) -> None:
@@ -62,10 +62,10 @@ class UpstreamTransport(Protocol):
         """The current credentials, which are masked in messages of the host before a caller or a log gets them."""
 
     @property
-    def holds_back(self) -> bool:
-        """Whether `free_in_s` or `refused_for_s` may be more than 0."""
+    def has_cooldowns(self) -> bool:
+        """Whether `limited_for_s` or `refused_for_s` may be more than 0."""
 
-    def free_in_s(self) -> float:
+    def limited_for_s(self) -> float:
         """The seconds until one of the credentials may be used; 0 if one may be used now."""
 
     def refused_for_s(self, model: str) -> float:
@@ -108,13 +108,14 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """One host or engine.
 
     Attributes:
-        enter: acquires a slot in the engine; raises `EngineUnavailable` while the engine takes no requests.
+        acquire_slot: acquires a slot in the engine; raises `EngineUnavailable` while the engine takes no requests.
         always_streams: whether a stream is requested even for a unary answer, because the engine does not notice that
             the connection of a unary request was closed (llama.cpp).
         api_version: the API version in Azure's deployment URLs.
-        look: returns the engine's current state; None for a hosted upstream.
-        doubt: reports that a request to the engine failed, as the engine may be dead; None for a hosted upstream.
-        movable: the functions that end the attempts waiting for their first content, called when the engine hangs
+        snapshot: returns the engine's current state; None for a hosted upstream.
+        report_failure: reports that a request to the engine failed, as the engine may be dead; None for a hosted
+            upstream.
+        movable_waits: the functions that end the attempts waiting for their first content, called when the engine hangs
             (see `tidegate.engines.slots`); None for a hosted upstream.
         in_flight: returns the number of Tidegate's requests in the engine.
         load: loads the engine, if it is not loaded; returns at once.
@@ -123,12 +124,12 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     dialect: Dialect
     transport: UpstreamTransport
-    enter: AcquireSlot = acquire_nothing
+    acquire_slot: AcquireSlot = acquire_nothing
     always_streams: bool = False
     api_version: str | None = None
-    look: Callable[[], EngineSnapshot] | None = None
-    doubt: Callable[[ProxyError], None] | None = None
-    movable: set[Callable[[str], None]] | None = None
+    snapshot: Callable[[], EngineSnapshot] | None = None
+    report_failure: Callable[[ProxyError], None] | None = None
+    movable_waits: set[Callable[[str], None]] | None = None
     in_flight: Callable[[], int] = int
     load: Callable[[], None] = release_nothing
 
@@ -149,15 +150,15 @@ class Upstreams(Mapping[str, Upstream]):
             error.original = mask(error.original, secrets)
         error.args = (error.message,)  # shown in tracebacks
 
-    def look(self, target: Target) -> EngineSnapshot:
+    def snapshot(self, target: Target) -> EngineSnapshot:
         """The current state of the target's engine or host, for the target's model."""
         upstream = self._upstreams[target.upstream]
-        snapshot = _NO_ENGINE if upstream.look is None else upstream.look()
+        snapshot = _NO_ENGINE if upstream.snapshot is None else upstream.snapshot()
         transport = upstream.transport
-        if not transport.holds_back:
+        if not transport.has_cooldowns:
             return snapshot
         return msgspec.structs.replace(
-            snapshot, limited_for_s=transport.free_in_s(), refused_for_s=transport.refused_for_s(target.model)
+            snapshot, limited_for_s=transport.limited_for_s(), refused_for_s=transport.refused_for_s(target.model)
         )
 
     def in_flight(self, target: Target) -> int:

@@ -186,16 +186,17 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
 
     Attributes:
         thought_tags: the names of tags around reasoning at the beginning of the content, such as `think`.
-        begins_in_thought: the chat template has opened the first such tag, so the answer holds only the closing tag.
+        begins_in_reasoning: the chat template has opened the first such tag, so the answer holds only the closing tag.
         repairs_markup: text may be tool calls in the markup of DeepSeek's models (see `streaming.markup`).
         may_call: the request has tools and allows calls.
         tools: the offered tools in OpenAI's form; unset if no tool may be called.
         one_call: only the first call is passed on, further calls are dropped.
-        repairs_silence: if an answer holds reasoning and nothing else, the reasoning is passed on as the content too
-            (contract row 68).
-        pads_answer: the host puts newlines between the reasoning and the content; they are removed (contract 76g).
-        numbers_calls: the host's ids of tool calls are positions such as `0`, so that they repeat; they are replaced
-            (contract row 191).
+        reasoning_may_be_answer: if an answer holds reasoning and nothing else, the reasoning is passed on as the
+            content too (contract row 68).
+        newlines_before_answer: the host puts newlines between the reasoning and the content; they are removed (contract
+            76g).
+        has_positional_call_ids: the host's ids of tool calls are positions such as `0`, so that they repeat; they are
+            replaced (contract row 191).
         choices: the number of requested choices, further ones are dropped; None: not known.
         top_level: the fields next to `choices` that are passed on to the caller.
         wants_logprobs: log probabilities were requested.
@@ -203,14 +204,14 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
     """
 
     thought_tags: tuple[str, ...] = ()
-    begins_in_thought: bool = False
+    begins_in_reasoning: bool = False
     repairs_markup: bool = False
     may_call: bool = True
     tools: Raw | UnsetType = UNSET
     one_call: bool = False
-    repairs_silence: bool = False
-    pads_answer: bool = False
-    numbers_calls: bool = False
+    reasoning_may_be_answer: bool = False
+    newlines_before_answer: bool = False
+    has_positional_call_ids: bool = False
     choices: int | None = None
     top_level: frozenset[TopLevel] = frozenset()
     wants_logprobs: bool = True
@@ -296,8 +297,8 @@ class Chunk(Struct, gc=False):
 
     Attributes:
         data, result: some gateways wrap the whole answer in one of these.
-        is_mended: the JSON was read leniently, so texts may hold lone surrogates. No field of the host's: it is set
-            after decoding, and its encoded name is one that no host sends.
+        was_read_leniently: the JSON was read leniently, so texts may hold lone surrogates. No field of the host's: it
+            is set after decoding, and its encoded name is one that no host sends.
     """
 
     choices: list[Choice] | None = None
@@ -312,4 +313,4 @@ class Chunk(Struct, gc=False):
     service_tier: str | None = None
     system_fingerprint: str | None = None
     moderation: Raw | UnsetType = UNSET
-    is_mended: bool = msgspec.field(default=False, name="~is_mended")
+    was_read_leniently: bool = msgspec.field(default=False, name="~is_mended")

@@ -63,7 +63,7 @@ def check(schema: Raw) -> None:
         raise _invalid(error.message[:_MAX_VIOLATION_CHARS])
 
 
-def complaints(schema: Raw, answers: Iterable[str]) -> Iterator[list[str]]:
+def violations(schema: Raw, answers: Iterable[str]) -> Iterator[list[str]]:
     """Yield for each answer its violations of the checked `schema`, as a few sentences; an empty list if it is valid.
 
     The limit of steps is for all answers together.

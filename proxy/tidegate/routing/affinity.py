@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from math import log
 
-from tidegate.routing.candidate import Placed
+from tidegate.routing.candidate import RankedCandidate
 from tidegate.routing.request import RoutingRequest
 from tidegate.routing.targets import Target
 
@@ -22,8 +22,8 @@ _RANGE = float(1 << 64 - _SPARE)
 
 
 def prefer_session_target(
-    placed: Sequence[Placed], routing_request: RoutingRequest, *, max_load: float
-) -> Sequence[Placed]:
+    ranked: Sequence[RankedCandidate], routing_request: RoutingRequest, *, max_load: float
+) -> Sequence[RankedCandidate]:
     """The same order, with the session's target first.
 
     Only targets on the same side of the local/hosted line as the policy's first one are considered, and none that is
@@ -36,19 +36,19 @@ def prefer_session_target(
     `max_load` is how many times its part of the load a target may have; at least 1.
     """
     if (
-        len(placed) < 2
-        or placed[0].candidate.share < 1.0
-        or not (routing_request.session or _uses_prompt_head(placed[0], routing_request))
+        len(ranked) < 2
+        or ranked[0].candidate.share < 1.0
+        or not (routing_request.session or _uses_prompt_head(ranked[0], routing_request))
     ):
-        return placed
-    eligible = _eligible(placed)
+        return ranked
+    eligible = _eligible(ranked)
     if len(eligible) < 2:  # most models are at one engine: there is no choice
-        return placed
+        return ranked
     target_placed = _session_target(eligible, routing_request.affinity, max_load)
-    if target_placed is None or target_placed is placed[0]:
-        return placed
-    preferred = Placed(target_placed.candidate, target_placed.score, "its session is here")
-    return [preferred, *(each for each in placed if each is not target_placed)]
+    if target_placed is None or target_placed is ranked[0]:
+        return ranked
+    preferred = RankedCandidate(target_placed.candidate, target_placed.score, "its session is here")
+    return [preferred, *(each for each in ranked if each is not target_placed)]
 
 
 def weighted_score(target: Target, key: bytes) -> float:
@@ -62,7 +62,7 @@ def rendezvous_score(name: str, key: bytes) -> float:
     return 1.0 / -log((score + 0.5) / _RANGE)
 
 
-def _uses_prompt_head(first: Placed, routing_request: RoutingRequest) -> bool:
+def _uses_prompt_head(first: RankedCandidate, routing_request: RoutingRequest) -> bool:
     """Whether a request without a session stays by the head of its prompt.
 
     Embeddings do not: they generate nothing, so that no prefix of them is cached.
@@ -70,18 +70,18 @@ def _uses_prompt_head(first: Placed, routing_request: RoutingRequest) -> bool:
     return first.candidate.target.is_local and routing_request.endpoint != "embeddings"
 
 
-def _eligible(placed: Sequence[Placed]) -> Sequence[Placed]:
+def _eligible(ranked: Sequence[RankedCandidate]) -> Sequence[RankedCandidate]:
     """The candidates on the first one's side that may get the session."""
-    is_local, eligible = placed[0].candidate.target.is_local, []
-    for each in placed:
+    is_local, eligible = ranked[0].candidate.target.is_local, []
+    for each in ranked:
         candidate = each.candidate
         target = candidate.target
-        if target.is_local == is_local and target.weight > 0 and candidate.share >= 1.0 and not candidate.is_pressed:
+        if target.is_local == is_local and target.weight > 0 and candidate.share >= 1.0 and not candidate.is_overloaded:
             eligible.append(each)
     return eligible
 
 
-def _session_target(eligible: Sequence[Placed], key: bytes, max_load: float) -> Placed | None:
+def _session_target(eligible: Sequence[RankedCandidate], key: bytes, max_load: float) -> RankedCandidate | None:
     """The candidate with the highest score that has room; with `max_load` of at least 1 there always is one."""
     load = sum([each.candidate.in_flight for each in eligible]) + 1
     load_per_weight = max_load * load / sum([each.candidate.target.weight for each in eligible])

@@ -1,4 +1,4 @@
-"""`Candidate`, a target as a policy sees it; `Placed`, a candidate in an order; `Policy`, what makes the order."""
+"""`Policy`, and what it orders: a `Candidate` is a target as a policy sees it, a `RankedCandidate` one in an order."""
 
 from collections.abc import Sequence
 from random import Random
@@ -30,7 +30,7 @@ class Candidate(Struct, frozen=True, kw_only=True, gc=False):
         price_usd: about what the request will cost there; None if the price is unknown. 0 at local engines.
         quality: how good its answers to such a task are, 0 to 1.
         share: the share of its usual requests that it may take: 1, or less after it was ejected (slow start).
-        is_pressed: a local engine whose `ttft_s` is over the model's `overflow_ttft_s`, or which is not ready.
+        is_overloaded: a local engine whose `ttft_s` is over the model's `overflow_ttft_s`, or which is not ready.
         work: the number of requests in a replica of an engine, Tidegate's and others'; 0 for other targets.
         availability: of a replica: ready, soon ready (loading), loaded by a request (unloaded), or unavailable.
     """
@@ -43,12 +43,12 @@ class Candidate(Struct, frozen=True, kw_only=True, gc=False):
     price_usd: float | None = None
     quality: float = 0.5
     share: float = 1.0
-    is_pressed: bool = False
+    is_overloaded: bool = False
     work: float = 0.0
     availability: Availability = "ready"
 
 
-class Placed(Struct, frozen=True, gc=False):
+class RankedCandidate(Struct, frozen=True, gc=False):
     """A candidate at its position in an order.
 
     Attributes:
@@ -77,5 +77,7 @@ class Policy(Protocol):
     def allows_affinity(self) -> bool:
         """Whether the session's target may be put first."""
 
-    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
+    def rank(
+        self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random
+    ) -> Sequence[RankedCandidate]:
         """Every candidate once, in the order in which they are to be tried."""

@@ -21,15 +21,15 @@ class Catalogue:
 
     Args:
         sources: by upstream name, the function that fetches its list; it raises `ProxyError` if it cannot.
-        may_ask: whether a request may be sent to the upstream of that name now.
+        may_fetch: whether a request may be sent to the upstream of that name now.
     """
 
     def __init__(
-        self, sources: Mapping[str, Fetch], clock: Clock, *, may_ask: Callable[[str], bool] = lambda _: True
+        self, sources: Mapping[str, Fetch], clock: Clock, *, may_fetch: Callable[[str], bool] = lambda _: True
     ) -> None:
         self._sources = sources
         self._clock = clock
-        self._may_ask = may_ask
+        self._may_ask = may_fetch
         self._lists: dict[str, tuple[float, Sequence[ModelCard]]] = {}
         self._fetches: dict[str, asyncio.Task[Sequence[ModelCard]]] = {}
 
@@ -39,7 +39,7 @@ class Catalogue:
         lists = await asyncio.gather(*map(self._cards_of, names))
         return [card for cards in lists for card in cards]
 
-    async def settled(self) -> None:
+    async def wait_for_fetches(self) -> None:
         """Wait until all running fetches have ended, with or without success."""
         await asyncio.gather(*self._fetches.values(), return_exceptions=True)
 

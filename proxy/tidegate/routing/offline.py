@@ -36,7 +36,7 @@ class Offline:
         """For how many seconds Tidegate has been offline; 0 if it is not."""
         return self._clock.monotonic_s() - self._began_s if self.is_offline else 0.0
 
-    def unreachable(self, name: str) -> bool:
+    def report_unreachable(self, name: str) -> bool:
         """No connection: refused, unknown host name, timeout. Returns whether this begins the offline state."""
         if name not in self._failures:
             return False
@@ -49,7 +49,7 @@ class Offline:
         self._next_probe_s = self._began_s + self._probe_s
         return True
 
-    def reached(self, name: str) -> bool:
+    def report_reached(self, name: str) -> bool:
         """There was an answer, also an error. Returns whether this ends the offline state."""
         if not self._failures.get(name):  # it is known and has failed, which is rare
             return False
@@ -59,7 +59,7 @@ class Offline:
         self.is_offline = False
         return True
 
-    def probe_due(self) -> Sequence[str]:
+    def due_probes(self) -> Sequence[str]:
         """The upstreams to probe now; each time is returned only once, and the next is after twice as long."""
         now_s = self._clock.monotonic_s()
         if self.is_forced or not self.is_offline or now_s < self._next_probe_s:

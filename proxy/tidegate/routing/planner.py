@@ -12,7 +12,7 @@ from tidegate.config.routing import RoutingConfig
 from tidegate.errors import LocalModelUnavailable, NoTarget, ProxyError, UnsupportedParameter, UpstreamRateLimited
 from tidegate.protocol.routing import Reach
 from tidegate.routing import affinity, replicas
-from tidegate.routing.candidate import SIGNALS, Availability, Candidate, Placed, Policy, Signals
+from tidegate.routing.candidate import SIGNALS, Availability, Candidate, Policy, RankedCandidate, Signals
 from tidegate.routing.health import available
 from tidegate.routing.offline import Offline
 from tidegate.routing.policies import registry
@@ -36,29 +36,29 @@ class EngineSnapshot(Struct, frozen=True):
         is_ready: the engine answers; always True for a hosted upstream, whose state is unknown.
         state: an engine's state, in a word for people; empty for a host.
         phase: the phase of an engine's start, in a few words; empty if unknown.
-        done: the share of that phase that is done, 0 to 1; None if unknown.
+        phase_progress: the share of that phase that is done, 0 to 1; None if unknown.
         availability: of an engine that is not ready, see `candidate.Candidate`.
-        told: the load that an engine last reported; None if it reports none.
-        calls_tools: False if it refuses requests whose answer may be a tool call.
+        load_report: the load that an engine last reported; None if it reports none.
+        parses_tool_calls: False if it refuses requests whose answer may be a tool call.
         limited_for_s: 0, or the seconds until one of the credentials may be used again.
         refused_for_s: 0, or the seconds for which the host is likely to refuse each of its credentials for that model.
     """
 
     is_ready: bool = True
     state: str = ""
-    told: LoadReport | None = None
-    calls_tools: bool = True
+    load_report: LoadReport | None = None
+    parses_tool_calls: bool = True
     limited_for_s: float = 0.0
     refused_for_s: float = 0.0
     phase: str = ""
-    done: float | None = None
+    phase_progress: float | None = None
     availability: Availability = "unavailable"
 
 
 class TargetSnapshots(Protocol):
     """The state of the engines and hosts behind targets."""
 
-    def look(self, target: Target) -> EngineSnapshot:
+    def snapshot(self, target: Target) -> EngineSnapshot:
         """The state of the engine or host, for the target's model."""
 
     def in_flight(self, target: Target) -> int:
@@ -116,31 +116,31 @@ class Plan(Struct, frozen=True):
 
     Attributes:
         settings: the model's settings.
-        placed: the targets to be tried, in order; at least one, except from `Planner.consider`.
-        refused: the excluded targets.
+        ranked: the targets to be tried, in order; at least one, except from `Planner.consider`.
+        excluded: the excluded targets.
         is_panic: so many targets are ejected that ejections do not count.
-        loads: replicas to be loaded in addition, because every ready replica of the first target has work.
+        replicas_to_load: replicas to be loaded in addition, because every ready replica of the first target has work.
     """
 
     settings: ModelConfig
-    placed: Sequence[Placed]
-    refused: Sequence[ExcludedTarget] = ()
+    ranked: Sequence[RankedCandidate]
+    excluded: Sequence[ExcludedTarget] = ()
     is_panic: bool = False
-    loads: Sequence[Target] = ()
+    replicas_to_load: Sequence[Target] = ()
 
     @property
     def targets(self) -> Sequence[Target]:
         """The targets to be tried, in order."""
-        return [placed.candidate.target for placed in self.placed]
+        return [ranked.candidate.target for ranked in self.ranked]
 
     @property
-    def favoured(self) -> int:
+    def favoured_count(self) -> int:
         """The number of local engines with room at the front of the order, before the first other target.
 
         `local_first` prefers them: a request waits in their queues before it goes to other targets.
         """
-        for number, placed in enumerate(self.placed):
-            if placed.candidate.is_pressed or not placed.candidate.target.is_local:
+        for number, ranked in enumerate(self.ranked):
+            if ranked.candidate.is_overloaded or not ranked.candidate.target.is_local:
                 return number
         return 0  # all targets are local engines with room, so none is preferred to another
 
@@ -187,12 +187,12 @@ class Planner:
             UpstreamRateLimited, NoTarget: there are targets, but none may take the request.
             UnsupportedParameter: no target can ever take the request with its tools.
         """
-        plan = await self.consider(routing_request, reads_all=False)
-        if not plan.placed:
-            raise _no_target_error(routing_request, plan.refused, is_offline=self._offline.is_offline)
+        plan = await self.evaluate(routing_request, reads_all=False)
+        if not plan.ranked:
+            raise _no_target_error(routing_request, plan.excluded, is_offline=self._offline.is_offline)
         return plan
 
-    async def consider(self, routing_request: RoutingRequest, *, reads_all: bool = True) -> Plan:
+    async def evaluate(self, routing_request: RoutingRequest, *, reads_all: bool = True) -> Plan:
         """The plan, also if no target may take the request; raises `ModelNotFound`.
 
         With `reads_all` every signal is read, also those that the policy does not compare.
@@ -203,7 +203,7 @@ class Planner:
             return self._plan_single(routing_request, targets[0], settings)
         policy = self._policies.get(routing_request.model, self._default_policy)
         reads = SIGNALS if reads_all else policy.reads
-        all_stats = list(map(self._target_registry.of, targets))
+        all_stats = list(map(self._target_registry.stats_of, targets))
         ejected, is_panic = self._ejected(all_stats)
         candidates: list[Candidate] = []
         unauthorised: list[
@@ -212,7 +212,7 @@ class Planner:
         refused: list[ExcludedTarget] = []
         now_s = self._clock.monotonic_s()  # read once: reading the clock costs as much as reading a signal
         for stats in all_stats:
-            look = self._snapshots.look(stats.target)
+            look = self._snapshots.snapshot(stats.target)
             if (exclusion := self._exclusion(routing_request, stats, look, settings)) is not None:
                 refused.append(exclusion)
             elif stats in ejected:
@@ -234,28 +234,32 @@ class Planner:
             return Plan(settings, self._place(routing_request, candidates, policy, settings), refused, is_panic)
         key = _affinity_key(routing_request, settings)
         groups = replicas.group(candidates, key, max_load=self._routing.sticky_load)
-        placed = self._place(routing_request, [each.order[0] for each in groups.values()], policy, settings)
+        ranked = self._place(routing_request, [each.order[0] for each in groups.values()], policy, settings)
         for group in groups.values():
             refused += [
                 ExcludedTarget(each.target, "a replica that is not loaded, and need not be") for each in group.unneeded
             ]
-        first = groups[placed[0].candidate.target.shared_name].to_load if placed else None
+        first = groups[ranked[0].candidate.target.shared_name].to_load if ranked else None
         loads = () if first is None else (first.target,)
-        return Plan(settings, replicas.ungroup(placed, groups), refused, is_panic, loads)
+        return Plan(settings, replicas.ungroup(ranked, groups), refused, is_panic, loads)
 
     def _plan_single(self, routing_request: RoutingRequest, target: Target, settings: ModelConfig) -> Plan:
         """The plan if there is only one target, without the cost of comparing targets."""
         exclusion = self._exclusion(
-            routing_request, self._target_registry.of(target), self._snapshots.look(target), settings
+            routing_request, self._target_registry.stats_of(target), self._snapshots.snapshot(target), settings
         )
-        return Plan(settings, (), (exclusion,)) if exclusion else Plan(settings, (Placed(Candidate(target=target)),))
+        return (
+            Plan(settings, (), (exclusion,))
+            if exclusion
+            else Plan(settings, (RankedCandidate(Candidate(target=target)),))
+        )
 
     def _exclusion(
         self, routing_request: RoutingRequest, stats: TargetStats, look: EngineSnapshot, settings: ModelConfig
     ) -> ExcludedTarget | None:
         """Why the target may not take the request, apart from its health; None if it may."""
         target = stats.target
-        if routing_request.needs_tools and not look.calls_tools:
+        if routing_request.needs_tools and not look.parses_tool_calls:
             return ExcludedTarget(target, "it has no tool-call parser", is_final=True, lacks_tools=True)
         if not target.is_local:
             if routing_request.reach == "local_only":
@@ -298,12 +302,12 @@ class Planner:
     ) -> Candidate:
         target, limit_s = stats.target, settings.overflow_ttft_s
         ttft_s = per_token_s = failure_rate = 0.0
-        price_usd, quality, is_pressed = None, 0.5, not look.is_ready
+        price_usd, quality, is_overloaded = None, 0.5, not look.is_ready
         if "latency" in reads:
             ttft_s, per_token_s, failure_rate = stats.latency.read(routing_request.prompt_tokens, now_s)
         if target.is_local and ("latency" in reads or limit_s is not None):  # the requests that wait there count
-            ttft_s = stats.pressure.predict_s(routing_request.prompt_tokens, look.told, now_s)
-            is_pressed = is_pressed or (limit_s is not None and ttft_s > limit_s)
+            ttft_s = stats.pressure.predict_s(routing_request.prompt_tokens, look.load_report, now_s)
+            is_overloaded = is_overloaded or (limit_s is not None and ttft_s > limit_s)
         if "price" in reads:
             price_usd = target.price_usd(routing_request.prompt_tokens, routing_request.answer_tokens)
         if "quality" in reads:
@@ -312,7 +316,9 @@ class Planner:
         if target.group:
             # the first counts requests that wait for a slot, the second those for the engine's other models
             own_requests = max(stats.in_flight, self._snapshots.in_flight(target))
-            work = own_requests + (0.0 if look.told is None else look.told.other_requests(own_requests, now_s))
+            work = own_requests + (
+                0.0 if look.load_report is None else look.load_report.other_requests(own_requests, now_s)
+            )
             availability = _READY if look.is_ready else look.availability
         return Candidate(
             target=target,
@@ -323,22 +329,22 @@ class Planner:
             price_usd=price_usd,
             quality=quality,
             share=stats.health.share,
-            is_pressed=is_pressed,
+            is_overloaded=is_overloaded,
             work=work,
             availability=availability,
         )
 
     def _place(
         self, routing_request: RoutingRequest, candidates: Sequence[Candidate], policy: Policy, settings: ModelConfig
-    ) -> Sequence[Placed]:
+    ) -> Sequence[RankedCandidate]:
         if not candidates:
             return ()
-        placed = policy.place(candidates, routing_request, self._rng)
+        ranked = policy.rank(candidates, routing_request, self._rng)
         if routing_request.reach in _SIDES:
-            placed = _SIDES[routing_request.reach](placed)
-        if policy.allows_affinity and settings.sticky and len(placed) > 1:
-            placed = affinity.prefer_session_target(placed, routing_request, max_load=self._routing.sticky_load)
-        return placed
+            ranked = _SIDES[routing_request.reach](ranked)
+        if policy.allows_affinity and settings.sticky and len(ranked) > 1:
+            ranked = affinity.prefer_session_target(ranked, routing_request, max_load=self._routing.sticky_load)
+        return ranked
 
 
 def _affinity_key(routing_request: RoutingRequest, settings: ModelConfig) -> bytes:
@@ -382,7 +388,7 @@ def _no_target_error(
         limit = (
             "The rate limit of every target is used up." if len(limited) == len(refused) else f"No target: {reasons}."
         )
-        return UpstreamRateLimited(limit, retry_after_s=min(limited), is_told=True)
+        return UpstreamRateLimited(limit, retry_after_s=min(limited), is_stated=True)
     if is_hopeless:
         return NoTarget(f"No target may take such a request: {reasons}.", should_retry=False)
     return NoTarget(f"No target may take this request now: {reasons}.", retry_after_s=min(waits_s, default=_OFFLINE_S))

@@ -108,7 +108,7 @@ class Pressure:
         now_s = self._clock.monotonic_s()
         self._pace.add(tokens, now_s - self._since_s)
         self._since_s = now_s
-        self.left(tokens)
+        self.ended_without_token(tokens)
 
     def ended_unstreamed(self, tokens: int, first_s: float) -> None:
         """An answer came all at once; `sent` was not called for it, and its first token took about `first_s`."""
@@ -116,7 +116,7 @@ class Pressure:
         if not self._waiting:
             self._since_s = self._clock.monotonic_s()
 
-    def left(self, tokens: int) -> None:
+    def ended_without_token(self, tokens: int) -> None:
         """The request ended without a first token: it failed, or was given up."""
         self._waiting -= 1
         self._waiting_tokens -= tokens

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from tidegate.routing.affinity import rendezvous_score
-from tidegate.routing.candidate import Candidate, Placed
+from tidegate.routing.candidate import Candidate, RankedCandidate
 
 _MIN_SHARE = 0.01  # share may be 0, and is a divisor
 
@@ -57,17 +57,19 @@ def group(candidates: Sequence[Candidate], key: bytes, *, max_load: float) -> Ma
     return {name: arrange(members, key, max_load=max_load) for name, members in groups.items()}
 
 
-def ungroup(placed: Sequence[Placed], groups: Mapping[str, Group]) -> Sequence[Placed]:
+def ungroup(ranked: Sequence[RankedCandidate], groups: Mapping[str, Group]) -> Sequence[RankedCandidate]:
     """All candidates: the replicas of a group follow each other where the policy has placed the first one."""
-    ungrouped: list[Placed] = []
-    for first in placed:
+    ungrouped: list[RankedCandidate] = []
+    for first in ranked:
         replica_group = groups[first.candidate.target.shared_name]
         if len(replica_group.order) == 1:
             ungrouped.append(first)
             continue
         why = first.why or ("its session is here" if replica_group.is_sticky else "the replica with the least work")
-        ungrouped.append(Placed(first.candidate, first.score, why))
-        ungrouped += [Placed(other, None, "the next replica, by its work") for other in replica_group.order[1:]]
+        ungrouped.append(RankedCandidate(first.candidate, first.score, why))
+        ungrouped += [
+            RankedCandidate(other, None, "the next replica, by its work") for other in replica_group.order[1:]
+        ]
     return ungrouped
 
 
@@ -94,12 +96,12 @@ def arrange(members: Sequence[Candidate], key: bytes, *, max_load: float) -> Gro
 
 
 def _rank(candidate: Candidate) -> tuple[bool, float]:
-    return candidate.is_pressed, (candidate.work + 1) / _share(candidate)
+    return candidate.is_overloaded, (candidate.work + 1) / _share(candidate)
 
 
 def _session_replica(ready: Sequence[Candidate], key: bytes, max_load: float) -> Candidate | None:
     """The replica with the highest score that has room; one that is not pressed, if there are any."""
-    eligible = [each for each in ready if not each.is_pressed] or ready
+    eligible = [each for each in ready if not each.is_overloaded] or ready
     if len(eligible) < 2:
         return None
     work_per_share = max_load * (sum(each.work for each in eligible) + 1) / sum(map(_share, eligible))

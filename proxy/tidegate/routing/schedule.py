@@ -19,11 +19,11 @@ from msgspec import Struct
 
 from tidegate.config.routing import RetryConfig
 from tidegate.errors import (
-    AnswerMisfit,
     EngineDied,
     EngineStalled,
     EngineUnavailable,
     ProxyError,
+    SchemaMismatch,
     TargetBusy,
     UpstreamLacksModel,
     UpstreamLacksOperation,
@@ -45,7 +45,7 @@ _NEEDS_NO_BUDGET = (
     EngineStalled,
     EngineDied,
 )
-_NEVER_REPEATED = (AnswerMisfit, UpstreamLacksModel, UpstreamLacksOperation, UpstreamRefusedUs)
+_NEVER_REPEATED = (SchemaMismatch, UpstreamLacksModel, UpstreamLacksOperation, UpstreamRefusedUs)
 
 
 class NextAttempt(Struct, frozen=True):
@@ -88,7 +88,7 @@ class AttemptSchedule:
     Args:
         targets: in order of preference, at least one.
         withdraw: takes one attempt from the model's retry budget; returns False if it is empty.
-        favoured: how many of the first targets may be queued for before the others are tried.
+        favoured_count: how many of the first targets may be queued for before the others are tried.
 
     Attributes:
         tries: the number of attempts, without those that a target could not take (it was full or loading).
@@ -102,7 +102,7 @@ class AttemptSchedule:
         retry: RetryConfig,
         withdraw: Callable[[], bool],
         rng: Random,
-        favoured: int = 0,
+        favoured_count: int = 0,
     ) -> None:
         self.tries = 0
         self.is_exhausted = False
@@ -110,12 +110,12 @@ class AttemptSchedule:
         self._retry = retry
         self._withdraw = withdraw
         self._rng = rng
-        self._favoured = favoured
+        self._favoured = favoured_count
         self._next = 0
         self._repeats = 0
         self._next_is_free = True
 
-    def step(self, now_s: float) -> NextAttempt | None:
+    def next_attempt(self, now_s: float) -> NextAttempt | None:
         """The next attempt; None if nothing is left to try."""
         if self._next < len(self._progress):
             return (self._queued_attempt() if self._next == self._favoured else None) or self._first_attempt()

@@ -65,13 +65,13 @@ class TargetStats:
         cooldown = self.cooldown
         return 0.0 if cooldown.until_s == -math.inf else cooldown.remaining_s(self._clock.monotonic_s())
 
-    def touch(self) -> None:
+    def mark_used(self) -> None:
         """Record that the target is used now."""
         self._last_used_s = self._clock.monotonic_s()
 
     def note_retry_after(self, error: ProxyError | None, trial: int) -> None:
         """Extend the cooldown by the error's Retry-After, if it has one; `trial` as in `Cooldown.extend`."""
-        if isinstance(error, UpstreamFailed) and error.is_told and error.retry_after_s is not None:
+        if isinstance(error, UpstreamFailed) and error.is_stated and error.retry_after_s is not None:
             self.cooldown.extend(error.retry_after_s, self._clock.monotonic_s(), trial)
 
 
@@ -89,7 +89,7 @@ class TargetRegistry:
         self._kept: dict[str, TargetStats] = {}
         self._others: dict[str, TargetStats] = {}
 
-    def of(self, target: Target) -> TargetStats:
+    def stats_of(self, target: Target) -> TargetStats:
         """What is known of the target."""
         stats = self._kept.get(target.name)
         if stats is None:
@@ -100,7 +100,7 @@ class TargetRegistry:
             stats.target = target  # the target's configuration may have changed
         return stats
 
-    def keep(self, targets: Sequence[Target]) -> None:
+    def set_configured(self, targets: Sequence[Target]) -> None:
         """Set the configured targets, which are never dropped."""
         known = self._kept | self._others
         self._kept = {target.name: known.get(target.name) or self._new(target) for target in targets}
@@ -112,7 +112,7 @@ class TargetRegistry:
         """The stats of every known target."""
         return [*self._kept.values(), *self._others.values()]
 
-    def kept(self) -> list[TargetStats]:
+    def configured(self) -> list[TargetStats]:
         """The stats of the configured targets."""
         return list(self._kept.values())
 
@@ -122,7 +122,7 @@ class TargetRegistry:
         Returns None if the target may not be tried, as it is ejected, or a trial is in flight. With `in_panic` the
         attempt begins also at an ejected target. During a cooldown the result is None in any case.
         """
-        stats = self.of(target)
+        stats = self.stats_of(target)
         if stats.cooldown_s:
             return None
         number = stats.health.enter(in_panic=in_panic)
@@ -216,9 +216,9 @@ class InFlight:
         self._is_over = True
         stats, now_s = self._stats, self._clock.monotonic_s()
         stats.in_flight -= 1
-        stats.touch()
+        stats.mark_used()
         if self._is_counted and not self._has_begun:
-            stats.pressure.left(self._routing_request.prompt_tokens)
+            stats.pressure.ended_without_token(self._routing_request.prompt_tokens)
         stats.note_retry_after(error, self._trial)
         if isinstance(error, _TARGETS_FAULT):
             stats.health.failed(self._number)

@@ -190,7 +190,7 @@ class CallReader:
     def _begin(self, slot: CallSlot, index: int, slots: list[CallSlot]) -> None:
         """Pass on the first fragment of a call: with its index, an id that is unique in the answer, and its name."""
         slot.index = sum(other.has_begun for other in slots)
-        is_usable = slot.id and slot.id not in self._ids and not self._reading.numbers_calls
+        is_usable = slot.id and slot.id not in self._ids and not self._reading.has_positional_call_ids
         call_id = slot.id if slot.id and is_usable else new_call_id()
         self._ids.add(call_id)
         slot.has_begun = True

@@ -42,7 +42,7 @@ class ChatWriter:
         "_tail",
         "_top_level",
         "_wants_usage",
-        "mark",
+        "finish_field",
         "payloads",
     )
 
@@ -54,7 +54,7 @@ class ChatWriter:
         # if the caller requested usage, every chunk but the last holds "usage":null (contract A.3, rule 5)
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
-        self.mark = b""
+        self.finish_field = b""
         self._pieces: dict[int, tuple[bytes, bytes]] = {}
         self.payloads: list[bytes] = []
 
@@ -100,7 +100,7 @@ class ChatWriter:
         self._put(index, b'"%b":%b' % (name.encode(), bytes(value)))
 
     def finish(self, index: int, reason: FinishReason) -> None:
-        tail = with_field(self._tail, self.mark) if self.mark else self._tail
+        tail = with_field(self._tail, self.finish_field) if self.finish_field else self._tail
         self._put_choice(index, b"{}", b"null", _encode(reason), tail)
 
     def usage(self, usage: Usage) -> None:
@@ -193,7 +193,7 @@ class ChatAssembler:
         return [choice for _, choice in sorted(self._choices.items())]
 
     @property
-    def told_usage(self) -> Usage | None:
+    def final_usage(self) -> Usage | None:
         """The usage of the answer; None if the host sent none."""
         return None if self._usage is UNSET else self._usage
 

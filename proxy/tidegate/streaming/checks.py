@@ -67,7 +67,7 @@ class ObservedChoice:
         self.reason: FinishReason | None = None
 
 
-class Checking(Filter):
+class AnswerCheck(Filter):
     """Records what a verdict needs and passes everything on to `sink`; owned by one attempt."""
 
     __slots__ = ("_allowance", "_choices", "_fields", "_keeps_text")
@@ -117,12 +117,12 @@ class Checking(Filter):
         self._sink.finish(index, reason)
 
 
-def check(sink: Sink, fields: Fields) -> Checking | None:
-    """Return a `Checking` in front of `sink` for the answer to a chat request; None if nothing can be checked."""
+def check(sink: Sink, fields: Fields) -> AnswerCheck | None:
+    """Return a `AnswerCheck` in front of `sink` for the answer to a chat request; None if nothing can be checked."""
     if _CHECKED_FIELDS.isdisjoint(fields):
         return None
     has_something_to_check = as_list(fields.get("tools")) or as_list(fields.get("functions")) or _form(fields)
-    return Checking(sink, fields) if has_something_to_check else None
+    return AnswerCheck(sink, fields) if has_something_to_check else None
 
 
 def expect(fields: Fields) -> Expected:

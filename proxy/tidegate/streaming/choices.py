@@ -39,9 +39,9 @@ class ChoiceStream:
     Attributes:
         has_content: content was read that a caller waits for: text, reasoning, a refusal, a tool call, audio or an
             image.
-        heard: the number of parts of the answer that were read, including those that are still held back. A part is
-            the content, the reasoning, the refusal or a tool call of one chunk, for example. An increase shows that the
-            upstream makes progress.
+        parts_read: the number of parts of the answer that were read, including those that are still held back. A part
+            is the content, the reasoning, the refusal or a tool call of one chunk, for example. An increase shows that
+            the upstream makes progress.
     """
 
     __slots__ = (
@@ -59,12 +59,12 @@ class ChoiceStream:
         "_top_level_sent",
         "_usage",
         "has_content",
-        "heard",
+        "parts_read",
     )
 
     def __init__(self, sink: Sink, reading: Reading = _DEFAULT_READING) -> None:
         self.has_content = False
-        self.heard = 0
+        self.parts_read = 0
         self._sink = sink
         self._reading = reading
         self._states: list[ChoiceState] = []
@@ -106,7 +106,7 @@ class ChoiceStream:
             self._take_usage(chunk.usage)
         if self._top_level:
             self._read_top_level(chunk)
-        if chunk.is_mended:
+        if chunk.was_read_leniently:
             self._joins_surrogates = True
         try:
             for place, choice in enumerate(chunk.choices or ()):
@@ -120,11 +120,11 @@ class ChoiceStream:
         except (RecursionError, ValueError, msgspec.MsgspecError) as error:
             raise _unreadable(error) from error
 
-    def close(self, *, has_said_end: bool = False) -> Usage | None:
+    def close(self, *, has_end_marker: bool = False) -> Usage | None:
         """Finish every choice, as the upstream's answer has ended; return the usage if the host sent one.
 
         Args:
-            has_said_end: the host marked the end, by `[DONE]` or by the end of a JSON body. Then a finish reason that
+            has_end_marker: the host marked the end, by `[DONE]` or by the end of a JSON body. Then a finish reason that
                 is not a string is accepted.
 
         Raises:
@@ -134,7 +134,7 @@ class ChoiceStream:
         """
         if not self._states:
             raise UpstreamFailed("The upstream's answer holds no choices.")
-        if not all(state.reason or (state.has_unclear_reason and has_said_end) for state in self._states):
+        if not all(state.reason or (state.has_unclear_reason and has_end_marker) for state in self._states):
             raise StreamBroken("The upstream's answer ended before it was complete.")
         try:
             for index, state in enumerate(self._states):
@@ -224,7 +224,7 @@ class ChoiceStream:
             self._read_delta(delta, choice, index, state)
         elif choice.text or choice.logprobs:
             self.has_content = True
-            self.heard += 1
+            self.parts_read += 1
             self._sink.content(index, choice.text or "", choice.logprobs or None)
         if choice.usage:
             self._take_usage(choice.usage)
@@ -250,8 +250,8 @@ class ChoiceStream:
             raise failure
         if reason == UNCLEAR_REASON:
             state.has_unclear_reason = True
-        elif not state.reason or (self.heard != state.parts_read_at_reason and canonical(reason) != "stop"):
-            state.reason, state.parts_read_at_reason = reason, self.heard
+        elif not state.reason or (self.parts_read != state.parts_read_at_reason and canonical(reason) != "stop"):
+            state.reason, state.parts_read_at_reason = reason, self.parts_read
 
     def _read_delta(self, delta: Delta, choice: Choice, index: int, state: ChoiceState) -> None:
         sink = self._sink
@@ -260,10 +260,10 @@ class ChoiceStream:
         if delta.reasoning_details is not UNSET:
             self._read_details(delta.reasoning_details, index, state)
         content = delta.content or choice.text  # some hosts send `text` next to `delta` (row 144)
-        if content and self._reading.pads_answer and state.has_reasoned and not state.has_answered:
+        if content and self._reading.newlines_before_answer and state.has_reasoned and not state.has_answered:
             content = content.lstrip("\n")
         if content or choice.logprobs:
-            self.heard += 1
+            self.parts_read += 1
             markup = state.markup
             if not (content and state.has_answered) or state.reads_tags:
                 self._read_content(content or "", choice.logprobs or None, index, state)
@@ -272,11 +272,11 @@ class ChoiceStream:
             else:
                 self._read_content(content, choice.logprobs or None, index, state)
         if delta.refusal:
-            self.heard += 1
+            self.parts_read += 1
             self._begin_answer(state)
             sink.refusal(index, delta.refusal)
         for call in delta.tool_calls or ():
-            self.heard += 1
+            self.parts_read += 1
             self.has_content = True
             self._read_host_call(call, index, state, is_whole=choice.delta is None)
         if not (
@@ -296,7 +296,7 @@ class ChoiceStream:
 
     def _read_reasoning(self, thought: str, index: int, state: ChoiceState) -> None:
         """Read reasoning that the host has separated from the content."""
-        self.heard += 1
+        self.parts_read += 1
         if state.reads_tags and state.tags is not None:
             self._send_through_markup(state.tags.stop(), index, state)
         if state.eos is not None:
@@ -354,15 +354,15 @@ class ChoiceStream:
     def _read_extras(self, delta: Delta, index: int, state: ChoiceState) -> None:
         if extras.is_call(delta.function_call) and not state.slots:  # some hosts send a call in both forms (row 112)
             state.has_function_call = self.has_content = True
-            self.heard += 1
+            self.parts_read += 1
             self._sink.extra(index, "function_call", on_one_line(delta.function_call))
         if is_given(delta.audio, "object") and bytes(audio := on_one_line(delta.audio)) != b"{}":
-            self.heard += 1
+            self.parts_read += 1
             self.has_content = True
             self._sink.extra(index, "audio", audio)
         self._collect("annotations", delta.annotations, state)
         if self._collect("images", delta.images, state):
-            self.heard += 1
+            self.parts_read += 1
             self._begin_answer(state)
         if is_given(delta.extra_content, "object"):
             self._kept_allowance.require(len(bytes(delta.extra_content)))
@@ -462,11 +462,11 @@ class ChoiceStream:
     def _send_reasoning_as_content(self, index: int, state: ChoiceState, *, was_thinking: bool) -> None:
         """Send the reasoning as the content, as the host sent nothing else (rows 68 and 76i).
 
-        This is done if the dialect allows it (`Reading.repairs_silence`), or if the answer ended within a tag.
+        This is done if the dialect allows it (`Reading.reasoning_may_be_answer`), or if the answer ended within a tag.
         Reasoning that was too long to be kept whole is not sent.
         """
         is_kept_whole = not self._reasoning_allowance.is_spent
-        if is_kept_whole and (self._reading.repairs_silence or was_thinking):
+        if is_kept_whole and (self._reading.reasoning_may_be_answer or was_thinking):
             self._sink.content(index, "".join(state.thoughts), None)
 
 

@@ -19,14 +19,14 @@ _encode = msgspec.json.Encoder().encode
 class CompletionWriter:
     """Encodes chunks of `text_completion`, a format without reasoning, refusals and tool calls."""
 
-    __slots__ = ("_envelope", "_head", "_offsets", "_tail", "_wants_usage", "mark", "payloads")
+    __slots__ = ("_envelope", "_head", "_offsets", "_tail", "_wants_usage", "finish_field", "payloads")
 
     def __init__(self, envelope: Envelope, *, wants_usage: bool) -> None:
         self._envelope = envelope
         self._head = chunk_head(envelope, "text_completion")
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
-        self.mark = b""
+        self.finish_field = b""
         self._offsets: dict[int, int] = {}  # by index of the choice: the text offset of its next token
         self.payloads: list[bytes] = []
 
@@ -62,7 +62,7 @@ class CompletionWriter:
 
     def finish(self, index: int, reason: FinishReason) -> None:
         payload = self._chunk(index, b'""', b"null", _encode(reason))
-        self.payloads.append(with_field(payload, self.mark) if self.mark else payload)
+        self.payloads.append(with_field(payload, self.finish_field) if self.finish_field else payload)
 
     def usage(self, usage: Usage) -> None:
         if self._wants_usage:

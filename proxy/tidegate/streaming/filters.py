@@ -107,7 +107,7 @@ class TaggedReasoning(Filter):
             self._sink.content(index, "</think>\n\n", None)
 
 
-class AsFunctionCall(Filter):
+class FunctionCallFilter(Filter):
     """Converts the one tool call (`Reading.one_call`) to `function_call`, for callers who sent `functions`."""
 
     __slots__ = ()
@@ -132,7 +132,7 @@ class Turn(Struct, frozen=True):
     reasoning: str
 
 
-class Remembering(Filter):
+class ReasoningRecorder(Filter):
     """Records the reasoning of turns that call tools; `take` returns the complete turns."""
 
     __slots__ = ("_allowance", "_call_ids", "_thoughts", "_turns")

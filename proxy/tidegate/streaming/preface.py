@@ -29,7 +29,7 @@ class Preface:
         self.take = self._writer.take
         self.heartbeat = self._writer.heartbeat
 
-    def tell(self, text: str) -> None:
+    def add(self, text: str) -> None:
         """Add text to the reasoning; `take` returns its payloads."""
         if not self.text:
             self._sink.open(0)

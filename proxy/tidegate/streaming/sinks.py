@@ -90,11 +90,11 @@ class Writer(Sink, Protocol):
     """A sink that encodes the sequence as payloads of a stream.
 
     Attributes:
-        mark: a field that is added to the last chunk of a choice, as JSON (`"name":value`); empty: none.
+        finish_field: a field that is added to the last chunk of a choice, as JSON (`"name":value`); empty: none.
         payloads: the payloads since the last `take`.
     """
 
-    mark: bytes
+    finish_field: bytes
     payloads: list[bytes]
 
     def take(self) -> list[bytes]:

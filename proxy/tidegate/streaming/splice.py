@@ -32,7 +32,7 @@ class StreamSplice:
     A part is the text of one target. Parts that broke off come first; the last one ends the answer.
 
     Attributes:
-        told_usage: the usage of all parts together, set when the last part ends; None until then.
+        final_usage: the usage of all parts together, set when the last part ends; None until then.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class StreamSplice:
         "_sink",
         "_size",
         "_text",
-        "told_usage",
+        "final_usage",
     )
 
     def __init__(self, sink: Sink) -> None:
@@ -64,7 +64,7 @@ class StreamSplice:
         self._is_thinking = False
         self._is_only_text = True
         self._is_finished = False
-        self.told_usage: Usage | None = None
+        self.final_usage: Usage | None = None
 
     @property
     def text(self) -> str:
@@ -78,7 +78,7 @@ class StreamSplice:
         return sum(self._part_tokens) + self._tokens
 
     @property
-    def can_go_on(self) -> bool:
+    def can_continue(self) -> bool:
         """Whether another model can continue the answer.
 
         The answer must be plain text that is more than white space, must not have ended, must not be too long, and must
@@ -87,7 +87,7 @@ class StreamSplice:
         is_whole = self._is_only_text and not (self._is_finished or self._is_thinking or self._allowance.is_spent)
         return is_whole and bool(self.text.strip())
 
-    def join(self) -> None:
+    def begin_rest(self) -> None:
         """Begin a part that continues the answer; text of the previous part that is still held back is dropped."""
         self._part_tokens.append(self._tokens)
         self._size, self._held = 0, ""
@@ -141,8 +141,8 @@ class StreamSplice:
 
     def usage(self, usage: Usage) -> None:
         """Pass on the usage of all parts together, as every part costs tokens."""
-        self.told_usage = with_earlier_parts(usage, self._part_tokens)
-        self._sink.usage(self.told_usage)
+        self.final_usage = with_earlier_parts(usage, self._part_tokens)
+        self._sink.usage(self.final_usage)
 
     @property
     def _tokens(self) -> int:

@@ -57,10 +57,10 @@ class ChoiceState:
     def __init__(self, reading: Reading) -> None:
         self.tags = ThoughtReader(reading) if reading.thought_tags else None
         self.markup = MarkupReader(reading.tools) if reading.repairs_markup and reading.may_call else None
-        self.eos = EosReader() if reading.repairs_silence else None
+        self.eos = EosReader() if reading.reasoning_may_be_answer else None
         self.reads_tags = self.tags is not None
         self.surrogates = SurrogateJoiner()
-        self._keeps_thoughts = reading.repairs_silence
+        self._keeps_thoughts = reading.reasoning_may_be_answer
         self.thoughts: list[str] = []
         self.reason = ""
         self.parts_read_at_reason = 0

@@ -44,7 +44,7 @@ class ThoughtReader:
         self._held = ""
         self._is_beginning = True
         self._skips_space = False
-        self.is_thinking = reading.begins_in_thought
+        self.is_thinking = reading.begins_in_reasoning
         self.is_done = False
 
     def read(self, text: str) -> list[Piece]:

@@ -231,7 +231,7 @@ class Metrics:
         """Add the metrics of the configured targets; called once."""
         self.registry.register(TargetsCollector(targets))
 
-    def hedged(self, model: str) -> None:
+    def count_hedge(self, model: str) -> None:
         """Count a request for `model` (any name) that was also sent to a second target."""
         self._hedges.labels(self._label(model)).inc()
 

@@ -182,7 +182,7 @@ class CredentialPool:
 
     Attributes:
         clock: as above.
-        is_anyone_benched: whether a credential may be in a cooldown; if False, none is, and no more need be checked.
+        has_cooldowns: whether a credential may be in a cooldown; if False, none is, and no more need be checked.
     """
 
     def __init__(
@@ -271,7 +271,7 @@ class CredentialPool:
                 raise
             credential = self.choose(model)
 
-    def free_in_s(self) -> float:
+    def limited_for_s(self) -> float:
         """Seconds until a credential may be used; 0: now, if only for a trial. Only limits count, not refusals."""
         now_s = self.clock.monotonic_s()
         return min(credential.cooldown.remaining_s(now_s) for credential in self._all)
@@ -314,7 +314,7 @@ class CredentialPool:
         unlimited = [credential for credential in self._all if _may_use(credential.cooldown, now_s, may_try=may_try)]
         if not unlimited:
             wait_s = min(max(0.0, credential.cooldown.until_s - now_s) for credential in self._all)
-            raise UpstreamRateLimited("The upstream's rate limits are used up.", retry_after_s=wait_s, is_told=True)
+            raise UpstreamRateLimited("The upstream's rate limits are used up.", retry_after_s=wait_s, is_stated=True)
         if usable := [credential for credential in unlimited if credential.refused_until_s(model) <= now_s]:
             chosen = _take_turns(usable)
         else:

@@ -39,7 +39,7 @@ class TokenClient:
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
-    async def ask(self, url: str, form: Mapping[str, str], authorization: str | None = None) -> Token:
+    async def request_token(self, url: str, form: Mapping[str, str], authorization: str | None = None) -> Token:
         """Send a POST to the token endpoint, and return the token it issues.
 
         Args:
@@ -155,7 +155,7 @@ def client_credentials(config: OAuth2Config, secret: str, client: TokenClient) -
         authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
 
     async def issue() -> Token:
-        return await client.ask(config.token_url, form, authorization)
+        return await client.request_token(config.token_url, form, authorization)
 
     return issue
 
@@ -178,7 +178,7 @@ def signed(config: PrivateKeyJwtConfig, signer: Signer, client: TokenClient, clo
         form["scope"] = config.scope
 
     async def issue() -> Token:
-        return await client.ask(url, form | {"client_assertion": signer.sign(now_s=clock.now_s())})
+        return await client.request_token(url, form | {"client_assertion": signer.sign(now_s=clock.now_s())})
 
     return issue
 

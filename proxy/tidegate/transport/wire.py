@@ -160,7 +160,7 @@ class Response:
                 raise UpstreamFailed(f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def read_complaint(self) -> bytes:
+    async def read_error_body(self) -> bytes:
         """Return the body of an error, or what arrives of it in 5 s and 1 MiB. Never raises an `UpstreamError`.
 
         An incomplete body is enough, as the status says the most about the error.
@@ -272,13 +272,13 @@ class Transport:
         return self.credentials.secrets
 
     @property
-    def holds_back(self) -> bool:
-        """Whether `free_in_s` or `refused_for_s` may be more than 0."""
+    def has_cooldowns(self) -> bool:
+        """Whether `limited_for_s` or `refused_for_s` may be more than 0."""
         return self.credentials.has_cooldowns
 
-    def free_in_s(self) -> float:
+    def limited_for_s(self) -> float:
         """Seconds until a credential may be used, as all are limited (429); 0: one may be used now."""
-        return self.credentials.free_in_s()
+        return self.credentials.limited_for_s()
 
     def refused_for_s(self, model: str) -> float:
         """Seconds until a credential is in no cooldown of refusals (401, 402, 403) for that model; 0: there is one."""
@@ -316,7 +316,7 @@ class Transport:
         wait_s = self._timeouts.first_byte_s if is_stream else self._timeouts.answer_s
         return await self._send_authenticated(hdrs.METH_POST, path, body, wait_s, model)
 
-    async def ask(self, path: str, body: bytes) -> bytes:
+    async def post_and_read(self, path: str, body: bytes) -> bytes:
         """Send a POST with `body`, and return the body of the answer.
 
         Raises:

@@ -1,6 +1,7 @@
 """The notes on settings that have no effect, or perhaps an unintended one."""
 
 import pytest
+
 from tidegate.app.advice import advise, is_private
 from tidegate.config.load import load, parse
 

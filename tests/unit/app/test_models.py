@@ -8,6 +8,9 @@ from typing import get_args
 
 import aiohttp
 import pytest
+
+from tests.fakes import proxy
+from tests.fakes.upstream import ScenarioUpstream, answers
 from tidegate.app import models
 from tidegate.app.app import App
 from tidegate.config.cards import UNKNOWN, Cards, known_cards
@@ -20,9 +23,6 @@ from tidegate.engines.states import State
 from tidegate.errors import ConfigError
 from tidegate.protocol.models import Status
 from tidegate.routing.targets import Target
-
-from tests.fakes import proxy
-from tests.fakes.upstream import ScenarioUpstream, answers
 
 CARDS = Cards({}, known_cards())
 HI = [{"role": "user", "content": "hi"}]

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+
 from tidegate.app.upstreams import engine_upstream, snapshot_reader
 from tidegate.clock import SystemClock
 from tidegate.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
@@ -15,33 +16,35 @@ from tidegate.routing.pressure import LoadReport
 def test_every_change_of_the_engine_makes_a_new_snapshot_and_otherwise_the_last_one_is_returned():
     engine = SimpleNamespace(status=EngineStatus("starting"), observed_load=ObservedLoad(), availability="loading")
     look = snapshot_reader(engine)
-    assert (look().is_ready, look().state, look().told) == (False, "starting", None)
+    assert (look().is_ready, look().state, look().load_report) == (False, "starting", None)
     engine.status = EngineStatus("ready")
-    assert (look().is_ready, look().state, look().told) == (True, "ready", None)
+    assert (look().is_ready, look().state, look().load_report) == (True, "ready", None)
     engine.observed_load = ObservedLoad(Load(running=3, waiting=2), at_s=7.0, in_flight=1)
-    assert look().told == LoadReport(running=3, waiting=2, at_s=7.0, our_in_flight=1)
+    assert look().load_report == LoadReport(running=3, waiting=2, at_s=7.0, our_in_flight=1)
     assert look() is look()
     engine.status = EngineStatus("starting", progress=Progress("loading the weights", 0.5))
-    assert (look().phase, look().done) == ("loading the weights", 0.5)
+    assert (look().phase, look().phase_progress) == ("loading the weights", 0.5)
     engine.status = EngineStatus("sleeping")
-    assert (look().phase, look().done) == ("", None)
-    assert (look().is_ready, look().told.waiting) == (False, 2)
+    assert (look().phase, look().phase_progress) == ("", None)
+    assert (look().is_ready, look().load_report.waiting) == (False, 2)
 
 
 def test_calls_tools_is_evaluated_again_with_every_change_of_the_status():
     calls = [False, True]
     engine = SimpleNamespace(status=EngineStatus("starting"), observed_load=ObservedLoad(), availability="loading")
     look = snapshot_reader(engine, lambda: calls.pop(0))
-    assert not look().calls_tools
+    assert not look().parses_tool_calls
     engine.status = EngineStatus("ready")
-    assert look().calls_tools
-    assert look().calls_tools
+    assert look().parses_tool_calls
+    assert look().parses_tool_calls
 
 
 def test_the_snapshot_of_an_engine_without_a_tool_parser_has_calls_tools_false():
     factory = EngineFactory(GpuAllocator(), clock=SystemClock(), log=None, on_change=lambda *_: None, gpus=())
     configs = (VllmConfig(model="org/name"), VllmConfig(model="org/name", args={"tool_call_parser": "hermes"}))
-    assert [engine_upstream("e", factory.make("e", each, ()).connected).look().calls_tools for each in configs] == [
+    assert [
+        engine_upstream("e", factory.make("e", each, ()).connected).snapshot().parses_tool_calls for each in configs
+    ] == [
         False,
         True,
     ]
@@ -68,4 +71,4 @@ def test_the_dialect_of_an_engine_shows_whether_its_chat_template_supports_tools
     """The template of an external server is unknown, so support is assumed."""
     factory = EngineFactory(GpuAllocator(), clock=SystemClock(), log=None, on_change=lambda *_: None, gpus=())
     made = engine_upstream("e", factory.make("e", config, ()).connected)
-    assert (made.dialect.name, made.dialect.knows_tools) == ("llamacpp", knows)
+    assert (made.dialect.name, made.dialect.supports_tools) == ("llamacpp", knows)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+
 from tidegate.cli.engines import shell_line, table
 from tidegate.cli.main import main
 from tidegate.engines.base import Command, Load, Progress

@@ -2,6 +2,7 @@
 
 import pytest
 from click.testing import CliRunner
+
 from tidegate.cli.eval import table, targets_of
 from tidegate.cli.main import main
 from tidegate.cli.remote import CommandRefused

@@ -3,10 +3,10 @@
 import io
 
 import pytest
-from tidegate.cli.progress import EngineProgress, describe
-from tidegate.engines.base import EngineStatus, Progress
 
 from tests.fakes.clock import FakeClock
+from tidegate.cli.progress import EngineProgress, describe
+from tidegate.engines.base import EngineStatus, Progress
 
 
 class Terminal(io.StringIO):

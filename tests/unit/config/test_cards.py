@@ -5,6 +5,7 @@ import re
 from decimal import Decimal
 
 import pytest
+
 from tidegate.config.cards import UNKNOWN, Card, Cards, known_cards
 
 KNOWN = known_cards()

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.config.command_line import split
 from tidegate.config.commands import fill, names
 from tidegate.config.engines import CommandConfig, dialect_of, served_name, source_of

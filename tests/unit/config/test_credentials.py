@@ -1,6 +1,7 @@
 """`credentials:` of an upstream; every error message names the key and the cure."""
 
 import pytest
+
 from tidegate.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
 from tidegate.config.load import parse
 from tidegate.config.reference import dump

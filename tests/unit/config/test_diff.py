@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.config.diff import differences, reloaded
 from tidegate.config.load import parse
 from tidegate.config.root import Config

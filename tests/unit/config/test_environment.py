@@ -1,6 +1,7 @@
 """Without a config file: what is found in the environment variables and the installed packages."""
 
 import pytest
+
 from tidegate.config.environment import EMBEDDED_ENGINE, EMBEDDED_MODEL, discover
 from tidegate.config.root import Config
 from tidegate.config.secret import Secret

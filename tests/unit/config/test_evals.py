@@ -1,6 +1,7 @@
 """The eval file: writing, reading, and files that are none."""
 
 import pytest
+
 from tidegate.config.evals import EvalFile, EvalScore, read_evals, to_json
 from tidegate.errors import ConfigError
 

@@ -4,12 +4,12 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from tests.fakes.configs import HOST, refusal
 from tidegate.config.load import load, parse
 from tidegate.config.root import Config
 from tidegate.config.secret import Secret
 from tidegate.errors import ConfigError
-
-from tests.fakes.configs import HOST, refusal
 
 
 @pytest.mark.parametrize(

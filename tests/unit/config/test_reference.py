@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+
 from tidegate.config.auth import AuthConfig
 from tidegate.config.credentials import ApiKeyConfig, OAuth2Config, PrivateKeyJwtConfig
 from tidegate.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 import yaml
+
 from tidegate.app.advice import advise
 from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.config.load import parse

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from tidegate.config.load import parse
 from tidegate.config.replicas import engine_of, expand, groups, members, number_of, replicas_of

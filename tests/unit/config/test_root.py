@@ -1,10 +1,10 @@
 """The checks that need more than one section, and the names that are allowed."""
 
 import pytest
-from tidegate.config.load import parse
-from tidegate.config.root import did_you_mean, is_loopback, unnamed_engines
 
 from tests.fakes.configs import refusal
+from tidegate.config.load import parse
+from tidegate.config.root import did_you_mean, is_loopback, unnamed_engines
 
 HOST = "{base_url: https://api.example/v1}"
 TWO = "engines: {tiny: {kind: llamacpp, model: x}, large: {kind: llamacpp, model: y}}\n"

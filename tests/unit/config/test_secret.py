@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+
 from tidegate.config.secret import Secret
 
 

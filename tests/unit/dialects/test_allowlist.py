@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tidegate.dialects.registry import DIALECTS
 from tidegate.errors import MalformedRequest, ProxyError, UnsupportedParameter
 from tidegate.protocol import chat, completions, embeddings

@@ -1,6 +1,7 @@
 """Answers of other shapes are put into OpenAI's shape (contract E.4, step 5)."""
 
 import pytest
+
 from tidegate.dialects.answer_shapes import reshape, reshape_call, text_in
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tidegate.dialects.azure import DIALECT
 from tidegate.protocol import chat
 

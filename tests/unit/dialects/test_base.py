@@ -4,6 +4,7 @@ import json
 
 import pytest
 from msgspec import structs
+
 from tidegate.config.cards import Card, Cards, known_cards
 from tidegate.dialects.base import Dialect
 from tidegate.dialects.registry import DIALECTS
@@ -199,12 +200,12 @@ def host_request(dialect=PLAIN, **fields):
 @pytest.mark.parametrize(("call", "may_call"), [(None, True), ("auto", True), ({"name": "f"}, True), ("none", False)])
 def test_functions_are_answered_with_one_function_call(call, may_call):
     built = host_request(functions=[{"name": "f"}], function_call=call)
-    assert (built.asks_functions, built.reading.one_call, built.reading.may_call) == (True, True, may_call)
+    assert (built.uses_functions, built.reading.one_call, built.reading.may_call) == (True, True, may_call)
 
 
 def test_tools_are_answered_with_tool_calls():
     built = host_request(functions=[], tools=[TOOL])
-    assert (built.asks_functions, built.reading.one_call, built.reading.may_call) == (False, False, True)
+    assert (built.uses_functions, built.reading.one_call, built.reading.may_call) == (False, False, True)
 
 
 def test_a_host_without_tools_refuses_functions():
@@ -270,7 +271,7 @@ def request_with_card(dialect, model, *, card=None, drops_params=False, **fields
         is_stream=False,
         card=card or CARDS.find(model),
         drops_params=drops_params,
-        remembered={"c1": "I need f."},
+        past_reasoning={"c1": "I need f."},
     )
 
 
@@ -475,14 +476,14 @@ def test_log_probabilities_of_r1_are_refused():
 )
 def test_a_text_begins_in_thought_only_if_a_parser_may_be_missing(dialect, model, fields, expected):
     """Contract C.9a: the template opened the tag, so it is missing in the text if an engine has no parser."""
-    assert request_with_card(dialect, model, **fields).reading.begins_in_thought is expected
+    assert request_with_card(dialect, model, **fields).reading.begins_in_reasoning is expected
 
 
 @pytest.mark.parametrize("answer", [{"response_format": {"type": "json_object"}}, {}])
 def test_an_answer_with_json_emulated_in_the_prompt_may_begin_in_thought(answer):
     """The form is requested in the prompt; the host does not enforce it."""
     card = Card(thinking="always", reasoning_tags="prefilled", structured_output="none")
-    assert request_with_card("vllm", "m", card=card, **answer).reading.begins_in_thought
+    assert request_with_card("vllm", "m", card=card, **answer).reading.begins_in_reasoning
 
 
 def test_images_are_sent_only_to_models_with_vision():
@@ -559,7 +560,7 @@ def test_markup_is_read_only_as_a_call_of_allowed_tools(choice, names):
     ],
 )
 def test_a_host_that_does_not_parse_calls_gets_no_tools_that_may_be_called(fields, sent):
-    dialect = structs.replace(DIALECTS["vllm"], calls_tools=False)
+    dialect = structs.replace(DIALECTS["vllm"], parses_tool_calls=False)
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
 
     def built(*, drops_params):

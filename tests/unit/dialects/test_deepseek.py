@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tidegate.dialects.deepseek import DIALECT
 from tidegate.errors import UnsupportedParameter, UpstreamLacksOperation
 from tidegate.protocol import chat

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
+
 from tidegate.config.cards import Card
 from tidegate.dialects.emulated_tools import point_to_tools
 from tidegate.dialects.llamacpp import DIALECT
@@ -14,7 +15,7 @@ from tidegate.errors import MalformedRequest, UnsupportedParameter, UpstreamFail
 from tidegate.protocol import chat
 from tidegate.protocol.text_calls import TextCalls
 
-EMBEDDED = structs.replace(DIALECT, knows_tools=False)
+EMBEDDED = structs.replace(DIALECT, supports_tools=False)
 CHOOSER = Card(tools_in_prompt=True)
 USER = {"role": "user", "content": "hi"}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

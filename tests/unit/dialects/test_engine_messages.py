@@ -4,6 +4,7 @@ import json
 
 import pytest
 from msgspec import Raw
+
 from tidegate.config.cards import Card
 from tidegate.dialects import engine_messages
 from tidegate.dialects.draft import Draft

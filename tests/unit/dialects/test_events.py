@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET
+
 from tidegate.dialects import events
 from tidegate.dialects.meta_llama import parse_native
 from tidegate.errors import ProxyError, UpstreamFailed, UpstreamLacksModel, UpstreamRateLimited, UpstreamRejected

@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from tidegate.dialects.failures import parse_embedded, parse_error
 from tidegate.errors import (
     EngineDied,
@@ -273,7 +274,7 @@ def test_other_failures_have_no_retry_after(status):
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "pause_s", "is_told"),
+    ("status", "headers", "pause_s", "is_stated"),
     [
         (429, {}, 1, False),
         (429, {"retry-after": "soon"}, 1, False),
@@ -282,11 +283,11 @@ def test_other_failures_have_no_retry_after(status):
         (429, {"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "9"}, 1, False),
     ],
 )
-def test_a_pause_that_the_host_stated_is_marked_for_routing(status, headers, pause_s, is_told):
+def test_a_pause_that_the_host_stated_is_marked_for_routing(status, headers, pause_s, is_stated):
     """The default of one second is only for the caller."""
     error = parse_error(status, headers, NESTED)
     assert isinstance(error, UpstreamRateLimited)
-    assert (error.retry_after_s, error.is_told) == (pause_s, is_told)
+    assert (error.retry_after_s, error.is_stated) == (pause_s, is_stated)
 
 
 def test_the_reset_of_a_limit_is_not_used_for_an_overload():
@@ -298,7 +299,7 @@ def test_the_reset_of_a_limit_is_not_used_for_an_overload():
 def test_a_date_without_a_date_header_is_relative_to_the_time_of_receipt(status):
     headers = {"retry-after": "Wed, 21 Oct 2026 07:28:07 GMT"}
     error = parse_error(status, headers, NESTED, received_s=1792567680.0)
-    assert (error.retry_after_s, error.is_told) == (7, True)
+    assert (error.retry_after_s, error.is_stated) == (7, True)
 
 
 def test_a_body_that_is_too_long_is_not_read():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tidegate.dialects.llamacpp import DIALECT
 from tidegate.errors import MalformedRequest, UnsupportedParameter
 from tidegate.protocol import chat, completions

@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.dialects.media import data_url, plain_base64
 
 PLAIN = "data:image/png;base64,AA=="

@@ -5,6 +5,7 @@ import json
 import msgspec
 import pytest
 from msgspec import Raw
+
 from tidegate.config.cards import Card
 from tidegate.dialects import messages
 from tidegate.dialects.draft import Draft, ignore_note

@@ -1,6 +1,7 @@
 """Meta's Llama API: its native events (contract B.11)."""
 
 import pytest
+
 from tidegate.dialects.meta_llama import parse_native
 from tidegate.errors import UpstreamFailed
 
@@ -12,7 +13,7 @@ def event(delta: bytes) -> bytes:
 def test_a_text_that_only_the_lenient_decoder_accepts_is_read():
     """A lone surrogate is kept, as the next event may hold the other half."""
     chunk = parse_native(event(b'{"type":"text","text":"a\\ud83d"}'))
-    assert (chunk.choices[0].delta.content, chunk.is_mended) == ("a\ud83d", True)
+    assert (chunk.choices[0].delta.content, chunk.was_read_leniently) == ("a\ud83d", True)
 
 
 def test_a_function_may_be_sent_as_a_name():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from msgspec import Raw
+
 from tidegate.dialects import parts
 from tidegate.errors import MalformedRequest, UnsupportedParameter
 

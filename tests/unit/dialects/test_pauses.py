@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.dialects.pauses import reset_s, retry_after_s
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from msgspec.structs import replace
+
 from tidegate.config.cards import Card
 from tidegate.dialects.registry import DIALECTS
 from tidegate.errors import UpstreamLacksModel
@@ -56,7 +57,7 @@ def test_thinking_that_cannot_be_switched_stays_unchanged(thinking):
 
 @pytest.mark.parametrize("name", sorted(set(DIALECTS) - {"vllm", "sglang", "llamacpp", "deepseek"}))
 def test_hosts_without_a_way_to_continue_are_not_asked_to(name):
-    assert not DIALECTS[name].can_go_on("chat")
+    assert not DIALECTS[name].can_continue("chat")
     with pytest.raises(UpstreamLacksModel):
         build(name)
 
@@ -64,7 +65,7 @@ def test_hosts_without_a_way_to_continue_are_not_asked_to(name):
 def test_a_completion_continues_any_text():
     request = replace(completions.parse_request(b'{"model":"m","prompt":"Once. "}'), prefix=PREFIX)
     for name in ("vllm", "openai", "deepseek"):
-        assert DIALECTS[name].can_go_on("completions")
+        assert DIALECTS[name].can_continue("completions")
         body = json.loads(DIALECTS[name].build_request(request, model="m", is_stream=True).body)
         assert body["prompt"] == f"Once. {PREFIX}"
 

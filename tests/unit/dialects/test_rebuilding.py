@@ -4,6 +4,7 @@ import json
 
 import pytest
 from msgspec import Raw
+
 from tidegate.dialects import rebuilding
 from tidegate.dialects.rebuilding import address, either, fields, has_address, items, scalar, schema, text, word
 from tidegate.errors import MalformedRequest

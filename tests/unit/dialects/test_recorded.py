@@ -14,6 +14,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
+from tests.fakes.canonical import read_answer, read_error, read_stream
+from tests.unit.chunks import accumulate, check, feed, feed_bytes
 from tidegate.dialects import failures
 from tidegate.dialects.registry import DIALECTS
 from tidegate.errors import EngineDied, StreamBroken, ToolCallUnparsable, UpstreamFailed
@@ -23,9 +26,6 @@ from tidegate.protocol.sse import DONE, EventParser, frame
 from tidegate.streaming.chat import ChatAssembler, ChatWriter
 from tidegate.streaming.completions import CompletionAssembler, CompletionWriter
 from tidegate.streaming.sinks import Envelope
-
-from tests.fakes.canonical import read_answer, read_error, read_stream
-from tests.unit.chunks import accumulate, check, tell, tell_bytes
 
 DATA = Path(__file__).parents[2] / "data" / "recorded"
 FILES = sorted(str(path.relative_to(DATA)) for path in DATA.glob("*/*"))
@@ -193,7 +193,7 @@ def replay(sink, name: str, **changes):
     dialect = dialect_of(name)
     reading = dialect.build_request(request_of(name), model="m", is_stream=name.endswith(".sse")).reading
     reading = msgspec.structs.replace(reading, **changes)
-    how = tell if name.endswith(".json") else tell_bytes
+    how = feed if name.endswith(".json") else feed_bytes
     return how(sink, read(name), reading=reading, parse=dialect.parse)
 
 
@@ -390,7 +390,7 @@ def test_a_server_with_a_parser_is_read_correctly_if_the_card_says_that_the_temp
     """The server separates the thinking itself, so the answer is the same as without that card."""
     if any(reasoning for _, _, reasoning, _ in sent_summary(name)):
         writer = ChatWriter(envelope_of(name), wants_usage=True)
-        assert replay(writer, name, begins_in_thought=True) is None
+        assert replay(writer, name, begins_in_reasoning=True) is None
         assert summary(
             read_stream(frame(writer.take()) + DONE, "chat", "public-name", ["reasoning_content"], wants_usage=True)
         ) == summary(streamed(name))

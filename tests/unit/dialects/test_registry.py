@@ -3,6 +3,7 @@
 from typing import get_args
 
 import pytest
+
 from tidegate.config.upstreams import DialectName
 from tidegate.dialects.base import Dialect
 from tidegate.dialects.registry import DIALECTS

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from msgspec import Raw
+
 from tidegate.dialects.tgi import DIALECT
 from tidegate.errors import UpstreamFailed, UpstreamRateLimited, UpstreamRejected
 from tidegate.protocol import chat, completions
@@ -13,7 +14,7 @@ from tidegate.protocol.request import ModelRequest
 def test_ids_of_calls_are_replaced():
     """TGI gives every call of every turn the id 0, but stored reasoning is found by the calls' ids."""
     request = ModelRequest(endpoint="chat", model="m", fields={"messages": Raw(b'[{"role":"user","content":"hi"}]')})
-    assert DIALECT.build_request(request, model="m", is_stream=True).reading.numbers_calls
+    assert DIALECT.build_request(request, model="m", is_stream=True).reading.has_positional_call_ids
 
 
 PICTURE = "![](http://10.0.0.1/a.png)"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from msgspec import Raw
+
 from tidegate.config.cards import UNKNOWN, Card
 from tidegate.dialects import thinking
 from tidegate.dialects.draft import Draft

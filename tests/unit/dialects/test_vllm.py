@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tidegate.config.cards import Card
 from tidegate.dialects.registry import DIALECTS
 from tidegate.dialects.vllm import DIALECT

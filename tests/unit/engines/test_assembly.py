@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 from msgspec import structs
+
+from tests.fakes.clock import FakeClock
 from tidegate.config.engines import ExternalConfig, VllmConfig
 from tidegate.config.replicas import expand
 from tidegate.engines.assembly import Engines
 from tidegate.engines.base import EngineStatus
 from tidegate.engines.gpus.devices import Gpu
 from tidegate.errors import ConfigError
-
-from tests.fakes.clock import FakeClock
 
 EXTERNAL = ExternalConfig(base_url="http://127.0.0.1:1/v1")
 
@@ -113,7 +113,7 @@ async def test_a_new_address_is_watched_at_once_while_answers_run_at_the_old_one
         new = engines.by_name["a"].engine
         assert new is not old
         assert (new._task is not None, len(engines._drainer._leaving)) == (True, 1)
-        old.slots.leave()
+        old.slots.release()
         await until_drained(engines)
 
 

@@ -3,6 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+
 from tidegate.config.concurrency import AdmissionConfig, ConcurrencyConfig
 from tidegate.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
 from tidegate.config.hooks import HooksConfig

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import CapturingLogger
+
 from tidegate.clock import SystemClock
 from tidegate.config.engines import CommandConfig
 from tidegate.engines.base import PermanentEngineError, Progress
@@ -178,11 +179,11 @@ async def test_a_start_whose_port_was_taken_fails_and_the_next_one_has_another_p
         supervisor = Supervisor(
             "e", kind, settings, allocator=allocator, clock=SystemClock(), log=log, on_change=seen.append
         )
-        allocator.admit(supervisor, kind.needs())
+        allocator.register(supervisor, kind.needs())
         timeouts = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
         root, models = (Transport(f"http://127.0.0.1:1{path}", timeouts=timeouts) for path in ("", "/v1"))
         supervisor.open(make_control("e", models, root, "/", None))
-        (await supervisor.enter(can_wait=True))()
+        (await supervisor.acquire_slot(can_wait=True))()
         assert [status.state for status in seen if not status.progress][:5] == [
             "starting",
             "failed",

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tidegate.engines.control import HttpControl
 from tidegate.engines.scrape import read_load
 from tidegate.engines.supervision.due_check import NO_ANSWER, REFUSED, UNHEALTHY
@@ -22,7 +23,7 @@ class FakeTransport:
     async def get(self, path):
         return self._answer(path, None)
 
-    async def ask(self, path, body):
+    async def post_and_read(self, path, body):
         return self._answer(path, body)
 
     def use_keys(self, api_keys):

@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
+
+from tests.fakes.clock import FakeClock
 from tidegate.engines.base import EngineStatus
 from tidegate.engines.drainer import EngineDrainer
 from tidegate.engines.factory import ConnectedEngine, EngineParts, OwnProcess
 from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
 from tidegate.engines.slots import Slots
-
-from tests.fakes.clock import FakeClock
 
 PINNED = GpuNeeds(awake={0: 0.9}, is_pinned=True)
 
@@ -24,14 +24,14 @@ class Engine:
         self.events = events
         self.last_answer = asyncio.Event()
 
-    async def drained(self):
+    async def drain(self):
         self.events.append(f"{self.name} drains")
         await self.last_answer.wait()
 
     async def close(self):
         self.events.append(f"{self.name} ends")
 
-    def make_room(self, *, may_sleep=True):
+    def unload(self, *, may_sleep=True):
         """Do nothing; never called here."""
 
 
@@ -48,7 +48,7 @@ class Stage:
 
     def __init__(self):
         self.events = []
-        self.allocator = GpuAllocator(look_s=0)
+        self.allocator = GpuAllocator(decide_every_s=0)
         self.drainer = EngineDrainer(self.allocator, lambda: self.events.append("the end is reported"))
 
     def parts(self, name="e", *, is_managed=True):
@@ -109,8 +109,8 @@ async def test_a_drained_engine_holds_its_name_until_its_process_has_ended(stage
 
 async def test_a_drained_engine_holds_its_gpu_until_it_has_ended_and_a_claim_waits_for_it(stage):
     parts, other = stage.parts(), Engine("other", [])
-    stage.allocator.admit(parts.process.supervisor, PINNED)
-    stage.allocator.admit(other, GpuNeeds(awake={0: 0.9}))
+    stage.allocator.register(parts.process.supervisor, PINNED)
+    stage.allocator.register(other, GpuNeeds(awake={0: 0.9}))
     await stage.allocator.claim("e")
     parts.connected.engine.status = EngineStatus("draining")
     stage.drainer.begin(parts)
@@ -124,7 +124,7 @@ async def test_a_drained_engine_holds_its_gpu_until_it_has_ended_and_a_claim_wai
 async def test_an_engine_that_fails_to_close_does_not_keep_others_from_closing(stage):
     """A failure to close one engine affects neither the memory of others nor the end of the server."""
     parts = stage.parts("a")
-    stage.allocator.admit(parts.process.supervisor, PINNED)
+    stage.allocator.register(parts.process.supervisor, PINNED)
     loop, logged = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: logged.append(repr(context["exception"])))
 

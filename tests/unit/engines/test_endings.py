@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tidegate.engines.endings import SENT, explain_end, signal_of, tell_signal
+
+from tidegate.engines.endings import EXTERNAL_SIGNALS, describe_signal, explain_end, signal_of
 from tidegate.engines.output import explain
 
 ENDS = yaml.safe_load((Path(__file__).parents[2] / "data" / "engines" / "ends.yaml").read_text(encoding="utf-8"))
@@ -24,7 +25,7 @@ OF_REQUESTS = [
 def test_each_recorded_end_of_vllm_is_explained(end, earlier):
     number = signal_of(end["status"])
     error = explain([*earlier, *end["lines"]], has_run=True)
-    expected = tell_signal(number) if number is not None and error is None else str(error)
+    expected = describe_signal(number) if number is not None and error is None else str(error)
     assert end["told"].removeprefix("it ") in expected
     assert "caller" not in expected
 
@@ -90,11 +91,11 @@ def test_an_exit_status_gives_the_signal(status, number):
 
 
 def test_each_signal_has_its_description():
-    assert tell_signal(signal.SIGKILL).startswith("it was killed (SIGKILL): by another program, or by the kernel")
-    assert tell_signal(signal.SIGTERM, "its core") == "its core was told to end by another program (SIGTERM)"
+    assert describe_signal(signal.SIGKILL).startswith("it was killed (SIGKILL): by another program, or by the kernel")
+    assert describe_signal(signal.SIGTERM, "its core") == "its core was told to end by another program (SIGTERM)"
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS):
-        assert tell_signal(number).startswith(f"it crashed ({number.name})")
-        assert number not in SENT
+        assert describe_signal(number).startswith(f"it crashed ({number.name})")
+        assert number not in EXTERNAL_SIGNALS
 
 
 def test_without_output_there_is_no_reason():

@@ -4,13 +4,13 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.control import FakeControl, working
 from tidegate.engines.base import EngineError, EngineStatus
 from tidegate.engines.external import ExternalEngine
 from tidegate.engines.supervision.due_check import REFUSED
 from tidegate.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
-
-from tests.fakes.clock import FakeClock
-from tests.fakes.control import FakeControl, working
 
 
 class Log:
@@ -62,14 +62,14 @@ async def test_an_external_engine_is_ready_once_it_answers():
     host = Host()
     host.control.is_up = False
     with pytest.raises(EngineUnavailable, match="it has not been checked yet"):
-        await host.engine.enter(can_wait=True)
+        await host.engine.acquire_slot(can_wait=True)
     async with opened(host):
         await host.until("starting")
         with pytest.raises(EngineUnavailable, match=r"not ready \(starting\): it does not answer"):
-            await host.engine.enter(can_wait=True)
+            await host.engine.acquire_slot(can_wait=True)
         host.control.is_up = True
         await host.until("ready")
-        leave = await host.engine.enter(can_wait=False)
+        leave = await host.engine.acquire_slot(can_wait=False)
         assert host.engine.slots.taken == 1
         leave()
         assert host.engine.slots.taken == 0
@@ -92,7 +92,7 @@ async def test_an_engine_that_is_gone_is_failed_until_it_answers_again():
         host.answer = UpstreamUnreachable("refused")
         assert (await host.until("failed")).reason == REFUSED
         with pytest.raises(EngineUnavailable, match="failed"):
-            await host.engine.enter(can_wait=True)
+            await host.engine.acquire_slot(can_wait=True)
         host.answer = None
         host.control.is_up = True
         assert (await host.until("ready")).restarts == 1
@@ -121,9 +121,9 @@ async def test_an_engine_that_refuses_a_connection_leaves_the_routing_at_once():
     async with opened(host):
         await host.until("ready")
         host.control.is_up = False
-        host.engine.doubt(UpstreamRejected("the caller's fault"))
+        host.engine.report_failure(UpstreamRejected("the caller's fault"))
         assert host.engine.status.state == "ready"
-        host.engine.doubt(refused)
+        host.engine.report_failure(refused)
         assert host.engine.status.state == "failed"
 
 
@@ -134,12 +134,12 @@ async def test_after_a_failed_request_health_is_checked_before_the_next_request(
     async with opened(host):
         await host.until("ready")
         host.control.is_up = is_up
-        host.engine.doubt(UpstreamFailed("500"))
+        host.engine.report_failure(UpstreamFailed("500"))
         if is_up:
-            (await host.engine.enter(can_wait=False))()
+            (await host.engine.acquire_slot(can_wait=False))()
         else:
             with pytest.raises(EngineUnavailable, match="failed"):
-                await host.engine.enter(can_wait=False)
+                await host.engine.acquire_slot(can_wait=False)
 
 
 async def test_an_engine_that_only_seems_to_hang_is_readmitted():
@@ -169,7 +169,7 @@ async def test_an_unexpected_exception_does_not_end_the_watch(moment):
         assert (await host.until("failed")).reason == "it could not be watched: ValueError: a programming error"
         if moment == "not answering yet":  # in the other case it answers again soon
             with pytest.raises(EngineUnavailable, match=r"\(failed\): it could not be watched$"):
-                await host.engine.enter(can_wait=False)
+                await host.engine.acquire_slot(can_wait=False)
         host.answer, host.control.answers = None, answers
         await host.until("ready")
     assert "engine watch failed" in host.log.events
@@ -190,7 +190,7 @@ async def test_a_status_callback_that_raises_does_not_end_the_watch():
 
 async def test_an_external_engine_cannot_be_stopped():
     with pytest.raises(EngineError, match="was not started by Tidegate, so it cannot be made to stop from here"):
-        Host().engine.want("stop")
+        Host().engine.set_goal("stop")
 
 
 async def test_an_external_engine_is_stopped_after_close():
@@ -205,11 +205,11 @@ async def test_a_drained_engine_takes_no_requests_and_waits_for_running_answers(
     host = Host()
     async with opened(host):
         await host.until("ready")
-        leave = await host.engine.enter(can_wait=False)
-        draining = asyncio.create_task(host.engine.drained())
+        leave = await host.engine.acquire_slot(can_wait=False)
+        draining = asyncio.create_task(host.engine.drain())
         await host.until("stopped")
         with pytest.raises(EngineUnavailable):
-            await host.engine.enter(can_wait=True)
+            await host.engine.acquire_slot(can_wait=True)
         assert not draining.done()
         leave()
         await draining

@@ -5,13 +5,13 @@ import tempfile
 
 import pytest
 from msgspec import structs
+
+from tests.fakes.clock import FakeClock
 from tidegate.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
 from tidegate.config.hooks import HooksConfig
 from tidegate.engines.factory import EngineFactory, apply_settings, check, with_new_settings
 from tidegate.engines.gpus.allocator import GpuAllocator
 from tidegate.errors import ConfigError
-
-from tests.fakes.clock import FakeClock
 
 VLLM = VllmConfig(model="m", python=sys.executable, runtime_adapters=True)
 HOOKS = HooksConfig(before_load="/nowhere/hook --now")

@@ -4,11 +4,11 @@ import json
 import sys
 
 import pytest
+
+from tests.unit.engines.vllm.test_engine import make_environment
 from tidegate.config.engines import CommandConfig, ExternalConfig, LlamaCppConfig, VllmConfig
 from tidegate.engines.faults import check_settings, faults, notes
 from tidegate.errors import ConfigError
-
-from tests.unit.engines.vllm.test_engine import make_environment
 
 
 def vllm(**fields):

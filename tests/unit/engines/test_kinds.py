@@ -4,6 +4,7 @@ import sys
 from typing import get_args
 
 import pytest
+
 from tidegate.config.engines import CommandConfig, LlamaCppConfig, ManagedConfig, VllmConfig
 from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.kinds import make_kind, uses_gpus
@@ -23,7 +24,7 @@ def test_every_kind_is_tested_here():
 def test_each_kind_has_its_needs_paths_and_abilities(config):
     kind = make_kind("e", config, ())
     assert kind.needs() == GpuNeeds()
-    assert (kind.health_path, kind.knows_tools, kind.model_card()) == ("/health", True, None)
+    assert (kind.health_path, kind.supports_tools, kind.model_card()) == ("/health", True, None)
     assert (kind.uses_port, kind.sleep_paths, kind.parses_thinking) == (False, None, False)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tidegate.engines.base import EngineError, PermanentEngineError, Progress
 from tidegate.engines.output import explain, read_progress
 

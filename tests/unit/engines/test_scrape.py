@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+
 from tidegate.engines.base import Load
 from tidegate.engines.scrape import read_load, relabelled
 

@@ -1,6 +1,7 @@
 """How long a start may take."""
 
 import pytest
+
 from tidegate.engines.start_limit import start_limit_s
 
 

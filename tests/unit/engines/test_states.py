@@ -5,7 +5,8 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tidegate.engines.states import TRANSITIONS, Event, ImpossibleChange, State, after
+
+from tidegate.engines.states import TRANSITIONS, Event, InvalidTransition, State, next_state
 
 STATES, EVENTS = get_args(State), get_args(Event)
 
@@ -16,20 +17,20 @@ def test_only_known_states_are_reached(events):
     state = "stopped"
     for event in events:
         try:
-            state = after(state, event)
-        except ImpossibleChange:
+            state = next_state(state, event)
+        except InvalidTransition:
             assert (state, event) not in TRANSITIONS
         assert state in STATES
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_every_engine_can_be_stopped(state):
-    assert after(state, "stop") == "stopped"
+    assert next_state(state, "stop") == "stopped"
 
 
 @pytest.mark.parametrize("state", ["starting", "ready", "sleeping", "draining", "stopping"])
 def test_an_engine_that_crashes_has_failed(state):
-    assert after(state, "crash") == "failed"
+    assert next_state(state, "crash") == "failed"
 
 
 def test_only_an_engine_that_answers_is_ready():

@@ -1,6 +1,7 @@
 """Reading credentials from request headers."""
 
 import pytest
+
 from tidegate.entrypoints.credentials import read_credentials
 
 HERE = ("127.0.0.1", 5000)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+
 from tidegate.entrypoints.server import choose_address, serve
 from tidegate.errors import ConfigError
 

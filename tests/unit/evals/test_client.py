@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tidegate.evals.client import NotAnswered, read_answer, request_body
 from tidegate.evals.grading import ModelAnswer, ReceivedCall
 from tidegate.evals.items import shipped

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tidegate.evals.grading import ModelAnswer, ReceivedCall, is_right, normalise
 from tidegate.evals.items import ExpectedCall, Item
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import pytest
+
 from tidegate.evals.grading import ModelAnswer, ReceivedCall, is_right
 from tidegate.evals.items import shipped
 

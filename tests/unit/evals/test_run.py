@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from tidegate.config.evals import EvalScore
 from tidegate.evals.client import NotAnswered
 from tidegate.evals.grading import ModelAnswer

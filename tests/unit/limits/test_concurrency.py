@@ -6,13 +6,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.timers import FakeTimers
 from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.errors import TargetBusy
 from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.limits.queue import BY_URGENCY
-
-from tests.fakes.clock import FakeClock
-from tests.fakes.timers import FakeTimers
 
 
 class Limited:
@@ -25,7 +25,7 @@ class Limited:
 
     async def begins_to_enter(self, **arguments):
         """A task that has run `enter` until it ended or waits."""
-        task = asyncio.create_task(self.limit.enter(**arguments))
+        task = asyncio.create_task(self.limit.acquire(**arguments))
         await settled()
         return task
 
@@ -40,36 +40,36 @@ async def settled():
 
 async def test_without_a_limit_every_request_gets_a_slot_at_once():
     limited = Limited()
-    slots = [await limited.limit.enter() for _ in range(1000)]
+    slots = [await limited.limit.acquire() for _ in range(1000)]
     assert (limited.limit.limit, limited.numbers()) == (None, (1000, 0))
     for slot in slots:
-        slot.leave()
+        slot.release()
     assert limited.numbers() == (0, 0)
 
 
 async def test_a_slot_is_released_once():
     limited = Limited(limit=2)
-    first, _second = await limited.limit.enter(), await limited.limit.enter()
-    first.leave()
-    first.leave()
+    first, _second = await limited.limit.acquire(), await limited.limit.acquire()
+    first.release()
+    first.release()
     assert limited.numbers() == (1, 0)
 
 
 async def test_a_request_without_a_free_slot_waits_for_one():
     limited = Limited(limit=1)
-    slot = await limited.limit.enter()
+    slot = await limited.limit.acquire()
     task = await limited.begins_to_enter()
     assert (task.done(), limited.numbers()) == (False, (1, 1))
-    slot.leave()
-    (await task).leave()
+    slot.release()
+    (await task).release()
     assert (limited.numbers(), limited.timers.pending) == ((0, 0), [])
 
 
 async def test_a_request_that_may_not_wait_is_refused_and_may_try_another_target():
     limited = Limited(limit=1)
-    await limited.limit.enter()
+    await limited.limit.acquire()
     with pytest.raises(TargetBusy, match=r"gpu/tiny has no free slot \(in flight: 1, waiting: 0\)") as caught:
-        await limited.limit.enter(can_wait=False)
+        await limited.limit.acquire(can_wait=False)
     error = caught.value
     assert (error.status, error.type, error.code) == (429, "rate_limit_error", "target_busy")
     assert (error.may_try_another_target, error.retry_after_s) == (True, 1.0)
@@ -78,10 +78,10 @@ async def test_a_request_that_may_not_wait_is_refused_and_may_try_another_target
 @pytest.mark.parametrize("queue", [0, 1])
 async def test_a_full_queue_takes_no_further_request(queue):
     limited = Limited(limit=1, queue=queue)
-    await limited.limit.enter()
+    await limited.limit.acquire()
     tasks = [await limited.begins_to_enter() for _ in range(queue)]
     with pytest.raises(TargetBusy, match="its queue is full"):
-        await limited.limit.enter()
+        await limited.limit.acquire()
     assert limited.numbers() == (1, queue)
     await cancelled(*tasks)
 
@@ -94,7 +94,7 @@ async def cancelled(*tasks):
 
 async def test_a_caller_that_fills_the_queue_loses_a_request_to_another_caller():
     limited = Limited(limit=1, queue=3)
-    await limited.limit.enter()
+    await limited.limit.acquire()
     greedy = [await limited.begins_to_enter(caller="greedy") for _ in range(3)]
     other = await limited.begins_to_enter(caller="other")
     with pytest.raises(TargetBusy, match="its queue is full"):
@@ -108,7 +108,7 @@ async def test_a_caller_that_fills_the_queue_loses_a_request_to_another_caller()
 )
 async def test_no_request_waits_longer_than_the_queue_timeout_or_its_deadline(arguments, limit_s):
     limited = Limited(limit=1, queue_timeout_s=10.0)
-    await limited.limit.enter()
+    await limited.limit.acquire()
     task = await limited.begins_to_enter(**arguments)
     limited.timers.advance(limit_s - 0.01)
     await settled()
@@ -121,50 +121,50 @@ async def test_no_request_waits_longer_than_the_queue_timeout_or_its_deadline(ar
 
 async def test_after_its_deadline_a_request_does_not_wait_but_may_take_a_free_slot():
     limited = Limited(limit=1)
-    await limited.limit.enter(deadline_s=1.0)
+    await limited.limit.acquire(deadline_s=1.0)
     with pytest.raises(TargetBusy):
-        await limited.limit.enter(deadline_s=1000.0)
+        await limited.limit.acquire(deadline_s=1000.0)
 
 
 async def test_a_cancelled_request_leaves_the_queue():
     limited = Limited(limit=1)
-    slot = await limited.limit.enter()
+    slot = await limited.limit.acquire()
     first, second = await limited.begins_to_enter(), await limited.begins_to_enter()
     await cancelled(first)
     assert (limited.numbers(), len(limited.timers.pending)) == ((1, 1), 1)
-    slot.leave()
-    (await second).leave()
+    slot.release()
+    (await second).release()
     assert limited.numbers() == (0, 0)
 
 
 async def test_a_slot_assigned_to_a_request_that_is_cancelled_at_that_moment_goes_to_the_next():
     """Many semaphores lose this wake-up."""
     limited = Limited(limit=1)
-    slot = await limited.limit.enter()
+    slot = await limited.limit.acquire()
     first, second = await limited.begins_to_enter(), await limited.begins_to_enter()
-    slot.leave()  # assigned to the first, whose task has not run since
+    slot.release()  # assigned to the first, whose task has not run since
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    (await second).leave()
+    (await second).release()
     assert limited.numbers() == (0, 0)
 
 
 async def test_a_request_cancelled_a_moment_before_gets_no_slot():
     limited = Limited(limit=1)
-    slot = await limited.limit.enter()
+    slot = await limited.limit.acquire()
     first, second = await limited.begins_to_enter(), await limited.begins_to_enter()
     first.cancel()  # its task has not run since
-    slot.leave()
+    slot.release()
     assert limited.numbers() == (1, 0)
-    (await second).leave()
+    (await second).release()
     await cancelled(first)
     assert limited.numbers() == (0, 0)
 
 
 async def test_a_request_refused_and_cancelled_at_the_same_moment_is_cancelled():
     limited = Limited(limit=1)
-    await limited.limit.enter()
+    await limited.limit.acquire()
     task = await limited.begins_to_enter()
     limited.timers.advance(10.0)
     task.cancel()
@@ -175,29 +175,29 @@ async def test_a_request_refused_and_cancelled_at_the_same_moment_is_cancelled()
 
 async def test_callers_take_turns_by_tokens():
     limited = Limited(limit=1)
-    slot, served = await limited.limit.enter(), []
+    slot, served = await limited.limit.acquire(), []
 
     async def enter_and_leave(caller, tokens):
-        slot = await limited.limit.enter(caller=caller, tokens=tokens)
+        slot = await limited.limit.acquire(caller=caller, tokens=tokens)
         served.append(caller)
-        slot.leave()
+        slot.release()
 
     tasks = [asyncio.create_task(enter_and_leave("a", 300)) for _ in range(2)]
     tasks += [asyncio.create_task(enter_and_leave("b", 100)) for _ in range(4)]
     await settled()
-    slot.leave()
+    slot.release()
     await asyncio.gather(*tasks)
     assert "".join(served) == "abbbab"
 
 
 async def test_an_urgent_request_gets_a_slot_before_waiting_batch_requests():
     limited = Limited(limit=10)
-    slots = [await limited.limit.enter(priority="batch") for _ in range(9)]
+    slots = [await limited.limit.acquire(priority="batch") for _ in range(9)]
     batch = [await limited.begins_to_enter(priority="batch") for _ in range(2)]
-    slots.append(await limited.limit.enter(priority="interactive", can_wait=False))
+    slots.append(await limited.limit.acquire(priority="interactive", can_wait=False))
     urgent = await limited.begins_to_enter(priority="interactive")
     assert limited.numbers() == (10, 3)
-    slots[0].leave()
+    slots[0].release()
     await settled()
     assert ([task.done() for task in batch], urgent.done()) == ([False, False], True)
     await cancelled(*batch)
@@ -206,17 +206,17 @@ async def test_an_urgent_request_gets_a_slot_before_waiting_batch_requests():
 async def test_when_no_wait_is_quick_the_oldest_request_is_dropped_batch_first():
     """With a queue timeout of 10 s a quick wait is under 2 s; when the fourth gets its slot, none was quick for 5 s."""
     limited = Limited(limit=1, queue_timeout_s=10.0)
-    slots = [await limited.limit.enter()]
+    slots = [await limited.limit.acquire()]
 
     async def enter_and_stay(priority):
-        slots.append(await limited.limit.enter(priority=priority))
+        slots.append(await limited.limit.acquire(priority=priority))
 
     tasks = [asyncio.create_task(enter_and_stay(priority)) for priority in ["interactive"] * 5 + ["batch"] * 2]
     await settled()
     waiting = []
     for wait_s in (2.5, 2.5, 2.4, 0.2):
         limited.timers.advance(wait_s)
-        slots[-1].leave()
+        slots[-1].release()
         await settled()
         waiting.append(limited.limit.waiting)
     assert waiting == [6, 5, 4, 2]
@@ -227,15 +227,15 @@ async def test_when_no_wait_is_quick_the_oldest_request_is_dropped_batch_first()
 
 async def test_a_queue_that_drained_does_not_count_against_the_next_one():
     limited = Limited(limit=1, queue_timeout_s=10.0)
-    slot = await limited.limit.enter()
+    slot = await limited.limit.acquire()
     task = await limited.begins_to_enter()
     limited.timers.advance(2.5)
-    slot.leave()
+    slot.release()
     slot = await task
     limited.timers.advance(60.0)
     first, second = await limited.begins_to_enter(), await limited.begins_to_enter()
     limited.timers.advance(2.5)
-    slot.leave()
+    slot.release()
     await settled()
     assert (first.done(), second.done()) == (True, False)
     await cancelled(second)
@@ -243,48 +243,48 @@ async def test_a_queue_that_drained_does_not_count_against_the_next_one():
 
 async def test_retry_after_follows_the_rate_at_which_slots_come_free():
     limited = Limited(limit=1)
-    slot = await limited.limit.enter()
+    slot = await limited.limit.acquire()
     tasks = [await limited.begins_to_enter() for _ in range(3)]
     limited.timers.advance(4.0)
-    slot.leave()
+    slot.release()
     with pytest.raises(TargetBusy) as caught:
-        await limited.limit.enter(can_wait=False)
+        await limited.limit.acquire(can_wait=False)
     assert caught.value.retry_after_s == 12.0  # 4 s each: two ahead, and then one more
     await cancelled(*tasks)
 
 
 async def test_an_adaptive_limit_grows_as_it_learns():
     limited = Limited(limit="adaptive")
-    slots = [await limited.limit.enter() for _ in range(limited.limit.limit)]
+    slots = [await limited.limit.acquire() for _ in range(limited.limit.limit)]
     task = await limited.begins_to_enter()
     assert (limited.limit.limit, limited.numbers()) == (20, (20, 1))
     for _ in range(10):
-        slots[0].began(0.5, prompt_tokens=100)
+        slots[0].record_first_token(0.5, prompt_tokens=100)
     await settled()
     assert (limited.limit.limit, task.done(), limited.numbers()) == (22, True, (21, 0))
 
 
 async def test_a_fixed_limit_learns_nothing():
     limited = Limited(limit=1)
-    slot = await limited.limit.enter()
-    slot.began(0.5)
+    slot = await limited.limit.acquire()
+    slot.record_first_token(0.5)
     assert limited.limit.limit == 1
 
 
 async def test_a_new_config_keeps_taken_slots_and_waiting_requests():
     limited = Limited(limit=2)
-    slots = [await limited.limit.enter() for _ in range(2)]
+    slots = [await limited.limit.acquire() for _ in range(2)]
     tasks = [await limited.begins_to_enter() for _ in range(2)]
     limited.limit.resize(ConcurrencyConfig(limit=1, queue=0))
     assert (limited.limit.limit, limited.numbers()) == (1, (2, 2))
-    slots[0].leave()
+    slots[0].release()
     await settled()
     assert limited.numbers() == (1, 2)
-    slots[1].leave()
+    slots[1].release()
     await settled()
     assert limited.numbers() == (1, 1)
     with pytest.raises(TargetBusy, match="its queue is full"):
-        await limited.limit.enter()
+        await limited.limit.acquire()
     limited.limit.resize(ConcurrencyConfig())
     await asyncio.gather(*tasks)
     assert (limited.limit.limit, limited.numbers()) == (None, (2, 0))
@@ -292,7 +292,7 @@ async def test_a_new_config_keeps_taken_slots_and_waiting_requests():
 
 async def test_closing_refuses_the_waiting_requests_and_no_later_one_waits():
     limited = Limited(limit=1)
-    slot = await limited.limit.enter()
+    slot = await limited.limit.acquire()
     waiting = [
         await limited.begins_to_enter(caller=name, priority=priority)
         for name, priority in (("a", "batch"), ("b", "default"))
@@ -302,33 +302,33 @@ async def test_closing_refuses_the_waiting_requests_and_no_later_one_waits():
         with pytest.raises(TargetBusy, match=r"is being removed|no free slot"):
             await task
     assert limited.numbers() == (1, 0)
-    slot.leave()
-    (await limited.limit.enter()).leave()
+    slot.release()
+    (await limited.limit.acquire()).release()
     assert limited.numbers() == (0, 0)
 
 
 async def test_requests_sent_before_there_was_a_limit_count():
     limited = Limited()
-    await limited.limit.enter()
+    await limited.limit.acquire()
     limited.limit.resize(ConcurrencyConfig(limit=1))
     with pytest.raises(TargetBusy):
-        await limited.limit.enter(can_wait=False)
+        await limited.limit.acquire(can_wait=False)
 
 
 async def test_an_adaptive_limit_keeps_what_it_learnt_under_a_new_config():
     limited = Limited(limit="adaptive")
-    slots = [await limited.limit.enter() for _ in range(20)]
+    slots = [await limited.limit.acquire() for _ in range(20)]
     for _ in range(10):
-        slots[0].began(0.5)
+        slots[0].record_first_token(0.5)
     limited.limit.resize(ConcurrencyConfig(limit="adaptive", queue=5))
     assert limited.limit.limit == 22
 
 
 async def test_by_default_a_wait_ends_by_the_loops_clock():
     limit = ConcurrencyLimit("gpu/tiny", ConcurrencyConfig(limit=1, queue_timeout_s=0.001), FakeClock())
-    await limit.enter()
+    await limit.acquire()
     with pytest.raises(TargetBusy, match="in time"):
-        await limit.enter()
+        await limit.acquire()
 
 
 class ConcurrencyMachine(RuleBasedStateMachine):
@@ -359,15 +359,15 @@ class ConcurrencyMachine(RuleBasedStateMachine):
         can_wait=st.booleans(),
     )
     def enter(self, caller, priority, tokens, can_wait):
-        entering = self.limited.limit.enter(caller=caller, priority=priority, tokens=tokens, can_wait=can_wait)
+        entering = self.limited.limit.acquire(caller=caller, priority=priority, tokens=tokens, can_wait=can_wait)
         self.tasks[self.loop.create_task(entering)] = self.limited.clock.monotonic_s()
 
     @precondition(lambda self: self.slots)
     @rule(number=st.integers(0))
     def leave(self, number):
         slot = self.slots.pop(number % len(self.slots))
-        slot.leave()
-        slot.leave()
+        slot.release()
+        slot.release()
 
     @precondition(lambda self: self.tasks)
     @rule(number=st.integers(0))

@@ -5,6 +5,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tidegate.limits.gradient import Gradient2
 
 USUAL_S = 0.5

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
 from tidegate.limits.queue import BY_URGENCY, SHARES, FairQueue
 
 CALLERS = st.sampled_from("abcd")

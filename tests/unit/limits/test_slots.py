@@ -5,6 +5,7 @@ from math import inf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tidegate.limits.queue import BY_URGENCY
 from tidegate.limits.slots import SlotPool
 
@@ -33,7 +34,7 @@ def taken(interactive=0, default=0, batch=0):
     ],
 )
 def test_unused_parts_are_lent_but_batch_leaves_a_tenth_free(slots, priority, limit, has_room):
-    assert slots.has_room(priority, limit) == has_room
+    assert slots.has_free_slot(priority, limit) == has_room
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_class_with_less_than_its_part_comes_before_one_that_would_borrow(slot
 def test_a_free_slot_is_for_some_class_whichever_slots_are_taken(arrivals, limit):
     slots = SlotPool()
     for priority in arrivals:
-        if slots.has_room(priority, limit):
+        if slots.has_free_slot(priority, limit):
             slots.take(priority)
     assert slots.taken <= limit
     assert bool(slots.next_classes(["interactive", "default", "batch"], limit)) == (slots.taken < limit)

@@ -1,17 +1,17 @@
-"""`Answered`: which caller may score which answer, and the effect of a score."""
+"""`ScorableAnswers`: which caller may score which answer, and the effect of a score."""
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tests.fakes.clock import FakeClock
 from tidegate.auth import KeyPrincipal
 from tidegate.errors import AnswerNotFound
-from tidegate.operations.feedback import Answered
+from tidegate.operations.feedback import ScorableAnswers
 from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.routing.quality import Qualities
 from tidegate.routing.targets import Target
-
-from tests.fakes.clock import FakeClock
 
 TARGET = Target("host", "m")
 
@@ -36,7 +36,7 @@ def qualities(clock):
 
 @pytest.fixture
 def answered(qualities, clock):
-    answered = Answered(qualities, clock)
+    answered = ScorableAnswers(qualities, clock)
     answered.on_answered("req-1", "anna", "host/m", "chat")
     return answered
 
@@ -77,21 +77,23 @@ def test_after_an_hour_an_answer_is_forgotten(answered, clock):
 def test_the_verdict_of_the_checks_counts_too(answered, qualities, clock, share, mean):
     context = RequestContext("req-9", "chat", clock)
     context.principal, context.task, context.record = KeyPrincipal("anna"), "json", AttemptRecord("host", "m")
-    context.record.checking = Checks(share)
-    answered.note(context)
+    context.record.answer_check = Checks(share)
+    answered.record(context)
     assert qualities.mean(TARGET, "json") == pytest.approx(mean)
     answered.score("req-9", "anna", 1)
 
 
 class AnsweredMachine(RuleBasedStateMachine):
-    """Compares `Answered` with a plain list of all answers."""
+    """Compares `ScorableAnswers` with a plain list of all answers."""
 
     MAX_ANSWERS, KEEP_S = 4, 60.0
 
     def __init__(self):
         super().__init__()
         self.clock = FakeClock()
-        self.answered = Answered(Qualities(self.clock), self.clock, max_answers=self.MAX_ANSWERS, keep_s=self.KEEP_S)
+        self.answered = ScorableAnswers(
+            Qualities(self.clock), self.clock, max_answers=self.MAX_ANSWERS, keep_s=self.KEEP_S
+        )
         self.answers = []
 
     @rule(request_id=st.sampled_from("abcdef"), caller=st.sampled_from("xy"))

@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 from structlog.testing import CapturingLogger
+
+from tests.fakes.clock import FakeClock
 from tidegate.config.routing import HealthConfig
 from tidegate.dialects.generic import DIALECT
 from tidegate.errors import UpstreamUnreachable
@@ -15,14 +17,12 @@ from tidegate.routing.quality import Qualities
 from tidegate.routing.target_registry import TargetRegistry
 from tidegate.routing.targets import Target
 
-from tests.fakes.clock import FakeClock
-
 
 class FakeTransport:
     """Records the paths of requests, and raises `failure` for each of them."""
 
     secrets = ()
-    holds_back = False
+    has_cooldowns = False
 
     def __init__(self) -> None:
         self.paths = asyncio.Queue()
@@ -73,7 +73,7 @@ async def test_a_failed_check_is_logged_and_checking_goes_on(stage):
         checks.put_nowait(None)
         raise ValueError("a fault of ours")
 
-    stage.offline.probe_due = fail
+    stage.offline.due_probes = fail
     stage.prober.open()
     for _ in range(3):
         await checks.get()
@@ -82,7 +82,7 @@ async def test_a_failed_check_is_logged_and_checking_goes_on(stage):
 
 async def test_a_probe_that_raises_is_logged_and_repeated(stage):
     for _ in range(3):
-        stage.offline.unreachable("host")
+        stage.offline.report_unreachable("host")
     stage.prober.open()
     for number in range(1, 4):
         stage.clock.advance(60)
@@ -95,13 +95,13 @@ async def test_a_probe_that_raises_is_logged_and_repeated(stage):
 async def test_a_target_that_cannot_be_probed_stays_out_until_its_next_turn(stage):
     """An unexpected exception counts as a failed probe, so that it is not repeated at every check."""
     target = Target(upstream="host", model="there")
-    stage.serving.target_registry.keep([target])
-    stats = stage.serving.target_registry.of(target)
+    stage.serving.target_registry.set_configured([target])
+    stats = stage.serving.target_registry.stats_of(target)
     for _ in range(20):
         stats.health.failed(stats.health.enter(in_panic=True))
     stage.clock.advance(3600)
     assert stats.health.needs_probe()
-    await stage.prober.look()
+    await stage.prober.probe_now()
     assert stage.logged("probe failed") == ["exception"]
     assert not stats.health.needs_probe()
     assert stats.health.enter() is None

@@ -3,14 +3,14 @@
 import json
 
 import pytest
+
+from tests.fakes.clock import FakeClock
 from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
 from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.pipeline.continuation import MAX_CONTINUATIONS, ContinuableAnswer, may_continue
 from tidegate.protocol import chat, completions, embeddings
 from tidegate.protocol.usage import Usage
-
-from tests.fakes.clock import FakeClock
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 COMPLETION = {"model": "m", "prompt": "hi", "stream": True}

@@ -10,10 +10,10 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 
 from tests.fakes.hosts import Exchange, Host, Stage, content_event, end_events
 from tests.fakes.wire import completion
+from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 
 TURNS = 60
 

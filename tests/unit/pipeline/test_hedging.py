@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from tidegate.pipeline.hedging import race
 
 

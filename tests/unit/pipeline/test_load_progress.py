@@ -1,6 +1,7 @@
 """The progress that is shown for an engine that a request waits for."""
 
 import pytest
+
 from tidegate.pipeline.load_progress import EngineChanges, LoadProgress, describe
 from tidegate.routing.planner import EngineSnapshot
 from tidegate.streaming.preface import Preface
@@ -13,8 +14,8 @@ class Engine:
         self.move(state)
 
     def move(self, state: str, phase: str = "", done: float | None = None) -> None:
-        self.snapshot = EngineSnapshot(is_ready=state == "ready", state=state, phase=phase, done=done)
-        self.changes.tell()
+        self.snapshot = EngineSnapshot(is_ready=state == "ready", state=state, phase=phase, phase_progress=done)
+        self.changes.notify()
 
     def read_snapshot(self) -> EngineSnapshot:
         return self.snapshot
@@ -37,9 +38,15 @@ def progress(changes):
         (EngineSnapshot(state="stopped"), "Starting the model"),
         (EngineSnapshot(state="starting"), "Starting the model"),
         (EngineSnapshot(state="starting", phase="loading the weights"), "Loading the weights"),
-        (EngineSnapshot(state="starting", phase="loading the weights", done=0.0), "Loading the weights: 0 %"),
-        (EngineSnapshot(state="starting", phase="loading the weights", done=0.49), "Loading the weights: 40 %"),
-        (EngineSnapshot(state="starting", phase="loading the weights", done=1.0), "Loading the weights: 100 %"),
+        (EngineSnapshot(state="starting", phase="loading the weights", phase_progress=0.0), "Loading the weights: 0 %"),
+        (
+            EngineSnapshot(state="starting", phase="loading the weights", phase_progress=0.49),
+            "Loading the weights: 40 %",
+        ),
+        (
+            EngineSnapshot(state="starting", phase="loading the weights", phase_progress=1.0),
+            "Loading the weights: 100 %",
+        ),
         (EngineSnapshot(state="sleeping"), "Waking the model"),
         (EngineSnapshot(state="draining"), "Waiting for the model"),
         (EngineSnapshot(state="stopping"), "Waiting for the model"),
@@ -84,10 +91,10 @@ def test_changed_is_set_at_every_change_of_an_engine_while_the_request_waits(pro
     with progress.waiting_for(engine.read_snapshot):
         assert progress.changed.is_set()
         progress.changed.clear()
-        changes.tell()
+        changes.notify()
         assert progress.changed.is_set()
     progress.changed.clear()
-    changes.tell()
+    changes.notify()
     assert not progress.changed.is_set()
 
 

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from tidegate.errors import EngineUnavailable, StreamBroken, UpstreamFailed
-from tidegate.routing.planner import EngineSnapshot
 
 from tests.fakes.hosts import Exchange, Host, Stage, content_event, end_events, turns
 from tests.fakes.wire import chunk, event
+from tidegate.errors import EngineUnavailable, StreamBroken, UpstreamFailed
+from tidegate.routing.planner import EngineSnapshot
 
 STARTING = EngineSnapshot(is_ready=False, state="starting")
 READY = EngineSnapshot(state="ready")
@@ -16,7 +16,7 @@ WHOLE = [content_event("w1 "), content_event("w2"), end_events()]
 
 
 def loading(done: float) -> EngineSnapshot:
-    return EngineSnapshot(is_ready=False, state="starting", phase="loading the weights", done=done)
+    return EngineSnapshot(is_ready=False, state="starting", phase="loading the weights", phase_progress=done)
 
 
 def stage_of(

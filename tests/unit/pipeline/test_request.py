@@ -4,12 +4,12 @@ import asyncio
 import json
 
 import pytest
-from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected
-from tidegate.pipeline.context import RequestContext
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.hosts import Exchange, Host, Stage, content_event, end_events, turns
 from tests.fakes.wire import completion
+from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected
+from tidegate.pipeline.context import RequestContext
 
 KEYS = {"a": "sk-first-0123456789", "b": "sk-second-9876543210"}
 HOSTS = "ab"

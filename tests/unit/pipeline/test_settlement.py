@@ -4,14 +4,14 @@ import asyncio
 from contextlib import contextmanager
 
 import pytest
+
+from tests.fakes.clock import FakeClock
 from tidegate import errors
 from tidegate.auth import ANONYMOUS
 from tidegate.pipeline.context import RequestContext
 from tidegate.pipeline.settlement import Settlement
 from tidegate.protocol.usage import Usage, parse_usage
 from tidegate.telemetry.metrics import Metrics
-
-from tests.fakes.clock import FakeClock
 
 
 class Log:
@@ -183,7 +183,7 @@ def test_messages_that_may_quote_the_request_are_not_logged(stage):
 
 def test_an_error_in_band_keeps_the_status_that_left(stage):
     """The status line was 200; the log has the error that came after."""
-    stage.context.has_begun = True
+    stage.context.has_sent_status = True
     _, _, fields = stage.settle(errors.StreamBroken("Cut."))
     assert (fields["status"], fields["error"]) == (200, "upstream_disconnected")
     assert stage.requests("200") == 1
@@ -192,7 +192,7 @@ def test_an_error_in_band_keeps_the_status_that_left(stage):
 @pytest.mark.parametrize("has_begun", [True, False])
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit])
 def test_a_disconnect_is_499(stage, kind, has_begun):
-    stage.context.has_begun = has_begun
+    stage.context.has_sent_status = has_begun
     _, _, fields = stage.settle(kind())
     assert (fields["status"], fields["error"]) == (499, "client_gone")
     assert stage.sample("caller_disconnects_total", endpoint="chat") == 1

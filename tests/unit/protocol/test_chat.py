@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tidegate.errors import MalformedRequest
 from tidegate.protocol.chat import parse_request
 

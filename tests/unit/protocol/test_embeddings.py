@@ -7,6 +7,7 @@ import struct
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from tidegate.errors import MalformedRequest, UpstreamFailed
 from tidegate.protocol.embeddings import count_inputs, parse_request, rebuild
 

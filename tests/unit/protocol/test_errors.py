@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate import errors
 from tidegate.protocol.errors import to_headers, to_json
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from msgspec import Raw
+
 from tidegate.errors import MalformedRequest
 from tidegate.protocol import json_schema
 
@@ -16,7 +17,7 @@ def violations(schema: object, answer: object) -> list[str]:
     """Return the violations of one answer, after checking the schema."""
     raw = Raw(json.dumps(schema).encode())
     json_schema.check(raw)
-    return next(json_schema.complaints(raw, [answer if isinstance(answer, str) else json.dumps(answer)]))
+    return next(json_schema.violations(raw, [answer if isinstance(answer, str) else json.dumps(answer)]))
 
 
 def rejection(schema: bytes) -> str:
@@ -72,7 +73,7 @@ def test_the_number_of_steps_is_limited(schema, answer):
 
 def test_the_answers_share_the_limit_of_steps():
     schema = Raw(json.dumps({"items": {"type": "integer"}}).encode())
-    *_, last = json_schema.complaints(schema, [json.dumps([1] * 5000)] * 8)
+    *_, last = json_schema.violations(schema, [json.dumps([1] * 5000)] * 8)
     assert last == ["It takes too long to validate."]
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, Struct, UnsetType
+
 from tidegate.protocol.lenient import TextPiece, convert, loads, valid_unicode
 
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from tidegate.protocol.models import ModelCard, best_status, list_to_json, parse_list
 
 DATA = Path(__file__).parents[2] / "data" / "recorded"

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from tidegate.errors import MalformedRequest
 from tidegate.protocol import chat, completions, embeddings
 from tidegate.protocol.request import MAX_DEPTH, decode, is_deeper_than, json_type, missing, wrong_type

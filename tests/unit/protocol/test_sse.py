@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from tidegate.errors import UpstreamFailed
 from tidegate.protocol import sse
 from tidegate.protocol.sse import EventParser

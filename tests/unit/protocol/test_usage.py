@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.protocol.usage import counts_anything, parse_usage
 
 

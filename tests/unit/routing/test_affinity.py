@@ -6,16 +6,16 @@ from math import ceil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.fakes.candidates import candidate, candidate_lists, names, ranked, routing_request
 from tidegate.routing.affinity import prefer_session_target, weighted_score
 from tidegate.routing.targets import Target
-
-from tests.fakes.candidates import candidate, crowds, names, placed, routing_request
 
 UNBOUNDED = 1e9
 
 
 def session_target(candidates, session, max_load=UNBOUNDED):
-    return names(prefer_session_target(placed(*candidates), routing_request(session=session), max_load=max_load))[0]
+    return names(prefer_session_target(ranked(*candidates), routing_request(session=session), max_load=max_load))[0]
 
 
 def test_a_session_stays_at_its_target_whatever_order_the_policy_makes():
@@ -27,7 +27,7 @@ def test_a_session_stays_at_its_target_whatever_order_the_policy_makes():
 
 
 def test_sessions_of_two_callers_are_two_sessions():
-    order = placed(*(candidate(name) for name in "abcdefgh"))
+    order = ranked(*(candidate(name) for name in "abcdefgh"))
     session_targets = {
         names(prefer_session_target(order, routing_request(session="s", caller=f"{n}"), max_load=UNBOUNDED))[0]
         for n in range(20)
@@ -36,7 +36,7 @@ def test_sessions_of_two_callers_are_two_sessions():
 
 
 def test_the_other_targets_keep_their_order():
-    order = placed(*(candidate(name) for name in "abcd"))
+    order = ranked(*(candidate(name) for name in "abcd"))
     for number in range(20):
         preferred = names(prefer_session_target(order, routing_request(session=str(number)), max_load=UNBOUNDED))
         assert "abcd".replace(preferred[0], "") == preferred[1:]
@@ -63,15 +63,15 @@ def test_sessions_are_spread_by_weight():
 
 
 @settings(max_examples=100)
-@given(crowds(), st.floats(1, 3), st.text(max_size=4))
+@given(candidate_lists(), st.floats(1, 3), st.text(max_size=4))
 def test_the_bounds_hold_and_no_target_is_lost(candidates, max_load, session):
-    order = placed(*candidates)
+    order = ranked(*candidates)
     preferred = prefer_session_target(order, routing_request(session=session), max_load=max_load)
     assert sorted(names(order)) == sorted(names(preferred))
     first = preferred[0].candidate
     if preferred[0] is not order[0]:
         side = [each for each in candidates if each.target.is_local == first.target.is_local]
-        eligible = [each for each in side if each.target.weight > 0 and each.share == 1 and not each.is_pressed]
+        eligible = [each for each in side if each.target.weight > 0 and each.share == 1 and not each.is_overloaded]
         weight_share = first.target.weight / sum(each.target.weight for each in eligible)
         assert first in eligible
         assert first.target.is_local == order[0].candidate.target.is_local
@@ -96,9 +96,9 @@ def test_a_target_with_its_part_of_the_load_keeps_its_sessions():
 
 
 def test_a_session_known_by_its_prompts_head_stays_at_local_engines_only():
-    hosted = placed(*(candidate(name) for name in "abcdef"))
+    hosted = ranked(*(candidate(name) for name in "abcdef"))
     assert all(prefer_session_target(hosted, routing_request(f"{n}"), max_load=UNBOUNDED) is hosted for n in range(10))
-    local = placed(*(candidate(name, is_local=True) for name in "abcdef"))
+    local = ranked(*(candidate(name, is_local=True) for name in "abcdef"))
     assert (
         len({names(prefer_session_target(local, routing_request(f"{n}"), max_load=UNBOUNDED))[0] for n in range(30)})
         > 1
@@ -111,10 +111,10 @@ def test_no_session_moves_between_local_engines_and_hosted_upstreams():
     assert {session_target(candidates[1:], str(number)) for number in range(50)} == {"b", "c"}
 
 
-def test_no_session_moves_to_a_target_that_is_pressed_or_in_slow_start():
+def test_no_session_moves_to_a_target_that_is_overloaded_or_in_slow_start():
     candidates = [
         candidate("a", is_local=True),
-        candidate("b", is_local=True, is_pressed=True),
+        candidate("b", is_local=True, is_overloaded=True),
         candidate("c", is_local=True, share=0.5),
         candidate("d", is_local=True, weight=0),
     ]

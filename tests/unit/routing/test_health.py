@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tidegate.config.routing import HealthConfig
-from tidegate.routing.health import Health, available
 
 from tests.fakes.clock import FakeClock
+from tidegate.config.routing import HealthConfig
+from tidegate.routing.health import Health, available
 
 CONFIG = HealthConfig(
     failures=3, ejection_s=5, max_ejection_s=20, slow_start_s=10, probe=False

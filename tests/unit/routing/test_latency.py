@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from tidegate.routing.latency import Latency
 
 from tests.fakes.clock import FakeClock
+from tidegate.routing.latency import Latency
 
 
 @pytest.fixture

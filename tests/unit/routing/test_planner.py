@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+
+from tests.fakes.candidates import routing_request
+from tests.fakes.clock import FakeClock
 from tidegate.config.cards import Card, Price
 from tidegate.config.models import ModelConfig
 from tidegate.config.routing import HealthConfig, RoutingConfig
@@ -20,9 +23,6 @@ from tidegate.routing.pressure import LoadReport
 from tidegate.routing.quality import Qualities
 from tidegate.routing.target_registry import TargetRegistry
 from tidegate.routing.targets import Target
-
-from tests.fakes.candidates import routing_request
-from tests.fakes.clock import FakeClock
 
 HEALTH = HealthConfig(failures=1, probe=False)
 
@@ -58,7 +58,7 @@ class Stage:
     async def candidates(self, model, *, reach):
         return self.targets
 
-    def look(self, target):
+    def snapshot(self, target):
         return structs.replace(
             self.snapshots.get(target.upstream, EngineSnapshot()),
             limited_for_s=self.limited.get(target.upstream, 0.0),
@@ -74,7 +74,7 @@ class Stage:
     def consider(self, reach="any", **fields):
         request = routing_request(**fields)
         request.reach = reach
-        return asyncio.run(self.planner.consider(request))
+        return asyncio.run(self.planner.evaluate(request))
 
     def order(self, reach="any", **fields):
         return "".join(target.upstream for target in self.consider(reach, **fields).targets)
@@ -93,7 +93,7 @@ NEAR, FAR, FARTHER = Target("n", "m", is_local=True), Target("f", "m"), Target("
 def test_a_local_only_request_gets_local_targets_only():
     stage = Stage(FAR, NEAR, FARTHER)
     assert stage.order("local_only") == "n"
-    assert [refused.target for refused in stage.consider("local_only").refused] == [FAR, FARTHER]
+    assert [refused.target for refused in stage.consider("local_only").excluded] == [FAR, FARTHER]
 
 
 @pytest.mark.parametrize(("reach", "order"), [("any", "fng"), ("local_first", "nfg"), ("online_first", "fgn")])
@@ -116,9 +116,9 @@ def test_a_local_only_request_without_a_local_target_gets_an_error_of_its_own():
 def test_a_target_in_cooldown_is_left_out_until_its_trial(target):
     stage = Stage(target, FARTHER)
     error = UpstreamFailed("no", status=503, retry_after_s=60)
-    error.is_told = True
+    error.is_stated = True
     stage.target_registry.begin(target, routing_request()).end(error)
-    assert (stage.order(), stage.consider().refused[0].for_s) == ("g", 60)
+    assert (stage.order(), stage.consider().excluded[0].for_s) == ("g", 60)
     alone = Stage(target)
     alone.target_registry.begin(target, routing_request()).end(error)
     refusal = alone.refusal()
@@ -141,7 +141,7 @@ def test_a_request_at_the_price_ceiling_is_not_over_it():
     stage = Stage(Target("f", "m", card), max_price_usd=0.0039)
     request = routing_request(answer_tokens=256)
     request.prompt_tokens = 20
-    assert asyncio.run(stage.planner.plan(request)).placed
+    assert asyncio.run(stage.planner.plan(request)).ranked
 
 
 # Each: the targets, the model's settings, the reach; `should_retry` and `retry_after_s` of the error.
@@ -180,14 +180,14 @@ def test_a_local_only_request_whose_engine_is_ejected_gets_an_error_that_says_so
 def test_when_offline_began_by_itself_the_error_says_when_to_retry():
     stage = Stage(FAR)
     for _ in range(3):
-        stage.offline.unreachable("f")
+        stage.offline.report_unreachable("f")
     refusal = stage.refusal()
     assert isinstance(refusal, LocalModelUnavailable)
     assert (refusal.should_retry, refusal.retry_after_s) == (None, 5.0)
 
 
 @pytest.mark.parametrize(
-    ("targets", "pressed", "favoured"),
+    ("targets", "pressed", "favoured_count"),
     [
         ([NEAR, FAR], "", 1),
         ([NEAR, FAR], "n", 0),
@@ -197,11 +197,11 @@ def test_when_offline_began_by_itself_the_error_says_when_to_retry():
     ],
     ids=["room", "pressed", "another one pressed", "no other target", "no local engine"],
 )
-def test_local_engines_with_room_before_other_targets_are_favoured(targets, pressed, favoured):
+def test_local_engines_with_room_before_other_targets_are_favoured(targets, pressed, favoured_count):
     stage = Stage(*targets, policy="local_first")
     if pressed:
         stage.snapshots[pressed] = EngineSnapshot(is_ready=False, state="starting")
-    assert stage.consider().favoured == favoured
+    assert stage.consider().favoured_count == favoured_count
 
 
 def test_a_target_with_a_used_up_rate_limit_is_left_out():
@@ -229,7 +229,7 @@ def test_a_failed_target_is_left_out_unless_too_many_have_failed():
     stage.fail(FARTHER)
     plan = stage.consider()
     assert plan.is_panic
-    assert len(plan.placed) == 3
+    assert len(plan.ranked) == 3
 
 
 def test_the_only_target_is_never_left_out():
@@ -252,7 +252,7 @@ def test_requests_overflow_from_a_pressed_engine_and_return():
     stage = Stage(NEAR, FAR, policy="local_first", overflow_ttft_s=2.0)
     load_report = LoadReport(running=8, waiting=40, ttft_s=5.0, at_s=stage.clock.monotonic_s(), our_in_flight=0)
     assert stage.order() == "nf"
-    stage.snapshots["n"] = EngineSnapshot(is_ready=True, state="ready", told=load_report)
+    stage.snapshots["n"] = EngineSnapshot(is_ready=True, state="ready", load_report=load_report)
     assert stage.order() == "fn"
     stage.snapshots["n"] = EngineSnapshot(is_ready=True, state="ready")
     assert stage.order() == "nf"
@@ -313,11 +313,11 @@ def test_the_reach_holds_and_at_most_half_of_the_targets_are_ejected(are_local, 
         if target.is_local
     }
     plan = stage.consider(reach)
-    order = [placed.candidate.target for placed in plan.placed]
+    order = [ranked.candidate.target for ranked in plan.ranked]
     if reach == "local_only" or offline:
         assert all(target.is_local for target in order)
     assert len(order) == len(set(map(id, order)))
-    assert len(order) + len(plan.refused) == len(targets)
+    assert len(order) + len(plan.excluded) == len(targets)
     assert plan.is_panic == (len(failed) > len(targets) / 2)
     if not plan.is_panic:
         assert not set(map(id, order)) & set(map(id, failed))
@@ -328,18 +328,18 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 def test_an_engine_without_tool_calls_is_left_out_where_they_are_needed():
     stage = Stage(NEAR, FAR)
-    stage.snapshots["n"] = EngineSnapshot(calls_tools=False)
+    stage.snapshots["n"] = EngineSnapshot(parses_tool_calls=False)
     assert stage.order() == "nf"
     assert stage.order(tools=TOOLS) == "f"
     assert stage.order(tools=TOOLS, tool_choice="none") == "nf"
-    (refused,) = stage.consider(tools=TOOLS).refused
+    (refused,) = stage.consider(tools=TOOLS).excluded
     assert (refused.target, refused.why, refused.is_final) == (NEAR, "it has no tool-call parser", True)
 
 
 @pytest.mark.parametrize(("targets", "reach"), [((NEAR,), "any"), ((NEAR,), "local_only"), ((NEAR, FAR), "local_only")])
 def test_where_no_target_ever_calls_tools_the_request_is_at_fault(targets, reach):
     stage = Stage(*targets)
-    stage.snapshots["n"] = EngineSnapshot(calls_tools=False)
+    stage.snapshots["n"] = EngineSnapshot(parses_tool_calls=False)
     refusal = stage.refusal(reach, tools=TOOLS)
     assert (refusal.status, refusal.code, refusal.param) == (400, "unsupported_parameter", "tools")
     assert refusal.message == "Unsupported parameter: 'tools' is not supported with the model 'm'."
@@ -347,7 +347,7 @@ def test_where_no_target_ever_calls_tools_the_request_is_at_fault(targets, reach
 
 def test_while_a_target_with_tools_is_only_limited_the_request_is_not_at_fault():
     stage = Stage(NEAR, FAR)
-    stage.snapshots["n"] = EngineSnapshot(calls_tools=False)
+    stage.snapshots["n"] = EngineSnapshot(parses_tool_calls=False)
     stage.limited["f"] = 7.0
     assert isinstance(stage.refusal(tools=TOOLS), UpstreamRateLimited)
 
@@ -394,7 +394,7 @@ def test_the_work_of_an_engine_counts_all_its_requests():
     stage.in_flight_by_upstream["1"] = 1
     assert stage.order() == "21"
     load_report = LoadReport(running=9, waiting=1, at_s=stage.clock.monotonic_s(), our_in_flight=1)
-    stage.snapshots["2"] = structs.replace(READY, told=load_report)
+    stage.snapshots["2"] = structs.replace(READY, load_report=load_report)
     assert stage.order() == "12"
 
 
@@ -421,7 +421,7 @@ def test_an_engine_has_one_weight_for_all_its_replicas():
 def test_an_engine_has_room_while_one_of_its_replicas_has():
     stage = Stage(ONE, TWO, FAR, policy="local_first")
     stage.snapshots["1"] = EngineSnapshot(is_ready=False, state="starting", availability="loading")
-    assert (stage.order(), stage.consider().favoured) == ("21f", 1)
+    assert (stage.order(), stage.consider().favoured_count) == ("21f", 1)
     stage.snapshots["2"] = stage.snapshots["1"]
     assert stage.order() == "f12"
 
@@ -430,18 +430,18 @@ def test_an_ejected_replica_is_left_out():
     stage = Stage(ONE, TWO)
     stage.fail(ONE)
     assert stage.order() == "2"
-    assert [refused.target for refused in stage.consider().refused] == [ONE]
+    assert [refused.target for refused in stage.consider().excluded] == [ONE]
 
 
 def test_a_replica_is_loaded_when_the_others_have_work():
     stage = Stage(ONE, TWO, replica(3))
     stage.snapshots |= {"2": UNLOADED, "3": UNLOADED}
     plan = stage.consider()
-    assert ([target.upstream for target in plan.targets], plan.loads) == (["1", "2"], ())
-    assert [(refused.target.upstream, refused.why) for refused in plan.refused] == [
+    assert ([target.upstream for target in plan.targets], plan.replicas_to_load) == (["1", "2"], ())
+    assert [(refused.target.upstream, refused.why) for refused in plan.excluded] == [
         ("3", "a replica that is not loaded, and need not be")
     ]
     send(stage, ONE, 1)
-    assert stage.consider().loads == (TWO,)
+    assert stage.consider().replicas_to_load == (TWO,)
     stage.targets = (FAR, *stage.targets)
-    assert stage.consider().loads == ()
+    assert stage.consider().replicas_to_load == ()

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tidegate.routing.pressure import LoadReport, Pressure
 
 from tests.fakes.clock import FakeClock
+from tidegate.routing.pressure import LoadReport, Pressure
 
 
 class Engine:
@@ -51,7 +51,7 @@ def test_tidegates_waiting_requests_count_exactly(engine):
         engine.pressure.sent(1000)
     assert engine.pressure.predict_s(1000) == pytest.approx(5.0, rel=0.05)
     engine.pressure.began(1000)
-    engine.pressure.left(1000)
+    engine.pressure.ended_without_token(1000)
     assert engine.pressure.waiting == 2
 
 
@@ -123,7 +123,7 @@ class PressureMachine(RuleBasedStateMachine):
     @rule(is_good=st.booleans())
     def ends(self, is_good):
         tokens = self.waiting.pop(0)
-        (self.pressure.began if is_good else self.pressure.left)(tokens)
+        (self.pressure.began if is_good else self.pressure.ended_without_token)(tokens)
 
     @rule(seconds=st.floats(0, 100))
     def waits(self, seconds):

@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.fakes.clock import FakeClock
 from tidegate.config.evals import EvalFile, EvalScore
 from tidegate.routing.quality import SOURCES, WEIGHTS, Posterior, Qualities
 from tidegate.routing.targets import Target
-
-from tests.fakes.clock import FakeClock
 
 DAY_S = 86_400.0
 HALF_LIFE_S = 7 * DAY_S

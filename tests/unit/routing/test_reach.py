@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.errors import NotPermitted
 from tidegate.protocol.routing import REACHES
 from tidegate.routing import reach

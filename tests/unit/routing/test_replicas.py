@@ -4,11 +4,11 @@ from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.routing.candidate import Candidate, Placed
+
+from tests.fakes.candidates import candidate, names, ranked
+from tidegate.routing.candidate import Candidate, RankedCandidate
 from tidegate.routing.replicas import arrange, group, ungroup
 from tidegate.routing.targets import Target
-
-from tests.fakes.candidates import candidate, names, placed
 
 UNBOUNDED = 1e9
 
@@ -33,7 +33,7 @@ def replica_lists(draw, group="g"):
             group,
             work=draw(st.floats(0, 100)),
             share=draw(st.sampled_from([1.0, 1.0, 0.5, 0.0])),
-            is_pressed=draw(st.booleans()),
+            is_overloaded=draw(st.booleans()),
             availability=draw(st.sampled_from(["ready", "ready", "loading", "unloaded", "unavailable"])),
         )
         for number in range(1, draw(st.integers(2, 6)))
@@ -50,7 +50,7 @@ def test_replicas_that_are_not_ready_come_last():
 
 
 def test_a_pressed_replica_comes_after_those_that_have_room():
-    assert order(replica(1, is_pressed=True), replica(2, work=9), key=b"s") == "21"
+    assert order(replica(1, is_overloaded=True), replica(2, work=9), key=b"s") == "21"
 
 
 def test_a_replica_in_slow_start_has_its_share_of_the_work():
@@ -81,14 +81,14 @@ def test_each_replica_is_used_once_and_within_the_bound(members, key, max_load):
     ready = [each for each in members if each.availability == "ready"]
     assert [each.availability == "ready" for each in arranged.order[: len(ready)]] == [True] * len(ready)
     assert sum(each.availability == "unloaded" for each in arranged.order) <= 1
-    eligible = [each for each in ready if not each.is_pressed] or ready
+    eligible = [each for each in ready if not each.is_overloaded] or ready
     if arranged.is_sticky:
         first = arranged.order[0]
         share = max(first.share, 0.01) / sum(max(each.share, 0.01) for each in eligible)
         bound = max_load * share * (sum(each.work for each in eligible) + 1) * (1 + 1e-9)
         assert first.work < bound or (first.share == 1 and first.work <= min(each.work for each in eligible) + 1)
     if ready:
-        assert arranged.order[0].is_pressed == all(each.is_pressed for each in ready)
+        assert arranged.order[0].is_overloaded == all(each.is_overloaded for each in ready)
 
 
 @settings(max_examples=30)
@@ -142,7 +142,14 @@ def test_to_policies_an_engine_is_one_candidate_and_the_others_follow_it():
     arranged = group(candidates, b"", max_load=1.25)
     representatives = [each.order[0] for each in arranged.values()]
     assert [representative.target.upstream for representative in representatives] == ["a", "g:2", "b"]
-    order = ungroup([Placed(representatives[2]), Placed(representatives[1], 0.5), Placed(representatives[0])], arranged)
+    order = ungroup(
+        [
+            RankedCandidate(representatives[2]),
+            RankedCandidate(representatives[1], 0.5),
+            RankedCandidate(representatives[0]),
+        ],
+        arranged,
+    )
     assert [each.candidate.target.upstream for each in order] == ["b", "g:2", "g:3", "g:1", "a"]
     assert [each.score for each in order] == [None, 0.5, None, None, None]
 
@@ -150,14 +157,14 @@ def test_to_policies_an_engine_is_one_candidate_and_the_others_follow_it():
 def test_targets_without_replicas_keep_their_order():
     candidates = [candidate("a"), candidate("b")]
     arranged = group(candidates, b"k", max_load=1.25)
-    assert names(ungroup(placed(*candidates), arranged)) == "ab"
+    assert names(ungroup(ranked(*candidates), arranged)) == "ab"
 
 
 @given(replica_lists("g"), replica_lists("h"), st.randoms(use_true_random=False), st.binary(max_size=4))
 def test_no_target_is_lost_and_replicas_follow_each_other(each, other, rng, key):
     candidates = [*each, candidate("x"), *other, candidate("y")]
     arranged = group(candidates, key, max_load=1.25)
-    representatives = placed(*(each.order[0] for each in arranged.values()))
+    representatives = ranked(*(each.order[0] for each in arranged.values()))
     rng.shuffle(representatives)
     order = [each.candidate for each in ungroup(representatives, arranged)]
     unneeded = [each for replica_group in arranged.values() for each in replica_group.unneeded]

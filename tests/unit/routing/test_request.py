@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tidegate.protocol import chat, completions, embeddings
 from tidegate.routing.request import RoutingRequest
 

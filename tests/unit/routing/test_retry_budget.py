@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.routing.retry_budget import RetryBudget
 
 from tests.fakes.clock import FakeClock
+from tidegate.routing.retry_budget import RetryBudget
 
 
 @pytest.fixture

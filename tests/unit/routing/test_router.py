@@ -4,14 +4,14 @@ import asyncio
 from functools import partial
 
 import pytest
+
+from tests.fakes.clock import FakeClock
 from tidegate.config.cards import Card, Cards
 from tidegate.errors import ModelNotFound, UpstreamUnreachable
 from tidegate.protocol.models import ModelCard
 from tidegate.routing.catalogue import Catalogue
 from tidegate.routing.router import Router
 from tidegate.routing.targets import Target
-
-from tests.fakes.clock import FakeClock
 
 
 class Source:

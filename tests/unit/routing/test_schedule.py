@@ -5,12 +5,13 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.config.routing import RetryConfig
 from tidegate.errors import (
-    AnswerMisfit,
     EngineDied,
     EngineStalled,
     EngineUnavailable,
+    SchemaMismatch,
     TargetBusy,
     UpstreamFailed,
     UpstreamLacksModel,
@@ -25,7 +26,7 @@ from tidegate.routing.targets import Target
 
 A, B, C = (Target(name, "m") for name in "abc")
 ERRORS = [
-    AnswerMisfit,
+    SchemaMismatch,
     EngineStalled,
     EngineUnavailable,
     TargetBusy,
@@ -42,12 +43,12 @@ ERRORS = [
 class ScriptedSchedule:
     """A schedule whose attempts fail as the test says; counts what is taken from the budget."""
 
-    def __init__(self, *targets, budgets=100, favoured=0, **retry):
+    def __init__(self, *targets, budgets=100, favoured_count=0, **retry):
         self.withdrawn = 0
         self.budgets = budgets
         self.now_s = 50.0
         self.schedule = AttemptSchedule(
-            targets, retry=RetryConfig(**retry), withdraw=self.withdraw, rng=Random(7), favoured=favoured
+            targets, retry=RetryConfig(**retry), withdraw=self.withdraw, rng=Random(7), favoured_count=favoured_count
         )
 
     def withdraw(self):
@@ -57,7 +58,7 @@ class ScriptedSchedule:
         return True
 
     def step(self):
-        return self.schedule.step(self.now_s)
+        return self.schedule.next_attempt(self.now_s)
 
     def fail(self, attempt, error=None, *, took_s=0.0, has_other_key=False):
         error = error or UpstreamFailed("no")
@@ -98,7 +99,7 @@ def test_a_repeat_waits_a_random_time_that_grows():
 
 @pytest.mark.parametrize(
     "error",
-    [AnswerMisfit("no"), UpstreamLacksModel("no"), UpstreamLacksOperation("no"), UpstreamRefusedUs("no")],
+    [SchemaMismatch("no"), UpstreamLacksModel("no"), UpstreamLacksOperation("no"), UpstreamRefusedUs("no")],
     ids=["misfits", "lacks", "is not for it", "refuses"],
 )
 def test_an_attempt_that_would_fail_again_is_not_repeated(error):
@@ -143,7 +144,7 @@ FULL, LOADING, FAILED = TargetBusy("full"), EngineUnavailable("loading"), Upstre
 
 
 def test_a_favoured_full_target_is_queued_for_before_others_are_tried():
-    scripted = ScriptedSchedule(A, B, C, favoured=2, repeats=0)
+    scripted = ScriptedSchedule(A, B, C, favoured_count=2, repeats=0)
     attempts = []
     for error in (FULL, FULL, FULL, FAILED, FULL, FULL):
         attempts.append(scripted.step())
@@ -162,12 +163,12 @@ def test_a_favoured_full_target_is_queued_for_before_others_are_tried():
 @pytest.mark.parametrize(("errors", "order"), [((LOADING, FAILED), "aba"), ((FAILED, FAILED), "ab")])
 def test_a_favoured_target_that_is_not_just_full_is_not_queued_for(errors, order):
     """Loading takes long, and a failure stays one; a loading engine is waited for at the end."""
-    scripted = ScriptedSchedule(A, B, favoured=1, repeats=0)
+    scripted = ScriptedSchedule(A, B, favoured_count=1, repeats=0)
     assert scripted.names(*errors, FAILED) == order
 
 
 def test_all_favoured_targets_are_tried_before_one_is_queued_for():
-    scripted = ScriptedSchedule(A, B, C, favoured=2)
+    scripted = ScriptedSchedule(A, B, C, favoured_count=2)
     assert scripted.names(FULL, FAILED, FAILED).startswith("abac")
 
 
@@ -196,10 +197,13 @@ def test_an_empty_budget_ends_the_attempts():
     st.lists(st.tuples(st.sampled_from(ERRORS), st.booleans(), st.sampled_from([0.0, 60.0])), min_size=1, max_size=12),
     st.integers(0, 3),
 )
-def test_every_schedule_ends_within_its_limits(targets, repeats, budgets, failures, favoured):
+def test_every_schedule_ends_within_its_limits(targets, repeats, budgets, failures, favoured_count):
     """No more repeats than configured, no more paid attempts than the budget has, each target before any repeat."""
     scripted = ScriptedSchedule(
-        *(Target(str(number), "m") for number in range(targets)), budgets=budgets, repeats=repeats, favoured=favoured
+        *(Target(str(number), "m") for number in range(targets)),
+        budgets=budgets,
+        repeats=repeats,
+        favoured_count=favoured_count,
     )
     tried, seen, number, queued = [], [], 0, 0
     while (attempt := scripted.step()) is not None:
@@ -209,7 +213,7 @@ def test_every_schedule_ends_within_its_limits(targets, repeats, budgets, failur
         is_busy = kind in {EngineUnavailable, TargetBusy}
         if attempt.can_queue:
             queued += 1
-            assert (queued, seen[-1]) == (1, str(favoured - 1))
+            assert (queued, seen[-1]) == (1, str(favoured_count - 1))
         elif attempt.target.upstream in seen:
             assert len(set(seen)) == targets
         seen.append(attempt.target.upstream)

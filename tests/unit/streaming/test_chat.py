@@ -5,10 +5,10 @@ import json
 import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
+
+from tests.unit.chunks import ENVELOPE, accumulate, call, check, chunk, feed
 from tidegate.errors import ProxyError
 from tidegate.streaming.chat import ChatAssembler, ChatWriter
-
-from tests.unit.chunks import ENVELOPE, accumulate, call, check, chunk, tell
 
 STOP = chunk(finish="stop")
 HEAD = b'{"id":"chatcmpl-own","object":"chat.completion.chunk","created":1700000000,"model":"public-name","choices":['
@@ -17,7 +17,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 def written(*chunks, wants_usage=False):
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage)
-    assert tell(writer, *chunks) is None
+    assert feed(writer, *chunks) is None
     payloads = writer.take()
     check(payloads, wants_usage=wants_usage)
     return payloads
@@ -25,7 +25,7 @@ def written(*chunks, wants_usage=False):
 
 def assembled(*chunks):
     assembler = ChatAssembler(ENVELOPE)
-    assert tell(assembler, *chunks) is None
+    assert feed(assembler, *chunks) is None
     return json.loads(assembler.to_json())
 
 
@@ -107,7 +107,7 @@ def test_logprobs_are_sent_in_openais_form_with_their_text():
 def test_a_heartbeat_is_a_chunk_without_content(wants_usage):
     """It may be sent at any time after the opening chunk; the answer that a client assembles is the same."""
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage)
-    assert tell(writer, chunk({"content": "a"}), chunk({"tool_calls": [call(0, "f", "{}", "x")]}), STOP) is None
+    assert feed(writer, chunk({"content": "a"}), chunk({"tool_calls": [call(0, "f", "{}", "x")]}), STOP) is None
     first, *rest = writer.take()
     heartbeat = writer.heartbeat()
     assert json.loads(heartbeat)["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}]
@@ -117,7 +117,7 @@ def test_a_heartbeat_is_a_chunk_without_content(wants_usage):
 
 def test_payloads_are_taken_once():
     writer = ChatWriter(ENVELOPE, wants_usage=False)
-    assert tell(writer, STOP) is None
+    assert feed(writer, STOP) is None
     assert len(writer.take()) == 2
     assert writer.take() == []
 
@@ -301,7 +301,7 @@ endings = st.sampled_from([[], [chunk(index=index, finish="stop") for index in r
 def test_any_sequence_of_chunks_is_canonical_or_an_error(chunks, ending, wants_usage):
     """OpenAI's strict accumulator accepts the chunks, even if an error ended the stream."""
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage)
-    error = tell(writer, *chunks, *ending)
+    error = feed(writer, *chunks, *ending)
     payloads = writer.take()
     event("error" if error else "whole")
     assert error is None or isinstance(error, ProxyError)
@@ -318,7 +318,7 @@ def test_a_stream_and_a_whole_answer_hold_the_same(chunks):
     writer, assembler = ChatWriter(ENVELOPE, wants_usage=True), ChatAssembler(ENVELOPE)
     # the accumulator requires that choices begin in order
     opening = [chunk(index=index) for index in range(3)]
-    errors = [tell(sink, *opening, *chunks, *ending) for sink in (writer, assembler)]
+    errors = [feed(sink, *opening, *chunks, *ending) for sink in (writer, assembler)]
     assert type(errors[0]) is type(errors[1])
     if errors[0] is not None:
         return

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
+
+from tests.fakes.sink import RecordingSink
 from tidegate.protocol.request import decode_fields
 from tidegate.streaming.checks import check
 from tidegate.streaming.sinks import ToolPiece
-
-from tests.fakes.sink import RecordingSink
 
 TOOLS = {"tools": [{"type": "function", "function": {"name": "weather"}}]}
 FUNCTIONS = {"functions": [{"name": "weather"}]}

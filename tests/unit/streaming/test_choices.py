@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
+
+from tests.fakes.sink import RecordingSink
+from tests.unit.chunks import call, chunk, feed
 from tidegate.dialects import events
 from tidegate.errors import ProxyError, StreamBroken, ToolCallUnparsable, UpstreamFailed
 from tidegate.protocol.chat import Chunk, Reading
@@ -13,16 +16,13 @@ from tidegate.protocol.usage import Usage
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.sinks import ToolPiece
 
-from tests.fakes.sink import RecordingSink
-from tests.unit.chunks import call, chunk, tell
-
 STOP = chunk(finish="stop")
 
 
 def sent(*chunks):
     """Return the calls that the sink receives for a complete answer."""
     sink = RecordingSink()
-    assert tell(sink, *chunks) is None
+    assert feed(sink, *chunks) is None
     return sink.calls
 
 
@@ -130,13 +130,13 @@ def test_choices_are_opened_in_order():
 @pytest.mark.parametrize("index", [-1, 10**9, 10**30])
 def test_an_index_that_no_choice_can_have_is_a_failure(index):
     """At most 128 choices can be requested, for each of at most 32 prompts."""
-    assert isinstance(tell(RecordingSink(), chunk({"content": "a"}, index=index, finish="stop")), UpstreamFailed)
+    assert isinstance(feed(RecordingSink(), chunk({"content": "a"}, index=index, finish="stop")), UpstreamFailed)
 
 
 @pytest.mark.parametrize("delta", [{"content": "a"}, {"tool_calls": [call(0, "f", "{}", "a")]}])
 def test_an_index_that_no_choice_can_have_is_a_failure_for_the_only_choice_too(delta):
     given = chunk(delta, index=4096, finish="stop")
-    assert isinstance(tell(RecordingSink(), given, reading=Reading(choices=1)), UpstreamFailed)
+    assert isinstance(feed(RecordingSink(), given, reading=Reading(choices=1)), UpstreamFailed)
 
 
 # --- finish reasons -----------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_a_call_in_both_forms_is_sent_once():
 def test_a_finish_reason_that_means_an_error_is_a_failure(reason):
     """These are not finish reasons but errors, and another target may succeed."""
     sink = RecordingSink()
-    error = tell(sink, chunk({"content": "a"}), chunk(finish=reason))
+    error = feed(sink, chunk({"content": "a"}), chunk(finish=reason))
     assert isinstance(error, UpstreamFailed)
     assert error.status == 503
     assert sink.calls[-1] == ("content", 0, "a")
@@ -210,7 +210,7 @@ def test_a_finish_reason_that_means_an_error_is_a_failure(reason):
 @pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"])
 def test_a_call_that_the_host_could_not_parse_is_an_error_without_failover(reason):
     """Gemini sends these finish reasons. There is no failover, and the error does not count against the target."""
-    error = tell(RecordingSink(), chunk(finish=reason))
+    error = feed(RecordingSink(), chunk(finish=reason))
     assert (type(error), error.status, error.code) == (ToolCallUnparsable, 502, "tool_call_unparsable")
     assert (error.may_try_another_target, error.should_retry) == (False, False)
 
@@ -219,12 +219,12 @@ def test_a_call_that_the_host_could_not_parse_is_an_error_without_failover(reaso
 @pytest.mark.parametrize("delta", [{}, {"reasoning": "a"}])
 def test_a_finish_reason_of_tool_calls_without_a_call_is_an_error(reason, delta):
     """The host's parser has lost the call (row 76j)."""
-    assert type(tell(RecordingSink(), chunk(delta), chunk(finish=reason))) is ToolCallUnparsable
+    assert type(feed(RecordingSink(), chunk(delta), chunk(finish=reason))) is ToolCallUnparsable
 
 
 def test_a_missing_call_is_an_empty_answer_if_no_tool_may_be_called():
     sink = RecordingSink()
-    assert tell(sink, chunk({}), chunk(finish="tool_calls"), reading=Reading(may_call=False)) is None
+    assert feed(sink, chunk({}), chunk(finish="tool_calls"), reading=Reading(may_call=False)) is None
     assert sink.calls[-1] == ("finish", 0, "stop")
 
 
@@ -263,7 +263,7 @@ def test_of_two_finish_reasons_without_text_between_the_first_counts():
 
 def test_an_answer_without_choices_is_a_failure():
     for chunks in ([], [{"choices": []}], [{"choices": None, "usage": {"prompt_tokens": 1}}]):
-        error = tell(RecordingSink(), *chunks)
+        error = feed(RecordingSink(), *chunks)
         assert type(error) is UpstreamFailed
         assert error.may_try_another_target
 
@@ -271,13 +271,13 @@ def test_an_answer_without_choices_is_a_failure():
 @pytest.mark.parametrize("reason", [None, ""])
 def test_an_end_without_a_finish_reason_is_an_error(reason):
     """A `stop` is never made up (R-TAIL)."""
-    error = tell(RecordingSink(), chunk({"content": "a"}, finish=reason))
+    error = feed(RecordingSink(), chunk({"content": "a"}, finish=reason))
     assert type(error) is StreamBroken
     assert error.code == "upstream_disconnected"
 
 
 def test_every_choice_needs_its_finish_reason():
-    assert type(tell(RecordingSink(), chunk({"content": "a"}), chunk(index=1), STOP)) is StreamBroken
+    assert type(feed(RecordingSink(), chunk({"content": "a"}), chunk(index=1), STOP)) is StreamBroken
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,7 @@ def test_calls_in_an_extra_choice_belong_to_the_requested_choice(is_whole):
     pieces = [{"choices": [piece["choices"][0] | {"index": 1}]} for piece in PIECES]
     sink = RecordingSink()
     answer = [whole] if is_whole else [chunk({"content": "a"}), *pieces]
-    assert tell(sink, *answer, STOP, reading=Reading(choices=1)) is None
+    assert feed(sink, *answer, STOP, reading=Reading(choices=1)) is None
     assert joined([entry[2] for entry in sink.calls if entry[0] == "tool"]) == {0: ("a", "f", WRITTEN)}
     assert sink.calls[-1] == ("finish", 0, "tool_calls")
 
@@ -515,7 +515,7 @@ def test_calls_in_an_extra_choice_are_dropped_if_the_requested_choice_has_its_ow
     """Otherwise the answer would hold the calls of two answers."""
     sink = RecordingSink()
     other = chunk({"tool_calls": [call(0, "g", "{}", "b")]}, index=1)
-    assert tell(sink, *PIECES, other, STOP, reading=Reading(choices=1)) is None
+    assert feed(sink, *PIECES, other, STOP, reading=Reading(choices=1)) is None
     assert joined([entry[2] for entry in sink.calls if entry[0] == "tool"]) == {0: ("a", "f", WRITTEN)}
 
 
@@ -534,7 +534,7 @@ def test_a_call_truncated_at_the_token_limit_finishes_with_length(arguments, tak
     sink = RecordingSink()
     usage = {"prompt_tokens": 3, "completion_tokens": taken, "total_tokens": 3 + taken}
     cut = chunk({"tool_calls": [call(0, "f", arguments, "a")]}, finish="tool_calls", usage=usage)
-    assert tell(sink, cut, reading=Reading(max_tokens=limit)) is None
+    assert feed(sink, cut, reading=Reading(max_tokens=limit)) is None
     assert [entry for entry in sink.calls if entry[0] == "finish"] == [("finish", 0, reason)]
 
 
@@ -542,7 +542,7 @@ def test_log_probabilities_that_were_not_requested_are_dropped():
     logprobs = {"content": [{"token": "a", "logprob": -0.5}]}
     given = chunk({"content": "a"}, choice={"logprobs": logprobs})
     sink = RecordingSink()
-    tell(sink, given, STOP, reading=Reading(wants_logprobs=False))
+    feed(sink, given, STOP, reading=Reading(wants_logprobs=False))
     assert sink.calls[1] == ("content", 0, "a")
     assert sent(given, STOP)[1] != ("content", 0, "a")
 
@@ -558,7 +558,7 @@ def test_log_probabilities_that_were_not_requested_are_dropped():
 def test_reasoning_in_two_forms_is_sent_once(deltas):
     """Some hosts send it between tags in the content and in a field of its own."""
     sink = RecordingSink()
-    assert tell(sink, *map(chunk, deltas), STOP, reading=Reading(thought_tags=("think",))) is None
+    assert feed(sink, *map(chunk, deltas), STOP, reading=Reading(thought_tags=("think",))) is None
     texts = {kind: "".join(entry[2] for entry in sink.calls if entry[0] == kind) for kind in ("reasoning", "content")}
     assert {kind: text.strip() for kind, text in texts.items()} == {"reasoning": "Hm.", "content": "Hi"}
 
@@ -625,7 +625,7 @@ def test_arguments_are_unchanged_except_for_a_tag_after_their_json(given_argumen
     """Markup inside the arguments is kept, and so are arguments that are not JSON (row 70)."""
     pieces = [given_arguments[at : at + size] for at in range(0, len(given_arguments), size)]
     sink = RecordingSink()
-    assert tell(sink, *call_in_fragments(*pieces), STOP, reading=REPAIRS) is None
+    assert feed(sink, *call_in_fragments(*pieces), STOP, reading=REPAIRS) is None
     [(_, _, arguments)] = joined([entry[2] for entry in sink.calls if entry[0] == "tool"]).values()
     assert arguments == expected
 
@@ -647,13 +647,13 @@ def test_the_tag_is_kept_if_the_host_leaks_no_markup():
 def test_newlines_after_the_reasoning_are_removed(deltas, text):
     """This is done for hosts that are known to send them (76g)."""
     sink = RecordingSink()
-    tell(sink, chunk({"reasoning": "hm"}), *map(chunk, deltas), STOP, reading=Reading(pads_answer=True))
+    feed(sink, chunk({"reasoning": "hm"}), *map(chunk, deltas), STOP, reading=Reading(newlines_before_answer=True))
     assert "".join(call[2] for call in sink.calls if call[0] == "content") == text
 
 
 def test_newlines_without_reasoning_are_kept():
     sink = RecordingSink()
-    tell(sink, chunk({"content": "\n\na"}), STOP, reading=Reading(pads_answer=True))
+    feed(sink, chunk({"content": "\n\na"}), STOP, reading=Reading(newlines_before_answer=True))
     assert ("content", 0, "\n\na") in sink.calls
 
 
@@ -662,7 +662,7 @@ def test_log_probabilities_of_the_newlines_are_sent():
     sink = RecordingSink()
     newline = chunk({"content": "\n"})
     newline["choices"][0]["logprobs"] = {"content": [{"token": "\n", "logprob": 0.0}]}
-    tell(sink, chunk({"reasoning": "hm"}), newline, STOP, reading=Reading(pads_answer=True))
+    feed(sink, chunk({"reasoning": "hm"}), newline, STOP, reading=Reading(newlines_before_answer=True))
     assert [call[2] for call in sink.calls if call[0] == "content"] == [""]
 
 
@@ -758,7 +758,7 @@ def test_extras_that_are_empty_are_left_out(name, value):
 def test_extras_in_invalid_unicode_become_valid_or_are_a_failure(name, value):
     """The decoder does not check the inside of a raw value (contract E.5); the answer to the caller must be UTF-8."""
     sink = RecordingSink()
-    tell(sink, b'{"choices":[{"index":0,"delta":{"%b":%b},"finish_reason":"stop"}]}' % (name.encode(), value))
+    feed(sink, b'{"choices":[{"index":0,"delta":{"%b":%b},"finish_reason":"stop"}]}' % (name.encode(), value))
     for entry in sink.calls:
         if entry[0] == "extra":
             entry[3].decode()
@@ -784,7 +784,7 @@ DEEP = b"[" * 10**5 + b"]" * 10**5
 )
 def test_deep_json_is_at_most_an_error(delta):
     """Whatever nests too deeply, only Tidegate's own errors are raised (contract E.5)."""
-    error = tell(RecordingSink(), b'{"choices":[{"index":0,"delta":{%b},"finish_reason":"stop"}]}' % delta)
+    error = feed(RecordingSink(), b'{"choices":[{"index":0,"delta":{%b},"finish_reason":"stop"}]}' % delta)
     assert error is None or isinstance(error, ProxyError)
 
 
@@ -792,7 +792,7 @@ def test_deep_json_is_at_most_an_error(delta):
 def test_extras_that_nest_deeply_are_a_failure(name):
     """The limit is that of requests. Some hundred levels could be read here, but are too many when they are written."""
     value = b'{"name":' + b'{"a":' * 65 + b"1" + b"}" * 66
-    error = tell(RecordingSink(), b'{"choices":[{"index":0,"delta":{"%b":%b}}]}' % (name.encode(), value))
+    error = feed(RecordingSink(), b'{"choices":[{"index":0,"delta":{"%b":%b}}]}' % (name.encode(), value))
     assert isinstance(error, UpstreamFailed)
 
 
@@ -800,7 +800,7 @@ def test_reasoning_too_long_to_be_kept_does_not_become_the_answer():
     """Rather than a part of it, nothing is sent (row 76i)."""
     thought = chunk({"reasoning": "x" * 1024 * 1024})
     sink = RecordingSink()
-    assert tell(sink, *[thought] * 9, STOP, reading=Reading(repairs_silence=True)) is None
+    assert feed(sink, *[thought] * 9, STOP, reading=Reading(reasoning_may_be_answer=True)) is None
     assert [entry[0] for entry in sink.calls] == ["open", *["reasoning"] * 9, "finish"]
 
 
@@ -880,14 +880,14 @@ def test_the_only_choice_may_have_any_index(index):
     """This holds if one choice was requested."""
     sink = RecordingSink()
     given = [chunk({"content": "a"}, index=index), chunk(index=index, finish="stop")]
-    assert tell(sink, *given, reading=Reading(choices=1)) is None
+    assert feed(sink, *given, reading=Reading(choices=1)) is None
     assert sink.calls == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
 
 
 def test_a_choice_that_was_not_requested_is_dropped():
     sink = RecordingSink()
     given = [chunk({"content": "a"}), chunk({"content": "x"}, index=1), STOP, chunk(index=1, finish="stop")]
-    assert tell(sink, *given, reading=Reading(choices=1)) is None
+    assert feed(sink, *given, reading=Reading(choices=1)) is None
     assert sink.calls == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
 
 
@@ -898,16 +898,16 @@ def test_choices_without_an_index_are_numbered_by_position():
 
 def test_the_4096th_choice_is_the_last_one():
     """The limit allows 128 choices for each of 32 prompts."""
-    assert tell(RecordingSink(), chunk({"content": "a"}, index=4096, finish="stop")) is not None
+    assert feed(RecordingSink(), chunk({"content": "a"}, index=4096, finish="stop")) is not None
     sink = RecordingSink()
-    tell(sink, chunk({"content": "a"}, index=4095, finish="stop"))
+    feed(sink, chunk({"content": "a"}, index=4095, finish="stop"))
     assert ("content", 4095, "a") in sink.calls
 
 
 def test_the_128th_call_is_the_last_one():
     named = [call(number, "f", "{}", f"c{number}") for number in range(129)]
     assert len(tools(chunk({"tool_calls": named[:128]}), STOP)) == 128
-    error = tell(RecordingSink(), chunk({"tool_calls": named}), STOP)
+    error = feed(RecordingSink(), chunk({"tool_calls": named}), STOP)
     assert (type(error), error.message) == (ToolCallUnparsable, "The model called more than 128 tools in one answer.")
 
 
@@ -931,14 +931,14 @@ def test_a_message_beside_an_empty_delta_is_read():
     ]
 
 
-@pytest.mark.parametrize("has_said_end", [True, False])
-def test_a_finish_reason_that_is_not_a_string_counts_if_the_host_marked_the_end(has_said_end):
+@pytest.mark.parametrize("has_end_marker", [True, False])
+def test_a_finish_reason_that_is_not_a_string_counts_if_the_host_marked_the_end(has_end_marker):
     """The host marks the end by `[DONE]`, or by the end of a JSON body."""
     sink = RecordingSink()
     stream = ChoiceStream(sink)
     stream.accept(events.parse(json.dumps(chunk({"content": "a"}, finish={})).encode()))
-    if has_said_end:
-        stream.close(has_said_end=True)
+    if has_end_marker:
+        stream.close(has_end_marker=True)
         assert sink.calls[-1] == ("finish", 0, "stop")
     else:
         with pytest.raises(StreamBroken):
@@ -1032,7 +1032,7 @@ def test_top_level_fields_are_passed_on_if_requested():
         STOP,
     ]
     sink = RecordingSink()
-    assert tell(sink, *given, reading=Reading(top_level=top_level)) is None
+    assert feed(sink, *given, reading=Reading(top_level=top_level)) is None
     assert [entry[1:] for entry in sink.calls if entry[0] == "top_level"] == [
         ("service_tier", b'"flex"'),
         ("system_fingerprint", b'"fp_1"'),
@@ -1043,7 +1043,7 @@ def test_top_level_fields_are_passed_on_if_requested():
 
 def test_a_service_tier_that_openai_does_not_have_is_dropped():
     sink = RecordingSink()
-    tell(
+    feed(
         sink, chunk({}, finish="stop", service_tier="on_demand"), reading=Reading(top_level=frozenset({"service_tier"}))
     )
     assert sink.calls == [("open", 0), ("finish", 0, "stop")]
@@ -1060,7 +1060,7 @@ def kept_characters(stream):
 @pytest.mark.parametrize("repairs", [True, False])
 def test_reasoning_is_kept_only_as_long_as_it_may_become_the_answer(repairs):
     """Otherwise 8,000 fragments take half a megabyte until the end of the stream."""
-    stream = ChoiceStream(RecordingSink(), Reading(repairs_silence=repairs))
+    stream = ChoiceStream(RecordingSink(), Reading(reasoning_may_be_answer=repairs))
     for _ in range(100):
         stream.accept(events.parse(json.dumps(chunk({"reasoning": "x" * 10})).encode()))
     assert kept_characters(stream) == (1000 if repairs else 0)
@@ -1073,7 +1073,7 @@ def test_reasoning_does_not_become_the_answer_if_there_is_one():
     """Rows 68 and 76i are only for answers without content, refusal and calls."""
     for answer in ({"content": "a"}, {"refusal": "no"}, {"tool_calls": [call(0, "f", "{}")]}):
         sink = RecordingSink()
-        tell(sink, chunk(answer), chunk({"reasoning": "Hm."}), STOP, reading=Reading(repairs_silence=True))
+        feed(sink, chunk(answer), chunk({"reasoning": "Hm."}), STOP, reading=Reading(reasoning_may_be_answer=True))
         assert [entry for entry in sink.calls if entry[0] == "content" and entry[2] == "Hm."] == []
 
 
@@ -1087,14 +1087,14 @@ def test_markup_is_text_if_the_host_sent_a_call():
         [{"tool_calls": [call(0, "f", "{}", "a")]}, {"content": block}],
     ):
         sink = RecordingSink()
-        assert tell(sink, *map(chunk, deltas), chunk(finish="tool_calls"), reading=reading) is None
+        assert feed(sink, *map(chunk, deltas), chunk(finish="tool_calls"), reading=reading) is None
         assert [entry[2] for entry in sink.calls if entry[0] == "content"] == [block]
         assert [entry[2].name for entry in sink.calls if entry[0] == "tool"] == ["f"]
     sink = RecordingSink()
-    assert tell(sink, chunk({"content": block}), STOP, reading=reading) is None
+    assert feed(sink, chunk({"content": block}), STOP, reading=reading) is None
     assert sink.calls[-1] == ("finish", 0, "tool_calls")
     filtered = RecordingSink()
-    assert tell(filtered, chunk({"content": block}), chunk(finish="content_filter"), reading=reading) is None
+    assert feed(filtered, chunk({"content": block}), chunk(finish="content_filter"), reading=reading) is None
     assert filtered.calls[1:] == [("content", 0, block), ("finish", 0, "content_filter")]
 
 
@@ -1138,13 +1138,13 @@ some_deltas = st.fixed_dictionaries(
 some_readings = st.builds(
     Reading,
     thought_tags=st.sampled_from([(), ("think",)]),
-    begins_in_thought=st.booleans(),
+    begins_in_reasoning=st.booleans(),
     repairs_markup=st.booleans(),
     tools=st.sampled_from([UNSET, Raw(b'[{"type":"function","function":{"name":"f"}}]')]),
     may_call=st.booleans(),
     one_call=st.booleans(),
-    repairs_silence=st.booleans(),
-    numbers_calls=st.booleans(),
+    reasoning_may_be_answer=st.booleans(),
+    has_positional_call_ids=st.booleans(),
 )
 
 
@@ -1158,7 +1158,7 @@ def test_any_answer_is_sent_in_order_or_is_an_error(deltas, finish, reading):
     """The order of calls that `Sink` specifies is kept for any answer and any reading."""
     sink = RecordingSink()
     ending = [chunk(index=index, finish=finish) for index in (0, 1)]
-    error = tell(sink, *[chunk(delta, index=index) for index, delta in deltas], *ending, reading=reading)
+    error = feed(sink, *[chunk(delta, index=index) for index, delta in deltas], *ending, reading=reading)
     assert error is None or isinstance(error, ProxyError)
     for index in (0, 1):
         check_order([entry for entry in sink.calls if entry[1] == index], is_whole=error is None)
@@ -1188,7 +1188,7 @@ def test_the_result_does_not_depend_on_the_chunks(texts, reading, data):
     parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole, cut = RecordingSink(), RecordingSink()
     errors = [
-        tell(sink, *[chunk({"content": part}) for part in given], STOP, reading=reading)
+        feed(sink, *[chunk({"content": part}) for part in given], STOP, reading=reading)
         for sink, given in ((whole, [text]), (cut, parts))
     ]
     assert type(errors[0]) is type(errors[1])

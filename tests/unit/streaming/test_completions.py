@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai._models import construct_type
 from openai.types import Completion
+
+from tests.unit.chunks import ENVELOPE, feed
 from tidegate.errors import ProxyError
 from tidegate.streaming.completions import CompletionAssembler, CompletionWriter
-
-from tests.unit.chunks import ENVELOPE, tell
 
 HEAD = b'{"id":"chatcmpl-own","object":"text_completion","created":1700000000,"model":"public-name","choices":['
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -23,13 +23,13 @@ def text(words="", *, index=0, finish=None, **more):
 
 def written(*chunks, wants_usage=False):
     writer = CompletionWriter(ENVELOPE, wants_usage=wants_usage)
-    assert tell(writer, *chunks) is None
+    assert feed(writer, *chunks) is None
     return writer.take()
 
 
 def assembled(*chunks):
     assembler = CompletionAssembler(ENVELOPE)
-    assert tell(assembler, *chunks) is None
+    assert feed(assembler, *chunks) is None
     return json.loads(assembler.to_json())
 
 
@@ -156,7 +156,7 @@ def test_any_sequence_of_chunks_is_canonical_or_an_error(chunks, wants_usage):
     """Each choice has one finish reason, of the three that the endpoint has; usage is last, if requested."""
     ending = [text(index=index, finish="stop") for index in range(3)]
     writer = CompletionWriter(ENVELOPE, wants_usage=wants_usage)
-    error = tell(writer, *chunks, *ending)
+    error = feed(writer, *chunks, *ending)
     assert error is None or isinstance(error, ProxyError)
     payloads = [json.loads(payload) for payload in writer.take()]
     for payload in payloads:
@@ -173,7 +173,7 @@ def test_any_sequence_of_chunks_is_canonical_or_an_error(chunks, wants_usage):
 def test_any_sequence_of_chunks_is_assembled_or_an_error(chunks):
     ending = [text(index=index, finish="stop") for index in range(3)]
     assembler = CompletionAssembler(ENVELOPE)
-    error = tell(assembler, *chunks, *ending)
+    error = feed(assembler, *chunks, *ending)
     assert error is None or isinstance(error, ProxyError)
     if error is None:
         assert len(json.loads(assembler.to_json())["choices"]) == 3

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from msgspec import Raw
+
 from tidegate.streaming.extras import is_call, joined, merged, objects_in, thought_in
 
 

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tidegate.streaming.filters import AsFunctionCall, Remembering, Turn, in_format
-from tidegate.streaming.sinks import ToolPiece
 
 from tests.fakes.sink import RecordingSink
+from tidegate.streaming.filters import FunctionCallFilter, ReasoningRecorder, Turn, in_format
+from tidegate.streaming.sinks import ToolPiece
 
 
 def passed_on(form):
@@ -70,7 +70,7 @@ def test_empty_text_beside_logprobs_closes_no_tag():
 def test_a_call_is_passed_on_in_the_form_of_function_call():
     """The first fragment holds the name and no arguments."""
     sink = RecordingSink()
-    functions = AsFunctionCall(sink)
+    functions = FunctionCallFilter(sink)
     functions.open(0)
     functions.tool(0, ToolPiece(0, '{"a"', "call_1", "f"))
     functions.tool(0, ToolPiece(0, ":1}"))
@@ -87,7 +87,7 @@ def test_a_call_is_passed_on_in_the_form_of_function_call():
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "function_call"])
 def test_without_a_call_the_finish_reason_is_unchanged(reason):
     sink = RecordingSink()
-    functions = AsFunctionCall(sink)
+    functions = FunctionCallFilter(sink)
     functions.open(0)
     functions.content(0, "Yes", None)
     functions.finish(0, reason)
@@ -96,7 +96,7 @@ def test_without_a_call_the_finish_reason_is_unchanged(reason):
 
 def test_reasoning_that_is_too_long_is_not_recorded():
     """No part of it is recorded either, as a host would take it as the whole reasoning."""
-    remembering = Remembering(RecordingSink())
+    remembering = ReasoningRecorder(RecordingSink())
     remembering.open(0)
     for _ in range(9):
         remembering.reasoning(0, "x" * 1024 * 1024)
@@ -108,7 +108,7 @@ def test_reasoning_that_is_too_long_is_not_recorded():
 def test_the_reasoning_of_turns_that_call_tools_is_recorded():
     """It is returned with the ids of all calls of the turn, once the choice has ended."""
     sink = RecordingSink()
-    remembering = Remembering(sink)
+    remembering = ReasoningRecorder(sink)
     for index in (0, 1):
         remembering.open(index)
         remembering.reasoning(index, "Hm")
@@ -181,7 +181,7 @@ def test_tags_are_balanced_and_hold_all_the_reasoning(answer):
 def test_recording_changes_nothing(answer):
     """Only the reasoning of choices that call tools is recorded."""
     sink = RecordingSink()
-    remembering = Remembering(sink)
+    remembering = ReasoningRecorder(sink)
     send(remembering, answer)
     assert sink.calls == filtered_calls("both", answer)
     calling = sorted({entry[1] for entry in answer if entry[0] == "tool"})

@@ -1,6 +1,7 @@
 """The finish reasons of all hosts are mapped to OpenAI's five (contract B.15)."""
 
 import pytest
+
 from tidegate.errors import ToolCallUnparsable, UpstreamFailed
 from tidegate.streaming.finish import canonical, failure_of
 

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from tidegate.streaming.logprobs import canonical_logprobs, legacy_logprobs
 from tidegate.streaming.sinks import joined_logprobs
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
+
+from tests.fakes.sink import RecordingSink
+from tests.unit.chunks import chunk, feed
 from tidegate.dialects.registry import DIALECTS
 from tidegate.protocol import chat
 from tidegate.streaming.markup import MarkupCall, MarkupReader, is_tag, names_of, trailing_tag
-
-from tests.fakes.sink import RecordingSink
-from tests.unit.chunks import chunk, tell
 
 TOOLS = Raw(json.dumps([{"type": "function", "function": {"name": name}} for name in ("weather", "f")]).encode())
 V3 = (
@@ -269,6 +269,6 @@ def test_a_text_without_tools_is_passed_on_byte_for_byte(dialect, pieces, is_str
         sent = [*(chunk({"content": part}) for part in parts), chunk(finish="stop")]
     else:
         sent = [{"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}]
-    assert tell(sink, *sent, reading=reading, parse=dialect.parse) is None
+    assert feed(sink, *sent, reading=reading, parse=dialect.parse) is None
     assert "".join(entry[2] for entry in sink.calls if entry[0] == "content") == text
     assert {entry[0] for entry in sink.calls} <= {"open", "content", "finish"}

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
+
 from tidegate.protocol.usage import Usage
 from tidegate.streaming.chat import ChatWriter
 from tidegate.streaming.filters import in_format
@@ -28,7 +29,7 @@ def stream(form: str, *preface_texts: str, wants_usage: bool = False, send_answe
     """Return all chunks: those of the preface, then those of the answer."""
     preface = Preface(ENVELOPE, wants_usage=wants_usage, form=form)
     for text in preface_texts:
-        preface.tell(text)
+        preface.add(text)
     payloads = preface.take()
     writer = ChatWriter(ENVELOPE, wants_usage=wants_usage, form=form)
     send_answer(preface.sink_after(in_format(writer, form), writer))

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
+
+from tests.fakes.sink import RecordingSink
+from tests.unit.chunks import ENVELOPE, accumulate, check
 from tidegate.errors import StreamBroken
 from tidegate.protocol.usage import Usage
 from tidegate.streaming.chat import ChatWriter
 from tidegate.streaming.filters import TaggedReasoning
 from tidegate.streaming.sinks import ToolPiece
 from tidegate.streaming.splice import MAX_OVERLAP, StreamSplice, may_overlap_more, overlap, with_earlier_parts
-
-from tests.fakes.sink import RecordingSink
-from tests.unit.chunks import ENVELOPE, accumulate, check
 
 MIN_OVERLAP = 8  # characters; a shorter repetition may be a coincidence
 # all characters are distinct, so that nothing repeats by coincidence
@@ -27,7 +27,7 @@ def splice_of(*parts):
     splice = StreamSplice(sink)
     for number, texts in enumerate(parts):
         if number:
-            splice.join()
+            splice.begin_rest()
         splice.open(0)
         for text in texts:
             splice.content(0, text, None)
@@ -66,7 +66,7 @@ def test_an_answer_can_break_off_several_times(text, breaks, data):
     splice, sink = splice_of([])
     for number, (size, repeated_size) in enumerate([*breaks, (len(text), 0)]):
         if number:
-            splice.join()
+            splice.begin_rest()
         begin = len(splice.text)
         begin -= repeated_size if MIN_OVERLAP <= repeated_size <= begin else 0
         for piece in cut(data.draw, text[begin : begin + size]):
@@ -130,7 +130,7 @@ def test_a_continuation_without_text_ends_the_answer():
     splice, sink = splice_of(["All of it."], [])
     splice.finish(0, "stop")
     assert sink.calls[-1] == ("finish", 0, "stop")
-    assert not splice.can_go_on
+    assert not splice.can_continue
 
 
 NOT_CONTINUABLE = {
@@ -152,7 +152,7 @@ NOT_CONTINUABLE = {
 def test_only_plain_text_can_be_continued(send):
     splice, _ = splice_of([])
     send(splice)
-    assert not splice.can_go_on
+    assert not splice.can_continue
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_text_after_reasoning_can_be_continued():
     splice, _ = splice_of([])
     splice.reasoning(0, "Hm.")
     splice.content(0, "a", None)
-    assert splice.can_go_on
+    assert splice.can_continue
     assert splice.text == "a"
 
 
@@ -185,7 +185,7 @@ def test_the_estimated_tokens_include_the_reasoning():
     splice, _ = splice_of([])
     splice.reasoning(0, "x" * 40)
     splice.content(0, "y" * 39, None)
-    splice.join()
+    splice.begin_rest()
     splice.content(0, "z" * 8, None)
     assert splice.tokens == 20 + 2
 
@@ -195,8 +195,8 @@ def test_usage_is_the_sum_of_all_parts():
     splice, sink = splice_of(["x" * 40], ["y" * 20], ["z"])
     splice.finish(0, "stop")
     splice.usage(Usage(115, 7, 122))
-    assert splice.told_usage == Usage(100 + 110 + 115, 10 + 5 + 7, 347)
-    assert sink.calls[-1] == ("usage", splice.told_usage)
+    assert splice.final_usage == Usage(100 + 110 + 115, 10 + 5 + 7, 347)
+    assert sink.calls[-1] == ("usage", splice.final_usage)
 
 
 def test_usage_is_never_negative():
@@ -209,8 +209,8 @@ def test_the_chunks_are_one_correct_sequence_with_the_mark_on_the_finish_chunk(w
     splice = StreamSplice(writer)
     splice.open(0)
     splice.content(0, "Hello ", None)
-    splice.join()
-    writer.mark = b'"x_tidegate":{"continued":1}'
+    splice.begin_rest()
+    writer.finish_field = b'"x_tidegate":{"continued":1}'
     splice.open(0)
     splice.content(0, "world", None)
     splice.finish(0, "stop")
@@ -229,7 +229,7 @@ def test_reasoning_between_tags_is_not_part_of_the_text():
     splice.open(0)
     splice.reasoning(0, "Hm.")
     splice.content(0, "a", None)
-    splice.join()
+    splice.begin_rest()
     splice.content(0, "b", None)
     assert content_of(sink) == "<think>Hm.</think>\n\nab"
     assert splice.text == "ab"

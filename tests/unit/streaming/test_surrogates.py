@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.protocol.chat import Delta
 from tidegate.protocol.lenient import valid_unicode
 from tidegate.streaming.surrogates import SurrogateJoiner

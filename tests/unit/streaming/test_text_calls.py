@@ -5,10 +5,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tidegate.protocol.text_calls import TextCalls
-from tidegate.streaming.text_calls import TextCallReader
 
 from tests.fakes.sink import RecordingSink
+from tidegate.protocol.text_calls import TextCalls
+from tidegate.streaming.text_calls import TextCallReader
 
 FORCED = TextCalls(names=frozenset({"f", "g"}), is_forced=True)
 FREE = TextCalls(names=frozenset({"f", "g"}))

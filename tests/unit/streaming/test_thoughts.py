@@ -3,11 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.protocol.chat import Reading
 from tidegate.streaming.thoughts import EosReader, ThoughtReader
 
 THINKS = Reading(thought_tags=("think", "reasoning"))
-PREFILLED = Reading(thought_tags=("think",), begins_in_thought=True)
+PREFILLED = Reading(thought_tags=("think",), begins_in_reasoning=True)
 SAMPLES = [
     ("Hello.", THINKS, [("content", "Hello.")]),
     ("<think>Hm.</think>\n\nYes.", THINKS, [("reasoning", "Hm."), ("content", "Yes.")]),

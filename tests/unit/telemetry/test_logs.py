@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import structlog
+
 from tidegate.telemetry import logs
 from tidegate.telemetry.output import Output
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
 from tidegate.telemetry.metrics import Metrics
 
 
@@ -31,7 +32,7 @@ def test_a_model_name_that_is_not_configured_counts_as_other():
 def test_hedges_are_counted_by_model():
     metrics = Metrics(["m"])
     for name in ("m", "a", "b"):
-        metrics.hedged(name)
+        metrics.count_hedge(name)
     assert (sample(metrics, "hedges_total", model="m"), sample(metrics, "hedges_total", model="other")) == (1, 2)
 
 

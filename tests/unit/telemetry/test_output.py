@@ -10,6 +10,7 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tidegate.telemetry.output import Output, open_output, plain_notice
 
 LIMIT_S = 30.0

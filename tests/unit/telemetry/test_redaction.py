@@ -6,6 +6,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.telemetry.redaction import mask
 
 KEY = "sk-Ab/9+z==_x.Y"

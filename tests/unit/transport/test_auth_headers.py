@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.errors import UpstreamError, UpstreamFailed, UpstreamUnreachable
-from tidegate.transport.auth_headers import StaticAuth, Token, TokenAuth
 
 from tests.fakes.clock import FakeClock
+from tidegate.errors import UpstreamError, UpstreamFailed, UpstreamUnreachable
+from tidegate.transport.auth_headers import StaticAuth, Token, TokenAuth
 
 
 class Issuer:

@@ -2,6 +2,7 @@
 
 import pytest
 from joserfc import jwk
+
 from tidegate.config.load import parse
 from tidegate.errors import ConfigError
 from tidegate.transport import credential_specs as specs

@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.tokens import ScriptedClient
 from tidegate.config.credentials import ApiKeyConfig, OAuth2Config
 from tidegate.config.routing import HealthConfig
 from tidegate.config.secret import Secret
@@ -15,9 +18,6 @@ from tidegate.cooldown import Cooldown
 from tidegate.errors import UpstreamFailed, UpstreamRateLimited, UpstreamUnreachable
 from tidegate.transport.credential_specs import CredentialSpec, of_keys
 from tidegate.transport.credentials import CredentialPool, Trial
-
-from tests.fakes.clock import FakeClock
-from tests.fakes.tokens import ScriptedClient
 
 
 def key(name: str, *, weight: float = 1.0, account: str | None = None) -> CredentialSpec:
@@ -127,7 +127,7 @@ def test_a_single_key_is_used_though_it_was_refused(clock):
     pool = pool_of(clock, *of_keys("a"))
     pool.choose().refused(401)
     pool.choose().refused(403, "m")
-    assert (chosen(pool, 1, "m"), pool.free_in_s()) == (["a"], 0.0)
+    assert (chosen(pool, 1, "m"), pool.limited_for_s()) == (["a"], 0.0)
 
 
 def test_if_all_are_refused_the_one_whose_cooldown_ends_first_is_used(clock):
@@ -147,12 +147,12 @@ def test_a_limited_credential_is_not_used_for_as_long_as_the_host_said(clock):
     assert chosen(pool, 2) == ["b", "b"]
     b.limited(4)
     b.limited(2)  # an answer that arrived late
-    assert pool.free_in_s() == 4
+    assert pool.limited_for_s() == 4
     with pytest.raises(UpstreamRateLimited) as caught:
         pool.choose()
     assert caught.value.retry_after_s == 4
     clock.advance(4)
-    assert (pool.free_in_s(), chosen(pool, 2)) == (0.0, ["b", "b"])
+    assert (pool.limited_for_s(), chosen(pool, 2)) == (0.0, ["b", "b"])
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, -math.inf])
@@ -160,19 +160,19 @@ def test_a_wait_of_zero_or_less_or_nan_changes_nothing(clock, seconds):
     pool = pool_of(clock)
     a = pool.choose()
     a.limited(seconds)
-    assert (pool.free_in_s(), pool.has_cooldowns) == (0, False)
+    assert (pool.limited_for_s(), pool.has_cooldowns) == (0, False)
     a.limited(9)
     a.limited(seconds)
-    assert pool.free_in_s() == 9
+    assert pool.limited_for_s() == 9
 
 
 def test_a_limit_is_no_longer_than_the_configured_cooldown(clock):
     pool = pool_of(clock)
     pool.choose().limited(math.inf)
-    assert pool.free_in_s() == 3600
+    assert pool.limited_for_s() == 3600
     pool = CredentialPool(clock=clock, health=HealthConfig(max_cooldown_s=20))
     pool.choose().limited(21)
-    assert pool.free_in_s() == 20
+    assert pool.limited_for_s() == 20
 
 
 def test_a_reload_changes_the_longest_cooldown(clock):
@@ -182,9 +182,9 @@ def test_a_reload_changes_the_longest_cooldown(clock):
     pool.replace([key("a", account="x"), key("b"), key("c")])
     for credential in (a, b, pool.choose(), pool.choose(), pool.choose()):
         credential.limited(100)
-    assert pool.free_in_s() == 20
+    assert pool.limited_for_s() == 20
     clock.advance(2)
-    assert pool.free_in_s() == 0
+    assert pool.limited_for_s() == 0
 
 
 def test_a_single_request_is_sent_during_a_long_limit(clock):
@@ -195,14 +195,14 @@ def test_a_single_request_is_sent_during_a_long_limit(clock):
     with pytest.raises(UpstreamRateLimited):
         pool.choose()
     clock.advance(1)
-    assert pool.free_in_s() == 0
+    assert pool.limited_for_s() == 0
     with pytest.raises(UpstreamRateLimited):
         pool.choose(may_try=False)  # as for a list of models
     trial = pool.choose("m")
     for _ in range(3):
         with pytest.raises(UpstreamRateLimited) as caught:
             pool.choose()
-    assert caught.value.retry_after_s == pool.free_in_s() == 540
+    assert caught.value.retry_after_s == pool.limited_for_s() == 540
     assert (trial.name, trial.has_other("m")) == ("api_key 0", False)
     trial.worked("m")
     trial.done()
@@ -219,7 +219,7 @@ def test_a_trial_that_is_limited_renews_the_limit(clock, outcome, wait_s):
     trial.done()
     with pytest.raises(UpstreamRateLimited):
         pool.choose()
-    assert pool.free_in_s() == wait_s
+    assert pool.limited_for_s() == wait_s
 
 
 def test_a_request_that_was_sent_before_a_limit_does_not_end_it(clock):
@@ -228,7 +228,7 @@ def test_a_request_that_was_sent_before_a_limit_does_not_end_it(clock):
     a.limited(600)
     a.worked()
     a.done()
-    assert pool.free_in_s() == 600
+    assert pool.limited_for_s() == 600
 
 
 def test_a_refused_trial_counts_as_a_refusal(clock):
@@ -254,7 +254,7 @@ def test_a_limited_credential_gets_its_trial_in_turn_with_others(clock):
 def test_a_host_without_keys_can_be_limited_too(clock):
     pool = pool_of(clock)
     pool.choose().limited(3)
-    assert pool.free_in_s() == 3
+    assert pool.limited_for_s() == 3
 
 
 def test_a_limit_applies_to_all_keys_of_an_account(clock):
@@ -308,7 +308,7 @@ def test_a_replaced_key_still_limits_its_account(clock):
     a = pool.choose()
     pool.replace([key("b", account="x")])
     a.limited(7)
-    assert pool.free_in_s() == 7
+    assert pool.limited_for_s() == 7
 
 
 def test_the_names_of_credentials_are_not_secret(clock):
@@ -359,7 +359,7 @@ async def test_if_a_token_cannot_be_fetched_another_credential_is_used(clock):
     client = ScriptedClient(UpstreamUnreachable("down"))
     pool = pool_of(clock, oauth("a"), *of_keys(["key"]), client=client)
     assert [await auth_headers(pool) for _ in range(4)] == ["Bearer key"] * 4
-    assert len(client.asked) == 1
+    assert len(client.requested_urls) == 1
     clock.advance(30)
     client.outcomes = [3600]
     assert {await auth_headers(pool), await auth_headers(pool)} == {"Bearer key", "Bearer token-2"}
@@ -370,7 +370,7 @@ async def test_if_no_credentials_token_can_be_fetched_the_failure_is_raised(cloc
     pool = pool_of(clock, oauth("a"), oauth("b"), client=client)
     with pytest.raises(UpstreamUnreachable, match="second"):
         await auth_headers(pool)
-    assert client.asked == ["https://a/token", "https://b/token"]
+    assert client.requested_urls == ["https://a/token", "https://b/token"]
 
 
 # --- against a model ----------------------------------------------------------------------------------------------
@@ -466,7 +466,7 @@ class PoolMachine(RuleBasedStateMachine):
         if not unlimited:
             with pytest.raises(UpstreamRateLimited) as caught:
                 self.pool.choose(model)
-            assert caught.value.retry_after_s == self.pool.free_in_s() > 0
+            assert caught.value.retry_after_s == self.pool.limited_for_s() > 0
             return
         choice = self.pool.choose(model)
         assert self.pool.has_other(choice, model) == bool(free - {choice.spec.secret})
@@ -488,7 +488,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def says_when_one_can_be_used(self):
-        assert self.pool.free_in_s() == min(each.cooldown.remaining_s(self.now_s) for each in self.expected.values())
+        assert self.pool.limited_for_s() == min(
+            each.cooldown.remaining_s(self.now_s) for each in self.expected.values()
+        )
 
 
 PoolMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30)

@@ -8,6 +8,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tidegate.errors import UpstreamFailed
 from tidegate.transport.decoding import CODINGS, Decoder, decode, decoder_for
 

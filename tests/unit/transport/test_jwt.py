@@ -4,6 +4,7 @@ import json
 
 import pytest
 from joserfc import jwk, jwt
+
 from tidegate.config.credentials import PrivateKeyJwtConfig
 from tidegate.config.secret import Secret
 from tidegate.transport.jwt import Signer

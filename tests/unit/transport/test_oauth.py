@@ -6,15 +6,15 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.tokens import TokenEndpoint
+from tests.fakes.upstream import answers, breaks_without_answer, hangs
 from tidegate.config.credentials import OAuth2Config, PrivateKeyJwtConfig
 from tidegate.config.secret import Secret
 from tidegate.errors import UpstreamFailed, UpstreamRefusedUs, UpstreamTimeout, UpstreamUnreachable
 from tidegate.transport.auth_headers import Token
 from tidegate.transport.oauth import TokenClient, client_credentials, parse, signed
-
-from tests.fakes.clock import FakeClock
-from tests.fakes.tokens import TokenEndpoint
-from tests.fakes.upstream import answers, hangs, hangs_up
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ async def test_a_signed_jwt_is_sent_in_place_of_the_secret(endpoint, client):
 @pytest.mark.parametrize(
     ("script", "kind"),
     [
-        (hangs_up, UpstreamUnreachable),
+        (breaks_without_answer, UpstreamUnreachable),
         (answers(b"{}", status=500), UpstreamFailed),
         (answers(b"<html>"), UpstreamFailed),
         (answers(b" " * 70_000), UpstreamFailed),

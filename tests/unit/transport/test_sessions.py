@@ -5,6 +5,7 @@ import errno
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
+
 from tidegate.errors import UpstreamTimeout, UpstreamUnreachable
 from tidegate.transport.sessions import base_headers, reason, translate
 

@@ -5,11 +5,11 @@ import socket
 
 import pytest
 import uvloop
-from tidegate.errors import UpstreamTimeout, UpstreamUnreachable
-from tidegate.transport.wire import Timeouts, Transport
 
 from tests.fakes.resolver import FakeResolver
 from tests.fakes.upstream import SSE_HEAD, ScenarioUpstream, answers
+from tidegate.errors import UpstreamTimeout, UpstreamUnreachable
+from tidegate.transport.wire import Timeouts, Transport
 
 TIMEOUTS = Timeouts(connect_s=60, first_byte_s=60, answer_s=60, idle_s=60)
 SHORT = Timeouts(connect_s=0.05, first_byte_s=60, answer_s=60, idle_s=60)

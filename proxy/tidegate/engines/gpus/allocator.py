@@ -12,7 +12,7 @@ from tidegate.engines.gpus.eviction import GpuFootprint, Shares, State
 from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
 from tidegate.engines.slots import Slots
 
-_LOOK_S = 0.25
+_DECIDE_EVERY_S = 0.25
 _SWAP = SwapConfig()
 
 
@@ -47,7 +47,7 @@ class GpuEngine(Protocol):
     def reopen(self) -> None:
         """Accept requests again: no other engine needs this one to be unloaded any more."""
 
-    def make_room(self, *, may_sleep: bool = True) -> None:
+    def unload(self, *, may_sleep: bool = True) -> None:
         """Sleep if the engine can and may, else stop, and release the claimed GPUs.
 
         May be called again.
@@ -61,12 +61,13 @@ class GpuAllocator:
 
     Args:
         swap: when an engine is unloaded for another; see `use`.
-        look_s: seconds between two decisions while claims wait, since no event reports that an engine became idle.
+        decide_every_s: seconds between two decisions while claims wait, since no event reports that an engine became
+            idle.
     """
 
-    def __init__(self, swap: SwapConfig = _SWAP, *, look_s: float = _LOOK_S) -> None:
+    def __init__(self, swap: SwapConfig = _SWAP, *, decide_every_s: float = _DECIDE_EVERY_S) -> None:
         self._swap = swap
-        self._look_s = look_s
+        self._look_s = decide_every_s
         self._needs: dict[str, GpuNeeds] = {}
         self._engines: dict[str, GpuEngine] = {}
         self._states: dict[str, State] = {}
@@ -74,12 +75,12 @@ class GpuAllocator:
         self._closed: set[str] = set()
         self._changed = asyncio.Event()
 
-    def use(self, swap: SwapConfig) -> None:
+    def set_swap(self, swap: SwapConfig) -> None:
         """Use these settings from now on; engines that are loaded already stay loaded."""
         self._swap = swap
         self._changed.set()
 
-    def admit(self, engine: GpuEngine, needs: GpuNeeds) -> None:
+    def register(self, engine: GpuEngine, needs: GpuNeeds) -> None:
         """Register an engine, which is required before it claims; or change the needs of a registered one."""
         self._engines[engine.name] = engine
         self._needs[engine.name] = needs
@@ -88,9 +89,9 @@ class GpuAllocator:
     def unpin(self, engine: GpuEngine) -> None:
         """Count an engine that is being removed as not pinned, so that claims wait for its memory and do not fail."""
         if self._engines.get(engine.name) is engine:
-            self.admit(engine, structs.replace(self._needs[engine.name], is_pinned=False))
+            self.register(engine, structs.replace(self._needs[engine.name], is_pinned=False))
 
-    def dismiss(self, engine: GpuEngine) -> None:
+    def unregister(self, engine: GpuEngine) -> None:
         """Unregister an engine that has ended for good; does nothing if it is not the registered one of its name."""
         if self._engines.get(engine.name) is engine:
             del self._engines[engine.name], self._needs[engine.name]
@@ -120,7 +121,7 @@ class GpuAllocator:
                 if (move := decision.moves.get(name)) is not None:
                     self._evict(name, move)
                     return False
-                await self._wait_change(decision.look_in_s)
+                await self._wait_change(decision.decide_again_in_s)
         finally:
             self._claims.remove(name)
             self._reopen_others(self._decide())
@@ -150,7 +151,7 @@ class GpuAllocator:
         self._closed.add(name)
         engine.close_for(move.for_engine)
         if not engine.slots.taken:
-            engine.make_room(may_sleep=move.to == "asleep")
+            engine.unload(may_sleep=move.to == "asleep")
 
     def _reopen_others(self, decision: Decision) -> None:
         """Reopen closed engines that need not be unloaded; one that is unloading finishes first if claims wait."""
@@ -192,6 +193,6 @@ class GpuAllocator:
             is_closed=name in self._closed,
             in_flight=engine.slots.taken,
             waited_s=engine.slots.waited_s,
-            loaded_s=engine.slots.open_s,
+            loaded_s=engine.slots.ready_s,
             has_new_requests=engine.slots.has_new_requests,
         )

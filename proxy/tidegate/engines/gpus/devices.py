@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _DEVICE_FILE = re.compile(r"nvidia(\d+)")
 
 
@@ -70,17 +70,17 @@ def find_gpus(
     """
     nvml = nvml or _load_nvml()
     found = (nvml and _query_nvml(nvml)) or _count_device_files(devices)
-    return _visible(found, environment.get(VISIBLE))
+    return _visible(found, environment.get(VISIBLE_DEVICES))
 
 
-def select(gpus: Sequence[int], environment: Mapping[str, str]) -> dict[str, str]:
+def visibility_of(gpus: Sequence[int], environment: Mapping[str, str]) -> dict[str, str]:
     """The environment variables with which a process can use only these GPUs.
 
     Args:
         gpus: their numbers (`Gpu.index`), in the order in which the process is to number them.
         environment: Tidegate's environment variables; `CUDA_VISIBLE_DEVICES` may hide some GPUs.
     """
-    visible = environment.get(VISIBLE)
+    visible = environment.get(VISIBLE_DEVICES)
     visible_names = visible.split(",") if visible else None
     devices = [
         str(number) if visible_names is None else visible_names[number]
@@ -88,7 +88,7 @@ def select(gpus: Sequence[int], environment: Mapping[str, str]) -> dict[str, str
         if visible_names is None or number < len(visible_names)
     ]
     # the order in which NVML numbers them; CUDA's default order is by speed
-    return {VISIBLE: ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {VISIBLE_DEVICES: ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _load_nvml() -> Nvml | None:

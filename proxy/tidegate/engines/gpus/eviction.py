@@ -75,7 +75,7 @@ def rivals(name: str, names: Collection[str], exclusive: Sequence[Sequence[str]]
     return {other for other in names if engine_of(other) in listed}
 
 
-def plan(
+def plan_eviction(
     name: str, footprints: Sequence[GpuFootprint], *, rivals: AbstractSet[str] = frozenset(), total: float = 1.0
 ) -> EvictionPlan:
     """Which engines to evict so that the engine `name` can be loaded; evicts no more than necessary.
@@ -133,15 +133,15 @@ class _Need(Struct, frozen=True):
 
 def _steps(need: _Need, others: Sequence[GpuFootprint]) -> Iterator[dict[str, State]]:
     """The moves to try, one by one: loaded engines to sleep (or out, if they cannot), then sleeping ones out."""
-    movable = [
+    movable_waits = [
         footprint
         for footprint in others
         if not (footprint.is_busy or footprint.is_pinned) and need.may_conflict(footprint)
     ]
-    for footprint in movable:
+    for footprint in movable_waits:
         if footprint.state == "loaded":
             yield {footprint.name: footprint.eviction_state}
-    for footprint in movable:
+    for footprint in movable_waits:
         if footprint.eviction_state == "asleep" and footprint.state != "out":
             yield {footprint.name: "out"}
 

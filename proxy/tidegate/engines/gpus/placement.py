@@ -31,12 +31,12 @@ class Placement(Struct, frozen=True):
     needs: GpuNeeds = GpuNeeds()
 
 
-def place(
+def place_vllm(
     config: VllmConfig,
     gpus: Sequence[Gpu],
     *,
     attention_heads: int | None = None,
-    is_spread: bool = False,
+    is_multi_host: bool = False,
     number: int = 1,
 ) -> Placement:
     """The GPUs that the config names, or else as many as needed, after those of the replica before.
@@ -47,7 +47,7 @@ def place(
         config: the engine's config.
         gpus: the machine's GPUs, see `devices.find_gpus`; none for vLLM's build for CPUs.
         attention_heads: the number of the model's attention heads; None where unknown.
-        is_spread: only a part of the engine runs on this machine, so it takes all GPUs that it may use.
+        is_multi_host: only a part of the engine runs on this machine, so it takes all GPUs that it may use.
         number: the number of the replica, from 1 on.
 
     Raises:
@@ -57,7 +57,7 @@ def place(
     if config.distributed is not None:
         return Placement(needs=GpuNeeds(is_pinned=config.pinned))  # Ray chooses the GPUs, of any machine
     known = tuple(gpu.index for gpu in gpus)
-    numbers = _numbers(config, known, is_spread=is_spread, number=number)
+    numbers = _numbers(config, known, is_multi_host=is_multi_host, number=number)
     if config.gpus is not None:
         _check_numbers(config.gpus, known)
     return Placement(numbers, _needs(config, numbers, gpus))
@@ -77,9 +77,9 @@ def place_command(config: CommandConfig, gpus: Sequence[Gpu]) -> GpuNeeds:
     return GpuNeeds(awake=dict.fromkeys(numbers, config.gpu_share), asleep=asleep, is_pinned=config.pinned)
 
 
-def _numbers(config: VllmConfig, known: tuple[int, ...], *, is_spread: bool, number: int) -> tuple[int, ...]:
+def _numbers(config: VllmConfig, known: tuple[int, ...], *, is_multi_host: bool, number: int) -> tuple[int, ...]:
     named = known if config.gpus is None else config.gpus
-    if is_spread or (config.gpus is None and not known):
+    if is_multi_host or (config.gpus is None and not known):
         return named
     needed = config.tensor_parallel_size * config.pipeline_parallel_size * config.data_parallel_size
     if config.gpus is not None and len(named) != needed:

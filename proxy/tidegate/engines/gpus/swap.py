@@ -26,7 +26,7 @@ from math import inf
 from msgspec import Struct, structs
 
 from tidegate.config.swap import SwapConfig
-from tidegate.engines.gpus.eviction import EvictionPlan, GpuFootprint, State, plan, rivals
+from tidegate.engines.gpus.eviction import EvictionPlan, GpuFootprint, State, plan_eviction, rivals
 
 
 class SwapCandidate(Struct, frozen=True, kw_only=True):
@@ -70,13 +70,13 @@ class Decision(Struct, frozen=True, kw_only=True):
         load: the engines whose claims are met: they may be loaded at once.
         never: the engines that can never be loaded beside the pinned engines.
         moves: the engines to evict: each accepts no new requests, and is evicted when it has none.
-        look_in_s: seconds after which time alone may change the decision; None: only an event can.
+        decide_again_in_s: seconds after which time alone may change the decision; None: only an event can.
     """
 
     load: AbstractSet[str] = frozenset()
     never: AbstractSet[str] = frozenset()
     moves: Mapping[str, Move] = {}
-    look_in_s: float | None = None
+    decide_again_in_s: float | None = None
 
 
 def decide(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> Decision:
@@ -105,7 +105,7 @@ def decide(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], swap: 
             waiting.append(name)
             _add_moves(moves, eviction.moves, name)
     return Decision(
-        load=load, never=never, moves=moves, look_in_s=min(_due_in_s(waiting, snapshots, swap), default=None)
+        load=load, never=never, moves=moves, decide_again_in_s=min(_due_in_s(waiting, snapshots, swap), default=None)
     )
 
 
@@ -125,7 +125,7 @@ def _compete(name: str, other: str, snapshots: Mapping[str, SwapCandidate], swap
 def _plan(name: str, snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> EvictionPlan:
     """A plan that evicts no engine with requests; if there is none after `max_wait_s`, one that may."""
     excluded = rivals(name, snapshots, swap.exclusive)
-    eviction = plan(
+    eviction = plan_eviction(
         name, [_footprint(each, is_busy=_is_in_use(each, swap)) for each in snapshots.values()], rivals=excluded
     )
     waited_s = snapshots[name].waited_s
@@ -134,11 +134,11 @@ def _plan(name: str, snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -
     footprints = [
         _footprint(each, is_busy=_is_new(each, swap) or _is_being_entered(each)) for each in snapshots.values()
     ]
-    return plan(name, footprints, rivals=excluded)
+    return plan_eviction(name, footprints, rivals=excluded)
 
 
 def _footprint(snapshot: SwapCandidate, *, is_busy: bool) -> GpuFootprint:
-    """The engine as `plan` takes it; a closed one is evicted first, so that the choice does not change meanwhile."""
+    """The engine for `plan_eviction`. A closed one is evicted first, so the choice does not change meanwhile."""
     footprint = structs.replace(snapshot.footprint, is_busy=is_busy or not snapshot.is_settled)
     return structs.replace(footprint, last_used_s=-inf) if snapshot.is_closed else footprint
 

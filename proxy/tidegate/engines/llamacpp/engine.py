@@ -63,7 +63,7 @@ class LlamaCpp:
     uses_port = False
     sleep_paths = None
     parses_thinking = False
-    calls_tools = True  # emulated in the prompt if the chat template has no tools
+    parses_tool_calls = True  # emulated in the prompt if the chat template has no tools
     sleep_level: int | None = None
     stop_s = 5.0
 
@@ -98,10 +98,10 @@ class LlamaCpp:
             yield f"model: {error}"
 
     @property
-    def knows_tools(self) -> bool:
+    def supports_tools(self) -> bool:
         """Whether the model's chat template reads tools; True if the file cannot be read."""
         try:
-            return gguf.knows_tools(find_model(self._config.model)) is not False
+            return gguf.supports_tools(find_model(self._config.model)) is not False
         except EngineError:  # the start of the engine reports it
             return True
 

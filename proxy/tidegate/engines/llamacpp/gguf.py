@@ -49,7 +49,7 @@ class Metadata(Struct, frozen=True):
     numbers: Mapping[str, tuple[int, ...]]
 
 
-def knows_tools(path: Path) -> bool | None:
+def supports_tools(path: Path) -> bool | None:
     """Return whether a chat template of the file reads `tools`; None if the file cannot be read.
 
     For a file without a template llama.cpp uses a template of its own, which does not read `tools`.

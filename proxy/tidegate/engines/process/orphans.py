@@ -181,7 +181,7 @@ def _kill_all(find: Callable[[], Sequence[Orphan]]) -> Sequence[Orphan]:
     return list(ended.values())
 
 
-async def sweep(log: Log, namespace: int | None = None) -> None:
+async def kill_orphans(log: Log, namespace: int | None = None) -> None:
     """Kill the orphans in a thread, and log them; never raises.
 
     Args:

@@ -3,7 +3,7 @@
 import asyncio
 
 from tidegate.clock import Clock
-from tidegate.engines.base import Availability, Leave
+from tidegate.engines.base import Availability, ReleaseSlot
 from tidegate.engines.slots import Slots
 from tidegate.engines.supervision.due_check import REFUSED, is_refusal, may_be_dead
 from tidegate.engines.supervision.goal import GoalOwner
@@ -57,19 +57,19 @@ class EngineAccess:
         is_down = self._status.now.state in {"stopped", "sleeping"}
         return "unloaded" if is_down and not self._goal_owner.is_held else "unavailable"
 
-    async def enter(self, *, can_wait: bool) -> Leave:
+    async def acquire_slot(self, *, can_wait: bool) -> ReleaseSlot:
         """Take a slot; see `Supervisor.enter`."""
-        self.slots.request_came()
-        if self._status.doubt.is_open:
-            await self._status.doubt.settled()
+        self.slots.note_request()
+        if self._status.due_check.is_open:
+            await self._status.due_check.wait_closed()
         if not self.is_open:
             self.request_load()
             if not (can_wait and self._will_be_ready):
                 raise self._unavailable()
-            with self.slots.one_waits():
+            with self.slots.count_waiting():
                 await self._wait_open()
         self.slots.take()
-        return self.slots.leave
+        return self.slots.release
 
     def request_load(self) -> None:
         """Set the goal "run" for a request, unless the engine is held or closed; a closed engine is unloaded first."""
@@ -95,14 +95,14 @@ class EngineAccess:
         if self.slots.waiting:
             self.request_load()
 
-    def doubt(self, error: ProxyError) -> None:
-        """Make a health check due after a failed request; see `Supervisor.doubt`."""
+    def report_failure(self, error: ProxyError) -> None:
+        """Make a health check due after a failed request; see `Supervisor.report_failure`."""
         if not self._status.is_ready or not may_be_dead(error):
             return
         if is_refusal(error):
             self.fail(REFUSED)
         else:
-            self._status.doubt.open()
+            self._status.due_check.open()
         self._goal_owner.changed.set()
 
     def fail(self, reason: str) -> None:
@@ -111,7 +111,7 @@ class EngineAccess:
             return
         self._log.warning("engine failed", engine=self._status.name, reason=reason)
         self._status.move("crash", reason)
-        self.slots.move(reason)
+        self.slots.move_requests(reason)
 
     @property
     def _will_be_ready(self) -> bool:
@@ -137,7 +137,7 @@ class EngineAccess:
             message = f"The engine '{self._status.name}' is being unloaded so that another engine can be loaded."
             return EngineUnavailable(message, retry_after_s=_RETRY_S)
         status = self._status.now
-        message = f"The engine '{self._status.name}' is not ready ({status.state}): {self._status.told}"
+        message = f"The engine '{self._status.name}' is not ready ({status.state}): {self._status.caller_reason}"
         if status.progress is not None:
             percent = "" if status.progress.done is None else f" {status.progress.done:.0%}"
             message += f", {status.progress.phase}{percent}"

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tidegate.engines.base import Control, EngineError, PermanentEngineError
-from tidegate.engines.endings import SENT, signal_of, tell_signal
+from tidegate.engines.endings import EXTERNAL_SIGNALS, describe_signal, signal_of
 from tidegate.engines.process.lines import OutputTail
 from tidegate.engines.process.process import EngineProcess
 from tidegate.engines.process.sockets import SocketFolder
@@ -106,11 +106,11 @@ class Child:
         status = await self._process.wait()
         await self._process.read_rest()
         number = signal_of(status)
-        if number in SENT:
-            return EngineError(tell_signal(number))
+        if number in EXTERNAL_SIGNALS:
+            return EngineError(describe_signal(number))
         if (error := self._current.kind.explain(self.lines.since_healthy, has_run=self.lines.was_healthy)) is not None:
             return error
-        return self.error(f"it ended with status {status}") if number is None else EngineError(tell_signal(number))
+        return self.error(f"it ended with status {status}") if number is None else EngineError(describe_signal(number))
 
     def error(self, what: str) -> EngineError:
         """An error with the message `what`, and with the start's error lines or else its last line as the output."""

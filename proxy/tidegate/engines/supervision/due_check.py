@@ -46,7 +46,7 @@ class DueCheck:
             self._closed.set()
             self._closed = None
 
-    async def settled(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the check has been made, at most a second."""
         if self._closed is not None:
             with contextlib.suppress(TimeoutError):

@@ -11,7 +11,7 @@ A hung engine and one whose step takes a minute look the same until the step is 
 - A suspected engine is not stopped, but gets no new requests. It is suspected within a minute of its last step, even
   with the slowest scrapes.
 - After a wrong suspicion the limit for that engine is raised.
-- Only `Watch.generates`, a second and longer check, declares the engine dead.
+- Only `Watch.makes_progress`, a second and longer check, declares the engine dead.
 """
 
 from tidegate.clock import Clock

@@ -85,7 +85,7 @@ class Running:
         lines.mark_healthy(line_number)
         if is_new:
             await control.restore()
-        self._slots.open()
+        self._slots.mark_ready()
         self._status.move("answers", "")
         took_s = self._status.end_start()
         self._log.info("engine ready", engine=self._status.name, pid=self._child.pid, took_s=round(took_s, 1))
@@ -111,7 +111,7 @@ class Running:
         if self._status.is_ready:
             await self._drain("it is stopping")
 
-    def make_room(self, *, may_sleep: bool = True) -> None:
+    def unload(self, *, may_sleep: bool = True) -> None:
         """Set the goal "sleep", or "stop" if the engine cannot or may not sleep; returns at once."""
         can_sleep = may_sleep and self._current.kind.sleep_level is not None
         self._goal_owner.set("sleep" if can_sleep else "stop")
@@ -125,13 +125,13 @@ class Running:
 
     async def _wait_and_poll(self, watch: Watch) -> None:
         """Wait until a poll is due, poll, and unload the engine or request a token if it is idle."""
-        if not self._status.doubt.is_open:
+        if not self._status.due_check.is_open:
             await self._wait_goal_change(self._current.settings.scrape_s)
-        if self._status.doubt.is_open or not self._goal_owner.changed.is_set():
+        if self._status.due_check.is_open or not self._goal_owner.changed.is_set():
             await self._poll(watch)
         idle_s, settings = self._slots.idle_s, self._current.settings
         if settings.idle_unload_s is not None and idle_s >= settings.idle_unload_s:
-            self.make_room()
+            self.unload()
         every_s = settings.idle_canary_s
         if every_s and idle_s >= every_s and self._access.is_open and self._goal_owner.goal == "run":
             watch.start_canary(every_s)
@@ -139,7 +139,7 @@ class Running:
     async def _poll(self, watch: Watch) -> None:
         """Check health and metrics; a suspected engine gets no requests until it makes progress (half-open)."""
         line_number = self._child.lines.number
-        engine_fault = await watch.examine(self._slots.taken, self._status.doubt, self._access.fail)
+        engine_fault = await watch.check_or_poll(self._slots.taken, self._status.due_check, self._access.fail)
         self.observed_load = watch.observed_load
         if engine_fault is None and watch.is_healthy:
             self._child.lines.mark_healthy(line_number)
@@ -147,8 +147,8 @@ class Running:
             return
         self._log.warning("engine suspected", engine=self._status.name, reason=engine_fault.reason)
         self._status.move("drain", engine_fault.reason)
-        self._slots.move(engine_fault.reason)
-        if await watch.generates(lambda: self._goal_owner.goal != "stop") is False:
+        self._slots.move_requests(engine_fault.reason)
+        if await watch.makes_progress(lambda: self._goal_owner.goal != "stop") is False:
             # the process may be ending just now, and the end of its output would say more
             await self._child.wait_while_running(asyncio.sleep(_WAIT_FOR_END_S), None)
             raise EngineError(f"{engine_fault.reason}, and it generates nothing")
@@ -160,7 +160,7 @@ class Running:
         Raises:
             EngineError: the process has ended; or it has not ended in time, and its health route does not answer.
         """
-        reason = self._status.told
+        reason = self._status.caller_reason
         await self._wait_goal_change(self._current.settings.ending_s)
         if self._goal_owner.goal == "stop":
             return
@@ -206,7 +206,7 @@ class Running:
         """
         self._status.move("drain", reason)
         timeout_s = self._current.settings.drain_timeout_s
-        await self._child.wait_while_running(self._slots.until_empty(), timeout_s)
+        await self._child.wait_while_running(self._slots.wait_until_empty(), timeout_s)
 
     async def _wait_goal_change(self, timeout_s: float | None) -> None:
         """Wait until a goal is set or a request has failed, at most `timeout_s` seconds (None: no limit).

@@ -46,8 +46,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 class CurrentSettings:
     """The kind and the settings of one engine as they are now.
 
-    The engine's supervisor creates and changes this object (`Supervisor.treat`). The supervisor's parts read it at each
-    use, so a change takes effect at once.
+    The engine's supervisor creates and changes this object (`Supervisor.reconfigure`). The supervisor's parts read it
+    at each use, so a change takes effect at once.
     """
 
     def __init__(self, kind: EngineKind, settings: Settings) -> None:

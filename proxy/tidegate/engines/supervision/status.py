@@ -7,7 +7,7 @@ from msgspec import structs
 
 from tidegate.clock import Clock
 from tidegate.engines.base import EngineError, EngineStatus, Progress
-from tidegate.engines.states import Event, after
+from tidegate.engines.states import Event, next_state
 from tidegate.engines.supervision.due_check import DueCheck
 from tidegate.engines.supervision.estimate import Estimate
 from tidegate.telemetry.logs import Log
@@ -30,8 +30,9 @@ class StatusOwner:
     Attributes:
         name: the engine's name.
         now: the current status.
-        told: the reason of the status in the form that callers may see, without output (see `base.EngineError`).
-        doubt: open while a health check is due, as a request has failed; closed when the engine is no longer ready.
+        caller_reason: the reason of the status in the form that callers may see, without output (see
+            `base.EngineError`).
+        due_check: open while a health check is due, as a request has failed; closed when the engine is no longer ready.
         crashes: how often the engine has crashed without a steady time in between.
         failed_starts: how many starts in a row have failed; 0 once the engine has been ready.
     """
@@ -47,8 +48,8 @@ class StatusOwner:
     ) -> None:
         self.name = name
         self.now = EngineStatus("stopped", reason)
-        self.told = reason
-        self.doubt = DueCheck()
+        self.caller_reason = reason
+        self.due_check = DueCheck()
         self.crashes = self.failed_starts = 0
         self._attempts = 0
         self._clock = clock
@@ -74,9 +75,9 @@ class StatusOwner:
         Raises:
             ImpossibleChange: the table has no row for this state and event.
         """
-        state = after(self.now.state, event)
+        state = next_state(self.now.state, event)
         count = self.now.restarts if restarts is None else restarts
-        self.told = (why.message if isinstance(why, EngineError) else why)[:_MAX_REASON]
+        self.caller_reason = (why.message if isinstance(why, EngineError) else why)[:_MAX_REASON]
         self._set(EngineStatus(state, str(why)[:_MAX_REASON], count, attempts=self._attempts))
 
     def attempt(self, why: str, restarts: int) -> None:
@@ -132,7 +133,7 @@ class StatusOwner:
         self.now = status
         self._changed.set()
         if status.state != "ready":
-            self.doubt.close()
+            self.due_check.close()
         if self._on_change is not None:
             try:
                 self._on_change(status)

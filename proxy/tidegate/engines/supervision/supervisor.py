@@ -13,9 +13,9 @@ from tidegate.engines.base import (
     EngineStatus,
     Goal,
     GpuClaims,
-    Leave,
     ObservedLoad,
     PermanentEngineError,
+    ReleaseSlot,
 )
 from tidegate.engines.slots import Slots
 from tidegate.engines.supervision.access import EngineAccess
@@ -124,7 +124,7 @@ class Supervisor:
         """Whether a request can be answered, now or after a wait; see `base.Engine`."""
         return self._access.availability
 
-    async def enter(self, *, can_wait: bool) -> Leave:
+    async def acquire_slot(self, *, can_wait: bool) -> ReleaseSlot:
         """Take a slot in the engine, which is started or woken if necessary; returns the function that frees the slot.
 
         That function is called exactly once.
@@ -135,21 +135,21 @@ class Supervisor:
         Raises:
             EngineUnavailable: the engine is not ready; the message says why, and quotes no output.
         """
-        return await self._access.enter(can_wait=can_wait)
+        return await self._access.acquire_slot(can_wait=can_wait)
 
-    def doubt(self, error: ProxyError) -> None:
+    def report_failure(self, error: ProxyError) -> None:
         """Make a health check due after a failed request, if `error` may mean that the engine is dead.
 
         `enter` waits for that check, at most a second. An engine that refused the connection is marked as failed when
         this method returns, so that it gets no requests.
         """
-        self._access.doubt(error)
+        self._access.report_failure(error)
 
     def load(self) -> None:
         """Load the engine as a request would, if it is not loaded; returns at once."""
         self._access.request_load()
 
-    def want(self, goal: Goal) -> None:
+    def set_goal(self, goal: Goal) -> None:
         """Set the goal for the administrator; after "stop" no request starts the engine.
 
         Raises:
@@ -165,9 +165,9 @@ class Supervisor:
         if goal == "stop" and self.status.state == "failed" and self._child.has_ended:  # no process has to end first
             self._status.move("stop", self._stop_reason)
 
-    def make_room(self, *, may_sleep: bool = True) -> None:
+    def unload(self, *, may_sleep: bool = True) -> None:
         """Sleep, or stop: another engine needs the memory, or the engine is idle. The next request loads it again."""
-        self._running.make_room(may_sleep=may_sleep)
+        self._running.unload(may_sleep=may_sleep)
 
     def close_for(self, other: str) -> None:
         """Let new requests wait until the engine was unloaded so that `other` can be loaded, or until `reopen`."""
@@ -177,7 +177,7 @@ class Supervisor:
         """Accept requests again: no other engine needs this one to be unloaded any more."""
         self._access.reopen()
 
-    def treat(self, kind: EngineKind, settings: Settings) -> None:
+    def reconfigure(self, kind: EngineKind, settings: Settings) -> None:
         """Replace kind and settings; the running engine continues, so the new kind may differ only in time limits."""
         self._current.kind = kind
         self._current.settings = settings
@@ -188,7 +188,7 @@ class Supervisor:
         """Start the supervision; returns at once, the engine becomes ready later."""
         self._task = asyncio.create_task(self._supervise(control), name=f"engine {self.name}")
 
-    async def drained(self) -> None:
+    async def drain(self) -> None:
         """Accept no more requests, for good; returns when running answers have ended, or their time is over.
 
         `close` ends the process afterwards, or earlier if it is called first.

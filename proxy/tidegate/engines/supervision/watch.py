@@ -21,7 +21,7 @@ class EngineFault(Struct, frozen=True):
 
     Attributes:
         reason: why the engine is suspected or dead, in words.
-        is_dead: its health route reports a failure, or it refuses connections: `generates` need not confirm it.
+        is_dead: its health route reports a failure, or it refuses connections: `makes_progress` need not confirm it.
     """
 
     reason: str
@@ -67,22 +67,24 @@ class Watch:
         self.is_healthy = False
         return None if fault is None else EngineFault(fault, is_dead=True)
 
-    async def examine(self, in_flight: int, doubt: DueCheck, fail: Callable[[str], None]) -> EngineFault | None:
+    async def check_or_poll(
+        self, in_flight: int, due_check: DueCheck, fail: Callable[[str], None]
+    ) -> EngineFault | None:
         """Call `check` if a request has failed, else `poll`; returns what is wrong, or None.
 
         Args:
             in_flight: how many requests Tidegate has in the engine.
-            doubt: open if a request has failed; closed after the check.
-            fail: called with the reason if the engine is dead, before `doubt` is closed.
+            due_check: open if a request has failed; closed after the check.
+            fail: called with the reason if the engine is dead, before `report_failure` is closed.
         """
-        is_due = doubt.is_open
+        is_due = due_check.is_open
         try:
             engine_fault = await (self.check() if is_due else self.poll(in_flight))
             if engine_fault is not None and engine_fault.is_dead:
                 fail(engine_fault.reason)
         finally:
             if is_due:  # a request that failed during the check needs another check
-                doubt.close()
+                due_check.close()
         return engine_fault
 
     def start_canary(self, every_s: float) -> None:
@@ -115,7 +117,7 @@ class Watch:
     def _is_canary_running(self) -> bool:
         return self._canary is not None and not self._canary.done()
 
-    async def generates(self, should_continue: Callable[[], bool] = lambda: True) -> bool | None:
+    async def makes_progress(self, should_continue: Callable[[], bool] = lambda: True) -> bool | None:
         """Whether a suspected engine still works: it gives one token, or makes a step of the work that it has.
 
         This takes up to `CONFIRM_S` seconds, since an engine that is only slow must not be restarted. New requests

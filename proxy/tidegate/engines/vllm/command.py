@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from tidegate.config.engines import VllmConfig
 from tidegate.engines.base import Command, PermanentEngineError
-from tidegate.engines.gpus.devices import select
+from tidegate.engines.gpus.devices import visibility_of
 from tidegate.engines.vllm import families
 from tidegate.engines.vllm import server as vllm_server
 from tidegate.engines.vllm.checkpoint import Checkpoint
@@ -135,7 +135,7 @@ def has_reasoning_parser(config: VllmConfig, checkpoint: Checkpoint) -> bool:
     return (_parser_flags(checkpoint) | _flags_of_args(config)).get("reasoning-parser") is not None
 
 
-def calls_tools(config: VllmConfig, checkpoint: Checkpoint) -> bool:
+def parses_tool_calls(config: VllmConfig, checkpoint: Checkpoint) -> bool:
     """Return whether vLLM is started with a parser for tool calls; otherwise it refuses requests that need one.
 
     These are requests with tools whose `tool_choice` is absent, `auto`, `required` or a named tool (vLLM 0.26 to 0.32).
@@ -266,7 +266,7 @@ def _environment(config: VllmConfig, machine: Machine, api_key: str) -> dict[str
     if not is_multi_host(config):
         variables["VLLM_HOST_IP"] = _LOOPBACK  # else vLLM's internal sockets listen on the machine's address
         if machine.gpus:
-            variables |= select(machine.gpus, machine.environment)
+            variables |= visibility_of(machine.gpus, machine.environment)
     elif config.distributed == "ray" and "RAY_ADDRESS" not in machine.environment:
         variables["RAY_ADDRESS"] = "auto"  # use the running cluster; otherwise Ray would start a new one
     if config.sleep_level is not None:

@@ -17,17 +17,17 @@ from tidegate.engines import output
 from tidegate.engines.base import Command, EngineError, PermanentEngineError, Progress
 from tidegate.engines.gpus.allocator import GpuNeeds
 from tidegate.engines.gpus.devices import Gpu
-from tidegate.engines.gpus.placement import Placement, place
+from tidegate.engines.gpus.placement import Placement, place_vllm
 from tidegate.engines.start_limit import start_limit_s
 from tidegate.engines.vllm.checkpoint import Checkpoint, read_adapter_rank, read_checkpoint
 from tidegate.engines.vllm.command import (
     SHUTDOWN_S,
     Machine,
     build_command,
-    calls_tools,
     check_settings,
     has_reasoning_parser,
     is_multi_host,
+    parses_tool_calls,
     to_check,
 )
 from tidegate.engines.vllm.deepseek import CARDS, generation_of
@@ -67,7 +67,7 @@ class Vllm:
         environment: the environment that the engine inherits; None: that of Tidegate.
 
     Attributes:
-        calls_tools: see `base.EngineKind`; updated by `command`.
+        parses_tool_calls: see `base.EngineKind`; updated by `command`.
         start_timeout_s: see `base.EngineKind`; updated by `command`.
     """
 
@@ -77,7 +77,7 @@ class Vllm:
     always_streams = False
     uses_port = False
     sleep_paths = None
-    knows_tools = True
+    supports_tools = True
 
     def __init__(
         self,
@@ -95,12 +95,12 @@ class Vllm:
         self.stop_s = _seconds(config.args.get("shutdown_timeout", SHUTDOWN_S)) + _TEARDOWN_S
         checkpoint = self._checkpoint_or_empty()
         self.start_timeout_s = _start_timeout_s(config, checkpoint)
-        self.calls_tools = self._calls_tools(checkpoint)
+        self.parses_tool_calls = self._calls_tools(checkpoint)
 
     def command(self, socket_path: str, api_key: str) -> Command:
         checkpoint = self._read_checkpoint()
         self.start_timeout_s = _start_timeout_s(self._config, checkpoint)
-        self.calls_tools = self._calls_tools(checkpoint)
+        self.parses_tool_calls = self._calls_tools(checkpoint)
         machine = self._machine()
         machine = structs.replace(machine, gpus=self._place(machine, checkpoint).gpus)
         return build_command(self._name, self._config, checkpoint, machine, socket_path=socket_path, api_key=api_key)
@@ -142,7 +142,7 @@ class Vllm:
             yield "gpus: does nothing with vLLM's build for the CPU; take it out"
         flags = {key.removeprefix("--").replace("_", "-") for key in self._config.args}
         may_chat = checkpoint.folder is None or bool(checkpoint.template) or "chat-template" in flags
-        if may_chat and not self.calls_tools and "tool-call-parser" not in flags:
+        if may_chat and not self.parses_tool_calls and "tool-call-parser" not in flags:
             family = checkpoint.model_type or "not known before the download"
             yield (
                 f"args: no tool-call parser is known for its model (model type: {family}), so requests that need tools "
@@ -176,16 +176,16 @@ class Vllm:
 
     def _calls_tools(self, checkpoint: Checkpoint) -> bool:
         try:
-            return calls_tools(self._config, checkpoint)
+            return parses_tool_calls(self._config, checkpoint)
         except PermanentEngineError:  # the engine's start will fail with the same message
             return True
 
     def _place(self, machine: Machine, checkpoint: Checkpoint) -> Placement:
-        return place(
+        return place_vllm(
             self._config,
             () if machine.is_cpu else self._gpus,
             attention_heads=checkpoint.attention_heads,
-            is_spread=is_multi_host(self._config),
+            is_multi_host=is_multi_host(self._config),
             number=self._number,
         )
 

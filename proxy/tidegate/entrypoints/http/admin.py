@@ -49,10 +49,10 @@ class AdminHandler:
             # the handler is mounted, so the path is the part after /admin
             answer = await _AdminRequest(self._services, exchange).answer(scope["path"].strip("/").split("/"))
         except ProxyError as error:
-            self._services.pipeline.note(exchange.context, error)
+            self._services.pipeline.settle_without_answer(exchange.context, error)
             await exchange.send_error(error)
             return
-        self._services.pipeline.note(exchange.context)
+        self._services.pipeline.settle_without_answer(exchange.context)
         if answer.content_type is None:
             await exchange.send_json(answer.status, answer.body)
         else:
@@ -77,7 +77,7 @@ class _AdminRequest:
             case ["status"]:
                 return self._answer_get(status_of(self._services, has_details=True))
             case ["targets"]:
-                return self._answer_get(self._services.explaining.targets())
+                return self._answer_get(self._services.explainer.targets())
             case ["reload"]:
                 await self._read_body()
                 return await self._reload()
@@ -105,7 +105,7 @@ class _AdminRequest:
                 return _message_answer(await self._administration.unload_adapter(name, "/".join(parts)))
             case [name, order] if order in _ORDERS:
                 await self._read_body()
-                return _AdminAnswer(202, _encode(self._administration.tell(name, _ORDERS[order])))
+                return _AdminAnswer(202, _encode(self._administration.set_goal(name, _ORDERS[order])))
         raise PathNotFound("Unknown request URL. Check the path.")
 
     def _answer_get(self, report: object) -> _AdminAnswer:
@@ -123,7 +123,7 @@ class _AdminRequest:
         context = self._exchange.context
         context.options = read_options(self._exchange.headers)
         chat_request = chat.parse_request(await self._read_body())
-        return _AdminAnswer(200, _encode(await self._services.explaining.explain(chat_request, context)))
+        return _AdminAnswer(200, _encode(await self._services.explainer.explain(chat_request, context)))
 
     async def _read_body(self) -> bytes:
         """The body of a POST request, which must be declared to be JSON even if it is empty.

@@ -65,7 +65,7 @@ class Exchange:
             endpoint,
             clock,
             caller_retries=_count(self.headers.get(b"x-stainless-retry-count")),
-            patience_s=_patience_s(self.headers),
+            caller_timeout_s=_caller_timeout_s(self.headers),
         )
         self.has_started = False
         self._allowed: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ class Exchange:
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.has_started = True
-        self.context.has_begun = status == 200
+        self.context.has_sent_status = status == 200
         all_headers = [*headers, (b"x-request-id", self._id)]
         record = self.context.record
         if record.upstream:
@@ -200,7 +200,7 @@ def _header_value(name: str) -> bytes:
     return _NOT_PRINTABLE.sub("?", name[:_MAX_NAME_CHARS]).encode()
 
 
-def _patience_s(headers: Mapping[bytes, bytes]) -> float:
+def _caller_timeout_s(headers: Mapping[bytes, bytes]) -> float:
     """How many seconds the caller's SDK waits (openai-python and openai-node send that); 0 if unknown."""
     seconds = headers.get(b"x-stainless-read-timeout") or headers.get(b"x-stainless-timeout")
     return float(seconds) if seconds is not None and _SECONDS.fullmatch(seconds) else 0.0

@@ -10,7 +10,7 @@ from tidegate.entrypoints.http.exchange import Exchange, Receive, Scope, Send
 from tidegate.entrypoints.http.request_scope import RequestScope
 from tidegate.entrypoints.http.services import Services
 from tidegate.entrypoints.options import read_options
-from tidegate.errors import ClientGone, InternalError, ProxyError, forget_way
+from tidegate.errors import ClientGone, InternalError, ProxyError, drop_references
 from tidegate.protocol.request import Endpoint, ModelRequest
 
 # A caller that does not read would otherwise block the error event at the end of a stream for ever.
@@ -38,10 +38,10 @@ class InferenceHandler:
                 await request.serve()
         except ProxyError as error:
             await request.fail(error)
-            forget_way(error)
+            drop_references(error)
         except Exception as error:  # noqa: BLE001 - one of the three broad clauses: the caller gets an answer whatever fails
             await request.fail(InternalError(f"{type(error).__name__}: {error}"))
-            forget_way(error)
+            drop_references(error)
         finally:
             request.close()
 

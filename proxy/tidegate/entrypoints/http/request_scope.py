@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from tidegate.entrypoints.http.exchange import Exchange
-from tidegate.errors import GOING_DOWN, ShuttingDown
+from tidegate.errors import SHUTTING_DOWN_MESSAGE, ShuttingDown
 
 # A disconnect is noticed at the earliest this long after the body was read: most JSON answers never need a watch task.
 _WATCH_AFTER_S = 0.02
@@ -141,7 +141,7 @@ class RequestScope:
             return False
         if self._exchange.context.is_client_gone:
             return True
-        raise ShuttingDown(GOING_DOWN) from None
+        raise ShuttingDown(SHUTTING_DOWN_MESSAGE) from None
 
     def watch(self, on_slow: Callable[[], None] | None = None) -> None:
         """Watch for a disconnect from now on; called when the body has been read, so nothing else can be received.

@@ -8,10 +8,10 @@ from tidegate.clock import Clock
 from tidegate.config.server import ServerConfig
 from tidegate.deadline import Deadlines
 from tidegate.entrypoints.http.request_scope import RunningRequests
-from tidegate.operations.administration import Administration, ReloadReport
-from tidegate.operations.explain import Explaining
+from tidegate.operations.administration import EngineAdministration, ReloadReport
+from tidegate.operations.explain import Explainer
 from tidegate.operations.feedback import Feedback
-from tidegate.operations.listing import Listing
+from tidegate.operations.listing import ModelListing
 from tidegate.operations.readiness import Readiness
 from tidegate.pipeline.request import Pipeline
 
@@ -25,7 +25,7 @@ class Services(Struct, frozen=True, kw_only=True):
         feedback: takes the callers' scores of answers.
         readiness: the health report and the metrics.
         administration: what the administrator may do with engines.
-        explaining: shows where a request would go, and the state of the targets.
+        explainer: shows where a request would go, and the state of the targets.
         reload: reads the config again and applies it; raises `ConfigError`.
         limits: time and size limits of requests and answers.
         running: the requests being served; outlives a reload.
@@ -34,11 +34,11 @@ class Services(Struct, frozen=True, kw_only=True):
     """
 
     pipeline: Pipeline
-    listing: Listing
+    listing: ModelListing
     feedback: Feedback
     readiness: Readiness
-    administration: Administration
-    explaining: Explaining
+    administration: EngineAdministration
+    explainer: Explainer
     reload: Callable[[], Awaitable[ReloadReport]]
     limits: ServerConfig
     running: RunningRequests

@@ -33,7 +33,7 @@ from tidegate.routing.targets import Target
 from tidegate.streaming.chat import ChatAssembler
 from tidegate.streaming.checks import check
 from tidegate.streaming.choices import ChoiceStream
-from tidegate.streaming.filters import AsFunctionCall, Remembering, in_format
+from tidegate.streaming.filters import FunctionCallFilter, ReasoningRecorder, in_format
 from tidegate.streaming.sinks import Sink
 from tidegate.streaming.text_calls import TextCallReader
 from tidegate.telemetry.redaction import mask
@@ -113,13 +113,13 @@ class Attempt:
             ProxyError: the attempt failed; `may_try_another_target` says whether another target may be tried.
         """
         load_progress = self._context.load_progress
-        if load_progress is None or self._upstream.look is None or not can_wait:
-            release = await self._upstream.enter(can_wait=can_wait)
+        if load_progress is None or self._upstream.snapshot is None or not can_wait:
+            release = await self._upstream.acquire_slot(can_wait=can_wait)
         else:
-            with load_progress.waiting_for(self._upstream.look):
-                release = await self._upstream.enter(can_wait=True)
+            with load_progress.waiting_for(self._upstream.snapshot):
+                release = await self._upstream.acquire_slot(can_wait=True)
         try:
-            movable_waits = self._upstream.movable if can_move else None
+            movable_waits = self._upstream.movable_waits if can_move else None
             answer = await (self._translate_and_run() if movable_waits is None else self._run_movable(movable_waits))
         except BaseException as error:
             release()
@@ -137,8 +137,8 @@ class Attempt:
 
     def _report_failure(self, failure: BaseException | None) -> None:
         """Report a failure to the engine, which may be dead."""
-        if isinstance(failure, ProxyError) and self._upstream.doubt is not None:
-            self._upstream.doubt(failure)
+        if isinstance(failure, ProxyError) and self._upstream.report_failure is not None:
+            self._upstream.report_failure(failure)
 
     async def _run_movable(self, movable_waits: set[Callable[[str], None]]) -> AttemptAnswer:
         move = MovableWait()
@@ -174,16 +174,16 @@ class Attempt:
 
     async def _translate(self, request: ModelRequest) -> HostRequest:
         target, context = self._target, self._context
-        dialect, remembered = self._dialect_for(request), _NO_REASONING
-        if request.endpoint == "chat" and dialect.remembers(target.card):
-            remembered = await self._recall(request)
+        dialect, past_reasoning = self._dialect_for(request), _NO_REASONING
+        if request.endpoint == "chat" and dialect.restores_reasoning(target.card):
+            past_reasoning = await self._recall(request)
         return dialect.build_request(
             request,
             model=target.model,
             is_stream=self._asks_for_stream,
             card=target.card,
             drops_params=context.drops_params,
-            remembered=remembered,
+            past_reasoning=past_reasoning,
             api_version=self._upstream.api_version,
             tenant="" if context.principal in _UNNAMED else context.caller,
         )
@@ -191,9 +191,9 @@ class Attempt:
     def _dialect_for(self, request: ModelRequest) -> Dialect:
         """The host's dialect; without tools, where the engine was started without a tool-call parser."""
         upstream = self._upstream
-        if upstream.look is None or _TOOLS.isdisjoint(request.fields) or upstream.look().calls_tools:
+        if upstream.snapshot is None or _TOOLS.isdisjoint(request.fields) or upstream.snapshot().parses_tool_calls:
             return upstream.dialect
-        return structs.replace(upstream.dialect, calls_tools=False)
+        return structs.replace(upstream.dialect, parses_tool_calls=False)
 
     async def _recall(self, request: ModelRequest) -> Mapping[str, str]:
         """The remembered reasoning of the turns in the request, by id of the tool call.
@@ -201,10 +201,10 @@ class Attempt:
         Reasoning of `local_only` requests is included for local targets only.
         """
         ids, caller = history.call_ids(request.fields), self._context.caller
-        remembered = await self._reasoning_memory.recall(caller, ids)
+        past_reasoning = await self._reasoning_memory.recall(caller, ids)
         if not self._target.is_local:
-            return remembered
-        return {**remembered, **await self._reasoning_memory.recall(caller + _LOCAL_ONLY, ids)}
+            return past_reasoning
+        return {**past_reasoning, **await self._reasoning_memory.recall(caller + _LOCAL_ONLY, ids)}
 
     @property
     def _asks_for_stream(self) -> bool:
@@ -229,7 +229,7 @@ class Attempt:
             return response
         try:
             received_s = self._context.clock.now_s()
-            error_body = await response.read_complaint()
+            error_body = await response.read_error_body()
             error = failures.parse_error(
                 response.status,
                 response.headers,
@@ -239,7 +239,7 @@ class Attempt:
             )
             if isinstance(error, UpstreamRefusedUs):
                 credential.refused(response.status, model)
-            elif isinstance(error, UpstreamRateLimited) and error.is_told and error.retry_after_s is not None:
+            elif isinstance(error, UpstreamRateLimited) and error.is_stated and error.retry_after_s is not None:
                 credential.limited(error.retry_after_s)
         finally:
             response.close()
@@ -294,7 +294,7 @@ class Attempt:
             second = await self._read_whole(repair)
             structured.check(second)
             structured.add_usage(first, second)
-            first, self._record.usage = second, second.told_usage
+            first, self._record.usage = second, second.final_usage
             self._record.adjusted = [_REPAIRED.get(each, each) for each in host_request.adjusted]
         if not self._request.is_stream:
             assembler = writers.assembler_for(self._request, self._context)
@@ -325,11 +325,11 @@ class Attempt:
     def _source(self, response: UpstreamResponse, host_request: HostRequest, sink: Sink) -> Source:
         record, remembering = self._record, None
         # if the answer is requested twice, the first one is checked
-        if self._request.endpoint == "chat" and record.checking is None:
-            record.checking = check(sink, self._request.fields)
-            sink = record.checking or sink
+        if self._request.endpoint == "chat" and record.answer_check is None:
+            record.answer_check = check(sink, self._request.fields)
+            sink = record.answer_check or sink
         if host_request.reading.may_call or host_request.text_calls is not None:
-            sink = remembering = Remembering(sink)
+            sink = remembering = ReasoningRecorder(sink)
         if host_request.text_calls is not None:
             sink = TextCallReader(sink, host_request.text_calls)
         stream = ChoiceStream(sink, host_request.reading)
@@ -340,8 +340,8 @@ class Attempt:
     def _with_formatting(self, sink: Sink, host_request: HostRequest) -> Sink:
         if self._request.endpoint != "chat":
             return sink
-        if host_request.asks_functions:
-            sink = AsFunctionCall(sink)
+        if host_request.uses_functions:
+            sink = FunctionCallFilter(sink)
         return in_format(sink, self._context.reasoning_format)
 
 

@@ -58,7 +58,9 @@ class HeldAnswer:
         self.read, self.heartbeat = answer.read, answer.heartbeat
         self._reading_s_before = self._context.reading_s
         if self.slot is not None and self.record.first_content_s:
-            self.slot.began(self.record.first_content_s - self.record.sent_s, self._routing_request.prompt_tokens)
+            self.slot.record_first_token(
+                self.record.first_content_s - self.record.sent_s, self._routing_request.prompt_tokens
+            )
 
     def close(self) -> None:
         """The answer has ended, complete or not; `record` holds the outcome."""
@@ -92,7 +94,7 @@ class HeldAnswer:
             )
             # if the time of the first content is known, `set_answer` has already reported it
             if slot is not None and ttft_s is not None and not record.first_content_s:
-                slot.began(ttft_s, self._routing_request.prompt_tokens)
+                slot.record_first_token(ttft_s, self._routing_request.prompt_tokens)
         finally:
             if slot is not None:
-                slot.leave()
+                slot.release()

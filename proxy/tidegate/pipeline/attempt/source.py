@@ -11,7 +11,7 @@ from tidegate.protocol.sse import BOM, EventParser, objects_in, split_objects
 from tidegate.protocol.usage import Usage
 from tidegate.reasoning_memory import ReasoningMemory
 from tidegate.streaming.choices import ChoiceStream
-from tidegate.streaming.filters import Remembering
+from tidegate.streaming.filters import ReasoningRecorder
 
 _MAX_QUIET_BYTES = 1024 * 1024  # without content, since the last content
 _MAX_COUNTED_BYTES = 4096  # of one event without content: some are long, as they hold the token ids of the prompt
@@ -25,7 +25,7 @@ class TurnMemory:
 
     __slots__ = ("_caller", "_reasoning_memory", "_remembering")
 
-    def __init__(self, remembering: Remembering, reasoning_memory: ReasoningMemory, caller: str) -> None:
+    def __init__(self, remembering: ReasoningRecorder, reasoning_memory: ReasoningMemory, caller: str) -> None:
         self._remembering = remembering
         self._reasoning_memory = reasoning_memory
         self._caller = caller
@@ -108,7 +108,7 @@ class Source:
         Raises:
             ProxyError: the answer is not complete.
         """
-        usage = self.stream.close(has_said_end=self._has_end_marker)
+        usage = self.stream.close(has_end_marker=self._has_end_marker)
         if self._reasoning_memory is not None:
             await self._reasoning_memory.store()
         return usage
@@ -124,11 +124,11 @@ class Source:
 
     async def _read_events(self, data: bytes) -> bool:
         """Read the events in `data`; False after the last event, or at the end of the connection."""
-        content_before, pending = self.stream.heard, self._parser.pending
+        content_before, pending = self.stream.parts_read, self._parser.pending
         events = self._parser.feed(data) if data else self._parser.close()
         if self._accept(events):
             return False
-        if self.stream.heard != content_before:
+        if self.stream.parts_read != content_before:
             self._quiet_bytes = 0
         elif data:
             size = len(data) + pending - self._parser.pending

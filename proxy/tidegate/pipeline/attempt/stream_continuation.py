@@ -33,7 +33,7 @@ class StreamContinuation:
 
         Token limits are lowered by what the parts so far have used, but not below 1.
         """
-        self.splice.join()
+        self.splice.begin_rest()
         fields: Fields = dict(request.fields)
         for name in _LIMITS:
             limit = fields.get(name)
@@ -48,4 +48,4 @@ class StreamContinuation:
         """
         self.targets.append(target)
         mark = {"continued": len(self.targets) - 1, "targets": self.targets}
-        self.writer.mark = b'"x_tidegate":' + msgspec.json.encode(mark)
+        self.writer.finish_field = b'"x_tidegate":' + msgspec.json.encode(mark)

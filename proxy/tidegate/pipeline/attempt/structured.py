@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec import Raw
 
-from tidegate.errors import AnswerMisfit
+from tidegate.errors import SchemaMismatch
 from tidegate.protocol import json_schema
 from tidegate.protocol.raw import as_list
 from tidegate.protocol.request import ModelRequest
@@ -31,7 +31,7 @@ class Structured:
         violations: list[str] = []
         choices = list(_choices_to_validate(answer))
         texts = [json_schema.unwrap("".join(choice.text)) for choice in choices]
-        for choice, text, wrong in zip(choices, texts, json_schema.complaints(self._schema, texts), strict=True):
+        for choice, text, wrong in zip(choices, texts, json_schema.violations(self._schema, texts), strict=True):
             if not wrong:
                 choice.text = [text]
             violations += wrong
@@ -44,7 +44,7 @@ class Structured:
             AnswerMisfit: it does not fit the schema either.
         """
         if violations := self.violations(answer):
-            raise AnswerMisfit(
+            raise SchemaMismatch(
                 f"The model's answer does not fit the schema of response_format. {' '.join(violations)}",
                 is_quoted=True,
             )
@@ -64,8 +64,8 @@ class Structured:
 
     def add_usage(self, first: ChatAssembler, second: ChatAssembler) -> None:
         """Add the usage of the first answer to that of the second, as both are paid for."""
-        if first.told_usage is not None and second.told_usage is not None:
-            second.usage(sum_usage(first.told_usage, second.told_usage))
+        if first.final_usage is not None and second.final_usage is not None:
+            second.usage(sum_usage(first.final_usage, second.final_usage))
 
 
 def _choices_to_validate(answer: ChatAssembler) -> Iterator[AssembledChoice]:

@@ -19,7 +19,7 @@ from operator import attrgetter
 from random import Random
 
 from tidegate.config.models import BalanceConfig
-from tidegate.routing.candidate import SIGNALS, Candidate, Placed, Signals
+from tidegate.routing.candidate import SIGNALS, Candidate, RankedCandidate, Signals
 from tidegate.routing.policies.expectation import expected_s
 from tidegate.routing.policies.slow_start import ease_in
 from tidegate.routing.request import RoutingRequest
@@ -39,7 +39,9 @@ class Balanced:
     def __init__(self, weights: BalanceConfig) -> None:
         self._weights = weights
 
-    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
+    def rank(
+        self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random
+    ) -> Sequence[RankedCandidate]:
         if not candidates:
             return ()
         weights, answer_tokens = self._weights, routing_request.answer_tokens
@@ -52,14 +54,14 @@ class Balanced:
         prices, price_factor, price_offset = weigh(dollars, weights.cost)
         quality_weight, failure_weight = weights.quality, weights.failures
         constant = quality_weight - time_offset - price_offset
-        placed = []
+        ranked = []
         for each, time_s, price, extra in zip(
             candidates, times, prices, self._load_and_locality(candidates), strict=True
         ):
             risk = failure_weight * each.failure_rate - quality_weight * each.quality
-            placed.append(Placed(each, time_factor * time_s + price_factor * price + risk + extra + constant))
-        placed.sort(key=_score)
-        return ease_in(placed, rng)
+            ranked.append(RankedCandidate(each, time_factor * time_s + price_factor * price + risk + extra + constant))
+        ranked.sort(key=_score)
+        return ease_in(ranked, rng)
 
     def _load_and_locality(self, candidates: Sequence[Candidate]) -> Sequence[float]:
         """The part of the scores for load and locality, whose weights are 0 by default."""

@@ -35,6 +35,6 @@ def _unknown_s(candidate: Candidate) -> float:
 
     While one request is in flight there, the time is a middling one. An engine that is not ready comes last.
     """
-    if candidate.is_pressed:
+    if candidate.is_overloaded:
         return inf
     return _ASSUMED_TTFT_S * (candidate.in_flight + 1) if candidate.in_flight else 0.0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf
 from random import Random
 
-from tidegate.routing.candidate import Candidate, Placed, Signals
+from tidegate.routing.candidate import Candidate, RankedCandidate, Signals
 from tidegate.routing.policies.expectation import expected_s
 from tidegate.routing.policies.slow_start import ease_in
 from tidegate.routing.request import RoutingRequest
@@ -16,14 +16,16 @@ class LeastCost:
     reads: Signals = frozenset({"price", "latency"})
     allows_affinity = False
 
-    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
+    def rank(
+        self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random
+    ) -> Sequence[RankedCandidate]:
         answer_tokens = routing_request.answer_tokens
 
         def rank(candidate: Candidate) -> tuple[float, float]:
             return price_or_most(candidate), expected_s(candidate, answer_tokens)
 
         ranked = sorted(candidates, key=rank)
-        return ease_in([Placed(candidate, candidate.price_usd) for candidate in ranked], rng)
+        return ease_in([RankedCandidate(candidate, candidate.price_usd) for candidate in ranked], rng)
 
 
 def price_or_most(candidate: Candidate) -> float:

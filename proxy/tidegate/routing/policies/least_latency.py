@@ -8,7 +8,7 @@ chosen follow by the same measure, so that failover goes to the next best.
 from collections.abc import Sequence
 from random import Random
 
-from tidegate.routing.candidate import Candidate, Placed, Signals
+from tidegate.routing.candidate import Candidate, RankedCandidate, Signals
 from tidegate.routing.policies.expectation import expected_s
 from tidegate.routing.policies.slow_start import ease_in
 from tidegate.routing.request import RoutingRequest
@@ -20,7 +20,9 @@ class LeastLatency:
     reads: Signals = frozenset({"latency"})
     allows_affinity = True
 
-    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:
+    def rank(
+        self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random
+    ) -> Sequence[RankedCandidate]:
         answer_tokens = routing_request.answer_tokens
         timed = [(expected_s(candidate, answer_tokens), number) for number, candidate in enumerate(candidates)]
         order = sorted(timed)
@@ -28,7 +30,7 @@ class LeastLatency:
             winner = min(_two(timed, rng))
             order.remove(winner)
             order.insert(0, winner)
-        return ease_in([Placed(candidates[number], time_s) for time_s, number in order], rng)
+        return ease_in([RankedCandidate(candidates[number], time_s) for time_s, number in order], rng)
 
 
 def _two(timed: Sequence[tuple[float, int]], rng: Random) -> tuple[tuple[float, int], tuple[float, int]]:

@@ -8,7 +8,7 @@ of those fail, it still answers, if late.
 from collections.abc import Sequence
 from random import Random
 
-from tidegate.routing.candidate import Candidate, Placed, Signals
+from tidegate.routing.candidate import Candidate, RankedCandidate, Signals
 from tidegate.routing.policies.slow_start import ease_in
 from tidegate.routing.request import RoutingRequest
 
@@ -19,25 +19,30 @@ class LocalFirst:
     reads: Signals = frozenset()
     allows_affinity = True
 
-    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
-        return ease_in(locals_first([Placed(candidate) for candidate in candidates]), rng)
+    def rank(
+        self,
+        candidates: Sequence[Candidate],
+        routing_request: RoutingRequest,  # noqa: ARG002 - a parameter of `Policy`
+        rng: Random,
+    ) -> Sequence[RankedCandidate]:
+        return ease_in(locals_first([RankedCandidate(candidate) for candidate in candidates]), rng)
 
 
-def locals_first(placed: Sequence[Placed]) -> list[Placed]:
+def locals_first(ranked: Sequence[RankedCandidate]) -> list[RankedCandidate]:
     """Local engines with room, hosted upstreams, pressed engines; each group in its earlier order."""
-    return sorted(placed, key=_local_rank)
+    return sorted(ranked, key=_local_rank)
 
 
-def online_first(placed: Sequence[Placed]) -> list[Placed]:
+def online_first(ranked: Sequence[RankedCandidate]) -> list[RankedCandidate]:
     """Hosted upstreams, local engines with room, pressed engines; each group in its earlier order."""
-    return sorted(placed, key=_online_rank)
+    return sorted(ranked, key=_online_rank)
 
 
-def _local_rank(placed: Placed) -> int:
-    candidate = placed.candidate
-    return (2 if candidate.is_pressed else 0) if candidate.target.is_local else 1
+def _local_rank(ranked: RankedCandidate) -> int:
+    candidate = ranked.candidate
+    return (2 if candidate.is_overloaded else 0) if candidate.target.is_local else 1
 
 
-def _online_rank(placed: Placed) -> int:
-    candidate = placed.candidate
-    return (2 if candidate.is_pressed else 1) if candidate.target.is_local else 0
+def _online_rank(ranked: RankedCandidate) -> int:
+    candidate = ranked.candidate
+    return (2 if candidate.is_overloaded else 1) if candidate.target.is_local else 0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from tidegate.routing.candidate import Candidate, Placed, Signals
+from tidegate.routing.candidate import Candidate, RankedCandidate, Signals
 from tidegate.routing.policies.slow_start import ease_in
 from tidegate.routing.request import RoutingRequest
 
@@ -14,5 +14,10 @@ class Ordered:
     reads: Signals = frozenset()
     allows_affinity = False
 
-    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
-        return ease_in([Placed(candidate) for candidate in candidates], rng)
+    def rank(
+        self,
+        candidates: Sequence[Candidate],
+        routing_request: RoutingRequest,  # noqa: ARG002 - a parameter of `Policy`
+        rng: Random,
+    ) -> Sequence[RankedCandidate]:
+        return ease_in([RankedCandidate(candidate) for candidate in candidates], rng)

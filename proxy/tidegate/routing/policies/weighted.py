@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf, log
 from random import Random
 
-from tidegate.routing.candidate import Candidate, Placed, Signals
+from tidegate.routing.candidate import Candidate, RankedCandidate, Signals
 from tidegate.routing.request import RoutingRequest
 
 
@@ -19,16 +19,22 @@ class Weighted:
     reads: Signals = frozenset()
     allows_affinity = True
 
-    def place(self, candidates: Sequence[Candidate], routing_request: RoutingRequest, rng: Random) -> Sequence[Placed]:  # noqa: ARG002 Policy's
-        placed = [
-            Placed(candidate, _random_score(candidate.target.weight * candidate.share, rng)) for candidate in candidates
+    def rank(
+        self,
+        candidates: Sequence[Candidate],
+        routing_request: RoutingRequest,  # noqa: ARG002 - a parameter of `Policy`
+        rng: Random,
+    ) -> Sequence[RankedCandidate]:
+        ranked = [
+            RankedCandidate(candidate, _random_score(candidate.target.weight * candidate.share, rng))
+            for candidate in candidates
         ]
-        return sorted(placed, key=_score)
+        return sorted(ranked, key=_score)
 
 
 def _random_score(weight: float, rng: Random) -> float:
     return -log(1.0 - rng.random()) / weight if weight > 0 else inf
 
 
-def _score(placed: Placed) -> float:
-    return inf if placed.score is None else placed.score
+def _score(ranked: RankedCandidate) -> float:
+    return inf if ranked.score is None else ranked.score

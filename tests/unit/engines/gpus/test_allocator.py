@@ -4,19 +4,19 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
+
+from tests.fakes.clock import FakeClock
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.base import EngineError, EngineStatus
 from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
 from tidegate.engines.slots import Slots
-
-from tests.fakes.clock import FakeClock
 
 LARGE = GpuNeeds(awake={0: 0.9}, asleep={0: 0.05})
 LARGE_ASLEEP = GpuNeeds(awake={0: 0.9}, asleep={0: 0.3})
 
 
 class FakeEngine:
-    """An engine that records the calls of `make_room`; the test changes its state."""
+    """An engine that records the calls of `unload`; the test changes its state."""
 
     def __init__(self, name, clock):
         self.name = name
@@ -31,7 +31,7 @@ class FakeEngine:
     def reopen(self):
         self.closed_for = None
 
-    def make_room(self, *, may_sleep=True):
+    def unload(self, *, may_sleep=True):
         self.requested.append("sleep" if may_sleep else "stop")
 
 
@@ -40,10 +40,10 @@ class Machine:
 
     def __init__(self, **needs):
         self.clock = FakeClock()
-        self.allocator = GpuAllocator(SwapConfig(max_wait_s=10, min_loaded_s=5), look_s=0)
+        self.allocator = GpuAllocator(SwapConfig(max_wait_s=10, min_loaded_s=5), decide_every_s=0)
         self.engines = {name: FakeEngine(name, self.clock) for name in needs}
         for name, engine in self.engines.items():
-            self.allocator.admit(engine, needs[name])
+            self.allocator.register(engine, needs[name])
         self.claims = {}
 
     def claim(self, name):
@@ -59,10 +59,10 @@ class Machine:
         self.claim(name)
         await self.claims.pop(name)
         self.set_state(name, "ready")
-        self.engines[name].slots.open()
+        self.engines[name].slots.mark_ready()
         self.clock.advance(1)
         self.engines[name].slots.take()
-        self.engines[name].slots.leave()
+        self.engines[name].slots.release()
 
     async def sleep(self, name):
         self.set_state(name, "sleeping")
@@ -80,14 +80,14 @@ class Machine:
     def wait_for(self, name):
         """Let a request wait for the engine, until the returned stack is closed."""
         waiting = ExitStack()
-        waiting.enter_context(self.engines[name].slots.one_waits())
+        waiting.enter_context(self.engines[name].slots.count_waiting())
         return waiting
 
     def waiting(self):
         return [name for name, claim in self.claims.items() if not claim.done()]
 
     def requested(self, name):
-        """The calls of `make_room` so far, without repetition: "sleep" or "stop"."""
+        """The calls of `unload` so far, without repetition: "sleep" or "stop"."""
         return list(dict.fromkeys(self.engines[name].requested))
 
     async def close(self):
@@ -133,7 +133,7 @@ async def test_a_claim_waits_for_a_busy_engine(machine):
     machine.claim("b")
     await machine.settle()
     assert (machine.requested("a"), machine.waiting()) == ([], ["b"])
-    machine.engines["a"].slots.leave()
+    machine.engines["a"].slots.release()
     await machine.settle()
     assert machine.requested("a") == ["sleep"]
 
@@ -155,7 +155,7 @@ async def test_a_claim_waits_for_an_engine_that_got_a_request_before_it_slept(ma
     machine.engines["a"].requested.clear()
     await machine.settle()
     assert (machine.requested("a"), machine.waiting()) == ([], ["b"])
-    machine.engines["a"].slots.leave()
+    machine.engines["a"].slots.release()
     await machine.settle()
     assert machine.requested("a") == ["sleep"]
     await machine.sleep("a")
@@ -171,7 +171,7 @@ async def test_claims_are_met_in_their_order(machine):
     machine.claim("c")
     await machine.settle()
     assert machine.waiting() == ["a", "b", "c"]
-    machine.engines["small"].slots.leave()
+    machine.engines["small"].slots.release()
     await machine.stop("small")
     assert machine.waiting() == ["b", "c"]
     machine.set_state("a", "ready")
@@ -220,7 +220,7 @@ async def test_a_sleeping_engine_that_claims_is_stopped_for_an_earlier_claim():
     machine.claim("old")
     await machine.settle()
     assert machine.waiting() == ["new", "old"]
-    machine.engines["third"].slots.leave()
+    machine.engines["third"].slots.release()
     await machine.settle()
     await machine.stop("third")
     assert (machine.waiting(), await machine.claims["old"], machine.requested("old")) == (
@@ -244,7 +244,7 @@ async def test_an_engine_with_requests_closes_when_a_request_for_another_has_wai
         machine.clock.advance(10)
         await machine.settle()
         assert (machine.engines["a"].closed_for, machine.requested("a")) == ("b", [])
-        machine.engines["a"].slots.leave()
+        machine.engines["a"].slots.release()
         await machine.settle()
         assert machine.requested("a") == ["sleep"]
         await machine.sleep("a")
@@ -296,14 +296,14 @@ async def test_new_settings_take_effect_at_once(machine):
         machine.clock.advance(8)
         await machine.settle()
         assert machine.engines["a"].closed_for is None
-        machine.allocator.use(SwapConfig(max_wait_s=8, min_loaded_s=0))
+        machine.allocator.set_swap(SwapConfig(max_wait_s=8, min_loaded_s=0))
         await machine.settle()
         assert machine.engines["a"].closed_for == "b"
 
 
 async def test_exclusive_engines_without_a_gpu_are_not_loaded_together():
     machine = Machine(x=GpuNeeds(), y=GpuNeeds(), z=GpuNeeds(is_pinned=True), w=GpuNeeds())
-    machine.allocator.use(SwapConfig(exclusive=(("x", "y"), ("z", "w"))))
+    machine.allocator.set_swap(SwapConfig(exclusive=(("x", "y"), ("z", "w"))))
     await machine.load("x")
     machine.claim("y")
     await machine.settle()
@@ -351,14 +351,14 @@ async def test_a_claim_waits_for_a_pinned_engine_that_is_being_removed(machine):
     await machine.settle()
     assert machine.waiting() == ["a"]
     await machine.stop("pinned")
-    machine.allocator.dismiss(machine.engines["pinned"])
+    machine.allocator.unregister(machine.engines["pinned"])
     await machine.settle()
     assert machine.waiting() == []
 
 
 async def test_a_dismissed_engine_holds_no_memory(machine):
     await machine.load("a")
-    machine.allocator.dismiss(machine.engines["a"])
+    machine.allocator.unregister(machine.engines["a"])
     machine.claim("b")
     await machine.settle()
     assert (machine.waiting(), machine.requested("a")) == ([], [])
@@ -366,7 +366,7 @@ async def test_a_dismissed_engine_holds_no_memory(machine):
 
 async def test_dismissing_an_engine_does_not_affect_its_successor_of_the_same_name(machine):
     old, new = machine.engines["a"], FakeEngine("a", machine.clock)
-    machine.allocator.admit(new, LARGE)
-    machine.allocator.dismiss(old)
+    machine.allocator.register(new, LARGE)
+    machine.allocator.unregister(old)
     machine.allocator.unpin(old)
     await asyncio.wait_for(machine.allocator.claim("a"), 60)

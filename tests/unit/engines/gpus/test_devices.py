@@ -1,9 +1,9 @@
 """Finding the GPUs; whatever is missing on the machine, the result is a list."""
 
 import pytest
-from tidegate.engines.gpus.devices import Gpu, find_gpus
 
 from tests.fakes.gpus import FakeNvml
+from tidegate.engines.gpus.devices import Gpu, find_gpus
 
 GIB = 1 << 30
 H100 = ("NVIDIA H100 80GB HBM3", 80 * GIB, 79 * GIB)

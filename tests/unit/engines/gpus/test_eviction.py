@@ -5,7 +5,8 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.engines.gpus.eviction import EvictionPlan, GpuFootprint, plan
+
+from tidegate.engines.gpus.eviction import EvictionPlan, GpuFootprint, plan_eviction
 
 NEW = GpuFootprint(name="new", state="out", awake={0: 0.9})
 
@@ -16,26 +17,26 @@ def footprint(name, awake, *, asleep=0.0, state="loaded", **fields):
 
 
 def test_without_need_no_engine_is_evicted():
-    assert plan("new", [NEW, footprint("a", 0.1)]) == EvictionPlan("go")
+    assert plan_eviction("new", [NEW, footprint("a", 0.1)]) == EvictionPlan("go")
 
 
 def test_an_engine_without_needs_always_fits():
     """An engine on the CPU has none."""
-    assert plan(
+    assert plan_eviction(
         "new", [GpuFootprint(name="new", state="out", awake={}), footprint("a", 1.0, is_busy=True)]
     ) == EvictionPlan("go")
 
 
 def test_an_engine_that_cannot_sleep_is_stopped():
-    assert plan("new", [NEW, footprint("a", 0.9)]) == EvictionPlan("go", {"a": "out"})
+    assert plan_eviction("new", [NEW, footprint("a", 0.9)]) == EvictionPlan("go", {"a": "out"})
 
 
 def test_an_engine_that_can_sleep_sleeps():
-    assert plan("new", [NEW, footprint("a", 0.9, asleep=0.05)]) == EvictionPlan("go", {"a": "asleep"})
+    assert plan_eviction("new", [NEW, footprint("a", 0.9, asleep=0.05)]) == EvictionPlan("go", {"a": "asleep"})
 
 
 def test_an_engine_that_takes_too_much_asleep_is_stopped():
-    assert plan("new", [NEW, footprint("a", 0.9, asleep=0.2)]) == EvictionPlan("go", {"a": "out"})
+    assert plan_eviction("new", [NEW, footprint("a", 0.9, asleep=0.2)]) == EvictionPlan("go", {"a": "out"})
 
 
 def test_a_sleeping_engine_is_stopped_where_sleep_is_not_enough():
@@ -44,7 +45,7 @@ def test_a_sleeping_engine_is_stopped_where_sleep_is_not_enough():
         footprint("a", 0.9, asleep=0.06, last_used_s=2),
         footprint("b", 0.9, asleep=0.06, state="asleep"),
     ]
-    assert plan("new", footprints) == EvictionPlan("go", {"a": "asleep", "b": "out"})
+    assert plan_eviction("new", footprints) == EvictionPlan("go", {"a": "asleep", "b": "out"})
 
 
 def test_the_longest_idle_engine_is_evicted_first():
@@ -55,19 +56,19 @@ def test_the_longest_idle_engine_is_evicted_first():
         footprint("c", 0.1, last_used_s=2),
     ]
     need = GpuFootprint(name="new", state="out", awake={0: 0.5})
-    assert plan("new", [need, *footprints[1:]]) == EvictionPlan("go", {"b": "out"})
+    assert plan_eviction("new", [need, *footprints[1:]]) == EvictionPlan("go", {"b": "out"})
 
 
 def test_an_unnecessary_move_is_removed():
     """The small engine was chosen first, and was not enough."""
     need = GpuFootprint(name="new", state="out", awake={0: 0.7})
     footprints = [need, footprint("old", 0.3, last_used_s=1), footprint("large", 0.5, last_used_s=2)]
-    assert plan("new", footprints) == EvictionPlan("go", {"large": "out"})
+    assert plan_eviction("new", footprints) == EvictionPlan("go", {"large": "out"})
 
 
 def test_an_engine_on_another_gpu_stays():
     other = GpuFootprint(name="a", state="loaded", awake={1: 0.9})
-    assert plan("new", [NEW, other]) == EvictionPlan("go")
+    assert plan_eviction("new", [NEW, other]) == EvictionPlan("go")
 
 
 @pytest.mark.parametrize(
@@ -75,12 +76,12 @@ def test_an_engine_on_another_gpu_stays():
     [({"is_busy": True}, "wait"), ({"is_pinned": True}, "never"), ({"is_busy": True, "is_pinned": True}, "never")],
 )
 def test_the_verdict_is_wait_for_busy_engines_and_never_for_pinned_ones(other, verdict):
-    assert plan("new", [NEW, footprint("a", 0.9, **other)]) == EvictionPlan(verdict)
+    assert plan_eviction("new", [NEW, footprint("a", 0.9, **other)]) == EvictionPlan(verdict)
 
 
 def test_no_engine_is_evicted_before_all_can_be():
     footprints = [NEW, footprint("idle", 0.45), footprint("busy", 0.45, is_busy=True)]
-    assert plan("new", footprints) == EvictionPlan("wait")
+    assert plan_eviction("new", footprints) == EvictionPlan("wait")
 
 
 # --- any engines --------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def all_moves(others):
 @given(engines())
 def test_a_plan_is_found_if_there_is_one_and_moves_no_more_than_necessary(footprints):
     need, others = footprints[0].awake, footprints[1:]
-    eviction = plan("new", footprints)
+    eviction = plan_eviction("new", footprints)
     by_name = {one.name: one for one in others}
     possible = [moves for moves in all_moves(others) if fits(others, moves, need)]
     assert (eviction.verdict == "go") == bool(possible)
@@ -155,4 +156,4 @@ def test_among_equal_engines_those_idle_the_longest_are_evicted(used, number):
     count = min(number, len(used))
     footprints = [footprint(f"e{at}", share, last_used_s=at) for at in used]
     need = GpuFootprint(name="new", state="out", awake={0: share * count})
-    assert list(plan("new", [need, *footprints]).moves) == [f"e{at}" for at in sorted(used)[:count]]
+    assert list(plan_eviction("new", [need, *footprints]).moves) == [f"e{at}" for at in sorted(used)[:count]]

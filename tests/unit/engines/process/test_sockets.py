@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tidegate.engines.process.sockets import SocketFolder, free_port
 
 

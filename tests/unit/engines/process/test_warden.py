@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tidegate.engines.process import warden
 
 from tests.fakes.processes import gone
+from tidegate.engines.process import warden
 
 WARDEN = (sys.executable, "-I", "-S", warden.__file__, sys.executable, "-c")
 # starts a child that ignores SIGTERM, and prints its pid

@@ -5,16 +5,6 @@ import asyncio
 import pytest
 from msgspec import structs
 from structlog.testing import CapturingLogger
-from tidegate.config.swap import SwapConfig
-from tidegate.engines.base import EngineStatus
-from tidegate.engines.gpus.allocator import GpuAllocator
-from tidegate.engines.supervision.access import EngineAccess
-from tidegate.engines.supervision.due_check import REFUSED
-from tidegate.engines.supervision.goal import GoalOwner
-from tidegate.engines.supervision.settings import CurrentSettings, Settings
-from tidegate.engines.supervision.status import StatusOwner
-from tidegate.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected
-from tidegate.transport.wire import Transport
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
@@ -27,19 +17,29 @@ from tests.fakes.supervised import (
     refused,
     supervised,
 )
+from tidegate.config.swap import SwapConfig
+from tidegate.engines.base import EngineStatus
+from tidegate.engines.gpus.allocator import GpuAllocator
+from tidegate.engines.supervision.access import EngineAccess
+from tidegate.engines.supervision.due_check import REFUSED
+from tidegate.engines.supervision.goal import GoalOwner
+from tidegate.engines.supervision.settings import CurrentSettings, Settings
+from tidegate.engines.supervision.status import StatusOwner
+from tidegate.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected
+from tidegate.transport.wire import Transport
 
 
 async def test_an_engine_becomes_ready_by_its_own_health():
     async with supervised(FakeKind("well")) as (supervisor, states, _):
         with pytest.raises(EngineUnavailable, match="not ready"):
-            await supervisor.enter(can_wait=False)
+            await supervisor.acquire_slot(can_wait=False)
         await states.until("ready")
-        (await supervisor.enter(can_wait=False))()
+        (await supervisor.acquire_slot(can_wait=False))()
 
 
 async def test_a_request_waits_for_an_engine_that_starts():
     async with supervised(FakeKind("well")) as (supervisor, _, _log):
-        leave = await supervisor.enter(can_wait=True)
+        leave = await supervisor.acquire_slot(can_wait=True)
         assert supervisor.slots.taken == 1
         leave()
         assert supervisor.slots.taken == 0
@@ -49,7 +49,7 @@ async def test_a_request_does_not_wait_for_ever():
     quick = Settings(queue_timeout_s=0.05, poll_s=0.01)
     async with supervised(FakeKind("silent"), quick) as (supervisor, _, _log):
         with pytest.raises(EngineUnavailable, match="starting"):
-            await supervisor.enter(can_wait=True)
+            await supervisor.acquire_slot(can_wait=True)
 
 
 async def test_progress_is_read_from_the_output_and_shown_to_callers():
@@ -59,7 +59,7 @@ async def test_progress_is_read_from_the_output_and_shown_to_callers():
         assert supervisor.status.progress.done == 0.5
         assert supervisor.status.left_s is None  # what follows is unknown
         with pytest.raises(EngineUnavailable, match="loading 50%") as caught:
-            await supervisor.enter(can_wait=False)
+            await supervisor.acquire_slot(can_wait=False)
         assert caught.value.retry_after_s >= 1
 
 
@@ -93,15 +93,15 @@ async def test_requests_wait_while_the_engine_is_unloaded_for_another_and_until_
         supervised(FakeKind("well"), lazy, allocator, "a", needs=LARGE) as (first, first_states, log),
         supervised(FakeKind("well"), lazy, allocator, "b", needs=LARGE) as (second, _states, _log),
     ):
-        leave = await first.enter(can_wait=True)
-        waiting = asyncio.create_task(second.enter(can_wait=True))
+        leave = await first.acquire_slot(can_wait=True)
+        waiting = asyncio.create_task(second.acquire_slot(can_wait=True))
         while first._access.closed_for != "b":  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         assert first.status.state == "ready"
         with pytest.raises(EngineUnavailable, match="The engine 'a' is being unloaded so that another") as caught:
-            await first.enter(can_wait=False)
+            await first.acquire_slot(can_wait=False)
         assert caught.value.retry_after_s >= 1
-        again = asyncio.create_task(first.enter(can_wait=True))
+        again = asyncio.create_task(first.acquire_slot(can_wait=True))
         while not first.slots.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         leave()
@@ -118,10 +118,10 @@ async def test_a_request_that_waits_for_a_closed_engine_does_not_wait_for_ever()
         await states.until("ready")
         supervisor.close_for("b")
         with pytest.raises(EngineUnavailable, match="so that another engine can be loaded"):
-            await supervisor.enter(can_wait=True)
+            await supervisor.acquire_slot(can_wait=True)
         assert supervisor.slots.waiting == 0
         supervisor.reopen()
-        (await supervisor.enter(can_wait=False))()
+        (await supervisor.acquire_slot(can_wait=False))()
 
 
 @pytest.mark.parametrize("sleep_level", [None, 1])
@@ -129,9 +129,9 @@ async def test_a_request_that_waits_continues_at_once_when_the_engine_reopens(sl
     kind = FakeKind("sleeps", sleep_level=sleep_level)
     async with supervised(kind) as (supervisor, states, _log):
         await states.until("ready")
-        leave = await supervisor.enter(can_wait=False)
+        leave = await supervisor.acquire_slot(can_wait=False)
         supervisor.close_for("b")
-        waiting = asyncio.create_task(supervisor.enter(can_wait=True))
+        waiting = asyncio.create_task(supervisor.acquire_slot(can_wait=True))
         while not supervisor.slots.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         supervisor.reopen()
@@ -144,10 +144,10 @@ async def test_stopping_a_closed_engine_refuses_the_waiting_requests():
     async with supervised(FakeKind("well")) as (supervisor, states, _log):
         await states.until("ready")
         supervisor.close_for("b")
-        waiting = asyncio.create_task(supervisor.enter(can_wait=True))
+        waiting = asyncio.create_task(supervisor.acquire_slot(can_wait=True))
         while not supervisor.slots.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
-        supervisor.want("stop")
+        supervisor.set_goal("stop")
         with pytest.raises(EngineUnavailable):
             await waiting
         await states.until("stopped")
@@ -168,22 +168,22 @@ async def test_an_engine_that_refuses_a_request_is_out_of_routing_at_once_and_ba
     kind = FakeKind("well")
     async with supervised(kind, NO_POLLS) as (supervisor, states, _log):
         await states.until("ready")
-        supervisor.doubt(refused())
+        supervisor.report_failure(refused())
         assert supervisor.status == EngineStatus("failed", REFUSED, attempts=1)
         with pytest.raises(EngineUnavailable, match="failed"):
-            await supervisor.enter(can_wait=False)
-        (await supervisor.enter(can_wait=True))()
+            await supervisor.acquire_slot(can_wait=False)
+        (await supervisor.acquire_slot(can_wait=True))()
         assert (kind.starts, supervisor.status) == (1, EngineStatus("ready", attempts=1))
 
 
 async def test_the_engine_is_checked_before_the_next_attempt_of_a_failed_request():
     async with supervised(FakeKind("well"), NO_POLLS) as (supervisor, states, log):
         await states.until("ready")
-        supervisor.doubt(UpstreamRejected("the caller's fault"))
-        assert not supervisor._status.doubt.is_open
-        supervisor.doubt(UpstreamFailed("500"))
-        (await supervisor.enter(can_wait=False))()
-        assert not supervisor._status.doubt.is_open
+        supervisor.report_failure(UpstreamRejected("the caller's fault"))
+        assert not supervisor._status.due_check.is_open
+        supervisor.report_failure(UpstreamFailed("500"))
+        (await supervisor.acquire_slot(can_wait=False))()
+        assert not supervisor._status.due_check.is_open
         assert logged(log, "engine failed") == []
 
 
@@ -192,9 +192,9 @@ async def test_a_dead_engine_is_found_before_the_next_attempt():
     async with supervised(FakeKind("ill", "well"), NO_POLLS) as (supervisor, states, _log):
         await states.until("ready")
         await get_metrics(supervisor, times=2)
-        supervisor.doubt(UpstreamFailed("500"))
+        supervisor.report_failure(UpstreamFailed("500"))
         with pytest.raises(EngineUnavailable, match="failed"):
-            await supervisor.enter(can_wait=False)
+            await supervisor.acquire_slot(can_wait=False)
 
 
 def make_access(goal, state, is_held, failed_starts=0):

@@ -5,12 +5,12 @@ import os
 import signal
 
 import pytest
-from tidegate.engines.base import EngineError
-from tidegate.engines.process import warden
 
 from tests.fakes.engine import FakeKind
 from tests.fakes.processes import gone
 from tests.fakes.supervised import members, supervised
+from tidegate.engines.base import EngineError
+from tidegate.engines.process import warden
 
 
 async def test_the_reason_names_the_cause_of_an_end_and_the_remedy():
@@ -111,7 +111,7 @@ async def test_processes_that_an_engine_has_started_end_with_it(habits):
         if "dies" in habits:
             await states.until("failed")
         else:
-            supervisor.want("stop")
+            supervisor.set_goal("stop")
             await states.until("stopped")
         await gone(child)
 

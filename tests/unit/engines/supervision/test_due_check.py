@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from tidegate.engines.supervision.due_check import DueCheck, is_refusal, may_be_dead
 from tidegate.errors import (
     EngineStalled,
@@ -43,10 +44,10 @@ def test_which_failures_may_mean_a_dead_engine(error, expected):
 
 async def test_requests_wait_until_the_health_check_has_been_made():
     due_check = DueCheck()
-    await due_check.settled()  # nothing to wait for
+    await due_check.wait_closed()  # nothing to wait for
     due_check.open()
     due_check.open()
-    waiting = asyncio.create_task(due_check.settled())
+    waiting = asyncio.create_task(due_check.wait_closed())
     await asyncio.sleep(0)
     assert due_check.is_open
     due_check.close()
@@ -58,5 +59,5 @@ async def test_requests_wait_until_the_health_check_has_been_made():
 async def test_a_request_waits_at_most_a_second_for_a_health_check():
     due_check = DueCheck()
     due_check.open()
-    await asyncio.wait_for(due_check.settled(), 60)
+    await asyncio.wait_for(due_check.wait_closed(), 60)
     assert due_check.is_open

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.engines.base import Progress
 from tidegate.engines.supervision.estimate import Estimate, StartTimes, left_s
 

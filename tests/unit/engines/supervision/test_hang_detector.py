@@ -1,12 +1,12 @@
 """When an engine is suspected to hang: by its progress, not by its health route."""
 
 import pytest
-from tidegate.engines.base import Load
-from tidegate.engines.supervision.hang_detector import HangDetector
-from tidegate.errors import UpstreamFailed, UpstreamUnreachable
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.control import too_slow, working
+from tidegate.engines.base import Load
+from tidegate.engines.supervision.hang_detector import HangDetector
+from tidegate.errors import UpstreamFailed, UpstreamUnreachable
 
 IDLE = Load(steps=7)
 

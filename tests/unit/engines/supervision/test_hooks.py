@@ -6,11 +6,11 @@ import sys
 
 import pytest
 from structlog.testing import CapturingLogger
+
+from tests.fakes.processes import gone
 from tidegate.config.hooks import HooksConfig
 from tidegate.engines.base import EngineError, PermanentEngineError
 from tidegate.engines.supervision.hooks import Hooks, refusal
-
-from tests.fakes.processes import gone
 
 LEAVES_CHILD = "import subprocess, os; print(subprocess.Popen(['sleep', '1000000']).pid, file=open({path!r}, 'w'))"
 

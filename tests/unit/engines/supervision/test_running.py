@@ -3,16 +3,16 @@
 import asyncio
 
 import pytest
-from tidegate.engines.supervision.due_check import UNHEALTHY
-from tidegate.engines.supervision.hang_detector import FIRST_STEP_S
-from tidegate.engines.supervision.settings import Settings
-from tidegate.engines.supervision.watch import CONFIRM_S
-from tidegate.errors import EngineUnavailable
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
 from tests.fakes.processes import is_running
 from tests.fakes.supervised import logged, refused, supervised
+from tidegate.engines.supervision.due_check import UNHEALTHY
+from tidegate.engines.supervision.hang_detector import FIRST_STEP_S
+from tidegate.engines.supervision.settings import Settings
+from tidegate.engines.supervision.watch import CONFIRM_S
+from tidegate.errors import EngineUnavailable
 
 
 async def test_an_engine_that_never_answers_is_given_up():
@@ -25,7 +25,7 @@ async def test_an_idle_engine_sleeps_and_the_next_request_wakes_it():
     kind = FakeKind("sleeps", sleep_level=1)
     async with supervised(kind, settings) as (supervisor, states, _log):
         await states.until("sleeping")
-        (await supervisor.enter(can_wait=True))()
+        (await supervisor.acquire_slot(can_wait=True))()
         assert kind.starts == 1
 
 
@@ -35,23 +35,23 @@ async def test_an_idle_engine_that_cannot_sleep_is_stopped_and_started_again():
     async with supervised(kind, settings) as (supervisor, states, _log):
         await states.until("ready")
         await states.until("stopped")
-        (await supervisor.enter(can_wait=True))()
+        (await supervisor.acquire_slot(can_wait=True))()
         assert kind.starts == 2
 
 
 async def test_running_answers_may_finish_when_an_engine_is_to_stop():
     async with supervised(FakeKind("well")) as (supervisor, states, _log):
         await states.until("ready")
-        leave = await supervisor.enter(can_wait=False)
-        supervisor.want("stop")
+        leave = await supervisor.acquire_slot(can_wait=False)
+        supervisor.set_goal("stop")
         await states.until("draining")
         with pytest.raises(EngineUnavailable, match="draining"):
-            await supervisor.enter(can_wait=False)
+            await supervisor.acquire_slot(can_wait=False)
         leave()
         await states.until("stopped")
         with pytest.raises(EngineUnavailable):
-            await supervisor.enter(can_wait=True)
-        supervisor.want("run")
+            await supervisor.acquire_slot(can_wait=True)
+        supervisor.set_goal("run")
         await states.until("ready")
 
 
@@ -59,10 +59,10 @@ async def test_an_engine_that_is_stopped_while_it_drains_for_sleep_does_not_wait
     """The time for running requests was over already."""
     brief = Settings(poll_s=0.01, scrape_s=0.01, drain_timeout_s=0.05)
     async with supervised(FakeKind("sleeps", sleep_level=1), brief) as (supervisor, states, _log):
-        leave = await supervisor.enter(can_wait=True)
-        supervisor.make_room()
+        leave = await supervisor.acquire_slot(can_wait=True)
+        supervisor.unload()
         await states.until("draining")
-        await supervisor.drained()
+        await supervisor.drain()
         assert supervisor.status.state == "stopped"
         leave()
 
@@ -80,7 +80,7 @@ async def test_a_hung_engine_gets_no_requests_and_is_restarted():
     clock = FakeClock()
     async with supervised(FakeKind("hangs", "well"), POLLING, clock=clock) as (supervisor, states, _log):
         await states.until("ready")
-        leave = await supervisor.enter(can_wait=False)
+        leave = await supervisor.acquire_slot(can_wait=False)
         await wait_for_metrics(supervisor)
         clock.advance(FIRST_STEP_S + 1)
         draining = await states.until("draining")
@@ -98,7 +98,7 @@ async def test_an_engine_that_only_seems_to_hang_gets_requests_again():
     kind = FakeKind("well")
     async with supervised(kind, POLLING, clock=clock) as (supervisor, states, log):
         await states.until("ready")
-        leave = await supervisor.enter(can_wait=False)
+        leave = await supervisor.acquire_slot(can_wait=False)
         await wait_for_metrics(supervisor)
         clock.advance(FIRST_STEP_S + 1)
         await states.until("draining")
@@ -114,7 +114,7 @@ async def test_a_slow_engine_is_not_suspected():
     kind = FakeKind("slow")
     async with supervised(kind, POLLING, clock=clock) as (supervisor, states, log):
         await states.until("ready")
-        leave = await supervisor.enter(can_wait=False)
+        leave = await supervisor.acquire_slot(can_wait=False)
         for _ in range(30):
             before = supervisor.observed_load.load.steps
             clock.advance(20)
@@ -133,7 +133,7 @@ async def test_an_engine_whose_health_route_reports_a_failure_is_restarted():
         status = await states.until("failed")
         assert status.reason == UNHEALTHY
         pid = supervisor._child.pid
-        (await supervisor.enter(can_wait=True))()
+        (await supervisor.acquire_slot(can_wait=True))()
         assert (kind.starts, supervisor.status.restarts, is_running(pid)) == (2, 1, False)
 
 
@@ -141,6 +141,6 @@ async def test_an_engine_that_has_failed_can_be_stopped_before_its_process_has_e
     slow = Settings(backoff_s=0.001, poll_s=0.01, scrape_s=600, ending_s=600)
     async with supervised(FakeKind("well"), slow) as (supervisor, states, _log):
         await states.until("ready")
-        supervisor.doubt(refused())
-        supervisor.want("stop")
+        supervisor.report_failure(refused())
+        supervisor.set_goal("stop")
         await states.until("stopped")

@@ -4,9 +4,6 @@ import asyncio
 
 import pytest
 from structlog.testing import CapturingLogger
-from tidegate.engines.base import EngineError, Progress
-from tidegate.engines.states import ImpossibleChange
-from tidegate.engines.supervision.status import StatusOwner
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
@@ -14,6 +11,9 @@ from tests.fakes.supervised import (
     logged,
     supervised,
 )
+from tidegate.engines.base import EngineError, Progress
+from tidegate.engines.states import InvalidTransition
+from tidegate.engines.supervision.status import StatusOwner
 
 
 async def test_an_engine_goes_on_when_its_status_callback_raises():
@@ -24,7 +24,7 @@ async def test_an_engine_goes_on_when_its_status_callback_raises():
             raise BrokenPipeError
 
         supervisor._status._on_change = fail
-        (await supervisor.enter(can_wait=True))()
+        (await supervisor.acquire_slot(can_wait=True))()
         assert {"engine": "e"} in logged(log, "engine status callback failed")
 
 
@@ -37,9 +37,9 @@ async def test_how_long_a_second_start_will_take_is_known_from_the_first():
         clock.advance(60)
         took_s = clock.monotonic_s()
         await states.until("ready")
-        supervisor.want("stop")
+        supervisor.set_goal("stop")
         await states.until("stopped")
-        supervisor.want("run")
+        supervisor.set_goal("run")
         while supervisor.status.left_s is None:
             await states.seen.get()
         assert 0 <= supervisor.status.left_s <= took_s
@@ -100,7 +100,7 @@ def test_the_time_of_an_earlier_start_is_shown_from_the_beginning_and_counted_do
 
 def test_a_reason_has_a_part_for_callers_and_one_for_the_administrator(report):
     report.status.move("crash", EngineError("it ended", ["/srv/secret", "x" * 2000]), 3)
-    assert report.status.told == "it ended"
+    assert report.status.caller_reason == "it ended"
     assert report.status.now.reason.startswith("it ended: /srv/secret; xxx")
     assert (len(report.status.now.reason), report.status.now.restarts) == (1000, 3)
     assert report.seen[-1] == report.status.now
@@ -108,14 +108,14 @@ def test_a_reason_has_a_part_for_callers_and_one_for_the_administrator(report):
 
 def test_a_due_check_ends_when_the_engine_is_no_longer_ready(report):
     report.status.move("answers", "")
-    report.status.doubt.open()
+    report.status.due_check.open()
     report.status.move("drain", "it is stopping")
-    assert not report.status.doubt.is_open
+    assert not report.status.due_check.is_open
 
 
 def test_a_change_that_the_table_of_states_lacks_raises(report):
     before = report.status.now
-    with pytest.raises(ImpossibleChange):
+    with pytest.raises(InvalidTransition):
         report.status.move("wake", "")
     assert report.status.now is before
 

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 from structlog.testing import CapturingLogger
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.engine import FakeKind
+from tests.fakes.processes import gone, is_running
+from tests.fakes.supervised import LARGE, QUICK, logged, members, message_for_callers, supervised
 from tidegate.config.hooks import HooksConfig
 from tidegate.engines.base import EngineError, EngineStatus, PermanentEngineError
 from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
@@ -15,18 +20,13 @@ from tidegate.engines.supervision.settings import Settings
 from tidegate.engines.supervision.supervisor import Supervisor
 from tidegate.errors import EngineUnavailable
 
-from tests.fakes.clock import FakeClock
-from tests.fakes.engine import FakeKind
-from tests.fakes.processes import gone, is_running
-from tests.fakes.supervised import LARGE, QUICK, logged, members, message_for_callers, supervised
-
 
 async def test_an_engine_on_demand_starts_with_the_first_request():
     settings = Settings(starts_at_once=False, poll_s=0.01, scrape_s=0.01)
     kind = FakeKind("well")
     async with supervised(kind, settings) as (supervisor, _, _log):
         assert (supervisor.status.state, kind.starts) == ("stopped", 0)
-        (await supervisor.enter(can_wait=True))()
+        (await supervisor.acquire_slot(can_wait=True))()
         assert kind.starts == 1
 
 
@@ -37,7 +37,7 @@ async def test_the_reason_of_a_failed_start_quotes_the_output_and_the_start_is_r
         assert logged(log, "engine down") == [{"engine": "e", "reason": status.reason, "restart_in_s": 0.001}]
         ready = await states.until("ready")
         assert (ready.restarts, ready.attempts) == (0, 2)
-        (await supervisor.enter(can_wait=False))()
+        (await supervisor.acquire_slot(can_wait=False))()
 
 
 async def test_only_an_engine_that_was_ready_is_restarted():
@@ -60,7 +60,7 @@ async def test_a_permanent_error_is_not_followed_by_another_start():
         reason = (await states.until("failed")).reason
         assert reason.startswith("the model file x.gguf does not exist (it is not started again by itself")
         with pytest.raises(EngineUnavailable, match=r"x\.gguf"):
-            await supervisor.enter(can_wait=True)
+            await supervisor.acquire_slot(can_wait=True)
         assert kind.starts == 1
 
 
@@ -86,7 +86,7 @@ async def test_each_pause_is_longer_than_the_one_before_and_a_crash_loop_ends():
         pauses = [line["restart_in_s"] for line in logged(log, "engine down")]
         assert pauses == [0.001, 0.002, 0.004, 0.008, None]
         assert "tidegate engines start e" in supervisor.status.reason
-        supervisor.want("run")
+        supervisor.set_goal("run")
         await states.until("starting")
 
 
@@ -121,8 +121,8 @@ async def test_two_engines_use_a_gpu_one_after_the_other():
         supervised(FakeKind("well"), lazy, allocator, "a", needs=LARGE) as (first, first_states, _),
         supervised(FakeKind("well"), lazy, allocator, "b", needs=LARGE) as (second, _states, _log),
     ):
-        leave = await first.enter(can_wait=True)
-        waiting = asyncio.create_task(second.enter(can_wait=True))
+        leave = await first.acquire_slot(can_wait=True)
+        waiting = asyncio.create_task(second.acquire_slot(can_wait=True))
         while "b" not in allocator._claims:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0)
         assert first.status.state == "ready"
@@ -141,7 +141,7 @@ async def test_an_engine_that_never_fits_is_refused_with_the_reason():
     ):
         await states.until("ready")
         with pytest.raises(EngineUnavailable, match="no GPU memory for b beside the pinned engines"):
-            await second.enter(can_wait=True)
+            await second.acquire_slot(can_wait=True)
 
 
 def hooked(**hooks) -> Settings:
@@ -185,7 +185,7 @@ async def test_a_hook_that_fails_after_the_load_leaves_the_engine_as_it_is():
         while not logged(log, "hook failed"):  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.01)
         assert logged(log, "hook failed") == [{"engine": "e", "reason": "hooks.after_load ended with status 1"}]
-        (await supervisor.enter(can_wait=False))()
+        (await supervisor.acquire_slot(can_wait=False))()
 
 
 @pytest.mark.parametrize("hook", ["before_load", "after_load"])
@@ -204,11 +204,11 @@ async def test_an_engine_that_ignores_sigterm_is_stopping_until_it_is_killed():
     async with supervised(kind) as (supervisor, states, _log):
         await states.until("ready")
         [engine] = members(supervisor)
-        supervisor.want("stop")
+        supervisor.set_goal("stop")
         assert (await states.until("stopping")).reason == "it is stopping"
         assert is_running(engine)
         with pytest.raises(EngineUnavailable, match=r"\(stopping\)"):
-            await supervisor.enter(can_wait=False)
+            await supervisor.acquire_slot(can_wait=False)
         await states.until("stopped")
         await gone(engine)
 
@@ -238,11 +238,11 @@ async def test_an_engine_that_is_closed_while_it_is_being_killed_is_gone_afterwa
 
 async def test_a_drained_engine_finishes_its_answers_and_accepts_no_requests():
     async with supervised(FakeKind("well")) as (supervisor, states, _log):
-        leave = await supervisor.enter(can_wait=True)
-        draining = asyncio.create_task(supervisor.drained())
+        leave = await supervisor.acquire_slot(can_wait=True)
+        draining = asyncio.create_task(supervisor.drain())
         await states.until("draining")
         with pytest.raises(EngineUnavailable):
-            await supervisor.enter(can_wait=True)
+            await supervisor.acquire_slot(can_wait=True)
         assert not draining.done()
         leave()
         await draining
@@ -252,7 +252,7 @@ async def test_a_drained_engine_finishes_its_answers_and_accepts_no_requests():
 async def test_an_engine_that_is_not_ready_yet_is_drained_at_once():
     async with supervised(FakeKind("silent")) as (supervisor, states, _log):
         await states.until("starting")
-        await supervisor.drained()
+        await supervisor.drain()
 
 
 # --- goals that are refused; without a process --------------------------------------------------------------
@@ -269,7 +269,7 @@ async def idle():
 
 def test_an_engine_that_has_failed_is_stopped_at_once(idle):
     idle._status.now = EngineStatus("failed", "out of memory", 3)
-    idle.want("stop")
+    idle.set_goal("stop")
     assert idle.status == EngineStatus("stopped", "it was told to stop: tidegate engines start e", 3)
 
 
@@ -278,7 +278,7 @@ def test_an_engine_that_has_failed_is_stopped_at_once(idle):
     [(None, "ready", "has no sleep_level"), (1, "stopped", "does not run"), (2, "failed", "does not run")],
 )
 def test_the_goal_sleep_is_refused_where_the_engine_cannot_sleep(idle, level, state, message):
-    idle.treat(FakeKind("well", sleep_level=level), Settings())
+    idle.reconfigure(FakeKind("well", sleep_level=level), Settings())
     idle._status.now = EngineStatus(state)
     with pytest.raises(EngineError, match=message):
-        idle.want("sleep")
+        idle.set_goal("sleep")

@@ -3,13 +3,13 @@
 import itertools
 
 import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.control import FakeControl, too_slow, working
 from tidegate.engines.base import Load
 from tidegate.engines.supervision.due_check import REFUSED
 from tidegate.engines.supervision.watch import EngineFault, Watch
 from tidegate.errors import UpstreamFailed, UpstreamRejected, UpstreamUnreachable
-
-from tests.fakes.clock import FakeClock
-from tests.fakes.control import FakeControl, too_slow, working
 
 
 def watched(tell, **options):
@@ -43,7 +43,7 @@ async def test_an_engine_that_gives_a_token_works_and_has_the_full_time_again():
     """A caller may read slowly: then the engine has a request, but nothing to do."""
     watch, control = watched(lambda: working(3), token=lambda: None)
     await until_suspected(watch)
-    assert await watch.generates()
+    assert await watch.makes_progress()
     assert control.canaries == 1
     since_s = control.clock.monotonic_s()
     await until_suspected(watch)
@@ -55,16 +55,16 @@ async def test_a_hung_engine_is_dead_two_minutes_after_its_last_step():
     since_s = control.clock.monotonic_s()
     await until_suspected(watch)
     assert control.clock.monotonic_s() - since_s <= 60
-    assert not await watch.generates()
+    assert not await watch.makes_progress()
     assert 120 <= control.clock.monotonic_s() - since_s <= 125
 
 
 async def test_a_hung_process_is_dead_too():
     """It sends no metrics either."""
     answers = itertools.chain([working(3)], iter(too_slow, None))
-    watch, control = watched(lambda: next(answers), look_s=5)
+    watch, control = watched(lambda: next(answers), advance_s=5)
     await until_suspected(watch)
-    assert not await watch.generates()
+    assert not await watch.makes_progress()
     assert control.clock.monotonic_s() - 1000 <= 135
 
 
@@ -76,7 +76,7 @@ async def test_in_ten_minutes_an_engine_with_a_step_a_minute_is_suspected_once_a
     while clock.monotonic_s() < 600:
         if await watch.poll(1):
             suspicions += 1
-            assert await watch.generates()
+            assert await watch.makes_progress()
     assert suspicions == 1
 
 
@@ -94,7 +94,7 @@ async def test_after_refused_connections_an_engine_is_dead_at_once():
 
     watch, control = watched(refused, token=refused)
     await until_suspected(watch)
-    assert not await watch.generates()
+    assert not await watch.makes_progress()
     assert control.clock.monotonic_s() == 1003
 
 
@@ -103,17 +103,17 @@ async def test_another_answer_than_a_token_is_no_evidence():
     steps = iter([1] * 50 + [2])
     watch, control = watched(lambda: working(next(steps)), token=lambda: UpstreamRejected("no"))
     await until_suspected(watch)
-    assert await watch.generates()
+    assert await watch.makes_progress()
     assert control.canaries > 1
 
 
 async def test_metrics_that_come_again_are_no_progress():
     """The web server may answer again while the engine behind it still hangs."""
     answers = itertools.chain(itertools.repeat(too_slow(), 30), itertools.repeat(working(3)))
-    watch, _ = watched(lambda: next(answers), look_s=5)
+    watch, _ = watched(lambda: next(answers), advance_s=5)
     await until_suspected(watch)
     assert watch.observed_load.load.steps is None
-    assert not await watch.generates()
+    assert not await watch.makes_progress()
 
 
 # --- health ---------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ async def test_a_check_for_progress_ends_when_its_result_does_not_matter():
     watch, _ = watched(lambda: working(3))
     await until_suspected(watch)
     results = iter([True, True, False])
-    assert await watch.generates(lambda: next(results)) is None
+    assert await watch.makes_progress(lambda: next(results)) is None
 
 
 # --- canaries -------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ async def test_an_engine_that_hangs_while_idle_is_suspected_as_soon_as_one_with_
         pass
     assert engine_fault.reason.startswith("it has work, but has not made a step for")
     assert 40 <= control.clock.monotonic_s() - since_s <= 60
-    assert not await watch.generates()
+    assert not await watch.makes_progress()
     assert control.canaries == 2
 
 
@@ -174,9 +174,9 @@ async def test_an_idle_engine_without_a_count_of_steps_is_suspected_by_its_canar
         pass
     assert engine_fault.reason == "it was idle, and has made no token for 40 s"
     assert control.clock.monotonic_s() - since_s == 40
-    assert not await watch.generates()
+    assert not await watch.makes_progress()
     control.token = lambda: None
-    assert await watch.generates()
+    assert await watch.makes_progress()
     assert await watch.poll(0) is None
 
 

@@ -3,13 +3,13 @@
 import json
 
 import pytest
+
+from tests.fakes.upstream import ScenarioUpstream, answers, breaks_without_answer
 from tidegate.engines.vllm.adapters import Adapters
 from tidegate.errors import UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from tidegate.transport.credential_specs import of_keys
 from tidegate.transport.credentials import CredentialPool
 from tidegate.transport.wire import Timeouts, Transport
-
-from tests.fakes.upstream import ScenarioUpstream, answers, hangs_up
 
 
 @pytest.fixture
@@ -131,6 +131,6 @@ async def test_a_failure_of_the_engine_is_a_bad_gateway(engine, adapters, body):
 
 
 async def test_an_engine_that_hangs_up_is_unreachable(engine, adapters):
-    engine.play(hangs_up)
+    engine.play(breaks_without_answer)
     with pytest.raises(UpstreamUnreachable):
         await adapters.unload("sql")

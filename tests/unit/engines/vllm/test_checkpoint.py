@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tidegate.engines.base import PermanentEngineError
 from tidegate.engines.vllm.checkpoint import Checkpoint, read_adapter_rank, read_checkpoint
 

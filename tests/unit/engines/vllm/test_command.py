@@ -6,6 +6,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegate.config.engines import VllmConfig
 from tidegate.engines.base import PermanentEngineError
 from tidegate.engines.vllm import server as vllm_server

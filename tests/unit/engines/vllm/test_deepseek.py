@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from tidegate.config.cards import known_cards
 from tidegate.engines.vllm.checkpoint import Checkpoint
 from tidegate.engines.vllm.deepseek import CARDS, CHOICES, Choices, choose, generation_of

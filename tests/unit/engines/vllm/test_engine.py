@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tidegate.config.engines import VllmConfig
 from tidegate.engines.base import EngineKind, PermanentEngineError, Progress
 from tidegate.engines.vllm import server as vllm_server
@@ -269,7 +270,7 @@ def test_whether_vllm_parses_thinking_is_known_before_its_start(tmp_path, model,
     ],
 )
 def test_whether_vllm_parses_tool_calls_is_known_before_its_start(tmp_path, model, args, calls):
-    assert kind_of(tmp_path, model=model, args=args).calls_tools is calls
+    assert kind_of(tmp_path, model=model, args=args).parses_tool_calls is calls
 
 
 def test_a_checkpoint_that_was_downloaded_later_counts_from_the_next_start_on(tmp_path):
@@ -277,9 +278,9 @@ def test_a_checkpoint_that_was_downloaded_later_counts_from_the_next_start_on(tm
     kind = kind_of(tmp_path, model=model)
     Path(model, "config.json").write_text(json.dumps({"model_type": "qwen3"}))
     Path(model, "chat_template.jinja").write_text("<tool_call>")
-    assert not kind.calls_tools
+    assert not kind.parses_tool_calls
     kind.command("/s", "key")
-    assert kind.calls_tools
+    assert kind.parses_tool_calls
 
 
 @pytest.mark.parametrize(

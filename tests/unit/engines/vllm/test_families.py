@@ -1,6 +1,7 @@
 """Which parsers models of other families than DeepSeek get."""
 
 import pytest
+
 from tidegate.engines.vllm.checkpoint import Checkpoint
 from tidegate.engines.vllm.families import choose
 

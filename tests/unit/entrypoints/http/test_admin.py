@@ -4,6 +4,7 @@ import json
 
 import pytest
 from structlog.testing import CapturingLogger
+
 from tidegate.auth import KeyRing
 from tidegate.clock import SystemClock
 from tidegate.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
@@ -16,7 +17,7 @@ from tidegate.entrypoints.http.admin import AdminHandler
 from tidegate.entrypoints.http.request_scope import RunningRequests
 from tidegate.entrypoints.http.services import Services
 from tidegate.errors import EngineUnavailable, UpstreamRejected
-from tidegate.operations.administration import Administration
+from tidegate.operations.administration import EngineAdministration
 from tidegate.operations.readiness import Readiness
 from tidegate.routing.offline import Offline
 
@@ -37,14 +38,14 @@ class Engine:
         self.entered: list[int] = []
         self._refusal = refusal
 
-    async def enter(self, *, can_wait: bool):
+    async def acquire_slot(self, *, can_wait: bool):
         if self.status.state != "ready":
             raise EngineUnavailable("not yet", retry_after_s=7)
         assert can_wait
         self.slots.take()
-        return self.slots.leave
+        return self.slots.release
 
-    def want(self, goal):
+    def set_goal(self, goal):
         if self._refusal:
             raise EngineError(self._refusal)
         self.goals.append(goal)
@@ -77,7 +78,7 @@ class Pipeline:
     def __init__(self) -> None:
         self.noted = []
 
-    def note(self, context, error=None):
+    def settle_without_answer(self, context, error=None):
         self.noted.append(None if error is None else error.code)
 
 
@@ -103,13 +104,13 @@ class Stage:
         services = Services(
             pipeline=self.pipeline,
             listing=None,
-            explaining=None,
+            explainer=None,
             reload=None,
             feedback=None,
             readiness=Readiness(
                 KeyRing([], admin_key), engines, [], None, Offline(SystemClock(), forced=False, names=[])
             ),
-            administration=Administration(entries, self.log),
+            administration=EngineAdministration(entries, self.log),
             limits=ServerConfig(),
             running=RunningRequests(),
             clock=SystemClock(),

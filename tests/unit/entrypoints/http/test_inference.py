@@ -25,7 +25,7 @@ def services(pipeline) -> Services:
         pipeline=pipeline,
         listing=None,
         feedback=None,
-        explaining=None,
+        explainer=None,
         reload=None,
         readiness=None,
         administration=None,

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from tidegate.clock import SystemClock
 from tidegate.entrypoints.http.exchange import Exchange
 from tidegate.entrypoints.http.request_scope import RequestScope, RunningRequests

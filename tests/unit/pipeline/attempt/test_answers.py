@@ -3,6 +3,10 @@
 import json
 
 import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.response import ScriptedResponse
+from tests.fakes.wire import chunk, event
 from tidegate.dialects import events
 from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from tidegate.pipeline.attempt.answers import StreamedAnswer
@@ -11,10 +15,6 @@ from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.streaming.chat import ChatWriter
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.sinks import Envelope
-
-from tests.fakes.clock import FakeClock
-from tests.fakes.response import ScriptedResponse
-from tests.fakes.wire import chunk, event
 
 ROLE = event(chunk({"role": "assistant", "content": ""}))
 EMPTY = event(chunk({"content": ""}))

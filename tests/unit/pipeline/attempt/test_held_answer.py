@@ -1,6 +1,9 @@
 """`HeldAnswer`: everything that an attempt holds is given back exactly once."""
 
 import pytest
+
+from tests.fakes.candidates import routing_request
+from tests.fakes.clock import FakeClock
 from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.config.routing import HealthConfig
 from tidegate.errors import UpstreamFailed
@@ -10,9 +13,6 @@ from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.protocol.usage import Usage
 from tidegate.routing.target_registry import TargetRegistry
 from tidegate.routing.targets import Target
-
-from tests.fakes.candidates import routing_request
-from tests.fakes.clock import FakeClock
 
 TARGET = Target("host", "m")
 
@@ -51,7 +51,7 @@ class Attempt:
         self.held = HeldAnswer(self.record, in_flight, request, self.context)
 
     async def succeed(self):
-        self.held.slot = await self.concurrency_limit.enter()
+        self.held.slot = await self.concurrency_limit.acquire()
         self.record.sent_s = self.clock.monotonic_s()
         self.clock.advance(2.0)
         self.record.note_first_content(self.clock.monotonic_s())
@@ -60,7 +60,7 @@ class Attempt:
         return self
 
     def taken(self):
-        return self.target_registry.of(TARGET).in_flight, self.concurrency_limit.in_flight
+        return self.target_registry.stats_of(TARGET).in_flight, self.concurrency_limit.in_flight
 
 
 async def test_an_answer_holds_what_its_attempt_took_until_it_is_closed():
@@ -69,7 +69,7 @@ async def test_an_answer_holds_what_its_attempt_took_until_it_is_closed():
     assert await attempt.held.read() == [b"x"]
     attempt.held.close()
     assert (attempt.taken(), attempt.answer.closed) == ((0, 0), 1)
-    assert attempt.target_registry.of(TARGET).latency.ttft_s(1) == 2.0
+    assert attempt.target_registry.stats_of(TARGET).latency.ttft_s(1) == 2.0
 
 
 async def test_further_calls_do_nothing():
@@ -82,24 +82,24 @@ async def test_further_calls_do_nothing():
 
 async def test_a_failed_attempt_releases_its_slot_and_counts_against_its_target():
     attempt = Attempt()
-    attempt.held.slot = await attempt.concurrency_limit.enter()
+    attempt.held.slot = await attempt.concurrency_limit.acquire()
     attempt.held.release(UpstreamFailed("no"))
     assert attempt.taken() == (0, 0)
-    assert attempt.target_registry.of(TARGET).health.is_out
+    assert attempt.target_registry.stats_of(TARGET).health.is_out
 
 
 async def test_an_attempt_without_a_slot_releases_none():
     attempt = Attempt()
     attempt.held.release()
     assert attempt.taken() == (0, 0)
-    assert not attempt.target_registry.of(TARGET).health.is_out
+    assert not attempt.target_registry.stats_of(TARGET).health.is_out
 
 
 async def test_an_answer_that_broke_off_counts_against_its_target():
     attempt = await Attempt().succeed()
     attempt.record.failure, attempt.record.is_whole = UpstreamFailed("broke"), False
     attempt.held.close()
-    assert attempt.target_registry.of(TARGET).health.is_out
+    assert attempt.target_registry.stats_of(TARGET).health.is_out
 
 
 async def test_everything_is_given_back_though_a_part_of_it_raises():

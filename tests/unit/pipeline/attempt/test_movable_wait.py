@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from tidegate.errors import EngineStalled
 from tidegate.pipeline.attempt.movable_wait import MovableWait
 

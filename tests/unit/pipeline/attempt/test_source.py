@@ -3,17 +3,17 @@
 import json
 
 import pytest
+
+from tests.fakes.response import ScriptedResponse
+from tests.fakes.sink import RecordingSink
+from tests.fakes.wire import chunk, completion, event
 from tidegate.clock import SystemClock
 from tidegate.dialects import events
 from tidegate.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamUnreachable
 from tidegate.pipeline.attempt.source import Source, TurnMemory
 from tidegate.reasoning_memory import ProcessReasoningMemory
 from tidegate.streaming.choices import ChoiceStream
-from tidegate.streaming.filters import Remembering
-
-from tests.fakes.response import ScriptedResponse
-from tests.fakes.sink import RecordingSink
-from tests.fakes.wire import chunk, completion, event
+from tidegate.streaming.filters import ReasoningRecorder
 
 HI = event(chunk({"content": "Hi"}))
 STOP = event(chunk(finish="stop"))
@@ -91,7 +91,7 @@ async def test_a_flood_without_content_is_a_failure(silence):
 async def test_reasoning_before_a_tool_call_is_stored_when_the_answer_has_ended():
     """A turn is complete only with its finish reason, which comes last."""
     reasoning_memory = ProcessReasoningMemory(SystemClock())
-    sink = Remembering(RecordingSink())
+    sink = ReasoningRecorder(RecordingSink())
     call = {"index": 0, "id": "call_abcdefgh", "function": {"name": "f", "arguments": "{}"}}
     pieces = [event(chunk({"reasoning": "Hm."})), event(chunk({"tool_calls": [call]})), STOP, DONE]
     source = Source(

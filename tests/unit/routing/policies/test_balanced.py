@@ -5,16 +5,16 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegate.config.models import BalanceConfig
-from tidegate.routing.policies.balanced import Balanced, weigh
 
 from tests.fakes.candidates import candidate, names, routing_request
+from tidegate.config.models import BalanceConfig
+from tidegate.routing.policies.balanced import Balanced, weigh
 
 ALL_ZERO = {"latency": 0.0, "cost": 0.0, "quality": 0.0, "failures": 0.0}
 
 
 def order(candidates, **weights):
-    return Balanced(BalanceConfig(**(ALL_ZERO | weights))).place(candidates, routing_request(), Random(1))
+    return Balanced(BalanceConfig(**(ALL_ZERO | weights))).rank(candidates, routing_request(), Random(1))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_an_unknown_price_is_middling_and_an_unknown_time_gets_tried():
 
 
 def test_an_engine_that_is_not_ready_is_the_slowest():
-    candidates = [candidate("b", is_local=True, is_pressed=True), candidate("a", ttft_s=50.0)]
+    candidates = [candidate("b", is_local=True, is_overloaded=True), candidate("a", ttft_s=50.0)]
     assert names(order(candidates, latency=1.0)) == "ab"
 
 

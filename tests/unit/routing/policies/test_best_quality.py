@@ -2,13 +2,12 @@
 
 from random import Random
 
-from tidegate.routing.policies.best_quality import BestQuality
-
 from tests.fakes.candidates import candidate, names, routing_request
+from tidegate.routing.policies.best_quality import BestQuality
 
 
 def order(*candidates):
-    return BestQuality().place(candidates, routing_request(), Random(1))
+    return BestQuality().rank(candidates, routing_request(), Random(1))
 
 
 def test_the_best_comes_first_whatever_its_price():

@@ -3,9 +3,9 @@
 from math import inf
 
 import pytest
-from tidegate.routing.policies.expectation import expected_s
 
 from tests.fakes.candidates import candidate, routing_request
+from tidegate.routing.policies.expectation import expected_s
 
 REQUEST = routing_request(answer_tokens=100)
 
@@ -20,8 +20,8 @@ REQUEST = routing_request(answer_tokens=100)
         ({"ttft_s": 0.5, "in_flight": 8, "is_local": True}, 0.5),  # the time of a local engine includes its queue
         ({"ttft_s": 0.5, "failure_rate": 0.5}, 1.0),
         ({"ttft_s": 0.5, "failure_rate": 1.0}, 10.0),
-        ({"is_local": True, "is_pressed": True}, inf),  # not ready
-        ({"is_local": True, "is_pressed": True, "ttft_s": 7.0}, 7.0),
+        ({"is_local": True, "is_overloaded": True}, inf),  # not ready
+        ({"is_local": True, "is_overloaded": True, "ttft_s": 7.0}, 7.0),
     ],
 )
 def test_time_to_the_last_token(known, time_s):

@@ -2,13 +2,12 @@
 
 from random import Random
 
-from tidegate.routing.policies.least_cost import LeastCost
-
 from tests.fakes.candidates import candidate, names, routing_request
+from tidegate.routing.policies.least_cost import LeastCost
 
 
 def order(*candidates):
-    return LeastCost().place(candidates, routing_request(), Random(1))
+    return LeastCost().rank(candidates, routing_request(), Random(1))
 
 
 def test_the_cheapest_comes_first_and_unknown_prices_last():

@@ -4,9 +4,9 @@ from collections import Counter
 from random import Random
 
 import pytest
-from tidegate.routing.policies.least_latency import LeastLatency
 
 from tests.fakes.candidates import candidate, names, routing_request
+from tidegate.routing.policies.least_latency import LeastLatency
 
 REQUEST = routing_request()
 CANDIDATES = [candidate(name, ttft_s=ttft_s) for name, ttft_s in zip("dbca", (4, 2, 3, 1), strict=True)]
@@ -14,7 +14,7 @@ CANDIDATES = [candidate(name, ttft_s=ttft_s) for name, ttft_s in zip("dbca", (4,
 
 def orders(candidates, times, seed=1):
     rng = Random(seed)
-    return [names(LeastLatency().place(candidates, REQUEST, rng)) for _ in range(times)]
+    return [names(LeastLatency().rank(candidates, REQUEST, rng)) for _ in range(times)]
 
 
 def test_of_two_the_faster_one_is_always_first():
@@ -40,5 +40,5 @@ def test_a_burst_is_spread():
     rng, in_flight = Random(5), dict.fromkeys("abcd", 0)
     for _ in range(1000):
         candidates = [candidate(name, ttft_s=1.0, in_flight=number) for name, number in in_flight.items()]
-        in_flight[names(LeastLatency().place(candidates, REQUEST, rng))[0]] += 1
+        in_flight[names(LeastLatency().rank(candidates, REQUEST, rng))[0]] += 1
     assert max(in_flight.values()) - min(in_flight.values()) <= 10

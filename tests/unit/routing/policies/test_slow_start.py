@@ -2,18 +2,17 @@
 
 from random import Random
 
+from tests.fakes.candidates import candidate, names, ranked
 from tidegate.routing.policies.slow_start import ease_in
-
-from tests.fakes.candidates import candidate, names, placed
 
 
 def firsts(*candidates):
     rng = Random(1)
-    return [names(ease_in(placed(*candidates), rng)) for _ in range(1000)]
+    return [names(ease_in(ranked(*candidates), rng)) for _ in range(1000)]
 
 
 def test_without_slow_start_the_order_stays_and_no_random_number_is_drawn():
-    order = placed(candidate("a"), candidate("b", share=0.1))
+    order = ranked(candidate("a"), candidate("b", share=0.1))
     assert ease_in(order, None) is order
 
 

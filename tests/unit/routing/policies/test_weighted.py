@@ -4,16 +4,16 @@ from collections import Counter
 from random import Random
 
 import pytest
-from tidegate.routing.policies.weighted import Weighted
 
 from tests.fakes.candidates import candidate, names, routing_request
+from tidegate.routing.policies.weighted import Weighted
 
 REQUEST = routing_request()
 
 
 def orders(candidates, times, seed=1):
     rng = Random(seed)
-    return [names(Weighted().place(candidates, REQUEST, rng)) for _ in range(times)]
+    return [names(Weighted().rank(candidates, REQUEST, rng)) for _ in range(times)]
 
 
 def test_each_comes_first_as_often_as_its_weight_says():
