@@ -4,7 +4,7 @@ import pytest
 
 from tests.fakes import proxy, scenarios
 from tests.fakes.upstream import ScenarioUpstream
-from tests.fakes.vllm_engine import FakeVllm, Home, make_environment
+from tests.fakes.vllm_engine import FakeVllm, EngineFiles, make_environment
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def vllm_python(tmp_path_factory):
 @pytest.fixture
 async def vllm(tmp_path, vllm_python):
     """A fake vLLM engine, `r1`."""
-    async with FakeVllm("r1", Home(tmp_path, vllm_python)).listening() as fake:
+    async with FakeVllm("r1", EngineFiles(tmp_path, vllm_python)).listening() as fake:
         yield fake
 
 

@@ -81,7 +81,7 @@ async def test_a_config_with_nothing_to_serve_is_an_error(tmp_path):
     ("text", "message"),
     [
         ("server: {prot: 1}", "server.prot: unknown key; did you mean port?"),
-        ("auth: {keys: [sk-1234567]}", "auth.keys[0]: a secret stands elsewhere"),
+        ("auth: {keys: [sk-1234567]}", "auth.keys[0]: a secret is not written in the config"),
         (
             "upstreams: {a: {base_url: 'http://h'}}\nauth: {keys: [env:NOT_SET_ANYWHERE]}",
             "auth.keys[0]: the environment variable NOT_SET_ANYWHERE is not set",

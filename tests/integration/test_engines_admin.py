@@ -55,7 +55,7 @@ async def test_an_engine_is_stopped_and_started_while_the_server_runs(session):
         assert listed.splitlines()[1].split()[:4] == ["tiny", "llamacpp", "ready", "0"]
 
         assert await engines("stop", "tiny", *at) == (0, "tiny: stopped\n", "")
-        assert (await running.line("engine told"))["goal"] == "stop"
+        assert (await running.line("engine goal set"))["goal"] == "stop"
         status, answer = await ask(session, running.url)
         assert (status, answer["error"]["code"]) == (503, "engine_unavailable")
         assert "stopped" in (await engines("list", *at))[1]
@@ -101,7 +101,7 @@ async def test_the_admin_key_is_taken_from_the_environment_or_the_option():
         assert (await engines("list", *at, key="sk-admin"))[0] == 0
         assert (await engines("list", "--key", "sk-admin", *at, key="sk-x"))[0] == 0
         status, _, err = await engines("list", "--key", "sk-\n", *at)
-        assert (status, err) == (1, "tidegate: the key cannot stand in a header\n")
+        assert (status, err) == (1, "tidegate: the key cannot be sent in a header\n")
 
 
 async def test_an_external_engine_is_listed_and_gets_requests_but_cannot_be_controlled(session, upstream):
@@ -111,7 +111,7 @@ async def test_an_external_engine_is_listed_and_gets_requests_but_cannot_be_cont
     async with proxy.serving(config) as url:
         async with session.post(f"{url}/admin/engines/stack/stop", json={}) as response:
             assert response.status == 409
-            assert "is run by somebody else" in (await response.json())["error"]["message"]
+            assert "was not started by Tidegate" in (await response.json())["error"]["message"]
         while True:
             async with session.get(f"{url}/admin/engines/stack") as response:
                 if (await response.json())["state"] == "ready":
@@ -187,7 +187,7 @@ async def test_a_second_start_that_fails_at_once_is_reported_too(server):
 async def test_the_wait_for_sleep_ends_if_a_request_keeps_the_engine_awake(server):
     upstream, at = server
     upstream.play(reports(state="ready"), reports(state="draining"), reports(state="ready"))
-    assert await engines("sleep", "r1", *at) == (1, "", "tidegate: r1: it stays, as somebody wants it\n")
+    assert await engines("sleep", "r1", *at) == (1, "", "tidegate: r1: it stays loaded, as requests need it again\n")
 
 
 async def test_with_no_wait_only_the_order_is_sent(server):

@@ -184,7 +184,7 @@ def _wait(server: Server, first: EngineReport, end_states: Sequence[State]) -> E
             if report.state == "failed" and has_failed_since:
                 raise CommandRefused(f"{name}: failed: {report.reason}")
             if report.state == "ready" and "draining" in past_states:
-                raise CommandRefused(f"{name}: it stays, as somebody wants it")
+                raise CommandRefused(f"{name}: it stays loaded, as requests need it again")
             past_states.add(report.state)
             _show(f"  {name}: {report.state}: {_details(report)}")
             time.sleep(_POLL_S)

@@ -134,7 +134,7 @@ async def _run_all(url: str, key: str | None, targets: Sequence[str], at_once: i
         hint = " Set TIDEGATE_API_KEY." if error.status == 401 else ""
         raise CommandRefused(f"{url}: {error}{hint}") from error
     except ValueError as error:
-        raise CommandRefused("the key cannot stand in a header") from error
+        raise CommandRefused("the key cannot be sent in a header") from error
     finally:
         _show(count, count)
         await transport.close()

@@ -85,7 +85,7 @@ class Server:
             reason = str(error) or type(error).__name__
             raise CommandRefused(f"{self._url} does not answer ({reason}); is it running?") from error
         except ValueError as error:
-            raise CommandRefused("the key cannot stand in a header") from error
+            raise CommandRefused("the key cannot be sent in a header") from error
         finally:
             connection.close()
         if response.status >= 300:

@@ -19,7 +19,7 @@ class Secret:
         scheme, colon, rest = reference.partition(":")
         if scheme not in {"env", "file"} or not colon or not rest:
             raise ValueError(
-                "a secret stands elsewhere: write env:NAME or file:PATH (what was written is not shown here)"
+                "a secret is not written in the config: write env:NAME or file:PATH (your text is not shown here)"
             )
         self.reference = reference
 
@@ -36,7 +36,7 @@ class Secret:
         """
         value = self.read(environ)
         if not value.isascii() or not value.isprintable() or " " in value:
-            raise ValueError(f"what {self.reference} holds cannot stand in a header: only printable ASCII, no spaces")
+            raise ValueError(f"what {self.reference} holds cannot be sent in a header: only printable ASCII, no spaces")
         return value
 
     def read(self, environ: Mapping[str, str] = os.environ) -> str:

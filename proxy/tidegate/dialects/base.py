@@ -270,7 +270,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         drops_params: bool = False,
         past_reasoning: Mapping[str, str] = _NOTHING_REMEMBERED,
         api_version: str | None = None,
-        tenant: str = "",
+        salt_caller: str = "",
     ) -> HostRequest:
         """Return the request in the form that this host accepts.
 
@@ -284,8 +284,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             drops_params: whether fields that the host does not support are left out instead of refused.
             past_reasoning: the stored reasoning of past turns by tool-call id.
             api_version: the API version in Azure's deployment URLs; None for other URLs.
-            tenant: the caller whose prompts other callers must not be able to find out through the host's prefix cache;
-                empty: the cache is shared.
+            salt_caller: the caller whose prompts other callers must not be able to find out through the host's prefix
+                cache; empty: the cache is shared.
 
         Raises:
             UnsupportedParameter: the request needs something that the host does not support.
@@ -317,8 +317,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
             if self.defaults:
                 draft.fields = {**self.defaults, **draft.fields}
             self._request_stream(draft)
-            if tenant and self.salts_cache:
-                draft.put("cache_salt", _salt(tenant))
+            if salt_caller and self.salts_cache:
+                draft.put("cache_salt", _salt(salt_caller))
         is_beta = bool(draft.prefix) and request.endpoint == "chat" and self.prefill == "deepseek_beta"
         return HostRequest(
             "/beta" * is_beta + self.path(request.endpoint, model, api_version),
@@ -504,12 +504,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
 
 @functools.lru_cache(maxsize=1024)
-def _salt(tenant: str) -> str:
+def _salt(salt_caller: str) -> str:
     """Return a salt of 43 characters, the least that vLLM recommends.
 
-    It only has to be different for each tenant, not secret: a `cache_salt` sent by a caller is dropped (`_INTERNAL`).
+    It only has to be different for each caller, not secret: a `cache_salt` sent by a caller is dropped (`_INTERNAL`).
     """
-    digest = sha256(b"tidegate cache salt\0" + tenant.encode()).digest()
+    digest = sha256(b"tidegate cache salt\0" + salt_caller.encode()).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 

@@ -127,7 +127,7 @@ class EngineAdministration:
                 refusals.append(error)
         if len(refusals) == len(found):
             raise Conflict(_as_sentence(refusals[0])) from refusals[0]
-        self._log.info("engine told", engine=name, goal=goal)
+        self._log.info("engine goal set", engine=name, goal=goal)
         return _reports(name, found)
 
     def output(self, name: str) -> str:
@@ -139,7 +139,7 @@ class EngineAdministration:
         """
         found = self._find(name)
         if any(isinstance(entry.config, ExternalConfig) for entry in found.values()):
-            raise Conflict(f"The engine {name} is run by somebody else, who has its output.")
+            raise Conflict(f"The engine {name} was not started by Tidegate, so its output is not known here.")
         lines = []
         for each, entry in found.items():
             lines += [f"==> {each} <=="] * (each != name) + list(entry.engine.lines)

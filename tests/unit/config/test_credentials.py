@@ -46,8 +46,11 @@ def test_each_kind_is_read():
         (f"{JWT}, audience: h, algorithm: RS265", "[1].algorithm: 'RS265' is not a known value; did you mean RS256?"),
         (f"{JWT}, audience: h, lifetime_s: 0", "[1].lifetime_s: must be a number, more than 0"),
         ("key: env:K", "[1]: kind is missing"),
-        ("kind: api_key, key: sk-abc", "[1].key: a secret stands elsewhere"),
-        (f"{JWT}, audience: h, key: sk-abc".replace("key: file:/k.pem, ", ""), "[1].key: a secret stands elsewhere"),
+        ("kind: api_key, key: sk-abc", "[1].key: a secret is not written in the config"),
+        (
+            f"{JWT}, audience: h, key: sk-abc".replace("key: file:/k.pem, ", ""),
+            "[1].key: a secret is not written in the config",
+        ),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_with_its_key_and_the_cure(credential, message):

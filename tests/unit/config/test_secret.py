@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 @pytest.mark.parametrize("value", ["sk abc", "sk\r\nx: y", "sk-é", "sk\x00", "sk\x7f"])
 def test_a_value_that_cannot_be_sent_in_a_header_is_refused_and_not_repeated(value):
-    with pytest.raises(ValueError, match="env:KEY holds cannot stand in a header") as caught:
+    with pytest.raises(ValueError, match="env:KEY holds cannot be sent in a header") as caught:
         Secret("env:KEY").resolve({"KEY": value})
     assert "sk" not in str(caught.value)
 
@@ -81,5 +81,5 @@ def test_a_private_key_has_several_lines(tmp_path):
     (tmp_path / "pem").write_text("-----BEGIN-----\nabc\n")
     secret = Secret(f"file:{tmp_path}/pem")
     assert secret.read({}) == "-----BEGIN-----\nabc"
-    with pytest.raises(ValueError, match="cannot stand in a header"):
+    with pytest.raises(ValueError, match="cannot be sent in a header"):
         secret.resolve({})

@@ -129,8 +129,8 @@ def test_each_callers_prompts_have_their_own_cache():
     """Otherwise a caller could find out another one's prompts by measuring time; callers without a key share one."""
     request = chat.parse_request(b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}]}')
 
-    def salt(dialect, tenant):
-        built = dialect.build_request(request, model="m", is_stream=False, tenant=tenant)
+    def salt(dialect, salt_caller):
+        built = dialect.build_request(request, model="m", is_stream=False, salt_caller=salt_caller)
         return json.loads(built.body).get("cache_salt")
 
     assert len(salt(DIALECT, "alice")) == 43

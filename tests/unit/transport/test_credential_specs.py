@@ -40,7 +40,7 @@ def test_each_kind_has_its_secret(folder):
         ("api_keys: [file:FOLDER/key, file:FOLDER/none]", "api_keys[1]: the file FOLDER/none cannot be read"),
         (
             "credentials: [{kind: api_key, key: file:FOLDER/spaced}]",
-            "credentials[0].key: what file:FOLDER/spaced holds cannot stand in a header",
+            "credentials[0].key: what file:FOLDER/spaced holds cannot be sent in a header",
         ),
         (
             "credentials: [{kind: oauth2, token_url: https://t/x, client_id: c, client_secret: file:FOLDER/none}]",

@@ -185,7 +185,7 @@ class Attempt:
             drops_params=context.drops_params,
             past_reasoning=past_reasoning,
             api_version=self._upstream.api_version,
-            tenant="" if context.principal in _UNNAMED else context.caller,
+            salt_caller="" if context.principal in _UNNAMED else context.caller,
         )
 
     def _dialect_for(self, request: ModelRequest) -> Dialect:

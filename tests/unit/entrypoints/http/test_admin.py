@@ -181,7 +181,7 @@ async def test_an_order_is_passed_on_and_logged(stage, order, goal):
     assert (status, json.loads(body)["state"]) == (202, "ready")
     assert stage.r1.goals == [goal]
     (line,) = stage.log.calls
-    assert (line.args, line.kwargs) == (("engine told",), {"engine": "r1", "goal": goal})
+    assert (line.args, line.kwargs) == (("engine goal set",), {"engine": "r1", "goal": goal})
     assert stage.pipeline.noted == [None]
 
 

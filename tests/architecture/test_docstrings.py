@@ -1,0 +1,45 @@
+"""What a docstring documents exists: the names under `Args:` and `Attributes:`."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+_MODULES = sorted((_ROOT / "proxy").rglob("*.py"))
+_Documented = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@pytest.mark.parametrize("path", _MODULES, ids=lambda path: str(path.relative_to(_ROOT / "proxy" / "tidegate")))
+def test_every_documented_name_exists(path):
+    """A rename that forgets the docstring fails here."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = [node for node in ast.walk(tree) if isinstance(node, _Documented)]
+    unknown = {node.name: set(_documented(node)) - _names(node) for node in documented}
+    assert {name: names for name, names in unknown.items() if names} == {}
+
+
+def _documented(node: _Documented) -> Iterator[str]:
+    for section in re.findall(
+        r"^(?:Args|Attributes):\n((?:    .*\n?|\n)+)", ast.get_docstring(node) or "", re.MULTILINE
+    ):
+        for names in re.findall(r"^    (\w+(?:, \w+)*): ", section, re.MULTILINE):
+            yield from names.split(", ")
+
+
+def _names(node: _Documented) -> set[str]:
+    """The parameters of a function; of a class its fields, its methods, what they set and what `__init__` takes."""
+    if not isinstance(node, ast.ClassDef):
+        return {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+    names = set()
+    for part in ast.walk(node):
+        match part:
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                names.add(name)
+            case ast.Attribute(value=ast.Name(id="self"), attr=name):
+                names.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+    return names
