@@ -20,11 +20,11 @@ from tidegate.config.models import ModelConfig, TargetConfig
 from tidegate.config.routing import HealthConfig, RoutingConfig
 from tidegate.dialects import events
 from tidegate.dialects.registry import DIALECTS
-from tidegate.engines.base import EngineStatus, Load, ObservedLoad
+from tidegate.engines.base import EngineStatus, Load, ScrapedLoad
 from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.pipeline.upstream import Upstream, Upstreams
 from tidegate.protocol import chat, sse
-from tidegate.protocol.chat import Reading
+from tidegate.protocol.chat import AnswerRules
 from tidegate.protocol.request import MAX_DEPTH, is_deeper_than
 from tidegate.protocol.usage import Usage
 from tidegate.routing.offline import Offline
@@ -72,7 +72,7 @@ def best_us(call: Callable[[], object], calls: int = _CALLS) -> float:
     return min(times_s) / calls * 1e6
 
 
-_READING = Reading(thought_tags=("think",), repairs_markup=True)
+_READING = AnswerRules(thought_tags=("think",), repairs_markup=True)
 
 
 def normalise_us() -> float:
@@ -158,7 +158,7 @@ class _Engine:
     def __init__(self, at_s: float) -> None:
         self.status = EngineStatus("ready")
         self.availability = "ready"
-        self.observed_load = ObservedLoad(load=Load(running=2, waiting=1), at_s=at_s, in_flight=1)
+        self.scraped_load = ScrapedLoad(load=Load(running=2, waiting=1), at_s=at_s, in_flight=1)
 
 
 class _Serving:
@@ -170,7 +170,7 @@ class _Serving:
         self.qualities = Qualities(clock)
         self.offline = Offline(clock, forced=False, names=["far", "farther"])
         upstreams = {name: _upstream(name) for name in ("far", "farther", "near")}
-        upstreams["near"] = structs.replace(upstreams["near"], look=snapshot_reader(_Engine(clock.monotonic_s())))
+        upstreams["near"] = structs.replace(upstreams["near"], snapshot=snapshot_reader(_Engine(clock.monotonic_s())))
         self.upstreams = Upstreams(upstreams)
 
     def add_history(self, targets: Iterable[Target]) -> None:
@@ -229,8 +229,8 @@ def concurrency_us(config: ConcurrencyConfig) -> float:
         try:
             concurrency_limit.acquire(caller="alice", tokens=300).send(None)
         except StopIteration as done:
-            done.value.began(0.5, 70)
-            done.value.leave()
+            done.value.record_first_token(0.5, 70)
+            done.value.release()
 
     return best_us(take_and_release)
 

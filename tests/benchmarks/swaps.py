@@ -15,7 +15,7 @@ from msgspec import structs
 from tests.fakes.swapping import Arrival, Engine, Machine
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.gpus.eviction import plan_eviction
-from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
+from tidegate.engines.gpus.swap import Decision, EngineUse, Move, decide
 
 LAST_S = 1800.0
 SEED = 1
@@ -29,7 +29,7 @@ class Result(NamedTuple):
     p99_s: float
 
 
-def before(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], _: SwapConfig) -> Decision:
+def before(claims: Sequence[str], snapshots: Mapping[str, EngineUse], _: SwapConfig) -> Decision:
     """The old rule: an idle engine makes room at once, one with requests never; claims in order, sleepers first."""
     asleep = [name for name in claims if snapshots[name].footprint.state == "asleep"]
     for name in [*asleep, *claims[:1]]:
@@ -44,7 +44,7 @@ def before(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], _: Swa
     return Decision()
 
 
-def _is_busy(snapshot: SwapCandidate, claims: Sequence[str]) -> bool:
+def _is_busy(snapshot: EngineUse, claims: Sequence[str]) -> bool:
     is_entered = snapshot.waited_s is not None and snapshot.footprint.state == "loaded"
     return snapshot.in_flight > 0 or not snapshot.is_settled or is_entered or snapshot.footprint.name in claims
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from tidegate.engines.base import Load
-from tidegate.engines.supervision.due_check import REFUSED
+from tidegate.engines.supervision.health_recheck import REFUSED
 from tidegate.errors import UpstreamTimeout
 
 

@@ -18,10 +18,10 @@ from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.pipeline.admission import Admission
 from tidegate.pipeline.context import RequestContext
 from tidegate.pipeline.failover_context import FailoverContext
-from tidegate.pipeline.load_progress import EngineChanges
 from tidegate.pipeline.preferences import Preferences
 from tidegate.pipeline.request import Pipeline
 from tidegate.pipeline.settlement import Settlement
+from tidegate.pipeline.start_progress import EngineChanges
 from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams, acquire_nothing
 from tidegate.protocol import chat
 from tidegate.reasoning_memory import ProcessReasoningMemory

@@ -10,7 +10,7 @@ from tidegate.clock import SystemClock
 from tidegate.engines.factory import make_control
 from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
 from tidegate.engines.process import warden
-from tidegate.engines.supervision.due_check import NO_ANSWER, REFUSED
+from tidegate.engines.supervision.health_recheck import NO_ANSWER, REFUSED
 from tidegate.engines.supervision.settings import Settings
 from tidegate.engines.supervision.supervisor import Supervisor
 from tidegate.errors import EngineUnavailable, UpstreamUnreachable

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.gpus.eviction import GpuFootprint, rivals
-from tidegate.engines.gpus.swap import Decision, SwapCandidate
+from tidegate.engines.gpus.swap import Decision, EngineUse
 
 _TICK_S = 1e-6  # the least advance of time in each iteration
 
@@ -29,13 +29,13 @@ class Engine:
     """One engine; `goes_to` is the state that it is changing to (None: none), `until_s` when that is finished."""
 
     def __init__(
-        self, name: str, *, awake, asleep=None, load_s=20.0, wake_s=3.0, slots=10_000, is_pinned=False
+        self, name: str, *, awake, asleep=None, load_s=20.0, wake_s=3.0, requests=10_000, is_pinned=False
     ) -> None:
         self.name = name
         self.footprint = GpuFootprint(name=name, state="out", awake=awake, asleep=asleep or {}, is_pinned=is_pinned)
         self.load_s = load_s
         self.wake_s = wake_s
-        self.slots = slots
+        self.requests = requests
         self.state = "out"
         self.goes_to: str | None = None
         self.until_s = inf
@@ -57,10 +57,10 @@ class Engine:
     def acquire_slot(self, arrival: Arrival, now_s: float) -> None:
         """Begin the answer in the next slot that is free."""
         free = sorted(self.ends_s)
-        begins_s = now_s if len(free) < self.slots else max(now_s, free[-self.slots])
+        begins_s = now_s if len(free) < self.requests else max(now_s, free[-self.requests])
         self.ends_s.append(begins_s + arrival.takes_s)
 
-    def snapshot(self, now_s: float) -> SwapCandidate:
+    def snapshot(self, now_s: float) -> EngineUse:
         footprint = GpuFootprint(
             name=self.name,
             state=self.memory_state,
@@ -69,7 +69,7 @@ class Engine:
             is_pinned=self.footprint.is_pinned,
             last_used_s=self.last_used_s,
         )
-        return SwapCandidate(
+        return EngineUse(
             footprint=footprint,
             is_settled=self.goes_to is None,
             is_closed=self.is_closed,

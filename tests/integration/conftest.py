@@ -4,7 +4,7 @@ import pytest
 
 from tests.fakes import proxy, scenarios
 from tests.fakes.upstream import ScenarioUpstream
-from tests.fakes.vllm_engine import FakeVllm, EngineFiles, make_environment
+from tests.fakes.vllm_engine import EngineFiles, FakeVllm, make_environment
 
 
 @pytest.fixture

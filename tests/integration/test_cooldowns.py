@@ -226,17 +226,17 @@ models: {{m: {{targets: [{{upstream: host, model: there}}]}}}}
         assert await ask(client) == 503
         for seconds in (0, 59):
             clock.advance(seconds)
-            await prober.look()
+            await prober.probe_now()
         assert len(upstream.calls) == 1
         clock.advance(1)
-        await prober.look()
+        await prober.probe_now()
         assert [call.path for call in upstream.calls[1:]] == ["/v1/models", "/v1/chat/completions"]
         clock.advance(9)  # the probe's Retry-After counts: the next trial is after a tenth of 100 s
-        await prober.look()
+        await prober.probe_now()
         assert await ask(client) == 503
         assert len(upstream.calls) == 3
         clock.advance(1)
-        await prober.look()
+        await prober.probe_now()
         assert await ask(client) == 200
 
 

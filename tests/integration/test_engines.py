@@ -156,12 +156,12 @@ async def test_an_engine_can_be_stopped_while_it_starts(vllm):
         start = await vllm.next_start()
         asking = asyncio.create_task(made.ask())
         await made.until("starting")
-        made.engine().want("stop")
+        made.engine().set_goal("stop")
         with pytest.raises(openai.InternalServerError, match="is not ready"):
             await asking
         await made.until("stopped")
         await gone(start.pid)
-        made.engine().want("run")
+        made.engine().set_goal("run")
         assert (await made.ask()).choices[0].message.content == WHOLE
 
 
@@ -226,7 +226,7 @@ async def test_the_core_of_a_stopped_engine_ends_with_it(vllm):
     async with running_app({"r1": vllm.config()}) as made:
         start = await vllm.next_start()
         await made.until("ready")
-        made.engine().want("stop")
+        made.engine().set_goal("stop")
         await made.until("stopped")
         await gone(start.pid, await start.core())
     assert len(vllm.starts) == 1
@@ -264,7 +264,7 @@ async def test_an_engine_that_ignores_sigterm_is_killed_with_its_core(vllm):
         start = await vllm.next_start()
         await made.until("ready")
         made.engine().kind.stop_s = 0.1
-        made.engine().want("stop")
+        made.engine().set_goal("stop")
         await made.until("stopped")
         await gone(start.pid, await start.core())
 
@@ -289,7 +289,7 @@ async def test_a_stop_lets_running_answers_finish_and_accepts_no_new_requests(vl
         await start.until("came")
         start.steps(1)
         reading = asyncio.create_task(content(await stream))
-        made.engine().want("stop")
+        made.engine().set_goal("stop")
         await made.until("draining")
         assert (await made.ask()).choices[0].message.content == "from the host"
         assert start.all("draining") == []  # SIGTERM is sent only when no request is running
@@ -313,7 +313,7 @@ async def test_a_request_in_an_engine_that_is_stopped_does_not_hang(vllm, stream
         if stream:
             start.steps(1)
             await first_content(await asking)
-        made.engine().want("stop")
+        made.engine().set_goal("stop")
         if stream:
             with pytest.raises(openai.APIError, match="broke") as caught:
                 await content(asking.result())
@@ -494,7 +494,7 @@ async def test_an_adapter_is_available_after_a_sleep_and_after_a_crash(vllm, ses
             f"{made.url}/admin/engines/r1/adapters", json={"name": "sql", "path": "/adapters/sql"}
         ) as response:
             assert response.status == 200
-        made.engine().want("sleep")
+        made.engine().set_goal("sleep")
         await made.until("sleeping")
         assert (await made.ask("r1/sql")).choices[0].message.content == WHOLE
         os.kill(start.pid, signal.SIGKILL)

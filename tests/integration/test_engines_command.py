@@ -70,7 +70,7 @@ async def test_a_foreign_server_answers_at_its_port_or_its_socket(model, address
         assert answer.choices[0].message.content == "".join(
             chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
         )
-        await until(lambda: (engine.observed_load.load.steps or 0) >= 8)
+        await until(lambda: (engine.scraped_load.load.steps or 0) >= 8)
         _, metrics = await get(f"{made.url}/metrics")
         assert 'llamacpp:n_decode_total{engine="llama"}' in metrics
         if "PORT" in address:
@@ -99,7 +99,7 @@ async def test_the_stop_command_ends_the_server(model, tmp_path):
         await made.until("ready", "llama")
         engine = made.engine("llama")
         pid = pid_of(engine)
-        engine.want("stop")
+        engine.set_goal("stop")
         await made.until("stopped", "llama")
         await gone(pid)
         assert (tmp_path / "stop_ran").exists()
@@ -172,7 +172,7 @@ async def test_its_replicas_get_one_gpu_each_and_answer_by_one_name(vllm):
         seen = [next(word for word in environment_of(start.pid) if "VISIBLE_DEVICES" in word) for start in vllm.starts]
         assert sorted(seen) == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
         assert await text(made.ask()) == WHOLE
-        made.engine("r1:1").want("stop")
+        made.engine("r1:1").set_goal("stop")
         await gone(vllm.starts[seen.index("CUDA_VISIBLE_DEVICES=1")].pid)
         assert await text(made.ask()) == WHOLE
 
@@ -217,7 +217,7 @@ async def test_an_engine_that_the_stop_command_does_not_end_is_killed(vllm):
     async with running_app({"r1": fake(vllm, cmd_stop="true", stop_timeout_s=0.1)}) as made:
         start = await vllm.next_start()
         await made.until("ready")
-        made.engine().want("stop")
+        made.engine().set_goal("stop")
         await made.until("stopped")
         await gone(start.pid)
 
@@ -227,14 +227,14 @@ async def test_the_administrator_can_put_it_to_sleep_and_wake_it(vllm):
     keys = {"sleep_path": "/sleep?level=1", "wake_path": "/wake_up"}
     async with running_app({"r1": fake(vllm, **keys)}) as made:
         await made.until("ready")
-        made.engine().want("sleep")
+        made.engine().set_goal("sleep")
         await made.until("sleeping")
-        made.engine().want("run")
+        made.engine().set_goal("run")
         await made.until("ready")
     async with running_app({"r1": fake(vllm)}) as made:
         await made.until("ready")
         with pytest.raises(EngineError, match="no sleep_level or sleep_path, so it cannot sleep"):
-            made.engine().want("sleep")
+            made.engine().set_goal("sleep")
 
 
 async def test_a_container_that_it_has_started_ends_with_it(vllm, tmp_path):

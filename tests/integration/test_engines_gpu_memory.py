@@ -138,13 +138,13 @@ async def test_an_engine_that_is_to_sleep_stays_awake_if_a_request_does_not_end(
         await made.until("ready")
         asking = asyncio.create_task(text(made.ask()))
         await start.until("came")
-        made.engine().want("sleep")
+        made.engine().set_goal("sleep")
         await made.until("draining")
         late = asyncio.create_task(text(made.ask()))  # a request that comes meanwhile is accepted
         await made.until("ready")
         start.steps()
         assert await asyncio.gather(asking, late) == [WHOLE, WHOLE]
-        made.engine().want("sleep")
+        made.engine().set_goal("sleep")
         await made.until("sleeping")
     assert len(vllm.starts) == 1
 
@@ -163,10 +163,10 @@ async def test_tidegate_ends_well_whatever_its_engine_does(vllm, state):
         asking = asyncio.create_task(client.chat.completions.create(model="m", messages=messages))
         if state != "starting":
             await start.until("came")
-            made.engine().want("sleep")
+            made.engine().set_goal("sleep")
         if state == "sleeping":
             start.steps()
-        await until(lambda: state != "starting" or bool(made.app.running._lines))
+        await until(lambda: state != "starting" or bool(made.app.running._scopes))
         await made.until(state)
     async with client:
         if state == "sleeping":

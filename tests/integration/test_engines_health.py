@@ -97,7 +97,7 @@ async def test_an_engine_that_accepts_no_more_connections_is_slow_and_not_dead(v
         while (await made.ask()).choices[0].message.content == WHOLE:
             pass
         for _ in range(10):
-            with pytest.raises(UpstreamTimeout, match="no room"):
+            with pytest.raises(UpstreamTimeout, match="does not accept another connection"):
                 await made.app.engines._parts["r1"].control.load()
             assert (await made.ask()).choices[0].message.content == "from the host"
         assert made.engine().status.state == "ready"
@@ -156,7 +156,7 @@ async def test_requests_without_a_first_token_move_when_their_engine_is_suspecte
             await start.looks(1)
         assert await asyncio.gather(*asking) == ["from the host"] * 30
         await start.until("left", 30)
-        assert made.engine().slots.taken == 1
+        assert made.engine().requests.taken == 1
         start.steps()
         assert (await alone).choices[0].message.content == WHOLE
         await made.until("ready")
@@ -182,14 +182,14 @@ async def test_a_hang_while_idle_is_found_without_a_request(vllm):
         clock.advance(61)
         await start.until("came")  # the first canary is answered
         await start.until("stepped")
-        used_s = made.engine().slots.last_used_s
+        used_s = made.engine().requests.last_used_s
         clock.advance(61)
         await start.until("came", 2)
         while made.engine().status.state == "ready":
             clock.advance(1)
             await start.looks(1)
         assert made.engine().status.reason.startswith("it has work, but has not made a step for")
-        assert made.engine().slots.last_used_s == used_s
+        assert made.engine().requests.last_used_s == used_s
         clock.advance(CONFIRM_S)
         await vllm.next_start()
         await made.until("ready")
@@ -209,7 +209,7 @@ async def test_a_canary_neither_keeps_an_idle_engine_awake_nor_wakes_it(vllm):
         await start.until("left")  # it was still running
         clock.advance(600)
         await start.until("told")
-        made.engine().want("run")
+        made.engine().set_goal("run")
         await made.until("ready")
         assert [line["path"] for line in start.all("told")] == ["/sleep?level=1", "/wake_up"]
         assert len(start.all("came")) == 1

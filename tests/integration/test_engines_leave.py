@@ -35,7 +35,7 @@ async def test_a_caller_that_disconnects_frees_the_engine(vllm, phase, stream, r
             took_s.append(left["at"] - left_at)
             await asyncio.gather(caller, return_exceptions=True)
         record_property("left_ms", [round(each * 1000, 1) for each in took_s])
-        await until(lambda: made.engine().slots.taken == 2)
+        await until(lambda: made.engine().requests.taken == 2)
         start.steps()
         for stream_ahead in await asyncio.gather(*ahead):
             assert [chunk async for chunk in stream_ahead][-1].choices[0].finish_reason == "stop"
@@ -56,11 +56,11 @@ async def test_a_request_that_is_cancelled_while_the_engine_starts_is_not_sent(v
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await until(lambda: not made.engine().slots.waiting)
+        await until(lambda: not made.engine().requests.waiting)
         start.tell("listen")
         assert (await made.ask()).choices[0].message.content
         assert len(start.all("came")) == 1
-        assert made.engine().slots.taken == 0
+        assert made.engine().requests.taken == 0
 
 
 async def test_a_cancelled_request_is_no_failure_of_the_engine(vllm):

@@ -133,9 +133,7 @@ async def test_a_changed_engine_starts_with_its_new_flags_when_the_old_process_h
         await first.until("came")
         await reload(made, {"r1": vllm.config(max_model_len=4096)})
         waiting = asyncio.create_task(text(made.ask("r1")))
-        await until(
-            lambda: "draining" in {each.connected.engine.status.state for each in leaving_engines(made).values()}
-        )
+        await until(lambda: "draining" in {each.entry.engine.status.state for each in leaving_engines(made).values()})
         assert (len(vllm.starts), made.engine("r1").status.state) == (1, "stopped")
         first.steps()
         assert await asking == WHOLE
@@ -161,7 +159,7 @@ async def test_an_engine_that_the_administrator_has_stopped_stays_stopped(vllm, 
     r1 = vllm.config()
     async with running_app({"r1": r1}, targets("r1")) as made:
         await made.until("ready")
-        made.engine("r1").want("stop")
+        made.engine("r1").set_goal("stop")
         await made.until("stopped")
         await reload(made, {"r1": r1, "v3": other.config()})
         assert await text(made.ask("v3")) == WHOLE

@@ -28,7 +28,7 @@ async def start_stream(made, vllm):
 
 
 async def until_closed_for(made, other: str, name="r1") -> None:
-    await until(lambda: made.engine(name)._access.closed_for == other)
+    await until(lambda: made.engine(name)._intake.closed_for == other)
 
 
 @pytest.mark.parametrize("level", [None, 1])
@@ -49,7 +49,7 @@ async def test_an_engine_that_is_never_idle_is_evicted_and_loaded_again(vllm, ot
         waiting = asyncio.create_task(text(made.ask("v3")))
         await until_closed_for(made, "v3")
         late = asyncio.create_task(text(made.ask("r1")))
-        await until(lambda: made.engine().slots.waiting == 1)
+        await until(lambda: made.engine().requests.waiting == 1)
         assert (made.engine().status.state, len(start.all("came")), other.starts) == ("ready", 2, [])
         start.steps()
         assert [chunk async for chunk in stream][-1].choices[0].finish_reason == "stop"
@@ -98,7 +98,7 @@ async def test_the_loaded_engine_reopens_when_the_waiting_request_is_cancelled(v
         await until_closed_for(made, "v3")
         waiting.cancel()
         await client.close()
-        await until(lambda: made.engine()._access.closed_for is None)
+        await until(lambda: made.engine()._intake.closed_for is None)
         start.steps()
         assert await text(made.ask("r1")) == WHOLE
         assert [chunk async for chunk in stream]
@@ -145,9 +145,9 @@ async def test_a_reload_changes_the_rules_and_touches_no_engine(vllm, other):
         assert 'swap.exclusive: [] -> [["r1","v3"]]' in report.changed
         assert report.needs_restart == []
         assert [made.engine(name).status.state for name in BOTH] == ["ready", "ready"]
-        made.engine("r1").want("stop")
+        made.engine("r1").set_goal("stop")
         await made.until("stopped", "r1")
-        made.engine("r1").want("run")
+        made.engine("r1").set_goal("run")
         await made.until("stopped", "v3")
         await made.until("ready", "r1")
     assert (len(vllm.starts), len(other.starts)) == (2, 1)

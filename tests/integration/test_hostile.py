@@ -207,7 +207,9 @@ async def test_a_schema_that_no_answer_fits_is_not_the_targets_fault(upstream, o
             response = await refusal(client, response_format=form)
             assert (response.status_code, response.code) == (502, "structured_output_invalid")
         target_registry = app._runtime.serving.target_registry
-        assert [(each.health.state, each.latency.failure_rate) for each in target_registry.kept()] == [("ok", 0.0)] * 2
+        assert [(each.health.state, each.latency.failure_rate) for each in target_registry.configured()] == [
+            ("ok", 0.0)
+        ] * 2
     # each of the four requests is sent to each target twice, and no third time
     assert (len(upstream.calls), len(other.calls)) == (8, 8)
 
@@ -224,7 +226,7 @@ async def test_invented_names_are_not_probed_and_do_not_push_others_out(upstream
             await refusal(client, model=f"first/junk{number}")
         calls_before = len(upstream.calls)
         clock.advance(10)
-        await app._runtime.prober.look()
+        await app._runtime.prober.probe_now()
         assert len(upstream.calls) == calls_before
 
 
@@ -243,13 +245,13 @@ async def test_a_callers_failed_request_does_not_change_how_a_target_is_probed(u
         client,
     ):
         assert await say(client) == "fine"
-        stats = app._runtime.serving.target_registry.kept()[0]
+        stats = app._runtime.serving.target_registry.configured()[0]
         assert stats.health.state == "ejected"
         upstream.play(chats)
         with pytest.raises(openai.NotFoundError):
             await client.embeddings.create(model="first/a", input="Hi")
         clock.advance(10)
-        await app._runtime.prober.look()
+        await app._runtime.prober.probe_now()
         assert stats.health.state == "trial"
 
 
@@ -264,11 +266,11 @@ async def test_a_probe_that_hangs_does_not_delay_other_targets(upstream, other):
         client,
     ):
         await refusal(client)
-        first, second = app._runtime.serving.target_registry.kept()
+        first, second = app._runtime.serving.target_registry.configured()
         upstream.play(hangs)
         other.play(FINE)
         clock.advance(10)
-        app._runtime.prober._begin()
+        app._runtime.prober._start_due_probes()
         while second.health.state != "trial":  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         assert first.health.state == "ejected"

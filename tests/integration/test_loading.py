@@ -137,7 +137,7 @@ async def test_a_failure_to_load_is_an_error_in_the_stream(vllm, session):
         await made.until("starting")
         stream = await made.ask(stream=True)
         async with session.post(f"{made.url}/v1/chat/completions", json=ASK) as response:
-            made.engine().want("stop")
+            made.engine().set_goal("stop")
             *_, error, done = await events(response)
         with pytest.raises(openai.APIError, match="is not ready"):
             async for _ in stream:
@@ -183,7 +183,7 @@ async def test_a_request_whose_caller_disconnects_during_the_load_ends(vllm):
         assert made.app._metrics.in_flight == 0
         start.tell("listen")
         await made.until("ready")
-        assert made.engine().slots.taken == 0
+        assert made.engine().requests.taken == 0
         assert start.all("came") == []
 
 
@@ -224,10 +224,10 @@ async def test_the_list_of_models_has_the_load_status_of_each(vllm):
         start.tell("listen")
         await asking
         assert await status(made) == "loaded"
-        made.engine().want("sleep")
+        made.engine().set_goal("sleep")
         await made.until("sleeping")
         assert await status(made) == "sleeping"
-        made.engine().want("stop")
+        made.engine().set_goal("stop")
         await made.until("stopped")
         assert await status(made) == "unloaded"
 

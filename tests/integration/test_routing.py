@@ -223,13 +223,13 @@ async def test_a_host_that_lists_its_models_and_generates_nothing_stays_out(upst
         prober = stage.app._runtime.prober
         for _ in range(4):
             clock.advance(200)
-            await prober.look()
+            await prober.probe_now()
             before = len(upstream.calls)
             assert await stage.say() == "second"
             assert len(upstream.calls) == before
         upstream.play(FIRST)
         clock.advance(200)
-        await prober.look()
+        await prober.probe_now()
         probe = [json.loads(call.body) for call in upstream.calls if call.method == "POST"][-1]
         assert probe["messages"] == [{"role": "user", "content": "Say OK."}]
         clock.advance(20)
@@ -255,7 +255,7 @@ async def test_offline_begins_and_ends_by_itself(upstream, other, repeats):
         hosts["first"].transport._base_url = f"http://127.0.0.1:{port}/v1"  # the host can be reached again
         hosts["first"].transport._urls.clear()
         clock.advance(2)
-        await stage.app._runtime.prober.look()
+        await stage.app._runtime.prober.probe_now()
         assert await stage.say() == "first"
 
 
@@ -420,7 +420,7 @@ async def test_an_engine_killed_under_load_fails_no_request_and_comes_back(upstr
             await asyncio.sleep(0)
         response = {"max_tokens": 48, "temperature": 0}
         requests = [asyncio.create_task(stage.ask(**response)) for _ in range(12)]
-        while engine.slots.taken < 12:  # noqa: ASYNC110 - there is no event to wait for
+        while engine.requests.taken < 12:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         os.kill(engine._child.pid, signal.SIGKILL)
         for answer in await asyncio.gather(*requests):

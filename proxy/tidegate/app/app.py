@@ -22,7 +22,7 @@ from tidegate.config.root import Config, unnamed_engines
 from tidegate.deadline import Deadlines
 from tidegate.engines.assembly import Engines
 from tidegate.engines.base import EngineStatus
-from tidegate.engines.factory import ConnectedEngine, OnEngineChange
+from tidegate.engines.factory import EngineEntry, OnEngineChange
 from tidegate.engines.faults import check_settings, notes
 from tidegate.entrypoints import asgi
 from tidegate.entrypoints.http.request_scope import RunningRequests
@@ -33,14 +33,14 @@ from tidegate.operations.administration import EngineAdministration, ReloadRepor
 from tidegate.operations.explain import Explainer, TargetList
 from tidegate.operations.feedback import Feedback, ScorableAnswers
 from tidegate.operations.listing import ModelListing
-from tidegate.operations.probes import Prober
+from tidegate.operations.probes import TargetProber
 from tidegate.operations.readiness import Readiness
 from tidegate.pipeline.admission import Admission
 from tidegate.pipeline.failover_context import FailoverContext
-from tidegate.pipeline.load_progress import EngineChanges
 from tidegate.pipeline.preferences import Preferences
 from tidegate.pipeline.request import Pipeline
 from tidegate.pipeline.settlement import Settlement
+from tidegate.pipeline.start_progress import EngineChanges
 from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams
 from tidegate.reasoning_memory import ProcessReasoningMemory
 from tidegate.routing.catalogue import Catalogue
@@ -124,7 +124,7 @@ class App:
         self._rebuild_tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._concurrency: Mapping[str, ConcurrencyLimit] = {}
-        self._limited_engines: Mapping[str, ConnectedEngine] = {}  # the engines that `_concurrency` was made for
+        self._limited_engines: Mapping[str, EngineEntry] = {}  # the engines that `_concurrency` was made for
         self._runtime = self._build_runtime(config, self._read_inputs(config, source, {}), None)
         self._metrics.add_targets(self._configured_targets)
         self.asgi = asgi.AppReference(asgi.build(self._runtime.services))
@@ -287,7 +287,7 @@ class App:
             clock=clock,
             deadlines=Deadlines(),
         )
-        prober = Prober(serving, config=config.routing.health, clock=clock, log=self._log)
+        prober = TargetProber(serving, config=config.routing.health, clock=clock, log=self._log)
         return Runtime(config, serving, services, prober, catalogue, inputs)
 
     def _build_serving_state(
@@ -395,7 +395,7 @@ class Runtime(Struct, frozen=True):
     config: Config
     serving: ServingState
     services: Services
-    prober: Prober
+    prober: TargetProber
     catalogue: Catalogue
     inputs: RuntimeInputs
 

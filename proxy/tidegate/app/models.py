@@ -11,7 +11,7 @@ from tidegate.config.models import ModelConfig, TargetConfig
 from tidegate.config.replicas import engine_of, groups
 from tidegate.config.root import Config, unnamed_engines
 from tidegate.engines.base import Engine
-from tidegate.engines.factory import ConnectedEngine
+from tidegate.engines.factory import EngineEntry
 from tidegate.engines.states import State
 from tidegate.protocol.models import Status, best_status
 from tidegate.routing.targets import Target
@@ -60,15 +60,15 @@ def engine_targets(
     return {name: list(_targets(TargetConfig(engine=name), config.engines, cards, loaded, replicas)) for name in loaded}
 
 
-def loaded_cards(engines: Mapping[str, ConnectedEngine], cards: Cards) -> dict[str, Card]:
+def loaded_cards(engines: Mapping[str, EngineEntry], cards: Cards) -> dict[str, Card]:
     """The card of the model in each vLLM engine: found by the model's name, otherwise by its checkpoint.
 
     Of several replicas the first one counts: when they are replaced one at a time, it has the new config first.
     """
     found: dict[str, Card] = {}
-    for name, connected in engines.items():
-        if isinstance(connected.config, VllmConfig) and engine_of(name) not in found:
-            found[engine_of(name)] = card_of(connected.config, connected.model_card, cards)
+    for name, entry in engines.items():
+        if isinstance(entry.config, VllmConfig) and engine_of(name) not in found:
+            found[engine_of(name)] = card_of(entry.config, entry.model_card, cards)
     return found
 
 
@@ -80,7 +80,7 @@ def card_of(engine: VllmConfig, checkpoint_card: str | None, cards: Cards) -> Ca
     return card if engine.max_model_len is None else structs.replace(card, context_window=engine.max_model_len)
 
 
-def statuses(engines: Mapping[str, ConnectedEngine]) -> dict[str, Callable[[], Status]]:
+def statuses(engines: Mapping[str, EngineEntry]) -> dict[str, Callable[[], Status]]:
     """A function for each engine and each replica that returns its status; an engine has that of its best replica."""
     members = {**{name: [name] for name in engines}, **groups(engines)}
     return {name: partial(_status_of, [engines[each].engine for each in names]) for name, names in members.items()}

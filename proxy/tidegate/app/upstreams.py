@@ -11,8 +11,8 @@ from tidegate.config.root import Config
 from tidegate.config.upstreams import UpstreamConfig
 from tidegate.dialects.base import Dialect
 from tidegate.dialects.registry import DIALECTS
-from tidegate.engines.base import Engine, ObservedLoad, Progress
-from tidegate.engines.factory import ConnectedEngine
+from tidegate.engines.base import Engine, Progress, ScrapedLoad
+from tidegate.engines.factory import EngineEntry
 from tidegate.errors import UpstreamFailed
 from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.pipeline.upstream import Upstream
@@ -72,31 +72,31 @@ def host_upstream(name: str, host: UpstreamConfig, wire: Transport) -> Upstream:
     return Upstream(name=name, dialect=DIALECTS[host.dialect], transport=wire, api_version=host.api_version)
 
 
-def engine_upstream(name: str, connected: ConnectedEngine) -> Upstream:
+def engine_upstream(name: str, entry: EngineEntry) -> Upstream:
     """An engine in the form that the pipeline uses."""
     return Upstream(
         name=name,
-        dialect=_dialect(connected),
-        transport=connected.transport,
-        acquire_slot=connected.engine.acquire_slot,
-        always_streams=connected.always_streams,
-        snapshot=snapshot_reader(connected.engine, connected.parses_tool_calls),
-        report_failure=connected.engine.report_failure,
-        movable_waits=connected.engine.slots.movable_waits,
-        in_flight=lambda: connected.engine.slots.taken,
-        load=connected.engine.load,
+        dialect=_dialect(entry),
+        transport=entry.transport,
+        acquire_slot=entry.engine.acquire_slot,
+        always_streams=entry.always_streams,
+        snapshot=snapshot_reader(entry.engine, entry.parses_tool_calls),
+        report_failure=entry.engine.report_failure,
+        movable_waits=entry.engine.requests.movable_waits,
+        in_flight=lambda: entry.engine.requests.taken,
+        load=entry.engine.load,
     )
 
 
 def open_concurrency_limits(
-    config: Config, engines: Mapping[str, ConnectedEngine], clock: Clock, old: Mapping[str, ConcurrencyLimit]
+    config: Config, engines: Mapping[str, EngineEntry], clock: Clock, old: Mapping[str, ConcurrencyLimit]
 ) -> dict[str, ConcurrencyLimit]:
     """The concurrency limits of all upstreams, engines and replicas, by name.
 
     A limit in `old` is kept, with its running and queued requests, and gets its new size.
     """
     configs = {name: host.concurrency for name, host in config.upstreams.items()}
-    configs |= {name: connected.config.concurrency for name, connected in engines.items()}
+    configs |= {name: entry.config.concurrency for name, entry in engines.items()}
     limits = {name: old.get(name) or ConcurrencyLimit(name, config, clock) for name, config in configs.items()}
     for name, limit in limits.items():
         limit.resize(configs[name])
@@ -111,16 +111,16 @@ def snapshot_reader(
     `parses_tool_calls` is called again after each change of the status: the engine may have been started with other
     flags.
     """
-    load, status = engine.observed_load, engine.status
+    load, status = engine.scraped_load, engine.status
     last = _snapshot(engine, None, parses_tool_calls=parses_tool_calls())
 
     def read() -> EngineSnapshot:
         nonlocal load, status, last
         # the availability of an engine that is not ready can change before its status does
         has_changed = engine.status is not status or (not last.is_ready and engine.availability != last.availability)
-        if engine.observed_load is not load or has_changed:
-            report = last.load_report if engine.observed_load is load else _load_report(engine.observed_load)
-            load, status = engine.observed_load, engine.status
+        if engine.scraped_load is not load or has_changed:
+            report = last.load_report if engine.scraped_load is load else _load_report(engine.scraped_load)
+            load, status = engine.scraped_load, engine.status
             last = _snapshot(engine, report, parses_tool_calls=parses_tool_calls())
         return last
 
@@ -146,23 +146,23 @@ def model_list_fetchers(wires: Mapping[str, Transport]) -> dict[str, Fetch]:
     return {name: _model_list_fetcher(name, wire) for name, wire in wires.items()}
 
 
-def _load_report(observed_load: ObservedLoad) -> LoadReport:
-    load = observed_load.load
+def _load_report(scraped_load: ScrapedLoad) -> LoadReport:
+    load = scraped_load.load
     return LoadReport(
         running=load.running,
         waiting=load.waiting,
         kv_used=load.kv_used,
         ttft_s=load.ttft_s or 0.0,
-        at_s=observed_load.at_s,
-        our_in_flight=observed_load.in_flight,
+        at_s=scraped_load.at_s,
+        our_in_flight=scraped_load.in_flight,
     )
 
 
-def _dialect(connected: ConnectedEngine) -> Dialect:
-    dialect = DIALECTS[connected.dialect].for_engine()
-    if connected.parses_thinking:
+def _dialect(entry: EngineEntry) -> Dialect:
+    dialect = DIALECTS[entry.dialect].for_engine()
+    if entry.parses_thinking:
         dialect = structs.replace(dialect, may_lack_parser=False)
-    return dialect if connected.supports_tools else structs.replace(dialect, supports_tools=False)
+    return dialect if entry.supports_tools else structs.replace(dialect, supports_tools=False)
 
 
 def _model_list_fetcher(name: str, wire: Transport) -> Fetch:

@@ -12,8 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from tidegate.dialects.draft import Draft
-from tidegate.dialects.rebuilding import (
+from tidegate.dialects.allowlist_rules import (
     Rule,
     either,
     fields,
@@ -26,6 +25,7 @@ from tidegate.dialects.rebuilding import (
     unchanged_if,
     word,
 )
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.protocol.raw import as_list, as_object
 from tidegate.protocol.request import json_type, wrong_type
 
@@ -92,7 +92,7 @@ _TOOL = fields(type=word, function=_FUNCTION, custom=_CUSTOM, defer_loading=scal
 _CHOSEN = {"type": word, "name": text, "function": _NAMED, "custom": _NAMED}
 
 
-def restrict_fields(draft: Draft) -> None:
+def restrict_fields(draft: RequestDraft) -> None:
     """Keep the allowed fields, rebuilt by their rules; drop or refuse the others.
 
     Raises:
@@ -112,7 +112,7 @@ def restrict_fields(draft: Draft) -> None:
             _drop_or_refuse(draft, name, value)
 
 
-def _restrict_setting(draft: Draft, name: str, value: Raw) -> None:
+def _restrict_setting(draft: RequestDraft, name: str, value: Raw) -> None:
     if json_type(value) not in {"string", "object", "array"}:
         return
     setting = msgspec.json.decode(value)
@@ -125,7 +125,7 @@ def _restrict_setting(draft: Draft, name: str, value: Raw) -> None:
     draft.put(name, setting)
 
 
-def _drop_or_refuse(draft: Draft, name: str, value: Raw) -> None:
+def _drop_or_refuse(draft: RequestDraft, name: str, value: Raw) -> None:
     if draft.is_default(name):
         del draft.fields[name]
     elif _NAMES_RESOURCE.search(name) is not None or has_address(msgspec.json.decode(value)):
@@ -152,7 +152,7 @@ def _check_no_objects(at: str, raw: Raw) -> None:
         _check_no_objects(f"{at}[{place}]", item)
 
 
-def _keep_or_drop(draft: Draft, name: str, value: Raw | None) -> None:
+def _keep_or_drop(draft: RequestDraft, name: str, value: Raw | None) -> None:
     if value is None:
         del draft.fields[name]
         draft.note(name, "dropped")

@@ -5,13 +5,13 @@ Without it, the newer `/openai/v1` is used, which has to be part of the base URL
 """
 
 from tidegate.dialects.base import OPENAI_PARTS, Dialect
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
+from tidegate.dialects.request_draft import RequestDraft
 
 _RENAMED = "2024-09"  # `max_completion_tokens` exists since 2024-09-01-preview
 
 
-def _adjust(draft: Draft) -> None:
+def _adjust(draft: RequestDraft) -> None:
     """Send `max_tokens` to older API versions, which support no other name and whose models all accept it."""
     if draft.api_version is not None and draft.api_version < _RENAMED:
         limit = draft.fields.pop("max_completion_tokens", None)

@@ -26,16 +26,16 @@ from tidegate.dialects import (
     thinking,
     tools,
 )
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
 from tidegate.dialects.prefill import Prefill, put_message, put_prompt
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.errors import MalformedRequest, UpstreamLacksOperation
-from tidegate.protocol.chat import Chunk, Reading, TopLevel
+from tidegate.protocol.chat import AnswerRules, Chunk, TopLevel
 from tidegate.protocol.raw import as_list, as_text
 from tidegate.protocol.request import Endpoint, ModelRequest, is_null, json_type
 from tidegate.protocol.text_calls import TextCalls
 
-Adjust = Callable[[Draft], None]
+Adjust = Callable[[RequestDraft], None]
 
 _encode = msgspec.json.Encoder().encode
 _TRUE = Raw(b"true")
@@ -100,7 +100,7 @@ ONLY_OPENAI = frozenset(
 )
 
 
-def no_adjustment(_draft: Draft) -> None:
+def no_adjustment(_draft: RequestDraft) -> None:
     """Change nothing: the `adjust` of most dialects."""
 
 
@@ -110,7 +110,7 @@ class HostRequest(Struct, frozen=True):
     Attributes:
         path: the path below the base URL, with the query.
         body: the JSON body.
-        reading: how the answer is to be read.
+        answer_rules: how the answer is to be read.
         adjusted: the changes that `x-tidegate-adjusted` reports, as `name=change`; changes of spelling are left out.
         schema: the schema that the pipeline validates the answer against, as the host does not enforce it; None: there
             is no such schema.
@@ -120,7 +120,7 @@ class HostRequest(Struct, frozen=True):
 
     path: str
     body: bytes
-    reading: Reading
+    answer_rules: AnswerRules
     adjusted: list[str]
     schema: Raw | None = None
     uses_functions: bool = False
@@ -294,7 +294,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             UpstreamLacksModel: the host cannot continue an answer that has begun; another target may.
         """
         fields = {name: value for name, value in request.fields.items() if not is_null(value)}
-        draft = Draft(
+        draft = RequestDraft(
             fields,
             card,
             drops_params=drops_params,
@@ -323,7 +323,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         return HostRequest(
             "/beta" * is_beta + self.path(request.endpoint, model, api_version),
             _encode(draft.fields),
-            self._reading(request, draft),
+            self._answer_rules(request, draft),
             draft.adjusted,
             draft.schema,
             draft.uses_functions,
@@ -345,7 +345,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             return path
         return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"
 
-    def _strip_internal(self, draft: Draft) -> None:
+    def _strip_internal(self, draft: RequestDraft) -> None:
         for name in [name for name in draft.fields if name in _INTERNAL]:
             if not self.fetches_urls and name in _OPERATOR_FIELDS and b'"' in bytes(draft.fields[name]):
                 draft.refuse(name, why="may be set only by the operator of a local engine")
@@ -353,7 +353,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
                 del draft.fields[name]
                 draft.note(name, "dropped")
 
-    def _adjust_chat(self, draft: Draft, past_reasoning: Mapping[str, str]) -> None:
+    def _adjust_chat(self, draft: RequestDraft, past_reasoning: Mapping[str, str]) -> None:
         has_tools = not tools.FIELDS.isdisjoint(draft.fields)
         if not self.rules.keeps_cache_control:
             _drop_cache_control(draft)
@@ -382,7 +382,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if not self.supports_tools:
             emulated_tools.write_history(draft)
 
-    def _adjust_tools(self, draft: Draft) -> None:
+    def _adjust_tools(self, draft: RequestDraft) -> None:
         tools.drop_empty(draft)
         if self.needs_parameters:
             tools.fill_parameters(draft)
@@ -394,14 +394,14 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if not self.supports_tools:
             emulated_tools.emulate(draft)
 
-    def _adjust_messages(self, draft: Draft) -> None:
+    def _adjust_messages(self, draft: RequestDraft) -> None:
         reasoning = None if draft.card.reasoning_history == "forbidden" else self.rules.reasoning
         draft.messages = messages.adapt(draft.fields["messages"], self.rules, reasoning=reasoning, note=draft.note)
         parts.check(draft.messages, known=self.parts, has_vision=draft.card.vision)
         if not self.fetches_urls:
             engine_messages.restrict(draft)
 
-    def _adjust_other(self, draft: Draft) -> None:
+    def _adjust_other(self, draft: RequestDraft) -> None:
         if not self.takes_base64:
             draft.fields.pop("encoding_format", None)
         if not self.fetches_urls:
@@ -413,11 +413,13 @@ class Dialect(Struct, frozen=True, kw_only=True):
             put_prompt(draft)
         self.adjust_completion(draft)
 
-    def _take_thinking(self, draft: Draft) -> thinking.Thinking:
-        source = Draft(dict(draft.fields), draft.card) if self.put_thinking is None else draft
+    def _take_thinking(self, draft: RequestDraft) -> thinking.Thinking:
+        source = RequestDraft(dict(draft.fields), draft.card) if self.put_thinking is None else draft
         return thinking.take(source, keeps_template_kwargs=self.keeps_template_kwargs)
 
-    def _adjust_thinking(self, draft: Draft, requested: thinking.Thinking, past_reasoning: Mapping[str, str]) -> None:
+    def _adjust_thinking(
+        self, draft: RequestDraft, requested: thinking.Thinking, past_reasoning: Mapping[str, str]
+    ) -> None:
         is_thinking = thinking.is_thinking(draft, requested, by_default=self.thinks_by_default)
         is_blocked_by_tools = (not self.forces_tools_while_thinking and tools.is_forced(draft)) or (
             not draft.card.tools_while_thinking and "tools" in draft.fields
@@ -440,7 +442,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             if self.restores_reasoning(draft.card) and self.rules.reasoning is not None:
                 history.restore(draft, self.rules.reasoning, past_reasoning, stand_in=self.stand_in)
 
-    def _limit_tokens(self, draft: Draft) -> None:
+    def _limit_tokens(self, draft: RequestDraft) -> None:
         """Q-MAX: send one limit, under the host's name for it, and at most the model's maximum."""
         fields = draft.fields
         newer, older = fields.pop("max_completion_tokens", None), fields.pop("max_tokens", None)
@@ -459,7 +461,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         else:
             fields[name] = limit
 
-    def _request_stream(self, draft: Draft) -> None:
+    def _request_stream(self, draft: RequestDraft) -> None:
         draft.fields.pop("stream_options", None)
         draft.fields.pop("stream", None)
         if draft.is_stream:
@@ -467,14 +469,14 @@ class Dialect(Struct, frozen=True, kw_only=True):
             if self.takes_stream_options:
                 draft.fields["stream_options"] = Raw(b'{"include_usage":true}')
 
-    def _reading(self, request: ModelRequest, draft: Draft) -> Reading:
+    def _answer_rules(self, request: ModelRequest, draft: RequestDraft) -> AnswerRules:
         wants_logprobs = bytes(request.fields.get("logprobs", b"null")) not in {b"null", b"false"}
         if request.endpoint != "chat":
-            return Reading(may_call=False, top_level=self.top_level, wants_logprobs=wants_logprobs)
+            return AnswerRules(may_call=False, top_level=self.top_level, wants_logprobs=wants_logprobs)
         offered = tools.may_be_called(draft)  # not from the request, whose tools may be null or an empty list
         limit = draft.fields.get("max_completion_tokens", draft.fields.get("max_tokens"))
         is_one_call = draft.uses_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
-        return Reading(
+        return AnswerRules(
             thought_tags=self.thought_tags,
             begins_in_reasoning=self._begins_in_thought(draft),
             repairs_markup=self.leaks_markup if draft.card.leaks_markup is None else draft.card.leaks_markup,
@@ -490,7 +492,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             max_tokens=None if limit is None else int(float(bytes(limit))),
         )
 
-    def _begins_in_thought(self, draft: Draft) -> bool:
+    def _begins_in_thought(self, draft: RequestDraft) -> bool:
         """Return whether the text may begin inside the thinking tag that the template opened (contract C.9a).
 
         It cannot if the form of the answer is constrained: without a parser for thinking, the engine applies that
@@ -513,7 +515,7 @@ def _salt(salt_caller: str) -> str:
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def _drop_cache_control(draft: Draft) -> None:
+def _drop_cache_control(draft: RequestDraft) -> None:
     """Drop Anthropic's `cache_control` from the request and its tools, as some hosts refuse unknown fields."""
     if draft.fields.pop("cache_control", None) is not None:
         draft.note("cache_control", "dropped")
@@ -521,7 +523,7 @@ def _drop_cache_control(draft: Draft) -> None:
         tools.drop_cache_control(draft)
 
 
-def _list_stops(draft: Draft) -> None:
+def _list_stops(draft: RequestDraft) -> None:
     """Q-STOP: make `stop` a list without empty strings; remove it if the list is empty."""
     raw = draft.fields.get("stop")
     if raw is None:

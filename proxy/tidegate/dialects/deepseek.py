@@ -4,15 +4,15 @@ import hashlib
 
 from tidegate.dialects import structured, tools
 from tidegate.dialects.base import ONLY_OPENAI, Dialect
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.dialects.thinking import Thinking, translate_effort
 from tidegate.protocol.raw import as_text
 
 _EFFORTS = {"minimal": "low", "medium": "high", "xhigh": "high", "ultra": "max"}  # row 2
 
 
-def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+def _put_thinking(draft: RequestDraft, thinking: Thinking) -> None:
     """Rows 1 and 2: send the switch for thinking in the body, and the effort on DeepSeek's scale of three values."""
     if thinking.is_on is not None:
         draft.put("thinking", {"type": "enabled" if thinking.is_on else "disabled"})
@@ -20,13 +20,13 @@ def _put_thinking(draft: Draft, thinking: Thinking) -> None:
         draft.put("reasoning_effort", translate_effort(draft, thinking.effort, _EFFORTS))
 
 
-def _adjust(draft: Draft) -> None:
+def _adjust(draft: RequestDraft) -> None:
     _put_user_id(draft)
     tools.strip_strict(draft)
     structured.mention_json(draft)
 
 
-def _put_user_id(draft: Draft) -> None:
+def _put_user_id(draft: RequestDraft) -> None:
     """Row 16: send a hash of the user as `user_id`, by which DeepSeek separates its cache.
 
     `user_id` allows few characters, and the names of users are often e-mail addresses.

@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from tidegate.dialects import structured, tools
-from tidegate.dialects.draft import Draft, Message, compact
 from tidegate.dialects.messages import calls_of, role_of, set_text, text_of
+from tidegate.dialects.request_draft import Message, RequestDraft, compact
 from tidegate.errors import MalformedRequest, ProxyError, UpstreamRejected
 from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import is_null, json_type
@@ -53,7 +53,7 @@ class _EmulatedTool(Struct, frozen=True):
         return _encode({"name": self.name, **about, "parameters": self.parameters}).decode()
 
 
-def emulate(draft: Draft) -> None:
+def emulate(draft: RequestDraft) -> None:
     """Move the tools of a request into its prompt and its `response_format`.
 
     All tools are functions here, as `tools.restrict_to_functions` has run before.
@@ -91,7 +91,7 @@ def emulate(draft: Draft) -> None:
     draft.note(field, "emulated")
 
 
-def write_history(draft: Draft) -> None:
+def write_history(draft: RequestDraft) -> None:
     """Turn past calls and their results into text, as the template would drop them.
 
     Successive results become one user message, as some templates require user and assistant messages to alternate.
@@ -122,7 +122,7 @@ def point_to_tools(error: ProxyError, calls: TextCalls) -> None:
         error.message = f"This model cannot be restricted to the parameters in '{calls.field}': {error.message}"
 
 
-def _tools(draft: Draft) -> Iterator[_EmulatedTool]:
+def _tools(draft: RequestDraft) -> Iterator[_EmulatedTool]:
     field = "functions[{}]" if draft.uses_functions else "tools[{}].function"
     for number, tool in enumerate(as_list(draft.fields.get("tools"))):
         function, at = as_object(as_object(tool).get("function")), field.format(number)
@@ -154,7 +154,7 @@ def _parameters(raw: Raw | None, at: str, name: str) -> Raw:
     return raw
 
 
-def _refuse(draft: Draft, *names: str) -> None:
+def _refuse(draft: RequestDraft, *names: str) -> None:
     for name in names:
         if name in draft.fields and compact(draft.fields[name]) not in _DEFAULTS:
             draft.refuse(name, why="is not supported together with 'tools' with this model")

@@ -6,8 +6,7 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from tidegate.dialects.draft import Draft
-from tidegate.dialects.rebuilding import (
+from tidegate.dialects.allowlist_rules import (
     Rule,
     address,
     base64_text,
@@ -21,6 +20,7 @@ from tidegate.dialects.rebuilding import (
     unchanged_if,
     word,
 )
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.errors import MalformedRequest
 from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import json_type, wrong_type
@@ -97,7 +97,7 @@ _PARTS: Mapping[str, Mapping[str, Rule]] = {
 _TEXTS = frozenset({"text", "refusal"})
 
 
-def restrict(draft: Draft) -> None:
+def restrict(draft: RequestDraft) -> None:
     """Rebuild every message from its allowed keys and content parts.
 
     Raises:

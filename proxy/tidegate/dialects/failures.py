@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tidegate.dialects import pauses
+from tidegate.dialects import retry_after
 from tidegate.errors import (
     EngineDied,
     ProxyError,
@@ -167,13 +167,13 @@ def _error_for_status(
     if status == 404:
         return UpstreamLacksModel(message, param="model", is_quoted=is_quoted)
     if status == 429:
-        pause_s = pauses.retry_after_s(headers, received_s) or pauses.reset_s(headers, received_s)
+        pause_s = retry_after.retry_after_s(headers, received_s) or retry_after.reset_s(headers, received_s)
         return _rate_limited(details, message, pause_s)
     if status in _TIMEOUTS:
         return UpstreamTimeout(message, is_quoted=is_quoted)
     if status in _OVERLOADED:
         # llama.cpp sends the type `unavailable_error` while it loads a model (row 95)
-        stated_s = pauses.retry_after_s(headers, received_s)
+        stated_s = retry_after.retry_after_s(headers, received_s)
         wait_s = _LOADING_RETRY_S if details.type == "unavailable_error" else _OVERLOAD_RETRY_S
         failed = UpstreamFailed(message, status=503, retry_after_s=stated_s or wait_s, is_quoted=is_quoted)
         failed.is_stated = stated_s is not None

@@ -1,14 +1,14 @@
 """api.fireworks.ai (contract B.10)."""
 
 from tidegate.dialects.base import ONLY_OPENAI, Dialect
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.dialects.thinking import put_effort
 from tidegate.dialects.tools import ALL_CHOICES
 from tidegate.protocol.raw import as_text
 
 
-def _adjust(draft: Draft) -> None:
+def _adjust(draft: RequestDraft) -> None:
     """Row 157: request an error if the context is exceeded; Fireworks would shorten the answer without notice."""
     if as_text(draft.fields.get("context_length_exceeded_behavior")) not in {None, "error"}:
         draft.note("context_length_exceeded_behavior", "error")

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Raw
 
-from tidegate.dialects.draft import Draft, Message
 from tidegate.dialects.messages import calls_of, role_of
+from tidegate.dialects.request_draft import Message, RequestDraft
 from tidegate.protocol.raw import as_text
 from tidegate.protocol.request import Fields
 
@@ -23,7 +23,7 @@ def call_ids(fields: Fields) -> Sequence[str]:
     return [call_id for message in _messages.decode(fields["messages"]) for call_id in _call_ids(message)]
 
 
-def restore(draft: Draft, name: str, past_reasoning: Mapping[str, str], *, stand_in: str | None) -> None:
+def restore(draft: RequestDraft, name: str, past_reasoning: Mapping[str, str], *, stand_in: str | None) -> None:
     """Add the stored reasoning, or the stand-in text, to each assistant message that has no reasoning.
 
     Args:

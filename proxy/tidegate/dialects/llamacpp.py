@@ -3,8 +3,8 @@
 from msgspec import Raw
 
 from tidegate.dialects.base import ONLY_OPENAI, TEXT_AND_IMAGES, Dialect
-from tidegate.dialects.draft import Draft, Message
 from tidegate.dialects.messages import Rules, role_of, set_text, text_of
+from tidegate.dialects.request_draft import Message, RequestDraft
 from tidegate.dialects.thinking import Thinking, put_effort, put_template_switch
 from tidegate.dialects.tools import ALL_CHOICES
 from tidegate.errors import MalformedRequest
@@ -14,7 +14,7 @@ _put_effort = put_effort(off=None)
 _BOOLEANS = {b'"true"': Raw(b"true"), b'"false"': Raw(b"false")}
 
 
-def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+def _put_thinking(draft: RequestDraft, thinking: Thinking) -> None:
     """Set the switch of the chat template; the effort is sent too, as some templates use it."""
     _put_effort(draft, thinking)
     if thinking.is_on is not None:
@@ -23,13 +23,13 @@ def _put_thinking(draft: Draft, thinking: Thinking) -> None:
         draft.fields["thinking_budget_tokens"], thinking.budget = thinking.budget, None
 
 
-def _adjust(draft: Draft) -> None:
+def _adjust(draft: RequestDraft) -> None:
     _fix_switch(draft)
     _drop_logprobs(draft)
     _join_last_answers(draft)
 
 
-def _fix_switch(draft: Draft) -> None:
+def _fix_switch(draft: RequestDraft) -> None:
     """Row 105b: turn the strings "true" and "false" into booleans, as llama.cpp refuses a switch that is a string."""
     switches = as_object(draft.fields.get("chat_template_kwargs"))
     boolean = _BOOLEANS.get(bytes(switches.get("enable_thinking", b"")))
@@ -37,7 +37,7 @@ def _fix_switch(draft: Draft) -> None:
         draft.put("chat_template_kwargs", switches | {"enable_thinking": boolean})
 
 
-def _drop_logprobs(draft: Draft) -> None:
+def _drop_logprobs(draft: RequestDraft) -> None:
     """Row 100: drop log probabilities from a stream with tools, as llama.cpp refuses both together.
 
     Raises:
@@ -49,7 +49,7 @@ def _drop_logprobs(draft: Draft) -> None:
                 draft.refuse(name, why="is not supported together with 'tools' with this model")
 
 
-def _join_last_answers(draft: Draft) -> None:
+def _join_last_answers(draft: RequestDraft) -> None:
     """Row 101: join several assistant messages at the end into one.
 
     llama.cpp continues an assistant message at the end. It refuses two of them, and one that calls tools.

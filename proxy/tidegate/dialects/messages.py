@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from tidegate.dialects import parts
-from tidegate.dialects.draft import Message, Note, compact, ignore_note
+from tidegate.dialects.request_draft import Message, Note, compact, ignore_note
 from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import Fields, is_null, json_type
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from tidegate.dialects import answer_shapes, events, failures
 from tidegate.dialects.base import ONLY_OPENAI, Dialect
-from tidegate.dialects.draft import Draft
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.dialects.thinking import put_no_switch
 from tidegate.protocol.chat import Choice, Chunk, Delta, Function, ToolCall
 from tidegate.protocol.lenient import TextPiece
@@ -21,7 +21,7 @@ _UNSUPPORTED = (
 )
 
 
-def _adjust(draft: Draft) -> None:
+def _adjust(draft: RequestDraft) -> None:
     """Row 168: refuse `json_object`, as the API constrains an answer only by a schema."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) == "json_object":
         draft.refuse("response_format")

@@ -1,14 +1,14 @@
 """openrouter.ai (contract B.12): a router to many providers, which supports most of OpenAI's fields."""
 
 from tidegate.dialects.base import OPENAI_PARTS, Dialect
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.dialects.thinking import Thinking, translate_effort
 
 _EFFORTS = {"max": "xhigh"}
 
 
-def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+def _put_thinking(draft: RequestDraft, thinking: Thinking) -> None:
     settings: dict[str, object] = dict(thinking.rest)
     if thinking.is_on is False:
         settings["enabled"] = False

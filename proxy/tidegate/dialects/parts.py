@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 from msgspec import Raw
 
-from tidegate.dialects.draft import Message, Note
+from tidegate.dialects.request_draft import Message, Note
 from tidegate.errors import MalformedRequest, UnsupportedParameter
 from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import json_type

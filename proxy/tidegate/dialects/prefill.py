@@ -8,15 +8,15 @@ from typing import Literal
 
 from msgspec import Raw
 
-from tidegate.dialects.draft import Draft, Message
 from tidegate.dialects.messages import set_text
+from tidegate.dialects.request_draft import Message, RequestDraft
 from tidegate.errors import UpstreamLacksModel
 from tidegate.protocol.raw import as_text
 
 Prefill = Literal["vllm", "deepseek_beta"]
 
 
-def put_message(draft: Draft, form: Prefill | None) -> None:
+def put_message(draft: RequestDraft, form: Prefill | None) -> None:
     """Append the text so far as a last assistant message that the host has to continue.
 
     Args:
@@ -38,6 +38,6 @@ def put_message(draft: Draft, form: Prefill | None) -> None:
     draft.messages.append(message)
 
 
-def put_prompt(draft: Draft) -> None:
+def put_prompt(draft: RequestDraft) -> None:
     """Append the text so far to the prompt of a completion, which continues any text."""
     draft.put("prompt", (as_text(draft.fields.get("prompt")) or "") + draft.prefix)

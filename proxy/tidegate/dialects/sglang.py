@@ -1,14 +1,14 @@
 """SGLang's OpenAI server (contract B.3)."""
 
 from tidegate.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.dialects.thinking import Thinking, put_effort, put_template_switch
 
 _put_effort = put_effort(off=None)
 
 
-def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+def _put_thinking(draft: RequestDraft, thinking: Thinking) -> None:
     _put_effort(draft, thinking)
     if thinking.is_on is not None:
         put_template_switch(draft, ("thinking", "enable_thinking"), is_on=thinking.is_on)

@@ -1,6 +1,6 @@
 """Emulates `response_format` if the host cannot enforce a schema: the schema is put into the prompt (Q-JSON).
 
-The pipeline then validates the answer against `Draft.schema`, and repeats the request once if the answer is invalid.
+The pipeline then validates the answer against `RequestDraft.schema`, and repeats the request once if it is invalid.
 """
 
 import msgspec
@@ -8,8 +8,8 @@ from msgspec import Raw
 
 from tidegate.config.cards import Structured
 from tidegate.dialects import parts
-from tidegate.dialects.draft import Draft, Message
 from tidegate.dialects.messages import role_of, set_text, text_of
+from tidegate.dialects.request_draft import Message, RequestDraft
 from tidegate.protocol import json_schema
 from tidegate.protocol.raw import as_object, as_text
 
@@ -18,7 +18,7 @@ _LEVELS: dict[str, int] = {"none": 0, "json_object": 1, "json_schema": 2}
 _ANY_OBJECT = Raw(b'{"type":"object"}')
 
 
-def emulate(draft: Draft, *, host_has: Structured) -> None:
+def emulate(draft: RequestDraft, *, host_has: Structured) -> None:
     """Replace a `response_format` that the host or the model does not support by an instruction in the prompt.
 
     Args:
@@ -50,14 +50,14 @@ def emulate(draft: Draft, *, host_has: Structured) -> None:
     draft.note("response_format", "emulated")
 
 
-def drop(draft: Draft) -> None:
+def drop(draft: RequestDraft) -> None:
     """Drop `response_format` if the answer must be a tool call; report that unless its type is text, the default."""
     given = as_object(draft.fields.pop("response_format", None))
     if as_text(given.get("type")) not in (None, "text"):
         draft.note("response_format", "dropped")
 
 
-def mention_json(draft: Draft) -> None:
+def mention_json(draft: RequestDraft) -> None:
     """Row 8: add a message with the word JSON if there is none, as DeepSeek then refuses `json_object`."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) != "json_object":
         return
@@ -68,7 +68,7 @@ def mention_json(draft: Draft) -> None:
         draft.note("response_format", "mentioned")
 
 
-def instruct(draft: Draft, instruction: str) -> None:
+def instruct(draft: RequestDraft, instruction: str) -> None:
     """Append an instruction to the first message if it is a system message, else put a new system message first.
 
     A second system message is avoided, as some chat templates support only one.

@@ -7,8 +7,8 @@ from msgspec import Raw
 
 from tidegate.dialects import events, failures
 from tidegate.dialects.base import ONLY_OPENAI, Dialect
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.dialects.thinking import put_no_switch
 from tidegate.errors import UpstreamRejected
 from tidegate.protocol.chat import Chunk
@@ -34,7 +34,7 @@ def _parse(data: bytes) -> Chunk:
         raise
 
 
-def _adjust(draft: Draft) -> None:
+def _adjust(draft: RequestDraft) -> None:
     _add_schema(draft)
     draft.messages = [
         {name: _escape_images(draft, value) for name, value in message.items()} for message in draft.messages
@@ -42,17 +42,17 @@ def _adjust(draft: Draft) -> None:
     _adjust_completion(draft)
 
 
-def _adjust_completion(draft: Draft) -> None:
+def _adjust_completion(draft: RequestDraft) -> None:
     draft.fields = {name: _escape_images(draft, value) for name, value in draft.fields.items()}
 
 
-def _add_schema(draft: Draft) -> None:
+def _add_schema(draft: RequestDraft) -> None:
     """Add a schema to `json_object`, as TGI's JSON grammar requires one beside the type."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) == "json_object":
         draft.put("response_format", {"type": "json_object", "value": draft.schema or Raw(b'{"type":"object"}')})
 
 
-def _escape_images(draft: Draft, raw: Raw) -> Raw:
+def _escape_images(draft: RequestDraft, raw: Raw) -> Raw:
     """Escape `![](…)` in a value: if its model has vision, TGI reads it anywhere in the prompt as an image to fetch."""
     value = msgspec.json.decode(raw)
     escaped = _escape(value)

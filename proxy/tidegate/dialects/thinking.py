@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Raw, Struct
 
-from tidegate.dialects.draft import Draft
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.protocol.raw import as_object, as_text
 from tidegate.protocol.request import Fields, is_null
 
@@ -30,17 +30,17 @@ class Thinking(Struct):
     budget: Raw | None = None
     rest: Fields = {}
 
-    def note_rest(self, draft: Draft) -> None:
+    def note_rest(self, draft: RequestDraft) -> None:
         """Report the budget and the other fields of `reasoning` as dropped, if no `Put` has sent them."""
         if self.budget is not None:
             draft.note("thinking.budget", "dropped")
         draft.note_dropped("reasoning", self.rest)
 
 
-Put = Callable[[Draft, Thinking], None]
+Put = Callable[[RequestDraft, Thinking], None]
 
 
-def take(draft: Draft, *, keeps_template_kwargs: bool = False) -> Thinking:
+def take(draft: RequestDraft, *, keeps_template_kwargs: bool = False) -> Thinking:
     """Remove every switch for thinking from the draft and return what they request.
 
     The switches are, from the strongest to the weakest, `reasoning_effort` (OpenAI), `thinking: {"type"}` (DeepSeek),
@@ -71,7 +71,7 @@ def take(draft: Draft, *, keeps_template_kwargs: bool = False) -> Thinking:
     return requested
 
 
-def put_no_switch(draft: Draft, thinking: Thinking) -> None:
+def put_no_switch(draft: RequestDraft, thinking: Thinking) -> None:
     """Send no switch, for hosts that have none; the request for thinking is reported as dropped."""
     if thinking.effort is not None:
         draft.note("reasoning_effort", "dropped")
@@ -88,7 +88,7 @@ def put_effort(names: Mapping[str, str] = _NO_MAPPING, *, off: str | None = "non
         on: the host's value for thinking without a given effort; None: nothing is sent.
     """
 
-    def put(draft: Draft, thinking: Thinking) -> None:
+    def put(draft: RequestDraft, thinking: Thinking) -> None:
         if thinking.is_on is False:
             if off is not None:
                 draft.put("reasoning_effort", off)
@@ -100,7 +100,7 @@ def put_effort(names: Mapping[str, str] = _NO_MAPPING, *, off: str | None = "non
     return put
 
 
-def translate_effort(draft: Draft, effort: str, names: Mapping[str, str]) -> str:
+def translate_effort(draft: RequestDraft, effort: str, names: Mapping[str, str]) -> str:
     """Return the host's value for `effort`, and report it if it differs; the host decides about an unknown value."""
     mapped = names.get(effort, effort)
     if mapped != effort:
@@ -108,7 +108,7 @@ def translate_effort(draft: Draft, effort: str, names: Mapping[str, str]) -> str
     return mapped
 
 
-def take_template_switch(draft: Draft) -> bool | None:
+def take_template_switch(draft: RequestDraft) -> bool | None:
     """Remove the switches from `chat_template_kwargs`, not its other keys; return their value, None if none is set."""
     settings = as_object(draft.fields.pop("chat_template_kwargs", None))
     others = {name: value for name, value in settings.items() if name not in _SWITCHES}
@@ -117,13 +117,13 @@ def take_template_switch(draft: Draft) -> bool | None:
     return _switch_value(settings)
 
 
-def put_template_switch(draft: Draft, names: tuple[str, ...], *, is_on: bool) -> None:
+def put_template_switch(draft: RequestDraft, names: tuple[str, ...], *, is_on: bool) -> None:
     """Set the switches `names` in `chat_template_kwargs`; a value that the caller has set there stays."""
     given = as_object(draft.fields.get("chat_template_kwargs"))
     draft.put("chat_template_kwargs", dict.fromkeys(names, is_on) | given)
 
 
-def is_thinking(draft: Draft, thinking: Thinking, *, by_default: bool) -> bool:
+def is_thinking(draft: RequestDraft, thinking: Thinking, *, by_default: bool) -> bool:
     """Return whether the model will think, as far as this is known.
 
     Args:

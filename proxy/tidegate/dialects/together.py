@@ -3,21 +3,21 @@
 from msgspec import Raw
 
 from tidegate.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.dialects.thinking import Thinking, translate_effort
 
 _EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
-def _put_thinking(draft: Draft, thinking: Thinking) -> None:
+def _put_thinking(draft: RequestDraft, thinking: Thinking) -> None:
     if thinking.is_on is not None:
         draft.put("reasoning", {"enabled": thinking.is_on})
     if thinking.effort is not None and thinking.is_on is not False:
         draft.put("reasoning_effort", translate_effort(draft, thinking.effort, _EFFORTS))
 
 
-def _adjust(draft: Draft) -> None:
+def _adjust(draft: RequestDraft) -> None:
     """Row 140: send the number of log probabilities as `logprobs`, which Together expects in place of a boolean."""
     top = draft.fields.pop("top_logprobs", Raw(b"1"))
     if (given := draft.fields.pop("logprobs", None)) is not None and bytes(given) == b"true":

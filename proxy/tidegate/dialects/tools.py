@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from tidegate.dialects.draft import Draft, compact
+from tidegate.dialects.request_draft import RequestDraft, compact
 from tidegate.errors import MalformedRequest
 from tidegate.protocol.raw import as_list, as_object, as_text
 from tidegate.protocol.request import json_type
@@ -31,7 +31,7 @@ class _ToolFields(Struct, gc=False):
 _decode_tools = msgspec.json.Decoder(list[_ToolFields]).decode
 
 
-def modernise(draft: Draft) -> None:
+def modernise(draft: RequestDraft) -> None:
     """Turn the legacy `functions` and `function_call` into tools, of which at most one is called at a time."""
     fields = draft.fields
     functions, call = as_list(fields.pop("functions", None)), fields.pop("function_call", None)
@@ -46,7 +46,7 @@ def modernise(draft: Draft) -> None:
         draft.put("tool_choice", {"type": "function", "function": call} if is_named else call)
 
 
-def normalise_choice(draft: Draft) -> None:
+def normalise_choice(draft: RequestDraft) -> None:
     """Put a `tool_choice` of another API into the form of OpenAI's chat completions.
 
     Some clients send `{"type": "auto"}`, or `any` for `required` (Anthropic, Mistral). `{"type": "function", "name"}`
@@ -60,7 +60,7 @@ def normalise_choice(draft: Draft) -> None:
         draft.put("tool_choice", {"type": "function", "function": {"name": choice["name"]}})
 
 
-def drop_cache_control(draft: Draft) -> None:
+def drop_cache_control(draft: RequestDraft) -> None:
     """Drop the `cache_control` of tools and of their functions."""
     given = [as_object(tool) for tool in as_list(draft.fields["tools"])]
     is_marked = False
@@ -75,7 +75,7 @@ def drop_cache_control(draft: Draft) -> None:
         draft.note("cache_control", "dropped")
 
 
-def drop_empty(draft: Draft) -> None:
+def drop_empty(draft: RequestDraft) -> None:
     """Q-TOOLS: remove an empty list of tools, and what depends on tools; hosts answer 400 to it."""
     fields = draft.fields
     if "tools" in fields and compact(fields["tools"]) == b"[]":
@@ -85,7 +85,7 @@ def drop_empty(draft: Draft) -> None:
         fields.pop("parallel_tool_calls", None)
 
 
-def fill_parameters(draft: Draft) -> None:
+def fill_parameters(draft: RequestDraft) -> None:
     """Give a function without parameters the schema of an empty object, and parameters without a type that type."""
     try:
         typed = _decode_tools(draft.fields.get("tools", b"[]"))
@@ -107,7 +107,7 @@ def _lacks_schema(tool: _ToolFields) -> bool:
     return function is not UNSET and (function.parameters is None or function.parameters.type is UNSET)
 
 
-def restrict_to_functions(draft: Draft) -> None:
+def restrict_to_functions(draft: RequestDraft) -> None:
     """Drop custom tools and apply `allowed_tools` to the list of tools, for hosts that support only functions.
 
     Raises:
@@ -128,7 +128,7 @@ def restrict_to_functions(draft: Draft) -> None:
         _allow(draft, as_object(choice.get("allowed_tools")))
 
 
-def translate_choice(draft: Draft, known: frozenset[str], *, required: str = "required") -> None:
+def translate_choice(draft: RequestDraft, known: frozenset[str], *, required: str = "required") -> None:
     """Put `tool_choice` into a form that the host supports.
 
     Args:
@@ -158,7 +158,7 @@ def translate_choice(draft: Draft, known: frozenset[str], *, required: str = "re
         draft.put("tool_choice", required)
 
 
-def leave_out(draft: Draft) -> None:
+def leave_out(draft: RequestDraft) -> None:
     """Drop tools that may be called, for an engine that does not parse tool calls.
 
     Raises:
@@ -169,13 +169,13 @@ def leave_out(draft: Draft) -> None:
         drop_empty(draft)
 
 
-def is_forced(draft: Draft) -> bool:
+def is_forced(draft: RequestDraft) -> bool:
     """Return whether the model must call a tool."""
     choice = _choice(draft)
     return choice is not None and choice not in ("none", "auto")
 
 
-def may_be_called(draft: Draft) -> Raw | UnsetType:
+def may_be_called(draft: RequestDraft) -> Raw | UnsetType:
     """Return the tools that `tool_choice` allows the model to call; unset if it may call none."""
     tools, choice = draft.fields.get("tools", UNSET), _choice(draft)
     if isinstance(tools, UnsetType) or choice == "none":
@@ -187,7 +187,7 @@ def may_be_called(draft: Draft) -> Raw | UnsetType:
     return Raw(msgspec.json.encode([tool for tool in as_list(tools) if _name_of(as_object(tool)) in allowed_names]))
 
 
-def strip_strict(draft: Draft) -> None:
+def strip_strict(draft: RequestDraft) -> None:
     """Row 15: drop `strict` from functions, as DeepSeek supports it only at its beta URL."""
     if "tools" not in draft.fields:
         return
@@ -203,13 +203,13 @@ def strip_strict(draft: Draft) -> None:
         draft.note("tools.strict", "dropped")
 
 
-def _allow(draft: Draft, allowed: dict[str, Raw]) -> None:
+def _allow(draft: RequestDraft, allowed: dict[str, Raw]) -> None:
     names = [_name_of_choice(as_object(tool)) for tool in as_list(allowed.get("tools"))]
     _keep(draft, names)
     draft.put("tool_choice", "required" if as_text(allowed.get("mode")) == "required" else "auto")
 
 
-def _keep(draft: Draft, names: list[str]) -> None:
+def _keep(draft: RequestDraft, names: list[str]) -> None:
     tools, allowed_names = as_list(draft.fields["tools"]), set(names)
     kept = [tool for tool in tools if _name_of(as_object(tool)) in allowed_names]
     if not kept:
@@ -219,7 +219,7 @@ def _keep(draft: Draft, names: list[str]) -> None:
     draft.put("tools", kept)
 
 
-def _choice(draft: Draft) -> str | dict[str, Raw] | None:
+def _choice(draft: RequestDraft) -> str | dict[str, Raw] | None:
     raw = draft.fields.get("tool_choice")
     if raw is None:
         return None

@@ -1,8 +1,8 @@
 """vLLM's OpenAI server (contract B.2)."""
 
 from tidegate.dialects.base import ENGINE_PARTS, ONLY_OPENAI, Dialect
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.messages import Rules
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.dialects.thinking import Thinking, put_effort, put_template_switch
 from tidegate.protocol.raw import as_object
 from tidegate.protocol.request import json_type
@@ -24,7 +24,7 @@ _MIN_TOP_P = 1e-06
 _put_effort = put_effort(_EFFORTS, off=None)
 
 
-def put_thinking(draft: Draft, thinking: Thinking) -> None:
+def put_thinking(draft: RequestDraft, thinking: Thinking) -> None:
     """Set the switch in `chat_template_kwargs`: vLLM ignores `thinking` (row 54), and some models need it (row 64)."""
     efforts = draft.card.efforts
     put = _put_effort if efforts is None else put_effort(efforts, off=None)
@@ -33,12 +33,12 @@ def put_thinking(draft: Draft, thinking: Thinking) -> None:
         put_template_switch(draft, _SWITCHES, is_on=thinking.is_on)
 
 
-def _adjust(draft: Draft) -> None:
+def _adjust(draft: RequestDraft) -> None:
     _rename_guided(draft)
     _clamp(draft)
 
 
-def _rename_guided(draft: Draft) -> None:
+def _rename_guided(draft: RequestDraft) -> None:
     """Row 55: rename the fields `guided_*`, which newer versions ignore without an error."""
     if _GUIDED.keys().isdisjoint(draft.fields):
         return
@@ -46,7 +46,7 @@ def _rename_guided(draft: Draft) -> None:
     draft.put("structured_outputs", renamed | as_object(draft.fields.get("structured_outputs")))
 
 
-def _clamp(draft: Draft) -> None:
+def _clamp(draft: RequestDraft) -> None:
     """Row 76d: change values that OpenAI accepts and vLLM refuses."""
     fields = draft.fields
     is_greedy = _number(draft, "temperature") == 0
@@ -66,7 +66,7 @@ def _clamp(draft: Draft) -> None:
             draft.note(name, "dropped")
 
 
-def _number(draft: Draft, name: str) -> float | None:
+def _number(draft: RequestDraft, name: str) -> float | None:
     """Return a field's number; None if it is missing or not a number, as not every endpoint has its fields checked."""
     raw = draft.fields.get(name)
     return float(bytes(raw)) if raw is not None and json_type(raw) == "number" else None

@@ -16,7 +16,7 @@ from tidegate.engines.base import Engine, EngineStatus
 from tidegate.engines.changes import Changes, changes
 from tidegate.engines.drainer import EngineDrainer
 from tidegate.engines.factory import (
-    ConnectedEngine,
+    EngineEntry,
     EngineFactory,
     EngineParts,
     OnEngineChange,
@@ -27,7 +27,7 @@ from tidegate.engines.factory import (
 from tidegate.engines.gpus.allocator import GpuAllocator
 from tidegate.engines.gpus.devices import Gpu
 from tidegate.engines.process import orphans
-from tidegate.engines.rollout import Replica, next_to_retire, replica_state
+from tidegate.engines.replica_rollout import Replica, next_to_retire, replica_state
 from tidegate.engines.scrape import relabelled
 from tidegate.engines.states import State
 from tidegate.errors import ConfigError
@@ -105,7 +105,7 @@ class Engines:
     @property
     def all(self) -> Sequence[Engine]:
         """All engines, in the order of the config."""
-        return [connected.engine for connected in self.by_name.values()]
+        return [entry.engine for entry in self.by_name.values()]
 
     @property
     def refusals(self) -> Mapping[str, str]:
@@ -119,7 +119,7 @@ class Engines:
             {
                 name: parts.control.metrics
                 for name, parts in self._parts.items()
-                if parts.connected.engine.status.state in _STATES_WITH_METRICS
+                if parts.entry.engine.status.state in _STATES_WITH_METRICS
             }
         )
 
@@ -137,7 +137,7 @@ class Engines:
         self._waiting, self._old, self._is_closed = [], [], True
         if self._sweep_task is not None:  # only ends the wait: the thread of the sweep runs to its end
             self._sweep_task.cancel()
-        engines = [connected.engine.close() for connected in self.by_name.values()]
+        engines = [entry.engine.close() for entry in self.by_name.values()]
         await asyncio.gather(self._drainer.close(), *engines)
         await asyncio.gather(*(transport.close() for parts in self._parts.values() for transport in parts.transports))
 
@@ -161,7 +161,7 @@ class Engines:
         Raises:
             ConfigError: an engine that would have to be started cannot start.
         """
-        found = changes({name: connected.config for name, connected in self.by_name.items()}, configs)
+        found = changes({name: entry.config for name, entry in self.by_name.items()}, configs)
         renewed = [name for name in found.kept if list(self._parts[name].keys) != list(keys.get(name, ()))]
         found = structs.replace(
             found,
@@ -271,8 +271,8 @@ class Engines:
             self._waiting.append(name)
             self._adopt_adapters(name)
             # the old one was in use, so its successor is loaded even if it starts on demand
-            if old.connected.engine.status.state == "ready":
-                new.connected.engine.load()
+            if old.entry.engine.status.state == "ready":
+                new.entry.engine.load()
         else:
             self._use_parts(all_parts)
         self._drainer.begin(old)
@@ -298,7 +298,7 @@ class Engines:
 
     def _use_parts(self, all_parts: Mapping[str, EngineParts]) -> None:
         self._parts = all_parts
-        self.by_name: Mapping[str, ConnectedEngine] = {name: parts.connected for name, parts in all_parts.items()}
+        self.by_name: Mapping[str, EngineEntry] = {name: parts.entry for name, parts in all_parts.items()}
 
     def _open_waiting(self) -> None:
         """Open the waiting engines that can be opened now.
@@ -318,7 +318,7 @@ class Engines:
         self._waiting = [name for name in self._waiting if name not in free]
         for name in free:
             self._admit(self._parts[name])
-            self._parts[name].connected.engine.open(self._parts[name].control)
+            self._parts[name].entry.engine.open(self._parts[name].control)
 
     async def _sweep(self) -> None:
         await orphans.kill_orphans(self._log)
@@ -332,7 +332,7 @@ class Engines:
     def _report_change(self, name: str, status: EngineStatus) -> None:
         """Pass on the new status of an engine, unless another engine has its name now."""
         parts = self._parts.get(name)
-        if parts is None or parts.connected.engine.status is status:
+        if parts is None or parts.entry.engine.status is status:
             self._on_change(name, status)
         if self._old:
             self._replace_next()
@@ -348,8 +348,8 @@ def _gpus_of(parts: EngineParts) -> frozenset[int]:
     return frozenset() if parts.process is None else frozenset(parts.process.needs.awake)
 
 
-def _adapter_names(connected: ConnectedEngine) -> Sequence[str]:
+def _adapter_names(entry: EngineEntry) -> Sequence[str]:
     """Return the names of an engine's adapters: first those of the config, then those that were loaded at run time."""
-    fixed = connected.config.adapters if isinstance(connected.config, VllmConfig) else ()
-    loaded = () if connected.adapters is None else connected.adapters.names
+    fixed = entry.config.adapters if isinstance(entry.config, VllmConfig) else ()
+    loaded = () if entry.adapters is None else entry.adapters.names
     return list(dict.fromkeys((*fixed, *loaded)))

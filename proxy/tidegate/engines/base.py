@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from tidegate.engines.slots import Slots
+from tidegate.engines.requests import EngineRequests
 from tidegate.engines.states import State
 from tidegate.errors import ProxyError
 
@@ -92,7 +92,7 @@ class Load(Struct, frozen=True, kw_only=True):
     steps: float | None = None
 
 
-class ObservedLoad(Struct, frozen=True):
+class ScrapedLoad(Struct, frozen=True):
     """The load of an engine as it was last read.
 
     Attributes:
@@ -244,11 +244,11 @@ class Engine(Protocol):
         """What the engine does now."""
 
     @property
-    def observed_load(self) -> ObservedLoad:
+    def scraped_load(self) -> ScrapedLoad:
         """The load that was last read from the engine's metrics, and when."""
 
     @property
-    def slots(self) -> Slots:
+    def requests(self) -> EngineRequests:
         """The counts of requests in the engine and of requests that wait for it."""
 
     @property

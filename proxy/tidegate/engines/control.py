@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from tidegate.engines.base import Load
-from tidegate.engines.supervision.due_check import NO_ANSWER, REFUSED, UNHEALTHY, is_refusal
+from tidegate.engines.supervision.health_recheck import NO_ANSWER, REFUSED, UNHEALTHY, is_refusal
 from tidegate.errors import ProxyError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from tidegate.protocol import models
 

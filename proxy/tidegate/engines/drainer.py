@@ -26,15 +26,13 @@ class EngineDrainer:
         """Take an engine out of routing at once, let its running answers end within their time limit, then end it."""
         if parts.process is not None:
             self._allocator.unpin(parts.process.supervisor)
-        task = asyncio.create_task(self._close_unused(parts), name=f"engine {parts.connected.engine.name} leaves")
+        task = asyncio.create_task(self._close_unused(parts), name=f"engine {parts.entry.engine.name} leaves")
         self._leaving[task] = parts
         task.add_done_callback(self._end)
 
     def holds(self, name: str) -> bool:
         """Return whether a process of an engine of that name may still exist."""
-        return any(
-            parts.process is not None and parts.connected.engine.name == name for parts in self._leaving.values()
-        )
+        return any(parts.process is not None and parts.entry.engine.name == name for parts in self._leaving.values())
 
     async def close(self) -> None:
         """End all engines now, without waiting for running answers."""
@@ -43,7 +41,7 @@ class EngineDrainer:
             await asyncio.wait(self._leaving)
 
     async def _close_unused(self, parts: EngineParts) -> None:
-        engine = parts.connected.engine
+        engine = parts.entry.engine
         try:
             await _until_first(engine.drain(), self._end_now.wait())
             await engine.close()

@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Callable
 
 from tidegate.clock import Clock
-from tidegate.engines.base import Availability, Control, EngineError, EngineStatus, Goal, ObservedLoad, ReleaseSlot
-from tidegate.engines.slots import Slots
-from tidegate.engines.supervision.due_check import REFUSED, is_refusal, may_be_dead
+from tidegate.engines.base import Availability, Control, EngineError, EngineStatus, Goal, ReleaseSlot, ScrapedLoad
+from tidegate.engines.requests import EngineRequests
+from tidegate.engines.supervision.health_recheck import REFUSED, is_refusal, may_be_dead
 from tidegate.engines.supervision.status import StatusOwner
 from tidegate.engines.supervision.watch import Watch
 from tidegate.errors import EngineUnavailable, ProxyError
@@ -42,9 +42,9 @@ class ExternalEngine:
     ) -> None:
         self.name = name
         self._status = StatusOwner(name, "it has not been checked yet", clock=clock, log=log, on_change=on_change)
-        self.observed_load = ObservedLoad()
+        self.scraped_load = ScrapedLoad()
         self.lines: list[str] = []
-        self.slots = Slots(clock)
+        self.requests = EngineRequests(clock)
         self._check_requested = asyncio.Event()
         self._clock = clock
         self._log = log
@@ -62,13 +62,13 @@ class ExternalEngine:
         Raises:
             EngineUnavailable: the engine does not answer; the message says why.
         """
-        if self._status.due_check.is_open:
-            await self._status.due_check.wait_closed()
+        if self._status.recheck.is_open:
+            await self._status.recheck.wait_closed()
         if not self._status.is_ready:
             message = f"The engine '{self.name}' is not ready ({self.status.state}): {self._status.caller_reason}"
             raise EngineUnavailable(message, retry_after_s=_RETRY_S)
-        self.slots.take()
-        return self.slots.release
+        self.requests.take()
+        return self.requests.release
 
     def report_failure(self, error: ProxyError) -> None:
         """Note that a request failed with `error`; if the engine may be dead, its health is checked at once."""
@@ -77,7 +77,7 @@ class ExternalEngine:
         if is_refusal(error):
             self._fail(REFUSED)
         else:
-            self._status.due_check.open()
+            self._status.recheck.open()
         self._check_requested.set()
 
     @property
@@ -105,7 +105,7 @@ class ExternalEngine:
     async def drain(self) -> None:
         """Leave the routing for good; returns when all running answers have ended, without a time limit."""
         await self.close()
-        await self.slots.wait_until_empty()
+        await self.requests.wait_until_empty()
 
     async def close(self) -> None:
         """Stop watching the engine; never raises, and may be called again."""
@@ -141,14 +141,14 @@ class ExternalEngine:
         watch = Watch(control, self._clock, pause_s=self._check_interval_s)
         while True:
             await self._wait_for_next_check()
-            engine_fault = await watch.check_or_poll(self.slots.taken, self._status.due_check, self._fail)
-            self.observed_load = watch.observed_load
+            engine_fault = await watch.check_or_poll(self.requests.taken, self._status.recheck, self._fail)
+            self.scraped_load = watch.scraped_load
             if self.status.state == "failed":  # set by this check, or by a request whose connection was refused
                 return self.status.reason
             if engine_fault is None:
                 continue
             self._status.move("drain", engine_fault.reason)
-            self.slots.move_requests(engine_fault.reason)
+            self.requests.move_requests(engine_fault.reason)
             if not await watch.makes_progress():
                 return f"{engine_fault.reason}, and it generates nothing"
             self._status.move("readmit", "")
@@ -165,4 +165,4 @@ class ExternalEngine:
         if not self._status.is_ready:
             return
         self._status.move("crash", reason)
-        self.slots.move_requests(reason)
+        self.requests.move_requests(reason)

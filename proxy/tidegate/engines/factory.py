@@ -32,7 +32,7 @@ _CONNECT_S = 5.0
 OnEngineChange = Callable[[str, EngineStatus], None]
 
 
-class ConnectedEngine(Struct, frozen=True):
+class EngineEntry(Struct, frozen=True):
     """One engine, the transport to it, and what the rest of Tidegate has to know about it.
 
     Attributes:
@@ -61,7 +61,7 @@ class ConnectedEngine(Struct, frozen=True):
     parses_tool_calls: Callable[[], bool] = lambda: True
 
 
-class OwnProcess(Struct, frozen=True, kw_only=True):
+class ManagedProcess(Struct, frozen=True, kw_only=True):
     """The parts that only a managed engine has, which is one whose process Tidegate starts.
 
     Attributes:
@@ -83,23 +83,23 @@ class EngineParts(Struct, frozen=True, kw_only=True):
     """One engine as `assembly.Engines` holds it.
 
     Attributes:
-        connected: the part that is visible outside of this package.
+        entry: the part that is visible outside of this package.
         control: the engine's control routes.
         root: the transport to the server's root, where the routes for health and metrics are.
         keys: the API keys that are sent to an external engine.
         process: the parts of a managed engine; None for an external engine.
     """
 
-    connected: ConnectedEngine
+    entry: EngineEntry
     control: HttpControl
     root: Transport
     keys: Sequence[str] = ()
-    process: OwnProcess | None = None
+    process: ManagedProcess | None = None
 
     @property
     def transports(self) -> Sequence[Transport]:
         """The transports to `/v1` and to the server's root."""
-        return self.connected.transport, self.root
+        return self.entry.transport, self.root
 
 
 class EngineFactory:
@@ -145,7 +145,7 @@ class EngineFactory:
         loads_at_runtime = isinstance(config, VllmConfig) and config.runtime_adapters
         adapters = Adapters(transport, self._log) if loads_at_runtime else None
         restore = None if adapters is None else adapters.restore
-        connected = ConnectedEngine(
+        entry = EngineEntry(
             process.supervisor,
             config,
             transport,
@@ -167,9 +167,9 @@ class EngineFactory:
             sleep_paths=kind.sleep_paths,
             restore=restore,
         )
-        return EngineParts(connected=connected, control=control, root=root, process=process)
+        return EngineParts(entry=entry, control=control, root=root, process=process)
 
-    def _process(self, name: str, config: ManagedConfig, kind: Kind) -> OwnProcess:
+    def _process(self, name: str, config: ManagedConfig, kind: Kind) -> ManagedProcess:
         settings = _settings(config)
         supervisor = Supervisor(
             name,
@@ -182,15 +182,15 @@ class EngineFactory:
         )
         needs, refusal = _needs(kind)
         refusal = refusal or hooks.refusal(config.hooks)
-        return OwnProcess(supervisor=supervisor, kind=kind, settings=settings, needs=needs, refusal=refusal)
+        return ManagedProcess(supervisor=supervisor, kind=kind, settings=settings, needs=needs, refusal=refusal)
 
     def _external(self, name: str, config: ExternalConfig, keys: Sequence[str]) -> EngineParts:
         engine = ExternalEngine(name, clock=self._clock, log=self._log, on_change=self._change_listener(name))
         transport = self._transport(config.base_url, config, keys=keys)
         root = self._transport(config.base_url.rstrip("/").removesuffix("/v1"), config, keys=keys)
         control = make_control(None, transport, root, config.health_path, config.metrics_path)
-        connected = ConnectedEngine(engine, config, transport, config.dialect)
-        return EngineParts(connected=connected, control=control, root=root, keys=keys)
+        entry = EngineEntry(engine, config, transport, config.dialect)
+        return EngineParts(entry=entry, control=control, root=root, keys=keys)
 
     def _transport(
         self, base_url: str, config: EngineConfig, *, keys: Sequence[str] = (), socket_path: str | None = None
@@ -232,17 +232,15 @@ def with_new_settings(old: EngineParts, new: EngineParts) -> EngineParts:
     process = new.process
     if old.process is not None and process is not None:
         process = structs.replace(process, supervisor=old.process.supervisor)
-    running = old.connected
-    connected = structs.replace(
-        new.connected, engine=running.engine, transport=running.transport, adapters=running.adapters
-    )
-    return EngineParts(connected=connected, control=old.control, root=old.root, keys=new.keys, process=process)
+    running = old.entry
+    entry = structs.replace(new.entry, engine=running.engine, transport=running.transport, adapters=running.adapters)
+    return EngineParts(entry=entry, control=old.control, root=old.root, keys=new.keys, process=process)
 
 
 def apply_settings(parts: EngineParts) -> None:
     """Let a running engine follow the timeouts, keys and settings of its new config."""
     for transport in parts.transports:
-        transport.use_timeouts(timeouts_of(parts.connected.config))
+        transport.use_timeouts(timeouts_of(parts.entry.config))
         if parts.process is None:
             transport.use_keys(parts.keys)
     if parts.process is not None:

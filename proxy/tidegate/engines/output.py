@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from tidegate.engines.base import EngineError, PermanentEngineError, Progress
-from tidegate.engines.endings import explain_end
+from tidegate.engines.exit_reasons import explain_end
 
 # phases of a start after which it takes only seconds: vLLM loads, compiles and warms up kernels before them
 LAST_PHASES = frozenset({"capturing CUDA graphs"})

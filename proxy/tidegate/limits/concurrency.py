@@ -25,7 +25,7 @@ from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.errors import TargetBusy
 from tidegate.limits.gradient import Gradient2
 from tidegate.limits.queue import FairQueue
-from tidegate.limits.shedding import Shedder, SlotRate
+from tidegate.limits.shedding import Shedder, SlotReleaseRate
 from tidegate.limits.slots import SlotPool
 from tidegate.protocol.routing import PRIORITIES, Priority
 
@@ -105,7 +105,7 @@ class ConcurrencyLimit:
         self._clock = clock
         self._call_later = call_later
         self._slots = SlotPool()
-        self._slot_rate = SlotRate()
+        self._slot_rate = SlotReleaseRate()
         self._queue: FairQueue[_Waiter] = FairQueue(config.queue)
         self._gradient: Gradient2 | None = None
         self._is_closed = False

@@ -37,7 +37,7 @@ class Shedder:
         return True
 
 
-class SlotRate:
+class SlotReleaseRate:
     """How fast slots come free while all are taken."""
 
     _NEWEST = 0.2  # the weight of the newest gap in the average

@@ -25,7 +25,7 @@ class EngineAdapters(Protocol):
 
 
 class AdministeredEngine(Protocol):
-    """An engine with its config and adapters (see `tidegate.engines.assembly.ConnectedEngine`)."""
+    """An engine with its config and adapters (see `tidegate.engines.assembly.EngineEntry`)."""
 
     @property
     def engine(self) -> Engine:
@@ -211,9 +211,9 @@ def _report(name: str, entry: AdministeredEngine) -> EngineReport:
         left_s=status.left_s,
         restarts=status.restarts,
         attempts=status.attempts,
-        in_flight=entry.engine.slots.taken,
-        load=entry.engine.observed_load.load,
-        waiting=entry.engine.slots.waiting,
+        in_flight=entry.engine.requests.taken,
+        load=entry.engine.scraped_load.load,
+        waiting=entry.engine.requests.waiting,
     )
 
 

@@ -1,4 +1,4 @@
-"""`Prober`: sends requests of its own to targets that get no requests of callers now.
+"""`TargetProber`: sends requests of its own to targets that get no requests of callers now.
 
 A target that is out of order is first probed with a request for its model list, which is cheap, and then with one for a
 single token: a host that serves lists but generates nothing stays out. While no hosted upstream can be reached, hosts
@@ -42,7 +42,7 @@ _PROBE_FIELDS: Mapping[Endpoint, Mapping[str, object]] = {
 }
 
 
-class Prober:
+class TargetProber:
     """Probes the targets of one serving state. Owner of its task and of the running probes.
 
     `open` and `close` are called once each.

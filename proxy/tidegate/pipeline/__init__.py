@@ -30,7 +30,7 @@ point an error is sent in band, unless another target continues the answer. Besi
     movable_wait      Ends the attempt of a request without first content at an engine that hangs (`EngineStalled`),
                       so that failover goes to the next target.
     progress_stream   A stream that waits for an engine begins with the progress of the engine's start
-                      (`load_progress`), shown as reasoning. That is no content, so failover stays possible.
+                      (`start_progress`), shown as reasoning. That is no content, so failover stays possible.
 
 The data of one request: `context.RequestContext` is what the phases share; `context.AttemptRecord` is what one attempt
 found out. `RequestContext.record` is the record of the attempt that answers, or whose failure is reported.
@@ -48,14 +48,14 @@ makes the writer or assembler for the caller's endpoint.
 Where each exit settles:
 
     a failed attempt           `Attempt.run`: engine slot, then a check of the engine's health, if it may be dead
-                               `HeldAnswer.release`: count in flight, health and latency of the target, concurrency slot
+                               `AnswerLease.release`: count in flight, health and latency of the target, the slot
                                `Failover._record_failure`: the log line "upstream failed", what may be tried next
-    an attempt that is         the same slots and counts, by `Attempt.run` and `HeldAnswer.release`, without a failure
+    an attempt that is         the same slots and counts, by `Attempt.run` and `AnswerLease.release`, without a failure
       cancelled before it answers
-    the end of an answer,      `Answer.close`: connection, engine slot, then as `HeldAnswer.release` above; a break
+    the end of an answer,      `Answer.close`: connection, engine slot, then as `AnswerLease.release` above; a break
       whole or not             is logged by `Pipeline.open`, or by failover if the answer is continued
     the loser of a hedge       `hedging.cancel_and_wait`: cancelled; if it has answered, its answer is closed
-    a part that is continued   `ContinuableAnswer`: closed before the next part begins
+    a part that is continued   `ContinuingAnswer`: closed before the next part begins
     any exit of the request    `Pipeline.open`: the answer is closed, then `settlement` closes the bracket
     a request that never       `Pipeline.note`: the log line and the metrics alone
       enters `Pipeline.open`

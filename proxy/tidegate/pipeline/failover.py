@@ -21,11 +21,11 @@ from tidegate.errors import (
     drop_references,
 )
 from tidegate.limits.concurrency import Slot
+from tidegate.pipeline.attempt.answer_lease import AnswerLease
 from tidegate.pipeline.attempt.attempt import Answer, Attempt
-from tidegate.pipeline.attempt.held_answer import HeldAnswer
 from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
 from tidegate.pipeline.context import AttemptRecord, RequestContext
-from tidegate.pipeline.continuation import ContinuableAnswer, may_continue
+from tidegate.pipeline.continuing_answer import ContinuingAnswer, may_continue
 from tidegate.pipeline.failover_context import FailoverContext
 from tidegate.pipeline.hedging import race
 from tidegate.protocol.request import ModelRequest
@@ -157,7 +157,7 @@ class Failover:
             return await self._attempt(next_attempt, self._request, None)
         continuation = StreamContinuation(self._request, self._context, next_attempt.target.name)
         answer = await self._attempt(next_attempt, self._request, continuation)
-        return ContinuableAnswer(
+        return ContinuingAnswer(
             answer,
             continuation,
             self._request,
@@ -180,7 +180,7 @@ class Failover:
             self._record_failure(next_attempt, record, error, began_s)
             raise error
         record.on_first_content = in_flight.began
-        held_answer = HeldAnswer(record, in_flight, self._routing_request, context)
+        held_answer = AnswerLease(record, in_flight, self._routing_request, context)
         try:
             held_answer.slot = await self._acquire_slot(next_attempt)
             held_answer.set_answer(await self._run_attempt(next_attempt, request, continuation, record))

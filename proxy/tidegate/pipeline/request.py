@@ -11,10 +11,10 @@ from tidegate.pipeline.attempt.attempt import Answer
 from tidegate.pipeline.context import RequestContext
 from tidegate.pipeline.failover import first_answer
 from tidegate.pipeline.failover_context import FailoverContext
-from tidegate.pipeline.load_progress import EngineChanges
 from tidegate.pipeline.preferences import Preferences
-from tidegate.pipeline.progress_stream import with_progress
 from tidegate.pipeline.settlement import Settlement
+from tidegate.pipeline.start_progress import EngineChanges
+from tidegate.pipeline.start_progress_stream import with_progress
 from tidegate.protocol.request import ModelRequest
 from tidegate.routing.planner import Plan
 from tidegate.routing.request import RoutingRequest

@@ -116,7 +116,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
         report_failure: reports that a request to the engine failed, as the engine may be dead; None for a hosted
             upstream.
         movable_waits: the functions that end the attempts waiting for their first content, called when the engine hangs
-            (see `tidegate.engines.slots`); None for a hosted upstream.
+            (see `tidegate.engines.requests`); None for a hosted upstream.
         in_flight: returns the number of Tidegate's requests in the engine.
         load: loads the engine, if it is not loaded; returns at once.
     """

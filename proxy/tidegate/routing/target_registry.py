@@ -116,8 +116,10 @@ class TargetRegistry:
         """The stats of the configured targets."""
         return list(self._kept.values())
 
-    def begin(self, target: Target, routing_request: RoutingRequest, *, in_panic: bool = False) -> "InFlight | None":
-        """Begin an attempt at the target; the caller of this method ends the returned `InFlight`, once.
+    def begin(
+        self, target: Target, routing_request: RoutingRequest, *, in_panic: bool = False
+    ) -> "InFlightRequest | None":
+        """Begin an attempt at the target; the caller of this method ends the returned `InFlightRequest`, once.
 
         Returns None if the target may not be tried, as it is ejected, or a trial is in flight. With `in_panic` the
         attempt begins also at an ejected target. During a cooldown the result is None in any case.
@@ -128,7 +130,9 @@ class TargetRegistry:
         number = stats.health.enter(in_panic=in_panic)
         if number is None:
             return None
-        return InFlight(stats, routing_request, self._clock, number, stats.cooldown.enter(self._clock.monotonic_s()))
+        return InFlightRequest(
+            stats, routing_request, self._clock, number, stats.cooldown.enter(self._clock.monotonic_s())
+        )
 
     def readmit(self, upstream: str) -> None:
         """An engine has been started again: forget the failures from before."""
@@ -146,7 +150,7 @@ class TargetRegistry:
                 del self._others[idle]
 
 
-class InFlight:
+class InFlightRequest:
     """One attempt at one target, from before it is sent until it ends."""
 
     __slots__ = (

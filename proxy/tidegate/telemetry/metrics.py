@@ -103,8 +103,8 @@ class MeasuredStatus(Protocol):
         """How often the engine has ended unexpectedly after it was ready, since Tidegate started."""
 
 
-class SlotCounts(Protocol):
-    """The part of `tidegate.engines.slots.Slots` that metrics need."""
+class RequestCounts(Protocol):
+    """The part of `tidegate.engines.requests.EngineRequests` that metrics need."""
 
     @property
     def taken(self) -> int:
@@ -123,7 +123,7 @@ class MeasuredEngine(Protocol):
         """The current status."""
 
     @property
-    def slots(self) -> SlotCounts:
+    def requests(self) -> RequestCounts:
         """The requests in the engine."""
 
 
@@ -148,7 +148,7 @@ class _Engines(Collector):
         for engine in self._engines():
             ready.add_metric((engine.name,), float(engine.status.state == "ready"))
             restarts.add_metric((engine.name,), engine.status.restarts)
-            in_flight.add_metric((engine.name,), engine.slots.taken)
+            in_flight.add_metric((engine.name,), engine.requests.taken)
         yield from (ready, restarts, in_flight)
 
 

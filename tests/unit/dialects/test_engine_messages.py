@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from tidegate.config.cards import Card
 from tidegate.dialects import engine_messages
-from tidegate.dialects.draft import Draft
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.errors import MalformedRequest
 
 PNG = "data:image/png;base64,AA=="
@@ -17,7 +17,7 @@ EVIL = "http://10.0.0.1/a"
 def restrict(*given):
     """Return the messages that are sent, and what is reported as adjusted."""
     messages = [{name: Raw(json.dumps(value).encode()) for name, value in message.items()} for message in given]
-    draft = Draft({}, Card(), messages=messages)
+    draft = RequestDraft({}, Card(), messages=messages)
     engine_messages.restrict(draft)
     sent = [{name: json.loads(bytes(value)) for name, value in message.items()} for message in draft.messages]
     return sent, draft.adjusted

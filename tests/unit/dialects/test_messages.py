@@ -8,8 +8,8 @@ from msgspec import Raw
 
 from tidegate.config.cards import Card
 from tidegate.dialects import messages
-from tidegate.dialects.draft import Draft, ignore_note
 from tidegate.dialects.messages import Rules
+from tidegate.dialects.request_draft import RequestDraft, ignore_note
 
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
@@ -229,7 +229,7 @@ def test_openai_accepts_null_content_beside_another_form_of_answer(name):
     ],
 )
 def test_refusals_audio_and_annotations_become_text_or_are_reported_as_dropped(message, content, notes):
-    draft = Draft({}, Card())
+    draft = RequestDraft({}, Card())
     assert adapt({"role": "assistant"} | message, note=draft.note) == [{"role": "assistant", "content": content}]
     assert draft.adjusted == notes
 
@@ -246,7 +246,7 @@ def test_thinking_in_content_parts_is_past_reasoning(part):
     """Mistral, Anthropic and the AI SDK send such parts."""
     given = {"role": "assistant", "content": [part, *PARTS]}
     assert adapt(given, reasoning="reasoning") == [{"role": "assistant", "content": "ab", "reasoning": "hm"}]
-    draft = Draft({}, Card())
+    draft = RequestDraft({}, Card())
     assert adapt(given, is_reference=True, note=draft.note) == [{"role": "assistant", "content": PARTS}]
     assert draft.adjusted == ["reasoning_content=dropped"]
 
@@ -254,7 +254,7 @@ def test_thinking_in_content_parts_is_past_reasoning(part):
 @pytest.mark.parametrize(("calls", "content"), [({}, ""), ({"tool_calls": [CALL]}, None)])
 def test_a_message_of_thinking_alone_has_no_content(calls, content):
     given = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "c2ln"}]} | calls
-    draft = Draft({}, Card())
+    draft = RequestDraft({}, Card())
     assert adapt(given, note=draft.note) == [given | {"content": content}]
     assert draft.adjusted == ["reasoning_content=dropped"]
 
@@ -262,7 +262,7 @@ def test_a_message_of_thinking_alone_has_no_content(calls, content):
 def test_encrypted_reasoning_is_reported_if_it_is_dropped():
     details = [{"type": "reasoning.encrypted", "data": "c2ln"}]
     given = {"role": "assistant", "content": "a", "reasoning_details": details}
-    draft = Draft({}, Card())
+    draft = RequestDraft({}, Card())
     assert adapt(given, keeps_reasoning_details=True, note=draft.note) == [given]
     assert draft.adjusted == []
     assert adapt(given, note=draft.note) == [{"role": "assistant", "content": "a"}]
@@ -277,7 +277,7 @@ def test_geminis_extra_content_is_sent_only_to_hosts_that_support_it(is_referenc
     """Gemini answers 400 to the next turn if it is missing; other hosts answer 400 if it is sent."""
     given = {"role": "assistant", "content": None, "tool_calls": [CALL | EXTRA]} | EXTRA
     assert adapt(given, keeps_extra_content=True, is_reference=is_reference) == [given]
-    draft = Draft({}, Card())
+    draft = RequestDraft({}, Card())
     plain = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     assert adapt(given, is_reference=is_reference, note=draft.note) == [plain]
     assert draft.adjusted == ["extra_content=dropped"]
@@ -295,14 +295,14 @@ def test_texts_with_cache_control_are_not_joined():
 
 @pytest.mark.parametrize("is_reference", [False, True])
 def test_cache_control_is_dropped_and_reported_for_other_hosts(is_reference):
-    draft = Draft({}, Card())
+    draft = RequestDraft({}, Card())
     [message] = adapt({"role": "user", "content": [PARTS[0], MARKED]}, is_reference=is_reference, note=draft.note)
     assert message["content"] == (PARTS if is_reference else "ab")
     assert draft.adjusted == ["cache_control=dropped"]
 
 
 def test_unreadable_past_calls_are_reported_as_dropped():
-    draft = Draft({}, Card())
+    draft = RequestDraft({}, Card())
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "f(1)"}}
     [message] = adapt({"role": "assistant", "content": "a", "tool_calls": [None, call]}, note=draft.note)
     assert [each["function"]["arguments"] for each in message["tool_calls"]] == ["{}"]
@@ -311,7 +311,7 @@ def test_unreadable_past_calls_are_reported_as_dropped():
 
 def test_a_late_system_message_that_moves_is_reported():
     given = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}, {"role": "system", "content": "c"}]
-    draft = Draft({}, Card())
+    draft = RequestDraft({}, Card())
     adapt(*given, merges_system=True, note=draft.note)
     adapt(given[0], given[2], given[1], merges_system=True, note=draft.note)
     assert draft.adjusted == ["messages=reordered"]

@@ -7,14 +7,14 @@ from msgspec import Raw
 
 from tidegate.config.cards import UNKNOWN, Card
 from tidegate.dialects import thinking
-from tidegate.dialects.draft import Draft
 from tidegate.dialects.registry import DIALECTS
+from tidegate.dialects.request_draft import RequestDraft
 from tidegate.dialects.thinking import Thinking
 from tidegate.protocol import chat
 
 
 def draft(card=UNKNOWN, **fields):
-    return Draft({name: Raw(json.dumps(value).encode()) for name, value in fields.items()}, card)
+    return RequestDraft({name: Raw(json.dumps(value).encode()) for name, value in fields.items()}, card)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Log:
 
 
 @asynccontextmanager
-async def connected(gpus=(), **configs):
+async def entry(gpus=(), **configs):
     engines = Engines(configs, keys={}, clock=FakeClock(), log=Log(), on_change=lambda _name, _status: None, gpus=gpus)
     yield engines
     await engines.close()
@@ -41,7 +41,7 @@ async def until_drained(engines) -> None:
 
 
 async def test_metrics_are_those_of_engines_that_run():
-    async with connected(a=EXTERNAL, b=EXTERNAL, c=EXTERNAL) as engines:
+    async with entry(a=EXTERNAL, b=EXTERNAL, c=EXTERNAL) as engines:
         for name, state in (("a", "ready"), ("b", "draining"), ("c", "failed")):
             engines._parts[name].control.metrics = b"steps 1\n"
             engines.by_name[name].engine._status.now = EngineStatus(state)
@@ -59,14 +59,14 @@ async def test_metrics_are_those_of_engines_that_run():
 )
 async def test_health_and_metrics_are_beside_v1_wherever_that_is(base_url, root):
     """Ray Serve and gateways have several servers behind one address, each under its own path."""
-    async with connected(external=ExternalConfig(base_url=base_url)) as engines:
+    async with entry(external=ExternalConfig(base_url=base_url)) as engines:
         assert engines._parts["external"].control._root._base_url == root
 
 
 async def test_adapter_names_are_those_of_the_config_and_those_loaded_at_run_time(tmp_path):
     fixed = VllmConfig(model="m", python=sys.executable, start="on_demand", adapters={"sql": "/a"})
     loose = VllmConfig(model="m", python=sys.executable, start="on_demand", runtime_adapters=True)
-    async with connected(fixed=fixed, loose=loose, external=EXTERNAL) as engines:
+    async with entry(fixed=fixed, loose=loose, external=EXTERNAL) as engines:
         assert engines.adapter_names() == ["fixed/sql"]
         engines.by_name["loose"].adapters._paths["law"] = "/b"
         assert engines.adapter_names() == ["fixed/sql", "loose/law"]
@@ -81,7 +81,7 @@ async def test_an_engine_that_cannot_run_on_this_machine_has_a_refusal_and_the_o
     fits = VllmConfig(model="m", python=str(python), start="on_demand")
     large = VllmConfig(model="m", python=str(python), start="on_demand", tensor_parallel_size=2)
     absent = VllmConfig(model="m", python=str(tmp_path / "nowhere"), start="on_demand")
-    async with connected(gpus=[Gpu(index=0)], fits=fits, large=large, absent=absent, external=EXTERNAL) as engines:
+    async with entry(gpus=[Gpu(index=0)], fits=fits, large=large, absent=absent, external=EXTERNAL) as engines:
         assert engines._parts["fits"].process.needs.awake == {0: 0.92}
         assert list(engines.refusals) == ["large", "absent"]
         assert "needs 2 GPUs, and the machine has 1" in engines.refusals["large"]
@@ -92,7 +92,7 @@ async def test_an_engine_that_cannot_run_on_this_machine_has_a_refusal_and_the_o
 
 
 async def test_a_new_config_keeps_an_equal_engine_and_adds_and_removes_others():
-    async with connected(a=EXTERNAL, b=EXTERNAL) as engines:
+    async with entry(a=EXTERNAL, b=EXTERNAL) as engines:
         engines.open()
         kept, removed = engines.by_name["a"], engines.by_name["b"].engine
         engines.apply(engines.prepare({"c": EXTERNAL, "a": EXTERNAL}, {}))
@@ -105,20 +105,20 @@ async def test_a_new_config_keeps_an_equal_engine_and_adds_and_removes_others():
 
 async def test_a_new_address_is_watched_at_once_while_answers_run_at_the_old_one():
     """An external engine takes no GPU of this machine, so the new one need not wait for the old one."""
-    async with connected(a=EXTERNAL) as engines:
+    async with entry(a=EXTERNAL) as engines:
         engines.open()
         old = engines.by_name["a"].engine
-        old.slots.take()
+        old.requests.take()
         engines.apply(engines.prepare({"a": ExternalConfig(base_url="http://127.0.0.1:2/v1")}, {}))
         new = engines.by_name["a"].engine
         assert new is not old
         assert (new._task is not None, len(engines._drainer._leaving)) == (True, 1)
-        old.slots.release()
+        old.requests.release()
         await until_drained(engines)
 
 
 async def test_a_rotated_key_does_not_replace_the_engine():
-    async with connected(a=EXTERNAL) as engines:
+    async with entry(a=EXTERNAL) as engines:
         before = engines.by_name["a"]
         prepared = engines.prepare({"a": EXTERNAL}, {"a": ["sk-new"]})
         assert (prepared.changes.kept, prepared.changes.adjusted) == ((), ("a",))
@@ -129,7 +129,7 @@ async def test_a_rotated_key_does_not_replace_the_engine():
 
 
 async def test_engines_prepared_before_another_change_are_refused():
-    async with connected(a=EXTERNAL) as engines:
+    async with entry(a=EXTERNAL) as engines:
         first, second = engines.prepare({}, {}), engines.prepare({"a": EXTERNAL, "b": EXTERNAL}, {})
         engines.apply(first)
         with pytest.raises(ConfigError, match="changed meanwhile"):
@@ -138,7 +138,7 @@ async def test_engines_prepared_before_another_change_are_refused():
 
 
 async def test_engines_cannot_be_changed_after_close():
-    async with connected(a=EXTERNAL) as engines:
+    async with entry(a=EXTERNAL) as engines:
         prepared = engines.prepare({"b": EXTERNAL}, {})
         await engines.close()
         with pytest.raises(ConfigError, match="shutting down"):
@@ -148,7 +148,7 @@ async def test_engines_cannot_be_changed_after_close():
 async def test_a_new_engine_that_cannot_start_refuses_the_whole_config():
     """An engine that is in the old config too, and cannot start either, does not refuse it."""
     absent = VllmConfig(model="m", python="/nowhere/python", start="on_demand")
-    async with connected(a=EXTERNAL, old=absent) as engines:
+    async with entry(a=EXTERNAL, old=absent) as engines:
         with pytest.raises(ConfigError, match=r"^c\.yaml: engines\.new: there is no Python"):
             engines.prepare({"old": absent, "new": absent}, {}, source="c.yaml")
         engines.apply(engines.prepare({"old": absent}, {}))
@@ -177,13 +177,13 @@ def replicated(count, **fields):
 
 
 async def test_an_adapter_of_several_replicas_is_listed_once():
-    async with connected(**replicated(2, adapters={"sql": "org/sql"})) as engines:
+    async with entry(**replicated(2, adapters={"sql": "org/sql"})) as engines:
         assert engines.adapter_names() == ["gpu/sql"]
 
 
 async def test_a_new_replica_has_the_adapters_that_were_loaded_into_the_others():
     """With another number of replicas, or with another config of the replicas."""
-    async with connected(**replicated(2, runtime_adapters=True)) as engines:
+    async with entry(**replicated(2, runtime_adapters=True)) as engines:
         for one in engines.by_name.values():
             one.adapters._paths["law"] = "/b"
         engines.apply(engines.prepare(replicated(3, runtime_adapters=True), {}))
@@ -199,7 +199,7 @@ async def test_a_replica_for_which_no_gpus_are_left_has_a_refusal_and_the_others
     python.parent.mkdir()
     python.symlink_to(sys.executable)
     config = VllmConfig(model="m", python=str(python), start="on_demand", replicas=2, tensor_parallel_size=2)
-    async with connected(gpus=[Gpu(index=index) for index in range(3)], **expand({"gpu": config})) as engines:
+    async with entry(gpus=[Gpu(index=index) for index in range(3)], **expand({"gpu": config})) as engines:
         assert list(engines._parts["gpu:1"].process.needs.awake) == [0, 1]
         assert list(engines.refusals) == ["gpu:2"]
         assert "replica 2 by tensor_parallel_size 2 needs 4 GPUs" in engines.refusals["gpu:2"]
@@ -216,9 +216,9 @@ async def test_replicas_that_answer_are_replaced_one_at_a_time():
         on_replaced=lambda: reported.append(list(engines.by_name)),
         gpus=(),
     )
-    for connected in engines.by_name.values():
-        connected.engine._status.now = EngineStatus("ready")
-    first, second = (connected.engine for connected in engines.by_name.values())
+    for entry in engines.by_name.values():
+        entry.engine._status.now = EngineStatus("ready")
+    first, second = (entry.engine for entry in engines.by_name.values())
     prepared = engines.prepare(replicated(2, max_model_len=2048), {})
     assert engines.is_current(prepared)
     engines.apply(prepared)
@@ -236,7 +236,7 @@ async def test_replicas_that_answer_are_replaced_one_at_a_time():
 async def test_a_new_replica_waits_for_the_gpus_of_a_replica_that_is_retired_later():
     """One replica on GPU 0 becomes two: that on GPU 1 starts first, the other when the old one is retired."""
     alone = VllmConfig(model="m", python=sys.executable, start="on_demand", gpus=(0,))
-    async with connected(gpu=alone) as engines:
+    async with entry(gpu=alone) as engines:
         engines.open()
         while engines._waiting:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)

@@ -6,7 +6,7 @@ import pytest
 
 from tidegate.engines.control import HttpControl
 from tidegate.engines.scrape import read_load
-from tidegate.engines.supervision.due_check import NO_ANSWER, REFUSED, UNHEALTHY
+from tidegate.engines.supervision.health_recheck import NO_ANSWER, REFUSED, UNHEALTHY
 from tidegate.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 
 METRICS = b"llamacpp:n_decode_total 5\n"

@@ -7,9 +7,9 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tidegate.engines.base import EngineStatus
 from tidegate.engines.drainer import EngineDrainer
-from tidegate.engines.factory import ConnectedEngine, EngineParts, OwnProcess
+from tidegate.engines.factory import EngineEntry, EngineParts, ManagedProcess
 from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
-from tidegate.engines.slots import Slots
+from tidegate.engines.requests import EngineRequests
 
 PINNED = GpuNeeds(awake={0: 0.9}, is_pinned=True)
 
@@ -20,7 +20,7 @@ class Engine:
     def __init__(self, name, events):
         self.name = name
         self.status = EngineStatus("ready")
-        self.slots = Slots(FakeClock())
+        self.requests = EngineRequests(FakeClock())
         self.events = events
         self.last_answer = asyncio.Event()
 
@@ -54,10 +54,12 @@ class Stage:
     def parts(self, name="e", *, is_managed=True):
         engine = Engine(name, self.events)
         process = (
-            OwnProcess(supervisor=engine, kind=None, settings=None, needs=PINNED, refusal=None) if is_managed else None
+            ManagedProcess(supervisor=engine, kind=None, settings=None, needs=PINNED, refusal=None)
+            if is_managed
+            else None
         )
-        connected = ConnectedEngine(engine, None, FakeTransport(self.events), "vllm")
-        return EngineParts(connected=connected, control=None, root=FakeTransport(self.events), process=process)
+        entry = EngineEntry(engine, None, FakeTransport(self.events), "vllm")
+        return EngineParts(entry=entry, control=None, root=FakeTransport(self.events), process=process)
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ async def test_an_engine_ends_after_its_last_answer_and_then_its_transports_are_
     stage.drainer.begin(parts)
     await settle()
     assert stage.events == ["e drains"]
-    parts.connected.engine.last_answer.set()
+    parts.entry.engine.last_answer.set()
     await settle()
     assert stage.events == [
         "e drains",
@@ -102,7 +104,7 @@ async def test_a_drained_engine_holds_its_name_until_its_process_has_ended(stage
     stage.drainer.begin(managed)
     stage.drainer.begin(external)
     assert (stage.drainer.holds("managed"), stage.drainer.holds("external")) == (True, False)
-    managed.connected.engine.last_answer.set()
+    managed.entry.engine.last_answer.set()
     await settle()
     assert not stage.drainer.holds("managed")
 
@@ -112,12 +114,12 @@ async def test_a_drained_engine_holds_its_gpu_until_it_has_ended_and_a_claim_wai
     stage.allocator.register(parts.process.supervisor, PINNED)
     stage.allocator.register(other, GpuNeeds(awake={0: 0.9}))
     await stage.allocator.claim("e")
-    parts.connected.engine.status = EngineStatus("draining")
+    parts.entry.engine.status = EngineStatus("draining")
     stage.drainer.begin(parts)
     claim = asyncio.create_task(stage.allocator.claim("other"))
     await settle()
     assert not claim.done()
-    parts.connected.engine.last_answer.set()
+    parts.entry.engine.last_answer.set()
     await claim
 
 
@@ -131,7 +133,7 @@ async def test_an_engine_that_fails_to_close_does_not_keep_others_from_closing(s
     async def fail():
         raise ValueError("a programming error")
 
-    parts.connected.engine.close = fail
+    parts.entry.engine.close = fail
     stage.drainer.begin(parts)
     stage.drainer.begin(stage.parts("b"))
     await settle()

@@ -9,7 +9,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.control import FakeControl, working
 from tidegate.engines.base import EngineError, EngineStatus
 from tidegate.engines.external import ExternalEngine
-from tidegate.engines.supervision.due_check import REFUSED
+from tidegate.engines.supervision.health_recheck import REFUSED
 from tidegate.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 
 
@@ -70,9 +70,9 @@ async def test_an_external_engine_is_ready_once_it_answers():
         host.control.is_up = True
         await host.until("ready")
         leave = await host.engine.acquire_slot(can_wait=False)
-        assert host.engine.slots.taken == 1
+        assert host.engine.requests.taken == 1
         leave()
-        assert host.engine.slots.taken == 0
+        assert host.engine.requests.taken == 0
 
 
 async def test_the_load_is_read_from_the_metrics():
@@ -81,7 +81,7 @@ async def test_the_load_is_read_from_the_metrics():
     async with opened(host):
         await host.until("ready")
         await host.until("draining")  # after several health checks
-        assert host.engine.observed_load.load == working(5)
+        assert host.engine.scraped_load.load == working(5)
 
 
 async def test_an_engine_that_is_gone_is_failed_until_it_answers_again():

@@ -59,12 +59,12 @@ def test_a_running_engine_keeps_its_process_and_gets_the_new_settings(factory):
     parts = with_new_settings(old, new)
     apply_settings(parts)
     supervisor = parts.process.supervisor
-    assert (parts.connected.engine, parts.control, parts.transports) == (
-        old.connected.engine,
+    assert (parts.entry.engine, parts.control, parts.transports) == (
+        old.entry.engine,
         old.control,
         old.transports,
     )
-    assert (supervisor, parts.connected.adapters) == (old.connected.engine, old.connected.adapters)
+    assert (supervisor, parts.entry.adapters) == (old.entry.engine, old.entry.adapters)
     assert (supervisor.kind.start_timeout_s, supervisor.settings.drain_timeout_s) == (8, 9)
     assert [transport._timeouts.idle_s for transport in parts.transports] == [7, 7]
 
@@ -88,7 +88,7 @@ def test_a_command_is_reached_by_its_port_or_its_socket_and_its_served_model_nam
         parts.control.use_port(4711)
         urls = ["http://127.0.0.1:4711/v1", "http://127.0.0.1:4711"]
         assert [transport._base_url for transport in parts.transports] == urls or not is_on_port
-        assert (parts.control._model, parts.connected.dialect) == ("org/m", "sglang")
+        assert (parts.control._model, parts.entry.dialect) == ("org/m", "sglang")
 
 
 def test_a_missing_program_is_refused_before_the_start(factory):
@@ -102,4 +102,4 @@ def test_a_replica_serves_its_model_under_the_engines_name(factory):
     parts = factory.make("r1:2", VLLM, ())
     argv = parts.process.kind.command("s", "k").argv
     assert argv[argv.index("--served-model-name") + 1] == "r1"
-    assert (parts.connected.engine.name, parts.control._model) == ("r1:2", "r1")
+    assert (parts.entry.engine.name, parts.control._model) == ("r1:2", "r1")

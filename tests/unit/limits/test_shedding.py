@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegate.limits.shedding import Shedder, SlotRate
+from tidegate.limits.shedding import Shedder, SlotReleaseRate
 
 
 def test_no_request_of_a_burst_is_dropped():
@@ -36,7 +36,7 @@ def test_no_request_is_dropped_while_all_waits_are_quick(waits):
 
 
 def rate_of(*gaps_s):
-    slot_rate, now_s = SlotRate(), 0.0
+    slot_rate, now_s = SlotReleaseRate(), 0.0
     for gap_s in gaps_s:
         slot_rate.became_full(now_s)
         now_s += gap_s
@@ -60,6 +60,6 @@ def test_retry_after_is_the_time_until_the_requests_ahead_have_had_slots(slot_ra
 
 
 def test_a_slot_freed_while_others_were_free_is_no_sample():
-    slot_rate = SlotRate()
+    slot_rate = SlotReleaseRate()
     slot_rate.slot_freed(10.0)
     assert slot_rate.retry_after_s(100) == 1.0

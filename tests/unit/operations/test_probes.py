@@ -1,4 +1,4 @@
-"""`Prober`: probes go on, whatever goes wrong with one of them."""
+"""`TargetProber`: probes go on, whatever goes wrong with one of them."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from tests.fakes.clock import FakeClock
 from tidegate.config.routing import HealthConfig
 from tidegate.dialects.generic import DIALECT
 from tidegate.errors import UpstreamUnreachable
-from tidegate.operations.probes import Prober
+from tidegate.operations.probes import TargetProber
 from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams
 from tidegate.reasoning_memory import ProcessReasoningMemory
 from tidegate.routing.offline import Offline
@@ -52,7 +52,7 @@ class Stage:
             qualities=Qualities(self.clock),
             reasoning_memory=ProcessReasoningMemory(self.clock),
         )
-        self.prober = Prober(self.serving, config=config, clock=self.clock, log=self.log, check_every_s=0)
+        self.prober = TargetProber(self.serving, config=config, clock=self.clock, log=self.log, check_every_s=0)
 
     def logged(self, event: str) -> list[str]:
         return [call.method_name for call in self.log.calls if call.args == (event,)]

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.protocol.chat import Reading
+from tidegate.protocol.chat import AnswerRules
 from tidegate.streaming.thoughts import EosReader, ThoughtReader
 
-THINKS = Reading(thought_tags=("think", "reasoning"))
-PREFILLED = Reading(thought_tags=("think",), begins_in_reasoning=True)
+THINKS = AnswerRules(thought_tags=("think", "reasoning"))
+PREFILLED = AnswerRules(thought_tags=("think",), begins_in_reasoning=True)
 SAMPLES = [
     ("Hello.", THINKS, [("content", "Hello.")]),
     ("<think>Hm.</think>\n\nYes.", THINKS, [("reasoning", "Hm."), ("content", "Yes.")]),
@@ -39,22 +39,22 @@ def joined(pieces):
     return result
 
 
-def read(reading, *texts):
-    reader = ThoughtReader(reading)
+def read(answer_rules, *texts):
+    reader = ThoughtReader(answer_rules)
     return joined([piece for text in texts for piece in reader.read(text)] + reader.close())
 
 
-@pytest.mark.parametrize(("text", "reading", "expected"), SAMPLES)
-def test_a_text_is_split_into_reasoning_and_answer(text, reading, expected):
-    assert read(reading, text) == expected
+@pytest.mark.parametrize(("text", "answer_rules", "expected"), SAMPLES)
+def test_a_text_is_split_into_reasoning_and_answer(text, answer_rules, expected):
+    assert read(answer_rules, text) == expected
 
 
 @given(sample=st.sampled_from(SAMPLES), data=st.data())
 def test_the_result_does_not_depend_on_the_chunks(sample, data):
-    text, reading, expected = sample
+    text, answer_rules, expected = sample
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=len(text))))
     texts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert read(reading, *texts) == expected
+    assert read(answer_rules, *texts) == expected
 
 
 def test_a_reader_is_done_as_soon_as_no_tag_can_follow():

@@ -87,7 +87,7 @@ def test_two_instances_share_no_metrics():
 
 def engine(name, state, *, restarts=0, taken=0):
     status = SimpleNamespace(state=state, restarts=restarts)
-    return SimpleNamespace(name=name, status=status, slots=SimpleNamespace(taken=taken))
+    return SimpleNamespace(name=name, status=status, requests=SimpleNamespace(taken=taken))
 
 
 def test_the_states_of_engines_are_read_when_the_metrics_are_collected():
@@ -95,7 +95,7 @@ def test_the_states_of_engines_are_read_when_the_metrics_are_collected():
     mine = engine("mine", "starting", restarts=2)
     metrics.add_engines(lambda: [mine, engine("other", "stopped")], lambda: b"")
     assert sample(metrics, "engine_ready", engine="mine") == 0
-    mine.status.state, mine.slots.taken = "ready", 3
+    mine.status.state, mine.requests.taken = "ready", 3
     assert sample(metrics, "engine_ready", engine="mine") == 1
     assert sample(metrics, "engine_ready", engine="other") == 0
     assert sample(metrics, "engine_restarts_total", engine="mine") == 2

@@ -9,8 +9,8 @@ from msgspec import Struct, structs
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.base import EngineStatus, PermanentEngineError
 from tidegate.engines.gpus.eviction import GpuFootprint, Shares, State
-from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
-from tidegate.engines.slots import Slots
+from tidegate.engines.gpus.swap import Decision, EngineUse, Move, decide
+from tidegate.engines.requests import EngineRequests
 
 _DECIDE_EVERY_S = 0.25
 _SWAP = SwapConfig()
@@ -25,7 +25,7 @@ class GpuNeeds(Struct, frozen=True, kw_only=True):
     is_pinned: bool = False
 
 
-class GpuEngine(Protocol):
+class EvictableEngine(Protocol):
     """An engine that can give up its GPU memory (see `supervision.supervisor.Supervisor`)."""
 
     name: str
@@ -35,7 +35,7 @@ class GpuEngine(Protocol):
         """The current status."""
 
     @property
-    def slots(self) -> Slots:
+    def requests(self) -> EngineRequests:
         """The requests in the engine, and those that wait for it."""
 
     def close_for(self, other: str) -> None:
@@ -69,7 +69,7 @@ class GpuAllocator:
         self._swap = swap
         self._look_s = decide_every_s
         self._needs: dict[str, GpuNeeds] = {}
-        self._engines: dict[str, GpuEngine] = {}
+        self._engines: dict[str, EvictableEngine] = {}
         self._states: dict[str, State] = {}
         self._claims: list[str] = []
         self._closed: set[str] = set()
@@ -80,18 +80,18 @@ class GpuAllocator:
         self._swap = swap
         self._changed.set()
 
-    def register(self, engine: GpuEngine, needs: GpuNeeds) -> None:
+    def register(self, engine: EvictableEngine, needs: GpuNeeds) -> None:
         """Register an engine, which is required before it claims; or change the needs of a registered one."""
         self._engines[engine.name] = engine
         self._needs[engine.name] = needs
         self._changed.set()
 
-    def unpin(self, engine: GpuEngine) -> None:
+    def unpin(self, engine: EvictableEngine) -> None:
         """Count an engine that is being removed as not pinned, so that claims wait for its memory and do not fail."""
         if self._engines.get(engine.name) is engine:
             self.register(engine, structs.replace(self._needs[engine.name], is_pinned=False))
 
-    def unregister(self, engine: GpuEngine) -> None:
+    def unregister(self, engine: EvictableEngine) -> None:
         """Unregister an engine that has ended for good; does nothing if it is not the registered one of its name."""
         if self._engines.get(engine.name) is engine:
             del self._engines[engine.name], self._needs[engine.name]
@@ -150,7 +150,7 @@ class GpuAllocator:
         engine = self._engines[name]
         self._closed.add(name)
         engine.close_for(move.for_engine)
-        if not engine.slots.taken:
+        if not engine.requests.taken:
             engine.unload(may_sleep=move.to == "asleep")
 
     def _reopen_others(self, decision: Decision) -> None:
@@ -176,7 +176,7 @@ class GpuAllocator:
         settled = {"loaded": "ready", "asleep": "sleeping"}.get(self._states.get(name, "out"))
         return settled is None or state == settled
 
-    def _snapshot(self, name: str) -> SwapCandidate:
+    def _snapshot(self, name: str) -> EngineUse:
         engine, needs = self._engines[name], self._needs[name]
         footprint = GpuFootprint(
             name=name,
@@ -185,14 +185,14 @@ class GpuAllocator:
             asleep=needs.asleep,
             can_sleep=needs.can_sleep,
             is_pinned=needs.is_pinned,
-            last_used_s=engine.slots.last_used_s,
+            last_used_s=engine.requests.last_used_s,
         )
-        return SwapCandidate(
+        return EngineUse(
             footprint=footprint,
             is_settled=self._is_settled(name),
             is_closed=name in self._closed,
-            in_flight=engine.slots.taken,
-            waited_s=engine.slots.waited_s,
-            loaded_s=engine.slots.ready_s,
-            has_new_requests=engine.slots.has_new_requests,
+            in_flight=engine.requests.taken,
+            waited_s=engine.requests.waited_s,
+            loaded_s=engine.requests.ready_s,
+            has_new_requests=engine.requests.has_new_requests,
         )

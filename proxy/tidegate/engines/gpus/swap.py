@@ -29,7 +29,7 @@ from tidegate.config.swap import SwapConfig
 from tidegate.engines.gpus.eviction import EvictionPlan, GpuFootprint, State, plan_eviction, rivals
 
 
-class SwapCandidate(Struct, frozen=True, kw_only=True):
+class EngineUse(Struct, frozen=True, kw_only=True):
     """One engine at one moment; durations are seconds.
 
     Attributes:
@@ -79,7 +79,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     decide_again_in_s: float | None = None
 
 
-def decide(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> Decision:
+def decide(claims: Sequence[str], snapshots: Mapping[str, EngineUse], swap: SwapConfig) -> Decision:
     """Decide what to do now.
 
     Args:
@@ -109,7 +109,7 @@ def decide(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate], swap: 
     )
 
 
-def _by_urgency(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate]) -> Sequence[str]:
+def _by_urgency(claims: Sequence[str], snapshots: Mapping[str, EngineUse]) -> Sequence[str]:
     def urgency(name: str) -> float:
         waited_s = snapshots[name].waited_s
         return 1.0 if waited_s is None else -waited_s
@@ -117,12 +117,12 @@ def _by_urgency(claims: Sequence[str], snapshots: Mapping[str, SwapCandidate]) -
     return sorted(claims, key=urgency)
 
 
-def _compete(name: str, other: str, snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> bool:
+def _compete(name: str, other: str, snapshots: Mapping[str, EngineUse], swap: SwapConfig) -> bool:
     shared = snapshots[name].footprint.awake.keys() & snapshots[other].footprint.awake.keys()
     return bool(shared or rivals(name, (other,), swap.exclusive))
 
 
-def _plan(name: str, snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> EvictionPlan:
+def _plan(name: str, snapshots: Mapping[str, EngineUse], swap: SwapConfig) -> EvictionPlan:
     """A plan that evicts no engine with requests; if there is none after `max_wait_s`, one that may."""
     excluded = rivals(name, snapshots, swap.exclusive)
     eviction = plan_eviction(
@@ -137,23 +137,23 @@ def _plan(name: str, snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -
     return plan_eviction(name, footprints, rivals=excluded)
 
 
-def _footprint(snapshot: SwapCandidate, *, is_busy: bool) -> GpuFootprint:
+def _footprint(snapshot: EngineUse, *, is_busy: bool) -> GpuFootprint:
     """The engine for `plan_eviction`. A closed one is evicted first, so the choice does not change meanwhile."""
     footprint = structs.replace(snapshot.footprint, is_busy=is_busy or not snapshot.is_settled)
     return structs.replace(footprint, last_used_s=-inf) if snapshot.is_closed else footprint
 
 
-def _is_being_entered(snapshot: SwapCandidate) -> bool:
+def _is_being_entered(snapshot: EngineUse) -> bool:
     """Whether the engine was just loaded, and the requests that it was loaded for are still taking their slots."""
     return snapshot.footprint.state == "loaded" and snapshot.waited_s is not None and not snapshot.is_closed
 
 
-def _is_in_use(snapshot: SwapCandidate, swap: SwapConfig) -> bool:
+def _is_in_use(snapshot: EngineUse, swap: SwapConfig) -> bool:
     is_loaded = snapshot.footprint.state == "loaded"
     return (is_loaded and snapshot.in_flight > 0) or _is_being_entered(snapshot) or _is_new(snapshot, swap)
 
 
-def _is_new(snapshot: SwapCandidate, swap: SwapConfig) -> bool:
+def _is_new(snapshot: EngineUse, swap: SwapConfig) -> bool:
     """Whether the engine gets requests, and was loaded less than `min_loaded_s` ago."""
     has_requests = snapshot.in_flight > 0 or snapshot.has_new_requests
     return snapshot.footprint.state == "loaded" and has_requests and snapshot.loaded_s < swap.min_loaded_s
@@ -166,7 +166,7 @@ def _add_moves(moves: dict[str, Move], new_moves: Mapping[str, State], for_engin
             moves[name] = Move(state, for_engine)
 
 
-def _due_in_s(waiting: Sequence[str], snapshots: Mapping[str, SwapCandidate], swap: SwapConfig) -> Iterator[float]:
+def _due_in_s(waiting: Sequence[str], snapshots: Mapping[str, EngineUse], swap: SwapConfig) -> Iterator[float]:
     """The seconds until a time limit ends: `max_wait_s` of a claim, or `min_loaded_s` of an engine."""
     if not waiting:
         return

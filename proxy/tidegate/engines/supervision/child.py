@@ -1,4 +1,4 @@
-"""`Child`: the process of one engine through all its starts, and the reason for its end."""
+"""`EngineChild`: the process of one engine through all its starts, and the reason for its end."""
 
 import asyncio
 import secrets
@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tidegate.engines.base import Control, EngineError, PermanentEngineError
-from tidegate.engines.endings import EXTERNAL_SIGNALS, describe_signal, signal_of
+from tidegate.engines.exit_reasons import EXTERNAL_SIGNALS, describe_signal, signal_of
 from tidegate.engines.process.lines import OutputTail
 from tidegate.engines.process.process import EngineProcess
 from tidegate.engines.process.sockets import SocketFolder
@@ -16,7 +16,7 @@ from tidegate.engines.supervision.status import StatusOwner
 _QUOTED_LINES = 3
 
 
-class Child:
+class EngineChild:
     """Owns the process of one engine and the folder of its socket.
 
     Args:

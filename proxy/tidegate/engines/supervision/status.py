@@ -8,8 +8,8 @@ from msgspec import structs
 from tidegate.clock import Clock
 from tidegate.engines.base import EngineError, EngineStatus, Progress
 from tidegate.engines.states import Event, next_state
-from tidegate.engines.supervision.due_check import DueCheck
 from tidegate.engines.supervision.estimate import Estimate
+from tidegate.engines.supervision.health_recheck import HealthRecheck
 from tidegate.telemetry.logs import Log
 
 _MAX_REASON = 1000  # characters
@@ -32,7 +32,7 @@ class StatusOwner:
         now: the current status.
         caller_reason: the reason of the status in the form that callers may see, without output (see
             `base.EngineError`).
-        due_check: open while a health check is due, as a request has failed; closed when the engine is no longer ready.
+        recheck: open while a health check is due, as a request has failed; closed when the engine is no longer ready.
         crashes: how often the engine has crashed without a steady time in between.
         failed_starts: how many starts in a row have failed; 0 once the engine has been ready.
     """
@@ -49,7 +49,7 @@ class StatusOwner:
         self.name = name
         self.now = EngineStatus("stopped", reason)
         self.caller_reason = reason
-        self.due_check = DueCheck()
+        self.recheck = HealthRecheck()
         self.crashes = self.failed_starts = 0
         self._attempts = 0
         self._clock = clock
@@ -133,7 +133,7 @@ class StatusOwner:
         self.now = status
         self._changed.set()
         if status.state != "ready":
-            self.due_check.close()
+            self.recheck.close()
         if self._on_change is not None:
             try:
                 self._on_change(status)

@@ -13,16 +13,16 @@ from tidegate.engines.base import (
     EngineStatus,
     Goal,
     GpuClaims,
-    ObservedLoad,
     PermanentEngineError,
     ReleaseSlot,
+    ScrapedLoad,
 )
-from tidegate.engines.slots import Slots
-from tidegate.engines.supervision.access import EngineAccess
-from tidegate.engines.supervision.child import Child
+from tidegate.engines.requests import EngineRequests
+from tidegate.engines.supervision.child import EngineChild
 from tidegate.engines.supervision.goal import GoalOwner
 from tidegate.engines.supervision.hooks import Hooks
-from tidegate.engines.supervision.running import Running
+from tidegate.engines.supervision.intake import EngineIntake
+from tidegate.engines.supervision.running_phase import RunningPhase
 from tidegate.engines.supervision.settings import CurrentSettings, Settings
 from tidegate.engines.supervision.status import StatusOwner
 from tidegate.errors import ProxyError
@@ -35,7 +35,7 @@ class Supervisor:
     """Puts the parts of one engine together, and owns the task that brings the engine to its goal.
 
     `open` and `close` are called once each. In between the task (`_supervise`) claims GPU memory, starts the process,
-    runs the engine (`running.Running`), ends the process and starts it again. Every other method only sets the goal
+    runs the engine (`RunningPhase`), ends the process and starts it again. Every other method only sets the goal
     (`goal.GoalOwner`) or changes what the task reads.
 
     Args:
@@ -67,13 +67,13 @@ class Supervisor:
         reason = "it is about to start" if settings.starts_at_once else "it is not loaded"
         self._status = StatusOwner(name, reason, clock=clock, log=log, on_change=on_change)
         self._goal_owner = GoalOwner("run" if settings.starts_at_once else "stop")
-        self._access = EngineAccess(self._status, self._goal_owner, self._current, clock=clock, log=log)
-        self._child = Child(self._status, self._current)
-        self._running = Running(
+        self._intake = EngineIntake(self._status, self._goal_owner, self._current, clock=clock, log=log)
+        self._child = EngineChild(self._status, self._current)
+        self._running = RunningPhase(
             child=self._child,
             status=self._status,
             goal_owner=self._goal_owner,
-            access=self._access,
+            intake=self._intake,
             current=self._current,
             allocator=allocator,
             clock=clock,
@@ -100,14 +100,14 @@ class Supervisor:
         return self._current.settings
 
     @property
-    def slots(self) -> Slots:
+    def requests(self) -> EngineRequests:
         """The requests in the engine, and those that wait for it."""
-        return self._access.slots
+        return self._intake.requests
 
     @property
-    def observed_load(self) -> ObservedLoad:
+    def scraped_load(self) -> ScrapedLoad:
         """The engine's last metrics, and when they came."""
-        return self._running.observed_load
+        return self._running.scraped_load
 
     @property
     def socket_path(self) -> str:
@@ -122,7 +122,7 @@ class Supervisor:
     @property
     def availability(self) -> Availability:
         """Whether a request can be answered, now or after a wait; see `base.Engine`."""
-        return self._access.availability
+        return self._intake.availability
 
     async def acquire_slot(self, *, can_wait: bool) -> ReleaseSlot:
         """Take a slot in the engine, which is started or woken if necessary; returns the function that frees the slot.
@@ -135,7 +135,7 @@ class Supervisor:
         Raises:
             EngineUnavailable: the engine is not ready; the message says why, and quotes no output.
         """
-        return await self._access.acquire_slot(can_wait=can_wait)
+        return await self._intake.acquire_slot(can_wait=can_wait)
 
     def report_failure(self, error: ProxyError) -> None:
         """Make a health check due after a failed request, if `error` may mean that the engine is dead.
@@ -143,11 +143,11 @@ class Supervisor:
         `enter` waits for that check, at most a second. An engine that refused the connection is marked as failed when
         this method returns, so that it gets no requests.
         """
-        self._access.report_failure(error)
+        self._intake.report_failure(error)
 
     def load(self) -> None:
         """Load the engine as a request would, if it is not loaded; returns at once."""
-        self._access.request_load()
+        self._intake.request_load()
 
     def set_goal(self, goal: Goal) -> None:
         """Set the goal for the administrator; after "stop" no request starts the engine.
@@ -171,11 +171,11 @@ class Supervisor:
 
     def close_for(self, other: str) -> None:
         """Let new requests wait until the engine was unloaded so that `other` can be loaded, or until `reopen`."""
-        self._access.close_for(other)
+        self._intake.close_for(other)
 
     def reopen(self) -> None:
         """Accept requests again: no other engine needs this one to be unloaded any more."""
-        self._access.reopen()
+        self._intake.reopen()
 
     def reconfigure(self, kind: EngineKind, settings: Settings) -> None:
         """Replace kind and settings; the running engine continues, so the new kind may differ only in time limits."""

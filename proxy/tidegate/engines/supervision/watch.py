@@ -7,9 +7,9 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from tidegate.clock import Clock
-from tidegate.engines.base import Control, ObservedLoad
-from tidegate.engines.supervision.due_check import DueCheck
+from tidegate.engines.base import Control, ScrapedLoad
 from tidegate.engines.supervision.hang_detector import STALL_S, HangDetector
+from tidegate.engines.supervision.health_recheck import HealthRecheck
 from tidegate.errors import ProxyError, UpstreamUnreachable
 
 CONFIRM_S = 80.0  # from suspicion to failure: two minutes without a step in all, as for the first step
@@ -37,13 +37,13 @@ class Watch:
         pause_s: seconds between two polls of a suspected engine.
 
     Attributes:
-        observed_load: the last metrics, with the time when they came.
+        scraped_load: the last metrics, with the time when they came.
         is_healthy: whether the last poll found a good health route and metrics. Metrics alone are not enough: vLLM
             answers with metrics also when its engine core has ended.
     """
 
     def __init__(self, control: Control, clock: Clock, *, pause_s: float = _PAUSE_S) -> None:
-        self.observed_load = ObservedLoad()
+        self.scraped_load = ScrapedLoad()
         self._control = control
         self._clock = clock
         self._pause_s = pause_s
@@ -68,23 +68,23 @@ class Watch:
         return None if fault is None else EngineFault(fault, is_dead=True)
 
     async def check_or_poll(
-        self, in_flight: int, due_check: DueCheck, fail: Callable[[str], None]
+        self, in_flight: int, recheck: HealthRecheck, fail: Callable[[str], None]
     ) -> EngineFault | None:
         """Call `check` if a request has failed, else `poll`; returns what is wrong, or None.
 
         Args:
             in_flight: how many requests Tidegate has in the engine.
-            due_check: open if a request has failed; closed after the check.
+            recheck: open if a request has failed; closed after the check.
             fail: called with the reason if the engine is dead, before `report_failure` is closed.
         """
-        is_due = due_check.is_open
+        is_due = recheck.is_open
         try:
             engine_fault = await (self.check() if is_due else self.poll(in_flight))
             if engine_fault is not None and engine_fault.is_dead:
                 fail(engine_fault.reason)
         finally:
             if is_due:  # a request that failed during the check needs another check
-                due_check.close()
+                recheck.close()
         return engine_fault
 
     def start_canary(self, every_s: float) -> None:
@@ -109,7 +109,7 @@ class Watch:
         For an engine with a step counter see `HangDetector`.
         """
         taken_s = self._clock.monotonic_s() - self._canary_started_s
-        if not self._is_canary_running or self.observed_load.load.steps is not None or taken_s < STALL_S:
+        if not self._is_canary_running or self.scraped_load.load.steps is not None or taken_s < STALL_S:
             return None
         return f"it was idle, and has made no token for {taken_s:.0f} s"
 
@@ -130,7 +130,7 @@ class Watch:
             None where `should_continue` has returned False.
         """
         self.stop_canary()
-        before, until_s = self.observed_load.load.steps, self._clock.monotonic_s() + CONFIRM_S
+        before, until_s = self.scraped_load.load.steps, self._clock.monotonic_s() + CONFIRM_S
         canary = asyncio.create_task(self._generate_token())
         try:
             while self._clock.monotonic_s() < until_s:
@@ -141,7 +141,7 @@ class Watch:
                     break
                 with contextlib.suppress(ProxyError):
                     await self._read_load(self._hang_detector.in_flight)
-                steps = self.observed_load.load.steps
+                steps = self.scraped_load.load.steps
                 if before is None:
                     before = steps
                 elif steps != before:
@@ -162,7 +162,7 @@ class Watch:
         except ProxyError as error:
             self._hang_detector.record_failure(error)
             return False
-        self._hang_detector.record_load(self.observed_load.load)
+        self._hang_detector.record_load(self.scraped_load.load)
         return True
 
     async def _run_canary(self) -> None:
@@ -171,7 +171,7 @@ class Watch:
             await self._control.generate()
 
     async def _read_load(self, in_flight: int) -> None:
-        self.observed_load = ObservedLoad(await self._control.load(), self._clock.monotonic_s(), in_flight)
+        self.scraped_load = ScrapedLoad(await self._control.load(), self._clock.monotonic_s(), in_flight)
 
     async def _generate_token(self) -> bool:
         """Request tokens until one comes (True) or the connection fails (False); other errors prove nothing."""

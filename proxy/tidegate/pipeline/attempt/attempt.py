@@ -112,11 +112,11 @@ class Attempt:
         Raises:
             ProxyError: the attempt failed; `may_try_another_target` says whether another target may be tried.
         """
-        load_progress = self._context.load_progress
-        if load_progress is None or self._upstream.snapshot is None or not can_wait:
+        start_progress = self._context.start_progress
+        if start_progress is None or self._upstream.snapshot is None or not can_wait:
             release = await self._upstream.acquire_slot(can_wait=can_wait)
         else:
-            with load_progress.waiting_for(self._upstream.snapshot):
+            with start_progress.waiting_for(self._upstream.snapshot):
                 release = await self._upstream.acquire_slot(can_wait=True)
         try:
             movable_waits = self._upstream.movable_waits if can_move else None
@@ -328,11 +328,11 @@ class Attempt:
         if self._request.endpoint == "chat" and record.answer_check is None:
             record.answer_check = check(sink, self._request.fields)
             sink = record.answer_check or sink
-        if host_request.reading.may_call or host_request.text_calls is not None:
+        if host_request.answer_rules.may_call or host_request.text_calls is not None:
             sink = remembering = ReasoningRecorder(sink)
         if host_request.text_calls is not None:
             sink = TextCallReader(sink, host_request.text_calls)
-        stream = ChoiceStream(sink, host_request.reading)
+        stream = ChoiceStream(sink, host_request.answer_rules)
         caller = self._context.caller + (_LOCAL_ONLY if self._context.reach == "local_only" else "")
         reasoning_memory = None if remembering is None else TurnMemory(remembering, self._reasoning_memory, caller)
         return Source(response, stream, self._upstream.dialect.parse, reasoning_memory)

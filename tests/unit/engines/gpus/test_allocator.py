@@ -9,7 +9,7 @@ from tests.fakes.clock import FakeClock
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.base import EngineError, EngineStatus
 from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
-from tidegate.engines.slots import Slots
+from tidegate.engines.requests import EngineRequests
 
 LARGE = GpuNeeds(awake={0: 0.9}, asleep={0: 0.05})
 LARGE_ASLEEP = GpuNeeds(awake={0: 0.9}, asleep={0: 0.3})
@@ -21,7 +21,7 @@ class FakeEngine:
     def __init__(self, name, clock):
         self.name = name
         self.status = EngineStatus("stopped")
-        self.slots = Slots(clock)
+        self.requests = EngineRequests(clock)
         self.requested = []
         self.closed_for = None
 
@@ -59,10 +59,10 @@ class Machine:
         self.claim(name)
         await self.claims.pop(name)
         self.set_state(name, "ready")
-        self.engines[name].slots.mark_ready()
+        self.engines[name].requests.mark_ready()
         self.clock.advance(1)
-        self.engines[name].slots.take()
-        self.engines[name].slots.release()
+        self.engines[name].requests.take()
+        self.engines[name].requests.release()
 
     async def sleep(self, name):
         self.set_state(name, "sleeping")
@@ -80,7 +80,7 @@ class Machine:
     def wait_for(self, name):
         """Let a request wait for the engine, until the returned stack is closed."""
         waiting = ExitStack()
-        waiting.enter_context(self.engines[name].slots.count_waiting())
+        waiting.enter_context(self.engines[name].requests.count_waiting())
         return waiting
 
     def waiting(self):
@@ -129,11 +129,11 @@ async def test_an_idle_engine_is_put_to_sleep_and_then_the_claim_is_met(machine)
 async def test_a_claim_waits_for_a_busy_engine(machine):
     """No event reports that its last request has ended."""
     await machine.load("a")
-    machine.engines["a"].slots.take()
+    machine.engines["a"].requests.take()
     machine.claim("b")
     await machine.settle()
     assert (machine.requested("a"), machine.waiting()) == ([], ["b"])
-    machine.engines["a"].slots.release()
+    machine.engines["a"].requests.release()
     await machine.settle()
     assert machine.requested("a") == ["sleep"]
 
@@ -151,11 +151,11 @@ async def test_a_claim_waits_for_an_engine_that_got_a_request_before_it_slept(ma
     await machine.load("a")
     machine.claim("b")
     await machine.settle()
-    machine.engines["a"].slots.take()
+    machine.engines["a"].requests.take()
     machine.engines["a"].requested.clear()
     await machine.settle()
     assert (machine.requested("a"), machine.waiting()) == ([], ["b"])
-    machine.engines["a"].slots.release()
+    machine.engines["a"].requests.release()
     await machine.settle()
     assert machine.requested("a") == ["sleep"]
     await machine.sleep("a")
@@ -164,14 +164,14 @@ async def test_a_claim_waits_for_an_engine_that_got_a_request_before_it_slept(ma
 
 async def test_claims_are_met_in_their_order(machine):
     await machine.load("small")
-    machine.engines["small"].slots.take()
+    machine.engines["small"].requests.take()
     machine.claim("a")
     await machine.settle()
     machine.claim("b")
     machine.claim("c")
     await machine.settle()
     assert machine.waiting() == ["a", "b", "c"]
-    machine.engines["small"].slots.release()
+    machine.engines["small"].requests.release()
     await machine.stop("small")
     assert machine.waiting() == ["b", "c"]
     machine.set_state("a", "ready")
@@ -182,7 +182,7 @@ async def test_claims_are_met_in_their_order(machine):
 
 async def test_claims_for_other_gpus_are_met_at_once(machine):
     await machine.load("a")
-    machine.engines["a"].slots.take()
+    machine.engines["a"].requests.take()
     machine.claim("b")
     await machine.settle()
     machine.claim("other")
@@ -214,13 +214,13 @@ async def test_a_sleeping_engine_that_claims_is_stopped_for_an_earlier_claim():
     await machine.load("old")
     await machine.sleep("old")
     await machine.load("third")
-    machine.engines["third"].slots.take()
+    machine.engines["third"].requests.take()
     machine.claim("new")
     await machine.settle()
     machine.claim("old")
     await machine.settle()
     assert machine.waiting() == ["new", "old"]
-    machine.engines["third"].slots.release()
+    machine.engines["third"].requests.release()
     await machine.settle()
     await machine.stop("third")
     assert (machine.waiting(), await machine.claims["old"], machine.requested("old")) == (
@@ -236,7 +236,7 @@ async def test_a_sleeping_engine_that_claims_is_stopped_for_an_earlier_claim():
 async def test_an_engine_with_requests_closes_when_a_request_for_another_has_waited_long_enough(machine):
     """It is put to sleep when its last answer has ended, and not before."""
     await machine.load("a")
-    machine.engines["a"].slots.take()
+    machine.engines["a"].requests.take()
     with machine.wait_for("b"):
         machine.claim("b")
         await machine.settle()
@@ -244,7 +244,7 @@ async def test_an_engine_with_requests_closes_when_a_request_for_another_has_wai
         machine.clock.advance(10)
         await machine.settle()
         assert (machine.engines["a"].closed_for, machine.requested("a")) == ("b", [])
-        machine.engines["a"].slots.release()
+        machine.engines["a"].requests.release()
         await machine.settle()
         assert machine.requested("a") == ["sleep"]
         await machine.sleep("a")
@@ -253,7 +253,7 @@ async def test_an_engine_with_requests_closes_when_a_request_for_another_has_wai
 
 async def test_a_closed_engine_reopens_when_no_request_waits_any_more(machine):
     await machine.load("a")
-    machine.engines["a"].slots.take()
+    machine.engines["a"].requests.take()
     with machine.wait_for("b"):
         machine.claim("b")
         machine.clock.advance(10)
@@ -266,7 +266,7 @@ async def test_a_closed_engine_reopens_when_no_request_waits_any_more(machine):
 async def test_a_closed_engine_reopens_when_the_other_claim_ends_even_while_it_is_suspected(machine):
     """A suspected engine is draining; without claims, no later decision would reopen it."""
     await machine.load("a")
-    machine.engines["a"].slots.take()
+    machine.engines["a"].requests.take()
     with machine.wait_for("b"):
         machine.claim("b")
         machine.clock.advance(10)
@@ -290,7 +290,7 @@ async def test_an_engine_that_is_being_unloaded_stays_closed(machine):
 
 async def test_new_settings_take_effect_at_once(machine):
     await machine.load("a")
-    machine.engines["a"].slots.take()
+    machine.engines["a"].requests.take()
     with machine.wait_for("b"):
         machine.claim("b")
         machine.clock.advance(8)
@@ -325,7 +325,7 @@ async def test_a_claim_that_a_pinned_engine_prevents_fails_with_the_reason(machi
 async def test_a_later_small_claim_waits_until_the_large_one_is_given_up(machine):
     """The small engine would fit, but then the large one might wait for ever."""
     await machine.load("small")
-    machine.engines["small"].slots.take()
+    machine.engines["small"].requests.take()
     machine.claim("a")
     await machine.settle()
     machine.claim("pinned")

@@ -10,7 +10,7 @@ from tests.benchmarks import swaps
 from tests.fakes.swapping import Arrival, Engine, Machine
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.gpus.eviction import GpuFootprint, rivals
-from tidegate.engines.gpus.swap import Decision, Move, SwapCandidate, decide
+from tidegate.engines.gpus.swap import Decision, EngineUse, Move, decide
 
 SWAP = SwapConfig(max_wait_s=10, min_loaded_s=5)
 EXCLUSIVE = SwapConfig(max_wait_s=10, min_loaded_s=5, exclusive=(("a", "b"),))
@@ -27,12 +27,12 @@ def candidate(state="out", *, awake=0.8, asleep=0.0, last_used_s=0.0, can_sleep=
         is_pinned=is_pinned,
         last_used_s=last_used_s,
     )
-    return SwapCandidate(footprint=footprint, **fields)
+    return EngineUse(footprint=footprint, **fields)
 
 
 def decide_for(claims="b", swap=SWAP, **snapshots):
     named = {
-        name: SwapCandidate(
+        name: EngineUse(
             **{field: getattr(each, field) for field in each.__struct_fields__} | {"footprint": footprint(name, each)}
         )
         for name, each in snapshots.items()
@@ -107,7 +107,7 @@ def test_the_longest_wait_comes_first_and_those_that_no_request_waits_for_last()
 
 
 def test_claims_that_do_not_compete_are_met_together():
-    other = SwapCandidate(footprint=GpuFootprint(name="", state="out", awake={1: 0.9}))
+    other = EngineUse(footprint=GpuFootprint(name="", state="out", awake={1: 0.9}))
     assert decide_for("a b c", a=candidate(), b=other, c=candidate(awake=0)).load == {"a", "b", "c"}
 
 
@@ -121,9 +121,9 @@ def test_an_engine_stops_for_two_others_if_one_needs_that():
     wide = GpuFootprint(name="", state="loaded", awake={0: 0.5, 1: 0.5}, asleep={0: 0.1, 1: 0.1})
     decision = decide_for(
         "b c",
-        a=SwapCandidate(footprint=wide),
+        a=EngineUse(footprint=wide),
         b=candidate(awake=0.85),
-        c=SwapCandidate(footprint=GpuFootprint(name="", state="out", awake={1: 0.95})),
+        c=EngineUse(footprint=GpuFootprint(name="", state="out", awake={1: 0.95})),
     )
     assert decision.moves == {"a": Move("out", "c")}
 

@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.fakes.control import FakeControl, too_slow, working
 from tidegate.engines.base import Load
-from tidegate.engines.supervision.due_check import REFUSED
+from tidegate.engines.supervision.health_recheck import REFUSED
 from tidegate.engines.supervision.watch import EngineFault, Watch
 from tidegate.errors import UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 
@@ -26,9 +26,9 @@ async def until_suspected(watch):
 
 async def test_the_last_metrics_are_kept():
     watch, _ = watched(lambda: working(3))
-    assert watch.observed_load.load == Load()
+    assert watch.scraped_load.load == Load()
     await watch.poll(1)
-    assert watch.observed_load.load == working(3)
+    assert watch.scraped_load.load == working(3)
 
 
 async def test_a_failed_poll_keeps_the_metrics_before_it():
@@ -36,7 +36,7 @@ async def test_a_failed_poll_keeps_the_metrics_before_it():
     watch, _ = watched(lambda: next(answers))
     await watch.poll(1)
     await watch.poll(1)
-    assert watch.observed_load.load == working(3)
+    assert watch.scraped_load.load == working(3)
 
 
 async def test_an_engine_that_gives_a_token_works_and_has_the_full_time_again():
@@ -112,7 +112,7 @@ async def test_metrics_that_come_again_are_no_progress():
     answers = itertools.chain(itertools.repeat(too_slow(), 30), itertools.repeat(working(3)))
     watch, _ = watched(lambda: next(answers), advance_s=5)
     await until_suspected(watch)
-    assert watch.observed_load.load.steps is None
+    assert watch.scraped_load.load.steps is None
     assert not await watch.makes_progress()
 
 

@@ -10,9 +10,9 @@ from tidegate.clock import SystemClock
 from tidegate.config.engines import ExternalConfig, LlamaCppConfig, VllmConfig
 from tidegate.config.server import ServerConfig
 from tidegate.deadline import Deadlines
-from tidegate.engines.base import EngineError, EngineStatus, Load, ObservedLoad, Progress
-from tidegate.engines.factory import ConnectedEngine
-from tidegate.engines.slots import Slots
+from tidegate.engines.base import EngineError, EngineStatus, Load, Progress, ScrapedLoad
+from tidegate.engines.factory import EngineEntry
+from tidegate.engines.requests import EngineRequests
 from tidegate.entrypoints.http.admin import AdminHandler
 from tidegate.entrypoints.http.request_scope import RunningRequests
 from tidegate.entrypoints.http.services import Services
@@ -31,9 +31,9 @@ class Engine:
     def __init__(self, name: str, status: EngineStatus, *, refusal: str = "") -> None:
         self.name = name
         self.status = status
-        self.observed_load = ObservedLoad(Load(running=2, waiting=1, kv_used=0.5))
+        self.scraped_load = ScrapedLoad(Load(running=2, waiting=1, kv_used=0.5))
         self.lines = ["loading", "größer"]
-        self.slots = Slots(SystemClock())
+        self.requests = EngineRequests(SystemClock())
         self.goals: list[str] = []
         self.entered: list[int] = []
         self._refusal = refusal
@@ -42,8 +42,8 @@ class Engine:
         if self.status.state != "ready":
             raise EngineUnavailable("not yet", retry_after_s=7)
         assert can_wait
-        self.slots.take()
-        return self.slots.release
+        self.requests.take()
+        return self.requests.release
 
     def set_goal(self, goal):
         if self._refusal:
@@ -65,7 +65,7 @@ class Adapters:
         return self._note("unload", name)
 
     def _note(self, *call):
-        assert self._engine.slots.taken == 1
+        assert self._engine.requests.taken == 1
         self.calls.append(call)
         if "bad" in call:
             raise UpstreamRejected("No such adapter", status=404)
@@ -96,9 +96,9 @@ class Stage:
         vllm = VllmConfig(model="deepseek-ai/R1", runtime_adapters=True)
         external = ExternalConfig(base_url="http://10.0.0.1/v1")
         entries = self.entries = {
-            "r1": ConnectedEngine(self.r1, vllm, None, "vllm", adapters=self.adapters),
-            "tiny": ConnectedEngine(self.tiny, LlamaCppConfig(model="package:x"), None, "llamacpp"),
-            "theirs": ConnectedEngine(self.theirs, external, None, "vllm"),
+            "r1": EngineEntry(self.r1, vllm, None, "vllm", adapters=self.adapters),
+            "tiny": EngineEntry(self.tiny, LlamaCppConfig(model="package:x"), None, "llamacpp"),
+            "theirs": EngineEntry(self.theirs, external, None, "vllm"),
         }
         engines = [entry.engine for entry in entries.values()]
         services = Services(
@@ -142,7 +142,7 @@ def stage():
 
 
 async def test_every_engine_is_listed_with_what_it_does_and_how_busy_it_is(stage):
-    stage.r1.slots.take()
+    stage.r1.requests.take()
     status, body, _ = await stage.ask("GET", "/engines")
     r1, tiny, theirs = json.loads(body)["engines"]
     load = {
@@ -282,7 +282,7 @@ async def test_an_engine_slot_is_taken_while_an_adapter_is_loaded_or_unloaded(st
     status, body, _ = await stage.ask("DELETE", "/engines/r1/adapters/team/sql")
     assert (status, json.loads(body)) == (200, {"message": "Success"})
     assert stage.adapters.calls == [("load", "sql", "/a/sql"), ("unload", "team/sql")]
-    assert stage.r1.slots.taken == 0
+    assert stage.r1.requests.taken == 0
     assert [(call.args[0], call.kwargs["adapter"]) for call in stage.log.calls] == [
         ("adapter loaded", "sql"),
         ("adapter unloaded", "team/sql"),
@@ -292,7 +292,7 @@ async def test_an_engine_slot_is_taken_while_an_adapter_is_loaded_or_unloaded(st
 async def test_the_engines_refusal_is_passed_on_and_the_slot_is_released(stage):
     status, body, _ = await stage.ask("DELETE", "/engines/r1/adapters/bad")
     assert (status, json.loads(body)["error"]["message"]) == (404, "No such adapter")
-    assert stage.r1.slots.taken == 0
+    assert stage.r1.requests.taken == 0
     assert stage.log.calls == []
 
 
@@ -328,7 +328,7 @@ def replicas(stage):
     engines = [Engine("gpu:1", EngineStatus("ready")), Engine("gpu:2", EngineStatus("failed"), refusal="it cannot")]
     config = VllmConfig(model="m", runtime_adapters=True)
     for engine in engines:
-        stage.entries[engine.name] = ConnectedEngine(engine, config, None, "vllm", adapters=Adapters(engine))
+        stage.entries[engine.name] = EngineEntry(engine, config, None, "vllm", adapters=Adapters(engine))
     return engines
 
 

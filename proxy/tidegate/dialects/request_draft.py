@@ -1,4 +1,4 @@
-"""`Draft`: the request for one host while it is being built."""
+"""`RequestDraft`: the request for one host while it is being built."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -50,14 +50,14 @@ _DEFAULTS_OF: Mapping[str, frozenset[bytes]] = {
 _LEGACY_NAMES: Mapping[str, str] = {"tools": "functions", "tool_choice": "function_call"}
 
 
-Note = Callable[[str, object], None]  # the signature of `Draft.note`
+Note = Callable[[str, object], None]  # the signature of `RequestDraft.note`
 
 
 def ignore_note(_name: str, _word: object) -> None:
     """A `Note` that does nothing."""
 
 
-class Draft(Struct):
+class RequestDraft(Struct):
     """The request to one host and the list of what was changed in it; owned by one attempt.
 
     Attributes:

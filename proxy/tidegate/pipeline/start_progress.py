@@ -1,4 +1,4 @@
-"""`LoadProgress`: shows the caller of a stream the state of the engine it waits for (`models.NAME.progress_in`)."""
+"""`StartProgress`: shows the caller of a stream the state of the engine it waits for (`models.NAME.progress_in`)."""
 
 import asyncio
 import math
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from tidegate.routing.planner import EngineSnapshot
-from tidegate.streaming.preface import Preface
+from tidegate.streaming.reasoning_preface import ReasoningPreface
 
 _SHARES = 10  # the percentage is shown in so many parts of 100 %
 _START, _WAKE, _BUSY = "starting the model", "waking the model", "waiting for the model"
@@ -39,7 +39,7 @@ class EngineChanges:
             self._listeners.discard(listener)
 
 
-class LoadProgress:
+class StartProgress:
     """The progress of the engines that one request waits for. Owner of the text that was shown last.
 
     Args:
@@ -50,7 +50,7 @@ class LoadProgress:
         changed: set when there may be something new to show.
     """
 
-    def __init__(self, preface: Preface, changes: EngineChanges) -> None:
+    def __init__(self, preface: ReasoningPreface, changes: EngineChanges) -> None:
         self.preface = preface
         self.changed = asyncio.Event()
         self._changes = changes

@@ -5,8 +5,8 @@ import json
 import pytest
 from msgspec import Raw
 
-from tidegate.dialects import rebuilding
-from tidegate.dialects.rebuilding import address, either, fields, has_address, items, scalar, schema, text, word
+from tidegate.dialects import allowlist_rules
+from tidegate.dialects.allowlist_rules import address, either, fields, has_address, items, scalar, schema, text, word
 from tidegate.errors import MalformedRequest
 
 
@@ -92,7 +92,7 @@ def test_media_without_bytes_are_refused(given):
         rebuild(address, given)
     assert (caught.value.param, caught.value.code) == ("x", "unsupported_x")
     with pytest.raises(MalformedRequest):
-        rebuild(rebuilding.base64_text, given)
+        rebuild(allowlist_rules.base64_text, given)
 
 
 @pytest.mark.parametrize(

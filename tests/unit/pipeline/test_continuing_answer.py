@@ -8,7 +8,7 @@ from tests.fakes.clock import FakeClock
 from tidegate.errors import StreamBroken, UpstreamFailed, UpstreamRejected, UpstreamUnreachable
 from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
 from tidegate.pipeline.context import AttemptRecord, RequestContext
-from tidegate.pipeline.continuation import MAX_CONTINUATIONS, ContinuableAnswer, may_continue
+from tidegate.pipeline.continuing_answer import MAX_CONTINUATIONS, ContinuingAnswer, may_continue
 from tidegate.protocol import chat, completions, embeddings
 from tidegate.protocol.usage import Usage
 
@@ -113,7 +113,7 @@ class Part:
 
 
 class BreakingAnswer:
-    """A `ContinuableAnswer` with scripted further parts: each a list of texts and an end, or None for no target."""
+    """A `ContinuingAnswer` with scripted further parts: each a list of texts and an end, or None for no target."""
 
     def __init__(self, *parts, texts=("Hello",), end=BREAK, **fields) -> None:
         self.context = RequestContext("req_1", "chat", FakeClock())
@@ -123,7 +123,7 @@ class BreakingAnswer:
         self.continuations = []
         self.next_parts = list(parts)
         self.parts = [Part(self.continuation, first, *texts, end=end)]
-        self.answer = ContinuableAnswer(
+        self.answer = ContinuingAnswer(
             self.parts[0], self.continuation, request, context=self.context, continue_elsewhere=self.continue_elsewhere
         )
 

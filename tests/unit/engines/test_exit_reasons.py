@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tidegate.engines.endings import EXTERNAL_SIGNALS, describe_signal, explain_end, signal_of
+from tidegate.engines.exit_reasons import EXTERNAL_SIGNALS, describe_signal, explain_end, signal_of
 from tidegate.engines.output import explain
 
 ENDS = yaml.safe_load((Path(__file__).parents[2] / "data" / "engines" / "ends.yaml").read_text(encoding="utf-8"))

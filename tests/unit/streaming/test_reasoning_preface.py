@@ -10,7 +10,7 @@ from msgspec import Raw
 from tidegate.protocol.usage import Usage
 from tidegate.streaming.chat import ChatWriter
 from tidegate.streaming.filters import in_format
-from tidegate.streaming.preface import Preface
+from tidegate.streaming.reasoning_preface import ReasoningPreface
 from tidegate.streaming.sinks import Envelope
 
 ENVELOPE = Envelope("chatcmpl-1", 7, "m")
@@ -27,7 +27,7 @@ def answer(sink, *, thoughts: str = "t ", index: int = 0) -> None:
 
 def stream(form: str, *preface_texts: str, wants_usage: bool = False, send_answer=answer) -> list[dict]:
     """Return all chunks: those of the preface, then those of the answer."""
-    preface = Preface(ENVELOPE, wants_usage=wants_usage, form=form)
+    preface = ReasoningPreface(ENVELOPE, wants_usage=wants_usage, form=form)
     for text in preface_texts:
         preface.add(text)
     payloads = preface.take()

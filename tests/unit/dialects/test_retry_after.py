@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.dialects.pauses import reset_s, retry_after_s
+from tidegate.dialects.retry_after import reset_s, retry_after_s
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
 NOW_S = 1792567680.0  # the same time

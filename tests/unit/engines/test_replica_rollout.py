@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.engines.rollout import Replica, next_to_retire, replica_state
+from tidegate.engines.replica_rollout import Replica, next_to_retire, replica_state
 
 STATES = ["serving", "idle", "changing", "failed"]
 

@@ -1,4 +1,4 @@
-"""`HeldAnswer`: the answer of one attempt, with everything that must be given back when the attempt ends."""
+"""`AnswerLease`: the answer of one attempt, with everything that must be given back when the attempt ends."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -8,10 +8,10 @@ from tidegate.limits.concurrency import Slot
 from tidegate.pipeline.attempt.attempt import Answer
 from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.routing.request import RoutingRequest
-from tidegate.routing.target_registry import InFlight
+from tidegate.routing.target_registry import InFlightRequest
 
 
-class HeldAnswer:
+class AnswerLease:
     """An `attempt.Answer` that owns everything one attempt holds at its target, from before the request is sent.
 
     That is the count of requests in flight in the target registry, the slot of the concurrency limit, and the answer
@@ -41,7 +41,11 @@ class HeldAnswer:
     heartbeat: Callable[[], bytes]
 
     def __init__(
-        self, record: AttemptRecord, in_flight: InFlight, routing_request: RoutingRequest, context: RequestContext
+        self,
+        record: AttemptRecord,
+        in_flight: InFlightRequest,
+        routing_request: RoutingRequest,
+        context: RequestContext,
     ) -> None:
         self.record = record
         self.slot: Slot | None = None

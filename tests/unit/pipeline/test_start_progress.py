@@ -2,9 +2,9 @@
 
 import pytest
 
-from tidegate.pipeline.load_progress import EngineChanges, LoadProgress, describe
+from tidegate.pipeline.start_progress import EngineChanges, StartProgress, describe
 from tidegate.routing.planner import EngineSnapshot
-from tidegate.streaming.preface import Preface
+from tidegate.streaming.reasoning_preface import ReasoningPreface
 from tidegate.streaming.sinks import Envelope
 
 
@@ -28,8 +28,8 @@ def changes():
 
 @pytest.fixture
 def progress(changes):
-    preface = Preface(Envelope("chatcmpl-1", 7, "m"), wants_usage=False, form="reasoning_content")
-    return LoadProgress(preface, changes)
+    preface = ReasoningPreface(Envelope("chatcmpl-1", 7, "m"), wants_usage=False, form="reasoning_content")
+    return StartProgress(preface, changes)
 
 
 @pytest.mark.parametrize(

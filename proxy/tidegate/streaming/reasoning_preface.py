@@ -1,4 +1,4 @@
-"""`Preface`: text that a stream shows as reasoning before the answer, such as the progress of loading a model.
+"""`ReasoningPreface`: text that a stream shows as reasoning before the answer, such as the progress of loading a model.
 
 The answer follows in the same stream.
 """
@@ -9,7 +9,7 @@ from tidegate.streaming.filters import Filter, in_format
 from tidegate.streaming.sinks import Envelope, Sink, Writer
 
 
-class Preface:
+class ReasoningPreface:
     """Writes reasoning in the first choice of a stream, before the answer. Owned by one request, sans-I/O.
 
     Attributes:
@@ -56,7 +56,7 @@ class _AfterPreface(Filter):
 
     __slots__ = ("_preface", "_writer")
 
-    def __init__(self, sink: Sink, writer: Writer, preface: Preface) -> None:
+    def __init__(self, sink: Sink, writer: Writer, preface: ReasoningPreface) -> None:
         super().__init__(sink)
         self._writer = writer
         self._preface = preface

@@ -1,4 +1,4 @@
-"""`HeldAnswer`: everything that an attempt holds is given back exactly once."""
+"""`AnswerLease`: everything that an attempt holds is given back exactly once."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tidegate.config.concurrency import ConcurrencyConfig
 from tidegate.config.routing import HealthConfig
 from tidegate.errors import UpstreamFailed
 from tidegate.limits.concurrency import ConcurrencyLimit
-from tidegate.pipeline.attempt.held_answer import HeldAnswer
+from tidegate.pipeline.attempt.answer_lease import AnswerLease
 from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.protocol.usage import Usage
 from tidegate.routing.target_registry import TargetRegistry
@@ -48,7 +48,7 @@ class Attempt:
         self.answer = answer or Answer()
         request = routing_request()
         in_flight = self.target_registry.begin(TARGET, request)
-        self.held = HeldAnswer(self.record, in_flight, request, self.context)
+        self.held = AnswerLease(self.record, in_flight, request, self.context)
 
     async def succeed(self):
         self.held.slot = await self.concurrency_limit.acquire()

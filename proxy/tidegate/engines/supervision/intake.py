@@ -1,12 +1,12 @@
-"""`EngineAccess`: gives requests a slot in one engine, lets them wait for it, or refuses them with the reason."""
+"""`EngineIntake`: gives requests a slot in one engine, lets them wait for it, or refuses them with the reason."""
 
 import asyncio
 
 from tidegate.clock import Clock
 from tidegate.engines.base import Availability, ReleaseSlot
-from tidegate.engines.slots import Slots
-from tidegate.engines.supervision.due_check import REFUSED, is_refusal, may_be_dead
+from tidegate.engines.requests import EngineRequests
 from tidegate.engines.supervision.goal import GoalOwner
+from tidegate.engines.supervision.health_recheck import REFUSED, is_refusal, may_be_dead
 from tidegate.engines.supervision.settings import CurrentSettings
 from tidegate.engines.supervision.status import StatusOwner
 from tidegate.errors import EngineUnavailable, ProxyError
@@ -15,7 +15,7 @@ from tidegate.telemetry.logs import Log
 _RETRY_S = 5.0
 
 
-class EngineAccess:
+class EngineIntake:
     """Owns the counts of requests in one engine, and whether the engine is closed to new requests.
 
     An engine is closed while it is to be unloaded so that another engine can be loaded. New requests wait meanwhile.
@@ -28,14 +28,14 @@ class EngineAccess:
         log: receives closings and failures.
 
     Attributes:
-        slots: the requests in the engine, and those that wait for it.
+        requests: the requests in the engine, and those that wait for it.
         closed_for: the name of the other engine that is to be loaded; None: the engine is not closed.
     """
 
     def __init__(
         self, status: StatusOwner, goal_owner: GoalOwner, current: CurrentSettings, *, clock: Clock, log: Log
     ) -> None:
-        self.slots = Slots(clock)
+        self.requests = EngineRequests(clock)
         self.closed_for: str | None = None
         self._status = status
         self._goal_owner = goal_owner
@@ -59,17 +59,17 @@ class EngineAccess:
 
     async def acquire_slot(self, *, can_wait: bool) -> ReleaseSlot:
         """Take a slot; see `Supervisor.enter`."""
-        self.slots.note_request()
-        if self._status.due_check.is_open:
-            await self._status.due_check.wait_closed()
+        self.requests.note_request()
+        if self._status.recheck.is_open:
+            await self._status.recheck.wait_closed()
         if not self.is_open:
             self.request_load()
             if not (can_wait and self._will_be_ready):
                 raise self._unavailable()
-            with self.slots.count_waiting():
+            with self.requests.count_waiting():
                 await self._wait_open()
-        self.slots.take()
-        return self.slots.release
+        self.requests.take()
+        return self.requests.release
 
     def request_load(self) -> None:
         """Set the goal "run" for a request, unless the engine is held or closed; a closed engine is unloaded first."""
@@ -85,14 +85,14 @@ class EngineAccess:
     def reopen(self) -> None:
         """Accept requests again: no other engine needs this one to be unloaded any more."""
         self.closed_for = None
-        if self.slots.waiting or self._status.is_ready:
+        if self.requests.waiting or self._status.is_ready:
             self.request_load()
         self._status.release_waiting()
 
     def gpus_released(self) -> None:
         """The engine has released its GPUs; it is to run again if requests wait for it."""
         self.closed_for = None
-        if self.slots.waiting:
+        if self.requests.waiting:
             self.request_load()
 
     def report_failure(self, error: ProxyError) -> None:
@@ -102,7 +102,7 @@ class EngineAccess:
         if is_refusal(error):
             self.fail(REFUSED)
         else:
-            self._status.due_check.open()
+            self._status.recheck.open()
         self._goal_owner.changed.set()
 
     def fail(self, reason: str) -> None:
@@ -111,7 +111,7 @@ class EngineAccess:
             return
         self._log.warning("engine failed", engine=self._status.name, reason=reason)
         self._status.move("crash", reason)
-        self.slots.move_requests(reason)
+        self.requests.move_requests(reason)
 
     @property
     def _will_be_ready(self) -> bool:

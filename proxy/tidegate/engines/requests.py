@@ -1,4 +1,4 @@
-"""`Slots`: counts the requests in an engine and those that wait for it, and since when it has had none."""
+"""`EngineRequests`: counts the requests in an engine and those that wait for it, and since when it has had none."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from tidegate.clock import Clock
 
 
-class Slots:
+class EngineRequests:
     """Counts Tidegate's requests in one engine, and those that wait for it; owner of both counts.
 
     All times are in seconds of the monotonic clock.

@@ -1,4 +1,4 @@
-"""`DueCheck`: a failed request may mean that its engine is dead, so a health check of the engine is due at once."""
+"""`HealthRecheck`: a failed request may mean that its engine is dead, so the engine is checked again at once."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ def is_refusal(error: ProxyError) -> bool:
     return isinstance(error, UpstreamUnreachable) and error.is_unconnected
 
 
-class DueCheck:
+class HealthRecheck:
     """Whether a health check of one engine is due because a request failed. The engine owns it and closes it."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tidegate.engines.supervision.due_check import DueCheck, is_refusal, may_be_dead
+from tidegate.engines.supervision.health_recheck import HealthRecheck, is_refusal, may_be_dead
 from tidegate.errors import (
     EngineStalled,
     EngineUnavailable,
@@ -43,21 +43,21 @@ def test_which_failures_may_mean_a_dead_engine(error, expected):
 
 
 async def test_requests_wait_until_the_health_check_has_been_made():
-    due_check = DueCheck()
-    await due_check.wait_closed()  # nothing to wait for
-    due_check.open()
-    due_check.open()
-    waiting = asyncio.create_task(due_check.wait_closed())
+    recheck = HealthRecheck()
+    await recheck.wait_closed()  # nothing to wait for
+    recheck.open()
+    recheck.open()
+    waiting = asyncio.create_task(recheck.wait_closed())
     await asyncio.sleep(0)
-    assert due_check.is_open
-    due_check.close()
-    due_check.close()
+    assert recheck.is_open
+    recheck.close()
+    recheck.close()
     await waiting
-    assert not due_check.is_open
+    assert not recheck.is_open
 
 
 async def test_a_request_waits_at_most_a_second_for_a_health_check():
-    due_check = DueCheck()
-    due_check.open()
-    await asyncio.wait_for(due_check.wait_closed(), 60)
-    assert due_check.is_open
+    recheck = HealthRecheck()
+    recheck.open()
+    await asyncio.wait_for(recheck.wait_closed(), 60)
+    assert recheck.is_open

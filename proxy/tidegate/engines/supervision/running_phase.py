@@ -1,12 +1,12 @@
-"""`Running`: one engine from the start of its process until it is to stop: loading, ready, asleep."""
+"""`RunningPhase`: one engine from the start of its process until it is to stop: loading, ready, asleep."""
 
 import asyncio
 
 from tidegate.clock import Clock
-from tidegate.engines.base import Control, EngineError, GpuClaims, ObservedLoad
-from tidegate.engines.supervision.access import EngineAccess
-from tidegate.engines.supervision.child import Child
+from tidegate.engines.base import Control, EngineError, GpuClaims, ScrapedLoad
+from tidegate.engines.supervision.child import EngineChild
 from tidegate.engines.supervision.goal import GoalOwner
+from tidegate.engines.supervision.intake import EngineIntake
 from tidegate.engines.supervision.settings import CurrentSettings
 from tidegate.engines.supervision.status import StatusOwner
 from tidegate.engines.supervision.watch import Watch
@@ -15,7 +15,7 @@ from tidegate.telemetry.logs import Log
 _WAIT_FOR_END_S = 1.0
 
 
-class Running:
+class RunningPhase:
     """Moves a started engine through the states from starting to draining; owns its last metrics.
 
     The supervisor's one task awaits the coroutine methods. They raise `EngineError` where the engine cannot continue.
@@ -24,34 +24,34 @@ class Running:
         child: the engine's process.
         status: the engine's status, which this class changes.
         goal_owner: whether the engine is to run, to sleep or to stop.
-        access: the requests in the engine, and whether it accepts more.
+        intake: the requests in the engine, and whether it accepts more.
         current: the engine's kind and settings.
         allocator: gets the GPUs back when the engine sleeps or has ended.
         clock: for time limits.
         log: receives suspicions and sleeps.
 
     Attributes:
-        observed_load: the engine's last metrics.
+        scraped_load: the engine's last metrics.
     """
 
     def __init__(
         self,
         *,
-        child: Child,
+        child: EngineChild,
         status: StatusOwner,
         goal_owner: GoalOwner,
-        access: EngineAccess,
+        intake: EngineIntake,
         current: CurrentSettings,
         allocator: GpuClaims,
         clock: Clock,
         log: Log,
     ) -> None:
-        self.observed_load = ObservedLoad()
+        self.scraped_load = ScrapedLoad()
         self._child = child
         self._status = status
         self._goal_owner = goal_owner
-        self._access = access
-        self._slots = access.slots
+        self._intake = intake
+        self._requests = intake.requests
         self._current = current
         self._allocator = allocator
         self._clock = clock
@@ -85,7 +85,7 @@ class Running:
         lines.mark_healthy(line_number)
         if is_new:
             await control.restore()
-        self._slots.mark_ready()
+        self._requests.mark_ready()
         self._status.move("answers", "")
         took_s = self._status.end_start()
         self._log.info("engine ready", engine=self._status.name, pid=self._child.pid, took_s=round(took_s, 1))
@@ -119,35 +119,35 @@ class Running:
     def release_gpus(self, *, is_asleep: bool = False) -> None:
         """Release the engine's GPUs; the engine claims them again if requests wait for it."""
         self._allocator.release(self._status.name, is_asleep=is_asleep)
-        self._access.gpus_released()
+        self._intake.gpus_released()
 
     # --- awake --------------------------------------------------------------------------------------------------------
 
     async def _wait_and_poll(self, watch: Watch) -> None:
         """Wait until a poll is due, poll, and unload the engine or request a token if it is idle."""
-        if not self._status.due_check.is_open:
+        if not self._status.recheck.is_open:
             await self._wait_goal_change(self._current.settings.scrape_s)
-        if self._status.due_check.is_open or not self._goal_owner.changed.is_set():
+        if self._status.recheck.is_open or not self._goal_owner.changed.is_set():
             await self._poll(watch)
-        idle_s, settings = self._slots.idle_s, self._current.settings
+        idle_s, settings = self._requests.idle_s, self._current.settings
         if settings.idle_unload_s is not None and idle_s >= settings.idle_unload_s:
             self.unload()
         every_s = settings.idle_canary_s
-        if every_s and idle_s >= every_s and self._access.is_open and self._goal_owner.goal == "run":
+        if every_s and idle_s >= every_s and self._intake.is_open and self._goal_owner.goal == "run":
             watch.start_canary(every_s)
 
     async def _poll(self, watch: Watch) -> None:
         """Check health and metrics; a suspected engine gets no requests until it makes progress (half-open)."""
         line_number = self._child.lines.number
-        engine_fault = await watch.check_or_poll(self._slots.taken, self._status.due_check, self._access.fail)
-        self.observed_load = watch.observed_load
+        engine_fault = await watch.check_or_poll(self._requests.taken, self._status.recheck, self._intake.fail)
+        self.scraped_load = watch.scraped_load
         if engine_fault is None and watch.is_healthy:
             self._child.lines.mark_healthy(line_number)
         if engine_fault is None or not self._status.is_ready:  # a request may have found the engine dead meanwhile
             return
         self._log.warning("engine suspected", engine=self._status.name, reason=engine_fault.reason)
         self._status.move("drain", engine_fault.reason)
-        self._slots.move_requests(engine_fault.reason)
+        self._requests.move_requests(engine_fault.reason)
         if await watch.makes_progress(lambda: self._goal_owner.goal != "stop") is False:
             # the process may be ending just now, and the end of its output would say more
             await self._child.wait_while_running(asyncio.sleep(_WAIT_FOR_END_S), None)
@@ -179,7 +179,7 @@ class Running:
         await self._drain("it is going to sleep")
         if self._goal_owner.goal == "stop":  # the goal was set meanwhile; running requests have had their time
             return
-        if self._slots.taken or self._goal_owner.goal == "run":  # requests are still running, or came meanwhile
+        if self._requests.taken or self._goal_owner.goal == "run":  # requests are still running, or came meanwhile
             self._goal_owner.goal = "run"
             self._status.move("readmit", "")
             return
@@ -206,7 +206,7 @@ class Running:
         """
         self._status.move("drain", reason)
         timeout_s = self._current.settings.drain_timeout_s
-        await self._child.wait_while_running(self._slots.wait_until_empty(), timeout_s)
+        await self._child.wait_while_running(self._requests.wait_until_empty(), timeout_s)
 
     async def _wait_goal_change(self, timeout_s: float | None) -> None:
         """Wait until a goal is set or a request has failed, at most `timeout_s` seconds (None: no limit).

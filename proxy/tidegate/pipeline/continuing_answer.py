@@ -68,7 +68,7 @@ class ContinueElsewhere(Protocol):
         """
 
 
-class ContinuableAnswer:
+class ContinuingAnswer:
     """A streamed `attempt.Answer` that another target continues when it breaks. Owner of the part that is being read.
 
     Args:

@@ -20,9 +20,9 @@ from tests.fakes.supervised import (
 from tidegate.config.swap import SwapConfig
 from tidegate.engines.base import EngineStatus
 from tidegate.engines.gpus.allocator import GpuAllocator
-from tidegate.engines.supervision.access import EngineAccess
-from tidegate.engines.supervision.due_check import REFUSED
 from tidegate.engines.supervision.goal import GoalOwner
+from tidegate.engines.supervision.health_recheck import REFUSED
+from tidegate.engines.supervision.intake import EngineIntake
 from tidegate.engines.supervision.settings import CurrentSettings, Settings
 from tidegate.engines.supervision.status import StatusOwner
 from tidegate.errors import EngineUnavailable, UpstreamFailed, UpstreamRejected
@@ -40,9 +40,9 @@ async def test_an_engine_becomes_ready_by_its_own_health():
 async def test_a_request_waits_for_an_engine_that_starts():
     async with supervised(FakeKind("well")) as (supervisor, _, _log):
         leave = await supervisor.acquire_slot(can_wait=True)
-        assert supervisor.slots.taken == 1
+        assert supervisor.requests.taken == 1
         leave()
-        assert supervisor.slots.taken == 0
+        assert supervisor.requests.taken == 0
 
 
 async def test_a_request_does_not_wait_for_ever():
@@ -95,14 +95,14 @@ async def test_requests_wait_while_the_engine_is_unloaded_for_another_and_until_
     ):
         leave = await first.acquire_slot(can_wait=True)
         waiting = asyncio.create_task(second.acquire_slot(can_wait=True))
-        while first._access.closed_for != "b":  # noqa: ASYNC110 - nothing reports it
+        while first._intake.closed_for != "b":  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         assert first.status.state == "ready"
         with pytest.raises(EngineUnavailable, match="The engine 'a' is being unloaded so that another") as caught:
             await first.acquire_slot(can_wait=False)
         assert caught.value.retry_after_s >= 1
         again = asyncio.create_task(first.acquire_slot(can_wait=True))
-        while not first.slots.waiting:  # noqa: ASYNC110 - nothing reports it
+        while not first.requests.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         leave()
         await first_states.until("stopped")
@@ -119,7 +119,7 @@ async def test_a_request_that_waits_for_a_closed_engine_does_not_wait_for_ever()
         supervisor.close_for("b")
         with pytest.raises(EngineUnavailable, match="so that another engine can be loaded"):
             await supervisor.acquire_slot(can_wait=True)
-        assert supervisor.slots.waiting == 0
+        assert supervisor.requests.waiting == 0
         supervisor.reopen()
         (await supervisor.acquire_slot(can_wait=False))()
 
@@ -132,7 +132,7 @@ async def test_a_request_that_waits_continues_at_once_when_the_engine_reopens(sl
         leave = await supervisor.acquire_slot(can_wait=False)
         supervisor.close_for("b")
         waiting = asyncio.create_task(supervisor.acquire_slot(can_wait=True))
-        while not supervisor.slots.waiting:  # noqa: ASYNC110 - nothing reports it
+        while not supervisor.requests.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         supervisor.reopen()
         (await waiting)()
@@ -145,7 +145,7 @@ async def test_stopping_a_closed_engine_refuses_the_waiting_requests():
         await states.until("ready")
         supervisor.close_for("b")
         waiting = asyncio.create_task(supervisor.acquire_slot(can_wait=True))
-        while not supervisor.slots.waiting:  # noqa: ASYNC110 - nothing reports it
+        while not supervisor.requests.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         supervisor.set_goal("stop")
         with pytest.raises(EngineUnavailable):
@@ -180,10 +180,10 @@ async def test_the_engine_is_checked_before_the_next_attempt_of_a_failed_request
     async with supervised(FakeKind("well"), NO_POLLS) as (supervisor, states, log):
         await states.until("ready")
         supervisor.report_failure(UpstreamRejected("the caller's fault"))
-        assert not supervisor._status.due_check.is_open
+        assert not supervisor._status.recheck.is_open
         supervisor.report_failure(UpstreamFailed("500"))
         (await supervisor.acquire_slot(can_wait=False))()
-        assert not supervisor._status.due_check.is_open
+        assert not supervisor._status.recheck.is_open
         assert logged(log, "engine failed") == []
 
 
@@ -198,11 +198,11 @@ async def test_a_dead_engine_is_found_before_the_next_attempt():
 
 
 def make_access(goal, state, is_held, failed_starts=0):
-    """An `EngineAccess` without an engine process, and its `GoalOwner`."""
+    """An `EngineIntake` without an engine process, and its `GoalOwner`."""
     clock, log = FakeClock(), CapturingLogger()
     status, goal_owner = StatusOwner("e", "", clock=clock, log=log), GoalOwner(goal)
     status.now, status.failed_starts, goal_owner.is_held = EngineStatus(state), failed_starts, is_held
-    return EngineAccess(
+    return EngineIntake(
         status, goal_owner, CurrentSettings(FakeKind("well"), Settings()), clock=clock, log=log
     ), goal_owner
 
@@ -222,12 +222,12 @@ def make_access(goal, state, is_held, failed_starts=0):
     ],
 )
 def test_the_availability_of_an_engine(goal, state, is_held, failed_starts, availability):
-    access, _ = make_access(goal, state, is_held, failed_starts)
-    assert access.availability == availability
+    intake, _ = make_access(goal, state, is_held, failed_starts)
+    assert intake.availability == availability
 
 
 @pytest.mark.parametrize(("is_held", "availability"), [(False, "loading"), (True, "unavailable")])
 def test_a_request_loads_the_engine_unless_the_administrator_has_stopped_it(is_held, availability):
-    access, goal_owner = make_access("stop", "stopped", is_held)
-    access.request_load()
-    assert (access.availability, goal_owner.changed.is_set()) == (availability, not is_held)
+    intake, goal_owner = make_access("stop", "stopped", is_held)
+    intake.request_load()
+    assert (intake.availability, goal_owner.changed.is_set()) == (availability, not is_held)

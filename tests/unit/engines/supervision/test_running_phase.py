@@ -8,8 +8,8 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.engine import FakeKind
 from tests.fakes.processes import is_running
 from tests.fakes.supervised import logged, refused, supervised
-from tidegate.engines.supervision.due_check import UNHEALTHY
 from tidegate.engines.supervision.hang_detector import FIRST_STEP_S
+from tidegate.engines.supervision.health_recheck import UNHEALTHY
 from tidegate.engines.supervision.settings import Settings
 from tidegate.engines.supervision.watch import CONFIRM_S
 from tidegate.errors import EngineUnavailable
@@ -68,7 +68,7 @@ async def test_an_engine_that_is_stopped_while_it_drains_for_sleep_does_not_wait
 
 
 async def wait_for_metrics(supervisor) -> None:
-    while supervisor.observed_load.load.steps is None:  # noqa: ASYNC110 - nothing reports it
+    while supervisor.scraped_load.load.steps is None:  # noqa: ASYNC110 - nothing reports it
         await asyncio.sleep(0.001)
 
 
@@ -116,9 +116,9 @@ async def test_a_slow_engine_is_not_suspected():
         await states.until("ready")
         leave = await supervisor.acquire_slot(can_wait=False)
         for _ in range(30):
-            before = supervisor.observed_load.load.steps
+            before = supervisor.scraped_load.load.steps
             clock.advance(20)
-            while supervisor.observed_load.load.steps == before:  # noqa: ASYNC110 - it is another process
+            while supervisor.scraped_load.load.steps == before:  # noqa: ASYNC110 - it is another process
                 await asyncio.sleep(0.001)
         leave()
         assert supervisor.status.state == "ready"
