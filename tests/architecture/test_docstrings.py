@@ -1,4 +1,4 @@
-"""What a docstring documents exists: the names under `Args:` and `Attributes:`."""
+"""What a docstring names exists: arguments and attributes, and the modules that a package lists."""
 
 import ast
 import re
@@ -19,6 +19,20 @@ def test_every_documented_name_exists(path):
     documented = [node for node in ast.walk(tree) if isinstance(node, _Documented)]
     unknown = {node.name: set(_documented(node)) - _names(node) for node in documented}
     assert {name: names for name, names in unknown.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in _MODULES if path.name == "__init__.py"], ids=lambda path: path.parent.name
+)
+def test_every_module_that_a_package_lists_exists(path):
+    """A package lists its modules as `    name    what it does`."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    names = re.findall(r"^ {4,8}([a-z_][a-z_.]*)(?: {2,}|$)", docstring, re.MULTILINE)
+    folders = (path.parent, _ROOT / "proxy" / "tidegate")
+    paths = {name: [folder / name.replace(".", "/") for folder in folders] for name in names}
+    assert [
+        name for name in names if not any(each.is_dir() or each.with_suffix(".py").exists() for each in paths[name])
+    ] == []
 
 
 def _documented(node: _Documented) -> Iterator[str]:

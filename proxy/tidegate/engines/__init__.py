@@ -29,13 +29,14 @@ The modules of this package:
     external      an external engine: watched, but not started or stopped
     control       an engine's own routes: health, metrics, sleep, and a request for one token
     scrape        reads an engine's metrics, and passes them on with a label
-    slots         counts the requests in an engine and those that wait for it
+    requests      counts the requests in an engine and those that wait for it
     states        the states of an engine and the transitions between them, in one table
     changes       which engines a new config adds, removes, restarts or adjusts; pure
-    rollout       which replicas of an engine are replaced next when its config has changed; pure
+    replica_rollout
+                  which replicas of an engine are replaced next when its config has changed; pure
     drainer       drains and closes engines that are not in the config any more
     output        reads an engine's output: how far a start is, and why an engine has ended, with the cure; pure
-    endings       why an engine that had been ready has ended: its exit status, and its output; pure
+    exit_reasons  why an engine that had been ready has ended: its exit status, and its output; pure
     start_limit   how long a start may take, by the size of the model; pure
     faults        settings of engines that could work on no machine, or that do nothing
 

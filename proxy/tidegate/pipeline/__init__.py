@@ -18,7 +18,7 @@ which it may end the request:
           (dialect, transport)  translate and send                                        400, 502, 504
           attempt.source        read into the stream's state machine, up to ...
       -- the commit point: the answer has its first content, and `Pipeline.open` yields it --
-      continuation          where the model's config wants it, another target continues
+      continuing_answer     where the model's config wants it, another target continues
                             an answer that breaks from here on                            in band
     settlement              close the bracket: one log line, metrics, the hook that
                             remembers answers for scores
@@ -27,9 +27,11 @@ Before the commit point a failed attempt is followed by another one, and the cal
 point an error is sent in band, unless another target continues the answer. Beside failover there are:
 
     hedging           A second attempt beside a slow first one: the first answer wins, the other attempt is cancelled.
-    movable_wait      Ends the attempt of a request without first content at an engine that hangs (`EngineStalled`),
+    attempt.movable_wait
+                      Ends the attempt of a request without first content at an engine that hangs (`EngineStalled`),
                       so that failover goes to the next target.
-    progress_stream   A stream that waits for an engine begins with the progress of the engine's start
+    start_progress_stream
+                      A stream that waits for an engine begins with the progress of the engine's start
                       (`start_progress`), shown as reasoning. That is no content, so failover stays possible.
 
 The data of one request: `context.RequestContext` is what the phases share; `context.AttemptRecord` is what one attempt
@@ -38,9 +40,9 @@ found out. `RequestContext.record` is the record of the attempt that answers, or
 An answer has the methods of `attempt.attempt.Answer`. It is wrapped, from the inside to the outside, by:
 
     attempt.answers             reads the upstream; unary, streamed or replayed
-    attempt.held_answer         owns what the attempt holds: connection, slots, count in flight
-    continuation                its parts come from several targets, and share an `attempt.stream_continuation`
-    progress_stream             only while progress is shown
+    attempt.answer_lease        owns what the attempt holds: connection, slots, count in flight
+    continuing_answer           its parts come from several targets, and share an `attempt.stream_continuation`
+    start_progress_stream       only while progress is shown
 
 `attempt.structured` validates an answer that must fit a schema at a host that cannot guarantee it. `attempt.writers`
 makes the writer or assembler for the caller's endpoint.
@@ -57,7 +59,7 @@ Where each exit settles:
     the loser of a hedge       `hedging.cancel_and_wait`: cancelled; if it has answered, its answer is closed
     a part that is continued   `ContinuingAnswer`: closed before the next part begins
     any exit of the request    `Pipeline.open`: the answer is closed, then `settlement` closes the bracket
-    a request that never       `Pipeline.note`: the log line and the metrics alone
+    a request that never       `Pipeline.settle_without_answer`: the log line and the metrics alone
       enters `Pipeline.open`
 
 Cancellation, failover and settlement are exits of blocks, not callbacks: when a caller disconnects, the task of its

@@ -1,1 +1,1 @@
-"""Logs and metrics for operators. Prompt text and secrets are never passed to them, so they need no redaction."""
+"""Logs and metrics for operators. Prompt text and secrets never reach them; secrets in texts of hosts are masked."""
