@@ -24,7 +24,7 @@ from tidegate.engines.base import EngineStatus, Load, ScrapedLoad
 from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.pipeline.upstream import Upstream, Upstreams
 from tidegate.protocol import chat, sse
-from tidegate.protocol.chat import AnswerRules
+from tidegate.protocol.chat import HostAnswerFormat
 from tidegate.protocol.request import MAX_DEPTH, is_deeper_than
 from tidegate.protocol.usage import Usage
 from tidegate.routing.offline import Offline
@@ -72,7 +72,7 @@ def best_us(call: Callable[[], object], calls: int = _CALLS) -> float:
     return min(times_s) / calls * 1e6
 
 
-_READING = AnswerRules(thought_tags=("think",), repairs_markup=True)
+_READING = HostAnswerFormat(thought_tags=("think",), repairs_markup=True)
 
 
 def normalise_us() -> float:

@@ -350,6 +350,6 @@ def test_markup_is_text_if_no_tool_may_be_called(dialect, markup):
         for size, reason in ((1, "stop"), (7, "tool_calls"), (len(text), "tool_calls")):
             chunks = [chunk({"content": text[at : at + size]}) for at in range(0, len(text), size)]
             sink = RecordingSink()
-            assert feed(sink, *chunks, chunk(finish=reason), answer_rules=built.answer_rules) is None
+            assert feed(sink, *chunks, chunk(finish=reason), answer_format=built.answer_format) is None
             assert "".join(call[2] for call in sink.calls if call[0] == "content") == text
             assert (sink.calls[-1], built.text_calls) == (("finish", 0, "stop"), None)

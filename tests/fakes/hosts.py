@@ -17,11 +17,11 @@ from tidegate.errors import EngineUnavailable
 from tidegate.limits.concurrency import ConcurrencyLimit
 from tidegate.pipeline.admission import Admission
 from tidegate.pipeline.context import RequestContext
+from tidegate.pipeline.engine_start_progress import EngineChanges
 from tidegate.pipeline.failover_context import FailoverContext
 from tidegate.pipeline.preferences import Preferences
 from tidegate.pipeline.request import Pipeline
 from tidegate.pipeline.settlement import Settlement
-from tidegate.pipeline.start_progress import EngineChanges
 from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams, acquire_nothing
 from tidegate.protocol import chat
 from tidegate.reasoning_memory import ProcessReasoningMemory

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from tidegate.dialects import events
 from tidegate.errors import ProxyError
-from tidegate.protocol.chat import AnswerRules
+from tidegate.protocol.chat import HostAnswerFormat
 from tidegate.protocol.sse import EventParser
 from tidegate.streaming.chat import ChatWriter
 from tidegate.streaming.choices import ChoiceStream
@@ -23,7 +23,7 @@ from tidegate.streaming.sinks import Envelope
 _SIZE = 100 * 1024 * 1024
 _READ = 64 * 1024
 _TOOLS = Raw(b'[{"type":"function","function":{"name":"f"}}]')
-_READING = AnswerRules(thought_tags=("think",), repairs_markup=True, tools=_TOOLS, reasoning_may_be_answer=True)
+_READING = HostAnswerFormat(thought_tags=("think",), repairs_markup=True, tools=_TOOLS, reasoning_may_be_answer=True)
 _BEGIN = "<｜tool▁calls▁begin｜>"
 
 

@@ -20,7 +20,7 @@ from tidegate.dialects import events, failures, history
 from tidegate.dialects.registry import DIALECTS
 from tidegate.errors import ProxyError
 from tidegate.protocol import chat, completions, embeddings
-from tidegate.protocol.chat import AnswerRules, Chunk
+from tidegate.protocol.chat import Chunk, HostAnswerFormat
 from tidegate.protocol.errors import to_headers, to_json
 from tidegate.protocol.reasoning import ReasoningFormat, reasoning_names, take_format
 from tidegate.protocol.request import ModelRequest
@@ -38,25 +38,25 @@ _MODEL = "public-name"
 _LEGACY = Envelope("cmpl-own", 1_700_000_000, _MODEL)
 _OTHER_PARSES = {dialect.parse for dialect in DIALECTS.values()} - {events.parse}
 _TOOLS = Raw(b'[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"get_weather"}}]')
-_READINGS: tuple[tuple[AnswerRules, ReasoningFormat], ...] = (
-    (AnswerRules(), "reasoning_content"),
-    (AnswerRules(thought_tags=("think", "reasoning"), repairs_markup=True, tools=_TOOLS), "reasoning_content"),
+_READINGS: tuple[tuple[HostAnswerFormat, ReasoningFormat], ...] = (
+    (HostAnswerFormat(), "reasoning_content"),
+    (HostAnswerFormat(thought_tags=("think", "reasoning"), repairs_markup=True, tools=_TOOLS), "reasoning_content"),
     (
-        AnswerRules(
+        HostAnswerFormat(
             thought_tags=("think",), begins_in_reasoning=True, repairs_markup=True, tools=_TOOLS, one_call=True
         ),
         "both",
     ),
     (
-        AnswerRules(thought_tags=("think",), repairs_markup=True, may_call=False, reasoning_may_be_answer=True),
+        HostAnswerFormat(thought_tags=("think",), repairs_markup=True, may_call=False, reasoning_may_be_answer=True),
         "think_tags",
     ),
     (
-        AnswerRules(repairs_markup=True, tools=_TOOLS, reasoning_may_be_answer=True, has_positional_call_ids=True),
+        HostAnswerFormat(repairs_markup=True, tools=_TOOLS, reasoning_may_be_answer=True, has_positional_call_ids=True),
         "hidden",
     ),
 )
-_FUNCTIONS = AnswerRules(
+_FUNCTIONS = HostAnswerFormat(
     thought_tags=("think",), repairs_markup=True, tools=_TOOLS, one_call=True
 )  # for callers that send `functions`
 _CARDS = (
@@ -85,8 +85,8 @@ def framing(stream: bytes) -> None:
 
 def stream(body: bytes) -> None:
     """Read an answer of a host with every reading, and write it in every form that a caller may request."""
-    for answer_rules, form in (*_READINGS, (_FUNCTIONS, "think_tags")):
-        _as_chat(body, events.parse, answer_rules, form)
+    for answer_format, form in (*_READINGS, (_FUNCTIONS, "think_tags")):
+        _as_chat(body, events.parse, answer_format, form)
     for parse in _OTHER_PARSES:
         _as_chat(body, parse, *_READINGS[1])
     _as_completions(body)
@@ -130,17 +130,17 @@ def _read(blocks: Iterable[bytes]) -> list[bytes]:
     return found + parser.close()
 
 
-def _as_chat(body: bytes, parse: Parse, answer_rules: AnswerRules, form: ReasoningFormat) -> None:
+def _as_chat(body: bytes, parse: Parse, answer_format: HostAnswerFormat, form: ReasoningFormat) -> None:
     names, outcomes = reasoning_names(form), []
     for wants_usage in (False, True):
         writer = ChatWriter(chunks.ENVELOPE, wants_usage=wants_usage, form=form)
-        error = _send(_formatted(writer, answer_rules, form), body, parse, answer_rules)
+        error = _send(_formatted(writer, answer_format, form), body, parse, answer_format)
         payloads = writer.take()
         if form != "both":
             chunks.check(payloads, wants_usage=wants_usage, is_whole=error is None)
         outcomes.append(canonical.read_stream(_framed(payloads, error), "chat", _MODEL, names, wants_usage=wants_usage))
     assembler = ChatAssembler(chunks.ENVELOPE, form=form)
-    also = _send(_formatted(assembler, answer_rules, form), body, parse, answer_rules)
+    also = _send(_formatted(assembler, answer_format, form), body, parse, answer_format)
     assert type(also) is type(error)
     if error is None:
         assert _comparable(canonical.read_answer(assembler.to_json(), "chat", _MODEL, names)) == _comparable(
@@ -151,23 +151,23 @@ def _as_chat(body: bytes, parse: Parse, answer_rules: AnswerRules, form: Reasoni
         canonical.read_stream(_framed(replayed.take(), None), "chat", _MODEL, names, wants_usage=True)
 
 
-def _formatted(sink: Sink, answer_rules: AnswerRules, form: ReasoningFormat) -> Sink:
-    return in_format(FunctionCallFilter(sink) if answer_rules is _FUNCTIONS else sink, form)
+def _formatted(sink: Sink, answer_format: HostAnswerFormat, form: ReasoningFormat) -> Sink:
+    return in_format(FunctionCallFilter(sink) if answer_format is _FUNCTIONS else sink, form)
 
 
 def _as_completions(body: bytes) -> None:
-    answer_rules = AnswerRules(may_call=False)
+    answer_format = HostAnswerFormat(may_call=False)
     writer, assembler = CompletionWriter(_LEGACY, wants_usage=True), CompletionAssembler(_LEGACY)
-    error = _send(writer, body, events.parse, answer_rules)
+    error = _send(writer, body, events.parse, answer_format)
     canonical.read_stream(_framed(writer.take(), error), "completions", _MODEL, (), wants_usage=True)
-    if _send(assembler, body, events.parse, answer_rules) is None:
+    if _send(assembler, body, events.parse, answer_format) is None:
         canonical.read_answer(assembler.to_json(), "completions", _MODEL, ())
 
 
-def _send(sink: Sink, body: bytes, parse: Parse, answer_rules: AnswerRules) -> ProxyError | None:
+def _send(sink: Sink, body: bytes, parse: Parse, answer_format: HostAnswerFormat) -> ProxyError | None:
     """Send a host's answer to `sink` as an attempt does; return the error that ended it, or None."""
     remembering = ReasoningRecorder(sink)
-    answer = ChoiceStream(remembering, answer_rules)
+    answer = ChoiceStream(remembering, answer_format)
     is_unary = has_end_marker = body.lstrip().startswith(b"{")
     try:
         for event in [body] if is_unary else _read([body[at : at + 50] for at in range(0, len(body), 50)]):

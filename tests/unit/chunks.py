@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tidegate.dialects import events
 from tidegate.errors import ProxyError
-from tidegate.protocol.chat import AnswerRules
+from tidegate.protocol.chat import HostAnswerFormat
 from tidegate.protocol.sse import EventParser
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.sinks import Envelope
@@ -107,12 +107,12 @@ def _check_tools(deltas) -> None:
     assert len(ids) == len(set(ids))
 
 
-PLAIN = AnswerRules()
+PLAIN = HostAnswerFormat()
 
 
-def feed(sink, *chunks, answer_rules=PLAIN, parse=events.parse) -> ProxyError | None:
+def feed(sink, *chunks, answer_format=PLAIN, parse=events.parse) -> ProxyError | None:
     """Send upstream chunks (as objects or as JSON bytes) to `sink`; return the error that ended it, or None."""
-    stream = ChoiceStream(sink, answer_rules)
+    stream = ChoiceStream(sink, answer_format)
     try:
         for chunk in chunks:
             stream.accept(parse(chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode()))
@@ -122,13 +122,13 @@ def feed(sink, *chunks, answer_rules=PLAIN, parse=events.parse) -> ProxyError | 
     return None
 
 
-def feed_bytes(sink, body: bytes, *, answer_rules=PLAIN, parse=events.parse) -> ProxyError | None:
+def feed_bytes(sink, body: bytes, *, answer_format=PLAIN, parse=events.parse) -> ProxyError | None:
     """Send an upstream's event stream to `sink`, as an attempt does."""
     parser = EventParser()
     payloads = parser.feed(body) + parser.close()
     if b"[DONE]" in payloads:
         payloads = payloads[: payloads.index(b"[DONE]")]
-    return feed(sink, *payloads, answer_rules=answer_rules, parse=parse)
+    return feed(sink, *payloads, answer_format=answer_format, parse=parse)
 
 
 def chunk(delta=None, *, index=0, finish=None, **more):

@@ -36,11 +36,11 @@ from tidegate.operations.listing import ModelListing
 from tidegate.operations.probes import TargetProber
 from tidegate.operations.readiness import Readiness
 from tidegate.pipeline.admission import Admission
+from tidegate.pipeline.engine_start_progress import EngineChanges
 from tidegate.pipeline.failover_context import FailoverContext
 from tidegate.pipeline.preferences import Preferences
 from tidegate.pipeline.request import Pipeline
 from tidegate.pipeline.settlement import Settlement
-from tidegate.pipeline.start_progress import EngineChanges
 from tidegate.pipeline.upstream import ServingState, Upstream, Upstreams
 from tidegate.reasoning_memory import ProcessReasoningMemory
 from tidegate.routing.catalogue import Catalogue

@@ -82,7 +82,7 @@ def engine_upstream(name: str, entry: EngineEntry) -> Upstream:
         always_streams=entry.always_streams,
         snapshot=snapshot_reader(entry.engine, entry.parses_tool_calls),
         report_failure=entry.engine.report_failure,
-        movable_waits=entry.engine.requests.movable_waits,
+        interruptible_waits=entry.engine.requests.interruptible_waits,
         in_flight=lambda: entry.engine.requests.taken,
         load=entry.engine.load,
     )

@@ -15,8 +15,8 @@ from msgspec import UNSET, Raw, Struct, structs
 
 from tidegate.config.cards import UNKNOWN, Card, Structured
 from tidegate.dialects import (
-    allowlist,
     emulated_tools,
+    engine_fields,
     engine_messages,
     events,
     history,
@@ -26,11 +26,11 @@ from tidegate.dialects import (
     thinking,
     tools,
 )
+from tidegate.dialects.answer_prefix import AnswerPrefix, put_message, put_prompt
 from tidegate.dialects.messages import Rules
-from tidegate.dialects.prefill import Prefill, put_message, put_prompt
 from tidegate.dialects.request_draft import RequestDraft
 from tidegate.errors import MalformedRequest, UpstreamLacksOperation
-from tidegate.protocol.chat import AnswerRules, Chunk, TopLevel
+from tidegate.protocol.chat import Chunk, HostAnswerFormat, TopLevel
 from tidegate.protocol.raw import as_list, as_text
 from tidegate.protocol.request import Endpoint, ModelRequest, is_null, json_type
 from tidegate.protocol.text_calls import TextCalls
@@ -110,7 +110,7 @@ class HostRequest(Struct, frozen=True):
     Attributes:
         path: the path below the base URL, with the query.
         body: the JSON body.
-        answer_rules: how the answer is to be read.
+        answer_format: how the answer is to be read.
         adjusted: the changes that `x-tidegate-adjusted` reports, as `name=change`; changes of spelling are left out.
         schema: the schema that the pipeline validates the answer against, as the host does not enforce it; None: there
             is no such schema.
@@ -120,7 +120,7 @@ class HostRequest(Struct, frozen=True):
 
     path: str
     body: bytes
-    answer_rules: AnswerRules
+    answer_format: HostAnswerFormat
     adjusted: list[str]
     schema: Raw | None = None
     uses_functions: bool = False
@@ -153,7 +153,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         forces_tools_while_thinking: whether a tool can be forced on a model that thinks (Q-FORCE).
         parts: the types of content parts that the host supports.
         fetches_urls: whether URLs may be sent to the host. An engine would open any URL, so this is false for engines,
-            and their requests pass through `allowlist`.
+            and their requests pass through `engine_fields`.
         structured: the highest level of `response_format` that the host supports.
         structured_with_tools: whether that level is also supported together with tools.
         structured_with_forced_tool: whether `response_format` is accepted beside a tool that must be called (row 86).
@@ -165,7 +165,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         stand_in: the text that the host accepts in place of reasoning that is not stored; None: nothing is sent.
         takes_stream_options: whether the host accepts `stream_options` (Q-SOPT), by which Tidegate always requests the
             usage, for its accounting.
-        prefill: how the host is asked to continue an answer that broke off; None: the host cannot continue answers.
+        answer_prefix: how the host is asked to continue an answer that broke off; None: the host cannot continue
+            answers.
         salts_cache: whether the host separates its prefix cache by `cache_salt`.
         adjust: further changes to a chat request that no field here can express; may raise `UnsupportedParameter`.
         adjust_completion: the same for requests to the other endpoints, which have no messages.
@@ -221,7 +222,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     needs_past_reasoning: bool = False
     stand_in: str | None = None
     takes_stream_options: bool = True
-    prefill: Prefill | None = None
+    answer_prefix: AnswerPrefix | None = None
     salts_cache: bool = False
     adjust: Adjust = no_adjustment
     adjust_completion: Adjust = no_adjustment
@@ -258,7 +259,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     def can_continue(self, endpoint: Endpoint) -> bool:
         """Return whether the host can continue an answer that broke off at another host."""
-        return endpoint in self.paths and (endpoint == "completions" or self.prefill is not None)
+        return endpoint in self.paths and (endpoint == "completions" or self.answer_prefix is not None)
 
     def build_request(
         self,
@@ -319,11 +320,11 @@ class Dialect(Struct, frozen=True, kw_only=True):
             self._request_stream(draft)
             if salt_caller and self.salts_cache:
                 draft.put("cache_salt", _salt(salt_caller))
-        is_beta = bool(draft.prefix) and request.endpoint == "chat" and self.prefill == "deepseek_beta"
+        is_beta = bool(draft.prefix) and request.endpoint == "chat" and self.answer_prefix == "deepseek_beta"
         return HostRequest(
             "/beta" * is_beta + self.path(request.endpoint, model, api_version),
             _encode(draft.fields),
-            self._answer_rules(request, draft),
+            self._answer_format(request, draft),
             draft.adjusted,
             draft.schema,
             draft.uses_functions,
@@ -358,7 +359,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if not self.rules.keeps_cache_control:
             _drop_cache_control(draft)
         if not self.fetches_urls:
-            allowlist.restrict_fields(draft)
+            engine_fields.restrict_fields(draft)
         if has_tools:
             tools.normalise_choice(draft)
             if not self.rules.is_reference:
@@ -377,7 +378,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         structured.emulate(draft, host_has=has)
         self._limit_tokens(draft)
         if draft.prefix:
-            put_message(draft, self.prefill)
+            put_message(draft, self.answer_prefix)
         self.adjust(draft)
         if not self.supports_tools:
             emulated_tools.write_history(draft)
@@ -405,7 +406,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         if not self.takes_base64:
             draft.fields.pop("encoding_format", None)
         if not self.fetches_urls:
-            allowlist.restrict_fields(draft)
+            engine_fields.restrict_fields(draft)
         draft.leave_out(self.unsupported_fields if self.fetches_urls else self.unsupported_fields | {"messages"})
         if not self.rules.is_reference:
             _list_stops(draft)
@@ -469,14 +470,14 @@ class Dialect(Struct, frozen=True, kw_only=True):
             if self.takes_stream_options:
                 draft.fields["stream_options"] = Raw(b'{"include_usage":true}')
 
-    def _answer_rules(self, request: ModelRequest, draft: RequestDraft) -> AnswerRules:
+    def _answer_format(self, request: ModelRequest, draft: RequestDraft) -> HostAnswerFormat:
         wants_logprobs = bytes(request.fields.get("logprobs", b"null")) not in {b"null", b"false"}
         if request.endpoint != "chat":
-            return AnswerRules(may_call=False, top_level=self.top_level, wants_logprobs=wants_logprobs)
+            return HostAnswerFormat(may_call=False, top_level=self.top_level, wants_logprobs=wants_logprobs)
         offered = tools.may_be_called(draft)  # not from the request, whose tools may be null or an empty list
         limit = draft.fields.get("max_completion_tokens", draft.fields.get("max_tokens"))
         is_one_call = draft.uses_functions or bytes(request.fields.get("parallel_tool_calls", b"")) == b"false"
-        return AnswerRules(
+        return HostAnswerFormat(
             thought_tags=self.thought_tags,
             begins_in_reasoning=self._begins_in_thought(draft),
             repairs_markup=self.leaks_markup if draft.card.leaks_markup is None else draft.card.leaks_markup,

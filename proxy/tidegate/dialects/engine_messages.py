@@ -1,4 +1,4 @@
-"""Rebuilds messages for an engine from an allow-list of message keys and content parts (see `allowlist`)."""
+"""Rebuilds messages for an engine from an allow-list of message keys and content parts (see `engine_fields`)."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -86,6 +86,6 @@ DIALECT = Dialect(
     may_lack_parser=True,
     leaks_markup=True,
     put_thinking=_put_thinking,
-    prefill="vllm",  # row 101: it continues an assistant message at the end; newer versions also support vLLM's fields
+    answer_prefix="vllm",  # row 101: it continues a last assistant message; newer versions also support vLLM's fields
     adjust=_adjust,
 )

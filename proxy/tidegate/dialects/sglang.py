@@ -25,6 +25,6 @@ DIALECT = Dialect(
     may_lack_parser=True,
     leaks_markup=True,
     put_thinking=_put_thinking,
-    prefill="vllm",
+    answer_prefix="vllm",
     reasoning_may_be_answer=True,
 )

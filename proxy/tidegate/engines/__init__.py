@@ -1,4 +1,4 @@
-"""Engines: local model servers. Tidegate starts, watches, restarts and stops them, and shares the GPUs out among them.
+"""Engines: local model servers. Tidegate starts, watches and stops them, or only watches them; it divides the GPUs.
 
 A managed engine is a child process of Tidegate; `supervision.supervisor.Supervisor` runs it. An external engine was
 started by another program or by the operator; Tidegate only watches it (`external.ExternalEngine`). Both implement

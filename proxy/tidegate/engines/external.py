@@ -148,7 +148,7 @@ class ExternalEngine:
             if engine_fault is None:
                 continue
             self._status.move("drain", engine_fault.reason)
-            self.requests.move_requests(engine_fault.reason)
+            self.requests.interrupt_waits(engine_fault.reason)
             if not await watch.makes_progress():
                 return f"{engine_fault.reason}, and it generates nothing"
             self._status.move("readmit", "")
@@ -165,4 +165,4 @@ class ExternalEngine:
         if not self._status.is_ready:
             return
         self._status.move("crash", reason)
-        self.requests.move_requests(reason)
+        self.requests.interrupt_waits(reason)

@@ -61,7 +61,7 @@ class EngineEntry(Struct, frozen=True):
     parses_tool_calls: Callable[[], bool] = lambda: True
 
 
-class ManagedProcess(Struct, frozen=True, kw_only=True):
+class SupervisedEngine(Struct, frozen=True, kw_only=True):
     """The parts that only a managed engine has, which is one whose process Tidegate starts.
 
     Attributes:
@@ -94,7 +94,7 @@ class EngineParts(Struct, frozen=True, kw_only=True):
     control: HttpControl
     root: Transport
     keys: Sequence[str] = ()
-    process: ManagedProcess | None = None
+    process: SupervisedEngine | None = None
 
     @property
     def transports(self) -> Sequence[Transport]:
@@ -169,7 +169,7 @@ class EngineFactory:
         )
         return EngineParts(entry=entry, control=control, root=root, process=process)
 
-    def _process(self, name: str, config: ManagedConfig, kind: Kind) -> ManagedProcess:
+    def _process(self, name: str, config: ManagedConfig, kind: Kind) -> SupervisedEngine:
         settings = _settings(config)
         supervisor = Supervisor(
             name,
@@ -182,7 +182,7 @@ class EngineFactory:
         )
         needs, refusal = _needs(kind)
         refusal = refusal or hooks.refusal(config.hooks)
-        return ManagedProcess(supervisor=supervisor, kind=kind, settings=settings, needs=needs, refusal=refusal)
+        return SupervisedEngine(supervisor=supervisor, kind=kind, settings=settings, needs=needs, refusal=refusal)
 
     def _external(self, name: str, config: ExternalConfig, keys: Sequence[str]) -> EngineParts:
         engine = ExternalEngine(name, clock=self._clock, log=self._log, on_change=self._change_listener(name))

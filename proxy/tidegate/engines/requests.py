@@ -15,8 +15,8 @@ class EngineRequests:
     Attributes:
         taken: how many requests are in the engine.
         waiting: how many requests wait until the engine takes requests.
-        movable_waits: for each request that waits for its first content and has another target left, the function that
-            ends its wait; it is called with the reason. Each request adds its own function and discards it.
+        interruptible_waits: for each request that waits for its first content and has another target left, the function
+            that ends its wait; it is called with the reason. Each request adds its own function and discards it.
         last_used_s: when a slot was last taken or given back, or when the engine last became ready.
     """
 
@@ -27,7 +27,7 @@ class EngineRequests:
         self._opened_s = self._last_request_s = clock.monotonic_s()
         self.taken = 0
         self.waiting = 0
-        self.movable_waits: set[Callable[[str], None]] = set()
+        self.interruptible_waits: set[Callable[[str], None]] = set()
         self.last_used_s = clock.monotonic_s()
 
     def note_request(self) -> None:
@@ -58,9 +58,9 @@ class EngineRequests:
         if not self.taken:
             self._emptied.set()
 
-    def move_requests(self, reason: str) -> None:
-        """Move every request in `movable_waits` to another target."""
-        for move in list(self.movable_waits):
+    def interrupt_waits(self, reason: str) -> None:
+        """Move every request in `interruptible_waits` to another target."""
+        for move in list(self.interruptible_waits):
             move(reason)
 
     def mark_ready(self) -> None:

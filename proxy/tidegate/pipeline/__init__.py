@@ -27,12 +27,12 @@ Before the commit point a failed attempt is followed by another one, and the cal
 point an error is sent in band, unless another target continues the answer. Beside failover there are:
 
     hedging           A second attempt beside a slow first one: the first answer wins, the other attempt is cancelled.
-    attempt.movable_wait
+    attempt.interruptible_wait
                       Ends the attempt of a request without first content at an engine that hangs (`EngineStalled`),
                       so that failover goes to the next target.
-    start_progress_stream
+    engine_start_stream
                       A stream that waits for an engine begins with the progress of the engine's start
-                      (`start_progress`), shown as reasoning. That is no content, so failover stays possible.
+                      (`engine_start_progress`), shown as reasoning. That is no content, so failover stays possible.
 
 The data of one request: `context.RequestContext` is what the phases share; `context.AttemptRecord` is what one attempt
 found out. `RequestContext.record` is the record of the attempt that answers, or whose failure is reported.
@@ -42,7 +42,7 @@ An answer has the methods of `attempt.attempt.Answer`. It is wrapped, from the i
     attempt.answers             reads the upstream; unary, streamed or replayed
     attempt.answer_lease        owns what the attempt holds: connection, slots, count in flight
     continuing_answer           its parts come from several targets, and share an `attempt.stream_continuation`
-    start_progress_stream       only while progress is shown
+    engine_start_stream         only while progress is shown
 
 `attempt.structured` validates an answer that must fit a schema at a host that cannot guarantee it. `attempt.writers`
 makes the writer or assembler for the caller's endpoint.

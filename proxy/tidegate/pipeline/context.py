@@ -7,7 +7,7 @@ import msgspec
 
 from tidegate.clock import Clock
 from tidegate.errors import ProxyError
-from tidegate.pipeline.start_progress import StartProgress
+from tidegate.pipeline.engine_start_progress import EngineStartProgress
 from tidegate.protocol.reasoning import ReasoningFormat
 from tidegate.protocol.routing import Priority, Reach, Task
 from tidegate.protocol.usage import Usage
@@ -150,7 +150,8 @@ class RequestContext:
         has_sent_status: set by the front door when a status line of 200 has left; errors are sent in band from then on.
         is_client_gone: set by the front door before it cancels the task because the caller has disconnected.
         is_aborted: set by the server when the grace time of its shutdown is over.
-        start_progress: shows the caller the progress of an engine that the request waits for; None: nothing is shown.
+        engine_start_progress: shows the caller the progress of an engine that the request waits for; None: nothing is
+            shown.
         total_usage: the usage of all parts of an answer that other targets may continue; None for other answers.
     """
 
@@ -162,6 +163,7 @@ class RequestContext:
         "created",
         "drops_params",
         "endpoint",
+        "engine_start_progress",
         "first_content_s",
         "first_sent_s",
         "has_sent_status",
@@ -178,7 +180,6 @@ class RequestContext:
         "reasoning_format",
         "received_s",
         "record",
-        "start_progress",
         "started_s",
         "task",
         "total_usage",
@@ -212,7 +213,7 @@ class RequestContext:
         self.has_sent_status = False
         self.is_client_gone = False
         self.is_aborted = False
-        self.start_progress: StartProgress | None = None
+        self.engine_start_progress: EngineStartProgress | None = None
         self.total_usage: Usage | None = None
 
     def note_sent(self, sent_s: float) -> None:

@@ -9,12 +9,12 @@ from tidegate.errors import ProxyError, UpstreamError
 from tidegate.pipeline.admission import Admission
 from tidegate.pipeline.attempt.attempt import Answer
 from tidegate.pipeline.context import RequestContext
+from tidegate.pipeline.engine_start_progress import EngineChanges
+from tidegate.pipeline.engine_start_stream import with_progress
 from tidegate.pipeline.failover import first_answer
 from tidegate.pipeline.failover_context import FailoverContext
 from tidegate.pipeline.preferences import Preferences
 from tidegate.pipeline.settlement import Settlement
-from tidegate.pipeline.start_progress import EngineChanges
-from tidegate.pipeline.start_progress_stream import with_progress
 from tidegate.protocol.request import ModelRequest
 from tidegate.routing.planner import Plan
 from tidegate.routing.request import RoutingRequest

@@ -115,8 +115,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
         snapshot: returns the engine's current state; None for a hosted upstream.
         report_failure: reports that a request to the engine failed, as the engine may be dead; None for a hosted
             upstream.
-        movable_waits: the functions that end the attempts waiting for their first content, called when the engine hangs
-            (see `tidegate.engines.requests`); None for a hosted upstream.
+        interruptible_waits: the functions that end the attempts waiting for their first content, called when the engine
+            hangs (see `tidegate.engines.requests`); None for a hosted upstream.
         in_flight: returns the number of Tidegate's requests in the engine.
         load: loads the engine, if it is not loaded; returns at once.
     """
@@ -129,7 +129,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     api_version: str | None = None
     snapshot: Callable[[], EngineSnapshot] | None = None
     report_failure: Callable[[ProxyError], None] | None = None
-    movable_waits: set[Callable[[str], None]] | None = None
+    interruptible_waits: set[Callable[[str], None]] | None = None
     in_flight: Callable[[], int] = int
     load: Callable[[], None] = release_nothing
 

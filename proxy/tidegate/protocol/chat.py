@@ -181,7 +181,7 @@ UNCLEAR_REASON = "unclear"
 TopLevel = Literal["service_tier", "system_fingerprint", "moderation"]
 
 
-class AnswerRules(Struct, frozen=True, gc=False, kw_only=True):
+class HostAnswerFormat(Struct, frozen=True, gc=False, kw_only=True):
     """How `streaming.choices` reads an answer; the values depend on the host and on the request.
 
     Attributes:

@@ -34,7 +34,7 @@ _HALF_LIFE_S = 7 * 86_400.0
 _MAX_POSTERIORS = 10_000  # callers may invent names of models
 
 
-class Evidence:
+class QualityEvidence:
     """The evidence of one source: the weight of the good observations, and of all."""
 
     __slots__ = ("all", "good")
@@ -53,7 +53,7 @@ class Posterior:
     __slots__ = ("_all", "_at_s", "_good", "_half_life_s", "evidence")
 
     def __init__(self, at_s: float, half_life_s: float = _HALF_LIFE_S) -> None:
-        self.evidence: Mapping[Source, Evidence] = {source: Evidence() for source in SOURCES}
+        self.evidence: Mapping[Source, QualityEvidence] = {source: QualityEvidence() for source in SOURCES}
         self._half_life_s = half_life_s
         self._at_s = at_s
         self._good = 0.0

@@ -7,7 +7,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tidegate.errors import ToolCallUnparsable
 from tidegate.protocol import lenient
-from tidegate.protocol.chat import AnswerRules, ToolCall
+from tidegate.protocol.chat import HostAnswerFormat, ToolCall
 from tidegate.protocol.request import json_type
 from tidegate.streaming.allowance import Allowance
 from tidegate.streaming.markup import is_tag, trailing_tag
@@ -39,7 +39,7 @@ class CallSlot:
         host_index: the host's index of the call.
         index: the index that the sink receives; -1 before the first fragment was passed on.
         has_begun: the first fragment was passed on.
-        is_ignored: the call is dropped, as only the first call is passed on (`AnswerRules.one_call`).
+        is_ignored: the call is dropped, as only the first call is passed on (`HostAnswerFormat.one_call`).
         arguments: the fragments of the arguments so far, without `held`.
         size: the number of characters in `arguments`.
         held: the end of the arguments that is held back, as it may be a stray closing tag (row 70).
@@ -116,15 +116,15 @@ class CallReader:
 
     Args:
         sink: receives the calls.
-        answer_rules: how the answer is read.
+        answer_format: how the answer is read.
         allowance: the number of bytes that may be kept; shared with the rest of the answer.
     """
 
-    __slots__ = ("_allowance", "_answer_rules", "_ids", "_reread_allowance", "_sink")
+    __slots__ = ("_allowance", "_answer_format", "_ids", "_reread_allowance", "_sink")
 
-    def __init__(self, sink: Sink, answer_rules: AnswerRules, allowance: Allowance) -> None:
+    def __init__(self, sink: Sink, answer_format: HostAnswerFormat, allowance: Allowance) -> None:
         self._sink = sink
-        self._answer_rules = answer_rules
+        self._answer_format = answer_format
         self._allowance = allowance
         self._reread_allowance = Allowance(_MAX_REREAD)
         self._ids: set[str] = set()  # of the calls in all choices
@@ -154,7 +154,7 @@ class CallReader:
         if slot.is_ignored:
             return
         slot.name = slot.name or name
-        arguments = slot.take(arguments, strips_tag=self._answer_rules.repairs_markup)
+        arguments = slot.take(arguments, strips_tag=self._answer_format.repairs_markup)
         self._allowance.require(len(arguments))
         slot.arguments.append(arguments)
         slot.size += len(arguments)
@@ -183,14 +183,14 @@ class CallReader:
     def _open(self, call: ToolCall, name: str | None, slots: list[CallSlot]) -> CallSlot:
         if len(slots) >= _MAX_CALLS:
             raise ToolCallUnparsable(f"The model called more than {_MAX_CALLS} tools in one answer.")
-        slot = CallSlot(call, name, is_ignored=self._answer_rules.one_call and bool(slots))
+        slot = CallSlot(call, name, is_ignored=self._answer_format.one_call and bool(slots))
         slots.append(slot)
         return slot
 
     def _begin(self, slot: CallSlot, index: int, slots: list[CallSlot]) -> None:
         """Pass on the first fragment of a call: with its index, an id that is unique in the answer, and its name."""
         slot.index = sum(other.has_begun for other in slots)
-        is_usable = slot.id and slot.id not in self._ids and not self._answer_rules.has_positional_call_ids
+        is_usable = slot.id and slot.id not in self._ids and not self._answer_format.has_positional_call_ids
         call_id = slot.id if slot.id and is_usable else new_call_id()
         self._ids.add(call_id)
         slot.has_begun = True

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from tidegate.errors import StreamBroken, ToolCallUnparsable, UpstreamFailed
-from tidegate.protocol.chat import UNCLEAR_REASON, AnswerRules, Choice, Chunk, Delta, Function, ToolCall, TopLevel
+from tidegate.protocol.chat import UNCLEAR_REASON, Choice, Chunk, Delta, Function, HostAnswerFormat, ToolCall, TopLevel
 from tidegate.protocol.usage import Usage, counts_anything, parse_usage
 from tidegate.streaming import extras
 from tidegate.streaming.allowance import Allowance
@@ -28,7 +28,7 @@ _MAX_CHOICES = 4096  # a completion can request 128 choices for each of its prom
 _MAX_KEPT = 32 * 1024 * 1024  # bytes of tool calls, annotations, images, `reasoning_details` and `extra_content`
 _MAX_THOUGHTS = 8 * 1024 * 1024  # bytes of reasoning that may become the answer
 _SERVICE_TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
-_DEFAULT_RULES = AnswerRules()
+_DEFAULT_FORMAT = HostAnswerFormat()
 
 _encode = msgspec.json.Encoder().encode
 
@@ -45,7 +45,7 @@ class ChoiceStream:
     """
 
     __slots__ = (
-        "_answer_rules",
+        "_answer_format",
         "_calls",
         "_calls_choice_index",
         "_first_index",
@@ -62,18 +62,18 @@ class ChoiceStream:
         "parts_read",
     )
 
-    def __init__(self, sink: Sink, answer_rules: AnswerRules = _DEFAULT_RULES) -> None:
+    def __init__(self, sink: Sink, answer_format: HostAnswerFormat = _DEFAULT_FORMAT) -> None:
         self.has_content = False
         self.parts_read = 0
         self._sink = sink
-        self._answer_rules = answer_rules
+        self._answer_format = answer_format
         self._states: list[ChoiceState] = []
-        self._top_level = answer_rules.top_level
+        self._top_level = answer_format.top_level
         self._first_index = 0
         self._joins_surrogates = False  # true once a text may end after the first half of a surrogate pair
         self._calls_choice_index: int | None = None
         self._kept_allowance = Allowance(_MAX_KEPT)
-        self._calls = CallReader(sink, answer_rules, self._kept_allowance)
+        self._calls = CallReader(sink, answer_format, self._kept_allowance)
         self._reasoning_allowance = Allowance(_MAX_THOUGHTS)
         self._usage: dict[str, Any] | None = None
         self._top_level_sent: set[TopLevel] = set()
@@ -87,7 +87,7 @@ class ChoiceStream:
     @property
     def _has_reached_limit(self) -> bool:
         """Whether the answer used all tokens of the caller's limit."""
-        limit = self._answer_rules.max_tokens
+        limit = self._answer_format.max_tokens
         return limit is not None and self._usage is not None and parse_usage(self._usage).completion_tokens >= limit
 
     @property
@@ -176,7 +176,7 @@ class ChoiceStream:
         Raises:
             UpstreamFailed: the index is negative or too large.
         """
-        requested = self._answer_rules.choices
+        requested = self._answer_format.choices
         if requested == 1 and self._states:
             return 0 if index == self._first_index else -1
         if requested is not None and 1 < requested <= index:
@@ -194,7 +194,7 @@ class ChoiceStream:
         GitHub Copilot sends calls in a second choice. They are dropped if the first choice has calls of its own.
         """
         message = choice.message or choice.delta
-        if self._answer_rules.choices != 1 or message is None or not message.tool_calls:
+        if self._answer_format.choices != 1 or message is None or not message.tool_calls:
             return
         state = self._states[0]
         if state.slots and host_index != self._calls_choice_index:
@@ -207,7 +207,7 @@ class ChoiceStream:
         """Open all choices up to `index` in order, as OpenAI's accumulator appends each new choice to its list."""
         while len(self._states) <= index:
             self._sink.open(len(self._states))
-            self._states.append(ChoiceState(self._answer_rules))
+            self._states.append(ChoiceState(self._answer_format))
         return self._states[index]
 
     def _read(self, choice: Choice, index: int, state: ChoiceState) -> None:
@@ -216,7 +216,7 @@ class ChoiceStream:
             # some hosts repeat the whole message at the end of a stream; then it is ignored
             delta = None if state.has_begun else choice.message
             state.is_whole = choice.delta is None
-        if choice.logprobs is not None and not self._answer_rules.wants_logprobs:
+        if choice.logprobs is not None and not self._answer_format.wants_logprobs:
             choice.logprobs = None
         if self._joins_surrogates:
             self._join_surrogates(delta, choice, state)
@@ -260,7 +260,7 @@ class ChoiceStream:
         if delta.reasoning_details is not UNSET:
             self._read_details(delta.reasoning_details, index, state)
         content = delta.content or choice.text  # some hosts send `text` next to `delta` (row 144)
-        if content and self._answer_rules.newlines_before_answer and state.has_reasoned and not state.has_answered:
+        if content and self._answer_format.newlines_before_answer and state.has_reasoned and not state.has_answered:
             content = content.lstrip("\n")
         if content or choice.logprobs:
             self.parts_read += 1
@@ -455,18 +455,18 @@ class ChoiceStream:
             return mapped
         if state.slots:
             return "length" if self._has_reached_limit and state.slots[-1].is_cut else "tool_calls"
-        if mapped == "tool_calls" and not state.has_answered and self._answer_rules.may_call:
+        if mapped == "tool_calls" and not state.has_answered and self._answer_format.may_call:
             raise ToolCallUnparsable("The upstream says that its model called a tool, but sent no call.")
         return "stop"
 
     def _send_reasoning_as_content(self, index: int, state: ChoiceState, *, was_thinking: bool) -> None:
         """Send the reasoning as the content, as the host sent nothing else (rows 68 and 76i).
 
-        This is done if the dialect allows it (`AnswerRules.reasoning_may_be_answer`), or if the answer ended in a tag.
+        This is done if the dialect allows it (`HostAnswerFormat.reasoning_may_be_answer`), or if a tag was not closed.
         Reasoning that was too long to be kept whole is not sent.
         """
         is_kept_whole = not self._reasoning_allowance.is_spent
-        if is_kept_whole and (self._answer_rules.reasoning_may_be_answer or was_thinking):
+        if is_kept_whole and (self._answer_format.reasoning_may_be_answer or was_thinking):
             self._sink.content(index, "".join(state.thoughts), None)
 
 

@@ -108,7 +108,7 @@ class TaggedReasoning(Filter):
 
 
 class FunctionCallFilter(Filter):
-    """Converts the one tool call (`AnswerRules.one_call`) to `function_call`, for callers who sent `functions`."""
+    """Converts the one tool call (`HostAnswerFormat.one_call`) to `function_call`, for callers who sent `functions`."""
 
     __slots__ = ()
 

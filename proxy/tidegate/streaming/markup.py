@@ -3,7 +3,7 @@
 A model may quote markup, and a client would execute a quote that became a call. So text becomes calls only if all of
 these conditions hold:
 
-- the dialect or the model's card says that markup may leak (`AnswerRules.repairs_markup`);
+- the dialect or the model's card says that markup may leak (`HostAnswerFormat.repairs_markup`);
 - tools were offered, may be called, and include every tool that the block names;
 - the host sent no tool call itself;
 - the block begins at the start of a line outside a code fence, is complete, and only white space follows it.

@@ -2,7 +2,7 @@
 
 from msgspec import Raw
 
-from tidegate.protocol.chat import AnswerRules
+from tidegate.protocol.chat import HostAnswerFormat
 from tidegate.streaming.calls import CallSlot
 from tidegate.streaming.markup import MarkupReader
 from tidegate.streaming.sinks import Extra
@@ -54,15 +54,15 @@ class ChoiceState:
         "thoughts",
     )
 
-    def __init__(self, answer_rules: AnswerRules) -> None:
-        self.tags = ThoughtReader(answer_rules) if answer_rules.thought_tags else None
+    def __init__(self, answer_format: HostAnswerFormat) -> None:
+        self.tags = ThoughtReader(answer_format) if answer_format.thought_tags else None
         self.markup = (
-            MarkupReader(answer_rules.tools) if answer_rules.repairs_markup and answer_rules.may_call else None
+            MarkupReader(answer_format.tools) if answer_format.repairs_markup and answer_format.may_call else None
         )
-        self.eos = EosReader() if answer_rules.reasoning_may_be_answer else None
+        self.eos = EosReader() if answer_format.reasoning_may_be_answer else None
         self.reads_tags = self.tags is not None
         self.surrogates = SurrogateJoiner()
-        self._keeps_thoughts = answer_rules.reasoning_may_be_answer
+        self._keeps_thoughts = answer_format.reasoning_may_be_answer
         self.thoughts: list[str] = []
         self.reason = ""
         self.parts_read_at_reason = 0

@@ -7,7 +7,7 @@ import functools
 import re
 from typing import Literal
 
-from tidegate.protocol.chat import AnswerRules
+from tidegate.protocol.chat import HostAnswerFormat
 
 Kind = Literal["content", "reasoning"]
 Piece = tuple[Kind, str]
@@ -37,14 +37,14 @@ class ThoughtReader:
         "is_thinking",
     )
 
-    def __init__(self, answer_rules: AnswerRules) -> None:
-        self._closing_tags = [f"</{name}>" for name in answer_rules.thought_tags]
-        self._opening_tags = [f"<{name}>" for name in answer_rules.thought_tags]
-        self._closing = _closing_tag(answer_rules.thought_tags)
+    def __init__(self, answer_format: HostAnswerFormat) -> None:
+        self._closing_tags = [f"</{name}>" for name in answer_format.thought_tags]
+        self._opening_tags = [f"<{name}>" for name in answer_format.thought_tags]
+        self._closing = _closing_tag(answer_format.thought_tags)
         self._held = ""
         self._is_beginning = True
         self._skips_space = False
-        self.is_thinking = answer_rules.begins_in_reasoning
+        self.is_thinking = answer_format.begins_in_reasoning
         self.is_done = False
 
     def read(self, text: str) -> list[Piece]:

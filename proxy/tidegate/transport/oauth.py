@@ -16,7 +16,7 @@ from tidegate.clock import Clock
 from tidegate.config.credentials import OAuth2Config, PrivateKeyJwtConfig
 from tidegate.errors import ProxyError, UpstreamFailed, UpstreamRefusedUs, UpstreamTimeout, UpstreamUnreachable
 from tidegate.transport.auth_headers import Issue, Token
-from tidegate.transport.decoding import decode
+from tidegate.transport.content_coding import decode
 from tidegate.transport.jwt import Signer
 from tidegate.transport.sessions import USER_AGENT, open_session, reason
 

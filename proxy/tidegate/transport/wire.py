@@ -18,9 +18,9 @@ from tidegate.deadline import Deadline, Deadlines
 from tidegate.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from tidegate.protocol.chat import MAX_ANSWER_BYTES
 from tidegate.transport.auth_headers import Headers
+from tidegate.transport.content_coding import Decoder, decoder_for
 from tidegate.transport.credential_specs import of_keys
 from tidegate.transport.credentials import ChosenCredential, CredentialPool
-from tidegate.transport.decoding import Decoder, decoder_for
 from tidegate.transport.pool import has_connected
 from tidegate.transport.sessions import open_connector, open_session, reason, translate
 

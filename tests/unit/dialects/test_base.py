@@ -200,12 +200,12 @@ def host_request(dialect=PLAIN, **fields):
 @pytest.mark.parametrize(("call", "may_call"), [(None, True), ("auto", True), ({"name": "f"}, True), ("none", False)])
 def test_functions_are_answered_with_one_function_call(call, may_call):
     built = host_request(functions=[{"name": "f"}], function_call=call)
-    assert (built.uses_functions, built.answer_rules.one_call, built.answer_rules.may_call) == (True, True, may_call)
+    assert (built.uses_functions, built.answer_format.one_call, built.answer_format.may_call) == (True, True, may_call)
 
 
 def test_tools_are_answered_with_tool_calls():
     built = host_request(functions=[], tools=[TOOL])
-    assert (built.uses_functions, built.answer_rules.one_call, built.answer_rules.may_call) == (False, False, True)
+    assert (built.uses_functions, built.answer_format.one_call, built.answer_format.may_call) == (False, False, True)
 
 
 def test_a_host_without_tools_refuses_functions():
@@ -476,14 +476,14 @@ def test_log_probabilities_of_r1_are_refused():
 )
 def test_a_text_begins_in_thought_only_if_a_parser_may_be_missing(dialect, model, fields, expected):
     """Contract C.9a: the template opened the tag, so it is missing in the text if an engine has no parser."""
-    assert request_with_card(dialect, model, **fields).answer_rules.begins_in_reasoning is expected
+    assert request_with_card(dialect, model, **fields).answer_format.begins_in_reasoning is expected
 
 
 @pytest.mark.parametrize("answer", [{"response_format": {"type": "json_object"}}, {}])
 def test_an_answer_with_json_emulated_in_the_prompt_may_begin_in_thought(answer):
     """The form is requested in the prompt; the host does not enforce it."""
     card = Card(thinking="always", reasoning_tags="prefilled", structured_output="none")
-    assert request_with_card("vllm", "m", card=card, **answer).answer_rules.begins_in_reasoning
+    assert request_with_card("vllm", "m", card=card, **answer).answer_format.begins_in_reasoning
 
 
 def test_images_are_sent_only_to_models_with_vision():
@@ -505,7 +505,7 @@ def test_images_are_sent_only_to_models_with_vision():
     ],
 )
 def test_markup_is_read_as_a_call_only_if_tools_were_offered(fields, expected):
-    assert request_with_card("vllm", "m", **fields).answer_rules.may_call is expected
+    assert request_with_card("vllm", "m", **fields).answer_format.may_call is expected
 
 
 @pytest.mark.parametrize(
@@ -523,9 +523,9 @@ def test_the_card_overrides_the_dialect_for_leaked_markup(name, card, expected):
     """A model of another family writes no such markup, and a reseller of DeepSeek's models may lack the parser."""
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "tools": [tool]}).encode())
-    answer_rules = DIALECTS[name].build_request(request, model="m", is_stream=True, card=card).answer_rules
-    assert answer_rules.repairs_markup is expected
-    assert json.loads(bytes(answer_rules.tools)) == [tool]
+    answer_format = DIALECTS[name].build_request(request, model="m", is_stream=True, card=card).answer_format
+    assert answer_format.repairs_markup is expected
+    assert json.loads(bytes(answer_format.tools)) == [tool]
 
 
 NAMED_F = {"type": "function", "function": {"name": "f"}}
@@ -542,7 +542,7 @@ NAMED_F = {"type": "function", "function": {"name": "f"}}
 )
 def test_markup_is_read_only_as_a_call_of_allowed_tools(choice, names):
     tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
-    offered = request_with_card("generic", "m", tools=tools, tool_choice=choice).answer_rules.tools
+    offered = request_with_card("generic", "m", tools=tools, tool_choice=choice).answer_format.tools
     assert [tool["function"]["name"] for tool in json.loads(bytes(offered))] == names
 
 

@@ -249,7 +249,7 @@ def test_if_the_card_allows_it_the_tools_are_listed_and_the_answer_is_free(field
     [field] = fields
     assert host_request.adjusted == [f"{field}=emulated"]
     assert not host_request.text_calls.is_forced
-    assert not host_request.answer_rules.may_call
+    assert not host_request.answer_format.may_call
 
 
 def test_response_format_beside_tools_that_may_be_called_is_refused():

@@ -191,10 +191,10 @@ def request_of(name: str):
 def replay(sink, name: str, **changes):
     """Send a recording to `sink`; return the error that ended it, or None. `changes` replace fields of the reading."""
     dialect = dialect_of(name)
-    answer_rules = dialect.build_request(request_of(name), model="m", is_stream=name.endswith(".sse")).answer_rules
-    answer_rules = msgspec.structs.replace(answer_rules, **changes)
+    answer_format = dialect.build_request(request_of(name), model="m", is_stream=name.endswith(".sse")).answer_format
+    answer_format = msgspec.structs.replace(answer_format, **changes)
     how = feed if name.endswith(".json") else feed_bytes
-    return how(sink, read(name), answer_rules=answer_rules, parse=dialect.parse)
+    return how(sink, read(name), answer_format=answer_format, parse=dialect.parse)
 
 
 def envelope_of(name: str) -> Envelope:

@@ -14,7 +14,7 @@ from tidegate.protocol.request import ModelRequest
 def test_ids_of_calls_are_replaced():
     """TGI gives every call of every turn the id 0, but stored reasoning is found by the calls' ids."""
     request = ModelRequest(endpoint="chat", model="m", fields={"messages": Raw(b'[{"role":"user","content":"hi"}]')})
-    assert DIALECT.build_request(request, model="m", is_stream=True).answer_rules.has_positional_call_ids
+    assert DIALECT.build_request(request, model="m", is_stream=True).answer_format.has_positional_call_ids
 
 
 PICTURE = "![](http://10.0.0.1/a.png)"

@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tidegate.engines.base import EngineStatus
 from tidegate.engines.drainer import EngineDrainer
-from tidegate.engines.factory import EngineEntry, EngineParts, ManagedProcess
+from tidegate.engines.factory import EngineEntry, EngineParts, SupervisedEngine
 from tidegate.engines.gpus.allocator import GpuAllocator, GpuNeeds
 from tidegate.engines.requests import EngineRequests
 
@@ -54,7 +54,7 @@ class Stage:
     def parts(self, name="e", *, is_managed=True):
         engine = Engine(name, self.events)
         process = (
-            ManagedProcess(supervisor=engine, kind=None, settings=None, needs=PINNED, refusal=None)
+            SupervisedEngine(supervisor=engine, kind=None, settings=None, needs=PINNED, refusal=None)
             if is_managed
             else None
         )

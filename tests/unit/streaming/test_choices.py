@@ -11,7 +11,7 @@ from tests.fakes.sink import RecordingSink
 from tests.unit.chunks import call, chunk, feed
 from tidegate.dialects import events
 from tidegate.errors import ProxyError, StreamBroken, ToolCallUnparsable, UpstreamFailed
-from tidegate.protocol.chat import AnswerRules, Chunk
+from tidegate.protocol.chat import Chunk, HostAnswerFormat
 from tidegate.protocol.usage import Usage
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.sinks import ToolPiece
@@ -136,7 +136,7 @@ def test_an_index_that_no_choice_can_have_is_a_failure(index):
 @pytest.mark.parametrize("delta", [{"content": "a"}, {"tool_calls": [call(0, "f", "{}", "a")]}])
 def test_an_index_that_no_choice_can_have_is_a_failure_for_the_only_choice_too(delta):
     given = chunk(delta, index=4096, finish="stop")
-    assert isinstance(feed(RecordingSink(), given, answer_rules=AnswerRules(choices=1)), UpstreamFailed)
+    assert isinstance(feed(RecordingSink(), given, answer_format=HostAnswerFormat(choices=1)), UpstreamFailed)
 
 
 # --- finish reasons -----------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_finish_reason_of_tool_calls_without_a_call_is_an_error(reason, delta)
 
 def test_a_missing_call_is_an_empty_answer_if_no_tool_may_be_called():
     sink = RecordingSink()
-    assert feed(sink, chunk({}), chunk(finish="tool_calls"), answer_rules=AnswerRules(may_call=False)) is None
+    assert feed(sink, chunk({}), chunk(finish="tool_calls"), answer_format=HostAnswerFormat(may_call=False)) is None
     assert sink.calls[-1] == ("finish", 0, "stop")
 
 
@@ -506,7 +506,7 @@ def test_calls_in_an_extra_choice_belong_to_the_requested_choice(is_whole):
     pieces = [{"choices": [piece["choices"][0] | {"index": 1}]} for piece in PIECES]
     sink = RecordingSink()
     answer = [whole] if is_whole else [chunk({"content": "a"}), *pieces]
-    assert feed(sink, *answer, STOP, answer_rules=AnswerRules(choices=1)) is None
+    assert feed(sink, *answer, STOP, answer_format=HostAnswerFormat(choices=1)) is None
     assert joined([entry[2] for entry in sink.calls if entry[0] == "tool"]) == {0: ("a", "f", WRITTEN)}
     assert sink.calls[-1] == ("finish", 0, "tool_calls")
 
@@ -515,7 +515,7 @@ def test_calls_in_an_extra_choice_are_dropped_if_the_requested_choice_has_its_ow
     """Otherwise the answer would hold the calls of two answers."""
     sink = RecordingSink()
     other = chunk({"tool_calls": [call(0, "g", "{}", "b")]}, index=1)
-    assert feed(sink, *PIECES, other, STOP, answer_rules=AnswerRules(choices=1)) is None
+    assert feed(sink, *PIECES, other, STOP, answer_format=HostAnswerFormat(choices=1)) is None
     assert joined([entry[2] for entry in sink.calls if entry[0] == "tool"]) == {0: ("a", "f", WRITTEN)}
 
 
@@ -534,7 +534,7 @@ def test_a_call_truncated_at_the_token_limit_finishes_with_length(arguments, tak
     sink = RecordingSink()
     usage = {"prompt_tokens": 3, "completion_tokens": taken, "total_tokens": 3 + taken}
     cut = chunk({"tool_calls": [call(0, "f", arguments, "a")]}, finish="tool_calls", usage=usage)
-    assert feed(sink, cut, answer_rules=AnswerRules(max_tokens=limit)) is None
+    assert feed(sink, cut, answer_format=HostAnswerFormat(max_tokens=limit)) is None
     assert [entry for entry in sink.calls if entry[0] == "finish"] == [("finish", 0, reason)]
 
 
@@ -542,7 +542,7 @@ def test_log_probabilities_that_were_not_requested_are_dropped():
     logprobs = {"content": [{"token": "a", "logprob": -0.5}]}
     given = chunk({"content": "a"}, choice={"logprobs": logprobs})
     sink = RecordingSink()
-    feed(sink, given, STOP, answer_rules=AnswerRules(wants_logprobs=False))
+    feed(sink, given, STOP, answer_format=HostAnswerFormat(wants_logprobs=False))
     assert sink.calls[1] == ("content", 0, "a")
     assert sent(given, STOP)[1] != ("content", 0, "a")
 
@@ -558,7 +558,7 @@ def test_log_probabilities_that_were_not_requested_are_dropped():
 def test_reasoning_in_two_forms_is_sent_once(deltas):
     """Some hosts send it between tags in the content and in a field of its own."""
     sink = RecordingSink()
-    assert feed(sink, *map(chunk, deltas), STOP, answer_rules=AnswerRules(thought_tags=("think",))) is None
+    assert feed(sink, *map(chunk, deltas), STOP, answer_format=HostAnswerFormat(thought_tags=("think",))) is None
     texts = {kind: "".join(entry[2] for entry in sink.calls if entry[0] == kind) for kind in ("reasoning", "content")}
     assert {kind: text.strip() for kind, text in texts.items()} == {"reasoning": "Hm.", "content": "Hi"}
 
@@ -600,7 +600,7 @@ def call_in_fragments(*pieces):
     return [named, *(chunk({"tool_calls": [call(0, arguments=piece)]}) for piece in pieces)]
 
 
-REPAIRS = AnswerRules(repairs_markup=True)
+REPAIRS = HostAnswerFormat(repairs_markup=True)
 ARGUMENTS = [  # as the host sends them, and as they are passed on
     ('{"a": "b"}</｜DSML｜parameter', '{"a": "b"}'),
     ('{"a": "b"}</｜DSML｜parameter>\n', '{"a": "b"}'),
@@ -625,13 +625,13 @@ def test_arguments_are_unchanged_except_for_a_tag_after_their_json(given_argumen
     """Markup inside the arguments is kept, and so are arguments that are not JSON (row 70)."""
     pieces = [given_arguments[at : at + size] for at in range(0, len(given_arguments), size)]
     sink = RecordingSink()
-    assert feed(sink, *call_in_fragments(*pieces), STOP, answer_rules=REPAIRS) is None
+    assert feed(sink, *call_in_fragments(*pieces), STOP, answer_format=REPAIRS) is None
     [(_, _, arguments)] = joined([entry[2] for entry in sink.calls if entry[0] == "tool"]).values()
     assert arguments == expected
 
 
 def test_the_tag_is_kept_if_the_host_leaks_no_markup():
-    """The tag is removed only if `AnswerRules.repairs_markup` is set."""
+    """The tag is removed only if `HostAnswerFormat.repairs_markup` is set."""
     [(_, _, arguments)] = joined(tools(*call_in_fragments(ARGUMENTS[0][0]), STOP)).values()
     assert arguments == ARGUMENTS[0][0]
 
@@ -652,14 +652,14 @@ def test_newlines_after_the_reasoning_are_removed(deltas, text):
         chunk({"reasoning": "hm"}),
         *map(chunk, deltas),
         STOP,
-        answer_rules=AnswerRules(newlines_before_answer=True),
+        answer_format=HostAnswerFormat(newlines_before_answer=True),
     )
     assert "".join(call[2] for call in sink.calls if call[0] == "content") == text
 
 
 def test_newlines_without_reasoning_are_kept():
     sink = RecordingSink()
-    feed(sink, chunk({"content": "\n\na"}), STOP, answer_rules=AnswerRules(newlines_before_answer=True))
+    feed(sink, chunk({"content": "\n\na"}), STOP, answer_format=HostAnswerFormat(newlines_before_answer=True))
     assert ("content", 0, "\n\na") in sink.calls
 
 
@@ -668,7 +668,7 @@ def test_log_probabilities_of_the_newlines_are_sent():
     sink = RecordingSink()
     newline = chunk({"content": "\n"})
     newline["choices"][0]["logprobs"] = {"content": [{"token": "\n", "logprob": 0.0}]}
-    feed(sink, chunk({"reasoning": "hm"}), newline, STOP, answer_rules=AnswerRules(newlines_before_answer=True))
+    feed(sink, chunk({"reasoning": "hm"}), newline, STOP, answer_format=HostAnswerFormat(newlines_before_answer=True))
     assert [call[2] for call in sink.calls if call[0] == "content"] == [""]
 
 
@@ -806,7 +806,7 @@ def test_reasoning_too_long_to_be_kept_does_not_become_the_answer():
     """Rather than a part of it, nothing is sent (row 76i)."""
     thought = chunk({"reasoning": "x" * 1024 * 1024})
     sink = RecordingSink()
-    assert feed(sink, *[thought] * 9, STOP, answer_rules=AnswerRules(reasoning_may_be_answer=True)) is None
+    assert feed(sink, *[thought] * 9, STOP, answer_format=HostAnswerFormat(reasoning_may_be_answer=True)) is None
     assert [entry[0] for entry in sink.calls] == ["open", *["reasoning"] * 9, "finish"]
 
 
@@ -886,14 +886,14 @@ def test_the_only_choice_may_have_any_index(index):
     """This holds if one choice was requested."""
     sink = RecordingSink()
     given = [chunk({"content": "a"}, index=index), chunk(index=index, finish="stop")]
-    assert feed(sink, *given, answer_rules=AnswerRules(choices=1)) is None
+    assert feed(sink, *given, answer_format=HostAnswerFormat(choices=1)) is None
     assert sink.calls == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
 
 
 def test_a_choice_that_was_not_requested_is_dropped():
     sink = RecordingSink()
     given = [chunk({"content": "a"}), chunk({"content": "x"}, index=1), STOP, chunk(index=1, finish="stop")]
-    assert feed(sink, *given, answer_rules=AnswerRules(choices=1)) is None
+    assert feed(sink, *given, answer_format=HostAnswerFormat(choices=1)) is None
     assert sink.calls == [("open", 0), ("content", 0, "a"), ("finish", 0, "stop")]
 
 
@@ -1038,7 +1038,7 @@ def test_top_level_fields_are_passed_on_if_requested():
         STOP,
     ]
     sink = RecordingSink()
-    assert feed(sink, *given, answer_rules=AnswerRules(top_level=top_level)) is None
+    assert feed(sink, *given, answer_format=HostAnswerFormat(top_level=top_level)) is None
     assert [entry[1:] for entry in sink.calls if entry[0] == "top_level"] == [
         ("service_tier", b'"flex"'),
         ("system_fingerprint", b'"fp_1"'),
@@ -1052,7 +1052,7 @@ def test_a_service_tier_that_openai_does_not_have_is_dropped():
     feed(
         sink,
         chunk({}, finish="stop", service_tier="on_demand"),
-        answer_rules=AnswerRules(top_level=frozenset({"service_tier"})),
+        answer_format=HostAnswerFormat(top_level=frozenset({"service_tier"})),
     )
     assert sink.calls == [("open", 0), ("finish", 0, "stop")]
 
@@ -1068,7 +1068,7 @@ def kept_characters(stream):
 @pytest.mark.parametrize("repairs", [True, False])
 def test_reasoning_is_kept_only_as_long_as_it_may_become_the_answer(repairs):
     """Otherwise 8,000 fragments take half a megabyte until the end of the stream."""
-    stream = ChoiceStream(RecordingSink(), AnswerRules(reasoning_may_be_answer=repairs))
+    stream = ChoiceStream(RecordingSink(), HostAnswerFormat(reasoning_may_be_answer=repairs))
     for _ in range(100):
         stream.accept(events.parse(json.dumps(chunk({"reasoning": "x" * 10})).encode()))
     assert kept_characters(stream) == (1000 if repairs else 0)
@@ -1086,7 +1086,7 @@ def test_reasoning_does_not_become_the_answer_if_there_is_one():
             chunk(answer),
             chunk({"reasoning": "Hm."}),
             STOP,
-            answer_rules=AnswerRules(reasoning_may_be_answer=True),
+            answer_format=HostAnswerFormat(reasoning_may_be_answer=True),
         )
         assert [entry for entry in sink.calls if entry[0] == "content" and entry[2] == "Hm."] == []
 
@@ -1095,20 +1095,22 @@ def test_markup_is_text_if_the_host_sent_a_call():
     """If the host sends a call itself, a block of markup is text. Text that was held back is sent before the call."""
     block = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
     offered = Raw(b'[{"type":"function","function":{"name":"f"}}]')
-    answer_rules = AnswerRules(repairs_markup=True, tools=offered)
+    answer_format = HostAnswerFormat(repairs_markup=True, tools=offered)
     for deltas in (
         [{"content": block}, {"tool_calls": [call(0, "f", "{}", "a")]}],
         [{"tool_calls": [call(0, "f", "{}", "a")]}, {"content": block}],
     ):
         sink = RecordingSink()
-        assert feed(sink, *map(chunk, deltas), chunk(finish="tool_calls"), answer_rules=answer_rules) is None
+        assert feed(sink, *map(chunk, deltas), chunk(finish="tool_calls"), answer_format=answer_format) is None
         assert [entry[2] for entry in sink.calls if entry[0] == "content"] == [block]
         assert [entry[2].name for entry in sink.calls if entry[0] == "tool"] == ["f"]
     sink = RecordingSink()
-    assert feed(sink, chunk({"content": block}), STOP, answer_rules=answer_rules) is None
+    assert feed(sink, chunk({"content": block}), STOP, answer_format=answer_format) is None
     assert sink.calls[-1] == ("finish", 0, "tool_calls")
     filtered = RecordingSink()
-    assert feed(filtered, chunk({"content": block}), chunk(finish="content_filter"), answer_rules=answer_rules) is None
+    assert (
+        feed(filtered, chunk({"content": block}), chunk(finish="content_filter"), answer_format=answer_format) is None
+    )
     assert filtered.calls[1:] == [("content", 0, block), ("finish", 0, "content_filter")]
 
 
@@ -1150,7 +1152,7 @@ some_deltas = st.fixed_dictionaries(
     },
 )
 some_readings = st.builds(
-    AnswerRules,
+    HostAnswerFormat,
     thought_tags=st.sampled_from([(), ("think",)]),
     begins_in_reasoning=st.booleans(),
     repairs_markup=st.booleans(),
@@ -1168,11 +1170,11 @@ some_readings = st.builds(
     st.sampled_from(["stop", "length", "tool_calls"]),
     some_readings,
 )
-def test_any_answer_is_sent_in_order_or_is_an_error(deltas, finish, answer_rules):
+def test_any_answer_is_sent_in_order_or_is_an_error(deltas, finish, answer_format):
     """The order of calls that `Sink` specifies is kept for any answer and any reading."""
     sink = RecordingSink()
     ending = [chunk(index=index, finish=finish) for index in (0, 1)]
-    error = feed(sink, *[chunk(delta, index=index) for index, delta in deltas], *ending, answer_rules=answer_rules)
+    error = feed(sink, *[chunk(delta, index=index) for index, delta in deltas], *ending, answer_format=answer_format)
     assert error is None or isinstance(error, ProxyError)
     for index in (0, 1):
         check_order([entry for entry in sink.calls if entry[1] == index], is_whole=error is None)
@@ -1196,13 +1198,13 @@ def check_order(calls, *, is_whole):
 
 @settings(max_examples=300)
 @given(st.lists(markup, min_size=1, max_size=5), some_readings, st.data())
-def test_the_result_does_not_depend_on_the_chunks(texts, answer_rules, data):
+def test_the_result_does_not_depend_on_the_chunks(texts, answer_format, data):
     text = "".join(texts)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=5)))
     parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole, cut = RecordingSink(), RecordingSink()
     errors = [
-        feed(sink, *[chunk({"content": part}) for part in given], STOP, answer_rules=answer_rules)
+        feed(sink, *[chunk({"content": part}) for part in given], STOP, answer_format=answer_format)
         for sink, given in ((whole, [text]), (cut, parts))
     ]
     assert type(errors[0]) is type(errors[1])

@@ -261,7 +261,7 @@ ASK = chat.parse_request(b'{"model":"m","messages":[{"role":"user","content":"hi
 def test_a_text_without_tools_is_passed_on_byte_for_byte(dialect, pieces, is_stream, data):
     """The text is valid Unicode without a reasoning tag; any split, every dialect, whole or streamed."""
     text = "".join(pieces)
-    answer_rules = dialect.build_request(ASK, model="m", is_stream=is_stream).answer_rules
+    answer_format = dialect.build_request(ASK, model="m", is_stream=is_stream).answer_format
     sink = RecordingSink()
     if is_stream:
         cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=5)))
@@ -269,6 +269,6 @@ def test_a_text_without_tools_is_passed_on_byte_for_byte(dialect, pieces, is_str
         sent = [*(chunk({"content": part}) for part in parts), chunk(finish="stop")]
     else:
         sent = [{"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}]
-    assert feed(sink, *sent, answer_rules=answer_rules, parse=dialect.parse) is None
+    assert feed(sink, *sent, answer_format=answer_format, parse=dialect.parse) is None
     assert "".join(entry[2] for entry in sink.calls if entry[0] == "content") == text
     assert {entry[0] for entry in sink.calls} <= {"open", "content", "finish"}

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.protocol.chat import AnswerRules
+from tidegate.protocol.chat import HostAnswerFormat
 from tidegate.streaming.thoughts import EosReader, ThoughtReader
 
-THINKS = AnswerRules(thought_tags=("think", "reasoning"))
-PREFILLED = AnswerRules(thought_tags=("think",), begins_in_reasoning=True)
+THINKS = HostAnswerFormat(thought_tags=("think", "reasoning"))
+PREFILLED = HostAnswerFormat(thought_tags=("think",), begins_in_reasoning=True)
 SAMPLES = [
     ("Hello.", THINKS, [("content", "Hello.")]),
     ("<think>Hm.</think>\n\nYes.", THINKS, [("reasoning", "Hm."), ("content", "Yes.")]),
@@ -39,22 +39,22 @@ def joined(pieces):
     return result
 
 
-def read(answer_rules, *texts):
-    reader = ThoughtReader(answer_rules)
+def read(answer_format, *texts):
+    reader = ThoughtReader(answer_format)
     return joined([piece for text in texts for piece in reader.read(text)] + reader.close())
 
 
-@pytest.mark.parametrize(("text", "answer_rules", "expected"), SAMPLES)
-def test_a_text_is_split_into_reasoning_and_answer(text, answer_rules, expected):
-    assert read(answer_rules, text) == expected
+@pytest.mark.parametrize(("text", "answer_format", "expected"), SAMPLES)
+def test_a_text_is_split_into_reasoning_and_answer(text, answer_format, expected):
+    assert read(answer_format, text) == expected
 
 
 @given(sample=st.sampled_from(SAMPLES), data=st.data())
 def test_the_result_does_not_depend_on_the_chunks(sample, data):
-    text, answer_rules, expected = sample
+    text, answer_format, expected = sample
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=len(text))))
     texts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert read(answer_rules, *texts) == expected
+    assert read(answer_format, *texts) == expected
 
 
 def test_a_reader_is_done_as_soon_as_no_tag_can_follow():

@@ -133,15 +133,15 @@ class _Need(Struct, frozen=True):
 
 def _steps(need: _Need, others: Sequence[GpuFootprint]) -> Iterator[dict[str, State]]:
     """The moves to try, one by one: loaded engines to sleep (or out, if they cannot), then sleeping ones out."""
-    movable_waits = [
+    interruptible_waits = [
         footprint
         for footprint in others
         if not (footprint.is_busy or footprint.is_pinned) and need.may_conflict(footprint)
     ]
-    for footprint in movable_waits:
+    for footprint in interruptible_waits:
         if footprint.state == "loaded":
             yield {footprint.name: footprint.eviction_state}
-    for footprint in movable_waits:
+    for footprint in interruptible_waits:
         if footprint.eviction_state == "asleep" and footprint.state != "out":
             yield {footprint.name: "out"}
 

@@ -111,7 +111,7 @@ class EngineIntake:
             return
         self._log.warning("engine failed", engine=self._status.name, reason=reason)
         self._status.move("crash", reason)
-        self.requests.move_requests(reason)
+        self.requests.interrupt_waits(reason)
 
     @property
     def _will_be_ready(self) -> bool:

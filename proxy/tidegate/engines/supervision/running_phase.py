@@ -147,7 +147,7 @@ class RunningPhase:
             return
         self._log.warning("engine suspected", engine=self._status.name, reason=engine_fault.reason)
         self._status.move("drain", engine_fault.reason)
-        self._requests.move_requests(engine_fault.reason)
+        self._requests.interrupt_waits(engine_fault.reason)
         if await watch.makes_progress(lambda: self._goal_owner.goal != "stop") is False:
             # the process may be ending just now, and the end of its output would say more
             await self._child.wait_while_running(asyncio.sleep(_WAIT_FOR_END_S), None)

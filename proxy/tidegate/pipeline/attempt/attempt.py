@@ -19,7 +19,7 @@ from tidegate.pipeline.attempt.answers import (
     UnaryAnswer,
     nothing_to_close,
 )
-from tidegate.pipeline.attempt.movable_wait import MovableWait
+from tidegate.pipeline.attempt.interruptible_wait import InterruptibleWait
 from tidegate.pipeline.attempt.source import Source, TurnMemory
 from tidegate.pipeline.attempt.stream_continuation import StreamContinuation
 from tidegate.pipeline.attempt.structured import Structured
@@ -112,15 +112,19 @@ class Attempt:
         Raises:
             ProxyError: the attempt failed; `may_try_another_target` says whether another target may be tried.
         """
-        start_progress = self._context.start_progress
-        if start_progress is None or self._upstream.snapshot is None or not can_wait:
+        engine_start_progress = self._context.engine_start_progress
+        if engine_start_progress is None or self._upstream.snapshot is None or not can_wait:
             release = await self._upstream.acquire_slot(can_wait=can_wait)
         else:
-            with start_progress.waiting_for(self._upstream.snapshot):
+            with engine_start_progress.waiting_for(self._upstream.snapshot):
                 release = await self._upstream.acquire_slot(can_wait=True)
         try:
-            movable_waits = self._upstream.movable_waits if can_move else None
-            answer = await (self._translate_and_run() if movable_waits is None else self._run_movable(movable_waits))
+            interruptible_waits = self._upstream.interruptible_waits if can_move else None
+            answer = await (
+                self._translate_and_run()
+                if interruptible_waits is None
+                else self._run_interruptible(interruptible_waits)
+            )
         except BaseException as error:
             release()
             self._report_failure(error)
@@ -140,9 +144,9 @@ class Attempt:
         if isinstance(failure, ProxyError) and self._upstream.report_failure is not None:
             self._upstream.report_failure(failure)
 
-    async def _run_movable(self, movable_waits: set[Callable[[str], None]]) -> AttemptAnswer:
-        move = MovableWait()
-        movable_waits.add(move)
+    async def _run_interruptible(self, interruptible_waits: set[Callable[[str], None]]) -> AttemptAnswer:
+        move = InterruptibleWait()
+        interruptible_waits.add(move)
         try:
             return await self._translate_and_run()
         except asyncio.CancelledError:
@@ -150,7 +154,7 @@ class Attempt:
                 raise
             raise error from None
         finally:
-            movable_waits.discard(move)
+            interruptible_waits.discard(move)
 
     async def _translate_and_run(self) -> AttemptAnswer:
         host_request = await self._translate(self._request)
@@ -328,11 +332,11 @@ class Attempt:
         if self._request.endpoint == "chat" and record.answer_check is None:
             record.answer_check = check(sink, self._request.fields)
             sink = record.answer_check or sink
-        if host_request.answer_rules.may_call or host_request.text_calls is not None:
+        if host_request.answer_format.may_call or host_request.text_calls is not None:
             sink = remembering = ReasoningRecorder(sink)
         if host_request.text_calls is not None:
             sink = TextCallReader(sink, host_request.text_calls)
-        stream = ChoiceStream(sink, host_request.answer_rules)
+        stream = ChoiceStream(sink, host_request.answer_format)
         caller = self._context.caller + (_LOCAL_ONLY if self._context.reach == "local_only" else "")
         reasoning_memory = None if remembering is None else TurnMemory(remembering, self._reasoning_memory, caller)
         return Source(response, stream, self._upstream.dialect.parse, reasoning_memory)

@@ -13,8 +13,8 @@ _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"
 
 def envelope_of(request: ModelRequest, context: RequestContext) -> Envelope:
     """The envelope of the preface, if progress may have been shown to the caller; else a new one with a new id."""
-    if context.start_progress is not None:
-        return context.start_progress.preface.envelope
+    if context.engine_start_progress is not None:
+        return context.engine_start_progress.preface.envelope
     answer_id = f"{_ID_PREFIXES[request.endpoint]}{random.getrandbits(112):028x}"
     return Envelope(answer_id, context.created, request.model)
 
@@ -29,7 +29,11 @@ def writer_for(request: ModelRequest, context: RequestContext) -> Writer:
 
 def after_preface(sink: Sink, writer: Writer, context: RequestContext) -> Sink:
     """A sink that continues the preface, if there is one, and passes the answer to `sink`, which leads to `writer`."""
-    return sink if context.start_progress is None else context.start_progress.preface.sink_after(sink, writer)
+    return (
+        sink
+        if context.engine_start_progress is None
+        else context.engine_start_progress.preface.sink_after(sink, writer)
+    )
 
 
 def assembler_for(request: ModelRequest, context: RequestContext) -> Assembler:

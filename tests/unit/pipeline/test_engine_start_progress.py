@@ -2,7 +2,7 @@
 
 import pytest
 
-from tidegate.pipeline.start_progress import EngineChanges, StartProgress, describe
+from tidegate.pipeline.engine_start_progress import EngineChanges, EngineStartProgress, describe
 from tidegate.routing.planner import EngineSnapshot
 from tidegate.streaming.reasoning_preface import ReasoningPreface
 from tidegate.streaming.sinks import Envelope
@@ -29,7 +29,7 @@ def changes():
 @pytest.fixture
 def progress(changes):
     preface = ReasoningPreface(Envelope("chatcmpl-1", 7, "m"), wants_usage=False, form="reasoning_content")
-    return StartProgress(preface, changes)
+    return EngineStartProgress(preface, changes)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`StartProgress`: shows the caller of a stream the state of the engine it waits for (`models.NAME.progress_in`)."""
+"""`EngineStartProgress`: shows in a stream the state of the engine that it waits for (`models.NAME.progress_in`)."""
 
 import asyncio
 import math
@@ -39,7 +39,7 @@ class EngineChanges:
             self._listeners.discard(listener)
 
 
-class StartProgress:
+class EngineStartProgress:
     """The progress of the engines that one request waits for. Owner of the text that was shown last.
 
     Args:

@@ -1,22 +1,22 @@
-"""`MovableWait`: a wait that is ended from outside is distinguished from a cancelled request."""
+"""`InterruptibleWait`: a wait that is ended from outside is distinguished from a cancelled request."""
 
 import asyncio
 
 import pytest
 
 from tidegate.errors import EngineStalled
-from tidegate.pipeline.attempt.movable_wait import MovableWait
+from tidegate.pipeline.attempt.interruptible_wait import InterruptibleWait
 
 
 class Waiter:
     """A task with a movable wait."""
 
     def __init__(self) -> None:
-        self.move: MovableWait | None = None
+        self.move: InterruptibleWait | None = None
         self.task = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
-        self.move = MovableWait()
+        self.move = InterruptibleWait()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

@@ -7,8 +7,8 @@ from typing import Any
 from tidegate.pipeline.attempt.attempt import Answer
 from tidegate.pipeline.attempt.writers import envelope_of
 from tidegate.pipeline.context import AttemptRecord, RequestContext
+from tidegate.pipeline.engine_start_progress import EngineChanges, EngineStartProgress
 from tidegate.pipeline.hedging import cancel_and_wait, cancel_without_waiting
-from tidegate.pipeline.start_progress import EngineChanges, StartProgress
 from tidegate.protocol.request import ModelRequest
 from tidegate.streaming.reasoning_preface import ReasoningPreface
 
@@ -21,7 +21,7 @@ async def with_progress(
     Args:
         get_answer: the coroutine that makes the answer; not started.
         request: the caller's request.
-        context: its `start_progress` is set here, if progress may be shown.
+        context: its `engine_start_progress` is set here, if progress may be shown.
         changes: calls its listeners when the status of an engine has changed.
 
     Raises:
@@ -31,9 +31,9 @@ async def with_progress(
     if not request.is_stream or request.endpoint != "chat" or form == "hidden":
         return await get_answer
     preface = ReasoningPreface(envelope_of(request, context), wants_usage=request.wants_usage, form=form)
-    context.start_progress = StartProgress(preface, changes)
+    context.engine_start_progress = EngineStartProgress(preface, changes)
     task = asyncio.create_task(get_answer, name=f"answer to {context.id}")
-    return await _AwaitedAnswer(task, context.start_progress, context).begin()
+    return await _AwaitedAnswer(task, context.engine_start_progress, context).begin()
 
 
 class _AwaitedAnswer:
@@ -43,12 +43,14 @@ class _AwaitedAnswer:
     `read`, as the status line has left by then.
     """
 
-    def __init__(self, task: asyncio.Task[Answer], start_progress: StartProgress, context: RequestContext) -> None:
+    def __init__(
+        self, task: asyncio.Task[Answer], engine_start_progress: EngineStartProgress, context: RequestContext
+    ) -> None:
         self._task = task
-        self._load_progress = start_progress
+        self._load_progress = engine_start_progress
         self._context = context
         self._answer: Answer | None = None
-        task.add_done_callback(lambda _: start_progress.changed.set())
+        task.add_done_callback(lambda _: engine_start_progress.changed.set())
 
     async def begin(self) -> Answer:
         """Wait for the answer or for progress; returns the answer, or this object if progress comes first."""

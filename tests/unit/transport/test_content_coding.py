@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.errors import UpstreamFailed
-from tidegate.transport.decoding import CODINGS, Decoder, decode, decoder_for
+from tidegate.transport.content_coding import CODINGS, Decoder, decode, decoder_for
 
 TEXT = b'{"choices": [{"message": {"content": "Hi"}}]}'
 EVENTS = b'data: {"choices": []}\n\n' * 3 + b"data: [DONE]\n\n"

@@ -1,11 +1,11 @@
-"""`MovableWait`: ends the wait of an attempt whose engine hangs, so that the request goes to its next target."""
+"""`InterruptibleWait`: ends the wait of an attempt whose engine hangs, so that the request goes to its next target."""
 
 import asyncio
 
 from tidegate.errors import EngineStalled
 
 
-class MovableWait:
+class InterruptibleWait:
     """The wait of the current task. Another task ends it by calling the object with the reason."""
 
     __slots__ = ("_reason", "_task")

@@ -13,10 +13,10 @@ from tidegate.dialects.request_draft import Message, RequestDraft
 from tidegate.errors import UpstreamLacksModel
 from tidegate.protocol.raw import as_text
 
-Prefill = Literal["vllm", "deepseek_beta"]
+AnswerPrefix = Literal["vllm", "deepseek_beta"]
 
 
-def put_message(draft: RequestDraft, form: Prefill | None) -> None:
+def put_message(draft: RequestDraft, form: AnswerPrefix | None) -> None:
     """Append the text so far as a last assistant message that the host has to continue.
 
     Args:
