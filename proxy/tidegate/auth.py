@@ -77,8 +77,8 @@ class KeyRing:
     Args:
         keys: the keys of callers. If there are no keys at all, every caller is accepted.
         callers: further keys, each with the caller's name and settings.
-        takes_any_host: without keys, whether the `Host` header may be any name.
-        admin_key: the key for `/admin`, and for the details of `/metrics` and `/readyz` to callers off loopback.
+        takes_any_host: whether the `Host` header may be any name if there are no keys.
+        admin_key: the key for `/admin`, and for the details of `/metrics` and `/readyz` to callers on other machines.
     """
 
     def __init__(

@@ -59,10 +59,12 @@ class Deadlines:
 
 
 class Deadline:
-    """A time limit for the waits of one task for one thing: together at most `limit_s` seconds (and up to 0.1 s more).
+    """A time limit for one thing that a task waits for, such as the body of a request or the next chunk of an answer.
+
+    All waits for it together take at most `limit_s` seconds (and up to 0.1 s more).
 
     Only the time between `start` and `stop` counts, so that a caller who reads slowly does not use up the upstream's
-    time. `reset` is called when the thing has come and the task will wait for the next one.
+    time. `reset` is called when it has come and the task will wait for the next one.
 
     Attributes:
         limit_s: the time limit in seconds.

@@ -68,7 +68,7 @@ def drop_references(error: BaseException) -> None:
 
 
 class RequestError(ProxyError):
-    """The request cannot be served as it is; nothing was sent to an upstream."""
+    """The request cannot be served as it is; nothing was sent to an upstream, except before a `ClientGone`."""
 
     source = "downstream"
     default_status = 400
@@ -153,7 +153,7 @@ class Conflict(RequestError):
 
 
 class RequestTooLarge(RequestError):
-    """The body is over the limit; it was not read."""
+    """The body is over the limit; the rest of it was not read."""
 
     default_status = 413
     default_code = "request_too_large"
@@ -210,7 +210,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class EngineStalled(UpstreamTimeout):
-    """The engine hangs, so that a request without first content was taken away from it, for another target."""
+    """The engine hangs, so an attempt without first content was ended; the request goes to another target."""
 
     default_code = "upstream_timeout"
 
@@ -300,7 +300,7 @@ class UpstreamRejected(UpstreamError):
 
 
 class StreamBroken(UpstreamError):
-    """The upstream's stream ended before it was complete, or a continuation sent more than text; sent in band."""
+    """The upstream's stream ended before it was complete, or a continuation is not plain text; sent in band."""
 
     default_code = "upstream_disconnected"
     may_try_another_target = False

@@ -31,14 +31,15 @@ class _Turn:
 
     Attributes:
         text: the reasoning as UTF-8, because the size of a `str` depends on its widest character.
-        ids: the number of entries that share it.
+        entry_count: the number of entries that share it, one for each id.
+        until_s: when it expires, in monotonic seconds.
     """
 
-    __slots__ = ("ids", "text", "until_s")
+    __slots__ = ("entry_count", "text", "until_s")
 
     def __init__(self, reasoning: str, until_s: float) -> None:
         self.text = reasoning.encode("utf-8", "surrogatepass")
-        self.ids = 0
+        self.entry_count = 0
         self.until_s = until_s
 
     @property
@@ -83,14 +84,14 @@ class ProcessReasoningMemory:
 
     def _keep(self, key: tuple[str, str], turn: _Turn) -> None:
         self._turns[key] = turn
-        self._size += _size_of(key) + (0 if turn.ids else len(turn.text))
-        turn.ids += 1
+        self._size += _size_of(key) + (0 if turn.entry_count else len(turn.text))
+        turn.entry_count += 1
 
     def _drop(self, key: tuple[str, str]) -> None:
         turn = self._turns.pop(key, None)
         if turn is not None:
-            turn.ids -= 1
-            self._size -= _size_of(key) + (0 if turn.ids else len(turn.text))
+            turn.entry_count -= 1
+            self._size -= _size_of(key) + (0 if turn.entry_count else len(turn.text))
 
 
 def _size_of(key: tuple[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""Rules of this project that no linter checks (DESIGN 3, 10), and the example configs."""
+"""Rules of this project that no linter checks, and the example configs."""
 
 import ast
 import re
@@ -35,7 +35,7 @@ def test_a_package_is_a_docstring_and_nothing_else(path):
 
 
 def test_no_name_says_nothing():
-    """Packages are responsibilities, modules are things (DESIGN 2)."""
+    """Packages are responsibilities, modules are things."""
     empty = re.compile(r"utils?|helpers?|common|misc|managers?|handlers?|.*_?v\d+")
     assert [name_of(path) for path in MODULES if empty.fullmatch(path.stem) or empty.fullmatch(path.parent.name)] == []
 

@@ -1,4 +1,4 @@
-"""Measures the other budgets of DESIGN 9: time to first token, failover, held streams, memory, start-up time."""
+"""Measures the budgets that `table.py` does not: time to first token, failover, held streams, memory, start-up time."""
 
 import asyncio
 import statistics

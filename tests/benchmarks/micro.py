@@ -72,7 +72,7 @@ def best_us(call: Callable[[], object], calls: int = _CALLS) -> float:
     return min(times_s) / calls * 1e6
 
 
-_READING = HostAnswerFormat(thought_tags=("think",), repairs_markup=True)
+_READING = HostAnswerFormat(thought_tags=("think",), leaks_markup=True)
 
 
 def normalise_us() -> float:
@@ -212,7 +212,7 @@ def report_us() -> float:
 
     def report() -> None:
         in_flight = serving.target_registry.begin(target, routing_request)
-        in_flight.began()
+        in_flight.note_first_content()
         in_flight.end(sent_s=1.0, first_s=2.0, usage=usage, is_whole=True)
 
     return best_us(report, 200)

@@ -1,4 +1,4 @@
-"""Measures the cost of Tidegate beside nginx and a bare relay (DESIGN 9): `uv run python tests/benchmarks/run.py`.
+"""Measures the cost of Tidegate beside nginx and a bare relay: `uv run python tests/benchmarks/run.py`.
 
 Prints Markdown tables. All processes run on loopback, for a bounded time, and are ended on every exit.
 """

@@ -131,7 +131,7 @@ class Simulation:
             if server.target.is_local and now_s % SCRAPE_EVERY_S < 1:
                 running, waiting = server.busy, len(server.queue)
                 state.load_report = LoadReport(
-                    running=running, waiting=waiting, at_s=now_s, our_in_flight=state.in_flight
+                    running=running, waiting=waiting, at_s=now_s, tidegate_in_flight=state.in_flight
                 )
         if self._has_arrivals:
             self.loop.after(1.0, self._tick)

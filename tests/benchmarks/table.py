@@ -1,4 +1,4 @@
-"""Measures the table of DESIGN 9: CPU time of each subject per request, for three kinds of answer, taking turns."""
+"""Measures the main table: CPU time of each subject per request, for three kinds of answer, taking turns."""
 
 import json
 import statistics

@@ -12,7 +12,7 @@ import pytest
 from tests.engines import cpu
 from tests.engines.sessions import find, until_ended
 from tests.engines.stage import running
-from tidegate.engines.process.orphans import end_orphans
+from tidegate.engines.process.orphans import kill_orphans_blocking
 
 _SHARED = "/dev/shm"
 
@@ -47,7 +47,7 @@ async def test_processes_left_by_a_killed_tidegate_and_warden_are_ended_with_the
     await until_ended(leader, server)
     left = stage.processes("many")
     assert core in left
-    ended = await asyncio.to_thread(end_orphans)
+    ended = await asyncio.to_thread(kill_orphans_blocking)
     assert core in {orphan.pid for orphan in ended if orphan.mark.name == "many"}
     await until_ended(*left)
     assert shared() < before

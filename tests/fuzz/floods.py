@@ -23,7 +23,7 @@ from tidegate.streaming.sinks import Envelope
 _SIZE = 100 * 1024 * 1024
 _READ = 64 * 1024
 _TOOLS = Raw(b'[{"type":"function","function":{"name":"f"}}]')
-_READING = HostAnswerFormat(thought_tags=("think",), repairs_markup=True, tools=_TOOLS, reasoning_may_be_answer=True)
+_READING = HostAnswerFormat(thought_tags=("think",), leaks_markup=True, tools=_TOOLS, reasoning_may_be_answer=True)
 _BEGIN = "<｜tool▁calls▁begin｜>"
 
 

@@ -40,24 +40,24 @@ _OTHER_PARSES = {dialect.parse for dialect in DIALECTS.values()} - {events.parse
 _TOOLS = Raw(b'[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"get_weather"}}]')
 _READINGS: tuple[tuple[HostAnswerFormat, ReasoningFormat], ...] = (
     (HostAnswerFormat(), "reasoning_content"),
-    (HostAnswerFormat(thought_tags=("think", "reasoning"), repairs_markup=True, tools=_TOOLS), "reasoning_content"),
+    (HostAnswerFormat(thought_tags=("think", "reasoning"), leaks_markup=True, tools=_TOOLS), "reasoning_content"),
     (
         HostAnswerFormat(
-            thought_tags=("think",), begins_in_reasoning=True, repairs_markup=True, tools=_TOOLS, one_call=True
+            thought_tags=("think",), begins_in_reasoning=True, leaks_markup=True, tools=_TOOLS, one_call=True
         ),
         "both",
     ),
     (
-        HostAnswerFormat(thought_tags=("think",), repairs_markup=True, may_call=False, reasoning_may_be_answer=True),
+        HostAnswerFormat(thought_tags=("think",), leaks_markup=True, may_call=False, reasoning_may_be_answer=True),
         "think_tags",
     ),
     (
-        HostAnswerFormat(repairs_markup=True, tools=_TOOLS, reasoning_may_be_answer=True, has_positional_call_ids=True),
+        HostAnswerFormat(leaks_markup=True, tools=_TOOLS, reasoning_may_be_answer=True, has_positional_call_ids=True),
         "hidden",
     ),
 )
 _FUNCTIONS = HostAnswerFormat(
-    thought_tags=("think",), repairs_markup=True, tools=_TOOLS, one_call=True
+    thought_tags=("think",), leaks_markup=True, tools=_TOOLS, one_call=True
 )  # for callers that send `functions`
 _CARDS = (
     UNKNOWN,

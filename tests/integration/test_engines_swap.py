@@ -28,7 +28,7 @@ async def start_stream(made, vllm):
 
 
 async def until_closed_for(made, other: str, name="r1") -> None:
-    await until(lambda: made.engine(name)._intake.closed_for == other)
+    await until(lambda: made.engine(name)._intake.paused_for == other)
 
 
 @pytest.mark.parametrize("level", [None, 1])
@@ -98,7 +98,7 @@ async def test_the_loaded_engine_reopens_when_the_waiting_request_is_cancelled(v
         await until_closed_for(made, "v3")
         waiting.cancel()
         await client.close()
-        await until(lambda: made.engine()._intake.closed_for is None)
+        await until(lambda: made.engine()._intake.paused_for is None)
         start.steps()
         assert await text(made.ask("r1")) == WHOLE
         assert [chunk async for chunk in stream]

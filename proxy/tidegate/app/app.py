@@ -94,7 +94,7 @@ class App:
         read_config: ReadConfig | None = None,
         dropped_lines: Callable[[], int] = int,
     ) -> None:
-        self.config = self._start_config = config
+        self.config = self._start_config = config  # the latter is never replaced: some keys take effect at a start only
         self.running = RunningRequests()
         self._clock = clock or SystemClock()
         self._no_auth = no_auth
@@ -229,6 +229,7 @@ class App:
         Raises:
             ConfigError: a secret or a file cannot be read.
         """
+        # `self.config` is still the config of the current runtime
         key_ring = keys.key_ring(config, source, no_auth=self._no_auth)
         path = config.routing.evals
         evals = None if path is None else read_evals(Path(path), f"{source}: routing.evals")
@@ -295,8 +296,8 @@ class App:
     ) -> ServingState:
         """Build the state that the requests of one config share: upstreams, concurrency limits, health, offline state.
 
-        Health is taken over from `old` if `routing.health` is unchanged; the offline state, if `routing.offline` and
-        the names of the upstreams are unchanged.
+        `self.config` is still the config of `old`. Health is taken over from `old` if `routing.health` is unchanged;
+        the offline state, if `routing.offline` and the names of the upstreams are unchanged.
         """
         by_name: dict[str, Upstream] = {
             name: upstreams.host_upstream(name, host, wires[name]) for name, host in config.upstreams.items()

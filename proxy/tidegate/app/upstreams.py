@@ -26,7 +26,7 @@ from tidegate.transport.credential_specs import CredentialSpec
 from tidegate.transport.credentials import CredentialPool
 from tidegate.transport.wire import Timeouts, Transport
 
-_LISTING_S = 5.0
+_LISTING_TIMEOUT_S = 5.0
 _NO_PROGRESS = Progress("")
 
 
@@ -154,7 +154,7 @@ def _load_report(scraped_load: ScrapedLoad) -> LoadReport:
         kv_used=load.kv_used,
         ttft_s=load.ttft_s or 0.0,
         at_s=scraped_load.at_s,
-        our_in_flight=scraped_load.in_flight,
+        tidegate_in_flight=scraped_load.in_flight,
     )
 
 
@@ -168,7 +168,7 @@ def _dialect(entry: EngineEntry) -> Dialect:
 def _model_list_fetcher(name: str, wire: Transport) -> Fetch:
     async def fetch() -> list[ModelCard]:
         try:
-            async with asyncio.timeout(_LISTING_S):
+            async with asyncio.timeout(_LISTING_TIMEOUT_S):
                 return models.parse_list(await wire.get("/models"), owned_by=name)
         except (TimeoutError, RecursionError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamFailed(f"{name} does not list its models") from error

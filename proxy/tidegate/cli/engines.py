@@ -199,7 +199,7 @@ def _wait(server: Server, first: EngineReport, end_states: Sequence[State]) -> E
 class _Interrupt:
     """Turns the first Ctrl-C into a flag; a second one raises `KeyboardInterrupt` again.
 
-    An exception would be lost if it was raised inside a finaliser.
+    A signal handler may run inside a finaliser, where Python discards exceptions; a flag is not lost.
     """
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from tidegate.config.root import Config
 _ENTRIES = frozenset({"upstreams", "engines", "models", "cards", "auth.callers"})  # mappings whose keys are names
 # keys of an engine whose values are not shown, as they may hold secrets
 _HIDDEN = frozenset({"environment", "args", "before_load", "after_load"})
+# the beginnings of the keys that take effect only at the next start
 _FIXED = ("server.host", "server.port", "server.workers", "telemetry.")
 
 
@@ -22,8 +23,8 @@ def differences(old: Config, new: Config) -> Sequence[str]:
 def reloaded(start: Config, old: Config, new: Config) -> tuple[Sequence[str], Sequence[str]]:
     """Return what a reload changes, and which of these lines take effect only at the next start.
 
-    Both are lines as from `differences`. The lines of the second kind compare the new config with the one of the
-    start, as that is what runs, whatever was read between.
+    Both are lines as from `differences`. The lines of the second kind compare the new config with the config of the
+    start: reloads in between have not changed these settings.
 
     Args:
         start: the config that the server was started with.

@@ -60,7 +60,7 @@ class Discovery(Struct, frozen=True):
 
     Attributes:
         config: the config made of it.
-        source: where it was found, for error messages.
+        source: where the config comes from, for error messages.
         findings: everything that was looked for.
     """
 

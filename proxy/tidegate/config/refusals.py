@@ -38,6 +38,7 @@ _KINDS = {
     "null": "nothing",
 }
 _SIGNS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+# sections whose keys are names that the operator chose: the type of their entries
 _ENTRIES: Mapping[str, Any] = {
     "upstreams": UpstreamConfig,
     "engines": EngineConfig,
@@ -45,6 +46,7 @@ _ENTRIES: Mapping[str, Any] = {
     "cards": Card,
     "auth.callers": CallerConfig,
 }
+# keys with a fixed set of values: the type that lists them; `section.key` comes before `key` alone
 _CHOICES: Mapping[str, Any] = {
     "dialect": DialectName,
     "upstreams.kind": CredentialKindName,
@@ -67,6 +69,7 @@ _CHOICES: Mapping[str, Any] = {
     "reasoning_history": History,
     "structured_output": Structured,
 }
+# keys whose values are paths of URLs
 _PATHS = frozenset({"health_path", "metrics_path", "sleep_path", "wake_path"})
 
 
@@ -78,7 +81,7 @@ def read_secret(kind: type, value: Any) -> Any:  # noqa: ANN401 - msgspec's sign
 
 
 def explain(message: str, loaded: object) -> str:
-    """Return path, fault and cure for msgspec's `message` about `loaded`, the content of the whole file."""
+    """Return path, fault and cure for msgspec's `message`; `loaded` is the content of the whole file."""
     at = _LOCATION.search(message)
     path = at["path"] if at else ""
     fault = message[: at.start()] if at else message

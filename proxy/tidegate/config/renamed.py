@@ -24,7 +24,7 @@ def notes(config: Config) -> Iterator[str]:
 
 
 def renamed(config: Config) -> Config:
-    """Return the config with the values of old names also under the new names; the old ones stay for `notes`."""
+    """Return the config with the values of old keys copied to the new ones; the old keys stay, for `notes`."""
     return structs.replace(config, upstreams=_renamed(config.upstreams), engines=_renamed(config.engines))
 
 

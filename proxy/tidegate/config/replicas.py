@@ -13,7 +13,7 @@ from tidegate.config.engines import EngineConfig, Replicated, VllmConfig
 
 _SEPARATOR = ":"
 
-# with one of these, an engine is part of a larger deployment or listens at an address that only one process can use
+# vLLM's options with which an engine is part of a larger deployment, or needs an address that only one process can use
 _UNSHARED_ARGS = frozenset(
     {
         "nnodes",

@@ -29,7 +29,7 @@ class Secret:
         return cls(f"env:{name}")
 
     def resolve(self, environ: Mapping[str, str] = os.environ) -> str:
-        """Read the value, which has to be fit for a header.
+        """Read the value, which has to be usable in an HTTP header.
 
         Raises:
             ValueError: as `read`; or the value has characters other than printable ASCII, or spaces.

@@ -38,7 +38,7 @@ def text(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
 
 def word(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
     """A rule for a string of at most 64 letters, digits, `_`, `+` and `-`."""
-    return raw if _WORD.fullmatch(as_text(raw) or " ") else None
+    return raw if _WORD.fullmatch(as_text(raw) or " ") else None  # " " is not a word
 
 
 def scalar(raw: Raw, _at: str, _dropped: set[str]) -> Raw | None:
@@ -151,7 +151,7 @@ def base64_text(raw: Raw, at: str, _dropped: set[str]) -> Raw:
     Raises:
         MalformedRequest: the value is not base64.
     """
-    found = media.plain_base64(as_text(raw) or "-.")
+    found = media.plain_base64(as_text(raw) or "-.")  # "-." is not base64
     if found is None:
         raise not_inline(at)
     return Raw(_encode(found))

@@ -13,6 +13,8 @@ from tidegate.dialects.request_draft import Message, RequestDraft
 from tidegate.errors import UpstreamLacksModel
 from tidegate.protocol.raw import as_text
 
+# How a host is asked to continue. `vllm`: by the request fields `continue_final_message` and `add_generation_prompt`;
+# `deepseek_beta`: by the key `prefix` of the last message, at the beta URL.
 AnswerPrefix = Literal["vllm", "deepseek_beta"]
 
 

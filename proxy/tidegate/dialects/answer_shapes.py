@@ -19,7 +19,7 @@ Channel = Literal["content", "reasoning_content", "refusal", "images"]
 
 
 def reshape(value: dict[str, Any]) -> None:
-    """Put a chunk or a unary answer into OpenAI's shape, in place."""
+    """Put a chunk, or an answer that is not streamed, into OpenAI's shape, in place."""
     for choice in _objects_in(value, "choices"):
         _reshape_choice(choice)
 
@@ -87,7 +87,7 @@ def _read_part(part: Any) -> tuple[Channel, Any]:  # noqa: ANN401 - JSON of any 
         return "images", part
     if isinstance(kind, str) or "text" in part:
         return "content", text_in(part.get("text"))
-    return "content", json.dumps(part)  # the host has decoded an answer that is JSON
+    return "content", json.dumps(part)  # an answer that is JSON, which the host has sent as an object
 
 
 def text_in(value: Any) -> str:  # noqa: ANN401 - JSON of any shape

@@ -43,7 +43,7 @@ _NOTHING_REMEMBERED: Mapping[str, str] = {}
 _NO_DEFAULTS: Mapping[str, Raw] = MappingProxyType({})
 
 # Fields that only the engine's operator may set; set by a caller, they would affect other callers' requests (contract
-# 76o, DESIGN 8).
+# 76o).
 _INTERNAL = frozenset(
     {
         "request_id",
@@ -72,9 +72,9 @@ _PATHS: Mapping[Endpoint, str] = MappingProxyType(
 )
 # Fields of an answer that are passed on if the request has a field of the same name.
 _REQUESTED_TOP_LEVEL: tuple[TopLevel, ...] = ("moderation", "service_tier")
-# Fields of `_INTERNAL` by which an engine opens a connection or a file; if they hold a string, an engine's request is
-# refused, other values are dropped.
-_OPERATOR_FIELDS = frozenset({"bootstrap_host", "lora_path"})
+# Fields of `_INTERNAL` by which an engine opens a connection or a file. A request to an engine is refused if one of
+# them holds a string; other values are dropped.
+_RESOURCE_FIELDS = frozenset({"bootstrap_host", "lora_path"})
 # The fields of all engines that constrain the form of an answer.
 _OUTPUT_CONSTRAINTS = frozenset({"response_format", "structured_outputs", "json_schema", "grammar", "regex", "ebnf"})
 TEXT_AND_IMAGES = frozenset({"text", "image_url"})
@@ -143,7 +143,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         defaults: fields that are sent if the caller does not set them, as the host's defaults differ from OpenAI's; not
             sent for embeddings.
         tool_choices: the forms of `tool_choice` that the host supports, a subset of `tools.ALL_CHOICES`.
-        required: the host's spelling of `tool_choice: "required"`.
+        required: the host's word for `tool_choice: "required"`.
         supports_tools: whether the model's chat template supports tools; otherwise they are emulated
             (`emulated_tools`).
         parses_tool_calls: whether the host parses its model's tool calls; otherwise tools that may be called are
@@ -176,7 +176,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     For the answer:
 
     Attributes:
-        parse: reads one event of a stream, or a unary answer, into a `Chunk`.
+        parse: reads one event of a stream, or a whole answer that is not streamed, into a `Chunk`.
         thought_tags: names of the tags that may enclose thinking at the beginning of the content (R-THINK).
         may_lack_parser: whether the host may pass on thinking as the model wrote it: without the opening tag, if the
             chat template contains it. Hosted APIs separate the thinking, or send both tags.
@@ -320,6 +320,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             self._request_stream(draft)
             if salt_caller and self.salts_cache:
                 draft.put("cache_salt", _salt(salt_caller))
+        # DeepSeek continues a chat answer only below its beta URL
         is_beta = bool(draft.prefix) and request.endpoint == "chat" and self.answer_prefix == "deepseek_beta"
         return HostRequest(
             "/beta" * is_beta + self.path(request.endpoint, model, api_version),
@@ -347,9 +348,14 @@ class Dialect(Struct, frozen=True, kw_only=True):
         return f"/openai/deployments/{quote(model, safe='')}{path}?api-version={api_version}"
 
     def _strip_internal(self, draft: RequestDraft) -> None:
+        """Drop the fields of `_INTERNAL`.
+
+        Raises:
+            UnsupportedParameter: the host is an engine, and one of `_RESOURCE_FIELDS` holds a string.
+        """
         for name in [name for name in draft.fields if name in _INTERNAL]:
-            if not self.fetches_urls and name in _OPERATOR_FIELDS and b'"' in bytes(draft.fields[name]):
-                draft.refuse(name, why="may be set only by the operator of a local engine")
+            if not self.fetches_urls and name in _RESOURCE_FIELDS and b'"' in bytes(draft.fields[name]):
+                draft.drop_or_refuse(name, why="may be set only by the operator of a local engine")
             else:
                 del draft.fields[name]
                 draft.note(name, "dropped")
@@ -407,6 +413,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
             draft.fields.pop("encoding_format", None)
         if not self.fetches_urls:
             engine_fields.restrict_fields(draft)
+        # `restrict_fields` keeps `messages`, which have no use here
         draft.leave_out(self.unsupported_fields if self.fetches_urls else self.unsupported_fields | {"messages"})
         if not self.rules.is_reference:
             _list_stops(draft)
@@ -415,6 +422,10 @@ class Dialect(Struct, frozen=True, kw_only=True):
         self.adjust_completion(draft)
 
     def _take_thinking(self, draft: RequestDraft) -> thinking.Thinking:
+        """Return the thinking that the caller requests, and remove its fields from the draft.
+
+        If the dialect sends the caller's fields unchanged (`put_thinking` is None), they are taken from a copy.
+        """
         source = RequestDraft(dict(draft.fields), draft.card) if self.put_thinking is None else draft
         return thinking.take(source, keeps_template_kwargs=self.keeps_template_kwargs)
 
@@ -480,7 +491,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         return HostAnswerFormat(
             thought_tags=self.thought_tags,
             begins_in_reasoning=self._begins_in_thought(draft),
-            repairs_markup=self.leaks_markup if draft.card.leaks_markup is None else draft.card.leaks_markup,
+            leaks_markup=self.leaks_markup if draft.card.leaks_markup is None else draft.card.leaks_markup,
             may_call=offered is not UNSET,
             tools=offered,
             one_call=is_one_call,

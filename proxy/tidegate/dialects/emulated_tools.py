@@ -23,6 +23,7 @@ from tidegate.protocol.request import is_null, json_type
 from tidegate.protocol.text_calls import TextCalls
 
 _encode = msgspec.json.Encoder().encode
+# values of `logprobs`, `top_logprobs` and `response_format` that are the default
 _DEFAULTS = frozenset({b"false", b"0", b'{"type":"text"}'})
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
 _COMBINING_KEYWORDS = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
@@ -68,7 +69,7 @@ def emulate(draft: RequestDraft) -> None:
     is_forced, is_none = tools.is_forced(draft), as_text(fields.get("tool_choice")) == "none"
     if not (is_forced or is_none or draft.card.tools_in_prompt):
         choice = "function_call" if draft.uses_functions else "tool_choice"
-        draft.refuse("tools", why=f"is supported with this model only if '{choice}' requires a call")
+        draft.drop_or_refuse("tools", why=f"is supported with this model only if '{choice}' requires a call")
     offered = [] if is_none else list(_tools(draft))
     one_call = draft.uses_functions or bytes(fields.get("parallel_tool_calls", b"")) == b"false"
     for name in ("tools", "tool_choice", "parallel_tool_calls"):
@@ -157,7 +158,7 @@ def _parameters(raw: Raw | None, at: str, name: str) -> Raw:
 def _refuse(draft: RequestDraft, *names: str) -> None:
     for name in names:
         if name in draft.fields and compact(draft.fields[name]) not in _DEFAULTS:
-            draft.refuse(name, why="is not supported together with 'tools' with this model")
+            draft.drop_or_refuse(name, why="is not supported together with 'tools' with this model")
         draft.fields.pop(name, None)
 
 

@@ -117,7 +117,7 @@ def _restrict_setting(draft: RequestDraft, name: str, value: Raw) -> None:
         return
     setting = msgspec.json.decode(value)
     if has_address(setting):
-        draft.refuse(name, why=_REFUSAL)
+        draft.drop_or_refuse(name, why=_REFUSAL)
         return
     if name == "chat_template_kwargs" and isinstance(setting, dict):
         draft.note_dropped(name, _TEMPLATE_SETTINGS & setting.keys())
@@ -129,7 +129,7 @@ def _drop_or_refuse(draft: RequestDraft, name: str, value: Raw) -> None:
     if draft.is_default(name):
         del draft.fields[name]
     elif _NAMES_RESOURCE.search(name) is not None or has_address(msgspec.json.decode(value)):
-        draft.refuse(name, why=_REFUSAL)
+        draft.drop_or_refuse(name, why=_REFUSAL)
     else:
         _keep_or_drop(draft, name, None)
 

@@ -1,4 +1,4 @@
-"""Reads the JSON of an event or of a unary answer into a `Chunk`; an error in a 200 answer is raised.
+"""Reads the JSON of an event, or of an answer that is not streamed, into a `Chunk`; an error in a 200 answer is raised.
 
 The typed decoder accepts what nearly every host sends. JSON that it refuses (wrong types, NaN, lone surrogates, content
 as a list of parts) is read by `json`, put into OpenAI's shape (`answer_shapes`), and converted field by field
@@ -23,7 +23,7 @@ T = TypeVar("T")
 # strict=False accepts an index of 0.0 or "0"
 _decode = msgspec.json.Decoder(Chunk, strict=False).decode
 _encode = msgspec.json.Encoder().encode
-_LARGE = 1024 * 1024
+_LARGE = 1024 * 1024  # bytes; the values in smaller data are not counted
 _MAX_VALUES = 2_000_000  # enough for the log probabilities of 30,000 tokens with 20 alternatives each
 
 

@@ -31,7 +31,7 @@ _QUOTA_RETRY_S = 60.0
 _TIMEOUTS = frozenset({408, 504, 522, 524})
 _OVERLOADED = frozenset({498, 503, 529})  # Groq sends 498
 _UNSERVED_STATUSES = frozenset({400, 404, 405, 501})
-_CALLERS_FAULT = frozenset({400, 405, 411, 413, 415, 422, 501})
+_CALLERS_FAULT = frozenset({400, 405, 411, 413, 415, 422, 501})  # statuses that the request itself has caused
 # The HTTP statuses for MiniMax's codes in `base_resp`
 _MINIMAX_STATUSES = {
     "1001": 504,

@@ -32,7 +32,7 @@ def restore(draft: RequestDraft, name: str, past_reasoning: Mapping[str, str], *
         past_reasoning: the stored reasoning by tool-call id.
         stand_in: the text that the host accepts for a turn without stored reasoning; None: such a turn stays unchanged.
     """
-    has_restored = stands_in = False
+    has_restored = has_stand_in = False
     for message in draft.messages:
         if role_of(message) != "assistant" or name in message:
             continue
@@ -41,10 +41,10 @@ def restore(draft: RequestDraft, name: str, past_reasoning: Mapping[str, str], *
         if text is None:
             continue
         message[name] = Raw(_encode(text))
-        has_restored, stands_in = has_restored or found is not None, stands_in or found is None
+        has_restored, has_stand_in = has_restored or found is not None, has_stand_in or found is None
     if has_restored:
         draft.note("reasoning_content", "restored")
-    if stands_in:
+    if has_stand_in:
         draft.note("reasoning_content", "stand-in")
 
 

@@ -46,7 +46,7 @@ def _drop_logprobs(draft: RequestDraft) -> None:
     if draft.is_stream and "tools" in draft.fields and bytes(draft.fields.get("logprobs", b"")) == b"true":
         for name in ("logprobs", "top_logprobs"):
             if name in draft.fields:
-                draft.refuse(name, why="is not supported together with 'tools' with this model")
+                draft.drop_or_refuse(name, why="is not supported together with 'tools' with this model")
 
 
 def _join_last_answers(draft: RequestDraft) -> None:

@@ -17,7 +17,7 @@ _MAX_HEAD = 256
 _WHITE_SPACE = str.maketrans("", "", " \t\r\n\f\v")
 # The first bytes of formats in which media libraries find URLs to open: HLS, FFmpeg's concat, SDP; DASH, SVG and XML.
 _URL_LISTS = (b"#extm3u", b"ffconcat", b"v=0", b"<")
-_HEAD_BYTES = 64
+_HEAD_CHARS = 64  # of base64
 
 
 def data_url(address: str) -> str | None:
@@ -42,7 +42,8 @@ def plain_base64(text: str) -> str | None:
 
 
 def _is_url_list(payload: str) -> bool:
-    head = payload[:_HEAD_BYTES].replace("-", "+").replace("_", "/").replace("=", "").partition(",")[0]
+    """Whether base64 begins like one of the formats in `_URL_LISTS`, or its beginning cannot be decoded."""
+    head = payload[:_HEAD_CHARS].replace("-", "+").replace("_", "/").replace("=", "").partition(",")[0]
     try:
         begin = base64.b64decode(head + "=" * (-len(head) % 4))
     except binascii.Error:

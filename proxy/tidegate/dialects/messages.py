@@ -168,7 +168,7 @@ def _adapt_one(message: Message, role: str, rules: Rules, reasoning: str | None,
     if role == "assistant":
         _adapt_assistant(message, rules, reasoning, thoughts, note)
     else:
-        _fill_content(message)  # row 103: content is required here; the parser allows null only in a function's result
+        _fill_content(message)  # row 103: content is required; null can only come from a legacy function's result
 
 
 def _adapt_parts(message: Message, role: str, rules: Rules, note: Note) -> list[Raw]:
@@ -258,6 +258,7 @@ def _object_text(arguments: Raw | None) -> Raw:
 
 
 def _rename_reasoning(message: Message, rules: Rules, reasoning: str | None, thoughts: list[Raw], note: Note) -> None:
+    """Put the past reasoning, wherever the client sent it, into the host's key; drop it if the host accepts none."""
     given = [message.pop(old) for old in _REASONING_NAMES if old in message]
     is_lost = bool(thoughts)
     if (details := message.get("reasoning_details")) is not None:

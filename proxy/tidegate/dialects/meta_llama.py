@@ -24,7 +24,7 @@ _UNSUPPORTED = (
 def _adjust(draft: RequestDraft) -> None:
     """Row 168: refuse `json_object`, as the API constrains an answer only by a schema."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) == "json_object":
-        draft.refuse("response_format")
+        draft.drop_or_refuse("response_format")
 
 
 class _Content(Struct, gc=False):

@@ -128,9 +128,9 @@ class RequestDraft(Struct):
                     self.note(name, "dropped")
                 del self.fields[name]
             else:
-                self.refuse(name)
+                self.drop_or_refuse(name)
 
-    def refuse(
+    def drop_or_refuse(
         self,
         name: str,
         *,

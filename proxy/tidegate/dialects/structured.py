@@ -58,7 +58,7 @@ def drop(draft: RequestDraft) -> None:
 
 
 def mention_json(draft: RequestDraft) -> None:
-    """Row 8: add a message with the word JSON if there is none, as DeepSeek then refuses `json_object`."""
+    """Row 8: add a message with the word JSON if no message has it, as DeepSeek refuses `json_object` without it."""
     if as_text(as_object(draft.fields.get("response_format")).get("type")) != "json_object":
         return
     texts = [text_of(message) or "" for message in draft.messages]

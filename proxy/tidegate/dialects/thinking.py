@@ -37,6 +37,7 @@ class Thinking(Struct):
         draft.note_dropped("reasoning", self.rest)
 
 
+# Writes the requested thinking into the draft, in the form of one host.
 Put = Callable[[RequestDraft, Thinking], None]
 
 
@@ -67,7 +68,7 @@ def take(draft: RequestDraft, *, keeps_template_kwargs: bool = False) -> Thinkin
     if requested.effort == "none":
         return Thinking(is_on=False)
     if requested.is_on is None and requested.effort is not None and draft.card.thinking == "off":
-        requested.is_on = True  # hosts whose switch is another field than the effort
+        requested.is_on = True  # for hosts that have a switch besides the effort
     return requested
 
 

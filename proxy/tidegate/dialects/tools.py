@@ -119,13 +119,13 @@ def restrict_to_functions(draft: RequestDraft) -> None:
     tools = as_list(draft.fields["tools"])
     kept = [tool for tool in tools if _type_of(tool) == "function"]
     if len(kept) < len(tools):
-        draft.refuse(
+        draft.drop_or_refuse(
             "tools", instead=kept or None, why="of other types than 'function' are not supported with this model"
         )
         drop_empty(draft)
     choice = _choice(draft)
     if isinstance(choice, dict) and as_text(choice.get("type")) == "allowed_tools":
-        _allow(draft, as_object(choice.get("allowed_tools")))
+        _apply_allowed_tools(draft, as_object(choice.get("allowed_tools")))
 
 
 def translate_choice(draft: RequestDraft, known: frozenset[str], *, required: str = "required") -> None:
@@ -145,7 +145,7 @@ def translate_choice(draft: RequestDraft, known: frozenset[str], *, required: st
         return
     form = choice if isinstance(choice, str) else "named"
     if form == "named" and (form not in known or not draft.card.named_tool_choice) and "required" in known:
-        _keep(draft, [_name_of_choice(choice)])
+        _keep_named(draft, [_name_of_choice(choice)])  # the one tool that is left is the named one
         form = "required"
         draft.put("tool_choice", required)
     elif form not in known and form == "none":
@@ -153,7 +153,7 @@ def translate_choice(draft: RequestDraft, known: frozenset[str], *, required: st
             draft.fields.pop(name, None)
         draft.note("tools", "dropped")
     elif form not in known:
-        draft.refuse("tool_choice", instead="auto", report="auto")
+        draft.drop_or_refuse("tool_choice", instead="auto", report="auto")
     elif form == "required":
         draft.put("tool_choice", required)
 
@@ -165,7 +165,7 @@ def leave_out(draft: RequestDraft) -> None:
         UnsupportedParameter: the caller does not allow parameters to be dropped.
     """
     if may_be_called(draft) is not UNSET:
-        draft.refuse("tools")
+        draft.drop_or_refuse("tools")
         drop_empty(draft)
 
 
@@ -203,13 +203,18 @@ def strip_strict(draft: RequestDraft) -> None:
         draft.note("tools.strict", "dropped")
 
 
-def _allow(draft: RequestDraft, allowed: dict[str, Raw]) -> None:
+def _apply_allowed_tools(draft: RequestDraft, allowed: dict[str, Raw]) -> None:
     names = [_name_of_choice(as_object(tool)) for tool in as_list(allowed.get("tools"))]
-    _keep(draft, names)
+    _keep_named(draft, names)
     draft.put("tool_choice", "required" if as_text(allowed.get("mode")) == "required" else "auto")
 
 
-def _keep(draft: RequestDraft, names: list[str]) -> None:
+def _keep_named(draft: RequestDraft, names: list[str]) -> None:
+    """Keep only the tools with these names.
+
+    Raises:
+        MalformedRequest: there is no such tool.
+    """
     tools, allowed_names = as_list(draft.fields["tools"]), set(names)
     kept = [tool for tool in tools if _name_of(as_object(tool)) in allowed_names]
     if not kept:

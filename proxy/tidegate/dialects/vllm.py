@@ -25,7 +25,7 @@ _put_effort = put_effort(_EFFORTS, off=None)
 
 
 def put_thinking(draft: RequestDraft, thinking: Thinking) -> None:
-    """Set the switch in `chat_template_kwargs`: vLLM ignores `thinking` (row 54), and some models need it (row 64)."""
+    """Set the template's switch: vLLM ignores the field `thinking` (row 54), and some models need a switch (row 64)."""
     efforts = draft.card.efforts
     put = _put_effort if efforts is None else put_effort(efforts, off=None)
     put(draft, thinking)

@@ -12,11 +12,14 @@ The states of an engine; `states` has every transition:
                             └─────────────────────────── wake ────────────────────────────────┘
 
 - An engine takes requests only in the state ready.
+- A draining engine takes no new requests: it is about to sleep or to stop, or is suspected to hang. `readmit` leads
+  back to ready.
 - From each state but stopped and failed, the event `end` leads to stopping: the process was signalled to end and still
   runs. `stop` then leads to stopped.
 - If the process ends without having been stopped, the event `crash` leads to failed, whatever the exit status is.
 - An engine that refuses connections, or whose health route reports a failure, is failed too, while its process still
-  runs. The process then has a few seconds to end by itself.
+  runs. The process then has a few seconds to end by itself. After that the engine is ready again if its health route
+  answers, else Tidegate ends the process.
 - `start` leads from stopped and failed to starting.
 
 The modules of this package:
@@ -38,7 +41,7 @@ The modules of this package:
     output        reads an engine's output: how far a start is, and why an engine has ended, with the cure; pure
     exit_reasons  why an engine that had been ready has ended: its exit status, and its output; pure
     start_limit   how long a start may take, by the size of the model; pure
-    faults        settings of engines that could work on no machine, or that do nothing
+    faults        settings with which an engine could start on no machine, and settings that do nothing
 
 The sub-packages:
 
@@ -49,5 +52,6 @@ The sub-packages:
     vllm          the kind vLLM: its command line, its parsers by model family, checkpoints and LoRA adapters
     llamacpp      the kind llama.cpp: its server, and the metadata of GGUF files
 
-The facts about vLLM that the code relies on are in the reference `vllm.md`, sections 4 to 6.
+The facts about vLLM that the code relies on are in the reference `vllm.md`, sections 4 to 6. References are notes
+of the project. They are kept in `shared/reference/` beside the checkout, not in the repository.
 """

@@ -1,4 +1,4 @@
-"""`Engines`: makes the engines of the config with their transports, and replaces them at run time by a new config's.
+"""`Engines`: makes the engines of the config with their transports, and at run time changes them to a new config's.
 
 Each replica is an engine of its own here (`config.replicas`). The replicas of one engine are replaced one at a time.
 """
@@ -94,7 +94,7 @@ class Engines:
         self._waiting: list[str] = list(configs)  # the names of engines that are not open yet
         self._old: list[str] = []  # the names of replicas that wait to be retired
         self._successors: dict[str, EngineParts] = {}  # what replaces the replicas in `_old`, by name
-        self._halted: set[str] = set()  # engines with a failed new replica that was logged
+        self._halted: set[str] = set()  # engines whose replacement stopped at a failed replica, which was logged
         self._is_closed = False
         self._sweep_task: asyncio.Task[None] | None = None
         self._is_swept = False  # the processes of orphaned engines have been ended
@@ -185,8 +185,8 @@ class Engines:
         """Change to the prepared engines; returns at once.
 
         Engines that are removed leave the routing at once, and end later. An engine that is changed starts when the old
-        one has ended, as the GPUs may not have memory for both. Replicas are replaced one at a time (`rollout`), and
-        each stays in `by_name` until its turn. Engines that are kept are not touched.
+        one has ended, as the GPUs may not have memory for both. Replicas are replaced one at a time
+        (`replica_rollout`), and each stays in `by_name` until its turn. Engines that are kept are not touched.
 
         Raises:
             ConfigError: the engines have changed since `prepare`, or were closed; nothing was done.
@@ -215,7 +215,7 @@ class Engines:
         for name, parts in staying.items():
             apply_settings(parts)
             if name not in self._waiting:
-                self._admit(parts)
+                self._register(parts)
         for change in ("added", "removed", "changed", "adjusted"):
             for name in getattr(found, change):
                 self._log.info(f"engine {change}", engine=name)
@@ -242,7 +242,7 @@ class Engines:
         return has_retired
 
     def _retirable(self, engine: str) -> Sequence[str]:
-        """Return the replicas of the engine that may be retired now."""
+        """Return the replicas of the engine that may be retired now; logs once if a failed one prevents that."""
         names = members(engine, self._parts)
         old = [self._replica(name) for name in names if name in self._old]
         staying = [self._replica(name) for name in names if name not in self._old and not self._is_blocked(name)]
@@ -317,15 +317,16 @@ class Engines:
         ]
         self._waiting = [name for name in self._waiting if name not in free]
         for name in free:
-            self._admit(self._parts[name])
+            self._register(self._parts[name])
             self._parts[name].entry.engine.open(self._parts[name].control)
 
     async def _sweep(self) -> None:
-        await orphans.kill_orphans(self._log)
+        await orphans.kill_and_log_orphans(self._log)
         self._is_swept = True
         self._open_waiting()
 
-    def _admit(self, parts: EngineParts) -> None:
+    def _register(self, parts: EngineParts) -> None:
+        """Register a managed engine, or its new needs, at the allocator; an external engine takes no GPUs."""
         if parts.process is not None:
             self._allocator.register(parts.process.supervisor, parts.process.needs)
 
@@ -339,7 +340,10 @@ class Engines:
 
 
 def _is_replaced_in_turn(name: str, old_parts: Mapping[str, EngineParts], after: Sequence[str]) -> bool:
-    """Return whether a replica is retired in its turn: the engine has several replicas, and some of them stay."""
+    """Return whether a replica is retired in its turn, not at once.
+
+    That is so if the new config still has the engine, and both configs together have several replicas of it.
+    """
     engine = engine_of(name)
     return bool(members(engine, after)) and len({*members(engine, old_parts), *members(engine, after)}) > 1
 

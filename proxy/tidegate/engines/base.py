@@ -115,8 +115,8 @@ class EngineKind(Protocol):
         dialect: the name of the dialect that the server speaks.
         health_path: the path of the health route, beside `/v1`; status 200 means that the server answers.
         metrics_path: the path of the metrics in Prometheus' text format, beside `/v1`; None: the server has no metrics.
-        parses_tool_calls: False: the server refuses requests that need tools, with the flags of its last start or,
-            before the first start, of the next one.
+        parses_tool_calls: False: the server refuses requests that need tools. This depends on its flags: those of its
+            last start or, before the first start, those of the next one.
         always_streams: True: the server does not notice when the client of a non-streaming request disconnects, so
             Tidegate always requests a stream.
         sleep_level: the level at which the server sleeps, to free GPU memory without being stopped; None: it cannot
@@ -175,8 +175,9 @@ class Control(Protocol):
     async def fault(self) -> str | None:
         """Return why the engine cannot work, or None.
 
-        The reason is that it refuses connections, or that its health route answers with another status than 200. An
-        engine that does not answer in time gives None too. Never raises.
+        The reason is that it refuses connections, that its health route breaks the connection off at each of several
+        tries, or that the route answers with another status than 200. An engine that does not answer in time gives None
+        too. Never raises.
         """
 
     async def load(self) -> Load:

@@ -12,7 +12,7 @@ class EngineDrainer:
     """Owner of the engines that are being drained, and of their transports; has one task for each.
 
     Args:
-        allocator: an engine holds its GPUs there until its process has ended.
+        allocator: an engine stays registered there, with its GPUs, until its process has ended.
         on_end: called whenever an engine has ended.
     """
 

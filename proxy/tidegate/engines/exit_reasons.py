@@ -1,7 +1,8 @@
 """Why an engine that had been ready has ended: read from its exit status and from its output; no I/O.
 
 The patterns fit the output of vLLM 0.26 to 0.32. Only names of signals and exceptions are taken from a line, because
-the lines of an engine that has answered requests may quote them.
+the lines of an engine that has answered requests may quote them. A vLLM has several processes: the API server, the
+engine core ("core"), and the workers of the core.
 """
 
 import re
@@ -23,7 +24,7 @@ _CRASH = re.compile(
     r"^Fatal Python error: (?P<what>Segmentation fault|Aborted|Bus error|Illegal instruction)"
 )
 _CRASHES = {
-    None: signal.SIGSEGV,
+    None: signal.SIGSEGV,  # the first alternative of `_CRASH`, which has no group
     "Segmentation fault": signal.SIGSEGV,
     "Aborted": signal.SIGABRT,
     "Bus error": signal.SIGBUS,
@@ -73,7 +74,7 @@ def explain_end(lines: Sequence[str]) -> EngineError | None:
 
 
 def _worker(lines: Sequence[str]) -> str | None:
-    """Return why the first worker ended, or None; the exit status may be missing in vLLM's report of that."""
+    """Return why the first worker ended, or None; the line in which vLLM reports it may have no exit status."""
     found = next((found for line in lines if (found := _WORKER.search(line)) is not None), None)
     if found is None:
         return None

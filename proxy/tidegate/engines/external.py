@@ -62,7 +62,7 @@ class ExternalEngine:
         Raises:
             EngineUnavailable: the engine does not answer; the message says why.
         """
-        if self._status.recheck.is_open:
+        if self._status.recheck.is_due:
             await self._status.recheck.wait_closed()
         if not self._status.is_ready:
             message = f"The engine '{self.name}' is not ready ({self.status.state}): {self._status.caller_reason}"
@@ -77,7 +77,7 @@ class ExternalEngine:
         if is_refusal(error):
             self._fail(REFUSED)
         else:
-            self._status.recheck.open()
+            self._status.recheck.request()
         self._check_requested.set()
 
     @property

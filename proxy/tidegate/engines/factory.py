@@ -38,11 +38,11 @@ class EngineEntry(Struct, frozen=True):
     Attributes:
         transport: to the engine's `/v1`, for callers' requests.
         always_streams, dialect: see `base.EngineKind`.
-        parses_thinking: whether the engine separates the thinking from the answer itself; then it does not matter
-            whether the model's chat template opens the thinking.
+        parses_thinking: whether the engine itself separates the thinking from the answer; if so, it does not matter
+            whether the model's chat template lets the answer begin inside the thinking.
         supports_tools: False if the model's chat template is known not to read tools.
         model_bytes: size of the files that the engine has to load; 0 if unknown.
-        model_card: the name of the model card for its model; None if the checkpoint does not show it.
+        model_card: the name of the card for its model (`configs/models.yaml`); None if the checkpoint does not show it.
         adapters: loads and unloads LoRA adapters at run time; None if the config does not allow that.
         parses_tool_calls: returns whether the engine parses its model's tool calls. The result may change at each
             start, for example when the checkpoint has been downloaded.
@@ -222,7 +222,7 @@ def check(name: str, parts: EngineParts, source: str) -> None:
     try:
         if parts.process.refusal is not None:
             raise PermanentEngineError(parts.process.refusal)
-        parts.process.kind.command("engine.sock", "")
+        parts.process.kind.command("engine.sock", "")  # only for its errors
     except EngineError as error:
         raise ConfigError(f"{source}: engines.{name}: {error}") from error
 

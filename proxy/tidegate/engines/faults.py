@@ -1,4 +1,4 @@
-"""Finds settings of engines that could work on no machine, or that do nothing, without starting an engine.
+"""Finds settings with which an engine could start on no machine, and settings that do nothing; starts no engine.
 
 Something that only this machine lacks (a GPU, vLLM itself) is not a fault: see `assembly.Engines.refusals`.
 """

@@ -14,7 +14,7 @@ from msgspec import Struct
 from tidegate.engines.base import EngineError, PermanentEngineError, Progress
 from tidegate.engines.exit_reasons import explain_end
 
-# phases of a start after which it takes only seconds: vLLM loads, compiles and warms up kernels before them
+# after these phases a start takes only seconds more: vLLM loads, compiles and warms up kernels before them
 LAST_PHASES = frozenset({"capturing CUDA graphs"})
 
 _MAX_QUOTED = 300
@@ -81,7 +81,7 @@ _BAD_FLAG = "vLLM refuses a flag, see the key args"
 _NO_GGUF = "llama.cpp cannot read the model; check that it is a whole GGUF file, and of an architecture that it knows"
 _NO_HUB = "the hub could not be reached and the model is not on this machine: mend the network, or give its folder"
 
-# the first cause that is found counts, so a cause comes before the causes of its consequences
+# the first cause whose pattern is in the output counts, so the patterns of a cause's consequences come after it
 _CAUSES = (
     # a package or program is missing
     _permanent(

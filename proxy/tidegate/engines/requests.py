@@ -23,8 +23,8 @@ class EngineRequests:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._emptied = asyncio.Event()
-        self._waited_since_s = 0.0
-        self._opened_s = self._last_request_s = clock.monotonic_s()
+        self._waiting_since_s = 0.0
+        self._ready_since_s = self._last_request_s = clock.monotonic_s()
         self.taken = 0
         self.waiting = 0
         self.interruptible_waits: set[Callable[[str], None]] = set()
@@ -38,7 +38,7 @@ class EngineRequests:
     def count_waiting(self) -> Iterator[None]:
         """Count one more waiting request while the block runs."""
         if not self.waiting:
-            self._waited_since_s = self._clock.monotonic_s()
+            self._waiting_since_s = self._clock.monotonic_s()
         self.waiting += 1
         try:
             yield
@@ -65,7 +65,7 @@ class EngineRequests:
 
     def mark_ready(self) -> None:
         """Note that the engine has become ready: its idle time counts from now on."""
-        self.last_used_s = self._opened_s = self._clock.monotonic_s()
+        self.last_used_s = self._ready_since_s = self._clock.monotonic_s()
 
     @property
     def waited_s(self) -> float | None:
@@ -73,17 +73,17 @@ class EngineRequests:
 
         This is not the age of the oldest request: callers that give up and send their request again do not reset it.
         """
-        return self._clock.monotonic_s() - self._waited_since_s if self.waiting else None
+        return self._clock.monotonic_s() - self._waiting_since_s if self.waiting else None
 
     @property
     def ready_s(self) -> float:
         """Seconds since the engine last became ready."""
-        return self._clock.monotonic_s() - self._opened_s
+        return self._clock.monotonic_s() - self._ready_since_s
 
     @property
     def has_new_requests(self) -> bool:
         """Whether requests have come since the engine last became ready, beside those that were waiting then."""
-        return self._last_request_s > self._opened_s
+        return self._last_request_s > self._ready_since_s
 
     @property
     def idle_s(self) -> float:

@@ -59,6 +59,7 @@ def read_load(body: bytes) -> Load:
 
 
 def _values(found: Mapping[str, list[float]], names: tuple[str, ...]) -> list[float]:
+    """Return the samples of the first of the metrics `names` that the engine reports."""
     return next((found[name] for name in names if name in found), [])
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 State = Literal["stopped", "starting", "ready", "sleeping", "draining", "stopping", "failed"]
 Event = Literal["start", "answers", "sleep", "wake", "drain", "readmit", "end", "crash", "stop"]
 
+# the states in which the engine's process runs; that of a failed engine may run or not
 _LIVE: tuple[State, ...] = ("starting", "ready", "sleeping", "draining", "stopping")
 
 TRANSITIONS: Mapping[tuple[State, Event], State] = {
@@ -35,7 +36,7 @@ def next_state(state: State, event: Event) -> State:
     """Return the state that `event` leads to.
 
     Raises:
-        ImpossibleChange: the table has no row for this state and event.
+        InvalidTransition: the table has no row for this state and event.
     """
     try:
         return TRANSITIONS[state, event]

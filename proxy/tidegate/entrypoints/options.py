@@ -38,13 +38,13 @@ def read_options(headers: Mapping[bytes, bytes]) -> RequestOptions:
     )
 
 
-def _choose(headers: Mapping[bytes, bytes], name: str, choices: Mapping[str, T], supported: str = "") -> T | None:
+def _choose(headers: Mapping[bytes, bytes], name: str, choices: Mapping[str, T], shown_choices: str = "") -> T | None:
     value = _read(headers, name)
     if value is None:
         return None
     if value not in choices:
         raise MalformedRequest(
-            f"Invalid value for '{name}': '{value[:64]}'. Supported values are: {supported or ', '.join(choices)}.",
+            f"Invalid value for '{name}': '{value[:64]}'. Supported values are: {shown_choices or ', '.join(choices)}.",
             param=name,
             code="invalid_value",
         )

@@ -27,7 +27,7 @@ class Item(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         task: the kind of work that it tests.
         ask: the text of the question.
         words: the right answers; case and surrounding punctuation do not matter.
-        number: the only number in the right answer, in any notation.
+        number: the only number in the right answer; 1000, 1,000 and 1000.0 are the same.
         pattern: a regular expression that matches the whole answer without surrounding spaces.
         json: the JSON value of the right answer; the order of keys does not matter.
         call: the only tool call of the right answer.

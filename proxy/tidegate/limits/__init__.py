@@ -5,7 +5,7 @@
     queue         the waiting requests, and which is next: fair between callers by tokens, and between classes
     slots         the slots taken, by class: how many each class may take, and how many it may borrow
     gradient      an adaptive limit, learnt from times to first token
-    shedding      when waiting requests are dropped: no request gets a slot quickly any more
+    shedding      when waiting requests are dropped: after a time in which no request got a slot quickly
 
 All modules but `concurrency` are arithmetic over their arguments; times are arguments too.
 """

@@ -3,16 +3,16 @@
 A request gets a slot at once, after a wait, or is refused with `TargetBusy`:
 
     limit = ConcurrencyLimit("gpu/deepseek", config, clock)
-    slot = await limit.enter(caller="alice", priority="default", tokens=900)
+    slot = await limit.acquire(caller="alice", priority="default", tokens=900)
     try:
         ...
-        slot.began(ttft_s, prompt_tokens=700)
+        slot.record_first_token(ttft_s, prompt_tokens=700)
     finally:
-        slot.leave()
+        slot.release()
 
 A slot is never free while a waiting request may have it: the call that frees a slot also assigns it. So a new request
 that finds a free slot takes it, and overtakes no waiting request. An instance belongs to one event loop. The number of
-waiting requests does not make any call slower, except `enter` on a full queue (linear in the number of callers in it).
+waiting requests does not make any call slower, except `acquire` with a full queue (linear in the callers in it).
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from tidegate.limits.shedding import Shedder, SlotReleaseRate
 from tidegate.limits.slots import SlotPool
 from tidegate.protocol.routing import PRIORITIES, Priority
 
-_INITIAL, _MIN, _MAX = 20, 4, 1000  # adaptive
-_TARGET_SHARE = 0.2  # of `queue_timeout_s`: a longer wait is not a quick one
+_INITIAL, _MIN, _MAX = 20, 4, 1000  # slots of an adaptive limit
+_TARGET_SHARE = 0.2  # of `queue_timeout_s`: a wait up to this is quick, see `Shedder`
 _INTERVAL_SHARE = 0.5  # of `queue_timeout_s`: shedding begins after so long without a quick wait
 
 
@@ -54,7 +54,7 @@ def call_later(delay_s: float, callback: Callable[[], None], /) -> Timer:
 
 
 class Slot:
-    """One request's slot at the target. Its owner calls `leave` on every exit."""
+    """One request's slot at the target. Its owner calls `release` on every exit."""
 
     __slots__ = ("_concurrency_limit", "_is_released", "_priority")
 
@@ -64,7 +64,7 @@ class Slot:
         self._is_released = False
 
     def record_first_token(self, ttft_s: float, prompt_tokens: int = 1) -> None:
-        """Record the first token, `ttft_s` seconds after the request was sent; at most once, before `leave`."""
+        """Record the first token, `ttft_s` seconds after the request was sent; at most once, before `release`."""
         self._concurrency_limit._record_first_token(ttft_s, prompt_tokens)  # noqa: SLF001 - a slot is a part of its limit
 
     def release(self) -> None:
@@ -255,7 +255,7 @@ class ConcurrencyLimit:
         """Drop the oldest request of the least urgent class in which a request has waited too long."""
         for priority in PRIORITIES:
             waiter = self._queue.oldest(priority)
-            if waiter is not None and now_s - waiter.since_s >= self._shedder.target_s:
+            if waiter is not None and now_s - waiter.since_s >= self._shedder.quick_wait_s:
                 self._refuse(waiter, "is overloaded")
                 return
 

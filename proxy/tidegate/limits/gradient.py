@@ -38,7 +38,7 @@ class Gradient2:
         self._minimum = minimum
         self._maximum = maximum
         self._baselines: dict[int, tuple[float, int]] = {}  # by bit length of the token count: seconds, samples
-        self._slowness = 1.0  # of the last round
+        self._slowness = 1.0  # of the last round; see the module
         self._slow_rounds = 0
         self._is_draining = False  # the limit was halved, but more are still in flight
         self._samples, self._sum, self._busiest = 0, 0.0, 0  # of this round
@@ -66,7 +66,11 @@ class Gradient2:
             self._end_round()
 
     def _learn(self, size: int, ttft_s: float, *, is_used: bool) -> float:
-        """Update the baseline for this prompt size; returns the baseline from before this sample, in seconds."""
+        """Update the baseline for this prompt size; returns the baseline from before this sample, in seconds.
+
+        `is_used`: at least half of the limit is in flight. Such a sample is divided by the last round's slowness, and
+        changes the baseline only while that has few samples.
+        """
         unqueued_s = ttft_s / self._slowness if is_used else ttft_s
         baseline_s, samples = self._baselines.get(size, (unqueued_s, 0))
         if samples < _ROUND or not is_used:
@@ -83,7 +87,7 @@ class Gradient2:
             self._baselines = {
                 size: (baseline_s * slowness, samples) for size, (baseline_s, samples) in self._baselines.items()
             }
-        if self._busiest * 2 >= self._limit:  # a round with less load says nothing about the limit
+        if self._busiest * 2 >= self._limit:  # a round with less load does not show whether the limit is right
             gradient = max(0.5, min(1.0, _TOLERANCE / slowness))
             target = self._limit * gradient + sqrt(self._limit)
             self._set_limit(self._limit + (target - self._limit) * _SMOOTHING)

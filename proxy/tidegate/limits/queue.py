@@ -2,8 +2,8 @@
 
 There are two levels with one rule: of those that wait, the one that was served least so far is next. Between classes,
 "served" is the tokens divided by the class's share (`SHARES`); within a class, it is the tokens of the caller. A class
-or caller that does not wait saves nothing up: when it comes back it begins level with the one served last. The part of
-a class that does not wait goes to the other classes.
+or caller without waiting requests gets no credit for that time: when it comes back it begins level with the one served
+last. The part of such a class goes to the other classes.
 
 This is start-time fair queueing, not deficit round robin. Both are equally fair, but here there is no quantum to
 choose, one prompt of 100,000 tokens costs no rounds, and a caller with one request is next but one, not at the end of a

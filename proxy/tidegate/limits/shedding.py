@@ -1,6 +1,6 @@
-"""When a queue is too long for good, after CoDel (RFC 8289), and how soon a refused request should be sent again.
+"""When a queue stays too long, by CoDel's rule (RFC 8289), and how soon a refused request should be sent again.
 
-A burst makes a queue that drains. A queue that stays is useless: every answer is late, and there are not more of them.
+A burst makes a queue that drains. A queue that stays is useless: every answer is late, and no more requests are served.
 The sign is that no request gets a slot quickly any more: for a whole interval, each request that leaves the queue has
 waited longer than a target time. Then one of the waiting requests is dropped, and further ones at ever shorter
 intervals, until a request gets a slot quickly. The fair queue serves a caller with few requests quickly, however long
@@ -14,7 +14,7 @@ class Shedder:
     """CoDel's control law. Times are seconds of one monotonic clock."""
 
     def __init__(self, target_s: float, interval_s: float) -> None:
-        self.target_s = target_s
+        self.quick_wait_s = target_s
         self._interval_s = interval_s
         self.reset()
 
@@ -25,7 +25,7 @@ class Shedder:
 
     def is_due(self, waited_s: float, now_s: float) -> bool:
         """Whether a waiting request is to be dropped, now that one that waited for `waited_s` got a slot."""
-        if waited_s < self.target_s:
+        if waited_s < self.quick_wait_s:
             self.reset()
             return False
         if self._due_s is None:

@@ -3,8 +3,8 @@
 Each class has a part of the slots by its share of the queue (`SHARES`). There are three rules:
 
 - Any class may take a slot that no other class waits for: unused parts are lent.
-- Of the classes that wait, one with less than its part comes before one that would borrow. So a lent slot comes back
-  when an answer ends; no running request loses its slot.
+- Of the classes that wait, one with less than its part comes before one that would borrow. So a lent slot is given back
+  when its request ends; no running request loses its slot.
 - Batch leaves a tenth of the slots free (none where there are fewer than ten), so that an urgent request need not wait
   for a long answer to end.
 

@@ -25,7 +25,7 @@ class EngineAdapters(Protocol):
 
 
 class AdministeredEngine(Protocol):
-    """An engine with its config and adapters (see `tidegate.engines.assembly.EngineEntry`)."""
+    """An engine with its config and adapters (see `tidegate.engines.factory.EngineEntry`)."""
 
     @property
     def engine(self) -> Engine:
@@ -87,7 +87,7 @@ class ReloadReport(Struct, frozen=True):
 class EngineAdministration:
     """Reads and controls the engines; has no state of its own.
 
-    Whatever calls a method has authenticated the administrator before.
+    The code that calls a method must have authenticated the administrator.
 
     The name of an engine with replicas means all of them; the name of a replica means that one.
 
@@ -161,11 +161,11 @@ class EngineAdministration:
             adapters = _adapters(each, entry)
             if not is_name(adapter):
                 raise MalformedRequest(f"'{adapter[:80]}' is not a usable name: {NAME_CURE}.", param="name")
-            leave = await entry.engine.acquire_slot(can_wait=True)
+            release_slot = await entry.engine.acquire_slot(can_wait=True)
             try:
                 reply = await adapters.load(adapter, path)
             finally:
-                leave()
+                release_slot()
             self._log.info("adapter loaded", engine=each, adapter=adapter)
         return reply
 
@@ -178,11 +178,11 @@ class EngineAdministration:
         reply = ""
         for each, entry in self._find(name).items():
             adapters = _adapters(each, entry)
-            leave = await entry.engine.acquire_slot(can_wait=True)
+            release_slot = await entry.engine.acquire_slot(can_wait=True)
             try:
                 reply = await adapters.unload(adapter)
             finally:
-                leave()
+                release_slot()
             self._log.info("adapter unloaded", engine=each, adapter=adapter)
         return reply
 

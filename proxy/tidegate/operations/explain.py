@@ -87,8 +87,8 @@ class TargetReport(Struct, frozen=True, kw_only=True):
         out_for_s: seconds until it may be tried again.
         limited_for_s: seconds of cooldown left: the longer one of the target's own and of all credentials of its host.
         queue: the number of requests that wait for a slot; None if the upstream has no concurrency limit.
-        health: ok; ejected: gets no requests; trial: the next request tests it; ramping: gets more and more requests
-            (`share`).
+        health: `ok`; `ejected` (gets no requests); `trial` (the next request tests it); `ramping` (gets more and more
+            requests, see `share`).
         share: the part of its usual requests that it gets now, 0 to 1; less than 1 while it is ramping.
         ttft_s: recent time to first token of short prompts, in seconds, with failures counted as long times; 0 if it
             is not known.
@@ -120,7 +120,7 @@ class TargetList(Struct, frozen=True):
 class Explainer:
     """Reads the state of routing, and changes nothing.
 
-    Whatever calls a method has authenticated the administrator before.
+    The code that calls a method must have authenticated the administrator.
     """
 
     def __init__(self, planner: ExplainablePlanner, preferences: Preferences, serving: ServingState) -> None:
@@ -185,33 +185,33 @@ class Explainer:
 
     def _why(self, ranked: RankedCandidate, plan: Plan, routing_request: RoutingRequest) -> str:
         candidate = ranked.candidate
-        look = self._serving.upstreams.snapshot(candidate.target)
-        if not look.is_ready:
-            return f"its engine is {look.state}"
+        snapshot = self._serving.upstreams.snapshot(candidate.target)
+        if not snapshot.is_ready:
+            return f"its engine is {snapshot.state}"
         if candidate.is_overloaded:
             return "its first token would take longer than overflow_ttft_s"
         if ranked.why:
             return ranked.why
-        side = (
+        reach_reason = (
             f", {_REACH_REASONS[routing_request.reach]} (reach {routing_request.reach})"
             if routing_request.reach in _REACH_REASONS
             else ""
         )
-        return f"{plan.settings.policy}: {_POLICY_REASONS[plan.settings.policy]}{side}"
+        return f"{plan.settings.policy}: {_POLICY_REASONS[plan.settings.policy]}{reach_reason}"
 
     def _report(self, stats: TargetStats) -> TargetReport:
         target, latency = stats.target, stats.latency
-        look, concurrency_limit = (
+        snapshot, concurrency_limit = (
             self._serving.upstreams.snapshot(target),
             self._serving.concurrency.get(target.upstream),
         )
         return TargetReport(
             target=target.name,
             is_local=target.is_local,
-            engine=look.state or None,
+            engine=snapshot.state or None,
             health=stats.health.state,
             out_for_s=stats.health.out_for_s,
-            limited_for_s=max(look.limited_for_s, stats.cooldown_s),
+            limited_for_s=max(snapshot.limited_for_s, stats.cooldown_s),
             share=stats.health.share,
             in_flight=stats.in_flight,
             queue=None if concurrency_limit is None else concurrency_limit.waiting,
@@ -223,7 +223,7 @@ class Explainer:
         )
 
 
-def _excluded_report(refused: ExcludedTarget) -> CandidateReport:
+def _excluded_report(excluded: ExcludedTarget) -> CandidateReport:
     return CandidateReport(
-        target=refused.target.name, is_local=refused.target.is_local, why=refused.why, for_s=refused.for_s
+        target=excluded.target.name, is_local=excluded.target.is_local, why=excluded.why, for_s=excluded.for_s
     )

@@ -67,12 +67,12 @@ class ScorableAnswers:
         """Remember the answer of a request, also a partial one, and report the verdict of its checks."""
         record = context.record
         target_name = f"{record.upstream}/{record.model}"
-        self.on_answered(context.id, context.caller, target_name, context.task)
+        self.remember(context.id, context.caller, target_name, context.task)
         verdict = None if record.answer_check is None else record.answer_check.verdict()
         if verdict is not None:
             self._qualities.note(target_name, context.task, verdict, "checks")
 
-    def on_answered(self, request_id: str, principal: str, target_name: str, task: Task) -> None:
+    def remember(self, request_id: str, principal: str, target_name: str, task: Task) -> None:
         """Remember which target answered the request, so that the answer can be scored."""
         answers, key, now_s = self._answers, _key(principal, request_id), self._clock.monotonic_s()
         answers[key] = _ScoredAnswer(sys.intern(target_name), task, now_s + self._keep_s)

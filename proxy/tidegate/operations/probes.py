@@ -1,6 +1,6 @@
 """`TargetProber`: sends requests of its own to targets that get no requests of callers now.
 
-A target that is out of order is first probed with a request for its model list, which is cheap, and then with one for a
+An ejected target is first probed with a request for its model list, which is cheap, and then with one for a
 single token: a host that serves lists but generates nothing stays out. While no hosted upstream can be reached, hosts
 are probed for their model lists only, with growing pauses and without log lines. A probe holds no byte of a caller's
 request: only targets in the config are probed, not those whose names callers have made up.
@@ -89,7 +89,7 @@ class TargetProber:
             await asyncio.sleep(self._check_every_s)
             try:
                 self._start_due_probes()  # does not wait: a probe that hangs does not delay the others
-            except Exception:  # noqa: BLE001 - without this task no target that is out would come back
+            except Exception:  # noqa: BLE001 - without this task no ejected target would come back
                 self._log.exception("probing failed")
 
     def _start_due_probes(self) -> None:
@@ -115,10 +115,10 @@ class TargetProber:
         target = stats.target
         if target.upstream not in self._serving.upstreams or (self._serving.offline.is_offline and not target.is_local):
             return False
-        look = self._serving.upstreams.snapshot(target)
-        if not look.is_ready:  # its supervisor makes it ready
+        snapshot = self._serving.upstreams.snapshot(target)
+        if not snapshot.is_ready:  # its supervisor makes it ready
             return False
-        if look.limited_for_s or stats.cooldown_s:  # its host asked to wait
+        if snapshot.limited_for_s or stats.cooldown_s:  # its host asked to wait
             return False
         every_s = self._config.probe_every_s
         return stats.health.needs_probe() or (every_s is not None and stats.idle_s >= every_s)
@@ -145,7 +145,7 @@ class TargetProber:
         if stats.health.needs_probe():
             stats.health.probed(ok=is_good)
             self._log.info("target probed", target=stats.target.name, is_good=is_good)
-        elif not is_good:
+        elif not is_good:  # a failed probe of an idle target counts like a failed request
             stats.health.failed(stats.health.enter(in_panic=True) or 0)
 
     async def _generates(self, stats: TargetStats, trial: int) -> bool:

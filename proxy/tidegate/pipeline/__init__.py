@@ -10,7 +10,8 @@ which it may end the request:
       preferences           resolve the caller's options: reach, priority, reasoning      400, 403
       (routing.planner)     plan: the targets that may serve the request, in order        404, 503
       failover              one target after another, until one answers:                  as the last target failed
-        (target_registry)     count the attempt; refuse a target that is out of order
+        (target_registry)     count the attempt; refuse a target that is ejected or
+                              in cooldown
         (concurrency limit)   acquire a slot at the target; the last resort may queue     429
         attempt.attempt       one attempt at one target:
           (upstream.enter)      acquire a slot in a local engine; the last resort may
@@ -20,16 +21,16 @@ which it may end the request:
       -- the commit point: the answer has its first content, and `Pipeline.open` yields it --
       continuing_answer     where the model's config wants it, another target continues
                             an answer that breaks from here on                            in band
-    settlement              close the bracket: one log line, metrics, the hook that
-                            remembers answers for scores
+    settlement              close the bracket: one log line, metrics, the hook
+                            (`on_answered`) that remembers answers for scores
 
 Before the commit point a failed attempt is followed by another one, and the caller sees nothing of it. After the commit
 point an error is sent in band, unless another target continues the answer. Beside failover there are:
 
     hedging           A second attempt beside a slow first one: the first answer wins, the other attempt is cancelled.
     attempt.interruptible_wait
-                      Ends the attempt of a request without first content at an engine that hangs (`EngineStalled`),
-                      so that failover goes to the next target.
+                      Ends an attempt that waits for its first content, if its engine hangs (`EngineStalled`);
+                      failover goes to the next target.
     engine_start_stream
                       A stream that waits for an engine begins with the progress of the engine's start
                       (`engine_start_progress`), shown as reasoning. That is no content, so failover stays possible.

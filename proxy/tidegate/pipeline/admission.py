@@ -1,4 +1,4 @@
-"""`Admission`: authenticates the caller and authorises the request. Reservations of quota will be made here too."""
+"""`Admission`: authenticates the caller and authorises the request. There are no quotas yet; they belong here."""
 
 from typing import Protocol
 
@@ -29,6 +29,9 @@ class Admission:
         context.principal = self._authenticator.authenticate(credentials)
 
     def authorise(self, request: ModelRequest, context: RequestContext) -> None:
-        """Store the model and whether the answer is streamed; every known caller may use every model."""
+        """Store the request's model and whether it asks for a stream.
+
+        Nothing is refused: every known caller may use every model.
+        """
         context.model = request.model
         context.is_stream = request.is_stream

@@ -57,7 +57,7 @@ class SentCredential(Protocol):
         """Record that the host refused the credential for this model, with this HTTP status."""
 
     def limited(self, seconds: float) -> None:
-        """Record that the host asked for no requests with the credential, or its account, for so many seconds."""
+        """Record that the host accepts no requests with the credential, or its account, for this many seconds."""
 
     def has_other(self, model: str) -> bool:
         """Whether another credential can be used for this model now."""
@@ -71,7 +71,7 @@ class AttemptRecord:
     Attributes:
         upstream: the name of the target's upstream or engine.
         model: the name of the model at the target.
-        upstream_id: the target's own id of the request; empty if the target sent none.
+        upstream_id: the host's own id of the request, for the log; empty if the host sent none.
         adjusted: what was changed in the request, for the header `x-tidegate-adjusted`.
         credential: the credential that was sent to the host; None before a response has arrived.
         answer_check: checks the answer where the request asked for JSON or offered tools; else None.
@@ -134,8 +134,9 @@ class RequestContext:
         created: Unix time in seconds at which the request arrived, for the field `created` of the answer.
         received_s: when the body had been read and parsed.
         first_content_s: when the first content was passed to the front door for the caller.
-        record: the record of the attempt that answers (after a continuation, the last one) or whose failure is
-            reported; empty until that is known. Written when failover ends, and by a continuation.
+        record: the record of the attempt that gave the answer (or its latest part, if it was continued), or of the
+            attempt whose failure the caller gets; empty until that is known. Set when failover ends, and at each
+            continuation.
         task: the kind of work that the request is, for routing by quality.
         attempts: the number of attempts; one that ended because the target was busy or its engine not available is
             not counted.
@@ -146,13 +147,15 @@ class RequestContext:
         reach: how far the request may go.
         priority: the priority of the request in a target's queue.
         caller_timeout_s: the read timeout that the caller's SDK sends (`x-stainless-read-timeout`); 0 if it sends none.
-        reading_s: how many seconds the caller has taken to read what it has been sent so far.
-        has_sent_status: set by the front door when a status line of 200 has left; errors are sent in band from then on.
+        reading_s: for how many seconds, so far, Tidegate has waited for the caller to read what was sent.
+        has_sent_status: set by the front door when a status line of 200 has been sent; later errors are sent in
+            band, as a part of the stream.
         is_client_gone: set by the front door before it cancels the task because the caller has disconnected.
         is_aborted: set by the server when the grace time of its shutdown is over.
         engine_start_progress: shows the caller the progress of an engine that the request waits for; None: nothing is
             shown.
-        total_usage: the usage of all parts of an answer that other targets may continue; None for other answers.
+        total_usage: the usage of all parts of an answer that other targets may continue; None until its end, and
+            for other answers.
     """
 
     __slots__ = (
@@ -217,7 +220,10 @@ class RequestContext:
         self.total_usage: Usage | None = None
 
     def note_sent(self, sent_s: float) -> None:
-        """Keep the earliest time at which an attempt was sent; 0 means not sent. Hedged attempts end in any order."""
+        """Keep in `first_sent_s` the earliest time at which an attempt was sent: hedged attempts end in any order.
+
+        `sent_s` is 0 if the attempt was not sent.
+        """
         if sent_s and not 0.0 < self.first_sent_s <= sent_s:
             self.first_sent_s = sent_s
 

@@ -1,8 +1,10 @@
-"""Continuation after a break (`on_stream_failure: continue`): one answer from several targets, marked as such.
+"""Continuation after a break (`on_stream_failure: continue`): one answer from several targets.
+
+Its last chunk says so in the field `x_tidegate`.
 
 A stream that broke after its first content is continued by another target, which receives the text so far as a prefix.
-That is possible for plain text only: one choice, no tools, no structured output, no log probabilities, and no reasoning
-that was cut off, as content that has left for the caller cannot be taken back. If no target can continue, the caller
+That is possible for plain text only, as content that was sent to the caller cannot be taken back: one choice, no tools,
+no structured output, no log probabilities, and no break within the reasoning. If no target can continue, the caller
 receives the error of the break itself, not the errors of the attempts to continue.
 """
 
@@ -21,7 +23,7 @@ MAX_CONTINUATIONS = 2
 _EMPTY_LIST = frozenset({b"[]", b"null"})
 _FALSE = frozenset({b"false", b"null"})
 _ONE = frozenset({b"1", b"null"})
-# Fields of a request whose answer is not plain text, unless their value is one of these.
+# The answer is plain text only if each of these fields is missing from the request or has one of these values.
 _PLAIN_TEXT: Mapping[str, frozenset[bytes]] = {
     "n": _ONE,
     "best_of": _ONE,
@@ -57,14 +59,14 @@ class ContinueElsewhere(Protocol):
     """Finds another target for the rest of a broken answer (see `failover`)."""
 
     async def __call__(self, request: ModelRequest, broken: AttemptRecord, failure: ProxyError) -> Answer | None:
-        """The answer of that target, which writes into the continuation; None if no target can continue.
+        """The rest of the answer, which is written into the same `StreamContinuation`; None if no target can continue.
 
-        Failures of targets are not raised.
+        A target that fails is not an error: the next one is tried.
 
         Args:
             request: the request for the rest; its `prefix` is the text so far.
             broken: the record of the part that broke.
-            failure: the error that the part broke with.
+            failure: the error that ended that part.
         """
 
 
@@ -73,6 +75,7 @@ class ContinuingAnswer:
 
     Args:
         part: the first part; it writes into `continuation`.
+        continuation: what all parts share: the writer, and the splice that joins them.
         request: the caller's request.
         continue_elsewhere: finds another target for the rest.
     """
@@ -123,7 +126,7 @@ class ContinuingAnswer:
         is_recoverable = failure.may_try_another_target or isinstance(failure, StreamBroken)
         if (
             not is_recoverable
-            or len(self._continuation.targets) > MAX_CONTINUATIONS
+            or len(self._continuation.targets) > MAX_CONTINUATIONS  # the first target is no continuation
             or not self._continuation.splice.can_continue
         ):
             raise failure

@@ -1,4 +1,4 @@
-"""`EngineStartProgress`: shows in a stream the state of the engine that it waits for (`models.NAME.progress_in`)."""
+"""`EngineStartProgress`: shows in a stream how the start of an engine gets on (`models.NAME.progress_in`)."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tidegate.routing.planner import EngineSnapshot
 from tidegate.streaming.reasoning_preface import ReasoningPreface
 
-_SHARES = 10  # the percentage is shown in so many parts of 100 %
+_STEPS = 10  # the percentage is rounded down to a multiple of 100 / _STEPS
 _START, _WAKE, _BUSY = "starting the model", "waking the model", "waiting for the model"
 _PHASES: Mapping[str, str] = {
     "sleeping": _WAKE,
@@ -54,13 +54,14 @@ class EngineStartProgress:
         self.preface = preface
         self.changed = asyncio.Event()
         self._changes = changes
+        # one for each engine that is waited for (hedged attempts may wait for two); the last one is shown
         self._snapshot_sources: list[Callable[[], EngineSnapshot]] = []
-        self._is_waking = False
+        self._is_waking = False  # whether the engine was asleep earlier in this wait
         self._shown = ""
 
     @contextmanager
     def waiting_for(self, read_snapshot: Callable[[], EngineSnapshot]) -> Iterator[None]:
-        """The request waits for an engine while the block runs.
+        """Show the progress of an engine: the request waits for it while the block runs.
 
         Args:
             read_snapshot: returns the engine's current state.
@@ -95,8 +96,6 @@ def describe(snapshot: EngineSnapshot, *, is_waking: bool = False) -> str:
     """
     phase = snapshot.phase or _PHASES.get(snapshot.state) or (_WAKE if is_waking else _START)
     percentage = (
-        ""
-        if snapshot.phase_progress is None
-        else f": {math.floor(snapshot.phase_progress * _SHARES) * 100 // _SHARES} %"
+        "" if snapshot.phase_progress is None else f": {math.floor(snapshot.phase_progress * _STEPS) * 100 // _STEPS} %"
     )
     return f"{phase[:1].upper()}{phase[1:]}{percentage}"

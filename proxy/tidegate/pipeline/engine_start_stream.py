@@ -1,4 +1,4 @@
-"""Shows the progress of an engine's load in the stream that waits for it (`models.NAME.progress_in`)."""
+"""Shows how an engine's start gets on, in the stream of the request that waits for it (`models.NAME.progress_in`)."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -47,7 +47,7 @@ class _AwaitedAnswer:
         self, task: asyncio.Task[Answer], engine_start_progress: EngineStartProgress, context: RequestContext
     ) -> None:
         self._task = task
-        self._load_progress = engine_start_progress
+        self._engine_start_progress = engine_start_progress
         self._context = context
         self._answer: Answer | None = None
         task.add_done_callback(lambda _: engine_start_progress.changed.set())
@@ -55,8 +55,8 @@ class _AwaitedAnswer:
     async def begin(self) -> Answer:
         """Wait for the answer or for progress; returns the answer, or this object if progress comes first."""
         while not self._task.done():
-            self._load_progress.show()
-            if self._load_progress.preface.text:
+            self._engine_start_progress.show()
+            if self._engine_start_progress.preface.text:
                 return self
             await self._wait_change()
         return self._task.result()
@@ -68,8 +68,8 @@ class _AwaitedAnswer:
 
     async def read(self) -> list[bytes]:
         while self._answer is None:
-            self._load_progress.show()
-            if payloads := self._load_progress.preface.take():
+            self._engine_start_progress.show()
+            if payloads := self._engine_start_progress.preface.take():
                 return payloads
             if self._task.done():
                 self._answer = self._task.result()
@@ -78,7 +78,7 @@ class _AwaitedAnswer:
         return await self._answer.read()
 
     def heartbeat(self) -> bytes:
-        return self._load_progress.preface.heartbeat() if self._answer is None else self._answer.heartbeat()
+        return self._engine_start_progress.preface.heartbeat() if self._answer is None else self._answer.heartbeat()
 
     def close(self) -> None:
         if self._answer is None:
@@ -88,9 +88,9 @@ class _AwaitedAnswer:
 
     async def _wait_change(self) -> None:
         """Wait until there may be new progress or the task has ended. If the wait is cancelled, the task is too."""
-        self._load_progress.changed.clear()
+        self._engine_start_progress.changed.clear()
         try:
-            await self._load_progress.changed.wait()
+            await self._engine_start_progress.changed.wait()
         except BaseException:
             await cancel_and_wait([self._task])
             raise

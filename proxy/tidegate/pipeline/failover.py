@@ -34,7 +34,7 @@ from tidegate.routing.request import RoutingRequest
 from tidegate.routing.schedule import AttemptSchedule, NextAttempt
 from tidegate.routing.target_registry import TargetStats
 
-_NOT_TRIED = (EngineUnavailable, TargetBusy)
+_NOT_TRIED = (EngineUnavailable, TargetBusy)  # nothing was sent, so the target does not count as tried
 
 
 async def first_answer(
@@ -98,10 +98,11 @@ class Failover:
         )
         self._failures: list[tuple[ProxyError, AttemptRecord]] = []
         self._cancelled_record: AttemptRecord | None = None  # the first attempt that was cancelled
-        self._busy_error: ProxyError | None = None  # of the last target that was busy or had no engine available
+        self._busy_error: ProxyError | None = None  # the last one of `_NOT_TRIED`
         self._may_continue = plan.settings.on_stream_failure == "continue" and may_continue(request)
-        self._used_for_parts: set[str] = set()  # targets that gave a part of the answer, or failed to
+        self._used_for_parts: set[str] = set()  # names of targets that gave a part of the answer, or failed to
         self._unreachable: set[str] = set()  # hosts that could not be connected to
+        # the end of the model's deadline or of the caller's timeout, whichever is earlier
         wait_s = min(plan.settings.deadline_s or float("inf"), context.caller_timeout_s or float("inf"))
         self._wait_until_s = context.started_s + wait_s
 
@@ -143,7 +144,7 @@ class Failover:
         raise self._final_error()
 
     def _record_of(self, error: BaseException) -> AttemptRecord:
-        """The record of the attempt that raised `error`, or of the first cancelled attempt if `error` is no failure."""
+        """The record of the attempt that raised `error`; for a cancellation, that of the first cancelled attempt."""
         if not isinstance(error, ProxyError) and self._cancelled_record is not None:
             return self._cancelled_record
         failed = next((record for failure, record in self._failures if failure is error), None)
@@ -172,6 +173,7 @@ class Failover:
         record = AttemptRecord(target.upstream, target.model)
         context.attempts += 1
         began_s = shared.clock.monotonic_s()
+        # the last resort (`can_wait`) is tried even if it is ejected, as every target is in a panic
         in_flight = shared.serving.target_registry.begin(
             target, self._routing_request, in_panic=self._plan.is_panic or next_attempt.can_wait
         )
@@ -179,24 +181,24 @@ class Failover:
             error = _target_busy(shared.serving.target_registry.stats_of(target))
             self._record_failure(next_attempt, record, error, began_s)
             raise error
-        record.on_first_content = in_flight.began
-        held_answer = AnswerLease(record, in_flight, self._routing_request, context)
+        record.on_first_content = in_flight.note_first_content
+        lease = AnswerLease(record, in_flight, self._routing_request, context)
         try:
-            held_answer.slot = await self._acquire_slot(next_attempt)
-            held_answer.set_answer(await self._run_attempt(next_attempt, request, continuation, record))
+            lease.slot = await self._acquire_slot(next_attempt)
+            lease.set_answer(await self._run_attempt(next_attempt, request, continuation, record))
             if not target.is_local:
                 shared.note_reachability(target.upstream)
         except ProxyError as error:
-            held_answer.release(error)
+            lease.release(error)
             self._record_failure(next_attempt, record, error, began_s)
             raise
         except BaseException:
-            held_answer.release()
+            lease.release()
             self._cancelled_record = self._cancelled_record or record
             raise
         finally:
             context.note_sent(record.sent_s)
-        return held_answer
+        return lease
 
     async def _run_attempt(
         self,
@@ -215,7 +217,7 @@ class Failover:
             reasoning_memory=serving.reasoning_memory,
             continuation=continuation,
         )
-        return await attempt.run(can_wait=next_attempt.can_wait, can_move=next_attempt.can_move)
+        return await attempt.run(can_wait=next_attempt.can_wait, may_leave=next_attempt.may_leave)
 
     async def _acquire_slot(self, next_attempt: NextAttempt) -> Slot | None:
         concurrency_limit = self._shared.serving.concurrency.get(next_attempt.target.upstream)
@@ -247,7 +249,7 @@ class Failover:
         self._failures.insert(len(self._failures) if was_tried else 0, (error, record))
         if not target.is_local:
             self._record_reachability(target.upstream, error)
-        shared.failed(self._context, record, error)
+        shared.record_failure(self._context, record, error)
 
     def _record_reachability(self, upstream: str, error: ProxyError) -> None:
         """Record whether the host was reached; one request records a failed connection to a host only once."""
@@ -262,10 +264,10 @@ class Failover:
         error = self._failures[-1][0] if self._failures else InternalError("a model without targets")
         if isinstance(error, EngineUnavailable) and self._routing_request.reach == "local_only":
             return LocalModelUnavailable(error.message, retry_after_s=error.retry_after_s)
-        is_from_host = error.is_stated if isinstance(error, UpstreamError) else error.retry_after_s is not None
-        if self._busy_error is not None and not is_from_host:  # the busy target may be free soon
+        is_retry_after_known = error.is_stated if isinstance(error, UpstreamError) else error.retry_after_s is not None
+        if self._busy_error is not None and not is_retry_after_known:  # the busy target may be free soon
             error.retry_after_s = self._busy_error.retry_after_s
-        elif self._schedule.is_exhausted and not is_from_host:
+        elif self._schedule.is_exhausted and not is_retry_after_known:
             error.should_retry = False
         return error
 
@@ -274,7 +276,7 @@ class Failover:
     async def _continue_elsewhere(
         self, continuation: StreamContinuation, request: ModelRequest, broken: AttemptRecord, failure: ProxyError
     ) -> Answer | None:
-        """See `continuation.ContinueElsewhere`; tries each target of the plan at most once for one answer."""
+        """See `continuing_answer.ContinueElsewhere`; tries each target of the plan at most once for one answer."""
         shared = self._shared
         self._used_for_parts.add(broken.name)
         for target in self._plan.targets:
@@ -295,7 +297,7 @@ class Failover:
                 self._context.record = self._cancelled_record or broken
                 raise
             else:
-                shared.continued(self._context, broken, failure, answer.record)
+                shared.record_continuation(self._context, broken, failure, answer.record)
                 return answer
         return None
 

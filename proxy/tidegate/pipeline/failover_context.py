@@ -15,7 +15,7 @@ from tidegate.pipeline.settlement import Settlement
 from tidegate.pipeline.upstream import ServingState
 from tidegate.routing.retry_budget import RetryBudget
 
-_HEDGE_SHARE = 0.05
+_HEDGE_SHARE = 0.05  # the most hedged attempts, as a share of the requests
 _HEDGE_PERIOD_S = 600.0  # the period of that share; long enough that a model with few requests gets a hedge at all
 
 
@@ -62,22 +62,23 @@ class FailoverContext:
         self.other_budgets = self._new_budgets()
         self.budgets_by_model = {name: self._new_budgets() for name in models}
 
-    def failed(self, context: RequestContext, record: AttemptRecord, error: ProxyError) -> None:
+    def record_failure(self, context: RequestContext, record: AttemptRecord, error: ProxyError) -> None:
         """Log and count a failed attempt; the secrets of all upstreams are masked in the error."""
         self.serving.upstreams.mask(error)
-        self.settlement.failed_attempt(context, record, error)
+        self.settlement.record_failed_attempt(context, record, error)
 
-    def continued(
+    def record_continuation(
         self, context: RequestContext, broken: AttemptRecord, failure: ProxyError, continuing: AttemptRecord
     ) -> None:
         """Log and count a broken answer that the attempt `continuing` continues."""
-        self.failed(context, broken, failure)
-        self.settlement.continued(context, broken, continuing)
+        self.record_failure(context, broken, failure)
+        self.settlement.record_continuation(context, broken, continuing)
 
     def note_reachability(self, upstream: str, error: ProxyError | None = None) -> None:
         """Record whether a hosted upstream could be reached: it answered, or failed with `error`.
 
-        An error that was raised before the host was contacted records nothing.
+        Nothing is recorded for an error that was raised before the host was contacted, nor for a timeout after the
+        connection was made.
         """
         if error is not None and not isinstance(error, UpstreamError):
             return

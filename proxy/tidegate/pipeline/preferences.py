@@ -1,6 +1,7 @@
 """`Preferences`: what a caller may choose about its answer.
 
-The header comes first, then the body, the caller's key, the model, and the defaults.
+The first of these that says something decides: the header, the body, the caller's key, the model, the defaults. Reach
+and priority differ: a header can only narrow the reach that the operator allows, and only lower the priority.
 """
 
 from collections.abc import Mapping

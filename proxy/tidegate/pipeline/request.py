@@ -73,7 +73,7 @@ class Pipeline:
             context: filled in by the phases.
 
         Raises:
-            ProxyError: for the front door to render: with its own status before the answer has begun, in band after.
+            ProxyError: the front door sends it: with its own status before the answer has begun, in band after.
         """
         with self._settlement.settle(context):
             self._admission.authenticate(credentials, context)
@@ -91,8 +91,8 @@ class Pipeline:
             try:
                 yield answer
             except UpstreamError as error:
-                if answer.record.failure is error:  # failover has already recorded a failure before an answer
-                    self._failover_context.failed(context, answer.record, error)
+                if answer.record.failure is error:  # else failover has already recorded it
+                    self._failover_context.record_failure(context, answer.record, error)
                 raise
             finally:
                 answer.close()

@@ -24,8 +24,8 @@ class Settlement:
     """Records the outcomes of requests; one object for all requests.
 
     Args:
-        on_answered: called for each request that was answered, also partly, if the caller disconnected after the first
-            content.
+        on_answered: called for each request that was answered; a part of the answer is enough if the caller
+            disconnected after the first content.
     """
 
     def __init__(self, metrics: Metrics, log: Log, on_answered: Callable[[RequestContext], None] | None = None) -> None:
@@ -37,7 +37,7 @@ class Settlement:
         """A context manager around one request."""
         return SettlementScope(self, context)
 
-    def failed_attempt(self, context: RequestContext, record: AttemptRecord, error: ProxyError) -> None:
+    def record_failed_attempt(self, context: RequestContext, record: AttemptRecord, error: ProxyError) -> None:
         """Log and count an attempt that failed; another one may follow."""
         self.metrics.upstream_errors.labels(record.upstream, type(error).__name__).inc()
         was_sent = not isinstance(error, EngineUnavailable | TargetBusy)
@@ -54,7 +54,7 @@ class Settlement:
             may_try_another=error.may_try_another_target,
         )
 
-    def continued(self, context: RequestContext, broken: AttemptRecord, continuing: AttemptRecord) -> None:
+    def record_continuation(self, context: RequestContext, broken: AttemptRecord, continuing: AttemptRecord) -> None:
         """Log and count a stream that broke at one target and that another one continues."""
         self.metrics.continuations.labels(broken.upstream, continuing.upstream).inc()
         self.log.warning(
@@ -69,7 +69,7 @@ class Settlement:
 class SettlementScope:
     """The block around one request, from its first byte to the last one of its answer.
 
-    Interprets the exception that leaves the block, and lets it pass.
+    The exception that leaves the block decides what is recorded; it is not suppressed.
     """
 
     __slots__ = ("_context", "_settlement")
@@ -88,7 +88,7 @@ class SettlementScope:
         self._settlement.metrics.in_flight -= 1
         try:
             self._close(error)
-        except Exception:  # one of the three broad clauses: a failed settlement must not break an answer
+        except Exception:  # a failed settlement must not break an answer
             self._settlement.log.exception("settlement failed", request_id=self._context.id)
 
     def _close(self, error: BaseException | None) -> None:

@@ -43,8 +43,8 @@ class UpstreamResponse(Protocol):
         """Restart the idle timeout, as an event was read; comments alone do not restart it.
 
         Args:
-            has_content: whether the answer has had content; before its first content, all events together have the time
-                limit of a whole answer.
+            has_content: whether the answer has had content. Until then an event does not extend the time limit of a
+                whole answer, which all events together have.
         """
 
     def expect_end(self) -> None:
@@ -115,8 +115,9 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
         snapshot: returns the engine's current state; None for a hosted upstream.
         report_failure: reports that a request to the engine failed, as the engine may be dead; None for a hosted
             upstream.
-        interruptible_waits: the functions that end the attempts waiting for their first content, called when the engine
-            hangs (see `tidegate.engines.requests`); None for a hosted upstream.
+        interruptible_waits: one function for each attempt that waits for its first content while another target is
+            left; called if the engine hangs, to end the attempt (see `tidegate.engines.requests`). None for a hosted
+            upstream.
         in_flight: returns the number of Tidegate's requests in the engine.
         load: loads the engine, if it is not loaded; returns at once.
     """

@@ -164,7 +164,7 @@ def _check_functions(params: ChatParams) -> None:
 
 
 def stream_options_without_stream() -> MalformedRequest:
-    """OpenAI's error for `stream_options` on a unary request."""
+    """OpenAI's error for `stream_options` in a request for an answer that is not streamed (a unary request)."""
     return MalformedRequest(
         "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
     )
@@ -187,17 +187,17 @@ class HostAnswerFormat(Struct, frozen=True, gc=False, kw_only=True):
     Attributes:
         thought_tags: the names of tags around reasoning at the beginning of the content, such as `think`.
         begins_in_reasoning: the chat template has opened the first such tag, so the answer holds only the closing tag.
-        repairs_markup: text may be tool calls in the markup of DeepSeek's models (see `streaming.markup`).
+        leaks_markup: text may be tool calls in the markup of DeepSeek's models (see `streaming.markup`).
         may_call: the request has tools and allows calls.
         tools: the offered tools in OpenAI's form; unset if no tool may be called.
-        one_call: only the first call is passed on, further calls are dropped.
+        one_call: only the first call of a choice is passed on; the others are dropped.
         reasoning_may_be_answer: if an answer holds reasoning and nothing else, the reasoning is passed on as the
             content too (contract row 68).
         newlines_before_answer: the host puts newlines between the reasoning and the content; they are removed (contract
             76g).
         has_positional_call_ids: the host's ids of tool calls are positions such as `0`, so that they repeat; they are
             replaced (contract row 191).
-        choices: the number of requested choices, further ones are dropped; None: not known.
+        choices: the number of requested choices, None if it is not known; choices beyond it are dropped.
         top_level: the fields next to `choices` that are passed on to the caller.
         wants_logprobs: log probabilities were requested.
         max_tokens: the caller's limit for the answer, in tokens; None: no limit.
@@ -205,7 +205,7 @@ class HostAnswerFormat(Struct, frozen=True, gc=False, kw_only=True):
 
     thought_tags: tuple[str, ...] = ()
     begins_in_reasoning: bool = False
-    repairs_markup: bool = False
+    leaks_markup: bool = False
     may_call: bool = True
     tools: Raw | UnsetType = UNSET
     one_call: bool = False
@@ -291,7 +291,7 @@ class GroqExtra(Struct, gc=False):
 
 
 class Chunk(Struct, gc=False):
-    """A chunk of a stream, or a unary answer.
+    """A chunk of a stream, or a whole answer that is not streamed (a unary answer).
 
     Some hosts send an error with status 200: in `error`, or as the fields `message`, `detail` or `base_resp`.
 

@@ -1,9 +1,9 @@
 """Validation of answers against a caller's JSON schema, with the `jsonschema` library, made safe for a server.
 
-The schema is the caller's and the answer is the model's, and validating must not delay other requests. So nothing is
-fetched (a `$ref` to another document fails), regular expressions are not run (Python's can take exponential time),
-sizes are limited, and the number of steps is limited. A keyword counts as one step, and as more for a large value. What
-is not checked is taken as valid.
+Neither the caller's schema nor the model's answer can be trusted, and validating must not delay other requests. So
+nothing is fetched (a `$ref` to another document fails), regular expressions are not run (Python's can take exponential
+time), sizes are limited, and the number of steps is limited. Each keyword that is applied counts as one step, or as
+more for a large value. What is not checked is taken as valid.
 """
 
 import json
@@ -22,8 +22,8 @@ from tidegate.errors import MalformedRequest
 
 _MAX_SCHEMA = 256 * 1024  # bytes
 _MAX_ANSWER = 1024 * 1024  # characters
-_MAX_STEPS = 40_000  # for the answers to one request; about 0.2 s
-_MAX_CHECK = 80_000  # for checking a schema, about 50 for each of its properties; about 0.4 s
+_MAX_STEPS = 40_000  # for validating all answers to one request; about 0.2 s
+_MAX_SCHEMA_STEPS = 80_000  # for checking a schema, about 50 for each of its properties; about 0.4 s
 _ITEMS_A_STEP = 16
 _CHARS_A_STEP = 256
 _MAX_VIOLATIONS = 5
@@ -53,7 +53,7 @@ def check(schema: Raw) -> None:
         raise _invalid(f"it is over {_MAX_SCHEMA} bytes")
     try:
         decoded = msgspec.json.decode(schema, type=dict)
-        validator = _step_limited(_MAX_CHECK)(Draft202012Validator.META_SCHEMA, registry=Registry())
+        validator = _step_limited(_MAX_SCHEMA_STEPS)(Draft202012Validator.META_SCHEMA, registry=Registry())
         error = next(validator.iter_errors(decoded), None)
     except (msgspec.DecodeError, RecursionError) as failure:
         raise _invalid("it is no object, or too deep") from failure
@@ -134,7 +134,7 @@ def _step_limited(remaining: int) -> MakeValidator:
         return validate
 
     def evolve(self: Any, *, schema: Any, _resolver: Any = None) -> Any:  # noqa: ANN401 - jsonschema's signature
-        """Return a validator of the same class for a subschema; the original uses the class of `$schema`."""
+        """Return a validator of this class for a subschema; jsonschema's method takes the class by `$schema`."""
         count_steps(1)
         return type(self)(schema, _resolver=_resolver or self._resolver)
 

@@ -1,4 +1,4 @@
-"""Converts JSON to msgspec structs leniently: a field whose value has the wrong type is dropped (DESIGN 5).
+"""Converts JSON to msgspec structs leniently: a field whose value has the wrong type is dropped.
 
 msgspec rejects a whole message if one field has the wrong type. Hosts send many such fields (a number as an id, an
 empty list for null), and the caller would lose the answer. `convert` reads the same structs field by field, so only the
@@ -18,9 +18,10 @@ from msgspec import Meta, Raw, inspect
 T = TypeVar("T")
 
 # A string of one chunk of a stream. It may end after the first half of a surrogate pair, so `convert` leaves lone
-# surrogates in it. `extra` marks the type: msgspec inspects a type that has `extra` as `inspect.Metadata`.
+# surrogates in it. `extra` marks the type: because of it `msgspec.inspect` reports the type as `inspect.Metadata`, by
+# which `_convert_value` recognises a `TextPiece`.
 TextPiece = Annotated[str, Meta(extra={"may_end_in_half": True})]
-MISSING: Final = object()  # the result of a conversion where the value does not fit the type
+MISSING: Final = object()  # the result of a conversion if the value does not fit the type
 _MAX_QUOTED = 200  # characters of an answer that is not JSON, quoted in the error message
 _NUMBER = re.compile(r"\s*-?\d{1,19}(?:\.0*)?\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -84,7 +85,7 @@ def _convert_value(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - JSO
         return _convert_struct(value, kind)
     if isinstance(kind, inspect.ListType):
         return _convert_list(value, kind)
-    if isinstance(kind, inspect.RawType):
+    if isinstance(kind, inspect.RawType):  # for a string `json.dumps`, as it escapes lone surrogates and so keeps them
         return Raw(json.dumps(value).encode() if isinstance(value, str) else _encode(_with_valid_unicode(value)))
     if isinstance(kind, inspect.Metadata):
         return value if isinstance(value, str) else _convert_value(value, kind.type)

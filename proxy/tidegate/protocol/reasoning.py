@@ -53,8 +53,8 @@ def read_format(value: str, param: str) -> ReasoningFormat | None:
 def take_format(fields: Fields) -> ReasoningFormat | None:
     """Return the format that a body requests; None: the configured format applies.
 
-    Read are `reasoning_format`, `include_reasoning` and `reasoning: {"exclude": true}`. The first two are removed from
-    `fields`, so that they are not sent to the host.
+    The fields `reasoning_format`, `include_reasoning` and `reasoning: {"exclude": true}` are read. The first two are
+    removed from `fields`, so that they are not sent to the host.
 
     Raises:
         MalformedRequest: the value of `reasoning_format` is unknown.

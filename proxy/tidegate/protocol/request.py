@@ -24,7 +24,7 @@ decode_fields = msgspec.json.Decoder(Fields).decode
 
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _RUNS = re.compile(rb"\[+|\]+")
-_INNER_LEVELS = 8  # with this number the slowest possible body takes the least time
+_INNER_LEVELS = 8  # the number that takes the least time for the slowest possible body
 _NOT_MARKS = bytes(set(range(256)) - set(b'"[]{}'))
 
 _NOT_JSON = (
@@ -159,7 +159,7 @@ _ENUM = re.compile(r"Invalid enum value (?P<value>.+)$")
 
 
 def _explain(message: str) -> MalformedRequest:
-    """Convert the message of a msgspec validation error to OpenAI's error; the tests check msgspec's messages."""
+    """Convert the message of a msgspec validation error to OpenAI's error; unit tests check msgspec's wording."""
     path_match = _PATH_SUFFIX.search(message)
     path = path_match["path"].replace("[...]", "") if path_match else ""
     problem = message[: path_match.start()] if path_match else message

@@ -20,7 +20,7 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 _BRACE = ord("{")
-_FIELD_NAMES = re.compile(rb"(?:data:\s*){1,16}")
+_FIELD_NAMES = re.compile(rb"(?:data:\s*){1,16}")  # at the beginning of data, from hosts that send `data:` twice
 _DONE_PATTERN = re.compile(rb"\[?done\]?", re.IGNORECASE)
 # The line break between a line that ends with an object and a data line that begins one, without a blank line between.
 _MISSING_BLANK_LINE = re.compile(rb"(?<=\})\n(?=(?:event:[^\n]{0,99}\n)?data: ?[{\[])")
@@ -99,7 +99,7 @@ class EventParser:
     __slots__ = ("_has_started", "_kept", "_skip_lf")
 
     def __init__(self) -> None:
-        self._kept = bytearray()  # no list of fragments: a bytes object of a few bytes takes ten times its size
+        self._kept = bytearray()  # not a list of fragments, as each small bytes object would take ten times its size
         self._has_started = False
         self._skip_lf = False
 

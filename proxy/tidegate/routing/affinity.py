@@ -4,9 +4,9 @@ The target is found by weighted rendezvous hashing: each target has a score, com
 key, and the target with the highest score gets the session. Nothing is stored, every worker and replica computes the
 same result, and removing a target moves only its own sessions.
 
-The load is bounded (Mirrokni et al.): a target whose share of the requests in flight is more than `max_load` times its
-part passes a session on to the target with the next highest score, so that one popular prompt cannot overload one
-engine.
+The load is bounded (Mirrokni et al.): a target may have at most `max_load` times the requests in flight that are due to
+it by its weight. If it has more, the session goes to the target with the next highest score, so that one popular prompt
+cannot overload one engine.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tidegate.routing.candidate import RankedCandidate
 from tidegate.routing.request import RoutingRequest
 from tidegate.routing.targets import Target
 
-_SPARE = 12  # bits of 64 to drop: the remaining number, plus a half, is still an exact float below `_RANGE`
+_SPARE = 12  # bits of the 64-bit hash to drop: then the number plus a half is an exact float below `_RANGE`
 _RANGE = float(1 << 64 - _SPARE)
 
 
@@ -27,13 +27,13 @@ def prefer_session_target(
     """The same order, with the session's target first.
 
     Only targets on the same side of the local/hosted line as the policy's first one are considered, and none that is
-    pressed or in slow start. If the policy's first target is in slow start, the order is unchanged: otherwise that
+    overloaded or in slow start. If the policy's first target is in slow start, the order is unchanged: otherwise that
     target would never get the requests it is meant to get.
 
     A session that the caller names may stay at any target. One known only by the head of its prompt stays at local
     engines only: many unrelated requests may share that head, and what hosted upstreams cache is unknown.
 
-    `max_load` is how many times its part of the load a target may have; at least 1.
+    `max_load` is how many times the load that is due to it by its weight a target may have; at least 1.
     """
     if (
         len(ranked) < 2
@@ -44,20 +44,20 @@ def prefer_session_target(
     eligible = _eligible(ranked)
     if len(eligible) < 2:  # most models are at one engine: there is no choice
         return ranked
-    target_placed = _session_target(eligible, routing_request.affinity, max_load)
-    if target_placed is None or target_placed is ranked[0]:
+    chosen = _session_target(eligible, routing_request.affinity, max_load)
+    if chosen is None or chosen is ranked[0]:
         return ranked
-    preferred = RankedCandidate(target_placed.candidate, target_placed.score, "its session is here")
-    return [preferred, *(each for each in ranked if each is not target_placed)]
+    preferred = RankedCandidate(chosen.candidate, chosen.score, "its session is here")
+    return [preferred, *(each for each in ranked if each is not chosen)]
 
 
 def weighted_score(target: Target, key: bytes) -> float:
-    """The score of `target` for the session `key`: above 0, in proportion to its weight. All keys have one length."""
+    """The score of `target` for the session `key`: above 0, in proportion to its weight. All keys are equally long."""
     return target.weight * rendezvous_score(target.shared_name, key)
 
 
 def rendezvous_score(name: str, key: bytes) -> float:
-    """The score of `name` for the session `key`, above 0; all keys have one length."""
+    """The score of `name` for the session `key`, above 0; all keys are equally long."""
     score = int.from_bytes(blake2b(key + name.encode(), digest_size=8).digest(), "big") >> _SPARE
     return 1.0 / -log((score + 0.5) / _RANGE)
 
@@ -85,9 +85,12 @@ def _session_target(eligible: Sequence[RankedCandidate], key: bytes, max_load: f
     """The candidate with the highest score that has room; with `max_load` of at least 1 there always is one."""
     load = sum([each.candidate.in_flight for each in eligible]) + 1
     load_per_weight = max_load * load / sum([each.candidate.target.weight for each in eligible])
-    target_placed, best = None, 0.0
+    best, best_score = None, 0.0
     for each in eligible:
         target = each.candidate.target
-        if each.candidate.in_flight < load_per_weight * target.weight and (score := weighted_score(target, key)) > best:
-            target_placed, best = each, score
-    return target_placed
+        if (
+            each.candidate.in_flight < load_per_weight * target.weight
+            and (score := weighted_score(target, key)) > best_score
+        ):
+            best, best_score = each, score
+    return best

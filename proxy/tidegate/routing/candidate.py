@@ -27,12 +27,13 @@ class Candidate(Struct, frozen=True, kw_only=True, gc=False):
         ttft_s: expected time to first token if the request were sent now, in seconds; 0 if unknown.
         per_token_s: expected time for each further token, in seconds; 0 if unknown.
         failure_rate: the recent share of failed requests, 0 to 1.
-        price_usd: about what the request will cost there; None if the price is unknown. 0 at local engines.
+        price_usd: the estimated price of the request there; None if it is unknown. 0 at local engines.
         quality: how good its answers to such a task are, 0 to 1.
         share: the share of its usual requests that it may take: 1, or less after it was ejected (slow start).
         is_overloaded: a local engine whose `ttft_s` is over the model's `overflow_ttft_s`, or which is not ready.
         work: the number of requests in a replica of an engine, Tidegate's and others'; 0 for other targets.
-        availability: of a replica: ready, soon ready (loading), loaded by a request (unloaded), or unavailable.
+        availability: of a replica: `ready`, `loading` (soon ready), `unloaded` (not loaded, but a request would load
+            it), or `unavailable`. `ready` for other targets.
     """
 
     target: Target
@@ -53,7 +54,7 @@ class RankedCandidate(Struct, frozen=True, gc=False):
 
     Attributes:
         score: the value that the policy compared, lower is better; None if it compared nothing.
-        why: for people: why it is here, if the reason is not the policy alone; else empty.
+        why: a text for people: the reason for this position, if it is not the policy alone; else empty.
     """
 
     candidate: Candidate

@@ -29,13 +29,13 @@ class Catalogue:
     ) -> None:
         self._sources = sources
         self._clock = clock
-        self._may_ask = may_fetch
+        self._may_fetch = may_fetch
         self._lists: dict[str, tuple[float, Sequence[ModelCard]]] = {}
         self._fetches: dict[str, asyncio.Task[Sequence[ModelCard]]] = {}
 
     async def cards(self, only: Collection[str] | None = None) -> Sequence[ModelCard]:
-        """The models of every upstream that may be asked, or of those in `only`, in the order of the upstreams."""
-        names = [name for name in self._sources if (only is None or name in only) and self._may_ask(name)]
+        """The models of the upstreams in `only` (None: of all) that may be fetched, in the order of the upstreams."""
+        names = [name for name in self._sources if (only is None or name in only) and self._may_fetch(name)]
         lists = await asyncio.gather(*map(self._cards_of, names))
         return [card for cards in lists for card in cards]
 

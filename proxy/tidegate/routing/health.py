@@ -22,13 +22,13 @@ from tidegate.config.routing import HealthConfig
 State = Literal["ok", "ejected", "trial", "ramping"]
 Event = Literal["failed", "failed_again", "probe_failed", "probe_worked", "waited", "worked"]
 
-_LEAST_SHARE = 0.1
+_LEAST_SHARE = 0.1  # of its usual requests: while it is ejected, and at the beginning of the slow start
 _NEXT: Mapping[tuple[State, Event], State] = {
     ("ok", "failed_again"): "ejected",
     ("ejected", "waited"): "trial",  # where probes are off
     ("ejected", "probe_worked"): "trial",
     ("ejected", "probe_failed"): "ejected",  # the ejection is extended
-    ("ejected", "worked"): "ramping",  # a request sent in a panic worked
+    ("ejected", "worked"): "ramping",  # a request that was sent despite the ejection (in a panic) worked
     ("trial", "worked"): "ramping",
     ("trial", "failed"): "ejected",
     ("trial", "failed_again"): "ejected",
@@ -41,8 +41,8 @@ class Health:
     """The health of one target; owns its state.
 
     Each request to the target calls `enter` first, and reports exactly once after it. `enter` returns a number, which
-    is passed to `failed`, `succeeded` or `ended_without_outcome`. It tells which requests began before the target was
-    last ejected; their reports change nothing.
+    is passed to `failed`, `succeeded` or `ended_without_outcome`. By the number, reports of requests that began before
+    the target was last ejected are recognised; they change nothing.
     """
 
     def __init__(self, clock: Clock, config: HealthConfig) -> None:
@@ -101,7 +101,8 @@ class Health:
         """Begin a request to the target.
 
         Args:
-            in_panic: send it also if the target is out, because too many targets are.
+            in_panic: send it even if the target is ejected, because too many of the model's targets are (a panic), or
+                because no other target is left.
 
         Returns:
             The number to report with; None if the target may not be tried.
@@ -180,7 +181,8 @@ class Health:
         elif state == "ramping":
             self._until_s = now_s + self._config.slow_start_s
         else:
-            self._ok_since_s, self._until_s = self._until_s, math.inf  # after a trial `_ok_since_s` is not read
+            # `_until_s` was the time of this change; in a trial `_ok_since_s` is not read
+            self._ok_since_s, self._until_s = self._until_s, math.inf
         self._trial = 0
         self._state = state
 
@@ -196,7 +198,7 @@ class Health:
 
 
 class Available(Struct, frozen=True):
-    """Which of a model's targets may be tried, in their order; in a panic all may, whatever their health."""
+    """Which of a model's targets may be tried, one item per target; in a panic (too many are ejected) all may."""
 
     may_take: Sequence[bool]
     is_panic: bool = False

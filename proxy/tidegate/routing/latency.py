@@ -21,7 +21,7 @@ _MEAN_GAIN = 0.1
 _MAX_SAMPLE_FACTOR = 3.0  # times the mean: the most that a single sample counts as in the mean
 
 _BUCKETS = (1_000, 8_000)  # prompts up to so many tokens are short, and middle
-_NEAREST = ((0, 1, 2), (1, 0, 2), (2, 1, 0))
+_NEAREST = ((0, 1, 2), (1, 0, 2), (2, 1, 0))  # for each bucket, all buckets from the nearest to the farthest
 
 _FAILURE_GAIN = 0.1
 _FAILURE_TAU_S = 30.0  # so a target that gets no requests because it failed gets some again
@@ -36,7 +36,7 @@ _MIN_SAMPLES = 20
 class Latency:
     """The times of one target's answers; owns its samples. Everything is O(1) but `p95_wait_s`.
 
-    Report only answers that came from the target, whole: no cached ones, and none that a caller left before the end.
+    Report only complete answers of the target: no cached ones, and none that the caller did not read to the end.
     """
 
     __slots__ = ("_clock", "_failures", "_first_token", "_further_token", "_penalty_s", "_waits")
@@ -83,7 +83,7 @@ class Latency:
         self._waits[is_stream].append(wait_s)
 
     def failed(self, took_s: float) -> None:
-        """Record a missing or incomplete answer by the target's fault, `took_s` seconds after the attempt began."""
+        """Record that the answer is missing or incomplete by the target's fault; the attempt took `took_s` seconds."""
         now_s = self._clock.monotonic_s()
         penalty_s = min(took_s + _PENALTY_S, _MAX_PENALTY_S)
         self._penalty_s.set(max(penalty_s, self._penalty_s.read(now_s)), now_s)

@@ -1,8 +1,8 @@
 """`Offline`: whether any hosted upstream can be reached.
 
-Tidegate is offline when the operator says so, or when the last few connections to each of the upstreams have failed.
-Then only engines serve requests, and the upstreams are only probed, ever less often. One answer ends the state, also an
-error.
+Tidegate is offline when the config says so (`routing.offline`), or when the last few connections to each of the
+upstreams have failed. Then only engines serve requests, and the upstreams are only probed, ever less often. One answer
+ends the state, also an error.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Offline:
     """The state of the connection to all hosted upstreams.
 
     Args:
-        forced: the operator wants Tidegate offline; this never ends.
+        forced: the config sets Tidegate offline; this never ends.
         names: the hosted upstreams; reports about other names do not count.
     """
 
@@ -51,7 +51,7 @@ class Offline:
 
     def report_reached(self, name: str) -> bool:
         """There was an answer, also an error. Returns whether this ends the offline state."""
-        if not self._failures.get(name):  # it is known and has failed, which is rare
+        if not self._failures.get(name):  # the usual case: it is not hosted, or has not failed since its last answer
             return False
         self._failures[name] = 0
         if self.is_forced or not self.is_offline:
@@ -60,7 +60,7 @@ class Offline:
         return True
 
     def due_probes(self) -> Sequence[str]:
-        """The upstreams to probe now; each time is returned only once, and the next is after twice as long."""
+        """The upstreams to probe now; returned once per due time. The wait for the next doubles, up to 30 s."""
         now_s = self._clock.monotonic_s()
         if self.is_forced or not self.is_offline or now_s < self._next_probe_s:
             return ()

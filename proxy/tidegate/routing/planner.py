@@ -24,9 +24,9 @@ from tidegate.routing.target_registry import TargetRegistry, TargetStats
 from tidegate.routing.targets import Target
 
 _UNCONFIGURED = ModelConfig(targets=())  # the settings of a model name that is not configured
-_SIDES = {"local_first": locals_first, "online_first": online_first}
+_SIDE_ORDERS = {"local_first": locals_first, "online_first": online_first}
 _READY: Availability = "ready"
-_OFFLINE_S = 5.0  # seconds; by then the hosted upstreams have been probed again
+_OFFLINE_S = 5.0  # Retry-After if no better time is known; by then the hosted upstreams have been probed again
 
 
 class EngineSnapshot(Struct, frozen=True):
@@ -116,9 +116,9 @@ class Plan(Struct, frozen=True):
 
     Attributes:
         settings: the model's settings.
-        ranked: the targets to be tried, in order; at least one, except from `Planner.consider`.
+        ranked: the targets to be tried, in order; at least one, except from `Planner.evaluate`.
         excluded: the excluded targets.
-        is_panic: so many targets are ejected that ejections do not count.
+        is_panic: so many of the model's targets are ejected that ejections are ignored (see `health.available`).
         replicas_to_load: replicas to be loaded in addition, because every ready replica of the first target has work.
     """
 
@@ -209,39 +209,39 @@ class Planner:
         unauthorised: list[
             tuple[Candidate, float]
         ] = []  # their hosts refuse Tidegate's credentials, for so many seconds
-        refused: list[ExcludedTarget] = []
+        excluded: list[ExcludedTarget] = []
         now_s = self._clock.monotonic_s()  # read once: reading the clock costs as much as reading a signal
         for stats in all_stats:
-            look = self._snapshots.snapshot(stats.target)
-            if (exclusion := self._exclusion(routing_request, stats, look, settings)) is not None:
-                refused.append(exclusion)
+            snapshot = self._snapshots.snapshot(stats.target)
+            if (exclusion := self._exclusion(routing_request, stats, snapshot, settings)) is not None:
+                excluded.append(exclusion)
             elif stats in ejected:
-                refused.append(ExcludedTarget(stats.target, "it has failed too often", stats.health.out_for_s))
+                excluded.append(ExcludedTarget(stats.target, "it has failed too often", stats.health.out_for_s))
             else:
-                candidate = self._candidate(routing_request, stats, look, settings, reads, now_s)
-                if look.refused_for_s:
-                    unauthorised.append((candidate, look.refused_for_s))
+                candidate = self._candidate(routing_request, stats, snapshot, settings, reads, now_s)
+                if snapshot.refused_for_s:
+                    unauthorised.append((candidate, snapshot.refused_for_s))
                 else:
                     candidates.append(candidate)
         if not candidates:
             candidates = [each for each, _ in unauthorised]  # the hosts may accept the credentials again by now
         elif unauthorised:
-            refused += [
+            excluded += [
                 ExcludedTarget(each.target, "its host has refused our credentials", for_s)
                 for each, for_s in unauthorised
             ]
         if not any(candidate.target.group for candidate in candidates):
-            return Plan(settings, self._place(routing_request, candidates, policy, settings), refused, is_panic)
+            return Plan(settings, self._rank(routing_request, candidates, policy, settings), excluded, is_panic)
         key = _affinity_key(routing_request, settings)
         groups = replicas.group(candidates, key, max_load=self._routing.sticky_load)
-        ranked = self._place(routing_request, [each.order[0] for each in groups.values()], policy, settings)
+        ranked = self._rank(routing_request, [each.order[0] for each in groups.values()], policy, settings)
         for group in groups.values():
-            refused += [
+            excluded += [
                 ExcludedTarget(each.target, "a replica that is not loaded, and need not be") for each in group.unneeded
             ]
         first = groups[ranked[0].candidate.target.shared_name].to_load if ranked else None
         loads = () if first is None else (first.target,)
-        return Plan(settings, replicas.ungroup(ranked, groups), refused, is_panic, loads)
+        return Plan(settings, replicas.ungroup(ranked, groups), excluded, is_panic, loads)
 
     def _plan_single(self, routing_request: RoutingRequest, target: Target, settings: ModelConfig) -> Plan:
         """The plan if there is only one target, without the cost of comparing targets."""
@@ -255,11 +255,11 @@ class Planner:
         )
 
     def _exclusion(
-        self, routing_request: RoutingRequest, stats: TargetStats, look: EngineSnapshot, settings: ModelConfig
+        self, routing_request: RoutingRequest, stats: TargetStats, snapshot: EngineSnapshot, settings: ModelConfig
     ) -> ExcludedTarget | None:
         """Why the target may not take the request, apart from its health; None if it may."""
         target = stats.target
-        if routing_request.needs_tools and not look.parses_tool_calls:
+        if routing_request.needs_tools and not snapshot.parses_tool_calls:
             return ExcludedTarget(target, "it has no tool-call parser", is_final=True, lacks_tools=True)
         if not target.is_local:
             if routing_request.reach == "local_only":
@@ -268,8 +268,8 @@ class Planner:
                 )
             if self._offline.is_offline:
                 return ExcludedTarget(target, "Tidegate is offline", is_final=self._offline.is_forced)
-            if look.limited_for_s:
-                return ExcludedTarget(target, "its rate limit is used up", look.limited_for_s, is_limited=True)
+            if snapshot.limited_for_s:
+                return ExcludedTarget(target, "its rate limit is used up", snapshot.limited_for_s, is_limited=True)
         if cooldown_s := stats.cooldown_s:
             return ExcludedTarget(target, "its host asked to wait", cooldown_s)
         ceiling = settings.max_price_usd
@@ -295,19 +295,19 @@ class Planner:
         self,
         routing_request: RoutingRequest,
         stats: TargetStats,
-        look: EngineSnapshot,
+        snapshot: EngineSnapshot,
         settings: ModelConfig,
         reads: Signals,
         now_s: float,
     ) -> Candidate:
-        target, limit_s = stats.target, settings.overflow_ttft_s
+        target, overflow_s = stats.target, settings.overflow_ttft_s
         ttft_s = per_token_s = failure_rate = 0.0
-        price_usd, quality, is_overloaded = None, 0.5, not look.is_ready
+        price_usd, quality, is_overloaded = None, 0.5, not snapshot.is_ready
         if "latency" in reads:
             ttft_s, per_token_s, failure_rate = stats.latency.read(routing_request.prompt_tokens, now_s)
-        if target.is_local and ("latency" in reads or limit_s is not None):  # the requests that wait there count
-            ttft_s = stats.pressure.predict_s(routing_request.prompt_tokens, look.load_report, now_s)
-            is_overloaded = is_overloaded or (limit_s is not None and ttft_s > limit_s)
+        if target.is_local and ("latency" in reads or overflow_s is not None):  # includes the wait there
+            ttft_s = stats.pressure.predict_s(routing_request.prompt_tokens, snapshot.load_report, now_s)
+            is_overloaded = is_overloaded or (overflow_s is not None and ttft_s > overflow_s)
         if "price" in reads:
             price_usd = target.price_usd(routing_request.prompt_tokens, routing_request.answer_tokens)
         if "quality" in reads:
@@ -317,9 +317,9 @@ class Planner:
             # the first counts requests that wait for a slot, the second those for the engine's other models
             own_requests = max(stats.in_flight, self._snapshots.in_flight(target))
             work = own_requests + (
-                0.0 if look.load_report is None else look.load_report.other_requests(own_requests, now_s)
+                0.0 if snapshot.load_report is None else snapshot.load_report.other_requests(own_requests, now_s)
             )
-            availability = _READY if look.is_ready else look.availability
+            availability = _READY if snapshot.is_ready else snapshot.availability
         return Candidate(
             target=target,
             in_flight=stats.in_flight,
@@ -334,14 +334,15 @@ class Planner:
             availability=availability,
         )
 
-    def _place(
+    def _rank(
         self, routing_request: RoutingRequest, candidates: Sequence[Candidate], policy: Policy, settings: ModelConfig
     ) -> Sequence[RankedCandidate]:
+        """The order of the policy, changed by the request's reach and by the session's target."""
         if not candidates:
             return ()
         ranked = policy.rank(candidates, routing_request, self._rng)
-        if routing_request.reach in _SIDES:
-            ranked = _SIDES[routing_request.reach](ranked)
+        if routing_request.reach in _SIDE_ORDERS:
+            ranked = _SIDE_ORDERS[routing_request.reach](ranked)
         if policy.allows_affinity and settings.sticky and len(ranked) > 1:
             ranked = affinity.prefer_session_target(ranked, routing_request, max_load=self._routing.sticky_load)
         return ranked
@@ -360,35 +361,35 @@ def _affinity_key(routing_request: RoutingRequest, settings: ModelConfig) -> byt
 
 
 def _no_target_error(
-    routing_request: RoutingRequest, refused: Sequence[ExcludedTarget], *, is_offline: bool
+    routing_request: RoutingRequest, excluded: Sequence[ExcludedTarget], *, is_offline: bool
 ) -> ProxyError:
     """The error for a request that no target may take; it says whether and when another try may help."""
-    model, reasons = routing_request.model[:256], "; ".join(dict.fromkeys(each.why for each in refused))
-    waits_s = [each.for_s for each in refused if each.for_s is not None]
-    is_hopeless = all(each.is_final for each in refused)
+    model, reasons = routing_request.model[:256], "; ".join(dict.fromkeys(each.why for each in excluded))
+    waits_s = [each.for_s for each in excluded if each.for_s is not None]
+    is_hopeless = all(each.is_final for each in excluded)
     should_retry = False if is_hopeless else None
-    if is_hopeless and any(each.lacks_tools for each in refused):
+    if is_hopeless and any(each.lacks_tools for each in excluded):
         field = routing_request.tools_field
         message = f"Unsupported parameter: '{field}' is not supported with the model '{model}'."
         return UnsupportedParameter(message, param=field)
     if routing_request.reach == "local_only" or is_offline:
-        line = (
+        restriction = (
             "may use local engines only"
             if routing_request.reach == "local_only"
             else "cannot use hosted upstreams, as Tidegate is offline"
         )
-        if any(each.target.is_local for each in refused):
-            message = f"No local engine may take a request for the model '{model}', which {line}: {reasons}."
+        if any(each.target.is_local for each in excluded):
+            message = f"No local engine may take a request for the model '{model}', which {restriction}: {reasons}."
         else:
-            message = f"The model '{model}' is not on a local engine, and the request {line}."
+            message = f"The model '{model}' is not on a local engine, and the request {restriction}."
         wait_s = None if is_hopeless else min(waits_s, default=_OFFLINE_S)
         return LocalModelUnavailable(message, retry_after_s=wait_s, should_retry=should_retry)
-    limited = [each.for_s for each in refused if each.is_limited and each.for_s is not None]
+    limited = [each.for_s for each in excluded if each.is_limited and each.for_s is not None]
     if limited:
-        limit = (
-            "The rate limit of every target is used up." if len(limited) == len(refused) else f"No target: {reasons}."
+        message = (
+            "The rate limit of every target is used up." if len(limited) == len(excluded) else f"No target: {reasons}."
         )
-        return UpstreamRateLimited(limit, retry_after_s=min(limited), is_stated=True)
+        return UpstreamRateLimited(message, retry_after_s=min(limited), is_stated=True)
     if is_hopeless:
         return NoTarget(f"No target may take such a request: {reasons}.", should_retry=False)
     return NoTarget(f"No target may take this request now: {reasons}.", retry_after_s=min(waits_s, default=_OFFLINE_S))

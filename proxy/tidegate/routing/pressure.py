@@ -7,7 +7,8 @@ start. A line is fitted to these times:
 
 An engine that is busy with prefill (vLLM) has a large second part. One whose few slots are all busy generating
 (llama.cpp) has a large first part: the time until a slot comes free. Requests that start together share their time.
-The fit forgets by the time that it has observed (tau 30 s), and keeps at least about three starts. Then
+At each start, earlier samples lose weight by the time just observed (time constant 30 s), but at most three tenths of
+it: so the fit always rests on about three starts or more. Then
 
     time to first token = (ahead + 1) x per start + (tokens ahead + own tokens) x per token
 
@@ -18,7 +19,7 @@ clients are assumed to be as long as the mean prompt. Metrics count fully for 3 
 from 10 s on.
 
 There are three corrections. If nothing has started for longer than usual, the current wait counts as one more sample:
-so an engine that stalls is noticed at once, not when it goes on. KV memory that is nearly full (over 0.9) delays
+so an engine that stalls is noticed at once, not only when it continues. KV memory that is nearly full (over 0.9) delays
 prompts, whatever the rate was: the time is multiplied by up to five. If nothing was measured here yet, the engine's own
 mean time to first token is used, and without that, 0.
 """
@@ -30,8 +31,8 @@ from msgspec import Struct, structs
 from tidegate.clock import Clock
 
 _TAU_S = 30.0
-_MIN_KEPT = 0.7  # of the weight of the earlier samples, at each start
-_SPREAD = 0.01  # variance of the prompts' lengths by their mean squared; below it no line can be fitted
+_MIN_KEPT = 0.7  # the earlier samples keep at least this share of their weight at each start
+_SPREAD = 0.01  # variance of the prompts' lengths, relative to their mean squared; below it no line is fitted
 _FRESH_S, _STALE_S = 3.0, 10.0
 _KV_FULL, _KV_FULL_FACTOR = 0.9, 4.0
 
@@ -45,9 +46,9 @@ class LoadReport(Struct, frozen=True, kw_only=True):
         kv_used: the share of its KV memory that is used, 0 to 1; None if unknown.
         ttft_s: its recent mean time to first token, in seconds; 0 if unknown.
         at_s: when the metrics were read, on the monotonic clock.
-        our_in_flight: how many of Tidegate's requests it had then.
+        tidegate_in_flight: how many of Tidegate's requests it had then.
         others_waiting: about how many of the waiting requests were not Tidegate's.
-        kv_slowdown: by which factor everything takes longer for lack of KV memory, less one; 0 if there is enough.
+        kv_slowdown: the additional time for lack of KV memory, as a multiple: 0: none; 1: twice the time.
 
     The last two are computed once, from the others.
     """
@@ -57,14 +58,14 @@ class LoadReport(Struct, frozen=True, kw_only=True):
     kv_used: float | None = None
     ttft_s: float = 0.0
     at_s: float
-    our_in_flight: int
+    tidegate_in_flight: int
     others_waiting: float = 0.0
     kv_slowdown: float = 0.0
 
     def __post_init__(self) -> None:
         all_requests = self.running + self.waiting
-        if all_requests > self.our_in_flight:
-            others = self.waiting * (1.0 - self.our_in_flight / all_requests)
+        if all_requests > self.tidegate_in_flight:
+            others = self.waiting * (1.0 - self.tidegate_in_flight / all_requests)
             structs.force_setattr(self, "others_waiting", others)
         if self.kv_used is not None and self.kv_used > _KV_FULL:
             kv_slowdown = _KV_FULL_FACTOR * (min(self.kv_used, 1.0) - _KV_FULL) / (1.0 - _KV_FULL)
@@ -77,14 +78,14 @@ class LoadReport(Struct, frozen=True, kw_only=True):
         completion and each of `n` answers.
         """
         # Tidegate's requests may have come while the metrics were read, or have ended since
-        others = self.running + self.waiting - max(self.our_in_flight, own_requests)
+        others = self.running + self.waiting - max(self.tidegate_in_flight, own_requests)
         return others * _freshness(now_s - self.at_s) if others > 0 else 0.0
 
 
 class Pressure:
     """Tidegate's waiting requests at one engine, and the engine's pace; owns both. Every call is O(1).
 
-    Each `sent` is followed by one `began` or one `left`, with the same tokens.
+    Each `sent` is followed by one `began` or one `ended_without_token`, with the same tokens.
     """
 
     __slots__ = ("_clock", "_pace", "_since_s", "_waiting", "_waiting_tokens")
@@ -142,7 +143,7 @@ class Pressure:
             others_tokens = others * (pace.mean_tokens or tokens)
         starts, all_tokens = waiting + others + 1.0, self._waiting_tokens + others_tokens + tokens
         time_s = pace.time_s(starts, all_tokens, for_s if waiting else 0.0)
-        if not waiting and for_s > _TAU_S:  # else an engine expected to be slow would never get a request again
+        if not waiting and for_s > _TAU_S:  # otherwise a high prediction would keep all requests away for good
             time_s *= exp(1.0 - for_s / _TAU_S)
         if load_report is None:
             return time_s

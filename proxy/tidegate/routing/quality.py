@@ -2,8 +2,8 @@
 
 Each target and task has one Beta posterior. It combines three kinds of evidence: evals (strong), callers' feedback
 (weaker), and cheap checks of each answer (weak, but many). Evidence counts half after `half_life_s`. No kind can
-outweigh the others: each counts at most as a fixed number of observations, however many there are. So a flood of good
-JSON does not hide a bad eval, and one eager caller does not hide an honest one.
+outweigh the others: each counts at most as a fixed number of observations, however many there are. So neither many
+answers with valid JSON nor many ratings by one caller hide a bad eval.
 """
 
 from collections import OrderedDict
@@ -35,7 +35,7 @@ _MAX_POSTERIORS = 10_000  # callers may invent names of models
 
 
 class QualityEvidence:
-    """The evidence of one source: the weight of the good observations, and of all."""
+    """The evidence of one source: the total weight of the good observations, and of all observations."""
 
     __slots__ = ("all", "good")
 
@@ -47,7 +47,8 @@ class QualityEvidence:
 class Posterior:
     """The posterior of one target at one task; times are seconds of one clock that never steps back.
 
-    All evidence decays alike, so it is stored as of the last note, and each reading decays the sums.
+    All evidence decays at the same rate. So it is stored as it was at the last `note`, and each reading applies the
+    decay since then to the sums.
     """
 
     __slots__ = ("_all", "_at_s", "_good", "_half_life_s", "evidence")
@@ -158,7 +159,7 @@ class Qualities:
         return posterior.mean(prior, self._clock.monotonic_s() if now_s is None else now_s)
 
     def load(self, eval_file: EvalFile | None) -> None:
-        """Replace the evidence of evals by this file's; with None there is none any more.
+        """Replace the evidence of evals by that of this file; None removes it.
 
         A run in the past counts with its decayed weight.
         """
@@ -193,8 +194,8 @@ class Qualities:
 
 def _shared(target_name: str) -> str:
     """The `Target.shared_name` for a `Target.name`."""
-    place, slash, model = target_name.partition("/")
-    return f"{engine_of(place)}{slash}{model}"
+    upstream, slash, model = target_name.partition("/")
+    return f"{engine_of(upstream)}{slash}{model}"
 
 
 def _quality(name: str, task: Task, posterior: Posterior, prior: float, now_s: float) -> Quality:

@@ -6,10 +6,10 @@ before the next target.
 
 Among the ready replicas, the turns of a conversation stay at one, whose prefix cache holds them: the one with the
 highest rendezvous score (`affinity`), so that removing a replica moves only its own sessions. A session goes to the
-next highest score if its replica has more than `max_load` times its part of the work, and more than one request more
-than the least busy one: a few requests need not be spread, and would miss the cache. Without a session, and for the
-order of the others, the replica with the least work comes first. In slow start a replica's part is smaller by its
-share.
+next highest score if two things are true: its replica has more than `max_load` times an equal part of the work, and its
+work is more than one request above that of the least busy replica. (A few requests need not be spread, and would miss
+the cache.) Without a session, and for the order of the other replicas, the one with the least work comes first. In slow
+start a replica's part of the work is multiplied by its `share`.
 
 A further replica is loaded only when each ready replica has work, one at a time. Until then one unloaded replica comes
 last in the order, as a reserve; none does while another one is loading.
@@ -22,7 +22,7 @@ from msgspec import Struct
 from tidegate.routing.affinity import rendezvous_score
 from tidegate.routing.candidate import Candidate, RankedCandidate
 
-_MIN_SHARE = 0.01  # share may be 0, and is a divisor
+_MIN_SHARE = 0.01  # a candidate's share may be 0, but is a divisor here
 
 
 class Group(Struct, frozen=True):
@@ -49,7 +49,7 @@ def group(candidates: Sequence[Candidate], key: bytes, *, max_load: float) -> Ma
     Args:
         candidates: the candidates of all targets.
         key: the session's key; empty if the request may go to any replica.
-        max_load: how many times its part of the work a replica may have and still get more; at least 1.
+        max_load: how many times an equal part of the work a replica may have and still get more; at least 1.
     """
     groups: dict[str, list[Candidate]] = {}
     for candidate in candidates:
@@ -100,7 +100,7 @@ def _rank(candidate: Candidate) -> tuple[bool, float]:
 
 
 def _session_replica(ready: Sequence[Candidate], key: bytes, max_load: float) -> Candidate | None:
-    """The replica with the highest score that has room; one that is not pressed, if there are any."""
+    """The replica with room that has the highest score; an overloaded one only if all are. None: no choice."""
     eligible = [each for each in ready if not each.is_overloaded] or ready
     if len(eligible) < 2:
         return None

@@ -12,13 +12,13 @@ from tidegate.protocol.request import Fields, ModelRequest, json_type
 from tidegate.protocol.routing import Priority, Reach, Task
 
 _BYTES_PER_TOKEN = 4  # of English and code; an estimate is enough
-_ANSWER_TOKENS = 256.0
+_ANSWER_TOKENS = 256.0  # the assumed length of an answer
 _IMAGE_TOKENS = 512
 _MIN_IMAGE_BYTES = 1024  # a shorter field is not searched for images
 # only as an image's URL: the same text in a prompt counts by its length
 _DATA_URL = re.compile(rb'"url"\s*:\s*"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=\\]*"')
 _LIMITS = ("max_completion_tokens", "max_tokens")
-_COPIES = ("n", "best_of")
+_COPIES = ("n", "best_of")  # fields that hold a number of answers
 _MAX_COPIES = 128  # OpenAI's limit
 _PROMPTS = ("messages", "prompt", "input", "tools", "functions")
 _TOOLS = ("tools", "functions")
@@ -38,7 +38,7 @@ class RoutingRequest:
     Args:
         session: the caller's name for the conversation (`x-tidegate-session`); if empty, see `affinity`.
         caller: the principal's name; equal sessions of two callers are different sessions.
-        drops_params: the caller lets parameters be dropped, so its tools too.
+        drops_params: parameters that a host does not support may be left out of the request, its tools too.
 
     Attributes:
         task: the kind of work, as targets may be good at one kind and bad at another.
@@ -46,8 +46,9 @@ class RoutingRequest:
             (`tool_choice: none`), and does not let them be dropped.
         prompt_tokens: about how many tokens the prompt has, at least 1; an image counts a few hundred, whatever its
             size in bytes.
-        answer_tokens: about how many tokens the answers will have: a middling number, at most the caller's limit, for
-            each of `n` answers. Recent answers are not used: one caller's long answer would raise the price for all.
+        answer_tokens: about how many tokens the answers will have: a fixed guess (`_ANSWER_TOKENS`), at most the
+            caller's limit, for each of `n` answers. It is not learnt from recent answers: one caller's long answer
+            would raise the estimated price of all requests.
     """
 
     def __init__(

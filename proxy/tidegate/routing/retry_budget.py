@@ -19,7 +19,7 @@ class RetryBudget:
     plus `per_s` for each second of it and of `keep_s`.
 
     Args:
-        share: the part of a withdrawal that one deposit allows.
+        share: how many withdrawals one deposit allows, such as 0.2: five deposits allow one.
         per_s: withdrawals per second that need no deposit; as many as `keep_s` allows may be made at once.
         keep_s: how long a deposit counts, in seconds.
     """

@@ -31,9 +31,9 @@ class Router:
         upstreams: the names that may precede a slash.
         engines: further names that may precede a slash: for each engine its targets, one for each replica, whose
             `model` is replaced by the name after the slash.
-        local: those of all these names that are engines, started by Tidegate or on the operator's machines, with a
-            function that returns the status.
-        adapters: returns the names of the form `engine/name` that may be used now.
+        local: for each engine (started by Tidegate, or on the operator's machines) and each replica, by its name, a
+            function that returns its status.
+        adapters: returns the names `engine/name` of the LoRA adapters that may be used now.
         cards: what is known of models that are not configured.
     """
 
@@ -70,7 +70,7 @@ class Router:
     async def candidates(self, model: str, *, reach: Reach = "any") -> Sequence[Target]:
         """The targets for `model`, in order of preference.
 
-        The reach does not filter them, but no upstream beyond it is asked for its models.
+        The reach does not filter them, but no upstream beyond it is requested to list its models.
 
         Raises:
             ModelNotFound: the name is unknown.
@@ -92,7 +92,7 @@ class Router:
         raise ModelNotFound(f"The model '{model[:256]}' does not exist or you do not have access to it.", param="model")
 
     async def cards(self, reach: Reach = "any") -> Sequence[ModelCard]:
-        """Every model whose name is known, each once, configured ones first; no upstream beyond the reach is asked."""
+        """Every model whose name is known, each once, configured ones first. Requests no list beyond the reach."""
         cards = self._own_cards()
         for card in await self._listed(reach):
             cards.setdefault(card.id, self._with_status(card, (card.owned_by,)))

@@ -7,9 +7,9 @@ full, the request waits in its queue before it goes to the targets that are not 
 again after a random pause, unless it took long to fail, asks for a longer pause than Tidegate makes, or would fail
 again.
 
-Going on to another target is free if the first one does no work for the request (it was not there, died, hangs, or
-reported that it is over its limit). Every other attempt is taken from the model's retry budget, so that retries do not
-multiply an outage.
+An attempt at the next target is free if the target before does no work for the request: it was unreachable, died,
+hangs, had no free slot, is not loaded, lacks the operation, or reported that it is over its limit. Every other attempt
+after the first is taken from the model's retry budget, so that retries do not multiply an outage.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ from tidegate.routing.targets import Target
 
 MAX_REPEATABLE_S = 10.0  # a target that took longer to fail is not tried again for the same request
 
-_NOT_TRIED = (EngineUnavailable, TargetBusy)
+_NOT_TRIED = (EngineUnavailable, TargetBusy)  # the target could not take the request
 _NEEDS_NO_BUDGET = (
     *_NOT_TRIED,
     UpstreamUnreachable,
@@ -54,13 +54,13 @@ class NextAttempt(Struct, frozen=True):
     Attributes:
         can_wait: the target is the last resort: the request may wait in the target's queue, or until its engine has
             started.
-        can_move: another target is left, so the request may leave this one before its first token.
-        can_queue: the request may wait in the target's queue, until targets that are not favoured are preferable.
+        may_leave: another target is left, so the attempt may be ended before its first token, to try that one.
+        can_queue: the request may wait in the target's queue, until going to another target is better.
     """
 
     target: Target
     can_wait: bool = False
-    can_move: bool = False
+    may_leave: bool = False
     can_queue: bool = False
     pause_s: float = 0.0
 
@@ -88,7 +88,8 @@ class AttemptSchedule:
     Args:
         targets: in order of preference, at least one.
         withdraw: takes one attempt from the model's retry budget; returns False if it is empty.
-        favoured_count: how many of the first targets may be queued for before the others are tried.
+        favoured_count: the number of favoured targets, which are the first ones: the request may wait in the queue of
+            one of them before the other targets are tried.
 
     Attributes:
         tries: the number of attempts, without those that a target could not take (it was full or loading).
@@ -111,9 +112,9 @@ class AttemptSchedule:
         self._withdraw = withdraw
         self._rng = rng
         self._favoured = favoured_count
-        self._next = 0
+        self._next = 0  # the position in `_progress` of the next target that was not tried yet
         self._repeats = 0
-        self._next_is_free = True
+        self._next_is_free = True  # the next first attempt at a target needs no budget
 
     def next_attempt(self, now_s: float) -> NextAttempt | None:
         """The next attempt; None if nothing is left to try."""
@@ -153,7 +154,7 @@ class AttemptSchedule:
         return (
             None
             if full is None
-            else NextAttempt(full.target, can_queue=True, can_move=self._next < len(self._progress))
+            else NextAttempt(full.target, can_queue=True, may_leave=self._next < len(self._progress))
         )
 
     def _first_attempt(self) -> NextAttempt | None:
@@ -163,7 +164,7 @@ class AttemptSchedule:
         progress = self._progress[self._next]
         self._next += 1
         return NextAttempt(
-            progress.target, can_wait=len(self._progress) == 1, can_move=self._next < len(self._progress)
+            progress.target, can_wait=len(self._progress) == 1, may_leave=self._next < len(self._progress)
         )
 
     def _repeated_attempt(self, now_s: float) -> NextAttempt | None:

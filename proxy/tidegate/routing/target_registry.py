@@ -26,7 +26,8 @@ class TargetStats:
         cooldown: how long its host asked not to be sent requests (503 with Retry-After).
         in_flight: the number of Tidegate's requests there.
         endpoint: the endpoint of its last answer, so that a probe uses the same one.
-        shows_first_tokens: its first tokens are seen also in answers that are not streamed to the caller.
+        shows_first_tokens: Tidegate sees the time of the first token even for an answer that is not streamed to the
+            caller.
     """
 
     __slots__ = (
@@ -85,7 +86,7 @@ class TargetRegistry:
     def __init__(self, clock: Clock, config: HealthConfig) -> None:
         self._clock = clock
         self._config = config
-        # both by the target's name, which is unique, as no upstream's name has a slash
+        # both by `Target.name` (`upstream/model`), which is unique, as no upstream's name has a slash
         self._kept: dict[str, TargetStats] = {}
         self._others: dict[str, TargetStats] = {}
 
@@ -181,7 +182,7 @@ class InFlightRequest:
         if self._is_counted:
             stats.pressure.sent(routing_request.prompt_tokens)
 
-    def began(self) -> None:
+    def note_first_content(self) -> None:
         """The first content came, so the prompt does not wait any more."""
         if not self._has_begun:
             self._has_begun = True
@@ -204,12 +205,12 @@ class InFlightRequest:
         """End the attempt; further calls do nothing.
 
         Args:
-            error: what went wrong, whoever caused it.
+            error: the error of the attempt, whether the target or the caller caused it.
             sent_s: when the request was sent; 0: it was not.
             first_s: when its first content came; 0: never, or unknown (an answer that came all at once).
-            reading_s: for how many seconds the caller made the target wait.
+            reading_s: the seconds that the caller took to read the answer; they do not count as the target's time.
             usage: the tokens used; None if unknown.
-            is_whole: the answer ended in good order. If neither this nor an error is given, the attempt was abandoned.
+            is_whole: the answer is complete. If neither this nor an error is given, the attempt was abandoned.
 
         Returns:
             The seconds until the first content, estimated if the answer came all at once; None if the answer is not

@@ -17,7 +17,7 @@ from tidegate.streaming.values import is_given, on_one_line
 
 _MAX_CALLS = 128  # in one choice; limits the memory and the time of searches
 _MAX_REREAD = 64 * 1024 * 1024  # bytes of arguments that are parsed to see whether a call is complete
-_EMPTY = len("{}")
+_EMPTY_SIZE = len("{}")  # characters of arguments without any fields
 
 _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
@@ -154,7 +154,7 @@ class CallReader:
         if slot.is_ignored:
             return
         slot.name = slot.name or name
-        arguments = slot.take(arguments, strips_tag=self._answer_format.repairs_markup)
+        arguments = slot.take(arguments, strips_tag=self._answer_format.leaks_markup)
         self._allowance.require(len(arguments))
         slot.arguments.append(arguments)
         slot.size += len(arguments)
@@ -219,8 +219,8 @@ def slot_of(
     """Return the call that this fragment continues; None if it begins a new one.
 
     A fragment continues the call with its index, else the call with its id, else the last call. A new id alone does not
-    begin a call, as some hosts make an id for each fragment. A new name does. The same name does so after complete
-    arguments, and together with a new id if the host sends no index.
+    begin a call, as some hosts make an id for each fragment. A new name does. A fragment with the same name begins a
+    new call in two cases: the arguments so far are complete, or its id is new and the host sends no index.
     """
     if not slots:
         return None
@@ -245,10 +245,10 @@ def is_empty(call: ToolCall, name: str | None, arguments: str) -> bool:
 
 
 def is_repeated(call: ToolCall, name: str | None, arguments: str, slots: list[CallSlot]) -> bool:
-    """Whether the host repeats a complete call, with the same id, name and arguments."""
+    """Whether the host repeats a complete call, with the same id, name and arguments, which are not empty."""
     return (
         bool(call.id)
-        and len(arguments) > _EMPTY
+        and len(arguments) > _EMPTY_SIZE
         and any(
             slot.id == call.id
             and slot.name == name

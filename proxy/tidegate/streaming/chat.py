@@ -1,6 +1,6 @@
 """Sinks for `/v1/chat/completions`.
 
-They make chunks of `chat.completion.chunk` (contract A.3), or one whole `chat.completion` (contract A.2).
+They make `chat.completion.chunk` objects (contract A.3), or one whole `chat.completion` (contract A.2).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,17 +27,18 @@ from tidegate.streaming.sinks import (
 
 _CHUNK = "chat.completion.chunk"
 _TOP_LEVEL: tuple[TopLevel, ...] = get_args(TopLevel)
-_BESIDE_CONTENT = frozenset({"annotations", "reasoning_details", "extra_content"})  # extras that replace no content
+# extras that only accompany an answer; any other extra can be the whole answer
+_BESIDE_CONTENT = frozenset({"annotations", "reasoning_details", "extra_content"})
 _encode = msgspec.json.Encoder().encode
 
 
 class ChatWriter:
-    """Encodes chunks of `chat.completion.chunk`; `form` decides the names of the fields for reasoning."""
+    """Encodes `chat.completion.chunk` objects; `form` decides the names of the fields for reasoning."""
 
     __slots__ = (
         "_envelope",
+        "_frames",
         "_head",
-        "_pieces",
         "_reasoning_names",
         "_tail",
         "_top_level",
@@ -55,7 +56,7 @@ class ChatWriter:
         self._tail = b"]" + (b',"usage":null}' if wants_usage else b"}")
         self._wants_usage = wants_usage
         self.finish_field = b""
-        self._pieces: dict[int, tuple[bytes, bytes]] = {}
+        self._frames: dict[int, tuple[bytes, bytes]] = {}  # by index of the choice: the bytes before and after a delta
         self.payloads: list[bytes] = []
 
     def take(self) -> list[bytes]:
@@ -63,7 +64,7 @@ class ChatWriter:
         return payloads
 
     def heartbeat(self) -> bytes:
-        before, after = self._pieces_for(0)
+        before, after = self._frame_for(0)
         return before + after
 
     def top_level(self, name: TopLevel, value: Raw) -> None:
@@ -73,14 +74,14 @@ class ChatWriter:
             return
         self._top_level[name] = value
         self._head = chunk_head(self._envelope, _CHUNK, self._top_level)
-        self._pieces.clear()
+        self._frames.clear()
 
     def open(self, index: int) -> None:
         self._put(index, b'"role":"assistant","content":"","refusal":null')
 
     def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
         if logprobs is None:
-            before, after = self._pieces.get(index) or self._pieces_for(index)
+            before, after = self._frames.get(index) or self._frame_for(index)
             self.payloads.append(b"".join((before, b'"content":', _encode(text), after)))
             return
         delta = b'{"content":%b}' % _encode(text)
@@ -108,7 +109,7 @@ class ChatWriter:
             self.payloads.append(b'%b],"usage":%b}' % (self._head, _encode(usage)))
 
     def _put(self, index: int, delta: bytes) -> None:
-        before, after = self._pieces_for(index)
+        before, after = self._frame_for(index)
         self.payloads.append(b"".join((before, delta, after)))
 
     def _put_choice(self, index: int, delta: bytes, logprobs: bytes, reason: bytes, tail: bytes) -> None:
@@ -120,12 +121,12 @@ class ChatWriter:
         )
         self.payloads.append(b"".join((self._head, choice, tail)))
 
-    def _pieces_for(self, index: int) -> tuple[bytes, bytes]:
-        pieces = self._pieces.get(index)
-        if pieces is None:
+    def _frame_for(self, index: int) -> tuple[bytes, bytes]:
+        frame = self._frames.get(index)
+        if frame is None:
             before = b'%b{"index":%d,"delta":{' % (self._head, index)
-            pieces = self._pieces[index] = before, b'},"logprobs":null,"finish_reason":null}' + self._tail
-        return pieces
+            frame = self._frames[index] = before, b'},"logprobs":null,"finish_reason":null}' + self._tail
+        return frame
 
 
 class AssembledChoice:
@@ -189,7 +190,7 @@ class ChatAssembler:
 
     @property
     def choices(self) -> list[AssembledChoice]:
-        """The collected choices, ordered by index; the caller may change the texts."""
+        """The collected choices, ordered by index; code that reads them may change the texts."""
         return [choice for _, choice in sorted(self._choices.items())]
 
     @property
@@ -250,7 +251,11 @@ def _tool_call(pieces: list[ToolPiece]) -> dict[str, Any]:
 
 
 def _joined(values: list[Raw]) -> object:
-    """Join the fragments of one value: strings in objects are concatenated, as clients do; else the last one counts."""
+    """Join the fragments of one value.
+
+    Objects are merged: their strings are concatenated by field, as clients do, and of other fields the last value
+    counts. If a fragment is not an object, the last fragment is returned.
+    """
     decoded = [msgspec.json.decode(value) for value in values]
     if not all(isinstance(value, dict) for value in decoded):
         return decoded[-1]

@@ -118,7 +118,7 @@ class AnswerCheck(Filter):
 
 
 def check(sink: Sink, fields: Fields) -> AnswerCheck | None:
-    """Return a `AnswerCheck` in front of `sink` for the answer to a chat request; None if nothing can be checked."""
+    """Return an `AnswerCheck` in front of `sink` for the answer to a chat request; None if nothing can be checked."""
     if _CHECKED_FIELDS.isdisjoint(fields):
         return None
     has_something_to_check = as_list(fields.get("tools")) or as_list(fields.get("functions")) or _form(fields)
@@ -126,7 +126,7 @@ def check(sink: Sink, fields: Fields) -> AnswerCheck | None:
 
 
 def expect(fields: Fields) -> Expected:
-    """Return the properties that an answer to a chat request must have; the request must be checked."""
+    """Return the properties that an answer to a chat request must have; the request must have been validated."""
     choice = fields.get("tool_choice") or fields.get("function_call")
     return Expected(
         json=_form(fields),
@@ -171,7 +171,7 @@ def _form(fields: Fields) -> Form:
 
 
 def _names(fields: Fields) -> frozenset[str]:
-    """Return the names of all functions; entries of a wrong type are skipped, as they were not checked before."""
+    """Return the names of all functions; entries of a wrong type are skipped, as validation lets them pass."""
     tools = [as_object(tool).get("function") for tool in as_list(fields.get("tools"))]
     names = [as_text(as_object(each).get("name")) for each in [*tools, *as_list(fields.get("functions"))]]
     return frozenset(name for name in names if name)

@@ -69,9 +69,9 @@ class ChoiceStream:
         self._answer_format = answer_format
         self._states: list[ChoiceState] = []
         self._top_level = answer_format.top_level
-        self._first_index = 0
+        self._first_index = 0  # the host's index of the only requested choice
         self._joins_surrogates = False  # true once a text may end after the first half of a surrogate pair
-        self._calls_choice_index: int | None = None
+        self._calls_choice_index: int | None = None  # of the unrequested choice whose tool calls are read
         self._kept_allowance = Allowance(_MAX_KEPT)
         self._calls = CallReader(sink, answer_format, self._kept_allowance)
         self._reasoning_allowance = Allowance(_MAX_THOUGHTS)
@@ -107,10 +107,11 @@ class ChoiceStream:
         if self._top_level:
             self._read_top_level(chunk)
         if chunk.was_read_leniently:
-            self._joins_surrogates = True
+            self._joins_surrogates = True  # the strict decoder refuses lone surrogates
         try:
             for place, choice in enumerate(chunk.choices or ()):
                 host_index = place if choice.index is None else choice.index
+                # the short cut: index 0 is always the first choice, unless the host counts from another index
                 index = self._index_of(host_index) if host_index or self._first_index else 0
                 if index < 0:
                     self._read_unrequested(choice, host_index)
@@ -201,6 +202,7 @@ class ChoiceStream:
             return
         self._calls_choice_index = host_index
         delta = Delta(tool_calls=message.tool_calls)
+        # in a choice without `delta` each call is complete
         self._read_delta(delta, Choice(delta=choice.delta), 0, state)
 
     def _open(self, index: int) -> ChoiceState:

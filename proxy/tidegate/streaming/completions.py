@@ -1,4 +1,4 @@
-"""Sinks for `/v1/completions`: they make chunks of `text_completion`, or one whole `text_completion` (contract A.8)."""
+"""Sinks for `/v1/completions`: they make `text_completion` chunks, or one whole `text_completion` (contract A.8)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class CompletionWriter:
-    """Encodes chunks of `text_completion`, a format without reasoning, refusals and tool calls."""
+    """Encodes `text_completion` chunks, a format without reasoning, refusals and tool calls."""
 
     __slots__ = ("_envelope", "_head", "_offsets", "_tail", "_wants_usage", "finish_field", "payloads")
 

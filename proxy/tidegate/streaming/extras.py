@@ -1,4 +1,4 @@
-"""Joins lists and objects that hosts send in addition to the text of a message, over the chunks of a stream.
+"""Joins lists and objects that hosts send beside the text of a message, in fragments over the chunks of a stream.
 
 A client must send `reasoning_details` (OpenRouter) and `extra_content` (Gemini) back unchanged in the next turn. The
 accumulators of SDKs do not join their chunks correctly. So a stream sends each as one value, like a unary answer.
@@ -68,9 +68,8 @@ def merged(objects: Iterable[Raw]) -> Raw:
 
 def _continues(piece: dict[str, Any], last: dict[str, Any]) -> bool:
     is_alike = all(piece.get(name) == last.get(name) for name in ("type", "index"))
-    is_next = bool(last.get("signature")) and any(
-        piece.get(name) for name in _TEXTS
-    )  # text after a signature begins a new item
+    # text after a signature begins a new item
+    is_next = bool(last.get("signature")) and any(piece.get(name) for name in _TEXTS)
     return is_alike and not is_next and (piece.get("id") in (None, last.get("id")) or last.get("id") is None)
 
 

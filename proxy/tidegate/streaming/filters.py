@@ -73,13 +73,13 @@ class HiddenReasoning(Filter):
 
 
 class TaggedReasoning(Filter):
-    """Passes the reasoning on in the content, between `<think>` and `</think>`, for clients that do not support it."""
+    """Passes the reasoning on in the content, in `<think>` tags, for clients that read no field for reasoning."""
 
     __slots__ = ("_thinking",)
 
     def __init__(self, sink: Sink) -> None:
         super().__init__(sink)
-        self._thinking: set[int] = set()
+        self._thinking: set[int] = set()  # the indexes of choices whose tag is open
 
     def content(self, index: int, text: str, logprobs: Mapping[str, Any] | None) -> None:
         if text and index in self._thinking:
@@ -108,7 +108,7 @@ class TaggedReasoning(Filter):
 
 
 class FunctionCallFilter(Filter):
-    """Converts the one tool call (`HostAnswerFormat.one_call`) to `function_call`, for callers who sent `functions`."""
+    """Converts the tool call (one: `HostAnswerFormat.one_call`) to `function_call`, if the caller sent `functions`."""
 
     __slots__ = ()
 
@@ -145,7 +145,7 @@ class ReasoningRecorder(Filter):
         self._turns: list[Turn] = []
 
     def take(self) -> list[Turn]:
-        """Return the turns since the last call; the caller owns the list."""
+        """Return the turns since the last call; the recorder does not use the list again."""
         turns, self._turns = self._turns, []
         return turns
 

@@ -83,7 +83,7 @@ _FAILED = frozenset(
         "canceled",
     }
 )
-# Gemini's reasons for a malformed tool call of its model; some follow `function_call_filter: `
+# Gemini's reasons for a malformed tool call of its model; a reason may have the prefix `function_call_filter: `
 _UNPARSABLE = frozenset(
     {
         "malformedfunctioncall",

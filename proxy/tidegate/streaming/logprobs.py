@@ -1,4 +1,4 @@
-"""Converts a host's log probabilities to OpenAI's two forms, for chat and legacy (contract A.2, A.8 and R-LP).
+"""Converts a host's log probabilities to OpenAI's forms, for chat and legacy completions (contract A.2, A.8 and R-LP).
 
 Clients read these values without checking their types, so a value of a wrong type is replaced. A log probability that
 is not a finite number becomes -9999.0, which OpenAI uses for "very unlikely".

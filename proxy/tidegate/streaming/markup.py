@@ -3,7 +3,7 @@
 A model may quote markup, and a client would execute a quote that became a call. So text becomes calls only if all of
 these conditions hold:
 
-- the dialect or the model's card says that markup may leak (`HostAnswerFormat.repairs_markup`);
+- the dialect or the model's card (`config.cards`) says that markup may leak (`HostAnswerFormat.leaks_markup`);
 - tools were offered, may be called, and include every tool that the block names;
 - the host sent no tool call itself;
 - the block begins at the start of a line outside a code fence, is complete, and only white space follows it.
@@ -31,6 +31,7 @@ _DSML = "[｜|]DSML[｜|]"
 _OPENING = re.compile(
     f"(?P<plain><{_BAR}tool{_LINE}calls{_LINE}begin{_BAR}>)|<{_DSML}(?P<dsml>tool_calls|function_calls)>"
 )
+# the opening tags as `_TO_PLAIN` leaves them
 _OPENINGS = ("<tool_calls_begin>", "<DSMLtool_calls>", "<DSMLfunction_calls>")
 _PLAIN_END = re.compile(f"<{_BAR}tool{_LINE}calls{_LINE}end{_BAR}>")
 _CALL = re.compile(f"\\s*<{_BAR}tool{_LINE}call{_LINE}begin{_BAR}>")
@@ -72,14 +73,14 @@ class MarkupReader:
     def __init__(self, tools: Raw | UnsetType) -> None:
         self._tools = tools
         self._held = ""  # the text that is held back; it begins at the start of a line
-        self._searched = 0  # the first characters of `_held`, which hold no end of the block
-        self._blocks = 0
+        self._searched = 0  # how many characters of `_held`, from its start, hold no end of the block
+        self._blocks = 0  # the number of blocks that turned out to be text
         self._fence = ""  # the fence that opened the code block, if one is open
         self._line = ""  # of a line that may be a fence: the part that was read and passed on
         self.is_inside_line = False
 
     def read(self, text: str) -> str:
-        """Read the next fragment of the content; return the held text and the fragment, as far as it must be text."""
+        """Read the next fragment of the content; return what is certainly text of the held text and the fragment."""
         if self.is_inside_line and "\n" not in text:
             return text
         text, self._held = self._held + text, ""
@@ -164,7 +165,7 @@ def names_of(tools: Raw | UnsetType) -> set[str]:
 
 
 def trailing_tag(arguments: str) -> int:
-    """Return the position of a closing parameter tag, or of its beginning, at the end; the length if there is none."""
+    """Return where a closing parameter tag, or its beginning, starts at the end; the text's length if there is none."""
     start = arguments.rfind("<")
     if (
         start < 0

@@ -15,7 +15,7 @@ class ReasoningPreface:
     Attributes:
         envelope: the envelope of the stream, which the answer must use too.
         text: all text so far.
-        take: returns the payloads since the last call; the caller owns the list.
+        take: returns the payloads since the last call, in a list that is not used again.
         heartbeat: returns a chunk without content.
     """
 

@@ -1,4 +1,4 @@
-"""Sinks receive the canonical sequence: a writer encodes chunks as JSON, an assembler builds one answer.
+"""Sinks receive the canonical sequence (see `choices`): a writer encodes it as chunks, an assembler as one answer.
 
 A writer's payloads are complete JSON objects without newlines, ready for any framing. The envelope of a stream (id,
 created, model) is encoded once, and a text chunk is one encoded string between two prepared byte strings (contract
@@ -98,7 +98,7 @@ class Writer(Sink, Protocol):
     payloads: list[bytes]
 
     def take(self) -> list[bytes]:
-        """Return the payloads since the last call; the caller owns the list."""
+        """Return the payloads since the last call; the writer does not use the list again."""
 
     def heartbeat(self) -> bytes:
         """Return a chunk without content, to be sent while the upstream is silent, so that clients do not time out."""
@@ -118,7 +118,7 @@ def chunk_head(envelope: Envelope, kind: str, top_level: Mapping[str, Raw] | Non
 
 
 def with_field(payload: bytes, mark: bytes) -> bytes:
-    """Add the field `mark` (`"name":value`) to the end of an encoded object, or to the last bytes of one."""
+    """Add the field `mark` (`"name":value`) at the end of an encoded object; `payload` may be only its last bytes."""
     return b"%b,%b}" % (payload[:-1], mark)
 
 

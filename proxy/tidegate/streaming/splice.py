@@ -57,11 +57,11 @@ class StreamSplice:
         self._text: list[str] = []
         self._size = 0  # bytes of text and reasoning in this part
         self._part_tokens: list[int] = []  # estimated tokens of each part that broke off
-        self._held = ""
-        self._is_joining = False
+        self._held = ""  # the beginning of a continuation, while the overlap is not certain
+        self._is_joining = False  # the overlap is still looked for
         self._is_continued = False
         self._is_open = False
-        self._is_thinking = False
+        self._is_thinking = False  # the last text that was sent is reasoning
         self._is_only_text = True
         self._is_finished = False
         self.final_usage: Usage | None = None

@@ -21,7 +21,7 @@ class ChoiceState:
         surrogates: joins surrogate pairs that are split over two chunks.
         thoughts: reasoning that may become the answer, if no other content follows; empty once the answer has begun.
         reason: the host's finish reason so far; empty: none yet.
-        parts_read_at_reason: the value of `ChoiceStream.heard` when that finish reason arrived.
+        parts_read_at_reason: the value of `ChoiceStream.parts_read` when that finish reason arrived.
         has_unclear_reason: the host sent a finish reason that is not a string (see `UNCLEAR_REASON`).
         slots: the tool calls, in the order in which they began.
         lists: the items of `annotations`, `images` and `reasoning_details`; the sink receives each list at the end.
@@ -57,7 +57,7 @@ class ChoiceState:
     def __init__(self, answer_format: HostAnswerFormat) -> None:
         self.tags = ThoughtReader(answer_format) if answer_format.thought_tags else None
         self.markup = (
-            MarkupReader(answer_format.tools) if answer_format.repairs_markup and answer_format.may_call else None
+            MarkupReader(answer_format.tools) if answer_format.leaks_markup and answer_format.may_call else None
         )
         self.eos = EosReader() if answer_format.reasoning_may_be_answer else None
         self.reads_tags = self.tags is not None

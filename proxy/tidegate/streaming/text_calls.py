@@ -19,6 +19,7 @@ from tidegate.streaming.finish import FinishReason
 from tidegate.streaming.sinks import Sink, ToolPiece
 
 _MAX_HELD = 64 * 1024  # characters; longer text is passed on as text
+# the beginning of a call, up to its arguments
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*', re.DOTALL)
 _BEGIN = re.compile(r"[ \t\r\n]*(?:\{|\Z)")  # text that may become a call
 _SPACE = " \t\r\n"
@@ -48,7 +49,7 @@ class _ChoiceState:
 
 
 class TextCallReader(Filter):
-    """Converts content to tool calls if it is nothing else; passes on other content unchanged; owned by one attempt."""
+    """Converts content that consists only of tool calls; passes on other content unchanged; owned by one attempt."""
 
     __slots__ = ("_choices", "_form")
 

@@ -12,7 +12,7 @@ from tidegate.protocol.chat import HostAnswerFormat
 Kind = Literal["content", "reasoning"]
 Piece = tuple[Kind, str]
 
-_MAX_SPACE = 256  # characters before an opening tag
+_MAX_SPACE = 256  # characters of white space before an opening tag
 _BAR, _LINE = "[｜|]", "[▁_]"
 _END_OF_SENTENCE = re.compile(f"<{_BAR}end{_LINE}of{_LINE}sentence{_BAR}>")
 _TO_PLAIN = str.maketrans({"｜": "|", "▁": "_"})  # hosts write the token with either kind of characters
@@ -27,7 +27,7 @@ class ThoughtReader:
     """
 
     __slots__ = (
-        "_closing",
+        "_closing_pattern",
         "_closing_tags",
         "_held",
         "_is_beginning",
@@ -40,10 +40,10 @@ class ThoughtReader:
     def __init__(self, answer_format: HostAnswerFormat) -> None:
         self._closing_tags = [f"</{name}>" for name in answer_format.thought_tags]
         self._opening_tags = [f"<{name}>" for name in answer_format.thought_tags]
-        self._closing = _closing_tag(answer_format.thought_tags)
+        self._closing_pattern = _closing_tag_pattern(answer_format.thought_tags)
         self._held = ""
         self._is_beginning = True
-        self._skips_space = False
+        self._skips_space = False  # drop white space, as it follows a tag
         self.is_thinking = answer_format.begins_in_reasoning
         self.is_done = False
 
@@ -54,7 +54,7 @@ class ThoughtReader:
         if self._is_beginning and (text := self._read_beginning(text)) == "":
             return found
         if self.is_thinking:
-            match = self._closing.search(text)
+            match = self._closing_pattern.search(text)
             if match is None:
                 kept = len(text) - self._tag_start_length(text)
                 self._held = text[kept:]
@@ -73,7 +73,7 @@ class ThoughtReader:
             return text == thought
         begun = text.lstrip()
         tag = next((tag for tag in self._opening_tags if begun.startswith(tag)), None)
-        if tag is None or not self._is_beginning or (match := self._closing.search(begun)) is None:
+        if tag is None or not self._is_beginning or (match := self._closing_pattern.search(begun)) is None:
             return False
         return begun[len(tag) : match.start()].strip() == thought.strip()
 
@@ -142,5 +142,5 @@ class EosReader:
 
 
 @functools.lru_cache(maxsize=64)  # one entry for each set of tags in the dialects
-def _closing_tag(names: tuple[str, ...]) -> re.Pattern[str]:
+def _closing_tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("</(?:" + "|".join(map(re.escape, names)) + ")>")

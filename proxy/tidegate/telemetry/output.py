@@ -20,13 +20,13 @@ MAX_BYTES = 4 * 1024 * 1024  # in the queue; the writing thread may hold as many
 FLUSH_S = 1.0
 _BATCH_S = 0.05  # lines that arrive within this time are written by one system call
 _WRITE_BYTES = 64 * 1024
-_LAST_STANDARD = 2
+_LAST_STANDARD = 2  # the descriptor of standard error
 
 
 class Stream(Protocol):
     """An unbuffered file.
 
-    It must not be a buffered one: at exit, Python waits for the lock of that, which a blocked write may hold.
+    It must not be buffered: at exit, Python waits for the lock of a buffered file, which a blocked write may hold.
     """
 
     def write(self, data: memoryview, /) -> int | None:
@@ -64,6 +64,7 @@ class Output:
         self._lock = threading.RLock()  # re-entrant: a finaliser may log while its own thread holds the lock
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
+        # `_is_awake`: the thread has been notified of the lines in the queue
         self._is_awake = self._is_writing = self._is_flushing = self._is_inside_line = False
 
     def put(self, line: bytes) -> None:
@@ -158,7 +159,7 @@ class Output:
 class _Raw(io.RawIOBase):
     """The raw file of a text stream that writes to an `Output`.
 
-    `replaced` is the text stream that it stands in for, or None; it still gives the descriptor.
+    `replaced` is the text stream in whose place it is used, or None; `isatty` and `fileno` are those of `replaced`.
     """
 
     def __init__(self, output: Output, replaced: TextIO | None) -> None:
@@ -222,7 +223,7 @@ def _text(output: Output, replaced: TextIO | None) -> TextIO:
 
 
 def _joined_lines(batch: Iterable[bytes | int]) -> Iterator[bytes | int]:
-    """The entries of a batch, with successive lines joined into one."""
+    """The entries of a batch; successive lines are joined, to be written by one call."""
     lines: list[bytes] = []
     for entry in batch:
         if not isinstance(entry, int):

@@ -3,7 +3,7 @@
 wire                one upstream's requests and answers
 sessions            opens the aiohttp sessions, and translates aiohttp's exceptions to Tidegate's
 pool                the connections that are kept, and which of them are not reused
-decoding            decompresses bodies
+content_coding      decompresses bodies
 credentials         which of an upstream's credentials is used next, and which are in a cooldown
 credential_specs    the credentials as they are configured, with their secrets read
 auth_headers        the headers that a credential adds to a request: fixed, or with a token that is renewed in time

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 from tidegate.errors import UpstreamFailed
 
-_PIECE_BYTES = 256 * 1024  # the approximate most of output in one piece
+_PIECE_BYTES = 256 * 1024  # about the largest size of one piece of output
 _SLICE_BYTES = 4096  # of input per call, as zlib copies the rest of the input at the end of each gzip member
 _ZSTD_SLICE_BYTES = 32  # of input per call: a block has at least 4 bytes and decodes to 128 KiB at most
 _ZSTD_WINDOW_BITS = 23  # RFC 9659: 8 MiB
-_MAX_BYTES_WITHOUT_OUTPUT = 1024 * 1024  # of input
+_MAX_BYTES_WITHOUT_OUTPUT = 1024 * 1024  # of input, in a row
 _MAX_LAYERS = 4
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MAGIC_BYTES: Mapping[bytes, str] = {_GZIP: "gzip", _ZSTD: "zstd", b"\x1f\x9d": "compress"}
@@ -81,8 +81,8 @@ class _Inflate:
             self._is_over = not data.startswith(_GZIP)  # data after the last member are not part of the body
             self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
         else:
-            is_framed = data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
-            self._member = zlib.decompressobj(zlib.MAX_WBITS if is_framed else -zlib.MAX_WBITS)
+            has_zlib_header = data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
+            self._member = zlib.decompressobj(zlib.MAX_WBITS if has_zlib_header else -zlib.MAX_WBITS)
 
 
 class _Zstd:

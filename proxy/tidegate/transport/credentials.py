@@ -5,7 +5,7 @@ The credentials that can be used take turns by weight (nginx's smooth round robi
     refused     The host answered 401 or 402 (403: for that model only), so the credential is probably not valid. It is
                 still used where no other can be used, so that a single key is never locked out.
     limited     The host answered 429 and said for how long. The credential is not used before that, except for a
-                single request on trial (see `Cooldown`). If all are limited, nothing is sent. The credentials of an
+                single request, the trial (see `Cooldown`). If all are limited, nothing is sent. The credentials of an
                 account are limited together.
 
 The code that reads the host's answer reports the outcome with `Response.credential`, by calling `worked`, `refused` or
@@ -126,7 +126,7 @@ class Credential:
 
 
 class Trial:
-    """A limited credential for the single request on trial (see `Cooldown`).
+    """A limited credential, as the single request that is its trial uses it (see `Cooldown`).
 
     It has the interface of a `Credential`; the owner of the request calls `done` at its end.
     """

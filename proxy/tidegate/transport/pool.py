@@ -73,7 +73,8 @@ class _Connection(ResponseHandler):
 class Request(aiohttp.ClientRequest):
     """A request; it marks its connection as no longer idle when the request is written.
 
-    Up to Python 3.11 that is one iteration of the event loop after the connection was taken from the pool.
+    Up to Python 3.11 the request is written one iteration of the event loop after its connection was taken from the
+    pool; a byte may arrive in between.
     """
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:  # noqa: ANN401 - aiohttp's internal types
@@ -95,8 +96,8 @@ class _Pool(aiohttp.BaseConnector):
     """The part that both kinds of connector share.
 
     Args:
-        connect_s: the time limit for opening a connection, without the wait while the pool has its most connections
-            open. aiohttp's own limit does not include name resolution.
+        connect_s: the time limit for opening a connection; the wait for one while the pool is full does not count.
+            aiohttp's own limit does not include name resolution.
         options: the options of aiohttp's connector.
     """
 

@@ -1,8 +1,8 @@
 """Opens connectors and sessions of aiohttp, and translates their exceptions to `ProxyError`.
 
 Fixed for every session: no cookies, no proxies from the environment, no compression (a compressed stream arrives late;
-`decoding` handles hosts that compress anyway). No redirects either, as a host could send our key elsewhere; aiohttp
-takes that setting per request, so each caller passes `allow_redirects=False`.
+`content_coding` handles hosts that compress anyway). No redirects either, as a host could then make Tidegate send its
+key elsewhere; aiohttp takes that setting per request, so each caller passes `allow_redirects=False`.
 """
 
 import errno
@@ -58,7 +58,7 @@ def open_connector(
 
 
 def open_session(connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-    """Return a session, which the caller of this function closes. Bodies are not decompressed (see `decoding`).
+    """Return a session, which the caller of this function closes. Its bodies stay compressed (see `content_coding`).
 
     Each request has to set User-Agent (`USER_AGENT`); otherwise aiohttp adds its own. The session's option against
     that (`skip_auto_headers`) is not used, as aiohttp would then copy the headers of each request.

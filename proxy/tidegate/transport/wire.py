@@ -40,8 +40,8 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         connect_s: for a connection.
         first_byte_s: for the first byte of a stream.
-        answer_s: for the head of an answer that is not streamed, and as long again for its body; of a stream, for all
-            that comes before its first content.
+        answer_s: for the head of an answer that is not streamed, and once more for its body. For a stream: for
+            everything that comes before its first content.
         idle_s: for the next event in the middle of an answer.
     """
 
@@ -65,10 +65,10 @@ class Response:
         "_deadline",
         "_decoder",
         "_drain",
+        "_ends_soon",
         "_has_begun",
         "_has_content",
         "_has_event",
-        "_is_over",
         "_left_s",
         "_loop",
         "_pieces",
@@ -95,7 +95,7 @@ class Response:
         self._left_s = timeouts.answer_s  # the time left for all before the first content, or for a whole body
         self._loop = deadline.loop
         self._drain = drain
-        self._is_over = False
+        self._ends_soon = False
         self.credential = credential
         self.status = answer.status
         self.headers: Mapping[str, str] = answer.headers
@@ -190,7 +190,7 @@ class Response:
     def _decode(self, data: bytes) -> bytes:
         """Return the first decoded piece of `data`, and keep the rest in `_pieces`.
 
-        Empty `data` is the end of the body; then the rest is returned that the decoder held back.
+        Empty `data` is the end of the body: then the data that the decoder has held back are returned.
         """
         if self._decoder is None:
             return data
@@ -212,7 +212,7 @@ class Response:
 
     def expect_end(self) -> None:
         """Report that no more bytes are needed but the body is about to end, so that the connection can be reused."""
-        self._is_over = True
+        self._ends_soon = True
 
     def close(self) -> None:
         """Report the end of the request to the credential, and call `give_back`. Never raises, never waits."""
@@ -223,7 +223,7 @@ class Response:
         """Return the connection to the pool if the body has ended, or soon ends (see `expect_end`); else close it."""
         if self._answer.content.at_eof():
             self._answer.release()
-        elif self._is_over:
+        elif self._ends_soon:
             self._drain(self._answer)
         else:
             self._answer.close()

@@ -20,7 +20,7 @@ def test_every_change_of_the_engine_makes_a_new_snapshot_and_otherwise_the_last_
     engine.status = EngineStatus("ready")
     assert (look().is_ready, look().state, look().load_report) == (True, "ready", None)
     engine.scraped_load = ScrapedLoad(Load(running=3, waiting=2), at_s=7.0, in_flight=1)
-    assert look().load_report == LoadReport(running=3, waiting=2, at_s=7.0, our_in_flight=1)
+    assert look().load_report == LoadReport(running=3, waiting=2, at_s=7.0, tidegate_in_flight=1)
     assert look() is look()
     engine.status = EngineStatus("starting", progress=Progress("loading the weights", 0.5))
     assert (look().phase, look().phase_progress) == ("loading the weights", 0.5)

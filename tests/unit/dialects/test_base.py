@@ -524,7 +524,7 @@ def test_the_card_overrides_the_dialect_for_leaked_markup(name, card, expected):
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     request = chat.parse_request(json.dumps({"model": "m", "messages": [USER], "tools": [tool]}).encode())
     answer_format = DIALECTS[name].build_request(request, model="m", is_stream=True, card=card).answer_format
-    assert answer_format.repairs_markup is expected
+    assert answer_format.leaks_markup is expected
     assert json.loads(bytes(answer_format.tools)) == [tool]
 
 

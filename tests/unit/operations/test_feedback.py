@@ -37,7 +37,7 @@ def qualities(clock):
 @pytest.fixture
 def answered(qualities, clock):
     answered = ScorableAnswers(qualities, clock)
-    answered.on_answered("req-1", "anna", "host/m", "chat")
+    answered.remember("req-1", "anna", "host/m", "chat")
     return answered
 
 
@@ -62,7 +62,7 @@ def test_an_unknown_answer_or_one_of_another_caller_is_not_found(answered, reque
 
 
 def test_the_same_request_id_of_two_callers_means_two_requests(answered, qualities):
-    answered.on_answered("req-1", "ben", "other/m", "chat")
+    answered.remember("req-1", "ben", "other/m", "chat")
     answered.score("req-1", "anna", 1)
     assert qualities.mean(Target("other", "m"), "chat") == 0.5
 
@@ -98,7 +98,7 @@ class AnsweredMachine(RuleBasedStateMachine):
 
     @rule(request_id=st.sampled_from("abcdef"), caller=st.sampled_from("xy"))
     def answer(self, request_id, caller):
-        self.answered.on_answered(request_id, caller, "host/m", "chat")
+        self.answered.remember(request_id, caller, "host/m", "chat")
         self.answers = [entry for entry in self.answers if entry[0] != (request_id, caller)]
         self.answers.append(((request_id, caller), self.clock.monotonic_s() + self.KEEP_S))
 

@@ -243,7 +243,7 @@ def test_requests_in_flight_are_counted_down_on_every_exit(stage):
 
 
 def test_a_failed_settlement_does_not_break_an_answer(stage):
-    """One of the three broad clauses."""
+    """An error inside the settlement is logged, not raised."""
 
     class BrokenLog(Log):
         def info(self, event, **fields):
@@ -266,7 +266,7 @@ def test_negative_token_counts_of_a_host_do_not_prevent_the_log_line(stage):
 
 def test_a_failed_attempt_is_a_warning(stage):
     stage.context.record.upstream = "far"
-    stage.settlement.failed_attempt(stage.context, stage.context.record, errors.UpstreamUnreachable("No route."))
+    stage.settlement.record_failed_attempt(stage.context, stage.context.record, errors.UpstreamUnreachable("No route."))
     [(level, event, fields)] = stage.log.lines
     assert (level, event) == ("warning", "upstream failed")
     assert (fields["upstream"], fields["error"], fields["reason"]) == ("far", "upstream_unreachable", "No route.")
@@ -284,13 +284,15 @@ def test_a_failed_attempt_is_a_warning(stage):
 
 @pytest.mark.parametrize("error", [errors.TargetBusy("Full."), errors.EngineUnavailable("Loading.")])
 def test_a_target_that_was_not_free_has_not_failed(stage, error):
-    stage.settlement.failed_attempt(stage.context, stage.context.record, error)
+    stage.settlement.record_failed_attempt(stage.context, stage.context.record, error)
     assert [line[:2] for line in stage.log.lines] == [("info", "target not free")]
 
 
 def test_error_codes_of_a_host_are_not_metric_labels(stage):
     """A host chooses the code of its 429 freely; labels come from Tidegate's own classes only."""
     for code in ("a", "b", "c"):
-        stage.settlement.failed_attempt(stage.context, stage.context.record, errors.UpstreamRateLimited("x", code=code))
+        stage.settlement.record_failed_attempt(
+            stage.context, stage.context.record, errors.UpstreamRateLimited("x", code=code)
+        )
     [family] = stage.metrics.upstream_errors.collect()
     assert len({sample.labels["error"] for sample in family.samples}) == 1

@@ -101,7 +101,7 @@ def classes(base=errors.ProxyError):
 
 @pytest.mark.parametrize("kind", list(classes()))
 def test_every_class_has_a_status_a_type_and_a_source(kind):
-    """The class fixes them all (the table of DESIGN 6); an instance may override the status."""
+    """The class fixes them all; an instance may override the status."""
     error = kind("m")
     assert error.source in {"downstream", "upstream", "internal"}
     assert 400 <= error.status <= 599

@@ -1,4 +1,4 @@
-"""JSON with wrong types is converted as far as it fits the structs (DESIGN 5)."""
+"""JSON with wrong types is converted as far as it fits the structs."""
 
 import json
 from typing import Any

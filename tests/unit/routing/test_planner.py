@@ -250,7 +250,7 @@ def test_a_target_that_may_be_tried_again_is_no_panic():
 def test_requests_overflow_from_a_pressed_engine_and_return():
     """By the engine's metrics at the moment; no event tells the planner that the pressure is over."""
     stage = Stage(NEAR, FAR, policy="local_first", overflow_ttft_s=2.0)
-    load_report = LoadReport(running=8, waiting=40, ttft_s=5.0, at_s=stage.clock.monotonic_s(), our_in_flight=0)
+    load_report = LoadReport(running=8, waiting=40, ttft_s=5.0, at_s=stage.clock.monotonic_s(), tidegate_in_flight=0)
     assert stage.order() == "nf"
     stage.snapshots["n"] = EngineSnapshot(is_ready=True, state="ready", load_report=load_report)
     assert stage.order() == "fn"
@@ -393,7 +393,7 @@ def test_the_work_of_an_engine_counts_all_its_requests():
     stage = Stage(ONE, TWO, sticky=False)
     stage.in_flight_by_upstream["1"] = 1
     assert stage.order() == "21"
-    load_report = LoadReport(running=9, waiting=1, at_s=stage.clock.monotonic_s(), our_in_flight=1)
+    load_report = LoadReport(running=9, waiting=1, at_s=stage.clock.monotonic_s(), tidegate_in_flight=1)
     stage.snapshots["2"] = structs.replace(READY, load_report=load_report)
     assert stage.order() == "12"
 

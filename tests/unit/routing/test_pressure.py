@@ -26,7 +26,9 @@ class Engine:
             self.pressure.began(tokens)
 
     def load_report(self, **fields):
-        return LoadReport(**{"running": 0, "waiting": 0, "at_s": self.clock.monotonic_s(), "our_in_flight": 0} | fields)
+        return LoadReport(
+            **{"running": 0, "waiting": 0, "at_s": self.clock.monotonic_s(), "tidegate_in_flight": 0} | fields
+        )
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_other_clients_requests_count_while_the_metrics_are_fresh(engine):
 
 def test_tidegates_requests_are_not_counted_twice(engine):
     """All requests in the engine's queue were Tidegate's when the metrics were read, and have started since."""
-    load_report = engine.load_report(running=1, waiting=3, our_in_flight=4)
+    load_report = engine.load_report(running=1, waiting=3, tidegate_in_flight=4)
     assert engine.pressure.predict_s(1000, load_report) == pytest.approx(1.0, rel=0.05)
 
 
@@ -140,12 +142,12 @@ TestPressure.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 @pytest.mark.parametrize(
-    ("running", "our_in_flight", "own_requests", "age_s", "others"),
+    ("running", "tidegate_in_flight", "own_requests", "age_s", "others"),
     [(3, 3, 3, 0, 0), (5, 3, 3, 0, 2), (5, 3, 5, 0, 0), (5, 5, 1, 0, 0), (8, 1, 1, 6.5, 3.5), (8, 1, 1, 10, 0)],
 )
 def test_other_clients_requests_are_those_that_the_metrics_count_beyond_tidegates(
-    running, our_in_flight, own_requests, age_s, others
+    running, tidegate_in_flight, own_requests, age_s, others
 ):
     """Tidegate's requests that were sent or have ended since are not counted as others."""
-    load_report = LoadReport(running=running, waiting=0, at_s=5.0, our_in_flight=our_in_flight)
+    load_report = LoadReport(running=running, waiting=0, at_s=5.0, tidegate_in_flight=tidegate_in_flight)
     assert load_report.other_requests(own_requests, 5.0 + age_s) == pytest.approx(others)

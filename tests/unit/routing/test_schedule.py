@@ -229,11 +229,11 @@ def test_a_request_may_leave_a_target_while_another_one_is_left():
     may_move = []
     for _ in range(2):
         attempt = scripted.step()
-        may_move.append((attempt.target, attempt.can_move))
+        may_move.append((attempt.target, attempt.may_leave))
         scripted.fail(attempt)
     assert may_move == [(A, True), (B, False)]
-    assert scripted.step().can_move is False  # a repeat is the last resort
-    assert ScriptedSchedule(A).step().can_move is False
+    assert scripted.step().may_leave is False  # a repeat is the last resort
+    assert ScriptedSchedule(A).step().may_leave is False
 
 
 @pytest.mark.parametrize("error", [EngineStalled("moved"), EngineDied("its core is gone")])

@@ -82,7 +82,7 @@ def test_a_target_is_in_cooldown_after_a_503_with_retry_after(target_registry, c
 def test_the_first_content_of_the_trial_ends_the_cooldown(target_registry, clock):
     target_registry.begin(A, REQUEST).end(unavailable(600))
     clock.advance(60)
-    target_registry.begin(A, REQUEST).began()
+    target_registry.begin(A, REQUEST).note_first_content()
     assert target_registry.begin(A, REQUEST) is not None
 
 
@@ -127,7 +127,7 @@ def test_the_times_are_those_of_the_target(target_registry, clock):
     clock.advance(1)
     sent_s = clock.monotonic_s()
     clock.advance(2)
-    in_flight.began()
+    in_flight.note_first_content()
     first_s = clock.monotonic_s()
     clock.advance(4)
     in_flight.end(sent_s=sent_s, first_s=first_s, usage=Usage(10, 5, 15), is_whole=True)
@@ -156,7 +156,7 @@ def test_the_time_to_first_token_is_returned_if_the_answer_is_whole(target_regis
 def test_first_tokens_that_are_seen_without_a_stream_count(target_registry):
     """From some engines a stream is requested though the caller wants none."""
     in_flight = target_registry.begin(A, REQUEST)
-    in_flight.began()
+    in_flight.note_first_content()
     in_flight.end(first_s=1.0, is_whole=True)
     target_registry.begin(A, REQUEST)
     assert target_registry.stats_of(A).pressure.waiting == 1
@@ -201,7 +201,7 @@ def test_a_first_content_ends_a_trial(target_registry, clock):
     clock.advance(1000)
     in_flight = target_registry.begin(A, REQUEST)
     assert target_registry.stats_of(A).health.state == "trial"
-    in_flight.began()
+    in_flight.note_first_content()
     assert target_registry.stats_of(A).health.state == "ramping"
 
 
@@ -244,7 +244,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def ends(self, kind, is_whole, has_begun):
         in_flight = self.in_flights.pop(0)
         if has_begun:
-            in_flight.began()
+            in_flight.note_first_content()
         in_flight.end(None if kind is None else kind("no"), is_whole=is_whole and kind is None)
         in_flight.end(UpstreamFailed("once more"))
 

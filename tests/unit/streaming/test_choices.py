@@ -600,7 +600,7 @@ def call_in_fragments(*pieces):
     return [named, *(chunk({"tool_calls": [call(0, arguments=piece)]}) for piece in pieces)]
 
 
-REPAIRS = HostAnswerFormat(repairs_markup=True)
+REPAIRS = HostAnswerFormat(leaks_markup=True)
 ARGUMENTS = [  # as the host sends them, and as they are passed on
     ('{"a": "b"}</｜DSML｜parameter', '{"a": "b"}'),
     ('{"a": "b"}</｜DSML｜parameter>\n', '{"a": "b"}'),
@@ -631,7 +631,7 @@ def test_arguments_are_unchanged_except_for_a_tag_after_their_json(given_argumen
 
 
 def test_the_tag_is_kept_if_the_host_leaks_no_markup():
-    """The tag is removed only if `HostAnswerFormat.repairs_markup` is set."""
+    """The tag is removed only if `HostAnswerFormat.leaks_markup` is set."""
     [(_, _, arguments)] = joined(tools(*call_in_fragments(ARGUMENTS[0][0]), STOP)).values()
     assert arguments == ARGUMENTS[0][0]
 
@@ -1095,7 +1095,7 @@ def test_markup_is_text_if_the_host_sent_a_call():
     """If the host sends a call itself, a block of markup is text. Text that was held back is sent before the call."""
     block = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
     offered = Raw(b'[{"type":"function","function":{"name":"f"}}]')
-    answer_format = HostAnswerFormat(repairs_markup=True, tools=offered)
+    answer_format = HostAnswerFormat(leaks_markup=True, tools=offered)
     for deltas in (
         [{"content": block}, {"tool_calls": [call(0, "f", "{}", "a")]}],
         [{"tool_calls": [call(0, "f", "{}", "a")]}, {"content": block}],
@@ -1155,7 +1155,7 @@ some_readings = st.builds(
     HostAnswerFormat,
     thought_tags=st.sampled_from([(), ("think",)]),
     begins_in_reasoning=st.booleans(),
-    repairs_markup=st.booleans(),
+    leaks_markup=st.booleans(),
     tools=st.sampled_from([UNSET, Raw(b'[{"type":"function","function":{"name":"f"}}]')]),
     may_call=st.booleans(),
     one_call=st.booleans(),

@@ -1,4 +1,4 @@
-"""Tool calls in DeepSeek's markup become calls only by the rule of DESIGN 5; other text is unchanged."""
+"""Tool calls in DeepSeek's markup become calls only under strict conditions; other text is unchanged."""
 
 import json
 

@@ -38,7 +38,7 @@ class EvictableEngine(Protocol):
     def requests(self) -> EngineRequests:
         """The requests in the engine, and those that wait for it."""
 
-    def close_for(self, other: str) -> None:
+    def pause_for(self, other: str) -> None:
         """Let new requests wait until the engine was unloaded so that `other` can be loaded, or until `reopen`.
 
         May be called again.
@@ -60,14 +60,14 @@ class GpuAllocator:
     `swap.decide` has the rules and decides; this class executes its decisions.
 
     Args:
-        swap: when an engine is unloaded for another; see `use`.
+        swap: when an engine is unloaded for another; see `set_swap`.
         decide_every_s: seconds between two decisions while claims wait, since no event reports that an engine became
             idle.
     """
 
     def __init__(self, swap: SwapConfig = _SWAP, *, decide_every_s: float = _DECIDE_EVERY_S) -> None:
         self._swap = swap
-        self._look_s = decide_every_s
+        self._decide_every_s = decide_every_s
         self._needs: dict[str, GpuNeeds] = {}
         self._engines: dict[str, EvictableEngine] = {}
         self._states: dict[str, State] = {}
@@ -149,7 +149,7 @@ class GpuAllocator:
     def _evict(self, name: str, move: Move) -> None:
         engine = self._engines[name]
         self._closed.add(name)
-        engine.close_for(move.for_engine)
+        engine.pause_for(move.for_engine)
         if not engine.requests.taken:
             engine.unload(may_sleep=move.to == "asleep")
 
@@ -163,7 +163,7 @@ class GpuAllocator:
     async def _wait_change(self, limit_s: float | None) -> None:
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._look_s if limit_s is None else min(self._look_s, limit_s)):
+            async with asyncio.timeout(self._decide_every_s if limit_s is None else min(self._decide_every_s, limit_s)):
                 await self._changed.wait()
 
     def _refusal(self, name: str) -> str:
@@ -172,6 +172,7 @@ class GpuAllocator:
         return f"{name} may not be loaded beside a pinned engine: see swap.exclusive"
 
     def _is_settled(self, name: str) -> bool:
+        """Whether the engine is in the state for which it holds memory, and not on the way there; out: always."""
         state = self._engines[name].status.state
         settled = {"loaded": "ready", "asleep": "sleeping"}.get(self._states.get(name, "out"))
         return settled is None or state == settled

@@ -26,8 +26,8 @@ class GpuFootprint(Struct, frozen=True, kw_only=True):
         name: the engine's name.
         state: "loaded" (or being loaded), "asleep", or "out", which is neither of them.
         awake: the shares that it takes when it is loaded.
-        asleep: the shares that it still takes when it sleeps; empty where it cannot sleep.
-        can_sleep: it can sleep, and takes no GPU memory then.
+        asleep: the shares that it still takes when it sleeps; empty where it takes none, or cannot sleep.
+        can_sleep: it can sleep; an engine with shares in `asleep` can sleep in any case.
         is_busy: it has requests, or is being loaded, put to sleep, woken or stopped: it cannot be evicted now.
         is_pinned: it is never evicted.
         last_used_s: when it was last used; the engine that has been idle the longest is evicted first.
@@ -133,15 +133,15 @@ class _Need(Struct, frozen=True):
 
 def _steps(need: _Need, others: Sequence[GpuFootprint]) -> Iterator[dict[str, State]]:
     """The moves to try, one by one: loaded engines to sleep (or out, if they cannot), then sleeping ones out."""
-    interruptible_waits = [
+    evictable = [
         footprint
         for footprint in others
         if not (footprint.is_busy or footprint.is_pinned) and need.may_conflict(footprint)
     ]
-    for footprint in interruptible_waits:
+    for footprint in evictable:
         if footprint.state == "loaded":
             yield {footprint.name: footprint.eviction_state}
-    for footprint in interruptible_waits:
+    for footprint in evictable:
         if footprint.eviction_state == "asleep" and footprint.state != "out":
             yield {footprint.name: "out"}
 

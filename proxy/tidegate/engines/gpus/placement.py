@@ -39,7 +39,7 @@ def place_vllm(
     is_multi_host: bool = False,
     number: int = 1,
 ) -> Placement:
-    """The GPUs that the config names, or else as many as needed, after those of the replica before.
+    """The GPUs that the config names, or else as many as needed; each replica takes those after its predecessor's.
 
     Where no GPU is known, those that the config names are assumed to exist.
 

@@ -88,7 +88,7 @@ def decide(claims: Sequence[str], snapshots: Mapping[str, EngineUse], swap: Swap
         swap: the time limits, and the exclusive groups.
     """
     snapshots = dict(snapshots)
-    waiting: list[str] = []  # the claims that are not met, and go before the next one
+    waiting: list[str] = []  # the claims that are not met; a later claim that competes with one of them waits too
     load, never, moves = set(), set(), dict[str, Move]()
     for name in _by_urgency(claims, snapshots):
         if any(_compete(name, other, snapshots, swap) for other in waiting):

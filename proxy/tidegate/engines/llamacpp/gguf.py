@@ -107,6 +107,7 @@ def _read(path: Path) -> Metadata | None:
 
 @functools.lru_cache(maxsize=64)
 def _read_file(path: Path, _mtime_ns: int, _size: int) -> Metadata:
+    """Read the file; time and size are arguments so that a changed file is read again in spite of the cache."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         entries = list(_entries(data))
         texts = {

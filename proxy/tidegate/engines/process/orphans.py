@@ -131,7 +131,7 @@ def find_orphans(namespace: int | None = None) -> Sequence[Orphan]:
 
 
 def kill_remaining(mark: Mark | None) -> None:
-    """Kill all processes left of one start of an engine, in any session; waits for their end as `end_orphans` does."""
+    """Kill all processes left of one start of an engine, in any session; waits as `kill_orphans_blocking` does."""
     if mark is not None:
         _kill_all(lambda: list(_processes_of(mark)))
 
@@ -152,7 +152,7 @@ def _marked_processes(own: int) -> Iterator[tuple[int, AbstractSet[Mark]]]:
                 yield pid, set(_marks_of(pid))
 
 
-def end_orphans(namespace: int | None = None) -> Sequence[Orphan]:
+def kill_orphans_blocking(namespace: int | None = None) -> Sequence[Orphan]:
     """Kill the orphans with their sessions, and wait until they have ended, at most ten seconds. Blocks.
 
     Args:
@@ -181,7 +181,7 @@ def _kill_all(find: Callable[[], Sequence[Orphan]]) -> Sequence[Orphan]:
     return list(ended.values())
 
 
-async def kill_orphans(log: Log, namespace: int | None = None) -> None:
+async def kill_and_log_orphans(log: Log, namespace: int | None = None) -> None:
     """Kill the orphans in a thread, and log them; never raises.
 
     Args:
@@ -189,7 +189,7 @@ async def kill_orphans(log: Log, namespace: int | None = None) -> None:
         namespace: as in `find_orphans`.
     """
     try:
-        ended = await asyncio.to_thread(end_orphans, namespace)
+        ended = await asyncio.to_thread(kill_orphans_blocking, namespace)
     except Exception:
         log.exception("search for orphaned engines failed")
         return

@@ -15,7 +15,7 @@ from tidegate.telemetry.redaction import mask
 _MAX_LINE = 4096
 _READ_BYTES = 65536
 _LAST_OUTPUT_S = 1.0
-_WARDEN_S = 5.0  # a warden that runs longer than this is killed with its session
+_WARDEN_S = 5.0  # a warden that runs longer than this after its input was closed is killed with its session
 _LINE_END = re.compile(rb"[\r\n]")
 _WARDEN = (sys.executable, "-I", "-S", warden.__file__)
 

@@ -101,6 +101,6 @@ def _remove_stale(parent: Path) -> None:
     for folder in parent.glob(f"{_PREFIX}*-{pid_namespace()}-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
-            is_ours = folder.stat().st_uid == os.getuid()
-            if pid.isdigit() and is_ours and not (_PROC / pid).exists() and (_PROC / "self").exists():
+            is_own = folder.stat().st_uid == os.getuid()
+            if pid.isdigit() and is_own and not (_PROC / pid).exists() and (_PROC / "self").exists():
                 shutil.rmtree(folder, ignore_errors=True)

@@ -118,5 +118,6 @@ class EngineChild:
             return EngineError(f"{what}; see tidegate engines logs {self._status.name}")
         lines = self.lines.since_healthy
         not_warnings = [line for line in lines if "WARNING" not in line]  # such as "failed with error …, goes on"
+        # " E " is the level of an error in llama.cpp's lines
         errors = [line for line in not_warnings if " E " in line or "rror" in line]
         return EngineError(what, errors[-_QUOTED_LINES:] or lines[-1:])

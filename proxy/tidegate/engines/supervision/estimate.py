@@ -42,6 +42,7 @@ def left_s(phase: str, since_s: float, phase_left_s: float | None, previous: Sta
         return max(0.0, (phase_left_s or 0.0) - since_s) if is_known else None
     first_s, last_s = previous.phases[phase]
     following = list(previous.phases)[list(previous.phases).index(phase) + 1 :]
+    # at least what the later phases took; `left_then_s` is the time left when the phase or its share was reported
     rest_s = previous.total_s - previous.phases[following[0]][0] if following else 0.0
     left_then_s = previous.total_s - first_s if phase_left_s is None else phase_left_s + previous.total_s - last_s
     return max(0.0, rest_s, left_then_s - since_s)
@@ -73,7 +74,7 @@ class Estimate:
         """Store the engine's progress; an earlier phase that is reported again counts as part of the current one."""
         at_s = now_s - self._started_s
         if progress.phase not in self._phases:
-            # its rate counts from the last report of the phase before: a progress bar appears after its first step
+            # its rate counts from the last report of the earlier phase, as a progress bar appears after its first step
             self._phase_began_s = self._last_report_s
             self._phases[progress.phase] = (at_s, at_s)
             self._share = None

@@ -1,8 +1,8 @@
 """`HangDetector`: decides whether an engine hangs; no I/O.
 
 A health route shows that a web server runs, not that the engine behind it makes progress: hung engines have answered
-200 for hours, and busy ones were restarted for being slow (reference `peers.md`, 36). So progress is what counts: while
-there is work, the engine's counter of steps has to change. Missing data is no evidence: a scrape that fails says
+200 for hours, and busy ones were restarted for being slow (reference `peers.md`, item 36). So progress is what counts:
+while there is work, the engine's counter of steps has to change. Missing data is no evidence: a scrape that fails says
 nothing, and an engine without a step counter is never suspected of making no step. An engine that answers a scrape too
 slowly counts as busy, for a while.
 
@@ -18,7 +18,8 @@ from tidegate.clock import Clock
 from tidegate.engines.base import Load
 from tidegate.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
 
-STALL_S = 40.0  # without a step while there is work; with two scrapes of 5 s at each end it stays below a minute
+# without a step while there is work; the suspicion comes within a minute of the last step even if scrapes take 5 s
+STALL_S = 40.0
 FIRST_STEP_S = 120.0  # the limit until the first step, which may compile kernels; also the highest limit
 MIN_POLLS = 3  # polls in a row that have to show the same
 

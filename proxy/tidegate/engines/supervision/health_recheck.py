@@ -8,7 +8,7 @@ from tidegate.errors import ProxyError, StreamBroken, UpstreamFailed, UpstreamUn
 REFUSED = "it refuses connections"
 NO_ANSWER = "its health route breaks connections off"
 UNHEALTHY = "its health route reports a failure"
-_MAX_WAIT_S = 1.0  # `settled` waits no longer than this for the health check
+_MAX_WAIT_S = 1.0  # `wait_closed` waits no longer than this for the health check
 
 
 def may_be_dead(error: ProxyError) -> bool:
@@ -25,22 +25,25 @@ def is_refusal(error: ProxyError) -> bool:
 
 
 class HealthRecheck:
-    """Whether a health check of one engine is due because a request failed. The engine owns it and closes it."""
+    """Whether a health check of one engine is due because a request failed.
+
+    `StatusOwner` owns it. `Watch` closes it after the check; `StatusOwner` closes it if the engine is no longer ready.
+    """
 
     def __init__(self) -> None:
         self._closed: asyncio.Event | None = None
 
     @property
-    def is_open(self) -> bool:
+    def is_due(self) -> bool:
         """Whether a health check is due."""
         return self._closed is not None
 
-    def open(self) -> None:
+    def request(self) -> None:
         """Make a health check due, after a failed request."""
         if self._closed is None:
             self._closed = asyncio.Event()
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """End the wait: the check has been made, or is not needed any more."""
         if self._closed is not None:
             self._closed.set()

@@ -29,14 +29,14 @@ class EngineIntake:
 
     Attributes:
         requests: the requests in the engine, and those that wait for it.
-        closed_for: the name of the other engine that is to be loaded; None: the engine is not closed.
+        paused_for: the name of the other engine that is to be loaded; None: the engine is not closed.
     """
 
     def __init__(
         self, status: StatusOwner, goal_owner: GoalOwner, current: CurrentSettings, *, clock: Clock, log: Log
     ) -> None:
         self.requests = EngineRequests(clock)
-        self.closed_for: str | None = None
+        self.paused_for: str | None = None
         self._status = status
         self._goal_owner = goal_owner
         self._current = current
@@ -45,7 +45,7 @@ class EngineIntake:
     @property
     def is_open(self) -> bool:
         """Whether the engine accepts requests."""
-        return self._status.is_ready and self.closed_for is None
+        return self._status.is_ready and self.paused_for is None
 
     @property
     def availability(self) -> Availability:
@@ -58,9 +58,9 @@ class EngineIntake:
         return "unloaded" if is_down and not self._goal_owner.is_held else "unavailable"
 
     async def acquire_slot(self, *, can_wait: bool) -> ReleaseSlot:
-        """Take a slot; see `Supervisor.enter`."""
+        """Take a slot; see `Supervisor.acquire_slot`."""
         self.requests.note_request()
-        if self._status.recheck.is_open:
+        if self._status.recheck.is_due:
             await self._status.recheck.wait_closed()
         if not self.is_open:
             self.request_load()
@@ -73,25 +73,25 @@ class EngineIntake:
 
     def request_load(self) -> None:
         """Set the goal "run" for a request, unless the engine is held or closed; a closed engine is unloaded first."""
-        if self._goal_owner.goal != "run" and not self._goal_owner.is_held and self.closed_for is None:
+        if self._goal_owner.goal != "run" and not self._goal_owner.is_held and self.paused_for is None:
             self._goal_owner.set("run")
 
-    def close_for(self, other: str) -> None:
+    def pause_for(self, other: str) -> None:
         """Let new requests wait until the engine was unloaded so that `other` can be loaded, or until `reopen`."""
-        if self.closed_for is None:
+        if self.paused_for is None:
             self._log.info("engine closed for another engine", engine=self._status.name, wanted=other)
-        self.closed_for = other
+        self.paused_for = other
 
     def reopen(self) -> None:
         """Accept requests again: no other engine needs this one to be unloaded any more."""
-        self.closed_for = None
+        self.paused_for = None
         if self.requests.waiting or self._status.is_ready:
             self.request_load()
         self._status.release_waiting()
 
     def gpus_released(self) -> None:
         """The engine has released its GPUs; it is to run again if requests wait for it."""
-        self.closed_for = None
+        self.paused_for = None
         if self.requests.waiting:
             self.request_load()
 
@@ -102,7 +102,7 @@ class EngineIntake:
         if is_refusal(error):
             self.fail(REFUSED)
         else:
-            self._status.recheck.open()
+            self._status.recheck.request()
         self._goal_owner.changed.set()
 
     def fail(self, reason: str) -> None:
@@ -117,7 +117,7 @@ class EngineIntake:
     def _will_be_ready(self) -> bool:
         """Whether to wait for the engine: also after a crash or one failed start, but not after two failed starts."""
         is_looping = self._status.now.state == "failed" and self._status.failed_starts > 1
-        should_run = self._goal_owner.goal == "run" or self.closed_for is not None
+        should_run = self._goal_owner.goal == "run" or self.paused_for is not None
         return should_run and not self._goal_owner.is_held and not is_looping
 
     async def _wait_open(self) -> None:
@@ -133,7 +133,7 @@ class EngineIntake:
             raise self._unavailable() from None
 
     def _unavailable(self) -> EngineUnavailable:
-        if self._status.is_ready and self.closed_for is not None:
+        if self._status.is_ready and self.paused_for is not None:
             message = f"The engine '{self._status.name}' is being unloaded so that another engine can be loaded."
             return EngineUnavailable(message, retry_after_s=_RETRY_S)
         status = self._status.now

@@ -28,7 +28,7 @@ class RunningPhase:
         current: the engine's kind and settings.
         allocator: gets the GPUs back when the engine sleeps or has ended.
         clock: for time limits.
-        log: receives suspicions and sleeps.
+        log: receives when the engine becomes ready, is suspected to hang, or sleeps.
 
     Attributes:
         scraped_load: the engine's last metrics.
@@ -125,9 +125,9 @@ class RunningPhase:
 
     async def _wait_and_poll(self, watch: Watch) -> None:
         """Wait until a poll is due, poll, and unload the engine or request a token if it is idle."""
-        if not self._status.recheck.is_open:
+        if not self._status.recheck.is_due:
             await self._wait_goal_change(self._current.settings.scrape_s)
-        if self._status.recheck.is_open or not self._goal_owner.changed.is_set():
+        if self._status.recheck.is_due or not self._goal_owner.changed.is_set():
             await self._poll(watch)
         idle_s, settings = self._requests.idle_s, self._current.settings
         if settings.idle_unload_s is not None and idle_s >= settings.idle_unload_s:
@@ -137,7 +137,7 @@ class RunningPhase:
             watch.start_canary(every_s)
 
     async def _poll(self, watch: Watch) -> None:
-        """Check health and metrics; a suspected engine gets no requests until it makes progress (half-open)."""
+        """Check health and metrics; an engine suspected to hang gets no requests until it makes progress."""
         line_number = self._child.lines.number
         engine_fault = await watch.check_or_poll(self._requests.taken, self._status.recheck, self._intake.fail)
         self.scraped_load = watch.scraped_load

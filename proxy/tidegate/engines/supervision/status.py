@@ -73,7 +73,7 @@ class StatusOwner:
             restarts: the new count of restarts; None: the count does not change.
 
         Raises:
-            ImpossibleChange: the table has no row for this state and event.
+            InvalidTransition: the table has no row for this state and event.
         """
         state = next_state(self.now.state, event)
         count = self.now.restarts if restarts is None else restarts
@@ -133,7 +133,7 @@ class StatusOwner:
         self.now = status
         self._changed.set()
         if status.state != "ready":
-            self.recheck.close()
+            self.recheck.finish()
         if self._on_change is not None:
             try:
                 self._on_change(status)

@@ -140,8 +140,8 @@ class Supervisor:
     def report_failure(self, error: ProxyError) -> None:
         """Make a health check due after a failed request, if `error` may mean that the engine is dead.
 
-        `enter` waits for that check, at most a second. An engine that refused the connection is marked as failed when
-        this method returns, so that it gets no requests.
+        `acquire_slot` waits for that check, at most a second. An engine that refused the connection is marked as failed
+        when this method returns, so that it gets no requests.
         """
         self._intake.report_failure(error)
 
@@ -169,9 +169,9 @@ class Supervisor:
         """Sleep, or stop: another engine needs the memory, or the engine is idle. The next request loads it again."""
         self._running.unload(may_sleep=may_sleep)
 
-    def close_for(self, other: str) -> None:
+    def pause_for(self, other: str) -> None:
         """Let new requests wait until the engine was unloaded so that `other` can be loaded, or until `reopen`."""
-        self._intake.close_for(other)
+        self._intake.pause_for(other)
 
     def reopen(self) -> None:
         """Accept requests again: no other engine needs this one to be unloaded any more."""
@@ -228,7 +228,7 @@ class Supervisor:
             except EngineError as error:
                 # an engine that has run can run again; an earlier cause in its output need not be why it ended
                 crash, is_hopeless = error, isinstance(error, PermanentEngineError) and ready_s is None
-            except Exception as error:  # noqa: BLE001 - one of the three broad clauses: supervision must continue
+            except Exception as error:  # noqa: BLE001 - supervision must continue
                 crash = EngineError("it failed unexpectedly", [f"{type(error).__name__}: {error}"])
             finally:
                 await self._end_process(crash or "it is stopping")
@@ -265,7 +265,7 @@ class Supervisor:
         pause_s = min(self.settings.backoff_s * 2 ** (crashes - 1), _MAX_BACKOFF_S)
         restart_in_s = None if gives_up else pause_s
         self._log.error("engine down", engine=self.name, reason=str(crash), restart_in_s=restart_in_s)
-        if self.status.state == "stopped":  # it failed before the start
+        if self.status.state == "stopped":  # it failed before its start was counted
             self._status.attempt("", restarts)
         if gives_up:
             self._goal_owner.hold()

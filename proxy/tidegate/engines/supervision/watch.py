@@ -12,7 +12,7 @@ from tidegate.engines.supervision.hang_detector import STALL_S, HangDetector
 from tidegate.engines.supervision.health_recheck import HealthRecheck
 from tidegate.errors import ProxyError, UpstreamUnreachable
 
-CONFIRM_S = 80.0  # from suspicion to failure: two minutes without a step in all, as for the first step
+CONFIRM_S = 80.0  # from suspicion to failure; after `STALL_S` this makes two minutes without a step (`FIRST_STEP_S`)
 _PAUSE_S = 1.0
 
 
@@ -75,16 +75,16 @@ class Watch:
         Args:
             in_flight: how many requests Tidegate has in the engine.
             recheck: open if a request has failed; closed after the check.
-            fail: called with the reason if the engine is dead, before `report_failure` is closed.
+            fail: called with the reason if the engine is dead, before `recheck` is closed.
         """
-        is_due = recheck.is_open
+        is_due = recheck.is_due
         try:
             engine_fault = await (self.check() if is_due else self.poll(in_flight))
             if engine_fault is not None and engine_fault.is_dead:
                 fail(engine_fault.reason)
         finally:
             if is_due:  # a request that failed during the check needs another check
-                recheck.close()
+                recheck.finish()
         return engine_fault
 
     def start_canary(self, every_s: float) -> None:

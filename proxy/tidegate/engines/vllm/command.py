@@ -57,7 +57,7 @@ _CONFIG_KEYS = (
     "enable_expert_parallel",
 )
 _REFUSED |= {key.replace("_", "-"): f"it is the key {key} of the engine" for key in _CONFIG_KEYS}
-_EXCLUDES_TOOLS = (0, 10)  # the first release that has the flag (vllm-project/vllm#20544)
+_EXCLUDES_TOOLS = (0, 10)  # the first release with --exclude-tools-when-tool-choice-none (vllm-project/vllm#20544)
 _DEFAULTS = VllmConfig(model="-")  # a key with its default gives no flag, so vLLM's own default holds
 
 # with one of these flags the engine is part of a deployment on several machines
@@ -120,7 +120,7 @@ def check_settings(config: VllmConfig) -> None:
     _check_environment(config)
 
 
-def to_check(command: Command) -> Command:
+def checking_command(command: Command) -> Command:
     """Return a command that only lets vLLM's own parser check the flags; its exit status is 0 if they are accepted."""
     python, server, *rest = command.argv
     return Command([python, server, vllm_server.CHECK, *rest], command.environment)
@@ -159,7 +159,7 @@ def _default_flags(
     flags: dict[str, Any] = {
         "served-model-name": name,
         "uds": socket_path,
-        "shutdown-timeout": SHUTDOWN_S,  # with vLLM's default of 0 requests would hang (reference vllm.md, section 4)
+        "shutdown-timeout": SHUTDOWN_S,  # with vLLM's default, 0, requests would hang (reference vllm.md, section 4)
         "enable-request-id-headers": True,  # row 59
         "enable-prompt-tokens-details": True,  # row 38
         "disable-uvicorn-access-log": True,  # one line per health check would push error lines out of the kept output

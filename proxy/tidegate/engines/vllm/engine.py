@@ -25,10 +25,10 @@ from tidegate.engines.vllm.command import (
     Machine,
     build_command,
     check_settings,
+    checking_command,
     has_reasoning_parser,
     is_multi_host,
     parses_tool_calls,
-    to_check,
 )
 from tidegate.engines.vllm.deepseek import CARDS, generation_of
 
@@ -122,7 +122,7 @@ class Vllm:
         Raises:
             EngineError: something that the engine needs is missing.
         """
-        return to_check(self.command("/tmp/engine.sock", ""))  # noqa: S108 - no file is created there
+        return checking_command(self.command("/tmp/engine.sock", ""))  # noqa: S108 - no file is created there
 
     def faults(self) -> Iterator[str]:
         """Yield settings with which the engine could start on no machine: each as key and fault."""
@@ -130,7 +130,9 @@ class Vllm:
         yield from _refusals("python: ", lambda: find_python(self._config.python))
         yield from _refusals("model: ", self._check_model)
         for name, path in self._config.adapters.items():
-            yield from _refusals(f"adapters.{name}: ", partial(read_adapter_rank, path, environment=self._inherited()))
+            yield from _refusals(
+                f"adapters.{name}: ", partial(read_adapter_rank, path, environment=self._engine_environment())
+            )
 
     def notes(self) -> Iterator[str]:
         """Yield settings that do nothing or are perhaps not intended: each as key, note and cure."""
@@ -192,7 +194,9 @@ class Vllm:
     def _read_checkpoint(self) -> Checkpoint:
         revision = self._config.args.get("revision")
         return read_checkpoint(
-            self._config.model, environment=self._inherited(), revision=None if revision is None else str(revision)
+            self._config.model,
+            environment=self._engine_environment(),
+            revision=None if revision is None else str(revision),
         )
 
     def _checkpoint_or_empty(self) -> Checkpoint:
@@ -201,19 +205,21 @@ class Vllm:
         except EngineError:
             return Checkpoint(name=self._config.model)
 
-    def _inherited(self) -> Mapping[str, str]:
+    def _engine_environment(self) -> Mapping[str, str]:
         return {**self._environment, **self._config.environment}
 
     def _machine(self) -> Machine:
         python = find_python(self._config.python)
         build = find_build(python)
-        has_own_path = "PYTHONPATH" in self._inherited()
+        has_own_path = "PYTHONPATH" in self._engine_environment()
         if build is None and self._config.python is None and not has_own_path and find_spec("vllm") is None:
             raise PermanentEngineError(
                 "vLLM is not installed beside Tidegate: pip install vllm, or point the key python at the Python of an "
                 "environment that has it"
             )
-        ranks = [read_adapter_rank(path, environment=self._inherited()) for path in self._config.adapters.values()]
+        ranks = [
+            read_adapter_rank(path, environment=self._engine_environment()) for path in self._config.adapters.values()
+        ]
         return Machine(
             python=python,
             is_cpu=build is not None and build.is_cpu,

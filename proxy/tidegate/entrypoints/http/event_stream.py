@@ -1,11 +1,12 @@
 """`EventStream`: sends the body of a streamed answer, with heartbeats while there is nothing else to send.
 
-The status line is held back until the first payload, so that an early failure keeps its own HTTP status (DESIGN 5).
-After `comment_every_s` without a payload it is sent with a comment, so that no proxy in between closes the connection
-as idle; later failures are then reported in band.
+The status line is held back until the first payload, so that an early failure keeps its own HTTP status. After
+`comment_every_s` without a payload, the status line is sent with an SSE comment, so that no proxy in between closes the
+connection as idle; later failures are then reported in band. Before the first payload a heartbeat is an SSE comment,
+afterwards it is a chunk without content.
 
-If the caller reads nothing for about `send_timeout_s`, the answer is cancelled: it holds a concurrency slot that other
-requests wait for.
+If the caller reads nothing for about `send_timeout_s`, the answer is cancelled, as it holds a concurrency slot that
+other requests wait for.
 """
 
 import asyncio

@@ -39,7 +39,7 @@ class InferenceHandler:
         except ProxyError as error:
             await request.fail(error)
             drop_references(error)
-        except Exception as error:  # noqa: BLE001 - one of the three broad clauses: the caller gets an answer whatever fails
+        except Exception as error:  # noqa: BLE001 - the caller gets an answer whatever fails
             await request.fail(InternalError(f"{type(error).__name__}: {error}"))
             drop_references(error)
         finally:

@@ -8,7 +8,7 @@ from typing import Self
 from tidegate.entrypoints.http.exchange import Exchange
 from tidegate.errors import SHUTTING_DOWN_MESSAGE, ShuttingDown
 
-# A disconnect is noticed at the earliest this long after the body was read: most JSON answers never need a watch task.
+# Watching begins this long after the body was read: most unary answers have ended by then and need no watch task.
 _WATCH_AFTER_S = 0.02
 
 
@@ -144,7 +144,7 @@ class RequestScope:
         raise ShuttingDown(SHUTTING_DOWN_MESSAGE) from None
 
     def watch(self, on_slow: Callable[[], None] | None = None) -> None:
-        """Watch for a disconnect from now on; called when the body has been read, so nothing else can be received.
+        """Watch for a disconnect from now on; called when the body has been read, as watching receives all messages.
 
         `on_slow` is called if the answer takes long enough for the caller to be watched.
         """

@@ -16,7 +16,7 @@ class AnswerLease:
 
     That is the count of requests in flight in the target registry, the slot of the concurrency limit, and the answer
     with its connection and its slot in an engine. A failed attempt ends with `release`, an answer with `close`. The
-    first of these calls gives everything back, even if a part of that raises; further calls do nothing.
+    first of these calls gives everything back, even if closing the answer raises; further calls do nothing.
 
     Attributes:
         record: the record of the attempt.

@@ -7,7 +7,7 @@ from tidegate.pipeline.attempt.source import Source
 from tidegate.pipeline.context import AttemptRecord, RequestContext
 from tidegate.streaming.sinks import Writer
 
-_MAX_HEAD_BYTES = 64 * 1024  # from the host without content; after so many, what has arrived is passed on
+_MAX_HEAD_BYTES = 64 * 1024  # from the host before its first content; after so many, what has arrived is passed on
 
 
 class UnaryAnswer:
@@ -96,7 +96,7 @@ class StreamedAnswer:
 
     @property
     def _head_is_too_long(self) -> bool:
-        """Whether so many bytes came without content that what has arrived is passed on; comments alone are not."""
+        """Whether over `_MAX_HEAD_BYTES` came without content. Comments alone do not count: they are not passed on."""
         return self._stream.has_begun and self._source.read_bytes > _MAX_HEAD_BYTES
 
     def _fail(self, error: ProxyError) -> None:

@@ -40,7 +40,7 @@ from tidegate.telemetry.redaction import mask
 
 _MAX_ID = 128  # characters; a host may send an id of any length
 _TOOLS = frozenset({"tools", "functions"})
-_UNNAMED = (None, ANONYMOUS)
+_UNNAMED = (None, ANONYMOUS)  # principals that stand for no particular caller
 _NO_REASONING: Mapping[str, str] = {}
 _LOCAL_ONLY = "\0local_only"  # appended to the caller's name: reasoning of `local_only` requests is kept apart
 _REPAIRED = {"response_format=emulated": "response_format=repaired"}
@@ -63,7 +63,7 @@ class Answer(Protocol):
         """
 
     def heartbeat(self) -> bytes:
-        """Return a payload without content, to be sent to the caller when there was none for long."""
+        """Return a payload without content, to be sent to the caller when nothing was sent for long."""
 
     def close(self) -> None:
         """Give back all that the answer holds.
@@ -102,12 +102,12 @@ class Attempt:
         self._reasoning_memory = reasoning_memory
         self._continuation = continuation
 
-    async def run(self, *, can_wait: bool, can_move: bool = False) -> AttemptAnswer:
+    async def run(self, *, can_wait: bool, may_leave: bool = False) -> AttemptAnswer:
         """Send the request and wait for the first content, or for the whole of a unary answer.
 
         Args:
             can_wait: whether to wait for an engine that has to be started first; for the last resort only.
-            can_move: whether the wait may be ended when the engine hangs; another target must be left to try.
+            may_leave: whether the wait may be ended when the engine hangs; another target must be left to try.
 
         Raises:
             ProxyError: the attempt failed; `may_try_another_target` says whether another target may be tried.
@@ -119,7 +119,7 @@ class Attempt:
             with engine_start_progress.waiting_for(self._upstream.snapshot):
                 release = await self._upstream.acquire_slot(can_wait=True)
         try:
-            interruptible_waits = self._upstream.interruptible_waits if can_move else None
+            interruptible_waits = self._upstream.interruptible_waits if may_leave else None
             answer = await (
                 self._translate_and_run()
                 if interruptible_waits is None
@@ -145,16 +145,16 @@ class Attempt:
             self._upstream.report_failure(failure)
 
     async def _run_interruptible(self, interruptible_waits: set[Callable[[str], None]]) -> AttemptAnswer:
-        move = InterruptibleWait()
-        interruptible_waits.add(move)
+        wait = InterruptibleWait()
+        interruptible_waits.add(wait)
         try:
             return await self._translate_and_run()
         except asyncio.CancelledError:
-            if (error := move.error()) is None:
+            if (error := wait.error()) is None:
                 raise
             raise error from None
         finally:
-            interruptible_waits.discard(move)
+            interruptible_waits.discard(wait)
 
     async def _translate_and_run(self) -> AttemptAnswer:
         host_request = await self._translate(self._request)
@@ -193,7 +193,7 @@ class Attempt:
         )
 
     def _dialect_for(self, request: ModelRequest) -> Dialect:
-        """The host's dialect; without tools, where the engine was started without a tool-call parser."""
+        """The host's dialect; it parses no tool calls if the engine was started without a tool-call parser."""
         upstream = self._upstream
         if upstream.snapshot is None or _TOOLS.isdisjoint(request.fields) or upstream.snapshot().parses_tool_calls:
             return upstream.dialect
@@ -285,27 +285,27 @@ class Attempt:
                 body, inputs=inputs, model=self._request.model, encoding=encoding
             )
         except UpstreamFailed:
-            self._upstream.dialect.parse(body)  # R-200: raises the error that an error object describes
+            self._upstream.dialect.parse(body)  # an error object with status 200 (R-200): raises its error
             raise
         return rebuilt
 
     async def _run_structured(self, host_request: HostRequest) -> AttemptAnswer:
         """Read a whole answer and validate it against its schema; if it does not fit, request it once more."""
         structured = Structured(self._request, host_request.schema)
-        first = await self._read_whole(host_request)
-        if violations := structured.violations(first):
-            repair = await self._translate(structured.with_violations(first, violations))
+        answer = await self._read_whole(host_request)
+        if violations := structured.violations(answer):
+            repair = await self._translate(structured.with_violations(answer, violations))
             second = await self._read_whole(repair)
             structured.check(second)
-            structured.add_usage(first, second)
-            first, self._record.usage = second, second.final_usage
+            structured.add_usage(answer, second)
+            answer, self._record.usage = second, second.final_usage
             self._record.adjusted = [_REPAIRED.get(each, each) for each in host_request.adjusted]
         if not self._request.is_stream:
             assembler = writers.assembler_for(self._request, self._context)
-            first.replay(self._with_formatting(assembler, host_request))
+            answer.replay(self._with_formatting(assembler, host_request))
             return UnaryAnswer(assembler.to_json(), nothing_to_close, self._record)
         writer = writers.writer_for(self._request, self._context)
-        first.replay(writers.after_preface(self._with_formatting(writer, host_request), writer, self._context))
+        answer.replay(writers.after_preface(self._with_formatting(writer, host_request), writer, self._context))
         return ReplayedAnswer(writer, self._record)
 
     async def _read_whole(self, host_request: HostRequest) -> ChatAssembler:
@@ -327,18 +327,18 @@ class Attempt:
         self._record.usage = await source.end()
 
     def _source(self, response: UpstreamResponse, host_request: HostRequest, sink: Sink) -> Source:
-        record, remembering = self._record, None
+        record, recorder = self._record, None
         # if the answer is requested twice, the first one is checked
         if self._request.endpoint == "chat" and record.answer_check is None:
             record.answer_check = check(sink, self._request.fields)
             sink = record.answer_check or sink
         if host_request.answer_format.may_call or host_request.text_calls is not None:
-            sink = remembering = ReasoningRecorder(sink)
+            sink = recorder = ReasoningRecorder(sink)
         if host_request.text_calls is not None:
             sink = TextCallReader(sink, host_request.text_calls)
         stream = ChoiceStream(sink, host_request.answer_format)
         caller = self._context.caller + (_LOCAL_ONLY if self._context.reach == "local_only" else "")
-        reasoning_memory = None if remembering is None else TurnMemory(remembering, self._reasoning_memory, caller)
+        reasoning_memory = None if recorder is None else TurnMemory(recorder, self._reasoning_memory, caller)
         return Source(response, stream, self._upstream.dialect.parse, reasoning_memory)
 
     def _with_formatting(self, sink: Sink, host_request: HostRequest) -> Sink:

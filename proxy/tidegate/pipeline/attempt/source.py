@@ -13,8 +13,8 @@ from tidegate.reasoning_memory import ReasoningMemory
 from tidegate.streaming.choices import ChoiceStream
 from tidegate.streaming.filters import ReasoningRecorder
 
-_MAX_QUIET_BYTES = 1024 * 1024  # without content, since the last content
-_MAX_COUNTED_BYTES = 4096  # of one event without content: some are long, as they hold the token ids of the prompt
+_MAX_QUIET_BYTES = 1024 * 1024  # of comments and events without content, since the last content
+_MAX_COUNTED_BYTES = 4096  # at most, of one event without content: some hold the token ids of the prompt
 _SSE_FIELD = re.compile(rb"\s*(?:data|event|id|retry)?:")  # the beginning of an event stream
 # An id that ends in a counter (Kimi's) is also the id of calls in other conversations.
 _COUNTER_ID = re.compile(r"(.*[:_.-])?\d{1,4}", re.DOTALL)
@@ -40,8 +40,8 @@ class Source:
     """Feeds the response of a host into the state machine: events, or a JSON body as one event.
 
     The content type decides which of them, not the request: some hosts answer a streamed request with one JSON body.
-    The first bytes override a wrong content type: no event begins with a brace, and no JSON with the name of an SSE
-    field.
+    The first bytes override a wrong content type: no event begins with a brace, and no JSON body begins with the name
+    of an SSE field.
 
     Attributes:
         read_bytes: the number of bytes read so far.
@@ -153,7 +153,7 @@ class Source:
         return False
 
     def _read_all(self, data: bytes) -> Iterable[Chunk]:
-        """Parse a payload: one object, or several, one on each line; the last may be an error after a truncated object.
+        """Parse a payload: one object, or several, one on each line. An error may follow a truncated object.
 
         Raises:
             ProxyError: an object is an error, or cannot be parsed.
@@ -176,4 +176,4 @@ class Source:
         self._quiet_bytes += size
         if self._quiet_bytes > _MAX_QUIET_BYTES:
             raise UpstreamFailed(f"The upstream sent more than {_MAX_QUIET_BYTES} bytes that say nothing.")
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # other tasks must run during a flood that can be read without waiting

@@ -13,7 +13,7 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 class StreamContinuation:
-    """The writer of the answer, and the splice that joins its parts; one object for each attempt at the first part.
+    """The writer of the answer, and the splice that joins its parts; each attempt at the first part makes a new one.
 
     Attributes:
         targets: the names of the targets that gave the parts; the last one may not have answered yet.
@@ -42,9 +42,9 @@ class StreamContinuation:
         return msgspec.structs.replace(request, fields=fields, prefix=self.splice.text)
 
     def add_target(self, target: str) -> None:
-        """Add the target of the next part; the mark in the last chunk names it.
+        """Add the target of the next part, and name it in the field `x_tidegate` of the answer's last chunk.
 
-        The mark is set before the part begins, as its first read may hold the last chunk too.
+        The field is set before the part begins, as its first read may hold the last chunk too.
         """
         self.targets.append(target)
         mark = {"continued": len(self.targets) - 1, "targets": self.targets}

@@ -41,7 +41,7 @@ class Structured:
         """Validate the second answer.
 
         Raises:
-            AnswerMisfit: it does not fit the schema either.
+            SchemaMismatch: it does not fit the schema either.
         """
         if violations := self.violations(answer):
             raise SchemaMismatch(

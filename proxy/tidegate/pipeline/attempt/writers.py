@@ -12,7 +12,7 @@ _ID_PREFIXES: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-"
 
 
 def envelope_of(request: ModelRequest, context: RequestContext) -> Envelope:
-    """The envelope of the preface, if progress may have been shown to the caller; else a new one with a new id."""
+    """The envelope of the answer: that of the `ReasoningPreface`, if there is one; else a new one with a new id."""
     if context.engine_start_progress is not None:
         return context.engine_start_progress.preface.envelope
     answer_id = f"{_ID_PREFIXES[request.endpoint]}{random.getrandbits(112):028x}"
@@ -28,7 +28,7 @@ def writer_for(request: ModelRequest, context: RequestContext) -> Writer:
 
 
 def after_preface(sink: Sink, writer: Writer, context: RequestContext) -> Sink:
-    """A sink that continues the preface, if there is one, and passes the answer to `sink`, which leads to `writer`."""
+    """`sink`, with a filter for the preface in front if there is one; `writer` is the last sink behind `sink`."""
     return (
         sink
         if context.engine_start_progress is None

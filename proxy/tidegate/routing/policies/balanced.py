@@ -7,10 +7,10 @@
 
 The lowest score comes first. The signals of the second line are between 0 and 1 by nature. Those of the first line are
 scaled over the candidates at hand: 0 for the best, 0.5 for one that is twice the best if none is worse, near 1 for one
-that is far worse. (Stretching each from 0 to 1 would let a hundredth of a second outweigh ten times the price.) An
+that is far worse. (If each were stretched from 0 to 1, a hundredth of a second could outweigh ten times the price.) An
 unknown price counts as 0.5. An unknown time counts as the best there is: so the target gets tried, and then its time is
-known. An infinite time counts as 1. If all values are negligible (after an old failure less than a billionth of a
-second is left), none is worse.
+known. An infinite time counts as 1. If all values are negligible, none is worse: the decaying penalty of an old failure
+may be far less than a nanosecond.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ from math import inf
 
 from tidegate.routing.candidate import Candidate
 
-_ASSUMED_TTFT_S = 2.0  # time to first token, if all that is known is that other requests of Tidegate wait there
+_ASSUMED_TTFT_S = 2.0  # time to first token per request in flight, as long as no time was measured there
 _PARALLEL_REQUESTS = 8  # requests that a host is assumed to work on at once; from tests/benchmarks/simulation.py
 _MAX_FAILURE_RATE = 0.95  # the most that counts; at it, the time is twenty times as long
 
@@ -33,7 +33,8 @@ def expected_s(candidate: Candidate, answer_tokens: int) -> float:
 def _unknown_s(candidate: Candidate) -> float:
     """The time to first token of a candidate without any measurement: 0, so that it gets tried.
 
-    While one request is in flight there, the time is a middling one. An engine that is not ready comes last.
+    While requests are in flight there, it is `_ASSUMED_TTFT_S` for each of them and for this one. An overloaded engine
+    comes last.
     """
     if candidate.is_overloaded:
         return inf

@@ -1,8 +1,8 @@
-"""`local_first`: local engines while they have room, then hosted upstreams.
+"""`local_first`: local engines that are not overloaded, then hosted upstreams.
 
-The partitions are separate functions, because the reaches `local_first` and `online_first` apply them to any policy's
-order. A pressed engine (too long a wait, or not ready) comes after the hosted upstreams and stays in the list: if all
-of those fail, it still answers, if late.
+`locals_first` and `online_first` are separate functions: the reaches `local_first` and `online_first` apply them to any
+policy's order. An overloaded engine (too long a wait, or not ready) comes after the hosted upstreams and stays
+in the list: if all of those fail, it still answers, if late.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tidegate.routing.request import RoutingRequest
 
 
 class LocalFirst:
-    """Both sides are in the order of the config; nothing is compared."""
+    """Local and hosted targets are each in the order of the config; nothing is compared."""
 
     reads: Signals = frozenset()
     allows_affinity = True
@@ -29,12 +29,12 @@ class LocalFirst:
 
 
 def locals_first(ranked: Sequence[RankedCandidate]) -> list[RankedCandidate]:
-    """Local engines with room, hosted upstreams, pressed engines; each group in its earlier order."""
+    """Local engines with room, hosted upstreams, overloaded engines; each group in its earlier order."""
     return sorted(ranked, key=_local_rank)
 
 
 def online_first(ranked: Sequence[RankedCandidate]) -> list[RankedCandidate]:
-    """Hosted upstreams, local engines with room, pressed engines; each group in its earlier order."""
+    """Hosted upstreams, local engines with room, overloaded engines; each group in its earlier order."""
     return sorted(ranked, key=_online_rank)
 
 

@@ -23,13 +23,13 @@ class FakeEngine:
         self.status = EngineStatus("stopped")
         self.requests = EngineRequests(clock)
         self.requested = []
-        self.closed_for = None
+        self.paused_for = None
 
-    def close_for(self, other):
-        self.closed_for = other
+    def pause_for(self, other):
+        self.paused_for = other
 
     def reopen(self):
-        self.closed_for = None
+        self.paused_for = None
 
     def unload(self, *, may_sleep=True):
         self.requested.append("sleep" if may_sleep else "stop")
@@ -240,10 +240,10 @@ async def test_an_engine_with_requests_closes_when_a_request_for_another_has_wai
     with machine.wait_for("b"):
         machine.claim("b")
         await machine.settle()
-        assert machine.engines["a"].closed_for is None
+        assert machine.engines["a"].paused_for is None
         machine.clock.advance(10)
         await machine.settle()
-        assert (machine.engines["a"].closed_for, machine.requested("a")) == ("b", [])
+        assert (machine.engines["a"].paused_for, machine.requested("a")) == ("b", [])
         machine.engines["a"].requests.release()
         await machine.settle()
         assert machine.requested("a") == ["sleep"]
@@ -258,9 +258,9 @@ async def test_a_closed_engine_reopens_when_no_request_waits_any_more(machine):
         machine.claim("b")
         machine.clock.advance(10)
         await machine.settle()
-        assert machine.engines["a"].closed_for == "b"
+        assert machine.engines["a"].paused_for == "b"
     await machine.settle()
-    assert (machine.engines["a"].closed_for, machine.waiting()) == (None, ["b"])
+    assert (machine.engines["a"].paused_for, machine.waiting()) == (None, ["b"])
 
 
 async def test_a_closed_engine_reopens_when_the_other_claim_ends_even_while_it_is_suspected(machine):
@@ -274,7 +274,7 @@ async def test_a_closed_engine_reopens_when_the_other_claim_ends_even_while_it_i
         machine.set_state("a", "draining")
         machine.claims["b"].cancel()
         await machine.settle()
-    assert machine.engines["a"].closed_for is None
+    assert machine.engines["a"].paused_for is None
 
 
 async def test_an_engine_that_is_being_unloaded_stays_closed(machine):
@@ -282,10 +282,10 @@ async def test_an_engine_that_is_being_unloaded_stays_closed(machine):
     with machine.wait_for("b"):
         machine.claim("b")
         await machine.settle()
-        assert (machine.engines["a"].closed_for, machine.requested("a")) == ("b", ["sleep"])
+        assert (machine.engines["a"].paused_for, machine.requested("a")) == ("b", ["sleep"])
         machine.set_state("a", "draining")
         await machine.settle()
-        assert machine.engines["a"].closed_for == "b"
+        assert machine.engines["a"].paused_for == "b"
 
 
 async def test_new_settings_take_effect_at_once(machine):
@@ -295,10 +295,10 @@ async def test_new_settings_take_effect_at_once(machine):
         machine.claim("b")
         machine.clock.advance(8)
         await machine.settle()
-        assert machine.engines["a"].closed_for is None
+        assert machine.engines["a"].paused_for is None
         machine.allocator.set_swap(SwapConfig(max_wait_s=8, min_loaded_s=0))
         await machine.settle()
-        assert machine.engines["a"].closed_for == "b"
+        assert machine.engines["a"].paused_for == "b"
 
 
 async def test_exclusive_engines_without_a_gpu_are_not_loaded_together():

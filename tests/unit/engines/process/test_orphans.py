@@ -17,7 +17,15 @@ from structlog.testing import CapturingLogger
 from tests.fakes.processes import gone, is_running
 from tidegate.engines.base import Command
 from tidegate.engines.process import orphans
-from tidegate.engines.process.orphans import VARIABLE, Mark, end_orphans, find_orphans, make_mark, open_pipe, read_marks
+from tidegate.engines.process.orphans import (
+    VARIABLE,
+    Mark,
+    find_orphans,
+    kill_orphans_blocking,
+    make_mark,
+    open_pipe,
+    read_marks,
+)
 from tidegate.engines.process.process import EngineProcess
 
 # a Tidegate: starts an engine in a new session, through a leader that may be killed, and prints the pids
@@ -82,7 +90,7 @@ async def test_engines_of_a_killed_tidegate_and_killed_warden_are_ended(engine):
         await process.wait()
         await gone(leader)
         assert is_running(pid)
-        ended = await asyncio.to_thread(end_orphans, namespace)
+        ended = await asyncio.to_thread(kill_orphans_blocking, namespace)
         assert [(orphan.pid, orphan.session, orphan.mark.name) for orphan in ended] == [(pid, leader, "r1")]
         await gone(pid)
         assert find_orphans(namespace) == []
@@ -90,7 +98,7 @@ async def test_engines_of_a_killed_tidegate_and_killed_warden_are_ended(engine):
 
 async def test_engines_of_a_running_tidegate_are_not_touched():
     async with tidegate(PLAIN) as (_, _leader, pid, namespace):
-        assert end_orphans(namespace) == []
+        assert kill_orphans_blocking(namespace) == []
         assert is_running(pid)
 
 
@@ -143,7 +151,7 @@ async def test_each_orphaned_engine_is_logged():
     async with tidegate(PLAIN) as (process, leader, pid, namespace):
         process.kill()
         await process.wait()
-        await orphans.kill_orphans(log, namespace)
+        await orphans.kill_and_log_orphans(log, namespace)
     [call] = log.calls
     assert call.args == ("orphaned engine killed",)
     assert call.kwargs == {"engine": "r1", "pids": sorted((leader, pid)), "owner": process.pid}

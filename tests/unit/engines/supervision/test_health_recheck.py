@@ -45,19 +45,19 @@ def test_which_failures_may_mean_a_dead_engine(error, expected):
 async def test_requests_wait_until_the_health_check_has_been_made():
     recheck = HealthRecheck()
     await recheck.wait_closed()  # nothing to wait for
-    recheck.open()
-    recheck.open()
+    recheck.request()
+    recheck.request()
     waiting = asyncio.create_task(recheck.wait_closed())
     await asyncio.sleep(0)
-    assert recheck.is_open
-    recheck.close()
-    recheck.close()
+    assert recheck.is_due
+    recheck.finish()
+    recheck.finish()
     await waiting
-    assert not recheck.is_open
+    assert not recheck.is_due
 
 
 async def test_a_request_waits_at_most_a_second_for_a_health_check():
     recheck = HealthRecheck()
-    recheck.open()
+    recheck.request()
     await asyncio.wait_for(recheck.wait_closed(), 60)
-    assert recheck.is_open
+    assert recheck.is_due

@@ -95,7 +95,7 @@ async def test_requests_wait_while_the_engine_is_unloaded_for_another_and_until_
     ):
         leave = await first.acquire_slot(can_wait=True)
         waiting = asyncio.create_task(second.acquire_slot(can_wait=True))
-        while first._intake.closed_for != "b":  # noqa: ASYNC110 - nothing reports it
+        while first._intake.paused_for != "b":  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
         assert first.status.state == "ready"
         with pytest.raises(EngineUnavailable, match="The engine 'a' is being unloaded so that another") as caught:
@@ -116,7 +116,7 @@ async def test_a_request_that_waits_for_a_closed_engine_does_not_wait_for_ever()
     quick = Settings(poll_s=0.01, scrape_s=0.01, queue_timeout_s=0.05)
     async with supervised(FakeKind("well"), quick) as (supervisor, states, _log):
         await states.until("ready")
-        supervisor.close_for("b")
+        supervisor.pause_for("b")
         with pytest.raises(EngineUnavailable, match="so that another engine can be loaded"):
             await supervisor.acquire_slot(can_wait=True)
         assert supervisor.requests.waiting == 0
@@ -130,7 +130,7 @@ async def test_a_request_that_waits_continues_at_once_when_the_engine_reopens(sl
     async with supervised(kind) as (supervisor, states, _log):
         await states.until("ready")
         leave = await supervisor.acquire_slot(can_wait=False)
-        supervisor.close_for("b")
+        supervisor.pause_for("b")
         waiting = asyncio.create_task(supervisor.acquire_slot(can_wait=True))
         while not supervisor.requests.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
@@ -143,7 +143,7 @@ async def test_a_request_that_waits_continues_at_once_when_the_engine_reopens(sl
 async def test_stopping_a_closed_engine_refuses_the_waiting_requests():
     async with supervised(FakeKind("well")) as (supervisor, states, _log):
         await states.until("ready")
-        supervisor.close_for("b")
+        supervisor.pause_for("b")
         waiting = asyncio.create_task(supervisor.acquire_slot(can_wait=True))
         while not supervisor.requests.waiting:  # noqa: ASYNC110 - nothing reports it
             await asyncio.sleep(0.001)
@@ -180,10 +180,10 @@ async def test_the_engine_is_checked_before_the_next_attempt_of_a_failed_request
     async with supervised(FakeKind("well"), NO_POLLS) as (supervisor, states, log):
         await states.until("ready")
         supervisor.report_failure(UpstreamRejected("the caller's fault"))
-        assert not supervisor._status.recheck.is_open
+        assert not supervisor._status.recheck.is_due
         supervisor.report_failure(UpstreamFailed("500"))
         (await supervisor.acquire_slot(can_wait=False))()
-        assert not supervisor._status.recheck.is_open
+        assert not supervisor._status.recheck.is_due
         assert logged(log, "engine failed") == []
 
 

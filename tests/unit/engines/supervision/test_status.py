@@ -108,9 +108,9 @@ def test_a_reason_has_a_part_for_callers_and_one_for_the_administrator(report):
 
 def test_a_due_check_ends_when_the_engine_is_no_longer_ready(report):
     report.status.move("answers", "")
-    report.status.recheck.open()
+    report.status.recheck.request()
     report.status.move("drain", "it is stopping")
-    assert not report.status.recheck.is_open
+    assert not report.status.recheck.is_due
 
 
 def test_a_change_that_the_table_of_states_lacks_raises(report):

@@ -11,7 +11,7 @@ from tidegate.config.engines import VllmConfig
 from tidegate.engines.base import PermanentEngineError
 from tidegate.engines.vllm import server as vllm_server
 from tidegate.engines.vllm.checkpoint import Checkpoint
-from tidegate.engines.vllm.command import Machine, build_command, is_multi_host, to_check
+from tidegate.engines.vllm.command import Machine, build_command, checking_command, is_multi_host
 
 PLAIN = Checkpoint(name="org/plain")
 R1 = Checkpoint(name="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", architectures=("Qwen2ForCausalLM",))
@@ -352,6 +352,6 @@ def test_runtime_adapters_need_a_single_api_server():
 
 def test_a_check_is_the_same_command_with_the_option_check():
     command = build(machine=Machine(python=sys.executable))
-    checked = to_check(command)
+    checked = checking_command(command)
     assert checked.argv == [sys.executable, vllm_server.__file__, "--check", *command.argv[2:]]
     assert checked.environment == command.environment
